@@ -1,0 +1,77 @@
+// The architecture of a base model, as numbers: what `files/config` reads from config.json, what plans and decoders use.
+
+/** Rotary embedding's change of frequencies; `null` in the spec for none. */
+export type RopeScaling =
+  | { readonly kind: "linear"; readonly factor: number }
+  | {
+      readonly kind: "llama3";
+      readonly factor: number;
+      readonly lowFreqFactor: number;
+      readonly highFreqFactor: number;
+      readonly originalMaxPositions: number;
+    };
+
+export type ModelSpec = {
+  readonly family: "llama" | "mistral" | "qwen2" | "qwen3";
+  readonly layers: number;
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly vocab: number;
+  readonly normEps: number;
+  readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling | null;
+  readonly maxPositions: number;
+  /** For each layer: how many of the last tokens a token sees, itself counted; `null` for all. */
+  readonly windows: readonly (number | null)[];
+  /** Bias of q, k and v; of o; of the three linears of the MLP. */
+  readonly qkvBias: boolean;
+  readonly oBias: boolean;
+  readonly mlpBias: boolean;
+  /** RMSNorm over each head of q and k before the rotation (Qwen 3). */
+  readonly qkNorm: boolean;
+  /** The output head is the embedding table. */
+  readonly tiedEmbeddings: boolean;
+};
+
+/** The linear layers of a decoder layer: what an adapter may target, in the order of PEFT's names. */
+export const LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
+export type Linear = (typeof LINEARS)[number];
+
+/** Linears that read one input; each group is one matrix product. */
+export const GROUPS = {
+  qkv: ["q_proj", "k_proj", "v_proj"],
+  o: ["o_proj"],
+  gateUp: ["gate_proj", "up_proj"],
+  down: ["down_proj"],
+} as const satisfies Record<string, readonly Linear[]>;
+export type Group = keyof typeof GROUPS;
+export const GROUP_NAMES = Object.keys(GROUPS) as Group[];
+
+/** Output and input features of a linear: its weight is [out, in]. */
+export function linearShape(spec: ModelSpec, linear: Linear): { readonly out: number; readonly in: number } {
+  const q = spec.heads * spec.headDim;
+  const kv = spec.kvHeads * spec.headDim;
+  switch (linear) {
+    case "q_proj":
+      return { out: q, in: spec.hidden };
+    case "k_proj":
+    case "v_proj":
+      return { out: kv, in: spec.hidden };
+    case "o_proj":
+      return { out: spec.hidden, in: q };
+    case "gate_proj":
+    case "up_proj":
+      return { out: spec.intermediate, in: spec.hidden };
+    case "down_proj":
+      return { out: spec.hidden, in: spec.intermediate };
+    default:
+      return linear satisfies never;
+  }
+}
+
+/** Where Hugging Face keeps a linear within its layer: "self_attn.q_proj", "mlp.up_proj". */
+export const modulePath = (linear: Linear): string =>
+  `${linear === "gate_proj" || linear === "up_proj" || linear === "down_proj" ? "mlp" : "self_attn"}.${linear}`;
