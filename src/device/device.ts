@@ -1,0 +1,46 @@
+// What a device is: memory, copies and launches of named kernels. Knows bytes and addresses; not adapters, layers or recipes.
+//
+// Three devices implement it: `cuda` (the product), `cpu` (the same kernels by the same names; the readable reference) and
+// `null` (runs nothing, records everything).
+
+import type { DType } from "../base/dtype.ts";
+import type { Constants, KernelName, Kernels } from "./kernels.ts";
+
+/** A place in device memory. Rows are contiguous; `rowStride` (elements) is given where the first dimension is strided. */
+export type Tensor = {
+  readonly ptr: number; // device addresses are below 2^48, so a number is exact
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Elements from one index of the first dimension to the next, where that is not the product of the others. */
+  readonly stride?: number;
+};
+
+/** Blocks in x, y and z; a function of the constants that the compiled variant was built with (its tile sizes). */
+export type Grid = (constants: Constants) => readonly [number, number, number];
+
+export interface Device extends Disposable {
+  readonly kind: "cpu" | "cuda" | "null";
+  /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
+  readonly name: string;
+  /** Element type of activations and frozen weights. Adapters, gradients and moments are always f32. */
+  readonly compute: "f32" | "bf16";
+  /** An adapter's rows begin at a multiple of this, so that a tile of rows belongs to one adapter or to none. */
+  readonly rowTile: number;
+  /** The padded rank of a run is a multiple of this. */
+  readonly rankTile: number;
+  memory(): { readonly total: number; readonly free: number };
+  /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
+  allocate(bytes: number, why: string): number;
+  release(ptr: number): void;
+  /** Copies host data to the start of a tensor; the data may be reused on return. */
+  write(to: Tensor, data: ArrayBufferView): void;
+  /** Waits for all earlier work, then copies the tensor's bytes to the host. */
+  read(from: Tensor): Promise<Uint8Array<ArrayBuffer>>;
+  zero(tensor: Tensor): void;
+  /** Device to device; same bytes. */
+  copy(to: Tensor, from: Tensor): void;
+  /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. */
+  launch<K extends KernelName>(kernel: K, args: Kernels[K], grid: Grid): void;
+  /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
+  idle(): Promise<void>;
+}

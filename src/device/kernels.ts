@@ -1,0 +1,191 @@
+// The kernels of a training step: their names and arguments, the one contract of all devices. `ops/` checks shapes and calls
+// them; device/cpu implements them over BLAS and C, kernels/triton for GPUs, under the same names.
+//
+// Letters: M rows (tokens of a micro-batch, packed), H hidden, K input and N output features of a linear, G linears that share
+// an input (1 to 3), R padded rank, L adapters, T target rows, V vocabulary, D head dimension, Q and C query and key heads.
+// c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32 throughout.
+//
+// Rows: an adapter's rows begin at a multiple of the device's row tile; `tileAdapter` i32[M / rowTile] names the adapter of each
+// tile, -1 for none (then the base alone is computed). Padding rows lie at the end of an adapter's tiles: they hold a valid
+// token and an empty attention range, and their gradients are zero, so that they change nothing.
+//
+// Adapters: `a` is [L, G * R, K] and `b` is [L, N, R], row-major inside an adapter; `stride` of the tensor is the distance
+// between adapters. `ranks` i32[L, G] holds true ranks, 0 where a linear is not a target; `scale` f32[L, G] what multiplies
+// B A x. Elements beyond an adapter's rank are zero in a, b, s, ds, da and db. `firstColumn` says where each of the G linears
+// begins in N, and ends with N: [0, N] or [0, Nq, Nq + Nk, N].
+//
+// Dropout: `dropout` i32[L, 4] = seed, step, keep threshold, bits of f32 1 / (1 - p). An element of row m, column k is kept when
+// dropoutBits(dropoutRowKey(seed, step, module, rowNumber[m]), k) >= threshold, as unsigned numbers (base/rng.ts); threshold 0
+// keeps all. `module` numbers the group within the whole model: layer * 4 + group.
+
+import type { Tensor } from "./device.ts";
+
+/** Compile-time constants of a variant, by their names in the kernel's source. */
+export type Constants = Readonly<Record<string, number>>;
+
+/** What every kernel that touches adapters reads. */
+type AdapterArgs = { readonly tileAdapter: Tensor; readonly ranks: Tensor };
+type DropoutArgs = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
+type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
+
+export type Kernels = {
+  /** x[m] = table[ids[m]]: ids i32[M], table c[V, H], x c[M, H]. */
+  embed_forward: { readonly ids: Tensor; readonly table: Tensor; readonly x: Tensor };
+
+  /** y = weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight c[H], rstd f32[M]. */
+  rmsnorm_forward: {
+    readonly x: Tensor;
+    readonly weight: Tensor;
+    readonly y: Tensor;
+    readonly rstd: Tensor;
+    readonly eps: number;
+  };
+  /** dx = residual + rstd * (w dy - xhat mean(w dy xhat)), xhat = x rstd. `residual` c[M, H] may be `dx` itself, or null. */
+  rmsnorm_backward: {
+    readonly dy: Tensor;
+    readonly x: Tensor;
+    readonly weight: Tensor;
+    readonly rstd: Tensor;
+    readonly residual: Tensor | null;
+    readonly dx: Tensor;
+  };
+
+  /**
+   * Rotates q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired as Hugging Face does: out[i] = x[i] cos -
+   * x[i + D/2] sin, out[i + D/2] = x[i + D/2] cos + x[i] sin; cos, sin f32[P, D/2]. With qWeight and kWeight c[D] each head is
+   * first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when not.
+   */
+  rope_forward: Heads & {
+    readonly qkv: Tensor;
+    readonly positions: Tensor;
+    readonly cos: Tensor;
+    readonly sin: Tensor;
+    readonly qWeight: Tensor | null;
+    readonly kWeight: Tensor | null;
+    readonly out: Tensor;
+    readonly eps: number;
+  };
+  /** The gradient of rope_forward, in place on dqkv c[M, (Q + 2C) D]; `qkv` is what rope_forward read (null without norms). */
+  rope_backward: Heads & {
+    readonly dqkv: Tensor;
+    readonly positions: Tensor;
+    readonly cos: Tensor;
+    readonly sin: Tensor;
+    readonly qkv: Tensor | null;
+    readonly qWeight: Tensor | null;
+    readonly kWeight: Tensor | null;
+    readonly eps: number;
+  };
+
+  /**
+   * Causal attention within each sequence. qkv c[M, (Q + 2C) D]; bounds i32[M, 2] = first row of the row's sequence and one past
+   * its last (equal for padding rows: out is 0); row m sees rows max(first, m - window + 1) .. m, window 0 = no limit. Query
+   * head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of scale q k.
+   */
+  attention_forward: Heads & {
+    readonly qkv: Tensor;
+    readonly bounds: Tensor;
+    readonly out: Tensor;
+    readonly lse: Tensor;
+    readonly scale: number;
+    readonly window: number;
+  };
+  /** dqkv c[M, (Q + 2C) D] from dout c[M, Q D]; delta f32[Q, M] is scratch: sum(dout * out) of each head. Deterministic. */
+  attention_backward: Heads & {
+    readonly qkv: Tensor;
+    readonly bounds: Tensor;
+    readonly out: Tensor;
+    readonly lse: Tensor;
+    readonly dout: Tensor;
+    readonly delta: Tensor;
+    readonly dqkv: Tensor;
+    readonly scale: number;
+    readonly window: number;
+  };
+
+  /** h = silu(gate) * up: gateUp c[M, 2 I] (gate first), h c[M, I]. */
+  swiglu_forward: { readonly gateUp: Tensor; readonly h: Tensor };
+  /** dgateUp c[M, 2 I] (may be gateUp itself) from dh c[M, I]. */
+  swiglu_backward: { readonly dh: Tensor; readonly gateUp: Tensor; readonly dgateUp: Tensor };
+
+  /** s[m, g R + r] = sum_k drop(x)[m, k] a[adapter, g R + r, k]: x c[M, K], a c[L, G R, K], s c[M, G R]. */
+  lora_down: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly a: Tensor; readonly s: Tensor };
+  /**
+   * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or null,
+   * s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product.
+   */
+  linear_forward: {
+    readonly x: Tensor;
+    readonly weight: Tensor;
+    readonly bias: Tensor | null;
+    readonly residual: Tensor | null;
+    readonly y: Tensor;
+    readonly lora:
+      | (AdapterArgs & {
+          readonly s: Tensor;
+          readonly b: Tensor;
+          readonly scale: Tensor;
+          readonly firstColumn: readonly number[];
+        })
+      | null;
+  };
+  /**
+   * In one read of dy c[M, N]: ds[m, g R + r] = scale sum_n dy[m, n] b[adapter, n, r] over the columns of linear g, ds c[M, G R];
+   * db[adapter, n, r] += scale sum_m dy[m, n] s[m, g R + r], db f32[L, N, R].
+   */
+  lora_up_grad: AdapterArgs & {
+    readonly dy: Tensor;
+    readonly s: Tensor;
+    readonly b: Tensor;
+    readonly scale: Tensor;
+    readonly firstColumn: readonly number[];
+    readonly ds: Tensor;
+    readonly db: Tensor;
+  };
+  /** dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K], ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the forward's mask. */
+  linear_backward: {
+    readonly dy: Tensor;
+    readonly weight: Tensor;
+    readonly dx: Tensor;
+    readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor; readonly a: Tensor }) | null;
+  };
+  /** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
+  lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
+
+  /** y[t] = x[rows[t]]: rows i32[T], x c[M, H], y c[T, H]. */
+  rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
+  /** dx[rows[t]] = dy[t] for distinct rows; other rows of dx are left as they are. */
+  rows_scatter: { readonly dy: Tensor; readonly rows: Tensor; readonly dx: Tensor };
+  /**
+   * Cross-entropy of each row of logits c[T, V] with targets i32[T]: loss f32[T] = -log p(target); hit i32[T] = 1 where the
+   * target is the (first) largest logit. With grad = 1 the logits become weights[t] * (p - onehot), weights f32[T].
+   */
+  xent: {
+    readonly logits: Tensor;
+    readonly targets: Tensor;
+    readonly weights: Tensor;
+    readonly loss: Tensor;
+    readonly hit: Tensor;
+    readonly grad: 0 | 1;
+  };
+
+  /** squares f32[L] = sum of squares of each adapter's gradients f32[L, P]; in a fixed order of summation. */
+  grad_norm: { readonly grads: Tensor; readonly squares: Tensor };
+  /**
+   * One AdamW step (Loshchilov and Hutter 2019, as PyTorch computes it) of the adapters whose `table` row says active, after
+   * scaling their gradients by min(1, maxNorm / (sqrt(squares) + 1e-6)); then their gradients become 0. params, grads, m, v
+   * f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 10] = active, learning rate, beta1, beta2, eps,
+   * weight decay, 1 - beta1^t, 1 - beta2^t, maxNorm (0: no clipping), reserved.
+   */
+  adamw_step: {
+    readonly params: Tensor;
+    readonly grads: Tensor;
+    readonly m: Tensor;
+    readonly v: Tensor;
+    readonly copy: Tensor | null;
+    readonly squares: Tensor;
+    readonly table: Tensor;
+  };
+};
+
+export type KernelName = keyof Kernels;
