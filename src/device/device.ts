@@ -4,7 +4,7 @@
 // `null` (runs nothing, records everything).
 
 import type { DType } from "../base/dtype.ts";
-import type { Constants, KernelName, Kernels } from "./kernels.ts";
+import type { KernelName, Kernels } from "./kernels.ts";
 
 /** A place in device memory. Rows are contiguous; `rowStride` (elements) is given where the first dimension is strided. */
 export type Tensor = {
@@ -14,9 +14,6 @@ export type Tensor = {
   /** Elements from one index of the first dimension to the next, where that is not the product of the others. */
   readonly stride?: number;
 };
-
-/** Blocks in x, y and z; a function of the constants that the compiled variant was built with (its tile sizes). */
-export type Grid = (constants: Constants) => readonly [number, number, number];
 
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
@@ -39,8 +36,8 @@ export interface Device extends Disposable {
   zero(tensor: Tensor): void;
   /** Device to device; same bytes. */
   copy(to: Tensor, from: Tensor): void;
-  /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. */
-  launch<K extends KernelName>(kernel: K, args: Kernels[K], grid: Grid): void;
+  /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
+  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
 }

@@ -20,9 +20,6 @@
 
 import type { Tensor } from "./device.ts";
 
-/** Compile-time constants of a variant, by their names in the kernel's source. */
-export type Constants = Readonly<Record<string, number>>;
-
 /** What every kernel that touches adapters reads. */
 type AdapterArgs = { readonly tileAdapter: Tensor; readonly ranks: Tensor };
 type DropoutArgs = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
