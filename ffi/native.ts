@@ -1,0 +1,29 @@
+// The C ABI of ffi/native/*.c, as data: the cpu device's kernels. Arguments are documented there and in src/device/kernels.ts.
+
+const P = "ptr";
+const I = "i32";
+const U = "u32";
+const F = "f32";
+const L = "i64_fast";
+
+export const native = {
+  native_threads: { args: [I], returns: I },
+  native_allocate: { args: [L], returns: P },
+  native_release: { args: [P], returns: "void" },
+  native_copy: { args: [P, P, L], returns: "void" },
+  native_zero: { args: [P, L], returns: "void" },
+  rows_gather: { args: [P, P, P, I, I], returns: "void" },
+  rows_scatter: { args: [P, P, P, I, I], returns: "void" },
+  rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },
+  rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
+  swiglu_forward: { args: [P, P, I, I], returns: "void" },
+  swiglu_backward: { args: [P, P, P, I, I], returns: "void" },
+  rope_forward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
+  rope_backward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
+  attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
+  attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
+  dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
+  xent: { args: [P, P, P, P, P, I, I, I], returns: "void" },
+  grad_norm: { args: [P, L], returns: F },
+  adamw_step: { args: [P, P, P, P, L, P, F], returns: "void" },
+} as const;

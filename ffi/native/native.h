@@ -1,0 +1,52 @@
+// The cpu device's kernels in plain C: what src/device/cpu launches, row by row, f32. Matrix products are OpenBLAS's.
+//
+// Every function is deterministic: rows are independent, sums run in a fixed order whatever the number of threads.
+// Formulas and shapes: src/device/kernels.ts. Integers are 32-bit, as in the tables; products of sizes are computed in 64 bits.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 16 // accumulators of a sum: wide enough for AVX-512, and the fixed order of every reduction
+
+// Calls fn(context, begin, end) over [0, n) on all threads; returns when all is done. Pieces are whole multiples of `grain`.
+typedef void (*range_fn)(void *context, int64_t begin, int64_t end);
+void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
+
+typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+                         const float *b, int ldb, float beta, float *c, int ldc);
+
+static inline float lanes_sum(const float *acc) {
+  float half[8], quarter[4];
+  for (int i = 0; i < 8; i++) half[i] = acc[i] + acc[i + 8];
+  for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
+  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+static inline float dot(const float *a, const float *b, int n) {
+  float acc[LANES] = {0};
+  int i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) acc[l] += a[i + l] * b[i + l];
+  for (int l = 0; i < n; i++, l++) acc[l] += a[i] * b[i];
+  return lanes_sum(acc);
+}
+
+// e^x to about 2 ulp, in a form that compilers vectorise (Cody and Waite reduction, degree 6). NaN stays NaN.
+static inline float fast_exp(float x) {
+  x = x > 88.0f ? 88.0f : x;
+  x = x < -87.0f ? -87.0f : x;
+  float n = __builtin_rintf(x * 1.44269504f);
+  float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  union { int32_t i; float f; } two_n;
+  two_n.i = ((int32_t)n + 127) << 23;
+  return p * two_n.f;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }

@@ -1,0 +1,207 @@
+// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them.
+//
+// Knows indices, ranks and scales; names, data and steps belong to others. What a kind adds to a linear layer is lora.ts.
+
+import { bytesOf } from "../base/dtype.ts";
+import { type AdapterLayout, groupShape, groupsOf, type LayerRange, layoutAdapters } from "../base/layout.ts";
+import { GROUPS, type Group, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import { Arena, arenaBytes } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { adamwStep, gradNorm } from "../ops/adamw.ts";
+
+/** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
+export type BankAdapter = { readonly rank: number; readonly scale: number; readonly targets: readonly Linear[] };
+
+/** One group of linears in one layer: the stacked tensors of all adapters there. */
+export type Site = {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly da: Tensor;
+  readonly db: Tensor;
+  readonly ranks: Tensor;
+  readonly scale: Tensor;
+  readonly firstColumn: readonly number[];
+  readonly linears: number;
+  readonly rank: number;
+  /** Names the group within the whole model, for dropout. */
+  readonly module: number;
+};
+
+export type Factor = "A" | "B";
+
+const GROUP_ORDER = Object.keys(GROUPS);
+
+/** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
+export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32" | "bf16", groups: number): number {
+  const block = adapters * layout.size;
+  const copy = compute === "bf16" ? [block * 2] : [];
+  return arenaBytes([
+    ...Array(4).fill(block * 4),
+    ...copy,
+    adapters * 4,
+    adapters * 40,
+    ...Array(groups * 2).fill(adapters * 12),
+  ]);
+}
+
+export class AdapterBank implements Disposable {
+  readonly layout: AdapterLayout;
+  readonly #sites = new Map<string, Site>();
+  readonly #params: Tensor;
+  readonly #grads: Tensor;
+  readonly #m: Tensor;
+  readonly #v: Tensor;
+  readonly #copy: Tensor | null;
+  readonly #squares: Tensor;
+  readonly #table: Tensor;
+  readonly #arena: Arena;
+
+  constructor(
+    readonly device: Device,
+    readonly spec: ModelSpec,
+    layers: LayerRange,
+    readonly adapters: readonly BankAdapter[],
+    paddedRank: number,
+  ) {
+    const groups = groupsOf(adapters.flatMap((adapter) => adapter.targets));
+    this.layout = layoutAdapters(spec, layers, groups, paddedRank);
+    const count = adapters.length;
+    const block = [count, this.layout.size] as const;
+    this.#arena = new Arena(device, bankBytes(count, this.layout, device.compute, groups.length), "adapters");
+    this.#params = this.#arena.tensor("f32", ...block);
+    this.#grads = this.#arena.tensor("f32", ...block);
+    this.#m = this.#arena.tensor("f32", ...block);
+    this.#v = this.#arena.tensor("f32", ...block);
+    this.#copy = device.compute === "bf16" ? this.#arena.tensor("bf16", ...block) : null;
+    this.#squares = this.#arena.tensor("f32", count);
+    this.#table = this.#arena.tensor("f32", count, 10);
+    for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
+    if (this.#copy) device.zero(this.#copy);
+    for (const group of groups) this.#addSites(group);
+  }
+
+  /** The tensors of a group in a layer, or null where no adapter has a target. */
+  site(layer: number, group: Group): Site | null {
+    return this.#sites.get(`${layer}.${group}`) ?? null;
+  }
+
+  #addSites(group: Group): void {
+    const { in: width, firstColumn } = groupShape(this.spec, group);
+    const linears: readonly Linear[] = GROUPS[group];
+    const count = this.adapters.length;
+    const ranks = this.#arena.tensor("i32", count, linears.length);
+    const scale = this.#arena.tensor("f32", count, linears.length);
+    const targeted = (value: (adapter: BankAdapter) => number) =>
+      this.adapters.flatMap((adapter) => linears.map((linear) => (adapter.targets.includes(linear) ? value(adapter) : 0)));
+    this.device.write(ranks, Int32Array.from(targeted((adapter) => adapter.rank)));
+    this.device.write(scale, Float32Array.from(targeted((adapter) => adapter.scale)));
+    const { rank, size } = this.layout;
+    const part = (of: Tensor, offset: number, rows: number, columns: number): Tensor => ({
+      ptr: of.ptr + offset * bytesOf(of.dtype),
+      dtype: of.dtype,
+      shape: [count, rows, columns],
+      stride: size,
+    });
+    const weights = this.#copy ?? this.#params;
+    for (const at of this.layout.sites.filter((site) => site.group === group)) {
+      const down = [at.a, linears.length * rank, width] as const;
+      const up = [at.b, firstColumn.at(-1)!, rank] as const;
+      this.#sites.set(`${at.layer}.${group}`, {
+        a: part(weights, ...down),
+        b: part(weights, ...up),
+        da: part(this.#grads, ...down),
+        db: part(this.#grads, ...up),
+        ranks,
+        scale,
+        firstColumn,
+        linears: linears.length,
+        rank,
+        module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
+      });
+    }
+  }
+
+  /** One AdamW step of the adapters whose row of `table` f32[L, 10] says so (kernels.ts, adamw_step). */
+  step(table: Float32Array): void {
+    this.device.write(this.#table, table);
+    const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
+    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, squares: this.#squares, table: this.#table });
+  }
+
+  /** The sum of squares of each adapter's gradients, on this device's layers. */
+  async gradSquares(): Promise<Float32Array> {
+    gradNorm(this.device, { grads: this.#grads, squares: this.#squares });
+    return new Float32Array((await this.device.read(this.#squares)).buffer);
+  }
+
+  /** Sets what clipping divides by, where other devices hold more of the adapters' layers. */
+  setSquares(squares: Float32Array): void {
+    this.device.write(this.#squares, squares);
+  }
+
+  /** An adapter's whole state as it lies on the device: f32 blocks of `layout.size`. */
+  async read(adapter: number, what: "params" | "grads" | "m" | "v"): Promise<Float32Array<ArrayBuffer>> {
+    return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
+  }
+
+  write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
+    this.device.write(this.#row(adapter, what), values);
+    if (what === "params" && this.#copy) {
+      const row = { ...this.#copy, ptr: this.#copy.ptr + adapter * this.layout.size * 2, shape: [this.layout.size] };
+      this.device.write(row, toBf16(values));
+    }
+  }
+
+  #row(adapter: number, what: "params" | "grads" | "m" | "v"): Tensor {
+    const whole = { params: this.#params, grads: this.#grads, m: this.#m, v: this.#v }[what];
+    return { ptr: whole.ptr + adapter * this.layout.size * 4, dtype: "f32", shape: [this.layout.size] };
+  }
+
+  /** Where a factor of a linear lies in an adapter's block: A is [rank, in], B is [out, rank] with rows `stride` apart. */
+  place(adapter: number, layer: number, linear: Linear, factor: Factor) {
+    const site = this.layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
+    if (!site) return null;
+    const index = (GROUPS[site.group] as readonly Linear[]).indexOf(linear);
+    const { in: width, out } = linearShape(this.spec, linear);
+    const rank = this.adapters[adapter]!.rank;
+    const padded = this.layout.rank;
+    return factor === "A"
+      ? { offset: site.a + index * padded * width, rows: rank, columns: width, stride: width }
+      : {
+          offset: site.b + groupShape(this.spec, site.group).firstColumn[index]! * padded,
+          rows: out,
+          columns: rank,
+          stride: padded,
+        };
+  }
+
+  /** A factor out of (or, with `values`, into) an adapter's block that was read whole; padding is left out. */
+  factor(
+    block: Float32Array,
+    adapter: number,
+    layer: number,
+    linear: Linear,
+    factor: Factor,
+    values?: Float32Array,
+  ): Float32Array {
+    const place = this.place(adapter, layer, linear, factor)!;
+    const { offset, rows, columns, stride } = place;
+    const out = values ?? new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) {
+      const inBlock = block.subarray(offset + row * stride, offset + row * stride + columns);
+      if (values) inBlock.set(values.subarray(row * columns, (row + 1) * columns));
+      else out.set(inBlock, row * columns);
+    }
+    return out;
+  }
+
+  [Symbol.dispose](): void {
+    this.#arena[Symbol.dispose]();
+  }
+}
+
+/** Round to nearest even, as the optimizer's kernel writes the copy. */
+function toBf16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Uint16Array.from(bits, (u) => (u + 0x7fff + ((u >>> 16) & 1)) >>> 16);
+}

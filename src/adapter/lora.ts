@@ -1,0 +1,82 @@
+// LoRA (Hu et al. 2021): what it adds to a linear layer, y += scale B A drop(x), and its gradients; its initialisation.
+//
+// An adapter kind is one such file. `io` names the tensors of the group's frozen layer; `batch` says whose rows they are.
+
+import { Rng } from "../base/rng.ts";
+import { LINEARS, type Linear } from "../base/spec.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { linearBackward, linearForward } from "../ops/linear.ts";
+import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
+import type { Factor, Site } from "./bank.ts";
+
+/** Whose rows a micro-batch holds, on the device. */
+export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor };
+
+type Frozen = { readonly weight: Tensor; readonly bias: Tensor | null };
+
+/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. */
+export function forward(
+  device: Device,
+  site: Site | null,
+  rows: RowTables,
+  { weight, bias }: Frozen,
+  io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
+): void {
+  const { x, s, y, residual } = io;
+  if (!site) {
+    linearForward(device, { x, weight, bias, residual, y, lora: null });
+    return;
+  }
+  const { tileAdapter } = rows;
+  const { b, ranks, scale, firstColumn } = site;
+  down(device, site, rows, x, s);
+  linearForward(device, { x, weight, bias, residual, y, lora: { s, b, scale, ranks, tileAdapter, firstColumn } });
+}
+
+/** s = A drop(x) alone, where the output is not wanted again. */
+export function down(device: Device, site: Site, rows: RowTables, x: Tensor, s: Tensor): void {
+  loraDown(device, { x, a: site.a, s, ranks: site.ranks, module: site.module, ...rows });
+}
+
+/**
+ * dx = dy W + drop'(ds A), with dA and dB added to the bank's gradients. `ds` is scratch of s's shape; `dx` null where nobody
+ * needs the gradient of the input.
+ */
+export function backward(
+  device: Device,
+  site: Site | null,
+  rows: RowTables,
+  weight: Tensor,
+  io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
+): void {
+  const { x, s, ds, dy, dx } = io;
+  if (!site) {
+    if (dx) linearBackward(device, { dy, weight, dx, lora: null });
+    return;
+  }
+  const { tileAdapter } = rows;
+  const { a, b, da, db, ranks, scale, firstColumn, module } = site;
+  loraUpGrad(device, { dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter });
+  loraDownGrad(device, { x, ds, da, ranks, module, ...rows });
+  if (dx) linearBackward(device, { dy, weight, dx, lora: { ds, a, ranks, module, ...rows } });
+}
+
+/**
+ * PEFT's default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. A function of the seed and the place alone, so
+ * that it is the same on any number of stages.
+ */
+export function initialise(
+  seed: number,
+  layer: number,
+  linear: Linear,
+  factor: Factor,
+  rows: number,
+  columns: number,
+): Float32Array {
+  const values = new Float32Array(rows * columns);
+  if (factor === "B") return values;
+  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
+  const bound = 1 / Math.sqrt(columns);
+  for (let i = 0; i < values.length; i++) values[i] = (2 * rng.uniform() - 1) * bound;
+  return values;
+}

@@ -1,0 +1,65 @@
+// Where an adapter's parameters lie: one flat block an adapter, the same for all adapters of a run.
+//
+// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R], each beginning at a multiple of
+// ALIGN elements. G linears share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so
+// that it can leave a device and come back as one copy.
+
+import { alignUp } from "./shape.ts";
+import { GROUP_NAMES, GROUPS, type Group, type Linear, linearShape, type ModelSpec } from "./spec.ts";
+
+/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. */
+const ALIGN = 128;
+
+export type LayerRange = { readonly from: number; readonly to: number };
+
+/** Where the tensors of one group in one layer begin, in elements from the adapter's block. */
+export type SiteLayout = { readonly layer: number; readonly group: Group; readonly a: number; readonly b: number };
+
+export type AdapterLayout = {
+  readonly sites: readonly SiteLayout[];
+  readonly rank: number;
+  /** Elements of an adapter's block. */
+  readonly size: number;
+};
+
+/** Input width, and where each linear of the group begins in the output (and where the last ends). */
+export function groupShape(spec: ModelSpec, group: Group): { readonly in: number; readonly firstColumn: readonly number[] } {
+  const linears: readonly Linear[] = GROUPS[group];
+  const firstColumn = [0];
+  for (const linear of linears) firstColumn.push(firstColumn.at(-1)! + linearShape(spec, linear).out);
+  return { in: linearShape(spec, linears[0]!).in, firstColumn };
+}
+
+/** The groups that hold at least one of the targets. */
+export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
+  const wanted = new Set(targets);
+  return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
+};
+
+export function layoutAdapters(spec: ModelSpec, layers: LayerRange, groups: readonly Group[], rank: number): AdapterLayout {
+  const sites: SiteLayout[] = [];
+  let at = 0;
+  const take = (elements: number): number => {
+    const start = at;
+    at = alignUp(at + elements, ALIGN);
+    return start;
+  };
+  for (let layer = layers.from; layer < layers.to; layer++)
+    for (const group of groups) {
+      const { in: width, firstColumn } = groupShape(spec, group);
+      const a = take((firstColumn.length - 1) * rank * width);
+      const b = take(firstColumn.at(-1)! * rank);
+      sites.push({ layer, group, a, b });
+    }
+  return { sites, rank, size: at };
+}
+
+/** Trained parameters of an adapter, padding left out. */
+export function countParameters(spec: ModelSpec, layers: number, targets: readonly Linear[], rank: number): number {
+  let perLayer = 0;
+  for (const linear of targets) {
+    const { in: width, out } = linearShape(spec, linear);
+    perLayer += rank * (width + out);
+  }
+  return perLayer * layers;
+}

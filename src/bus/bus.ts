@@ -1,0 +1,16 @@
+// How the coordinator reaches its stages. A request is answered or fails; requests to one stage are handled in order.
+
+import type { StageReply, StageRequest } from "./messages.ts";
+
+export interface Bus extends AsyncDisposable {
+  readonly stages: number;
+  request<T extends StageRequest["type"]>(
+    stage: number,
+    request: Extract<StageRequest, { readonly type: T }>,
+  ): Promise<StageReply[T]>;
+}
+
+/** What a stage does with each kind of request. */
+export type StageHandlers = {
+  readonly [T in StageRequest["type"]]: (request: Extract<StageRequest, { readonly type: T }>) => Promise<StageReply[T]>;
+};

@@ -1,0 +1,48 @@
+// What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
+
+import type { Linear } from "../base/spec.ts";
+import type { MicroBatch } from "../schedule/pack.ts";
+
+/** One adapter's AdamW step; `t` counts from 1. */
+export type AdamStep = {
+  readonly adapter: number;
+  readonly t: number;
+  readonly learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number | null;
+};
+
+/** A factor of an adapter: A is [rank, in], B is [out, rank]. */
+export type FactorTensor = {
+  readonly layer: number;
+  readonly linear: Linear;
+  readonly factor: "A" | "B";
+  readonly values: Float32Array;
+};
+
+export type StageRequest =
+  | { readonly type: "forward"; readonly pass: number; readonly batch: MicroBatch }
+  | { readonly type: "backward"; readonly pass: number }
+  | { readonly type: "evaluate"; readonly batch: MicroBatch }
+  | { readonly type: "squares" }
+  | { readonly type: "step"; readonly steps: readonly AdamStep[]; readonly squares: Float32Array }
+  | { readonly type: "read"; readonly adapter: number }
+  | { readonly type: "write"; readonly adapter: number; readonly factors: readonly FactorTensor[] };
+
+/** For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. */
+export type SequenceLoss = { readonly loss: number; readonly hits: number };
+
+export type StageReply = {
+  readonly forward: null;
+  /** On the last stage the losses, else null. */
+  readonly backward: readonly SequenceLoss[] | null;
+  readonly evaluate: readonly SequenceLoss[] | null;
+  /** Of each adapter, the sum of its gradients' squares on this stage. */
+  readonly squares: Float32Array;
+  readonly step: null;
+  readonly read: readonly FactorTensor[];
+  readonly write: null;
+};

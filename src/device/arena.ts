@@ -1,0 +1,66 @@
+// One allocation, carved in order: what lives as long as the run. Nothing is freed alone; the arena goes as a whole.
+
+import { bytesOf, type DType } from "../base/dtype.ts";
+import { invariant } from "../base/errors.ts";
+import { alignUp, sizeOf } from "../base/shape.ts";
+import type { Device, Tensor } from "./device.ts";
+
+/** Kernels load 16 bytes at a time and tensor descriptors want 128; one rule for all. */
+const ALIGN = 256;
+
+/** Bytes that an arena needs for tensors of these sizes. */
+export const arenaBytes = (sizes: Iterable<number>): number => {
+  let total = 0;
+  for (const bytes of sizes) total += alignUp(bytes, ALIGN);
+  return total;
+};
+
+export class Arena implements Disposable {
+  readonly #device: Device;
+  readonly #base: number;
+  readonly #bytes: number;
+  #used = 0;
+  #open = true;
+
+  /** Takes `bytes` from the device at once; `why` names them in an error. */
+  constructor(
+    device: Device,
+    bytes: number,
+    readonly why: string,
+  ) {
+    this.#device = device;
+    this.#bytes = alignUp(Math.max(bytes, ALIGN), ALIGN);
+    this.#base = device.allocate(this.#bytes, why);
+  }
+
+  get used(): number {
+    return this.#used;
+  }
+
+  /** The next tensor; asking for more than was planned is our bug. */
+  tensor(dtype: DType, ...shape: readonly number[]): Tensor {
+    const bytes = alignUp(sizeOf(shape) * bytesOf(dtype), ALIGN);
+    invariant(
+      this.#used + bytes <= this.#bytes,
+      `${this.why}: ${bytes} bytes more than the ${this.#bytes} planned, ${this.#used} in use`,
+    );
+    const ptr = this.#base + this.#used;
+    this.#used += bytes;
+    return { ptr, dtype, shape };
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#open) this.#device.release(this.#base);
+    this.#open = false;
+  }
+}
+
+/** The first `rows` rows of a tensor. */
+export const firstRows = (t: Tensor, rows: number): Tensor => ({ ...t, shape: [rows, ...t.shape.slice(1)] });
+
+/** `rows` rows of a tensor from row `row`. */
+export const rowsFrom = (t: Tensor, row: number, rows: number): Tensor => ({
+  ...t,
+  ptr: t.ptr + row * sizeOf(t.shape.slice(1)) * bytesOf(t.dtype),
+  shape: [rows, ...t.shape.slice(1)],
+});

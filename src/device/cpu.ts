@@ -1,0 +1,224 @@
+// The cpu device: the kernels of kernels.ts over OpenBLAS and our C, in f32. It runs where there is no GPU, and it is the
+// readable reference that the CUDA kernels are tested against. Launches run at once, in the caller's thread.
+
+import { cpus, freemem, totalmem } from "node:os";
+import { hostView } from "../../ffi/memory.ts";
+import { formatBytes } from "../base/bytes.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { RunError } from "../base/errors.ts";
+import { sizeOf } from "../base/shape.ts";
+import { dim, type Host, ints, openHost } from "./cpu/host.ts";
+import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
+import type { Device, Tensor } from "./device.ts";
+import type { KernelName, Kernels } from "./kernels.ts";
+
+type Implementations = { readonly [K in KernelName]: (args: Kernels[K]) => void };
+
+export class CpuDevice implements Device {
+  readonly kind = "cpu";
+  readonly compute = "f32";
+  readonly rowTile = ROW_TILE;
+  readonly rankTile = 1;
+  readonly name: string;
+  readonly #host: Host;
+  readonly #kernels: Implementations;
+  readonly #blocks = new Map<number, number>(); // address to bytes
+  #scratch = { ptr: 0, bytes: 0 };
+
+  constructor(threads?: number) {
+    this.#host = openHost(threads);
+    this.name = `${cpus()[0]?.model.trim() ?? "cpu"}, ${this.#host.threads} threads`;
+    this.#kernels = { ...rowKernels(this.#host), ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)) };
+  }
+
+  memory() {
+    return { total: totalmem(), free: freemem() };
+  }
+
+  /** Bytes held, scratch included: what the tests compare with the plan. */
+  get allocated(): number {
+    return [...this.#blocks.values()].reduce((a, b) => a + b, 0);
+  }
+
+  allocate(bytes: number, why: string): number {
+    const ptr = this.#host.kernels.native_allocate(bytes);
+    if (!ptr) throw new RunError("device.memory", `no memory on the cpu: ${formatBytes(bytes)} for ${why}`);
+    this.#blocks.set(ptr, bytes);
+    return ptr;
+  }
+
+  release(ptr: number): void {
+    if (this.#blocks.delete(ptr)) this.#host.kernels.native_release(ptr);
+  }
+
+  write(to: Tensor, data: ArrayBufferView): void {
+    this.#host.kernels.native_copy(to.ptr, data, data.byteLength);
+  }
+
+  read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    return Promise.resolve(new Uint8Array(hostView(from.ptr, sizeOf(from.shape) * bytesOf(from.dtype)).slice(0)));
+  }
+
+  zero(tensor: Tensor): void {
+    this.#host.kernels.native_zero(tensor.ptr, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
+  }
+
+  copy(to: Tensor, from: Tensor): void {
+    this.#host.kernels.native_copy(to.ptr, from.ptr, sizeOf(from.shape) * bytesOf(from.dtype));
+  }
+
+  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
+    this.#kernels[kernel](args);
+  }
+
+  /** Lets timers and signals in: the launches themselves have ended. */
+  idle(): Promise<void> {
+    return new Promise((resolve) => setImmediate(resolve));
+  }
+
+  [Symbol.dispose](): void {
+    for (const ptr of [...this.#blocks.keys()]) this.release(ptr);
+    this.#scratch = { ptr: 0, bytes: 0 };
+  }
+
+  #scratchOf(bytes: number): number {
+    if (bytes > this.#scratch.bytes) {
+      this.release(this.#scratch.ptr);
+      this.#scratch = { ptr: this.allocate(bytes, "scratch of a kernel"), bytes };
+    }
+    return this.#scratch.ptr;
+  }
+}
+
+/** First row and length of each sequence, from the bounds of the rows. */
+function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly count: number; readonly longest: number } {
+  const values = ints(bounds);
+  const table = new Int32Array(new ArrayBuffer(values.byteLength));
+  let [count, longest] = [0, 0];
+  for (let row = 0; row < dim(bounds, 0); ) {
+    const length = values[2 * row + 1]! - values[2 * row]!;
+    if (length > 0) {
+      table[2 * count] = row;
+      table[2 * count++ + 1] = length;
+      longest = Math.max(longest, length);
+    }
+    row += Math.max(1, length);
+  }
+  return { table, count, longest };
+}
+
+function rowKernels(host: Host) {
+  const c = host.kernels;
+  const ptrOf = (t: Tensor | null) => t?.ptr ?? null;
+  const clear = (t: Tensor) => c.native_zero(t.ptr, sizeOf(t.shape) * bytesOf(t.dtype));
+  const gather = (x: Tensor, rows: Tensor, y: Tensor) => c.rows_gather(x.ptr, rows.ptr, y.ptr, dim(y, 0), dim(y, 1));
+  return {
+    embed_forward: ({ ids, table, x }: Kernels["embed_forward"]) => gather(table, ids, x),
+    rows_gather: ({ x, rows, y }: Kernels["rows_gather"]) => gather(x, rows, y),
+    rows_scatter: ({ dy, rows, dx }: Kernels["rows_scatter"]) =>
+      c.rows_scatter(dy.ptr, rows.ptr, dx.ptr, dim(dy, 0), dim(dy, 1)),
+    rmsnorm_forward: ({ x, weight, y, rstd, eps }: Kernels["rmsnorm_forward"]) =>
+      c.rmsnorm_forward(x.ptr, weight.ptr, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
+    rmsnorm_backward: ({ dy, x, weight, rstd, residual, dx }: Kernels["rmsnorm_backward"]) =>
+      c.rmsnorm_backward(dy.ptr, x.ptr, weight.ptr, rstd.ptr, ptrOf(residual), dx.ptr, dim(x, 0), dim(x, 1)),
+    rope_forward: (a: Kernels["rope_forward"]) =>
+      c.rope_forward(
+        a.qkv.ptr,
+        a.positions.ptr,
+        a.cos.ptr,
+        a.sin.ptr,
+        ptrOf(a.qWeight),
+        ptrOf(a.kWeight),
+        a.out.ptr,
+        dim(a.qkv, 0),
+        a.heads,
+        a.kvHeads,
+        a.headDim,
+        a.eps,
+      ),
+    rope_backward: (a: Kernels["rope_backward"]) =>
+      c.rope_backward(
+        a.dqkv.ptr,
+        a.positions.ptr,
+        a.cos.ptr,
+        a.sin.ptr,
+        ptrOf(a.qkv),
+        ptrOf(a.qWeight),
+        ptrOf(a.kWeight),
+        dim(a.dqkv, 0),
+        a.heads,
+        a.kvHeads,
+        a.headDim,
+        a.eps,
+      ),
+    attention_forward: ({ qkv, bounds, out, lse, heads, kvHeads, headDim, scale, window }: Kernels["attention_forward"]) => {
+      const { table, count, longest } = sequencesOf(bounds);
+      const rows = dim(qkv, 0);
+      clear(out); // padding rows belong to no sequence
+      host.singleThreaded(() =>
+        c.attention_forward(
+          host.sgemmPtr,
+          qkv.ptr,
+          table,
+          count,
+          longest,
+          out.ptr,
+          lse.ptr,
+          rows,
+          heads,
+          kvHeads,
+          headDim,
+          scale,
+          window,
+        ),
+      );
+    },
+    attention_backward: (a: Kernels["attention_backward"]) => {
+      const { table, count, longest } = sequencesOf(a.bounds);
+      clear(a.dqkv);
+      host.singleThreaded(() =>
+        c.attention_backward(
+          host.sgemmPtr,
+          a.qkv.ptr,
+          table,
+          count,
+          longest,
+          a.out.ptr,
+          a.lse.ptr,
+          a.dout.ptr,
+          a.delta.ptr,
+          a.dqkv.ptr,
+          dim(a.qkv, 0),
+          a.heads,
+          a.kvHeads,
+          a.headDim,
+          a.scale,
+          a.window,
+        ),
+      );
+    },
+    swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
+    swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
+      c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
+    xent: ({ logits, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), grad),
+    grad_norm: ({ grads, squares }: Kernels["grad_norm"]) => {
+      const [adapters, count] = [dim(grads, 0), dim(grads, 1)];
+      const sums = new Float32Array(new ArrayBuffer(adapters * 4));
+      for (let i = 0; i < adapters; i++) sums[i] = c.grad_norm(grads.ptr + i * count * 4, count);
+      c.native_copy(squares.ptr, sums, sums.byteLength);
+    },
+    adamw_step: ({ params, grads, m, v, squares, table }: Kernels["adamw_step"]) => {
+      const [adapters, count] = [dim(params, 0), dim(params, 1)];
+      const [sums, rows] = [
+        new Float32Array(hostView(squares.ptr, adapters * 4)),
+        new Float32Array(hostView(table.ptr, adapters * 40)),
+      ];
+      for (let i = 0; i < adapters; i++) {
+        const at = i * count * 4;
+        if (rows[i * 10] === 1)
+          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40, sums[i]!);
+      }
+    },
+  };
+}

@@ -1,0 +1,187 @@
+// The linear layers on the cpu: frozen products over all rows at once, low-rank products adapter by adapter.
+//
+// An adapter's products have the same sizes whatever its company (its own rows, its true rank), so OpenBLAS does the same
+// sums. For the frozen product a row's sums do not depend on how many rows there are, except where OpenBLAS takes its path
+// for small matrices: there rows are multiplied tile by tile.
+
+import type { Tensor } from "../device.ts";
+import type { Kernels } from "../kernels.ts";
+import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
+
+export const ROW_TILE = 16;
+/** Below this many multiply-adds OpenBLAS (0.3.34, SkylakeX) may take another path: 100^3, with room. */
+const SMALL_PRODUCT = 1 << 21;
+
+const F32 = 4;
+const rowsOf = (t: Tensor, row = 0): Matrix => ({ ptr: t.ptr + row * dim(t, 1) * F32, ld: dim(t, 1) });
+const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + column * F32, ld: m.ld });
+
+/** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of ROW_TILE) is. */
+function frozen(host: Host, x: Tensor, w: Tensor, transposed: boolean, y: Tensor, beta: number): void {
+  const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
+  const step = ROW_TILE * n * k <= SMALL_PRODUCT ? ROW_TILE : m;
+  for (let row = 0; row < m; row += step)
+    host.sgemm([Math.min(step, m - row), n, k], rowsOf(x, row), false, rowsOf(w), transposed, rowsOf(y, row), 1, beta);
+}
+
+type Segment = { readonly row: number; readonly rows: number; readonly adapter: number };
+
+/** Runs of tiles with one adapter. */
+function segments(tileAdapter: Tensor, rows: number): Segment[] {
+  const tiles = ints(tileAdapter).subarray(0, Math.ceil(rows / ROW_TILE));
+  const found: Segment[] = [];
+  for (let tile = 0; tile < tiles.length; ) {
+    const adapter = tiles[tile]!;
+    const first = tile;
+    while (tile < tiles.length && tiles[tile] === adapter) tile++;
+    if (adapter >= 0) found.push({ row: first * ROW_TILE, rows: Math.min(tile * ROW_TILE, rows) - first * ROW_TILE, adapter });
+  }
+  return found;
+}
+
+/** The part of a stacked tensor [L, rows, columns] that belongs to `adapter`, from row `row` of it. */
+function partOf(t: Tensor, adapter: number, row: number): Matrix {
+  const columns = dim(t, 2);
+  return { ptr: t.ptr + (adapter * (t.stride ?? dim(t, 1) * columns) + row * columns) * F32, ld: columns };
+}
+
+type Masked = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
+
+/** Applies an adapter's mask to its rows of x: into `to`, or added to it. */
+function applyDropout(host: Host, args: Masked, { row, rows, adapter }: Segment, x: Matrix, to: Matrix, add: boolean): void {
+  const [seed, step, threshold] = unsigned(args.dropout).subarray(adapter * 4);
+  const keepScale = floats(args.dropout)[adapter * 4 + 3]!;
+  const numbers = args.rowNumber.ptr + row * 4;
+  host.kernels.dropout(x.ptr, to.ptr, numbers, rows, x.ld, seed!, step!, args.module, threshold!, keepScale, add ? 1 : 0);
+}
+
+const drops = (args: Masked, adapter: number): boolean => unsigned(args.dropout)[adapter * 4 + 2] !== 0;
+
+/** Grow-only memory of the device for what a kernel needs while it runs. */
+export type Scratch = (bytes: number) => number;
+
+/** An adapter's rows of x under its mask. */
+function masked(host: Host, scratch: Scratch, args: Masked & { readonly x: Tensor }, segment: Segment): Matrix {
+  const x = rowsOf(args.x, segment.row);
+  if (!drops(args, segment.adapter)) return x;
+  const dropped = { ptr: scratch(segment.rows * x.ld * F32), ld: x.ld };
+  applyDropout(host, args, segment, x, dropped, false);
+  return dropped;
+}
+
+export function linearKernels(host: Host, scratch: Scratch) {
+  const clear = (t: Tensor) => host.kernels.native_zero(t.ptr, dim(t, 0) * dim(t, 1) * F32);
+
+  /** Calls `each` for every (rows of an adapter, linear that it targets). */
+  function eachTarget(
+    args: { readonly tileAdapter: Tensor; readonly ranks: Tensor },
+    rows: number,
+    each: (segment: Segment, linear: number, rank: number) => void,
+  ): void {
+    const linears = dim(args.ranks, 1);
+    const ranks = ints(args.ranks);
+    for (const segment of segments(args.tileAdapter, rows))
+      for (let g = 0; g < linears; g++) {
+        const rank = ranks[segment.adapter * linears + g]!;
+        if (rank > 0) each(segment, g, rank);
+      }
+  }
+
+  return {
+    lora_down(args: Kernels["lora_down"]): void {
+      const { x, a, s } = args;
+      const padded = dim(s, 1) / dim(args.ranks, 1);
+      clear(s);
+      let current: Segment | null = null;
+      let input = rowsOf(x);
+      eachTarget(args, dim(x, 0), (segment, g, rank) => {
+        if (segment !== current) input = masked(host, scratch, args, segment); // once for all linears of the group
+        current = segment;
+        const to = columnsOf(rowsOf(s, segment.row), g * padded);
+        host.sgemm([segment.rows, rank, dim(x, 1)], input, false, partOf(a, segment.adapter, g * padded), true, to);
+      });
+    },
+
+    linear_forward({ x, weight, bias, residual, y, lora }: Kernels["linear_forward"]): void {
+      if (residual && residual.ptr !== y.ptr) host.kernels.native_copy(y.ptr, residual.ptr, dim(y, 0) * dim(y, 1) * F32);
+      if (bias) addBias(y, bias, residual !== null);
+      frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
+      if (!lora) return;
+      const scales = floats(lora.scale);
+      const linears = dim(lora.ranks, 1);
+      eachTarget(lora, dim(x, 0), (segment, g, rank) => {
+        const first = lora.firstColumn[g]!;
+        const columns = lora.firstColumn[g + 1]! - first;
+        const s = columnsOf(rowsOf(lora.s, segment.row), (g * dim(lora.s, 1)) / linears);
+        const to = columnsOf(rowsOf(y, segment.row), first);
+        const scale = scales[segment.adapter * linears + g]!;
+        host.sgemm([segment.rows, columns, rank], s, false, partOf(lora.b, segment.adapter, first), true, to, scale, 1);
+      });
+    },
+
+    lora_up_grad(args: Kernels["lora_up_grad"]): void {
+      const { dy, s, b, ds, db } = args;
+      const linears = dim(args.ranks, 1);
+      const padded = dim(s, 1) / linears;
+      const scales = floats(args.scale);
+      clear(ds);
+      eachTarget(args, dim(dy, 0), (segment, g, rank) => {
+        const first = args.firstColumn[g]!;
+        const columns = args.firstColumn[g + 1]! - first;
+        const scale = scales[segment.adapter * linears + g]!;
+        const dyRows = columnsOf(rowsOf(dy, segment.row), first);
+        const sRows = columnsOf(rowsOf(s, segment.row), g * padded);
+        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
+        const up = partOf(b, segment.adapter, first);
+        host.sgemm([segment.rows, rank, columns], dyRows, false, up, false, dsRows, scale);
+        const upGrad = partOf(db, segment.adapter, first);
+        host.sgemm([columns, rank, segment.rows], dyRows, true, sRows, false, upGrad, scale, 1);
+      });
+    },
+
+    linear_backward({ dy, weight, dx, lora }: Kernels["linear_backward"]): void {
+      frozen(host, dy, weight, false, dx, 0);
+      if (!lora) return;
+      const width = dim(dx, 1);
+      const padded = dim(lora.ds, 1) / dim(lora.ranks, 1);
+      for (const segment of segments(lora.tileAdapter, dim(dx, 0))) {
+        const drop = drops(lora, segment.adapter);
+        const to = rowsOf(dx, segment.row);
+        const sum = drop ? { ptr: scratch(segment.rows * width * F32), ld: width } : to;
+        let beta = drop ? 0 : 1;
+        const ranks = ints(lora.ranks).subarray(segment.adapter * dim(lora.ranks, 1));
+        for (let g = 0; g < dim(lora.ranks, 1); g++) {
+          if (ranks[g] === 0) continue;
+          const ds = columnsOf(rowsOf(lora.ds, segment.row), g * padded);
+          const down = partOf(lora.a, segment.adapter, g * padded);
+          host.sgemm([segment.rows, width, ranks[g]!], ds, false, down, false, sum, 1, beta);
+          beta = 1;
+        }
+        if (drop && beta === 1) applyDropout(host, lora, segment, sum, to, true);
+      }
+    },
+
+    lora_down_grad(args: Kernels["lora_down_grad"]): void {
+      const { x, ds, da } = args;
+      const padded = dim(ds, 1) / dim(args.ranks, 1);
+      let current: Segment | null = null;
+      let input = rowsOf(x);
+      eachTarget(args, dim(x, 0), (segment, g, rank) => {
+        if (segment !== current) input = masked(host, scratch, args, segment);
+        current = segment;
+        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
+        host.sgemm([rank, dim(x, 1), segment.rows], dsRows, true, input, false, partOf(da, segment.adapter, g * padded), 1, 1);
+      });
+    },
+  };
+}
+
+function addBias(y: Tensor, bias: Tensor, keep: boolean): void {
+  const values = floats(bias);
+  const out = floats(y);
+  const width = values.length;
+  for (let m = 0; m < dim(y, 0); m++) {
+    if (!keep) out.set(values, m * width);
+    else for (let n = 0; n < width; n++) out[m * width + n]! += values[n]!;
+  }
+}

@@ -1,0 +1,138 @@
+// The frozen weights of a range of layers on a device, and which tensors of a Hugging Face model fill them.
+//
+// Linears that share an input lie under each other in one matrix, so that each group is one product.
+
+import { bytesOf, type DType } from "../base/dtype.ts";
+import { groupShape, type LayerRange } from "../base/layout.ts";
+import { sizeOf } from "../base/shape.ts";
+import { GROUP_NAMES, GROUPS, type Group, type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import { type Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+
+export type LinearWeights = { readonly weight: Tensor; readonly bias: Tensor | null };
+
+export type LayerWeights = {
+  readonly inputNorm: Tensor;
+  readonly postNorm: Tensor;
+  readonly qNorm: Tensor | null;
+  readonly kNorm: Tensor | null;
+  readonly linears: Readonly<Record<Group, LinearWeights>>;
+};
+
+export type Weights = {
+  /** [V, H]; null where neither the embedding nor a tied head is on this stage. */
+  readonly embedding: Tensor | null;
+  readonly layers: readonly LayerWeights[]; // of this stage, in order
+  readonly finalNorm: Tensor | null;
+  readonly head: Tensor | null;
+};
+
+/** Which part of the model a stage holds. */
+export type Part = LayerRange & { readonly first: boolean; readonly last: boolean };
+
+/** A tensor of ours and the tensors of the files that fill it, under each other. */
+type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
+
+const hasBias = (spec: ModelSpec, group: Group): boolean =>
+  group === "qkv" ? spec.qkvBias : group === "o" ? spec.oBias : spec.mlpBias;
+
+function linearSlots(spec: ModelSpec, layer: number, group: Group): { readonly weight: Slot; readonly bias: Slot | null } {
+  const { in: width, firstColumn } = groupShape(spec, group);
+  const linears: readonly Linear[] = GROUPS[group];
+  const from = (kind: "weight" | "bias") =>
+    linears.map((linear, g) => ({
+      name: `model.layers.${layer}.${modulePath(linear)}.${kind}`,
+      rows: firstColumn[g + 1]! - firstColumn[g]!,
+    }));
+  const out = firstColumn.at(-1)!;
+  return {
+    weight: { shape: [out, width], from: from("weight") },
+    bias: hasBias(spec, group) ? { shape: [out], from: from("bias") } : null,
+  };
+}
+
+const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
+const table = (name: string, spec: ModelSpec): Slot => ({
+  shape: [spec.vocab, spec.hidden],
+  from: [{ name, rows: spec.vocab }],
+});
+
+function slotsOf(spec: ModelSpec, part: Part) {
+  const layers = Array.from({ length: part.to - part.from }, (_, i) => {
+    const layer = part.from + i;
+    const at = `model.layers.${layer}`;
+    return {
+      inputNorm: vector(`${at}.input_layernorm.weight`, spec.hidden),
+      postNorm: vector(`${at}.post_attention_layernorm.weight`, spec.hidden),
+      qNorm: spec.qkNorm ? vector(`${at}.self_attn.q_norm.weight`, spec.headDim) : null,
+      kNorm: spec.qkNorm ? vector(`${at}.self_attn.k_norm.weight`, spec.headDim) : null,
+      linears: GROUP_NAMES.map((group) => linearSlots(spec, layer, group)),
+    };
+  });
+  const embedding = part.first || (part.last && spec.tiedEmbeddings) ? table("model.embed_tokens.weight", spec) : null;
+  return {
+    embedding,
+    layers,
+    finalNorm: part.last ? vector("model.norm.weight", spec.hidden) : null,
+    head: part.last && !spec.tiedEmbeddings ? table("lm_head.weight", spec) : null,
+  };
+}
+
+/** Bytes of the arena that `loadWeights` fills. */
+export function weightBytes(spec: ModelSpec, part: Part, dtype: DType): number {
+  const slots = slotsOf(spec, part);
+  const sizes: number[] = [];
+  const count = (slot: Slot | null) => {
+    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
+  };
+  for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  for (const layer of slots.layers) {
+    for (const slot of [layer.inputNorm, layer.postNorm, layer.qNorm, layer.kNorm]) count(slot);
+    for (const { weight, bias } of layer.linears) {
+      count(weight);
+      count(bias);
+    }
+  }
+  return arenaBytes(sizes);
+}
+
+/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
+export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
+
+/** Carves the weights of a part out of an arena and has each of them filled, in the order of the layers. */
+export async function loadWeights(
+  device: Device,
+  arena: Arena,
+  spec: ModelSpec,
+  part: Part,
+  fill: FillTensor,
+): Promise<Weights> {
+  const load = async (slot: Slot): Promise<Tensor> => {
+    const whole = arena.tensor(device.compute, ...slot.shape);
+    let row = 0;
+    for (const { name, rows } of slot.from) {
+      await fill(name, rowsFrom(whole, row, rows));
+      row += rows;
+    }
+    return whole;
+  };
+  const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
+  const slots = slotsOf(spec, part);
+  const embedding = await maybe(slots.embedding);
+  const layers: LayerWeights[] = [];
+  for (const layer of slots.layers) {
+    const linears = {} as Record<Group, LinearWeights>;
+    for (const [i, { weight, bias }] of layer.linears.entries())
+      linears[GROUP_NAMES[i]!] = { weight: await load(weight), bias: await maybe(bias) };
+    layers.push({
+      inputNorm: await load(layer.inputNorm),
+      postNorm: await load(layer.postNorm),
+      qNorm: await maybe(layer.qNorm),
+      kNorm: await maybe(layer.kNorm),
+      linears,
+    });
+  }
+  const finalNorm = await maybe(slots.finalNorm);
+  const head = part.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
+  return { embedding, layers, finalNorm, head };
+}

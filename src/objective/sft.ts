@@ -1,0 +1,69 @@
+// Supervised fine-tuning: cross-entropy of the next token over the rows that have a target.
+//
+// Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
+// gradient in place. Prompt tokens cost nothing here.
+
+import { alignUp } from "../base/shape.ts";
+import { firstRows, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { Batch } from "../model/batch.ts";
+import type { HeadBuffers } from "../model/buffers.ts";
+import { rowsGather, rowsScatter } from "../ops/embed.ts";
+import { linearBackward, linearForward } from "../ops/linear.ts";
+import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
+import { xent } from "../ops/xent.ts";
+
+export type HeadWeights = { readonly norm: Tensor; readonly weight: Tensor; readonly eps: number };
+
+/**
+ * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
+ * `gradHidden` c[M, H] also the gradient of sum(weights * loss) by the stream `hidden` c[M, H].
+ */
+export function sft(
+  device: Device,
+  head: HeadWeights,
+  buffers: HeadBuffers,
+  hidden: Tensor,
+  batch: Batch,
+  gradHidden: Tensor | null,
+): void {
+  if (gradHidden) device.zero(gradHidden);
+  const { targets } = batch;
+  if (targets === 0) return;
+  const of = (t: Tensor) => firstRows(t, targets);
+  const [x, h, gradH, rstd] = [of(buffers.x), of(buffers.h), of(buffers.gradH), of(buffers.rstd)];
+  rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
+  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  const padded = alignUp(targets, device.rowTile); // products over whole tiles, so that a row's sums do not depend on T
+  if (padded > targets) device.zero(rowsFrom(buffers.h, targets, padded - targets));
+
+  const chunk = buffers.logits.shape[0]!;
+  for (let from = 0; from < padded; from += chunk) {
+    const rows = Math.min(chunk, padded - from);
+    const real = Math.min(rows, targets - from);
+    const part = (t: Tensor) => rowsFrom(t, from, real);
+    const logits = firstRows(buffers.logits, rows);
+    linearForward(device, {
+      x: rowsFrom(buffers.h, from, rows),
+      weight: head.weight,
+      bias: null,
+      residual: null,
+      y: logits,
+      lora: null,
+    });
+    xent(device, {
+      logits: firstRows(logits, real),
+      targets: part(batch.targetIds),
+      weights: part(batch.weights),
+      loss: part(batch.loss),
+      hit: part(batch.hit),
+      grad: gradHidden ? 1 : 0,
+    });
+    // Rows of padding have logits 0, which serve as their gradient.
+    if (gradHidden)
+      linearBackward(device, { dy: logits, weight: head.weight, dx: rowsFrom(buffers.gradH, from, rows), lora: null });
+  }
+  if (!gradHidden) return;
+  rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });
+  rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
+}

@@ -1,0 +1,13 @@
+// Root mean square norm (Zhang and Sennrich 2019). The weight is frozen: only the input has a gradient.
+
+import { op } from "./op.ts";
+
+export const rmsnormForward = op("rmsnorm_forward", { x: "c M H", weight: "c H", y: "c M H", rstd: "f32 M" });
+export const rmsnormBackward = op("rmsnorm_backward", {
+  dy: "c M H",
+  x: "c M H",
+  weight: "c H",
+  rstd: "f32 M",
+  residual: "c M H",
+  dx: "c M H",
+});

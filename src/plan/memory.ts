@@ -1,0 +1,64 @@
+// How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
+// taken cannot drift apart; nothing here touches a device.
+
+import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
+import { groupsOf, layoutAdapters } from "../base/layout.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { takeBatch } from "../model/batch.ts";
+import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
+import { type Part, weightBytes } from "../model/weights.ts";
+
+/** All that decides how much memory a stage takes, beside the model and the adapters. */
+export type StageSizes = Sizes & {
+  /** Micro-batches between forward and backward at one time. */
+  readonly inFlight: number;
+  /** Longest sequence. */
+  readonly positions: number;
+};
+
+/** What the plan must know of a device, without opening one. */
+export type DeviceTraits = {
+  readonly kind: "cpu" | "cuda";
+  readonly name: string;
+  readonly compute: "f32" | "bf16";
+  readonly rowTile: number;
+  readonly rankTile: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+};
+
+export type MemoryParts = {
+  readonly weights: number;
+  readonly adapters: number; // parameters, gradients, moments
+  readonly activations: number;
+  readonly workspace: number; // what every pass overwrites, tables among it
+  readonly head: number; // target rows and a chunk of logits
+};
+
+export function stageMemory(
+  spec: ModelSpec,
+  part: Part,
+  adapters: readonly BankAdapter[],
+  sizes: StageSizes,
+  device: Pick<DeviceTraits, "kind" | "compute" | "rowTile">,
+): MemoryParts {
+  const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
+  const buffers = bufferBytes(device.compute, spec, sizes, part.last);
+  const tables = countBytes((take) => {
+    for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: adapters.length, rowTile: device.rowTile });
+  });
+  const rope = countBytes((take) => {
+    for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
+  });
+  return {
+    weights: weightBytes(spec, part, device.compute),
+    adapters: bankBytes(adapters.length, layoutAdapters(spec, part, groups, sizes.rank), device.compute, groups.length),
+    activations: buffers.activations * sizes.inFlight,
+    workspace: buffers.workspace + tables + rope + (device.kind === "cpu" ? dropoutScratch(spec, sizes.rows) : 0),
+    head: buffers.head,
+  };
+}
+
+/** The cpu device keeps the dropped input of a linear while it is multiplied. */
+const dropoutScratch = (spec: ModelSpec, rows: number): number =>
+  rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4;

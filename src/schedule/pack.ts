@@ -1,0 +1,113 @@
+// A micro-batch from the rows of several adapters: tokens packed one behind the other, never padded to a common length.
+//
+// An adapter's rows begin at a multiple of the device's row tile. Everything a kernel must know of a token (position, sequence,
+// number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
+
+import { alignUp, range, sum } from "../base/shape.ts";
+
+/** A tokenised row: mask[i] = 1 where token i is to be predicted from those before it. */
+export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
+
+/** Rows of one adapter's micro-batch. */
+export type Share = {
+  readonly adapter: number;
+  readonly samples: readonly Tokens[];
+  /** Optimizer steps made before, the seed, and the rate: what dropout is a function of. Rate 0 when evaluating. */
+  readonly seed: number;
+  readonly step: number;
+  readonly dropout: number;
+  /** Tokens of the mini-batch in micro-batches before this one: rows of dropout masks are numbered through. */
+  readonly firstRow: number;
+  /** What each target's loss is multiplied by: 1 / targets of the whole mini-batch. */
+  readonly weight: number;
+};
+
+/** One packed row of the micro-batch: whose it is and how many targets it has, in the order of the targets. */
+export type PackedSequence = { readonly adapter: number; readonly targets: number };
+
+export type MicroBatch = {
+  readonly ids: Int32Array;
+  readonly positions: Int32Array;
+  readonly bounds: Int32Array;
+  readonly rowNumber: Int32Array;
+  readonly tileAdapter: Int32Array;
+  readonly dropout: Int32Array;
+  readonly targetRows: Int32Array;
+  readonly targetIds: Int32Array;
+  readonly weights: Float32Array;
+  readonly sequences: readonly PackedSequence[];
+  /** Real tokens, padding left out. */
+  readonly tokens: number;
+};
+
+/** Tokens that a row feeds to the model: its last is only a target. */
+export const inputLength = (sample: Tokens): number => sample.ids.length - 1;
+
+/** Rows that a share takes, padded to whole tiles. */
+export const shareRows = (samples: readonly Tokens[], rowTile: number): number =>
+  alignUp(sum(samples.map(inputLength)), rowTile);
+
+const bits = new DataView(new ArrayBuffer(4));
+const floatBits = (value: number): number => {
+  bits.setFloat32(0, value);
+  return bits.getInt32(0);
+};
+
+/** An adapter's row of the dropout table: seed, step, keep threshold, bits of 1 / (1 - p). */
+function dropoutRow({ seed, step, dropout }: Share): number[] {
+  const threshold = Math.min(Math.floor(dropout * 2 ** 32), 2 ** 32 - 1);
+  return [seed | 0, step | 0, threshold | 0, floatBits(1 / (1 - dropout))];
+}
+
+/** Packs the shares in their order; `adapters` is the size of the tables, one share an adapter at most. */
+export function pack(shares: readonly Share[], adapters: number, rowTile: number): MicroBatch {
+  const rows = sum(shares.map((share) => shareRows(share.samples, rowTile)));
+  const tables = {
+    ids: new Int32Array(rows),
+    positions: new Int32Array(rows),
+    bounds: new Int32Array(2 * rows),
+    rowNumber: new Int32Array(rows),
+    tileAdapter: new Int32Array(rows / rowTile).fill(-1),
+    dropout: new Int32Array(4 * adapters),
+  };
+  for (const adapter of range(adapters)) tables.dropout[4 * adapter + 3] = floatBits(1);
+  const targetRows: number[] = [];
+  const targetIds: number[] = [];
+  const weights: number[] = [];
+  const sequences: PackedSequence[] = [];
+  let row = 0;
+  let tokens = 0;
+  for (const share of shares) {
+    const firstRow = row;
+    tables.dropout.set(dropoutRow(share), 4 * share.adapter);
+    for (const sample of share.samples) {
+      const length = inputLength(sample);
+      const before = targetRows.length;
+      for (let i = 0; i < length; i++) {
+        const at = row + i;
+        tables.ids[at] = sample.ids[i]!;
+        tables.positions[at] = i;
+        tables.bounds.set([row, row + length], 2 * at);
+        tables.rowNumber[at] = share.firstRow + at - firstRow;
+        if (sample.mask[i + 1] !== 1) continue;
+        targetRows.push(at);
+        targetIds.push(sample.ids[i + 1]!);
+        weights.push(share.weight);
+      }
+      sequences.push({ adapter: share.adapter, targets: targetRows.length - before });
+      row += length;
+      tokens += length;
+    }
+    const end = alignUp(row, rowTile);
+    tables.tileAdapter.fill(share.adapter, firstRow / rowTile, end / rowTile);
+    for (; row < end; row++) tables.bounds.set([row, row], 2 * row); // padding sees nothing and nothing sees it
+  }
+  return {
+    ...tables,
+    targetRows: Int32Array.from(targetRows),
+    targetIds: Int32Array.from(targetIds),
+    weights: Float32Array.from(weights),
+    sequences,
+    tokens,
+  };
+}

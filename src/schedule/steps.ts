@@ -1,0 +1,76 @@
+// What each optimizer step of one adapter trains on: a function of its own data and settings alone, never of its company.
+
+import { Rng } from "../base/rng.ts";
+import { range, sum } from "../base/shape.ts";
+
+export type Work = {
+  /** Tokens that each row of the training data feeds to the model. */
+  readonly lengths: readonly number[];
+  readonly batchSize: number;
+  readonly accumulation: number;
+  readonly epochs: number | null;
+  readonly steps: number | null;
+  readonly shuffle: boolean;
+  readonly seed: number;
+};
+
+/** Rows of an optimizer step, as indices into the data, cut into micro-batches. */
+export type StepRows = { readonly epoch: number; readonly microBatches: readonly (readonly number[])[] };
+
+export const stepsPerEpoch = ({ lengths, batchSize, accumulation }: Work): number =>
+  Math.ceil(lengths.length / (batchSize * accumulation));
+
+/** How many optimizer steps the work has. */
+export const totalSteps = (work: Work): number =>
+  work.steps ?? Math.max(1, Math.ceil((work.epochs ?? 1) * stepsPerEpoch(work) - 1e-9));
+
+/** The order of the rows in an epoch. */
+export function epochOrder({ lengths, shuffle, seed }: Work, epoch: number): number[] {
+  const order = range(lengths.length);
+  return shuffle ? new Rng(seed, epoch, 0x0e0c).shuffle(order) : order;
+}
+
+/**
+ * Cuts rows into micro-batches of at most `batchSize` rows and at most `budget` tokens; a row longer than the budget stands
+ * alone (the plan has made room for it).
+ */
+export function cut(rows: readonly number[], lengths: readonly number[], batchSize: number, budget: number): number[][] {
+  const batches: number[][] = [];
+  let tokens = 0;
+  for (const row of rows) {
+    const last = batches.at(-1);
+    const length = lengths[row]!;
+    if (last && last.length < batchSize && tokens + length <= budget) {
+      last.push(row);
+      tokens += length;
+    } else {
+      batches.push([row]);
+      tokens = length;
+    }
+  }
+  return batches;
+}
+
+/** The steps of an adapter in order. The last of an epoch may have fewer rows; no row is left out and none is repeated. */
+export function* stepsOf(work: Work, budget: number): Generator<StepRows> {
+  const perStep = work.batchSize * work.accumulation;
+  const perEpoch = stepsPerEpoch(work);
+  const total = totalSteps(work);
+  let order: number[] = [];
+  for (let step = 0; step < total; step++) {
+    const epoch = Math.floor(step / perEpoch);
+    const inEpoch = step % perEpoch;
+    if (inEpoch === 0) order = epochOrder(work, epoch);
+    const rows = order.slice(inEpoch * perStep, (inEpoch + 1) * perStep);
+    yield { epoch, microBatches: cut(rows, work.lengths, work.batchSize, budget) };
+  }
+}
+
+/** Tokens of all steps together. */
+export function totalTokens(work: Work): number {
+  const perEpoch = stepsPerEpoch(work);
+  const total = totalSteps(work);
+  const epochs = Math.floor(total / perEpoch);
+  const rest = epochOrder(work, epochs).slice(0, (total % perEpoch) * work.batchSize * work.accumulation);
+  return epochs * sum(work.lengths) + sum(rest.map((row) => work.lengths[row]!));
+}

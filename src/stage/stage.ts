@@ -1,0 +1,229 @@
+// A stage: a range of layers on one device, with the adapters' share of them. It does what it is told, in the order that it is
+// told, and decides nothing.
+
+import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
+import { invariant } from "../base/errors.ts";
+import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
+import type { StageHandlers } from "../bus/bus.ts";
+import type { AdamStep, FactorTensor, SequenceLoss } from "../bus/messages.ts";
+import { Arena, firstRows } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { Link } from "../link/link.ts";
+import { type Batch, takeBatch, writeBatch } from "../model/batch.ts";
+import {
+  type Activations,
+  countBytes,
+  type HeadBuffers,
+  takeActivations,
+  takeHead,
+  takeWorkspace,
+  type Workspace,
+} from "../model/buffers.ts";
+import { Decoder } from "../model/decoder.ts";
+import { ropeTables } from "../model/rope.ts";
+import { type FillTensor, loadWeights, type Part, type Weights, weightBytes } from "../model/weights.ts";
+import { sft } from "../objective/sft.ts";
+import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
+import type { StageSizes } from "../plan/memory.ts";
+import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+
+export type StageConfig = {
+  readonly spec: ModelSpec;
+  readonly part: Part;
+  readonly adapters: readonly BankAdapter[];
+  readonly sizes: StageSizes;
+};
+
+export type Neighbours = { readonly previous: Link | null; readonly next: Link | null };
+
+/** A micro-batch between its forward and its backward pass. */
+type InFlight = {
+  readonly batch: Batch;
+  readonly acts: Activations;
+  readonly sequences: readonly PackedSequence[];
+  readonly slot: number;
+};
+
+/** Memory that one micro-batch in flight holds. */
+type Slot = { readonly batch: Batch; readonly acts: Activations };
+
+export class Stage implements Disposable {
+  readonly #inFlight = new Map<number, InFlight>();
+  readonly #free: number[];
+
+  private constructor(
+    readonly device: Device,
+    readonly config: StageConfig,
+    readonly bank: AdapterBank,
+    readonly decoder: Decoder,
+    private readonly arenas: readonly Disposable[],
+    private readonly slots: readonly Slot[],
+    private readonly work: Workspace,
+    private readonly head: HeadBuffers | null,
+    private readonly weights: Weights,
+    private readonly neighbours: Neighbours,
+  ) {
+    this.#free = slots.map((_, i) => i);
+  }
+
+  /** Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. */
+  static async open(device: Device, config: StageConfig, fill: FillTensor, neighbours: Neighbours): Promise<Stage> {
+    const { spec, part, adapters, sizes } = config;
+    const weightArena = new Arena(device, weightBytes(spec, part, device.compute), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, part, fill);
+    const bank = new AdapterBank(device, spec, part, adapters, sizes.rank);
+
+    const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
+      const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
+      const work = takeWorkspace(take, device.compute, spec, sizes);
+      const head = part.last ? takeHead(take, device.compute, spec, sizes) : null;
+      const slots = Array.from({ length: sizes.inFlight }, () => ({
+        batch: takeBatch(take, { ...sizes, adapters: adapters.length, rowTile: device.rowTile }),
+        acts: takeActivations(take, device.compute, spec, sizes, work),
+      }));
+      return { rope, work, head, slots };
+    };
+    const arena = new Arena(device, countBytes(carve), "activations");
+    const { rope, work, head, slots } = carve((dtype, ...shape) => arena.tensor(dtype, ...shape));
+    const { cos, sin } = ropeTables(spec, sizes.positions);
+    device.write(rope.cos, cos);
+    device.write(rope.sin, sin);
+
+    const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
+    return new Stage(device, config, bank, decoder, [weightArena, bank, arena], slots, work, head, weights, neighbours);
+  }
+
+  /** The stage's side of the bus. */
+  handlers(): StageHandlers {
+    return {
+      forward: async ({ pass, batch }) => {
+        await this.forward(pass, batch);
+        return null;
+      },
+      backward: ({ pass }) => this.backward(pass),
+      evaluate: ({ batch }) => this.evaluate(batch),
+      squares: () => this.bank.gradSquares(),
+      step: async ({ steps, squares }) => {
+        this.step(steps, squares);
+        return null;
+      },
+      read: ({ adapter }) => this.readAdapter(adapter),
+      write: async ({ adapter, factors }) => {
+        await this.writeAdapter(adapter, factors);
+        return null;
+      },
+    };
+  }
+
+  async forward(pass: number, batch: MicroBatch): Promise<void> {
+    const inFlight = await this.#run(`${pass}`, batch);
+    this.#inFlight.set(pass, inFlight);
+    await this.device.idle();
+  }
+
+  /** The last stage begins with the loss and returns what it was. */
+  async backward(pass: number): Promise<readonly SequenceLoss[] | null> {
+    const { device, decoder, work, neighbours } = this;
+    const inFlight = this.#inFlight.get(pass);
+    invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
+    const { batch, acts, sequences, slot } = inFlight;
+    const grad = firstRows(work.grad, batch.rows);
+    if (this.config.part.last) this.#loss(inFlight, grad);
+    else await neighbours.next!.receive(`gradient.${pass}`, grad);
+    decoder.backward(batch, acts, work);
+    const losses = this.config.part.last ? await this.#losses(batch, sequences) : null;
+    if (!this.config.part.first) await neighbours.previous!.send(`gradient.${pass}`, grad);
+    this.#inFlight.delete(pass);
+    this.#free.push(slot);
+    await device.idle();
+    return losses;
+  }
+
+  /** Losses without gradients. */
+  async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
+    const inFlight = await this.#run("evaluation", batch);
+    this.#free.push(inFlight.slot);
+    if (!this.config.part.last) return null;
+    this.#loss(inFlight, null);
+    const losses = await this.#losses(inFlight.batch, batch.sequences);
+    await this.device.idle();
+    return losses;
+  }
+
+  step(steps: readonly AdamStep[], squares: Float32Array): void {
+    const table = new Float32Array(this.config.adapters.length * ADAMW_TABLE_WIDTH);
+    for (const s of steps) {
+      const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
+      const row = [1, s.learningRate, s.beta1, s.beta2, s.eps, s.weightDecay, ...corrections, s.maxGradNorm ?? 0, 0];
+      table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
+    }
+    this.bank.setSquares(squares);
+    this.bank.step(table);
+  }
+
+  async readAdapter(adapter: number): Promise<readonly FactorTensor[]> {
+    const block = await this.bank.read(adapter, "params");
+    return this.#factors(adapter).map((at) => ({
+      ...at,
+      values: this.bank.factor(block, adapter, at.layer, at.linear, at.factor),
+    }));
+  }
+
+  /** Replaces the factors given; the rest of the adapter stays. */
+  async writeAdapter(adapter: number, factors: readonly FactorTensor[]): Promise<void> {
+    const block = await this.bank.read(adapter, "params");
+    for (const { layer, linear, factor, values } of factors)
+      if (layer >= this.config.part.from && layer < this.config.part.to)
+        this.bank.factor(block, adapter, layer, linear, factor, values);
+    this.bank.write(adapter, "params", block);
+  }
+
+  [Symbol.dispose](): void {
+    for (const arena of this.arenas) arena[Symbol.dispose]();
+    this.device[Symbol.dispose]();
+  }
+
+  #factors(adapter: number): { readonly layer: number; readonly linear: Linear; readonly factor: "A" | "B" }[] {
+    const { part, adapters } = this.config;
+    const targets = LINEARS.filter((linear) => adapters[adapter]!.targets.includes(linear));
+    const layers = Array.from({ length: part.to - part.from }, (_, i) => part.from + i);
+    return layers.flatMap((layer) =>
+      targets.flatMap((linear) => [
+        { layer, linear, factor: "A" as const },
+        { layer, linear, factor: "B" as const },
+      ]),
+    );
+  }
+
+  async #run(tag: string, tables: MicroBatch): Promise<InFlight> {
+    const slot = this.#free.pop();
+    invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
+    const { acts, batch: memory } = this.slots[slot]!;
+    const batch = writeBatch(this.device, memory, tables);
+    const { first, last } = this.config.part;
+    if (!first) await this.neighbours.previous!.receive(`activation.${tag}`, firstRows(acts.inputs[0]!, batch.rows));
+    const out = this.decoder.forward(batch, acts);
+    if (!last) await this.neighbours.next!.send(`activation.${tag}`, out);
+    return { batch, acts, sequences: tables.sequences, slot };
+  }
+
+  #loss({ batch, acts }: InFlight, grad: Tensor | null): void {
+    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps: this.config.spec.normEps };
+    sft(this.device, head, this.head!, firstRows(acts.inputs.at(-1)!, batch.rows), batch, grad);
+  }
+
+  /** Sums of the targets' losses for each sequence, in double precision. */
+  async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
+    const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
+    const hit = new Int32Array((await this.device.read(batch.hit)).buffer);
+    let at = 0;
+    return sequences.map(({ targets }) => {
+      let [sum, hits] = [0, 0];
+      for (const end = at + targets; at < end; at++) {
+        sum += loss[at]!;
+        hits += hit[at]!;
+      }
+      return { loss: sum, hits };
+    });
+  }
+}

@@ -1,0 +1,105 @@
+// Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
+
+import type { BankAdapter } from "../../src/adapter/bank.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { alignUp, sizeOf } from "../../src/base/shape.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import type { FactorTensor } from "../../src/bus/messages.ts";
+import type { Device, Tensor } from "../../src/device/device.ts";
+import type { FillTensor, Part } from "../../src/model/weights.ts";
+import type { StageSizes } from "../../src/plan/memory.ts";
+import type { Tokens } from "../../src/schedule/pack.ts";
+import { Stage } from "../../src/stage/stage.ts";
+
+export const tinySpec = (changes: Partial<ModelSpec> = {}): ModelSpec => ({
+  family: "llama",
+  layers: 2,
+  hidden: 24,
+  intermediate: 40,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 8,
+  vocab: 53,
+  normEps: 1e-5,
+  ropeTheta: 10000,
+  ropeScaling: null,
+  maxPositions: 128,
+  windows: [null, null],
+  qkvBias: false,
+  oBias: false,
+  mlpBias: false,
+  qkNorm: false,
+  tiedEmbeddings: false,
+  ...changes,
+});
+
+/** The families whose layers differ, each in its own way. */
+export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
+  llama: tinySpec({
+    ropeScaling: { kind: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositions: 16 },
+  }),
+  mistral: tinySpec({ family: "mistral", windows: [5, 5], kvHeads: 1 }),
+  qwen2: tinySpec({ family: "qwen2", qkvBias: true, tiedEmbeddings: true, windows: [null, 7] }),
+  qwen3: tinySpec({ family: "qwen3", qkNorm: true, headDim: 10 }),
+  biased: tinySpec({ qkvBias: true, oBias: true, mlpBias: true, ropeScaling: { kind: "linear", factor: 2 } }),
+};
+
+/** Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed. */
+export const randomFill =
+  (device: Device, seed: number): FillTensor =>
+  (name: string, to: Tensor) => {
+    const rng = new Rng(seed, ...new TextEncoder().encode(name));
+    const width = to.shape.at(-1)!;
+    const norm = name.includes("norm");
+    const scale = norm ? 0.3 : name.includes("embed") || name.includes("lm_head") ? 0.5 : 1 / Math.sqrt(width);
+    device.write(
+      to,
+      Float32Array.from({ length: sizeOf(to.shape) }, () => (norm ? 1 : 0) + scale * rng.normal()),
+    );
+  };
+
+export const wholeModel = (spec: ModelSpec): Part => ({ from: 0, to: spec.layers, first: true, last: true });
+
+/** A row of random tokens, with about a third of them prompt. */
+export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
+  const prompt = Math.max(1, Math.floor(length * rng.uniform() * 0.7));
+  return {
+    ids: Int32Array.from({ length }, () => rng.below(vocab)),
+    mask: Uint8Array.from({ length }, (_, i) => (i >= prompt ? 1 : 0)),
+  };
+}
+
+export const tinySizes = (device: Device, adapters: readonly BankAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
+  rows: 256,
+  targets: 256,
+  chunk: device.rowTile,
+  layers: 2,
+  rank: alignUp(Math.max(...adapters.map(({ rank }) => rank)), device.rankTile),
+  recomputation: "selective",
+  inFlight: 1,
+  positions: 64,
+  ...changes,
+});
+
+/** Random A and B, so that gradients of both are alive. */
+export function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
+  const rng = new Rng(seed, 77);
+  return stage
+    .readAdapter(adapter)
+    .then((factors) => factors.map((at) => ({ ...at, values: Float32Array.from(at.values, () => 0.3 * rng.normal()) })));
+}
+
+/** A stage with the whole of a random model, and adapters with random factors. */
+export async function tinyStage(
+  device: Device,
+  spec: ModelSpec,
+  adapters: readonly BankAdapter[],
+  seeds: readonly number[],
+  changes: Partial<StageSizes> = {},
+): Promise<Stage> {
+  const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
+  const config = { spec, part: wholeModel(spec), adapters, sizes };
+  const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
+  for (const [adapter, seed] of seeds.entries()) await stage.writeAdapter(adapter, await randomFactors(stage, adapter, seed));
+  return stage;
+}
