@@ -1,16 +1,13 @@
-// Norms of gradients and the AdamW step, per adapter.
+// Norms of gradients and the AdamW step.
 #include "native.h"
 #include <math.h>
 
-#define BLOCK 4096 // elements of a partial sum: fixed, so that the sum does not depend on the threads
+#define BLOCK 4096 // elements that a thread takes at a time
 
-// The sum of squares of n gradients.
-float grad_norm(const float *grads, int64_t n) {
+// The sum of squares of a matrix, row by row: rows and columns of zeros change no bit of it.
+float grad_norm(const float *grads, int rows, int columns) {
   double total = 0;
-  for (int64_t i = 0; i < n; i += BLOCK) {
-    int count = n - i < BLOCK ? (int)(n - i) : BLOCK;
-    total += dot(grads + i, grads + i, count);
-  }
+  for (int64_t row = 0; row < rows; row++) total += dot(grads + row * columns, grads + row * columns, columns);
   return (float)total;
 }
 
@@ -32,10 +29,8 @@ static void adamw_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// One step of one adapter's n parameters; `table` is its row of the kernel's table, `squares` its sum of squared gradients.
-void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const float *table, float squares) {
-  float norm = sqrtf(squares), max = table[8], coefficient = 1;
-  if (max > 0 && max / (norm + 1e-6f) < 1) coefficient = max / (norm + 1e-6f);
-  adamw_args a = {params, grads, m, v, coefficient, table};
+// One step of one adapter's n parameters; `table` is its row of the kernel's table.
+void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const float *table) {
+  adamw_args a = {params, grads, m, v, table[8], table};
   parallel(n, BLOCK, adamw_range, &a);
 }

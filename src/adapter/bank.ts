@@ -35,13 +35,8 @@ const GROUP_ORDER = Object.keys(GROUPS);
 export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32" | "bf16", groups: number): number {
   const block = adapters * layout.size;
   const copy = compute === "bf16" ? [block * 2] : [];
-  return arenaBytes([
-    ...Array(4).fill(block * 4),
-    ...copy,
-    adapters * 4,
-    adapters * 40,
-    ...Array(groups * 2).fill(adapters * 12),
-  ]);
+  const norms = [layout.tensors.length * 12, adapters * layout.tensors.length * 4];
+  return arenaBytes([...Array(4).fill(block * 4), ...copy, ...norms, adapters * 40, ...Array(groups * 2).fill(adapters * 12)]);
 }
 
 export class AdapterBank implements Disposable {
@@ -52,6 +47,7 @@ export class AdapterBank implements Disposable {
   readonly #m: Tensor;
   readonly #v: Tensor;
   readonly #copy: Tensor | null;
+  readonly #tensors: Tensor;
   readonly #squares: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
@@ -73,7 +69,10 @@ export class AdapterBank implements Disposable {
     this.#m = this.#arena.tensor("f32", ...block);
     this.#v = this.#arena.tensor("f32", ...block);
     this.#copy = device.compute === "bf16" ? this.#arena.tensor("bf16", ...block) : null;
-    this.#squares = this.#arena.tensor("f32", count);
+    const { tensors } = this.layout;
+    this.#tensors = this.#arena.tensor("i32", tensors.length, 3);
+    this.#squares = this.#arena.tensor("f32", count, tensors.length);
+    device.write(this.#tensors, Int32Array.from(tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#table = this.#arena.tensor("f32", count, 10);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
@@ -125,18 +124,18 @@ export class AdapterBank implements Disposable {
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
-    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, squares: this.#squares, table: this.#table });
+    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, table: this.#table });
   }
 
-  /** The sum of squares of each adapter's gradients, on this device's layers. */
-  async gradSquares(): Promise<Float32Array> {
-    gradNorm(this.device, { grads: this.#grads, squares: this.#squares });
-    return new Float32Array((await this.device.read(this.#squares)).buffer);
-  }
-
-  /** Sets what clipping divides by, where other devices hold more of the adapters' layers. */
-  setSquares(squares: Float32Array): void {
-    this.device.write(this.#squares, squares);
+  /**
+   * For each adapter, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in that
+   * order over all stages they give the norm, the same whatever the company and the cut into stages.
+   */
+  async gradSquares(): Promise<readonly Float32Array[]> {
+    gradNorm(this.device, { grads: this.#grads, tensors: this.#tensors, squares: this.#squares });
+    const all = new Float32Array((await this.device.read(this.#squares)).buffer);
+    const count = this.layout.tensors.length;
+    return this.adapters.map((_, i) => all.subarray(i * count, (i + 1) * count));
   }
 
   /** An adapter's whole state as it lies on the device: f32 blocks of `layout.size`. */

@@ -15,8 +15,13 @@ export type LayerRange = { readonly from: number; readonly to: number };
 /** Where the tensors of one group in one layer begin, in elements from the adapter's block. */
 export type SiteLayout = { readonly layer: number; readonly group: Group; readonly a: number; readonly b: number };
 
+/** A matrix within an adapter's block. */
+export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
+
 export type AdapterLayout = {
   readonly sites: readonly SiteLayout[];
+  /** A and B of each site, in the order of the sites. */
+  readonly tensors: readonly Place[];
   readonly rank: number;
   /** Elements of an adapter's block. */
   readonly size: number;
@@ -38,20 +43,22 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
 
 export function layoutAdapters(spec: ModelSpec, layers: LayerRange, groups: readonly Group[], rank: number): AdapterLayout {
   const sites: SiteLayout[] = [];
+  const tensors: Place[] = [];
   let at = 0;
-  const take = (elements: number): number => {
-    const start = at;
-    at = alignUp(at + elements, ALIGN);
-    return start;
+  const take = (rows: number, columns: number): number => {
+    const offset = at;
+    tensors.push({ offset, rows, columns });
+    at = alignUp(at + rows * columns, ALIGN);
+    return offset;
   };
   for (let layer = layers.from; layer < layers.to; layer++)
     for (const group of groups) {
       const { in: width, firstColumn } = groupShape(spec, group);
-      const a = take((firstColumn.length - 1) * rank * width);
-      const b = take(firstColumn.at(-1)! * rank);
+      const a = take((firstColumn.length - 1) * rank, width);
+      const b = take(firstColumn.at(-1)!, rank);
       sites.push({ layer, group, a, b });
     }
-  return { sites, rank, size: at };
+  return { sites, tensors, rank, size: at };
 }
 
 /** Trained parameters of an adapter, padding left out. */

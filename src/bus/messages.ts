@@ -12,7 +12,8 @@ export type AdamStep = {
   readonly beta2: number;
   readonly eps: number;
   readonly weightDecay: number;
-  readonly maxGradNorm: number | null;
+  /** What gradients are multiplied by: 1, or less where their norm is clipped. */
+  readonly coefficient: number;
 };
 
 /** A factor of an adapter: A is [rank, in], B is [out, rank]. */
@@ -28,7 +29,7 @@ export type StageRequest =
   | { readonly type: "backward"; readonly pass: number }
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
   | { readonly type: "squares" }
-  | { readonly type: "step"; readonly steps: readonly AdamStep[]; readonly squares: Float32Array }
+  | { readonly type: "step"; readonly steps: readonly AdamStep[] }
   | { readonly type: "read"; readonly adapter: number }
   | { readonly type: "write"; readonly adapter: number; readonly factors: readonly FactorTensor[] };
 
@@ -40,8 +41,8 @@ export type StageReply = {
   /** On the last stage the losses, else null. */
   readonly backward: readonly SequenceLoss[] | null;
   readonly evaluate: readonly SequenceLoss[] | null;
-  /** Of each adapter, the sum of its gradients' squares on this stage. */
-  readonly squares: Float32Array;
+  /** Of each adapter, the sums of its gradients' squares, tensor by tensor on this stage. */
+  readonly squares: readonly Float32Array[];
   readonly step: null;
   readonly read: readonly FactorTensor[];
   readonly write: null;

@@ -202,22 +202,23 @@ function rowKernels(host: Host) {
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
     xent: ({ logits, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
       c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), grad),
-    grad_norm: ({ grads, squares }: Kernels["grad_norm"]) => {
-      const [adapters, count] = [dim(grads, 0), dim(grads, 1)];
-      const sums = new Float32Array(new ArrayBuffer(adapters * 4));
-      for (let i = 0; i < adapters; i++) sums[i] = c.grad_norm(grads.ptr + i * count * 4, count);
-      c.native_copy(squares.ptr, sums, sums.byteLength);
+    grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {
+      const table = ints(tensors);
+      const count = dim(tensors, 0);
+      const sums = new Float32Array(hostView(squares.ptr, dim(grads, 0) * count * 4));
+      for (let i = 0; i < sums.length; i++) {
+        const [offset, rows, columns] = table.subarray((i % count) * 3);
+        const block = grads.ptr + Math.floor(i / count) * dim(grads, 1) * 4;
+        sums[i] = c.grad_norm(block + offset! * 4, rows!, columns!);
+      }
     },
-    adamw_step: ({ params, grads, m, v, squares, table }: Kernels["adamw_step"]) => {
+    adamw_step: ({ params, grads, m, v, table }: Kernels["adamw_step"]) => {
       const [adapters, count] = [dim(params, 0), dim(params, 1)];
-      const [sums, rows] = [
-        new Float32Array(hostView(squares.ptr, adapters * 4)),
-        new Float32Array(hostView(table.ptr, adapters * 40)),
-      ];
+      const rows = new Float32Array(hostView(table.ptr, adapters * 40));
       for (let i = 0; i < adapters; i++) {
         const at = i * count * 4;
         if (rows[i * 10] === 1)
-          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40, sums[i]!);
+          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40);
       }
     },
   };

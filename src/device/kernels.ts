@@ -166,13 +166,17 @@ export type Kernels = {
     readonly grad: 0 | 1;
   };
 
-  /** squares f32[L] = sum of squares of each adapter's gradients f32[L, P]; in a fixed order of summation. */
-  grad_norm: { readonly grads: Tensor; readonly squares: Tensor };
   /**
-   * One AdamW step (Loshchilov and Hutter 2019, as PyTorch computes it) of the adapters whose `table` row says active, after
-   * scaling their gradients by min(1, maxNorm / (sqrt(squares) + 1e-6)); then their gradients become 0. params, grads, m, v
-   * f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 10] = active, learning rate, beta1, beta2, eps,
-   * weight decay, 1 - beta1^t, 1 - beta2^t, maxNorm (0: no clipping), reserved.
+   * squares f32[L, S] = the sum of squares of each of the S tensors of each adapter's gradients f32[L, P]. tensors i32[S, 3] =
+   * first element within the adapter's block, rows, columns. Rows and columns of zeros must not change a bit of the sum, since
+   * the padded rank depends on the company: each lane adds whole rows (or every LANES-th column), and lanes are combined last.
+   */
+  grad_norm: { readonly grads: Tensor; readonly tensors: Tensor; readonly squares: Tensor };
+  /**
+   * One AdamW step (Loshchilov and Hutter 2019, as PyTorch computes it) of the adapters whose `table` row says active, with
+   * their gradients multiplied by `coefficient` (clipping); then their gradients become 0. params, grads, m, v f32[L, P]; copy
+   * bf16[L, P] or null: what the kernels read. table f32[L, 10] = active, learning rate, beta1, beta2, eps, weight decay,
+   * 1 - beta1^t, 1 - beta2^t, coefficient, 0.
    */
   adamw_step: {
     readonly params: Tensor;
@@ -180,7 +184,6 @@ export type Kernels = {
     readonly m: Tensor;
     readonly v: Tensor;
     readonly copy: Tensor | null;
-    readonly squares: Tensor;
     readonly table: Tensor;
   };
 };

@@ -103,8 +103,8 @@ export class Stage implements Disposable {
       backward: ({ pass }) => this.backward(pass),
       evaluate: ({ batch }) => this.evaluate(batch),
       squares: () => this.bank.gradSquares(),
-      step: async ({ steps, squares }) => {
-        this.step(steps, squares);
+      step: async ({ steps }) => {
+        this.step(steps);
         return null;
       },
       read: ({ adapter }) => this.readAdapter(adapter),
@@ -150,14 +150,13 @@ export class Stage implements Disposable {
     return losses;
   }
 
-  step(steps: readonly AdamStep[], squares: Float32Array): void {
+  step(steps: readonly AdamStep[]): void {
     const table = new Float32Array(this.config.adapters.length * ADAMW_TABLE_WIDTH);
     for (const s of steps) {
       const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
-      const row = [1, s.learningRate, s.beta1, s.beta2, s.eps, s.weightDecay, ...corrections, s.maxGradNorm ?? 0, 0];
+      const row = [1, s.learningRate, s.beta1, s.beta2, s.eps, s.weightDecay, ...corrections, s.coefficient, 0];
       table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
     }
-    this.bank.setSquares(squares);
     this.bank.step(table);
   }
 

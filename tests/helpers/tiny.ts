@@ -3,7 +3,7 @@
 import type { BankAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, sizeOf } from "../../src/base/shape.ts";
-import type { ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import type { FactorTensor } from "../../src/bus/messages.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { FillTensor, Part } from "../../src/model/weights.ts";
@@ -81,12 +81,12 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
   ...changes,
 });
 
-/** Random A and B, so that gradients of both are alive. */
-export function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
-  const rng = new Rng(seed, 77);
-  return stage
-    .readAdapter(adapter)
-    .then((factors) => factors.map((at) => ({ ...at, values: Float32Array.from(at.values, () => 0.3 * rng.normal()) })));
+/** Random A and B, so that gradients of both are alive: a function of the seed and the place, on any number of stages. */
+export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
+  return (await stage.readAdapter(adapter)).map((at) => {
+    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
+    return { ...at, values: Float32Array.from(at.values, () => 0.3 * rng.normal()) };
+  });
 }
 
 /** A stage with the whole of a random model, and adapters with random factors. */
