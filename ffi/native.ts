@@ -12,6 +12,7 @@ export const native = {
   native_release: { args: [P], returns: "void" },
   native_copy: { args: [P, P, L], returns: "void" },
   native_zero: { args: [P, L], returns: "void" },
+  product: { args: [P, I, I, I, I, I, F, P, I, P, I, F, P, I], returns: "void" },
   rows_gather: { args: [P, P, P, I, I], returns: "void" },
   rows_scatter: { args: [P, P, P, I, I], returns: "void" },
   rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },

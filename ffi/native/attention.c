@@ -1,7 +1,6 @@
 // Causal attention within sequences, blocked over queries; the products of each block are OpenBLAS's.
 //
-// A piece of work is one key head of one sequence: its dk and dv are summed by one thread, in a fixed order. OpenBLAS must run
-// on one thread here (the caller sees to it), since the pieces already share the machine.
+// A piece of work is one key head of one sequence: its dk and dv are summed by one thread, in a fixed order.
 #include "native.h"
 #include <math.h>
 #include <stdlib.h>

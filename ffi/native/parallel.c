@@ -1,72 +1,96 @@
-// A pool of threads that splits a range: the only threads of the cpu device beside OpenBLAS's own.
+// A pool of threads that splits a range: the only threads of the cpu device.
+//
+// Pieces are taken one by one, so a thread that the system has put aside delays nothing but the piece in its hands. (OpenBLAS's
+// own threads wait for each other in loops; on a machine with other work that made products ten times slower.)
 #include "native.h"
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 
 #define MAX_THREADS 256
+#define SPINS 2000        // looks for work before a helper sleeps: about the time between two launches
+#define PIECES_A_THREAD 4 // small enough to even out, large enough to be worth taking
 
 static struct {
   pthread_mutex_t lock;
-  pthread_cond_t wake, done;
-  int threads, started; // wanted, the caller included; running helpers
-  uint64_t round;       // grows with each range
-  int pending;          // helpers that have not finished this round
+  pthread_cond_t wake;
+  int threads;      // the caller included
+  atomic_int asleep;
+  _Atomic uint64_t ticket; // round << 32 | pieces not yet taken; publishes the fields below
+  _Atomic int64_t done;    // pieces finished in this round
   range_fn fn;
   void *context;
   int64_t n, piece;
-} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, 0, 0, NULL, NULL, 0, 0};
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .threads = 1};
 
-static void run_piece(int index) {
-  int64_t begin = index * pool.piece, end = begin + pool.piece;
-  if (end > pool.n) end = pool.n;
-  if (begin < end) pool.fn(pool.context, begin, end);
+static inline void relax(void) { __builtin_ia32_pause(); }
+
+// Takes pieces of the current round until none is left.
+static void work(void) {
+  for (;;) {
+    uint64_t ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
+    uint32_t left = (uint32_t)ticket;
+    if (left == 0) return;
+    if (!atomic_compare_exchange_weak_explicit(&pool.ticket, &ticket, ticket - 1, memory_order_acq_rel, memory_order_relaxed))
+      continue;
+    int64_t begin = (int64_t)(left - 1) * pool.piece, end = begin + pool.piece;
+    pool.fn(pool.context, begin, end < pool.n ? end : pool.n);
+    atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+  }
 }
 
-static void *helper(void *argument) {
-  int index = (int)(intptr_t)argument;
-  uint64_t seen = 0;
+static int has_work(void) { return (uint32_t)atomic_load_explicit(&pool.ticket, memory_order_acquire) != 0; }
+
+static void *helper(void *unused) {
+  (void)unused;
   for (;;) {
-    pthread_mutex_lock(&pool.lock);
-    while (pool.round == seen) pthread_cond_wait(&pool.wake, &pool.lock);
-    seen = pool.round;
-    pthread_mutex_unlock(&pool.lock);
-    run_piece(index);
-    pthread_mutex_lock(&pool.lock);
-    if (--pool.pending == 0) pthread_cond_signal(&pool.done);
-    pthread_mutex_unlock(&pool.lock);
+    for (int spin = 0; spin < SPINS && !has_work(); spin++) relax();
+    if (!has_work()) {
+      pthread_mutex_lock(&pool.lock);
+      atomic_fetch_add(&pool.asleep, 1);
+      while (!has_work()) pthread_cond_wait(&pool.wake, &pool.lock);
+      atomic_fetch_sub(&pool.asleep, 1);
+      pthread_mutex_unlock(&pool.lock);
+    }
+    work();
   }
   return NULL;
 }
 
-// Sets the number of threads once, before the first kernel; returns how many there are.
+// Sets the number of threads, before the first kernel; returns how many there are. They live as long as the process.
 int native_threads(int threads) {
-  pool.threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-  while (pool.started < pool.threads - 1) {
+  if (threads > MAX_THREADS) threads = MAX_THREADS;
+  while (pool.threads < threads) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, helper, (void *)(intptr_t)(pool.started + 1)) != 0) break;
+    if (pthread_create(&thread, NULL, helper, NULL) != 0) break;
     pthread_detach(thread);
-    pool.started++;
+    pool.threads++;
   }
-  pool.threads = pool.started + 1;
   return pool.threads;
 }
 
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context) {
-  int64_t pieces = (n + grain - 1) / grain;
-  if (pool.threads == 1 || pieces < 2) {
+  int64_t grains = (n + grain - 1) / grain, most = (int64_t)pool.threads * PIECES_A_THREAD;
+  if (pool.threads == 1 || grains < 2) {
     if (n > 0) fn(context, 0, n);
     return;
   }
-  pthread_mutex_lock(&pool.lock);
+  int64_t pieces = grains < most ? grains : most;
+  pool.piece = (grains + pieces - 1) / pieces * grain;
+  pieces = (n + pool.piece - 1) / pool.piece;
   pool.fn = fn;
   pool.context = context;
   pool.n = n;
-  pool.piece = (pieces + pool.threads - 1) / pool.threads * grain;
-  pool.pending = pool.started;
-  pool.round++;
-  pthread_cond_broadcast(&pool.wake);
-  pthread_mutex_unlock(&pool.lock);
-  run_piece(0);
-  pthread_mutex_lock(&pool.lock);
-  while (pool.pending > 0) pthread_cond_wait(&pool.done, &pool.lock);
-  pthread_mutex_unlock(&pool.lock);
+  atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+  uint64_t round = (atomic_load_explicit(&pool.ticket, memory_order_relaxed) >> 32) + 1;
+  atomic_store(&pool.ticket, round << 32 | (uint64_t)pieces);
+  if (atomic_load(&pool.asleep) > 0) {
+    pthread_mutex_lock(&pool.lock);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+  }
+  work();
+  for (int spin = 0; atomic_load_explicit(&pool.done, memory_order_acquire) < pieces; spin++)
+    if (spin < SPINS) relax();
+    else sched_yield();
 }

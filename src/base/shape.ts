@@ -10,3 +10,9 @@ export const sum = (values: Iterable<number>): number => {
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 /** `n` rounded up to a multiple of `to`. */
 export const alignUp = (n: number, to: number): number => Math.ceil(n / to) * to;
+/** The largest of any number of values (spreading a long list into Math.max overflows the stack); 0 for none. */
+export const maxOf = (values: Iterable<number>): number => {
+  let most = Number.NEGATIVE_INFINITY;
+  for (const value of values) if (value > most) most = value;
+  return most === Number.NEGATIVE_INFINITY ? 0 : most;
+};

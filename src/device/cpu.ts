@@ -155,46 +155,42 @@ function rowKernels(host: Host) {
       const { table, count, longest } = sequencesOf(bounds);
       const rows = dim(qkv, 0);
       clear(out); // padding rows belong to no sequence
-      host.singleThreaded(() =>
-        c.attention_forward(
-          host.sgemmPtr,
-          qkv.ptr,
-          table,
-          count,
-          longest,
-          out.ptr,
-          lse.ptr,
-          rows,
-          heads,
-          kvHeads,
-          headDim,
-          scale,
-          window,
-        ),
+      c.attention_forward(
+        host.sgemmPtr,
+        qkv.ptr,
+        table,
+        count,
+        longest,
+        out.ptr,
+        lse.ptr,
+        rows,
+        heads,
+        kvHeads,
+        headDim,
+        scale,
+        window,
       );
     },
     attention_backward: (a: Kernels["attention_backward"]) => {
       const { table, count, longest } = sequencesOf(a.bounds);
       clear(a.dqkv);
-      host.singleThreaded(() =>
-        c.attention_backward(
-          host.sgemmPtr,
-          a.qkv.ptr,
-          table,
-          count,
-          longest,
-          a.out.ptr,
-          a.lse.ptr,
-          a.dout.ptr,
-          a.delta.ptr,
-          a.dqkv.ptr,
-          dim(a.qkv, 0),
-          a.heads,
-          a.kvHeads,
-          a.headDim,
-          a.scale,
-          a.window,
-        ),
+      c.attention_backward(
+        host.sgemmPtr,
+        a.qkv.ptr,
+        table,
+        count,
+        longest,
+        a.out.ptr,
+        a.lse.ptr,
+        a.dout.ptr,
+        a.delta.ptr,
+        a.dqkv.ptr,
+        dim(a.qkv, 0),
+        a.heads,
+        a.kvHeads,
+        a.headDim,
+        a.scale,
+        a.window,
       );
     },
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),

@@ -4,6 +4,7 @@
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
 import { groupsOf, layoutAdapters } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { DeviceReport } from "../device/open.ts";
 import { takeBatch } from "../model/batch.ts";
 import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
 import { type Part, weightBytes } from "../model/weights.ts";
@@ -14,17 +15,6 @@ export type StageSizes = Sizes & {
   readonly inFlight: number;
   /** Longest sequence. */
   readonly positions: number;
-};
-
-/** What the plan must know of a device, without opening one. */
-export type DeviceTraits = {
-  readonly kind: "cpu" | "cuda";
-  readonly name: string;
-  readonly compute: "f32" | "bf16";
-  readonly rowTile: number;
-  readonly rankTile: number;
-  readonly totalBytes: number;
-  readonly freeBytes: number;
 };
 
 export type MemoryParts = {
@@ -40,7 +30,7 @@ export function stageMemory(
   part: Part,
   adapters: readonly BankAdapter[],
   sizes: StageSizes,
-  device: Pick<DeviceTraits, "kind" | "compute" | "rowTile">,
+  device: Pick<DeviceReport, "kind" | "compute" | "rowTile">,
 ): MemoryParts {
   const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
   const buffers = bufferBytes(device.compute, spec, sizes, part.last);

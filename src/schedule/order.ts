@@ -50,8 +50,16 @@ function nextShare(cursor: Cursor): ShareRef | null {
 
 const tokensOf = (work: Work, rows: readonly number[]): number => rows.reduce((total, row) => total + work.lengths[row]!, 0);
 
-/** Rounds until all work is done. `budget` counts rows of a pass with each share rounded up to `rowTile`. */
-export function* schedule(works: readonly Work[], budget: number, rowTile: number): Generator<Action> {
+/**
+ * Rounds until all work is done. `budget` counts rows of a pass with each share rounded up to `rowTile`. An adapter that `ended`
+ * names is left out from the next round on.
+ */
+export function* schedule(
+  works: readonly Work[],
+  budget: number,
+  rowTile: number,
+  ended: (adapter: number) => boolean = () => false,
+): Generator<Action> {
   let cursors: Cursor[] = works.map((work, adapter) => ({
     adapter,
     work,
@@ -62,7 +70,7 @@ export function* schedule(works: readonly Work[], budget: number, rowTile: numbe
     firstRow: 0,
   }));
   for (let pass = 0; cursors.length > 0; ) {
-    const round = cursors.map((cursor) => ({ cursor, share: nextShare(cursor) }));
+    const round = cursors.filter(({ adapter }) => !ended(adapter)).map((cursor) => ({ cursor, share: nextShare(cursor) }));
     cursors = round.filter(({ share }) => share !== null).map(({ cursor }) => cursor);
     const shares = round.flatMap(({ share }) => (share ? [share] : []));
     for (const group of inPasses(shares, works, budget, rowTile)) {

@@ -2,6 +2,7 @@
 // told, and decides nothing.
 
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
+import { initialise } from "../adapter/lora.ts";
 import { invariant } from "../base/errors.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
 import type { StageHandlers } from "../bus/bus.ts";
@@ -27,10 +28,13 @@ import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
 
+/** An adapter as a stage sees it: `seed` decides its initial factors. */
+export type StageAdapter = BankAdapter & { readonly seed: number };
+
 export type StageConfig = {
   readonly spec: ModelSpec;
   readonly part: Part;
-  readonly adapters: readonly BankAdapter[];
+  readonly adapters: readonly StageAdapter[];
   readonly sizes: StageSizes;
 };
 
@@ -90,7 +94,9 @@ export class Stage implements Disposable {
     device.write(rope.sin, sin);
 
     const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
-    return new Stage(device, config, bank, decoder, [weightArena, bank, arena], slots, work, head, weights, neighbours);
+    const stage = new Stage(device, config, bank, decoder, [weightArena, bank, arena], slots, work, head, weights, neighbours);
+    for (const adapter of adapters.keys()) await stage.initialiseAdapter(adapter);
+    return stage;
   }
 
   /** The stage's side of the bus. */
@@ -166,6 +172,16 @@ export class Stage implements Disposable {
       ...at,
       values: this.bank.factor(block, adapter, at.layer, at.linear, at.factor),
     }));
+  }
+
+  /** The adapter as it is before its first step: a function of its seed. */
+  async initialiseAdapter(adapter: number): Promise<void> {
+    const { seed } = this.config.adapters[adapter]!;
+    const factors = this.#factors(adapter).map((at) => {
+      const { rows, columns } = this.bank.place(adapter, at.layer, at.linear, at.factor)!;
+      return { ...at, values: initialise(seed, at.layer, at.linear, at.factor, rows, columns) };
+    });
+    await this.writeAdapter(adapter, factors);
   }
 
   /** Replaces the factors given; the rest of the adapter stays. */

@@ -44,7 +44,7 @@ type Trained = { readonly losses: number[]; readonly factors: readonly FactorTen
 async function train(who: readonly number[], family: string, cuts: readonly number[] = []): Promise<Map<number, Trained>> {
   const spec = tinyFamilies[family]!;
   const crowd = who.map(settings);
-  const adapters = crowd.map(({ adapter }) => adapter);
+  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed }));
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
     from: edges[i]!,

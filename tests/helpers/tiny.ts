@@ -98,7 +98,7 @@ export async function tinyStage(
   changes: Partial<StageSizes> = {},
 ): Promise<Stage> {
   const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
-  const config = { spec, part: wholeModel(spec), adapters, sizes };
+  const config = { spec, part: wholeModel(spec), adapters: adapters.map((adapter, seed) => ({ ...adapter, seed })), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
   for (const [adapter, seed] of seeds.entries()) await stage.writeAdapter(adapter, await randomFactors(stage, adapter, seed));
   return stage;

@@ -8,37 +8,23 @@ import { openLibrary } from "../../../ffi/open.ts";
 import { assetPath } from "../../base/assets.ts";
 import type { Tensor } from "../device.ts";
 
-const ROW_MAJOR = 101;
-const PLAIN = 111;
-const TRANSPOSED = 112;
-
 /** A matrix in place: the address of its first element and the distance between its rows, in elements. */
 export type Matrix = { readonly ptr: number; readonly ld: number };
 
 export type Host = ReturnType<typeof openHost>;
 
-/** Opens both libraries with `threads` threads each. Throws what `openLibrary` throws. */
+/** Opens both libraries; `threads` of ours work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary` throws. */
 export function openHost(threads = cpus().length) {
   const openblas = openLibrary(assetPath("libscipy_openblas.so"), blas);
   const kernels = openLibrary(assetPath("libmlora.so"), native);
-  const actual = kernels.native_threads(threads);
-  openblas.scipy_openblas_set_num_threads(actual);
-  const sgemm = openblas.scipy_cblas_sgemm;
+  openblas.scipy_openblas_set_num_threads(1);
+  const sgemmPtr = (openblas.scipy_cblas_sgemm as unknown as { readonly ptr: number }).ptr;
   return {
     kernels,
-    threads: actual,
-    sgemmPtr: (sgemm as unknown as { readonly ptr: number }).ptr,
-    /** Runs `work` with OpenBLAS on one thread, for C that calls it from several. */
-    singleThreaded(work: () => void): void {
-      openblas.scipy_openblas_set_num_threads(1);
-      try {
-        work();
-      } finally {
-        openblas.scipy_openblas_set_num_threads(actual);
-      }
-    },
+    threads: kernels.native_threads(threads),
+    sgemmPtr,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
-    sgemm(
+    product(
       [m, n, k]: readonly [number, number, number],
       a: Matrix,
       transposeA: boolean,
@@ -48,22 +34,8 @@ export function openHost(threads = cpus().length) {
       alpha = 1,
       beta = 0,
     ): void {
-      sgemm(
-        ROW_MAJOR,
-        transposeA ? TRANSPOSED : PLAIN,
-        transposeB ? TRANSPOSED : PLAIN,
-        m,
-        n,
-        k,
-        alpha,
-        a.ptr,
-        a.ld,
-        b.ptr,
-        b.ld,
-        beta,
-        c.ptr,
-        c.ld,
-      );
+      const [ta, tb] = [transposeA ? 1 : 0, transposeB ? 1 : 0];
+      kernels.product(sgemmPtr, ta, tb, m, n, k, alpha, a.ptr, a.ld, b.ptr, b.ld, beta, c.ptr, c.ld);
     },
   };
 }

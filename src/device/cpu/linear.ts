@@ -1,16 +1,19 @@
 // The linear layers on the cpu: frozen products over all rows at once, low-rank products adapter by adapter.
 //
-// An adapter's products have the same sizes whatever its company (its own rows, its true rank), so OpenBLAS does the same
-// sums. For the frozen product a row's sums do not depend on how many rows there are, except where OpenBLAS takes its path
-// for small matrices: there rows are multiplied tile by tile.
+// An adapter's products have the same sizes whatever its company (its own rows, its true rank), so the same sums are done. For
+// the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
+// tile, so that the path does not depend on how many there are.
 
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
 
-export const ROW_TILE = 16;
-/** Below this many multiply-adds OpenBLAS (0.3.34, SkylakeX) may take another path: 100^3, with room. */
-const SMALL_PRODUCT = 1 << 21;
+/** A multiple of the rows that OpenBLAS's x86 kernels take at a time (12 and 16 divide 48; 24 was enough on all of them). */
+export const ROW_TILE = 24;
+/** OpenBLAS 0.3.34 has another path below 100^3 multiply-adds on AVX-512. */
+const SMALL_PRODUCT = 1e6;
+/** Columns of a piece of a product, at most: ffi/native/product.c. */
+const PIECE_COLUMNS = 192;
 
 const F32 = 4;
 const rowsOf = (t: Tensor, row = 0): Matrix => ({ ptr: t.ptr + row * dim(t, 1) * F32, ld: dim(t, 1) });
@@ -19,9 +22,9 @@ const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + column 
 /** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of ROW_TILE) is. */
 function frozen(host: Host, x: Tensor, w: Tensor, transposed: boolean, y: Tensor, beta: number): void {
   const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
-  const step = ROW_TILE * n * k <= SMALL_PRODUCT ? ROW_TILE : m;
+  const step = ROW_TILE * (n % PIECE_COLUMNS || PIECE_COLUMNS) * k <= SMALL_PRODUCT ? ROW_TILE : m;
   for (let row = 0; row < m; row += step)
-    host.sgemm([Math.min(step, m - row), n, k], rowsOf(x, row), false, rowsOf(w), transposed, rowsOf(y, row), 1, beta);
+    host.product([Math.min(step, m - row), n, k], rowsOf(x, row), false, rowsOf(w), transposed, rowsOf(y, row), 1, beta);
 }
 
 type Segment = { readonly row: number; readonly rows: number; readonly adapter: number };
@@ -98,7 +101,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
         if (segment !== current) input = masked(host, scratch, args, segment); // once for all linears of the group
         current = segment;
         const to = columnsOf(rowsOf(s, segment.row), g * padded);
-        host.sgemm([segment.rows, rank, dim(x, 1)], input, false, partOf(a, segment.adapter, g * padded), true, to);
+        host.product([segment.rows, rank, dim(x, 1)], input, false, partOf(a, segment.adapter, g * padded), true, to);
       });
     },
 
@@ -115,7 +118,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
         const s = columnsOf(rowsOf(lora.s, segment.row), (g * dim(lora.s, 1)) / linears);
         const to = columnsOf(rowsOf(y, segment.row), first);
         const scale = scales[segment.adapter * linears + g]!;
-        host.sgemm([segment.rows, columns, rank], s, false, partOf(lora.b, segment.adapter, first), true, to, scale, 1);
+        host.product([segment.rows, columns, rank], s, false, partOf(lora.b, segment.adapter, first), true, to, scale, 1);
       });
     },
 
@@ -133,9 +136,9 @@ export function linearKernels(host: Host, scratch: Scratch) {
         const sRows = columnsOf(rowsOf(s, segment.row), g * padded);
         const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
         const up = partOf(b, segment.adapter, first);
-        host.sgemm([segment.rows, rank, columns], dyRows, false, up, false, dsRows, scale);
+        host.product([segment.rows, rank, columns], dyRows, false, up, false, dsRows, scale);
         const upGrad = partOf(db, segment.adapter, first);
-        host.sgemm([columns, rank, segment.rows], dyRows, true, sRows, false, upGrad, scale, 1);
+        host.product([columns, rank, segment.rows], dyRows, true, sRows, false, upGrad, scale, 1);
       });
     },
 
@@ -154,7 +157,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
           if (ranks[g] === 0) continue;
           const ds = columnsOf(rowsOf(lora.ds, segment.row), g * padded);
           const down = partOf(lora.a, segment.adapter, g * padded);
-          host.sgemm([segment.rows, width, ranks[g]!], ds, false, down, false, sum, 1, beta);
+          host.product([segment.rows, width, ranks[g]!], ds, false, down, false, sum, 1, beta);
           beta = 1;
         }
         if (drop && beta === 1) applyDropout(host, lora, segment, sum, to, true);
@@ -170,7 +173,16 @@ export function linearKernels(host: Host, scratch: Scratch) {
         if (segment !== current) input = masked(host, scratch, args, segment);
         current = segment;
         const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
-        host.sgemm([rank, dim(x, 1), segment.rows], dsRows, true, input, false, partOf(da, segment.adapter, g * padded), 1, 1);
+        host.product(
+          [rank, dim(x, 1), segment.rows],
+          dsRows,
+          true,
+          input,
+          false,
+          partOf(da, segment.adapter, g * padded),
+          1,
+          1,
+        );
       });
     },
   };

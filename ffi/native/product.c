@@ -1,0 +1,45 @@
+// Matrix products: OpenBLAS's sgemm on one thread for each piece of the output, pieces shared by our threads.
+//
+// A row's sums must not depend on how many rows there are (an adapter's results may not depend on its company). Two things see
+// to that: pieces begin at multiples of ROW_TILE rows, where all of OpenBLAS's x86 kernels do the same sums for a row whatever
+// comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
+#include "native.h"
+
+#define ROW_TILE 24       // rows: src/device/cpu/linear.ts has the same
+#define WIDTH 192         // columns of a piece, about
+#define TALL (20 * ROW_TILE)
+#define SHORT (4 * ROW_TILE)
+
+enum { COLUMN_MAJOR = 102, PLAIN = 111, TRANSPOSED = 112 };
+
+typedef struct {
+  sgemm_fn sgemm;
+  int trans_a, trans_b, m, n, k, lda, ldb, ldc, rows, columns;
+  float alpha, beta;
+  const float *a, *b;
+  float *c;
+} product_args;
+
+static void product_range(void *context, int64_t begin, int64_t end) {
+  const product_args *p = context;
+  int across = (p->n + p->columns - 1) / p->columns;
+  for (int64_t piece = begin; piece < end; piece++) {
+    int row = (int)(piece / across) * p->rows, column = (int)(piece % across) * p->columns;
+    int rows = p->m - row < p->rows ? p->m - row : p->rows, columns = p->n - column < p->columns ? p->n - column : p->columns;
+    const float *a = p->a + (p->trans_a ? row : (int64_t)row * p->lda);
+    const float *b = p->b + (p->trans_b ? (int64_t)column * p->ldb : column);
+    p->sgemm(COLUMN_MAJOR, p->trans_b ? TRANSPOSED : PLAIN, p->trans_a ? TRANSPOSED : PLAIN, columns, rows, p->k, p->alpha, b,
+             p->ldb, a, p->lda, p->beta, p->c + (int64_t)row * p->ldc + column, p->ldc);
+  }
+}
+
+// c[m, n] = alpha op(a) op(b) + beta c, all row-major; op transposes where asked: a is then [k, m], b [n, k].
+void product(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+             const float *b, int ldb, float beta, float *c, int ldc) {
+  int across = (n + WIDTH - 1) / WIDTH;
+  int columns = ((n + across - 1) / across + 15) / 16 * 16, rows = across < 4 ? SHORT : TALL;
+  across = (n + columns - 1) / columns;
+  int64_t pieces = (int64_t)((m + rows - 1) / rows) * across;
+  product_args p = {sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, rows, columns, alpha, beta, a, b, c};
+  parallel(pieces, 1, product_range, &p);
+}

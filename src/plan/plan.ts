@@ -1,0 +1,158 @@
+// What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
+
+import type { BankAdapter } from "../adapter/bank.ts";
+import { formatBytes } from "../base/bytes.ts";
+import { RequestError } from "../base/errors.ts";
+import { countParameters } from "../base/layout.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
+import type { Linear, ModelSpec } from "../base/spec.ts";
+import type { DeviceReport } from "../device/open.ts";
+import type { Recomputation } from "../model/buffers.ts";
+import type { Part } from "../model/weights.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+import { resolveTargets, scaleOf } from "./adapters.ts";
+import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
+
+/** Rows of a pass, unless the recipe says: enough to keep a GPU busy. Adapters share passes up to it. */
+export const DEFAULT_TOKENS = 4096;
+/** Elements of a chunk of logits: 256 MiB in f32 at the most. */
+const CHUNK_ELEMENTS = 1 << 26;
+const MAX_CHUNK_ROWS = 512;
+
+/** What the plan must know of an adapter's data. */
+export type DataSummary = {
+  /** Tokens that each training and evaluation row feeds to the model, and how many of them have a target. */
+  readonly train: readonly RowSummary[];
+  readonly eval: readonly RowSummary[];
+};
+export type RowSummary = { readonly length: number; readonly targets: number };
+
+export type AdapterPlan = BankAdapter & {
+  readonly name: string;
+  readonly index: number;
+  readonly recipe: AdapterRecipe;
+  readonly work: Work;
+  readonly rows: number;
+  readonly evalRows: number;
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  readonly tokens: number;
+  readonly parameters: number;
+};
+
+export type Plan = {
+  readonly recipe: Recipe;
+  readonly spec: ModelSpec;
+  readonly device: DeviceReport;
+  readonly adapters: readonly AdapterPlan[];
+  readonly part: Part;
+  readonly sizes: StageSizes;
+  /** Rows of a pass at most, and of an adapter's own micro-batch. */
+  readonly budget: number;
+  readonly memory: MemoryParts;
+};
+
+export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[], device: DeviceReport): Plan {
+  const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
+  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
+  const positions = maxOf(data.flatMap(({ train, eval: held }) => [...train, ...held].map(({ length }) => length)));
+  checkPositions(recipe, spec, data);
+  const rows = mostRows(adapters, data, budget, device.rowTile);
+  const chunk = Math.min(rows, MAX_CHUNK_ROWS, Math.max(device.rowTile, Math.floor(CHUNK_ELEMENTS / spec.vocab)));
+  const part = { from: 0, to: spec.layers, first: true, last: true };
+  const sizesFor = (recomputation: Recomputation): StageSizes => ({
+    rows,
+    targets: rows,
+    chunk: alignUp(chunk, device.rowTile),
+    layers: spec.layers,
+    rank: alignUp(Math.max(...adapters.map(({ rank }) => rank)), device.rankTile),
+    recomputation,
+    inFlight: 1,
+    positions,
+  });
+  const memoryFor = (sizes: StageSizes) => stageMemory(spec, part, adapters, sizes, device);
+  const wanted = recipe.run.recomputation;
+  const choices: readonly Recomputation[] = wanted === "auto" ? ["selective", "full"] : [wanted];
+  const fits = (choice: Recomputation) => totalBytes(memoryFor(sizesFor(choice))) <= device.freeBytes;
+  const recomputation = choices.find(fits);
+  if (!recomputation) throw tooLarge(memoryFor(sizesFor(choices.at(-1)!)), device, budget);
+  const sizes = sizesFor(recomputation);
+  return { recipe, spec, device, adapters, part, sizes, budget, memory: memoryFor(sizes) };
+}
+
+export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
+
+function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
+  const targets: readonly Linear[] = resolveTargets(recipe, spec);
+  const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
+  const lengths = data.train.map(({ length }) => length);
+  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  return {
+    name: recipe.name,
+    index,
+    recipe,
+    work,
+    rank: recipe.rank,
+    scale: scaleOf(recipe),
+    targets,
+    rows: lengths.length,
+    evalRows: data.eval.length,
+    steps: totalSteps(work),
+    stepsPerEpoch: stepsPerEpoch(work),
+    tokens: totalTokens(work),
+    parameters: countParameters(spec, spec.layers, targets, recipe.rank),
+  };
+}
+
+/**
+ * The largest pass that can come: no more than the budget (a micro-batch over it stands alone, so room for the longest row is
+ * made), and no more than all adapters' largest micro-batches together.
+ */
+function mostRows(adapters: readonly AdapterPlan[], data: readonly DataSummary[], budget: number, rowTile: number): number {
+  const largest = adapters.map(({ work, recipe }, i) => {
+    const held = data[i]!.eval.map(({ length }) => length);
+    const evaluation = cut([...held.keys()], held, recipe.batchSize, budget).map((rows) => sum(rows.map((row) => held[row]!)));
+    return alignUp(maxOf([largestMicroBatch(work, budget), ...evaluation, 1]), rowTile);
+  });
+  return Math.max(Math.min(sum(largest), alignUp(budget, rowTile)), ...largest);
+}
+
+/** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
+function largestMicroBatch(work: Work, budget: number): number {
+  const { lengths, batchSize } = work;
+  const sorted = [...lengths].sort((a, b) => b - a);
+  const bound = Math.max(sorted[0] ?? 0, Math.min(budget, sum(sorted.slice(0, batchSize))));
+  const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
+  if (epochs > 20) return bound;
+  let most = 0;
+  const perStep = batchSize * work.accumulation;
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    const order = epochOrder(work, epoch);
+    for (let from = 0; from < order.length; from += perStep)
+      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, budget))
+        most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
+  }
+  return most;
+}
+
+function checkPositions(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[]): void {
+  for (const [i, { train, eval: held }] of data.entries()) {
+    const longest = maxOf([...train, ...held].map(({ length }) => length));
+    if (longest > spec.maxPositions)
+      throw new RequestError(
+        "plan.length",
+        `adapter '${recipe.adapters[i]!.name}': a row has ${longest} tokens, the base model has ${spec.maxPositions} positions`,
+        `set max_length to ${spec.maxPositions} or fewer`,
+      );
+  }
+}
+
+function tooLarge(memory: MemoryParts, device: DeviceReport, budget: number): RequestError {
+  const parts = Object.entries(memory).map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
+  return new RequestError(
+    "plan.memory",
+    `the run needs ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free: ${parts.join(", ")}`,
+    `lower run.tokens_per_microbatch (now ${budget}), batch_size, max_length or the number of adapters`,
+  );
+}

@@ -1,0 +1,34 @@
+// From the schedule's references to the tokens that a stage is fed.
+
+import { sum } from "../base/shape.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
+import type { ShareRef } from "../schedule/order.ts";
+import type { Share, Tokens } from "../schedule/pack.ts";
+
+/** Tokens that are to be predicted; the first never is. */
+export const countTargets = (sample: Tokens): number => sum(sample.mask.subarray(1));
+
+/** A share of a training pass: its loss is averaged over the targets of the adapter's whole mini-batch. */
+export function trainingShare(adapter: AdapterPlan, samples: readonly Tokens[], ref: ShareRef): Share {
+  const targets = sum(ref.miniBatch.map((row) => countTargets(samples[row]!)));
+  return {
+    adapter: adapter.index,
+    samples: ref.rows.map((row) => samples[row]!),
+    seed: adapter.recipe.seed,
+    step: ref.step,
+    dropout: adapter.recipe.dropout,
+    firstRow: ref.firstRow,
+    weight: 1 / targets,
+  };
+}
+
+/** A share without dropout or gradient. */
+export const evaluationShare = (adapter: number, samples: readonly Tokens[]): Share => ({
+  adapter,
+  samples,
+  seed: 0,
+  step: 0,
+  dropout: 0,
+  firstRow: 0,
+  weight: 0,
+});

@@ -1,0 +1,44 @@
+// Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
+
+import { bytesOf } from "../base/dtype.ts";
+import { Rng } from "../base/rng.ts";
+import { sizeOf } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { openBaseModel } from "../files/basemodel.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
+import type { FillTensor } from "../model/weights.ts";
+
+/** Reads each tensor from the model's files, converted to what the device computes in. */
+export function baseModelFill(folder: string, spec: ModelSpec, device: Device): FillTensor {
+  const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
+  let scratch = new Uint8Array(new ArrayBuffer(0));
+  return (name: string, to: Tensor) => {
+    const { dtype, shape } = files.tensor(name);
+    const bytes = sizeOf(shape) * bytesOf(dtype);
+    if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
+    const raw = scratch.subarray(0, bytes);
+    files.read(name, raw);
+    device.write(to, device.compute === dtype ? raw : device.compute === "f32" ? toF32(raw, dtype) : toBf16(toF32(raw, dtype)));
+  };
+}
+
+const RANDOM_BLOCK = 1 << 16;
+
+/** Small random weights, repeated from one block: a benchmark needs numbers that look like weights, not good ones. */
+export function randomFill(seed: number, device: Device): FillTensor {
+  const rng = new Rng(seed);
+  const block = Float32Array.from({ length: RANDOM_BLOCK }, () => 0.04 * (rng.uniform() - 0.5));
+  const ones = new Float32Array(RANDOM_BLOCK).fill(1);
+  return (name: string, to: Tensor) => {
+    const count = sizeOf(to.shape);
+    const values = name.includes("norm") ? ones : block;
+    const bytes: ArrayBufferView = device.compute === "f32" ? values : toBf16(values);
+    const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const width = bytesOf(to.dtype);
+    for (let at = 0; at < count; at += RANDOM_BLOCK) {
+      const length = Math.min(RANDOM_BLOCK, count - at);
+      device.write({ ptr: to.ptr + at * width, dtype: to.dtype, shape: [length] }, view.subarray(0, length * width));
+    }
+  };
+}
