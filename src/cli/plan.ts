@@ -3,7 +3,7 @@
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import type { Dataset } from "../data/dataset.ts";
-import { type AdapterPlan, type Plan, totalBytes } from "../plan/plan.ts";
+import { type AdapterPlan, totalBytes } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import { type Prepared, prepare, shortPath } from "./prepare.ts";
 import { count, table } from "./table.ts";

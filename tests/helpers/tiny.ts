@@ -52,10 +52,8 @@ export const randomFill =
     const width = to.shape.at(-1)!;
     const norm = name.includes("norm");
     const scale = norm ? 0.3 : name.includes("embed") || name.includes("lm_head") ? 0.5 : 1 / Math.sqrt(width);
-    device.write(
-      to,
-      Float32Array.from({ length: sizeOf(to.shape) }, () => (norm ? 1 : 0) + scale * rng.normal()),
-    );
+    const values = Float32Array.from({ length: sizeOf(to.shape) }, () => (norm ? 1 : 0) + scale * rng.normal());
+    device.write(to, to.dtype === "f32" ? values : Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16));
   };
 
 export const wholeModel = (spec: ModelSpec): Part => ({ from: 0, to: spec.layers, first: true, last: true });

@@ -1,0 +1,85 @@
+// The null device: runs nothing, records everything. Order, memory and leaks of a whole step are tested on it in milliseconds.
+
+import { bytesOf } from "../base/dtype.ts";
+import { sizeOf } from "../base/shape.ts";
+import type { Device, Tensor } from "./device.ts";
+import type { KernelName, Kernels } from "./kernels.ts";
+
+export class NullDevice implements Device {
+  readonly kind = "null";
+  readonly name = "null";
+  readonly rankTile: number;
+  /** Kernels in the order of their launches. */
+  readonly launched: KernelName[] = [];
+  /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
+  readonly live = new Map<number, number>();
+  allocations = 0;
+  #next = 4096;
+
+  constructor(
+    readonly compute: "f32" | "bf16" = "f32",
+    readonly rowTile = 16,
+  ) {
+    this.rankTile = compute === "bf16" ? 16 : 1;
+  }
+
+  get allocated(): number {
+    return [...this.live.values()].reduce((a, b) => a + b, 0);
+  }
+
+  memory() {
+    return { total: 2 ** 40, free: 2 ** 40 - this.allocated };
+  }
+
+  allocate(bytes: number): number {
+    const ptr = this.#next;
+    this.#next += bytes + 4096;
+    this.live.set(ptr, bytes);
+    this.allocations++;
+    return ptr;
+  }
+
+  release(ptr: number): void {
+    this.live.delete(ptr);
+  }
+
+  write(to: Tensor, data: ArrayBufferView): void {
+    this.#check(to, data.byteLength);
+  }
+
+  read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    this.#check(from, bytes);
+    return Promise.resolve(new Uint8Array(bytes));
+  }
+
+  zero(tensor: Tensor): void {
+    this.#check(tensor, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
+  }
+
+  copy(to: Tensor, from: Tensor): void {
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    this.#check(to, bytes);
+    this.#check(from, bytes);
+  }
+
+  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
+    this.launched.push(kernel);
+    for (const value of Object.values(args))
+      if (typeof value === "object" && value !== null && "ptr" in value) this.#check(value as Tensor, 1);
+  }
+
+  idle(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  [Symbol.dispose](): void {
+    this.live.clear();
+  }
+
+  /** Memory that nobody holds is touched only by a bug. */
+  #check({ ptr }: Tensor, bytes: number): void {
+    for (const [start, size] of this.live) if (ptr >= start && ptr + bytes <= start + size) return;
+    throw new Error(`null device: ${bytes} bytes at ${ptr} are not allocated`);
+  }
+}

@@ -1,0 +1,228 @@
+// Steps, order, packing and rates: pure functions, tested by tables and by properties over sizes that nobody chose.
+
+import { describe, expect, test } from "bun:test";
+import { dropoutBits, dropoutRowKey, Rng } from "../../src/base/rng.ts";
+import { range, sum } from "../../src/base/shape.ts";
+import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
+import { type Action, schedule } from "../../src/schedule/order.ts";
+import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
+import { rateFactor } from "../../src/schedule/rate.ts";
+import { cut, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../../src/schedule/steps.ts";
+import { randomTokens } from "../helpers/tiny.ts";
+
+function randomWork(rng: Rng): Work {
+  const bounded = rng.below(2) === 0;
+  return {
+    lengths: range(1 + rng.below(23)).map(() => 1 + rng.below(40)),
+    batchSize: 1 + rng.below(6),
+    accumulation: 1 + rng.below(4),
+    epochs: bounded ? null : 1 + rng.below(3),
+    steps: bounded ? 1 + rng.below(20) : null,
+    shuffle: rng.below(2) === 0,
+    seed: rng.bits(),
+  };
+}
+
+describe("the steps of an adapter", () => {
+  test("use every row once an epoch, in batches of the size asked", () => {
+    const rng = new Rng(1);
+    for (let i = 0; i < 200; i++) {
+      const work = randomWork(rng);
+      const budget = 30 + rng.below(100);
+      const steps = [...stepsOf(work, budget)];
+      expect(steps.length).toBe(totalSteps(work));
+      for (const epoch of new Set(steps.map((step) => step.epoch))) {
+        const rows = steps.filter((step) => step.epoch === epoch).flatMap(({ microBatches }) => microBatches.flat());
+        expect(new Set(rows).size).toBe(rows.length);
+        const whole = steps.filter((step) => step.epoch === epoch).length === stepsPerEpoch(work);
+        if (whole) expect(rows.toSorted((a, b) => a - b)).toEqual(range(work.lengths.length));
+      }
+      for (const { microBatches } of steps) {
+        expect(sum(microBatches.map((rows) => rows.length))).toBeLessThanOrEqual(work.batchSize * work.accumulation);
+        for (const rows of microBatches) {
+          expect(rows.length).toBeLessThanOrEqual(work.batchSize);
+          const tokens = sum(rows.map((row) => work.lengths[row]!));
+          expect(tokens <= budget || rows.length === 1).toBe(true);
+        }
+      }
+      const tokens = sum(steps.flatMap(({ microBatches }) => microBatches.flat().map((row) => work.lengths[row]!)));
+      expect(totalTokens(work)).toBe(tokens);
+    }
+  });
+
+  test("fewer rows than a batch make one step an epoch", () => {
+    const work = { lengths: [5, 6], batchSize: 8, accumulation: 4, epochs: 3, steps: null, shuffle: false, seed: 0 };
+    expect([...stepsOf(work, 1000)].map(({ microBatches }) => microBatches)).toEqual([[[0, 1]], [[0, 1]], [[0, 1]]]);
+  });
+
+  test("part of an epoch is rounded up to whole steps", () => {
+    const work = {
+      lengths: Array(10).fill(3),
+      batchSize: 2,
+      accumulation: 1,
+      epochs: 0.5,
+      steps: null,
+      shuffle: false,
+      seed: 0,
+    };
+    expect(totalSteps(work)).toBe(3);
+  });
+
+  test("cutting keeps the order", () => {
+    expect(cut([0, 1, 2, 3], [10, 10, 50, 1], 3, 20)).toEqual([[0, 1], [2], [3]]);
+  });
+});
+
+describe("the order of work", () => {
+  test("every micro-batch runs once, forward before backward before its step; an adapter never runs ahead of its step", () => {
+    const rng = new Rng(2);
+    for (let i = 0; i < 100; i++) {
+      const works = range(1 + rng.below(6)).map(() => randomWork(rng));
+      const budget = 40 + rng.below(200);
+      const actions: Action[] = [...schedule(works, budget, 8)];
+      const stepped = works.map(() => 0);
+      const open = new Set<number>();
+      const seen = works.map(() => [] as number[][]);
+      for (const action of actions) {
+        if (action.kind === "forward") {
+          open.add(action.pass);
+          expect(new Set(action.shares.map(({ adapter }) => adapter)).size).toBe(action.shares.length);
+          const rows = sum(action.shares.map((share) => Math.ceil(tokensOf(works, share) / 8) * 8));
+          expect(rows <= budget || action.shares.length === 1).toBe(true);
+          for (const share of action.shares) {
+            expect(share.step).toBe(stepped[share.adapter]!);
+            seen[share.adapter]!.push([...share.rows]);
+          }
+        } else if (action.kind === "backward") expect(open.delete(action.pass)).toBe(true);
+        else {
+          expect(open.size).toBe(0);
+          for (const { adapter, step } of action.steps) {
+            expect(step).toBe(stepped[adapter]!);
+            stepped[adapter] = step + 1;
+          }
+        }
+      }
+      for (const [adapter, work] of works.entries()) {
+        expect(stepped[adapter]).toBe(totalSteps(work));
+        const alone = [...stepsOf(work, budget)].flatMap(({ microBatches }) => microBatches.map((rows) => [...rows]));
+        expect(seen[adapter]).toEqual(alone); // company changes neither the cut nor the order
+      }
+    }
+  });
+
+  test("an adapter that has ended is left out", () => {
+    const work = { lengths: [4, 4, 4], batchSize: 1, accumulation: 1, epochs: 1, steps: null, shuffle: false, seed: 0 };
+    const ended = new Set<number>();
+    const steps = works(
+      schedule([work, work], 100, 8, (adapter) => ended.has(adapter)),
+      (seen) => seen === 1 && ended.add(0),
+    );
+    expect(steps).toEqual([[0, 1], [1], [1]]);
+  });
+});
+
+const tokensOf = (all: readonly Work[], share: { readonly adapter: number; readonly rows: readonly number[] }): number =>
+  sum(share.rows.map((row) => all[share.adapter]!.lengths[row]!));
+
+/** Adapters of each step action; `after` is told how many steps there were. */
+function works(actions: Iterable<Action>, after: (seen: number) => unknown): number[][] {
+  const steps: number[][] = [];
+  for (const action of actions)
+    if (action.kind === "step") {
+      steps.push(action.steps.map(({ adapter }) => adapter));
+      after(steps.length);
+    }
+  return steps;
+}
+
+describe("packing", () => {
+  const share = (adapter: number, samples: readonly Tokens[]) => ({
+    adapter,
+    samples,
+    seed: 7,
+    step: 2,
+    dropout: 0.25,
+    firstRow: 11,
+    weight: 0.5,
+  });
+
+  test("tables describe every token, and rows of an adapter fill whole tiles", () => {
+    const rng = new Rng(3);
+    for (let i = 0; i < 50; i++) {
+      const shares = range(1 + rng.below(5)).map((adapter) =>
+        share(
+          adapter,
+          range(1 + rng.below(4)).map(() => randomTokens(rng, 99, 2 + rng.below(20))),
+        ),
+      );
+      const batch = pack(shares, 6, 8);
+      expect(batch.ids.length % 8).toBe(0);
+      expect(batch.tokens).toBe(sum(shares.flatMap(({ samples }) => samples.map(inputLength))));
+      let row = 0;
+      let target = 0;
+      for (const { adapter, samples } of shares) {
+        const first = row;
+        for (const sample of samples) {
+          const start = row;
+          for (let t = 0; t + 1 < sample.ids.length; t++, row++) {
+            expect(batch.tileAdapter[Math.floor(row / 8)]).toBe(adapter);
+            expect([batch.ids[row], batch.positions[row]]).toEqual([sample.ids[t], t]);
+            expect([...batch.bounds.subarray(2 * row, 2 * row + 2)]).toEqual([start, start + inputLength(sample)]);
+            expect(batch.rowNumber[row]).toBe(11 + row - first);
+            if (sample.mask[t + 1]) {
+              expect([batch.targetRows[target], batch.targetIds[target]]).toEqual([row, sample.ids[t + 1]]);
+              target++;
+            }
+          }
+        }
+        for (; row % 8 !== 0; row++) expect(batch.bounds[2 * row]).toBe(batch.bounds[2 * row + 1]!);
+      }
+      expect(target).toBe(batch.targetRows.length);
+      expect(row).toBe(batch.ids.length);
+    }
+  });
+
+  test("the dropout table keeps a share 1 - p of the elements, and all without dropout", () => {
+    const batch = pack([share(1, [randomTokens(new Rng(1), 9, 5)])], 3, 8);
+    const [seed, step, threshold, bits] = batch.dropout.subarray(4, 8);
+    expect([seed, step]).toEqual([7, 2]);
+    const scale = new Float32Array(Int32Array.from([bits!]).buffer)[0]!;
+    expect(scale).toBeCloseTo(4 / 3, 6);
+    let kept = 0;
+    for (let row = 0; row < 100; row++) {
+      const key = dropoutRowKey(seed!, step!, 5, row);
+      for (let k = 0; k < 1000; k++) if (dropoutBits(key, k) >= threshold! >>> 0) kept++;
+    }
+    expect(Math.abs(kept / 100_000 - 0.75)).toBeLessThan(0.006); // four standard deviations
+    expect([...batch.dropout.subarray(0, 3)]).toEqual([0, 0, 0]);
+  });
+});
+
+describe("learning rates", () => {
+  const of = (name: "constant" | "linear" | "cosine", warmup: number, minRatio = 0) =>
+    range(6).map((step) => rateFactor({ name, warmup, minRatio }, step, 6));
+  test("are Hugging Face's", () => {
+    expect(of("constant", 2)).toEqual([0, 0.5, 1, 1, 1, 1]);
+    expect(of("linear", 2)).toEqual([0, 0.5, 1, 0.75, 0.5, 0.25]);
+    expect(of("cosine", 0).map((rate) => rate.toFixed(6))).toEqual([
+      "1.000000",
+      "0.933013",
+      "0.750000",
+      "0.500000",
+      "0.250000",
+      "0.066987",
+    ]);
+    expect(of("linear", 0.3)).toEqual([0, 0.5, 1, 0.75, 0.5, 0.25]);
+    expect(of("linear", 0, 0.5)[3]).toBe(0.75);
+  });
+});
+
+describe("clipping", () => {
+  test("scales by the norm over all stages, and not below it", () => {
+    const parts = [Float32Array.from([4, 5]), Float32Array.from([7])];
+    expect(gradNormOf(parts)).toBe(4);
+    expect(clipCoefficient(4, 1)).toBeCloseTo(0.25, 6);
+    expect(clipCoefficient(4, 8)).toBe(1);
+    expect(clipCoefficient(4, null)).toBe(1);
+  });
+});

@@ -1,0 +1,83 @@
+// A whole step on the null device: memory as planned, no allocation while training, nothing left at the end.
+
+import { describe, expect, test } from "bun:test";
+import { Rng } from "../../src/base/rng.ts";
+import { sum } from "../../src/base/shape.ts";
+import { LINEARS } from "../../src/base/spec.ts";
+import { NullDevice } from "../../src/device/null.ts";
+import { stageMemory } from "../../src/plan/memory.ts";
+import { pack } from "../../src/schedule/pack.ts";
+import { Stage } from "../../src/stage/stage.ts";
+import { randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+
+const adapters = [
+  { rank: 5, scale: 1, targets: LINEARS, seed: 1 },
+  { rank: 20, scale: 2, targets: ["q_proj", "down_proj"], seed: 2 },
+] as const;
+
+const batchOf = (device: NullDevice, vocab: number) => {
+  const rng = new Rng(4);
+  const shares = adapters.map((_, adapter) => ({
+    adapter,
+    samples: [randomTokens(rng, vocab, 9), randomTokens(rng, vocab, 21)],
+    seed: 1,
+    step: 0,
+    dropout: 0.1,
+    firstRow: 0,
+    weight: 0.1,
+  }));
+  return pack(shares, adapters.length, device.rowTile);
+};
+
+for (const [family, spec] of Object.entries(tinyFamilies))
+  for (const compute of ["f32", "bf16"] as const)
+    for (const recomputation of ["none", "selective", "full"] as const)
+      describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
+        test("takes what the plan says, once, and gives it back", async () => {
+          const device = new NullDevice(compute);
+          const sizes = tinySizes(device, adapters, { recomputation, layers: spec.layers });
+          const config = { spec, part: wholeModel(spec), adapters, sizes };
+          {
+            using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
+            const parts = stageMemory(spec, config.part, adapters, sizes, { kind: "cuda", compute, rowTile: device.rowTile });
+            const planned = sum(Object.values(parts));
+            expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
+            const { allocations } = device;
+            await stage.forward(0, batchOf(device, spec.vocab));
+            await stage.backward(0);
+            const step = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
+            stage.step([{ adapter: 1, t: 1, ...step }]);
+            await stage.evaluate(batchOf(device, spec.vocab));
+            expect(device.allocations).toBe(allocations);
+          }
+          expect(device.live.size).toBe(0);
+        });
+      });
+
+test("a frozen weight is multiplied once for all adapters, forward and backward", async () => {
+  const device = new NullDevice();
+  const spec = tinyFamilies["llama"]!;
+  const sizes = tinySizes(device, adapters, { layers: spec.layers });
+  using stage = await Stage.open(device, { spec, part: wholeModel(spec), adapters, sizes }, randomFill(device, 1), {
+    previous: null,
+    next: null,
+  });
+  await stage.forward(0, batchOf(device, spec.vocab));
+  await stage.backward(0);
+  const times = (kernel: string) => device.launched.filter((name) => name === kernel).length;
+  const chunks = times("xent");
+  expect(times("linear_forward")).toBe(4 * spec.layers + chunks);
+  expect(times("linear_backward")).toBe(4 * spec.layers - 1 + chunks); // the embedding needs no gradient
+  expect(times("lora_down")).toBe(4 * spec.layers);
+});
+
+test("a stage refuses a backward pass without its forward", async () => {
+  const device = new NullDevice();
+  const spec = tinyFamilies["llama"]!;
+  const sizes = tinySizes(device, adapters, { layers: spec.layers });
+  using stage = await Stage.open(device, { spec, part: wholeModel(spec), adapters, sizes }, randomFill(device, 1), {
+    previous: null,
+    next: null,
+  });
+  expect(stage.backward(3)).rejects.toThrow("pass 3");
+});
