@@ -14,15 +14,15 @@ Order of sums. An adapter's rows are cut into chunks of CHUNK tiles from its own
 each block of columns; the first chunk adds to da or db itself, the others go to scratch and are added in their order by the
 *_sum kernel. Sums over k and n are cut at places that depend on K and N alone. So no result depends on the company or on R.
 
-Launch (T = M / 128 tiles; CB, BN, ... the variant's constants), in this order:
+Launch (T = M / 128 tiles, at most C = floor((T + min(L, T) (CHUNK - 1)) / CHUNK) chunks; CB, BN, ... the variant's constants):
     lora_down            grid (M / BM, parts, ceil(G R / CB)); parts = ceil(ceil(K / BK) / part_blocks), part_blocks by K alone;
                          scratch f32[parts, M, G R], unused when parts = 1: then s is written here and lora_down_sum not launched
     lora_down_sum        grid (ceil(M G R / BLOCK))
-    lora_up_grad         grid (blocks, T, R / RB); blocks = sum over g of ceil(columns of g / BN); ds_part f32[blocks, M, R];
+    lora_up_grad         grid (blocks, C, R / RB); blocks = sum over g of ceil(columns of g / BN); ds_part f32[blocks, M, R];
                          db_part f32[ceil(T / CHUNK), N, R]
-    lora_up_grad_sum     grid (M / ROWS * G * R / RB + T ceil(N R / BLOCK))
-    lora_down_grad       grid (ceil(K / BK), T, ceil(G R / CB)); scratch f32[ceil(T / CHUNK), G R, K]
-    lora_down_grad_sum   grid (T, ceil(G R K / BLOCK)); needed only when T > CHUNK
+    lora_up_grad_sum     grid (M / ROWS * G * R / RB + L ceil(N R / BLOCK)); the second term only when T > CHUNK
+    lora_down_grad       grid (ceil(K / BK), C, ceil(G R / CB)); scratch f32[ceil(T / CHUNK), G R, K]
+    lora_down_grad_sum   grid (L, ceil(G R K / BLOCK)); needed only when T > CHUNK
 """
 import triton
 import triton.language as tl
@@ -42,6 +42,33 @@ def adapter_tiles(tile_adapter, adapter, tiles):
         first = tl.minimum(first, tl.min(tl.where(mine, t, tiles)))
         count += tl.sum(mine.to(tl.int32))
     return first, count
+
+
+@triton.jit
+def find_chunk(tile_adapter, number, tiles, CHUNK: tl.constexpr):
+    """Chunk `number` of the batch: its first tile (-1: there are fewer), its adapter, the adapter's first tile, the chunk's last row + 1."""
+    found, adapter, first = -1, -1, -1
+    before, run = 0, 0  # chunks so far; where the adapter of the last tile began
+    for t0 in range(0, tiles, 128):
+        t = t0 + tl.arange(0, 128)
+        here = tl.load(tile_adapter + t, mask=t < tiles, other=-1)
+        left = tl.load(tile_adapter + t - 1, mask=(t > 0) & (t < tiles), other=-1)
+        begin = tl.maximum(tl.associative_scan(tl.where((here != left) | (t == 0), t, 0), 0, larger), run)
+        starts = (here >= 0) & ((t - begin) % CHUNK == 0)
+        hit = starts & (tl.cumsum(starts.to(tl.int32), 0) + before == number + 1)
+        found = tl.maximum(found, tl.max(tl.where(hit, t, -1)))
+        adapter = tl.maximum(adapter, tl.max(tl.where(hit, here, -1)))
+        first = tl.maximum(first, tl.max(tl.where(hit, begin, -1)))
+        before += tl.sum(starts.to(tl.int32))
+        run = tl.max(begin)
+    t = found + tl.arange(0, CHUNK)
+    mine = tl.load(tile_adapter + t, mask=(found >= 0) & (t < tiles), other=-1) == adapter
+    return found, adapter, first, (found + tl.sum(mine.to(tl.int32))) * ROW_TILE
+
+
+@triton.jit
+def larger(a, b):
+    return tl.maximum(a, b)
 
 
 @triton.jit
@@ -126,9 +153,9 @@ def lora_up_grad(dy, s, b, db, ds_part, db_part, scale, ranks, tile_adapter, b_s
     first1, first2 = first1 // 8 * 8, first2 // 8 * 8
     b_stride = b_stride // 8 * 8
     db_stride = db_stride // 8 * 8
-    block, tile, r0 = tl.program_id(0), tl.program_id(1), tl.program_id(2) * RB
-    adapter = tl.load(tile_adapter + tile)
-    if adapter < 0:
+    block, r0 = tl.program_id(0), tl.program_id(2) * RB
+    tile, adapter, first, m_end = find_chunk(tile_adapter, tl.program_id(1), M // ROW_TILE, CHUNK)
+    if tile < 0:
         return
     g, n0, last = 0, block * BN, first1
     if G > 1:
@@ -142,16 +169,12 @@ def lora_up_grad(dy, s, b, db, ds_part, db_part, scale, ranks, tile_adapter, b_s
     rank = tl.load(ranks + adapter * G + g)
     if r0 >= rank:
         return
-    first, count = adapter_tiles(tile_adapter, adapter, M // ROW_TILE)
-    if (tile - first) % CHUNK != 0:
-        return
 
     n, r = n0 + tl.arange(0, BN), r0 + tl.arange(0, RB)
     factor = tl.load(scale + adapter * G + g)
     ours = (n < last)[:, None] & (r < rank)[None, :]
     b_NR = tl.load(b + adapter.to(tl.int64) * b_stride + n.to(tl.int64)[:, None] * R + r[None, :], mask=ours, other=0.0)
     db_NR = tl.zeros((BN, RB), tl.float32)
-    m_end = (first + min(tile - first + CHUNK, count)) * ROW_TILE
     for m0 in range(tile * ROW_TILE, m_end, BM):
         m = (m0 + tl.arange(0, BM)).to(tl.int64)
         dy_MN = tl.load(dy + m[:, None] * N + n[None, :], mask=(n < last)[None, :], other=0.0)
@@ -173,7 +196,6 @@ def lora_up_grad_sum(ds, db, ds_part, db_part, scale, ranks, tile_adapter, db_st
     """The first programs sum ds over the blocks of columns, the others add the later chunks of db."""
     db_stride = db_stride // 8 * 8
     program = tl.program_id(0)
-    tiles = M // ROW_TILE
     blocks_r: tl.constexpr = R // RB
     ds_programs = M // ROWS * (G * blocks_r)
     if program < ds_programs:
@@ -197,17 +219,15 @@ def lora_up_grad_sum(ds, db, ds_part, db_part, scale, ranks, tile_adapter, db_st
         tl.store(ds + m[:, None] * (G * R) + (g * R + r)[None, :], total.to(ds.dtype.element_ty))
     else:
         blocks = tl.cdiv(N * R, BLOCK)
-        tile, block = (program - ds_programs) // blocks, (program - ds_programs) % blocks
-        adapter = tl.load(tile_adapter + tile)
-        if adapter >= 0:
-            first, count = adapter_tiles(tile_adapter, adapter, tiles)
-            if (tile == first) & (count > CHUNK):
-                i = block * BLOCK + tl.arange(0, BLOCK)
-                n = i // R
-                g = tl.minimum((n >= first1).to(tl.int32) + (n >= first2).to(tl.int32), G - 1)
-                inside = i < N * R
-                inside = inside & (i % R < tl.load(ranks + adapter * G + g, mask=inside, other=0))
-                add_chunks(db + adapter.to(tl.int64) * db_stride, db_part, first, count, N * R, i, inside, CHUNK)
+        adapter, block = (program - ds_programs) // blocks, (program - ds_programs) % blocks
+        first, count = adapter_tiles(tile_adapter, adapter, M // ROW_TILE)
+        if count > CHUNK:
+            i = block * BLOCK + tl.arange(0, BLOCK)
+            n = i // R
+            g = tl.minimum((n >= first1).to(tl.int32) + (n >= first2).to(tl.int32), G - 1)
+            inside = i < N * R
+            inside = inside & (i % R < tl.load(ranks + adapter * G + g, mask=inside, other=0))
+            add_chunks(db + adapter.to(tl.int64) * db_stride, db_part, first, count, N * R, i, inside, CHUNK)
 
 
 @triton.jit
@@ -233,20 +253,14 @@ def lora_down_grad(x, ds, da, scratch, ranks, tile_adapter, row_number, dropout,
     K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     da_stride = da_stride // 8 * 8
     GR: tl.constexpr = G * R
-    k_at, tile, j0 = tl.program_id(0) * BK, tl.program_id(1), tl.program_id(2) * CB
-    adapter = tl.load(tile_adapter + tile)
-    if adapter < 0:
-        return
+    k_at, j0 = tl.program_id(0) * BK, tl.program_id(2) * CB
+    tile, adapter, first, m_end = find_chunk(tile_adapter, tl.program_id(1), M // ROW_TILE, CHUNK)
     if not block_in_use(ranks, adapter, j0, G, R, CB):
-        return
-    first, count = adapter_tiles(tile_adapter, adapter, M // ROW_TILE)
-    if (tile - first) % CHUNK != 0:
         return
 
     k, j = k_at + tl.arange(0, BK), j0 + tl.arange(0, CB)
     in_use = (j < GR) & (j % R < tl.load(ranks + adapter * G + j // R, mask=j < GR, other=0))
     m_begin = tile * ROW_TILE
-    m_end = (first + min(tile - first + CHUNK, count)) * ROW_TILE
     seed, step, threshold, inverse = dropout_settings(dropout, adapter)
     if threshold == 0:
         acc = down_grad_product(x, ds, m_begin, m_end, K, k, j, in_use, row_number, seed, step, module, threshold, GR, CB, BM, BK, False)
@@ -267,12 +281,9 @@ def lora_down_grad_sum(da, scratch, ranks, tile_adapter, da_stride, M, K, G: tl.
     """Adds the later chunks of da, only where the adapter has the rank: elsewhere no part was written."""
     K = K // 8 * 8
     da_stride = da_stride // 8 * 8
-    tile, block = tl.program_id(0), tl.program_id(1)
-    adapter = tl.load(tile_adapter + tile)
-    if adapter < 0:
-        return
+    adapter, block = tl.program_id(0), tl.program_id(1)
     first, count = adapter_tiles(tile_adapter, adapter, M // ROW_TILE)
-    if (tile != first) | (count <= CHUNK):
+    if count <= CHUNK:
         return
     i = block * BLOCK + tl.arange(0, BLOCK)
     j = i // K

@@ -27,7 +27,7 @@ def pow2(n):
 # What variants.py compiles, by kind: tma (sm_90a, bf16), ptr (bf16 by pointers), f32.
 CONFIG = {
     "tma": dict(
-        linear=dict(BM=128, BN=256, BK=64, GROUP=8, DESC=1, FLAT=1, num_warps=8, num_stages=3),
+        linear=dict(BM=128, BN=256, BK=64, GROUP=16, DESC=1, FLAT=1, num_warps=8, num_stages=3),
         down=dict(BM=64, BK=128, num_warps=4, num_stages=4),
         up_grad=dict(BM=64, BN=128, CHUNK=8, num_warps=4, num_stages=4),
         down_grad=dict(BM=64, BK=128, CHUNK=8, num_warps=4, num_stages=4),
@@ -78,6 +78,11 @@ class Case:
         self.RB = min(self.R, 64)
         self.scratch = {}
 
+    def chunks(self, chunk):
+        """The most chunks that a batch can have."""
+        tiles = self.M // 128
+        return (tiles + min(self.L, tiles) * (chunk - 1)) // chunk
+
     def empty(self, name, *shape):
         """Scratch that is kept between launches, full of NaN at first."""
         if name not in self.scratch:
@@ -105,10 +110,8 @@ class Case:
         cfg = self.cfg["linear"]
         desc, half, BM, BN, BK = cfg["DESC"], cfg["BN"] // 2, cfg["BM"], cfg["BN"], cfg["BK"]
         lora = s is not None
-        RB = min(self.R, 64)
-        if residual is not None:
-            RB = min(self.R, 32)
         whole = self.G == 1 or all(first % half == 0 for first in (self.first1, self.first2))
+        RB = min(self.R, 64 if whole and residual is None else 32)  # what shared memory holds
         grid = (min(self.sms, cdiv(self.M, BM) * cdiv(self.N, BN)),)
         linear_kernels.linear_forward[grid](
             self.matrix(x, [BM, BK], desc), self.matrix(w, [BN, BK], desc), self.matrix(y, [BM, half], desc), bias, self.matrix(residual, [BM, half], desc),
@@ -122,11 +125,11 @@ class Case:
         blocks = sum(cdiv(n, BN) for n in self.columns)
         ds_part = self.empty("ds", blocks, self.M, self.R)
         db_part = self.empty("db", cdiv(tiles, chunk), self.N, self.R)
-        lora_kernels.lora_up_grad[(blocks, tiles, self.R // RB)](
+        lora_kernels.lora_up_grad[(blocks, self.chunks(chunk), self.R // RB)](
             dy, s, b, db, ds_part, db_part, self.scale, self.ranks, self.tile_adapter, b.stride(0), db.stride(0), self.M, self.N, self.first1, self.first2,
             G=self.G, R=self.R, RB=RB, **cfg)
         rows, block = max(1, 256 // RB), 4096
-        grid = (self.M // rows * self.G * (self.R // RB) + (tiles * cdiv(self.N * self.R, block) if tiles > chunk else 0),)
+        grid = (self.M // rows * self.G * (self.R // RB) + (self.L * cdiv(self.N * self.R, block) if tiles > chunk else 0),)
         lora_kernels.lora_up_grad_sum[grid](
             ds, db, ds_part, db_part, self.scale, self.ranks, self.tile_adapter, db.stride(0), self.M, self.N, self.first1, self.first2,
             G=self.G, R=self.R, RB=RB, ROWS=rows, BN=BN, CHUNK=chunk, BLOCK=block, num_warps=4)
@@ -146,7 +149,7 @@ class Case:
         cfg, GR = self.cfg["down_grad"], self.G * self.R
         chunk, tiles, block = cfg["CHUNK"], self.M // 128, 4096
         scratch = self.empty("da", cdiv(tiles, chunk), GR, self.K)
-        lora_kernels.lora_down_grad[(cdiv(self.K, cfg["BK"]), tiles, cdiv(GR, self.CB))](
+        lora_kernels.lora_down_grad[(cdiv(self.K, cfg["BK"]), self.chunks(chunk), cdiv(GR, self.CB))](
             x, ds, da, scratch, self.ranks, self.tile_adapter, self.row_number, self.dropout, self.module, da.stride(0), self.M, self.K, G=self.G, R=self.R, CB=self.CB, **cfg)
         if tiles > chunk:
-            lora_kernels.lora_down_grad_sum[(tiles, cdiv(GR * self.K, block))](da, scratch, self.ranks, self.tile_adapter, da.stride(0), self.M, self.K, G=self.G, R=self.R, CHUNK=chunk, BLOCK=block, num_warps=4)
+            lora_kernels.lora_down_grad_sum[(self.L, cdiv(GR * self.K, block))](da, scratch, self.ranks, self.tile_adapter, da.stride(0), self.M, self.K, G=self.G, R=self.R, CHUNK=chunk, BLOCK=block, num_warps=4)
