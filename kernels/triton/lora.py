@@ -235,12 +235,16 @@ def down_grad_product(x, ds, m_begin, m_end, K, k, j, in_use, row_number, seed, 
                       GR: tl.constexpr, CB: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, DROP: tl.constexpr):
     """f32[BK, CB] = sum over rows m_begin .. m_end of drop(x)[m, k] ds[m, j], without the factor 1 / (1 - p)."""
     acc = tl.zeros((BK, CB), tl.float32)
+    rows = tl.arange(0, BM)
+    if DROP:
+        number = tl.load(row_number + m_begin + rows)
     for m0 in range(m_begin, m_end, BM):
-        m = m0 + tl.arange(0, BM)
+        m = m0 + rows
         x_MK = tl.load(x + m.to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
         ds_MJ = tl.load(ds + m.to(tl.int64)[:, None] * GR + j[None, :], mask=in_use[None, :], other=0.0)
         if DROP:
-            k0, k1 = dropout_row_key(seed, step, module, tl.load(row_number + m))
+            k0, k1 = dropout_row_key(seed, step, module, number)
+            number = tl.load(row_number + tl.minimum(m0 + BM, m_end - BM) + rows)  # for the next block: nobody waits for it
             x_MK = tl.where(dropout_keep(k0[:, None], k1[:, None], k[None, :], threshold), x_MK, 0.0)
         acc = tl.dot(x_MK.T, ds_MJ, acc, input_precision="ieee")
     return acc

@@ -28,23 +28,23 @@ def pow2(n):
 CONFIG = {
     "tma": dict(
         linear=dict(BM=128, BN=256, BK=64, GROUP=16, DESC=1, FLAT=1, num_warps=8, num_stages=3),
-        down=dict(BM=64, BK=128, num_warps=4, num_stages=4),
+        down=dict(BM=64, BK=64, num_warps=4, num_stages=4),
         up_grad=dict(BM=64, BN=128, CHUNK=8, num_warps=4, num_stages=4),
-        down_grad=dict(BM=64, BK=128, CHUNK=8, num_warps=4, num_stages=4),
+        down_grad=dict(BM=64, BK=128, CHUNK=4, num_warps=8, num_stages=3),
         part=1024,
     ),
     "ptr": dict(
         linear=dict(BM=128, BN=128, BK=32, GROUP=8, DESC=0, FLAT=0, num_warps=8, num_stages=4),
         down=dict(BM=64, BK=64, num_warps=4, num_stages=3),
         up_grad=dict(BM=64, BN=128, CHUNK=8, num_warps=8, num_stages=2),
-        down_grad=dict(BM=64, BK=64, CHUNK=8, num_warps=4, num_stages=3),
+        down_grad=dict(BM=64, BK=64, CHUNK=4, num_warps=4, num_stages=3),
         part=1024,
     ),
     "f32": dict(
         linear=dict(BM=64, BN=64, BK=32, GROUP=8, DESC=0, FLAT=0, num_warps=4, num_stages=2),
         down=dict(BM=32, BK=32, num_warps=4, num_stages=2),
         up_grad=dict(BM=32, BN=64, CHUNK=8, num_warps=4, num_stages=2),
-        down_grad=dict(BM=32, BK=64, CHUNK=8, num_warps=4, num_stages=2),
+        down_grad=dict(BM=32, BK=64, CHUNK=4, num_warps=4, num_stages=2),
         part=1024,
     ),
 }
