@@ -134,6 +134,7 @@ function recipeOf(options: BenchOptions, shape: string, adapters: number, steps:
     evalSplit: 0,
     format: "text",
     template: null,
+    chatTemplate: false,
     system: null,
     trainOn: "all",
     method: "lora",

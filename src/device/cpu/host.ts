@@ -1,10 +1,11 @@
 // The cpu device's native side: OpenBLAS and our C kernels, opened once, and typed windows on their memory.
 
 import { cpus } from "node:os";
-import { blas } from "../../../ffi/blas.ts";
+import { openBlas } from "../../../ffi/blas.ts";
 import { hostView } from "../../../ffi/memory.ts";
 import { native } from "../../../ffi/native.ts";
 import { openLibrary } from "../../../ffi/open.ts";
+import type { Functions } from "../../../ffi/types.ts";
 import { assetPath } from "../../base/assets.ts";
 import type { Tensor } from "../device.ts";
 
@@ -15,9 +16,8 @@ export type Host = ReturnType<typeof openHost>;
 
 /** Opens both libraries; `threads` of ours work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary` throws. */
 export function openHost(threads = cpus().length) {
-  const openblas = openLibrary(assetPath("libscipy_openblas.so"), blas);
-  const kernels = openLibrary(assetPath("libmlora.so"), native);
-  openblas.scipy_openblas_set_num_threads(1);
+  const openblas = openBlas(assetPath("libscipy_openblas.so"));
+  const kernels = openLibrary(assetPath("libmlora.so"), native as never) as unknown as Functions<typeof native>;
   const sgemmPtr = (openblas.scipy_cblas_sgemm as unknown as { readonly ptr: number }).ptr;
   return {
     kernels,

@@ -1,0 +1,215 @@
+// A recipe from its file: parsed strictly, all faults told at once, each with its line and column.
+
+import { readFileSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { parse, stringify, TomlError } from "smol-toml";
+import * as v from "valibot";
+import { RequestError, textOf } from "../base/errors.ts";
+import { type Path, Places } from "./places.ts";
+import type { AdapterRecipe, Overrides, Recipe } from "./recipe.ts";
+import { adapterTable, resolveAdapter } from "./resolve.ts";
+import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
+import { nearest } from "./suggest.ts";
+import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
+
+const MOST_BYTES = 16 << 20;
+
+/** Something wrong, and where in the recipe. */
+type Fault = { readonly path: Path; readonly message: string };
+
+/** Reads and parses a recipe. Every RequestError names the file. */
+export function loadRecipe(path: string, overrides: Overrides = {}): Recipe {
+  return parseRecipe(readText(path), resolve(path), overrides);
+}
+
+function readText(path: string): string {
+  const unreadable = (why: string) =>
+    new RequestError("recipe.file", `${path}: ${why}`, "give the path of a recipe, a TOML file");
+  try {
+    const stat = statSync(path);
+    if (!stat.isFile()) throw unreadable("is not a file");
+    if (stat.size > MOST_BYTES) throw unreadable(`has ${stat.size} bytes, a recipe has at most ${MOST_BYTES}`);
+    return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
+  } catch (error) {
+    if (error instanceof RequestError) throw error;
+    const { code } = error as { code?: string };
+    throw unreadable(code === "ENOENT" ? "no such file" : error instanceof TypeError ? "is not UTF-8 text" : textOf(error));
+  }
+}
+
+/** The recipe that `text` is; `path` is absolute and names it in messages. */
+export function parseRecipe(text: string, path: string, overrides: Overrides = {}): Recipe {
+  const table = parseToml(text, path);
+  const places = new Places(text);
+  const faults: Fault[] = [];
+  const parsed = v.safeParse(RecipeTable, table);
+  if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue));
+  const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
+  if (faults.length > 0) throw invalid(path, places, faults);
+  const { model, run } = (parsed as { readonly output: RecipeTable }).output;
+  const recipe: Recipe = {
+    path,
+    model: { path: resolve(dirname(path), model.path), precision: model.precision ?? "auto" },
+    run: {
+      output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
+      seed: seedOf(overrides, run.seed),
+      device: deviceOf(overrides) ?? run.device ?? "auto",
+      tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
+      recomputation: run.recomputation ?? "auto",
+    },
+    adapters,
+  };
+  if (recipe.run.output === recipe.model.path)
+    throw invalid(path, places, [{ path: ["run", "output"], message: "is the base model's own folder; choose another" }]);
+  return recipe;
+}
+
+function parseToml(text: string, path: string): unknown {
+  try {
+    return parse(text);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw new RequestError("recipe.syntax", `${path}: ${textOf(error)}`);
+    const [reason] = error.message.replace(/^Invalid TOML document: /, "").split("\n");
+    throw new RequestError("recipe.syntax", `${path}:${error.line}:${error.column}: not TOML: ${reason}`);
+  }
+}
+
+function invalid(file: string, places: Places, faults: readonly Fault[]): RequestError {
+  const lines = faults.map(({ path, message }) => {
+    const place = places.of(path);
+    return { place, line: `${file}:${place.line}:${place.column}: ${dotted(path)}${message}` };
+  });
+  lines.sort((a, b) => a.place.line - b.place.line || a.place.column - b.place.column);
+  return new RequestError("recipe.invalid", [...new Set(lines.map(({ line }) => line))].join("\n"));
+}
+
+/** ["adapter", 0, "rank"] as "adapter[0].rank ". */
+const dotted = (path: Path): string =>
+  path.length === 0
+    ? ""
+    : `${path.map((part, i) => (typeof part === "number" ? `[${part}]` : `${i > 0 ? "." : ""}${part}`)).join("")} `;
+
+/** What a table may hold, for suggestions: the sections, or an adapter's keys. */
+const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
+  "": ["model", "run", "defaults", "adapter"],
+  model: ["path", "precision"],
+  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation"],
+  data: ["train", "eval", "split"],
+  template: ["prompt", "completion"],
+};
+
+/** The faults of an issue: of a choice between forms, those of the table when a table was given. */
+function faultsOf(issue: v.BaseIssue<unknown>, before: Path = []): Fault[] {
+  const path = [...before, ...(issue.path ?? []).map(({ key }) => key as string | number)];
+  const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
+  const inner = (issue.issues ?? []).filter(
+    ({ kind, type, path: deeper }) => kind === "schema" && (type === "strict_object" || deeper),
+  );
+  if (issue.type === "union" && isTable && inner.length > 0) return inner.flatMap((one) => faultsOf(one, path));
+  if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
+  if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
+  const table = path.filter((part) => typeof part === "string").at(-2) ?? "";
+  const allowed = SECTION_KEYS[table] ?? (path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS);
+  return [{ path, message: unknownKey(String(path.at(-1)), allowed) }];
+}
+
+function unknownKey(key: string, allowed: readonly string[]): string {
+  const meant = nearest(key, allowed);
+  return `is an unknown key${meant ? `; did you mean '${meant}'?` : `; known are ${allowed.join(", ")}`}`;
+}
+
+function resolveAll(table: RecipeTable, path: string, seed: number, faults: Fault[]): AdapterRecipe[] {
+  const defaults: DefaultsTable = table.defaults ?? {};
+  checkLength(defaults, ["defaults"], faults);
+  const total = table.adapter.reduce((sum, adapter) => sum + countChoices(adapter), 0);
+  if (total > MOST_ADAPTERS) {
+    faults.push({ path: ["adapter"], message: `and its sweeps make ${total} adapters; a recipe has at most ${MOST_ADAPTERS}` });
+    return [];
+  }
+  const taken = new Map<string, Path>();
+  return table.adapter
+    .flatMap((adapter, index) => {
+      const at: Path = ["adapter", index];
+      checkSweep(adapter, at, faults);
+      return choicesOf(adapter).map(({ name, values }) => {
+        const { sweep: _, ...own } = adapter;
+        const one = { ...own, ...values, name } as AdapterTable;
+        checkName(name, [...at, adapter.sweep ? "sweep" : "name"], taken, faults);
+        checkLength(one, at, faults);
+        checkTogether(one, defaults, at, faults);
+        return faults.length > 0 ? [] : [resolveAdapter(one, defaults, path, seed)];
+      });
+    })
+    .flat();
+}
+
+/** A sweep's values obey the same rules as the keys they stand for. */
+function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
+  for (const [key, values] of Object.entries(adapter.sweep ?? {})) {
+    const path = [...at, "sweep", key];
+    if (!Object.hasOwn(adapterEntries, key)) faults.push({ path, message: unknownKey(key, ADAPTER_KEYS) });
+    else if (Object.hasOwn(adapter, key)) faults.push({ path, message: "is in the sweep and in the adapter; leave one out" });
+    else
+      for (const [i, value] of values.entries()) {
+        const result = v.safeParse(adapterEntries[key as keyof typeof adapterEntries] as v.GenericSchema, value);
+        if (!result.success) faults.push(...result.issues.flatMap((issue) => faultsOf(issue, [...path, i])));
+      }
+  }
+}
+
+function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
+  const folded = name.toLowerCase(); // some file systems do not tell them apart
+  if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
+  if (taken.has(folded)) faults.push({ path, message: `'${name}' is the name of two adapters; each needs its own` });
+  taken.set(folded, path);
+}
+
+function checkLength(
+  { epochs, steps }: { epochs?: number | undefined; steps?: number | undefined },
+  at: Path,
+  faults: Fault[],
+): void {
+  if (epochs !== undefined && steps !== undefined)
+    faults.push({ path: [...at, "steps"], message: "and epochs exclude each other; leave one out" });
+}
+
+/** What two keys must agree on. */
+function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
+  const all = { ...defaults, ...adapter };
+  if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
+  else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
+    faults.push({ path: [...at, "data"], message: "has eval and split; leave one out" });
+  if (all.format === "template" && !all.template)
+    faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
+  if (all.template && all.format !== "template")
+    faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
+  if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
+    faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
+}
+
+function seedOf({ seed }: Overrides, fallback = 42): number {
+  if (seed === undefined) return fallback;
+  const value = typeof seed === "number" ? seed : /^\d+$/.test(seed) ? Number(seed) : Number.NaN;
+  if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
+    throw new RequestError("flag.seed", `--seed ${seed}: wants a whole number from 0 to ${2 ** 32 - 1}`);
+  return value;
+}
+
+function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
+  if (device === undefined || device === "auto" || device === "cpu" || device === "cuda") return device;
+  throw new RequestError("flag.device", `--device ${device}: wants auto, cpu or cuda`);
+}
+
+/** The resolved recipe as TOML: loads again, from anywhere, to the same recipe. */
+export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
+  `${stringify({
+    model: { path: model.path, precision: model.precision },
+    run: {
+      output: run.output,
+      seed: run.seed,
+      device: run.device,
+      ...(run.tokensPerMicrobatch === null ? {} : { tokens_per_microbatch: run.tokensPerMicrobatch }),
+      recomputation: run.recomputation,
+    },
+    adapter: adapters.map(adapterTable),
+  })}\n`;

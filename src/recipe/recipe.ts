@@ -1,0 +1,75 @@
+// What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
+
+export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
+export type Format = (typeof FORMATS)[number];
+
+export type AdapterRecipe = {
+  /** Names a folder and a bus subject: letters, digits, '_' and '-'. */
+  readonly name: string;
+  /** Absolute paths of JSONL files; `eval` may be empty. */
+  readonly train: readonly string[];
+  readonly eval: readonly string[];
+  /** Share of the training rows that is held out when `eval` is empty; 0 for none. */
+  readonly evalSplit: number;
+  readonly format: Format;
+  /** Jinja texts over a row's fields, for format "template". */
+  readonly template: { readonly prompt: string; readonly completion: string } | null;
+  /** Put plain prompts into the model's chat template, where it has one. */
+  readonly chatTemplate: boolean;
+  /** System message of chats that have none. */
+  readonly system: string | null;
+  readonly trainOn: "completion" | "all";
+  readonly method: "lora";
+  readonly rank: number;
+  readonly alpha: number;
+  readonly dropout: number;
+  /** Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank. */
+  readonly rslora: boolean;
+  readonly targets: readonly string[] | "all-linear";
+  /** A PEFT adapter directory to continue from, absolute. */
+  readonly initialAdapter: string | null;
+  readonly optimizer: {
+    readonly name: "adamw";
+    readonly learningRate: number;
+    readonly beta1: number;
+    readonly beta2: number;
+    readonly eps: number;
+    readonly weightDecay: number;
+    readonly maxGradNorm: number | null;
+  };
+  readonly schedule: {
+    readonly name: "constant" | "linear" | "cosine";
+    /** Below 1: a share of all steps; else a number of steps. */
+    readonly warmup: number;
+    readonly minRatio: number;
+  };
+  /** Exactly one of the two is set. */
+  readonly epochs: number | null;
+  readonly steps: number | null;
+  /** Rows of a micro-batch, and micro-batches of an optimizer step. */
+  readonly batchSize: number;
+  readonly accumulation: number;
+  readonly maxLength: number;
+  readonly overlong: "truncate" | "drop";
+  readonly shuffle: boolean;
+  readonly seed: number;
+  /** Optimizer steps between evaluations; null: before the first and after the last only. */
+  readonly evalEvery: number | null;
+  readonly priority: number;
+};
+
+export type Recipe = {
+  readonly path: string;
+  readonly model: { readonly path: string; readonly precision: "auto" | "fp32" | "bf16" };
+  readonly run: {
+    readonly output: string;
+    readonly seed: number;
+    readonly device: "auto" | "cpu" | "cuda";
+    readonly tokensPerMicrobatch: number | null;
+    readonly recomputation: "auto" | "none" | "selective" | "full";
+  };
+  readonly adapters: readonly AdapterRecipe[];
+};
+
+/** Flags of the command line, as they were given. */
+export type Overrides = { readonly output?: string; readonly device?: string; readonly seed?: string | number };

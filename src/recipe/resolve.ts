@@ -1,0 +1,138 @@
+// From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
+
+import { dirname, resolve } from "node:path";
+import { hash, hashText } from "../base/rng.ts";
+import type { AdapterRecipe } from "./recipe.ts";
+import type { AdapterTable, DefaultsTable } from "./schema.ts";
+
+/** What holds where neither the adapter nor [defaults] speaks. */
+const DEFAULTS = {
+  format: "auto",
+  chat_template: true,
+  train_on: "completion",
+  method: "lora",
+  rank: 16,
+  alpha: 32,
+  dropout: 0,
+  rslora: false,
+  targets: "all-linear",
+  optimizer: "adamw",
+  learning_rate: 2e-4,
+  betas: [0.9, 0.999],
+  eps: 1e-8,
+  weight_decay: 0,
+  max_grad_norm: 1,
+  scheduler: "linear",
+  warmup: 0.03,
+  min_lr_ratio: 0,
+  batch_size: 4,
+  accumulation: 1,
+  max_length: 1024,
+  overlong: "truncate",
+  shuffle: true,
+  priority: 0,
+} as const;
+
+const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
+
+/** Epochs and steps exclude each other: whoever speaks last, the adapter before [defaults], decides. */
+function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterRecipe, "epochs" | "steps"> {
+  for (const { epochs, steps } of [adapter, defaults])
+    if (epochs !== undefined || steps !== undefined) return { epochs: epochs ?? null, steps: steps ?? null };
+  return { epochs: 1, steps: null };
+}
+
+/** `recipePath` is absolute: relative paths are relative to its folder. */
+export function resolveAdapter(
+  adapter: AdapterTable,
+  defaults: DefaultsTable,
+  recipePath: string,
+  runSeed: number,
+): AdapterRecipe {
+  const t = { ...DEFAULTS, ...defaults, ...adapter };
+  const place = (path: string) => resolve(dirname(recipePath), path);
+  const data =
+    t.data === undefined ? { train: [] } : typeof t.data === "string" || Array.isArray(t.data) ? { train: t.data } : t.data;
+  const { train, eval: held, split } = data as { train: string | string[]; eval?: string | string[]; split?: number };
+  return {
+    name: t.name,
+    train: asList(train).map(place),
+    eval: held === undefined ? [] : asList(held).map(place),
+    evalSplit: split ?? 0,
+    format: t.format,
+    template: t.template ?? null,
+    chatTemplate: t.chat_template,
+    system: t.system ?? null,
+    trainOn: t.train_on,
+    method: t.method,
+    rank: t.rank,
+    alpha: t.alpha,
+    dropout: t.dropout,
+    rslora: t.rslora,
+    targets: t.targets,
+    initialAdapter: t.from === undefined ? null : place(t.from),
+    optimizer: {
+      name: t.optimizer,
+      learningRate: t.learning_rate,
+      beta1: t.betas[0],
+      beta2: t.betas[1],
+      eps: t.eps,
+      weightDecay: t.weight_decay,
+      maxGradNorm: t.max_grad_norm === false ? null : t.max_grad_norm,
+    },
+    schedule: { name: t.scheduler, warmup: t.warmup, minRatio: t.min_lr_ratio },
+    ...lengthOf(adapter, defaults),
+    batchSize: t.batch_size,
+    accumulation: t.accumulation,
+    maxLength: t.max_length,
+    overlong: t.overlong,
+    shuffle: t.shuffle,
+    seed: t.seed ?? hash(runSeed, hashText(t.name)),
+    evalEvery: t.eval_every ?? null,
+    priority: t.priority,
+  };
+}
+
+/** The reverse: the table that resolves to this adapter, with nothing left to defaults. */
+export function adapterTable(a: AdapterRecipe) {
+  const optional = (key: string, value: unknown) => (value === null ? {} : { [key]: value });
+  return {
+    name: a.name,
+    data: {
+      train: [...a.train],
+      ...(a.eval.length > 0 ? { eval: [...a.eval] } : {}),
+      ...(a.evalSplit > 0 ? { split: a.evalSplit } : {}),
+    },
+    format: a.format,
+    ...optional("template", a.template),
+    chat_template: a.chatTemplate,
+    ...optional("system", a.system),
+    train_on: a.trainOn,
+    method: a.method,
+    rank: a.rank,
+    alpha: a.alpha,
+    dropout: a.dropout,
+    rslora: a.rslora,
+    targets: a.targets === "all-linear" ? a.targets : [...a.targets],
+    ...optional("from", a.initialAdapter),
+    optimizer: a.optimizer.name,
+    learning_rate: a.optimizer.learningRate,
+    betas: [a.optimizer.beta1, a.optimizer.beta2],
+    eps: a.optimizer.eps,
+    weight_decay: a.optimizer.weightDecay,
+    max_grad_norm: a.optimizer.maxGradNorm ?? false,
+    scheduler: a.schedule.name,
+    warmup: a.schedule.warmup,
+    min_lr_ratio: a.schedule.minRatio,
+    ...optional("epochs", a.epochs),
+    ...optional("steps", a.steps),
+    batch_size: a.batchSize,
+    accumulation: a.accumulation,
+    max_length: a.maxLength,
+    overlong: a.overlong,
+    shuffle: a.shuffle,
+    seed: a.seed,
+    ...optional("eval_every", a.evalEvery),
+    priority: a.priority,
+  };
+}

@@ -1,0 +1,131 @@
+// The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
+
+import * as v from "valibot";
+import { FORMATS } from "./recipe.ts";
+
+const show = (value: unknown): string => {
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object" && value !== null && !(value instanceof Date)) return "a table";
+  const text = typeof value === "string" ? `"${value}"` : String(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+};
+/** A message that says what is wanted and what was found. */
+const wants = (what: string) => (issue: { readonly input: unknown }) => `wants ${what}, found ${show(issue.input)}`;
+
+const text = v.pipe(v.string(wants("a text")), v.nonEmpty("wants a text, found an empty one"));
+const finite = (what: string) => v.pipe(v.number(wants(what)), v.finite(wants(what)));
+const whole = (from: number, to: number, what = `a whole number from ${from} to ${to}`) =>
+  v.pipe(v.number(wants(what)), v.integer(wants(what)), v.minValue(from, wants(what)), v.maxValue(to, wants(what)));
+const positive = (what = "a number above 0") => v.pipe(finite(what), v.gtValue(0, wants(what)));
+const between = (from: number, below: number, what = `a number from ${from} to below ${below}`) =>
+  v.pipe(finite(what), v.minValue(from, wants(what)), v.ltValue(below, wants(what)));
+const oneOf = <const T extends readonly string[]>(...names: T) =>
+  v.picklist(names, wants(names.map((name) => `"${name}"`).join(" or ")));
+const truth = v.boolean(wants("true or false"));
+const SEED = 2 ** 32 - 1;
+const MANY = 1e9;
+
+const paths = v.union(
+  [text, v.pipe(v.array(text), v.minLength(1, "wants at least one file"))],
+  wants("a file or a list of files"),
+);
+
+export const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
+const name = v.pipe(
+  v.string(wants("a text")),
+  v.regex(NAME, (issue) => `names a folder: wants letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
+);
+
+/** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
+export const adapterEntries = {
+  data: v.union(
+    [
+      paths,
+      v.strictObject({
+        train: paths,
+        eval: v.exactOptional(paths),
+        split: v.exactOptional(between(0, 1)),
+      }),
+    ],
+    wants("a file, a list of files, or { train, eval, split }"),
+  ),
+  format: oneOf(...FORMATS),
+  template: v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
+  chat_template: truth,
+  system: text,
+  train_on: oneOf("completion", "all"),
+  method: oneOf("lora"),
+  rank: whole(1, 256),
+  alpha: positive(),
+  dropout: between(0, 1),
+  rslora: truth,
+  targets: v.union(
+    [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],
+    wants('"all-linear" or a list of linear layers'),
+  ),
+  from: text,
+  optimizer: oneOf("adamw"),
+  learning_rate: positive(),
+  betas: v.tuple([between(0, 1), between(0, 1)], wants("two numbers from 0 to below 1")),
+  eps: positive(),
+  weight_decay: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
+  max_grad_norm: v.union([v.literal(false), positive()], wants("a number above 0, or false")),
+  scheduler: oneOf("constant", "linear", "cosine"),
+  warmup: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a share below 1 or a number of steps"))),
+  min_lr_ratio: v.pipe(
+    finite("a number from 0 to 1"),
+    v.minValue(0, wants("a number from 0 to 1")),
+    v.maxValue(1, wants("a number from 0 to 1")),
+  ),
+  epochs: positive(),
+  steps: whole(1, MANY),
+  batch_size: whole(1, 65536),
+  accumulation: whole(1, 65536),
+  max_length: whole(2, 1 << 24),
+  overlong: oneOf("truncate", "drop"),
+  shuffle: truth,
+  seed: whole(0, SEED),
+  eval_every: whole(1, MANY),
+  priority: whole(-1000, 1000),
+};
+export type AdapterKey = keyof typeof adapterEntries;
+export const ADAPTER_KEYS = Object.keys(adapterEntries) as AdapterKey[];
+
+const optionalEntries = <T extends v.ObjectEntries>(entries: T) =>
+  Object.fromEntries(Object.entries(entries).map(([key, schema]) => [key, v.exactOptional(schema)])) as {
+    [K in keyof T]: v.ExactOptionalSchema<T[K], undefined>;
+  };
+
+const Defaults = v.strictObject(optionalEntries(adapterEntries));
+export type DefaultsTable = v.InferOutput<typeof Defaults>;
+
+/** Lists over any of an adapter's values; each element is checked when the adapter it makes is. */
+const Sweep = v.record(
+  v.string(),
+  v.pipe(v.array(v.unknown(), wants("a list of values")), v.minLength(1, "wants at least one value")),
+);
+
+const Adapter = v.strictObject({ name, sweep: v.exactOptional(Sweep), ...optionalEntries(adapterEntries) });
+export type AdapterTable = v.InferOutput<typeof Adapter>;
+
+export const RecipeTable = v.strictObject({
+  model: v.strictObject({ path: text, precision: v.optional(oneOf("auto", "fp32", "bf16")) }, (issue) =>
+    issue.input === undefined ? "is missing: it says where the base model is" : `wants a table, found ${show(issue.input)}`,
+  ),
+  run: v.strictObject(
+    {
+      output: text,
+      seed: v.optional(whole(0, SEED)),
+      device: v.optional(oneOf("auto", "cpu", "cuda")),
+      tokens_per_microbatch: v.optional(whole(1, 1 << 24)),
+      recomputation: v.optional(oneOf("auto", "none", "selective", "full")),
+    },
+    wants("a table"),
+  ),
+  defaults: v.exactOptional(Defaults),
+  adapter: v.pipe(
+    v.array(Adapter, "is missing: a recipe has at least one [[adapter]]"),
+    v.minLength(1, "is empty: a recipe has at least one [[adapter]]"),
+  ),
+});
+export type RecipeTable = v.InferOutput<typeof RecipeTable>;

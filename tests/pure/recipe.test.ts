@@ -1,0 +1,186 @@
+// Recipes: what holds by default, what is refused and where, and that nothing but a RequestError ever comes out.
+
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { RequestError } from "../../src/base/errors.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { formatRecipe, loadRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { nearest } from "../../src/recipe/suggest.ts";
+
+const HEAD = '[model]\npath = "base"\n[run]\noutput = "out"\n';
+const adapter = (rest = "") => `[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${rest}\n`;
+const parse = (text: string, overrides = {}) => parseRecipe(text, "/work/r.toml", overrides);
+
+/** The error's code and its lines. */
+function refused(text: string, overrides = {}): { code: string; lines: string[] } {
+  try {
+    parse(text, overrides);
+  } catch (error) {
+    expect(error).toBeInstanceOf(RequestError);
+    return { code: (error as RequestError).code, lines: (error as RequestError).message.split("\n") };
+  }
+  throw new Error("was accepted");
+}
+
+describe("a good recipe", () => {
+  test("has every value, from the adapter, else [defaults], else the program", () => {
+    const text = `${HEAD}[defaults]\nrank = 4\nalpha = 8\nepochs = 3\n${adapter("rank = 6\nsteps = 10")}`;
+    const [a] = parse(text).adapters;
+    expect([a!.rank, a!.alpha, a!.epochs, a!.steps, a!.batchSize]).toEqual([6, 8, null, 10, 4]);
+    expect(a!.train).toEqual(["/work/a.jsonl"]);
+    expect([a!.evalSplit, a!.eval, a!.trainOn, a!.optimizer.maxGradNorm]).toEqual([0, [], "completion", 1]);
+  });
+
+  test("flags go before it", () => {
+    const recipe = parse(HEAD + adapter(), { output: "/elsewhere", device: "cpu", seed: "7" });
+    expect([recipe.run.output, recipe.run.device, recipe.run.seed]).toEqual(["/elsewhere", "cpu", 7]);
+    const other = parse(HEAD + adapter(), { seed: 8 });
+    expect(other.adapters[0]!.seed).not.toBe(recipe.adapters[0]!.seed);
+  });
+
+  test("a sweep makes every combination once, the last key fastest", () => {
+    const sweep = 'sweep = { rank = [1, 2], learning_rate = [1e-4, 0.02], targets = ["all-linear", ["q_proj"]] }';
+    const { adapters } = parse(HEAD + adapter(sweep));
+    expect(adapters.map(({ rank, optimizer, targets }) => [rank, optimizer.learningRate, targets])).toEqual(
+      [1, 2].flatMap((rank) => [1e-4, 0.02].flatMap((lr) => ["all-linear", ["q_proj"]].map((targets) => [rank, lr, targets]))),
+    );
+    expect(new Set(adapters.map(({ name }) => name)).size).toBe(8);
+    expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
+  });
+
+  test("written out, it loads again to the same", () => {
+    const rich = `${HEAD}seed = 3\ntokens_per_microbatch = 512\n[defaults]\nmax_grad_norm = false\n${adapter(
+      'format = "template"\ntemplate = { prompt = "{{ q }}\\n", completion = """{{ "a" }}""" }\nsystem = "Be brief."\nbetas = [0.8, 0.95]\nwarmup = 10',
+    )}[[adapter]]\nname = "b"\ndata = { train = ["x.jsonl", "y.jsonl"], split = 0.1 }\nsweep = { dropout = [0, 0.1] }\nfrom = "old"\n`;
+    const recipe = parse(rich);
+    expect(parse(formatRecipe(recipe))).toEqual(recipe);
+  });
+});
+
+describe("a fault is told with its place", () => {
+  const cases: readonly (readonly [string, string, string])[] = [
+    ["unknown key", HEAD + adapter("rnak = 3"), "8:1: adapter[0].rnak is an unknown key; did you mean 'rank'?"],
+    ["unknown section", `${HEAD}[defalts]\nrank = 1\n${adapter()}`, "5:1: defalts is an unknown key; did you mean 'defaults'?"],
+    [
+      "unknown key of data",
+      HEAD + '[[adapter]]\nname = "a"\ndata = { train = "x", evl = "y" }',
+      "7:23: adapter[0].data.evl is an unknown key; did you mean 'eval'?",
+    ],
+    ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
+    ["missing key", '[model]\n[run]\noutput = "o"\n' + adapter(), "1:1: model.path is missing"],
+    ["no adapter", HEAD, "1:1: adapter is missing"],
+    ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the JSONL files"],
+    ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank wants a whole number from 1 to 256, found 0"],
+    [
+      "rank in defaults",
+      `${HEAD}[defaults]\nrank = 1.5\n${adapter()}`,
+      "6:1: defaults.rank wants a whole number from 1 to 256, found 1.5",
+    ],
+    ["not a number", HEAD + adapter("learning_rate = nan"), "8:1: adapter[0].learning_rate wants a number above 0, found NaN"],
+    ["infinite", HEAD + adapter("alpha = inf"), "8:1: adapter[0].alpha wants a number above 0, found Infinity"],
+    ["dropout 1", HEAD + adapter("dropout = 1.0"), "8:1: adapter[0].dropout wants a number from 0 to below 1, found 1"],
+    ["text for a number", HEAD + adapter('rank = "8"'), '8:1: adapter[0].rank wants a whole number from 1 to 256, found "8"'],
+    [
+      "both lengths",
+      HEAD + adapter("epochs = 1\nsteps = 2"),
+      "9:1: adapter[0].steps and epochs exclude each other; leave one out",
+    ],
+    [
+      "bad sweep value",
+      HEAD + adapter("sweep = { rank = [1, 0.5] }"),
+      "8:22: adapter[0].sweep.rank[1] wants a whole number from 1 to 256, found 0.5",
+    ],
+    [
+      "template without format",
+      HEAD + adapter('template = { prompt = "a", completion = "b" }'),
+      '8:1: adapter[0].template is given, but format is not "template"',
+    ],
+    [
+      "output on the model",
+      '[model]\npath = "m"\n[run]\noutput = "m"\n' + adapter(),
+      "4:1: run.output is the base model's own folder; choose another",
+    ],
+  ];
+  for (const [what, text, line] of cases)
+    test(what, () => {
+      const { code, lines } = refused(text);
+      expect(code).toBe("recipe.invalid");
+      expect(lines[0]!.startsWith(`/work/r.toml:${line}`), lines[0]!).toBe(true);
+      expect(lines.length).toBe(1);
+    });
+
+  for (const name of ["", ".", "..", "../x", "a/b", "a.b", "-a", "a b", "é", "x".repeat(65), "metrics.jsonl"])
+    test(`the name ${JSON.stringify(name)}, which is no folder's`, () => {
+      const { lines } = refused(`${HEAD}[[adapter]]\nname = ${JSON.stringify(name)}\ndata = "d"`);
+      expect(lines[0]).toStartWith("/work/r.toml:6:1: adapter[0].name names a folder");
+    });
+
+  test("two adapters of one name, also in another case", () => {
+    const { lines } = refused(`${HEAD}${adapter()}[[adapter]]\nname = "A"\ndata = "b"`);
+    expect(lines).toEqual(["/work/r.toml:10:1: adapter[1].name 'A' is the name of two adapters; each needs its own"]);
+  });
+
+  test("all faults at once, in the order of the lines", () => {
+    const { lines } = refused(`[model]\npath = 3\n[run]\noutput = "o"\nseed = -1\n${adapter("rank = 0\nfoo = 1")}`);
+    expect(lines.map((line) => line.split(":")[1])).toEqual(["2", "5", "9", "10"]);
+  });
+
+  test("a table where a value belongs", () => {
+    expect(refused(HEAD + adapter("rank = { a = 1 }")).lines[0]).toEndWith(
+      "adapter[0].rank wants a whole number from 1 to 256, found a table",
+    );
+  });
+
+  test("TOML that does not parse", () => {
+    const { code, lines } = refused("[model\npath = 1");
+    expect(code).toBe("recipe.syntax");
+    expect(lines[0]).toMatch(/^\/work\/r\.toml:1:\d+: not TOML/);
+  });
+
+  test("bad flags", () => {
+    expect(refused(HEAD + adapter(), { device: "tpu" }).lines[0]).toContain("--device tpu");
+    expect(refused(HEAD + adapter(), { seed: "x" }).lines[0]).toContain("--seed x");
+  });
+
+  test("sweeps that are too many", () => {
+    const many = `[${Array.from({ length: 40 }, (_, i) => i + 1)}]`;
+    const { lines } = refused(HEAD + adapter(`sweep = { rank = ${many}, steps = ${many} }`));
+    expect(lines[0]).toContain("make 1600 adapters");
+  });
+});
+
+test("files that are no recipes are refused by name", () => {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-recipe-"));
+  const binary = join(folder, "binary.toml");
+  writeFileSync(binary, Uint8Array.from([0xff, 0xfe, 0x00]));
+  for (const [path, why] of [
+    [join(folder, "absent.toml"), "no such file"],
+    [folder, "is not a file"],
+    [binary, "is not UTF-8 text"],
+  ] as const)
+    expect(() => loadRecipe(path)).toThrow(`${path}: ${why}`);
+});
+
+test("suggests what is near and nothing that is not", () => {
+  expect(nearest("learning_rtae", ["learning_rate", "rank"])).toBe("learning_rate");
+  expect(nearest("banana", ["learning_rate", "rank"])).toBeNull();
+});
+
+test("mutations never crash or hang", () => {
+  const rng = new Rng(5);
+  const good = `${HEAD}[defaults]\nrank = 4 # comment\n${adapter('system = """x\ny"""\nbetas = [0.9, 0.99]')}[[adapter]]\nname = 'b'\ndata = { train = ["x", "y"], split = 0.1 }\nsweep = { dropout = [0, 0.1] }\n`;
+  const glyphs = ["[", "]", "{", "}", '"', "'", "=", ".", ",", "#", "\n", "\\", "0", "-", "é", "\0", '"""', "[["];
+  for (let i = 0; i < 600; i++) {
+    const at = rng.below(good.length);
+    const glyph = glyphs[rng.below(glyphs.length)]!;
+    const kind = rng.below(3);
+    const text = kind === 0 ? good.slice(0, at) : good.slice(0, at) + glyph + good.slice(at + (kind === 1 ? 1 : 0));
+    try {
+      parse(text);
+    } catch (error) {
+      expect(error, text).toBeInstanceOf(RequestError);
+    }
+  }
+});
