@@ -1,0 +1,64 @@
+// The files that come with the program: native libraries, nats-server, kernels.
+//
+// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded, compressed;
+// what the system has to open by a path is unpacked into a cache folder first (cache.ts).
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { cachedFile } from "./cache.ts";
+import { RunError } from "./errors.ts";
+
+/** What scripts/build embeds beside the assets: of each, the hash of its content as it is when unpacked. */
+export type AssetManifest = Readonly<Record<string, { readonly sha256: string; readonly bytes: number }>>;
+
+const EMBEDDED = "/$bunfs/root/assets";
+const CHECKOUT = join(import.meta.dir, "..", "..");
+/** Folders of a checkout that hold assets, by how the assets' names begin. */
+const FOLDERS = [
+  { prefix: "kernels/", folder: join(CHECKOUT, "kernels", "build"), madeBy: "scripts/kernels" },
+  { prefix: "", folder: join(CHECKOUT, "ffi", "build"), madeBy: "scripts/setup" },
+] as const;
+
+const placeOf = (name: string) => FOLDERS.find(({ prefix }) => name.startsWith(prefix))!;
+
+/** Names of all assets there are, sorted: "kernels/manifest.json", "libmlora.so", ... */
+export function assetNames(): string[] {
+  if (Bun.isStandaloneExecutable) return Object.keys(manifest()).sort();
+  return FOLDERS.flatMap(({ prefix, folder }) => filesUnder(folder).map((file) => prefix + file)).sort();
+}
+
+/** An asset's content. Throws a RunError where there is no such asset. */
+export function readAsset(name: string): Uint8Array {
+  if (!Bun.isStandaloneExecutable) return readFileSync(inCheckout(name));
+  entry(name);
+  return Bun.zstdDecompressSync(readFileSync(join(EMBEDDED, `${name}.zst`)));
+}
+
+/** The absolute path of an asset in the file system, executable. Throws a RunError where it cannot be had. */
+export function assetPath(name: string): string {
+  if (!Bun.isStandaloneExecutable) return inCheckout(name);
+  return cachedFile(name, entry(name).sha256, () => readAsset(name));
+}
+
+const manifest = (): AssetManifest => JSON.parse(readFileSync(join(EMBEDDED, "manifest.json"), "utf8"));
+
+function entry(name: string): AssetManifest[string] {
+  const found = manifest()[name];
+  if (!found) throw new RunError("asset.missing", `${name} was not built into this mlora`, "build it again with scripts/build");
+  return found;
+}
+
+function inCheckout(name: string): string {
+  const { prefix, folder, madeBy } = placeOf(name);
+  const path = join(folder, name.slice(prefix.length));
+  if (!existsSync(path)) throw new RunError("asset.missing", `${path} is not there`, `run ${madeBy}`);
+  return path;
+}
+
+/** Visible files under a folder, by their paths in it; none where there is no folder. */
+function filesUnder(folder: string): string[] {
+  if (!existsSync(folder)) return [];
+  const entries = readdirSync(folder, { recursive: true, withFileTypes: true });
+  const files = entries.filter((file) => file.isFile() && !file.name.startsWith("."));
+  return files.map((file) => join(file.parentPath, file.name).slice(folder.length + 1));
+}

@@ -1,0 +1,96 @@
+// A folder for files that the system has to open by a path, unpacked from the binary: named by the hash of their content, put
+// there by a rename, so that any number of processes may do it at once.
+//
+// A library that is opened is code that is run. So a file is used only after its hash was computed again, and only in a folder
+// that nobody else can write.
+
+import {
+  accessSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, isAbsolute, join, resolve } from "node:path";
+import { environment } from "./env.ts";
+import { RunError, textOf } from "./errors.ts";
+
+const STICKY = 0o1000;
+const OTHERS_WRITE = 0o022;
+
+/** Folders to try, the best first. MLORA_CACHE stands alone: who names a folder wants that one, or to be told. */
+export function cacheFolders(): readonly string[] {
+  const chosen = environment("MLORA_CACHE");
+  if (chosen) return [resolve(chosen)];
+  const [xdg, home] = [environment("XDG_CACHE_HOME"), environment("HOME")];
+  const folders = [xdg && join(xdg, "mlora"), home && join(home, ".cache", "mlora"), join(tmpdir(), `mlora-${user()}`)];
+  return folders.filter((folder) => folder !== undefined && isAbsolute(folder)) as string[];
+}
+
+/**
+ * The path of an executable file of this name and content; `content` is asked for when it has to be written. Throws a RunError,
+ * `cache.unusable`, that says of each folder why it would not do.
+ */
+export function cachedFile(
+  name: string,
+  sha256: string,
+  content: () => Uint8Array,
+  folders: readonly string[] = cacheFolders(),
+): string {
+  const faults: string[] = [];
+  for (const folder of folders)
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      const real = realpathSync(folder); // a link may be moved elsewhere after it was looked at
+      refuseForeign(real, true);
+      const shelf = join(real, sha256.slice(0, 32));
+      mkdirSync(shelf, { recursive: true, mode: 0o700 });
+      refuseForeign(shelf, false);
+      const path = join(shelf, basename(name));
+      if (!holds(path, sha256)) put(path, content());
+      accessSync(path, constants.X_OK); // also fails for a whole file system that is mounted noexec, even for root
+      return path;
+    } catch (error) {
+      faults.push(`  ${folder}: ${textOf(error)}`);
+    }
+  throw new RunError(
+    "cache.unusable",
+    `no folder to unpack ${name} into:\n${faults.join("\n")}`,
+    "set MLORA_CACHE to a folder of your own on a disk with room, where programs may run",
+  );
+}
+
+const user = (): number => process.geteuid?.() ?? 0;
+
+/** Others may share the folder above ours only where the sticky bit keeps them from what is ours, as in /tmp. */
+function refuseForeign(folder: string, shared: boolean): void {
+  const { uid, mode } = lstatSync(folder);
+  const sticky = shared && (mode & STICKY) !== 0;
+  if (uid !== user() && !(sticky && uid === 0)) throw new Error(`it belongs to user ${uid}, not to ${user()}`);
+  if ((mode & OTHERS_WRITE) !== 0 && !sticky) throw new Error("others may write in it");
+}
+
+function holds(path: string, sha256: string): boolean {
+  try {
+    return new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") === sha256;
+  } catch {
+    return false; // not there, or not to be read: it will be put there, and that says what is wrong
+  }
+}
+
+function put(path: string, content: Uint8Array): void {
+  const making = mkdtempSync(`${path}-`);
+  try {
+    const file = join(making, "file");
+    writeFileSync(file, content, { mode: 0o700 });
+    renameSync(file, path);
+  } finally {
+    rmSync(making, { recursive: true, force: true });
+  }
+}

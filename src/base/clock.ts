@@ -1,0 +1,7 @@
+// The only clock. Durations are differences of `now()`; `wallTime()` is for what people and files are told.
+
+/** Milliseconds since the process began: never goes back, whatever is done to the system's clock. */
+export const now = (): number => performance.now();
+
+/** Milliseconds since 1970, UTC. */
+export const wallTime = (): number => Date.now();
