@@ -14,7 +14,9 @@ export function baseModelFill(folder: string, spec: ModelSpec, device: Device): 
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   let scratch = new Uint8Array(new ArrayBuffer(0));
   return (name: string, to: Tensor) => {
-    const { dtype, shape } = files.tensor(name);
+    const entry = files.tensor(name);
+    const dtype = entry.dtype!; // checked when the files were opened
+    const { shape } = entry;
     const bytes = sizeOf(shape) * bytesOf(dtype);
     if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
     const raw = scratch.subarray(0, bytes);

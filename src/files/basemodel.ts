@@ -1,0 +1,140 @@
+// The weights of a base model: model.safetensors, or shards with an index. All that the spec needs is checked before any
+// weight is read.
+
+import { readdirSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import { LINEARS, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
+import { readJsonObject } from "./json.ts";
+import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
+
+export type BaseModelFiles = Disposable & {
+  readonly tensor: (name: string) => TensorEntry;
+  /** Fills `into` with the tensor's bytes from byte `from` of it on. */
+  readonly read: (name: string, into: Uint8Array, from?: number) => void;
+};
+
+const COMPUTED = ["f32", "f16", "bf16"];
+
+/** Every tensor of a model, by Hugging Face's name, with its shape. */
+export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>();
+  shapes.set("model.embed_tokens.weight", [spec.vocab, spec.hidden]);
+  for (let layer = 0; layer < spec.layers; layer++) {
+    const at = `model.layers.${layer}`;
+    for (const norm of ["input_layernorm", "post_attention_layernorm"]) shapes.set(`${at}.${norm}.weight`, [spec.hidden]);
+    if (spec.qkNorm) for (const norm of ["q_norm", "k_norm"]) shapes.set(`${at}.self_attn.${norm}.weight`, [spec.headDim]);
+    for (const linear of LINEARS) {
+      const { in: width, out } = linearShape(spec, linear);
+      const mlp = modulePath(linear).startsWith("mlp");
+      const bias = mlp ? spec.mlpBias : linear === "o_proj" ? spec.oBias : spec.qkvBias;
+      shapes.set(`${at}.${modulePath(linear)}.weight`, [out, width]);
+      if (bias) shapes.set(`${at}.${modulePath(linear)}.bias`, [out]);
+    }
+  }
+  shapes.set("model.norm.weight", [spec.hidden]);
+  if (!spec.tiedEmbeddings) shapes.set("lm_head.weight", [spec.vocab, spec.hidden]);
+  return shapes;
+}
+
+/** Opens the model's files. A RequestError "model.weights" lists what is missing or has another shape. */
+export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
+  const files = openFiles(folder);
+  const close = () => {
+    for (const file of new Set(files.values())) file[Symbol.dispose]();
+  };
+  try {
+    const find = finder(files);
+    checkAll(folder, spec, find);
+    const entry = (name: string) => {
+      const { file, actual } = find(name)!;
+      return { file, actual, tensor: file.tensors.get(actual)! };
+    };
+    return {
+      tensor: (name) => entry(name).tensor,
+      read: (name, into, from = 0) => {
+        const { file, actual } = entry(name);
+        file.readInto(actual, into, from);
+      },
+      [Symbol.dispose]: close,
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+type Found = { readonly file: SafetensorsFile; readonly actual: string };
+
+/** Tensors by name; some files leave out the "model." in front. */
+const finder =
+  (files: ReadonlyMap<string, SafetensorsFile>) =>
+  (name: string): Found | null => {
+    for (const actual of [name, name.replace(/^model\./, "")]) {
+      const file = files.get(actual);
+      if (file) return { file, actual };
+    }
+    return null;
+  };
+
+/** Which file holds which tensor. */
+function openFiles(folder: string): Map<string, SafetensorsFile> {
+  const exists = (name: string) => statSync(join(folder, name), { throwIfNoEntry: false })?.isFile() ?? false;
+  if (exists("model.safetensors")) {
+    const file = openSafetensors(join(folder, "model.safetensors"));
+    return new Map([...file.tensors.keys()].map((name) => [name, file]));
+  }
+  const index = "model.safetensors.index.json";
+  if (exists(index)) return openShards(folder, join(folder, index));
+  const other = readdirSync(folder).filter((name) => /\.(bin|pt|pth|gguf)$/.test(name));
+  throw new RequestError(
+    "model.weights",
+    `${folder} has neither model.safetensors nor ${index}${other.length > 0 ? `, but ${other.slice(0, 3).join(", ")}` : ""}`,
+    other.length > 0 ? "save the model as safetensors: model.save_pretrained(folder)" : "the download may be unfinished",
+  );
+}
+
+function openShards(folder: string, path: string): Map<string, SafetensorsFile> {
+  const map = readJsonObject(path, "model.weights")["weight_map"];
+  if (typeof map !== "object" || map === null || Array.isArray(map))
+    throw new RequestError("model.weights", `${path}: weight_map is ${JSON.stringify(map)}, wants an object`);
+  const open = new Map<string, SafetensorsFile>();
+  const files = new Map<string, SafetensorsFile>();
+  try {
+    for (const [name, shard] of Object.entries(map)) {
+      if (typeof shard !== "string" || basename(shard) !== shard || shard === "" || shard.startsWith("."))
+        throw new RequestError(
+          "model.weights",
+          `${path}: '${name}' lies in ${JSON.stringify(shard)}, which is no file of this folder`,
+        );
+      if (!open.has(shard)) open.set(shard, openSafetensors(join(folder, shard)));
+      const file = open.get(shard)!;
+      if (!file.tensors.has(name)) throw new RequestError("model.weights", `${path}: '${name}' is not in ${shard}`);
+      files.set(name, file);
+    }
+  } catch (error) {
+    for (const file of open.values()) file[Symbol.dispose]();
+    throw error;
+  }
+  return files;
+}
+
+const SHOWN = 5;
+
+function checkAll(folder: string, spec: ModelSpec, find: (name: string) => Found | null): void {
+  const faults: string[] = [];
+  for (const [name, shape] of tensorShapes(spec)) {
+    const found = find(name);
+    const entry = found?.file.tensors.get(found.actual);
+    if (!entry) faults.push(`${name} is missing`);
+    else if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
+    else if (!entry.dtype || !COMPUTED.includes(entry.dtype)) faults.push(`${name} is ${entry.type}, wanted F32, F16 or BF16`);
+  }
+  if (faults.length === 0) return;
+  const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
+  throw new RequestError(
+    "model.weights",
+    `${folder}: the weights do not fit config.json: ${faults.slice(0, SHOWN).join("; ")}${more}`,
+    "config.json and the safetensors files must be of one model",
+  );
+}

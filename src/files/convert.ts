@@ -1,0 +1,32 @@
+// Between element types, on the bytes of tensors.
+
+import type { DType } from "../base/dtype.ts";
+
+/** f32 to bf16, to nearest even; NaN stays NaN. */
+export function toBf16(values: Float32Array): Uint16Array<ArrayBuffer> {
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const u = bits[i]!;
+    out[i] = (u & 0x7fffffff) > 0x7f800000 ? (u >>> 16) | 0x40 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+  }
+  return out;
+}
+
+/** The bytes of a tensor as f32; they need not be aligned. */
+export function toF32(bytes: Uint8Array, dtype: DType): Float32Array<ArrayBuffer> {
+  if (dtype === "f32") return new Float32Array(aligned(bytes));
+  if (dtype === "bf16") {
+    const from = new Uint16Array(aligned(bytes));
+    const to = new Uint32Array(from.length);
+    for (let i = 0; i < from.length; i++) to[i] = from[i]! << 16;
+    return new Float32Array(to.buffer);
+  }
+  if (dtype === "f16") return Float32Array.from(new Float16Array(aligned(bytes)));
+  throw new Error(`no f32 in ${dtype}`);
+}
+
+const aligned = (bytes: Uint8Array): ArrayBuffer =>
+  bytes.byteOffset % 4 === 0 && bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength
+    ? (bytes.buffer as ArrayBuffer)
+    : (bytes.slice().buffer as ArrayBuffer);

@@ -1,0 +1,171 @@
+// Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them.
+
+import { join } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import { sizeOf } from "../base/shape.ts";
+import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { toF32 } from "./convert.ts";
+import { type JsonObject, readJsonObject } from "./json.ts";
+import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+
+export type PeftAdapter = {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly dropout: number;
+  readonly targets: readonly Linear[];
+  readonly rslora: boolean;
+  readonly baseModel: string;
+};
+
+/** A factor of one linear in one layer: A is [rank, in], B is [out, rank]. */
+export type PeftFactor = {
+  readonly layer: number;
+  readonly linear: Linear;
+  readonly factor: "A" | "B";
+  readonly values: Float32Array;
+};
+
+const PREFIX = "base_model.model.model.layers.";
+const tensorName = (layer: number, linear: Linear, factor: "A" | "B"): string =>
+  `${PREFIX}${layer}.${modulePath(linear)}.lora_${factor}.weight`;
+
+/** The fields that PEFT writes for a LoRA; those that we have no other value for are its defaults. */
+const configOf = ({ rank, alpha, dropout, targets, rslora, baseModel }: PeftAdapter) => ({
+  alpha_pattern: {},
+  auto_mapping: null,
+  base_model_name_or_path: baseModel,
+  bias: "none",
+  corda_config: null,
+  eva_config: null,
+  exclude_modules: null,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  init_lora_weights: true,
+  layer_replication: null,
+  layers_pattern: null,
+  layers_to_transform: null,
+  loftq_config: {},
+  lora_alpha: alpha,
+  lora_bias: false,
+  lora_dropout: dropout,
+  megatron_config: null,
+  megatron_core: "megatron.core",
+  modules_to_save: null,
+  peft_type: "LORA",
+  r: rank,
+  rank_pattern: {},
+  revision: null,
+  target_modules: targets,
+  target_parameters: null,
+  task_type: "CAUSAL_LM",
+  trainable_token_indices: null,
+  use_dora: false,
+  use_rslora: rslora,
+});
+
+/** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
+export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
+  const tensors = factors.map(({ layer, linear, factor, values }) => {
+    const shape = factor === "A" ? [adapter.rank, values.length / adapter.rank] : [values.length / adapter.rank, adapter.rank];
+    return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
+  });
+  tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
+  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
+  writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(configOf(adapter), null, 2)}\n`);
+}
+
+export type SavedAdapter = PeftAdapter & {
+  readonly tensor: (layer: number, linear: Linear, factor: "A" | "B") => Float32Array;
+};
+
+/** Reads an adapter that PEFT or mlora wrote for a model of this spec. Throws a RequestError that lists what does not fit. */
+export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
+  const path = join(folder, "adapter_config.json");
+  const config = readJsonObject(path, "peft.config");
+  checkKind(config, path);
+  const [rank, alpha] = [countOf(config, "r", path), numberOf(config, "lora_alpha", path)];
+  const dropout = typeof config["lora_dropout"] === "number" ? config["lora_dropout"] : 0;
+  using file = openSafetensors(join(folder, "adapter_model.safetensors"));
+  const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, "A")));
+  checkTensors(file, spec, targets, rank);
+  const values = new Map<string, Float32Array>();
+  for (const [name, { dtype, bytes }] of file.tensors) {
+    const raw = new Uint8Array(bytes);
+    file.readInto(name, raw);
+    const read = toF32(raw, dtype!);
+    if (!read.every(Number.isFinite))
+      throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
+    values.set(name, read);
+  }
+  return {
+    rank,
+    alpha,
+    dropout,
+    targets,
+    rslora: config["use_rslora"] === true,
+    baseModel: String(config["base_model_name_or_path"] ?? ""),
+    tensor: (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!,
+  };
+}
+
+/** Only plain LoRA is read; anything that would change the numbers is refused by name. */
+function checkKind(config: JsonObject, path: string): void {
+  const isEmpty = (value: unknown) =>
+    value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
+  const refuse = (key: string) =>
+    new RequestError("peft.kind", `${path}: ${key} is ${JSON.stringify(config[key])}`, "mlora continues plain LoRA adapters");
+  if (config["peft_type"] !== "LORA") throw refuse("peft_type");
+  if ((config["bias"] ?? "none") !== "none") throw refuse("bias");
+  for (const key of [
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "target_parameters",
+    "trainable_token_indices",
+  ])
+    if (!isEmpty(config[key])) throw refuse(key);
+}
+
+function numberOf(config: JsonObject, key: string, path: string): number {
+  const value = config[key];
+  if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
+    throw new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(value)}, wants a number above 0`);
+  return value;
+}
+
+function countOf(config: JsonObject, key: string, path: string): number {
+  const value = numberOf(config, key, path);
+  if (!Number.isInteger(value)) throw new RequestError("peft.config", `${path}: ${key} is ${value}, wants a whole number`);
+  return value;
+}
+
+const SHOWN = 5;
+
+function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly Linear[], rank: number): void {
+  const wanted = new Map<string, readonly number[]>();
+  for (let layer = 0; layer < spec.layers; layer++)
+    for (const linear of targets) {
+      const { in: width, out } = linearShape(spec, linear);
+      wanted.set(tensorName(layer, linear, "A"), [rank, width]);
+      wanted.set(tensorName(layer, linear, "B"), [out, rank]);
+    }
+  const faults: string[] = targets.length === 0 ? ["it has no factor of any linear of layer 0"] : [];
+  for (const [name, shape] of wanted) {
+    const entry = file.tensors.get(name);
+    if (!entry) faults.push(`${name} is missing`);
+    else if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
+    else if (!entry.dtype || sizeOf(shape) === 0) faults.push(`${name} is ${entry.type}`);
+  }
+  for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
+  if (faults.length === 0) return;
+  const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
+  throw new RequestError(
+    "peft.tensors",
+    `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}`,
+  );
+}

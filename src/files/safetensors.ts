@@ -1,0 +1,174 @@
+// The safetensors format: 8 bytes of header length, a JSON header, then the tensors' bytes without holes.
+// https://github.com/huggingface/safetensors
+
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { bytesOf, type DType } from "../base/dtype.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { replaceFile } from "./atomic.ts";
+
+const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
+const READ_CHUNK = 64 << 20;
+
+/** Bytes of an element of every type of the format; we compute with some of them. */
+const ELEMENT_BYTES: Readonly<Record<string, number>> = {
+  ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, I16: 2, U16: 2, F16: 2, BF16: 2 },
+  ...{ I32: 4, U32: 4, F32: 4, I64: 8, U64: 8, F64: 8 },
+};
+const DTYPES: Readonly<Record<string, DType>> = { F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U8: "u8" };
+const NAMES: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", i32: "I32", u8: "U8" };
+
+export type TensorEntry = {
+  /** As the file calls it: "BF16". */
+  readonly type: string;
+  /** Ours, or null where we do not compute with that type. */
+  readonly dtype: DType | null;
+  readonly shape: readonly number[];
+  readonly offset: number; // from the beginning of the file
+  readonly bytes: number;
+};
+
+export type SafetensorsFile = Disposable & {
+  readonly path: string;
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Fills `target` with the tensor's bytes from byte `from` of it on. */
+  readonly readInto: (name: string, target: Uint8Array, from?: number) => void;
+};
+
+/** Opens and checks a file without reading tensors. Every fault is a RequestError "safetensors.*" with the path and the numbers. */
+export function openSafetensors(path: string): SafetensorsFile {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    const missing = (error as { code?: string }).code === "ENOENT";
+    throw new RequestError("safetensors.file", missing ? `${path}: no such file` : `${path}: ${textOf(error)}`);
+  }
+  try {
+    const { tensors, metadata } = readHeader(fd, path);
+    let open = true;
+    return {
+      path,
+      tensors,
+      metadata,
+      readInto: (name, target, from = 0) => {
+        const { offset, bytes } = tensors.get(name)!;
+        if (from + target.length > bytes) throw new Error(`${name}: ${from} + ${target.length} bytes of ${bytes}`);
+        readAll(fd, target, offset + from, path);
+      },
+      [Symbol.dispose]: () => {
+        if (open) closeSync(fd);
+        open = false;
+      },
+    };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+function readAll(fd: number, target: Uint8Array, position: number, path: string): void {
+  for (let done = 0; done < target.length; ) {
+    const got = readSync(fd, target, done, Math.min(READ_CHUNK, target.length - done), position + done);
+    if (got === 0) throw new RequestError("safetensors.short", `${path}: ends at byte ${position + done}, while it is read`);
+    done += got;
+  }
+}
+
+function readHeader(fd: number, path: string) {
+  const wrong = (what: string) =>
+    new RequestError("safetensors.header", `${path}: ${what}`, "the file is damaged or cut short; fetch it again");
+  const stat = fstatSync(fd);
+  if (!stat.isFile()) throw wrong("is not a file");
+  const { size } = stat;
+  if (size < 8) throw wrong(`has ${size} bytes, a safetensors file has at least 8`);
+  const prefix = new Uint8Array(new ArrayBuffer(8));
+  readAll(fd, prefix, 0, path);
+  const length = Number(new DataView(prefix.buffer).getBigUint64(0, true));
+  if (length > LARGEST_HEADER || length > size - 8)
+    throw wrong(`says that its header has ${length} bytes; the file has ${size}`);
+  const raw = new Uint8Array(length);
+  readAll(fd, raw, 8, path);
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(raw));
+  } catch (error) {
+    throw wrong(`has a header that is no JSON: ${textOf(error)}`);
+  }
+  if (typeof header !== "object" || header === null || Array.isArray(header))
+    throw wrong("has a header that is no JSON object");
+  const tensors = new Map<string, TensorEntry>();
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(header)) {
+    if (name === "__metadata__") metadata = value as Record<string, string>;
+    else tensors.set(name, entryOf(name, value, 8 + length, wrong));
+  }
+  checkCover([...tensors], 8 + length, size, wrong);
+  return { tensors, metadata };
+}
+
+const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
+
+function entryOf(name: string, value: unknown, start: number, wrong: (what: string) => RequestError): TensorEntry {
+  const { dtype: type, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>;
+  if (typeof type !== "string" || ELEMENT_BYTES[type] === undefined)
+    throw wrong(`tensor '${name}' has the type ${JSON.stringify(type)}`);
+  if (!Array.isArray(shape) || !shape.every(isCount)) throw wrong(`tensor '${name}' has the shape ${JSON.stringify(shape)}`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
+    throw wrong(`tensor '${name}' has the offsets ${JSON.stringify(offsets)}`);
+  const [begin, end] = offsets as [number, number];
+  const bytes = shape.reduce((a: number, b: number) => a * b, ELEMENT_BYTES[type]);
+  if (bytes !== end - begin) throw wrong(`tensor '${name}', ${type} [${shape}], wants ${bytes} bytes and has ${end - begin}`);
+  return { type, dtype: DTYPES[type] ?? null, shape, offset: start + begin, bytes };
+}
+
+/** The tensors cover the rest of the file: no overlap, no hole, nothing beyond its end. */
+function checkCover(
+  tensors: readonly (readonly [string, TensorEntry])[],
+  start: number,
+  size: number,
+  wrong: (what: string) => RequestError,
+): void {
+  let at = start;
+  for (const [name, { offset, bytes }] of tensors.toSorted(([, a], [, b]) => a.offset - b.offset || a.bytes - b.bytes)) {
+    if (offset + bytes > size) throw wrong(`tensor '${name}' ends at byte ${offset + bytes}; the file has ${size}`);
+    if (offset !== at) throw wrong(`tensor '${name}' begins at byte ${offset}, the one before ends at ${at}`);
+    at = offset + bytes;
+  }
+  if (at !== size) throw wrong(`its tensors end at byte ${at}; the file has ${size}`);
+}
+
+export type TensorData = {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: ArrayBufferView;
+};
+
+/** Writes a file whole or not at all, tensors in the order given. Throws a RunError. */
+export function writeSafetensors(
+  path: string,
+  tensors: readonly TensorData[],
+  metadata: Readonly<Record<string, string>> = {},
+): void {
+  let at = 0;
+  const entries = tensors.map(({ name, dtype, shape, data }) => {
+    const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
+    if (bytes !== data.byteLength) throw new Error(`${name}: ${data.byteLength} bytes for ${dtype} [${shape}]`);
+    const begin = at;
+    at += bytes;
+    return [name, { dtype: NAMES[dtype], shape, data_offsets: [begin, at] }];
+  });
+  const json = JSON.stringify({
+    ...(Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {}),
+    ...Object.fromEntries(entries),
+  });
+  const header = new TextEncoder().encode(json.padEnd(Math.ceil(new TextEncoder().encode(json).length / 8) * 8));
+  const prefix = new DataView(new ArrayBuffer(8));
+  prefix.setBigUint64(0, BigInt(header.length), true);
+  replaceFile(path, (write) => {
+    write(new Uint8Array(prefix.buffer));
+    write(header);
+    for (const { data } of tensors) write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  });
+}
