@@ -16,6 +16,9 @@ backward, y, dx and residual [BM, BN / 2], s and ds [BM, RB], b [1, BN / 2, RB] 
 pointer variants take pointers in the same places. WHOLE = 1 is for G = 1 and for boundaries that are multiples of BN / 2: then
 each half of a tile belongs to one linear.
 
+RB, columns of s and ds read at a time: forward min(R, 64), backward the power of two from G R when that is at most 64, else
+min(R, 64); forward 32 at most with a residual or when WHOLE = 0, as shared memory asks.
+
 Why so: the accumulator fills the registers, so the low-rank product is made in two halves after the frozen one, each masked,
 scaled and added in f32. Loading it by descriptors keeps the wgmma pipeline of the flattened tile loop intact (pointer loads
 there make ptxas serialise it), and rows of adapter -1 read b and a outside of the tensor: exact zeros, whatever adapter 0 holds.
@@ -113,11 +116,12 @@ def backward_half(acc, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, 
             a_RK = load_stacked(a, adapter, a_stride, 0, k0, GR, K, RB, H, DESC)
             part = tl.dot(ds_MR, a_RK, part, input_precision="ieee")
         else:
-            for j in tl.range(0, tl.where(adapter < 0, 0, GR), RB, num_stages=1):
-                # A block of one linear's ranks is skipped when the adapter has none there: ds and a are zero.
-                ds_MR = load_tile(ds, m0, j, M, GR, BM, RB, DESC)
-                a_RK = load_stacked(a, adapter, a_stride, j, k0, GR, K, RB, H, DESC)
-                part = tl.dot(ds_MR, a_RK, part, input_precision="ieee")
+            for g in tl.static_range(G):
+                rank = tl.where(adapter < 0, 0, tl.load(ranks + tl.maximum(adapter, 0) * G + g))
+                for r0 in tl.range(0, rank, RB, num_stages=1):
+                    ds_MR = load_tile(ds, m0, g * R + r0, M, GR, BM, RB, DESC)
+                    a_RK = load_stacked(a, adapter, a_stride, g * R + r0, k0, GR, K, RB, H, DESC)
+                    part = tl.dot(ds_MR, a_RK, part, input_precision="ieee")
         if threshold != 0:
             k = k0 + tl.arange(0, H)
             part = tl.where(dropout_keep(row_key0[:, None], row_key1[:, None], k[None, :], threshold), part * inverse, 0.0)
