@@ -1,0 +1,95 @@
+// What this machine gives a process: cores, instructions, memory. Read from the kernel, containers' limits included; nothing is
+// cached, since memory changes.
+
+import { readFileSync } from "node:fs";
+import { availableParallelism, cpus, freemem, totalmem } from "node:os";
+import { dirname, join } from "node:path";
+
+/** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it. */
+const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
+
+export type Processor = {
+  readonly model: string;
+  /** Cores that this process may keep busy: its affinity and its container's quota count. */
+  readonly cores: number;
+  /** Instruction sets that the native kernels need and that are not there; they cannot run unless this is empty. */
+  readonly missing: readonly string[];
+  readonly avx512: boolean;
+};
+
+export type Memory = {
+  /** What the process could ever have: the machine's, or its container's limit. */
+  readonly totalBytes: number;
+  /** What it can take now, page cache that would be given up included. */
+  readonly availableBytes: number;
+  /** The container's limit, where there is one below the machine's memory. */
+  readonly limitBytes: number | null;
+};
+
+export function processor(): Processor {
+  const [, flags = ""] = /^flags\s*:(.*)$/m.exec(read("/proc/cpuinfo") ?? "") ?? [];
+  const has = new Set(flags.trim().split(/\s+/));
+  const missing = process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
+  return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(), missing, avx512: has.has("avx512f") };
+}
+
+/** Threads beyond these would only take turns. */
+export function usableCores(): number {
+  const quota = Math.min(...controlGroups("cpu").map(cpuQuota), Number.POSITIVE_INFINITY);
+  return Math.max(1, Math.min(availableParallelism(), Math.ceil(quota)));
+}
+
+export function memory(): Memory {
+  const [, kib] = /^MemAvailable:\s+(\d+) kB$/m.exec(read("/proc/meminfo") ?? "") ?? [];
+  const available = kib === undefined ? freemem() : Number(kib) * 1024;
+  const groups = controlGroups("memory").map(memoryOfGroup);
+  const limit = Math.min(...groups.map(({ limit }) => limit), Number.POSITIVE_INFINITY);
+  return {
+    totalBytes: Math.min(totalmem(), limit),
+    availableBytes: Math.max(0, Math.min(available, ...groups.map(({ limit, used }) => limit - used))),
+    limitBytes: limit < totalmem() ? limit : null,
+  };
+}
+
+type Group = { readonly folder: string; readonly version: 1 | 2 };
+
+/** The folders of this process's control group and of all above it, where limits may stand. */
+function controlGroups(controller: "cpu" | "memory"): Group[] {
+  const root = "/sys/fs/cgroup";
+  return (read("/proc/self/cgroup") ?? "").split("\n").flatMap((line): Group[] => {
+    const [, controllers, path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
+    if (path === undefined || controllers === undefined) return [];
+    if (controllers === "") return upwards(path).map((at) => ({ folder: join(root, at), version: 2 }));
+    if (!controllers.split(",").includes(controller)) return [];
+    // Inside a container the path may be the host's, and what is mounted is its own group: the last of `upwards`.
+    return upwards(path).map((at) => ({ folder: join(root, controller, at), version: 1 }));
+  });
+}
+
+const upwards = (path: string): string[] => (path === "/" ? ["/"] : [path, ...upwards(dirname(path))]);
+
+function memoryOfGroup({ folder, version }: Group): { readonly limit: number; readonly used: number } {
+  const number = (file: string): number => Number(read(join(folder, file))?.trim() || Number.NaN); // "max" is none, too
+  const limit = number(version === 2 ? "memory.max" : "memory.limit_in_bytes");
+  if (Number.isNaN(limit)) return { limit: Number.POSITIVE_INFINITY, used: 0 };
+  const used = number(version === 2 ? "memory.current" : "memory.usage_in_bytes");
+  const [, cached = "0"] = /^(?:total_)?inactive_file (\d+)$/m.exec(read(join(folder, "memory.stat")) ?? "") ?? [];
+  return { limit, used: Math.max(0, (used || 0) - Number(cached)) };
+}
+
+/** In cores; infinite for none. */
+function cpuQuota({ folder, version }: Group): number {
+  const [quota, period] =
+    version === 2
+      ? (read(join(folder, "cpu.max")) ?? "max 1").trim().split(" ").map(Number)
+      : ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map((file) => Number(read(join(folder, file)) ?? Number.NaN));
+  return quota! > 0 && period! > 0 ? quota! / period! : Number.POSITIVE_INFINITY;
+}
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,5 @@
+// The program's version: package.json's, which the bundler puts in.
+
+import { version } from "../../package.json";
+
+export const VERSION: string = version;

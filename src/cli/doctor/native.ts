@@ -1,0 +1,51 @@
+// Whether the native parts work here: each is opened and made to do a little of its work.
+
+import { openBlas } from "../../../ffi/blas.ts";
+import { native } from "../../../ffi/native.ts";
+import { openLibrary } from "../../../ffi/open.ts";
+import { assetPath } from "../../base/assets.ts";
+import { RunError } from "../../base/errors.ts";
+import { Rng } from "../../base/rng.ts";
+import { capture } from "../../run/spawn.ts";
+
+export type Blas = {
+  /** "0.3.34" */
+  readonly version: string;
+  /** The processor that it computes for: "SkylakeX". */
+  readonly core: string;
+};
+
+/** Opens OpenBLAS and our kernels and has them compute a product together, as a run does. Throws a RunError. */
+export function checkProducts(): Blas {
+  const openblas = openBlas(assetPath("libscipy_openblas.so"));
+  const kernels = openLibrary(assetPath("libmlora.so"), native);
+  const [m, n, k] = [37, 29, 53]; // no multiple of any tile
+  const rng = new Rng(1);
+  const random = (length: number) => Float32Array.from({ length }, () => rng.uniform() - 0.5);
+  const [a, b, c] = [random(m * k), random(n * k), new Float32Array(new ArrayBuffer(4 * m * n))];
+  kernels.product(openblas.scipy_cblas_sgemm.ptr, 0, 1, m, n, k, 1, a, k, b, k, 0, c, n);
+  const worst = worstError(a, b, c, [m, n, k]);
+  if (!(worst < 1e-5)) throw new RunError("doctor.product", `a product of matrices is wrong by ${worst}`);
+  const [, version = "of unknown version"] = /OpenBLAS (\d+\.\d+\.\d+)/.exec(openblas.scipy_openblas_get_config() ?? "") ?? [];
+  return { version, core: openblas.scipy_openblas_get_corename() ?? "unknown" };
+}
+
+/** The largest distance of c[m, n] from a[m, k] b[n, k] transposed, which is computed in doubles. */
+function worstError(a: Float32Array, b: Float32Array, c: Float32Array, [m, n, k]: readonly [number, number, number]): number {
+  let worst = 0;
+  for (let i = 0; i < m; i++)
+    for (let j = 0; j < n; j++) {
+      let sum = 0;
+      for (let l = 0; l < k; l++) sum += a[i * k + l]! * b[j * k + l]!;
+      worst = Math.max(worst, Math.abs(c[i * n + j]! - sum)); // a NaN stays
+    }
+  return worst;
+}
+
+/** Starts nats-server and returns its version: "2.15.1". Throws a RunError. */
+export async function natsVersion(): Promise<string> {
+  const { code, stdout, stderr } = await capture([assetPath("nats-server"), "--version"], 10_000);
+  const [, version] = /v(\d+\.\d+\.\d+\S*)/.exec(stdout) ?? [];
+  if (code === 0 && version !== undefined) return version;
+  throw new RunError("doctor.nats", `nats-server --version ended with ${code}: ${(stderr || stdout).trim().slice(0, 200)}`);
+}

@@ -1,0 +1,138 @@
+// The command line, and the only place that ends the process. Exit codes: 0 done, 1 it failed, 2 the request was wrong and
+// nothing was begun, 70 a bug in mlora. Few flags: what shapes a run stands in its recipe, so that a run can be repeated.
+
+import { type CAC, type Command, cac } from "cac";
+import { environment } from "./base/env.ts";
+import { MloraError, RequestError } from "./base/errors.ts";
+import { setLogLevel } from "./base/log.ts";
+import { VERSION } from "./base/version.ts";
+import type { BenchOptions } from "./cli/bench.ts";
+import type { Overrides } from "./recipe/recipe.ts";
+import { nearest } from "./recipe/suggest.ts";
+
+const WRONG_REQUEST = 2;
+const BUG = 70;
+
+/** Each command is imported when it is run, so that it costs the others nothing. */
+function commandLine(): CAC {
+  const cli = cac("mlora");
+  const onRecipe = (usage: string, purpose: string): Command =>
+    cli
+      .command(usage, purpose)
+      .option("--output <folder>", "Where results go, instead of the recipe's run.output")
+      .option("--device <device>", "auto, cpu or cuda, instead of the recipe's run.device")
+      .option("--seed <number>", "Instead of the recipe's run.seed");
+  onRecipe("run <recipe>", "Train every adapter of a recipe").action(async (recipe: string, flags: Overrides) =>
+    (await import("./cli/run.ts")).run(recipe, overrides(flags)),
+  );
+  onRecipe("plan <recipe>", "Say what a run would do, without doing it")
+    .option("--json", "For machines")
+    .action(async (recipe: string, flags: Overrides & { json?: boolean }) =>
+      (await import("./cli/plan.ts")).plan(recipe, { ...overrides(flags), json: flags.json ?? false }),
+    );
+  cli
+    .command("doctor", "Say what this machine has and lacks")
+    .option("--json", "For machines")
+    .action(async (flags: { json?: boolean }) => (await import("./cli/doctor.ts")).doctor(flags));
+  cli
+    .command("bench", "Measure how fast this machine trains a model of a known shape")
+    .option("--shape <name>", "The base model's shape (default: smollm2-135m)")
+    .option("--device <device>", "auto, cpu or cuda")
+    .option("--adapters <number>", "Adapters that train together (default: 1)")
+    .option("--rows <number>", "Rows in an adapter's batch (default: 4)")
+    .option("--length <number>", "Tokens in a row (default: 64)")
+    .option("--rank <number>", "Rank of the adapters (default: 16)")
+    .option("--dropout <number>", "Dropout of the adapters (default: 0)")
+    .option("--targets <targets>", "all-linear or qkvo (default: all-linear)")
+    .option("--steps <number>", "Steps to measure (default: 10)")
+    .option("--recomputation <how>", "auto, none, selective or full")
+    .option("--tokens <number>", "Most tokens in a pass")
+    .option("--json", "For machines")
+    .action(async (flags: BenchOptions) => (await import("./cli/bench.ts")).bench(flags));
+  cli.command("help [command]", "Say what a command does and takes").action((name?: string) => {
+    if (name === undefined) cli.globalCommand.outputHelp();
+    else (cli.commands.find((command) => command.isMatched(name)) ?? unknownCommand(cli, name)).outputHelp();
+  });
+  cli.option("-v, --version", "Print the version");
+  cli.help((sections) => [
+    { body: `mlora ${VERSION}: trains many LoRA adapters at once on one shared language model` },
+    ...sections
+      .slice(1) // cac's own first line
+      .filter(({ title }) => !title?.startsWith("For more info"))
+      .map((section) => ({ ...section, body: section.body.replace(/ +$/gm, "") })),
+  ]);
+  return cli;
+}
+
+/** Flags that go before what a recipe says. cac makes numbers of what looks like one, also of a folder's name. */
+const overrides = ({ output, device, seed }: Overrides): Overrides => ({
+  ...(output === undefined ? {} : { output: `${output}` }),
+  ...(device === undefined ? {} : { device: `${device}` }),
+  ...(seed === undefined ? {} : { seed }),
+});
+
+function unknownCommand(cli: CAC, name: string): never {
+  const meant = nearest(
+    name,
+    cli.commands.map((command) => command.name),
+  );
+  const hint = `${meant ? `did you mean '${meant}'? ` : ""}'mlora help' lists the commands`;
+  throw new RequestError("cli.command", `there is no command '${name}'`, hint);
+}
+
+/** cac's complaints about options and arguments, with what the command takes. */
+function usageError(cli: CAC, message: string): RequestError {
+  const command = cli.matchedCommand;
+  const [, wrong] = /^Unknown option `-+(.+)`$/.exec(message) ?? [];
+  const known = [...(command?.options ?? []), ...cli.globalCommand.options].map(({ name }) => name);
+  const meant = wrong === undefined ? null : nearest(wrong, known);
+  const usage = `usage: mlora ${command ? `${command.rawName} [options]` : "<command> [options]"}; see mlora help ${command?.name ?? ""}`;
+  const text = message.replaceAll("`", "'").replace(/^./, (first) => first.toLowerCase());
+  return new RequestError("cli.usage", text, `${meant ? `did you mean --${meant}? ` : ""}${usage.trim()}`);
+}
+
+/** Returns the exit code. */
+async function main(args: readonly string[]): Promise<number> {
+  if (args[0] === "--version" || args[0] === "-v") {
+    process.stdout.write(`mlora ${VERSION}\n`);
+    return 0;
+  }
+  setLogLevel(Number(environment("MLORA_DEBUG")) || 0);
+  const cli = commandLine();
+  try {
+    cli.parse(["", "", ...args], { run: false }); // with `run` it would not wait for the command
+    for (const [flag, value] of Object.entries(cli.options))
+      if (flag !== "--" && Array.isArray(value)) throw usageError(cli, `--${flag} was given ${value.length} times`);
+    if (cli.options["help"]) return 0;
+    if (!cli.matchedCommand && cli.args[0] !== undefined) unknownCommand(cli, cli.args[0]);
+    if (!cli.matchedCommand) {
+      cli.globalCommand.checkUnknownOptions();
+      cli.outputHelp();
+      return WRONG_REQUEST;
+    }
+    await cli.runMatchedCommand();
+    return 0;
+  } catch (error) {
+    if (error instanceof Error && error.name === "CACError") throw usageError(cli, error.message);
+    throw error;
+  }
+}
+
+/** Says what went wrong on stderr; returns the exit code. */
+function report(error: unknown): number {
+  const lines =
+    error instanceof MloraError
+      ? [`error[${error.code}]: ${error.message}`, ...(error.hint ? [`hint: ${error.hint}`] : [])]
+      : [`error[bug]: ${error instanceof Error ? error.stack : String(error)}`, `this is a bug in mlora ${VERSION}`];
+  process.stderr.write(`${lines.join("\n")}\n`);
+  return error instanceof MloraError ? error.exit : BUG;
+}
+
+/** Ends the process once everything written has left it; a reader that went away (`mlora ... | head`) is no fault. */
+const end = (code: number): void => {
+  process.stdout.end(() => process.exit(code));
+};
+
+process.on("uncaughtException", (error) => end(report(error)));
+process.on("unhandledRejection", (error) => end(report(error)));
+end(await main(process.argv.slice(2)).catch(report));
