@@ -33,8 +33,17 @@ export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => v
     renameSync(temporary, path);
     syncFolder(dirname(path));
   } catch (error) {
-    rmSync(temporary, { force: true });
+    removeQuietly(temporary);
     throw writeError(path, error);
+  }
+}
+
+/** The fault that is told is the first one, not that of cleaning up after it. */
+function removeQuietly(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch {
+    // It was never there, or its disk is gone.
   }
 }
 

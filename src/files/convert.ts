@@ -29,4 +29,4 @@ export function toF32(bytes: Uint8Array, dtype: DType): Float32Array<ArrayBuffer
 const aligned = (bytes: Uint8Array): ArrayBuffer =>
   bytes.byteOffset % 4 === 0 && bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength
     ? (bytes.buffer as ArrayBuffer)
-    : (bytes.slice().buffer as ArrayBuffer);
+    : new Uint8Array(bytes).buffer;

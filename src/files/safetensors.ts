@@ -84,9 +84,9 @@ function readHeader(fd: number, path: string) {
   if (size < 8) throw wrong(`has ${size} bytes, a safetensors file has at least 8`);
   const prefix = new Uint8Array(new ArrayBuffer(8));
   readAll(fd, prefix, 0, path);
-  const length = Number(new DataView(prefix.buffer).getBigUint64(0, true));
-  if (length > LARGEST_HEADER || length > size - 8)
-    throw wrong(`says that its header has ${length} bytes; the file has ${size}`);
+  const said = new DataView(prefix.buffer).getBigUint64(0, true);
+  const length = Number(said);
+  if (length > LARGEST_HEADER || length > size - 8) throw wrong(`says that its header has ${said} bytes; the file has ${size}`);
   const raw = new Uint8Array(length);
   readAll(fd, raw, 8, path);
   let header: unknown;

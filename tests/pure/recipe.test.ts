@@ -43,8 +43,10 @@ describe("a good recipe", () => {
   test("a sweep makes every combination once, the last key fastest", () => {
     const sweep = 'sweep = { rank = [1, 2], learning_rate = [1e-4, 0.02], targets = ["all-linear", ["q_proj"]] }';
     const { adapters } = parse(HEAD + adapter(sweep));
-    expect(adapters.map(({ rank, optimizer, targets }) => [rank, optimizer.learningRate, targets])).toEqual(
-      [1, 2].flatMap((rank) => [1e-4, 0.02].flatMap((lr) => ["all-linear", ["q_proj"]].map((targets) => [rank, lr, targets]))),
+    expect(adapters.map(({ rank, optimizer, targets }) => `${rank} ${optimizer.learningRate} ${targets}`)).toEqual(
+      [1, 2].flatMap((rank) =>
+        [1e-4, 0.02].flatMap((lr) => ["all-linear", "q_proj"].map((targets) => `${rank} ${lr} ${targets}`)),
+      ),
     );
     expect(new Set(adapters.map(({ name }) => name)).size).toBe(8);
     expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
