@@ -54,7 +54,7 @@ export function cachedFile(
       refuseForeign(shelf, false);
       const path = join(shelf, basename(name));
       if (!holds(path, sha256)) put(path, content());
-      accessSync(path, constants.X_OK); // also fails for a whole file system that is mounted noexec, even for root
+      if (!runnable(path)) throw new Error("programs may not run there (mounted noexec?)");
       return path;
     } catch (error) {
       faults.push(`  ${folder}: ${textOf(error)}`);
@@ -81,6 +81,16 @@ function holds(path: string, sha256: string): boolean {
     return new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") === sha256;
   } catch {
     return false; // not there, or not to be read: it will be put there, and that says what is wrong
+  }
+}
+
+/** False also on a file system that is mounted noexec, even for root. */
+function runnable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
   }
 }
 
