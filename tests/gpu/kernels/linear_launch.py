@@ -14,40 +14,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import linear as linear_kernels  # noqa: E402
 import lora as lora_kernels  # noqa: E402
+from linear_variants import CONFIG, SUM_BLOCK, column_block, down_grad_config, rank_block, rank_block_backward, rank_block_forward, rows_of_sum, whole_pays  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 cdiv = triton.cdiv
-
-
-def pow2(n):
-    return max(16, 1 << (n - 1).bit_length())
-
-
-# What variants.py compiles, by kind: tma (sm_90a, bf16), ptr (bf16 by pointers), f32.
-CONFIG = {
-    "tma": dict(
-        linear=dict(BM=128, BN=256, BK=64, GROUP=16, DESC=1, FLAT=1, num_warps=8, num_stages=3),
-        down=dict(BM=64, BK=64, num_warps=4, num_stages=4),
-        up_grad=dict(BM=64, BN=128, CHUNK=8, num_warps=4, num_stages=4),
-        down_grad=dict(BM=64, BK=128, CHUNK=4, num_warps=8, num_stages=3),
-        part=1024,
-    ),
-    "ptr": dict(
-        linear=dict(BM=128, BN=128, BK=32, GROUP=8, DESC=0, FLAT=0, num_warps=8, num_stages=4),
-        down=dict(BM=64, BK=64, num_warps=4, num_stages=3),
-        up_grad=dict(BM=64, BN=128, CHUNK=8, num_warps=8, num_stages=2),
-        down_grad=dict(BM=64, BK=64, CHUNK=4, num_warps=4, num_stages=3),
-        part=1024,
-    ),
-    "f32": dict(
-        linear=dict(BM=64, BN=64, BK=32, GROUP=8, DESC=0, FLAT=0, num_warps=4, num_stages=2),
-        down=dict(BM=32, BK=32, num_warps=4, num_stages=2),
-        up_grad=dict(BM=32, BN=64, CHUNK=8, num_warps=4, num_stages=2),
-        down_grad=dict(BM=32, BK=64, CHUNK=4, num_warps=4, num_stages=2),
-        part=1024,
-    ),
-}
 
 
 @dataclass
@@ -72,10 +43,10 @@ class Case:
         ends = [sum(self.columns[: g + 1]) for g in range(self.G)]
         self.first1, self.first2 = ends[0], ends[1] if self.G > 1 else self.N
         self.dtype = torch.float32 if self.kind == "f32" else torch.bfloat16
-        self.cfg = {**CONFIG[self.kind], **self.config}
+        self.cfg = {**CONFIG[self.kind], "down_grad": down_grad_config(self.kind, self.G, self.R), **self.config}
         self.sms = 4 if INTERPRET else torch.cuda.get_device_properties(0).multi_processor_count
-        self.CB = min(pow2(self.G * self.R), 128)
-        self.RB = min(self.R, 64)
+        self.CB = column_block(self.G, self.R)
+        self.RB = rank_block(self.R)
         self.scratch = {}
 
     def chunks(self, chunk):
@@ -104,14 +75,14 @@ class Case:
             x, a, s, scratch, self.ranks, self.tile_adapter, self.row_number, self.dropout, self.module, a.stride(0), self.M, self.K, part_blocks,
             G=self.G, R=self.R, CB=self.CB, **cfg)
         if parts > 1:
-            lora_kernels.lora_down_sum[(cdiv(self.M * GR, 512),)](s, scratch, parts, self.M * GR, BLOCK=512, num_warps=4)
+            lora_kernels.lora_down_sum[(cdiv(self.M * GR, SUM_BLOCK["lora_down_sum"]),)](s, scratch, parts, self.M * GR, BLOCK=SUM_BLOCK["lora_down_sum"], num_warps=4)
 
     def linear_forward(self, x, w, y, s=None, b=None, bias=None, residual=None):
         cfg = self.cfg["linear"]
         desc, half, BM, BN, BK = cfg["DESC"], cfg["BN"] // 2, cfg["BM"], cfg["BN"], cfg["BK"]
         lora = s is not None
-        whole = self.G == 1 or all(first % half == 0 for first in (self.first1, self.first2))
-        RB = min(self.R, 64 if whole and residual is None else 32)  # what shared memory holds
+        whole = self.G == 1 or whole_pays(self.kind) and all(first % half == 0 for first in (self.first1, self.first2))
+        RB = rank_block_forward(self.R, whole, residual is not None)
         grid = (min(self.sms, cdiv(self.M, BM) * cdiv(self.N, BN)),)
         linear_kernels.linear_forward[grid](
             self.matrix(x, [BM, BK], desc), self.matrix(w, [BN, BK], desc), self.matrix(y, [BM, half], desc), bias, self.matrix(residual, [BM, half], desc),
@@ -128,7 +99,7 @@ class Case:
         lora_kernels.lora_up_grad[(blocks, self.chunks(chunk), self.R // RB)](
             dy, s, b, db, ds_part, db_part, self.scale, self.ranks, self.tile_adapter, b.stride(0), db.stride(0), self.M, self.N, self.first1, self.first2,
             G=self.G, R=self.R, RB=RB, **cfg)
-        rows, block = max(1, 256 // RB), 4096
+        rows, block = rows_of_sum(self.R), SUM_BLOCK["lora_up_grad_sum"]
         grid = (self.M // rows * self.G * (self.R // RB) + (self.L * cdiv(self.N * self.R, block) if tiles > chunk else 0),)
         lora_kernels.lora_up_grad_sum[grid](
             ds, db, ds_part, db_part, self.scale, self.ranks, self.tile_adapter, db.stride(0), self.M, self.N, self.first1, self.first2,
@@ -138,7 +109,7 @@ class Case:
         cfg, GR = self.cfg["linear"], self.G * self.R
         desc, half, BM, BN, BK = cfg["DESC"], cfg["BN"] // 2, cfg["BM"], cfg["BN"], cfg["BK"]
         lora = ds is not None
-        RB = pow2(GR) if pow2(GR) <= 64 else min(self.R, 64)
+        RB = rank_block_backward(self.G, self.R)
         grid = (min(self.sms, cdiv(self.M, BM) * cdiv(self.K, BN)),)
         linear_kernels.linear_backward[grid](
             self.matrix(dy, [BM, BK], desc), self.matrix(w, [BK, BN], desc), self.matrix(dx, [BM, half], desc), self.matrix(ds, [BM, RB], desc), self.matrix(a, [1, RB, half], desc),
@@ -146,10 +117,8 @@ class Case:
             G=self.G, R=self.R, RB=RB, LORA=int(lora), **cfg)
 
     def lora_down_grad(self, x, ds, da):
-        cfg, GR = dict(self.cfg["down_grad"]), self.G * self.R
-        if self.kind == "tma" and self.CB == 64 and "down_grad" not in self.config:
-            cfg["num_warps"] = 4  # 42 us instead of 54 for q, k, v of 4096 and rank 16
-        chunk, tiles, block = cfg["CHUNK"], self.M // 128, 4096
+        cfg, GR = self.cfg["down_grad"], self.G * self.R
+        chunk, tiles, block = cfg["CHUNK"], self.M // 128, SUM_BLOCK["lora_down_grad_sum"]
         scratch = self.empty("da", cdiv(tiles, chunk), GR, self.K)
         lora_kernels.lora_down_grad[(cdiv(self.K, cfg["BK"]), self.chunks(chunk), cdiv(GR, self.CB))](
             x, ds, da, scratch, self.ranks, self.tile_adapter, self.row_number, self.dropout, self.module, da.stride(0), self.M, self.K, G=self.G, R=self.R, CB=self.CB, **cfg)

@@ -5,6 +5,7 @@ import struct
 import torch
 
 from linear_launch import DEVICE, Case
+from linear_variants import RANKS
 
 NAN = float("nan")
 
@@ -132,7 +133,7 @@ class Problem:
         """The same adapter with nobody beside it, at the padded rank that it needs."""
         c = self.case
         rank = max(self.ranks_list[l])
-        R = next(r for r in (16, 32, 64, 128, 256) if r >= rank)
+        R = next(r for r in RANKS[c.kind] if r >= rank)
         tiles = [0] * int((c.tile_adapter == l).sum())
         other = Problem(c.kind, c.columns, c.K, R, tiles, [self.ranks_list[l]], bias=self.bias is not None, residual=self.residual is not None, config=c.config)
         rows = (c.tile_adapter.repeat_interleave(128) == l).nonzero()[:, 0]
