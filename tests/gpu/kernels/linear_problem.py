@@ -49,6 +49,7 @@ class Problem:
     """Inputs of one group of linears and what the kernels make of them."""
 
     def __init__(self, kind, columns, K, R, tiles, ranks, p=0.1, bias=False, residual=False, config=None):
+        R = next(r for r in RANKS[kind] if r >= R)  # what is compiled of this kind
         G, L, M = len(columns), len(ranks), len(tiles) * 128
         dtype = torch.float32 if kind == "f32" else torch.bfloat16
         rnd = lambda *shape: torch.randn(*shape, device=DEVICE).to(dtype)
