@@ -65,7 +65,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       if ("fault" in row) throw new RowFault(row.fault);
       const { ids, mask } = tokenise(toExample(row.fields), tokenizer, recipe.trainOn);
       const sample = fit(ids, mask, row.source, recipe, counts);
-      const wrong = ids.find((id) => id < 0 || id >= vocab);
+      const wrong = ids.find((id) => !(id >= 0 && id < vocab));
       if (wrong !== undefined)
         throw new RowFault(`has the token ${wrong}; the model knows ${vocab} (the tokenizer is another model's)`);
       if (sample) samples.push(sample);

@@ -1,85 +1,109 @@
-// Rows of JSONL files, read in pieces: no file is held whole.
+// Rows of JSONL files, read in pieces: no file is held whole. What a row means is format.ts's.
 
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { RequestError, textOf } from "../base/errors.ts";
 
 const CHUNK = 1 << 20;
+/** Bytes. A file without line ends shall fail here, not when memory is spent. */
 const LONGEST_LINE = 64 << 20;
+const NEWLINE = 0x0a;
 
-/** Where a row stands. */
+/** Where a row stands; lines count from 1. */
 export type Source = { readonly file: string; readonly line: number };
-export type Row = { readonly source: Source; readonly fields: Readonly<Record<string, unknown>> };
+export type Fields = Readonly<Record<string, unknown>>;
+export type Row = { readonly source: Source; readonly fields: Fields };
 
-/** A row that cannot be used, and why; `source` is put before it. */
+/** A row that cannot be used, and why: "has an empty 'completion'". The place is put before it. */
 export class RowFault extends Error {}
 
 export const placeOf = ({ file, line }: Source): string => `${file}:${line}`;
 
+/** What a row holds, for a message: never longer than a line of a terminal. */
+export const clip = (text: string): string => (text.length > 100 ? `${text.slice(0, 100)}...` : text);
+
+/** Checks that a data file can be read at all. Throws a RequestError, `data.file`. */
+export function checkDataFile(file: string): void {
+  const stat = attempt(file, () => statSync(file));
+  if (!stat.isFile()) throw unreadable(file, stat.isDirectory() ? "is a directory" : "is not a file");
+  if (stat.size === 0) throw unreadable(file, "is empty");
+}
+
+/** The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow. */
+export function* rowsOf(file: string): Generator<Row | { readonly source: Source; readonly fault: string }> {
+  const decoder = new TextDecoder("utf-8", { fatal: true }); // takes a byte order mark away
+  for (const { line, bytes } of linesOf(file)) {
+    const source = { file, line };
+    const row = parse(decoder, bytes);
+    if (row) yield { source, ...row };
+  }
+}
+
+/** A line's fields, or what is wrong with it; null for a blank one. */
+function parse(decoder: TextDecoder, bytes: Uint8Array): { readonly fields: Fields } | { readonly fault: string } | null {
+  let text: string;
+  try {
+    text = decoder.decode(bytes).trim();
+  } catch {
+    return { fault: "is not UTF-8 text" };
+  }
+  if (text === "") return null;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    const whole = text.startsWith("[") ? "; a row is one object on one line, not a list over several" : "";
+    return { fault: `is no JSON (${clip(textOf(error))})${whole}` };
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return { fault: `is no JSON object: ${clip(text)}` };
+  return { fields: value as Fields };
+}
+
 /** Lines of a file with their numbers, as bytes; without the line's end. */
 function* linesOf(file: string): Generator<{ readonly line: number; readonly bytes: Uint8Array }> {
-  const fd = openSync(file, "r");
+  const fd = attempt(file, () => openSync(file, "r"));
   try {
     const chunk = new Uint8Array(CHUNK);
-    let rest: Uint8Array[] = [];
-    let restBytes = 0;
+    let begun: Uint8Array[] = []; // of a line whose end is not read yet
+    let begunBytes = 0;
     let line = 1;
-    const take = (last: Uint8Array): Uint8Array => {
-      const whole = rest.length === 0 ? last.slice() : Buffer.concat([...rest, last]);
-      rest = [];
-      restBytes = 0;
-      return whole;
-    };
     for (;;) {
-      const got = readSync(fd, chunk, 0, CHUNK, null);
+      const got = attempt(file, () => readSync(fd, chunk, 0, CHUNK, null));
       if (got === 0) break;
+      const read = chunk.subarray(0, got);
       let from = 0;
-      for (let end = chunk.indexOf(10); end >= 0 && end < got; end = chunk.indexOf(10, from)) {
-        yield { line: line++, bytes: take(chunk.subarray(from, end)) };
+      for (let end = read.indexOf(NEWLINE); end >= 0; end = read.indexOf(NEWLINE, from)) {
+        yield { line: line++, bytes: Buffer.concat([...begun, read.subarray(from, end)]) };
+        begun = [];
+        begunBytes = 0;
         from = end + 1;
       }
-      if (from < got) {
-        rest.push(chunk.slice(from, got));
-        restBytes += got - from;
-      }
-      if (restBytes > LONGEST_LINE)
+      begun.push(read.slice(from));
+      begunBytes += got - from;
+      if (begunBytes > LONGEST_LINE)
         throw new RequestError(
           "data.row",
-          `${file}:${line}: is longer than ${LONGEST_LINE} bytes`,
+          `${placeOf({ file, line })}: is longer than ${LONGEST_LINE} bytes`,
           "write one JSON object a line",
         );
     }
-    if (rest.length > 0) yield { line, bytes: take(new Uint8Array(0)) };
+    if (begunBytes > 0) yield { line, bytes: Buffer.concat(begun) };
   } finally {
     closeSync(fd);
   }
 }
 
-/** Checks that a data file can be read at all. */
-export function checkDataFile(file: string): void {
-  const stat = statSync(file, { throwIfNoEntry: false });
-  const why = !stat ? "no such file" : !stat.isFile() ? "is not a file" : stat.size === 0 ? "is empty" : null;
-  if (why)
-    throw new RequestError(
-      "data.file",
-      `${file}: ${why}`,
-      "data.train and data.eval name JSONL files; paths are relative to the recipe",
-    );
-}
-
-/** The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow. */
-export function* rowsOf(file: string): Generator<Row | { readonly source: Source; readonly fault: string }> {
-  const decoder = new TextDecoder("utf-8", { fatal: true }); // takes a BOM away
-  for (const { line, bytes } of linesOf(file)) {
-    const source = { file, line };
-    try {
-      const text = decoder.decode(bytes).trim();
-      if (text === "") continue;
-      const fields: unknown = JSON.parse(text);
-      if (typeof fields !== "object" || fields === null || Array.isArray(fields)) yield { source, fault: "is no JSON object" };
-      else yield { source, fields: fields as Row["fields"] };
-    } catch (error) {
-      const fault = error instanceof SyntaxError ? `is no JSON: ${textOf(error)}` : "is not UTF-8 text";
-      yield { source, fault };
-    }
+function attempt<T>(file: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    const missing = (error as { code?: string }).code === "ENOENT";
+    throw unreadable(file, missing ? "no such file" : `cannot be read: ${textOf(error)}`);
   }
 }
+
+const unreadable = (file: string, why: string): RequestError =>
+  new RequestError(
+    "data.file",
+    `${file}: ${why}`,
+    "data.train and data.eval name JSONL files; paths are relative to the recipe",
+  );

@@ -6,18 +6,23 @@ import { Template } from "@huggingface/jinja";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import type { Message } from "./format.ts";
-import { RowFault } from "./jsonl.ts";
+import { clip, RowFault } from "./jsonl.ts";
+import { mendTokenizer } from "./mend.ts";
+import { type Place, placeTokens } from "./surface.ts";
 
 export type Tokenizer = {
   /** Ids of a text; special tokens in it are recognised, none are added. */
   readonly encode: (text: string) => number[];
+  /** The ids of the joined pieces, as `encode` gives them, and the pieces that each token lies in: null where none can tell. */
+  readonly encodePieces: (pieces: readonly string[]) => { readonly ids: number[]; readonly places: readonly Place[] | null };
+  /** For people to read: a byte order mark spelled in bytes may be lost. */
   readonly decode: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
   /** Whether the model expects plain text to begin with `bos`. */
   readonly addBos: boolean;
   readonly hasChatTemplate: boolean;
-  /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. */
+  /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (messages: readonly Message[], prompt: boolean) => string;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
@@ -25,21 +30,31 @@ export type Tokenizer = {
 
 type Json = Record<string, unknown>;
 
-/** Reads tokenizer.json and tokenizer_config.json. Throws a RequestError "model.tokenizer" that names the file. */
+/** What Llama's templates take for today where they are not told: a run shall read the same on any day. */
+const DATE = "26 Jul 2024";
+
+/**
+ * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws
+ * a RequestError, `model.tokenizer`, that names the file.
+ */
 export function loadTokenizer(folder: string): Tokenizer {
   const json = readJson(folder, "tokenizer.json");
-  const config = existsSync(join(folder, "tokenizer_config.json")) ? readJson(folder, "tokenizer_config.json") : {};
-  mendDigits(json["pre_tokenizer"]);
+  const config = { ...optionalJson(folder, "special_tokens_map.json"), ...optionalJson(folder, "tokenizer_config.json") };
   const hub = open(folder, json, config);
-  const id = (name: string): number | null => {
-    const text = tokenText(config[name]);
-    return text === null ? null : (hub.token_to_id(text) ?? null);
-  };
+  const specialText = (name: string) => tokenText(config[name]) ?? undefined;
+  const id = (name: string): number | null => hub.token_to_id(specialText(name) ?? "") ?? null;
   const [bos, eos] = [id("bos_token"), id("eos_token")];
   const chat = chatTemplateOf(folder, config);
-  const specialText = (name: string) => tokenText(config[name]) ?? undefined;
+  const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token"), date_string: DATE };
+  const added = [...hub.get_added_tokens_decoder().values()].map(({ content }) => content);
+  const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(added) };
+  const encode = (text: string) => (text === "" ? { ids: [], tokens: [] } : hub.encode(text, { add_special_tokens: false }));
   return {
-    encode: (text) => (text === "" ? [] : hub.encode(text, { add_special_tokens: false }).ids),
+    encode: (text) => encode(text).ids,
+    encodePieces: (pieces) => {
+      const { ids, tokens } = encode(pieces.join(""));
+      return { ids, places: placeTokens(tokens, pieces, spelling) };
+    },
     decode: (ids) =>
       ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
     bos,
@@ -49,61 +64,43 @@ export function loadTokenizer(folder: string): Tokenizer {
     renderChat: (messages, prompt) => {
       if (!chat) throw new RowFault("is a conversation, but the base model has no chat template");
       try {
-        const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token") };
         return chat.render({ messages, add_generation_prompt: prompt, ...names });
       } catch (error) {
-        throw new RowFault(`does not fit the model's chat template: ${textOf(error)}`);
+        throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
-    specials: [...hub.get_added_tokens_decoder().values()].map(({ content }) => content).sort((a, b) => b.length - a.length),
+    specials: added.sort((a, b) => b.length - a.length),
   };
 }
 
+const unusable = (path: string, why: string, hint?: string): RequestError =>
+  new RequestError("model.tokenizer", `${path}: ${why}`, hint);
+
+const optionalJson = (folder: string, name: string): Json => (existsSync(join(folder, name)) ? readJson(folder, name) : {});
+
 function readJson(folder: string, name: string): Json {
   const path = join(folder, name);
+  let value: unknown;
   try {
-    const value: unknown = JSON.parse(readFileSync(path, "utf8"));
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
-    throw new Error("it is no JSON object");
+    value = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    const missing = (error as { code?: string }).code === "ENOENT";
-    const why = missing ? "no such file" : `cannot be read: ${textOf(error)}`;
-    throw new RequestError(
-      "model.tokenizer",
-      `${path}: ${why}`,
-      missing ? "the model's folder must hold its tokenizer" : undefined,
-    );
+    if ((error as { code?: string }).code === "ENOENT")
+      throw unusable(path, "no such file", "the model's folder must hold its tokenizer");
+    throw unusable(path, `cannot be read: ${clip(textOf(error))}`);
   }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw unusable(path, "is no JSON object");
+  return value as Json;
 }
 
 function open(folder: string, json: Json, config: Json): HubTokenizer {
   try {
-    return new HubTokenizer(json, config);
+    mendTokenizer(json);
+    const hub = new HubTokenizer(json, config);
+    hub.decode(hub.encode("a").ids); // what is broken inside shows when it is used
+    return hub;
   } catch (error) {
-    throw new RequestError(
-      "model.tokenizer",
-      `${join(folder, "tokenizer.json")}: is of a kind that cannot be used: ${textOf(error)}`,
-    );
+    throw unusable(join(folder, "tokenizer.json"), `cannot be used: ${clip(textOf(error))}`);
   }
-}
-
-/**
- * @huggingface/tokenizers 0.2.0 takes only 0-9 for digits, the original all numerals (so "½" became another token): the same
- * split in other words is read right by both.
- */
-function mendDigits(part: unknown): void {
-  if (typeof part !== "object" || part === null) return;
-  const node = part as Json;
-  if (node["type"] === "Digits") {
-    const each = node["individual_digits"] === true;
-    Object.assign(node, {
-      type: "Split",
-      pattern: { Regex: each ? "\\p{N}" : "\\p{N}+" },
-      behavior: "Isolated",
-      invert: false,
-    });
-  }
-  if (Array.isArray(node["pretokenizers"])) node["pretokenizers"].forEach(mendDigits);
 }
 
 /** A token in tokenizer_config.json is a text, or an object with one. */
@@ -121,15 +118,16 @@ function addsBos(hub: HubTokenizer, bos: number, config: Json): boolean {
 /** chat_template.jinja, or the template in tokenizer_config.json: one text, or several by name ("default" counts). */
 function chatTemplateOf(folder: string, config: Json): Template | null {
   const file = join(folder, "chat_template.jinja");
-  const named = config["chat_template"];
-  const several = Array.isArray(named)
-    ? (named as { name?: string; template?: string }[]).find(({ name }) => name === "default")
-    : null;
-  const text = existsSync(file) ? readFileSync(file, "utf8") : (several?.template ?? named);
-  if (typeof text !== "string") return null;
+  const inConfig = config["chat_template"];
+  const named: unknown[] = Array.isArray(inConfig) ? inConfig : [];
+  const found = named.find((item) => (item as Json | null)?.["name"] === "default") as Json | undefined;
   try {
-    return new Template(text);
+    const text = existsSync(file) ? readFileSync(file, "utf8") : (found?.["template"] ?? inConfig);
+    return typeof text === "string" ? new Template(text) : null;
   } catch (error) {
-    throw new RequestError("model.tokenizer", `${folder}: the chat template cannot be read: ${textOf(error)}`);
+    throw unusable(
+      existsSync(file) ? file : join(folder, "tokenizer_config.json"),
+      `its chat template cannot be read: ${clip(textOf(error))}`,
+    );
   }
 }

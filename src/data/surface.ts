@@ -1,0 +1,90 @@
+// Where tokens lie in the text that they were made from. @huggingface/tokenizers gives no offsets, but a token's own spelling
+// says which bytes it stands for, so a walk along the text finds each token's place and proves it.
+
+/** How a tokenizer spells text in its tokens. */
+export type Spelling = {
+  /** Each character of a token is a byte (GPT-2); else "▁" is a space and "<0x0A>" a byte (SentencePiece). */
+  readonly byteLevel: boolean;
+  /** Tokens that are their own text. */
+  readonly added: ReadonlySet<string>;
+};
+
+/** The first and the last piece that a token holds a byte of. */
+export type Place = { readonly first: number; readonly last: number };
+
+const encoder = new TextEncoder();
+
+/**
+ * The pieces of a text in which each token of the whole text lies, or null where the tokens do not spell the text: the
+ * tokenizer changed it by more than composing characters (NFC).
+ */
+export function placeTokens(tokens: readonly string[], pieces: readonly string[], spelling: Spelling): Place[] | null {
+  const found = walk(tokens, pieces, spelling);
+  if (found) return found;
+  const composed = pieces.map((piece) => piece.normalize("NFC"));
+  return composed.every((piece, i) => piece === pieces[i]) ? null : walk(tokens, composed, spelling);
+}
+
+function walk(tokens: readonly string[], pieces: readonly string[], spelling: Spelling): Place[] | null {
+  const bytes = encoder.encode(pieces.join(""));
+  let pieceEnd = encoder.encode(pieces[0] ?? "").length;
+  let piece = 0;
+  let at = 0;
+  /** The piece that holds the byte before `position`. */
+  const pieceBefore = (position: number): number => {
+    while (pieceEnd < position) pieceEnd += encoder.encode(pieces[++piece]!).length;
+    return piece;
+  };
+  const places: Place[] = [];
+  for (const token of tokens) {
+    const end = endOf(token, bytes, at, spelling);
+    if (end === null) return null;
+    const first = pieceBefore(Math.min(at + 1, end));
+    places.push({ first, last: pieceBefore(end) });
+    at = end;
+  }
+  return isBlank(bytes.subarray(at)) ? places : null;
+}
+
+/** Where a token that begins at `at` ends; null where the text goes on otherwise. */
+function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling): number | null {
+  const spelled = bytesOf(token, spelling);
+  if (matches(bytes, at, spelled)) return at + spelled.length;
+  if (spelling.added.has(token)) {
+    // "lstrip" and "rstrip" tokens swallow the white space beside them
+    let next = at;
+    while (next < bytes.length && isBlank(bytes.subarray(next, next + 1))) next++;
+    return matches(bytes, next, spelled) ? next + spelled.length : null;
+  }
+  if (spelling.byteLevel) return null;
+  if (spelled[0] === SPACE && matches(bytes, at, spelled.subarray(1))) return at + spelled.length - 1; // put before a word
+  const raw = encoder.encode(token); // a "▁" of the text itself
+  return matches(bytes, at, raw) ? at + raw.length : null;
+}
+
+const SPACE = 0x20;
+const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === SPACE || (byte >= 0x09 && byte <= 0x0d));
+
+function matches(bytes: Uint8Array, at: number, part: Uint8Array): boolean {
+  if (at + part.length > bytes.length) return false;
+  for (let i = 0; i < part.length; i++) if (bytes[at + i] !== part[i]) return false;
+  return true;
+}
+
+function bytesOf(token: string, { byteLevel, added }: Spelling): Uint8Array {
+  if (added.has(token)) return encoder.encode(token);
+  if (byteLevel) return Uint8Array.from(token, (char) => BYTE_OF_CHAR.get(char) ?? 0);
+  const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
+  return byte === undefined ? encoder.encode(token.replaceAll("▁", " ")) : Uint8Array.of(Number.parseInt(byte, 16));
+}
+
+/** GPT-2's alphabet: visible Latin-1 characters stand for themselves, all other bytes for characters from U+0100 on, in order. */
+const BYTE_OF_CHAR: ReadonlyMap<string, number> = (() => {
+  const visible = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+  const bytes = Array.from({ length: 256 }, (_, byte) => byte);
+  const hidden = bytes.filter((byte) => !visible(byte));
+  return new Map([
+    ...bytes.filter(visible).map((byte) => [String.fromCharCode(byte), byte] as const),
+    ...hidden.map((byte, i) => [String.fromCharCode(0x100 + i), byte] as const),
+  ]);
+})();
