@@ -13,7 +13,7 @@ import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Observer, StepEvent } from "../run/events.ts";
 import { type AdapterData, run } from "../run/run.ts";
 import type { Tokens } from "../schedule/pack.ts";
-import { randomFill } from "../stage/base.ts";
+import { randomWeights } from "../stage/base.ts";
 import { openLocalStage } from "../stage/local.ts";
 import { describeDevice } from "../stage/probe.ts";
 import { count } from "./table.ts";
@@ -93,7 +93,7 @@ export async function bench(options: BenchOptions): Promise<void> {
 
 /** Median time of a step of all adapters, in ms each, and the last loss. */
 async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number) {
-  await using bus = await openLocalStage(plan, (device) => randomFill(1, device));
+  await using bus = await openLocalStage(plan, (device) => randomWeights(1, device));
   const times: number[] = [];
   let [seen, last, loss] = [0, now(), Number.NaN];
   const stop = new AbortController();

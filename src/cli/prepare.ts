@@ -3,13 +3,16 @@
 
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
+import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { readPeftAdapter } from "../files/peft.ts";
 import { resolveTargets } from "../plan/adapters.ts";
 import { makePlan, type Plan } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
-import type { Overrides, Recipe } from "../recipe/recipe.ts";
+import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
 import { countTargets } from "../run/feed.ts";
 import { inputLength, type Tokens } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
@@ -31,6 +34,8 @@ export async function prepare(recipePath: string, overrides: Overrides): Promise
       `${recipe.path}: model.precision is bf16, but the ${device.kind} device computes in fp32`,
       'set precision to "auto" or "fp32"',
     );
+  openBaseModel(recipe.model.path, spec)[Symbol.dispose](); // the files are whole and fit the configuration
+  for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const data = recipe.adapters.map((adapter) => loadDataset(adapter, tokenizer, spec.vocab));
   const plan = makePlan(
@@ -40,6 +45,26 @@ export async function prepare(recipePath: string, overrides: Overrides): Promise
     device,
   );
   return { recipe, plan, data };
+}
+
+/** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
+function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
+  if (adapter.initialAdapter === null) return;
+  const saved = readPeftAdapter(adapter.initialAdapter, spec);
+  const pairs: readonly (readonly [string, unknown, unknown])[] = [
+    ["rank", adapter.rank, saved.rank],
+    ["alpha", adapter.alpha, saved.alpha],
+    ["rslora", adapter.rslora, saved.rslora],
+    ["targets", resolveTargets(adapter, spec).join(", "), saved.targets.join(", ")],
+  ];
+  const faults = pairs.filter(([, wanted, found]) => wanted !== found);
+  if (faults.length === 0) return;
+  const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
+  throw new RequestError(
+    "plan.from",
+    `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${told}`,
+    "give the adapter the values of the one that it continues",
+  );
 }
 
 /** A path as people want to read it: relative to here when that is shorter. */

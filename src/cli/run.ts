@@ -9,7 +9,7 @@ import { formatRecipe } from "../recipe/load.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
 import { run as runPlan } from "../run/run.ts";
-import { baseModelFill } from "../stage/base.ts";
+import { baseModelWeights } from "../stage/base.ts";
 import { openLocalStage } from "../stage/local.ts";
 import { prepare, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
@@ -28,7 +28,7 @@ export async function run(recipePath: string, options: Overrides): Promise<void>
     say("\nstopping: the step under way is finished and everything is saved; once more to quit at once");
     stop.abort();
   });
-  await using bus = await openLocalStage(plan, (device) => baseModelFill(recipe.model.path, plan.spec, device));
+  await using bus = await openLocalStage(plan, (device) => baseModelWeights(recipe.model.path, plan.spec, device));
   using metrics = openAppender(join(output, "metrics.jsonl"));
   using progress = openProgress(plan, process.stderr);
   const observer = together(

@@ -9,11 +9,14 @@ import { openBaseModel } from "../files/basemodel.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import type { FillTensor } from "../model/weights.ts";
 
+/** Where weights come from; disposed when all are loaded. */
+export type WeightSource = Disposable & { readonly fill: FillTensor };
+
 /** Reads each tensor from the model's files, converted to what the device computes in. */
-export function baseModelFill(folder: string, spec: ModelSpec, device: Device): FillTensor {
+export function baseModelWeights(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   let scratch = new Uint8Array(new ArrayBuffer(0));
-  return (name: string, to: Tensor) => {
+  const fill = (name: string, to: Tensor): void => {
     const entry = files.tensor(name);
     const dtype = entry.dtype!; // checked when the files were opened
     const { shape } = entry;
@@ -23,16 +26,17 @@ export function baseModelFill(folder: string, spec: ModelSpec, device: Device): 
     files.read(name, raw);
     device.write(to, device.compute === dtype ? raw : device.compute === "f32" ? toF32(raw, dtype) : toBf16(toF32(raw, dtype)));
   };
+  return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
 
 const RANDOM_BLOCK = 1 << 16;
 
 /** Small random weights, repeated from one block: a benchmark needs numbers that look like weights, not good ones. */
-export function randomFill(seed: number, device: Device): FillTensor {
+export function randomWeights(seed: number, device: Device): WeightSource {
   const rng = new Rng(seed);
   const block = Float32Array.from({ length: RANDOM_BLOCK }, () => 0.04 * (rng.uniform() - 0.5));
   const ones = new Float32Array(RANDOM_BLOCK).fill(1);
-  return (name: string, to: Tensor) => {
+  const fill = (name: string, to: Tensor): void => {
     const count = sizeOf(to.shape);
     const values = name.includes("norm") ? ones : block;
     const bytes: ArrayBufferView = device.compute === "f32" ? values : toBf16(values);
@@ -43,4 +47,5 @@ export function randomFill(seed: number, device: Device): FillTensor {
       device.write({ ptr: to.ptr + at * width, dtype: to.dtype, shape: [length] }, view.subarray(0, length * width));
     }
   };
+  return { fill, [Symbol.dispose]: () => undefined };
 }

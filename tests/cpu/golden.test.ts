@@ -17,7 +17,7 @@ import { putFactors, readFactors } from "../../src/run/export.ts";
 import { countTargets } from "../../src/run/feed.ts";
 import { run } from "../../src/run/run.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
-import { baseModelFill } from "../../src/stage/base.ts";
+import { baseModelWeights } from "../../src/stage/base.ts";
 import { openLocalStage } from "../../src/stage/local.ts";
 import { GOLDEN_MODELS, type Golden, goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -35,7 +35,7 @@ function planOf(golden: Golden): Plan {
   return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, chooseDevice("cpu"));
 }
 
-const openStage = (plan: Plan) => openLocalStage(plan, (device) => baseModelFill(plan.recipe.model.path, plan.spec, device));
+const openStage = (plan: Plan) => openLocalStage(plan, (device) => baseModelWeights(plan.recipe.model.path, plan.spec, device));
 
 const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);

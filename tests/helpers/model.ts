@@ -1,0 +1,66 @@
+// A whole tiny base model on disk, tokenizer and chat template among it: what a run from the command line needs.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Rng } from "../../src/base/rng.ts";
+import { sizeOf } from "../../src/base/shape.ts";
+import { tensorShapes } from "../../src/files/basemodel.ts";
+import { specOf } from "../../src/files/config.ts";
+import { toBf16 } from "../../src/files/convert.ts";
+import { writeSafetensors } from "../../src/files/safetensors.ts";
+
+/** The characters that a byte-level tokenizer writes for the bytes 0 to 255 (GPT-2's table). */
+function byteCharacters(): string[] {
+  const plain = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+  let next = 256;
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(plain(byte) ? byte : next++));
+}
+
+const SPECIALS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"];
+const CHAT =
+  "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+
+/** A byte-level tokenizer without merges: each byte is a token. */
+function writeTokenizer(folder: string): void {
+  const vocab = Object.fromEntries([...byteCharacters(), ...SPECIALS].map((token, id) => [token, id]));
+  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const tokenizer = {
+    version: "1.0",
+    added_tokens: SPECIALS.map((content, i) => ({ id: 256 + i, content, ...special })),
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: null,
+    decoder: byteLevel,
+    model: { type: "BPE", vocab, merges: [], unk_token: null, byte_fallback: false, ignore_merges: false },
+  };
+  writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  const config = { tokenizer_class: "PreTrainedTokenizerFast", eos_token: "<|end|>", chat_template: CHAT };
+  writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(config));
+}
+
+/** Writes a random model of the Llama kind with a vocabulary of bytes. */
+export function writeTinyModel(folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  const config = {
+    architectures: ["LlamaForCausalLM"],
+    hidden_size: 32,
+    intermediate_size: 48,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    vocab_size: 256 + SPECIALS.length,
+    max_position_embeddings: 256,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: true,
+  };
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+  const rng = new Rng(3);
+  const tensors = [...tensorShapes(specOf(config, "config.json"))].map(([name, shape]) => {
+    const values = Float32Array.from({ length: sizeOf(shape) }, () => (name.includes("norm") ? 1 : 0) + 0.15 * rng.normal());
+    return { name, dtype: "bf16" as const, shape, data: toBf16(values) };
+  });
+  writeSafetensors(join(folder, "model.safetensors"), tensors);
+  writeTokenizer(folder);
+}
