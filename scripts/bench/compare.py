@@ -1,0 +1,80 @@
+"""The table of scripts/bench/cpu: medians of mlora's and PEFT's runs, and what one is to the other. Standard library only.
+
+Reads one JSON object a line, {"program": "mlora" | "peft", "report": {...}}, as the two benchmarks print their reports.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from datetime import datetime, timezone
+from pathlib import Path
+
+MIB = 2**20
+WIDTHS = (20, 20, 5, 9, 9, 5)
+HEAD = (
+    "# Measurements\n\n"
+    "One row a call of `scripts/bench/cpu --write`: SmolLM2-135M shape, fp32, 4 x 64 tokens an adapter, rank 16 on all linears;\n"
+    "medians of alternating runs on one machine; speed in tokens/s with its range over the runs, peak memory of the process in MiB.\n\n"
+    "| date (UTC) | commit | machine | adapters | rounds | mlora | PEFT | speed ratio "
+    "| mlora MiB | PEFT MiB | memory ratio | PyTorch |\n"
+    "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
+)
+
+
+def machine() -> str:
+    name = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = " ".join(line.split(":", 1)[1].split())
+            break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def line_of(adapters: object, *cells: str) -> str:
+    return f"{adapters:>8}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+class Runs:
+    """Of one program with one number of adapters."""
+
+    def __init__(self, reports: list[dict]) -> None:
+        speeds = sorted(report["tokens_per_s"] for report in reports)
+        self.rounds = len(reports)
+        self.speed = statistics.median(speeds)
+        self.range = f"{self.speed:.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f})"
+        self.peak = statistics.median(report["peak_rss_bytes"] for report in reports)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--write", type=Path, help="a Markdown file that gets a row for each number of adapters")
+    args = parser.parse_args()
+
+    found: dict[int, dict[str, list[dict]]] = {}
+    for line in args.results.read_text().splitlines():
+        entry = json.loads(line)
+        found.setdefault(entry["report"]["adapters"], {}).setdefault(entry["program"], []).append(entry["report"])
+
+    rows = []
+    print(line_of("adapters", "mlora tokens/s", "PEFT tokens/s", "ratio", "mlora MiB", "PEFT MiB", "ratio"))
+    for adapters, by in sorted(found.items()):
+        ours, theirs = Runs(by["mlora"]), Runs(by["peft"])
+        speed, memory = ours.speed / theirs.speed, ours.peak / theirs.peak
+        speeds = (ours.range, theirs.range, f"{speed:.2f}")
+        peaks = (f"{ours.peak / MIB:.0f}", f"{theirs.peak / MIB:.0f}", f"{memory:.2f}")
+        print(line_of(adapters, *speeds, *peaks))
+        now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
+        cells = (now, args.commit, machine(), adapters, ours.rounds, *speeds, *peaks, by["peft"][0]["torch"])
+        rows.append(f"| {' | '.join(map(str, cells))} |\n")
+    if args.write:
+        new = not args.write.exists()
+        with args.write.open("a") as file:
+            file.write((HEAD if new else "") + "".join(rows))
+
+
+if __name__ == "__main__":
+    main()
