@@ -66,6 +66,7 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
     i < MOST_BARS ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined,
   );
   const say = (line: string) => multi.log(`${line}\n`);
+  let open = true; // stopping twice would draw the bars again, below the table
   return {
     stepped: (event) => {
       const pace = paces[event.adapter]!;
@@ -78,7 +79,10 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
     evaluated: (event) => say(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${folder}` }),
     failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
-    [Symbol.dispose]: () => multi.stop(),
+    [Symbol.dispose]: () => {
+      if (open) multi.stop();
+      open = false;
+    },
   };
 }
 

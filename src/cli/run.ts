@@ -18,8 +18,7 @@ import { count, duration, table } from "./table.ts";
 export async function run(recipePath: string, options: Overrides): Promise<void> {
   const { recipe, plan, data } = await prepare(recipePath, options);
   const { output } = recipe.run;
-  using claim = claimOutput(output);
-  void claim;
+  using _claim = claimOutput(output);
   say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${plan.device.kind} (${plan.device.name})`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
