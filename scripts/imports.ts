@@ -1,0 +1,124 @@
+// Who may import whom, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a check.
+//
+// Run by scripts/test: prints every breach with its place, and fails if there is one. Holds for src and ffi; tests and scripts
+// may reach everywhere.
+
+import { readFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+
+export type Source = { readonly path: string; readonly text: string };
+type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: number };
+
+/** What a folder may import: folders or single files; under `types`, as types only. `base` goes without saying. */
+const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
+  base: { values: ["package.json"] },
+  ffi: { values: [] },
+  recipe: { values: [] },
+  schedule: { values: [] },
+  plan: {
+    // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
+    values: ["recipe", "schedule", "model/buffers.ts", "model/batch.ts", "model/weights.ts", "adapter/bank.ts"],
+    types: ["device"],
+  },
+  data: { values: [], types: ["recipe"] },
+  files: { values: [] },
+  device: { values: ["ffi"] },
+  ops: { values: ["device"] },
+  adapter: { values: ["device", "ops"] },
+  model: { values: ["device", "ops", "adapter"] },
+  objective: { values: ["device", "ops"], types: ["model"] },
+  bus: { values: [], types: ["schedule"] },
+  link: { values: ["bus", "device"] },
+  stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objective", "ops"], types: ["plan", "schedule"] },
+  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule"] },
+  cli: { values: ["bus", "data", "ffi", "files", "link", "plan", "recipe", "run", "schedule", "stage"] },
+  main: { values: ["cli", "recipe"] },
+};
+
+/** Packages and built-in modules that one file stands for; nobody else may import them. */
+const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
+  "bun:ffi": ["ffi/open.ts", "ffi/memory.ts"],
+  "@nats-io/transport-node": ["src/bus/nats.ts"],
+  "@msgpack/msgpack": ["src/bus/messages.ts"],
+  cac: ["src/main.ts"],
+  "node:child_process": [],
+  child_process: [],
+};
+
+/** Effects, as they are written, and the files that may cause them. */
+const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; readonly doors: readonly string[] }[] = [
+  { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
+  { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
+  { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
+  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bnew Worker\(/g, doors: ["src/run/spawn.ts"] },
+  {
+    what: "the clock",
+    effect: /\b(Date\.now|performance\.\w+|Bun\.nanoseconds|process\.hrtime)\b|\bnew Date\(\)/g,
+    doors: ["src/base/clock.ts"],
+  },
+  { what: "randomness without a seed", effect: /\bMath\.random\b|\b(getRandomValues|randomUUID|randomBytes)\b/g, doors: [] },
+];
+
+/** All breaches, each as "path:line: what is wrong". */
+export function breaches({ path, text }: Source): string[] {
+  const code = withoutComments(text);
+  const forbidden = importsOf(code).flatMap((item) => {
+    const why = forbids(path, item);
+    return why === null ? [] : [`${path}:${lineAt(code, item.at)}: ${why}`];
+  });
+  const effects = EFFECT_DOORS.filter(({ doors }) => !doors.includes(path)).flatMap(({ effect, what, doors }) =>
+    [...code.matchAll(effect)].map(
+      ({ 0: found, index }) => `${path}:${lineAt(code, index)}: '${found}': ${what} ${doorIs(doors)}`,
+    ),
+  );
+  return [...forbidden, ...effects];
+}
+
+function forbids(path: string, { from, typeOnly }: Import): string | null {
+  if (!from.startsWith(".")) {
+    const doors = PACKAGE_DOORS[from];
+    return doors === undefined || doors.includes(path) ? null : `imports ${from}, which ${doorIs(doors)}`;
+  }
+  const target = normalize(join(dirname(path), from));
+  const [mine, theirs] = [folderOf(path), folderOf(target)];
+  const rule = MAY[mine];
+  if (rule === undefined) return `the folder '${mine}' has no rule in scripts/imports.ts`;
+  const allowed = ["base", mine, ...rule.values, ...(typeOnly ? (rule.types ?? []) : [])];
+  if (allowed.includes(theirs) || allowed.includes(target.replace(/^src\//, ""))) return null;
+  const types = rule.types ? `; as types ${rule.types.join(", ")}` : "";
+  return `imports ${target}; ${mine} may import ${["base", ...rule.values].join(", ")}${types}`;
+}
+
+const doorIs = (doors: readonly string[]): string =>
+  doors.length === 0 ? "has no door" : `has its door in ${doors.join(", ")}`;
+
+/** "src/plan/plan.ts" is in plan, "src/main.ts" in main, "ffi/open.ts" in ffi. */
+const folderOf = (path: string): string => path.replace(/^src\//, "").replace(/(\/.*|\.ts)$/, "");
+
+const IMPORT =
+  /^\s*(?:import\s+(type\s+)?(?:[^"';]*?\s+from\s+)?|export\s+(type\s+)?[{*][^"';]*?\s+from\s+)"([^"]+)"|(typeof\s+)?\bimport\(\s*"([^"]+)"\s*\)/gm;
+
+const importsOf = (code: string): Import[] =>
+  [...code.matchAll(IMPORT)].map(({ 0: found, 1: importType, 2: exportType, 3: fixed, 4: typeOf, 5: late, index }) => ({
+    from: (fixed ?? late)!,
+    typeOnly: (importType ?? exportType ?? typeOf) !== undefined,
+    at: index + found.search(/\S/),
+  }));
+
+/** The same text with blanks for comments, so that places stay; strings are kept. */
+const withoutComments = (text: string): string =>
+  text.replace(
+    /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/[^\n]*|\/\*[\s\S]*?\*\//g,
+    (found, string) => string ?? found.replace(/[^\n]/g, " "),
+  );
+
+const lineAt = (text: string, index: number): number => text.slice(0, index).split("\n").length;
+
+if (import.meta.main) {
+  const root = join(import.meta.dir, "..");
+  const paths = [...new Bun.Glob("{src,ffi}/**/*.ts").scanSync(root)].sort();
+  const found = paths.flatMap((path) => breaches({ path, text: readFileSync(join(root, path), "utf8") }));
+  for (const line of found) console.log(line);
+  console.log(`imports: ${paths.length} files, ${found.length} breaches`);
+  process.exit(found.length === 0 ? 0 : 1);
+}

@@ -1,0 +1,112 @@
+// All checks and tests, counted. Called by scripts/test, whose first lines say how.
+//
+// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework gets
+// a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
+
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Report, readReport } from "./junit.ts";
+
+const ROOT = join(import.meta.dir, "..");
+const BUN = join(ROOT, "node_modules", ".bin", "bun");
+const TEST_MS = 60_000;
+const PROCESS_MS = 600_000;
+const BUILT = "tests/build/"; // these test dist/mlora
+
+const CHECKS: Readonly<Record<string, readonly string[]>> = {
+  types: [BUN, "node_modules/typescript/bin/tsc", "-p", "."],
+  "lint and format": [
+    BUN,
+    "node_modules/@biomejs/biome/bin/biome",
+    "check",
+    "--error-on-warnings",
+    "--max-diagnostics=20",
+    ".",
+  ],
+  "import rules": [BUN, "scripts/imports.ts"],
+  "file lengths": [BUN, "scripts/lengths.ts"],
+  ...(existsSync(join(ROOT, "scripts", "kernels")) ? { "kernels up to date": ["scripts/kernels", "--verify"] } : {}),
+};
+const BUILD = ["scripts/build"];
+
+let passed = 0;
+let failed = 0;
+const skipped: string[] = [];
+const work = mkdtempSync(join(tmpdir(), "mlora-test-"));
+try {
+  await all(process.argv[2]);
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}
+for (const line of summaryOf(skipped)) console.log(line);
+console.log(`${passed} passed, ${failed} failed${skipped.length > 0 ? `, ${skipped.length} skipped` : ""}`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);
+
+async function all(pattern: string | undefined): Promise<void> {
+  const files = [...new Bun.Glob("tests/**/*.test.ts").scanSync(ROOT)].sort().filter((path) => path.includes(pattern ?? ""));
+  if (files.length === 0) fail(`no test file's path contains '${pattern}'`);
+  if (pattern === undefined) for (const [name, command] of Object.entries(CHECKS)) await check(name, command);
+  if (files.some((path) => path.startsWith(BUILT))) await check("build", BUILD);
+  for (const [folder, inside] of Map.groupBy(files, (path) => path.split("/").slice(0, 2).join("/")))
+    await runFolder(folder, inside);
+}
+
+function fail(why: string): void {
+  failed++;
+  console.log(`FAIL  ${why}`);
+}
+
+/** Its output is shown only when it fails. */
+async function check(name: string, command: readonly string[]): Promise<void> {
+  const child = Bun.spawn([...command], { cwd: ROOT, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  if (code !== 0) return fail(`${name}\n${stdout}${stderr}`);
+  passed++;
+  console.log(`ok    ${name}`);
+}
+
+async function runFolder(folder: string, files: readonly string[]): Promise<void> {
+  const together = await runTests(files);
+  if (together !== null) return count(folder, files, together);
+  console.log(`${folder}: ended without a report; again, file by file`);
+  for (const file of files) {
+    const alone = await runTests([file]);
+    if (alone === null) fail(`${file}: crashed, hung for ${PROCESS_MS / 1000} s, or ran no test`);
+    else count(file, [file], alone);
+  }
+}
+
+function count(name: string, files: readonly string[], { tests, code }: Report & { readonly code: number }): void {
+  const of = (state: string) => tests.filter((test) => test.state === state);
+  console.log(`${of("failed").length === 0 ? "ok  " : "FAIL"}  ${name}: ${of("passed").length} passed`);
+  passed += of("passed").length;
+  failed += of("failed").length;
+  skipped.push(...of("skipped").map(({ file, suite, name }) => `${file}: ${suite || name}`));
+  const silent = files.filter((path) => !tests.some(({ file }) => file === path));
+  for (const file of silent) fail(`${file}: ran no test`);
+  if (code !== 0 && silent.length === 0 && of("failed").length === 0)
+    fail(`${name}: all tests passed, but it ended with ${code}`);
+}
+
+/** Null when the process ended without a report. What fails is shown as it goes. */
+async function runTests(files: readonly string[]): Promise<(Report & { readonly code: number }) | null> {
+  const report = join(work, `${Bun.hash(files.join("\n"))}.xml`);
+  const flags = ["--only-failures", `--timeout=${TEST_MS}`, "--reporter=junit", `--reporter-outfile=${report}`];
+  const child = Bun.spawn([BUN, "--no-orphans", "test", ...flags, ...files.map((file) => `./${file}`)], {
+    cwd: ROOT,
+    stdin: "ignore",
+    stdout: "inherit",
+    stderr: "inherit",
+    timeout: PROCESS_MS,
+    killSignal: "SIGKILL",
+  });
+  const code = await child.exited;
+  return existsSync(report) ? { ...readReport(readFileSync(report, "utf8")), code } : null;
+}
+
+/** What was skipped, by suite: the suites' names say what is missing here (tests/helpers/needs.ts). */
+function summaryOf(names: readonly string[]): string[] {
+  const suites = Map.groupBy(names, (name) => name);
+  return [...suites].map(([name, tests]) => `SKIP  ${name} (${tests.length})`);
+}

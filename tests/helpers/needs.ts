@@ -1,0 +1,44 @@
+// Tests are sorted by what they need. A suite that needs what this machine lacks is skipped aloud: its name says what is missing,
+// and scripts/test lists it. MLORA_REQUIRE=gpu,nats on a machine that must have them turns the skip into a failure.
+
+import { describe } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { assetNames } from "../../src/base/assets.ts";
+import { environment } from "../../src/base/env.ts";
+import { MloraError } from "../../src/base/errors.ts";
+import { listGpus } from "../../src/cli/doctor/gpus.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+
+/** How many there are of each thing that tests may need. */
+const HAVE = {
+  gpu: countGpus,
+  nats: () => (assetNames().includes("nats-server") ? 1 : 0),
+  /** The quickstart's base model: scripts/model makes it. */
+  model: () => (existsSync(join(ROOT, "models", "SmolLM2-135M-Instruct", "config.json")) ? 1 : 0),
+  /** GPU kernels: scripts/kernels makes them. */
+  kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
+} as const;
+
+/**
+ * `describe` where this machine has `n` of something, else a skipped suite that says what is missing:
+ *
+ *     needs("gpu", 2)("activations cross a link", () => { ... });
+ */
+export function needs(what: keyof typeof HAVE, n = 1): (name: string, body: () => void) => void {
+  const have = HAVE[what]();
+  if (have >= n) return describe;
+  if (environment("MLORA_REQUIRE")?.split(",").includes(what))
+    throw new Error(`MLORA_REQUIRE says that this machine has ${what}: ${n} needed, ${have} found`);
+  return (name, body) => describe.skip(`${name} [needs ${n} ${what}, found ${have}]`, body);
+}
+
+function countGpus(): number {
+  try {
+    return listGpus().gpus.length;
+  } catch (error) {
+    if (error instanceof MloraError) return 0;
+    throw error;
+  }
+}

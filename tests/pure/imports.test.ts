@@ -1,0 +1,79 @@
+import { describe, expect, test } from "bun:test";
+import { breaches } from "../../scripts/imports.ts";
+
+const check = (path: string, ...lines: readonly string[]): string[] => breaches({ path, text: lines.join("\n") });
+
+describe("who may import whom", () => {
+  test("what the rules allow", () => {
+    expect(
+      check("src/plan/plan.ts", 'import { sum } from "../base/shape.ts";', 'import { cut } from "../schedule/steps.ts";'),
+    ).toEqual([]);
+    expect(check("src/plan/plan.ts", 'import { part } from "./part.ts";')).toEqual([]);
+    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../model/buffers.ts";')).toEqual([]);
+    expect(check("src/device/cpu/host.ts", 'import { native } from "../../../ffi/native.ts";')).toEqual([]);
+    expect(check("src/recipe/load.ts", 'import * as v from "valibot";')).toEqual([]);
+  });
+
+  test("a folder that is not allowed, with its line", () => {
+    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../model/decoder.ts";');
+    expect(found).toHaveLength(1);
+    expect(found[0]).toStartWith("src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, recipe, schedule");
+  });
+
+  test.each([
+    ["over several lines", 'import {\n  a,\n  b,\n} from "../device/open.ts";'],
+    ["for its effects", 'import "../device/open.ts";'],
+    ["later", 'const { open } = await import("../device/open.ts");'],
+    ["passed on", 'export { a } from "../device/open.ts";'],
+    ["passed on whole", 'export * from "../device/open.ts";'],
+    ["with a type among values", 'import { type A, b } from "../device/open.ts";'],
+    ["after another import", 'import { x } from "./x.ts";\nimport { a } from "../device/open.ts";'],
+  ])("an import %s", (_, text) => {
+    expect(check("src/plan/plan.ts", text)).toHaveLength(1);
+  });
+
+  test("as types only, where the rules say so", () => {
+    for (const text of [
+      'import type { Device } from "../device/device.ts";',
+      'export type { Device } from "../device/device.ts";',
+      'type D = typeof import("../device/device.ts");',
+    ]) {
+      expect(check("src/plan/plan.ts", text)).toEqual([]);
+      expect(check("src/recipe/load.ts", text)).toHaveLength(1);
+    }
+  });
+
+  test("no folder escapes for want of a rule", () => {
+    expect(check("src/new/x.ts", 'import { a } from "../base/a.ts";')).toEqual([
+      "src/new/x.ts:1: the folder 'new' has no rule in scripts/imports.ts",
+    ]);
+    expect(check("src/base/x.ts", 'import { a } from "../../tests/helpers/tiny.ts";')).toHaveLength(1);
+  });
+});
+
+describe("one door for each foreign effect", () => {
+  test.each([
+    ["bun:ffi", "src/device/cpu.ts", 'import { ptr } from "bun:ffi";', "ffi/memory.ts"],
+    ["a library", "ffi/blas.ts", "const lib = dlopen(path, table);", "ffi/open.ts"],
+    ["cac", "src/cli/run.ts", 'import { cac } from "cac";', "src/main.ts"],
+    ["NATS", "src/run/run.ts", 'import { connect } from "@nats-io/transport-node";', "src/bus/nats.ts"],
+    ["the end", "src/cli/run.ts", "process.exit(1);", "src/main.ts"],
+    ["the exit code", "src/cli/run.ts", "process.exitCode = 1;", "src/main.ts"],
+    ["the environment", "src/base/log.ts", 'const level = process.env["X"];', "src/base/env.ts"],
+    ["Bun's environment", "src/base/log.ts", "const level = Bun.env.X;", "src/base/env.ts"],
+    ["a program", "src/cli/doctor.ts", "Bun.spawnSync([program]);", "src/run/spawn.ts"],
+    ["the clock", "src/run/run.ts", "const t = Date.now();", "src/base/clock.ts"],
+    ["the fine clock", "src/run/run.ts", "const t = performance.now();", "src/base/clock.ts"],
+    ["chance", "src/base/rng.ts", "const x = Math.random();", null],
+  ])("%s", (_, path, text, door) => {
+    expect(check(path, text)).toHaveLength(1);
+    if (door !== null) expect(check(door, text)).toEqual([]);
+  });
+
+  test("in a template, but not in a comment", () => {
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: it is code under test
+    expect(check("src/cli/run.ts", "const s = `${process.env.HOME}`;")).toHaveLength(1);
+    expect(check("src/cli/run.ts", "// never process.exit()", "/* nor\n Date.now() */ const a = 1;")).toEqual([]);
+    expect(check("src/cli/run.ts", 'const url = "x//y"; process.exit();')).toHaveLength(1);
+  });
+});
