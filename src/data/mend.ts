@@ -27,11 +27,8 @@ function mendPreTokenizer(part: unknown): unknown {
     case "ByteLevel":
       if (node["use_regex"] === false || node["add_prefix_space"] === true) return node;
       return sequence(isolate(GPT2), { ...node, use_regex: false });
-    case "Metaspace": {
-      const scheme = node["prepend_scheme"] ?? (node["add_prefix_space"] === false ? "never" : "always");
-      const spaces = { ...node, prepend_scheme: scheme };
-      return node["split"] === false ? spaces : sequence(spaces, isolate("▁[^▁]*|[^▁]+"));
-    }
+    case "Metaspace": // the package never splits
+      return node["split"] === false ? node : sequence(node, isolate("▁[^▁]*|[^▁]+"));
     case "Split":
       if (!BEHAVIOURS.includes(String(node["behavior"])))
         throw new Error(

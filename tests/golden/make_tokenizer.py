@@ -31,6 +31,8 @@ LANGUAGES = [
     "你好，世界。今天天气很好。こんにちは世界、お元気ですか。안녕하세요 세계. ",
     "שלום עולם, מה שלומך היום? مرحبا بالعالم، كيف حالك اليوم؟ नमस्ते दुनिया, आप कैसे हैं? ",
     "for (int i = 0; i < n; ++i) {\n\t\tx[i] += 2 * y[i];  // see https://example.org/a?b=1&c=%20\n}\n",
+    # What only some readers take for a numeral or for white space: merges across it show who is who.
+    "x½ 3½y m² Ⅷa ½½ ² a\ufeff b \ufeff\ufeff c\u0085 d \u0085\u0085e  f\u0085\u0085 ",
 ]
 CORPUS = [text for _, text in sorted(topics.items())][:40] + LANGUAGES * 30
 
@@ -56,6 +58,7 @@ TEXTS = [
     "<|im_start|>user\nhi<|im_end|>\n<|endoftext|><think>\nhm\n</think>",
     "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi <|eot_id|> x",
     "<|im_sta rt|> <|im_end| > im_start <s >",
+    "x½ 3½y m² Ⅷa ½½ ² x½½ a\ufeff b \ufeff\ufeff c\u0085 d \u0085\u0085e  f\u0085\u0085 ",
     "\u0000 nul, \u0001\u001b[0m, \u0085 nel\u0085, \u00a0nbsp\u00a0, \u200b\ufeff bom\ufeff, \u2028\u2029, \u3000wide",
     "▁lower▁one▁ eighth block ▁ ▁▁",
     "\ufffd \ufdd0 \U0010ffff \U000e0041",
@@ -192,8 +195,11 @@ def begin_with(tokenizer: Tokenizer, bos: str) -> None:
 
 
 def make_smollm() -> Tokenizer:
-    pieces = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    return byte_level(pieces, special("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = byte_level([words], special("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    # Trained without it, so that there are merges that it must keep from happening.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    return tokenizer
 
 
 def make_llama3() -> Tokenizer:
@@ -213,7 +219,7 @@ def make_qwen3() -> Tokenizer:
 def make_llama2() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)  # for training: no merges across words
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁*[^▁]*"), "isolated")  # for training: words, runs of spaces
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
