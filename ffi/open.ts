@@ -76,7 +76,8 @@ function open<S extends SymbolTable>(library: string, symbols: S): Functions<S> 
 }
 
 /** The loader's own words, without the paths that stand before them. */
-const reasonOf = (error: unknown): string => textOf(error).replace(/^Failed to open library "[^"]*": (\S+: )?/, "");
+const reasonOf = (error: unknown): string =>
+  textOf(error).replace(/^Failed to open library "[^"]*": (\S+: )?(cannot open shared object file: )?/, "");
 
 /**
  * Sets variables in the environment that C code reads; undefined takes one away. Bun's process.env is a copy that C never sees,

@@ -1,0 +1,119 @@
+// dist/mlora as people get it: copied somewhere, with nothing around it. scripts/test builds it before these run.
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { version } from "../../package.json";
+
+const BUILT = join(import.meta.dir, "../../dist/mlora");
+
+let place = "";
+let binary = "";
+beforeAll(() => {
+  if (!existsSync(BUILT)) throw new Error("dist/mlora is not there: run scripts/build");
+  place = mkdtempSync(join(tmpdir(), "mlora elsewhere ")); // with spaces
+  binary = join(place, "renamed");
+  copyFileSync(BUILT, binary);
+});
+afterAll(() => rmSync(place, { recursive: true, force: true }));
+
+async function run(args: readonly string[], environment: Record<string, string> = {}, cwd = place) {
+  const child = Bun.spawn([binary, ...args], { env: environment, cwd, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { out, err, code };
+}
+
+test("says its version in less than 0.2 s", async () => {
+  const times: number[] = [];
+  for (let i = 0; i < 5; i++) {
+    const begin = performance.now();
+    expect(await run(["--version"])).toEqual({ out: `mlora ${version}\n`, err: "", code: 0 });
+    times.push(performance.now() - begin);
+  }
+  expect(Math.min(...times)).toBeLessThan(200); // the best of five: the machine may be busy, the program is not
+});
+
+describe("with an empty environment", () => {
+  type Report = { version: string; can_train: boolean; parts: Record<string, { state: string; folder?: string }> };
+
+  test("doctor unpacks the native parts and finds them working", async () => {
+    const cache = join(place, "cache");
+    const { out, err, code } = await run(["doctor", "--json"], { MLORA_CACHE: cache });
+    expect([code, err]).toEqual([0, ""]);
+    const report: Report = JSON.parse(out);
+    expect(report).toMatchObject({ version, can_train: true });
+    for (const part of ["processor", "products", "nats-server", "device"])
+      expect(report.parts[part]).toMatchObject({ state: "ok" });
+    expect(report.parts["cache"]!.folder).toBe(cache);
+    expect(
+      readdirSync(cache, { recursive: true })
+        .map(String)
+        .map((path) => path.split("/").at(-1)),
+    ).toEqual(expect.arrayContaining(["libmlora.so", "libscipy_openblas.so", "nats-server"]));
+  });
+
+  test("it does not need a home: the temporary folder will do", async () => {
+    const temporary = join(place, "temporary");
+    mkdirSync(temporary);
+    const { out, code } = await run(["doctor"], { TMPDIR: temporary, HOME: "/proc/nowhere", XDG_CACHE_HOME: "/proc/nowhere" });
+    expect(code).toBe(0);
+    expect(out).toContain(`${temporary}/mlora-`);
+  });
+
+  test("where nothing can be unpacked it says so, and what to do, and fails", async () => {
+    const { out, err, code } = await run(["doctor"], { MLORA_CACHE: "/proc/nowhere" });
+    expect(code).toBe(1);
+    expect(out).toMatch(/FAULT {2}products .*libscipy_openblas\.so/);
+    expect(out).toContain("hint: set MLORA_CACHE");
+    expect(err).toStartWith("error[doctor.unfit]: this machine cannot train");
+  });
+});
+
+describe("a wrong request", () => {
+  test.each([
+    [["rnu"], "there is no command 'rnu'", "did you mean 'run'?"],
+    [["run"], "missing required args", "usage: mlora run <recipe>"],
+    [["doctor", "--jsno"], "unknown option '--jsno'", "did you mean --json?"],
+    [["run", "none.toml"], "none.toml", "hint: "],
+    [["run", "a.toml", "--seed", "1", "--seed", "2"], "--seed was given 2 times", "usage: mlora run"],
+  ])("%p ends with 2 and one error", async (args, message, hint) => {
+    const { out, err, code } = await run(args);
+    expect([code, out]).toEqual([2, ""]);
+    expect(err).toMatch(/^error\[[\w.]+\]: .*\nhint: .*\n$/);
+    expect(err).toContain(message);
+    expect(err).toContain(hint);
+  });
+});
+
+test("help goes to stdout, and no command at all is a wrong request", async () => {
+  const help = await run(["--help"]);
+  expect([help.code, help.err]).toEqual([0, ""]);
+  for (const command of ["run <recipe>", "plan <recipe>", "doctor"]) expect(help.out).toContain(command);
+  expect(await run([])).toEqual({ ...help, code: 2 });
+  expect((await run(["help", "run"])).out).toContain("--output <folder>");
+});
+
+test("obeys no .env and no bunfig.toml of the folder it runs in", async () => {
+  const folder = join(place, "data");
+  mkdirSync(folder);
+  writeFileSync(join(folder, "evil.ts"), 'console.log("obeyed");');
+  writeFileSync(join(folder, "bunfig.toml"), 'preload = ["./evil.ts"]\n');
+  writeFileSync(join(folder, ".env"), "MLORA_CACHE=/proc/nowhere\n");
+  const { out, code } = await run(["doctor"], { TMPDIR: folder }, folder);
+  expect([code, out.includes("obeyed")]).toEqual([0, false]);
+});
+
+test("a reader that goes away is no fault", async () => {
+  const child = Bun.spawn(["bash", "-c", '"$0" help | true; echo $PIPESTATUS', binary], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  expect([out, err]).toEqual(["0\n", ""]);
+});
+
+test("runs for who may execute but not read or write it", async () => {
+  chmodSync(binary, 0o111);
+  expect((await run(["--version"])).code).toBe(0);
+});
