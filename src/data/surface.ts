@@ -26,13 +26,14 @@ export function placeTokens(tokens: readonly string[], pieces: readonly string[]
 }
 
 function walk(tokens: readonly string[], pieces: readonly string[], spelling: Spelling): Place[] | null {
-  const bytes = encoder.encode(pieces.join(""));
-  let pieceEnd = encoder.encode(pieces[0] ?? "").length;
+  const spelt = pieces.map((piece) => encoder.encode(spelling.byteLevel ? piece : toSpaces(piece)));
+  const bytes = Buffer.concat(spelt);
+  let pieceEnd = spelt[0]?.length ?? 0;
   let piece = 0;
   let at = 0;
   /** The piece that holds the byte before `position`. */
   const pieceBefore = (position: number): number => {
-    while (pieceEnd < position) pieceEnd += encoder.encode(pieces[++piece]!).length;
+    while (pieceEnd < position) pieceEnd += spelt[++piece]!.length;
     return piece;
   };
   const places: Place[] = [];
@@ -56,11 +57,13 @@ function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling)
     while (next < bytes.length && isBlank(bytes.subarray(next, next + 1))) next++;
     return matches(bytes, next, spelled) ? next + spelled.length : null;
   }
-  if (spelling.byteLevel) return null;
-  if (spelled[0] === SPACE && matches(bytes, at, spelled.subarray(1))) return at + spelled.length - 1; // put before a word
-  const raw = encoder.encode(token); // a "▁" of the text itself
-  return matches(bytes, at, raw) ? at + raw.length : null;
+  // A space that is put before a word has no place in the text.
+  const prefixed = !spelling.byteLevel && spelled[0] === SPACE && matches(bytes, at, spelled.subarray(1));
+  return prefixed ? at + spelled.length - 1 : null;
 }
+
+/** A "▁" of the text itself becomes the same tokens as a space. */
+const toSpaces = (text: string): string => text.replaceAll("▁", " ");
 
 const SPACE = 0x20;
 const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === SPACE || (byte >= 0x09 && byte <= 0x0d));
@@ -75,7 +78,7 @@ function bytesOf(token: string, { byteLevel, added }: Spelling): Uint8Array {
   if (added.has(token)) return encoder.encode(token);
   if (byteLevel) return Uint8Array.from(token, (char) => BYTE_OF_CHAR.get(char) ?? 0);
   const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
-  return byte === undefined ? encoder.encode(token.replaceAll("▁", " ")) : Uint8Array.of(Number.parseInt(byte, 16));
+  return byte === undefined ? encoder.encode(toSpaces(token)) : Uint8Array.of(Number.parseInt(byte, 16));
 }
 
 /** GPT-2's alphabet: visible Latin-1 characters stand for themselves, all other bytes for characters from U+0100 on, in order. */
