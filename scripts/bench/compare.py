@@ -15,8 +15,8 @@ MIB = 2**20
 WIDTHS = (20, 20, 5, 9, 9, 5)
 HEAD = (
     "# Measurements\n\n"
-    "One row a call of `scripts/bench/cpu --write`: SmolLM2-135M shape, fp32, 4 x 64 tokens an adapter, rank 16 on all linears;\n"
-    "medians of alternating runs on one machine; speed in tokens/s with its range over the runs, peak memory of the process in MiB.\n\n"
+    "Rows of `scripts/bench/cpu --write`: SmolLM2-135M shape, fp32, 4 x 64 tokens an adapter, rank 16 on all linears. Medians\n"
+    "of alternating runs on one machine: tokens/s with its range over the runs, and the process's peak memory in MiB.\n\n"
     "| date (UTC) | commit | machine | adapters | rounds | mlora | PEFT | speed ratio "
     "| mlora MiB | PEFT MiB | memory ratio | PyTorch |\n"
     "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"

@@ -1,8 +1,8 @@
 """The peer of scripts/bench/cpu: LoRA training by transformers and PEFT on the CPU, in fp32. Prints one line of JSON.
 
-One base model with random weights, adapters of one rank on all seven linears, AdamW. PEFT trains one adapter at a time, so a step
-of several adapters is a step of each, one after another, on the base model that they share. A step feeds rows x length random
-tokens to each adapter; all of them are targets. Reported are the median step and the process's peak memory.
+One base model with random weights, adapters of one rank on all seven linears, AdamW. PEFT trains one adapter at a time, so a
+step of several adapters is a step of each, one after another, on the base model that they share. A step feeds rows x length
+random tokens to each adapter; all of them are targets. Reported are the median step and the process's peak memory.
 """
 
 import argparse

@@ -28,7 +28,7 @@ export type GoldenStep = {
 /** Of a row alone: the sum of its targets' losses, how many they are, how many greedy decoding hits. */
 export type GoldenRow = { readonly lossSum: number; readonly targets: number; readonly hits: number };
 
-/** Relative distances between two runs of PEFT: of a loss and a gradient norm in the worst step; of all tensors taken together. */
+/** Relative distances of two runs of PEFT: losses and gradient norms in the worst step, the others over all tensors. */
 export type Spread = {
   readonly losses: number;
   readonly gradNorms: number;

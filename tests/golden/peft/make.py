@@ -3,15 +3,15 @@ trained alone by transformers and PEFT, in fp32 on one CPU thread.
 
     python tests/golden/peft/make.py [NAME ...]        # with the packages of scripts/bench/requirements.txt
 
-Conventions, the ones of Hugging Face's Trainer: token i of a row is a target where mask[i] is 1 and is predicted from the tokens
-before it; the loss of a mini-batch (all rows of an optimizer step) is the sum of its targets' cross-entropies over the number of
-its targets, whatever micro-batches it is cut into; gradients are those of that loss; the rate of step i (from 0) is the
-schedule's value at i, so that with warm-up the first step has rate 0. Gradients and their norms are taken before clipping.
+Conventions, the ones of Hugging Face's Trainer: token i of a row is a target where mask[i] is 1, and is predicted from the
+tokens before it; the loss of a mini-batch (all rows of an optimizer step) is the sum of its targets' cross-entropies over the
+number of its targets, whatever micro-batches it is cut into; gradients are those of that loss; the rate of step i (from 0) is
+the schedule's value at i, so that with warm-up the first step has rate 0. Gradients and norms are taken before clipping.
 
 Each adapter is trained three times: as it goes into the goldens, with each row in a micro-batch of its own (no padding, another
 order of sums), and in float64. How far these lie apart is kept beside the numbers: it is what a tolerance must allow. AdamW
-divides a gradient by its own size, so an entry whose gradient is nearly zero makes a step of full size out of rounding; a golden
-that hangs on such an entry measures nothing, and is refused (another `seed` in models.py has none).
+divides a gradient by its own size, so an entry whose gradient is nearly zero makes a step of full size out of rounding; a
+golden that hangs on such an entry measures nothing, and is refused (another `seed` in models.py has none).
 """
 
 import argparse
