@@ -1,9 +1,10 @@
-// What this machine gives a process: cores, instructions, memory. Read from the kernel, containers' limits included; nothing is
-// cached, since memory changes.
+// What this machine gives a process: cores, instructions, memory. Read from the kernel's files, containers' limits included;
+// nothing is kept, since memory changes. Tests give other files.
 
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { dirname, join } from "node:path";
+import { RunError } from "./errors.ts";
 
 /** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it. */
 const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
@@ -26,23 +27,37 @@ export type Memory = {
   readonly limitBytes: number | null;
 };
 
-export function processor(): Processor {
+/** A file's text, undefined where there is none. */
+type Read = (path: string) => string | undefined;
+
+export function processor(read: Read = readFile): Processor {
   const [, flags = ""] = /^flags\s*:(.*)$/m.exec(read("/proc/cpuinfo") ?? "") ?? [];
   const has = new Set(flags.trim().split(/\s+/));
   const missing = process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
-  return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(), missing, avx512: has.has("avx512f") };
+  return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(read), missing, avx512: has.has("avx512f") };
+}
+
+/** The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the process. */
+export function requireProcessor(read: Read = readFile): Processor {
+  const found = processor(read);
+  if (found.missing.length === 0) return found;
+  throw new RunError(
+    "machine.processor",
+    `the processor, ${found.model}, lacks ${found.missing.join(", ")}`,
+    "mlora's kernels need x86-64-v3: Intel since Haswell (2013), AMD since Excavator (2015)",
+  );
 }
 
 /** Threads beyond these would only take turns. */
-export function usableCores(): number {
-  const quota = Math.min(...controlGroups("cpu").map(cpuQuota), Number.POSITIVE_INFINITY);
+export function usableCores(read: Read = readFile): number {
+  const quota = Math.min(...controlGroups("cpu", read).map((group) => cpuQuota(group, read)), Number.POSITIVE_INFINITY);
   return Math.max(1, Math.min(availableParallelism(), Math.ceil(quota)));
 }
 
-export function memory(): Memory {
+export function memory(read: Read = readFile): Memory {
   const [, kib] = /^MemAvailable:\s+(\d+) kB$/m.exec(read("/proc/meminfo") ?? "") ?? [];
   const available = kib === undefined ? freemem() : Number(kib) * 1024;
-  const groups = controlGroups("memory").map(memoryOfGroup);
+  const groups = controlGroups("memory", read).map((group) => memoryOfGroup(group, read));
   const limit = Math.min(...groups.map(({ limit }) => limit), Number.POSITIVE_INFINITY);
   return {
     totalBytes: Math.min(totalmem(), limit),
@@ -54,7 +69,7 @@ export function memory(): Memory {
 type Group = { readonly folder: string; readonly version: 1 | 2 };
 
 /** The folders of this process's control group and of all above it, where limits may stand. */
-function controlGroups(controller: "cpu" | "memory"): Group[] {
+function controlGroups(controller: "cpu" | "memory", read: Read): Group[] {
   const root = "/sys/fs/cgroup";
   return (read("/proc/self/cgroup") ?? "").split("\n").flatMap((line): Group[] => {
     const [, controllers, path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
@@ -68,7 +83,7 @@ function controlGroups(controller: "cpu" | "memory"): Group[] {
 
 const upwards = (path: string): string[] => (path === "/" ? ["/"] : [path, ...upwards(dirname(path))]);
 
-function memoryOfGroup({ folder, version }: Group): { readonly limit: number; readonly used: number } {
+function memoryOfGroup({ folder, version }: Group, read: Read): { readonly limit: number; readonly used: number } {
   const number = (file: string): number => Number(read(join(folder, file))?.trim() || Number.NaN); // "max" is none, too
   const limit = number(version === 2 ? "memory.max" : "memory.limit_in_bytes");
   if (Number.isNaN(limit)) return { limit: Number.POSITIVE_INFINITY, used: 0 };
@@ -78,7 +93,7 @@ function memoryOfGroup({ folder, version }: Group): { readonly limit: number; re
 }
 
 /** In cores; infinite for none. */
-function cpuQuota({ folder, version }: Group): number {
+function cpuQuota({ folder, version }: Group, read: Read): number {
   const [quota, period] =
     version === 2
       ? (read(join(folder, "cpu.max")) ?? "max 1").trim().split(" ").map(Number)
@@ -86,7 +101,7 @@ function cpuQuota({ folder, version }: Group): number {
   return quota! > 0 && period! > 0 ? quota! / period! : Number.POSITIVE_INFINITY;
 }
 
-function read(path: string): string | undefined {
+function readFile(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch {

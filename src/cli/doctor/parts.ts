@@ -6,8 +6,8 @@ import { release } from "node:os";
 import { dirname } from "node:path";
 import { assetNames, assetPath, readAsset } from "../../base/assets.ts";
 import { formatBytes } from "../../base/bytes.ts";
-import { MloraError, RunError } from "../../base/errors.ts";
-import { memory, processor } from "../../base/machine.ts";
+import { MloraError } from "../../base/errors.ts";
+import { memory, processor, requireProcessor } from "../../base/machine.ts";
 import { describeDevice } from "../../stage/probe.ts";
 import { type Gpus, listGpus } from "./gpus.ts";
 import { checkProducts, natsVersion } from "./native.ts";
@@ -38,13 +38,7 @@ function system(): Answer {
 }
 
 function cpu(): Answer {
-  const { model, cores, missing, avx512 } = processor();
-  if (missing.length > 0)
-    throw new RunError(
-      "doctor.processor",
-      `${model} lacks ${missing.join(", ")}`,
-      "mlora's kernels need x86-64-v3, which Intel has since Haswell (2013) and AMD since Excavator (2015)",
-    );
+  const { model, cores, avx512 } = requireProcessor();
   const text = `${model}, ${cores} ${cores === 1 ? "core" : "cores"} to use, ${avx512 ? "AVX-512" : "AVX2"}`;
   return { text, facts: { model, cores, avx512 } };
 }

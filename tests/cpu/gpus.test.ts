@@ -1,0 +1,61 @@
+// How a driver's answers are read, with a driver made for the purpose: most machines have none, and no real one fails on demand.
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const DRIVER = `
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+static int of(const char *name) { const char *v = getenv(name); return v ? atoi(v) : 0; }
+int cuInit(unsigned flags) { return flags ? 1 : of("FAKE_INIT"); }
+int cuDriverGetVersion(int *v) { *v = 12080; return 0; }
+int cuDeviceGetCount(int *n) { *n = of("FAKE_COUNT"); return 0; }
+int cuDeviceGet(int *d, int i) { *d = i + 40; return 0; }
+int cuDeviceGetName(char *name, int length, int d) { strncpy(name, d == 41 ? "NVIDIA B" : "NVIDIA A", length); return 0; }
+int cuDeviceTotalMem_v2(size_t *n, int d) { *n = d == 41 ? 85899345920ull : 25769803776ull; return 0; }
+int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? (d == 41 ? 9 : 8) : which == 76 ? (d == 41 ? 0 : 6) : -1; return 0; }
+`;
+
+let folder = "";
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "mlora-driver-"));
+  mkdirSync(join(folder, "lib"));
+  await Bun.write(join(folder, "driver.c"), DRIVER);
+  const gcc = Bun.spawn([process.env["CC"] ?? "gcc", "-shared", "-fPIC", "-o", "lib/libcuda.so.1", "driver.c"], {
+    cwd: folder,
+  });
+  expect(await gcc.exited).toBe(0);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+async function list(environment: Record<string, string>): Promise<unknown> {
+  const script = `
+    import { listGpus } from ${JSON.stringify(join(import.meta.dir, "../../src/cli/doctor/gpus.ts"))};
+    try { console.log(JSON.stringify(listGpus())); }
+    catch (error) { console.log(JSON.stringify({ code: error.code, message: error.message })); }`;
+  const env = { PATH: process.env["PATH"] ?? "", LD_LIBRARY_PATH: join(folder, "lib"), ...environment };
+  const child = Bun.spawn([process.execPath, "-e", script], { cwd: folder, env, stdout: "pipe" });
+  return JSON.parse(await child.stdout.text());
+}
+
+test("GPUs are told with name, memory and compute capability", async () => {
+  expect(await list({ FAKE_COUNT: "2" })).toEqual({
+    cuda: "12.8",
+    gpus: [
+      { name: "NVIDIA A", totalBytes: 24 * 2 ** 30, capability: "8.6" },
+      { name: "NVIDIA B", totalBytes: 80 * 2 ** 30, capability: "9.0" },
+    ],
+  });
+});
+
+test("a driver that fails, or sees no GPU, is an error of its own", async () => {
+  expect(await list({ FAKE_INIT: "803" })).toEqual({
+    code: "cuda.driver",
+    message: "cuInit failed with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+  });
+  expect(await list({ FAKE_INIT: "12345" })).toMatchObject({ message: "cuInit failed with CUresult 12345" });
+  expect(await list({ FAKE_COUNT: "0" })).toEqual({ code: "cuda.driver", message: "the NVIDIA driver sees no GPU" });
+});
