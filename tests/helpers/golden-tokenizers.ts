@@ -39,18 +39,20 @@ export const goldenNames: readonly string[] = readdirSync(join(GOLDEN, "cases"))
   .filter((name) => name !== "smollm2-real")
   .sort();
 
-/** A golden tokenizer, with parts of its files changed; `template` names the file of its chat template. */
+/** A golden tokenizer, with parts of its files changed; `template` is the file of its chat template, null for none. */
 export function goldenTokenizer(
   base: string,
   changes: Readonly<Record<string, unknown>> = {},
-  template = "chat_template.jinja",
+  template: string | null = "chat_template.jinja",
   config: Readonly<Record<string, unknown>> = {},
 ): Tokenizer {
   return withFolder((folder) => {
     cpSync(join(GOLDEN, base), folder, { recursive: true });
     edit(join(folder, "tokenizer.json"), changes);
     edit(join(folder, "tokenizer_config.json"), config);
-    cpSync(join(GOLDEN, base, template), join(folder, "chat_template.jinja"));
+    const to = join(folder, "chat_template.jinja");
+    if (template === null) rmSync(to);
+    else cpSync(join(GOLDEN, base, template), to);
     return loadTokenizer(folder);
   });
 }
