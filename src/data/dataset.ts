@@ -110,7 +110,7 @@ function nothingIn(file: string, rows: number, { name, maxLength, overlong }: Da
 }
 
 function checkIds(ids: readonly number[], vocab: number): void {
-  const wrong = ids.find((id) => !(id >= 0 && id < vocab));
+  const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocab));
   if (wrong !== undefined)
     throw new RowFault(`has the token ${wrong}; the model knows ${vocab} (the tokenizer is another model's)`);
 }

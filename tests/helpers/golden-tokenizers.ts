@@ -33,6 +33,7 @@ export type GoldenCase = {
 };
 
 export const goldenKinds = ["smollm", "llama3", "qwen3", "llama2"] as const;
+export const goldenFolder = (kind: (typeof goldenKinds)[number]): string => join(GOLDEN, kind);
 export const readGolden = (name: string): GoldenCase => JSON.parse(readFileSync(join(GOLDEN, "cases", `${name}.json`), "utf8"));
 export const goldenNames: readonly string[] = readdirSync(join(GOLDEN, "cases"))
   .map((file) => file.replace(/\.json$/, ""))

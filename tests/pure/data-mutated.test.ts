@@ -1,0 +1,161 @@
+// Damaged data and tokenizers: each is read or refused by a RequestError, never by a crash. Seeded, so that a failure comes back.
+
+import { afterAll, describe, expect, test } from "bun:test";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { RequestError } from "../../src/base/errors.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
+import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { goldenFolder, goldenKinds, goldenTokenizer } from "../helpers/golden-tokenizers.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "mlora-mutated-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const VOCAB = 1600;
+const recipe = (train: string): DatasetRecipe => ({
+  name: "a",
+  train: [train],
+  eval: [],
+  evalSplit: 0.2,
+  format: "auto",
+  template: null,
+  chatTemplate: true,
+  system: "Be brief.",
+  trainOn: "completion",
+  maxLength: 64,
+  overlong: "truncate",
+  seed: 3,
+});
+
+/** Bytes that mean something to JSON or to UTF-8. */
+const TELLING = Buffer.from('"\\{}[]:,\n\r\t \0u0dDeE+-.1\u00e9\ufeff\ud83d\ude00');
+const WORDS = ["null", "true", "[]", "{}", '""', "1e999", '"\\ud800"', "-0", '"messages"', "\n\n", "\u2028"].map((word) =>
+  Buffer.from(word),
+);
+
+/** Some bytes changed, left out, put in, doubled, or all behind a place cut off. */
+function mutate(bytes: Buffer, rng: Rng): Buffer {
+  let out = bytes;
+  for (let n = 1 + rng.below(3); n > 0; n--) {
+    const at = rng.below(out.length + 1);
+    const to = Math.min(out.length, at + rng.below(12));
+    const word = WORDS[rng.below(WORDS.length)]!;
+    const byte = TELLING.subarray(rng.below(TELLING.length)).subarray(0, 1);
+    const between = [
+      byte,
+      Buffer.of(rng.below(256)),
+      Buffer.alloc(0),
+      word,
+      Buffer.concat([out.subarray(at, to), out.subarray(at, to)]),
+    ];
+    out =
+      rng.below(6) === 0
+        ? out.subarray(0, at)
+        : Buffer.concat([out.subarray(0, at), between[rng.below(between.length)]!, out.subarray(to)]);
+  }
+  return out;
+}
+
+/** What was refused; nothing but a RequestError may be thrown. */
+function refusal(what: string, call: () => void): RequestError | null {
+  try {
+    call();
+    return null;
+  } catch (error) {
+    if (error instanceof RequestError && error.message.length > 0) return error;
+    throw new Error(`${what}: ${error}`, { cause: error });
+  }
+}
+
+/** The properties of whatever was read. */
+function checkRead(path: string, tokenizer: Tokenizer): void {
+  const { train, eval: held, counts } = loadDataset(recipe(path), tokenizer, VOCAB);
+  expect(train.length).toBeGreaterThan(0);
+  expect(train.length + held.length).toBe(counts.rows - counts.dropped);
+  for (const { ids, mask } of [...train, ...held]) {
+    expect([ids.length, mask[0]]).toEqual([mask.length, 0]);
+    expect(ids.length).toBeLessThanOrEqual(64);
+    expect(mask.includes(1)).toBe(true);
+    expect(ids.every((id) => id >= 0 && id < VOCAB)).toBe(true);
+  }
+}
+
+const ROWS: Readonly<Record<string, readonly unknown[]>> = {
+  chats: Array.from({ length: 8 }, (_, i) => ({
+    messages: [
+      { role: "user", content: `What is ${i}? é 🙂` },
+      { role: "assistant", content: `It is "${i}".\n` },
+      { role: "user", content: "And?" },
+      { role: "assistant", content: "<think>\nhm\n</think>\n\nNo more." },
+    ],
+  })),
+  pairs: Array.from({ length: 8 }, (_, i) => ({ prompt: `${i} + 1 \\ =`, completion: `${i + 1} \u0085` })),
+  alpaca: Array.from({ length: 8 }, (_, i) => ({ instruction: "Add", input: i % 2 ? `${i}` : null, output: `${i}` })),
+  texts: Array.from({ length: 8 }, (_, i) => ({ text: `${i} שלום 你好 e\u0301` })),
+};
+
+describe.each(goldenKinds)("rows for %s", (kind) => {
+  test.each(Object.keys(ROWS))("%s, damaged 60 times", (form) => {
+    const tokenizer = goldenTokenizer(kind);
+    const whole = Buffer.from(ROWS[form]!.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    const rng = new Rng(kind.length, form.length, 11);
+    const path = join(folder, "rows.jsonl");
+    writeFileSync(path, whole);
+    checkRead(path, tokenizer);
+    let refused = 0;
+    for (let round = 0; round < 60; round++) {
+      writeFileSync(path, mutate(whole, rng));
+      const error = refusal(`round ${round}`, () => checkRead(path, tokenizer));
+      if (error) {
+        refused++;
+        expect(error.message).toContain(path);
+        expect(error.message.split("\n").length).toBeLessThanOrEqual(5);
+      }
+    }
+    expect(refused).toBeGreaterThan(10); // else this damages nothing
+  });
+});
+
+describe.each(goldenKinds)("the tokenizer of %s", (kind) => {
+  test("damaged 60 times", () => {
+    const model = join(folder, kind);
+    mkdirSync(model);
+    cpSync(goldenFolder(kind), model, { recursive: true });
+    const rng = new Rng(kind.length, 5);
+    let refused = 0;
+    for (let round = 0; round < 60; round++) {
+      const name = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"][round % 3]!;
+      const whole = readFileSync(join(goldenFolder(kind), name));
+      writeFileSync(join(model, name), mutate(whole, rng));
+      const path = join(folder, "good.jsonl");
+      writeFileSync(path, [ROWS["chats"]!, ROWS["pairs"]!][round % 2]!.map((row) => `${JSON.stringify(row)}\n`).join(""));
+      const error = refusal(`round ${round}, ${name}`, () => checkRead(path, loadTokenizer(model)));
+      if (error) refused++;
+      writeFileSync(join(model, name), whole);
+    }
+    expect(refused).toBeGreaterThan(10);
+  });
+
+  test("without its file, or with a folder in its place", () => {
+    const model = join(folder, `${kind}-bare`);
+    mkdirSync(model);
+    expect(refusal("bare", () => void loadTokenizer(model))?.message).toBe(`${join(model, "tokenizer.json")}: no such file`);
+    cpSync(goldenFolder(kind), model, { recursive: true });
+    rmSync(join(model, "chat_template.jinja"));
+    mkdirSync(join(model, "chat_template.jinja"));
+    expect(refusal("folder", () => void loadTokenizer(model))?.message).toContain("chat_template.jinja: its chat template");
+  });
+});
+
+test("a tokenizer of another kind says what is supported", () => {
+  const model = { type: "Unigram", unk_id: 0, vocab: [["<unk>", 0]] };
+  expect(refusal("unigram", () => void goldenTokenizer("llama2", { model }))?.message).toMatch(
+    /its model is "Unigram"; supported is "BPE"/,
+  );
+  const merged = { type: "Split", pattern: { String: " " }, behavior: "MergedWithPrevious", invert: false };
+  expect(refusal("split", () => void goldenTokenizer("llama2", { pre_tokenizer: merged }))?.message).toMatch(
+    /splits by "MergedWithPrevious"/,
+  );
+});
