@@ -18,12 +18,12 @@ typedef struct {
 
 static void adamw_range(void *context, int64_t begin, int64_t end) {
   const adamw_args *a = context;
-  float lr = a->table[1], beta1 = a->table[2], beta2 = a->table[3], eps = a->table[4], decay = a->table[5];
-  float step = lr / a->table[6], root = sqrtf(a->table[7]);
+  float lr = a->table[1], rest1 = a->table[2], beta2 = a->table[3], rest2 = a->table[4], eps = a->table[5];
+  float decay = a->table[6], step = lr / a->table[7], root = sqrtf(a->table[8]);
   for (int64_t i = begin; i < end; i++) {
     float g = a->grads[i] * a->coefficient;
-    float m = a->m[i] = beta1 * a->m[i] + (1 - beta1) * g;
-    float v = a->v[i] = beta2 * a->v[i] + (1 - beta2) * g * g;
+    float m = a->m[i] = a->m[i] + (g - a->m[i]) * rest1;
+    float v = a->v[i] = beta2 * a->v[i] + rest2 * g * g;
     a->params[i] = a->params[i] * (1 - lr * decay) - step * m / (sqrtf(v) / root + eps);
     a->grads[i] = 0;
   }
@@ -31,6 +31,6 @@ static void adamw_range(void *context, int64_t begin, int64_t end) {
 
 // One step of one adapter's n parameters; `table` is its row of the kernel's table.
 void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const float *table) {
-  adamw_args a = {params, grads, m, v, table[8], table};
+  adamw_args a = {params, grads, m, v, table[9], table};
   parallel(n, BLOCK, adamw_range, &a);
 }

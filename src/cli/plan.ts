@@ -26,6 +26,7 @@ export function planJson({ plan, data }: Prepared) {
     output: recipe.run.output,
     seed: recipe.run.seed,
     tokens_per_microbatch: budget,
+    rows_per_pass: sizes.rows,
     recomputation: sizes.recomputation,
     adapters: adapters.map((adapter, i) => ({
       name: adapter.name,
@@ -76,7 +77,7 @@ function planText({ plan, data }: Prepared): string[] {
     `${shortPath(recipe.path)}: ${adapters.length} adapters on ${shortPath(recipe.model.path)}`,
     `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
-    `  micro-batch  at most ${count(sizes.rows)} rows of ${count(plan.budget)} allowed, packed from all adapters`,
+    `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
     `  output       ${shortPath(recipe.run.output)}`,
     "",
     ...adapterLines,

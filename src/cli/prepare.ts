@@ -4,7 +4,7 @@
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Dataset, loadDataset } from "../data/dataset.ts";
+import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
@@ -37,7 +37,8 @@ export async function prepare(recipePath: string, overrides: Overrides): Promise
   openBaseModel(recipe.model.path, spec)[Symbol.dispose](); // the files are whole and fit the configuration
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
-  const data = recipe.adapters.map((adapter) => loadDataset(adapter, tokenizer, spec.vocab));
+  const read: ReadFiles = new Map(); // a sweep's adapters share their rows
+  const data = recipe.adapters.map((adapter) => loadDataset(adapter, tokenizer, spec.vocab, read));
   const plan = makePlan(
     recipe,
     spec,

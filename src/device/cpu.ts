@@ -1,11 +1,11 @@
 // The cpu device: the kernels of kernels.ts over OpenBLAS and our C, in f32. It runs where there is no GPU, and it is the
 // readable reference that the CUDA kernels are tested against. Launches run at once, in the caller's thread.
 
-import { cpus, freemem, totalmem } from "node:os";
 import { hostView } from "../../ffi/memory.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
+import { memory, processor } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
@@ -27,12 +27,13 @@ export class CpuDevice implements Device {
 
   constructor(threads?: number) {
     this.#host = openHost(threads);
-    this.name = `${cpus()[0]?.model.trim() ?? "cpu"}, ${this.#host.threads} threads`;
+    this.name = `${processor().model}, ${this.#host.threads} threads`;
     this.#kernels = { ...rowKernels(this.#host), ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)) };
   }
 
   memory() {
-    return { total: totalmem(), free: freemem() };
+    const { totalBytes: total, availableBytes: free } = memory();
+    return { total, free };
   }
 
   /** Bytes held, scratch included: what the tests compare with the plan. */

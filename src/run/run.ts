@@ -60,7 +60,11 @@ export async function run(options: RunOptions): Promise<RunResult> {
 
   const works = plan.adapters.map(({ work }) => work);
   const batches = new Map<number, { readonly batch: MicroBatch; readonly shares: readonly ShareRef[] }>();
-  for (const action of schedule(works, plan.budget, plan.device.rowTile, (adapter) => live[adapter]!.result !== null)) {
+  for (const action of schedule(
+    works,
+    { ...plan, rowTile: plan.device.rowTile },
+    (adapter) => live[adapter]!.result !== null,
+  )) {
     await act(options, live, batches, action, started);
     if (stop.aborted && action.kind !== "forward") break;
   }

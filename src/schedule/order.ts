@@ -1,7 +1,7 @@
 // The order of work as data: which micro-batches run together, and when which adapter steps.
 //
 // In a round each active adapter gives its next micro-batch. They are packed, in the order of the adapters, into passes of at
-// most the token budget, so that many adapters share one pass over the base weights. An adapter steps when the last micro-batch
+// most `passRows` rows, so that many adapters share one pass over the base weights. An adapter steps when the last micro-batch
 // of its mini-batch is done.
 
 import { alignUp } from "../base/shape.ts";
@@ -22,6 +22,8 @@ export type Action =
   | { readonly kind: "forward"; readonly pass: number; readonly shares: readonly ShareRef[] }
   | { readonly kind: "backward"; readonly pass: number }
   | { readonly kind: "step"; readonly steps: readonly { readonly adapter: number; readonly step: number }[] };
+
+export type Limits = { readonly budget: number; readonly passRows: number; readonly rowTile: number };
 
 type Cursor = {
   readonly adapter: number;
@@ -51,13 +53,13 @@ function nextShare(cursor: Cursor): ShareRef | null {
 const tokensOf = (work: Work, rows: readonly number[]): number => rows.reduce((total, row) => total + work.lengths[row]!, 0);
 
 /**
- * Rounds until all work is done. `budget` counts rows of a pass with each share rounded up to `rowTile`. An adapter that `ended`
- * names is left out from the next round on.
+ * Rounds until all work is done. `budget` bounds an adapter's own micro-batch, and so decides its sums; `passRows` bounds what
+ * runs together, shares rounded up to `rowTile` (a larger one runs alone), and decides nothing but speed and memory. An adapter
+ * that `ended` names is left out from the next round on.
  */
 export function* schedule(
   works: readonly Work[],
-  budget: number,
-  rowTile: number,
+  { budget, passRows, rowTile }: Limits,
   ended: (adapter: number) => boolean = () => false,
 ): Generator<Action> {
   let cursors: Cursor[] = works.map((work, adapter) => ({
@@ -73,7 +75,7 @@ export function* schedule(
     const round = cursors.filter(({ adapter }) => !ended(adapter)).map((cursor) => ({ cursor, share: nextShare(cursor) }));
     cursors = round.filter(({ share }) => share !== null).map(({ cursor }) => cursor);
     const shares = round.flatMap(({ share }) => (share ? [share] : []));
-    for (const group of inPasses(shares, works, budget, rowTile)) {
+    for (const group of inPasses(shares, works, passRows, rowTile)) {
       yield { kind: "forward", pass, shares: group };
       yield { kind: "backward", pass };
       pass++;
@@ -83,13 +85,13 @@ export function* schedule(
   }
 }
 
-/** Cuts a round's shares into passes of at most `budget` rows, in order. */
-function inPasses(shares: readonly ShareRef[], works: readonly Work[], budget: number, rowTile: number): ShareRef[][] {
+/** Cuts a round's shares into passes of at most `passRows` rows, in order. */
+function inPasses(shares: readonly ShareRef[], works: readonly Work[], passRows: number, rowTile: number): ShareRef[][] {
   const passes: ShareRef[][] = [];
   let used = Number.POSITIVE_INFINITY;
   for (const share of shares) {
     const rows = alignUp(tokensOf(works[share.adapter]!, share.rows), rowTile);
-    if (used + rows > budget) {
+    if (used + rows > passRows) {
       passes.push([]);
       used = 0;
     }

@@ -159,8 +159,9 @@ export class Stage implements Disposable {
   step(steps: readonly AdamStep[]): void {
     const table = new Float32Array(this.config.adapters.length * ADAMW_TABLE_WIDTH);
     for (const s of steps) {
+      const betas = [1 - s.beta1, s.beta2, 1 - s.beta2];
       const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
-      const row = [1, s.learningRate, s.beta1, s.beta2, s.eps, s.weightDecay, ...corrections, s.coefficient, 0];
+      const row = [1, s.learningRate, ...betas, s.eps, s.weightDecay, ...corrections, s.coefficient];
       table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
     }
     this.bank.step(table);

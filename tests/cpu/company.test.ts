@@ -16,7 +16,7 @@ import { randomFactors, randomFill, randomTokens, tinyFamilies, tinySizes } from
 
 const STEPS = 4;
 /** Rows of a pass: small enough that a crowd needs several passes a round. */
-const BUDGET = 160;
+const PASS_ROWS = 160;
 
 /** Adapter `i` of a crowd of eight, no two alike. */
 const settings = (i: number) => ({
@@ -76,7 +76,7 @@ async function train(who: readonly number[], family: string, cuts: readonly numb
     }));
     const losses = who.map(() => [] as number[]);
     const sums = who.map(() => 0);
-    for (const action of schedule(works, BUDGET, devices[0]!.rowTile)) {
+    for (const action of schedule(works, { budget: 1000, passRows: PASS_ROWS, rowTile: devices[0]!.rowTile })) {
       if (action.kind === "forward") {
         const shares = action.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
           const samples = rows.map((row) => data[adapter]![row]!);

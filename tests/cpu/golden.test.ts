@@ -21,9 +21,9 @@ import { baseModelWeights } from "../../src/stage/base.ts";
 import { openLocalStage } from "../../src/stage/local.ts";
 import { GOLDEN_MODELS, type Golden, goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
-/** Adam divides by the root of the second moment, so that a gradient near zero moves a weight by all of its rounding. */
-const LOSS = 1e-5;
-const WEIGHTS = 1e-4;
+/** Relative. PEFT's own fp32 lies up to 2e-7 (losses) and 2.2e-6 (weights) from float64; the issue asks for 1e-5 and 1e-4. */
+const LOSS = 1e-6;
+const WEIGHTS = 1e-5;
 
 const root = mkdtempSync(join(tmpdir(), "mlora-golden-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -66,7 +66,7 @@ for (const name of GOLDEN_MODELS)
         for (const [s, want] of adapter.steps.entries()) {
           const got = steps[i]![s]!;
           close(got.loss, want.loss, LOSS, `${adapter.name}, loss of step ${s + 1}`);
-          close(got.gradNorm, want.gradNorm, 10 * LOSS, `${adapter.name}, gradient norm of step ${s + 1}`);
+          close(got.gradNorm, want.gradNorm, 5 * LOSS, `${adapter.name}, gradient norm of step ${s + 1}`);
           expect(got.learningRate).toBeCloseTo(want.learningRate, 9);
         }
         const [ours, theirs] = [

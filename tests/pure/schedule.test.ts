@@ -79,7 +79,8 @@ describe("the order of work", () => {
     for (let i = 0; i < 100; i++) {
       const works = range(1 + rng.below(6)).map(() => randomWork(rng));
       const budget = 40 + rng.below(200);
-      const actions: Action[] = [...schedule(works, budget, 8)];
+      const passRows = 20 + rng.below(200);
+      const actions: Action[] = [...schedule(works, { budget, passRows, rowTile: 8 })];
       const stepped = works.map(() => 0);
       const open = new Set<number>();
       const seen = works.map(() => [] as number[][]);
@@ -88,7 +89,7 @@ describe("the order of work", () => {
           open.add(action.pass);
           expect(new Set(action.shares.map(({ adapter }) => adapter)).size).toBe(action.shares.length);
           const rows = sum(action.shares.map((share) => Math.ceil(tokensOf(works, share) / 8) * 8));
-          expect(rows <= budget || action.shares.length === 1).toBe(true);
+          expect(rows <= passRows || action.shares.length === 1).toBe(true);
           for (const share of action.shares) {
             expect(share.step).toBe(stepped[share.adapter]!);
             seen[share.adapter]!.push([...share.rows]);
@@ -114,7 +115,7 @@ describe("the order of work", () => {
     const work = { lengths: [4, 4, 4], batchSize: 1, accumulation: 1, epochs: 1, steps: null, shuffle: false, seed: 0 };
     const ended = new Set<number>();
     const steps = works(
-      schedule([work, work], 100, 8, (adapter) => ended.has(adapter)),
+      schedule([work, work], { budget: 100, passRows: 100, rowTile: 8 }, (adapter) => ended.has(adapter)),
       (seen) => seen === 1 && ended.add(0),
     );
     expect(steps).toEqual([[0, 1], [1], [1]]);

@@ -1,12 +1,11 @@
 // The cpu device's native side: OpenBLAS and our C kernels, opened once, and typed windows on their memory.
 
-import { cpus } from "node:os";
 import { openBlas } from "../../../ffi/blas.ts";
 import { hostView } from "../../../ffi/memory.ts";
 import { native } from "../../../ffi/native.ts";
 import { openLibrary } from "../../../ffi/open.ts";
-import type { Functions } from "../../../ffi/types.ts";
 import { assetPath } from "../../base/assets.ts";
+import { requireProcessor, usableCores } from "../../base/machine.ts";
 import type { Tensor } from "../device.ts";
 
 /** A matrix in place: the address of its first element and the distance between its rows, in elements. */
@@ -15,10 +14,11 @@ export type Matrix = { readonly ptr: number; readonly ld: number };
 export type Host = ReturnType<typeof openHost>;
 
 /** Opens both libraries; `threads` of ours work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary` throws. */
-export function openHost(threads = cpus().length) {
+export function openHost(threads = usableCores()) {
+  requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
-  const kernels = openLibrary(assetPath("libmlora.so"), native as never) as unknown as Functions<typeof native>;
-  const sgemmPtr = (openblas.scipy_cblas_sgemm as unknown as { readonly ptr: number }).ptr;
+  const kernels = openLibrary(assetPath("libmlora.so"), native);
+  const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
     kernels,
     threads: kernels.native_threads(threads),
