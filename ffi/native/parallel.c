@@ -8,7 +8,8 @@
 #include <stdatomic.h>
 
 #define MAX_THREADS 256
-#define SPINS 2000        // looks for work before a helper sleeps: about the time between two launches
+#define SPINS 2000        // looks for work at full speed: about the time between two launches
+#define YIELDS 4000       // then looks in turn with others, some ms, before a helper sleeps: waking it costs as much as a kernel
 #define PIECES_A_THREAD 4 // small enough to even out, large enough to be worth taking
 
 static struct {
@@ -44,7 +45,9 @@ static int has_work(void) { return (uint32_t)atomic_load_explicit(&pool.ticket, 
 static void *helper(void *unused) {
   (void)unused;
   for (;;) {
-    for (int spin = 0; spin < SPINS && !has_work(); spin++) relax();
+    for (int spin = 0; spin < SPINS + YIELDS && !has_work(); spin++)
+      if (spin < SPINS) relax();
+      else sched_yield();
     if (!has_work()) {
       pthread_mutex_lock(&pool.lock);
       atomic_fetch_add(&pool.asleep, 1);

@@ -6,7 +6,7 @@
 #include "native.h"
 
 #define ROW_TILE 24       // rows: src/device/cpu/linear.ts has the same
-#define WIDTH 192         // columns of a piece, about
+#define WIDTH 192         // columns of a piece at most; src/device/cpu/linear.ts computes with it too
 #define TALL (20 * ROW_TILE)
 #define SHORT (4 * ROW_TILE)
 
@@ -36,8 +36,8 @@ static void product_range(void *context, int64_t begin, int64_t end) {
 // c[m, n] = alpha op(a) op(b) + beta c, all row-major; op transposes where asked: a is then [k, m], b [n, k].
 void product(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
              const float *b, int ldb, float beta, float *c, int ldc) {
-  int across = (n + WIDTH - 1) / WIDTH;
-  int columns = ((n + across - 1) / across + 15) / 16 * 16, rows = across < 4 ? SHORT : TALL;
+  int across = (n + 2 * WIDTH - 1) / (2 * WIDTH) * 2; // even: most machines have an even number of cores
+  int columns = ((n + across - 1) / across + 15) / 16 * 16, rows = across < 8 ? SHORT : TALL;
   across = (n + columns - 1) / columns;
   int64_t pieces = (int64_t)((m + rows - 1) / rows) * across;
   product_args p = {sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, rows, columns, alpha, beta, a, b, c};
