@@ -149,9 +149,9 @@ export type Kernels = {
   /** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
   lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
 
-  /** y[t] = x[rows[t]]: rows i32[T], x c[M, H], y c[T, H]. */
+  /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
-  /** dx[rows[t]] = dy[t] for distinct rows; other rows of dx are left as they are. */
+  /** dx[rows[t]] = dy[t] for distinct rows, those below zero left out; other rows of dx are left as they are. */
   rows_scatter: { readonly dy: Tensor; readonly rows: Tensor; readonly dx: Tensor };
   /**
    * Cross-entropy of each row of logits c[T, V] with targets i32[T]: loss f32[T] = -log p(target); hit i32[T] = 1 where the

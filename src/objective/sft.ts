@@ -1,9 +1,9 @@
 // Supervised fine-tuning: cross-entropy of the next token over the rows that have a target.
 //
 // Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
-// gradient in place. Prompt tokens cost nothing here.
+// gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
+// weight zero.
 
-import { alignUp } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Batch } from "../model/batch.ts";
@@ -34,34 +34,22 @@ export function sft(
   const [x, h, gradH, rstd] = [of(buffers.x), of(buffers.h), of(buffers.gradH), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
   rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
-  const padded = alignUp(targets, device.rowTile); // products over whole tiles, so that a row's sums do not depend on T
-  if (padded > targets) device.zero(rowsFrom(buffers.h, targets, padded - targets));
 
-  const chunk = buffers.logits.shape[0]!;
-  for (let from = 0; from < padded; from += chunk) {
-    const rows = Math.min(chunk, padded - from);
-    const real = Math.min(rows, targets - from);
-    const part = (t: Tensor) => rowsFrom(t, from, real);
+  const chunk = buffers.logits.shape[0]!; // whole tiles, as the targets are
+  for (let from = 0; from < targets; from += chunk) {
+    const rows = Math.min(chunk, targets - from);
+    const part = (t: Tensor) => rowsFrom(t, from, rows);
     const logits = firstRows(buffers.logits, rows);
-    linearForward(device, {
-      x: rowsFrom(buffers.h, from, rows),
-      weight: head.weight,
-      bias: null,
-      residual: null,
-      y: logits,
-      lora: null,
-    });
+    linearForward(device, { x: part(h), weight: head.weight, bias: null, residual: null, y: logits, lora: null });
     xent(device, {
-      logits: firstRows(logits, real),
+      logits,
       targets: part(batch.targetIds),
       weights: part(batch.weights),
       loss: part(batch.loss),
       hit: part(batch.hit),
       grad: gradHidden ? 1 : 0,
     });
-    // Rows of padding have logits 0, which serve as their gradient.
-    if (gradHidden)
-      linearBackward(device, { dy: logits, weight: head.weight, dx: rowsFrom(buffers.gradH, from, rows), lora: null });
+    if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
   }
   if (!gradHidden) return;
   rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });

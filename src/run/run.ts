@@ -99,11 +99,8 @@ async function act(
       const replies = await Promise.all(stages.map((stage) => bus.request(stage, { type: "backward", pass: action.pass })));
       const { batch, shares } = batches.get(action.pass)!;
       batches.delete(action.pass);
-      let target = 0;
-      for (const [i, { adapter, targets }] of batch.sequences.entries()) {
-        if (targets > 0) live[adapter]!.loss += replies.at(-1)![i]!.loss * batch.weights[target]!;
-        target += targets;
-      }
+      for (const [i, { adapter, firstTarget, targets }] of batch.sequences.entries())
+        if (targets > 0) live[adapter]!.loss += replies.at(-1)![i]!.loss * batch.weights[firstTarget]!;
       for (const { adapter, rows } of shares)
         live[adapter]!.stepTokens += sum(rows.map((row) => inputLength(live[adapter]!.data.train[row]!)));
       break;

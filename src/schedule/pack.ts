@@ -1,6 +1,7 @@
 // A micro-batch from the rows of several adapters: tokens packed one behind the other, never padded to a common length.
 //
-// An adapter's rows begin at a multiple of the device's row tile. Everything a kernel must know of a token (position, sequence,
+// An adapter's rows begin at a multiple of the device's row tile, and so do its targets among all targets: a product may sum
+// differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
 import { alignUp, range, sum } from "../base/shape.ts";
@@ -22,8 +23,8 @@ export type Share = {
   readonly weight: number;
 };
 
-/** One packed row of the micro-batch: whose it is and how many targets it has, in the order of the targets. */
-export type PackedSequence = { readonly adapter: number; readonly targets: number };
+/** One packed row of the micro-batch: whose it is, and where its targets lie among all. */
+export type PackedSequence = { readonly adapter: number; readonly firstTarget: number; readonly targets: number };
 
 export type MicroBatch = {
   readonly ids: Int32Array;
@@ -46,6 +47,9 @@ export const inputLength = (sample: Tokens): number => sample.ids.length - 1;
 /** Rows that a share takes, padded to whole tiles. */
 export const shareRows = (samples: readonly Tokens[], rowTile: number): number =>
   alignUp(sum(samples.map(inputLength)), rowTile);
+
+/** The row of a target that only fills a tile. */
+export const NO_ROW = -1;
 
 const bits = new DataView(new ArrayBuffer(4));
 const floatBits = (value: number): number => {
@@ -94,9 +98,14 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
         targetIds.push(sample.ids[i + 1]!);
         weights.push(share.weight);
       }
-      sequences.push({ adapter: share.adapter, targets: targetRows.length - before });
+      sequences.push({ adapter: share.adapter, firstTarget: before, targets: targetRows.length - before });
       row += length;
       tokens += length;
+    }
+    while (targetRows.length % rowTile !== 0) {
+      targetRows.push(NO_ROW);
+      targetIds.push(0);
+      weights.push(0);
     }
     const end = alignUp(row, rowTile);
     tables.tileAdapter.fill(share.adapter, firstRow / rowTile, end / rowTile);

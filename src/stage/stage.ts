@@ -232,10 +232,9 @@ export class Stage implements Disposable {
   async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
     const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
     const hit = new Int32Array((await this.device.read(batch.hit)).buffer);
-    let at = 0;
-    return sequences.map(({ targets }) => {
+    return sequences.map(({ firstTarget, targets }) => {
       let [sum, hits] = [0, 0];
-      for (const end = at + targets; at < end; at++) {
+      for (let at = firstTarget; at < firstTarget + targets; at++) {
         sum += loss[at]!;
         hits += hit[at]!;
       }

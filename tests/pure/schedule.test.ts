@@ -176,6 +176,7 @@ describe("packing", () => {
             }
           }
         }
+        for (; target % 8 !== 0; target++) expect([batch.targetRows[target], batch.weights[target]]).toEqual([-1, 0]);
         for (; row % 8 !== 0; row++) expect(batch.bounds[2 * row]).toBe(batch.bounds[2 * row + 1]!);
       }
       expect(target).toBe(batch.targetRows.length);
