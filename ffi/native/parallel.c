@@ -72,6 +72,8 @@ int native_threads(int threads) {
   return pool.threads;
 }
 
+int parallel_threads(void) { return pool.threads; }
+
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context) {
   int64_t grains = (n + grain - 1) / grain, most = (int64_t)pool.threads * PIECES_A_THREAD;
   if (pool.threads == 1 || grains < 2) {

@@ -5,10 +5,13 @@
 // comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
 #include "native.h"
 
-#define ROW_TILE 24       // rows: src/device/cpu/linear.ts has the same
-#define WIDTH 192         // columns of a piece at most; src/device/cpu/linear.ts computes with it too
+#define ROW_TILE 24 // rows: src/device/cpu/linear.ts has the same
 #define TALL (20 * ROW_TILE)
-#define SHORT (4 * ROW_TILE)
+
+// Columns of a piece at most, and its rows where few pieces lie side by side: large pieces waste least (8 % on two cores), but a
+// machine of many cores needs many. src/device/cpu/linear.ts computes with the columns too.
+static int widest(void) { return parallel_threads() <= 2 ? 288 : 192; }
+static int shortest(void) { return parallel_threads() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
 
 enum { COLUMN_MAJOR = 102, PLAIN = 111, TRANSPOSED = 112 };
 
@@ -36,8 +39,8 @@ static void product_range(void *context, int64_t begin, int64_t end) {
 // c[m, n] = alpha op(a) op(b) + beta c, all row-major; op transposes where asked: a is then [k, m], b [n, k].
 void product(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
              const float *b, int ldb, float beta, float *c, int ldc) {
-  int across = (n + 2 * WIDTH - 1) / (2 * WIDTH) * 2; // even: most machines have an even number of cores
-  int columns = ((n + across - 1) / across + 15) / 16 * 16, rows = across < 8 ? SHORT : TALL;
+  int pair = 2 * widest(), across = (n + pair - 1) / pair * 2; // even: most machines have an even number of cores
+  int columns = ((n + across - 1) / across + 15) / 16 * 16, rows = across < 8 ? shortest() : TALL;
   across = (n + columns - 1) / columns;
   int64_t pieces = (int64_t)((m + rows - 1) / rows) * across;
   product_args p = {sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, rows, columns, alpha, beta, a, b, c};

@@ -13,12 +13,11 @@ import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
 export const ROW_TILE = 24;
 /** OpenBLAS 0.3.34 has another path below 100^3 multiply-adds on AVX-512. */
 const SMALL_PRODUCT = 1e6;
-/** Columns of a piece of a product, at most: ffi/native/product.c. */
-const WIDTH = 192;
 
-/** Columns of the narrowest piece that product.c cuts n columns into. */
-function narrowestPiece(n: number): number {
-  const columns = alignUp(Math.ceil(n / (2 * Math.ceil(n / (2 * WIDTH)))), 16);
+/** Columns of the narrowest piece that ffi/native/product.c cuts n columns into. */
+function narrowestPiece(host: Host, n: number): number {
+  const widest = host.threads <= 2 ? 288 : 192;
+  const columns = alignUp(Math.ceil(n / (2 * Math.ceil(n / (2 * widest)))), 16);
   return Math.min(n, n % columns || columns);
 }
 
@@ -29,7 +28,7 @@ const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + column 
 /** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of ROW_TILE) is. */
 function frozen(host: Host, x: Tensor, w: Tensor, transposed: boolean, y: Tensor, beta: number): void {
   const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
-  const step = ROW_TILE * narrowestPiece(n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
+  const step = ROW_TILE * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
   for (let row = 0; row < m; row += step)
     host.product([Math.min(step, m - row), n, k], rowsOf(x, row), false, rowsOf(w), transposed, rowsOf(y, row), 1, beta);
 }
