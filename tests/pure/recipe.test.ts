@@ -11,7 +11,7 @@ import { nearest } from "../../src/recipe/suggest.ts";
 
 const HEAD = '[model]\npath = "base"\n[run]\noutput = "out"\n';
 const adapter = (rest = "") => `[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${rest}\n`;
-const parse = (text: string, overrides = {}) => parseRecipe(text, "/work/r.toml", overrides);
+const parse = (text: string, overrides = {}) => parseRecipe(text, "/here/r.toml", overrides);
 
 /** The error's code and its lines. */
 function refused(text: string, overrides = {}): { code: string; lines: string[] } {
@@ -29,7 +29,7 @@ describe("a good recipe", () => {
     const text = `${HEAD}[defaults]\nrank = 4\nalpha = 8\nepochs = 3\n${adapter("rank = 6\nsteps = 10")}`;
     const [a] = parse(text).adapters;
     expect([a!.rank, a!.alpha, a!.epochs, a!.steps, a!.batchSize]).toEqual([6, 8, null, 10, 4]);
-    expect(a!.train).toEqual(["/work/a.jsonl"]);
+    expect(a!.train).toEqual(["/here/a.jsonl"]);
     expect([a!.evalSplit, a!.eval, a!.trainOn, a!.optimizer.maxGradNorm]).toEqual([0, [], "completion", 1]);
   });
 
@@ -109,19 +109,19 @@ describe("a fault is told with its place", () => {
     test(what, () => {
       const { code, lines } = refused(text);
       expect(code).toBe("recipe.invalid");
-      expect(lines[0]!.startsWith(`/work/r.toml:${line}`), lines[0]!).toBe(true);
+      expect(lines[0]!.startsWith(`/here/r.toml:${line}`), lines[0]!).toBe(true);
       expect(lines.length).toBe(1);
     });
 
   for (const name of ["", ".", "..", "../x", "a/b", "a.b", "-a", "a b", "é", "x".repeat(65), "metrics.jsonl"])
     test(`the name ${JSON.stringify(name)}, which is no folder's`, () => {
       const { lines } = refused(`${HEAD}[[adapter]]\nname = ${JSON.stringify(name)}\ndata = "d"`);
-      expect(lines[0]).toStartWith("/work/r.toml:6:1: adapter[0].name names a folder");
+      expect(lines[0]).toStartWith("/here/r.toml:6:1: adapter[0].name names a folder");
     });
 
   test("two adapters of one name, also in another case", () => {
     const { lines } = refused(`${HEAD}${adapter()}[[adapter]]\nname = "A"\ndata = "b"`);
-    expect(lines).toEqual(["/work/r.toml:10:1: adapter[1].name 'A' is the name of two adapters; each needs its own"]);
+    expect(lines).toEqual(["/here/r.toml:10:1: adapter[1].name 'A' is the name of two adapters; each needs its own"]);
   });
 
   test("all faults at once, in the order of the lines", () => {
