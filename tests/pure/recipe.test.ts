@@ -138,7 +138,7 @@ describe("a fault is told with its place", () => {
   test("TOML that does not parse", () => {
     const { code, lines } = refused("[model\npath = 1");
     expect(code).toBe("recipe.syntax");
-    expect(lines[0]).toMatch(/^\/work\/r\.toml:1:\d+: not TOML/);
+    expect(lines[0]).toMatch(/^\/here\/r\.toml:1:\d+: not TOML/);
   });
 
   test("bad flags", () => {
