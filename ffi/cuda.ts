@@ -1,18 +1,81 @@
 // The CUDA driver's functions, by the header's names. libcuda.so.1 comes with the driver; nothing else of CUDA is needed.
+//
+// A CUdevice is an i32, a CUresult too. Handles and device addresses are below 2^48, so they cross as `ptr` numbers.
 
 const P = "ptr";
 const I = "i32";
+const U = "u32";
+const N = "u64_fast";
 
-/** What is asked before a device is opened. A CUdevice is an i32, a CUresult too. */
+/** What is asked before a device is opened. */
 export const cudaQueries = {
-  cuInit: { args: ["u32"], returns: I },
+  cuInit: { args: [U], returns: I },
   cuDriverGetVersion: { args: [P], returns: I },
   cuDeviceGetCount: { args: [P], returns: I },
   cuDeviceGet: { args: [P, I], returns: I },
   cuDeviceGetName: { args: [P, I, I], returns: I },
   cuDeviceTotalMem_v2: { args: [P, I], returns: I },
   cuDeviceGetAttribute: { args: [P, I, I], returns: I },
+  /** error, out: const char ** */
+  cuGetErrorName: { args: [I, P], returns: I },
+  cuDevicePrimaryCtxRetain: { args: [P, I], returns: I },
+  cuDevicePrimaryCtxRelease_v2: { args: [I], returns: I },
+  cuCtxSetCurrent: { args: [P], returns: I },
+  /** out free, out total */
+  cuMemGetInfo_v2: { args: [P, P], returns: I },
+} as const;
+
+/** What an open device needs beside that. */
+export const cuda = {
+  ...cudaQueries,
+  cuMemAlloc_v2: { args: [P, N], returns: I },
+  cuMemFree_v2: { args: [P], returns: I },
+  /** out address, bytes, flags */
+  cuMemHostAlloc: { args: [P, N, U], returns: I },
+  cuMemFreeHost: { args: [P], returns: I },
+  /** to, from, bytes, stream */
+  cuMemcpyHtoDAsync_v2: { args: [P, P, N, P], returns: I },
+  cuMemcpyDtoHAsync_v2: { args: [P, P, N, P], returns: I },
+  cuMemcpyDtoDAsync_v2: { args: [P, P, N, P], returns: I },
+  /** address, byte, count, stream */
+  cuMemsetD8Async: { args: [P, U, N, P], returns: I },
+  cuStreamCreate: { args: [P, U], returns: I },
+  cuStreamDestroy_v2: { args: [P], returns: I },
+  cuStreamQuery: { args: [P], returns: I },
+  cuStreamSynchronize: { args: [P], returns: I },
+  cuEventCreate: { args: [P, U], returns: I },
+  cuEventDestroy_v2: { args: [P], returns: I },
+  cuEventRecord: { args: [P, P], returns: I },
+  cuEventSynchronize: { args: [P], returns: I },
+  /** out f32 milliseconds, from, to */
+  cuEventElapsedTime: { args: [P, P, P], returns: I },
+  cuModuleLoadData: { args: [P, P], returns: I },
+  cuModuleGetFunction: { args: [P, P, P], returns: I },
+  cuModuleUnload: { args: [P], returns: I },
+  cuFuncSetAttribute: { args: [P, I, I], returns: I },
+  /** function, grid x y z, block x y z, dynamic shared bytes, stream, parameters, extra */
+  cuLaunchKernel: { args: [P, U, U, U, U, U, U, U, P, P, P], returns: I },
+} as const;
+
+/** In drivers for CUDA 12 and later; only Hopper's kernels need it. */
+export const cudaTensorMaps = {
+  /** out map, element type, rank, address, sizes, strides, box, element strides, interleave, swizzle, L2 promotion, fill */
+  cuTensorMapEncodeTiled: { args: [P, I, U, P, P, P, P, P, I, I, I, I], returns: I },
 } as const;
 
 /** CU_DEVICE_ATTRIBUTE_* */
-export const attribute = { COMPUTE_CAPABILITY_MAJOR: 75, COMPUTE_CAPABILITY_MINOR: 76 } as const;
+export const attribute = {
+  MULTIPROCESSOR_COUNT: 16,
+  COMPUTE_CAPABILITY_MAJOR: 75,
+  COMPUTE_CAPABILITY_MINOR: 76,
+} as const;
+
+/** CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES */
+export const MAX_DYNAMIC_SHARED = 8;
+/** CU_STREAM_NON_BLOCKING */
+export const STREAM_NON_BLOCKING = 1;
+/** CU_TENSOR_MAP_L2_PROMOTION_L2_128B */
+export const L2_PROMOTION_128B = 2;
+
+/** CUresult */
+export const result = { SUCCESS: 0, OUT_OF_MEMORY: 2, NO_DEVICE: 100, NOT_READY: 600 } as const;

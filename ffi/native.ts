@@ -24,7 +24,7 @@ export const native = {
   attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
   attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
   dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
-  xent: { args: [P, P, P, P, P, I, I, I], returns: "void" },
+  xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
   grad_norm: { args: [P, I, I], returns: F },
   adamw_step: { args: [P, P, P, P, L, P], returns: "void" },
 } as const;

@@ -3,5 +3,8 @@
 /** Milliseconds since the process began: never goes back, whatever is done to the system's clock. */
 export const now = (): number => performance.now();
 
+/** Resolves after at least `ms` milliseconds. */
+export const sleep = (ms: number): Promise<void> => Bun.sleep(ms);
+
 /** Milliseconds since 1970, UTC. */
 export const wallTime = (): number => Date.now();

@@ -1,5 +1,7 @@
 // The architecture of a base model, as numbers: what `files/config` reads from config.json, what plans and decoders use.
 
+import { alignUp } from "./shape.ts";
+
 /** Rotary embedding's change of frequencies; `null` in the spec for none. */
 export type RopeScaling =
   | { readonly kind: "linear"; readonly factor: number }
@@ -35,6 +37,12 @@ export type ModelSpec = {
   /** The output head is the embedding table. */
   readonly tiedEmbeddings: boolean;
 };
+
+/**
+ * Rows of the embedding table and of the output head, and columns of logits, as devices hold them: kernels load 16 bytes at a
+ * time, so that a vocabulary of 32001 gets seven rows of zeros, which are no tokens.
+ */
+export const tableRows = ({ vocab }: ModelSpec): number => alignUp(vocab, 8);
 
 /** The linear layers of a decoder layer: what an adapter may target, in the order of PEFT's names. */
 export const LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;

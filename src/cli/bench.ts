@@ -60,7 +60,7 @@ export async function bench(options: BenchOptions): Promise<void> {
   const steps = natural(options, "steps", 10) + WARM_UP;
   const adapters = natural(options, "adapters", 1);
   const [rows, length] = [natural(options, "rows", 4), natural(options, "length", 64)];
-  const device = describeDevice(oneOf("device", options.device ?? "auto", ["auto", "cpu", "cuda"]));
+  const device = describeDevice(oneOf("device", options.device ?? "auto", ["auto", "cpu", "cuda"]), "auto");
   const recipe = recipeOf(options, shape, adapters, steps);
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
   const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, targets: length })), eval: [] }));

@@ -27,7 +27,7 @@ export async function prepare(recipePath: string, overrides: Overrides): Promise
   const recipe = await loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
   for (const adapter of recipe.adapters) resolveTargets(adapter, spec); // before the data, which may be long
-  const device = describeDevice(recipe.run.device);
+  const device = describeDevice(recipe.run.device, recipe.model.precision);
   if (recipe.model.precision === "bf16" && device.compute !== "bf16")
     throw new RequestError(
       "plan.precision",

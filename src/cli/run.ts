@@ -19,7 +19,7 @@ export async function run(recipePath: string, options: Overrides): Promise<void>
   const { recipe, plan, data } = await prepare(recipePath, options);
   const { output } = recipe.run;
   using _claim = claimOutput(output);
-  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${plan.device.kind} (${plan.device.name})`);
+  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
   const stop = new AbortController();
@@ -46,6 +46,9 @@ export async function run(recipePath: string, options: Overrides): Promise<void>
     );
   if (result.stopped) throw new RunError("run.stopped", `stopped before the end; what was trained is in ${shortPath(output)}`);
 }
+
+const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
+  `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
 
 const say = (line: string): void => {
   process.stderr.write(`${line}\n`);

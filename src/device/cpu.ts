@@ -3,13 +3,14 @@
 
 import { hostView } from "../../ffi/memory.ts";
 import { formatBytes } from "../base/bytes.ts";
+import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { memory, processor } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
-import type { Device, Tensor } from "./device.ts";
+import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 type Implementations = { readonly [K in KernelName]: (args: Kernels[K]) => void };
@@ -18,12 +19,13 @@ export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly compute = "f32";
   readonly rowTile = ROW_TILE;
-  readonly rankTile = 1;
+  readonly paddedRanks = [];
   readonly name: string;
   readonly #host: Host;
   readonly #kernels: Implementations;
   readonly #blocks = new Map<number, number>(); // address to bytes
   #scratch = { ptr: 0, bytes: 0 };
+  #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
   constructor(threads?: number) {
     this.#host = openHost(threads);
@@ -52,6 +54,12 @@ export class CpuDevice implements Device {
     if (this.#blocks.delete(ptr)) this.#host.kernels.native_release(ptr);
   }
 
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratch.bytes) return;
+    this.release(this.#scratch.ptr);
+    this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
+  }
+
   write(to: Tensor, data: ArrayBufferView): void {
     this.#host.kernels.native_copy(to.ptr, data, data.byteLength);
   }
@@ -69,7 +77,19 @@ export class CpuDevice implements Device {
   }
 
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
+    const begin = now();
     this.#kernels[kernel](args);
+    this.#timeline?.spans.push({ kernel, startMs: begin - this.#timeline.begin, ms: now() - begin });
+  }
+
+  startTimeline(): void {
+    this.#timeline ??= { begin: now(), spans: [] };
+  }
+
+  endTimeline(): Promise<readonly Span[]> {
+    const spans = this.#timeline?.spans ?? [];
+    this.#timeline = null;
+    return Promise.resolve(spans);
   }
 
   /** Lets timers and signals in: the launches themselves have ended. */
@@ -83,10 +103,7 @@ export class CpuDevice implements Device {
   }
 
   #scratchOf(bytes: number): number {
-    if (bytes > this.#scratch.bytes) {
-      this.release(this.#scratch.ptr);
-      this.#scratch = { ptr: this.allocate(bytes, "scratch of a kernel"), bytes };
-    }
+    this.reserveScratch(bytes);
     return this.#scratch.ptr;
   }
 }
@@ -197,8 +214,8 @@ function rowKernels(host: Host) {
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
     swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
-    xent: ({ logits, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
-      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), grad),
+    xent: ({ logits, classes, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
     grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {
       const table = ints(tensors);
       const count = dim(tensors, 0);

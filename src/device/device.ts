@@ -15,6 +15,9 @@ export type Tensor = {
   readonly stride?: number;
 };
 
+/** One kernel's time on the device, from the begin of the timeline. */
+export type Span = { readonly kernel: KernelName; readonly startMs: number; readonly ms: number };
+
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
   /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
@@ -23,12 +26,14 @@ export interface Device extends Disposable {
   readonly compute: "f32" | "bf16";
   /** An adapter's rows begin at a multiple of this, so that a tile of rows belongs to one adapter or to none. */
   readonly rowTile: number;
-  /** The padded rank of a run is a multiple of this. */
-  readonly rankTile: number;
+  /** The padded ranks that its kernels know, ascending; empty where any will do. */
+  readonly paddedRanks: readonly number[];
   memory(): { readonly total: number; readonly free: number };
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
   release(ptr: number): void;
+  /** Makes sure of this much memory for what a kernel needs only while it runs (scratch.ts says how much). */
+  reserveScratch(bytes: number): void;
   /** Copies host data to the start of a tensor; the data may be reused on return. */
   write(to: Tensor, data: ArrayBufferView): void;
   /** Waits for all earlier work, then copies the tensor's bytes to the host. */
@@ -40,4 +45,8 @@ export interface Device extends Disposable {
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
+  /** From now on the time of every launch is taken; it costs a little of it. */
+  startTimeline(): void;
+  /** Waits, then gives the launches since `startTimeline` in their order, and stops taking times. */
+  endTimeline(): Promise<readonly Span[]>;
 }

@@ -154,11 +154,13 @@ export type Kernels = {
   /** dx[rows[t]] = dy[t] for distinct rows, those below zero left out; other rows of dx are left as they are. */
   rows_scatter: { readonly dy: Tensor; readonly rows: Tensor; readonly dx: Tensor };
   /**
-   * Cross-entropy of each row of logits c[T, V] with targets i32[T]: loss f32[T] = -log p(target); hit i32[T] = 1 where the
-   * target is the (first) largest logit. With grad = 1 the logits become weights[t] * (p - onehot), weights f32[T].
+   * Cross-entropy of each row of logits c[T, V], of which the first `classes` columns count, with targets i32[T]: loss f32[T] =
+   * -log p(target); hit i32[T] = 1 where the target is the (first) largest logit. With grad = 1 the logits become weights[t] *
+   * (p - onehot), weights f32[T], and zero from column `classes` on.
    */
   xent: {
     readonly logits: Tensor;
+    readonly classes: number;
     readonly targets: Tensor;
     readonly weights: Tensor;
     readonly loss: Tensor;

@@ -2,13 +2,13 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, Tensor } from "./device.ts";
+import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 export class NullDevice implements Device {
   readonly kind = "null";
   readonly name = "null";
-  readonly rankTile: number;
+  readonly paddedRanks: readonly number[];
   /** Kernels in the order of their launches. */
   readonly launched: KernelName[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
@@ -20,7 +20,7 @@ export class NullDevice implements Device {
     readonly compute: "f32" | "bf16" = "f32",
     readonly rowTile = 16,
   ) {
-    this.rankTile = compute === "bf16" ? 16 : 1;
+    this.paddedRanks = compute === "bf16" ? [16, 32, 64, 128, 256] : [];
   }
 
   get allocated(): number {
@@ -41,6 +41,10 @@ export class NullDevice implements Device {
 
   release(ptr: number): void {
     this.live.delete(ptr);
+  }
+
+  reserveScratch(bytes: number): void {
+    if (bytes > 0) this.allocate(bytes);
   }
 
   write(to: Tensor, data: ArrayBufferView): void {
@@ -71,6 +75,12 @@ export class NullDevice implements Device {
 
   idle(): Promise<void> {
     return Promise.resolve();
+  }
+
+  startTimeline(): void {}
+
+  endTimeline(): Promise<readonly Span[]> {
+    return Promise.resolve([]);
   }
 
   [Symbol.dispose](): void {

@@ -1,40 +1,78 @@
 // Which device a run gets, and what can be known of it before it is opened.
 
-import { RequestError } from "../base/errors.ts";
+import { formatBytes } from "../base/bytes.ts";
+import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor } from "../base/machine.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
+import { gpuMemory, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
+import { paddedRanks, readManifest } from "./cuda/manifest.ts";
+import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
 
+/** What the driver takes while kernels are loaded and run, beside what is allocated. */
+const DRIVER_BYTES = 256 * 2 ** 20;
+
 export type DeviceKind = "cpu" | "cuda";
+export type Precision = "auto" | "fp32" | "bf16";
 
 export type DeviceReport = {
   readonly kind: DeviceKind;
   readonly name: string;
   readonly compute: "f32" | "bf16";
   readonly rowTile: number;
-  readonly rankTile: number;
+  readonly paddedRanks: readonly number[];
   readonly totalBytes: number;
   readonly freeBytes: number;
+  /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
+  readonly note: string | null;
 };
 
-/** The device that `wanted` means on this machine. A RequestError says why it cannot be had. */
-export function chooseDevice(wanted: "auto" | DeviceKind): DeviceReport {
-  if (wanted === "cuda")
-    throw new RequestError("device.cuda", "this build of mlora has no CUDA device yet", 'set device to "cpu" or "auto"');
-  const { model, cores } = requireProcessor();
-  const { totalBytes, availableBytes: freeBytes } = memory();
-  const name = `${model}, ${cores} cores`;
-  return { kind: "cpu", name, compute: "f32", rowTile: ROW_TILE, rankTile: 1, totalBytes, freeBytes };
+/**
+ * The device that `wanted` means on this machine, for this precision of the base model. "auto" takes the GPU where there is one
+ * that mlora runs on, and says in `note` why not. A RequestError says why what was asked for cannot be had.
+ */
+export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision): DeviceReport {
+  if (wanted === "cpu") return cpuReport(null);
+  try {
+    return cudaReport(precision === "fp32" ? "f32" : "bf16");
+  } catch (error) {
+    if (!(error instanceof RunError)) throw error;
+    if (wanted === "auto") return cpuReport(error.message);
+    throw new RequestError("device.cuda", error.message, error.hint ?? 'set device to "cpu" or "auto"', { cause: error });
+  }
 }
 
-export function openDevice(kind: DeviceKind): Device {
+export function openDevice({ kind, compute }: Pick<DeviceReport, "kind" | "compute">): Device {
   switch (kind) {
     case "cpu":
       return new CpuDevice();
     case "cuda":
-      throw new RequestError("device.cuda", "this build of mlora has no CUDA device yet", 'set device to "cpu" or "auto"');
+      return new CudaDevice(compute);
     default:
       return kind satisfies never;
   }
+}
+
+function cpuReport(note: string | null): DeviceReport {
+  const { model, cores } = requireProcessor();
+  const { totalBytes, availableBytes: freeBytes } = memory();
+  const name = `${model}, ${cores} cores`;
+  return { kind: "cpu", name, compute: "f32", rowTile: ROW_TILE, paddedRanks: [], totalBytes, freeBytes, note };
+}
+
+/** The first GPU that the driver lists: CUDA_VISIBLE_DEVICES decides which that is. */
+function cudaReport(compute: "f32" | "bf16"): DeviceReport {
+  const gpu = listGpus().gpus[0]!;
+  if (!isSupported(gpu))
+    throw new RunError(
+      "cuda.unsupported",
+      `${gpu.name} has compute capability ${gpu.capability}; mlora's kernels run from ${OLDEST}.0 on (Ampere, Ada, Hopper and later)`,
+      'set device to "cpu", or use another GPU',
+    );
+  const ranks = paddedRanks(readManifest(), compute === "f32" ? "f32" : "ptr");
+  const { free, total: totalBytes } = gpuMemory(0);
+  const freeBytes = Math.max(0, free - DRIVER_BYTES);
+  const note = free < totalBytes * 0.9 ? `${formatBytes(totalBytes - free)} of its memory are in use` : null;
+  return { kind: "cuda", name: gpu.name, compute, rowTile: CUDA_ROW_TILE, paddedRanks: ranks, totalBytes, freeBytes, note };
 }

@@ -3,7 +3,7 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Group, ModelSpec } from "../base/spec.ts";
+import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 
@@ -20,6 +20,8 @@ export type Sizes = {
   readonly layers: number; // of this stage
   readonly rank: number; // padded
   readonly recomputation: Recomputation;
+  /** Groups of linears that adapters target: only their inputs are needed again. */
+  readonly groups: readonly Group[];
 };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -35,7 +37,7 @@ export type LayerActivations = {
   readonly rstd2: Tensor;
   readonly gateUp: Tensor;
   readonly s: Readonly<Record<Group, Tensor>>;
-  readonly h1: Tensor; // outputs of the two norms and of the activation: shared by all layers when computed again
+  readonly h1: Tensor; // outputs of the two norms and of the activation: shared by all layers when not kept
   readonly h2: Tensor;
   readonly act: Tensor;
 };
@@ -63,7 +65,7 @@ export type HeadBuffers = {
   readonly h: Tensor; // [T, H] normed
   readonly gradH: Tensor; // [T, H]
   readonly rstd: Tensor;
-  readonly logits: Tensor; // [chunk, V]
+  readonly logits: Tensor; // [chunk, tableRows]
 };
 
 const widths = (spec: ModelSpec) => ({
@@ -73,10 +75,12 @@ const widths = (spec: ModelSpec) => ({
   inner: spec.intermediate,
 });
 
-function takeLayer(take: Take, compute: DType, spec: ModelSpec, { rows, rank, recomputation }: Sizes, work: Workspace) {
+function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: Workspace) {
+  const { rows, rank, recomputation, groups } = sizes;
   const w = widths(spec);
   const qkv = take(compute, rows, w.qkv);
-  const keep = recomputation === "none";
+  const kept = (group: Group) => recomputation === "none" && groups.includes(group);
+  const low = (group: Group, linears: number) => take(compute, groups.includes(group) ? rows : 0, linears * rank);
   return {
     rstd1: take("f32", rows),
     qkv,
@@ -87,14 +91,14 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, { rows, rank, re
     rstd2: take("f32", rows),
     gateUp: take(compute, rows, 2 * w.inner),
     s: {
-      qkv: take(compute, rows, 3 * rank),
-      o: take(compute, rows, rank),
-      gateUp: take(compute, rows, 2 * rank),
-      down: take(compute, rows, rank),
+      qkv: low("qkv", 3),
+      o: low("o", 1),
+      gateUp: low("gateUp", 2),
+      down: low("down", 1),
     },
-    h1: keep ? take(compute, rows, w.hidden) : work.h,
-    h2: keep ? take(compute, rows, w.hidden) : work.h,
-    act: keep ? take(compute, rows, w.inner) : work.act,
+    h1: kept("qkv") ? take(compute, rows, w.hidden) : work.h,
+    h2: kept("gateUp") ? take(compute, rows, w.hidden) : work.h,
+    act: kept("down") ? take(compute, rows, w.inner) : work.act,
   };
 }
 
@@ -129,7 +133,7 @@ export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets,
     h: take(compute, targets, spec.hidden),
     gradH: take(compute, targets, spec.hidden),
     rstd: take("f32", targets),
-    logits: take(compute, chunk, spec.vocab),
+    logits: take(compute, chunk, tableRows(spec)),
   };
 }
 

@@ -138,13 +138,15 @@ export class Decoder {
       const ds = { ...work.ds, shape: s.shape };
       lora.backward(device, bank.site(layer, group), batch, w.linears[group].weight, { x, s, ds, dy, dx });
     };
-    const again = this.recomputation === "selective"; // full has just run the layer, none has kept all
+    // What adapters read is kept, or computed again; full has just run the layer.
+    const wanted = (group: Group) => bank.site(layer, group) !== null;
+    const again = (group: Group) => this.recomputation === "selective" && wanted(group);
 
     const gradAct = of(work.gradAct);
-    if (again) swigluForward(device, { gateUp: a.gateUp, h: a.act });
+    if (again("down")) swigluForward(device, { gateUp: a.gateUp, h: a.act });
     linear("down", a.act, grad, gradAct);
     swigluBackward(device, { dh: gradAct, gateUp: a.gateUp, dgateUp: a.gateUp });
-    if (again) rmsnormForward(device, { x: a.mid, weight: w.postNorm, y: a.h2, rstd: a.rstd2, eps });
+    if (again("gateUp")) rmsnormForward(device, { x: a.mid, weight: w.postNorm, y: a.h2, rstd: a.rstd2, eps });
     linear("gateUp", a.h2, a.gateUp, gradH);
     rmsnormBackward(device, { dy: gradH, x: a.mid, weight: w.postNorm, rstd: a.rstd2, residual: grad, dx: grad });
 
@@ -165,7 +167,8 @@ export class Decoder {
     const norms = { qWeight: w.qNorm, kWeight: w.kNorm, eps };
     const qkv = spec.qkNorm ? a.qkv : null;
     ropeBackward(device, { dqkv: gradQkv, qkv, positions: batch.positions, ...this.rope, ...norms, ...this.#heads() });
-    if (this.recomputation !== "none") rmsnormForward(device, { x: a.x, weight: w.inputNorm, y: a.h1, rstd: a.rstd1, eps });
+    if (this.recomputation !== "none" && wanted("qkv"))
+      rmsnormForward(device, { x: a.x, weight: w.inputNorm, y: a.h1, rstd: a.rstd1, eps });
     linear("qkv", a.h1, gradQkv, needInput ? gradH : null);
     if (needInput) rmsnormBackward(device, { dy: gradH, x: a.x, weight: w.inputNorm, rstd: a.rstd1, residual: grad, dx: grad });
   }

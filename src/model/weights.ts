@@ -5,7 +5,7 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { groupShape, type LayerRange } from "../base/layout.ts";
 import { sizeOf } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import { GROUP_NAMES, GROUPS, type Group, type Linear, type ModelSpec, modulePath, tableRows } from "../base/spec.ts";
 import { type Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 
@@ -20,7 +20,7 @@ export type LayerWeights = {
 };
 
 export type Weights = {
-  /** [V, H]; null where neither the embedding nor a tied head is on this stage. */
+  /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
   readonly embedding: Tensor | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
@@ -30,7 +30,7 @@ export type Weights = {
 /** Which part of the model a stage holds. */
 export type Part = LayerRange & { readonly first: boolean; readonly last: boolean };
 
-/** A tensor of ours and the tensors of the files that fill it, under each other. */
+/** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
 
 const hasBias = (spec: ModelSpec, group: Group): boolean =>
@@ -53,7 +53,7 @@ function linearSlots(spec: ModelSpec, layer: number, group: Group): { readonly w
 
 const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
 const table = (name: string, spec: ModelSpec): Slot => ({
-  shape: [spec.vocab, spec.hidden],
+  shape: [tableRows(spec), spec.hidden],
   from: [{ name, rows: spec.vocab }],
 });
 
@@ -114,6 +114,7 @@ export async function loadWeights(
       await fill(name, rowsFrom(whole, row, rows));
       row += rows;
     }
+    if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
     return whole;
   };
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);

@@ -13,7 +13,13 @@ import { linearBackward, linearForward } from "../ops/linear.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { xent } from "../ops/xent.ts";
 
-export type HeadWeights = { readonly norm: Tensor; readonly weight: Tensor; readonly eps: number };
+/** `classes`: rows of the weight that are tokens. */
+export type HeadWeights = {
+  readonly norm: Tensor;
+  readonly weight: Tensor;
+  readonly eps: number;
+  readonly classes: number;
+};
 
 /**
  * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
@@ -43,6 +49,7 @@ export function sft(
     linearForward(device, { x: part(h), weight: head.weight, bias: null, residual: null, y: logits, lora: null });
     xent(device, {
       logits,
+      classes: head.classes,
       targets: part(batch.targetIds),
       weights: part(batch.weights),
       loss: part(batch.loss),

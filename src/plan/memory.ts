@@ -4,7 +4,8 @@
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
 import { groupsOf, layoutAdapters } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { DeviceReport } from "../device/open.ts";
+import type { Device } from "../device/device.ts";
+import { scratchBytes } from "../device/scratch.ts";
 import { takeBatch } from "../model/batch.ts";
 import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
 import { type Part, weightBytes } from "../model/weights.ts";
@@ -21,7 +22,7 @@ export type MemoryParts = {
   readonly weights: number;
   readonly adapters: number; // parameters, gradients, moments
   readonly activations: number;
-  readonly workspace: number; // what every pass overwrites, tables among it
+  readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
 };
 
@@ -30,7 +31,7 @@ export function stageMemory(
   part: Part,
   adapters: readonly BankAdapter[],
   sizes: StageSizes,
-  device: Pick<DeviceReport, "kind" | "compute" | "rowTile">,
+  device: Pick<Device, "kind" | "compute" | "rowTile">,
 ): MemoryParts {
   const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
   const buffers = bufferBytes(device.compute, spec, sizes, part.last);
@@ -40,15 +41,13 @@ export function stageMemory(
   const rope = countBytes((take) => {
     for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
   });
+  const layout = layoutAdapters(spec, part, groups, sizes.rank);
+  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: adapters.length, layout };
   return {
     weights: weightBytes(spec, part, device.compute),
-    adapters: bankBytes(adapters.length, layoutAdapters(spec, part, groups, sizes.rank), device.compute, groups.length),
+    adapters: bankBytes(adapters.length, layout, device.compute, groups.length),
     activations: buffers.activations * sizes.inFlight,
-    workspace: buffers.workspace + tables + rope + (device.kind === "cpu" ? dropoutScratch(spec, sizes.rows) : 0),
+    workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
     head: buffers.head,
   };
 }
-
-/** The cpu device keeps the dropped input of a linear while it is multiplied. */
-const dropoutScratch = (spec: ModelSpec, rows: number): number =>
-  rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4;

@@ -3,7 +3,7 @@
 import type { BankAdapter } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError } from "../base/errors.ts";
-import { countParameters } from "../base/layout.ts";
+import { countParameters, groupsOf } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
@@ -23,8 +23,11 @@ export const DEFAULT_TOKENS = 4096;
  */
 const PASS_ROWS = { cpu: 288, cuda: 4096 };
 /** Rows of a chunk of logits, and its elements: 256 MiB in f32 at the most. */
-const CHUNK_ROWS = { cpu: 120, cuda: 512 };
+const CHUNK_ROWS = { cpu: 120, cuda: 2048 };
 const CHUNK_ELEMENTS = 1 << 26;
+
+/** What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it saves. */
+const RECOMPUTATIONS = { cpu: ["selective", "full"], cuda: ["none", "selective", "full"] } as const;
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
@@ -75,14 +78,15 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
     targets: rows,
     chunk: alignUp(chunk, device.rowTile),
     layers: spec.layers,
-    rank: alignUp(Math.max(...adapters.map(({ rank }) => rank)), device.rankTile),
+    rank: padRank(adapters, device),
+    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
     recomputation,
     inFlight: 1,
     positions,
   });
   const memoryFor = (sizes: StageSizes) => stageMemory(spec, part, adapters, sizes, device);
   const wanted = recipe.run.recomputation;
-  const choices: readonly Recomputation[] = wanted === "auto" ? ["selective", "full"] : [wanted];
+  const choices: readonly Recomputation[] = wanted === "auto" ? RECOMPUTATIONS[device.kind] : [wanted];
   const fits = (choice: Recomputation) => totalBytes(memoryFor(sizesFor(choice))) <= device.freeBytes;
   const recomputation = choices.find(fits);
   if (!recomputation) throw tooLarge(memoryFor(sizesFor(choices.at(-1)!)), device, budget);
@@ -112,6 +116,20 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     tokens: totalTokens(work),
     parameters: countParameters(spec, spec.layers, targets, recipe.rank),
   };
+}
+
+/** The rank that all adapters' factors are padded to: one that the device's kernels know. */
+function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: DeviceReport): number {
+  const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
+  if (paddedRanks.length === 0) return largest.rank;
+  const padded = paddedRanks.find((rank) => rank >= largest.rank);
+  if (padded === undefined)
+    throw new RequestError(
+      "plan.rank",
+      `adapter '${largest.name}' has rank ${largest.rank}; the kernels for ${name} go up to ${paddedRanks.at(-1)}`,
+      `lower the rank to ${paddedRanks.at(-1)}, or train on the cpu device`,
+    );
+  return padded;
 }
 
 /**

@@ -10,7 +10,7 @@ import { Stage } from "./stage.ts";
 
 /** Opens the plan's device and one stage on it; `sourceOf` says where the weights come from. Disposing the bus closes both. */
 export async function openLocalStage(plan: Plan, sourceOf: (device: Device) => WeightSource): Promise<Bus> {
-  const device = openDevice(plan.device.kind);
+  const device = openDevice(plan.device);
   try {
     const adapters = plan.adapters.map(({ rank, scale, targets, recipe }) => ({ rank, scale, targets, seed: recipe.seed }));
     const config = { spec: plan.spec, part: plan.part, adapters, sizes: plan.sizes };

@@ -1,6 +1,9 @@
-// What a device is, for those who plan: asked without taking any of its memory.
+// What devices there are, for those who plan and those who ask: found out without taking any of their memory.
 
-import { chooseDevice, type DeviceReport } from "../device/open.ts";
+import { chooseDevice, type DeviceKind, type DeviceReport, type Precision } from "../device/open.ts";
+
+export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 
 /** The device that a recipe's `device` means here. Throws a RequestError where it cannot be had. */
-export const describeDevice = (wanted: "auto" | "cpu" | "cuda"): DeviceReport => chooseDevice(wanted);
+export const describeDevice = (wanted: "auto" | DeviceKind, precision: Precision): DeviceReport =>
+  chooseDevice(wanted, precision);

@@ -9,6 +9,7 @@ import type { StageHandlers } from "../bus/bus.ts";
 import type { AdamStep, FactorTensor, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
 import { type Batch, takeBatch, writeBatch } from "../model/batch.ts";
 import {
@@ -77,6 +78,9 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, weightArena, spec, part, fill);
     const bank = new AdapterBank(device, spec, part, adapters, sizes.rank);
 
+    const { layout } = bank;
+    const { rows, rank, groups } = sizes;
+    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters: adapters.length, layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
       const work = takeWorkspace(take, device.compute, spec, sizes);
@@ -224,7 +228,8 @@ export class Stage implements Disposable {
   }
 
   #loss({ batch, acts }: InFlight, grad: Tensor | null): void {
-    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps: this.config.spec.normEps };
+    const { normEps: eps, vocab: classes } = this.config.spec;
+    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
     sft(this.device, head, this.head!, firstRows(acts.inputs.at(-1)!, batch.rows), batch, grad);
   }
 

@@ -1,141 +1,20 @@
 // The promise: an adapter learns the same alone, in company, and over several stages.
 
 import { describe, expect, test } from "bun:test";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
-import { Rng } from "../../src/base/rng.ts";
-import { range, sum } from "../../src/base/shape.ts";
-import { LINEARS, type Linear } from "../../src/base/spec.ts";
-import type { FactorTensor } from "../../src/bus/messages.ts";
+import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { localLink } from "../../src/link/local.ts";
-import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
-import { schedule } from "../../src/schedule/order.ts";
-import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
-import { Stage } from "../../src/stage/stage.ts";
-import { randomFactors, randomFill, randomTokens, tinyFamilies, tinySizes } from "../helpers/tiny.ts";
+import { expectSame, type Ground, train } from "../helpers/crowd.ts";
+import { tinyFamilies } from "../helpers/tiny.ts";
 
-const STEPS = 4;
-/** Rows of a pass: small enough that a crowd needs several passes a round. */
-const PASS_ROWS = 160;
-
-/** Adapter `i` of a crowd of eight, no two alike. */
-const settings = (i: number) => ({
-  adapter: {
-    rank: [3, 8, 16, 1, 5, 12, 7, 4][i]!,
-    scale: 0.5 + 0.2 * i,
-    targets: LINEARS.filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0) as readonly Linear[],
-  } satisfies BankAdapter,
-  seed: 1000 + i,
-  dropout: [0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]!,
-  batchSize: [2, 3, 1, 4, 2, 2, 5, 3][i]!,
-  accumulation: [1, 2, 3, 1, 2, 1, 1, 2][i]!,
-  learningRate: 0.01 * (1 + i),
-  maxGradNorm: i % 2 === 0 ? 0.5 : null,
-});
-
-const samplesOf = (i: number, vocab: number): Tokens[] => {
-  const rng = new Rng(i, 31);
-  return range(7 + i).map(() => randomTokens(rng, vocab, 2 + rng.below(25)));
-};
-
-type Trained = { readonly losses: number[]; readonly factors: readonly FactorTensor[] };
-
-/** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
-async function train(who: readonly number[], family: string, cuts: readonly number[] = []): Promise<Map<number, Trained>> {
-  const spec = tinyFamilies[family]!;
-  const crowd = who.map(settings);
-  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed }));
-  const edges = [0, ...cuts, spec.layers];
-  const parts = range(edges.length - 1).map((i) => ({
-    from: edges[i]!,
-    to: edges[i + 1]!,
-    first: i === 0,
-    last: i === cuts.length,
-  }));
-  const devices = parts.map(() => new CpuDevice(2));
-  const links = range(cuts.length).map((i) => localLink(devices[i]!, devices[i + 1]!));
-  const stages = await Promise.all(
-    parts.map((part, i) => {
-      const sizes = tinySizes(devices[i]!, adapters, { layers: part.to - part.from });
-      const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
-      return Stage.open(devices[i]!, { spec, part, adapters, sizes }, randomFill(devices[i]!, 1), neighbours);
-    }),
-  );
-  try {
-    for (const [adapter, seed] of who.entries())
-      for (const stage of stages) await stage.writeAdapter(adapter, await randomFactors(stage, adapter, seed));
-    const data = who.map((i) => samplesOf(i, spec.vocab));
-    const works = crowd.map(({ batchSize, accumulation, seed }, i) => ({
-      lengths: data[i]!.map(inputLength),
-      batchSize,
-      accumulation,
-      epochs: null,
-      steps: STEPS,
-      shuffle: true,
-      seed,
-    }));
-    const losses = who.map(() => [] as number[]);
-    const sums = who.map(() => 0);
-    for (const action of schedule(works, { budget: 1000, passRows: PASS_ROWS, rowTile: devices[0]!.rowTile })) {
-      if (action.kind === "forward") {
-        const shares = action.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
-          const samples = rows.map((row) => data[adapter]![row]!);
-          const targets = sum(miniBatch.map((row) => sum(data[adapter]![row]!.mask.subarray(1))));
-          const { seed, dropout } = crowd[adapter]!;
-          return { adapter, samples, seed, step, dropout, firstRow, weight: 1 / targets };
-        });
-        const batch = pack(shares, adapters.length, devices[0]!.rowTile);
-        for (const stage of stages) await stage.forward(action.pass, batch);
-        const results = await stages.at(-1)!.backward(action.pass);
-        for (const stage of stages.slice(0, -1).reverse()) await stage.backward(action.pass);
-        for (const [i, { loss }] of results!.entries()) {
-          const { adapter } = batch.sequences[i]!;
-          sums[adapter]! += loss * shares.find((share) => share.adapter === adapter)!.weight;
-        }
-      }
-      if (action.kind === "step") {
-        const squares = await Promise.all(stages.map((stage) => stage.bank.gradSquares()));
-        const steps = action.steps.map(({ adapter, step }) => {
-          losses[adapter]!.push(sums[adapter]!);
-          sums[adapter] = 0;
-          const { learningRate, maxGradNorm } = crowd[adapter]!;
-          const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[adapter]!)), maxGradNorm);
-          return { adapter, t: step + 1, learningRate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, coefficient };
-        });
-        for (const stage of stages) stage.step(steps);
-      }
-    }
-    const trained = new Map<number, Trained>();
-    for (const [adapter, i] of who.entries()) {
-      const factors = (await Promise.all(stages.map((stage) => stage.readAdapter(adapter)))).flat();
-      trained.set(i, { losses: losses[adapter]!, factors });
-    }
-    return trained;
-  } finally {
-    for (const stage of stages) stage[Symbol.dispose]();
-  }
-}
-
-function expectSame(got: Trained, want: Trained): void {
-  expect(got.losses).toEqual(want.losses);
-  expect(got.losses.length).toBe(STEPS);
-  expect(got.factors.length).toBe(want.factors.length);
-  for (const [i, { values, ...at }] of got.factors.entries()) {
-    expect(at).toEqual({ layer: want.factors[i]!.layer, linear: want.factors[i]!.linear, factor: want.factors[i]!.factor });
-    expect(
-      Buffer.from(values.buffer).equals(Buffer.from(want.factors[i]!.values.buffer)),
-      `${at.layer}.${at.linear}.${at.factor}`,
-    ).toBe(true);
-  }
-}
+const ground = (family: string): Ground => ({ spec: tinyFamilies[family]!, open: () => new CpuDevice(2), passRows: 160 });
 
 describe("company changes nothing, bit for bit", () => {
   for (const family of Object.keys(tinyFamilies))
     test(family, async () => {
-      const everyone = await train(range(8), family);
-      const few = await train([5, 2, 0], family);
+      const everyone = await train(range(8), ground(family));
+      const few = await train([5, 2, 0], ground(family));
       for (const i of [2, 0, 5]) {
-        const alone = (await train([i], family)).get(i)!;
+        const alone = (await train([i], ground(family))).get(i)!;
         expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
         expectSame(everyone.get(i)!, alone);
         expectSame(few.get(i)!, alone);
@@ -145,8 +24,8 @@ describe("company changes nothing, bit for bit", () => {
 
 test("two stages learn what one does", async () => {
   for (const family of ["llama", "qwen2"]) {
-    const one = await train([1, 2, 5], family);
-    const two = await train([1, 2, 5], family, [1]);
+    const one = await train([1, 2, 5], ground(family));
+    const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);
   }
 });

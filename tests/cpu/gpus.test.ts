@@ -16,7 +16,12 @@ int cuDeviceGetCount(int *n) { *n = of("FAKE_COUNT"); return 0; }
 int cuDeviceGet(int *d, int i) { *d = i + 40; return 0; }
 int cuDeviceGetName(char *name, int length, int d) { strncpy(name, d == 41 ? "NVIDIA B" : "NVIDIA A", length); return 0; }
 int cuDeviceTotalMem_v2(size_t *n, int d) { *n = d == 41 ? 85899345920ull : 25769803776ull; return 0; }
-int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? (d == 41 ? 9 : 8) : which == 76 ? (d == 41 ? 0 : 6) : -1; return 0; }
+int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? (d == 41 ? 9 : of("FAKE_MAJOR")) : which == 76 ? (d == 41 ? 0 : of("FAKE_MINOR")) : -1; return 0; }
+int cuGetErrorName(int e, const char **name) { *name = e == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : NULL; return *name ? 0 : 1; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)64; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
+int cuCtxSetCurrent(void *c) { return 0; }
+int cuMemGetInfo_v2(size_t *f, size_t *t) { *f = 21474836480ull; *t = 25769803776ull; return 0; }
 `;
 
 let folder = "";
@@ -33,7 +38,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 async function list(environment: Record<string, string>): Promise<unknown> {
   const script = `
-    import { listGpus } from ${JSON.stringify(join(import.meta.dir, "../../src/cli/doctor/gpus.ts"))};
+    import { listGpus } from ${JSON.stringify(join(import.meta.dir, "../../src/device/cuda/gpus.ts"))};
     try { console.log(JSON.stringify(listGpus())); }
     catch (error) { console.log(JSON.stringify({ code: error.code, message: error.message })); }`;
   const env = { PATH: process.env["PATH"] ?? "", LD_LIBRARY_PATH: join(folder, "lib"), ...environment };
@@ -42,11 +47,11 @@ async function list(environment: Record<string, string>): Promise<unknown> {
 }
 
 test("GPUs are told with name, memory and compute capability", async () => {
-  expect(await list({ FAKE_COUNT: "2" })).toEqual({
+  expect(await list({ FAKE_COUNT: "2", FAKE_MAJOR: "8", FAKE_MINOR: "6" })).toEqual({
     cuda: "12.8",
     gpus: [
-      { name: "NVIDIA A", totalBytes: 24 * 2 ** 30, capability: "8.6" },
-      { name: "NVIDIA B", totalBytes: 80 * 2 ** 30, capability: "9.0" },
+      { name: "NVIDIA A", totalBytes: 24 * 2 ** 30, capability: "8.6", major: 8, minor: 6 },
+      { name: "NVIDIA B", totalBytes: 80 * 2 ** 30, capability: "9.0", major: 9, minor: 0 },
     ],
   });
 });

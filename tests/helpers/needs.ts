@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { assetNames } from "../../src/base/assets.ts";
 import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
-import { listGpus } from "../../src/cli/doctor/gpus.ts";
+import { listGpus } from "../../src/device/cuda/gpus.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 

@@ -1,8 +1,9 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import { groupsOf } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { alignUp, sizeOf } from "../../src/base/shape.ts";
+import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import type { FactorTensor } from "../../src/bus/messages.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
@@ -67,12 +68,15 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
   };
 }
 
+const padded = ({ paddedRanks }: Device, rank: number): number => paddedRanks.find((known) => known >= rank) ?? rank;
+
 export const tinySizes = (device: Device, adapters: readonly BankAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
   rows: 256,
   targets: 256,
   chunk: device.rowTile,
   layers: 2,
-  rank: alignUp(Math.max(...adapters.map(({ rank }) => rank)), device.rankTile),
+  rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
+  groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
   recomputation: "selective",
   inFlight: 1,
   positions: 64,

@@ -39,7 +39,7 @@ for (const [family, spec] of Object.entries(tinyFamilies))
           const config = { spec, part: wholeModel(spec), adapters, sizes };
           {
             using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-            const parts = stageMemory(spec, config.part, adapters, sizes, { kind: "cuda", compute, rowTile: device.rowTile });
+            const parts = stageMemory(spec, config.part, adapters, sizes, device);
             const planned = sum(Object.values(parts));
             expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
             const { allocations } = device;

@@ -8,8 +8,7 @@ import { assetNames, assetPath, readAsset } from "../../base/assets.ts";
 import { formatBytes } from "../../base/bytes.ts";
 import { MloraError } from "../../base/errors.ts";
 import { memory, processor, requireProcessor } from "../../base/machine.ts";
-import { describeDevice } from "../../stage/probe.ts";
-import { type Gpus, listGpus } from "./gpus.ts";
+import { describeDevice, type Gpus, listGpus } from "../../stage/probe.ts";
 import { checkProducts, natsVersion } from "./native.ts";
 
 /** `none`: it is not there, and need not be. */
@@ -102,6 +101,7 @@ function gpuKernels(): Answer {
 
 /** What a recipe's device = "auto" means here. */
 function device(): Answer {
-  const { kind, name, compute } = describeDevice("auto");
-  return { text: `${kind}, in ${compute} (what "auto" means here)`, facts: { kind, name, compute } };
+  const { kind, name, compute, note } = describeDevice("auto", "auto");
+  const why = note === null ? "" : `; ${note}`;
+  return { text: `${kind}, in ${compute} (what "auto" means here)${why}`, facts: { kind, name, compute, note } };
 }

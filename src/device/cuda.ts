@@ -1,0 +1,207 @@
+// The cuda device: compiled Triton kernels on one GPU, through the driver API. One stream, in the order of the calls.
+//
+// Nothing is allocated after the arenas and the scratch: launches take what the plan has reserved. The host is never far ahead
+// without need: `idle` and `read` wait by asking, so that timers, signals and messages come through meanwhile.
+
+import { attribute, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
+import { fixedBytes } from "../../ffi/memory.ts";
+import { formatBytes } from "../base/bytes.ts";
+import { now, sleep } from "../base/clock.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { invariant, RunError } from "../base/errors.ts";
+import { sizeOf } from "../base/shape.ts";
+import { attentionFamily } from "./cuda/attention.ts";
+import { Answer, check, type Driver, openDriver } from "./cuda/driver.ts";
+import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
+import { KernelSet } from "./cuda/kernels.ts";
+import type { Implementations, Launcher } from "./cuda/launcher.ts";
+import { linearFamily } from "./cuda/linear.ts";
+import type { Choice, Kind } from "./cuda/manifest.ts";
+import { rowFamilies } from "./cuda/rows.ts";
+import { Timeline } from "./cuda/timeline.ts";
+import type { Device, Span, Tensor } from "./device.ts";
+import type { KernelName, Kernels } from "./kernels.ts";
+
+/** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
+export const CUDA_ROW_TILE = 128;
+/** Milliseconds for which the end of the work is asked for at once, before sleeping between questions. */
+const EAGER_MS = 5;
+
+export class CudaDevice implements Device, Launcher {
+  readonly kind = "cuda";
+  readonly rowTile = CUDA_ROW_TILE;
+  readonly paddedRanks: readonly number[];
+  readonly name: string;
+  readonly multiprocessors: number;
+  readonly hasWhole: boolean;
+  readonly #driver: Driver = openDriver();
+  readonly #out = new Answer();
+  readonly #blocks = new Map<number, number>(); // address to bytes
+  readonly #implementations: Implementations;
+  #handle = 0;
+  #stream = 0;
+  #kernels: KernelSet;
+  #scratch = { ptr: 0, bytes: 0 };
+  #timeline: Timeline | null = null;
+
+  /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
+  constructor(
+    readonly compute: "f32" | "bf16",
+    ordinal = 0,
+  ) {
+    const driver = this.#driver;
+    this.#check("cuDeviceGet", driver.cuDeviceGet(this.#out.ptr, ordinal));
+    this.#handle = this.#out.i32;
+    const name = fixedBytes(256);
+    this.#check("cuDeviceGetName", driver.cuDeviceGetName(name, name.length, this.#handle));
+    this.name = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+    const ask = (which: number) => {
+      this.#check("cuDeviceGetAttribute", driver.cuDeviceGetAttribute(this.#out.ptr, which, this.#handle));
+      return this.#out.i32;
+    };
+    const [major, minor] = [ask(attribute.COMPUTE_CAPABILITY_MAJOR), ask(attribute.COMPUTE_CAPABILITY_MINOR)];
+    this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
+    const kind = kindFor(compute, major, minor);
+    this.hasWhole = kind === "tma";
+    this.#kernels = new KernelSet(driver, kind, major);
+    this.paddedRanks = this.#kernels.paddedRanks;
+    this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
+    this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
+    this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
+    this.#stream = this.#out.number;
+    this.#implementations = { ...linearFamily(this), ...attentionFamily(this), ...rowFamilies(this) };
+  }
+
+  memory() {
+    const total = new Answer();
+    this.#check("cuMemGetInfo", this.#driver.cuMemGetInfo_v2(this.#out.ptr, total.ptr));
+    return { total: total.number, free: this.#out.number };
+  }
+
+  /** Bytes held, scratch included: what the tests compare with the plan. */
+  get allocated(): number {
+    return [...this.#blocks.values()].reduce((a, b) => a + b, 0);
+  }
+
+  allocate(bytes: number, why: string): number {
+    const status = this.#driver.cuMemAlloc_v2(this.#out.ptr, bytes);
+    if (status === result.OUT_OF_MEMORY) {
+      const { total, free } = this.memory();
+      throw new RunError(
+        "device.memory",
+        `no memory on ${this.name}: ${formatBytes(bytes)} for ${why}, ${formatBytes(free)} of ${formatBytes(total)} free`,
+        "another program may use this GPU: see nvidia-smi",
+      );
+    }
+    this.#check(`the allocation of ${why}`, status);
+    this.#blocks.set(this.#out.number, bytes);
+    return this.#out.number;
+  }
+
+  release(ptr: number): void {
+    if (this.#blocks.delete(ptr)) this.#check("cuMemFree", this.#driver.cuMemFree_v2(ptr));
+  }
+
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratch.bytes) return;
+    if (this.#scratch.ptr) this.release(this.#scratch.ptr);
+    this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
+  }
+
+  scratch(bytes: number): number {
+    invariant(bytes <= this.#scratch.bytes, `a kernel needs ${bytes} bytes of scratch, ${this.#scratch.bytes} were planned`);
+    return this.#scratch.ptr;
+  }
+
+  /** From pageable memory the driver copies the bytes away before it returns. */
+  write(to: Tensor, data: ArrayBufferView): void {
+    invariant(
+      data.byteLength <= sizeOf(to.shape) * bytesOf(to.dtype),
+      `${data.byteLength} bytes for a tensor of [${to.shape}]`,
+    );
+    const { cuMemcpyHtoDAsync_v2: copy } = this.#driver;
+    if (data.byteLength > 0) this.#check("a copy to the GPU", copy(to.ptr, data, data.byteLength, this.#stream));
+  }
+
+  async read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    await this.idle();
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    const to = new Uint8Array(new ArrayBuffer(bytes));
+    if (bytes === 0) return to;
+    this.#check("a copy from the GPU", this.#driver.cuMemcpyDtoHAsync_v2(to, from.ptr, bytes, this.#stream));
+    this.#check("a copy from the GPU", this.#driver.cuStreamSynchronize(this.#stream));
+    return to;
+  }
+
+  zero(tensor: Tensor): void {
+    const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
+    this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
+  }
+
+  copy(to: Tensor, from: Tensor): void {
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    this.#check("a copy on the GPU", this.#driver.cuMemcpyDtoDAsync_v2(to.ptr, from.ptr, bytes, this.#stream));
+  }
+
+  /** A contract kernel (kernels.ts) by the name that ops gives, or a compiled one, for the launchers. */
+  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
+  launch(kernel: Kernel, grid: Grid, args: Readonly<Record<string, Argument>>): void;
+  launch(kernel: KernelName | Kernel, second: unknown, third?: unknown): void {
+    if (typeof kernel !== "string") {
+      kernel.launch(this.#stream, second as Grid, third as Readonly<Record<string, Argument>>);
+      return;
+    }
+    const end = this.#timeline?.begin(kernel);
+    (this.#implementations[kernel] as (args: unknown) => void)(second);
+    end?.();
+  }
+
+  kernel(name: string, choice?: Choice): Kernel {
+    return this.#kernels.get(name, choice);
+  }
+
+  async idle(): Promise<void> {
+    const begin = now();
+    for (;;) {
+      const status = this.#driver.cuStreamQuery(this.#stream);
+      if (status !== result.NOT_READY) {
+        this.#check("a kernel launched earlier", status);
+        return;
+      }
+      await (now() - begin < EAGER_MS ? new Promise((resolve) => setImmediate(resolve)) : sleep(1));
+    }
+  }
+
+  startTimeline(): void {
+    this.#timeline ??= new Timeline(this.#driver, this.#stream);
+  }
+
+  async endTimeline(): Promise<readonly Span[]> {
+    await this.idle();
+    using timeline = this.#timeline;
+    this.#timeline = null;
+    return timeline?.spans() ?? [];
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#stream === 0) return;
+    this.#driver.cuStreamSynchronize(this.#stream); // whatever it says: what follows must be done
+    this.#timeline?.[Symbol.dispose]();
+    this.#kernels[Symbol.dispose]();
+    for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
+    this.#blocks.clear();
+    this.#driver.cuStreamDestroy_v2(this.#stream);
+    this.#stream = 0;
+    this.#driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
+  }
+
+  #check(call: string, status: number): void {
+    if (status !== result.SUCCESS) check(this.#driver, `${this.name ?? "the GPU"}: ${call}`, status);
+  }
+}
+
+/** Hopper's own kernels run on Hopper alone; all others take those for Ampere. */
+function kindFor(compute: "f32" | "bf16", major: number, minor: number): Kind {
+  if (compute === "f32") return "f32";
+  return major === 9 && minor === 0 ? "tma" : "ptr";
+}

@@ -1,0 +1,78 @@
+// Which GPUs this machine has, as its driver says, and which of them our kernels run on. Opens no device.
+
+import { attribute } from "../../../ffi/cuda.ts";
+import { RunError } from "../../base/errors.ts";
+import { range } from "../../base/shape.ts";
+import { Answer, check, openQueries, type Queries } from "./driver.ts";
+
+export type Gpu = {
+  readonly name: string;
+  readonly totalBytes: number;
+  /** Compute capability: "9.0". */
+  readonly capability: string;
+  readonly major: number;
+  readonly minor: number;
+};
+
+export type Gpus = {
+  /** The newest CUDA version that the driver knows: "12.8". */
+  readonly cuda: string;
+  /** At least one. */
+  readonly gpus: readonly Gpu[];
+};
+
+/** The oldest GPUs with bf16 products: Ampere. */
+export const OLDEST = 8;
+
+/** Whether the kernels run on it at all. */
+export const isSupported = ({ major }: Pick<Gpu, "major">): boolean => major >= OLDEST;
+
+/** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
+export function listGpus(): Gpus {
+  const driver = openQueries();
+  const out = new Answer();
+  check(driver, "cuDriverGetVersion", driver.cuDriverGetVersion(out.ptr));
+  const version = out.i32;
+  check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(out.ptr));
+  const count = out.i32;
+  if (count === 0) throw new RunError("cuda.driver", "the NVIDIA driver sees no GPU");
+  return {
+    cuda: `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`,
+    gpus: range(count).map((ordinal) => describe(driver, ordinal)),
+  };
+}
+
+function describe(driver: Queries, ordinal: number): Gpu {
+  const out = new Answer();
+  check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
+  const device = out.i32;
+  const name = new Uint8Array(new ArrayBuffer(256));
+  check(driver, "cuDeviceGetName", driver.cuDeviceGetName(name, name.length, device));
+  check(driver, "cuDeviceTotalMem", driver.cuDeviceTotalMem_v2(out.ptr, device));
+  const totalBytes = out.number;
+  const ask = (which: number) => {
+    check(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(out.ptr, which, device));
+    return out.i32;
+  };
+  const [major, minor] = [ask(attribute.COMPUTE_CAPABILITY_MAJOR), ask(attribute.COMPUTE_CAPABILITY_MINOR)];
+  const text = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+  return { name: text, totalBytes, capability: `${major}.${minor}`, major, minor };
+}
+
+/** Free and total bytes of a GPU's memory, as a process that has opened it sees them. */
+export function gpuMemory(ordinal: number): { readonly free: number; readonly total: number } {
+  const driver = openQueries();
+  const out = new Answer();
+  check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
+  const device = out.i32;
+  check(driver, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(out.ptr, device));
+  try {
+    check(driver, "cuCtxSetCurrent", driver.cuCtxSetCurrent(out.number));
+    const total = new Answer();
+    check(driver, "cuMemGetInfo", driver.cuMemGetInfo_v2(out.ptr, total.ptr));
+    return { free: out.number, total: total.number };
+  } finally {
+    driver.cuCtxSetCurrent(null);
+    driver.cuDevicePrimaryCtxRelease_v2(device);
+  }
+}

@@ -1,0 +1,67 @@
+// The compiled kernels of one device, loaded when they are first launched: a run uses a few dozen of several hundred.
+
+import { cudaTensorMaps, MAX_DYNAMIC_SHARED } from "../../../ffi/cuda.ts";
+import { fixedBytes } from "../../../ffi/memory.ts";
+import { readAsset } from "../../base/assets.ts";
+import { Answer, check, type Driver, openExtra } from "./driver.ts";
+import { type EncodeTensorMap, Kernel } from "./kernel.ts";
+import { type Choice, findEntry, type KernelEntry, type Kind, paddedRanks, readManifest } from "./manifest.ts";
+
+const DEFAULT_SHARED = 48 * 1024;
+
+export class KernelSet implements Disposable {
+  readonly #entries = readManifest();
+  readonly #chosen = new Map<string, Kernel>();
+  readonly #modules: number[] = [];
+  readonly #encode: EncodeTensorMap | null;
+  readonly #out = new Answer();
+
+  constructor(
+    private readonly driver: Driver,
+    readonly kind: Kind,
+    private readonly major: number,
+  ) {
+    const maps = kind === "tma" ? openExtra(cudaTensorMaps) : null;
+    this.#encode = maps && ((...args) => maps.cuTensorMapEncodeTiled(...args));
+  }
+
+  get paddedRanks(): readonly number[] {
+    return paddedRanks(this.#entries, this.kind);
+  }
+
+  /** The variant of a kernel with these constants. */
+  get(name: string, choice: Choice = {}): Kernel {
+    let key = name;
+    for (const constant in choice) key += `,${constant}=${choice[constant]}`;
+    const known = this.#chosen.get(key);
+    if (known) return known;
+    const entry = findEntry(this.#entries, this.kind, name, choice);
+    const kernel = new Kernel(entry, this.driver, () => this.#load(entry), this.#encode);
+    this.#chosen.set(key, kernel);
+    return kernel;
+  }
+
+  [Symbol.dispose](): void {
+    for (const module of this.#modules.splice(0)) this.driver.cuModuleUnload(module);
+    this.#chosen.clear();
+  }
+
+  /** Machine code where there is some for this GPU, else the PTX, which the driver compiles (and keeps in its own cache). */
+  #load(entry: KernelEntry): number {
+    const { driver } = this;
+    const code = readAsset(`kernels/${entry.cubins[this.major] ?? entry.ptx}`);
+    const image = fixedBytes(code.length + 1); // PTX has to end with a zero
+    image.set(code);
+    check(driver, `loading ${entry.name}`, driver.cuModuleLoadData(this.#out.ptr, image));
+    const module = this.#out.number;
+    this.#modules.push(module);
+    const name = new TextEncoder().encode(`${entry.entry}\0`);
+    const symbol = fixedBytes(name.length);
+    symbol.set(name);
+    check(driver, `finding ${entry.name}`, driver.cuModuleGetFunction(this.#out.ptr, module, symbol));
+    const handle = this.#out.number;
+    if (entry.shared > DEFAULT_SHARED)
+      check(driver, `shared memory of ${entry.name}`, driver.cuFuncSetAttribute(handle, MAX_DYNAMIC_SHARED, entry.shared));
+    return handle;
+  }
+}

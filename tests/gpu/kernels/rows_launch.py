@@ -1,0 +1,119 @@
+"""How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels alone.
+
+Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from the
+rows of rows_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
+"""
+import importlib
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
+from rows_variants import variants  # noqa: E402
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRET else "cuda"
+DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
+ROWS = list(variants())
+OVERRIDE = {}  # kernel -> constants, warps: for timings of other variants than those that are compiled
+
+
+def cdiv(a, b):
+    return -(-a // b)
+
+
+def find(kernel, kind, accepts=lambda constants: True, **constants):
+    """The first row of a kernel and kind with these constants."""
+    for row in ROWS:
+        c = row["constants"]
+        if row["kernel"] == kernel and kind in row["kinds"] and constants.items() <= c.items() and accepts(c):
+            return {**row, **OVERRIDE.get(kernel, {})}
+    raise LookupError(f"{kernel} {kind} {constants}")
+
+
+def launch(row, grid, *args):
+    """Runs a row; a missing tensor is any other, which the kernel must not touch."""
+    function = getattr(importlib.import_module(row["module"]), row["kernel"])
+    function[grid](*args, **row["constants"], num_warps=row["warps"], num_stages=row["stages"])
+
+
+def words(t):
+    return t.view(torch.int32)
+
+
+def rows_gather(kind, x, rows, y):
+    row, W = find("rows_gather", kind), words(x).shape[1]
+    launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
+
+
+def rows_scatter(kind, dy, rows, dx):
+    row, W = find("rows_scatter", kind), words(dy).shape[1]
+    launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
+
+
+def rmsnorm_forward(kind, x, weight, y, rstd, eps):
+    M, H = x.shape
+    launch(find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H), (M,), x, weight, y, rstd, H, eps)
+
+
+def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
+    M, H = x.shape
+    row = find("rmsnorm_backward", kind, lambda c: c["BLOCK"] >= H, RESIDUAL=int(residual is not None))
+    launch(row, (M,), dy, x, weight, rstd, dx if residual is None else residual, dx, H)
+
+
+def rope_row(kernel, kind, D, norm):
+    return find(kernel, kind, lambda c: c["HALF"] == D // 2 or not c["EXACT"], NORM=int(norm))
+
+
+def rope_forward(kind, qkv, positions, cos, sin, q_weight, k_weight, out, Q, C, D, eps):
+    row = rope_row("rope_forward", kind, D, q_weight is not None)
+    touched = Q + C if out.data_ptr() == qkv.data_ptr() else Q + 2 * C
+    weights = (qkv, qkv) if q_weight is None else (q_weight, k_weight)
+    launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, *weights, out, Q, C, touched, D, eps)
+
+
+def rope_backward(kind, dqkv, positions, cos, sin, qkv, q_weight, k_weight, Q, C, D, eps):
+    row = rope_row("rope_backward", kind, D, q_weight is not None)
+    optional = (dqkv, dqkv, dqkv) if q_weight is None else (qkv, q_weight, k_weight)
+    launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, *optional, Q, C, D, eps)
+
+
+def swiglu_forward(kind, gate_up, h):
+    row, (M, I) = find("swiglu_forward", kind), h.shape
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), gate_up, h, I)
+
+
+def swiglu_backward(kind, dh, gate_up, dgate_up):
+    row, (M, I) = find("swiglu_backward", kind), dh.shape
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
+
+
+def xent(kind, logits, targets, weights, loss, hit, grad):
+    launch(find("xent", kind), (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], grad)
+
+
+def grad_norm_scratch(grads, tensors):
+    """f32[L, S, SLICES]; full of NaN, to show that all of it is written."""
+    slices = find("grad_norm", "ptr")["constants"]["SLICES"]
+    return torch.full((grads.shape[0], tensors.shape[0], slices), float("nan"), device=DEVICE)
+
+
+def grad_norm(kind, grads, tensors, squares, part):
+    (L, P), S = grads.shape, tensors.shape[0]
+    row, total = find("grad_norm", kind), find("grad_norm_sum", kind)
+    launch(row, (row["constants"]["SLICES"], S, L), grads, tensors, part, P)
+    launch(total, (cdiv(L * S, total["constants"]["BLOCK"]),), part, squares, L * S)
+
+
+def adamw_step(kind, params, grads, m, v, copy, table):
+    L, P = params.shape
+    row = find("adamw_step", kind, COPY=int(copy is not None))
+    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, table, P)
+
+
+def random_fill(kind, out, seed, scale):
+    row, size = find("random_fill", kind), out.numel()
+    signed = seed - (1 << 32) if seed >= 1 << 31 else seed
+    launch(row, (cdiv(size, row["constants"]["BLOCK"]),), out, size, signed, scale)

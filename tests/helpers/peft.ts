@@ -1,0 +1,112 @@
+// The comparison with Hugging Face PEFT, for any device: three unequal adapters trained together here, each alone there, from the
+// same initial files, over the same rows, for ten optimizer steps with accumulation and clipping.
+
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sum } from "../../src/base/shape.ts";
+import { chooseDevice, type DeviceKind, type Precision } from "../../src/device/open.ts";
+import { readModelSpec } from "../../src/files/config.ts";
+import { readPeftAdapter } from "../../src/files/peft.ts";
+import { makePlan, type Plan } from "../../src/plan/plan.ts";
+import { evaluate } from "../../src/run/evaluate.ts";
+import type { StepEvent } from "../../src/run/events.ts";
+import { putFactors, readFactors } from "../../src/run/export.ts";
+import { countTargets } from "../../src/run/feed.ts";
+import { run } from "../../src/run/run.ts";
+import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
+import { baseModelWeights } from "../../src/stage/base.ts";
+import { openLocalStage } from "../../src/stage/local.ts";
+import { GOLDEN_MODELS, type Golden, goldenRecipe, loadGolden } from "../helpers/golden.ts";
+
+/** Relative differences that are allowed. */
+export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
+
+const root = mkdtempSync(join(tmpdir(), "mlora-golden-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const summary = (rows: readonly Tokens[]) => rows.map((row) => ({ length: inputLength(row), targets: countTargets(row) }));
+
+function planOf(golden: Golden, kind: DeviceKind, precision: Precision): Plan {
+  const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));
+  return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, chooseDevice(kind, precision));
+}
+
+const openStage = (plan: Plan) => openLocalStage(plan, (device) => baseModelWeights(plan.recipe.model.path, plan.spec, device));
+
+const close = (got: number, want: number, tolerance: number, what: string) => {
+  expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
+};
+
+/** Declares the tests of one kind of device; `exact` says whether greedy decoding must give what PEFT's gives, row by row. */
+export function comparesWithPeft(kind: DeviceKind, precision: Precision, tolerance: Tolerance, exact: boolean): void {
+  for (const name of GOLDEN_MODELS)
+    describe(`${name}, as PEFT trains it`, () => {
+      const golden = loadGolden(name);
+
+      test("losses, gradient norms, rates and final weights", async () => {
+        const plan = planOf(golden, kind, precision);
+        const output = join(root, `${name}-${kind}-${precision}`);
+        const steps: StepEvent[][] = golden.adapters.map(() => []);
+        {
+          await using bus = await openStage(plan);
+          const quiet = {
+            evaluated: () => undefined,
+            saved: () => undefined,
+            failed: (_: number, message: string) => expect(message).toBe(""),
+          };
+          const data = golden.adapters.map(({ rows }) => ({ train: rows, eval: [] }));
+          const observer = { ...quiet, stepped: (event: StepEvent) => steps[event.adapter]!.push(event) };
+          const result = await run({ plan, data, bus, output, observer, stop: new AbortController().signal });
+          expect(result.adapters.map(({ status }) => status)).toEqual(["done", "done", "done"]);
+        }
+        for (const [i, adapter] of golden.adapters.entries()) {
+          expect(steps[i]!.length).toBe(adapter.steps.length);
+          for (const [s, want] of adapter.steps.entries()) {
+            const got = steps[i]![s]!;
+            close(got.loss, want.loss, tolerance.loss, `${adapter.name}, loss of step ${s + 1}`);
+            close(got.gradNorm, want.gradNorm, tolerance.gradNorm, `${adapter.name}, gradient norm of step ${s + 1}`);
+            expect(got.learningRate).toBeCloseTo(want.learningRate, 9);
+          }
+          const [ours, theirs] = [
+            readPeftAdapter(join(output, adapter.name), plan.spec),
+            readPeftAdapter(adapter.final, plan.spec),
+          ];
+          expect({ rank: ours.rank, alpha: ours.alpha, targets: ours.targets }).toEqual({
+            rank: theirs.rank,
+            alpha: theirs.alpha,
+            targets: theirs.targets,
+          });
+          let [difference, size] = [0, 0];
+          for (let layer = 0; layer < plan.spec.layers; layer++)
+            for (const linear of ours.targets)
+              for (const factor of ["A", "B"] as const) {
+                const want = theirs.tensor(layer, linear, factor);
+                for (const [j, value] of ours.tensor(layer, linear, factor).entries()) {
+                  difference += (value - want[j]!) ** 2;
+                  size += want[j]! ** 2;
+                }
+              }
+          expect(Math.sqrt(difference / size), `${adapter.name}, weights`).toBeLessThan(tolerance.weights);
+        }
+      });
+
+      test("an adapter that PEFT wrote has the same losses and hits here, row by row", async () => {
+        const plan = planOf(golden, kind, precision);
+        await using bus = await openStage(plan);
+        for (const [i, adapter] of golden.adapters.entries()) {
+          await putFactors(bus, i, readFactors(adapter.final, plan, i));
+          for (const [r, row] of adapter.rows.entries()) {
+            const got = await evaluate(bus, plan, i, [row]);
+            const { lossSum, targets, hits } = adapter.after[r]!;
+            close(got.loss * targets, lossSum, tolerance.loss, `${adapter.name}, row ${r}`);
+            if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
+          }
+          const together = await evaluate(bus, plan, i, adapter.rows);
+          const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));
+          close(together.loss, all, tolerance.loss, `${adapter.name}, packed`);
+        }
+      });
+    });
+}
