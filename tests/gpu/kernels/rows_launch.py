@@ -90,8 +90,8 @@ def swiglu_backward(kind, dh, gate_up, dgate_up):
     launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
 
 
-def xent(kind, logits, targets, weights, loss, hit, grad):
-    launch(find("xent", kind), (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], grad)
+def xent(kind, logits, classes, targets, weights, loss, hit, grad):
+    launch(find("xent", kind), (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad)
 
 
 def grad_norm_scratch(grads, tensors):

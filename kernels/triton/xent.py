@@ -1,0 +1,52 @@
+"""Cross-entropy of rows of logits, and its gradient in their place.
+
+    xent    loss[t] = log sum exp z - z[target],  hit[t] = 1 where the target is the first largest logit,
+            with grad = 1: z becomes weights[t] (softmax(z) - onehot(target))
+
+Shapes: logits z c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is zero
+from column `classes` on, whatever stood there. Needs: V a multiple of 8, 0 <= target < classes <= V.
+
+The row is read once for its largest logit and its sum of exponentials together (Milakov and Gimelshein 2018: a lane that meets a
+larger logit rescales its sum), and once more, mostly from L2, for the gradient. Each of LANES lanes takes 8 neighbouring
+logits at a time; lanes are combined last, in an order that follows from V alone.
+
+Launch: grid (T), no scratch.
+"""
+import triton
+import triton.language as tl
+
+LOWEST = tl.constexpr(-3.4e38)  # finite, so that a lane without a logit makes no infinity minus infinity
+
+
+@triton.jit
+def xent(logits, targets, weights, loss, hit, V, classes, grad, LANES: tl.constexpr, BLOCK: tl.constexpr):
+    """One row. See the top of the file."""
+    V = V // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
+    t = tl.program_id(0).to(tl.int64)
+    z = logits + t * V
+    target = tl.load(targets + t)
+    chosen = tl.load(z + target).to(tl.float32)
+    i_LE = tl.arange(0, LANES)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    top = tl.full((LANES,), LOWEST, tl.float32)
+    total = tl.zeros((LANES,), tl.float32)
+    earlier = tl.zeros((LANES,), tl.int32)  # logits before the target that equal it
+    for first in tl.range(0, V, LANES * 8, loop_unroll_factor=2):
+        i = first + i_LE
+        z_LE = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
+        higher = tl.maximum(top, tl.max(z_LE, axis=1))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(z_LE - higher[:, None]), axis=1)
+        earlier += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
+        top = higher
+    largest = tl.max(top)
+    total_all = tl.sum(total * tl.exp(top - largest))
+    tl.store(loss + t, (largest - chosen) + tl.log(total_all))
+    tl.store(hit + t, ((chosen == largest) & (tl.sum(earlier) == 0)).to(tl.int32))
+
+    if grad != 0:
+        weight = tl.load(weights + t)
+        factor = tl.div_rn(weight, total_all)
+        for first in range(0, V, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            z_I = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
+            dz_I = factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)
+            tl.store(z + i, dz_I.to(logits.dtype.element_ty), mask=i < V)

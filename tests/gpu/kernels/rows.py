@@ -1,0 +1,53 @@
+"""Checks the memory-bound kernels against float64 and against themselves elsewhere. One command: python3 tests/gpu/kernels/rows.py
+
+Fresh random inputs, poisoned outputs, odd shapes, tensors beyond 2^31 elements, optional arguments there and absent, in place.
+With TRITON_INTERPRET=1 small shapes are checked on the CPU. Arguments choose cases: python3 rows.py ptr rope
+"""
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+import rows_adapters
+import rows_cases
+from rows_launch import INTERPRET
+
+SEED = int(time.time())
+CASES = {
+    **{name: getattr(rows_cases, name) for name in ("rows", "rmsnorm", "rope", "swiglu", "xent")},
+    **{name: getattr(rows_adapters, name) for name in ("grad_norm", "adamw", "random_fill")},
+}
+KINDS = ("ptr", "f32")
+
+
+def check(kind, name):
+    """One case: prints a line and says whether all is right."""
+    torch.manual_seed(SEED)
+    case = CASES[name](kind, INTERPRET)
+    torch.manual_seed(SEED)
+    wrong = case.wrong + (["a second run differs"] if CASES[name](kind, INTERPRET).found != case.found else [])
+    print(f"{'FAIL' if wrong else 'ok  '} {kind} {name}: " + " ".join(f"{k} {e:.1e}" for k, e in case.errors.items()), *wrong, sep="; ", flush=True)
+    return not wrong
+
+
+def main():
+    if len(sys.argv) == 3:
+        sys.exit(0 if check(*sys.argv[1:]) else 1)
+    jobs = [(kind, name) for name in CASES for kind in KINDS]
+
+    def one(job):
+        done = subprocess.run([sys.executable, __file__, *job], capture_output=True, text=True)
+        print(done.stdout.strip() or f"FAIL {' '.join(job)}: {done.stderr.strip()[-1500:]}", flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(1 if INTERPRET else 6) as pool:
+        failed = sum(code != 0 for code in pool.map(one, jobs))
+    print(f"{len(jobs) - failed} of {len(jobs)} cases right")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

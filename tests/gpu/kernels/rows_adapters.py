@@ -1,0 +1,148 @@
+"""Cases of the kernels that treat whole adapters: norms of gradients, AdamW; and of random weights."""
+import math
+
+import torch
+
+import rows_launch as run
+from linear_problem import mix
+from rows_check import Case, floats, ints, poison, same_bits, stored
+from rows_launch import DEVICE
+
+ALIGN = 128
+
+
+def layout(sites, R):
+    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as base/layout.ts has them, and the block's size."""
+    places, at = [], 0
+    for G, K, N in sites:
+        for rows, columns in ((G * R, K), (N, R)):
+            places.append((at, rows, columns))
+            at = math.ceil((at + rows * columns) / ALIGN) * ALIGN
+    return places, at
+
+
+def padded(factors, sites, R):
+    """An adapter's block at padded rank R from its true factors: [(A [G, rank, K], B [N, rank])]."""
+    places, size = layout(sites, R)
+    block = torch.zeros(size, device=DEVICE)
+    for i, (a, b) in enumerate(factors):
+        (at, rows, columns), (bt, N, _) = places[2 * i], places[2 * i + 1]
+        block[at : at + rows * columns].view(a.shape[0], R, columns)[:, : a.shape[1]] = a
+        block[bt : bt + N * R].view(N, R)[:, : b.shape[1]] = b
+    return block
+
+
+def squares_of(blocks, sites, R):
+    tensors = ints(layout(sites, R)[0])
+    grads = torch.stack(blocks)
+    squares = floats(len(blocks), len(tensors))
+    run.grad_norm("f32", grads, tensors, squares, run.grad_norm_scratch(grads, tensors))
+    return squares
+
+
+def grad_norm(kind, small):
+    """Adapters of rank 8 and 13 at padded ranks 16, 64, 256, alone and beside others."""
+    case = Case(kind)
+    every = [[(3, 64, 192), (1, 64, 64)]] if small else [
+        [(3, 576, 960), (1, 576, 576), (2, 576, 3072), (1, 1536, 576)] * 2, [(3, 4096, 12288), (1, 4096, 4096), (2, 4096, 22016), (1, 11008, 4096)], [(1, 8192, 768), (2, 1032, 776), (1, 64, 200)]]
+    for sites in every:
+        made = [[(torch.randn(G, rank, K, device=DEVICE) * 0.01, torch.randn(N, rank, device=DEVICE)) for G, K, N in sites] for rank in (8, 13, 16)]
+        made[1][0][0][0] = 0  # a linear that is no target
+        exact = torch.tensor([[float(t.double().square().sum()) for pair in factors for t in pair] for factors in made], device=DEVICE, dtype=torch.float64)
+        base = squares_of([padded(f, sites, 16) for f in made], sites, 16)
+        case.near("squares", base, exact)
+        worst = float(((base.double() - exact) / exact).abs().max())
+        if not worst < 2e-6:
+            case.wrong.append(f"one square is off by {worst:.1e}")
+        case.same("squares again", squares_of([padded(f, sites, 16) for f in made], sites, 16), base)
+        for R in (32,) if small else (64, 256):
+            case.same(f"squares at padded rank {R}", squares_of([padded(f, sites, R) for f in (made[2], made[0])], sites, R), base[[2, 0]])
+        case.same("squares alone", squares_of([padded(made[1], sites, 16)], sites, 16), base[1:2])
+    return case
+
+
+def adamw(kind, small):
+    """Four adapters, two of them active, beside torch.optim.AdamW in f32 and the formula in float64, over three steps."""
+    case = Case(kind)
+    for P in (128, 1152) if small else (128, 128 * 37, 128 * 8193):
+        params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE)
+        params[1, : P // 2] = 0  # as B starts
+        copy = None if kind == "f32" else torch.full((4, P), 7.0, device=DEVICE, dtype=torch.bfloat16)
+        settings = {1: (3e-4, 0.9, 0.999, 1e-8, 0.01, 0.37), 2: (1e-2, 0.8, 0.95, 1e-6, 0.0, 1.0)}  # lr, betas, eps, decay, coefficient
+        torch_params = {l: params[l].clone().requires_grad_() for l in settings}
+        torch_adamw = {l: torch.optim.AdamW([torch_params[l]], lr=s[0], betas=s[1:3], eps=s[3], weight_decay=s[4], foreach=False) for l, s in settings.items()}
+        state64 = {l: [params[l].double(), m[l].double(), v[l].double()] for l in settings}
+        idle = [t[[0, 3]].clone() for t in (params, m, v)]
+        for step in (1, 2, 3):
+            grads = torch.randn(4, P, device=DEVICE) * 0.1
+            table = torch.full((4, 10), float("nan"), device=DEVICE)
+            table[:, 0] = 0
+            for l, (lr, b1, b2, eps, decay, coefficient) in settings.items():
+                table[l] = torch.tensor([1, lr, 1 - b1, b2, 1 - b2, eps, decay, 1 - b1**step, 1 - b2**step, coefficient], device=DEVICE)
+                torch_params[l].grad = grads[l] * coefficient
+                torch_adamw[l].step()
+                p64, m64, v64 = state64[l]
+                g = grads[l].double() * coefficient
+                m64 += (g - m64) * (1 - b1)
+                v64 += (g * g - v64) * (1 - b2)
+                p64 += -lr * decay * p64 - lr / (1 - b1**step) * m64 / ((v64 / (1 - b2**step)).sqrt() + eps)
+            kept = grads[[0, 3]].clone()
+            run.adamw_step(kind, params, grads, m, v, copy, table)
+            case.same("gradients of active adapters", grads[1:3], torch.zeros(2, P, device=DEVICE))
+            case.same("gradients of the others", grads[[0, 3]], kept)
+        for l in settings:
+            for name, ours, exact in zip(("params", "m", "v"), (params[l], m[l], v[l]), state64[l]):
+                case.near(name, ours, exact, 1e-6)
+            case.near("params beside torch", params[l], torch_params[l].detach().double(), 1e-6)
+            if copy is not None:
+                case.same("copy", copy[l], stored(params[l], torch.bfloat16))
+        for name, before, now in zip(("params", "m", "v"), idle, (params, m, v)):
+            case.same(f"{name} of idle adapters", now[[0, 3]], before)
+        if copy is not None:
+            case.same("copy of idle adapters", copy[[0, 3]], torch.full((2, P), 7.0, device=DEVICE, dtype=torch.bfloat16))
+    if not small and kind == "ptr":
+        adamw_far(case)
+    return case
+
+
+def adamw_far(case):
+    """Two adapters of 2^30 + 128 parameters: what lies beyond 2^31 elements is stepped as the same numbers elsewhere."""
+    P, n = 2**30 + 128, 4096
+    table = torch.tensor([[1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1]] * 2, device=DEVICE)
+    params, grads, m, v = (torch.ones(2, P, device=DEVICE) for _ in range(4))
+    copy = torch.zeros(2, P, device=DEVICE, dtype=torch.bfloat16)
+    near = [torch.rand(2, n, device=DEVICE) for _ in range(4)]
+    for big, few in zip((params, grads, m, v), near):
+        big[:, -n:] = few
+    run.adamw_step("ptr", params, grads, m, v, copy, table)
+    few_copy = torch.zeros(2, n, device=DEVICE, dtype=torch.bfloat16)
+    run.adamw_step("ptr", *near, few_copy, table)
+    for name, big, few in zip(("params", "grads", "m", "v", "copy"), (params, grads, m, v, copy), (*near, few_copy)):
+        case.same(f"{name} far away", big[:, -n:], few)
+    if int(grads.count_nonzero()) != 0 or not bool((params[:, : P - n] == params[0, 0]).all()):
+        case.wrong.append("not every parameter of a large adapter is stepped once")
+
+
+def random_bits(seed, i):
+    """int64 of any i, by the formula."""
+    return mix(mix(mix(torch.tensor(seed, device=DEVICE)) ^ (i >> 32)) ^ (i & 0xFFFFFFFF))
+
+
+def random_fill(kind, small):
+    case = Case(kind)
+    for size, seed, scale in ((7, 0, 0.02), (5001, 0xFFFFFFF3, 1.0)) if small else ((7, 0, 0.02), (4096 * 1000 + 3, 0xFFFFFFF3, 0.0137), (2**32 + 5000, 42, 1.0)):
+        if kind == "f32" and size > 2**32:
+            continue
+        guarded = poison(kind, size + 64)
+        out = guarded[:size]
+        run.random_fill(kind, out, seed, scale)
+        at = torch.arange(max(0, size - 1_000_000), size, device=DEVICE)
+        exact = ((random_bits(seed, at) >> 8).float() * 2.0**-23 - 1) * torch.tensor(scale, device=DEVICE)
+        case.same("numbers", out[-len(at) :], stored(exact, out.dtype))
+        if not bool(guarded[size:].isnan().all()):
+            case.wrong.append("written beyond the end")
+        if size > 1000:
+            case.near("variance", exact.var(), torch.tensor(scale**2 / 3, device=DEVICE, dtype=torch.float64), 0.05)
+            if same_bits(exact[:500], exact[500:1000]) or abs(float(exact.mean())) > 0.05 * scale:
+                case.wrong.append("numbers are not random")
+    return case

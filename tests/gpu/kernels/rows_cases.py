@@ -1,0 +1,186 @@
+"""Cases of the kernels that treat each row by itself: gather, scatter, RMSNorm, rope, SwiGLU, cross-entropy.
+
+Each function takes the kind and whether to stay small (the interpreter), and returns a Case. What a row gets may not depend on
+where it lies: `elsewhere` runs every other row by itself, last first, and wants the same bits.
+"""
+import torch
+
+import rows_launch as run
+from rows_check import Case, floats, ints, poison, rnd
+from rows_launch import DEVICE
+
+WIDTHS = (64, 576, 896, 2048, 4096, 5120, 8192)
+
+
+def elsewhere(*tensors):
+    """Every other row, last first."""
+    return [None if t is None else t[1::2].flip(0).contiguous() for t in tensors]
+
+
+def rows(kind, small):
+    case = Case(kind)
+    for H in (64, 896) if small else (*WIDTHS, 16384):
+        for M, T in ((5, 7),) if small else ((131, 389), (1024, 640)):
+            x, dy = rnd(kind, M, H), rnd(kind, min(M, T), H)
+            index = torch.randint(-1, M, (T,), device=DEVICE, dtype=torch.int32)
+            index[0] = -(2**31)
+            y = poison(kind, T, H)
+            run.rows_gather(kind, x, index, y)
+            case.same("gather", y, torch.where(index[:, None] < 0, 0, x[index.clamp_min(0).long()]))
+            order = torch.randperm(M, device=DEVICE)[: dy.shape[0]].int()
+            order[::3] = -1
+            dx = poison(kind, M, H)
+            run.rows_scatter(kind, dy, order, dx)
+            expected = poison(kind, M, H)
+            expected[order[order >= 0].long()] = dy[order >= 0]
+            case.same("scatter", dx, expected)
+    if not small:  # the last row of a table of more than 2^31 elements
+        table = torch.zeros(2**18, 16384, device=DEVICE, dtype=run.DTYPE[kind])
+        table[-1] = rnd(kind, 16384)
+        y = poison(kind, 1, 16384)
+        run.rows_gather(kind, table, ints([2**18 - 1]), y)
+        case.same("gather beyond 2^31", y[0], table[-1])
+        run.rows_scatter(kind, y, ints([2**18 - 2]), table)
+        case.same("scatter beyond 2^31", table[-2], table[-1])
+    return case
+
+
+def rmsnorm(kind, small):
+    case = Case(kind)
+    for H in (64, 576) if small else (*WIDTHS, 1000, 14336, 16384):
+        M = 3 if small else 517
+        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd(kind, H), 1e-5
+        y, rstd = poison(kind, M, H), floats(M)
+        run.rmsnorm_forward(kind, x, weight, y, rstd, eps)
+        x64, w64, g = x.double(), weight.double(), dy.double() * weight.double()
+        r64 = (x64.square().mean(1) + eps).rsqrt()
+        case.near("rstd", rstd, r64, 2e-6)
+        case.near("y", y, x64 * r64[:, None] * w64)
+        y2, rstd2 = poison(kind, M // 2, H), floats(M // 2)
+        run.rmsnorm_forward(kind, *elsewhere(x), weight, y2, rstd2, eps)
+        case.same("y elsewhere", y2, *elsewhere(y))
+        case.same("rstd elsewhere", rstd2, *elsewhere(rstd))
+
+        r64 = rstd.double()[:, None]
+        dx64 = r64 * (g - x64 * r64**2 * (g * x64).mean(1, keepdim=True))
+        residual = rnd(kind, M, H)
+        for name, given, dx in (("dx", None, poison(kind, M, H)), ("dx + residual", residual, poison(kind, M, H)), ("dx in place", residual.clone(), None)):
+            first = None if given is None else given.clone()
+            dx = given if dx is None else dx
+            run.rmsnorm_backward(kind, dy, x, weight, rstd, given, dx)
+            case.near(name, dx, dx64 if given is None else dx64 + first.double())
+            dy2, x2, rstd2, given2 = elsewhere(dy, x, rstd, first)
+            dx2 = poison(kind, M // 2, H)
+            run.rmsnorm_backward(kind, dy2, x2, weight, rstd2, given2, dx2)
+            case.same(f"{name} elsewhere", dx2, *elsewhere(dx))
+    return case
+
+
+def rope_reference(x, c, s, Q, C, D, weights, eps):
+    """out in float64, differentiable; x [M, W]."""
+    heads = x.view(x.shape[0], Q + 2 * C, D)
+    qk, v = heads[:, : Q + C], heads[:, Q + C :]
+    if weights is not None:
+        weight = torch.cat([weights[0].expand(Q, D), weights[1].expand(C, D)])
+        qk = weight * qk * (qk.square().mean(2, keepdim=True) + eps).rsqrt()
+    lo, hi = qk[..., : D // 2], qk[..., D // 2 :]
+    return torch.cat([torch.cat([lo * c - hi * s, hi * c + lo * s], 2), v], 1).reshape(x.shape)
+
+
+def rope(kind, small):
+    case = Case(kind)
+    every = ((4, 2, 64), (3, 3, 36), (2, 1, 128)) if small else (
+        (32, 32, 128), (32, 8, 128), (9, 3, 64), (64, 8, 64), (14, 2, 64), (40, 8, 128), (8, 4, 256), (5, 5, 32), (32, 32, 80), (7, 1, 96), (3, 2, 34), (20, 4, 250))
+    for Q, C, D in every:
+        M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
+        positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
+        angle = torch.arange(4096, device=DEVICE)[:, None] * 10000.0 ** (-torch.arange(D // 2, device=DEVICE) / (D // 2))
+        cos, sin = angle.cos(), angle.sin()
+        c, s = (t[positions.long()].double()[:, None] for t in (cos, sin))
+        for norm in (False, True):
+            qkv, dout = rnd(kind, M, W, scale=2), rnd(kind, M, W)
+            weights = (rnd(kind, D), rnd(kind, D)) if norm else None
+            x64 = qkv.double().requires_grad_()
+            out64 = rope_reference(x64, c, s, Q, C, D, weights and [w.double() for w in weights], eps)
+            out64.backward(dout.double())
+            q, k = weights or (None, None)
+            for out in [poison(kind, M, W)] if norm else [poison(kind, M, W), qkv.clone()]:
+                source = qkv if norm or out.isnan().any() else out
+                run.rope_forward(kind, source, positions, cos, sin, q, k, out, Q, C, D, eps)
+                case.near("out with norms" if norm else "out", out, out64.detach())
+                case.same("v", out[:, (Q + C) * D :], qkv[:, (Q + C) * D :])
+            dqkv = dout.clone()
+            run.rope_backward(kind, dqkv, positions, cos, sin, qkv if norm else None, q, k, Q, C, D, eps)
+            case.near("dqkv with norms" if norm else "dqkv", dqkv, x64.grad)
+            case.same("dv", dqkv[:, (Q + C) * D :], dout[:, (Q + C) * D :])
+            qkv2, positions2, dout2 = elsewhere(qkv, positions, dout)
+            out2 = torch.empty_like(qkv2)
+            run.rope_forward(kind, qkv2, positions2, cos, sin, q, k, out2, Q, C, D, eps)
+            run.rope_backward(kind, dout2, positions2, cos, sin, qkv2 if norm else None, q, k, Q, C, D, eps)
+            case.same("out elsewhere", out2, *elsewhere(out))
+            case.same("dqkv elsewhere", dout2, *elsewhere(dqkv))
+    return case
+
+
+def swiglu(kind, small):
+    case = Case(kind)
+    for M, I in ((3, 88),) if small else ((517, 11008), (131, 1536), (77, 8960), (5, 14336), (1, 8), (131072, 11008)):
+        gate_up, dh = rnd(kind, M, 2 * I, scale=2), rnd(kind, M, I)
+        h = poison(kind, M, I)
+        run.swiglu_forward(kind, gate_up, h)
+        last = slice(max(0, M - 517), M)  # at 131072 rows beyond 2^31 elements
+        x64 = gate_up[last].double().requires_grad_()
+        h64 = torch.nn.functional.silu(x64[:, :I]) * x64[:, I:]
+        h64.backward(dh[last].double())
+        case.near("h", h[last], h64.detach())
+        h2 = poison(kind, *elsewhere(h[last])[0].shape)
+        run.swiglu_forward(kind, *elsewhere(gate_up[last]), h2)
+        case.same("h elsewhere", h2, *elsewhere(h[last]))
+        apart = poison(kind, M, 2 * I)
+        run.swiglu_backward(kind, dh, gate_up, apart)
+        run.swiglu_backward(kind, dh, gate_up, gate_up)
+        case.near("dgate_up", apart[last], x64.grad)
+        case.same("dgate_up in place", gate_up, apart)
+    return case
+
+
+def xent(kind, small):
+    case = Case(kind)
+    every = ((3, 200, 200), (2, 8200, 8193)) if small else (
+        (301, 49152, 49152), (257, 128256, 128256), (63, 151936, 151669), (129, 32000, 32000), (7, 262144, 262144), (33, 200, 193), (20011, 128256, 128250))
+    for T, V, classes in every:
+        if kind == "f32" and T * V > 2**31:
+            T //= 4  # the same bytes
+        logits, weights = rnd(kind, T, V, scale=3), torch.rand(T, device=DEVICE)
+        logits[:, classes:] = float("nan")
+        last = slice(max(0, T - 301), T)
+        targets = torch.randint(0, classes, (T,), device=DEVICE, dtype=torch.int32)
+        right = torch.arange(0, T, 2, device=DEVICE)  # half of the rows are right, some by far
+        logits[right, targets[right].long()] = 18 + 12 * torch.rand(len(right), device=DEVICE).to(logits.dtype)
+        targets[0], weights[0] = 0, 0  # a row of padding
+        for row, target in ((-1, classes - 3), (-2, 5)):  # two logits are the largest: the first of them is a hit
+            logits[row, [5, classes - 3]], targets[row] = logits[row, :classes].max() + 1, target
+        first = logits[last].clone()
+        loss, hit, loss0 = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), floats(T)
+        hit0 = hit.clone()
+        run.xent(kind, logits, classes, targets, weights, loss0, hit0, 0)
+        case.same("logits without grad", logits[last], first)
+        run.xent(kind, logits, classes, targets, weights, loss, hit, 1)
+        case.same("loss without grad", loss, loss0)
+        case.same("hit without grad", hit, hit0)
+        p64, target = first[:, :classes].double().log_softmax(1), targets[last].long()
+        case.near("loss", loss[last], -p64.gather(1, target[:, None])[:, 0], 2e-6)
+        largest = first[:, :classes] == first[:, :classes].max(1, keepdim=True).values
+        case.same("hit", hit[last], (largest.int().argmax(1) == target).int())
+        if not 0 < int(hit.sum()) < T:
+            case.wrong.append("all rows or none are hits")
+        g64 = p64.exp()
+        g64[torch.arange(len(target), device=DEVICE), target] -= 1
+        case.near("dlogits", logits[last, :classes], g64 * weights[last].double()[:, None])
+        case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
+        first2, targets2, weights2 = elsewhere(first, targets[last], weights[last])
+        loss2, hit2 = floats(len(first2)), ints([-7] * len(first2))
+        run.xent(kind, first2, classes, targets2, weights2, loss2, hit2, 1)
+        for name, a, b in (("loss", loss2, loss), ("hit", hit2, hit), ("dlogits", first2, logits)):
+            case.same(f"{name} elsewhere", a, *elsewhere(b[last]))
+    return case
