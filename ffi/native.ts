@@ -27,4 +27,5 @@ export const native = {
   xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
   grad_norm: { args: [P, I, I], returns: F },
   adamw_step: { args: [P, P, P, P, L, P], returns: "void" },
+  random_fill: { args: [P, L, U, F], returns: "void" },
 } as const;

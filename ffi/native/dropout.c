@@ -10,12 +10,6 @@ typedef struct {
   int width, add;
 } dropout_args;
 
-static uint32_t mix(uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x7feb352du;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
-}
-
 static void dropout_range(void *context, int64_t begin, int64_t end) {
   const dropout_args *a = context;
   for (int64_t m = begin; m < end; m++) {

@@ -52,4 +52,11 @@ static inline float fast_exp(float x) {
   return p * two_n.f;
 }
 
+// The 32-bit finaliser of base/rng.ts.
+static inline uint32_t mix(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }

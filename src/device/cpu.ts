@@ -235,5 +235,6 @@ function rowKernels(host: Host) {
           c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40);
       }
     },
+    random_fill: ({ out, seed, scale }: Kernels["random_fill"]) => c.random_fill(out.ptr, sizeOf(out.shape), seed >>> 0, scale),
   };
 }

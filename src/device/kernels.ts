@@ -188,6 +188,13 @@ export type Kernels = {
     readonly copy: Tensor | null;
     readonly table: Tensor;
   };
+
+  /**
+   * out[i] = ((bits(i) >>> 8) / 2^23 - 1) * scale, uniform in [-scale, scale), for out c[N]: bits(i) = mix(mix(mix(seed) ^ high) ^
+   * low) with the mix of base/rng.ts and i = high * 2^32 + low. `seed` is a 32-bit number, `scale` an f32. The first factor is
+   * exact and the product is rounded once (to bf16 once more), so all devices make the same numbers: a model's random weights.
+   */
+  random_fill: { readonly out: Tensor; readonly seed: number; readonly scale: number };
 };
 
 export type KernelName = keyof Kernels;
