@@ -1,6 +1,6 @@
 """What is compiled of linear.py and lora.py, and with which constants: the one place that says so. No Triton is needed to read it.
 
-A variant is a dict: kernel, arch, dtype, constants, warps, stages, signature (parameter -> Triton's type, constants left out).
+A variant is a row as variants.py says.
 Constants follow from (kind, G, R) by the functions below, which tests and launchers use too. `tma` is bf16 on sm_90a, `ptr` bf16 by
 pointers on sm_80, `f32` for tests; f32 and the *_sum kernels are compiled for sm_80 alone, whose PTX also runs on later chips.
 
@@ -99,6 +99,8 @@ def variant(kernel, kind, config, **constants):
     signature = {}
     for name in PARAMETERS[kernel].split():
         signature[name] = POINTERS.get(name) or ("i64" if name.endswith("_stride") else "i32" if name in INTEGERS else f"*{dtype}")
+    if f"*{dtype}" not in signature.values():
+        dtype = "fp32"  # no tensor has the compute type: the same for all kinds
     if constants.get("DESC"):
         BM, BN, BK, RB = (constants[k] for k in ("BM", "BN", "BK", "RB"))
         forward = kernel == "linear_forward"
@@ -107,7 +109,9 @@ def variant(kernel, kind, config, **constants):
         for name, block in blocks.items():
             signature[name] = f"tensordesc<{dtype}[{','.join(map(str, block))}]>"
     arch = "sm_80" if kernel.endswith("_sum") else ARCH[kind]
-    return dict(kernel=kernel, arch=arch, dtype=dtype, constants=constants, warps=config.get("num_warps", 4), stages=config.get("num_stages", 1), signature=signature)
+    module = "linear" if kernel.startswith("linear") else "lora"
+    launch = dict(PART=CONFIG[kind]["part"]) if kernel == "lora_down" else {}
+    return dict(module=module, kernel=kernel, kinds=[kind], launch=launch, arch=arch, dtype=dtype, constants=constants, warps=config.get("num_warps", 4), stages=config.get("num_stages", 1), signature=signature)
 
 
 def whole_pays(kind):
@@ -127,16 +131,7 @@ def forward_shapes(kind):
 
 
 def variants():
-    """Every variant of the family, once: the *_sum kernels are the same for tma and ptr."""
-    seen = set()
-    for row in all_variants():
-        key = (row["kernel"], row["arch"], row["dtype"], *row["constants"].items())
-        if key not in seen:
-            seen.add(key)
-            yield row
-
-
-def all_variants():
+    """Every variant of the family; the *_sum kernels are alike for tma and ptr."""
     for kind, config in CONFIG.items():
         linear = config["linear"]
         for bias, residual in ((0, 0), (1, 0), (0, 1), (1, 1)):
