@@ -7,29 +7,31 @@ import { dirname, join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
 import { formatBytes } from "../src/base/bytes.ts";
 import { VERSION } from "../src/base/version.ts";
+import { readManifest } from "../src/device/cuda/manifest.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
 /** zstd's: level 19 takes twenty times as long and saves one hundredth of the file. */
 const LEVEL = 9;
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
+const KERNELS = "kernels/manifest.json";
 
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const assets = stageAssets(join(stage, "assets"));
+  const kernels = assetNames().includes(KERNELS) ? readManifest() : [];
+  const kernelFiles = kernels.flatMap(({ ptx, cubins }) => [ptx, ...Object.values(cubins)].map((file) => `kernels/${file}`));
+  stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...kernelFiles]);
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
-  const kernels = Object.keys(assets).filter((name) => name.endsWith(".ptx")).length;
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
-  console.log(`build: dist/mlora, ${size}, mlora ${VERSION} with ${kernels} GPU kernels`);
+  console.log(`build: dist/mlora, ${size}, mlora ${VERSION} with ${kernels.length} GPU kernels`);
 } finally {
   rmSync(stage, { recursive: true, force: true });
 }
 
-function stageAssets(folder: string): AssetManifest {
-  const names = assetNames();
-  for (const name of NEEDED) if (!names.includes(name)) throw new Error(`${name} is not built: run scripts/setup`);
+/** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
+function stageAssets(folder: string, names: readonly string[]): void {
   const entries = names.map((name) => {
     const content = readAsset(name);
     const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
@@ -38,9 +40,8 @@ function stageAssets(folder: string): AssetManifest {
     writeFileSync(file, Bun.zstdCompressSync(content as Uint8Array<ArrayBuffer>, { level: LEVEL }));
     return [name, { sha256, bytes: content.length }] as const;
   });
-  const manifest = Object.fromEntries(entries);
+  const manifest: AssetManifest = Object.fromEntries(entries);
   writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
-  return manifest;
 }
 
 async function bundle(folder: string): Promise<void> {

@@ -40,7 +40,12 @@ export function assetPath(name: string): string {
   return cachedFile(name, entry(name).sha256, () => readAsset(name));
 }
 
-const manifest = (): AssetManifest => JSON.parse(readFileSync(join(EMBEDDED, "manifest.json"), "utf8"));
+let known: AssetManifest | undefined; // read once: it lists hundreds of kernels
+
+function manifest(): AssetManifest {
+  known ??= JSON.parse(readFileSync(join(EMBEDDED, "manifest.json"), "utf8")) as AssetManifest;
+  return known;
+}
 
 function entry(name: string): AssetManifest[string] {
   const found = manifest()[name];
@@ -55,10 +60,12 @@ function inCheckout(name: string): string {
   return path;
 }
 
-/** Visible files under a folder, by their paths in it; none where there is no folder. */
+/** Files under a folder that are neither hidden nor in a hidden folder, by their paths in it; none where there is no folder. */
 function filesUnder(folder: string): string[] {
   if (!existsSync(folder)) return [];
   const entries = readdirSync(folder, { recursive: true, withFileTypes: true });
-  const files = entries.filter((file) => file.isFile() && !file.name.startsWith("."));
-  return files.map((file) => join(file.parentPath, file.name).slice(folder.length + 1));
+  const files = entries
+    .filter((entry) => entry.isFile())
+    .map((file) => join(file.parentPath, file.name).slice(folder.length + 1));
+  return files.filter((path) => !path.split("/").some((part) => part.startsWith(".")));
 }
