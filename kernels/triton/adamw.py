@@ -95,6 +95,9 @@ def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: t
     v_I = beta2 * v_I + rest2 * g * g
     below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
     p = p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below)
+    # With a bf16 copy a thread reads 8 neighbours and writes 4, so what one has to read another writes: all must have read. Without
+    # the barrier a few gradients in a million were read as the zeros that replace them.
+    tl.debug_barrier()
     tl.store(grads + at, tl.zeros((BLOCK,), tl.float32), mask=inside)
     tl.store(m + at, m_I, mask=inside)
     tl.store(v + at, v_I, mask=inside)

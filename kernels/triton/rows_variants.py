@@ -40,9 +40,9 @@ def variant(module, kernel, warps, kind=None, **constants):
 
 def variants():
     """Every row of these families."""
-    yield variant("embed", "rows_gather", 4, BLOCK=1024)
-    yield variant("embed", "rows_scatter", 4, BLOCK=1024)
-    yield variant("adamw", "grad_norm", 4, SLICES=32, COLUMNS=512, ROWS=256)
+    yield variant("embed", "rows_gather", 4, BLOCK=2048)
+    yield variant("embed", "rows_scatter", 4, BLOCK=2048)
+    yield variant("adamw", "grad_norm", 2, SLICES=32, COLUMNS=256, ROWS=256)
     yield variant("adamw", "grad_norm_sum", 4, SLICES=32, BLOCK=32)
     for copy in (0, 1):
         yield variant("adamw", "adamw_step", 4, BLOCK=1024, COPY=copy)
@@ -52,10 +52,10 @@ def variants():
             for residual in (0, 1):
                 yield variant("rmsnorm", "rmsnorm_backward", warps, kind, BLOCK=block, RESIDUAL=residual)
         for half, exact in HALVES[kind]:
-            for norm in (0, 1):
-                yield variant("rope", "rope_forward", 4, kind, HALF=half, HEADS=2048 // half, EXACT=exact, NORM=norm)
-                yield variant("rope", "rope_backward", 4, kind, HALF=half, HEADS=2048 // half, EXACT=exact, NORM=norm)
+            for norm, pairs, warps in ((0, 4096, 8), (1, 1024, 4)):
+                yield variant("rope", "rope_forward", warps, kind, HALF=half, HEADS=pairs // half, EXACT=exact, NORM=norm)
+                yield variant("rope", "rope_backward", warps, kind, HALF=half, HEADS=pairs // half, EXACT=exact, NORM=norm)
         yield variant("swiglu", "swiglu_forward", 4, kind, BLOCK=1024)
         yield variant("swiglu", "swiglu_backward", 4, kind, BLOCK=1024)
-        yield variant("xent", "xent", 8, kind, LANES=512, BLOCK=8192)
-        yield variant("fill", "random_fill", 4, kind, BLOCK=2048)
+        yield variant("xent", "xent", 16, kind, LANES=512, BLOCK=8192)
+        yield variant("fill", "random_fill", 4, kind, BLOCK=4096)

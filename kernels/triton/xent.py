@@ -29,18 +29,18 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, LANES: tl.conste
     i_LE = tl.arange(0, LANES)[:, None] * 8 + tl.arange(0, 8)[None, :]
     top = tl.full((LANES,), LOWEST, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
-    earlier = tl.zeros((LANES,), tl.int32)  # logits before the target that equal it
+    ties = tl.zeros((LANES,), tl.int32)  # logits before the target that equal it
     for first in tl.range(0, V, LANES * 8, loop_unroll_factor=2):
         i = first + i_LE
         z_LE = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
         higher = tl.maximum(top, tl.max(z_LE, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(z_LE - higher[:, None]), axis=1)
-        earlier += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
+        ties += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
         top = higher
     largest = tl.max(top)
     total_all = tl.sum(total * tl.exp(top - largest))
     tl.store(loss + t, (largest - chosen) + tl.log(total_all))
-    tl.store(hit + t, ((chosen == largest) & (tl.sum(earlier) == 0)).to(tl.int32))
+    tl.store(hit + t, ((chosen == largest) & (tl.sum(ties) == 0)).to(tl.int32))
 
     if grad != 0:
         weight = tl.load(weights + t)

@@ -51,9 +51,8 @@ def grad_norm(kind, small):
         exact = torch.tensor([[float(t.double().square().sum()) for pair in factors for t in pair] for factors in made], device=DEVICE, dtype=torch.float64)
         base = squares_of([padded(f, sites, 16) for f in made], sites, 16)
         case.near("squares", base, exact)
-        worst = float(((base.double() - exact) / exact).abs().max())
-        if not worst < 2e-6:
-            case.wrong.append(f"one square is off by {worst:.1e}")
+        if not bool(((base.double() - exact).abs() <= 2e-6 * exact).all()):
+            case.wrong.append("one square alone is off")
         case.same("squares again", squares_of([padded(f, sites, 16) for f in made], sites, 16), base)
         for R in (32,) if small else (64, 256):
             case.same(f"squares at padded rank {R}", squares_of([padded(f, sites, R) for f in (made[2], made[0])], sites, R), base[[2, 0]])
@@ -119,8 +118,11 @@ def adamw_far(case):
     run.adamw_step("ptr", *near, few_copy, table)
     for name, big, few in zip(("params", "grads", "m", "v", "copy"), (params, grads, m, v, copy), (*near, few_copy)):
         case.same(f"{name} far away", big[:, -n:], few)
-    if int(grads.count_nonzero()) != 0 or not bool((params[:, : P - n] == params[0, 0]).all()):
-        case.wrong.append("not every parameter of a large adapter is stepped once")
+    for name, big, expected in (("grads", grads, 0.0), ("params", params, float(params[0, 0]))):
+        for first in range(0, P - n, 2**28):  # equal numbers in, equal numbers out: this finds one in 10^9
+            other = int((big[:, first : min(first + 2**28, P - n)] != expected).sum())
+            if other > 0:
+                case.wrong.append(f"{name}: {other} of those from {first} on are not {expected}")
 
 
 def random_bits(seed, i):

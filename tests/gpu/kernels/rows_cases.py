@@ -34,13 +34,14 @@ def rows(kind, small):
             expected = poison(kind, M, H)
             expected[order[order >= 0].long()] = dy[order >= 0]
             case.same("scatter", dx, expected)
-    if not small:  # the last row of a table of more than 2^31 elements
-        table = torch.zeros(2**18, 16384, device=DEVICE, dtype=run.DTYPE[kind])
+    if not small and kind == "ptr":  # rows beyond 2^31 words
+        many = 2**18 + 8
+        table = torch.empty(many, 16384, device=DEVICE, dtype=torch.bfloat16)
         table[-1] = rnd(kind, 16384)
         y = poison(kind, 1, 16384)
-        run.rows_gather(kind, table, ints([2**18 - 1]), y)
+        run.rows_gather(kind, table, ints([many - 1]), y)
         case.same("gather beyond 2^31", y[0], table[-1])
-        run.rows_scatter(kind, y, ints([2**18 - 2]), table)
+        run.rows_scatter(kind, y, ints([many - 2]), table)
         case.same("scatter beyond 2^31", table[-2], table[-1])
     return case
 
@@ -124,11 +125,13 @@ def rope(kind, small):
 
 def swiglu(kind, small):
     case = Case(kind)
-    for M, I in ((3, 88),) if small else ((517, 11008), (131, 1536), (77, 8960), (5, 14336), (1, 8), (131072, 11008)):
+    for M, I in ((3, 88),) if small else ((517, 11008), (131, 1536), (77, 8960), (5, 14336), (1, 8), (100_000, 11008)):
+        if kind == "f32" and M == 100_000:
+            continue  # as ptr has shown
         gate_up, dh = rnd(kind, M, 2 * I, scale=2), rnd(kind, M, I)
         h = poison(kind, M, I)
         run.swiglu_forward(kind, gate_up, h)
-        last = slice(max(0, M - 517), M)  # at 131072 rows beyond 2^31 elements
+        last = slice(max(0, M - 517), M)  # at 100000 rows beyond 2^31 elements
         x64 = gate_up[last].double().requires_grad_()
         h64 = torch.nn.functional.silu(x64[:, :I]) * x64[:, I:]
         h64.backward(dh[last].double())
@@ -147,7 +150,7 @@ def swiglu(kind, small):
 def xent(kind, small):
     case = Case(kind)
     every = ((3, 200, 200), (2, 8200, 8193)) if small else (
-        (301, 49152, 49152), (257, 128256, 128256), (63, 151936, 151669), (129, 32000, 32000), (7, 262144, 262144), (33, 200, 193), (20011, 128256, 128250))
+        (301, 49152, 49152), (257, 128256, 128256), (63, 151936, 151669), (129, 32000, 32000), (7, 262144, 262144), (33, 200, 193), (17011, 128256, 128250))
     for T, V, classes in every:
         if kind == "f32" and T * V > 2**31:
             T //= 4  # the same bytes

@@ -7,7 +7,7 @@ LIMIT = {"f32": 2e-6, "ptr": 6e-3 if INTERPRET else 2e-3}  # of f32 arithmetic; 
 
 
 def rnd(kind, *shape, scale=1.0):
-    return (torch.randn(*shape, device=DEVICE) * scale).to(DTYPE[kind])
+    return torch.randn(*shape, device=DEVICE, dtype=DTYPE[kind]).mul_(scale)
 
 
 def poison(kind, *shape):

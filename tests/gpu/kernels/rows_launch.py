@@ -8,15 +8,27 @@ import os
 import sys
 
 import torch
+import triton
+import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
+import adamw  # noqa: E402
 from rows_variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
 ROWS = list(variants())
-OVERRIDE = {}  # kernel -> constants, warps: for timings of other variants than those that are compiled
+OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
+
+
+adamw_of_params = adamw.adamw_step
+
+
+@triton.jit
+def adamw_of_p(p, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
+    """Triton's own launcher, which is not what mlora uses, cannot bind a parameter of the name `params`."""
+    adamw_of_params(p, grads, m, v, copy, table, P, BLOCK, COPY)
 
 
 def cdiv(a, b):
@@ -28,13 +40,14 @@ def find(kernel, kind, accepts=lambda constants: True, **constants):
     for row in ROWS:
         c = row["constants"]
         if row["kernel"] == kernel and kind in row["kinds"] and constants.items() <= c.items() and accepts(c):
-            return {**row, **OVERRIDE.get(kernel, {})}
+            other, warps = OVERRIDE.get(kernel, ({}, row["warps"]))
+            return {**row, "constants": {**c, **other}, "warps": warps}
     raise LookupError(f"{kernel} {kind} {constants}")
 
 
 def launch(row, grid, *args):
     """Runs a row; a missing tensor is any other, which the kernel must not touch."""
-    function = getattr(importlib.import_module(row["module"]), row["kernel"])
+    function = adamw_of_p if row["kernel"] == "adamw_step" else getattr(importlib.import_module(row["module"]), row["kernel"])
     function[grid](*args, **row["constants"], num_warps=row["warps"], num_stages=row["stages"])
 
 
