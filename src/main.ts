@@ -22,9 +22,11 @@ function commandLine(): CAC {
       .option("--output <folder>", "Where results go, instead of the recipe's run.output")
       .option("--device <device>", "auto, cpu or cuda, instead of the recipe's run.device")
       .option("--seed <number>", "Instead of the recipe's run.seed");
-  onRecipe("run <recipe>", "Train every adapter of a recipe").action(async (recipe: string, flags: Overrides) =>
-    (await import("./cli/run.ts")).run(recipe, overrides(flags)),
-  );
+  onRecipe("run <recipe>", "Train every adapter of a recipe")
+    .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
+    .action(async (recipe: string, flags: Overrides & { trace?: string }) =>
+      (await import("./cli/run.ts")).run(recipe, overrides(flags), flags.trace === undefined ? null : `${flags.trace}`),
+    );
   onRecipe("plan <recipe>", "Say what a run would do, without doing it")
     .option("--json", "For machines")
     .action(async (recipe: string, flags: Overrides & { json?: boolean }) =>
@@ -47,6 +49,8 @@ function commandLine(): CAC {
     .option("--steps <number>", "Steps to measure (default: 10)")
     .option("--recomputation <how>", "auto, none, selective or full")
     .option("--tokens <number>", "Most tokens in a pass")
+    .option("--precision <precision>", "auto, bf16 or fp32")
+    .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
     .option("--json", "For machines")
     .action(async (flags: BenchOptions) => (await import("./cli/bench.ts")).bench(flags));
   cli.command("help [command]", "Say what a command does and takes").action((name?: string) => {

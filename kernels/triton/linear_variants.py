@@ -120,12 +120,11 @@ def whole_pays(kind):
 
 
 def forward_shapes(kind):
-    """(G, bias, residual, whole) that models have: the residual follows a lone linear, a bias is that of q, k and v or of a lone one."""
+    """(G, bias, residual, whole) that models have: the residual follows a lone linear."""
     for G in GROUPS:
         for whole in (1,) if G == 1 else (0, 1) if whole_pays(kind) else (0,):
-            yield G, 0, 0, whole
-            if G != 2:
-                yield G, 1, 0, whole
+            for bias in (0, 1):
+                yield G, bias, 0, whole
     yield 1, 0, 1, 1
     yield 1, 1, 1, 1
 

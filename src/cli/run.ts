@@ -14,8 +14,11 @@ import { openLocalStage } from "../stage/local.ts";
 import { prepare, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
 import { count, duration, table } from "./table.ts";
+import { traceObserver, tracePath } from "./timeline.ts";
 
-export async function run(recipePath: string, options: Overrides): Promise<void> {
+/** `trace`: a file for one step's kernels, or null. */
+export async function run(recipePath: string, options: Overrides, trace: string | null): Promise<void> {
+  if (trace !== null) tracePath(trace);
   const { recipe, plan, data } = await prepare(recipePath, options);
   const { output } = recipe.run;
   using _claim = claimOutput(output);
@@ -27,12 +30,17 @@ export async function run(recipePath: string, options: Overrides): Promise<void>
     say("\nstopping: the step under way is finished and everything is saved; once more to quit at once");
     stop.abort();
   });
-  await using bus = await openLocalStage(plan, (device) => baseModelWeights(recipe.model.path, plan.spec, device));
+  let tracing: Observer | null = null;
+  await using bus = await openLocalStage(plan, (device) => {
+    if (trace !== null) tracing = traceObserver(plan, device, trace);
+    return baseModelWeights(recipe.model.path, plan.spec, device);
+  });
   using metrics = openAppender(join(output, "metrics.jsonl"));
   using progress = openProgress(plan, process.stderr);
   const observer = together(
     progress,
     metricsObserver(plan, (line) => metrics.append(line)),
+    ...(tracing ? [tracing] : []),
   );
   const samples = data.map(({ train, eval: held }) => ({ train, eval: held }));
   const result = await runPlan({ plan, data: samples, bus, output, observer, stop: stop.signal });

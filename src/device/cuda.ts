@@ -157,6 +157,12 @@ export class CudaDevice implements Device, Launcher {
   }
 
   kernel(name: string, choice?: Choice): Kernel {
+    const [kernel, ...more] = this.#kernels.get(name, choice);
+    invariant(kernel && more.length === 0, `${more.length + 1} compiled kernels ${name} with ${JSON.stringify(choice)}`);
+    return kernel;
+  }
+
+  variants(name: string, choice?: Choice): readonly Kernel[] {
     return this.#kernels.get(name, choice);
   }
 
@@ -177,9 +183,9 @@ export class CudaDevice implements Device, Launcher {
   }
 
   async endTimeline(): Promise<readonly Span[]> {
-    await this.idle();
     using timeline = this.#timeline;
     this.#timeline = null;
+    await this.idle();
     return timeline?.spans() ?? [];
   }
 

@@ -21,6 +21,8 @@ export type ScratchNeed = {
 const [ROW_TILE, UP_CHUNK, DOWN_CHUNK] = [128, 8, 4];
 /** Columns of x that one program of lora_down sums, and of dy that one of lora_up_grad reads. */
 const DOWN_PART = 1024;
+/** Parts of a tensor that grad_norm sums apart. */
+const NORM_SLICES = 32;
 const UP_COLUMNS = { f32: 64, bf16: 128 };
 
 /** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
@@ -28,7 +30,8 @@ export function scratchBytes({ kind, compute }: Pick<Device, "kind" | "compute">
   const { spec, rows } = need;
   if (kind === "cpu") return rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4; // the dropped x
   const linears = need.groups.flatMap((group) => linearScratch(compute, group, need));
-  return alignUp(Math.max(0, ...linears), 256);
+  const norms = need.adapters * need.layout.tensors.length * NORM_SLICES * 4;
+  return alignUp(Math.max(norms, ...linears), 256);
 }
 
 function linearScratch(compute: "f32" | "bf16", group: Group, { spec, rows, rank }: ScratchNeed): number[] {

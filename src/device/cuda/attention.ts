@@ -1,4 +1,41 @@
-import type { Launcher } from "./launcher.ts";
-export function attentionFamily(_gpu: Launcher): any {
-  return {};
+// Launches of kernels/triton/attention.py: flash attention, forward and backward.
+
+import { RequestError } from "../../base/errors.ts";
+import type { Kernel } from "./kernel.ts";
+import { dim, type Implementations, type Launcher } from "./launcher.ts";
+
+export function attentionFamily(gpu: Launcher): Pick<Implementations, "attention_forward" | "attention_backward"> {
+  /** The variant for heads of D, or the narrowest that masks what a head has not. */
+  const variant = (name: string, D: number): Kernel => {
+    const all = gpu.variants(name);
+    const found =
+      all.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HEAD_DIM") === D) ??
+      all.find((kernel) => kernel.constant("EXACT") === 0 && kernel.constant("HEAD_DIM") >= D);
+    if (found) return found;
+    throw new RequestError(
+      "device.heads",
+      `the base model has heads of ${D}; attention on GPUs was compiled for heads of up to 128`,
+      'set device to "cpu"',
+    );
+  };
+  return {
+    attention_forward: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window }) => {
+      const M = dim(qkv, 0);
+      const kernel = variant("attention_forward", D);
+      gpu.launch(kernel, [M / kernel.constant("BM"), heads], {
+        ...{ q_rows: qkv, kv_rows: qkv, bounds, out, lse, M, D, heads, kv_heads: kvHeads, scale, window },
+      });
+    },
+    attention_backward: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim: D, scale, window }) => {
+      const M = dim(qkv, 0);
+      const sums = variant("attention_delta", D);
+      gpu.launch(sums, [M / sums.constant("BM"), heads], { out, dout, delta, M, D, heads });
+      const shared = { q_rows: qkv, kv_rows: qkv, do_rows: dout, bounds, lse, delta, dqkv };
+      const sizes = { M, D, heads, kv_heads: kvHeads, scale, window };
+      const queries = variant("attention_backward_q", D);
+      gpu.launch(queries, [M / queries.constant("BM"), heads], { ...shared, ...sizes });
+      const keys = variant("attention_backward_kv", D);
+      gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...shared, ...sizes });
+    },
+  };
 }

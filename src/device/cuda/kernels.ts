@@ -5,13 +5,14 @@ import { fixedBytes } from "../../../ffi/memory.ts";
 import { readAsset } from "../../base/assets.ts";
 import { Answer, check, type Driver, openExtra } from "./driver.ts";
 import { type EncodeTensorMap, Kernel } from "./kernel.ts";
-import { type Choice, findEntry, type KernelEntry, type Kind, paddedRanks, readManifest } from "./manifest.ts";
+import { type Choice, findEntries, type KernelEntry, type Kind, paddedRanks, readManifest } from "./manifest.ts";
 
 const DEFAULT_SHARED = 48 * 1024;
 
 export class KernelSet implements Disposable {
   readonly #entries = readManifest();
-  readonly #chosen = new Map<string, Kernel>();
+  readonly #chosen = new Map<string, readonly Kernel[]>();
+  readonly #kernels = new Map<KernelEntry, Kernel>();
   readonly #modules: number[] = [];
   readonly #encode: EncodeTensorMap | null;
   readonly #out = new Answer();
@@ -29,21 +30,29 @@ export class KernelSet implements Disposable {
     return paddedRanks(this.#entries, this.kind);
   }
 
-  /** The variant of a kernel with these constants. */
-  get(name: string, choice: Choice = {}): Kernel {
+  /** The variants of a kernel with these constants. */
+  get(name: string, choice: Choice = {}): readonly Kernel[] {
     let key = name;
     for (const constant in choice) key += `,${constant}=${choice[constant]}`;
     const known = this.#chosen.get(key);
     if (known) return known;
-    const entry = findEntry(this.#entries, this.kind, name, choice);
+    const kernels = findEntries(this.#entries, this.kind, name, choice).map((entry) => this.#of(entry));
+    this.#chosen.set(key, kernels);
+    return kernels;
+  }
+
+  #of(entry: KernelEntry): Kernel {
+    const known = this.#kernels.get(entry);
+    if (known) return known;
     const kernel = new Kernel(entry, this.driver, () => this.#load(entry), this.#encode);
-    this.#chosen.set(key, kernel);
+    this.#kernels.set(entry, kernel);
     return kernel;
   }
 
   [Symbol.dispose](): void {
     for (const module of this.#modules.splice(0)) this.driver.cuModuleUnload(module);
     this.#chosen.clear();
+    this.#kernels.clear();
   }
 
   /** Machine code where there is some for this GPU, else the PTX, which the driver compiles (and keeps in its own cache). */

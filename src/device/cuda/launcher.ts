@@ -13,6 +13,8 @@ export type Launcher = {
   readonly hasWhole: boolean;
   /** Finds a variant; what decides its grid is among its constants. */
   kernel(name: string, choice?: Choice): Kernel;
+  /** All variants with these constants, in the order of the table of what is compiled. */
+  variants(name: string, choice?: Choice): readonly Kernel[];
   launch(kernel: Kernel, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;

@@ -55,16 +55,16 @@ export function readManifest(): readonly KernelEntry[] {
 /** Constants that tell apart the variants of one kernel. */
 export type Choice = Readonly<Record<string, number>>;
 
-/** The one entry of a kernel for a kind with these constants; that there is none, or more than one, is our bug. */
-export function findEntry(entries: readonly KernelEntry[], kind: Kind, name: string, choice: Choice): KernelEntry {
+/** The entries of a kernel for a kind with these constants; that there is none is our bug. */
+export function findEntries(entries: readonly KernelEntry[], kind: Kind, name: string, choice: Choice): readonly KernelEntry[] {
   const found = entries.filter(
     (entry) =>
       entry.name === name &&
       entry.kinds.includes(kind) &&
       Object.entries(choice).every(([constant, value]) => entry.constants[constant] === value),
   );
-  invariant(found.length === 1, `${found.length} compiled kernels ${name} of kind ${kind} with ${JSON.stringify(choice)}`);
-  return found[0]!;
+  invariant(found.length > 0, `no kernel ${name} of kind ${kind} was compiled for ${JSON.stringify(choice)}`);
+  return found;
 }
 
 /** The padded ranks that the low-rank kernels of a kind were compiled for, ascending. */

@@ -1,0 +1,104 @@
+// What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
+
+import { RequestError } from "../../base/errors.ts";
+import { Rng } from "../../base/rng.ts";
+import { range } from "../../base/shape.ts";
+import { LINEARS, type ModelSpec } from "../../base/spec.ts";
+import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
+import type { AdapterData } from "../../run/run.ts";
+import type { Tokens } from "../../schedule/pack.ts";
+
+export type BenchOptions = {
+  readonly shape?: string;
+  readonly device?: string;
+  readonly adapters?: number;
+  readonly rows?: number;
+  readonly length?: number;
+  readonly rank?: number;
+  readonly dropout?: number;
+  readonly targets?: string;
+  readonly steps?: number;
+  readonly recomputation?: string;
+  readonly tokens?: number;
+  readonly precision?: string;
+  readonly trace?: string;
+  readonly json?: boolean;
+};
+
+const TARGETS: Readonly<Record<string, readonly string[]>> = {
+  qkvo: ["q_proj", "k_proj", "v_proj", "o_proj"],
+  "all-linear": LINEARS,
+};
+
+/** A whole number from 1 on, or the default when the flag was not given. */
+export function natural(options: BenchOptions, flag: keyof BenchOptions, fallback: number): number {
+  const value = options[flag] ?? fallback;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
+    throw new RequestError("bench.flag", `--${flag} is ${value}`, `give --${flag} a whole number, 1 or more`);
+  return value;
+}
+
+export function oneOf<T extends string>(flag: string, value: string, allowed: readonly T[]): T {
+  if (!allowed.includes(value as T))
+    throw new RequestError("bench.flag", `--${flag} is '${value}'`, `it may be ${allowed.join(", ")}`);
+  return value as T;
+}
+
+export const precisionOf = ({ precision }: BenchOptions) => oneOf("precision", precision ?? "auto", ["auto", "fp32", "bf16"]);
+
+/** `rows` rows of `length` tokens, each with a target. */
+export function randomRows(spec: ModelSpec, rows: number, length: number, seed: number): AdapterData {
+  const rng = new Rng(seed, 5);
+  const row = (): Tokens => ({
+    ids: Int32Array.from({ length: length + 1 }, () => rng.below(spec.vocab)),
+    mask: new Uint8Array(length + 1).fill(1),
+  });
+  return { train: range(rows).map(row), eval: [] };
+}
+
+export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
+  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!;
+  const rank = natural(options, "rank", 16);
+  const adapter = (i: number): AdapterRecipe => ({
+    name: `bench-${i}`,
+    train: [],
+    eval: [],
+    evalSplit: 0,
+    format: "text",
+    template: null,
+    chatTemplate: false,
+    system: null,
+    trainOn: "all",
+    method: "lora",
+    rank,
+    alpha: rank,
+    dropout: options.dropout ?? 0,
+    rslora: false,
+    targets,
+    optimizer: { name: "adamw", learningRate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, maxGradNorm: null },
+    schedule: { name: "constant", warmup: 0, minRatio: 0 },
+    epochs: null,
+    steps,
+    batchSize: natural(options, "rows", 4),
+    accumulation: 1,
+    maxLength: natural(options, "length", 64),
+    overlong: "truncate",
+    shuffle: false,
+    seed: i,
+    evalEvery: null,
+    priority: 0,
+    initialAdapter: null,
+  });
+  return {
+    path: "bench",
+    model: { path: shape, precision: precisionOf(options) },
+    run: {
+      output: "",
+      seed: 0,
+      device: "auto",
+      tokensPerMicrobatch: options.tokens ?? null,
+      recomputation: oneOf("recomputation", options.recomputation ?? "auto", ["auto", "none", "selective", "full"]),
+    },
+    adapters: range(adapters).map(adapter),
+  };
+}

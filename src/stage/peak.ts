@@ -1,0 +1,33 @@
+// The rate of matrix products that a device reaches, measured: what a benchmark's share of the peak refers to.
+
+import type { Device, Tensor } from "../device/device.ts";
+import { randomFill } from "../ops/fill.ts";
+import { linearForward } from "../ops/linear.ts";
+
+/** Rows, columns and depth of the product: large enough that a device shows what it can do. */
+const SIZE = { cpu: 768, cuda: 8192, null: 128 };
+const TIMES = 12;
+
+/** FLOP/s of a large frozen product on random numbers, the median of several; memory is given back. */
+export async function measurePeak(device: Device): Promise<number> {
+  const size = SIZE[device.kind];
+  const bytes = size * size * (device.compute === "f32" ? 4 : 2);
+  const matrix = (): Tensor => ({
+    ptr: device.allocate(bytes, "measuring the peak rate"),
+    dtype: device.compute,
+    shape: [size, size],
+  });
+  const [x, weight, y] = [matrix(), matrix(), matrix()];
+  try {
+    for (const [i, out] of [x, weight].entries()) randomFill(device, { out, seed: i, scale: 1 });
+    const product = () => linearForward(device, { x, weight, bias: null, residual: null, y, lora: null });
+    product(); // loads the kernel
+    await device.idle();
+    device.startTimeline();
+    for (let i = 0; i < TIMES; i++) product();
+    const times = (await device.endTimeline()).map(({ ms }) => ms).sort((a, b) => a - b);
+    return (2 * size ** 3) / ((times[times.length >> 1] ?? Number.NaN) / 1000);
+  } finally {
+    for (const { ptr } of [x, weight, y]) device.release(ptr);
+  }
+}

@@ -1,0 +1,36 @@
+// The promise on the GPU: an adapter learns the same alone, beside 3 and beside 31 others, and twice in a row, bit for bit.
+
+import { describe, expect, test } from "bun:test";
+import { range } from "../../src/base/shape.ts";
+import { CudaDevice } from "../../src/device/cuda.ts";
+import { expectSame, type Ground, train } from "../helpers/crowd.ts";
+import { gpuFamilies } from "../helpers/gpu.ts";
+import { needs } from "../helpers/needs.ts";
+
+needs("gpu")("company changes nothing on the GPU", () => {
+  for (const compute of ["bf16", "f32"] as const)
+    for (const [family, spec] of Object.entries(gpuFamilies))
+      describe(`${family} in ${compute}`, () => {
+        const ground: Ground = { spec, open: () => new CudaDevice(compute), passRows: 2048 };
+
+        test("alone, beside 3, beside 31, bit for bit", async () => {
+          const everyone = await train(range(32), ground);
+          const few = await train([5, 2, 0, 17], ground);
+          for (const i of [2, 0, 17]) {
+            const alone = (await train([i], ground)).get(i)!;
+            expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
+            expectSame(everyone.get(i)!, alone);
+            expectSame(few.get(i)!, alone);
+          }
+        });
+
+        test("the same run twice, and over two stages on one GPU", async () => {
+          const [once, again] = [await train([1, 2, 5], ground), await train([1, 2, 5], ground)];
+          const staged = await train([1, 2, 5], ground, [1]);
+          for (const i of [1, 2, 5]) {
+            expectSame(again.get(i)!, once.get(i)!);
+            expectSame(staged.get(i)!, once.get(i)!);
+          }
+        });
+      });
+});

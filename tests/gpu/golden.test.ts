@@ -1,0 +1,13 @@
+// Against Hugging Face PEFT on the GPU: the goldens of the cpu device's test, in fp32 and in bf16.
+
+import { needs } from "../helpers/needs.ts";
+import { comparesWithPeft } from "../helpers/peft.ts";
+
+needs("gpu")("cuda in fp32", () => {
+  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true);
+});
+
+// bf16 keeps 8 bits: each product's output is off by up to 0.4 %, and ten steps of AdamW follow the signs of small gradients.
+needs("gpu")("cuda in bf16", () => {
+  comparesWithPeft("cuda", "bf16", { loss: 2e-2, gradNorm: 0.1, weights: 0.1 }, false);
+});

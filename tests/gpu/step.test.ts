@@ -1,0 +1,78 @@
+// A whole step on the GPU against the same step on the cpu device: losses, hits and every gradient, for each kind of model.
+
+import { describe, expect, test } from "bun:test";
+import type { BankAdapter } from "../../src/adapter/bank.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
+import { CudaDevice } from "../../src/device/cuda.ts";
+import type { Device } from "../../src/device/device.ts";
+import type { Recomputation } from "../../src/model/buffers.ts";
+import { pack } from "../../src/schedule/pack.ts";
+import { gpuFamilies } from "../helpers/gpu.ts";
+import { needs } from "../helpers/needs.ts";
+import { randomTokens, tinyStage } from "../helpers/tiny.ts";
+
+const adapters: readonly BankAdapter[] = [
+  { rank: 3, scale: 1.7, targets: LINEARS },
+  { rank: 40, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
+  { rank: 16, scale: 0.9, targets: ["k_proj", "o_proj"] },
+];
+/** Relative differences: rounding of f32 in another order of sums, and of bf16 through a few layers. */
+const TOLERANCE = { f32: { loss: 2e-6, gradient: 2e-5 }, bf16: { loss: 1e-2, gradient: 5e-2 } };
+
+/** Losses and gradients of one pass of unequal sequences, a crowd of three adapters. */
+async function pass(device: Device, spec: ModelSpec, dropout: number, recomputation: Recomputation) {
+  const rows = 1280; // multiples of both devices' row tiles come to no more
+  using stage = await tinyStage(device, spec, adapters, [5, 6, 7], { recomputation, rows, targets: rows, positions: 200 });
+  const rng = new Rng(9);
+  const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43]];
+  const shares = adapters.map((_, adapter) => ({
+    adapter,
+    samples: lengths[adapter]!.map((length) => randomTokens(rng, spec.vocab, length)),
+    seed: 40 + adapter,
+    step: 3,
+    dropout: dropout * (adapter === 1 ? 0 : 1),
+    firstRow: 7 * adapter,
+    weight: 0.05,
+  }));
+  const batch = pack(shares, adapters.length, device.rowTile);
+  await stage.forward(0, batch);
+  const losses = (await stage.backward(0))!;
+  const gradients: Float32Array[][] = [];
+  for (const adapter of adapters.keys()) {
+    const block = await stage.bank.read(adapter, "grads");
+    const factors = await stage.readAdapter(adapter);
+    gradients.push(factors.map((at) => stage.bank.factor(block, adapter, at.layer, at.linear, at.factor)));
+  }
+  return { losses: losses.map(({ loss }) => loss), gradients };
+}
+
+const distance = (got: ArrayLike<number>, want: ArrayLike<number>): number => {
+  let [difference, size] = [0, 0];
+  for (let i = 0; i < want.length; i++) {
+    difference += (got[i]! - want[i]!) ** 2;
+    size += want[i]! ** 2;
+  }
+  return Math.sqrt(difference / size);
+};
+
+needs("gpu")("a step on the GPU", () => {
+  for (const [family, spec] of Object.entries(gpuFamilies))
+    for (const compute of ["f32", "bf16"] as const)
+      for (const recomputation of ["none", "selective", "full"] as const)
+        describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
+          test("is the cpu device's", async () => {
+            const dropout = recomputation === "selective" ? 0 : 0.1;
+            const want = await pass(new CpuDevice(), spec, dropout, recomputation);
+            const got = await pass(new CudaDevice(compute), spec, dropout, recomputation);
+            const allowed = TOLERANCE[compute];
+            expect(distance(got.losses, want.losses), "losses").toBeLessThan(allowed.loss);
+            for (const [a, of] of want.gradients.entries())
+              for (const [i, gradient] of of.entries())
+                expect(distance(got.gradients[a]![i]!, gradient), `gradient ${i} of adapter ${a}`).toBeLessThan(
+                  allowed.gradient,
+                );
+          });
+        });
+});
