@@ -1,0 +1,216 @@
+"""Causal attention within packed sequences (flash attention): forward, and a backward that gives the same bits every time.
+
+    attention_forward       out[m] = sum_n p[m, n] v[n],  p[m, n] = exp(scale q[m] k[n] - lse[m]) over the rows n that m sees
+    attention_delta         delta[m] = sum(dout[m] out[m])
+    attention_backward_q    dq[m] = scale sum_n ds[m, n] k[n],  ds[m, n] = p[m, n] (dout[m] v[n] - delta[m])
+    attention_backward_kv   dv[n] = sum_m p[m, n] dout[m],  dk[n] = scale sum_m ds[m, n] q[m], over the query heads that share n's head
+
+Row m sees rows max(first, m - window + 1) .. m of its sequence, bounds[m] = (first, one past the last), window 0 = no limit; a row
+with equal bounds is padding: it sees nothing, nothing sees it, its out, dq, dk and dv are 0. Query head h reads key head h C / Q.
+
+Shapes: qkv, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; out, dout c[M, Q D]; lse (natural log), delta f32[Q, M]; bounds i32[M, 2].
+Needs: M a multiple of 128, sequences one after another, scale > 0, all of qkv and dout finite, 16-byte alignment. D is HEAD_DIM
+where EXACT = 1, else any number up to it (slower: for tests).
+
+Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout. DESC variants take tensor descriptors over
+the matrices there: boxes [BM, HEAD_DIM] of q_rows and do_rows, [BN, HEAD_DIM] of kv_rows.
+    attention_forward       grid (M / BM, Q)
+    attention_delta         grid (M / BM, Q)
+    attention_backward_q    grid (M / BM, Q)
+    attention_backward_kv   grid (M / BN, C)
+
+Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need atomics,
+whose order changes. Tiles begin at multiples of their height, a divisor of 128 like an adapter's first row, and what a tile visits
+follows from its own rows' bounds: who else is in the batch changes no bit. Each sum runs over tiles in the order of rows, and a
+tile of keys that a row does not see leaves its sums as they are, to the bit. Programs with the longest loops start first.
+"""
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # a maximum before the first score: finite, so that no inf - inf arises
+
+
+@triton.jit
+def row_offsets(row0, head, heads, D, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Places of a head's part of rows in a matrix [M, heads D], int64."""
+    row = row0 + tl.arange(0, ROWS)
+    return row.to(tl.int64)[:, None] * (heads * D) + (head * D + tl.arange(0, HEAD_DIM))[None, :]
+
+
+@triton.jit
+def load_rows(base, row0, head, heads, D, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+    """[ROWS, HEAD_DIM]: a head's part of rows of a matrix [M, heads D], zeros beyond D. M is a multiple of ROWS."""
+    if DESC:
+        return base.load([row0, head * D])
+    elif EXACT:
+        return tl.load(base + row_offsets(row0, head, heads, D, ROWS, HEAD_DIM))
+    else:
+        return tl.load(base + row_offsets(row0, head, heads, D, ROWS, HEAD_DIM), mask=(tl.arange(0, HEAD_DIM) < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(base, row0, head, heads, D, value, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+    """Rounds f32[ROWS, HEAD_DIM] to the matrix's type and writes it as a head's part of rows."""
+    at = base + row_offsets(row0, head, heads, D, ROWS, HEAD_DIM)
+    if EXACT:
+        tl.store(at, value.to(base.dtype.element_ty))
+    else:
+        tl.store(at, value.to(base.dtype.element_ty), mask=(tl.arange(0, HEAD_DIM) < D)[None, :])
+
+
+@triton.jit
+def place(heads):
+    """Tile and head of a program: all heads of a tile come before the next tile."""
+    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    return program // heads, program % heads
+
+
+@triton.jit
+def first_seen(bounds, m, M, window):
+    """i32: the first row that each of rows m sees, M for padding; and whether the row is one of a sequence."""
+    first, last = tl.load(bounds + 2 * m), tl.load(bounds + 2 * m + 1)
+    begin = tl.maximum(first, tl.where(window > 0, m - window + 1, 0))
+    return tl.where(first < last, begin, M), first < last
+
+
+@triton.jit
+def seen_until(bounds, n, M, window):
+    """i32: one past the last row that sees each of rows n, 0 for padding; and whether the row is one of a sequence."""
+    first, last = tl.load(bounds + 2 * n), tl.load(bounds + 2 * n + 1)
+    end = tl.minimum(last, tl.where(window > 0, n + tl.minimum(window, M), M))
+    return tl.where(first < last, end, 0), first < last
+
+
+@triton.jit
+def key_range(m, begin, real, BN: tl.constexpr):
+    """Keys that a tile of queries m sees: rows lo .. hi, lo at a key tile; every row of a sequence sees all of whole .. m[0]."""
+    lo = tl.min(begin) // BN * BN
+    hi = tl.max(tl.where(real, m + 1, 0))
+    whole = tl.max(tl.where(real, begin, 0))
+    return lo, hi, whole
+
+
+@triton.jit
+def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window,
+                      BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+    """One head of BM rows. See the top of the file."""
+    if EXACT:
+        D = HEAD_DIM
+    all_heads = heads + 2 * kv_heads
+    tile, head = place(heads)
+    k_head = heads + head * kv_heads // heads
+    m0 = M - BM - tile * BM  # later rows see more
+    m = m0 + tl.arange(0, BM)
+    begin, real = first_seen(bounds, m, M, window)
+    lo, hi, whole = key_range(m, begin, real, BN)
+    to_log2 = scale * LOG2E
+
+    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
+    acc = tl.zeros((BM, HEAD_DIM), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    high = tl.full((BM,), LOWEST, tl.float32)
+    for n0 in tl.range(lo, hi, BN):
+        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        s = tl.dot(q, k.T, input_precision="ieee")
+        if (n0 < whole) | (n0 + BN > m0 + 1):
+            n = n0 + tl.arange(0, BN)
+            s = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), s, float("-inf"))
+        higher = tl.maximum(high, tl.max(s, 1) * to_log2)
+        p = tl.exp2(s * to_log2 - higher[:, None])
+        less = tl.exp2(high - higher)
+        total = total * less + tl.sum(p, 1)
+        acc = acc * less[:, None]
+        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
+        high = higher
+    total = tl.where(real, total, 1.0)
+    tl.store(lse + head.to(tl.int64) * M + m, tl.where(real, (high + tl.log2(total)) * LN2, 0.0))
+    store_rows(out, m0, head, heads, D, tl.where(real[:, None], acc / total[:, None], 0.0), BM, HEAD_DIM, EXACT)
+
+
+@triton.jit
+def attention_delta(out, dout, delta, M, D, heads, BM: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+    """delta of one head of BM rows. See the top of the file."""
+    if EXACT:
+        D = HEAD_DIM
+    tile, head = place(heads)
+    m0 = tile * BM
+    o = load_rows(out, m0, head, heads, D, BM, HEAD_DIM, EXACT, False).to(tl.float32)
+    do = load_rows(dout, m0, head, heads, D, BM, HEAD_DIM, EXACT, False).to(tl.float32)
+    tl.store(delta + head.to(tl.int64) * M + m0 + tl.arange(0, BM), tl.sum(o * do, 1))
+
+
+@triton.jit
+def attention_backward_q(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
+                         BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+    """dq of one head of BM rows. See the top of the file."""
+    if EXACT:
+        D = HEAD_DIM
+    all_heads = heads + 2 * kv_heads
+    tile, head = place(heads)
+    k_head = heads + head * kv_heads // heads
+    m0 = M - BM - tile * BM
+    m = m0 + tl.arange(0, BM)
+    begin, real = first_seen(bounds, m, M, window)
+    lo, hi, whole = key_range(m, begin, real, BN)
+    to_log2 = scale * LOG2E
+
+    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
+    do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT, DESC)
+    row = head.to(tl.int64) * M + m
+    lse_M, delta_M = tl.load(lse + row) * LOG2E, tl.load(delta + row)
+    dq = tl.zeros((BM, HEAD_DIM), tl.float32)
+    for n0 in tl.range(lo, hi, BN):
+        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        s = tl.dot(q, k.T, input_precision="ieee")
+        dp = tl.dot(do, v.T, input_precision="ieee")
+        p = tl.exp2(s * to_log2 - lse_M[:, None])
+        if (n0 < whole) | (n0 + BN > m0 + 1):
+            n = n0 + tl.arange(0, BN)
+            p = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), p, 0.0)
+        ds = p * (dp - delta_M[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    store_rows(dqkv, m0, head, all_heads, D, tl.where(real[:, None], dq * scale, 0.0), BM, HEAD_DIM, EXACT)
+
+
+@triton.jit
+def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
+                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+    """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the file."""
+    if EXACT:
+        D = HEAD_DIM
+    all_heads = heads + 2 * kv_heads
+    tile, k_head = place(kv_heads)
+    n0 = tile * BN  # earlier rows are seen by more
+    n = n0 + tl.arange(0, BN)
+    end, real = seen_until(bounds, n, M, window)
+    lo = tl.min(tl.where(real, n, M)) // BM * BM
+    tiles = tl.cdiv(tl.maximum(tl.max(end) - lo, 0), BM)
+    whole = tl.min(tl.where(real, end, M))  # rows n0 + BN - 1 .. whole see every key of a sequence
+    group = heads // kv_heads
+    to_log2 = scale * LOG2E
+
+    k = load_rows(kv_rows, n0, heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+    v = load_rows(kv_rows, n0, heads + kv_heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+    dk = tl.zeros((BN, HEAD_DIM), tl.float32)
+    dv = tl.zeros((BN, HEAD_DIM), tl.float32)
+    for i in tl.range(group * tiles):
+        head = k_head * group + i // tiles
+        m0 = lo + i % tiles * BM
+        m = m0 + tl.arange(0, BM)
+        row = head.to(tl.int64) * M + m
+        q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
+        do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT, DESC)
+        s = tl.dot(k, q.T, input_precision="ieee")
+        dp = tl.dot(v, do.T, input_precision="ieee")
+        p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)
+        if (m0 < n0 + BN - 1) | (m0 + BM > whole):
+            p = tl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), p, 0.0)
+        dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+        ds = p * (dp - tl.load(delta + row)[None, :])
+        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    store_rows(dqkv, n0, heads + k_head, all_heads, D, tl.where(real[:, None], dk * scale, 0.0), BN, HEAD_DIM, EXACT)
+    store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, tl.where(real[:, None], dv, 0.0), BN, HEAD_DIM, EXACT)
