@@ -65,8 +65,8 @@ def sources_hash(module):
 
 
 def source_hash(row):
-    """Of all that decides a row's files."""
-    return sha256(json.dumps([FORMAT, TRITON, sources_hash(row["module"]), row], sort_keys=True).encode())
+    """Of all that decides a row's files; the order of the signature is part of it."""
+    return sha256(json.dumps([FORMAT, TRITON, sources_hash(row["module"]), row]).encode())
 
 
 def stem(row):
@@ -81,13 +81,14 @@ def machines(row):
     return {"8": "sm_80"} | ({} if row["kinds"] == ["ptr"] else {"9": "sm_90"})
 
 
-def record(row):
-    """Where a row's entry is kept for later builds: a hidden file, so that no asset."""
-    folder, name = stem(row).split("/")
+def record(stem):
+    """Where the entry of a row is kept for later builds: a hidden file, so that it is no asset."""
+    folder, name = stem.split("/")
     return f"{folder}/.{name}.json"
 
 
-def files_of(entry):
+def assets(entry):
+    """An entry's files, and their hashes."""
     return {entry["ptx"]: entry["ptx_sha256"]} | {path: entry["cubins_sha256"][major] for major, path in entry["cubins"].items()}
 
 
@@ -124,7 +125,7 @@ def build(row, out):
     write(out / entry["ptx"], ptx.encode())
     for major, cubin in cubins.items():
         write(out / paths[major], cubin)
-    write(out / record(row), json.dumps(entry).encode())
+    write(out / record(stem(row)), json.dumps(entry).encode())
     return entry
 
 
@@ -188,8 +189,8 @@ class Progress:
 def built(row, out):
     """The entry that an earlier build left, if it is this row's and all its files are whole; else None."""
     try:
-        entry = json.loads((out / record(row)).read_bytes())
-        whole = entry["source_sha256"] == source_hash(row) and all(sha256((out / path).read_bytes()) == sha for path, sha in files_of(entry).items())
+        entry = json.loads((out / record(stem(row))).read_bytes())
+        whole = entry["source_sha256"] == source_hash(row) and all(sha256((out / path).read_bytes()) == sha for path, sha in assets(entry).items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return entry if whole else None
@@ -199,23 +200,23 @@ def manifest_of(entries):
     return dict(triton=TRITON, format=FORMAT, kernels=entries)
 
 
-def strangers(out, rows, entries):
+def strangers(out, entries):
     """Files in the folder that belong to none of the entries, sorted."""
-    known = {MANIFEST, LOCK} | {record(row) for row in rows} | {path for entry in entries for path in files_of(entry)}
+    known = {MANIFEST, LOCK} | {path for entry in entries for path in (record(entry["ptx"].removesuffix(".ptx")), *assets(entry))}
     return sorted(path for path in out.rglob("*") if not path.is_dir() and str(path.relative_to(out)) not in known)
 
 
 def faults(rows, out):
     """What is not as a build would leave it, a line each."""
-    entries = {stem(row): built(row, out) for row in rows}
-    lines = [f"stale or missing: {title(row)}" for row in rows if entries[stem(row)] is None]
-    whole = [entry for entry in entries.values() if entry]
-    lines += [f"left over: {path.relative_to(out)}" for path in strangers(out, rows, whole)]
+    entries = [built(row, out) for row in rows]
+    lines = [f"stale or missing: {title(row)}" for row, entry in zip(rows, entries) if entry is None]
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        listed = manifest["kernels"]
+        lines += [f"left over: {path.relative_to(out)}" for path in strangers(out, [*filter(None, entries), *listed])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [*lines, f"missing or broken: {MANIFEST}"]
-    return lines if manifest == manifest_of(whole) else [*lines, f"not what the files are: {MANIFEST}"]
+    return lines or ([] if manifest == manifest_of(entries) else [f"not what the files are: {MANIFEST}"])
 
 
 def update(rows, out, only):
@@ -227,7 +228,7 @@ def update(rows, out, only):
         build_all(todo, out)
         entries = [entry for entry in (built(row, out) for row in rows) if entry]
         write(out / MANIFEST, json.dumps(manifest_of(entries), indent=1).encode())
-        for path in strangers(out, rows, entries):
+        for path in strangers(out, entries):
             path.unlink()
     new = {source_hash(row) for row in todo}
     for entry in entries:
@@ -236,7 +237,7 @@ def update(rows, out, only):
     if len(entries) < len(rows):
         print(f"kernels: {len(entries)} of {len(rows)} are up to date, and the manifest lists no others")
     elif todo:
-        size = sum((out / path).stat().st_size for entry in entries for path in files_of(entry))
+        size = sum((out / path).stat().st_size for entry in entries for path in assets(entry))
         print(f"kernels: {len(entries)}, {size / 2**20:.1f} MiB, in {out}")
 
 
@@ -249,7 +250,8 @@ def main():
     rows = variants()
     if args.verify:
         lines = faults(rows, args.out)
-        print("\n".join([f"kernels: {line}" for line in lines[:20]] + ([f"kernels: and {len(lines) - 20} more"] if len(lines) > 20 else [])))
+        for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
+            print(f"kernels: {line}")
         sys.exit(1 if lines else 0)
     if args.only not in (None, *(row["kernel"] for row in rows)):
         sys.exit(f"kernels: no kernel is called {args.only}")
