@@ -9,9 +9,9 @@ HEADS = {"tma": ((64, 1), (128, 1)), "ptr": ((64, 1), (128, 1)), "any": ((128, 0
 
 # BM, BN, warps, stages of each head size.
 CONFIG = {
-    ("tma", "attention_forward"): {64: (128, 128, 8, 3), 128: (128, 128, 8, 2)},
-    ("tma", "attention_backward_q"): {64: (128, 128, 8, 2), 128: (128, 128, 8, 2)},
-    ("tma", "attention_backward_kv"): {64: (128, 128, 8, 2), 128: (64, 128, 8, 2)},
+    ("tma", "attention_forward"): {64: (64, 64, 4, 3), 128: (64, 64, 4, 3)},
+    ("tma", "attention_backward_q"): {64: (64, 64, 4, 3), 128: (128, 64, 8, 3)},
+    ("tma", "attention_backward_kv"): {64: (128, 64, 4, 2), 128: (64, 64, 4, 2)},
     ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2)},
     ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2)},
     ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2)},

@@ -97,13 +97,13 @@ class Batch:
             yield name, self.heads(grad, *place), of.grad
 
     def errors(self):
-        """|| result - reference || / || reference || over all sequences."""
+        """|| result - reference || / || reference || over all sequences; where the reference is 0 (dq of a window of 1), per element."""
         sums = {}
         for sequence in self.sequences:
             for name, found, reference in self.reference(*sequence):
-                away, size = sums.get(name, (0.0, 0.0))
-                sums[name] = (away + float((found - reference).detach().square().sum()), size + float(reference.detach().square().sum()))
-        return {name: (away / size) ** 0.5 for name, (away, size) in sums.items()}
+                away, size, count = sums.get(name, (0.0, 0.0, 0))
+                sums[name] = (away + float((found - reference).detach().square().sum()), size + float(reference.detach().square().sum()), count + found.numel())
+        return {name: (away / (size or count)) ** 0.5 for name, (away, size, count) in sums.items()}
 
     def padding_faults(self):
         padding = self.bounds[:, 0] == self.bounds[:, 1]
