@@ -66,9 +66,14 @@ export class CudaDevice implements Device, Launcher {
     this.#kernels = new KernelSet(driver, kind, major);
     this.paddedRanks = this.#kernels.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
-    this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
-    this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
-    this.#stream = this.#out.number;
+    try {
+      this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
+      this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
+      this.#stream = this.#out.number;
+    } catch (error) {
+      driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
+      throw error;
+    }
     this.#implementations = { ...linearFamily(this), ...attentionFamily(this), ...rowFamilies(this) };
   }
 

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { needs } from "../helpers/needs.ts";
 
 const DRIVER = `
 #include <stddef.h>
@@ -36,15 +37,20 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function list(environment: Record<string, string>): Promise<unknown> {
+/** What a script prints in a process that finds the made-up driver, as JSON; an error as its code, message and hint. */
+async function ask(imports: string, expression: string, environment: Record<string, string>): Promise<unknown> {
   const script = `
-    import { listGpus } from ${JSON.stringify(join(import.meta.dir, "../../src/device/cuda/gpus.ts"))};
-    try { console.log(JSON.stringify(listGpus())); }
-    catch (error) { console.log(JSON.stringify({ code: error.code, message: error.message })); }`;
+    import { ${expression.split("(")[0]} } from ${JSON.stringify(join(import.meta.dir, "../../src/device", imports))};
+    try { console.log(JSON.stringify(${expression})); }
+    catch (error) { console.log(JSON.stringify({ code: error.code, exit: error.exit, message: error.message, hint: error.hint })); }`;
   const env = { PATH: process.env["PATH"] ?? "", LD_LIBRARY_PATH: join(folder, "lib"), ...environment };
   const child = Bun.spawn([process.execPath, "-e", script], { cwd: folder, env, stdout: "pipe" });
   return JSON.parse(await child.stdout.text());
 }
+
+const list = (environment: Record<string, string>) => ask("cuda/gpus.ts", "listGpus()", environment);
+const choose = (wanted: string, environment: Record<string, string>) =>
+  ask("open.ts", `chooseDevice("${wanted}", "auto")`, environment);
 
 test("GPUs are told with name, memory and compute capability", async () => {
   expect(await list({ FAKE_COUNT: "2", FAKE_MAJOR: "8", FAKE_MINOR: "6" })).toEqual({
@@ -59,8 +65,36 @@ test("GPUs are told with name, memory and compute capability", async () => {
 test("a driver that fails, or sees no GPU, is an error of its own", async () => {
   expect(await list({ FAKE_INIT: "803" })).toEqual({
     code: "cuda.driver",
+    exit: 1,
     message: "cuInit failed with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+    hint: "restart the machine: the driver was updated and the old one still runs",
   });
   expect(await list({ FAKE_INIT: "12345" })).toMatchObject({ message: "cuInit failed with CUresult 12345" });
-  expect(await list({ FAKE_COUNT: "0" })).toEqual({ code: "cuda.driver", message: "the NVIDIA driver sees no GPU" });
+  expect(await list({ FAKE_COUNT: "0" })).toMatchObject({ code: "cuda.driver", message: "the NVIDIA driver sees no GPU" });
+});
+
+test("a GPU that the kernels do not run on is refused with what it is and what is needed", async () => {
+  const old = { FAKE_COUNT: "1", FAKE_MAJOR: "7", FAKE_MINOR: "5" };
+  expect(await choose("cuda", old)).toMatchObject({
+    code: "device.cuda",
+    exit: 2,
+    message: expect.stringContaining("NVIDIA A has compute capability 7.5; mlora's kernels run from 8.0 on"),
+  });
+  expect(await choose("auto", old)).toMatchObject({ kind: "cpu", note: expect.stringContaining("compute capability 7.5") });
+});
+
+test("no GPU: asked for, an error that says why; left to mlora, the cpu and the reason", async () => {
+  const none = { FAKE_COUNT: "0" };
+  expect(await choose("cuda", none)).toMatchObject({ code: "device.cuda", exit: 2, message: "the NVIDIA driver sees no GPU" });
+  expect(await choose("auto", none)).toMatchObject({ kind: "cpu", note: "the NVIDIA driver sees no GPU" });
+  expect(await choose("cpu", none)).toMatchObject({ kind: "cpu", note: null });
+});
+
+needs("kernels")("a GPU that will do", () => {
+  test("is taken, with the memory that others have left", async () => {
+    const report = await choose("auto", { FAKE_COUNT: "1", FAKE_MAJOR: "8", FAKE_MINOR: "6" });
+    expect(report).toMatchObject({ kind: "cuda", name: "NVIDIA A", compute: "bf16", rowTile: 128, totalBytes: 24 * 2 ** 30 });
+    expect(report).toMatchObject({ paddedRanks: [16, 32, 64, 128, 256], note: "4.00 GiB of its memory are in use" });
+    expect((report as { freeBytes: number }).freeBytes).toBeLessThan(20 * 2 ** 30);
+  });
 });

@@ -9,6 +9,7 @@ import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Recomputation } from "../../src/model/buffers.ts";
 import { pack } from "../../src/schedule/pack.ts";
+import type { Stage } from "../../src/stage/stage.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { randomTokens, tinyStage } from "../helpers/tiny.ts";
@@ -19,12 +20,25 @@ const adapters: readonly BankAdapter[] = [
   { rank: 16, scale: 0.9, targets: ["k_proj", "o_proj"] },
 ];
 /** Relative differences: rounding of f32 in another order of sums, and of bf16 through a few layers. */
-const TOLERANCE = { f32: { loss: 2e-6, gradient: 2e-5 }, bf16: { loss: 1e-2, gradient: 5e-2 } };
+const TOLERANCE = { f32: { loss: 2e-6, gradient: 1e-5 }, bf16: { loss: 5e-3, gradient: 5e-2 } };
+
+/** Factors that change a linear's output by a part of its size: with larger ones the model itself magnifies every rounding. */
+async function putFactors(stage: Stage): Promise<void> {
+  for (const adapter of adapters.keys()) {
+    const factors = (await stage.readAdapter(adapter)).map((at) => {
+      const rng = new Rng(70 + adapter, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
+      const size = at.factor === "A" ? 1 / Math.sqrt(stage.config.spec.hidden) : 0.2 / Math.sqrt(adapters[adapter]!.rank);
+      return { ...at, values: at.values.map(() => size * rng.normal()) };
+    });
+    await stage.writeAdapter(adapter, factors);
+  }
+}
 
 /** Losses and gradients of one pass of unequal sequences, a crowd of three adapters. */
 async function pass(device: Device, spec: ModelSpec, dropout: number, recomputation: Recomputation) {
   const rows = 1280; // multiples of both devices' row tiles come to no more
   using stage = await tinyStage(device, spec, adapters, [5, 6, 7], { recomputation, rows, targets: rows, positions: 200 });
+  await putFactors(stage);
   const rng = new Rng(9);
   const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43]];
   const shares = adapters.map((_, adapter) => ({

@@ -45,7 +45,10 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
   biased: tinySpec({ qkvBias: true, oBias: true, mlpBias: true, ropeScaling: { kind: "linear", factor: 2 } }),
 };
 
-/** Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed. */
+/**
+ * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in bf16,
+ * so that all devices have the same.
+ */
 export const randomFill =
   (device: Device, seed: number): FillTensor =>
   (name: string, to: Tensor) => {
@@ -54,7 +57,8 @@ export const randomFill =
     const norm = name.includes("norm");
     const scale = norm ? 0.3 : name.includes("embed") || name.includes("lm_head") ? 0.5 : 1 / Math.sqrt(width);
     const values = Float32Array.from({ length: sizeOf(to.shape) }, () => (norm ? 1 : 0) + scale * rng.normal());
-    device.write(to, to.dtype === "f32" ? values : Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16));
+    const halves = Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);
+    device.write(to, to.dtype === "f32" ? Uint32Array.from(halves, (bits) => bits << 16) : halves);
   };
 
 export const wholeModel = (spec: ModelSpec): Part => ({ from: 0, to: spec.layers, first: true, last: true });
