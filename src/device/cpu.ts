@@ -64,6 +64,10 @@ export class CpuDevice implements Device {
     this.#host.kernels.native_copy(to.ptr, data, data.byteLength);
   }
 
+  fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void {
+    read(new Uint8Array(hostView(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype))), 0);
+  }
+
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
     return Promise.resolve(new Uint8Array(hostView(from.ptr, sizeOf(from.shape) * bytesOf(from.dtype)).slice(0)));
   }

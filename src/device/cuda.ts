@@ -18,6 +18,7 @@ import type { Implementations, Launcher } from "./cuda/launcher.ts";
 import { linearFamily } from "./cuda/linear.ts";
 import type { Choice, Kind } from "./cuda/manifest.ts";
 import { rowFamilies } from "./cuda/rows.ts";
+import { Staging } from "./cuda/staging.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
@@ -43,6 +44,7 @@ export class CudaDevice implements Device, Launcher {
   #kernels: KernelSet;
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
+  #staging: Staging | null = null;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -128,6 +130,11 @@ export class CudaDevice implements Device, Launcher {
     if (data.byteLength > 0) this.#check("a copy to the GPU", copy(to.ptr, data, data.byteLength, this.#stream));
   }
 
+  fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void {
+    this.#staging ??= new Staging(this.#driver, this.#stream);
+    this.#staging.fill(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype), read);
+  }
+
   async read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
     await this.idle();
     const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
@@ -198,6 +205,7 @@ export class CudaDevice implements Device, Launcher {
     if (this.#stream === 0) return;
     this.#driver.cuStreamSynchronize(this.#stream); // whatever it says: what follows must be done
     this.#timeline?.[Symbol.dispose]();
+    this.#staging?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();

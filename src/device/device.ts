@@ -36,6 +36,8 @@ export interface Device extends Disposable {
   reserveScratch(bytes: number): void;
   /** Copies host data to the start of a tensor; the data may be reused on return. */
   write(to: Tensor, data: ArrayBufferView): void;
+  /** Fills a tensor with what `read` puts into the buffers that it is given, one after the other from byte `from` on: for large files. */
+  fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void;
   /** Waits for all earlier work, then copies the tensor's bytes to the host. */
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>>;
   zero(tensor: Tensor): void;

@@ -51,6 +51,10 @@ export class NullDevice implements Device {
     this.#check(to, data.byteLength);
   }
 
+  fill(to: Tensor): void {
+    this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
+  }
+
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
     const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
     this.#check(from, bytes);
