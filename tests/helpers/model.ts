@@ -22,7 +22,7 @@ const CHAT =
   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
 /** A byte-level tokenizer without merges: each byte is a token. */
-function writeTokenizer(folder: string): void {
+export function writeByteTokenizer(folder: string): void {
   const vocab = Object.fromEntries([...byteCharacters(), ...SPECIALS].map((token, id) => [token, id]));
   const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
@@ -62,5 +62,5 @@ export function writeTinyModel(folder: string): void {
     return { name, dtype: "bf16" as const, shape, data: toBf16(values) };
   });
   writeSafetensors(join(folder, "model.safetensors"), tensors);
-  writeTokenizer(folder);
+  writeByteTokenizer(folder);
 }
