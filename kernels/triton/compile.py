@@ -163,6 +163,8 @@ def build_all(rows, out):
             except Exception as error:
                 raise SystemExit(f"\nkernels: {title(jobs[job])}\n{type(error).__name__}: {error}") from None
             progress.step()
+    except KeyboardInterrupt:
+        raise SystemExit("\nkernels: interrupted; what was done is kept") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
