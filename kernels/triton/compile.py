@@ -153,20 +153,24 @@ def build_all(rows, out):
         raise SystemExit(f"kernels: Triton {version('triton')} is installed, {TRITON} is wanted: run scripts/setup")
     workers, progress = os.cpu_count() or 1, Progress(len(rows))
     pool = ProcessPoolExecutor(min(workers, len(rows)), initializer=begin_worker)
+    jobs = {pool.submit(build, row, out): row for row in rows}
     try:
-        jobs = {pool.submit(build, row, out): row for row in rows}
         for job in as_completed(jobs):
-            try:
-                job.result()
-            except BrokenProcessPool:
-                raise SystemExit("\nkernels: a compiling process died (out of memory?); what was done is kept, so just run it again") from None
-            except Exception as error:
-                raise SystemExit(f"\nkernels: {title(jobs[job])}\n{type(error).__name__}: {error}") from None
+            job.result()
             progress.step()
     except KeyboardInterrupt:
-        raise SystemExit("\nkernels: interrupted; what was done is kept") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+        abort("interrupted; what was done is kept")
+    except BrokenProcessPool:
+        abort("a compiling process died (out of memory?); what was done is kept, so just run it again")
+    except Exception as error:
+        abort(f"{title(jobs[job])}\n{type(error).__name__}: {error}")
+    pool.shutdown()
+
+
+def abort(message):
+    """Ends this process and with it the workers, at once: to wait for a pool that was interrupted twice is to wait for ever."""
+    print(f"\nkernels: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class Progress:
