@@ -17,7 +17,15 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   schedule: { values: [] },
   plan: {
     // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
-    values: ["recipe", "schedule", "model/buffers.ts", "model/batch.ts", "model/weights.ts", "adapter/bank.ts", "device/scratch.ts"],
+    values: [
+      "recipe",
+      "schedule",
+      "model/buffers.ts",
+      "model/batch.ts",
+      "model/weights.ts",
+      "adapter/bank.ts",
+      "device/scratch.ts",
+    ],
     types: ["device"],
   },
   data: { values: [], types: ["recipe"] },

@@ -2,10 +2,11 @@
 
 import type { BankAdapter } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
+import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { countParameters, groupsOf } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import type { Linear, ModelSpec } from "../base/spec.ts";
+import { type Linear, type ModelSpec, tableRows } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
 import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
@@ -22,9 +23,12 @@ export const DEFAULT_TOKENS = 4096;
  * in turn on a busy machine, 210 to 246 and 237 to 252).
  */
 const PASS_ROWS = { cpu: 288, cuda: 4096 };
-/** Rows of a chunk of logits, and its elements: 256 MiB in f32 at the most. */
-const CHUNK_ROWS = { cpu: 120, cuda: 2048 };
-const CHUNK_ELEMENTS = 1 << 26;
+/**
+ * Rows of a chunk of logits, most first, and its bytes at the most. The gradient of its input is a product of few tiles: with 1024
+ * rows and a hidden size of 4096 they fill a GPU's multiprocessors, with 640 two thirds of them.
+ */
+const CHUNK_ROWS = { cpu: [120, 24], cuda: [2048, 1024, 512, 256, 128] };
+const CHUNK_BYTES = 320 * 2 ** 20;
 
 /** What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it saves. */
 const RECOMPUTATIONS = { cpu: ["selective", "full"], cuda: ["none", "selective", "full"] } as const;
@@ -71,12 +75,13 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
   checkPositions(recipe, spec, data);
   const passRows = Math.min(budget, PASS_ROWS[device.kind]);
   const rows = mostRows(adapters, data, budget, passRows, device.rowTile);
-  const chunk = Math.min(rows, CHUNK_ROWS[device.kind], Math.max(device.rowTile, Math.floor(CHUNK_ELEMENTS / spec.vocab)));
+  const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
+  const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? device.rowTile;
   const part = { from: 0, to: spec.layers, first: true, last: true };
   const sizesFor = (recomputation: Recomputation): StageSizes => ({
     rows,
     targets: rows,
-    chunk: alignUp(chunk, device.rowTile),
+    chunk: Math.min(rows, chunk),
     layers: spec.layers,
     rank: padRank(adapters, device),
     groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
