@@ -1,8 +1,7 @@
 """Causal attention within packed sequences (flash attention): forward, and a backward that gives the same bits every time.
 
     attention_forward       out[m] = sum_n p[m, n] v[n],  p[m, n] = exp(scale q[m] k[n] - lse[m]) over the rows n that m sees
-    attention_delta         delta[m] = sum(dout[m] out[m])
-    attention_backward_q    dq[m] = scale sum_n ds[m, n] k[n],  ds[m, n] = p[m, n] (dout[m] v[n] - delta[m])
+    attention_backward_q    delta[m] = sum(dout[m] out[m]);  dq[m] = scale sum_n ds[m, n] k[n],  ds[m, n] = p[m, n] (dout[m] v[n] - delta[m])
     attention_backward_kv   dv[n] = sum_m p[m, n] dout[m],  dk[n] = scale sum_m ds[m, n] q[m], over the query heads that share n's head
 
 Row m sees rows max(first, m - window + 1) .. m of its sequence, bounds[m] = (first, one past the last), window 0 = no limit; a row
@@ -12,12 +11,12 @@ Shapes: qkv, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; out, dout c[M, Q
 Needs: M a multiple of 128, sequences one after another, scale > 0, all of qkv and dout finite, 16-byte alignment. D is HEAD_DIM
 where EXACT = 1, else any number up to it (slower: for tests).
 
-Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout. DESC variants take tensor descriptors over
-the matrices there: boxes [BM, HEAD_DIM] of q_rows and do_rows, [BN, HEAD_DIM] of kv_rows.
+Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout; attention_backward_kv reads the delta of the
+launch before it.
     attention_forward       grid (M / BM, Q)
-    attention_delta         grid (M / BM, Q)
     attention_backward_q    grid (M / BM, Q)
     attention_backward_kv   grid (M / BN, C)
+On Hopper attention_hopper.py does the same, launched alike.
 
 Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need atomics,
 whose order changes. Tiles begin at multiples of their height, a divisor of 128 like an adapter's first row, and what a tile visits
@@ -40,11 +39,9 @@ def row_offsets(row0, head, heads, D, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr
 
 
 @triton.jit
-def load_rows(base, row0, head, heads, D, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+def load_rows(base, row0, head, heads, D, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
     """[ROWS, HEAD_DIM]: a head's part of rows of a matrix [M, heads D], zeros beyond D. M is a multiple of ROWS."""
-    if DESC:
-        return base.load([row0, head * D])
-    elif EXACT:
+    if EXACT:
         return tl.load(base + row_offsets(row0, head, heads, D, ROWS, HEAD_DIM))
     else:
         return tl.load(base + row_offsets(row0, head, heads, D, ROWS, HEAD_DIM), mask=(tl.arange(0, HEAD_DIM) < D)[None, :], other=0.0)
@@ -94,7 +91,7 @@ def key_range(m, begin, real, BN: tl.constexpr):
 
 @triton.jit
 def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window,
-                      BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+                      BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
     """One head of BM rows. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
@@ -107,12 +104,12 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
     lo, hi, whole = key_range(m, begin, real, BN)
     to_log2 = scale * LOG2E
 
-    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
+    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
     acc = tl.zeros((BM, HEAD_DIM), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     high = tl.full((BM,), LOWEST, tl.float32)
     for n0 in tl.range(lo, hi, BN):
-        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT)
         s = tl.dot(q, k.T, input_precision="ieee")
         if (n0 < whole) | (n0 + BN > m0 + 1):
             n = n0 + tl.arange(0, BN)
@@ -122,7 +119,7 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
         less = tl.exp2(high - higher)
         total = total * less + tl.sum(p, 1)
         acc = acc * less[:, None]
-        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
         high = higher
     total = tl.where(real, total, 1.0)
@@ -131,21 +128,9 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
 
 
 @triton.jit
-def attention_delta(out, dout, delta, M, D, heads, BM: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
-    """delta of one head of BM rows. See the top of the file."""
-    if EXACT:
-        D = HEAD_DIM
-    tile, head = place(heads)
-    m0 = tile * BM
-    o = load_rows(out, m0, head, heads, D, BM, HEAD_DIM, EXACT, False).to(tl.float32)
-    do = load_rows(dout, m0, head, heads, D, BM, HEAD_DIM, EXACT, False).to(tl.float32)
-    tl.store(delta + head.to(tl.int64) * M + m0 + tl.arange(0, BM), tl.sum(o * do, 1))
-
-
-@triton.jit
-def attention_backward_q(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                         BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
-    """dq of one head of BM rows. See the top of the file."""
+def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
+                         BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+    """dq and delta of one head of BM rows. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
     all_heads = heads + 2 * kv_heads
@@ -157,14 +142,16 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, 
     lo, hi, whole = key_range(m, begin, real, BN)
     to_log2 = scale * LOG2E
 
-    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
-    do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT, DESC)
+    q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
+    do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
     row = head.to(tl.int64) * M + m
-    lse_M, delta_M = tl.load(lse + row) * LOG2E, tl.load(delta + row)
+    lse_M = tl.load(lse + row) * LOG2E
+    delta_M = tl.sum(do.to(tl.float32) * load_rows(out, m0, head, heads, D, BM, HEAD_DIM, EXACT).to(tl.float32), 1)
+    tl.store(delta + row, delta_M)
     dq = tl.zeros((BM, HEAD_DIM), tl.float32)
     for n0 in tl.range(lo, hi, BN):
-        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
-        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+        k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT)
+        v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT)
         s = tl.dot(q, k.T, input_precision="ieee")
         dp = tl.dot(do, v.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - lse_M[:, None])
@@ -178,7 +165,7 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, 
 
 @triton.jit
 def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, DESC: tl.constexpr):
+                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
     """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
@@ -193,8 +180,8 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
     group = heads // kv_heads
     to_log2 = scale * LOG2E
 
-    k = load_rows(kv_rows, n0, heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
-    v = load_rows(kv_rows, n0, heads + kv_heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT, DESC)
+    k = load_rows(kv_rows, n0, heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
+    v = load_rows(kv_rows, n0, heads + kv_heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
     dk = tl.zeros((BN, HEAD_DIM), tl.float32)
     dv = tl.zeros((BN, HEAD_DIM), tl.float32)
     for i in tl.range(group * tiles):
@@ -202,8 +189,8 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
         m0 = lo + i % tiles * BM
         m = m0 + tl.arange(0, BM)
         row = head.to(tl.int64) * M + m
-        q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT, DESC)
-        do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT, DESC)
+        q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
+        do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
         s = tl.dot(k, q.T, input_precision="ieee")
         dp = tl.dot(v, do.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)

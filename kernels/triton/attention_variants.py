@@ -1,57 +1,63 @@
-"""What is compiled of attention.py: each kernel for every kind and head size. No Triton is needed to read it.
+"""What is compiled of attention.py and attention_hopper.py: each kernel for every kind and head size. No Triton is needed to read it.
 
 A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is none,
 one with EXACT = 0 and HEAD_DIM >= D. Its grid follows from BM and BN.
 """
 
+KERNELS = ("attention_forward", "attention_backward_q", "attention_backward_kv")
 KINDS = {"tma": ["tma"], "ptr": ["ptr"], "any": ["tma", "ptr"], "f32": ["f32"]}  # "any": heads of other sizes, in bf16
 HEADS = {"tma": ((64, 1), (128, 1)), "ptr": ((64, 1), (128, 1)), "any": ((128, 0),), "f32": ((128, 0),)}  # HEAD_DIM and EXACT
 
-# BM, BN, warps, stages of each head size.
+# BM, BN, warps (of "tma": those of one group of two), stages.
 CONFIG = {
-    ("tma", "attention_forward"): {64: (64, 64, 4, 3), 128: (64, 64, 4, 3)},
-    ("tma", "attention_backward_q"): {64: (64, 64, 4, 3), 128: (128, 64, 8, 3)},
-    ("tma", "attention_backward_kv"): {64: (128, 64, 4, 2), 128: (64, 64, 4, 2)},
+    ("tma", "attention_forward"): {64: (128, 128, 4, 3), 128: (128, 128, 4, 2)},
+    ("tma", "attention_backward_q"): {64: (128, 128, 4, 3), 128: (128, 64, 4, 3)},
+    ("tma", "attention_backward_kv"): {64: (64, 128, 4, 3), 128: (64, 128, 4, 3)},
     ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2)},
     ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2)},
     ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2)},
-    **{(kind, kernel): {128: (32, 32, 4, 1)} for kind in ("any", "f32") for kernel in ("attention_forward", "attention_backward_q", "attention_backward_kv")},
+    **{(kind, kernel): {128: (32, 32, 4, 1)} for kind in ("any", "f32") for kernel in KERNELS},
 }
-DELTA_ROWS = 32
+REGISTERS = 240  # of each thread of a warp group that computes, where another loads: two groups and the loader share 65536
 
 PARAMETERS = {
     "attention_forward": "q_rows:c kv_rows:c bounds:*i32 out:c lse:*fp32 M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
-    "attention_delta": "out:c dout:c delta:*fp32 M:i32 D:i32 heads:i32",
-    "attention_backward_q": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
+    "attention_backward_q": "q_rows:c kv_rows:c do_rows:c bounds:*i32 out:c lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
+    "attention_backward_kv": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
 }
-PARAMETERS["attention_backward_kv"] = PARAMETERS["attention_backward_q"]
 
 
-def variant(kind, kernel, head_dim, exact):
-    """One row."""
-    BM, BN, warps, stages = CONFIG[kind, kernel][head_dim]
-    dtype, desc = "fp32" if kind == "f32" else "bf16", kind == "tma"
-    boxes = {"q_rows": BM, "do_rows": BM, "kv_rows": BN} if desc else {}
-    signature = {}
-    for parameter in PARAMETERS[kernel].split():
-        name, type = parameter.split(":")
-        signature[name] = f"tensordesc<{dtype}[{boxes[name]},{head_dim}]>" if name in boxes else f"*{dtype}" if type == "c" else type
-    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, DESC=int(desc))
-    return dict(module="attention", kernel=kernel, kinds=KINDS[kind], arch="sm_90a" if desc else "sm_80", dtype=dtype, constants=constants, warps=warps, stages=stages, signature=signature)
+def boxes(kernel, head_dim, BM, BN):
+    """Descriptors of a kernel of attention_hopper.py: parameter -> type. What a warp group reads or writes for itself has 64 rows."""
+    keys = kernel == "attention_backward_kv"
+    rows = dict(q_rows=BM if keys else 64, do_rows=BM if keys else 64, kv_rows=64 if keys else BN, **{"attention_forward": {"out": 64}}.get(kernel, {"dqkv": 64}))
+    types = {name: descriptor("bf16", height, head_dim, 128) for name, height in rows.items()}
+    return types | ({name: descriptor("fp32", 1, BM, 0) for name in ("lse", "delta")} if keys else {})
 
 
-def delta_variant(kind, head_dim, exact):
-    """One row of attention_delta, which uses no tensor cores: the same for tma and ptr."""
-    dtype, constants = "fp32" if kind == "f32" else "bf16", dict(BM=DELTA_ROWS, HEAD_DIM=head_dim, EXACT=exact)
-    signature = dict(parameter.split(":") for parameter in PARAMETERS["attention_delta"].split())
+def descriptor(dtype, rows, cols, swizzle):
+    """Gluon's type of a descriptor; how its tile lies in shared memory is part of it."""
+    layout = f"swizzle_byte_width={swizzle}, element_bitwidth={16 if dtype == 'bf16' else 32}, rank=2, transposed=False, fp4_padded=False, cga_layout=[]"
+    return f"tensordesc<{dtype}[{rows}, {cols}],NVMMASharedLayout({layout})>"
+
+
+def variant(kind, kernel, head_dim, exact, config=None):
+    """One row; config may replace that of CONFIG."""
+    BM, BN, warps, stages = config or CONFIG[kind, kernel][head_dim]
+    dtype, hopper = "fp32" if kind == "f32" else "bf16", kind == "tma"
+    signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     signature = {name: f"*{dtype}" if type == "c" else type for name, type in signature.items()}
-    return dict(module="attention", kernel="attention_delta", kinds=KINDS[kind], arch="sm_80", dtype=dtype, constants=constants, warps=4, stages=1, signature=signature)
+    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact)
+    if hopper:
+        signature |= {name: type for name, type in boxes(kernel, head_dim, BM, BN).items() if name in signature}
+        constants |= dict(STAGES=stages, REGISTERS=REGISTERS)
+    return dict(module="attention_hopper" if hopper else "attention", kernel=kernel, kinds=KINDS[kind], arch="sm_90a" if hopper else "sm_80", dtype=dtype,
+                constants=constants, warps=warps, stages=1 if hopper else stages, signature=signature)
 
 
 def variants():
     """Every row of the family."""
     for kind, sizes in HEADS.items():
         for head_dim, exact in sizes:
-            yield delta_variant(kind, head_dim, exact)
-            for kernel in ("attention_forward", "attention_backward_q", "attention_backward_kv"):
+            for kernel in KERNELS:
                 yield variant(kind, kernel, head_dim, exact)

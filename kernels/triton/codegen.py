@@ -17,6 +17,7 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
 from triton.compiler import ASTSource, make_backend
+from triton.experimental.gluon._runtime import GluonASTSource
 
 knobs.compilation.disable_line_info = True
 
@@ -65,7 +66,7 @@ def lower(row):
     if constants != set(row["constants"]) or [name for name in signature if name not in constants] != list(row["signature"]):
         raise Unfit(f"the kernel takes {list(signature)}; its row has signature {list(row['signature'])} and constants {list(row['constants'])}")
     aligned = {(i,): [["tt.divisibility", 16]] for i, type in enumerate(signature.values()) if type.startswith("*")}
-    source = ASTSource(fn=function, signature=signature, constexprs=row["constants"], attrs=aligned)
+    source = (GluonASTSource if function.is_gluon() else ASTSource)(fn=function, signature=signature, constexprs=row["constants"], attrs=aligned)
 
     target = GPUTarget("cuda", CAPABILITY[row["arch"]], 32)
     backend = make_backend(target)

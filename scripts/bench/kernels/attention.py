@@ -17,15 +17,16 @@ from triton.testing import do_bench
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../../tests/gpu/kernels"))
 import attention_launch  # noqa: E402
+from attention_variants import variant  # noqa: E402
 from attention_launch import OVERRIDE, attention_backward, attention_forward  # noqa: E402
 
 # Sequences, their length, query and key heads, head size.
 SHAPES = [(8, 512, 32, 32, 128), (2, 2048, 32, 32, 128), (8, 512, 32, 8, 128), (2, 2048, 32, 8, 128), (1, 8192, 32, 8, 128), (8, 512, 32, 4, 64), (2, 2048, 32, 4, 64), (2, 2048, 32, 32, 64)]
 ROUNDS = 5
 TUNED = {  # kernel -> head size -> BM, BN, warps, stages
-    "attention_forward": {128: [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 128, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3)], 64: [(128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3), (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3)]},
-    "attention_backward_q": {128: [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 128, 4, 2)], 64: [(128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 3), (64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2)]},
-    "attention_backward_kv": {128: [(64, 128, 8, 2), (64, 128, 8, 3), (64, 64, 4, 2), (32, 128, 8, 3), (32, 64, 4, 3)], 64: [(64, 128, 8, 2), (64, 128, 8, 3), (128, 128, 8, 2), (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2)]},
+    "attention_forward": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)]},
+    "attention_backward_q": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)]},
+    "attention_backward_kv": {128: [(64, 128, 4, 2), (64, 128, 4, 3), (64, 128, 4, 4)], 64: [(64, 128, 4, 3), (64, 128, 4, 4), (128, 128, 4, 2), (128, 128, 4, 3)]},
 }
 
 
@@ -132,7 +133,7 @@ def tune(share=None):
         if share and i % share[1] != share[0]:
             continue
         OVERRIDE.clear()
-        OVERRIDE[kernel] = config
+        OVERRIDE[kernel] = variant("tma", kernel, D, 1, config)
         try:
             times = []
             for shape, case in cases.items():
@@ -146,10 +147,6 @@ def tune(share=None):
                 print(kernel, D, config, *times, flush=True)
         except Exception as e:
             print(kernel, D, config, type(e).__name__, str(e).splitlines()[0][:100] if str(e) else "", flush=True)
-    if not share:
-        OVERRIDE.clear()
-        for shape, case in cases.items():
-            print(f"attention_delta {shape}: {medians({'': one_launch(case, 'attention_delta')}, 2, 10)['']:.1f}", flush=True)
 
 
 def main():

@@ -28,12 +28,10 @@ export function attentionFamily(gpu: Launcher): Pick<Implementations, "attention
     },
     attention_backward: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim: D, scale, window }) => {
       const M = dim(qkv, 0);
-      const sums = variant("attention_delta", D);
-      gpu.launch(sums, [M / sums.constant("BM"), heads], { out, dout, delta, M, D, heads });
       const shared = { q_rows: qkv, kv_rows: qkv, do_rows: dout, bounds, lse, delta, dqkv };
       const sizes = { M, D, heads, kv_heads: kvHeads, scale, window };
       const queries = variant("attention_backward_q", D);
-      gpu.launch(queries, [M / queries.constant("BM"), heads], { ...shared, ...sizes });
+      gpu.launch(queries, [M / queries.constant("BM"), heads], { ...shared, ...sizes, out });
       const keys = variant("attention_backward_kv", D);
       gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...shared, ...sizes });
     },

@@ -3,43 +3,46 @@
 The functions are the kernels of the contract (src/device/kernels.ts) by name; `kind` is tma, ptr or f32. Constants come from the rows
 of attention_variants.py, grids from the top of attention.py. With TRITON_INTERPRET=1 the f32 variants run on the CPU (its products of bf16 are wrong).
 """
+import importlib
 import os
+import re
 import sys
 
 import torch
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
-import attention as kernels  # noqa: E402
 from attention_variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"tma": torch.bfloat16, "ptr": torch.bfloat16, "f32": torch.float32}
 ROWS = list(variants())
-OVERRIDE = {}  # kernel -> (BM, BN, warps, stages): for timings of other variants than those that are compiled
+OVERRIDE = {}  # kernel -> row: for timings of other variants than those that are compiled
 
 
 def find(kernel, kind, D):
     """The row for heads of D: the exact one, else the narrowest that masks what a head has not."""
     rows = [row for row in ROWS if row["kernel"] == kernel and kind in row["kinds"] and (row["constants"]["HEAD_DIM"] == D or not row["constants"]["EXACT"])]
-    return min((row for row in rows if row["constants"]["HEAD_DIM"] >= D), key=lambda row: (-row["constants"]["EXACT"], row["constants"]["HEAD_DIM"]))
+    return OVERRIDE.get(kernel) or min((row for row in rows if row["constants"]["HEAD_DIM"] >= D), key=lambda row: (-row["constants"]["EXACT"], row["constants"]["HEAD_DIM"]))
+
+
+def as_typed(t, type):
+    """A tensor as a row's signature says: by pointer or by descriptor."""
+    block = re.match(r"tensordesc<\w+\[(\d+), (\d+)\],NVMMASharedLayout\(swizzle_byte_width=(\d+), element_bitwidth=(\d+)", type)
+    if not block:
+        return t
+    rows, cols, swizzle, bits = map(int, block.groups())
+    return TensorDescriptor(t, list(t.shape), list(t.stride()), [rows, cols], NVMMASharedLayout(swizzle, bits, 2))
 
 
 def launch(kernel, kind, heads, args, height="BM"):
     """Runs a kernel over all tiles of `height` rows of `heads` heads; `args` may name more than it takes."""
     row = find(kernel, kind, args["D"])
-    constants, warps, stages = row["constants"], row["warps"], row["stages"]
-    if kernel in OVERRIDE:
-        BM, BN, warps, stages = OVERRIDE[kernel]
-        constants = {**constants, "BM": BM, "BN": BN}
-    taken = {name: args[name] for name in row["signature"]}
-    if constants.get("DESC"):
-        for name, rows in (("q_rows", constants["BM"]), ("do_rows", constants["BM"]), ("kv_rows", constants["BN"])):
-            if name in taken:
-                t = taken[name]
-                taken[name] = TensorDescriptor(t, list(t.shape), list(t.stride()), [rows, constants["HEAD_DIM"]])
-    getattr(kernels, kernel)[(args["M"] // constants[height], heads)](**taken, **constants, num_warps=warps, num_stages=stages)
+    function, constants = getattr(importlib.import_module(row["module"]), kernel), row["constants"]
+    taken = {name: as_typed(args[name], type) for name, type in row["signature"].items()}
+    function[(args["M"] // constants[height], heads)](**taken, **constants, num_warps=row["warps"], num_stages=row["stages"])
 
 
 def attention_forward(kind, qkv, bounds, out, lse, Q, C, D, scale, window):
@@ -48,8 +51,7 @@ def attention_forward(kind, qkv, bounds, out, lse, Q, C, D, scale, window):
 
 
 def attention_backward(kind, qkv, bounds, out, lse, dout, delta, dqkv, Q, C, D, scale, window):
-    args = dict(q_rows=qkv, kv_rows=qkv, do_rows=dout, bounds=bounds, out=out, lse=lse, dout=dout, delta=delta, dqkv=dqkv,
+    args = dict(q_rows=qkv, kv_rows=qkv, do_rows=dout, bounds=bounds, out=out, lse=lse, delta=delta, dqkv=dqkv,
                 M=qkv.shape[0], D=D, heads=Q, kv_heads=C, scale=scale, window=window)
-    launch("attention_delta", kind, Q, args)
     launch("attention_backward_q", kind, Q, args)
     launch("attention_backward_kv", kind, C, args, "BN")
