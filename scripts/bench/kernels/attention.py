@@ -1,4 +1,4 @@
-"""Times attention.py beside PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--tune [seconds]]
+"""Times attention.py beside PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--tune]
 
 Causal, bf16, by tensor descriptors. PyTorch's kernels (flash, and cuDNN's where it is there) get q, k and v of [B, H, T, D] apart, ours the
 packed matrix. Backward is all launches of attention_backward. Medians of rounds that take turns, because the clock falls as the
