@@ -1,0 +1,83 @@
+// The words of a pipeline's schedule: what each stage does, in order, as plain data. Made by pipeline.ts, proved by verify.ts,
+// played by simulate.ts, carried out by the coordinator.
+
+import { maxOf } from "../base/shape.ts";
+import type { ShareRef } from "./shares.ts";
+
+/**
+ * lorapp: adapters fill each other's bubbles; 1F1B order. 1f1b and gpipe, the baselines: one adapter at a time, its mini-batch
+ * flushed before the next begins; gpipe runs all forwards of a mini-batch before its first backward.
+ */
+export type Kind = "lorapp" | "1f1b" | "gpipe";
+
+/** Micro-batches of one or more adapters (one of each at most) that go through all stages together. */
+export type Pass = {
+  /** Counts from 0 in the order in which the first stage begins them; also the tag of what goes between stages. */
+  readonly id: number;
+  readonly shares: readonly ShareRef[];
+  /** Padded rows of all shares: what the pass's work is proportional to. */
+  readonly rows: number;
+};
+
+/** An optimizer step of one adapter; its first is 0. */
+export type StepRef = { readonly adapter: number; readonly step: number };
+
+/**
+ * forward: receives the activation from the stage before (but on the first), computes, sends to the stage behind (but on the last).
+ * backward: the same in the other direction.
+ * step: needs the backward passes of these mini-batches on ALL stages, since gradients are clipped by their norm over all of them.
+ */
+export type PipelineAction =
+  | { readonly kind: "forward"; readonly pass: Pass }
+  | { readonly kind: "backward"; readonly pass: Pass }
+  | { readonly kind: "step"; readonly steps: readonly StepRef[] };
+
+/** An action of one stage. A stage's list is what a sequence of these holds for it, in its order. */
+export type StageAction = { readonly stage: number; readonly action: PipelineAction };
+
+/** Which way something goes between stage `link` and stage `link + 1`: activations forward, gradients backward. */
+export type Direction = "forward" | "backward";
+
+/** How long work takes, in any one unit. */
+export type Times = {
+  readonly forward: (stage: number, pass: Pass) => number;
+  readonly backward: (stage: number, pass: Pass) => number;
+  readonly step: (stage: number, steps: readonly StepRef[]) => number;
+  /** From stage `link` to `link + 1` or back; a link carries one pass after the other in each direction. */
+  readonly transfer: (link: number, pass: Pass, direction: Direction) => number;
+};
+
+/** A row costs 1 forward and 2 backward on every stage; nothing else costs anything. */
+export const ROW_TIMES: Times = {
+  forward: (_, { rows }) => rows,
+  backward: (_, { rows }) => 2 * rows,
+  step: () => 0,
+  transfer: () => 0,
+};
+
+/** Mini-batches whose last micro-batch is in the pass: its backward pass completes their gradients. */
+export const endsOf = ({ shares }: Pass): StepRef[] =>
+  shares.filter(({ last }) => last).map(({ adapter, step }) => ({ adapter, step }));
+
+/** The list of each stage. */
+export function listsOf(actions: Iterable<StageAction>, stages: number): PipelineAction[][] {
+  const lists: PipelineAction[][] = Array.from({ length: stages }, () => []);
+  for (const { stage, action } of actions) lists[stage]!.push(action);
+  return lists;
+}
+
+/** The actions of lists as one sequence, a stage after the other in turn. */
+export function* inTurn(lists: readonly (readonly PipelineAction[])[]): Generator<StageAction> {
+  const longest = maxOf(lists.map(({ length }) => length));
+  for (let i = 0; i < longest; i++)
+    for (const [stage, list] of lists.entries()) {
+      const action = list[i];
+      if (action) yield { stage, action };
+    }
+}
+
+/** An action in words, for messages. */
+export function sayAction(action: PipelineAction): string {
+  if (action.kind !== "step") return `${action.kind} of pass ${action.pass.id}`;
+  return `step of ${action.steps.map(({ adapter, step }) => `adapter ${adapter} (its step ${step})`).join(", ")}`;
+}

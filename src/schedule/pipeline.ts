@@ -1,0 +1,139 @@
+// Lists of actions for the stages of a pipeline.
+//
+// Every stage runs the passes' forwards in one and the same order, and their backwards too; what differs is how a stage
+// interleaves the two. An adapter steps on a stage directly before the first forward that the first stage begins after the
+// adapter's last backward there: by then all stages have done that backward, so no stage waits for another's norms. Where no
+// forward comes any more, all steps left stand at the end.
+//
+// The lists come from playing the pipeline with estimated times. They hold for any times: these decide how good, not how right.
+
+import { type Limits, Pool } from "./balance.ts";
+import {
+  endsOf,
+  type Kind,
+  type Pass,
+  type PipelineAction,
+  ROW_TIMES,
+  type StageAction,
+  type StepRef,
+  type Times,
+} from "./lists.ts";
+import type { Work } from "./steps.ts";
+
+export type PipelineOptions = Limits & {
+  readonly kind: Kind;
+  readonly stages: number;
+  /** For each stage, the passes between forward and backward that it has memory for, 1 at least; gpipe takes what it needs. */
+  readonly inFlight: readonly number[];
+  /** Messages that a stage may have sent to a neighbour and that the neighbour has not begun to use, 1 at least. */
+  readonly sendBuffers: number;
+  /** Estimates of what work takes; each row the same on each stage unless given. */
+  readonly times?: Times;
+  /** Asked before each pass: an adapter that has ended is left out of the passes to come. */
+  readonly ended?: (adapter: number) => boolean;
+};
+
+/** A pass on its way to a stage, with the steps to be made before its forward. */
+type Arriving = { readonly pass: Pass; readonly steps: readonly StepRef[]; readonly at: number };
+
+type StageState = {
+  free: number;
+  inFlight: number;
+  /** The newest forward. */
+  newest: Pass | null;
+  readonly forwards: Arriving[];
+  readonly backwards: Arriving[];
+};
+
+type Choice = { readonly stage: number; readonly kind: "forward" | "backward"; readonly at: number };
+
+/**
+ * The actions of all stages, ordered so that each comes after those it depends on. Pulled as the run goes on: what is pulled is
+ * decided, the rest is planned with what is known by then. `works` may grow: an adapter that joins is in the next passes.
+ * Ends when no work is left and all stages are drained.
+ */
+export function* pipeline(works: readonly Work[], options: PipelineOptions): Generator<StageAction> {
+  const { stages, inFlight, times = ROW_TIMES } = options;
+  const pool = new Pool(works, options);
+  const states = inFlight.slice(0, stages).map((): StageState => {
+    return { free: 0, inFlight: 0, newest: null, forwards: [], backwards: [] };
+  });
+  let waiting: StepRef[] = []; // steps that the first stage may make
+
+  for (let [id, now] = [0, 0]; ; ) {
+    const choice = earliest(states, options, pool.readyAt(), now);
+    if (!choice) break;
+    const { stage, at } = choice;
+    now = at;
+    const state = states[stage]!;
+    const place = (action: PipelineAction): StageAction => ({ stage, action });
+    if (choice.kind === "forward") {
+      let arrived = state.forwards.shift();
+      if (stage === 0) {
+        arrived = { pass: { id: id++, ...pool.take(at) }, steps: waiting, at };
+        waiting = [];
+      }
+      const { pass, steps } = arrived!;
+      if (steps.length > 0) yield place({ kind: "step", steps });
+      yield place({ kind: "forward", pass });
+      state.free = at + (steps.length > 0 ? times.step(stage, steps) : 0) + times.forward(stage, pass);
+      state.inFlight++;
+      state.newest = pass;
+      if (stage + 1 === stages) state.backwards.push({ pass, steps: [], at: state.free });
+      else states[stage + 1]!.forwards.push({ pass, steps, at: state.free + times.transfer(stage, pass, "forward") });
+    } else {
+      const { pass } = state.backwards.shift()!;
+      yield place({ kind: "backward", pass });
+      state.free = at + times.backward(stage, pass);
+      state.inFlight--;
+      if (stage > 0) {
+        const arrives = state.free + times.transfer(stage - 1, pass, "backward");
+        states[stage - 1]!.backwards.push({ pass, steps: [], at: arrives });
+        continue;
+      }
+      const ends = endsOf(pass);
+      waiting.push(...ends);
+      for (const { adapter } of ends) pool.release(adapter, state.free);
+    }
+  }
+  if (waiting.length > 0) for (const stage of states.keys()) yield { stage, action: { kind: "step", steps: waiting } };
+}
+
+/** Which stage does something next, the first of those that begin earliest. */
+function earliest(states: readonly StageState[], options: PipelineOptions, poolReady: number, now: number): Choice | null {
+  let best: Choice | null = null;
+  for (const stage of states.keys()) {
+    const choice = choose(states, stage, options, poolReady, now);
+    if (choice && (!best || choice.at < best.at)) best = choice;
+  }
+  return best;
+}
+
+/**
+ * What a stage does next. It fills the pipeline behind it first (a forward while it has fewer passes in flight than stages follow,
+ * itself among them), then prefers backward; while it would wait for one, it begins another forward if it has the memory. It
+ * begins nothing whose result it could not send, so some stage can always go on.
+ */
+function choose(
+  states: readonly StageState[],
+  stage: number,
+  options: PipelineOptions,
+  poolReady: number,
+  now: number,
+): Choice | null {
+  const { kind, stages, inFlight: limits, sendBuffers } = options;
+  const { free, inFlight, newest, forwards, backwards } = states[stage]!;
+  const room = kind === "gpipe" || inFlight < limits[stage]!;
+  const mayForward = room && (states[stage + 1]?.forwards.length ?? 0) < sendBuffers;
+  const flushing = kind !== "gpipe" || newest?.shares.some(({ last }) => last);
+  const mayBackward = flushing && (states[stage - 1]?.backwards.length ?? 0) < sendBuffers;
+  const arrival = stage === 0 ? poolReady : (forwards[0]?.at ?? Number.POSITIVE_INFINITY);
+  const from = Math.max(now, free); // never before now: a buffer or memory that is free now was not free before
+  const forward = mayForward ? Math.max(from, arrival) : Number.POSITIVE_INFINITY;
+  const backward = mayBackward && backwards[0] ? Math.max(from, backwards[0].at) : Number.POSITIVE_INFINITY;
+  const at = Math.min(forward, backward);
+  if (at === Number.POSITIVE_INFINITY) return null;
+  const fill = kind === "gpipe" || inFlight < stages - stage;
+  const forwardNow = forward === backward ? fill : forward < backward;
+  return { stage, kind: forwardNow ? "forward" : "backward", at };
+}
