@@ -47,7 +47,7 @@ function stageAssets(folder: string, names: readonly string[]): void {
 async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
-    entrypoints: [join(ROOT, "src", "main.ts")],
+    entrypoints: [join(ROOT, "src", "main.ts"), join(ROOT, "src", "bus", "pulse.ts")], // a thread's code is a program of its own
     root: ROOT,
     minify: true,
     sourcemap: "linked", // embedded, so that the stack of a bug names our lines

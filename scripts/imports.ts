@@ -40,14 +40,14 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objective", "ops"], types: ["plan", "schedule"] },
   run: { values: ["bus", "data", "files", "plan", "recipe", "schedule"] },
   cli: { values: ["bus", "data", "ffi", "files", "link", "plan", "recipe", "run", "schedule", "stage"] },
-  main: { values: ["cli", "recipe"] },
+  main: { values: ["cli", "recipe", "run/spawn.ts"] },
 };
 
 /** Packages and built-in modules that one file stands for; nobody else may import them. */
 const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "bun:ffi": ["ffi/open.ts", "ffi/memory.ts"],
   "@nats-io/transport-node": ["src/bus/nats.ts"],
-  "@msgpack/msgpack": ["src/bus/messages.ts"],
+  "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
   "node:child_process": [],
   child_process: [],
@@ -58,13 +58,18 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bnew Worker\(/g, doors: ["src/run/spawn.ts"] },
+  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/run/spawn.ts"] },
+  { what: "threads", effect: /\bnew Worker\(/g, doors: ["src/bus/heartbeat.ts"] },
   {
     what: "the clock",
     effect: /\b(Date\.now|performance\.\w+|Bun\.nanoseconds|process\.hrtime)\b|\bnew Date\(\)/g,
     doors: ["src/base/clock.ts"],
   },
-  { what: "randomness without a seed", effect: /\bMath\.random\b|\b(getRandomValues|randomUUID|randomBytes)\b/g, doors: [] },
+  {
+    what: "randomness without a seed",
+    effect: /\bMath\.random\b|\b(getRandomValues|randomUUID|randomBytes)\b/g,
+    doors: ["src/base/secret.ts"],
+  },
 ];
 
 /** All breaches, each as "path:line: what is wrong". */

@@ -10,6 +10,7 @@ import type { BenchOptions } from "./cli/bench.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
 
+const FAILED = 1;
 const WRONG_REQUEST = 2;
 const BUG = 70;
 
@@ -97,6 +98,10 @@ function usageError(cli: CAC, message: string): RequestError {
 
 /** Returns the exit code. */
 async function main(args: readonly string[]): Promise<number> {
+  if (args[0] === "child") {
+    const rest = (await import("./run/spawn.ts")).beChild(args.slice(1));
+    return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
+  }
   if (args[0] === "--version" || args[0] === "-v") {
     process.stdout.write(`mlora ${VERSION}\n`);
     return 0;

@@ -1,4 +1,5 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
+// Each has its schema in schemas.ts, by which it is checked where it arrives.
 
 import type { Linear } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
@@ -22,6 +23,19 @@ export type FactorTensor = {
   readonly linear: Linear;
   readonly factor: "A" | "B";
   readonly values: Float32Array;
+};
+
+/** The device of a stage, as it announces itself: what the coordinator plans from. The same as the device's own report. */
+export type StageReport = {
+  readonly kind: "cpu" | "cuda";
+  readonly name: string;
+  readonly compute: "f32" | "bf16";
+  readonly rowTile: number;
+  readonly paddedRanks: readonly number[];
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
+  readonly note: string | null;
 };
 
 export type StageRequest =

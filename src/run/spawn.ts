@@ -1,5 +1,13 @@
 // The one place that starts other programs.
+//
+// A long-lived child is in a session of its own, so that a Ctrl-C at the terminal reaches only the coordinator, which then ends
+// its children in order. And it dies with us however we die: the flag below makes Bun, in a checkout and in the compiled binary
+// alike, ask Linux to kill it when its parent ends (PR_SET_PDEATHSIG), before any of our code runs. A program that is not ours is
+// reached through ourselves: `child` below becomes it by execve, which keeps that request, so that no process stands between.
 
+import { join } from "node:path";
+import { sleep } from "../base/clock.ts";
+import { inheritedEnvironment } from "../base/env.ts";
 import { RunError, textOf } from "../base/errors.ts";
 
 export type Captured = { readonly code: number; readonly stdout: string; readonly stderr: string };
@@ -9,15 +17,112 @@ export type Captured = { readonly code: number; readonly stdout: string; readonl
  * 137. Throws a RunError, `spawn.start`, where it cannot be started.
  */
 export async function capture(command: readonly [string, ...string[]], timeoutMs: number): Promise<Captured> {
-  const child = start(command, timeoutMs);
+  const options = { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: timeoutMs, killSignal: "SIGKILL" } as const;
+  const child = attempt(command[0], () => Bun.spawn([...command], options));
   const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   return { code, stdout, stderr };
 }
 
-function start([program, ...rest]: readonly [string, ...string[]], timeout: number) {
+/** How a child ended. `stderr` is the end of what it wrote there. */
+export type Ending = { readonly code: number | null; readonly signal: string | null; readonly stderr: string };
+
+export type Child = AsyncDisposable & {
+  /** What messages call it: "stage 2", "nats-server". */
+  readonly name: string;
+  readonly pid: number;
+  readonly ended: Promise<Ending>;
+  /** Asks it to end (SIGTERM), kills it after `graceMs`, and waits until it is gone. Any number of times. */
+  readonly stop: (graceMs?: number) => Promise<Ending>;
+};
+
+export type ChildOptions = {
+  readonly name: string;
+  /** Written to its standard input, which is then closed: where secrets go. */
+  readonly input?: string;
+  /** Called with each line that it writes to stderr. */
+  readonly line?: (line: string) => void;
+  /** Its whole environment; left out, ours. */
+  readonly environment?: Readonly<Record<string, string>>;
+};
+
+/** Makes Bun die with its parent, and what it spawns with it. The same as --no-orphans, which a compiled binary has not. */
+const DIE_WITH_PARENT = { BUN_FEATURE_FLAG_NO_ORPHANS: "1" };
+const GRACE_MS = 3_000;
+/** Characters of stderr that are kept. */
+const KEPT = 16_384;
+/** Starts mlora itself once more, with these arguments. Throws a RunError, `spawn.start`. */
+export const startSelf = (args: readonly string[], options: ChildOptions): Child =>
+  start([...self(), "child", `${process.pid}`, ...args], options);
+
+/** Starts another program by its absolute path, as a child that dies with us. Throws a RunError, `spawn.start`. */
+export const startProgram = (path: string, args: readonly string[], options: ChildOptions): Child =>
+  startSelf(["exec", path, ...args], options);
+
+/**
+ * The beginning of a child's life, called by main.ts with what follows `child`: returns the arguments that are left, or null
+ * when the parent was gone before Linux was asked to tell. Does not return when another program is to take this process over.
+ */
+export function beChild([parent, ...args]: readonly string[]): readonly string[] | null {
+  if (process.ppid !== Number(parent)) return null;
+  if (args[0] !== "exec") return args;
+  const [, path, ...rest] = args;
+  const environment = Object.entries(inheritedEnvironment()).filter(([name]) => !(name in DIE_WITH_PARENT));
+  return process.execve!(path!, [path!, ...rest], Object.fromEntries(environment));
+}
+
+/** How this program is started: the compiled binary, or Bun with the checkout's main.ts. */
+const self = (): string[] =>
+  Bun.isStandaloneExecutable ? [process.execPath] : [process.execPath, join(import.meta.dir, "..", "main.ts")];
+
+function start(command: readonly string[], { name, input, line, environment }: ChildOptions): Child {
+  const child = attempt(name, () =>
+    Bun.spawn([...command], {
+      detached: true,
+      stdin: input === undefined ? "ignore" : new TextEncoder().encode(input),
+      stdout: "ignore",
+      stderr: "pipe",
+      env: { ...(environment ?? inheritedEnvironment()), ...DIE_WITH_PARENT },
+    }),
+  );
+  const stderr = keepEnd(child.stderr, line);
+  const ended = child.exited.then(async (code): Promise<Ending> => {
+    const signal = child.signalCode as string | null;
+    return { code: signal === null ? code : null, signal, stderr: await stderr };
+  });
+  const stop = async (graceMs = GRACE_MS): Promise<Ending> => {
+    child.kill("SIGTERM");
+    if ((await Promise.race([child.exited, sleep(graceMs)])) === undefined) child.kill("SIGKILL");
+    return ended;
+  };
+  return { name, pid: child.pid, ended, stop, [Symbol.asyncDispose]: async () => void (await stop()) };
+}
+
+/** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>". */
+export function describeEnding({ code, signal, stderr }: Ending): string {
+  const last = stderr.trim().split("\n").at(-1) ?? "";
+  return `${signal ? `was killed by ${signal}` : `ended with ${code}`}${last === "" ? "" : `: ${last.slice(0, 500)}`}`;
+}
+
+/** The last of what a child wrote, once it has closed its end. */
+async function keepEnd(stream: ReadableStream<Uint8Array>, line?: (line: string) => void): Promise<string> {
+  const decoder = new TextDecoder();
+  let [kept, open] = ["", ""];
+  for await (const bytes of stream) {
+    const text = decoder.decode(bytes, { stream: true });
+    kept = (kept + text).slice(-KEPT);
+    if (!line) continue;
+    const lines = (open + text).split("\n");
+    open = lines.pop()!.slice(-KEPT);
+    for (const whole of lines) line(whole);
+  }
+  if (open !== "") line?.(open);
+  return kept;
+}
+
+function attempt<T>(name: string, start: () => T): T {
   try {
-    return Bun.spawn([program, ...rest], { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout, killSignal: "SIGKILL" });
+    return start();
   } catch (error) {
-    throw new RunError("spawn.start", `cannot start ${program}: ${textOf(error)}`, undefined, { cause: error });
+    throw new RunError("spawn.start", `cannot start ${name}: ${textOf(error)}`, undefined, { cause: error });
   }
 }

@@ -1,0 +1,14 @@
+// Randomness that nobody can foresee: tokens, names of runs and of temporary things. The only door to it; what is trained takes
+// its randomness from seeds (rng.ts).
+
+/** Lower-case letters and digits that look like nothing else: fit for subjects, file names, and to be read aloud. */
+const ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789";
+
+/** `length` characters of five random bits each. */
+export function randomText(length: number): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(length));
+  return Array.from(bytes, (byte) => ALPHABET[byte % ALPHABET.length]!).join("");
+}
+
+/** 160 bits: what a secret must have. */
+export const randomToken = (): string => randomText(32);

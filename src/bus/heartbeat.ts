@@ -1,0 +1,53 @@
+// Signs of life, from the main thread's side: starts the thread that gives and takes them (pulse.ts), and is told who fell silent.
+
+import { Worker } from "node:worker_threads";
+import { RunError } from "../base/errors.ts";
+import type { Connection } from "./nats.ts";
+import type { FromPulse, ToPulse } from "./pulse.ts";
+
+export type Heartbeat = AsyncDisposable & {
+  /** From now on it is expected to beat. */
+  readonly watch: (session: string) => void;
+  readonly forget: (session: string) => void;
+};
+
+/** In the compiled binary a thread's code is an entry point of its own (scripts/build.ts), by its path in the checkout. */
+const CODE = Bun.isStandaloneExecutable ? "./src/bus/pulse.ts" : new URL("./pulse.ts", import.meta.url);
+
+/**
+ * Beats for `session`, on a connection of its own to where `connection` goes. `silent` is called once for each watched session that
+ * was not heard of for too long, and with null for the server. Throws as `connect` does.
+ */
+export async function startHeartbeat(
+  { address }: Connection,
+  run: string,
+  session: string,
+  silent: (session: string | null) => void,
+): Promise<Heartbeat> {
+  const thread = new Worker(CODE);
+  const say = (message: ToPulse) => thread.postMessage(message);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  thread.on("message", (message: FromPulse) => {
+    if (message.type === "beating") resolve();
+    else if (message.type === "silent") silent(message.session);
+    else reject(new RunError(message.code, message.message, message.hint));
+  });
+  let beating = false;
+  thread.on("error", (error) => {
+    if (beating) throw error; // a bug of ours: to go on without a pulse is to be taken for dead
+    reject(error);
+  });
+  say({ type: "start", address, run, session });
+  try {
+    await promise;
+    beating = true;
+  } catch (error) {
+    await thread.terminate();
+    throw error;
+  }
+  return {
+    watch: (who) => say({ type: "watch", session: who }),
+    forget: (who) => say({ type: "forget", session: who }),
+    [Symbol.asyncDispose]: async () => void (await thread.terminate()),
+  };
+}

@@ -1,0 +1,282 @@
+// A stage's side of the bus over NATS: joins a run, answers requests one after the other, and notices when the run is gone.
+
+import { hostname } from "node:os";
+import * as v from "valibot";
+import { now } from "../base/clock.ts";
+import { invariant, RequestError, RunError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
+import { randomText } from "../base/secret.ts";
+import { VERSION } from "../base/version.ts";
+import type { StageHandlers } from "./bus.ts";
+import { type Channel, openChannel } from "./channel.ts";
+import { type Ask, readAsk, writeAnswer, writeFailure } from "./exchange.ts";
+import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
+import type { StageReport, StageRequest } from "./messages.ts";
+import type { Connection } from "./nats.ts";
+import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
+import { REQUESTS } from "./schemas.ts";
+import { type Subjects, subjectsOf } from "./subjects.ts";
+
+export type JoinOptions = {
+  /** Its number; null takes what is free. */
+  readonly stage: number | null;
+  readonly report: StageReport;
+  /** How long to look for the coordinator. */
+  readonly joinMs: number;
+  /** Told of every message that is refused. */
+  readonly refuse?: Refuse;
+};
+
+/** A stage's place in a run. Disposing leaves it. */
+export interface Seat extends AsyncDisposable {
+  readonly stage: number;
+  readonly stages: number;
+  /** Resolves when the run is over for this stage: null when it is done, a RunError when the coordinator or the server is gone. */
+  readonly ended: Promise<RunError | null>;
+  /** Answers requests from now on, those that have come already first; each once, in their order, one after the other. Call it once. */
+  readonly serve: (handlers: StageHandlers) => void;
+  /** Tells the coordinator why this stage ends, once its answers have arrived there; null for no reason. */
+  readonly leave: (reason: string | null) => Promise<void>;
+}
+
+const HELLO_MS = 200;
+/** How long answers that are on their way may take before a stage leaves. */
+const SETTLE_MS = 1_000;
+
+/**
+ * Joins a run on this connection. Throws what the coordinator has against it, as another version (RequestError, `bus.*`), or a
+ * RunError, `bus.join`, when no coordinator answers.
+ */
+export async function joinRun(connection: Connection, run: string, options: JoinOptions): Promise<Seat> {
+  const seat = new Joined(connection, run, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
+  try {
+    await seat.join(options);
+    return seat;
+  } catch (error) {
+    await seat[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Whom it obeys, and where. */
+type Tie = {
+  readonly coordinator: string;
+  readonly who: string;
+  readonly stage: number;
+  readonly stages: number;
+  readonly channel: Channel;
+};
+
+class Joined implements Seat {
+  readonly #session = randomText(20);
+  readonly #subjects: Subjects;
+  readonly #refused = new Set<string>();
+  readonly #open = new DisposableStack();
+  readonly #ended = Promise.withResolvers<RunError | null>();
+  readonly #sealed = Promise.withResolvers<void>();
+  readonly #asks: Uint8Array[] = [];
+  #heartbeat: Heartbeat | null = null;
+  #tie: Tie | null = null;
+  #handlers: StageHandlers | null = null;
+  #working = false;
+  #answered = 0;
+  #closed = false;
+  #hello: () => void = () => undefined;
+
+  constructor(
+    readonly connection: Connection,
+    readonly run: string,
+    private readonly tell: Refuse,
+  ) {
+    this.#subjects = subjectsOf(run);
+    this.#sealed.promise.catch(() => undefined);
+  }
+
+  get stage(): number {
+    return this.#bound.stage;
+  }
+
+  get stages(): number {
+    return this.#bound.stages;
+  }
+
+  get ended(): Promise<RunError | null> {
+    return this.#ended.promise;
+  }
+
+  get #bound(): Tie {
+    invariant(this.#tie, "a stage that has joined no run");
+    return this.#tie;
+  }
+
+  async join({ stage, report, joinMs }: JoinOptions): Promise<void> {
+    const { connection, run } = this;
+    const over = () => this.#end(connection.over.reason as RunError);
+    if (connection.over.aborted) over();
+    connection.over.addEventListener("abort", over);
+    this.#open.defer(() => connection.over.removeEventListener("abort", over));
+    this.#heartbeat = await startHeartbeat(connection, run, this.#session, (session) => this.#silent(session));
+    this.#listen(this.#subjects.welcome(this.#session));
+    this.#hello = () =>
+      this.#send(this.#subjects.hello, {
+        kind: "hello",
+        version: VERSION,
+        host: hostname(),
+        pid: process.pid,
+        stage,
+        coordinator: this.#tie?.coordinator ?? null,
+        report,
+      });
+    const limit = now() + joinMs;
+    const timer = setInterval(() => {
+      if (now() < limit) return this.#hello();
+      const message = `no coordinator of the run ${run} answered at ${connection.server} within ${joinMs / 1000} s`;
+      this.#sealed.reject(
+        new RunError("bus.join", message, "see that mlora run still waits for its stages, and that --run is its id"),
+      );
+    }, HELLO_MS);
+    this.#hello();
+    try {
+      await Promise.race([
+        this.#sealed.promise,
+        this.#ended.promise.then((error) => Promise.reject(error ?? new RunError("bus.closed", "the run has ended"))),
+      ]);
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  serve(handlers: StageHandlers): void {
+    invariant(!this.#handlers, "a stage that serves twice");
+    this.#handlers = handlers;
+    void this.#work();
+  }
+
+  async leave(reason: string | null): Promise<void> {
+    if (this.#closed) return;
+    if (this.#tie) {
+      const { channel, coordinator } = this.#tie;
+      await Promise.race([channel.settled(), Bun.sleep(SETTLE_MS)]);
+      this.#send(this.#subjects.coordinator, { kind: "bye", to: coordinator, reason });
+      await Promise.race([this.connection.flush().catch(() => undefined), Bun.sleep(SETTLE_MS)]);
+    }
+    this.#end(null);
+    this.#closed = true;
+    this.#open.dispose();
+    await this.#heartbeat?.[Symbol.asyncDispose]();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.leave(null);
+  }
+
+  #listen(subject: string): void {
+    this.#open.use(this.connection.subscribe(subject, (bytes, on) => this.#receive(bytes, on)));
+  }
+
+  #send(subject: string, content: Parameters<typeof writePacket>[2]): void {
+    this.connection.publish(subject, writePacket(this.run, this.#session, content));
+  }
+
+  /** Each text once: who sends one wrong message sends many. */
+  #refuse(text: string): void {
+    if (this.#refused.has(text) || this.#refused.size >= 100) return;
+    this.#refused.add(text);
+    this.tell(text);
+  }
+
+  #receive(bytes: Uint8Array, subject: string): void {
+    const packet = readPacket(bytes, subject, this.run, (text) => this.#refuse(text));
+    if (!packet) return;
+    const { kind, from } = packet;
+    const reject = (why: string) => this.#refuse(`a message (${kind}) on ${subject} from ${from} was refused: ${why}`);
+    if (kind === "refusal" && this.#tie) reject("this stage has its place");
+    else if (kind === "refusal") this.#sealed.reject(new RequestError(packet.code, packet.message, packet.hint));
+    else if (kind === "welcome" && this.#tie && this.#tie.coordinator !== from) reject("this stage has its coordinator");
+    else if (kind === "welcome") this.#welcomed(packet);
+    else if (from !== this.#tie?.coordinator) reject("it is not from the coordinator");
+    else if (!("to" in packet) || packet.to !== this.#session) reject("it is not for this stage");
+    else if (kind === "bye")
+      this.#end(packet.reason === null ? null : new RunError("bus.left", `${this.#tie.who} left: ${packet.reason}`));
+    else this.#tie.channel.take(packet);
+  }
+
+  #welcomed({ from, host, pid, stage, stages, sealed }: PacketOf<"welcome"> & Pick<Received, "from">): void {
+    if (!this.#tie) {
+      const channel = this.#open.use(
+        openChannel({
+          connection: this.connection,
+          run: this.run,
+          subject: this.#subjects.coordinator,
+          from: this.#session,
+          to: from,
+          deliver: (message) => {
+            this.#asks.push(message);
+            void this.#work();
+          },
+          refuse: (text) => this.#refuse(text),
+        }),
+      );
+      this.#tie = { coordinator: from, who: `the coordinator (${host}, process ${pid})`, stage, stages, channel };
+      this.#listen(this.#subjects.stage(stage));
+      this.#heartbeat?.watch(from);
+    }
+    if (sealed) this.#sealed.resolve();
+    else this.#hello();
+  }
+
+  /** One after the other, until nothing is left. */
+  async #work(): Promise<void> {
+    if (this.#working || !this.#handlers) return;
+    this.#working = true;
+    for (let message = this.#asks.shift(); message && !this.#closed; message = this.#asks.shift()) await this.#answer(message);
+    this.#working = false;
+  }
+
+  async #answer(message: Uint8Array): Promise<void> {
+    const { channel } = this.#bound;
+    let ask: Ask;
+    try {
+      ask = readAsk(message);
+      if (ask.id !== this.#answered) throw new Error(`it is request ${ask.id}, and ${this.#answered} is due`);
+    } catch (error) {
+      return this.#refuse(`a request was refused: ${textOf(error)}`);
+    }
+    this.#answered++;
+    try {
+      channel.send(writeAnswer(ask.id, await this.#handle(ask.request)));
+    } catch (error) {
+      channel.send(writeFailure(ask.id, error));
+    }
+  }
+
+  /** The handler's reply; throws what it throws, and where the request is none. */
+  async #handle(request: Ask["request"]): Promise<unknown> {
+    const schema = Object.hasOwn(REQUESTS, request.type) ? REQUESTS[request.type as StageRequest["type"]] : null;
+    if (!schema) throw new RunError("bus.malformed", `there is no request '${request.type.slice(0, 40)}'`);
+    const checked = v.safeParse(schema as v.GenericSchema<unknown, StageRequest>, request);
+    if (!checked.success)
+      throw new RunError("bus.malformed", `the request '${request.type}' was refused: ${issuesOf(checked.issues)}`);
+    const { type } = checked.output;
+    return await (this.#handlers![type] as (request: StageRequest) => Promise<unknown>)(checked.output);
+  }
+
+  #silent(session: string | null): void {
+    const seconds = SILENCE_MS / 1000;
+    if (session === null) {
+      const message = `the NATS server at ${this.connection.server} has not answered for ${seconds} s`;
+      this.#end(new RunError("nats.silent", message, "see whether it runs, and whether the network to it is up"));
+    } else if (session === this.#tie?.coordinator)
+      this.#end(
+        new RunError(
+          "bus.gone",
+          `${this.#tie.who} has not been heard of for ${seconds} s`,
+          "it hangs, is dead, or has lost its network",
+        ),
+      );
+  }
+
+  #end(error: RunError | null): void {
+    this.#ended.resolve(error);
+  }
+}

@@ -1,0 +1,92 @@
+// A nats-server of our own, for as long as a run: on this machine only, on a port and with a token that nobody can foresee.
+//
+// The token is in a file for the moment in which the server starts, in a folder that only this user may enter; then both are gone,
+// and the token is nowhere but in memory. The server dies with this process, however that ends (spawn.ts).
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { assetPath } from "../base/assets.ts";
+import { now, sleep } from "../base/clock.ts";
+import { RunError } from "../base/errors.ts";
+import { randomToken } from "../base/secret.ts";
+import type { Address } from "../bus/address.ts";
+import { type Child, describeEnding, type Ending, startProgram } from "./spawn.ts";
+
+const START_MS = 10_000;
+const MAX_PAYLOAD = 8 * 2 ** 20;
+
+export type Server = AsyncDisposable & {
+  /** Where it listens, and the token: for `connect`, and for children through their standard input. */
+  readonly address: Address;
+  readonly pid: number;
+  /** Resolves when it has ended, asked to or not. */
+  readonly ended: Promise<Ending>;
+};
+
+/**
+ * Starts a server and waits until it takes connections; disposing stops it and waits for its end. `port` and `token` bring back
+ * one that was lost, as tests do. Throws a RunError, `nats.start`.
+ */
+export async function startServer({ port = -1, token = randomToken() } = {}): Promise<Server> {
+  const program = assetPath("nats-server");
+  const folder = mkdtempSync(join(tmpdir(), "mlora-nats-")); // mode 0700
+  try {
+    const file = join(folder, "server.conf");
+    writeFileSync(file, config(folder, port, token), { mode: 0o600, flag: "wx" });
+    const child = startProgram(program, ["--config", file], { name: "nats-server", environment: {} });
+    try {
+      const servers = [await listening(child, folder)];
+      return {
+        address: { servers, login: { token } },
+        pid: child.pid,
+        ended: child.ended,
+        [Symbol.asyncDispose]: child[Symbol.asyncDispose],
+      };
+    } catch (error) {
+      await child.stop(0);
+      throw error;
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Pings are rare and its patience long: a stage that computes does not read, and beats of its own thread say that it lives
+ * (bus/heartbeat.ts).
+ */
+const config = (folder: string, port: number, token: string): string => `
+listen: "127.0.0.1:${port}"
+ports_file_dir: ${JSON.stringify(folder)}
+authorization { token: ${JSON.stringify(token)} }
+max_payload: ${MAX_PAYLOAD}
+max_pending: ${32 * MAX_PAYLOAD}
+write_deadline: "60s"
+ping_interval: "20s"
+ping_max: 5
+`;
+
+/** Its URL, from the file that it writes when it listens. */
+async function listening(child: Child, folder: string): Promise<string> {
+  let ending: Ending | null = null;
+  void child.ended.then((how) => {
+    ending = how;
+  });
+  for (const limit = now() + START_MS; now() < limit; await sleep(5)) {
+    if (ending) throw new RunError("nats.start", `nats-server ${describeEnding(ending)}`);
+    const ports = readdirSync(folder).find((name) => name.endsWith(`_${child.pid}.ports`));
+    const url = ports && urlIn(join(folder, ports));
+    if (url) return url;
+  }
+  throw new RunError("nats.start", `nats-server did not listen within ${START_MS / 1000} s`);
+}
+
+/** Null while the file is not yet whole. */
+function urlIn(ports: string): string | null {
+  try {
+    return (JSON.parse(readFileSync(ports, "utf8")) as { nats: readonly string[] }).nats[0] ?? null;
+  } catch {
+    return null;
+  }
+}
