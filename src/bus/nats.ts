@@ -21,6 +21,8 @@ export interface Connection extends AsyncDisposable {
   readonly address: Address;
   /** "host:port", for messages. */
   readonly server: string;
+  /** The server's: "2.15.1". */
+  readonly version: string;
   /** Most bytes of a message. */
   readonly maxPayload: number;
   /** `bytes` are not copied: they may not be changed until the next turn of the event loop, or a `flush`. */
@@ -93,6 +95,7 @@ function wrap(client: NatsConnection, address: Address): Connection {
   return {
     address,
     server,
+    version: client.info?.version ?? "unknown",
     maxPayload: client.info?.max_payload ?? 2 ** 20,
     publish: (subject, bytes) => {
       if (!client.isClosed()) client.publish(subject, bytes);

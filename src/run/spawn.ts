@@ -10,19 +10,6 @@ import { sleep } from "../base/clock.ts";
 import { inheritedEnvironment } from "../base/env.ts";
 import { RunError, textOf } from "../base/errors.ts";
 
-export type Captured = { readonly code: number; readonly stdout: string; readonly stderr: string };
-
-/**
- * Runs a program to its end, without input, and returns what it wrote. One that ran past its time is killed, and its code is
- * 137. Throws a RunError, `spawn.start`, where it cannot be started.
- */
-export async function capture(command: readonly [string, ...string[]], timeoutMs: number): Promise<Captured> {
-  const options = { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: timeoutMs, killSignal: "SIGKILL" } as const;
-  const child = attempt(command[0], () => Bun.spawn([...command], options));
-  const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { code, stdout, stderr };
-}
-
 /** How a child ended. `stderr` is the end of what it wrote there. */
 export type Ending = { readonly code: number | null; readonly signal: string | null; readonly stderr: string };
 

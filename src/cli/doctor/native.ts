@@ -6,7 +6,6 @@ import { openLibrary } from "../../../ffi/open.ts";
 import { assetPath } from "../../base/assets.ts";
 import { RunError } from "../../base/errors.ts";
 import { Rng } from "../../base/rng.ts";
-import { capture } from "../../run/spawn.ts";
 
 export type Blas = {
   /** "0.3.34" */
@@ -40,12 +39,4 @@ function worstError(a: Float32Array, b: Float32Array, c: Float32Array, [m, n, k]
       worst = Math.max(worst, Math.abs(c[i * n + j]! - sum)); // a NaN stays
     }
   return worst;
-}
-
-/** Starts nats-server and returns its version: "2.15.1". Throws a RunError. */
-export async function natsVersion(): Promise<string> {
-  const { code, stdout, stderr } = await capture([assetPath("nats-server"), "--version"], 10_000);
-  const [, version] = /v(\d+\.\d+\.\d+\S*)/.exec(stdout) ?? [];
-  if (code === 0 && version !== undefined) return version;
-  throw new RunError("doctor.nats", `nats-server --version ended with ${code}: ${(stderr || stdout).trim().slice(0, 200)}`);
 }

@@ -9,7 +9,8 @@ import { formatBytes } from "../../base/bytes.ts";
 import { MloraError } from "../../base/errors.ts";
 import { memory, processor, requireProcessor } from "../../base/machine.ts";
 import { describeDevice, type Gpus, listGpus } from "../../stage/probe.ts";
-import { checkProducts, natsVersion } from "./native.ts";
+import { checkBus } from "./bus.ts";
+import { checkProducts } from "./native.ts";
 
 /** `none`: it is not there, and need not be. */
 export type Answer = { readonly state?: "none"; readonly text: string; readonly facts?: object };
@@ -70,8 +71,11 @@ function products(): Answer {
 }
 
 async function nats(): Promise<Answer> {
-  const version = await natsVersion();
-  return { text: `${version}: for several processes`, facts: { version } };
+  const { version, roundMicroseconds } = await checkBus();
+  return {
+    text: `${version}: several processes can work together, a message goes round in ${roundMicroseconds} µs`,
+    facts: { version, round_us: roundMicroseconds },
+  };
 }
 
 function gpus(): Answer {
