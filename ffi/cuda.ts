@@ -33,6 +33,9 @@ export const cuda = {
   /** out address, bytes, flags */
   cuMemHostAlloc: { args: [P, N, U], returns: I },
   cuMemFreeHost: { args: [P], returns: I },
+  /** address, bytes, flags */
+  cuMemHostRegister_v2: { args: [P, N, U], returns: I },
+  cuMemHostUnregister: { args: [P], returns: I },
   /** to, from, bytes, stream */
   cuMemcpyHtoDAsync_v2: { args: [P, P, N, P], returns: I },
   cuMemcpyDtoHAsync_v2: { args: [P, P, N, P], returns: I },
@@ -43,9 +46,13 @@ export const cuda = {
   cuStreamDestroy_v2: { args: [P], returns: I },
   cuStreamQuery: { args: [P], returns: I },
   cuStreamSynchronize: { args: [P], returns: I },
+  /** stream, event, flags */
+  cuStreamWaitEvent: { args: [P, P, U], returns: I },
   cuEventCreate: { args: [P, U], returns: I },
   cuEventDestroy_v2: { args: [P], returns: I },
+  /** event, stream */
   cuEventRecord: { args: [P, P], returns: I },
+  cuEventQuery: { args: [P], returns: I },
   cuEventSynchronize: { args: [P], returns: I },
   /** out f32 milliseconds, from, to */
   cuEventElapsedTime: { args: [P, P, P], returns: I },
@@ -74,6 +81,10 @@ export const attribute = {
 export const MAX_DYNAMIC_SHARED = 8;
 /** CU_STREAM_NON_BLOCKING */
 export const STREAM_NON_BLOCKING = 1;
+/** CU_MEMHOSTREGISTER_PORTABLE */
+export const MEMHOSTREGISTER_PORTABLE = 1;
+/** CU_EVENT_DISABLE_TIMING */
+export const EVENT_NO_TIMING = 2;
 /** CU_TENSOR_MAP_L2_PROMOTION_L2_128B */
 export const L2_PROMOTION_128B = 2;
 

@@ -80,6 +80,18 @@ export class CpuDevice implements Device {
     this.#host.kernels.native_copy(to.ptr, from.ptr, sizeOf(from.shape) * bytesOf(from.dtype));
   }
 
+  pin(): Disposable {
+    return { [Symbol.dispose]: () => undefined }; // all of it is as fast as it gets
+  }
+
+  async copyOut(to: number, from: Tensor): Promise<void> {
+    this.#host.kernels.native_copy(to, from.ptr, sizeOf(from.shape) * bytesOf(from.dtype));
+  }
+
+  async copyIn(to: Tensor, from: number): Promise<void> {
+    this.#host.kernels.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
+  }
+
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
     const begin = now();
     this.#kernels[kernel](args);

@@ -3,12 +3,12 @@
 // Nothing is allocated after the arenas and the scratch: launches take what the plan has reserved. The host is never far ahead
 // without need: `idle` and `read` wait by asking, so that timers, signals and messages come through meanwhile.
 
-import { attribute, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
+import { attribute, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
 import { formatBytes } from "../base/bytes.ts";
-import { now, sleep } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant, RunError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { Answer, check, type Driver, openDriver } from "./cuda/driver.ts";
@@ -19,14 +19,13 @@ import { linearFamily } from "./cuda/linear.ts";
 import type { Choice, Kind } from "./cuda/manifest.ts";
 import { rowFamilies } from "./cuda/rows.ts";
 import { Staging } from "./cuda/staging.ts";
+import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 /** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
 export const CUDA_ROW_TILE = 128;
-/** Milliseconds for which the end of the work is asked for at once, before sleeping between questions. */
-const EAGER_MS = 5;
 
 export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
@@ -45,6 +44,7 @@ export class CudaDevice implements Device, Launcher {
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
+  #sides: ReturnType<typeof sideStreams> | null = null;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -155,6 +155,40 @@ export class CudaDevice implements Device, Launcher {
     this.#check("a copy on the GPU", this.#driver.cuMemcpyDtoDAsync_v2(to.ptr, from.ptr, bytes, this.#stream));
   }
 
+  pin(address: number, bytes: number): Disposable {
+    const status = this.#driver.cuMemHostRegister_v2(address, bytes, MEMHOSTREGISTER_PORTABLE);
+    if (status !== result.SUCCESS) {
+      log(1, () => `${this.name}: cuMemHostRegister gave ${status}; copies to and from the host will be slower`);
+      return { [Symbol.dispose]: () => undefined };
+    }
+    return { [Symbol.dispose]: () => void this.#driver.cuMemHostUnregister(address) };
+  }
+
+  async copyOut(to: number, from: Tensor): Promise<void> {
+    const { send } = this.sides;
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    if (bytes === 0) return;
+    send.afterMain();
+    this.#check("a copy from the GPU", this.#driver.cuMemcpyDtoHAsync_v2(to, from.ptr, bytes, send.stream));
+    await send.settled();
+  }
+
+  async copyIn(to: Tensor, from: number): Promise<void> {
+    const { receive } = this.sides;
+    const bytes = sizeOf(to.shape) * bytesOf(to.dtype);
+    if (bytes === 0) return;
+    receive.afterMain(); // its earlier contents may still be read
+    this.#check("a copy to the GPU", this.#driver.cuMemcpyHtoDAsync_v2(to.ptr, from, bytes, receive.stream));
+    receive.beforeMain();
+    await receive.settled();
+  }
+
+  /** The streams of what leaves and of what arrives, made when first needed. */
+  get sides(): { readonly send: SideStream; readonly receive: SideStream } {
+    this.#sides ??= sideStreams(this.#driver, this.#stream);
+    return this.#sides;
+  }
+
   /** A contract kernel (kernels.ts) by the name that ops gives, or a compiled one, for the launchers. */
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
   launch(kernel: Kernel, grid: Grid, args: Readonly<Record<string, Argument>>): void;
@@ -179,15 +213,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   async idle(): Promise<void> {
-    const begin = now();
-    for (;;) {
-      const status = this.#driver.cuStreamQuery(this.#stream);
-      if (status !== result.NOT_READY) {
-        this.#check("a kernel launched earlier", status);
-        return;
-      }
-      await (now() - begin < EAGER_MS ? new Promise((resolve) => setImmediate(resolve)) : sleep(1));
-    }
+    this.#check("a kernel launched earlier", await until(() => this.#driver.cuStreamQuery(this.#stream)));
   }
 
   startTimeline(): void {
@@ -205,6 +231,7 @@ export class CudaDevice implements Device, Launcher {
     if (this.#stream === 0) return;
     this.#driver.cuStreamSynchronize(this.#stream); // whatever it says: what follows must be done
     this.#timeline?.[Symbol.dispose]();
+    this.#sides?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);

@@ -43,6 +43,12 @@ export interface Device extends Disposable {
   zero(tensor: Tensor): void;
   /** Device to device; same bytes. */
   copy(to: Tensor, from: Tensor): void;
+  /** Makes copies between the device and this host memory fast, until disposed of; the memory is anyone's. */
+  pin(address: number, bytes: number): Disposable;
+  /** Copies a tensor to host memory, beside later work; resolves when the bytes are there and the tensor may be overwritten. */
+  copyOut(to: number, from: Tensor): Promise<void>;
+  /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
+  copyIn(to: Tensor, from: number): Promise<void>;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */

@@ -71,6 +71,18 @@ export class NullDevice implements Device {
     this.#check(from, bytes);
   }
 
+  pin(): Disposable {
+    return { [Symbol.dispose]: () => undefined };
+  }
+
+  async copyOut(_to: number, from: Tensor): Promise<void> {
+    this.#check(from, sizeOf(from.shape) * bytesOf(from.dtype));
+  }
+
+  async copyIn(to: Tensor): Promise<void> {
+    this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
+  }
+
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
     this.launched.push(kernel);
     for (const value of Object.values(args))

@@ -1,33 +1,29 @@
 // A link between two stages of one process: bytes wait in host memory until they are asked for.
 
-import type { Device, Tensor } from "../device/device.ts";
+import type { Device } from "../device/device.ts";
+import { channelPair } from "./channel.ts";
 import type { Link } from "./link.ts";
+import { type Carrier, SlotLink } from "./slots.ts";
 
-type Waiting = { readonly promise: Promise<Uint8Array>; readonly resolve: (bytes: Uint8Array) => void };
-
-/** The two ends of a link, for the device of each. */
-export function localLink(left: Device, right: Device): readonly [Link, Link] {
-  const boxes = [new Map<string, Waiting>(), new Map<string, Waiting>()] as const; // to the left, to the right
-  const end = (device: Device, inbox: Map<string, Waiting>, outbox: Map<string, Waiting>): Link => ({
-    async send(tag: string, tensor: Tensor) {
-      boxOf(outbox, tag).resolve(await device.read(tensor));
+/** The two ends of a link, for the device of each; `slots` messages may be under way in each direction. */
+export function localLink(left: Device, right: Device, slots = 2): readonly [Link, Link] {
+  const boxes = [new Map<number, Uint8Array>(), new Map<number, Uint8Array>()] as const; // to the left, to the right
+  const carrier = (device: Device, inbox: Map<number, Uint8Array>, outbox: Map<number, Uint8Array>): Carrier => ({
+    async put(slot, from, announce) {
+      outbox.set(slot, await device.read(from));
+      announce();
     },
-    async receive(tag: string, into: Tensor) {
-      device.write(into, await boxOf(inbox, tag).promise);
-      inbox.delete(tag);
+    async take(slot, into) {
+      device.write(into, inbox.get(slot)!);
+      inbox.delete(slot);
     },
-    [Symbol.dispose]() {
-      inbox.clear();
-    },
+    [Symbol.dispose]: () => inbox.clear(),
   });
-  return [end(left, boxes[0], boxes[1]), end(right, boxes[1], boxes[0])];
-}
-
-function boxOf(boxes: Map<string, Waiting>, tag: string): Waiting {
-  const found = boxes.get(tag);
-  if (found) return found;
-  const { promise, resolve } = Promise.withResolvers<Uint8Array>();
-  const made = { promise, resolve };
-  boxes.set(tag, made);
-  return made;
+  const [toRight, toLeft] = channelPair();
+  const room = { slots, slotBytes: Number.POSITIVE_INFINITY };
+  const common = { kind: "local", mine: room, theirs: room } as const;
+  return [
+    new SlotLink({ ...common, neighbour: "the next stage", channel: toRight, carrier: carrier(left, boxes[0], boxes[1]) }),
+    new SlotLink({ ...common, neighbour: "the previous stage", channel: toLeft, carrier: carrier(right, boxes[1], boxes[0]) }),
+  ];
 }

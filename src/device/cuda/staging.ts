@@ -1,11 +1,10 @@
 // Pinned host memory on the way to the GPU: while one buffer is copied, the next is filled, so that a file is read and sent at once.
 
+import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
 import { hostView } from "../../../ffi/memory.ts";
 import { Answer, check, type Driver } from "./driver.ts";
 
 const BYTES = 32 << 20;
-/** CU_EVENT_DISABLE_TIMING */
-const NO_TIMING = 2;
 
 type Buffer = { readonly ptr: number; readonly view: Uint8Array; readonly copied: number };
 
@@ -21,7 +20,7 @@ export class Staging implements Disposable {
     for (let i = 0; i < 2; i++) {
       check(driver, "cuMemHostAlloc", driver.cuMemHostAlloc(out.ptr, BYTES, 0));
       const ptr = out.number;
-      check(driver, "cuEventCreate", driver.cuEventCreate(out.ptr, NO_TIMING));
+      check(driver, "cuEventCreate", driver.cuEventCreate(out.ptr, EVENT_NO_TIMING));
       this.#buffers.push({ ptr, view: new Uint8Array(hostView(ptr, BYTES)), copied: out.number });
     }
   }

@@ -1,0 +1,96 @@
+// Streams beside the main one, on which tensors leave and arrive while kernels run. Events order them; the host waits for none.
+
+import { EVENT_NO_TIMING, result, STREAM_NON_BLOCKING } from "../../../ffi/cuda.ts";
+import { now, sleep } from "../../base/clock.ts";
+import { Answer, check, type Driver } from "./driver.ts";
+
+/** Milliseconds for which the end of the work is asked for at once, before sleeping between questions. */
+const EAGER_MS = 5;
+
+/** Asks until the answer is another than "not ready", and gives that; timers, signals and messages come through meanwhile. */
+export async function until(ask: () => number): Promise<number> {
+  for (const begin = now(); ; ) {
+    const status = ask();
+    if (status !== result.NOT_READY) return status;
+    await (now() - begin < EAGER_MS ? new Promise((resolve) => setImmediate(resolve)) : sleep(1));
+  }
+}
+
+export class SideStream implements Disposable {
+  readonly stream: number;
+  readonly #out = new Answer();
+  readonly #order: number; // its meaning is taken at each wait, so one is enough
+  readonly #idle: number[] = []; // events that nobody waits for
+
+  constructor(
+    private readonly driver: Driver,
+    private readonly main: number,
+  ) {
+    check(driver, "cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
+    this.stream = this.#out.number;
+    this.#order = this.#event();
+  }
+
+  /** What is enqueued here from now on comes after what the main stream has now. */
+  afterMain(): void {
+    this.record(this.#order, this.main);
+    this.wait(this.#order, this.stream);
+  }
+
+  /** What is enqueued on the main stream from now on comes after what this one has now. */
+  beforeMain(): void {
+    this.record(this.#order, this.stream);
+    this.wait(this.#order, this.main);
+  }
+
+  record(event: number, stream = this.stream): void {
+    check(this.driver, "cuEventRecord", this.driver.cuEventRecord(event, stream));
+  }
+
+  wait(event: number, stream = this.stream): void {
+    check(this.driver, "cuStreamWaitEvent", this.driver.cuStreamWaitEvent(stream, event, 0));
+  }
+
+  /** Resolves when what this stream has now is done; throws what went wrong on the GPU. */
+  async settled(): Promise<void> {
+    const event = this.#idle.pop() ?? this.#event();
+    this.record(event);
+    const status = await until(() => (this.#closed ? result.SUCCESS : this.driver.cuEventQuery(event)));
+    check(this.driver, "a copy between stages", status);
+    this.#idle.push(event);
+  }
+
+  /** Waits, with the whole process, until all that this stream has is done. */
+  synchronise(): void {
+    this.driver.cuStreamSynchronize(this.stream);
+  }
+
+  #closed = false;
+
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.synchronise();
+    for (const event of [this.#order, ...this.#idle]) this.driver.cuEventDestroy_v2(event);
+    this.driver.cuStreamDestroy_v2(this.stream);
+  }
+
+  #event(): number {
+    check(this.driver, "cuEventCreate", this.driver.cuEventCreate(this.#out.ptr, EVENT_NO_TIMING));
+    return this.#out.number;
+  }
+}
+
+/** One for what leaves and one for what arrives, so that neither waits for the other. */
+export function sideStreams(driver: Driver, main: number) {
+  const send = new SideStream(driver, main);
+  const receive = new SideStream(driver, main);
+  return {
+    send,
+    receive,
+    [Symbol.dispose]: () => {
+      send[Symbol.dispose]();
+      receive[Symbol.dispose]();
+    },
+  };
+}

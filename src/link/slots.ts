@@ -1,0 +1,249 @@
+// What all links have in common: slots, tags, sizes, order and ends. How bytes get into a slot of the neighbour's, and out of one
+// of our own, is the carrier's.
+//
+// Each end has slots that the other fills. The sender knows which are free, and says over the channel what it has put where; the
+// receiver says when a slot is free again. So a message is never sent into nothing, memory is what was taken at the start, and
+// a sender whose neighbour is behind waits.
+
+import * as v from "valibot";
+import { formatBytes } from "../base/bytes.ts";
+import { RunError, textOf } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import { decode, encode } from "../bus/codec.ts";
+import type { Tensor } from "../device/device.ts";
+import type { Channel } from "./channel.ts";
+import { type Link, type LinkKind, type Slots, tensorBytes } from "./link.ts";
+
+export interface Carrier extends Disposable {
+  /**
+   * Puts a tensor into a slot of the neighbour's. Calls `announce` once, when the neighbour may be told to take it, and resolves
+   * when the tensor may be overwritten. The next `put` comes after `announce`.
+   */
+  put(slot: number, from: Tensor, announce: () => void): Promise<void>;
+  /** Takes a tensor out of one of our slots; resolves when the neighbour may be told to fill it again. */
+  take(slot: number, into: Tensor): Promise<void>;
+}
+
+const TAG_LENGTH = 256;
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const note = v.variant("kind", [
+  v.strictObject({ kind: v.literal("full"), slot: count, tag: v.pipe(v.string(), v.maxLength(TAG_LENGTH)), bytes: count }),
+  v.strictObject({ kind: v.literal("empty"), slot: count }),
+  v.strictObject({ kind: v.literal("bye"), reason: v.nullable(v.string()) }),
+]);
+type Note = v.InferOutput<typeof note>;
+
+type Arrival = { readonly slot: number; readonly bytes: number };
+type Waiting<T> = { readonly resolve: (value: T) => void; readonly reject: (error: Error) => void };
+
+export type SlotLinkOptions = {
+  readonly kind: LinkKind;
+  /** Who is at the other end, for messages: "stage 2". */
+  readonly neighbour: string;
+  readonly channel: Channel;
+  readonly carrier: Carrier;
+  /** Our slots, and the neighbour's. */
+  readonly mine: Slots;
+  readonly theirs: Slots;
+  /** Ends the link, with its reason, which is a RunError. */
+  readonly signal?: AbortSignal | undefined;
+};
+
+export class SlotLink implements Link {
+  readonly kind: LinkKind;
+  readonly #channel: Channel;
+  readonly #carrier: Carrier;
+  readonly #free: number[];
+  readonly #senders: Waiting<number>[] = [];
+  readonly #arrivals = new Map<string, Arrival[]>();
+  readonly #receivers = new Map<string, Waiting<Arrival>[]>();
+  readonly #full = new Set<number>(); // of our slots
+  #putting = false;
+  #over: RunError | null = null; // nothing more comes or goes
+  #closed = false;
+  readonly #abort = () => this.#fail(this.options.signal?.reason as RunError);
+
+  constructor(private readonly options: SlotLinkOptions) {
+    this.kind = options.kind;
+    this.#channel = options.channel;
+    this.#carrier = options.carrier;
+    this.#free = range(options.theirs.slots);
+    options.signal?.addEventListener("abort", this.#abort);
+    if (options.signal?.aborted) this.#abort();
+    void this.#listen();
+  }
+
+  async send(tag: string, tensor: Tensor): Promise<void> {
+    const bytes = tensorBytes(tensor);
+    const { theirs, neighbour } = this.options;
+    if (bytes > theirs.slotBytes)
+      throw new RunError(
+        "link.size",
+        `'${tag}' has ${formatBytes(bytes)}, and ${neighbour} has room for messages of ${formatBytes(theirs.slotBytes)}`,
+      );
+    const slot = await this.#turn();
+    if (this.#over) throw this.#over; // since then
+    let told = false;
+    try {
+      await this.#carrier.put(slot, tensor, () => {
+        told = this.#tell({ kind: "full", slot, tag, bytes });
+        this.#putting = false;
+        this.#grant();
+      });
+    } catch (error) {
+      throw this.#fail(asRunError(error, `sending '${tag}' to ${neighbour} failed`));
+    }
+    if (!told) throw this.#over;
+  }
+
+  async receive(tag: string, into: Tensor): Promise<void> {
+    const bytes = tensorBytes(into);
+    const { neighbour } = this.options;
+    const arrival = await this.#arrival(tag);
+    if (this.#closed) throw this.#over; // since then
+    if (arrival.bytes !== bytes) {
+      this.#deliver(tag, arrival, "first");
+      const sizes = `${arrival.bytes} bytes, and ${bytes} bytes are expected: a tensor of [${into.shape}] ${into.dtype}`;
+      throw new RunError("link.size", `${neighbour} sent '${tag}' with ${sizes}`);
+    }
+    try {
+      await this.#carrier.take(arrival.slot, into);
+    } catch (error) {
+      throw this.#fail(asRunError(error, `receiving '${tag}' from ${neighbour} failed`));
+    }
+    this.#full.delete(arrival.slot);
+    this.#tell({ kind: "empty", slot: arrival.slot });
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#leave(null);
+    this.#fail(new RunError("link.closed", `the link to ${this.options.neighbour} was closed`));
+  }
+
+  /** A free slot of the neighbour's, for those who ask in turn. */
+  #turn(): Promise<number> {
+    if (this.#over) return Promise.reject(this.#over);
+    return new Promise((resolve, reject) => {
+      this.#senders.push({ resolve, reject });
+      this.#grant();
+    });
+  }
+
+  #grant(): void {
+    if (this.#putting || this.#free.length === 0 || this.#over) return;
+    const first = this.#senders.shift();
+    if (!first) return;
+    this.#putting = true;
+    first.resolve(this.#free.shift()!);
+  }
+
+  #arrival(tag: string): Promise<Arrival> {
+    const first = shift(this.#arrivals, tag);
+    if (first) return Promise.resolve(first);
+    if (this.#over) return Promise.reject(this.#over);
+    return new Promise((resolve, reject) => {
+      this.#receivers.set(tag, [...(this.#receivers.get(tag) ?? []), { resolve, reject }]);
+    });
+  }
+
+  /** To who waits for the tag, or to who will: behind those of the tag that are there, or before them. */
+  #deliver(tag: string, arrival: Arrival, place: "first" | "last"): void {
+    const receiver = shift(this.#receivers, tag);
+    const others = this.#arrivals.get(tag) ?? [];
+    if (receiver) receiver.resolve(arrival);
+    else this.#arrivals.set(tag, place === "last" ? [...others, arrival] : [arrival, ...others]);
+  }
+
+  async #listen(): Promise<void> {
+    const { neighbour } = this.options;
+    try {
+      for (;;) {
+        const message = await this.#channel.receive();
+        if (this.#over) return;
+        this.#hear(readNote(message));
+      }
+    } catch (error) {
+      if (this.#over) return; // it said so before
+      if (error instanceof RunError && error.code === "link.lost")
+        this.#fail(new RunError("link.lost", `${neighbour} is gone: ${error.message}`));
+      else this.#fail(asRunError(error, `the link to ${neighbour} failed`));
+    }
+  }
+
+  #hear(heard: Note): void {
+    const { neighbour, mine } = this.options;
+    if (heard.kind === "bye") {
+      const why = heard.reason === null ? "" : `: ${heard.reason}`;
+      this.#end(new RunError("link.closed", `${neighbour} has closed the link${why}`));
+    } else if (heard.kind === "full") {
+      const { slot, tag, bytes } = heard;
+      if (slot >= mine.slots || this.#full.has(slot) || bytes > mine.slotBytes)
+        throw new RunError("link.protocol", `it put ${bytes} bytes into slot ${slot}, which is not free for them`);
+      this.#full.add(slot);
+      this.#deliver(tag, { slot, bytes }, "last");
+    } else {
+      const { slot } = heard;
+      if (slot >= this.options.theirs.slots || this.#free.includes(slot))
+        throw new RunError("link.protocol", `it emptied slot ${slot}, which was not full`);
+      this.#free.push(slot);
+      this.#grant();
+    }
+  }
+
+  /** False where nobody is there any more. */
+  #tell(what: Note): boolean {
+    if (this.#over) return false;
+    this.#channel.send(encode(what));
+    return true;
+  }
+
+  #leave(reason: string | null): void {
+    try {
+      this.#tell({ kind: "bye", reason });
+    } catch {
+      // who is gone need not be told
+    }
+  }
+
+  /** Nothing more comes or goes, but what has arrived can be had. */
+  #end(error: RunError): RunError {
+    if (this.#over) return this.#over;
+    this.#over = error;
+    for (const { reject } of this.#senders.splice(0)) reject(error);
+    for (const waiting of this.#receivers.values()) for (const { reject } of waiting) reject(error);
+    this.#receivers.clear();
+    return error;
+  }
+
+  /** The end, for this end too. */
+  #fail(error: RunError): RunError {
+    if (!this.#over) this.#leave(error.message.slice(0, 500));
+    const over = this.#end(error);
+    if (this.#closed) return over;
+    this.#closed = true;
+    this.options.signal?.removeEventListener("abort", this.#abort);
+    this.#carrier[Symbol.dispose]();
+    this.#channel[Symbol.dispose]();
+    return over;
+  }
+}
+
+/** The first of those under a key, which is not kept when it has no more. */
+function shift<T>(lists: Map<string, T[]>, key: string): T | undefined {
+  const list = lists.get(key);
+  const first = list?.shift();
+  if (list?.length === 0) lists.delete(key);
+  return first;
+}
+
+function readNote(message: Uint8Array): Note {
+  const result = v.safeParse(note, decode(message));
+  if (result.success) return result.output;
+  throw new RunError("link.protocol", `it sent what no link says: ${result.issues[0].message}`);
+}
+
+const asRunError = (error: unknown, what: string): RunError =>
+  error instanceof RunError
+    ? new RunError(error.code, `${what}: ${error.message}`, error.hint, { cause: error })
+    : new RunError("link.failed", `${what}: ${textOf(error)}`, undefined, { cause: error });

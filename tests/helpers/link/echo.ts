@@ -1,0 +1,55 @@
+// A neighbour for tests: opens its end of a link and does as it is told there.
+//
+// "echo" takes messages in an order of its own within each group of `group`, checks them, and sends each back with every byte
+// turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.
+
+import { Rng } from "../../../src/base/rng.ts";
+import { CpuDevice } from "../../../src/device/cpu.ts";
+import type { LinkKind, Slots } from "../../../src/link/link.ts";
+import { openLink } from "../../../src/link/open.ts";
+import { asNeighbour, bytesAt, contents, same, takeTensor } from "../link.ts";
+
+export type EchoInput = {
+  readonly mode: "echo" | "stuck" | "gone" | "slow";
+  readonly kind: "auto" | LinkKind;
+  readonly room: Slots;
+  readonly sizes: readonly number[];
+  readonly group: number;
+};
+
+if (import.meta.main) {
+  const { input, channel, told, say } = await asNeighbour<EchoInput>();
+  const { mode, kind, room, sizes, group } = input;
+  using device = new CpuDevice(1);
+  const { link, why } = await openLink({ device, neighbour: "the test", first: false, kind, room, channel, wire: null });
+  say({ why });
+  const tensor = takeTensor(device, room.slotBytes);
+  if (mode === "stuck") await told();
+  const rng = new Rng(5);
+  for (let from = 0; mode === "echo" && from < sizes.length; from += group) {
+    const order = Array.from({ length: Math.min(group, sizes.length - from) }, (_, i) => from + i);
+    rng.shuffle(order);
+    for (const message of order) {
+      const size = sizes[message]!;
+      const into = tensor(size);
+      bytesAt(into).fill(0);
+      await link.receive(`there.${message}`, into);
+      if (!same(bytesAt(into), contents(message, size))) throw new Error(`message ${message} of ${size} bytes came wrong`);
+      bytesAt(into).reverse();
+      await link.send(`back.${message}`, into);
+      bytesAt(into).fill(1); // it may be overwritten
+    }
+  }
+  if (mode === "gone") {
+    for (const message of [0, 1]) await link.receive(`there.${message}`, tensor(sizes[message]!));
+    process.kill(process.pid, "SIGKILL");
+  }
+  if (mode === "slow")
+    for (const message of sizes.keys()) {
+      await Bun.sleep(5);
+      await link.receive(`there.${message}`, tensor(sizes[message]!));
+    }
+  link[Symbol.dispose]();
+  say({ done: true });
+  process.disconnect!();
+}
