@@ -14,7 +14,6 @@ export const libc = {
   munmap: { args: [P, L], returns: I },
   /** out int[2]: the end to read from, the end to write to; flags */
   pipe2: { args: [P, I], returns: I },
-  memcpy: { args: [P, P, L], returns: P },
   __errno_location: { args: [], returns: P },
 } as const;
 

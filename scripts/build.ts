@@ -47,7 +47,8 @@ function stageAssets(folder: string, names: readonly string[]): void {
 async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
-    entrypoints: [join(ROOT, "src", "main.ts"), join(ROOT, "src", "bus", "pulse.ts")], // a thread's code is a program of its own
+    // A thread's code is a program of its own.
+    entrypoints: ["main.ts", "bus/pulse.ts", "link/courier.ts"].map((file) => join(ROOT, "src", file)),
     root: ROOT,
     minify: true,
     sourcemap: "linked", // embedded, so that the stack of a bug names our lines

@@ -65,13 +65,8 @@ function map(c: Libc, fd: number, file: OpenFile, bytes: number): SharedMemory {
   return { address, bytes, file, seal, [Symbol.dispose]: dispose };
 }
 
-/** Copies within host memory, shared or not. */
-export function hostCopier(): (to: number, from: number, bytes: number) => void {
-  const { memcpy } = open();
-  return (to, from, bytes) => {
-    if (bytes > 0) memcpy(to, from, bytes);
-  };
-}
+/** A window on host memory; it must not be used once the memory is gone. */
+export const hostBytes = (address: number, bytes: number): Uint8Array => new Uint8Array(hostView(address, bytes));
 
 /** The end of a pipe from which this process reads. */
 export type PipeReader = Disposable & {

@@ -48,15 +48,3 @@ export function channelPair(): readonly [Channel, Channel] {
   });
   return [end(queues[0], queues[1]), end(queues[1], queues[0])];
 }
-
-/** Pieces of raw bytes to the neighbour and from it over the bus, which may lose them when its connection is lost. */
-export interface Wire extends Disposable {
-  /** Most bytes of a piece. */
-  readonly maxBytes: number;
-  /** The bytes may not be changed until `flush` has resolved. */
-  publish(piece: Uint8Array): void;
-  /** Resolves when all that was published is on its way; throws a RunError while there is no connection. */
-  flush(): Promise<void>;
-  /** Calls `handle` with each piece, which must not keep it, and `back` when the connection was lost and is there again. Once. */
-  listen(handle: (piece: Uint8Array) => void, back: () => void): void;
-}

@@ -2,28 +2,30 @@
 
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
+import type { Address } from "../bus/address.ts";
 import { decode, encode } from "../bus/codec.ts";
 import type { Device } from "../device/device.ts";
 import { sharingDomain } from "../device/shared.ts";
-import type { Channel, Wire } from "./channel.ts";
+import type { Channel } from "./channel.ts";
 import { choose, describe, type Offer } from "./choose.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
+import { openNats } from "./nats.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
 import { openShm } from "./shm.ts";
 import { SlotLink } from "./slots.ts";
 
 export type LinkOptions = {
   readonly device: Device;
-  /** Who is at the other end, for messages: "stage 2". */
-  readonly neighbour: string;
-  /** Whether this end is the earlier stage's. */
-  readonly first: boolean;
+  /** The numbers of this stage and of the one at the other end. */
+  readonly stage: number;
+  readonly neighbour: number;
   readonly kind: "auto" | LinkKind;
   /** Messages that may be under way to this end, and their largest size. */
   readonly room: Slots;
-  /** For the opening, and for what links without a better way have to say. Belongs to the link from now on, as does the wire. */
+  /** For the opening; closed after it. */
   readonly channel: Channel;
-  readonly wire: Wire | null;
+  /** The bus that both are on; null where there is none. */
+  readonly bus: { readonly address: Address; readonly run: string } | null;
   /** Ends the link, whenever; its reason is a RunError. */
   readonly signal?: AbortSignal;
   /** How long the neighbour has for each step of the opening. */
@@ -35,17 +37,14 @@ export type OpenLink = { readonly link: Link; readonly why: string };
 
 const STEP_MS = 30_000;
 
-const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = { shm: openShm };
+const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = { shm: openShm, nats: openNats };
 
 /**
  * Opens this end of a link; the neighbour does the same. Throws a RequestError, `link.kind` or `link.compute`, where what was asked
  * for cannot be, at both ends; a RunError, `link.open`, where it should work and does not.
  */
 export async function openLink(options: LinkOptions): Promise<OpenLink> {
-  const { channel, wire } = options;
-  using whole = new DisposableStack();
-  whole.use(channel);
-  if (wire) whole.use(wire);
+  using _ = options.channel;
   const talk = talkTo(options);
   const offer = offerOf(options);
   const theirs = await talk(offerSchema, offer);
@@ -57,26 +56,27 @@ export async function openLink(options: LinkOptions): Promise<OpenLink> {
       failures.push({ kind, why: opened });
       continue;
     }
-    const { neighbour, signal, room: mine } = options;
+    const { signal, room: mine } = options;
+    const neighbour = `stage ${options.neighbour}`;
     const link = new SlotLink({ kind, neighbour, mine, theirs: theirs.room, signal, ...opened });
     const others = [...failures, ...against.filter((other) => isBetter(other.kind, kind))];
-    if (opened.channel === channel) whole.move(); // its carrier has the wire
     return { link, why: `${kind}: ${why}${others.length > 0 ? ` (${describe(others)})` : ""}` };
   }
-  throw new RunError("link.open", `no link to ${options.neighbour} could be opened: ${describe(failures)}`);
+  throw new RunError("link.open", `no link to stage ${options.neighbour} could be opened: ${describe(failures)}`);
 }
 
 const isBetter = (a: LinkKind, b: LinkKind): boolean => a !== "local" && LINK_KINDS.indexOf(a) < LINK_KINDS.indexOf(b);
 
 /** Takes the three steps with the neighbour; what went wrong, at either end, as a text. */
 async function attempt(kind: LinkKind, options: LinkOptions, theirs: Slots, talk: Talk): Promise<Opened | string> {
-  const { device, first, room: mine, channel, wire, neighbour } = options;
+  const { device, stage, neighbour, room: mine } = options;
+  const bus = options.bus && { ...options.bus, stage, neighbour };
   using stack = new DisposableStack();
   let opening: Opening | null = null;
   let opened: Opened | null = null;
   const steps: readonly ((said: unknown) => unknown)[] = [
     () => {
-      opening = stack.use(OPENERS[kind]!({ device, first, mine, theirs, channel, wire }));
+      opening = stack.use(OPENERS[kind]!({ device, first: stage < neighbour, mine, theirs, bus }));
       return opening.ticket;
     },
     (ticket) => opening!.connect(ticket),
@@ -91,7 +91,7 @@ async function attempt(kind: LinkKind, options: LinkOptions, theirs: Slots, talk
     const answer = await talk(stepSchema, { kind, ...mine });
     if (mine.failure !== null || answer.failure !== null) {
       (opened as Opened | null)?.carrier[Symbol.dispose]();
-      return mine.failure ?? `${neighbour}: ${answer.failure}`;
+      return mine.failure ?? `stage ${neighbour}: ${answer.failure}`;
     }
     said = answer.value;
   }
@@ -116,7 +116,9 @@ function talkTo({ channel, neighbour, signal, stepMs = STEP_MS }: LinkOptions): 
     channel.send(encode(mine));
     const late = new AbortController();
     const timer = setTimeout(() => {
-      late.abort(new RunError("link.open", `${neighbour} has not answered for ${stepMs / 1000} s while a link was opened`));
+      late.abort(
+        new RunError("link.open", `stage ${neighbour} has not answered for ${stepMs / 1000} s while a link was opened`),
+      );
     }, stepMs);
     try {
       const answer = channel.receive();
@@ -133,7 +135,7 @@ const aborted = (signal: AbortSignal): Promise<never> =>
     signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
   });
 
-function offerOf({ device, kind, room, wire }: LinkOptions): Offer {
+function offerOf({ device, kind, room, bus }: LinkOptions): Offer {
   return {
     wanted: kind,
     host: sharingDomain(),
@@ -141,7 +143,7 @@ function offerOf({ device, kind, room, wire }: LinkOptions): Offer {
     gpu: null,
     nccl: null,
     ncclMissing: null,
-    bus: wire !== null,
+    bus: bus !== null,
     room,
   };
 }

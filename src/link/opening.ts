@@ -4,7 +4,8 @@
 import * as v from "valibot";
 import { RunError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
-import type { Channel, Wire } from "./channel.ts";
+import type { Channel } from "./channel.ts";
+import type { BusPair } from "./lane.ts";
 import type { Slots } from "./link.ts";
 import type { Carrier } from "./slots.ts";
 
@@ -15,9 +16,8 @@ export type End = {
   readonly first: boolean;
   readonly mine: Slots;
   readonly theirs: Slots;
-  readonly channel: Channel;
   /** Null where there is no bus. */
-  readonly wire: Wire | null;
+  readonly bus: BusPair | null;
 };
 
 export type Opened = { readonly channel: Channel; readonly carrier: Carrier };

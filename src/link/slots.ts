@@ -22,6 +22,8 @@ export interface Carrier extends Disposable {
   put(slot: number, from: Tensor, announce: () => void): Promise<void>;
   /** Takes a tensor out of one of our slots; resolves when the neighbour may be told to fill it again. */
   take(slot: number, into: Tensor): Promise<void>;
+  /** Comes when the channel is closed and nothing of the above is under way; those that wait fail when it is. */
+  [Symbol.dispose](): void;
 }
 
 const TAG_LENGTH = 256;
@@ -59,6 +61,7 @@ export class SlotLink implements Link {
   readonly #receivers = new Map<string, Waiting<Arrival>[]>();
   readonly #full = new Set<number>(); // of our slots
   #putting = false;
+  #copying = 0; // puts and takes that have begun and not ended
   #over: RunError | null = null; // nothing more comes or goes
   #closed = false;
   readonly #abort = () => this.#fail(this.options.signal?.reason as RunError);
@@ -84,6 +87,7 @@ export class SlotLink implements Link {
     const slot = await this.#turn();
     if (this.#over) throw this.#over; // since then
     let told = false;
+    const release = this.#hold();
     try {
       await this.#carrier.put(slot, tensor, () => {
         told = this.#tell({ kind: "full", slot, tag, bytes });
@@ -92,6 +96,8 @@ export class SlotLink implements Link {
       });
     } catch (error) {
       throw this.#fail(asRunError(error, `sending '${tag}' to ${neighbour} failed`));
+    } finally {
+      release();
     }
     if (!told) throw this.#over;
   }
@@ -106,10 +112,13 @@ export class SlotLink implements Link {
       const sizes = `${arrival.bytes} bytes, and ${bytes} bytes are expected: a tensor of [${into.shape}] ${into.dtype}`;
       throw new RunError("link.size", `${neighbour} sent '${tag}' with ${sizes}`);
     }
+    const release = this.#hold();
     try {
       await this.#carrier.take(arrival.slot, into);
     } catch (error) {
       throw this.#fail(asRunError(error, `receiving '${tag}' from ${neighbour} failed`));
+    } finally {
+      release();
     }
     this.#full.delete(arrival.slot);
     this.#tell({ kind: "empty", slot: arrival.slot });
@@ -191,6 +200,15 @@ export class SlotLink implements Link {
     }
   }
 
+  /** Keeps the carrier until it is released. */
+  #hold(): () => void {
+    this.#copying++;
+    return () => {
+      this.#copying--;
+      if (this.#closed && this.#copying === 0) this.#carrier[Symbol.dispose]();
+    };
+  }
+
   /** False where nobody is there any more. */
   #tell(what: Note): boolean {
     if (this.#over) return false;
@@ -223,8 +241,8 @@ export class SlotLink implements Link {
     if (this.#closed) return over;
     this.#closed = true;
     this.options.signal?.removeEventListener("abort", this.#abort);
-    this.#carrier[Symbol.dispose]();
     this.#channel[Symbol.dispose]();
+    if (this.#copying === 0) this.#carrier[Symbol.dispose]();
     return over;
   }
 }

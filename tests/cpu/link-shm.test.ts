@@ -20,7 +20,7 @@ afterEach(() => device[Symbol.dispose]());
 /** This end of a link to an echo in another process. */
 async function toEcho(input: Omit<EchoInput, "kind">, signal?: AbortSignal) {
   const other = neighbour("echo", { ...input, kind: "auto" });
-  const options = { device, neighbour: "stage 1", first: true, kind: "shm", room: input.room, wire: null } as const;
+  const options = { device, stage: 0, neighbour: 1, kind: "shm", room: input.room, bus: null } as const;
   const { link, why } = await openLink({ ...options, channel: other.channel, ...(signal ? { signal } : {}) });
   return { other, link, why };
 }

@@ -4,7 +4,10 @@
 // turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.
 
 import { Rng } from "../../../src/base/rng.ts";
+import type { Address } from "../../../src/bus/address.ts";
+import { connect } from "../../../src/bus/nats.ts";
 import { CpuDevice } from "../../../src/device/cpu.ts";
+import { busChannel } from "../../../src/link/lane.ts";
 import type { LinkKind, Slots } from "../../../src/link/link.ts";
 import { openLink } from "../../../src/link/open.ts";
 import { asNeighbour, bytesAt, contents, same, takeTensor } from "../link.ts";
@@ -12,6 +15,8 @@ import { asNeighbour, bytesAt, contents, same, takeTensor } from "../link.ts";
 export type EchoInput = {
   readonly mode: "echo" | "stuck" | "gone" | "slow";
   readonly kind: "auto" | LinkKind;
+  /** Where the link is opened over; left out, the IPC with the test. */
+  readonly bus?: { readonly address: Address; readonly run: string };
   readonly room: Slots;
   readonly sizes: readonly number[];
   readonly group: number;
@@ -19,9 +24,11 @@ export type EchoInput = {
 
 if (import.meta.main) {
   const { input, channel, told, say } = await asNeighbour<EchoInput>();
-  const { mode, kind, room, sizes, group } = input;
+  const { mode, kind, room, sizes, group, bus = null } = input;
+  const connection = bus && (await connect(bus.address, "echo"));
+  const control = connection ? busChannel(connection, { run: bus!.run, stage: 1, neighbour: 0 }, "control") : channel;
   using device = new CpuDevice(1);
-  const { link, why } = await openLink({ device, neighbour: "the test", first: false, kind, room, channel, wire: null });
+  const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, room, channel: control, bus });
   say({ why });
   const tensor = takeTensor(device, room.slotBytes);
   if (mode === "stuck") await told();
@@ -51,5 +58,6 @@ if (import.meta.main) {
     }
   link[Symbol.dispose]();
   say({ done: true });
+  await connection?.[Symbol.asyncDispose]();
   process.disconnect!();
 }

@@ -1,0 +1,88 @@
+// The thread that carries a link's messages over the bus, on a connection of its own: so they go and come while the main thread
+// computes, and no neighbour waits for that. Started by nats.ts, with which it shares the memory of the slots.
+
+import { parentPort } from "node:worker_threads";
+import { sleep } from "../base/clock.ts";
+import { MloraError, textOf } from "../base/errors.ts";
+import { connect } from "../bus/nats.ts";
+import { subjectsOf } from "../bus/subjects.ts";
+import { hostBytes } from "../device/shared.ts";
+import { BulkSender, bulkReceiver, PROBE_MS, type Publish, readHead, writeHead } from "./bulk.ts";
+import { type BusPair, busChannel } from "./lane.ts";
+
+/** The address and the size of a slot. */
+export type Place = { readonly address: number; readonly bytes: number };
+
+export type ToCourier =
+  | {
+      readonly type: "start";
+      readonly pair: BusPair;
+      /** A name that no other link of the pair has. */
+      readonly lane: string;
+      /** Where our messages come to, and where those for the neighbour lie. */
+      readonly inbox: readonly Place[];
+      readonly outbox: readonly Place[];
+    }
+  | { readonly type: "note"; readonly note: Uint8Array }
+  | { readonly type: "send"; readonly slot: number; readonly bytes: number }
+  | { readonly type: "close" };
+
+export type FromCourier =
+  | { readonly type: "ready" | "closed" }
+  | { readonly type: "note"; readonly note: Uint8Array }
+  | { readonly type: "arrived"; readonly slot: number }
+  | { readonly type: "over"; readonly code: string; readonly message: string; readonly hint: string | undefined };
+
+/** How long what was sent may take to arrive once the link is closed. */
+const LINGER_MS = 10_000;
+
+const tell = (message: FromCourier): void => parentPort?.postMessage(message);
+
+function fail(error: unknown): void {
+  const { code, hint } = error instanceof MloraError ? error : { code: "link.courier", hint: undefined };
+  tell({ type: "over", code, message: textOf(error), hint });
+}
+
+type Courier = { readonly note: (note: Uint8Array) => void; readonly send: (slot: number, bytes: number) => void };
+let courier: Courier | null = null;
+const open = new AsyncDisposableStack();
+
+parentPort?.on("message", (message: ToCourier) => {
+  if (message.type === "start") void start(message).catch(fail);
+  else if (message.type === "note") courier?.note(message.note);
+  else if (message.type === "send") courier?.send(message.slot, message.bytes);
+  else void open.disposeAsync().finally(() => tell({ type: "closed" }));
+});
+
+async function start({ pair, lane, inbox, outbox }: Extract<ToCourier, { type: "start" }>): Promise<void> {
+  const { address, run, stage, neighbour } = pair;
+  const connection = open.use(await connect(address, `mlora ${run} link ${stage} ${neighbour}`));
+  connection.over.addEventListener("abort", () => fail(connection.over.reason));
+  const subjects = subjectsOf(run);
+  const to = subjects.link(stage, neighbour, `bulk-${lane}`);
+  const from = subjects.link(neighbour, stage, `bulk-${lane}`);
+  const publish: Publish = (head, bytes) => connection.publish(`${to}.${writeHead(head)}`, bytes);
+  const viewOf = ({ address, bytes }: Place) => hostBytes(address, bytes);
+  const views = outbox.map(viewOf);
+  const sender = new BulkSender(connection.maxPayload, publish);
+  const arrived = (slot: number) => tell({ type: "arrived", slot });
+  const take = bulkReceiver({ slots: inbox.map(viewOf), publish, arrived, sender });
+  const subscription = connection.subscribe(`${from}.*`, (bytes, subject) => {
+    const head = readHead(subject.slice(from.length + 1));
+    if (head) take(head, bytes);
+  });
+  open.use(subscription);
+  open.use(connection.watch((state) => state === "back" && sender.ask()));
+  const timer = setInterval(() => sender.look(), PROBE_MS);
+  open.defer(() => clearInterval(timer));
+  const channel = busChannel(connection, pair, `notes-${lane}`);
+  open.defer(() => channel.close());
+  open.defer(() => Promise.race([sender.settled(), sleep(LINGER_MS)]));
+  await connection.flush();
+  courier = {
+    note: (note) => channel.send(note),
+    send: (slot, bytes) => sender.send(slot, views[slot]!.subarray(0, bytes)),
+  };
+  tell({ type: "ready" });
+  for (;;) tell({ type: "note", note: await channel.receive() });
+}
