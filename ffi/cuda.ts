@@ -70,6 +70,34 @@ export const cudaTensorMaps = {
   cuTensorMapEncodeTiled: { args: [P, I, U, P, P, P, P, P, I, I, I, I], returns: I },
 } as const;
 
+const Z = "u64_fast"; // a register that must be filled, so that what follows lies on the stack
+const W = "u64"; // a word of a struct that is passed by value there
+const HANDLE = [W, W, W, W, W, W, W, W] as const;
+
+/** What processes need to reach each other's memory. Handles are structs of 64 bytes, passed by value (x86-64). */
+export const cudaSharing = {
+  /** out 16 bytes, device */
+  cuDeviceGetUuid_v2: { args: [P, I], returns: I },
+  /** out i32, device, the one to be reached */
+  cuDeviceCanAccessPeer: { args: [P, I, I], returns: I },
+  /** out handle, address */
+  cuIpcGetMemHandle: { args: [P, P], returns: I },
+  /** out address, flags; the handle, which comes before the flags in C */
+  cuIpcOpenMemHandle_v2: { args: [P, U, Z, Z, Z, Z, ...HANDLE], returns: I },
+  cuIpcCloseMemHandle: { args: [P], returns: I },
+  /** out handle, event */
+  cuIpcGetEventHandle: { args: [P, P], returns: I },
+  /** out event; the handle */
+  cuIpcOpenEventHandle: { args: [P, Z, Z, Z, Z, Z, ...HANDLE], returns: I },
+} as const;
+
+/** Bytes of a CUipcMemHandle and of a CUipcEventHandle. */
+export const IPC_HANDLE_BYTES = 64;
+/** CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS */
+export const IPC_PEER_ACCESS = 1;
+/** CU_EVENT_INTERPROCESS, which needs CU_EVENT_DISABLE_TIMING */
+export const EVENT_INTERPROCESS = 4;
+
 /** CU_DEVICE_ATTRIBUTE_* */
 export const attribute = {
   MULTIPROCESSOR_COUNT: 16,

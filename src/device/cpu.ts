@@ -19,6 +19,7 @@ export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly compute = "f32";
   readonly rowTile = ROW_TILE;
+  readonly sharing = null;
   readonly paddedRanks = [];
   readonly name: string;
   readonly #host: Host;

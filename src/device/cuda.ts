@@ -3,7 +3,7 @@
 // Nothing is allocated after the arenas and the scratch: launches take what the plan has reserved. The host is never far ahead
 // without need: `idle` and `read` wait by asking, so that timers, signals and messages come through meanwhile.
 
-import { attribute, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
+import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
@@ -11,17 +11,18 @@ import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
-import { Answer, check, type Driver, openDriver } from "./cuda/driver.ts";
+import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
 import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Implementations, Launcher } from "./cuda/launcher.ts";
 import { linearFamily } from "./cuda/linear.ts";
 import type { Choice, Kind } from "./cuda/manifest.ts";
 import { rowFamilies } from "./cuda/rows.ts";
+import { openSharing } from "./cuda/sharing.ts";
 import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import type { Device, Sharing, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 /** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
@@ -44,6 +45,7 @@ export class CudaDevice implements Device, Launcher {
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
+  #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
@@ -181,6 +183,14 @@ export class CudaDevice implements Device, Launcher {
     this.#check("a copy to the GPU", this.#driver.cuMemcpyHtoDAsync_v2(to.ptr, from, bytes, receive.stream));
     receive.beforeMain();
     await receive.settled();
+  }
+
+  get sharing(): Sharing {
+    this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.sides, {
+      allocate: (bytes, why) => this.allocate(bytes, why),
+      release: (ptr) => this.release(ptr),
+    });
+    return this.#sharing;
   }
 
   /** The streams of what leaves and of what arrives, made when first needed. */

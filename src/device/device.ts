@@ -18,6 +18,30 @@ export type Tensor = {
 /** One kernel's time on the device, from the begin of the timeline. */
 export type Span = { readonly kernel: KernelName; readonly startMs: number; readonly ms: number };
 
+/** What a GPU shares with GPUs of other processes. Handles are plain bytes, to be given to the other process. */
+export interface Sharing {
+  /** Which GPU it is. */
+  readonly uuid: string;
+  /** Those whose memory it can copy to. */
+  readonly reaches: readonly string[];
+  /** Takes memory for `slots` messages of `slotBytes` that a neighbour will fill. */
+  openMailbox(slots: number, slotBytes: number): Mailbox;
+}
+
+/** Slots in this GPU's memory that a neighbour fills, and the neighbour's, which we fill. Nothing here waits but what returns a promise. */
+export interface Mailbox extends Disposable {
+  /** Of our slots: the memory, and for each an event of ours that tells when it is empty. */
+  readonly handles: { readonly memory: Uint8Array; readonly emptied: readonly Uint8Array[] };
+  /** Opens the neighbour's slots; gives, for each, an event of ours that tells when it is full. */
+  connect(theirs: Mailbox["handles"], slotBytes: number): readonly Uint8Array[];
+  /** Takes the events that tell when our slots are full. */
+  complete(filled: readonly Uint8Array[]): void;
+  /** Enqueues the copy to a slot of the neighbour's, behind all earlier work; resolves when the tensor may be overwritten. */
+  put(slot: number, from: Tensor): Promise<void>;
+  /** Enqueues the copy out of a slot of ours, before all later work. */
+  take(slot: number, into: Tensor): void;
+}
+
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
   /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
@@ -49,6 +73,8 @@ export interface Device extends Disposable {
   copyOut(to: number, from: Tensor): Promise<void>;
   /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
   copyIn(to: Tensor, from: number): Promise<void>;
+  /** Null on a device whose memory no other process can reach. */
+  readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */

@@ -2,12 +2,13 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import type { Device, Sharing, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 export class NullDevice implements Device {
   readonly kind = "null";
   readonly name = "null";
+  readonly sharing: Sharing | null = null;
   readonly paddedRanks: readonly number[];
   /** Kernels in the order of their launches. */
   readonly launched: KernelName[] = [];

@@ -8,6 +8,7 @@ import type { Device } from "../device/device.ts";
 import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
 import { choose, describe, type Offer } from "./choose.ts";
+import { openIpc } from "./ipc.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
@@ -37,7 +38,7 @@ export type OpenLink = { readonly link: Link; readonly why: string };
 
 const STEP_MS = 30_000;
 
-const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = { shm: openShm, nats: openNats };
+const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = { ipc: openIpc, shm: openShm, nats: openNats };
 
 /**
  * Opens this end of a link; the neighbour does the same. Throws a RequestError, `link.kind` or `link.compute`, where what was asked
@@ -140,7 +141,7 @@ function offerOf({ device, kind, room, bus }: LinkOptions): Offer {
     wanted: kind,
     host: sharingDomain(),
     compute: device.compute,
-    gpu: null,
+    gpu: device.sharing && { uuid: device.sharing.uuid, reaches: device.sharing.reaches },
     nccl: null,
     ncclMissing: null,
     bus: bus !== null,
