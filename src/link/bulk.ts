@@ -13,7 +13,7 @@ export const PROBE_MS = 250;
 
 /** What a piece is, beside its bytes. */
 export type Head =
-  /** The next part of a message, from byte `at` of its slot on, and whether it is the last. */
+  /** A part of a message: what lies from byte `at` of its slot on; the last of those that were sent together. */
   | { readonly kind: "part" | "last"; readonly number: number; readonly slot: number; readonly at: number }
   /** What has arrived? */
   | { readonly kind: "probe"; readonly probe: number }
@@ -26,10 +26,11 @@ const NOTHING = new Uint8Array(0);
 
 /** A part that may be on its way; `probes` were asked before it was sent. */
 type Sent = { readonly head: Head & { readonly number: number }; readonly bytes: Uint8Array; probes: number };
-type Message = { readonly slot: number; readonly bytes: Uint8Array; at: number };
+/** Bytes to be sent, that lie from `at` of their slot on. */
+export type Stretch = { readonly slot: number; readonly at: number; readonly bytes: Uint8Array };
 
 export class BulkSender {
-  readonly #queue: Message[] = [];
+  readonly #queue: (Stretch & { done: number })[] = [];
   readonly #waiting: (() => void)[] = [];
   readonly #chunkBytes: number;
   #sent: Sent[] = []; // in order, not yet confirmed
@@ -47,8 +48,8 @@ export class BulkSender {
   }
 
   /** Sends after all that was sent before; the bytes may not be changed until the slot is free again. */
-  send(slot: number, bytes: Uint8Array): void {
-    this.#queue.push({ slot, bytes, at: 0 });
+  send(stretch: Stretch): void {
+    this.#queue.push({ ...stretch, done: 0 });
     this.#pump();
   }
 
@@ -91,10 +92,11 @@ export class BulkSender {
 
   #pump(): void {
     for (let head = this.#queue[0]; head && this.#onTheWay < WINDOW_BYTES; head = this.#queue[0]) {
-      const { slot, at } = head;
-      const bytes = head.bytes.subarray(at, at + this.#chunkBytes);
-      head.at += bytes.length;
-      const last = head.at === head.bytes.length;
+      const { slot } = head;
+      const at = head.at + head.done;
+      const bytes = head.bytes.subarray(head.done, head.done + this.#chunkBytes);
+      head.done += bytes.length;
+      const last = head.done === head.bytes.length;
       if (last) this.#queue.shift();
       if (this.#sent.length === 0) this.#heard = now();
       const part: Sent = {
@@ -114,8 +116,8 @@ export type ReceiverOptions = {
   /** Our slots, as the sender numbers them. */
   readonly slots: readonly Uint8Array[];
   readonly publish: Publish;
-  /** A message is whole. */
-  readonly arrived: (slot: number) => void;
+  /** What was sent together is there: of this slot all below `end`. */
+  readonly arrived: (slot: number, end: number) => void;
   /** Of the other direction: it gets the answers. */
   readonly sender: BulkSender;
 };
@@ -145,7 +147,7 @@ export function bulkReceiver({ slots, publish, arrived, sender }: ReceiverOption
     if (number !== next || !into || at + bytes.length > into.length) return;
     into.set(bytes, at);
     next++;
-    if (head.kind === "last") arrived(slot);
+    if (head.kind === "last") arrived(slot, at + bytes.length);
   };
 }
 

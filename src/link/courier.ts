@@ -24,13 +24,13 @@ export type ToCourier =
       readonly outbox: readonly Place[];
     }
   | { readonly type: "note"; readonly note: Uint8Array }
-  | { readonly type: "send"; readonly slot: number; readonly bytes: number }
+  | { readonly type: "send"; readonly slot: number; readonly at: number; readonly end: number }
   | { readonly type: "close" };
 
 export type FromCourier =
   | { readonly type: "ready" | "closed" }
   | { readonly type: "note"; readonly note: Uint8Array }
-  | { readonly type: "arrived"; readonly slot: number }
+  | { readonly type: "arrived"; readonly slot: number; readonly end: number }
   | { readonly type: "over"; readonly code: string; readonly message: string; readonly hint: string | undefined };
 
 /** How long what was sent may take to arrive once the link is closed. */
@@ -43,14 +43,14 @@ function fail(error: unknown): void {
   tell({ type: "over", code, message: textOf(error), hint });
 }
 
-type Courier = { readonly note: (note: Uint8Array) => void; readonly send: (slot: number, bytes: number) => void };
+type Courier = { readonly note: (note: Uint8Array) => void; readonly send: (slot: number, at: number, end: number) => void };
 let courier: Courier | null = null;
 const open = new AsyncDisposableStack();
 
 parentPort?.on("message", (message: ToCourier) => {
   if (message.type === "start") void start(message).catch(fail);
   else if (message.type === "note") courier?.note(message.note);
-  else if (message.type === "send") courier?.send(message.slot, message.bytes);
+  else if (message.type === "send") courier?.send(message.slot, message.at, message.end);
   else void open.disposeAsync().finally(() => tell({ type: "closed" }));
 });
 
@@ -65,7 +65,7 @@ async function start({ pair, lane, inbox, outbox }: Extract<ToCourier, { type: "
   const viewOf = ({ address, bytes }: Place) => hostBytes(address, bytes);
   const views = outbox.map(viewOf);
   const sender = new BulkSender(connection.maxPayload, publish);
-  const arrived = (slot: number) => tell({ type: "arrived", slot });
+  const arrived = (slot: number, end: number) => tell({ type: "arrived", slot, end });
   const take = bulkReceiver({ slots: inbox.map(viewOf), publish, arrived, sender });
   const subscription = connection.subscribe(`${from}.*`, (bytes, subject) => {
     const head = readHead(subject.slice(from.length + 1));
@@ -81,7 +81,7 @@ async function start({ pair, lane, inbox, outbox }: Extract<ToCourier, { type: "
   await connection.flush();
   courier = {
     note: (note) => channel.send(note),
-    send: (slot, bytes) => sender.send(slot, views[slot]!.subarray(0, bytes)),
+    send: (slot, at, end) => sender.send({ slot, at, bytes: views[slot]!.subarray(at, end) }),
   };
   tell({ type: "ready" });
   for (;;) tell({ type: "note", note: await channel.receive() });

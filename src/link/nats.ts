@@ -10,8 +10,9 @@ import type { Device } from "../device/device.ts";
 import { createShared } from "../device/shared.ts";
 import { type Channel, Queue } from "./channel.ts";
 import type { FromCourier, Place, ToCourier } from "./courier.ts";
-import { type Slots, tensorBytes } from "./link.ts";
+import type { Slots } from "./link.ts";
 import { checked, type End, type Opening } from "./opening.ts";
+import { piecesOf } from "./pieces.ts";
 import type { Carrier } from "./slots.ts";
 
 /** As bus/heartbeat.ts has it. */
@@ -57,13 +58,19 @@ function carrierOf(
   return {
     async put(slot, from, announce) {
       const { address } = outbox[slot]!;
-      await device.copyOut(address, from);
-      courier.carry(slot, tensorBytes(from));
-      announce();
+      announce(); // the neighbour waits for the bytes
+      for (const { at, end, tensor } of piecesOf(from)) {
+        await device.copyOut(address + at, tensor);
+        courier.carry(slot, at, end);
+      }
     },
     async take(slot, into) {
-      await courier.arrived(slot);
-      await device.copyIn(into, inbox[slot]!.address);
+      const { address } = inbox[slot]!;
+      for (const { at, end, tensor } of piecesOf(into)) {
+        await courier.arrived(slot, end);
+        await device.copyIn(tensor, address + at);
+      }
+      courier.taken(slot);
     },
     [Symbol.dispose]: release,
   };
@@ -71,9 +78,11 @@ function carrierOf(
 
 type Courier = Channel & {
   start(what: Extract<ToCourier, { type: "start" }>): Promise<void>;
-  carry(slot: number, bytes: number): void;
-  /** Resolves when the message that is to come into a slot is there. */
-  arrived(slot: number): Promise<void>;
+  carry(slot: number, at: number, end: number): void;
+  /** Resolves when the bytes below `end` that are to come into a slot are there. */
+  arrived(slot: number, end: number): Promise<void>;
+  /** What comes next into a slot is another message. */
+  taken(slot: number): void;
   /** Resolves when the thread has ended, some time after the courier was disposed of. */
   readonly exited: Promise<void>;
 };
@@ -84,24 +93,28 @@ function startCourier(): Courier {
   const ready = Promise.withResolvers<void>();
   ready.promise.catch(() => undefined); // it may fail when nobody waits
   const notes = new Queue<Uint8Array>();
-  const arrivals = new Map<number, Queue<null>>();
+  const there = new Map<number, number>(); // by slot, the bytes that have come
+  const waiting = new Map<number, { readonly end: number; resolve: () => void; reject: (error: Error) => void }>();
   let closed = false;
-  const arrivalsOf = (slot: number): Queue<null> => {
-    const found = arrivals.get(slot) ?? new Queue<null>();
-    arrivals.set(slot, found);
-    return found;
-  };
   let over: Error | null = null;
   const end = (error: Error): void => {
     over ??= error;
     ready.reject(over);
     notes.end(over);
-    for (const queue of arrivals.values()) queue.end(over);
+    for (const { reject } of waiting.values()) reject(over);
+    waiting.clear();
+  };
+  const arrive = (slot: number, end: number): void => {
+    there.set(slot, end);
+    const who = waiting.get(slot);
+    if (!who || who.end > end) return;
+    waiting.delete(slot);
+    who.resolve();
   };
   thread.on("message", (message: FromCourier) => {
     if (message.type === "ready") ready.resolve();
     else if (message.type === "note") notes.push(message.note);
-    else if (message.type === "arrived") arrivalsOf(message.slot).push(null);
+    else if (message.type === "arrived") arrive(message.slot, message.end);
     else if (message.type === "over") end(new RunError(message.code, message.message, message.hint));
     else void thread.terminate();
   });
@@ -112,11 +125,13 @@ function startCourier(): Courier {
       say(what);
       return ready.promise;
     },
-    carry: (slot, bytes) => say({ type: "send", slot, bytes }),
-    async arrived(slot) {
-      if (over) throw over;
-      await arrivalsOf(slot).next();
+    carry: (slot, at, end) => say({ type: "send", slot, at, end }),
+    arrived(slot, end) {
+      if (over) return Promise.reject(over);
+      if ((there.get(slot) ?? 0) >= end) return Promise.resolve();
+      return new Promise((resolve, reject) => waiting.set(slot, { end, resolve, reject }));
     },
+    taken: (slot) => void there.delete(slot),
     send: (note) => say({ type: "note", note }),
     receive: () => notes.next(),
     exited,

@@ -4,11 +4,13 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import type { Address } from "../bus/address.ts";
 import { decode, encode } from "../bus/codec.ts";
+import type { Connection } from "../bus/nats.ts";
 import type { Device } from "../device/device.ts";
 import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
 import { choose, describe, type Offer } from "./choose.ts";
 import { openIpc } from "./ipc.ts";
+import { busChannel } from "./lane.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
@@ -65,6 +67,17 @@ export async function openLink(options: LinkOptions): Promise<OpenLink> {
   }
   throw new RunError("link.open", `no link to stage ${options.neighbour} could be opened: ${describe(failures)}`);
 }
+
+/** The same, where both ends are on a bus: what they need to agree goes over it. */
+export const openLinkOver = (
+  connection: Connection,
+  run: string,
+  options: Omit<LinkOptions, "channel" | "bus">,
+): Promise<OpenLink> => {
+  const { stage, neighbour } = options;
+  const channel = busChannel(connection, { run, stage, neighbour }, "control");
+  return openLink({ ...options, channel, bus: { address: connection.address, run } });
+};
 
 const isBetter = (a: LinkKind, b: LinkKind): boolean => a !== "local" && LINK_KINDS.indexOf(a) < LINK_KINDS.indexOf(b);
 

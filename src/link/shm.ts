@@ -2,13 +2,17 @@
 // the memory is pinned, so that they copy by themselves.
 
 import * as v from "valibot";
-import { alignUp } from "../base/shape.ts";
-import { createShared, openShared, type SharedMemory } from "../device/shared.ts";
+import { RunError } from "../base/errors.ts";
+import { alignUp, range } from "../base/shape.ts";
+import type { Device } from "../device/device.ts";
+import { createShared, hostBytes, openShared, type SharedMemory } from "../device/shared.ts";
 import type { Slots } from "./link.ts";
 import { checked, type End, type Opening, openFileSchema } from "./opening.ts";
+import { piecesOf } from "./pieces.ts";
 import { openPipes } from "./pipes.ts";
+import type { Carrier } from "./slots.ts";
 
-/** Slots begin at a page. */
+/** Slots begin at a page, and are below 4 GiB. */
 const ALIGN = 4096;
 
 const ticketSchema = v.strictObject({ memory: openFileSchema, pipe: openFileSchema });
@@ -33,15 +37,7 @@ export function openShm({ device, mine, theirs }: End): Opening {
       inbox.seal();
       channel!.seal();
       const kept = stack.move(); // the pipe among them: the channel closes it, and once more is no harm
-      const [from, to] = [inbox.address, outbox!.address];
-      const carrier = {
-        async put(slot: number, tensor: Parameters<typeof device.copyOut>[1], announce: () => void) {
-          await device.copyOut(to + slot * strideOf(theirs), tensor);
-          announce();
-        },
-        take: (slot: number, into: Parameters<typeof device.copyIn>[0]) => device.copyIn(into, from + slot * strideOf(mine)),
-        [Symbol.dispose]: () => kept.dispose(),
-      };
+      const carrier = carrierOf(device, placesIn(inbox, mine), placesIn(outbox!, theirs), () => kept.dispose());
       return { channel: channel!, carrier };
     },
     [Symbol.dispose]: () => {
@@ -51,5 +47,42 @@ export function openShm({ device, mine, theirs }: End): Opening {
   };
 }
 
+/** Where the slots begin, and of each how many bytes have been put there: the sender says so, the receiver looks. */
+type Places = { readonly progress: Uint32Array; readonly addresses: readonly number[] };
+
+function carrierOf(device: Device, inbox: Places, outbox: Places, release: () => void): Carrier {
+  let over = false;
+  return {
+    async put(slot, from, announce) {
+      Atomics.store(outbox.progress, slot, 0);
+      for (const { at, end, tensor } of piecesOf(from)) {
+        await device.copyOut(outbox.addresses[slot]! + at, tensor);
+        Atomics.store(outbox.progress, slot, end);
+        if (at === 0) announce(); // the neighbour has something to begin with
+      }
+    },
+    async take(slot, into) {
+      for (const { at, end, tensor } of piecesOf(into)) {
+        while (Atomics.load(inbox.progress, slot) < end) {
+          if (over) throw new RunError("link.closed", "it ended in the middle of a message");
+          await new Promise((resolve) => setImmediate(resolve)); // the neighbour is at it: a matter of microseconds
+        }
+        await device.copyIn(tensor, inbox.addresses[slot]! + at);
+      }
+    },
+    stop() {
+      over = true;
+    },
+    [Symbol.dispose]: release,
+  };
+}
+
+/** A page with the progress of each slot, then the slots. */
+function placesIn({ address }: SharedMemory, room: Slots): Places {
+  const addresses = range(room.slots).map((slot) => address + headerOf(room) + slot * strideOf(room));
+  return { progress: new Uint32Array(hostBytes(address, 4 * room.slots).buffer), addresses };
+}
+
 const strideOf = ({ slotBytes }: Slots): number => alignUp(slotBytes, ALIGN);
-const bytesOf = (room: Slots): number => room.slots * strideOf(room);
+const headerOf = ({ slots }: Slots): number => alignUp(4 * slots, ALIGN);
+const bytesOf = (room: Slots): number => headerOf(room) + room.slots * strideOf(room);

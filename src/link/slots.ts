@@ -22,6 +22,8 @@ export interface Carrier extends Disposable {
   put(slot: number, from: Tensor, announce: () => void): Promise<void>;
   /** Takes a tensor out of one of our slots; resolves when the neighbour may be told to fill it again. */
   take(slot: number, into: Tensor): Promise<void>;
+  /** The link is over: what waits for the neighbour shall fail. */
+  stop?(): void;
   /** Comes when the channel is closed and nothing of the above is under way; those that wait fail when it is. */
   [Symbol.dispose](): void;
 }
@@ -242,6 +244,7 @@ export class SlotLink implements Link {
     this.#closed = true;
     this.options.signal?.removeEventListener("abort", this.#abort);
     this.#channel[Symbol.dispose]();
+    this.#carrier.stop?.();
     if (this.#copying === 0) this.#carrier[Symbol.dispose]();
     return over;
   }
