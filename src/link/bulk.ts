@@ -159,12 +159,11 @@ export const writeHead = (head: Head): string => {
 };
 
 export function readHead(token: string): Head | null {
-  const [kind, ...texts] = token.split("-");
-  const numbers = texts.map(Number);
-  if (!numbers.every((value) => Number.isSafeInteger(value) && value >= 0)) return null;
+  const [, kind, texts = ""] = /^([a-z]+)((?:-\d{1,15})+)$/.exec(token) ?? [];
+  const numbers = texts.slice(1).split("-").map(Number);
   const [a = 0, b = 0, c = 0] = numbers;
-  if (kind === "probe") return { kind, probe: a };
-  if (kind === "answer") return { kind, number: a, probe: b };
-  if (kind === "part" || kind === "last") return { kind, number: a, slot: b, at: c };
+  if (kind === "probe" && numbers.length === 1) return { kind, probe: a };
+  if (kind === "answer" && numbers.length === 2) return { kind, number: a, probe: b };
+  if ((kind === "part" || kind === "last") && numbers.length === 3) return { kind, number: a, slot: b, at: c };
   return null;
 }
