@@ -186,7 +186,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   get sharing(): Sharing {
-    this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.sides, {
+    this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.#stream, this.sides, {
       allocate: (bytes, why) => this.allocate(bytes, why),
       release: (ptr) => this.release(ptr),
     });

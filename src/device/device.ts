@@ -24,8 +24,28 @@ export interface Sharing {
   readonly uuid: string;
   /** Those whose memory it can copy to. */
   readonly reaches: readonly string[];
+  /** NCCL's version, as 22803 is 2.28.3; null where there is none, with the reason. */
+  readonly nccl: { readonly version: number | null; readonly missing: string | null };
   /** Takes memory for `slots` messages of `slotBytes` that a neighbour will fill. */
   openMailbox(slots: number, slotBytes: number): Mailbox;
+  /** The same for messages by NCCL; `first` is one of the two ends. */
+  openExchange(first: boolean, slots: number, slotBytes: number): Exchange;
+}
+
+/** Slots that messages come to by NCCL. Nothing here waits but `connect` and what returns a promise. */
+export interface Exchange extends Disposable {
+  /** Of the first end: what both connect by. */
+  readonly ids: Uint8Array | null;
+  /** Waits, with the whole process, until the neighbour has called it too. */
+  connect(ids: Uint8Array): void;
+  /** Enqueues the sending, behind all earlier work; resolves when the tensor may be overwritten. */
+  put(from: Tensor): Promise<void>;
+  /** Enqueues the arrival of the neighbour's next message in a slot. */
+  expect(slot: number, bytes: number): void;
+  /** Enqueues the copy out of a slot, before all later work. */
+  take(slot: number, into: Tensor): void;
+  /** Ends what is under way, also what would never end. */
+  stop(): void;
 }
 
 /** Slots in this GPU's memory that a neighbour fills, and the neighbour's, which we fill. Nothing here waits but what returns a promise. */

@@ -13,6 +13,7 @@ import { openIpc } from "./ipc.ts";
 import { busChannel } from "./lane.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
+import { openNccl } from "./nccl.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
 import { openShm } from "./shm.ts";
 import { SlotLink } from "./slots.ts";
@@ -25,7 +26,7 @@ export type LinkOptions = {
   readonly kind: "auto" | LinkKind;
   /** Messages that may be under way to this end, and their largest size. */
   readonly room: Slots;
-  /** For the opening; closed after it. */
+  /** For the opening, and for NCCL's link; belongs to the link. */
   readonly channel: Channel;
   /** The bus that both are on; null where there is none. */
   readonly bus: { readonly address: Address; readonly run: string } | null;
@@ -40,14 +41,20 @@ export type OpenLink = { readonly link: Link; readonly why: string };
 
 const STEP_MS = 30_000;
 
-const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = { ipc: openIpc, shm: openShm, nats: openNats };
+const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = {
+  ipc: openIpc,
+  nccl: openNccl,
+  shm: openShm,
+  nats: openNats,
+};
 
 /**
  * Opens this end of a link; the neighbour does the same. Throws a RequestError, `link.kind` or `link.compute`, where what was asked
  * for cannot be, at both ends; a RunError, `link.open`, where it should work and does not.
  */
 export async function openLink(options: LinkOptions): Promise<OpenLink> {
-  using _ = options.channel;
+  using control = new DisposableStack();
+  control.use(options.channel);
   const talk = talkTo(options);
   const offer = offerOf(options);
   const theirs = await talk(offerSchema, offer);
@@ -63,6 +70,7 @@ export async function openLink(options: LinkOptions): Promise<OpenLink> {
     const neighbour = `stage ${options.neighbour}`;
     const link = new SlotLink({ kind, neighbour, mine, theirs: theirs.room, signal, ...opened });
     const others = [...failures, ...against.filter((other) => isBetter(other.kind, kind))];
+    if (opened.channel === options.channel) control.move(); // it is the link's
     return { link, why: `${kind}: ${why}${others.length > 0 ? ` (${describe(others)})` : ""}` };
   }
   throw new RunError("link.open", `no link to stage ${options.neighbour} could be opened: ${describe(failures)}`);
@@ -90,7 +98,7 @@ async function attempt(kind: LinkKind, options: LinkOptions, theirs: Slots, talk
   let opened: Opened | null = null;
   const steps: readonly ((said: unknown) => unknown)[] = [
     () => {
-      opening = stack.use(OPENERS[kind]!({ device, first: stage < neighbour, mine, theirs, bus }));
+      opening = stack.use(OPENERS[kind]!({ device, first: stage < neighbour, mine, theirs, control: options.channel, bus }));
       return opening.ticket;
     },
     (ticket) => opening!.connect(ticket),
@@ -155,8 +163,8 @@ function offerOf({ device, kind, room, bus }: LinkOptions): Offer {
     host: sharingDomain(),
     compute: device.compute,
     gpu: device.sharing && { uuid: device.sharing.uuid, reaches: device.sharing.reaches },
-    nccl: null,
-    ncclMissing: null,
+    nccl: device.sharing?.nccl.version ?? null,
+    ncclMissing: device.sharing?.nccl.missing ?? null,
     bus: bus !== null,
     room,
   };

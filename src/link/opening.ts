@@ -16,6 +16,8 @@ export type End = {
   readonly first: boolean;
   readonly mine: Slots;
   readonly theirs: Slots;
+  /** On which the opening goes; a link that has none of its own may keep it. */
+  readonly control: Channel;
   /** Null where there is no bus. */
   readonly bus: BusPair | null;
 };

@@ -20,6 +20,8 @@ export interface Carrier extends Disposable {
    * when the tensor may be overwritten. The next `put` comes after `announce`.
    */
   put(slot: number, from: Tensor, announce: () => void): Promise<void>;
+  /** A message is on its way into one of our slots; called in the order in which they were sent. */
+  expect?(slot: number, bytes: number): void;
   /** Takes a tensor out of one of our slots; resolves when the neighbour may be told to fill it again. */
   take(slot: number, into: Tensor): Promise<void>;
   /** The link is over: what waits for the neighbour shall fail. */
@@ -192,6 +194,7 @@ export class SlotLink implements Link {
       if (slot >= mine.slots || this.#full.has(slot) || bytes > mine.slotBytes)
         throw new RunError("link.protocol", `it put ${bytes} bytes into slot ${slot}, which is not free for them`);
       this.#full.add(slot);
+      this.#carrier.expect?.(slot, bytes);
       this.#deliver(tag, { slot, bytes }, "last");
     } else {
       const { slot } = heard;

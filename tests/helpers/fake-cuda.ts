@@ -155,7 +155,7 @@ export class FakeGpu extends NullDevice {
     this.#main = world.stream();
     this.#sides = sideStreams(driver, this.#main);
     const memory = { allocate: (bytes: number) => world.allocate(bytes), release: (ptr: number) => world.release(ptr) };
-    this.sharing = openSharing(driver, driver, 0, this.#sides, memory);
+    this.sharing = openSharing(driver, driver, 0, this.#main, this.#sides, memory);
   }
 
   /** A tensor of bytes in its memory. */

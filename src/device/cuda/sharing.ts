@@ -12,6 +12,7 @@ import { invariant } from "../../base/errors.ts";
 import { alignUp, range, sizeOf } from "../../base/shape.ts";
 import type { Mailbox, Sharing, Tensor } from "../device.ts";
 import { Answer, check, type Driver } from "./driver.ts";
+import { NcclExchange, ncclHere } from "./nccl.ts";
 import type { SideStream } from "./streams.ts";
 
 export type SharingDriver = Functions<typeof cudaSharing>;
@@ -23,7 +24,15 @@ const ALIGN = 512;
 /** Whole pages of a GPU: smaller allocations share one, and would share it with the neighbour. */
 const PAGE = 2 ** 21;
 
-export function openSharing(driver: Driver, ipc: SharingDriver, device: number, sides: Sides, memory: Memory): Sharing {
+/** `device` is the driver's number of this GPU, `main` the stream of its kernels. */
+export function openSharing(
+  driver: Driver,
+  ipc: SharingDriver,
+  device: number,
+  main: number,
+  sides: Sides,
+  memory: Memory,
+): Sharing {
   const out = new Answer();
   check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(out.ptr));
   const reaches = range(out.i32).flatMap((ordinal) => {
@@ -36,6 +45,8 @@ export function openSharing(driver: Driver, ipc: SharingDriver, device: number, 
   return {
     uuid: uuidOf(driver, ipc, device),
     reaches,
+    nccl: ncclHere(),
+    openExchange: (first, slots, slotBytes) => new NcclExchange(driver, main, sides.receive, memory, first, slots, slotBytes),
     openMailbox: (slots, slotBytes) => new CudaMailbox(driver, ipc, sides, memory, slots, slotBytes),
   };
 }

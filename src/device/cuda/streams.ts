@@ -28,7 +28,7 @@ export class SideStream implements Disposable {
   ) {
     check(driver, "cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
     this.stream = this.#out.number;
-    this.#order = this.#event();
+    this.#order = this.newEvent();
   }
 
   /** What is enqueued here from now on comes after what the main stream has now. */
@@ -53,7 +53,7 @@ export class SideStream implements Disposable {
 
   /** Resolves when what this stream has now is done; throws what went wrong on the GPU. */
   async settled(): Promise<void> {
-    const event = this.#idle.pop() ?? this.#event();
+    const event = this.#idle.pop() ?? this.newEvent();
     this.record(event);
     const status = await until(() => (this.#closed ? result.SUCCESS : this.driver.cuEventQuery(event)));
     check(this.driver, "a copy between stages", status);
@@ -75,7 +75,8 @@ export class SideStream implements Disposable {
     this.driver.cuStreamDestroy_v2(this.stream);
   }
 
-  #event(): number {
+  /** An event of this process alone; whose it is destroys it. */
+  newEvent(): number {
     check(this.driver, "cuEventCreate", this.driver.cuEventCreate(this.#out.ptr, EVENT_NO_TIMING));
     return this.#out.number;
   }
