@@ -2,24 +2,28 @@
 //
 // "echo" takes messages in an order of its own within each group of `group`, checks them, and sends each back with every byte
 // turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.
+// "slow" takes all, slowly. "sink" takes all as fast as it can, and says when it has.
 
 import { Rng } from "../../../src/base/rng.ts";
 import type { Address } from "../../../src/bus/address.ts";
 import { connect } from "../../../src/bus/nats.ts";
 import { CpuDevice } from "../../../src/device/cpu.ts";
+import { CudaDevice } from "../../../src/device/cuda.ts";
 import { busChannel } from "../../../src/link/lane.ts";
 import type { LinkKind, Slots } from "../../../src/link/link.ts";
 import { openLink } from "../../../src/link/open.ts";
-import { asNeighbour, bytesAt, contents, same, takeTensor } from "../link.ts";
+import { asNeighbour, contents, same, takeTensor } from "../link.ts";
 
 export type EchoInput = {
-  readonly mode: "echo" | "stuck" | "gone" | "slow";
+  readonly mode: "echo" | "stuck" | "gone" | "slow" | "sink";
   readonly kind: "auto" | LinkKind;
   /** Where the link is opened over; left out, the IPC with the test. */
   readonly bus?: { readonly address: Address; readonly run: string };
   readonly room: Slots;
   readonly sizes: readonly number[];
   readonly group: number;
+  /** On the first GPU; left out, on the cpu device. */
+  readonly cuda?: boolean;
 };
 
 if (import.meta.main) {
@@ -27,7 +31,7 @@ if (import.meta.main) {
   const { mode, kind, room, sizes, group, bus = null } = input;
   const connection = bus && (await connect(bus.address, "echo"));
   const control = connection ? busChannel(connection, { run: bus!.run, stage: 1, neighbour: 0 }, "control") : channel;
-  using device = new CpuDevice(1);
+  using device = input.cuda ? new CudaDevice("bf16") : new CpuDevice(1);
   const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, room, channel: control, bus });
   say({ why });
   const tensor = takeTensor(device, room.slotBytes);
@@ -39,12 +43,13 @@ if (import.meta.main) {
     for (const message of order) {
       const size = sizes[message]!;
       const into = tensor(size);
-      bytesAt(into).fill(0);
+      device.zero(into);
       await link.receive(`there.${message}`, into);
-      if (!same(bytesAt(into), contents(message, size))) throw new Error(`message ${message} of ${size} bytes came wrong`);
-      bytesAt(into).reverse();
+      const bytes = await device.read(into);
+      if (!same(bytes, contents(message, size))) throw new Error(`message ${message} of ${size} bytes came wrong`);
+      device.write(into, bytes.reverse());
       await link.send(`back.${message}`, into);
-      bytesAt(into).fill(1); // it may be overwritten
+      device.zero(into); // it may be overwritten
     }
   }
   if (mode === "gone") {
@@ -56,6 +61,11 @@ if (import.meta.main) {
       await Bun.sleep(5);
       await link.receive(`there.${message}`, tensor(sizes[message]!));
     }
+  if (mode === "sink") {
+    for (const size of sizes) await link.receive("sink", tensor(size));
+    await device.idle();
+    await link.send("got", tensor(1));
+  }
   link[Symbol.dispose]();
   say({ done: true });
   await connection?.[Symbol.asyncDispose]();
