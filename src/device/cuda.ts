@@ -189,6 +189,10 @@ export class CudaDevice implements Device, Launcher {
     this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.#stream, this.sides, {
       allocate: (bytes, why) => this.allocate(bytes, why),
       release: (ptr) => this.release(ptr),
+      blockOf: (ptr) => {
+        for (const [base, bytes] of this.#blocks) if (ptr >= base && ptr < base + bytes) return base;
+        throw new Error(`address ${ptr} is in no block of this device`);
+      },
     });
     return this.#sharing;
   }

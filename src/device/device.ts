@@ -51,16 +51,34 @@ export interface Exchange extends Disposable {
 /** Slots in this GPU's memory that a neighbour fills, and the neighbour's, which we fill. Nothing here waits but what returns a promise. */
 export interface Mailbox extends Disposable {
   /** Of our slots: the memory, and for each an event of ours that tells when it is empty. */
-  readonly handles: { readonly memory: Uint8Array; readonly emptied: readonly Uint8Array[] };
+  readonly handles: {
+    readonly memory: Uint8Array;
+    readonly emptied: readonly Uint8Array[];
+    /** Events that tell when a tensor that is offered may be filled. */
+    readonly ready: readonly Uint8Array[];
+  };
   /** Opens the neighbour's slots; gives, for each, an event of ours that tells when it is full. */
   connect(theirs: Mailbox["handles"], slotBytes: number): readonly Uint8Array[];
   /** Takes the events that tell when our slots are full. */
   complete(filled: readonly Uint8Array[]): void;
-  /** Enqueues the copy to a slot of the neighbour's, behind all earlier work; resolves when the tensor may be overwritten. */
-  put(slot: number, from: Tensor): Promise<void>;
-  /** Enqueues the copy out of a slot of ours, before all later work. */
-  take(slot: number, into: Tensor): void;
+  /**
+   * Lets the neighbour fill a tensor once all earlier work is done, so that nothing need be copied out of a slot; null where too many
+   * are offered already. What is returned is for the neighbour's `put`.
+   */
+  offer(into: Tensor): Offered | null;
+  /**
+   * Enqueues the copy to a slot of the neighbour's, or to what it has offered, behind all earlier work; resolves when the tensor may be
+   * overwritten.
+   */
+  put(slot: number, from: Tensor, to: Offered | null): Promise<void>;
+  /** Enqueues the copy out of a slot of ours, before all later work; where the neighbour has filled `into` itself, only waits. */
+  take(slot: number, into: Tensor, filled: boolean): void;
+  /** What was offered has been answered: filled, or by a slot. */
+  settle(offered: Offered): void;
 }
+
+/** A tensor in a process's memory: the block that it lies in, where there, and the event to wait for, by its number. */
+export type Offered = { readonly block: Uint8Array; readonly from: number; readonly ready: number };
 
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";

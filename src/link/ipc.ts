@@ -3,8 +3,10 @@
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
+import type { Offered } from "../device/device.ts";
 import { checked, type End, type Opening, openFileSchema } from "./opening.ts";
 import { openPipes, type PipeChannel } from "./pipes.ts";
+import type { Carrier } from "./slots.ts";
 
 const HANDLE_BYTES = 64;
 
@@ -13,7 +15,9 @@ const handle = v.pipe(
   v.check((bytes) => bytes.length === HANDLE_BYTES, `Expected ${HANDLE_BYTES} bytes`),
 );
 const handles = v.array(handle);
-const ticketSchema = v.strictObject({ memory: handle, emptied: handles, pipe: openFileSchema });
+const ticketSchema = v.strictObject({ memory: handle, emptied: handles, ready: handles, pipe: openFileSchema });
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const offeredSchema = v.strictObject({ block: handle, from: count, ready: count });
 
 export function openIpc({ device, mine, theirs }: End): Opening {
   invariant(device.sharing, "a link between GPUs for a device that is none");
@@ -34,14 +38,16 @@ export function openIpc({ device, mine, theirs }: End): Opening {
       mailbox.complete(checked(handles, filled));
       channel!.seal();
       const kept = stack.move();
-      const carrier = {
-        put(slot: number, from: Parameters<typeof mailbox.put>[1], announce: () => void) {
-          const done = mailbox.put(slot, from);
+      const carrier: Carrier = {
+        offer: (into) => mailbox.offer(into),
+        settle: (offered) => mailbox.settle(offered as Offered),
+        put(slot, from, announce, offered) {
+          const done = mailbox.put(slot, from, offered === null ? null : checked(offeredSchema, offered));
           announce(); // the copy and its event are enqueued: what the neighbour enqueues from now on may wait for it
           return done;
         },
-        async take(slot: number, into: Parameters<typeof mailbox.take>[1]) {
-          mailbox.take(slot, into);
+        async take(slot, into, filled) {
+          mailbox.take(slot, into, filled);
         },
         [Symbol.dispose]: () => kept.dispose(),
       };

@@ -17,13 +17,21 @@ import { type Link, type LinkKind, type Slots, tensorBytes } from "./link.ts";
 export interface Carrier extends Disposable {
   /**
    * Puts a tensor into a slot of the neighbour's. Calls `announce` once, when the neighbour may be told to take it, and resolves
-   * when the tensor may be overwritten. The next `put` comes after `announce`.
+   * when the tensor may be overwritten. The next `put` comes after `announce`. Where the neighbour's carrier has offered the tensor
+   * that waits for this one, it is put there, and the slot stands for it.
    */
-  put(slot: number, from: Tensor, announce: () => void): Promise<void>;
+  put(slot: number, from: Tensor, announce: () => void, offered: unknown): Promise<void>;
+  /** Lets the neighbour fill `into` itself, where that can be: plain data for its `put`. */
+  offer?(into: Tensor): unknown;
+  /** What was offered has been answered, there or by a slot. */
+  settle?(offered: unknown): void;
   /** A message is on its way into one of our slots; called in the order in which they were sent. */
   expect?(slot: number, bytes: number): void;
-  /** Takes a tensor out of one of our slots; resolves when the neighbour may be told to fill it again. */
-  take(slot: number, into: Tensor): Promise<void>;
+  /**
+   * Takes a tensor out of one of our slots, or the neighbour has `filled` it itself; resolves when the neighbour may be told to fill
+   * the slot again.
+   */
+  take(slot: number, into: Tensor, filled: boolean): Promise<void>;
   /** The link is over: what waits for the neighbour shall fail. */
   stop?(): void;
   /** Comes when the channel is closed and nothing of the above is under way; those that wait fail when it is. */
@@ -32,14 +40,18 @@ export interface Carrier extends Disposable {
 
 const TAG_LENGTH = 256;
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const tag = v.pipe(v.string(), v.maxLength(TAG_LENGTH));
 const note = v.variant("kind", [
-  v.strictObject({ kind: v.literal("full"), slot: count, tag: v.pipe(v.string(), v.maxLength(TAG_LENGTH)), bytes: count }),
+  v.strictObject({ kind: v.literal("full"), slot: count, tag, bytes: count, filled: v.boolean() }),
+  v.strictObject({ kind: v.literal("want"), tag, bytes: count, seen: count, offered: v.unknown() }),
   v.strictObject({ kind: v.literal("empty"), slot: count }),
   v.strictObject({ kind: v.literal("bye"), reason: v.nullable(v.string()) }),
 ]);
 type Note = v.InferOutput<typeof note>;
 
-type Arrival = { readonly slot: number; readonly bytes: number };
+type Arrival = { readonly slot: number; readonly bytes: number; readonly filled: boolean };
+/** A tensor of the neighbour's that waits for a message. */
+type Want = { readonly bytes: number; readonly offered: unknown };
 type Waiting<T> = { readonly resolve: (value: T) => void; readonly reject: (error: Error) => void };
 
 export type SlotLinkOptions = {
@@ -64,6 +76,10 @@ export class SlotLink implements Link {
   readonly #arrivals = new Map<string, Arrival[]>();
   readonly #receivers = new Map<string, Waiting<Arrival>[]>();
   readonly #full = new Set<number>(); // of our slots
+  readonly #wants = new Map<string, Want[]>();
+  #sent: readonly string[] = []; // the latest tags, as many as the neighbour may not have seen when it writes
+  #sentCount = 0;
+  #seen = 0; // messages of the neighbour's
   #putting = false;
   #copying = 0; // puts and takes that have begun and not ended
   #over: RunError | null = null; // nothing more comes or goes
@@ -91,13 +107,18 @@ export class SlotLink implements Link {
     const slot = await this.#turn();
     if (this.#over) throw this.#over; // since then
     let told = false;
+    const want = shift(this.#wants, tag);
+    const filled = want?.bytes === bytes;
     const release = this.#hold();
+    const announce = () => {
+      told = this.#tell({ kind: "full", slot, tag, bytes, filled });
+      this.#sent = [...this.#sent, tag].slice(-theirs.slots);
+      this.#sentCount++;
+      this.#putting = false;
+      this.#grant();
+    };
     try {
-      await this.#carrier.put(slot, tensor, () => {
-        told = this.#tell({ kind: "full", slot, tag, bytes });
-        this.#putting = false;
-        this.#grant();
-      });
+      await this.#carrier.put(slot, tensor, announce, filled ? want.offered : null);
     } catch (error) {
       throw this.#fail(asRunError(error, `sending '${tag}' to ${neighbour} failed`));
     } finally {
@@ -109,7 +130,7 @@ export class SlotLink implements Link {
   async receive(tag: string, into: Tensor): Promise<void> {
     const bytes = tensorBytes(into);
     const { neighbour } = this.options;
-    const arrival = await this.#arrival(tag);
+    const arrival = await this.#arrival(tag, into, bytes);
     if (this.#closed) throw this.#over; // since then
     if (arrival.bytes !== bytes) {
       this.#deliver(tag, arrival, "first");
@@ -118,7 +139,7 @@ export class SlotLink implements Link {
     }
     const release = this.#hold();
     try {
-      await this.#carrier.take(arrival.slot, into);
+      await this.#carrier.take(arrival.slot, into, arrival.filled);
     } catch (error) {
       throw this.#fail(asRunError(error, `receiving '${tag}' from ${neighbour} failed`));
     } finally {
@@ -151,13 +172,19 @@ export class SlotLink implements Link {
     first.resolve(this.#free.shift()!);
   }
 
-  #arrival(tag: string): Promise<Arrival> {
+  async #arrival(tag: string, into: Tensor, bytes: number): Promise<Arrival> {
     const first = shift(this.#arrivals, tag);
-    if (first) return Promise.resolve(first);
-    if (this.#over) return Promise.reject(this.#over);
-    return new Promise((resolve, reject) => {
-      this.#receivers.set(tag, [...(this.#receivers.get(tag) ?? []), { resolve, reject }]);
-    });
+    if (first) return first;
+    if (this.#over) throw this.#over;
+    const offered = this.#receivers.has(tag) ? null : (this.#carrier.offer?.(into) ?? null);
+    if (offered !== null) this.#tell({ kind: "want", tag, bytes, seen: this.#seen, offered });
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#receivers.set(tag, [...(this.#receivers.get(tag) ?? []), { resolve, reject }]);
+      });
+    } finally {
+      if (offered !== null) this.#carrier.settle?.(offered);
+    }
   }
 
   /** To who waits for the tag, or to who will: behind those of the tag that are there, or before them. */
@@ -190,12 +217,17 @@ export class SlotLink implements Link {
       const why = heard.reason === null ? "" : `: ${heard.reason}`;
       this.#end(new RunError("link.closed", `${neighbour} has closed the link${why}`));
     } else if (heard.kind === "full") {
-      const { slot, tag, bytes } = heard;
+      const { slot, tag, bytes, filled } = heard;
+      this.#seen++;
       if (slot >= mine.slots || this.#full.has(slot) || bytes > mine.slotBytes)
         throw new RunError("link.protocol", `it put ${bytes} bytes into slot ${slot}, which is not free for them`);
       this.#full.add(slot);
       this.#carrier.expect?.(slot, bytes);
-      this.#deliver(tag, { slot, bytes }, "last");
+      this.#deliver(tag, { slot, bytes, filled }, "last");
+    } else if (heard.kind === "want") {
+      const { tag, bytes, seen, offered } = heard;
+      const unseen = this.#sent.slice(Math.max(0, this.#sent.length - (this.#sentCount - seen)));
+      if (!unseen.includes(tag)) this.#wants.set(tag, [{ bytes, offered }]); // else our message and this one crossed
     } else {
       const { slot } = heard;
       if (slot >= this.options.theirs.slots || this.#free.includes(slot))

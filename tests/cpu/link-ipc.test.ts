@@ -1,7 +1,9 @@
 // The order of a link between GPUs, on a driver that does the work of its streams as late and as mixed up as events allow.
 
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
+import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
+import { CudaMailbox } from "../../src/device/cuda/sharing.ts";
 import { channelPair } from "../../src/link/channel.ts";
 import { openLink } from "../../src/link/open.ts";
 import { FakeGpu, World } from "../helpers/fake-cuda.ts";
@@ -30,10 +32,13 @@ describe("a link between GPUs", () => {
     world[Symbol.dispose]();
   });
 
-  for (const seed of range(12))
+  for (const seed of range(24))
     test(`keeps kernels and copies in order, both ways at once (${seed})`, async () => {
       const { world, gpus, links } = await pair(seed);
-      const all = sizes(seed, 40, ROOM.slotBytes);
+      const late = seed % 2 === 1; // receivers come before or after the messages, else before
+      const alike = seed % 3 === 1; // one tag and one size for all
+      const all = alike ? range(60).map(() => 5000) : sizes(seed, 60, ROOM.slotBytes);
+      const tagOf = (message: number): string => (alike ? "again" : `${message}`);
       const wrong: string[] = [];
       /** Sends without waiting for the copy, from two tensors in turn, each written by a kernel. */
       const sender = async (end: 0 | 1) => {
@@ -43,15 +48,17 @@ describe("a link between GPUs", () => {
           await free[message % 2];
           const tensor = tensors[message % 2]!(size);
           gpus[end].kernel(() => bytesAt(tensor).set(contents(message + 1000 * end, size)));
-          free[message % 2] = links[end].send(`${message}`, tensor);
+          free[message % 2] = links[end].send(tagOf(message), tensor);
         }
         await Promise.all(free);
       };
       /** Receives into one tensor, which a kernel checks and spoils. */
       const receiver = async (end: 0 | 1) => {
         const into = gpus[end].tensor(ROOM.slotBytes);
+        const rng = new Rng(seed, end);
         for (const [message, size] of all.entries()) {
-          await links[end].receive(`${message}`, into(size));
+          if (late) for (const _ of range(rng.below(6))) await new Promise((resolve) => setImmediate(resolve));
+          await links[end].receive(tagOf(message), into(size));
           gpus[end].kernel(() => {
             if (!same(bytesAt(into(size)), contents(message + 1000 * (1 - end), size))) wrong.push(`${message} at ${end}`);
             bytesAt(into(size)).fill(0);
@@ -64,7 +71,12 @@ describe("a link between GPUs", () => {
         });
         while (!done) world.async(1);
       };
+      const offered = spyOn(CudaMailbox.prototype, "put");
       await Promise.all([sender(0), receiver(1), sender(1), receiver(0)]);
+      const direct = offered.mock.calls.filter(([, , to]) => to !== null).length;
+      offered.mockRestore();
+      if (late) expect(direct).toBeLessThan(2 * all.length); // some by a slot
+      else expect(direct).toBeGreaterThan(0); // some straight to where they were wanted
       expect(wrong).toEqual([]);
       for (const link of links) link[Symbol.dispose]();
       expect(await failure(links[0].receive("more", gpus[0].tensor(1)(1)))).toContain("link.closed");

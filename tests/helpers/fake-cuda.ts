@@ -61,6 +61,11 @@ export class World {
     return memory.address;
   }
 
+  blockOf(address: number): number {
+    for (const [base, { bytes }] of this.#blocks) if (address >= base && address < base + bytes) return base;
+    throw new Error("an address that nobody has allocated");
+  }
+
   release(address: number): void {
     this.#blocks.get(address)?.[Symbol.dispose]();
     this.#blocks.delete(address);
@@ -154,13 +159,17 @@ export class FakeGpu extends NullDevice {
     const driver = world.driver(uuid);
     this.#main = world.stream();
     this.#sides = sideStreams(driver, this.#main);
-    const memory = { allocate: (bytes: number) => world.allocate(bytes), release: (ptr: number) => world.release(ptr) };
+    const memory = {
+      allocate: (bytes: number) => world.allocate(bytes),
+      release: (ptr: number) => world.release(ptr),
+      blockOf: (ptr: number) => world.blockOf(ptr),
+    };
     this.sharing = openSharing(driver, driver, 0, this.#main, this.#sides, memory);
   }
 
-  /** A tensor of bytes in its memory. */
+  /** A tensor of bytes in its memory, somewhere within a block. */
   tensor(bytes: number): (size: number) => Tensor {
-    const ptr = this.world.allocate(bytes);
+    const ptr = this.world.allocate(bytes + 1000) + 512;
     return (size) => ({ ptr, dtype: "u8", shape: [size] });
   }
 

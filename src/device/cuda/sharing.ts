@@ -10,14 +10,19 @@ import type { Functions } from "../../../ffi/open.ts";
 import { bytesOf } from "../../base/dtype.ts";
 import { invariant } from "../../base/errors.ts";
 import { alignUp, range, sizeOf } from "../../base/shape.ts";
-import type { Mailbox, Sharing, Tensor } from "../device.ts";
+import type { Mailbox, Offered, Sharing, Tensor } from "../device.ts";
 import { Answer, check, type Driver } from "./driver.ts";
 import { NcclExchange, ncclHere } from "./nccl.ts";
 import type { SideStream } from "./streams.ts";
 
 export type SharingDriver = Functions<typeof cudaSharing>;
 type Sides = { readonly send: SideStream; readonly receive: SideStream };
-type Memory = { readonly allocate: (bytes: number, why: string) => number; readonly release: (ptr: number) => void };
+type Memory = {
+  readonly allocate: (bytes: number, why: string) => number;
+  readonly release: (ptr: number) => void;
+  /** Where the block begins that an address lies in. */
+  readonly blockOf: (ptr: number) => number;
+};
 
 /** Slots begin at a multiple of this: what copy engines like. */
 const ALIGN = 512;
@@ -58,14 +63,19 @@ function uuidOf(driver: Driver, ipc: SharingDriver, device: number): string {
   return `GPU-${bytes.subarray(0, 16).toHex()}`;
 }
 
-class CudaMailbox implements Mailbox {
+export class CudaMailbox implements Mailbox {
   readonly handles: Mailbox["handles"];
   readonly #out = new Answer();
   readonly #mine: { readonly ptr: number; readonly stride: number };
   readonly #emptied: readonly number[]; // of our slots, recorded here
+  readonly #ready: readonly number[]; // of what we offer, recorded here
+  readonly #unoffered: number[];
+  readonly #exported = new Map<number, Uint8Array>(); // blocks of ours, by where they begin
+  readonly #imported = new Map<string, number>(); // blocks of the neighbour's, by their handles
   #filled: readonly number[] = []; // of our slots, recorded by the neighbour
   #theirs: { readonly ptr: number; readonly stride: number } | null = null;
   #theirEmptied: readonly number[] = []; // recorded by the neighbour
+  #theirReady: readonly number[] = []; // recorded by the neighbour
   #theirFilled: readonly number[] = []; // recorded here
   #closed = false;
 
@@ -81,25 +91,21 @@ class CudaMailbox implements Mailbox {
     const ptr = memory.allocate(alignUp(slots * stride, PAGE), "messages of a neighbour");
     try {
       this.#mine = { ptr, stride };
-      const handle = fixedBytes(IPC_HANDLE_BYTES);
-      this.#check("cuIpcGetMemHandle", ipc.cuIpcGetMemHandle(handle, ptr));
       this.#emptied = range(slots).map(() => this.#event());
-      const emptied = this.#emptied.map((event) => this.#handleOf(event));
-      this.handles = { memory: handle.slice(0, IPC_HANDLE_BYTES), emptied };
+      this.#ready = range(slots).map(() => this.#event());
+      this.#unoffered = range(slots);
+      const [emptied, ready] = [this.#emptied, this.#ready].map((events) => events.map((event) => this.#handleOf(event)));
+      this.handles = { memory: this.#export(ptr), emptied: emptied!, ready: ready! };
     } catch (error) {
       memory.release(ptr);
       throw error;
     }
   }
 
-  connect({ memory, emptied }: Mailbox["handles"], slotBytes: number): readonly Uint8Array[] {
-    const { ipc } = this;
-    this.#check(
-      "cuIpcOpenMemHandle",
-      ipc.cuIpcOpenMemHandle_v2(this.#out.ptr, IPC_PEER_ACCESS, 0, 0, 0, 0, ...wordsOf(memory)),
-    );
-    this.#theirs = { ptr: this.#out.number, stride: alignUp(slotBytes, ALIGN) };
+  connect({ memory, emptied, ready }: Mailbox["handles"], slotBytes: number): readonly Uint8Array[] {
+    this.#theirs = { ptr: this.#import(memory), stride: alignUp(slotBytes, ALIGN) };
     this.#theirEmptied = emptied.map((handle) => this.#open(handle));
+    this.#theirReady = ready.map((handle) => this.#open(handle));
     this.#theirFilled = emptied.map(() => this.#event());
     return this.#theirFilled.map((event) => this.#handleOf(event));
   }
@@ -109,23 +115,41 @@ class CudaMailbox implements Mailbox {
     this.#filled = filled.map((handle) => this.#open(handle));
   }
 
-  put(slot: number, from: Tensor): Promise<void> {
+  offer(into: Tensor): Offered | null {
+    const ready = this.#unoffered.shift();
+    if (ready === undefined) return null;
+    const base = this.memory.blockOf(into.ptr);
+    const block = this.#exported.get(base) ?? this.#export(base);
+    this.#exported.set(base, block);
+    this.sides.receive.afterMain(); // its earlier contents may still be read
+    this.sides.receive.record(this.#ready[ready]!);
+    return { block, from: into.ptr - base, ready };
+  }
+
+  settle({ ready }: Offered): void {
+    this.#unoffered.push(ready);
+  }
+
+  put(slot: number, from: Tensor, to: Offered | null): Promise<void> {
     const { send } = this.sides;
     const { ptr, stride } = this.#theirs!;
     send.afterMain();
-    send.wait(this.#theirEmptied[slot]!);
-    this.#copy(ptr + slot * stride, from.ptr, from, send.stream);
+    if (to) send.wait(this.#theirReady[to.ready]!);
+    else send.wait(this.#theirEmptied[slot]!);
+    this.#copy(to ? this.#import(to.block) + to.from : ptr + slot * stride, from.ptr, from, send.stream);
     send.record(this.#theirFilled[slot]!);
     return send.settled();
   }
 
-  take(slot: number, into: Tensor): void {
+  take(slot: number, into: Tensor, filled: boolean): void {
     const { receive } = this.sides;
     const { ptr, stride } = this.#mine;
-    receive.afterMain(); // its earlier contents may still be read
     receive.wait(this.#filled[slot]!);
-    this.#copy(into.ptr, ptr + slot * stride, into, receive.stream);
-    receive.record(this.#emptied[slot]!);
+    if (!filled) {
+      receive.afterMain(); // its earlier contents may still be read
+      this.#copy(into.ptr, ptr + slot * stride, into, receive.stream);
+      receive.record(this.#emptied[slot]!);
+    }
     receive.beforeMain();
   }
 
@@ -138,11 +162,28 @@ class CudaMailbox implements Mailbox {
     this.#closed = true;
     this.sides.send.synchronise();
     this.sides.receive.synchronise();
-    for (const event of [...this.#filled, ...this.#theirEmptied]) this.driver.cuEventDestroy_v2(event);
-    if (this.#theirs) this.ipc.cuIpcCloseMemHandle(this.#theirs.ptr);
+    for (const event of [...this.#filled, ...this.#theirEmptied, ...this.#theirReady]) this.driver.cuEventDestroy_v2(event);
+    for (const ptr of this.#imported.values()) this.ipc.cuIpcCloseMemHandle(ptr);
     if (this.#theirs) return;
-    for (const event of this.#emptied) this.driver.cuEventDestroy_v2(event);
+    for (const event of [...this.#emptied, ...this.#ready]) this.driver.cuEventDestroy_v2(event);
     this.memory.release(this.#mine.ptr);
+  }
+
+  #export(block: number): Uint8Array {
+    const handle = fixedBytes(IPC_HANDLE_BYTES);
+    this.#check("cuIpcGetMemHandle", this.ipc.cuIpcGetMemHandle(handle, block));
+    return handle.slice(0, IPC_HANDLE_BYTES);
+  }
+
+  /** A process can open another's block once. */
+  #import(handle: Uint8Array): number {
+    const name = handle.toHex();
+    const known = this.#imported.get(name);
+    if (known !== undefined) return known;
+    const call = this.ipc.cuIpcOpenMemHandle_v2;
+    this.#check("cuIpcOpenMemHandle", call(this.#out.ptr, IPC_PEER_ACCESS, 0, 0, 0, 0, ...wordsOf(handle)));
+    this.#imported.set(name, this.#out.number);
+    return this.#out.number;
   }
 
   #copy(to: number, from: number, { shape, dtype }: Tensor, stream: number): void {
