@@ -75,7 +75,8 @@ describe("a link between GPUs", () => {
       await Promise.all([sender(0), receiver(1), sender(1), receiver(0)]);
       const direct = offered.mock.calls.filter(([, , to]) => to !== null).length;
       offered.mockRestore();
-      if (late) expect(direct).toBeLessThan(2 * all.length); // some by a slot
+      if (late)
+        expect(direct).toBeLessThan(2 * all.length); // some by a slot
       else expect(direct).toBeGreaterThan(0); // some straight to where they were wanted
       expect(wrong).toEqual([]);
       for (const link of links) link[Symbol.dispose]();
