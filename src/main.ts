@@ -7,6 +7,8 @@ import { MloraError, RequestError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
+import type { RunFlags } from "./cli/run.ts";
+import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
 
@@ -22,17 +24,33 @@ function commandLine(): CAC {
       .command(usage, purpose)
       .option("--output <folder>", "Where results go, instead of the recipe's run.output")
       .option("--device <device>", "auto, cpu or cuda, instead of the recipe's run.device")
-      .option("--seed <number>", "Instead of the recipe's run.seed");
+      .option("--seed <number>", "Instead of the recipe's run.seed")
+      .option("--stages <stages>", "auto, a number, or the layers of each (10,12,10), instead of the recipe's run.stages");
   onRecipe("run <recipe>", "Train every adapter of a recipe")
-    .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
-    .action(async (recipe: string, flags: Overrides & { trace?: string }) =>
-      (await import("./cli/run.ts")).run(recipe, overrides(flags), flags.trace === undefined ? null : `${flags.trace}`),
+    .option("--trace <file>", "Write what every stage did when, and one step's kernels, in Chrome's trace format")
+    .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
+    .option("--nats <url>", "A NATS server that stages on other machines reach")
+    .option("--run <id>", "With --nats: the run's id, instead of a random one")
+    .option("--here <number>", "With --nats: stages that are started on this machine (default: 0)")
+    .action(async (recipe: string, flags: RunFlags) =>
+      (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
     );
   onRecipe("plan <recipe>", "Say what a run would do, without doing it")
     .option("--json", "For machines")
     .action(async (recipe: string, flags: Overrides & { json?: boolean }) =>
       (await import("./cli/plan.ts")).plan(recipe, { ...overrides(flags), json: flags.json ?? false }),
     );
+  cli
+    .command("stage", "Be one stage of a run that a coordinator elsewhere waits for")
+    .option("--nats <url>", "The NATS server that the coordinator prints")
+    .option("--run <id>", "The run's id, as the coordinator prints it")
+    .option("--stage <number>", "Which stage, from 0 (default: one that is free)")
+    .option("--device <device>", "auto, cpu or cuda")
+    .option("--precision <precision>", "auto, bf16 or fp32, as the recipe has it")
+    .option("--gpu <number>", "Which of several GPUs (default: 0)")
+    .option("--model <folder>", "Where the base model lies on this machine, if not where the coordinator has it")
+    .option("--orders", "Take all this from standard input, as a coordinator gives it")
+    .action(async (flags: StageFlags) => (await import("./cli/stage.ts")).stage(flags));
   cli
     .command("doctor", "Say what this machine has and lacks")
     .option("--json", "For machines")
@@ -50,6 +68,8 @@ function commandLine(): CAC {
     .option("--steps <number>", "Steps to measure (default: 10)")
     .option("--recomputation <how>", "auto, none, selective or full")
     .option("--tokens <number>", "Most tokens in a pass")
+    .option("--stages <number>", "Stages of a pipeline, a process each (default: 1)")
+    .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--precision <precision>", "auto, bf16 or fp32")
     .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
     .option("--json", "For machines")
@@ -70,10 +90,11 @@ function commandLine(): CAC {
 }
 
 /** Flags that go before what a recipe says. cac makes numbers of what looks like one, also of a folder's name. */
-const overrides = ({ output, device, seed }: Overrides): Overrides => ({
+const overrides = ({ output, device, seed, stages }: Overrides): Overrides => ({
   ...(output === undefined ? {} : { output: `${output}` }),
   ...(device === undefined ? {} : { device: `${device}` }),
   ...(seed === undefined ? {} : { seed }),
+  ...(stages === undefined ? {} : { stages }),
 });
 
 function unknownCommand(cli: CAC, name: string): never {

@@ -128,14 +128,25 @@ export class AdapterBank implements Disposable {
   }
 
   /**
-   * For each adapter, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in that
+   * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in that
    * order over all stages they give the norm, the same whatever the company and the cut into stages.
    */
-  async gradSquares(): Promise<readonly Float32Array[]> {
-    gradNorm(this.device, { grads: this.#grads, tensors: this.#tensors, squares: this.#squares });
+  async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
+    const { size, tensors } = this.layout;
+    const count = tensors.length;
+    const rowOf = (of: Tensor, adapter: number, width: number): Tensor => ({
+      ...of,
+      ptr: of.ptr + adapter * width * 4,
+      shape: [1, width],
+    });
+    for (const adapter of adapters)
+      gradNorm(this.device, {
+        grads: rowOf(this.#grads, adapter, size),
+        tensors: this.#tensors,
+        squares: rowOf(this.#squares, adapter, count),
+      });
     const all = new Float32Array((await this.device.read(this.#squares)).buffer);
-    const count = this.layout.tensors.length;
-    return this.adapters.map((_, i) => all.subarray(i * count, (i + 1) * count));
+    return adapters.map((adapter) => all.slice(adapter * count, (adapter + 1) * count));
   }
 
   /** An adapter's whole state as it lies on the device: f32 blocks of `layout.size`. */

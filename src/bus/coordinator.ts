@@ -35,6 +35,8 @@ export interface NatsBus extends Bus {
 export type GatherOptions = {
   /** How long stages have to join. */
   readonly joinMs: number;
+  /** Places below this are for stages that ask for them by number. */
+  readonly reserved?: number;
   /** Ends the waiting; its reason is thrown. */
   readonly signal?: AbortSignal;
   /** Told of every message that is refused, and of stages that may not join. */
@@ -83,6 +85,7 @@ class Gathering implements NatsBus {
   readonly #refused = new Set<string>();
   readonly #open = new DisposableStack();
   #heartbeat: Heartbeat | null = null;
+  #reserved = 0;
   #closed = false;
 
   constructor(
@@ -103,7 +106,8 @@ class Gathering implements NatsBus {
     return [...this.#places.values()].map(({ info }) => info).sort((a, b) => a.stage - b.stage);
   }
 
-  async gather({ joinMs, signal }: GatherOptions): Promise<void> {
+  async gather({ joinMs, reserved = 0, signal }: GatherOptions): Promise<void> {
+    this.#reserved = reserved;
     const { connection, run } = this;
     const over = () => this.#failAll(connection.over.reason as MloraError);
     if (connection.over.aborted) over();
@@ -226,7 +230,7 @@ class Gathering implements NatsBus {
         "put the same mlora on both machines",
       );
     const free = Array.from({ length: this.stages }, (_, i) => i).filter((i) => !this.#places.has(i));
-    const stage = wanted ?? free[0];
+    const stage = wanted ?? free.find((i) => i >= this.#reserved);
     if (stage === undefined)
       return reject("bus.full", `the run ${this.run} has all its ${this.stages} stages`, "start no more of them");
     if (stage >= this.stages)

@@ -1,7 +1,7 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
-import type { Linear } from "../base/spec.ts";
+import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 
 /** One adapter's AdamW step; `t` counts from 1. */
@@ -34,30 +34,89 @@ export type StageReport = {
   readonly paddedRanks: readonly number[];
   readonly totalBytes: number;
   readonly freeBytes: number;
+  /** Which of them it is, and how many such devices its machine has. */
+  readonly ordinal: number;
+  readonly count: number;
   /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
   readonly note: string | null;
 };
 
+/** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
+export type BaseModel = { readonly folder: string } | { readonly randomSeed: number };
+
+/** All that a stage must know before its first micro-batch: its share of the model, its adapters, and the memory that it takes. */
+export type StageSetup = {
+  readonly model: BaseModel;
+  readonly spec: ModelSpec;
+  /** Layers from `from` on and below `to`. */
+  readonly part: { readonly from: number; readonly to: number; readonly first: boolean; readonly last: boolean };
+  readonly adapters: readonly {
+    readonly rank: number;
+    readonly scale: number;
+    readonly targets: readonly Linear[];
+    readonly seed: number;
+  }[];
+  readonly sizes: {
+    readonly rows: number;
+    readonly targets: number;
+    readonly chunk: number;
+    readonly layers: number;
+    readonly rank: number;
+    readonly recomputation: "none" | "selective" | "full";
+    readonly groups: readonly Group[];
+    readonly inFlight: number;
+    readonly positions: number;
+  };
+  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
+  readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";
+  /** For what each neighbour sends. */
+  readonly room: { readonly slots: number; readonly slotBytes: number };
+};
+
 export type StageRequest =
+  /** The first, and once: takes all memory, opens the links to both neighbours, loads the weights. */
+  | { readonly type: "open"; readonly setup: StageSetup }
   | { readonly type: "forward"; readonly pass: number; readonly batch: MicroBatch }
   | { readonly type: "backward"; readonly pass: number }
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
-  | { readonly type: "squares" }
+  | { readonly type: "squares"; readonly adapters: readonly number[] }
   | { readonly type: "step"; readonly steps: readonly AdamStep[] }
   | { readonly type: "read"; readonly adapter: number }
-  | { readonly type: "write"; readonly adapter: number; readonly factors: readonly FactorTensor[] };
+  | { readonly type: "write"; readonly adapter: number; readonly factors: readonly FactorTensor[] }
+  | { readonly type: "clock" }
+  | { readonly type: "peak" }
+  /** From now on what passes do is timed, or kernels are, or not; the reply has what was timed before. */
+  | { readonly type: "trace"; readonly passes: boolean; readonly kernels: boolean };
+
+/** Something that a stage did, by its own clock in milliseconds; `pass` is null for steps and evaluations. */
+export type StageSpan = {
+  readonly kind: "receive" | "forward" | "backward" | "send" | "step" | "evaluate";
+  readonly pass: number | null;
+  readonly adapters: readonly number[];
+  readonly start: number;
+  readonly end: number;
+};
+
+export type KernelSpan = { readonly kernel: string; readonly start: number; readonly end: number };
 
 /** For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. */
 export type SequenceLoss = { readonly loss: number; readonly hits: number };
 
 export type StageReply = {
+  /** Of each neighbour, the one before first: the link to it and why it is that one. */
+  readonly open: readonly string[];
   readonly forward: null;
   /** On the last stage the losses, else null. */
   readonly backward: readonly SequenceLoss[] | null;
   readonly evaluate: readonly SequenceLoss[] | null;
-  /** Of each adapter, the sums of its gradients' squares, tensor by tensor on this stage. */
+  /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   readonly squares: readonly Float32Array[];
   readonly step: null;
   readonly read: readonly FactorTensor[];
   readonly write: null;
+  /** What its clock says, in milliseconds, and how much less memory its device has free than before the stage was opened. */
+  readonly clock: { readonly now: number; readonly takenBytes: number };
+  /** FLOP/s of a large product. */
+  readonly peak: number;
+  readonly trace: { readonly spans: readonly StageSpan[]; readonly kernels: readonly KernelSpan[] };
 };

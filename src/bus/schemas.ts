@@ -2,14 +2,30 @@
 // that a schema gives what its type says.
 
 import * as v from "valibot";
-import { LINEARS } from "../base/spec.ts";
+import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
-import type { AdamStep, FactorTensor, SequenceLoss, StageReply, StageReport, StageRequest } from "./messages.ts";
+import type {
+  AdamStep,
+  BaseModel,
+  FactorTensor,
+  KernelSpan,
+  SequenceLoss,
+  StageReply,
+  StageReport,
+  StageRequest,
+  StageSetup,
+  StageSpan,
+} from "./messages.ts";
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const natural = v.pipe(count, v.minValue(1));
 const real = v.number();
 const ints = v.instance(Int32Array);
 const floats = v.instance(Float32Array);
+
+const kind = v.picklist(["cpu", "cuda"]);
+const compute = v.picklist(["f32", "bf16"]);
+const linears = v.array(v.picklist(LINEARS));
 
 type Schema<T> = v.GenericSchema<unknown, T>;
 
@@ -45,34 +61,105 @@ const factor: Schema<FactorTensor> = v.strictObject({
   values: floats,
 });
 
+const stageSpan: Schema<StageSpan> = v.strictObject({
+  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate"]),
+  pass: v.nullable(count),
+  adapters: v.array(count),
+  start: real,
+  end: real,
+});
+const kernelSpan: Schema<KernelSpan> = v.strictObject({ kernel: v.string(), start: real, end: real });
+
 const losses: Schema<readonly SequenceLoss[] | null> = v.nullable(
   v.array(v.strictObject({ loss: v.union([real, v.nan()]), hits: count })),
 );
 
 export const stageReport: Schema<StageReport> = v.strictObject({
-  kind: v.picklist(["cpu", "cuda"]),
+  kind,
   name: v.string(),
-  compute: v.picklist(["f32", "bf16"]),
+  compute,
   rowTile: count,
   paddedRanks: v.array(count),
   totalBytes: count,
   freeBytes: count,
+  ordinal: count,
+  count,
   note: v.nullable(v.string()),
+});
+
+const ropeScaling: Schema<RopeScaling> = v.variant("kind", [
+  v.strictObject({ kind: v.literal("linear"), factor: real }),
+  v.strictObject({
+    kind: v.literal("llama3"),
+    factor: real,
+    lowFreqFactor: real,
+    highFreqFactor: real,
+    originalMaxPositions: real,
+  }),
+]);
+
+const modelSpec: Schema<ModelSpec> = v.strictObject({
+  family: v.picklist(["llama", "mistral", "qwen2", "qwen3"]),
+  layers: natural,
+  hidden: natural,
+  intermediate: natural,
+  heads: natural,
+  kvHeads: natural,
+  headDim: natural,
+  vocab: natural,
+  normEps: real,
+  ropeTheta: real,
+  ropeScaling: v.nullable(ropeScaling),
+  maxPositions: natural,
+  windows: v.array(v.nullable(natural)),
+  qkvBias: v.boolean(),
+  oBias: v.boolean(),
+  mlpBias: v.boolean(),
+  qkNorm: v.boolean(),
+  tiedEmbeddings: v.boolean(),
+});
+
+const baseModel: Schema<BaseModel> = v.union([v.strictObject({ folder: v.string() }), v.strictObject({ randomSeed: count })]);
+
+const stageSetup: Schema<StageSetup> = v.strictObject({
+  model: baseModel,
+  spec: modelSpec,
+  part: v.strictObject({ from: count, to: natural, first: v.boolean(), last: v.boolean() }),
+  adapters: v.array(v.strictObject({ rank: natural, scale: real, targets: linears, seed: count })),
+  sizes: v.strictObject({
+    rows: natural,
+    targets: natural,
+    chunk: natural,
+    layers: natural,
+    rank: natural,
+    recomputation: v.picklist(["none", "selective", "full"]),
+    groups: v.array(v.picklist(GROUP_NAMES)),
+    inFlight: natural,
+    positions: natural,
+  }),
+  device: v.strictObject({ kind, compute, ordinal: count }),
+  link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
+  room: v.strictObject({ slots: natural, slotBytes: natural }),
 });
 
 type Request<T extends StageRequest["type"]> = Extract<StageRequest, { readonly type: T }>;
 
 export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>> } = {
+  open: v.strictObject({ type: v.literal("open"), setup: stageSetup }),
   forward: v.strictObject({ type: v.literal("forward"), pass: count, batch: microBatch }),
   backward: v.strictObject({ type: v.literal("backward"), pass: count }),
   evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
-  squares: v.strictObject({ type: v.literal("squares") }),
+  squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
   step: v.strictObject({ type: v.literal("step"), steps: v.array(adamStep) }),
   read: v.strictObject({ type: v.literal("read"), adapter: count }),
   write: v.strictObject({ type: v.literal("write"), adapter: count, factors: v.array(factor) }),
+  clock: v.strictObject({ type: v.literal("clock") }),
+  peak: v.strictObject({ type: v.literal("peak") }),
+  trace: v.strictObject({ type: v.literal("trace"), passes: v.boolean(), kernels: v.boolean() }),
 };
 
 export const REPLIES: { readonly [T in StageRequest["type"]]: Schema<StageReply[T]> } = {
+  open: v.array(v.string()),
   forward: v.null(),
   backward: losses,
   evaluate: losses,
@@ -80,4 +167,7 @@ export const REPLIES: { readonly [T in StageRequest["type"]]: Schema<StageReply[
   step: v.null(),
   read: v.array(factor),
   write: v.null(),
+  clock: v.strictObject({ now: real, takenBytes: real }),
+  peak: real,
+  trace: v.strictObject({ spans: v.array(stageSpan), kernels: v.array(kernelSpan) }),
 };

@@ -34,7 +34,7 @@ export interface Seat extends AsyncDisposable {
   /** Resolves when the run is over for this stage: null when it is done, a RunError when the coordinator or the server is gone. */
   readonly ended: Promise<RunError | null>;
   /** Answers requests from now on, those that have come already first; each once, in their order, one after the other. Call it once. */
-  readonly serve: (handlers: StageHandlers) => void;
+  readonly serve: (handlers: Partial<StageHandlers>) => void;
   /** Tells the coordinator why this stage ends, once its answers have arrived there; null for no reason. */
   readonly leave: (reason: string | null) => Promise<void>;
 }
@@ -77,7 +77,7 @@ class Joined implements Seat {
   readonly #asks: Uint8Array[] = [];
   #heartbeat: Heartbeat | null = null;
   #tie: Tie | null = null;
-  #handlers: StageHandlers | null = null;
+  #handlers: Partial<StageHandlers> | null = null;
   #working = false;
   #answered = 0;
   #closed = false;
@@ -146,7 +146,7 @@ class Joined implements Seat {
     }
   }
 
-  serve(handlers: StageHandlers): void {
+  serve(handlers: Partial<StageHandlers>): void {
     invariant(!this.#handlers, "a stage that serves twice");
     this.#handlers = handlers;
     void this.#work();
@@ -258,7 +258,9 @@ class Joined implements Seat {
     if (!checked.success)
       throw new RunError("bus.malformed", `the request '${request.type}' was refused: ${issuesOf(checked.issues)}`);
     const { type } = checked.output;
-    return await (this.#handlers![type] as (request: StageRequest) => Promise<unknown>)(checked.output);
+    const handle = this.#handlers![type] as ((request: StageRequest) => Promise<unknown>) | undefined;
+    if (!handle) throw new RunError("bus.malformed", `the request '${type}' came before the stage was opened`);
+    return await handle(checked.output);
   }
 
   #silent(session: string | null): void {

@@ -4,17 +4,18 @@
 
 import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { makePlan, type Plan, totalBytes } from "../plan/plan.ts";
+import type { StageSetup } from "../bus/messages.ts";
+import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import type { Observer, StepEvent } from "../run/events.ts";
 import { type AdapterData, run } from "../run/run.ts";
-import { randomWeights } from "../stage/base.ts";
-import { openLocalStage } from "../stage/local.ts";
-import { measurePeak } from "../stage/peak.ts";
-import { describeDevice } from "../stage/probe.ts";
-import { type BenchOptions, natural, oneOf, precisionOf, randomRows, recipeOf } from "./bench/work.ts";
+import { Tracer } from "../run/trace.ts";
+import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
+import { linkOf } from "./flags.ts";
+import { localDevices } from "./prepare.ts";
+import { openStages } from "./stages.ts";
 import { count } from "./table.ts";
 import { byFamily, tracePath, writeTrace } from "./timeline.ts";
 
@@ -30,14 +31,15 @@ export async function bench(options: BenchOptions): Promise<void> {
   const adapters = natural(options, "adapters", 1);
   const [rows, length] = [natural(options, "rows", 4), natural(options, "length", 64)];
   const trace = options.trace === undefined ? null : tracePath(`${options.trace}`);
-  const device = describeDevice(oneOf("device", options.device ?? "auto", ["auto", "cpu", "cuda"]), precisionOf(options));
   const recipe = recipeOf(options, shape, adapters, steps + 1);
+  const devices = localDevices(recipe, spec);
+  const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
   const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, targets: length })), eval: [] }));
-  const plan = makePlan(recipe, spec, summaries, device);
+  const plan = makePlan(recipe, spec, summaries, devices);
 
-  const { times, loss, launches, peak, deviceBytes } = await timeSteps(plan, data, steps);
-  if (trace !== null) writeTrace(trace, device.name, launches);
+  const { times, losses, traces, peak, deviceBytes, links } = await timeSteps(plan, data, steps, linkOf(options.link));
+  if (trace !== null) writeTrace(trace, plan, traces);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
   const flops = (flopsPerToken(spec) * tokens) / (ms / 1000);
@@ -51,44 +53,47 @@ export async function bench(options: BenchOptions): Promise<void> {
     rank: recipe.adapters[0]!.rank,
     targets: recipe.adapters[0]!.targets,
     dropout: recipe.adapters[0]!.dropout,
-    recomputation: plan.sizes.recomputation,
+    recomputation: plan.stages[0]!.sizes.recomputation,
+    stages: plan.stages.map(({ part, device: { ordinal } }) => ({ layers: part.to - part.from, device: ordinal })),
+    links: links.flat(),
     steps: steps - WARM_UP,
     ms: rounded(ms, 1),
     tokens_per_s: Math.round((1000 * tokens) / ms),
     tflops: rounded(flops / 1e12, 3),
     peak_tflops: rounded(peak / 1e12, 3),
     share_of_peak: rounded(flops / peak, 3),
-    kernel_ms: Object.fromEntries(Object.entries(byFamily(launches)).map(([family, of]) => [family, rounded(of, 3)])),
-    planned_bytes: totalBytes(plan.memory),
+    kernel_ms: Object.fromEntries(
+      Object.entries(byFamily(traces.flatMap(({ kernels }) => kernels))).map(([family, of]) => [family, rounded(of, 3)]),
+    ),
+    planned_bytes: totalBytes(totalMemory(plan)),
     device_bytes: deviceBytes,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
-    loss: rounded(loss, 4),
+    loss: rounded(losses.at(-1)!, 4),
   };
   process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : text(report));
 }
 
-/** Median time of a step of all adapters, in ms each, the last loss, and the launches of one more step. */
-async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number) {
-  let peak = Number.NaN;
-  let device: Parameters<typeof randomWeights>[1] | undefined;
-  let freeBefore = 0;
-  await using bus = await openLocalStage(plan, async (opened) => {
-    device = opened;
-    peak = await measurePeak(opened);
-    freeBefore = opened.memory().free;
-    return randomWeights(1, opened);
-  });
-  const times: number[] = [];
-  let [seen, last, loss] = [0, now(), Number.NaN];
+/** Time of a round of steps of all adapters, in ms each, the last losses, and a trace of one more round. */
+async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number, link: StageSetup["link"]) {
   const stop = new AbortController();
+  await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
+  const { bus, links } = stages;
+  const peak = await bus.request(0, { type: "peak" });
+  const times: number[] = [];
+  const tracer = await Tracer.open(bus);
+  let traced: Promise<void> | null = null;
+  let [seen, last] = [0, now()];
+  const losses = plan.adapters.map(() => Number.NaN);
   const observer: Observer = {
-    stepped: (event: StepEvent) => {
-      loss = event.loss;
+    stepped: ({ adapter, loss }: StepEvent) => {
+      losses[adapter] = loss;
       if (++seen % plan.adapters.length !== 0) return;
       times.push(now() - last);
       last = now();
-      if (times.length === steps) device?.startTimeline();
-      if (times.length > steps) stop.abort(); // before the last step, so that nothing is saved
+      if (times.length === steps) traced = tracer.record({ passes: true, kernels: true });
+      if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
+      traced?.catch(() => undefined); // the run fails with it, too
+      if (times.length > steps) stop.abort();
     },
     evaluated: () => undefined,
     saved: () => undefined,
@@ -96,10 +101,15 @@ async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number
       throw new Error(message);
     },
   };
-  await run({ plan, data, bus, output: null, observer, stop: stop.signal });
-  const launches = (await device?.endTimeline()) ?? [];
-  const deviceBytes = freeBefore - (device?.memory().free ?? 0);
-  return { times: times.slice(0, steps), loss, launches, peak, deviceBytes };
+  try {
+    await run({ plan, data, bus, output: null, observer, stop: stop.signal });
+    await traced;
+    const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
+    const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
+    return { times: times.slice(0, steps), losses, traces: tracer.traces, peak, deviceBytes, links };
+  } catch (error) {
+    throw await stages.causeOf(error);
+  }
 }
 
 /** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each; no gradient of the weights. */

@@ -3,7 +3,7 @@
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import type { Dataset } from "../data/dataset.ts";
-import { type AdapterPlan, totalBytes } from "../plan/plan.ts";
+import { type AdapterPlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import { type Prepared, prepare, shortPath } from "./prepare.ts";
 import { count, table } from "./table.ts";
@@ -11,14 +11,16 @@ import { count, table } from "./table.ts";
 export type PlanOptions = Overrides & { readonly json?: boolean };
 
 export async function plan(recipePath: string, options: PlanOptions): Promise<void> {
-  const prepared = await prepare(recipePath, options);
+  const prepared = prepare(recipePath, options);
   const text = options.json ? JSON.stringify(planJson(prepared), null, 2) : planText(prepared).join("\n");
   process.stdout.write(`${text}\n`);
 }
 
 /** For machines: every number of the text, by name. */
 export function planJson({ plan, data }: Prepared) {
-  const { recipe, spec, device, adapters, sizes, budget, memory } = plan;
+  const { recipe, spec, device, adapters, stages, budget } = plan;
+  const { sizes } = stages[0]!;
+  const memory = totalMemory(plan);
   return {
     recipe: recipe.path,
     model: { path: recipe.model.path, ...spec, windows: [...new Set(spec.windows)] },
@@ -28,6 +30,12 @@ export function planJson({ plan, data }: Prepared) {
     tokens_per_microbatch: budget,
     rows_per_pass: sizes.rows,
     recomputation: sizes.recomputation,
+    stages: stages.map(({ part, memory: of, inFlight, device: { ordinal } }) => ({
+      layers: [part.from, part.to],
+      device: ordinal,
+      in_flight: inFlight,
+      memory_bytes: { ...of, total: totalBytes(of) },
+    })),
     adapters: adapters.map((adapter, i) => ({
       name: adapter.name,
       rank: adapter.rank,
@@ -51,7 +59,9 @@ export function planJson({ plan, data }: Prepared) {
 }
 
 function planText({ plan, data }: Prepared): string[] {
-  const { recipe, spec, device, adapters, sizes, memory } = plan;
+  const { recipe, spec, device, adapters, stages } = plan;
+  const { sizes } = stages[0]!;
+  const memory = totalMemory(plan);
   const right = { align: "right" } as const;
   type Row = { readonly adapter: AdapterPlan; readonly counts: Dataset["counts"] };
   const rows: Row[] = adapters.map((adapter, i) => ({ adapter, counts: data[i]!.counts }));

@@ -3,6 +3,7 @@
 
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
@@ -10,42 +11,63 @@ import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readPeftAdapter } from "../files/peft.ts";
 import { resolveTargets } from "../plan/adapters.ts";
-import { makePlan, type Plan } from "../plan/plan.ts";
+import { makePlan, type Plan, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
 import { countTargets } from "../run/feed.ts";
 import { inputLength, type Tokens } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
 
-export type Prepared = { readonly recipe: Recipe; readonly plan: Plan; readonly data: readonly Dataset[] };
+/** What was asked, with the data read: all that a plan needs beside the devices. */
+export type Request = { readonly recipe: Recipe; readonly spec: ModelSpec; readonly data: readonly Dataset[] };
+export type Prepared = Request & { readonly plan: Plan };
 
 const summary = (samples: readonly Tokens[]) =>
   samples.map((sample) => ({ length: inputLength(sample), targets: countTargets(sample) }));
 
-/** Reads recipe, model configuration, tokenizer and data, and plans the run. Throws RequestErrors. */
-export async function prepare(recipePath: string, overrides: Overrides): Promise<Prepared> {
-  const recipe = await loadRecipe(recipePath, overrides);
+/** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
+export function prepare(recipePath: string, overrides: Overrides): Prepared {
+  const { recipe, spec } = readRecipe(recipePath, overrides);
+  const devices = localDevices(recipe, spec);
+  const request = readRequest(recipe, spec);
+  return { ...request, plan: planOn(request, devices) };
+}
+
+export function readRecipe(recipePath: string, overrides: Overrides): Omit<Request, "data"> {
+  const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
   for (const adapter of recipe.adapters) resolveTargets(adapter, spec); // before the data, which may be long
-  const device = describeDevice(recipe.run.device, recipe.model.precision);
-  if (recipe.model.precision === "bf16" && device.compute !== "bf16")
+  return { recipe, spec };
+}
+
+/** The devices that the stages have where all run on this machine: as many as the recipe says, or `count`; GPUs in turn. */
+export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: number): StageDevice[] {
+  const describe = (ordinal: number) => describeDevice(run.device, model.precision, ordinal);
+  const first = describe(0);
+  if (model.precision === "bf16" && first.compute !== "bf16")
     throw new RequestError(
       "plan.precision",
-      `${recipe.path}: model.precision is bf16, but the ${device.kind} device computes in fp32`,
+      `model.precision is bf16, but the ${first.kind} device computes in fp32`,
       'set precision to "auto" or "fp32"',
     );
+  const stages = count ?? stageCount(run.stages, spec, first.count);
+  const found = range(Math.min(stages, first.count)).map((ordinal) => (ordinal === 0 ? first : describe(ordinal)));
+  return range(stages).map((stage) => ({ ...found[stage % found.length]!, host: "" }));
+}
+
+export function planOn({ recipe, spec, data }: Request, devices: readonly StageDevice[]): Plan {
+  const summaries = data.map(({ train, eval: held }) => ({ train: summary(train), eval: summary(held) }));
+  return makePlan(recipe, spec, summaries, devices);
+}
+
+/** Reads what the recipe names, and checks it. */
+export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   openBaseModel(recipe.model.path, spec)[Symbol.dispose](); // the files are whole and fit the configuration
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   const data = recipe.adapters.map((adapter) => loadDataset(adapter, tokenizer, spec.vocab, read));
-  const plan = makePlan(
-    recipe,
-    spec,
-    data.map(({ train, eval: held }) => ({ train: summary(train), eval: summary(held) })),
-    device,
-  );
-  return { recipe, plan, data };
+  return { recipe, spec, data };
 }
 
 /** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */

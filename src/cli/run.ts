@@ -1,50 +1,65 @@
 // `mlora run RECIPE`: the whole job, from a recipe to adapters on disk.
 
-import { join } from "node:path";
-import { RunError } from "../base/errors.ts";
+import { join as joinPath } from "node:path";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { describeAddress, parseAddress } from "../bus/address.ts";
+import { newRunId, runId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { claimOutput } from "../files/output.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { Plan, StageDevice } from "../plan/plan.ts";
 import { formatRecipe } from "../recipe/load.ts";
-import type { Overrides } from "../recipe/recipe.ts";
-import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
-import { run as runPlan } from "../run/run.ts";
-import { baseModelWeights } from "../stage/base.ts";
-import { openLocalStage } from "../stage/local.ts";
-import { prepare, shortPath } from "./prepare.ts";
+import type { Overrides, Recipe } from "../recipe/recipe.ts";
+import { type Crew, type CrewOptions, gatherCrew } from "../run/crew.ts";
+import type { Observer, RunResult } from "../run/events.ts";
+import { run as train } from "../run/run.ts";
+import { Tracer } from "../run/trace.ts";
+import { linkOf, wholeNumber } from "./flags.ts";
+import { localDevices, planOn, type Request, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
-import { count, duration, table } from "./table.ts";
-import { traceObserver, tracePath } from "./timeline.ts";
+import { metricsObserver, summary } from "./results.ts";
+import { type OpenStages, openCrew, openStages } from "./stages.ts";
+import { tracePath, tracing, writeTrace } from "./timeline.ts";
 
-/** `trace`: a file for one step's kernels, or null. */
-export async function run(recipePath: string, options: Overrides, trace: string | null): Promise<void> {
-  if (trace !== null) tracePath(trace);
-  const { recipe, plan, data } = await prepare(recipePath, options);
+export type RunFlags = Overrides & {
+  /** Where a trace goes. */
+  readonly trace?: string;
+  /** A NATS server that stages on other machines reach; without one the run has its own. */
+  readonly nats?: string;
+  /** The run's id on that server. */
+  readonly run?: string;
+  /** With `nats`: stages that are started on this machine. */
+  readonly here?: number;
+  readonly link?: string;
+};
+
+/** How long stages on other machines may take to join. */
+const JOIN_MS = 600_000;
+
+export async function run(recipePath: string, flags: RunFlags): Promise<void> {
+  const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
+  const link = linkOf(flags.link);
+  const { recipe, spec } = readRecipe(recipePath, flags);
+  const others = othersOf(flags, recipe);
+  const devices = localDevices(recipe, spec, others?.here); // before the data, which may be long
+  const request = readRequest(recipe, spec);
+  const here = others ? null : planOn(request, devices);
   const { output } = recipe.run;
   using _claim = claimOutput(output);
-  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
-  writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
   const stop = new AbortController();
   using _signals = onInterrupt(() => {
-    say("\nstopping: the step under way is finished and everything is saved; once more to quit at once");
-    stop.abort();
+    say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
+    stop.abort(new RunError("run.stopped", "stopped before any training"));
   });
-  let tracing: Observer | null = null;
-  await using bus = await openLocalStage(plan, (device) => {
-    if (trace !== null) tracing = traceObserver(plan, device, trace);
-    return baseModelWeights(recipe.model.path, plan.spec, device);
-  });
-  using metrics = openAppender(join(output, "metrics.jsonl"));
-  using progress = openProgress(plan, process.stderr);
-  const observer = together(
-    progress,
-    metricsObserver(plan, (line) => metrics.append(line)),
-    ...(tracing ? [tracing] : []),
-  );
-  const samples = data.map(({ train, eval: held }) => ({ train, eval: held }));
-  const result = await runPlan({ plan, data: samples, bus, output, observer, stop: stop.signal });
-  progress[Symbol.dispose]();
+  await using crew = others && (await gatherCrew({ ...crewOf(others, devices), signal: stop.signal }));
+  const plan = here ?? planOn(request, joined(crew!));
+  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
+  writeFileAtomic(joinPath(output, "recipe.toml"), formatRecipe(recipe));
+  const model = { folder: recipe.model.path };
+  await using stages = crew ? await openCrew(crew, plan, model, link) : await openStages(plan, model, link, stop.signal);
+  for (const line of stageLines(plan, stages)) say(line);
+
+  const result = await observed(request, plan, stages, stop.signal, trace);
   process.stdout.write(`${summary(result, output).join("\n")}\n`);
   const failed = result.adapters.filter(({ status }) => status === "failed");
   if (failed.length > 0)
@@ -53,6 +68,80 @@ export async function run(recipePath: string, options: Overrides, trace: string 
       `${failed.length} of ${result.adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
     );
   if (result.stopped) throw new RunError("run.stopped", `stopped before the end; what was trained is in ${shortPath(output)}`);
+}
+
+/** Trains, with progress drawn, metrics kept and, where `trace` names a file, everything timed. */
+async function observed(
+  { recipe, data }: Request,
+  plan: Plan,
+  stages: OpenStages,
+  stop: AbortSignal,
+  trace: string | null,
+): Promise<RunResult> {
+  const { output } = recipe.run;
+  const { bus } = stages;
+  const tracer = trace === null ? null : await Tracer.open(bus);
+  const traceFault = (error: unknown) => say(`the trace is not whole: ${textOf(error)}`);
+  using metrics = openAppender(joinPath(output, "metrics.jsonl"));
+  using progress = openProgress(plan, process.stderr);
+  const observers = [progress, metricsObserver(plan, metrics.append)];
+  if (tracer) observers.push(tracing(plan, tracer, traceFault));
+  const samples = data.map(({ train, eval: held }) => ({ train, eval: held }));
+  try {
+    const result = await train({ plan, data: samples, bus, output, observer: together(observers), stop });
+    if (tracer) {
+      await tracer.record({ passes: false, kernels: false });
+      writeTrace(trace!, plan, tracer.traces);
+    }
+    return result;
+  } catch (error) {
+    throw await stages.causeOf(error);
+  }
+}
+
+/** Stages that join on a server of yours, some of them started here. */
+type Others = Pick<NonNullable<CrewOptions["join"]>, "address" | "run"> & { readonly stages: number; readonly here: number };
+
+function othersOf({ nats, run: id, here }: RunFlags, { run }: Recipe): Others | null {
+  if (nats === undefined) {
+    const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
+    if (flag !== null) throw new RequestError("cli.flag", `--${flag} goes with --nats`, "give --nats URL, or leave it out");
+    return null;
+  }
+  if (run.stages === "auto")
+    throw new RequestError(
+      "cli.flag",
+      "--nats needs to know how many stages will join",
+      "give --stages N, or run.stages in the recipe",
+    );
+  const stages = typeof run.stages === "number" ? run.stages : run.stages.length;
+  const started = here === undefined ? 0 : wholeNumber("here", here, 0);
+  if (started > stages)
+    throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
+  return { address: parseAddress(`${nats}`), run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started };
+}
+
+function crewOf({ address, run, stages, here }: Others, devices: readonly StageDevice[]): Omit<CrewOptions, "signal"> {
+  const missing = stages - here;
+  if (missing > 0)
+    say(
+      `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, start\n` +
+        `  mlora stage --nats ${describeAddress(address)} --run ${run}`,
+    );
+  const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
+  return { stages, here: started, join: { address, run, joinMs: JOIN_MS } };
+}
+
+const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));
+
+/** Where each stage is, and how it is linked to the next. */
+function stageLines({ stages }: Plan, { links }: OpenStages): string[] {
+  if (stages.length === 1) return [];
+  return stages.flatMap(({ part, device }, stage) => {
+    const where = device.host === "" ? `${device.kind} ${device.ordinal}` : `${device.host}, ${device.kind} ${device.ordinal}`;
+    const next = stage + 1 < stages.length ? `; to stage ${stage + 1} by ${links[stage]!.at(-1)}` : "";
+    return `  stage ${stage}: layers ${part.from} to ${part.to - 1} on ${where}${next}`;
+  });
 }
 
 const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
@@ -77,7 +166,7 @@ function onInterrupt(stop: () => void): Disposable {
 }
 
 /** One observer that tells several. */
-const together = (...observers: readonly Observer[]): Observer => ({
+const together = (observers: readonly Observer[]): Observer => ({
   stepped: (event) => {
     for (const { stepped } of observers) stepped(event);
   },
@@ -91,52 +180,3 @@ const together = (...observers: readonly Observer[]): Observer => ({
     for (const { failed } of observers) failed(adapter, message);
   },
 });
-
-/** metrics.jsonl: an object a line, `type` first. */
-function metricsObserver(plan: Plan, append: (line: string) => void): Observer {
-  const write = (type: string, adapter: number, values: object) =>
-    append(JSON.stringify({ type, adapter: plan.adapters[adapter]!.name, ...values }));
-  return {
-    stepped: ({ adapter, step, epoch, loss, learningRate, gradNorm, tokens, tokensPerSecond }) =>
-      write("step", adapter, {
-        step,
-        epoch,
-        loss,
-        learning_rate: learningRate,
-        grad_norm: gradNorm,
-        tokens,
-        tokens_per_second: Math.round(tokensPerSecond * 10) / 10,
-      }),
-    evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
-    saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
-    failed: (adapter, message) => write("failed", adapter, { message }),
-  };
-}
-
-/** The table at the end: what each adapter learned, and where it lies. */
-function summary({ adapters, seconds, tokens }: RunResult, output: string): string[] {
-  const change = (before: string | null, after: string | null) => `${before ?? "-"} -> ${after ?? "-"}`;
-  const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
-  const held = adapters.some(({ before, after }) => before ?? after);
-  const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
-  const right = { align: "right" } as const;
-  const lines = table<AdapterResult>(
-    [
-      { title: "adapter", of: ({ name }) => name },
-      { title: "status", of: ({ status }) => status },
-      { title: "steps", of: ({ steps }) => count(steps), ...right },
-      held
-        ? { title: "held-out loss", of: ({ before, after }) => change(loss(before?.loss), loss(after?.loss)), ...right }
-        : { title: "training loss", of: ({ firstLoss, lastLoss }) => change(loss(firstLoss), loss(lastLoss)), ...right },
-      ...(held
-        ? [{ title: "exact match", of: (a: AdapterResult) => change(percent(a.before), percent(a.after)), ...right }]
-        : []),
-      { title: "tokens", of: (a) => count(a.tokens), ...right },
-      { title: "seconds", of: (a) => a.seconds.toFixed(0), ...right },
-      { title: "saved in", of: ({ folder }) => (folder ? shortPath(folder) : "-") },
-    ],
-    adapters,
-  );
-  const rate = `${count(tokens)} tokens in ${duration(seconds)}`;
-  return ["", ...lines, "", `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
-}

@@ -1,15 +1,13 @@
-// What a timeline of kernels says: milliseconds by family, and a trace for chrome://tracing or ui.perfetto.dev.
+// What a trace says: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { RequestError, textOf } from "../base/errors.ts";
-import { log } from "../base/log.ts";
+import { RequestError } from "../base/errors.ts";
+import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Observer } from "../run/events.ts";
-
-/** A launch, as a device timed it. */
-type Launch = { readonly kernel: string; readonly startMs: number; readonly ms: number };
+import type { StageTrace, Tracer } from "../run/trace.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
 const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
@@ -27,34 +25,50 @@ const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
 export const familyOf = (kernel: string): string => FAMILIES.find(([, prefix]) => prefix.test(kernel))?.[0] ?? "other";
 
 /** Milliseconds of each family, the longest first. */
-export function byFamily(launches: readonly Launch[]): Readonly<Record<string, number>> {
+export function byFamily(launches: readonly KernelSpan[]): Readonly<Record<string, number>> {
   const total = new Map<string, number>();
-  for (const { kernel, ms } of launches) total.set(familyOf(kernel), (total.get(familyOf(kernel)) ?? 0) + ms);
+  for (const { kernel, start, end } of launches) total.set(familyOf(kernel), (total.get(familyOf(kernel)) ?? 0) + end - start);
   return Object.fromEntries([...total].sort(([, a], [, b]) => b - a));
 }
 
-/** Writes launches as complete events of Chrome's trace format (times in microseconds). */
-export function writeTrace(path: string, device: string, launches: readonly Launch[]): void {
-  const lane = { pid: 1, tid: 1 };
-  const names = [
-    { ph: "M", name: "process_name", ...lane, args: { name: "mlora" } },
-    { ph: "M", name: "thread_name", ...lane, args: { name: device } },
-  ];
-  const events = launches.map(({ kernel, startMs, ms }) => ({
-    ph: "X",
-    name: kernel,
-    cat: familyOf(kernel),
-    ts: startMs * 1000,
-    dur: ms * 1000,
-    ...lane,
-  }));
-  writeFileAtomic(path, `${JSON.stringify({ displayTimeUnit: "ms", traceEvents: [...names, ...events] })}\n`);
+/** The rows of a stage in the trace. */
+const LANES = { passes: 1, links: 2, kernels: 3 };
+
+/** Writes traces as complete events of Chrome's trace format (times in microseconds): a stage is a process there. */
+export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace[]): void {
+  const events = traces.flatMap(({ spans, kernels }, stage) => {
+    const pid = stage + 1;
+    const { part, device } = plan.stages[stage]!;
+    const name = `stage ${stage}: layers ${part.from} to ${part.to - 1} on ${device.name}${device.host && ` (${device.host})`}`;
+    return [
+      { ph: "M", name: "process_name", pid, args: { name } },
+      ...Object.entries(LANES).map(([lane, tid]) => ({ ph: "M", name: "thread_name", pid, tid, args: { name: lane } })),
+      ...spans.map((span) => passEvent(plan, pid, span)),
+      ...kernels.map(({ kernel, start, end }) => complete(pid, LANES.kernels, kernel, familyOf(kernel), start, end)),
+    ];
+  });
+  writeFileAtomic(path, `${JSON.stringify({ displayTimeUnit: "ms", traceEvents: events })}\n`);
 }
 
-/** Steps of each adapter that pass before one is traced: kernels are loaded and caches are warm by then. */
-const UNTRACED = 2;
+const complete = (pid: number, tid: number, name: string, cat: string, start: number, end: number) => ({
+  ph: "X",
+  name,
+  cat,
+  ts: start * 1000,
+  dur: (end - start) * 1000,
+  pid,
+  tid,
+});
 
-type Timed = { readonly startTimeline: () => void; readonly endTimeline: () => Promise<readonly Launch[]> };
+function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }: StageSpan) {
+  const names = adapters.map((adapter) => plan.adapters[adapter]!.name);
+  const tid = kind === "send" || kind === "receive" ? LANES.links : LANES.passes;
+  const event = complete(pid, tid, `${kind}${pass === null ? "" : ` ${pass}`}: ${names.join(", ")}`, kind, start, end);
+  return { ...event, args: { pass, adapters: names } };
+}
+
+/** Steps of each adapter that pass before kernels are traced: they are loaded and caches are warm by then. */
+const UNTRACED = 2;
 
 /** The file that a trace goes to; its folder has to be there before any long work. */
 export function tracePath(path: string): string {
@@ -66,20 +80,17 @@ export function tracePath(path: string): string {
   );
 }
 
-/** Traces one round of steps, after the first few where there are more, and writes it to `path`. */
-export function traceObserver(plan: Plan, device: Timed, path: string): Observer {
+/** Has all passes recorded, and the kernels of one round of steps, after the first few where there are more. */
+export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Observer {
   const untraced = Math.min(UNTRACED, ...plan.adapters.map((adapter) => adapter.steps - 1));
   let steps = 0;
-  if (untraced === 0) device.startTimeline();
+  const set = (kernels: boolean) => void tracer.record({ passes: true, kernels }).catch(failed);
+  set(untraced === 0);
   return {
     stepped: () => {
       steps++;
-      if (steps === untraced * plan.adapters.length) device.startTimeline();
-      if (steps === (untraced + 1) * plan.adapters.length)
-        device
-          .endTimeline()
-          .then((launches) => writeTrace(path, plan.device.name, launches))
-          .catch((error) => log(0, () => `the trace was not written: ${textOf(error)}`));
+      if (steps === untraced * plan.adapters.length) set(true);
+      if (steps === (untraced + 1) * plan.adapters.length) set(false);
     },
     evaluated: () => undefined,
     saved: () => undefined,

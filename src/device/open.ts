@@ -24,18 +24,22 @@ export type DeviceReport = {
   readonly paddedRanks: readonly number[];
   readonly totalBytes: number;
   readonly freeBytes: number;
+  /** Which of them it is, and how many such devices there are. */
+  readonly ordinal: number;
+  readonly count: number;
   /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
   readonly note: string | null;
 };
 
 /**
- * The device that `wanted` means on this machine, for this precision of the base model. "auto" takes the GPU where there is one
- * that mlora runs on, and says in `note` why not. A RequestError says why what was asked for cannot be had.
+ * The device that `wanted` means on this machine, for this precision of the base model: the `ordinal`th of several GPUs, or the CPU
+ * whichever. "auto" takes the GPU where there is one that mlora runs on, and says in `note` why not. A RequestError says why what was
+ * asked for cannot be had.
  */
-export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision): DeviceReport {
+export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport {
   if (wanted === "cpu") return cpuReport(null);
   try {
-    return cudaReport(precision === "fp32" ? "f32" : "bf16");
+    return cudaReport(precision === "fp32" ? "f32" : "bf16", ordinal);
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     if (wanted === "auto") return cpuReport(error.message);
@@ -43,12 +47,12 @@ export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision):
   }
 }
 
-export function openDevice({ kind, compute }: Pick<DeviceReport, "kind" | "compute">): Device {
+export function openDevice({ kind, compute, ordinal }: Pick<DeviceReport, "kind" | "compute" | "ordinal">): Device {
   switch (kind) {
     case "cpu":
       return new CpuDevice();
     case "cuda":
-      return new CudaDevice(compute);
+      return new CudaDevice(compute, ordinal);
     default:
       return kind satisfies never;
   }
@@ -58,12 +62,30 @@ function cpuReport(note: string | null): DeviceReport {
   const { model, cores } = requireProcessor();
   const { totalBytes, availableBytes: freeBytes } = memory();
   const name = `${model}, ${cores} cores`;
-  return { kind: "cpu", name, compute: "f32", rowTile: ROW_TILE, paddedRanks: [], totalBytes, freeBytes, note };
+  return {
+    kind: "cpu",
+    name,
+    compute: "f32",
+    rowTile: ROW_TILE,
+    paddedRanks: [],
+    totalBytes,
+    freeBytes,
+    ordinal: 0,
+    count: 1,
+    note,
+  };
 }
 
-/** The first GPU that the driver lists: CUDA_VISIBLE_DEVICES decides which that is. */
-function cudaReport(compute: "f32" | "bf16"): DeviceReport {
-  const gpu = listGpus().gpus[0]!;
+/** A GPU by its place among those that the driver lists: CUDA_VISIBLE_DEVICES decides which these are. */
+function cudaReport(compute: "f32" | "bf16", ordinal: number): DeviceReport {
+  const { gpus } = listGpus();
+  const gpu = gpus[ordinal];
+  if (!gpu)
+    throw new RunError(
+      "cuda.ordinal",
+      `there is no GPU ${ordinal}: the driver lists ${gpus.length}, numbered from 0`,
+      "choose one of those that mlora doctor shows",
+    );
   if (!isSupported(gpu))
     throw new RunError(
       "cuda.unsupported",
@@ -71,8 +93,20 @@ function cudaReport(compute: "f32" | "bf16"): DeviceReport {
       'set device to "cpu", or use another GPU',
     );
   const ranks = paddedRanks(readManifest(), compute === "f32" ? "f32" : "ptr");
-  const { free, total: totalBytes } = gpuMemory(0);
+  const { free, total: totalBytes } = gpuMemory(ordinal);
   const freeBytes = Math.max(0, free - DRIVER_BYTES);
+  const count = gpus.filter(({ name }) => name === gpu.name).length;
   const note = free < totalBytes * 0.9 ? `${formatBytes(totalBytes - free)} of its memory are in use` : null;
-  return { kind: "cuda", name: gpu.name, compute, rowTile: CUDA_ROW_TILE, paddedRanks: ranks, totalBytes, freeBytes, note };
+  return {
+    kind: "cuda",
+    name: gpu.name,
+    compute,
+    rowTile: CUDA_ROW_TILE,
+    paddedRanks: ranks,
+    totalBytes,
+    freeBytes,
+    ordinal,
+    count,
+    note,
+  };
 }

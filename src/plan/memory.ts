@@ -2,13 +2,18 @@
 // taken cannot drift apart; nothing here touches a device.
 
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
+import { bytesOf } from "../base/dtype.ts";
 import { groupsOf, layoutAdapters } from "../base/layout.ts";
+import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { takeBatch } from "../model/batch.ts";
 import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
 import { type Part, weightBytes } from "../model/weights.ts";
+
+/** A GPU gives memory that processes share in pages of this size. */
+const LINK_ALIGN = 2 ** 12;
 
 /** All that decides how much memory a stage takes, beside the model and the adapters. */
 export type StageSizes = Sizes & {
@@ -18,12 +23,22 @@ export type StageSizes = Sizes & {
   readonly positions: number;
 };
 
+/** Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for evaluations. */
+export const SEND_BUFFERS = 2;
+
+/** Room for what a neighbour sends: the activations or gradients of a pass, a slot each. */
+export const linkRoom = (spec: ModelSpec, { rows }: StageSizes, compute: Device["compute"]) => ({
+  slots: SEND_BUFFERS + 1,
+  slotBytes: rows * spec.hidden * bytesOf(compute),
+});
+
 export type MemoryParts = {
   readonly weights: number;
   readonly adapters: number; // parameters, gradients, moments
   readonly activations: number;
   readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
+  readonly links: number; // slots that the stages before and behind fill
 };
 
 export function stageMemory(
@@ -42,6 +57,8 @@ export function stageMemory(
     for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
   });
   const layout = layoutAdapters(spec, part, groups, sizes.rank);
+  const room = linkRoom(spec, sizes, device.compute);
+  const neighbours = Number(!part.first) + Number(!part.last);
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: adapters.length, layout };
   return {
     weights: weightBytes(spec, part, device.compute),
@@ -49,5 +66,6 @@ export function stageMemory(
     activations: buffers.activations * sizes.inFlight,
     workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
     head: buffers.head,
+    links: neighbours * room.slots * alignUp(room.slotBytes, LINK_ALIGN),
   };
 }

@@ -11,9 +11,11 @@ import type { DeviceReport } from "../device/open.ts";
 import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 import { resolveTargets, scaleOf } from "./adapters.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
+import { partition } from "./partition.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
 export const DEFAULT_TOKENS = 4096;
@@ -57,47 +59,110 @@ export type AdapterPlan = BankAdapter & {
 export type Plan = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
+  /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
   readonly adapters: readonly AdapterPlan[];
-  readonly part: Part;
-  readonly sizes: StageSizes;
+  readonly stages: readonly StagePlan[];
   /** Tokens of an adapter's own micro-batch at most. */
   readonly budget: number;
   /** Rows of a pass, which adapters share, at most; a larger micro-batch runs alone. */
   readonly passRows: number;
-  readonly memory: MemoryParts;
 };
 
-export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[], device: DeviceReport): Plan {
+export type StagePlan = {
+  readonly part: Part;
+  readonly sizes: StageSizes;
+  readonly memory: MemoryParts;
+  readonly device: StageDevice;
+  /** Passes between forward and backward at most; a pipeline keeps one more slot for evaluations. */
+  readonly inFlight: number;
+};
+
+/** The device of a stage, and the machine that it is in. */
+export type StageDevice = DeviceReport & { readonly host: string };
+
+/** How many stages a recipe gets where a machine has `count` devices. */
+export const stageCount = (stages: Recipe["run"]["stages"], spec: ModelSpec, count: number): number =>
+  stages === "auto" ? Math.min(count, spec.layers) : typeof stages === "number" ? stages : stages.length;
+
+/** `devices` are those of the stages, first stage first. */
+export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[], devices: readonly StageDevice[]): Plan {
+  const device = commonOf(devices);
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
   const positions = maxOf(data.flatMap(({ train, eval: held }) => [...train, ...held].map(({ length }) => length)));
   checkPositions(recipe, spec, data);
-  const passRows = Math.min(budget, PASS_ROWS[device.kind]);
-  const rows = mostRows(adapters, data, budget, passRows, device.rowTile);
+  const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length);
+  const { rowTile } = device;
+  const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
+  const members = adapters.map(({ index, work }) => memberOf(index, work, { budget, passRows: fullRows, rowTile }));
+  const passRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
+  const rows = largestPass(adapters, data, budget, passRows, rowTile);
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
-  const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? device.rowTile;
-  const part = { from: 0, to: spec.layers, first: true, last: true };
-  const sizesFor = (recomputation: Recomputation): StageSizes => ({
-    rows,
-    targets: rows,
-    chunk: Math.min(rows, chunk),
-    layers: spec.layers,
-    rank: padRank(adapters, device),
-    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-    recomputation,
-    inFlight: 1,
-    positions,
-  });
-  const memoryFor = (sizes: StageSizes) => stageMemory(spec, part, adapters, sizes, device);
-  const wanted = recipe.run.recomputation;
-  const choices: readonly Recomputation[] = wanted === "auto" ? RECOMPUTATIONS[device.kind] : [wanted];
-  const fits = (choice: Recomputation) => totalBytes(memoryFor(sizesFor(choice))) <= device.freeBytes;
-  const recomputation = choices.find(fits);
-  if (!recomputation) throw tooLarge(memoryFor(sizesFor(choices.at(-1)!)), device, budget);
-  const sizes = sizesFor(recomputation);
-  return { recipe, spec, device, adapters, part, sizes, budget, passRows, memory: memoryFor(sizes) };
+  const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
+  const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
+  const shared = { rows, targets: rows, chunk: Math.min(rows, chunk), rank: padRank(adapters, device), groups, positions };
+  const stagesFor = ({ recomputation, spare }: Choice): StagePlan[] =>
+    parts.map((part, stage) => {
+      const inFlight = parts.length - stage + spare;
+      const slots = parts.length === 1 ? 1 : inFlight + 1;
+      const sizes = { ...shared, layers: part.to - part.from, recomputation, inFlight: slots };
+      const memory = stageMemory(spec, part, adapters, sizes, device);
+      return { part, sizes, memory, device: devices[stage]!, inFlight };
+    });
+  const choices = choicesOf(recipe, device.kind, parts.length);
+  const stages = choices.map(stagesFor).find((of) => fullest(of).bytes <= fullest(of).device.freeBytes);
+  if (!stages) throw tooLarge(fullest(stagesFor(choices.at(-1)!)), budget);
+  return { recipe, spec, device, adapters, stages, budget, passRows };
 }
+
+/**
+ * 1F1B keeps as many passes in flight on a stage as there are stages from it on; `spare` more let stages that wait for an unequal
+ * pass go on with another.
+ */
+type Choice = { readonly recomputation: Recomputation; readonly spare: number };
+
+/** The best first: what is computed again costs more than what waits. */
+function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number): Choice[] {
+  const recomputations: readonly Recomputation[] = run.recomputation === "auto" ? RECOMPUTATIONS[kind] : [run.recomputation];
+  const spares = stages === 1 ? [0] : [stages, Math.floor(stages / 2), 0];
+  return recomputations.flatMap((recomputation) => spares.map((spare) => ({ recomputation, spare })));
+}
+
+/** What the plan may rely on for all stages. Throws a RequestError, `plan.devices`, where they have not the same. */
+function commonOf(devices: readonly StageDevice[]): StageDevice {
+  const first = devices[0]!;
+  const other = devices.findIndex(({ kind, compute }) => kind !== first.kind || compute !== first.compute);
+  if (other < 0) return first;
+  const say = ({ host, kind, compute }: StageDevice) => `${kind} in ${compute}${host === "" ? "" : ` (${host})`}`;
+  throw new RequestError(
+    "plan.devices",
+    `stage 0 has ${say(first)}, stage ${other} ${say(devices[other]!)}: all stages compute alike`,
+    "give all stages devices of one kind, or set device and precision",
+  );
+}
+
+/** The device whose stages leave the least of its memory, and what they need it for. */
+function fullest(stages: readonly StagePlan[]) {
+  const devices = [...Map.groupBy(stages, ({ device }) => `${device.host} ${device.ordinal}`).values()].map((on) => {
+    const memory = on.map((stage) => stage.memory).reduce(addMemory);
+    return { memory, bytes: totalBytes(memory), device: on[0]!.device, stages: on.length };
+  });
+  const left = ({ bytes, device }: (typeof devices)[number]) => device.freeBytes - bytes;
+  return devices.reduce((a, b) => (left(b) < left(a) ? b : a));
+}
+
+const addMemory = (a: MemoryParts, b: MemoryParts): MemoryParts => ({
+  weights: a.weights + b.weights,
+  adapters: a.adapters + b.adapters,
+  activations: a.activations + b.activations,
+  workspace: a.workspace + b.workspace,
+  head: a.head + b.head,
+  links: a.links + b.links,
+});
+
+/** Of all stages together. */
+export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memory }) => memory).reduce(addMemory);
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
 
@@ -141,7 +206,7 @@ function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: Device
  * The largest pass that can come: no more than `passRows` (a micro-batch over it runs alone, so room for the largest is made),
  * and no more than all adapters' largest micro-batches together.
  */
-function mostRows(
+function largestPass(
   adapters: readonly AdapterPlan[],
   data: readonly DataSummary[],
   budget: number,
@@ -186,11 +251,14 @@ function checkPositions(recipe: Recipe, spec: ModelSpec, data: readonly DataSumm
   }
 }
 
-function tooLarge(memory: MemoryParts, device: DeviceReport, budget: number): RequestError {
-  const parts = Object.entries(memory).map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
+function tooLarge({ memory, stages, device }: ReturnType<typeof fullest>, budget: number): RequestError {
+  const parts = Object.entries(memory)
+    .filter(([, bytes]) => bytes > 0)
+    .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
+  const who = stages === 1 ? "the run needs" : `${stages} stages of the run need`;
   return new RequestError(
     "plan.memory",
-    `the run needs ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free: ${parts.join(", ")}`,
+    `${who} ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free: ${parts.join(", ")}`,
     `lower run.tokens_per_microbatch (now ${budget}), batch_size, max_length or the number of adapters`,
   );
 }

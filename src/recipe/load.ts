@@ -56,6 +56,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
       device: deviceOf(overrides) ?? run.device ?? "auto",
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
       recomputation: run.recomputation ?? "auto",
+      stages: stagesOf(overrides) ?? run.stages ?? "auto",
     },
     adapters,
   };
@@ -93,7 +94,7 @@ const dotted = (path: Path): string =>
 const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
   "": ["model", "run", "defaults", "adapter"],
   model: ["path", "precision"],
-  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation"],
+  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation", "stages"],
   data: ["train", "eval", "split"],
   template: ["prompt", "completion"],
 };
@@ -200,6 +201,18 @@ function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
   throw new RequestError("flag.device", `--device ${device}: wants auto, cpu or cuda`);
 }
 
+/** --stages 4, or 10,12,10 for the layers of each. */
+function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
+  if (stages === undefined || stages === "auto") return stages;
+  const numbers = `${stages}`.split(",").map(Number);
+  if (!numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 256))
+    throw new RequestError(
+      "flag.stages",
+      `--stages ${stages}: wants auto, a number of stages up to 256, or the layers of each: 10,12,10`,
+    );
+  return numbers.length === 1 ? numbers[0]! : numbers;
+}
+
 /** The resolved recipe as TOML: loads again, from anywhere, to the same recipe. */
 export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
   `${stringify({
@@ -210,6 +223,7 @@ export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
       device: run.device,
       ...(run.tokensPerMicrobatch === null ? {} : { tokens_per_microbatch: run.tokensPerMicrobatch }),
       recomputation: run.recomputation,
+      stages: typeof run.stages === "object" ? [...run.stages] : run.stages,
     },
     adapter: adapters.map(adapterTable),
   })}\n`;

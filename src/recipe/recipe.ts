@@ -58,6 +58,8 @@ export type AdapterRecipe = {
   readonly priority: number;
 };
 
+export type Stages = "auto" | number | readonly number[];
+
 export type Recipe = {
   readonly path: string;
   readonly model: { readonly path: string; readonly precision: "auto" | "fp32" | "bf16" };
@@ -67,9 +69,16 @@ export type Recipe = {
     readonly device: "auto" | "cpu" | "cuda";
     readonly tokensPerMicrobatch: number | null;
     readonly recomputation: "auto" | "none" | "selective" | "full";
+    /** Stages of the pipeline: as many as there are GPUs, a number, or the layers of each. */
+    readonly stages: Stages;
   };
   readonly adapters: readonly AdapterRecipe[];
 };
 
 /** Flags of the command line, as they were given. */
-export type Overrides = { readonly output?: string; readonly device?: string; readonly seed?: string | number };
+export type Overrides = {
+  readonly output?: string;
+  readonly device?: string;
+  readonly seed?: string | number;
+  readonly stages?: string | number;
+};

@@ -24,6 +24,7 @@ const oneOf = <const T extends readonly string[]>(...names: T) =>
 const truth = v.boolean(wants("true or false"));
 const SEED = 2 ** 32 - 1;
 const MANY = 1e9;
+const MOST_STAGES = 256;
 
 const paths = v.union(
   [text, v.pipe(v.array(text), v.minLength(1, "wants at least one file"))],
@@ -119,6 +120,12 @@ export const RecipeTable = v.strictObject({
       device: v.optional(oneOf("auto", "cpu", "cuda")),
       tokens_per_microbatch: v.optional(whole(1, 1 << 24)),
       recomputation: v.optional(oneOf("auto", "none", "selective", "full")),
+      stages: v.optional(
+        v.union(
+          [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES))],
+          wants(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
+        ),
+      ),
     },
     wants("a table"),
   ),

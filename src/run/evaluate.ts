@@ -2,10 +2,14 @@
 
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
+import type { SequenceLoss } from "../bus/messages.ts";
 import type { Plan } from "../plan/plan.ts";
-import { inputLength, pack, type Tokens } from "../schedule/pack.ts";
+import { inputLength, type MicroBatch, pack, type Tokens } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { countTargets, evaluationShare } from "./feed.ts";
+
+/** Batches that may be on their way through the stages. */
+const AHEAD = 16;
 
 export type Evaluation = {
   /** Mean loss over all targets. */
@@ -15,22 +19,40 @@ export type Evaluation = {
   readonly rows: number;
 };
 
-export async function evaluate(bus: Bus, plan: Plan, adapter: number, samples: readonly Tokens[]): Promise<Evaluation> {
+/** An evaluation under way. The adapter may be trained on once `sent` has resolved: it is evaluated as it was before. */
+export type Evaluating = { readonly sent: Promise<void>; readonly result: Promise<Evaluation> };
+
+/**
+ * Evaluates an adapter as it is after all that was sent to the stages. Each batch goes to all stages in one go: so all have it at the
+ * same place among their actions, and none waits for what another has not been told yet.
+ */
+export function evaluate(bus: Bus, plan: Plan, adapter: number, samples: readonly Tokens[]): Evaluating {
   const { recipe } = plan.adapters[adapter]!;
   const batches = cut([...samples.keys()], samples.map(inputLength), recipe.batchSize, plan.budget);
-  let [loss, exact] = [0, 0];
-  for (const rows of batches) {
-    const share = evaluationShare(
-      adapter,
-      rows.map((row) => samples[row]!),
-    );
-    const batch = pack([share], plan.adapters.length, plan.device.rowTile);
-    let losses = null;
-    for (let stage = 0; stage < bus.stages; stage++) losses = await bus.request(stage, { type: "evaluate", batch });
-    for (const [i, sequence] of losses!.entries()) {
-      loss += sequence.loss;
-      if (sequence.hits === batch.sequences[i]!.targets) exact++;
+  const evaluated: Promise<{ batch: MicroBatch; losses: readonly SequenceLoss[] }>[] = [];
+  const send = async (): Promise<void> => {
+    for (const [i, rows] of batches.entries()) {
+      if (i >= AHEAD) await evaluated[i - AHEAD];
+      const chosen = rows.map((row) => samples[row]!);
+      const batch = pack([evaluationShare(adapter, chosen)], plan.adapters.length, plan.device.rowTile);
+      const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
+      const reply = Promise.all(replies).then((all) => ({ batch, losses: all.at(-1)! }));
+      reply.catch(() => undefined); // `result` tells of it
+      evaluated.push(reply);
     }
-  }
-  return { loss: loss / sum(samples.map(countTargets)), exact, rows: samples.length };
+  };
+  const sent = send();
+  const collect = async (): Promise<Evaluation> => {
+    await sent;
+    let [loss, exact] = [0, 0];
+    for (const { batch, losses } of await Promise.all(evaluated))
+      for (const [i, sequence] of losses.entries()) {
+        loss += sequence.loss;
+        if (sequence.hits === batch.sequences[i]!.targets) exact++;
+      }
+    return { loss: loss / sum(samples.map(countTargets)), exact, rows: samples.length };
+  };
+  const result = collect();
+  result.catch(() => undefined); // it may fail before anybody waits for it
+  return { sent, result };
 }

@@ -1,6 +1,7 @@
 // Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
 
 import { RunError } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { FactorTensor } from "../bus/messages.ts";
 import { readPeftAdapter, writePeftAdapter } from "../files/peft.ts";
@@ -15,14 +16,13 @@ const TOLERANCE = 1e-6;
 
 /** All factors of an adapter, over all stages. */
 async function gather(bus: Bus, adapter: number): Promise<FactorTensor[]> {
-  const factors: FactorTensor[] = [];
-  for (let stage = 0; stage < bus.stages; stage++) factors.push(...(await bus.request(stage, { type: "read", adapter })));
-  return factors;
+  const parts = await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "read", adapter })));
+  return parts.flat();
 }
 
 /** Replaces an adapter's factors on all stages; each takes those of its own layers. */
 export async function putFactors(bus: Bus, adapter: number, factors: readonly FactorTensor[]): Promise<void> {
-  for (let stage = 0; stage < bus.stages; stage++) await bus.request(stage, { type: "write", adapter, factors });
+  await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "write", adapter, factors })));
 }
 
 /** The factors of a PEFT adapter directory, in the order of the layers. */
@@ -49,7 +49,7 @@ export async function exportAdapter(
 ): Promise<void> {
   const { recipe, rank, targets, name } = plan.adapters[adapter]!;
   const probe = samples.slice(0, PROBE_ROWS);
-  const live = await evaluate(bus, plan, adapter, probe);
+  const live = await evaluate(bus, plan, adapter, probe).result;
   const factors = await gather(bus, adapter);
   writePeftAdapter(
     folder,
@@ -57,7 +57,7 @@ export async function exportAdapter(
     factors,
   );
   await putFactors(bus, adapter, readFactors(folder, plan, adapter));
-  const saved = await evaluate(bus, plan, adapter, probe);
+  const saved = await evaluate(bus, plan, adapter, probe).result;
   if (!(Math.abs(saved.loss - live.loss) <= TOLERANCE * Math.abs(live.loss)))
     throw new RunError(
       "export.mismatch",

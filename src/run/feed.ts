@@ -2,8 +2,8 @@
 
 import { sum } from "../base/shape.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import type { ShareRef } from "../schedule/order.ts";
 import type { Share, Tokens } from "../schedule/pack.ts";
+import type { ShareRef } from "../schedule/shares.ts";
 
 /** Tokens that are to be predicted; the first never is. */
 export const countTargets = (sample: Tokens): number => sum(sample.mask.subarray(1));

@@ -1,18 +1,22 @@
 // The coordinator: goes through the schedule, tells the stages what to do, and keeps what comes back. Opens no device.
+//
+// Nothing here makes a stage wait but what decides its next action. Evaluations and exports go on beside the training of the others.
 
 import { join } from "node:path";
 import { now } from "../base/clock.ts";
 import { RunError, textOf } from "../base/errors.ts";
-import { maxOf, sum } from "../base/shape.ts";
+import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdamStep } from "../bus/messages.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
-import { type Action, type ShareRef, schedule } from "../schedule/order.ts";
-import { inputLength, type MicroBatch, pack, type Tokens } from "../schedule/pack.ts";
+import type { Pass, StepRef } from "../schedule/lists.ts";
+import { inputLength, pack, type Tokens } from "../schedule/pack.ts";
 import { rateFactor } from "../schedule/rate.ts";
+import { actionsOf } from "./actions.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import type { AdapterResult, Observer, RunResult } from "./events.ts";
+import { Executor, tokensIn } from "./executor.ts";
 import { exportAdapter, putFactors, readFactors } from "./export.ts";
 import { trainingShare } from "./feed.ts";
 
@@ -23,15 +27,25 @@ export type AdapterData = { readonly train: readonly Tokens[]; readonly eval: re
 type Live = {
   readonly plan: AdapterPlan;
   readonly data: AdapterData;
-  loss: number; // of the mini-batch so far
-  stepTokens: number;
+  /** The step under way, from when it is decided. */
+  made: MadeStep | null;
   steps: number;
   tokens: number;
   steppedAt: number;
   firstLoss: number | null;
   lastLoss: number | null;
   before: Evaluation | null;
+  /** It makes no further step. */
+  ended: boolean;
   result: AdapterResult | null;
+};
+
+type MadeStep = {
+  readonly step: number; // from 1
+  readonly loss: number;
+  readonly tokens: number;
+  readonly gradNorm: number;
+  readonly learningRate: number;
 };
 
 export type RunOptions = {
@@ -41,180 +55,185 @@ export type RunOptions = {
   /** Folder of the run; null saves nothing (benchmarks). */
   readonly output: string | null;
   readonly observer: Observer;
-  /** Aborted: the step under way is finished, everything is saved, and the run ends. */
+  /** Aborted: mini-batches that were begun are finished, everything is saved, and the run ends. */
   readonly stop: AbortSignal;
 };
 
-export async function run(options: RunOptions): Promise<RunResult> {
-  const started = now();
-  const { plan, data, stop } = options;
-  const live = plan.adapters.map((adapter, i): Live => {
-    const fresh = { loss: 0, stepTokens: 0, steps: 0, tokens: 0, firstLoss: null, lastLoss: null, before: null, result: null };
-    return { plan: adapter, data: data[i]!, steppedAt: started, ...fresh };
-  });
-  for (const { plan: adapter } of live)
-    if (adapter.recipe.initialAdapter)
-      await putFactors(options.bus, adapter.index, readFactors(adapter.recipe.initialAdapter, plan, adapter.index));
-  for (const adapter of live) if (!stop.aborted) adapter.before = await evaluateLive(options, adapter);
-  for (const adapter of live) adapter.steppedAt = now();
+/** Trains all adapters of the plan. Throws what a stage failed with; what one adapter fails with ends that adapter alone. */
+export const run = (options: RunOptions): Promise<RunResult> => new Training(options).run();
 
-  const works = plan.adapters.map(({ work }) => work);
-  const batches = new Map<number, { readonly batch: MicroBatch; readonly shares: readonly ShareRef[] }>();
-  for (const action of schedule(
-    works,
-    { ...plan, rowTile: plan.device.rowTile },
-    (adapter) => live[adapter]!.result !== null,
-  )) {
-    await act(options, live, batches, action, started);
-    if (stop.aborted && action.kind !== "forward") break;
+class Training {
+  readonly #started = now();
+  readonly #live: readonly Live[];
+  readonly #executor: Executor;
+  /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
+  readonly #made = new Map<string, AdamStep | null>();
+  readonly #beside = new Set<Promise<void>>();
+
+  constructor(private readonly options: RunOptions) {
+    const { plan, data, bus } = options;
+    this.#live = plan.adapters.map((adapter, i): Live => {
+      const fresh = { made: null, steps: 0, tokens: 0, firstLoss: null, lastLoss: null, before: null };
+      return { plan: adapter, data: data[i]!, steppedAt: this.#started, ...fresh, ended: false, result: null };
+    });
+    const batchOf = ({ shares }: Pass) => {
+      const filled = shares.map((ref) => trainingShare(plan.adapters[ref.adapter]!, data[ref.adapter]!.train, ref));
+      return pack(filled, plan.adapters.length, plan.device.rowTile);
+    };
+    const lengthOf = (adapter: number) => (row: number) => inputLength(data[adapter]!.train[row]!);
+    this.#executor = new Executor(bus, batchOf, (pass, adapter) => tokensIn(pass, adapter, lengthOf(adapter)));
   }
-  for (const adapter of live) if (!adapter.result) await finish(options, adapter, "stopped", null, started);
-  const results = live.map(({ result }) => result!);
-  return {
-    adapters: results,
-    seconds: (now() - started) / 1000,
-    tokens: sum(results.map(({ tokens }) => tokens)),
-    stopped: stop.aborted,
-  };
-}
 
-async function act(
-  options: RunOptions,
-  live: readonly Live[],
-  batches: Map<number, { readonly batch: MicroBatch; readonly shares: readonly ShareRef[] }>,
-  action: Action,
-  started: number,
-): Promise<void> {
-  const { plan, bus } = options;
-  const stages = Array.from({ length: bus.stages }, (_, stage) => stage);
-  switch (action.kind) {
-    case "forward": {
-      const shares = action.shares.map((ref) => trainingShare(live[ref.adapter]!.plan, live[ref.adapter]!.data.train, ref));
-      const batch = pack(shares, plan.adapters.length, plan.device.rowTile);
-      batches.set(action.pass, { batch, shares: action.shares });
-      await Promise.all(stages.map((stage) => bus.request(stage, { type: "forward", pass: action.pass, batch })));
-      break;
-    }
-    case "backward": {
-      const replies = await Promise.all(stages.map((stage) => bus.request(stage, { type: "backward", pass: action.pass })));
-      const { batch, shares } = batches.get(action.pass)!;
-      batches.delete(action.pass);
-      for (const [i, { adapter, firstTarget, targets }] of batch.sequences.entries())
-        if (targets > 0) live[adapter]!.loss += replies.at(-1)![i]!.loss * batch.weights[firstTarget]!;
-      for (const { adapter, rows } of shares)
-        live[adapter]!.stepTokens += sum(rows.map((row) => inputLength(live[adapter]!.data.train[row]!)));
-      break;
-    }
-    case "step":
-      await stepAdapters(options, live, action.steps, started);
-      break;
-    default:
-      action satisfies never;
+  async run(): Promise<RunResult> {
+    const { plan, bus, stop } = this.options;
+    for (const { index, recipe } of plan.adapters)
+      if (recipe.initialAdapter) await putFactors(bus, index, readFactors(recipe.initialAdapter, plan, index));
+    for (const adapter of this.#live) if (!stop.aborted) adapter.before = await this.#evaluate(adapter);
+    for (const adapter of this.#live) adapter.steppedAt = now();
+
+    const ended = (adapter: number): boolean => stop.aborted || this.#live[adapter]!.ended;
+    for (const { stage, action } of actionsOf(plan, ended))
+      if (action.kind === "step") await this.#step(stage, action.steps);
+      else await this.#executor[action.kind](stage, action.pass);
+    await this.#executor.drain();
+    for (const adapter of this.#live) if (!adapter.ended) this.#end(adapter, "stopped");
+    while (this.#beside.size > 0) await Promise.race(this.#beside);
+    await this.#executor.drain(); // throws what went wrong beside
+    const results = this.#live.map(({ result }) => result!);
+    return {
+      adapters: results,
+      seconds: (now() - this.#started) / 1000,
+      tokens: sum(results.map(({ tokens }) => tokens)),
+      stopped: stop.aborted,
+    };
   }
-}
 
-async function stepAdapters(
-  options: RunOptions,
-  live: readonly Live[],
-  steps: readonly { readonly adapter: number; readonly step: number }[],
-  started: number,
-): Promise<void> {
-  const { bus, observer, stop } = options;
-  const stages = Array.from({ length: bus.stages }, (_, stage) => stage);
-  const squares = await Promise.all(stages.map((stage) => bus.request(stage, { type: "squares" })));
-  const made: { readonly adam: AdamStep; readonly gradNorm: number }[] = [];
-  for (const { adapter, step } of steps) {
-    const { plan, loss } = live[adapter]!;
-    const { optimizer } = plan.recipe;
-    const gradNorm = gradNormOf(squares.map((of) => of[adapter]!));
+  /** One stage's part of these steps: decided when the first stage is told, reported when the last has been. */
+  async #step(stage: number, refs: readonly StepRef[]): Promise<void> {
+    const keyOf = ({ adapter, step }: StepRef) => `${adapter}.${step}`;
+    for (const ref of refs) if (!this.#made.has(keyOf(ref))) this.#made.set(keyOf(ref), await this.#decide(ref));
+    const steps = refs.flatMap((ref) => this.#made.get(keyOf(ref)) ?? []);
+    if (steps.length > 0) await this.#executor.step(stage, steps);
+    if (stage < this.options.bus.stages - 1) return;
+    for (const ref of refs) this.#made.delete(keyOf(ref));
+    for (const { adapter } of steps) this.#report(this.#live[adapter]!);
+    for (const { adapter } of steps) await this.#afterStep(this.#live[adapter]!);
+  }
+
+  /** An adapter's step from its mini-batch's loss and gradient norm; null where they are no numbers, which ends the adapter. */
+  async #decide(ref: StepRef): Promise<AdamStep | null> {
+    const adapter = this.#live[ref.adapter]!;
+    const { recipe, steps } = adapter.plan;
+    const { loss, tokens, squares } = await this.#executor.result(ref);
+    if (adapter.ended) return null;
+    const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      const message = `step ${step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
-      await finish(options, live[adapter]!, "failed", `${message}; lower the learning rate or set max_grad_norm`, started);
-      continue;
+      const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
+      this.#end(adapter, "failed", `${message}; lower the learning rate or set max_grad_norm`);
+      return null;
     }
-    const { beta1, beta2, eps, weightDecay } = optimizer;
-    const learningRate = optimizer.learningRate * rateFactor(plan.recipe.schedule, step, plan.steps);
-    const coefficient = clipCoefficient(gradNorm, optimizer.maxGradNorm);
-    made.push({ adam: { adapter, t: step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient }, gradNorm });
+    const { beta1, beta2, eps, weightDecay, maxGradNorm } = recipe.optimizer;
+    const learningRate = recipe.optimizer.learningRate * rateFactor(recipe.schedule, ref.step, steps);
+    const coefficient = clipCoefficient(gradNorm, maxGradNorm);
+    adapter.made = { loss, tokens, gradNorm, learningRate, step: ref.step + 1 };
+    return { adapter: ref.adapter, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
   }
-  const adams = made.map(({ adam }) => adam);
-  await Promise.all(stages.map((stage) => bus.request(stage, { type: "step", steps: adams })));
 
-  for (const { adam, gradNorm } of made) {
-    const adapter = live[adam.adapter]!;
+  /** Counts and tells of the step that an adapter has made. */
+  #report(adapter: Live): void {
+    const { plan, made } = adapter;
+    const { loss, tokens, gradNorm, learningRate, step } = made!;
     const time = now();
-    const { loss, stepTokens: tokens } = adapter;
-    adapter.steps = adam.t;
+    adapter.steps = step;
     adapter.tokens += tokens;
     adapter.firstLoss ??= loss;
     adapter.lastLoss = loss;
-    observer.stepped({
-      adapter: adam.adapter,
-      step: adam.t,
-      steps: adapter.plan.steps,
-      epoch: Math.floor((adam.t - 1) / adapter.plan.stepsPerEpoch) + 1,
+    this.options.observer.stepped({
+      adapter: plan.index,
+      step,
+      steps: plan.steps,
+      epoch: Math.floor((step - 1) / plan.stepsPerEpoch) + 1,
       loss,
-      learningRate: adam.learningRate,
+      learningRate,
       gradNorm,
       tokens,
       tokensPerSecond: (1000 * tokens) / Math.max(1e-3, time - adapter.steppedAt),
     });
-    Object.assign(adapter, { loss: 0, stepTokens: 0, steppedAt: time });
+    adapter.steppedAt = time;
   }
-  for (const { adam } of made) {
-    const adapter = live[adam.adapter]!;
+
+  async #afterStep(adapter: Live): Promise<void> {
     const { evalEvery } = adapter.plan.recipe;
-    if (adapter.steps === adapter.plan.steps) await finish(options, adapter, "done", null, started);
-    else if (evalEvery && adapter.steps % evalEvery === 0 && !stop.aborted) await evaluateLive(options, adapter);
-  }
-}
-
-/** Evaluates on the held-out rows, if there are any, and tells. */
-async function evaluateLive({ plan, bus, observer }: RunOptions, adapter: Live): Promise<Evaluation | null> {
-  if (adapter.data.eval.length === 0) return null;
-  const found = await evaluate(bus, plan, adapter.plan.index, adapter.data.eval);
-  observer.evaluated({ ...found, adapter: adapter.plan.index, step: adapter.steps });
-  return found;
-}
-
-/** Ends an adapter: last evaluation, export, result. A failed one is not saved: its numbers are not to be used. */
-async function finish(
-  options: RunOptions,
-  adapter: Live,
-  status: AdapterResult["status"],
-  message: string | null,
-  started: number,
-): Promise<void> {
-  const { plan, bus, observer, output, stop } = options;
-  const { name, index } = adapter.plan;
-  let after: Evaluation | null = null;
-  let folder: string | null = null;
-  let outcome = { status, message };
-  if (status !== "failed" && adapter.steps > 0 && output !== null) {
-    if (!stop.aborted) after = await evaluateLive(options, adapter);
-    folder = join(output, name);
-    try {
-      await exportAdapter(bus, plan, index, folder, adapter.data.eval.length > 0 ? adapter.data.eval : adapter.data.train);
-      observer.saved({ adapter: index, step: adapter.steps, folder });
-    } catch (error) {
-      if (!(error instanceof RunError)) throw error;
-      outcome = { status: "failed", message: textOf(error) }; // the others go on
+    if (adapter.steps === adapter.plan.steps) this.#end(adapter, "done");
+    else if (evalEvery && adapter.steps % evalEvery === 0 && !this.options.stop.aborted) {
+      const { sent, result } = this.#evaluation(adapter);
+      await sent;
+      this.#goOnBeside(result);
     }
   }
-  if (outcome.message) observer.failed(index, outcome.message);
-  adapter.result = {
-    name,
-    ...outcome,
-    steps: adapter.steps,
-    tokens: adapter.tokens,
-    seconds: (now() - started) / 1000,
-    before: adapter.before,
-    after,
-    firstLoss: adapter.firstLoss,
-    lastLoss: adapter.lastLoss,
-    folder,
-  };
+
+  /** What need not be waited for; a failure ends the run. */
+  #goOnBeside(work: Promise<unknown>): void {
+    const task: Promise<void> = work.then(
+      () => void this.#beside.delete(task),
+      (error) => {
+        this.#beside.delete(task);
+        this.#executor.fail(error);
+      },
+    );
+    this.#beside.add(task);
+  }
+
+  /** Evaluates on the held-out rows, if there are any, and tells. */
+  async #evaluate(adapter: Live): Promise<Evaluation | null> {
+    return this.#evaluation(adapter).result;
+  }
+
+  #evaluation(adapter: Live): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
+    const { plan, bus, observer } = this.options;
+    const { index } = adapter.plan;
+    const held = adapter.data.eval;
+    if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
+    const { steps } = adapter;
+    const { sent, result } = evaluate(bus, plan, index, held);
+    const told = result.then((found) => {
+      observer.evaluated({ ...found, adapter: index, step: steps });
+      return found;
+    });
+    told.catch(() => undefined); // it may fail before anybody waits for it
+    return { sent, result: told };
+  }
+
+  /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
+  #end(adapter: Live, status: AdapterResult["status"], message: string | null = null): void {
+    adapter.ended = true;
+    this.#goOnBeside(this.#finish(adapter, status, message));
+  }
+
+  /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
+  async #finish(adapter: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
+    const { plan, bus, observer, output, stop } = this.options;
+    const { data, steps, tokens, firstLoss, lastLoss, before } = adapter;
+    const { name, index } = adapter.plan;
+    let after: Evaluation | null = null;
+    let folder: string | null = null;
+    let outcome = { status, message };
+    if (status !== "failed" && steps > 0 && output !== null) {
+      if (!stop.aborted) after = await this.#evaluate(adapter);
+      folder = join(output, name);
+      try {
+        await exportAdapter(bus, plan, index, folder, data.eval.length > 0 ? data.eval : data.train);
+        observer.saved({ adapter: index, step: steps, folder });
+      } catch (error) {
+        if (!(error instanceof RunError && isOwn(error))) throw error;
+        outcome = { status: "failed", message: textOf(error) }; // the others go on
+      }
+    }
+    if (outcome.message) observer.failed(index, outcome.message);
+    const seconds = (now() - this.#started) / 1000;
+    adapter.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
+  }
 }
 
-/** Steps of the adapter that has most: the run's length. */
-export const longestSteps = (plan: Plan): number => maxOf(plan.adapters.map(({ steps }) => steps));
+/** Whether it is the adapter's alone: its file, not a stage. */
+const isOwn = ({ code }: RunError): boolean => code.startsWith("files.") || code.startsWith("export.");

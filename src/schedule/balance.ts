@@ -1,74 +1,106 @@
-// Which micro-batches share a pass, for a pipeline: passes alike in rows, and enough of them to keep every stage busy.
+// Which micro-batches share a pass of a pipeline: passes alike in rows, and enough of them to keep every stage busy.
 //
-// A pipeline needs passes that do not depend on each other. With D stages, and n micro-batches in a mini-batch, groups of adapters
-// that share their passes fill it when (groups - 1) n >= D - 1: while a group waits for its last backward, the others' passes
-// are on the way. Filling each pass to `passRows`, as one stage does, would leave too few; so would passes of unequal size
-// leave stages waiting for each other.
+// A stage by itself fills each pass. A pipeline needs several that do not depend on each other, and waits where one is much larger
+// than the next. So a pass has a target size, and those adapters share it whose next micro-batches together come closest.
 
 import { sum } from "../base/shape.ts";
-import type { Kind, Pass } from "./lists.ts";
+import type { Kind, Limits, Pass } from "./lists.ts";
 import { paddedRows, type ShareRef, sharesOf } from "./shares.ts";
 import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 
-export type Limits = {
-  /** Tokens of an adapter's own micro-batch; decides its sums, so it may depend on nothing but the recipe. */
-  readonly budget: number;
-  /** Rows of a pass at most; a larger micro-batch runs alone. */
+/** Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait (docs/measurements/schedule.md). */
+const SPARE = 0.35;
+/** No pass is larger than this times its target: it would hold up the others, and memory is taken for the largest. */
+const MOST_OVER = 1.25;
+/** More candidates than this are not tried together. */
+const MOST_CANDIDATES = 24;
+
+/**
+ * balanced: passes of about equal size, as large as keeps all stages busy. filled: up to `passRows`, in the order in which adapters
+ * are ready, as one stage does it. alone: one adapter a pass, as in the paper.
+ */
+export type Packing = "balanced" | "filled" | "alone";
+
+export type PoolOptions = {
+  readonly kind: Kind;
+  readonly packing: Packing;
   readonly passRows: number;
-  readonly rowTile: number;
-  /**
-   * tokens: passes alike in size, enough for all stages. filled: up to `passRows` in the order in which adapters are ready.
-   * alone: one adapter a pass.
-   */
-  readonly packing: "tokens" | "filled" | "alone";
+  /** Passes of an adapter's mini-batch go through this many stages before it may step. */
+  readonly stages: number;
 };
 
-type Member = {
+/** An adapter with work left. */
+export type Member = {
   readonly adapter: number;
-  readonly work: Work;
-  readonly shares: Generator<ShareRef>;
-  /** The next micro-batch, or null when none is left. */
-  next: ShareRef | null;
-  rows: number;
-  /** When the first stage may begin it. */
-  ready: number;
+  readonly shares: Iterator<ShareRef>;
+  readonly rowsOf: (share: ShareRef) => number;
   readonly steps: number;
-  /** Micro-batches of a mini-batch and rows of a micro-batch, on average. */
+  /** Micro-batches of a mini-batch, and padded rows of a micro-batch, on average. */
   readonly cuts: number;
   readonly meanRows: number;
+  /** The next micro-batch and its padded rows; null when none is left. */
+  next: ShareRef | null;
+  rows: number;
+  /** When the first stage may begin it: Infinity while a step has to come first. */
+  ready: number;
 };
 
-/** The adapters that have work left, and which of them the first stage may begin. */
-export class Pool {
-  #members: Member[] = [];
-  #joined = 0;
+/** What a pool is given of an adapter. */
+type Entry = Omit<Member, "next" | "rows" | "ready">;
 
-  constructor(
-    readonly works: readonly Work[],
-    readonly options: Limits & {
-      readonly kind: Kind;
-      readonly stages: number;
-      readonly ended?: (adapter: number) => boolean;
-    },
-  ) {}
+/** An adapter that joins. */
+export function memberOf(adapter: number, work: Work, { budget, rowTile }: Limits): Entry {
+  const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
+  const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / budget));
+  const rowsOf = (share: ShareRef) => paddedRows(work, share, rowTile);
+  const meanRows = miniBatch / cuts + rowTile / 2;
+  return { adapter, shares: sharesOf(adapter, work, budget), rowsOf, steps: totalSteps(work), cuts, meanRows };
+}
+
+/** The adapters that have work left, and which of them the first stage begins next. */
+export class Pool {
+  readonly #members: Member[] = [];
+
+  constructor(readonly options: PoolOptions) {}
+
+  /** Those that have micro-batches left to give. */
+  get waiting(): readonly Member[] {
+    return this.#members.filter(({ next }) => next !== null);
+  }
+
+  add(entry: Entry): void {
+    const added = { ...entry, next: null, rows: 0, ready: 0 };
+    advance(added);
+    this.#members.push(added);
+  }
+
+  /** Lets go of those that are done, and of those that `ended` names; a mini-batch that was begun is finished all the same. */
+  sift(ended: (adapter: number) => boolean): void {
+    for (let i = this.#members.length - 1; i >= 0; i--) {
+      const { adapter, next, ready } = this.#members[i]!;
+      const done = next === null ? ready < Number.POSITIVE_INFINITY : next.firstRow === 0 && ended(adapter);
+      if (done) this.#members.splice(i, 1);
+    }
+  }
 
   /** When the first stage may begin another pass; Infinity while none can be begun. */
   readyAt(): number {
-    this.#letIn();
-    this.#letGo();
     let at = Number.POSITIVE_INFINITY;
     for (const { ready } of this.#eligible()) at = Math.min(at, ready);
     return at;
   }
 
-  /** The shares of the next pass, from adapters that are ready at `now`; there must be one. */
-  take(now: number): Omit<Pass, "id"> {
+  /** The shares of the next pass, of about `target` rows, from adapters that are ready at `now`; there must be one. */
+  take(now: number, target: number): Omit<Pass, "id"> {
     const ready = this.#eligible().filter((member) => member.ready <= now);
-    const chosen = this.#choose(ready.sort((a, b) => this.#before(a, b)));
+    const chosen = this.#choose(
+      ready.sort((a, b) => this.#before(a, b)),
+      target,
+    );
     const pass = { shares: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
     for (const member of chosen) {
-      if (member.next!.last) member.ready = Number.POSITIVE_INFINITY; // until it is released
-      this.#advance(member);
+      if (member.next!.last) member.ready = Number.POSITIVE_INFINITY;
+      advance(member);
     }
     return pass;
   }
@@ -76,36 +108,6 @@ export class Pool {
   /** The adapter's mini-batch is done on all stages at `at`: it may step, and then begin its next. */
   release(adapter: number, at: number): void {
     for (const member of this.#members) if (member.adapter === adapter) member.ready = at;
-  }
-
-  /** Works are only ever added, so who joined is beyond those seen. */
-  #letIn(): void {
-    const { budget } = this.options;
-    for (; this.#joined < this.works.length; this.#joined++) {
-      const adapter = this.#joined;
-      const work = this.works[adapter]!;
-      const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
-      const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / budget));
-      const shares = sharesOf(adapter, work, budget);
-      const about = { steps: totalSteps(work), cuts, meanRows: miniBatch / cuts };
-      const member: Member = { adapter, work, shares, next: null, rows: 0, ready: 0, ...about };
-      this.#advance(member);
-      this.#members.push(member);
-    }
-  }
-
-  /** A mini-batch that was begun is finished, also where its adapter has ended. */
-  #letGo(): void {
-    const { ended } = this.options;
-    const done = ({ adapter, next, ready }: Member): boolean =>
-      (next === null && ready < Number.POSITIVE_INFINITY) || (next?.firstRow === 0 && ended?.(adapter) === true);
-    if (this.#members.some(done)) this.#members = this.#members.filter((member) => !done(member));
-  }
-
-  #advance(member: Member): void {
-    const { value, done } = member.shares.next();
-    member.next = done ? null : value;
-    member.rows = done ? 0 : paddedRows(member.work, value, this.options.rowTile);
   }
 
   #eligible(): Member[] {
@@ -117,67 +119,70 @@ export class Pool {
   #before(a: Member, b: Member): number {
     const begun = Number(b.next!.firstRow > 0) - Number(a.next!.firstRow > 0);
     if (begun !== 0) return begun;
-    if (this.options.packing === "tokens") {
-      const way = this.#way(b) - this.#way(a);
-      if (way !== 0) return way;
-    }
-    return a.ready - b.ready || a.adapter - b.adapter;
+    const way = this.options.packing === "balanced" ? this.#way(b) - this.#way(a) : 0;
+    return way || a.ready - b.ready || a.adapter - b.adapter;
   }
 
-  /** Passes that must follow each other until the adapter is done. */
+  /** Passes that must follow each other until the adapter is done: however many stages there are, its steps cannot overlap. */
   #way({ steps, next, cuts }: Member): number {
     return (steps - next!.step) * (this.options.stages - 1 + cuts);
   }
 
-  /** From candidates in order of preference, the first always among them. */
-  #choose(candidates: readonly Member[]): Member[] {
+  /** From candidates in order of preference; the first is always among those chosen. */
+  #choose(candidates: readonly Member[], target: number): Member[] {
     const { kind, packing, passRows } = this.options;
     if (kind !== "lorapp" || packing === "alone") return [candidates[0]!];
-    if (packing === "filled") {
-      let rows = 0;
-      return candidates.filter((member, i) => {
-        if (i > 0 && rows + member.rows > passRows) return false;
-        rows += member.rows;
-        return true;
-      });
-    }
-    return closest(candidates, this.#target(), passRows);
-  }
-
-  /** Rows that a pass should have. */
-  #target(): number {
-    const { stages, passRows } = this.options;
-    if (stages === 1) return passRows;
-    const active = this.#members.filter(({ next }) => next !== null);
-    const each = sum(active.map(({ meanRows }) => meanRows)) / active.length;
-    const cuts = sum(active.map((of) => of.cuts)) / active.length;
-    const groups = 1 + stages / cuts;
-    const adapters = Math.max(1, Math.floor(active.length / groups));
-    return Math.min(passRows, each * adapters);
+    if (packing === "balanced") return closest(candidates.slice(0, MOST_CANDIDATES), target, passRows);
+    let rows = 0;
+    return candidates.filter((member, i) => {
+      if (i > 0 && rows + member.rows > passRows) return false;
+      rows += member.rows;
+      return true;
+    });
   }
 }
 
 /**
- * The candidates whose rows together come closest to `target` and not over `most`, the first of them always among them; of
- * equally close sets, one of earlier candidates.
+ * Rows that a pass should have, so that enough passes are on the way to keep all stages busy: those of a whole number of micro-batches,
+ * so that passes are alike. A mini-batch of n micro-batches takes as long as D - 1 + n passes on D stages: in the time of one pass an
+ * adapter has n / (D - 1 + n) micro-batches to give.
+ */
+export function targetRows(adapters: readonly Pick<Member, "cuts" | "meanRows">[], stages: number, passRows: number): number {
+  if (stages === 1 || adapters.length === 0) return passRows;
+  const supply = sum(adapters.map(({ cuts }) => cuts / (stages - 1 + cuts)));
+  const each = sum(adapters.map(({ meanRows }) => meanRows)) / adapters.length;
+  return Math.min(passRows, each * Math.max(1, Math.floor((1 - SPARE) * supply)));
+}
+
+/** Rows of the largest pass that is put together of several adapters' micro-batches. */
+export const mostRows = (target: number, passRows: number): number => Math.min(passRows, Math.ceil(MOST_OVER * target));
+
+function advance(member: Member): void {
+  const { value, done } = member.shares.next();
+  member.next = done ? null : value;
+  member.rows = done ? 0 : member.rowsOf(value);
+}
+
+/**
+ * The candidates whose rows together come closest to `target` and not over `most`, the first of them always among them; of equally
+ * close sets, one of earlier candidates.
  */
 export function closest<T extends { readonly rows: number }>(candidates: readonly T[], target: number, most: number): T[] {
   const first = candidates[0]!;
-  const room = Math.max(0, Math.floor(Math.min(most, 2 * target)) - first.rows);
-  // by[n]: the candidate that completes a sum of n rows beside the first, and so leads back through the others
-  const by = new Map<number, number>([[0, 0]]);
-  for (const [i, { rows }] of candidates.entries()) {
-    if (i === 0) continue;
-    for (const reached of [...by.keys()]) {
-      const total = reached + rows;
-      if (total <= room && !by.has(total)) by.set(total, i);
-    }
-  }
+  const room = Math.min(most, MOST_OVER * target) - first.rows;
+  // by[n]: the candidate that completes a sum of n rows beside the first's. Those before it have completed what is left.
+  const by = new Map<number, T>();
   let best = 0;
-  for (const total of by.keys()) if (Math.abs(first.rows + total - target) < Math.abs(first.rows + best - target)) best = total;
+  for (const candidate of candidates.slice(1))
+    for (const before of [0, ...by.keys()]) {
+      const total = before + candidate.rows;
+      if (total > room || by.has(total)) continue;
+      by.set(total, candidate);
+      if (Math.abs(first.rows + total - target) < Math.abs(first.rows + best - target)) best = total;
+    }
   const chosen = [first];
   for (let left = best; left > 0; ) {
-    const member = candidates[by.get(left)!]!;
+    const member = by.get(left)!;
     chosen.push(member);
     left -= member.rows;
   }

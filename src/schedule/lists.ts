@@ -38,6 +38,15 @@ export type StageAction = { readonly stage: number; readonly action: PipelineAct
 /** Which way something goes between stage `link` and stage `link + 1`: activations forward, gradients backward. */
 export type Direction = "forward" | "backward";
 
+/** What decides which micro-batches there are, and which of them fit into a pass. */
+export type Limits = {
+  /** Tokens of an adapter's own micro-batch; decides its sums, so it may depend on nothing but the recipe. */
+  readonly budget: number;
+  /** Rows of a pass at most, shares rounded up to `rowTile`; a larger micro-batch runs alone. */
+  readonly passRows: number;
+  readonly rowTile: number;
+};
+
 /** How long work takes, in any one unit. */
 export type Times = {
   readonly forward: (stage: number, pass: Pass) => number;

@@ -7,10 +7,11 @@
 //
 // The lists come from playing the pipeline with estimated times. They hold for any times: these decide how good, not how right.
 
-import { type Limits, Pool } from "./balance.ts";
+import { memberOf, type Packing, Pool, targetRows } from "./balance.ts";
 import {
   endsOf,
   type Kind,
+  type Limits,
   type Pass,
   type PipelineAction,
   ROW_TIMES,
@@ -22,6 +23,7 @@ import type { Work } from "./steps.ts";
 
 export type PipelineOptions = Limits & {
   readonly kind: Kind;
+  readonly packing: Packing;
   readonly stages: number;
   /** For each stage, the passes between forward and backward that it has memory for, 1 at least; gpipe takes what it needs. */
   readonly inFlight: readonly number[];
@@ -53,35 +55,25 @@ type Choice = { readonly stage: number; readonly kind: "forward" | "backward"; r
  * Ends when no work is left and all stages are drained.
  */
 export function* pipeline(works: readonly Work[], options: PipelineOptions): Generator<StageAction> {
-  const { stages, inFlight, times = ROW_TIMES } = options;
-  const pool = new Pool(works, options);
+  const { stages, inFlight, times = ROW_TIMES, ended = () => false } = options;
+  const pool = new Pool(options);
   const states = inFlight.slice(0, stages).map((): StageState => {
     return { free: 0, inFlight: 0, newest: null, forwards: [], backwards: [] };
   });
-  let waiting: StepRef[] = []; // steps that the first stage may make
+  let due: StepRef[] = []; // steps that the first stage may make
+  let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
+  let joined = 0;
 
   for (let [id, now] = [0, 0]; ; ) {
+    for (; joined < works.length; joined++) pool.add(memberOf(joined, works[joined]!, options));
+    pool.sift(ended);
     const choice = earliest(states, options, pool.readyAt(), now);
     if (!choice) break;
     const { stage, at } = choice;
     now = at;
     const state = states[stage]!;
     const place = (action: PipelineAction): StageAction => ({ stage, action });
-    if (choice.kind === "forward") {
-      let arrived = state.forwards.shift();
-      if (stage === 0) {
-        arrived = { pass: { id: id++, ...pool.take(at) }, steps: waiting, at };
-        waiting = [];
-      }
-      const { pass, steps } = arrived!;
-      if (steps.length > 0) yield place({ kind: "step", steps });
-      yield place({ kind: "forward", pass });
-      state.free = at + (steps.length > 0 ? times.step(stage, steps) : 0) + times.forward(stage, pass);
-      state.inFlight++;
-      state.newest = pass;
-      if (stage + 1 === stages) state.backwards.push({ pass, steps: [], at: state.free });
-      else states[stage + 1]!.forwards.push({ pass, steps, at: state.free + times.transfer(stage, pass, "forward") });
-    } else {
+    if (choice.kind === "backward") {
       const { pass } = state.backwards.shift()!;
       yield place({ kind: "backward", pass });
       state.free = at + times.backward(stage, pass);
@@ -92,11 +84,43 @@ export function* pipeline(works: readonly Work[], options: PipelineOptions): Gen
         continue;
       }
       const ends = endsOf(pass);
-      waiting.push(...ends);
+      due.push(...ends);
       for (const { adapter } of ends) pool.release(adapter, state.free);
+      continue;
     }
+    if (stage === 0 && due.length > 0) {
+      // Whoever reads the list decides at this step what has ended: only then is the pass behind it put together.
+      yield place({ kind: "step", steps: due });
+      state.free = at + times.step(0, due);
+      made = [...made, ...due];
+      due = [];
+      continue;
+    }
+    let begin = at;
+    if (stage === 0) {
+      state.forwards.push({
+        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows)) },
+        steps: made,
+        at,
+      });
+      made = [];
+    }
+    const { pass, steps } = state.forwards.shift()!;
+    if (stage > 0 && steps.length > 0) {
+      yield place({ kind: "step", steps });
+      begin += times.step(stage, steps);
+    }
+    yield place({ kind: "forward", pass });
+    state.free = begin + times.forward(stage, pass);
+    state.inFlight++;
+    state.newest = pass;
+    if (stage + 1 === stages) state.backwards.push({ pass, steps: [], at: state.free });
+    else states[stage + 1]!.forwards.push({ pass, steps, at: state.free + times.transfer(stage, pass, "forward") });
   }
-  if (waiting.length > 0) for (const stage of states.keys()) yield { stage, action: { kind: "step", steps: waiting } };
+  for (const stage of states.keys()) {
+    const steps = stage === 0 ? due : [...made, ...due];
+    if (steps.length > 0) yield { stage, action: { kind: "step", steps } };
+  }
 }
 
 /** Which stage does something next, the first of those that begin earliest. */

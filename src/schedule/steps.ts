@@ -31,24 +31,26 @@ export function epochOrder({ lengths, shuffle, seed }: Work, epoch: number): num
 }
 
 /**
- * Cuts rows into micro-batches of at most `batchSize` rows and at most `budget` tokens; a row longer than the budget stands
- * alone (the plan has made room for it).
+ * Cuts rows into as few micro-batches of at most `batchSize` rows and `budget` tokens as can be, alike in tokens: a pipeline's stages
+ * wait for each other where they are not. A row longer than the budget stands alone (the plan has made room for it). Rows keep their
+ * order within a micro-batch.
  */
 export function cut(rows: readonly number[], lengths: readonly number[], batchSize: number, budget: number): number[][] {
-  const batches: number[][] = [];
-  let tokens = 0;
-  for (const row of rows) {
-    const last = batches.at(-1);
-    const length = lengths[row]!;
-    if (last && last.length < batchSize && tokens + length <= budget) {
-      last.push(row);
-      tokens += length;
-    } else {
-      batches.push([row]);
-      tokens = length;
+  const tokens = sum(rows.map((row) => Math.min(lengths[row]!, budget)));
+  const longestFirst = [...rows.keys()].sort((a, b) => lengths[rows[b]!]! - lengths[rows[a]!]! || a - b);
+  for (let count = Math.max(Math.ceil(rows.length / batchSize), Math.ceil(tokens / budget)); count < rows.length; count++) {
+    const batches = range(count).map(() => ({ places: [] as number[], tokens: 0 }));
+    for (const place of longestFirst) {
+      const open = batches.filter(({ places }) => places.length < batchSize);
+      const emptiest = open.reduce((a, b) => (b.tokens < a.tokens ? b : a));
+      emptiest.places.push(place);
+      emptiest.tokens += lengths[rows[place]!]!;
     }
+    if (batches.some((batch) => batch.tokens > budget && batch.places.length > 1)) continue;
+    const inOrder = batches.map(({ places }) => places.sort((a, b) => a - b)).sort(([a], [b]) => a! - b!);
+    return inOrder.map((places) => places.map((place) => rows[place]!));
   }
-  return batches;
+  return rows.map((row) => [row]);
 }
 
 /** The steps of an adapter in order. The last of an epoch may have fewer rows; no row is left out and none is repeated. */

@@ -1,8 +1,10 @@
 // Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
 
 import { bytesOf } from "../base/dtype.ts";
+import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
@@ -12,8 +14,11 @@ import { randomFill } from "../ops/fill.ts";
 /** Where weights come from; disposed when all are loaded. */
 export type WeightSource = Disposable & { readonly fill: FillTensor };
 
+export const weightsOf = (model: BaseModel, spec: ModelSpec, device: Device): WeightSource =>
+  "folder" in model ? fromFolder(model.folder, spec, device) : random(model.randomSeed, device);
+
 /** Reads each tensor from the model's files, converted to what the device computes in. */
-export function baseModelWeights(folder: string, spec: ModelSpec, device: Device): WeightSource {
+function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   let scratch = new Uint8Array(new ArrayBuffer(0));
   const fill = (name: string, to: Tensor): void => {
@@ -32,12 +37,14 @@ export function baseModelWeights(folder: string, spec: ModelSpec, device: Device
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
 
-/** Small random weights, made on the device: a benchmark needs numbers that look like weights, not good ones. */
-export function randomWeights(seed: number, device: Device): WeightSource {
-  let tensors = 0;
+/**
+ * Small random weights, made on the device: a benchmark needs numbers that look like weights, not good ones. A function of the seed and
+ * the tensor's name, so that they are the same on any number of stages.
+ */
+function random(seed: number, device: Device): WeightSource {
   const fill = (name: string, to: Tensor): void => {
     if (name.includes("norm")) device.write(to, ones(sizeOf(to.shape), device.compute));
-    else randomFill(device, { out: to, seed: seed + tensors++, scale: 0.02 });
+    else randomFill(device, { out: to, seed: hash(seed, hashText(name)), scale: 0.02 });
   };
   return { fill, [Symbol.dispose]: () => undefined };
 }

@@ -1,27 +1,27 @@
-// The stages of a run within this process: one whole model on one device, behind a local bus.
+// The stages of a run within this process, each on a device of its own, behind a local bus.
 
-import type { Bus } from "../bus/bus.ts";
+import type { Bus, StageHandlers } from "../bus/bus.ts";
 import { localBus } from "../bus/local.ts";
-import type { Device } from "../device/device.ts";
+import type { StageSetup } from "../bus/messages.ts";
 import { openDevice } from "../device/open.ts";
-import type { Plan } from "../plan/plan.ts";
-import type { WeightSource } from "./base.ts";
+import { localLink } from "../link/local.ts";
+import { weightsOf } from "./base.ts";
 import { Stage } from "./stage.ts";
 
-/** Opens the plan's device and one stage on it; `sourceOf` says where the weights come from. Disposing the bus closes both. */
-export async function openLocalStage(
-  plan: Plan,
-  sourceOf: (device: Device) => WeightSource | Promise<WeightSource>,
-): Promise<Bus> {
-  const device = openDevice(plan.device);
-  try {
-    const adapters = plan.adapters.map(({ rank, scale, targets, recipe }) => ({ rank, scale, targets, seed: recipe.seed }));
-    const config = { spec: plan.spec, part: plan.part, adapters, sizes: plan.sizes };
-    using source = await sourceOf(device);
-    const stage = await Stage.open(device, config, source.fill, { previous: null, next: null });
-    return localBus([stage.handlers()], async () => stage[Symbol.dispose]());
-  } catch (error) {
-    device[Symbol.dispose]();
-    throw error;
+/** Opens the stages, first stage first. Disposing the bus closes all. */
+export async function openLocalStages(setups: readonly StageSetup[]): Promise<Bus> {
+  await using opened = new AsyncDisposableStack();
+  const devices = setups.map(({ device }) => opened.use(openDevice(device)));
+  const links = devices.slice(1).map((device, i) => localLink(devices[i]!, device, setups[i]!.room.slots));
+  for (const ends of links) for (const end of ends) opened.use(end);
+  const handlers: StageHandlers[] = [];
+  for (const [i, setup] of setups.entries()) {
+    const device = devices[i]!;
+    using source = weightsOf(setup.model, setup.spec, device);
+    const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
+    const stage = opened.use(await Stage.open(device, setup, source.fill, neighbours));
+    handlers.push({ ...stage.handlers(), open: () => Promise.reject(new Error("a local stage is open from the start")) });
   }
+  const closing = opened.move();
+  return localBus(handlers, () => closing.disposeAsync());
 }

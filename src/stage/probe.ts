@@ -4,6 +4,6 @@ import { chooseDevice, type DeviceKind, type DeviceReport, type Precision } from
 
 export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 
-/** The device that a recipe's `device` means here. Throws a RequestError where it cannot be had. */
-export const describeDevice = (wanted: "auto" | DeviceKind, precision: Precision): DeviceReport =>
-  chooseDevice(wanted, precision);
+/** The device that a recipe's `device` means here, of several GPUs the `ordinal`th. Throws a RequestError where it cannot be had. */
+export const describeDevice = (wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport =>
+  chooseDevice(wanted, precision, ordinal);

@@ -3,6 +3,7 @@
 
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
 import { initialise } from "../adapter/lora.ts";
+import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
 import type { StageHandlers } from "../bus/bus.ts";
@@ -28,6 +29,8 @@ import { sft } from "../objective/sft.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import { measurePeak } from "./peak.ts";
+import { Recorder } from "./recorder.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
 export type StageAdapter = BankAdapter & { readonly seed: number };
@@ -54,6 +57,7 @@ type Slot = { readonly batch: Batch; readonly acts: Activations };
 
 export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
+  readonly #recorder: Recorder;
   readonly #free: number[];
 
   private constructor(
@@ -67,13 +71,16 @@ export class Stage implements Disposable {
     private readonly head: HeadBuffers | null,
     private readonly weights: Weights,
     private readonly neighbours: Neighbours,
+    private readonly freeBefore: number,
   ) {
     this.#free = slots.map((_, i) => i);
+    this.#recorder = new Recorder(device);
   }
 
   /** Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. */
   static async open(device: Device, config: StageConfig, fill: FillTensor, neighbours: Neighbours): Promise<Stage> {
     const { spec, part, adapters, sizes } = config;
+    const freeBefore = device.memory().free;
     const weightArena = new Arena(device, weightBytes(spec, part, device.compute), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, part, fill);
     const bank = new AdapterBank(device, spec, part, adapters, sizes.rank);
@@ -98,13 +105,14 @@ export class Stage implements Disposable {
     device.write(rope.sin, sin);
 
     const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
-    const stage = new Stage(device, config, bank, decoder, [weightArena, bank, arena], slots, work, head, weights, neighbours);
+    const arenas = [weightArena, bank, arena];
+    const stage = new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore);
     for (const adapter of adapters.keys()) await stage.initialiseAdapter(adapter);
     return stage;
   }
 
-  /** The stage's side of the bus. */
-  handlers(): StageHandlers {
+  /** The stage's side of the bus, once it is open. */
+  handlers(): Omit<StageHandlers, "open"> {
     return {
       forward: async ({ pass, batch }) => {
         await this.forward(pass, batch);
@@ -112,9 +120,9 @@ export class Stage implements Disposable {
       },
       backward: ({ pass }) => this.backward(pass),
       evaluate: ({ batch }) => this.evaluate(batch),
-      squares: () => this.bank.gradSquares(),
+      squares: ({ adapters }) => this.bank.gradSquares(adapters),
       step: async ({ steps }) => {
-        this.step(steps);
+        await this.step(steps);
         return null;
       },
       read: ({ adapter }) => this.readAdapter(adapter),
@@ -122,11 +130,14 @@ export class Stage implements Disposable {
         await this.writeAdapter(adapter, factors);
         return null;
       },
+      clock: async () => ({ now: now(), takenBytes: this.freeBefore - this.device.memory().free }),
+      peak: () => measurePeak(this.device),
+      trace: ({ passes, kernels }) => this.#recorder.record(passes, kernels),
     };
   }
 
   async forward(pass: number, batch: MicroBatch): Promise<void> {
-    const inFlight = await this.#run(`${pass}`, batch);
+    const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
     await this.device.idle();
   }
@@ -137,12 +148,16 @@ export class Stage implements Disposable {
     const inFlight = this.#inFlight.get(pass);
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
     const { batch, acts, sequences, slot } = inFlight;
+    const { first, last } = this.config.part;
     const grad = firstRows(work.grad, batch.rows);
-    if (this.config.part.last) this.#loss(inFlight, grad);
-    else await neighbours.next!.receive(`gradient.${pass}`, grad);
-    decoder.backward(batch, acts, work);
-    const losses = this.config.part.last ? await this.#losses(batch, sequences) : null;
-    if (!this.config.part.first) await neighbours.previous!.send(`gradient.${pass}`, grad);
+    const timed = this.#recorder.timer(pass, sequences);
+    if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
+    await timed("backward", () => {
+      if (last) this.#loss(inFlight, grad);
+      decoder.backward(batch, acts, work);
+    });
+    const losses = last ? await this.#losses(batch, sequences) : null;
+    if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
     this.#inFlight.delete(pass);
     this.#free.push(slot);
     await device.idle();
@@ -151,16 +166,16 @@ export class Stage implements Disposable {
 
   /** Losses without gradients. */
   async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
-    const inFlight = await this.#run("evaluation", batch);
+    const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.part.last) return null;
-    this.#loss(inFlight, null);
+    await this.#recorder.timer(null, batch.sequences)("evaluate", () => this.#loss(inFlight, null));
     const losses = await this.#losses(inFlight.batch, batch.sequences);
     await this.device.idle();
     return losses;
   }
 
-  step(steps: readonly AdamStep[]): void {
+  async step(steps: readonly AdamStep[]): Promise<void> {
     const table = new Float32Array(this.config.adapters.length * ADAMW_TABLE_WIDTH);
     for (const s of steps) {
       const betas = [1 - s.beta1, s.beta2, 1 - s.beta2];
@@ -168,7 +183,7 @@ export class Stage implements Disposable {
       const row = [1, s.learningRate, ...betas, s.eps, s.weightDecay, ...corrections, s.coefficient];
       table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
     }
-    this.bank.step(table);
+    await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));
   }
 
   async readAdapter(adapter: number): Promise<readonly FactorTensor[]> {
@@ -215,15 +230,18 @@ export class Stage implements Disposable {
     );
   }
 
-  async #run(tag: string, tables: MicroBatch): Promise<InFlight> {
+  async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
     const { acts, batch: memory } = this.slots[slot]!;
     const batch = writeBatch(this.device, memory, tables);
     const { first, last } = this.config.part;
-    if (!first) await this.neighbours.previous!.receive(`activation.${tag}`, firstRows(acts.inputs[0]!, batch.rows));
-    const out = this.decoder.forward(batch, acts);
-    if (!last) await this.neighbours.next!.send(`activation.${tag}`, out);
+    const tag = `activation.${pass ?? "evaluation"}`;
+    const timed = this.#recorder.timer(pass, tables.sequences);
+    const into = firstRows(acts.inputs[0]!, batch.rows);
+    if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts));
+    if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, sequences: tables.sequences, slot };
   }
 

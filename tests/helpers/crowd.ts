@@ -9,8 +9,8 @@ import type { FactorTensor } from "../../src/bus/messages.ts";
 import type { Device } from "../../src/device/device.ts";
 import { localLink } from "../../src/link/local.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
-import { schedule } from "../../src/schedule/order.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
+import { pipeline } from "../../src/schedule/pipeline.ts";
 import { Stage } from "../../src/stage/stage.ts";
 import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
@@ -86,25 +86,29 @@ export async function train(
     }));
     const losses = who.map(() => [] as number[]);
     const sums = who.map(() => 0);
-    for (const action of schedule(works, { budget: 1000, passRows, rowTile: devices[0]!.rowTile })) {
+    const { rowTile } = devices[0]!;
+    const limits = { budget: 1000, passRows, rowTile };
+    const order = { kind: "lorapp", packing: "filled", stages: 1, inFlight: [1], sendBuffers: 1, ...limits } as const;
+    for (const { action } of pipeline(works, order)) {
       if (action.kind === "forward") {
-        const shares = action.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
+        const { id } = action.pass;
+        const shares = action.pass.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
           const samples = rows.map((row) => data[adapter]![row]!);
           const targets = sum(miniBatch.map((row) => sum(data[adapter]![row]!.mask.subarray(1))));
           const { seed, dropout } = crowd[adapter]!;
           return { adapter, samples, seed, step, dropout, firstRow, weight: 1 / targets };
         });
-        const batch = pack(shares, adapters.length, devices[0]!.rowTile);
-        for (const stage of stages) await stage.forward(action.pass, batch);
-        const results = await stages.at(-1)!.backward(action.pass);
-        for (const stage of stages.slice(0, -1).reverse()) await stage.backward(action.pass);
+        const batch = pack(shares, adapters.length, rowTile);
+        for (const stage of stages) await stage.forward(id, batch);
+        const results = await stages.at(-1)!.backward(id);
+        for (const stage of stages.slice(0, -1).reverse()) await stage.backward(id);
         for (const [i, { loss }] of results!.entries()) {
           const { adapter } = batch.sequences[i]!;
           sums[adapter]! += loss * shares.find((share) => share.adapter === adapter)!.weight;
         }
       }
       if (action.kind === "step") {
-        const squares = await Promise.all(stages.map((stage) => stage.bank.gradSquares()));
+        const squares = await Promise.all(stages.map((stage) => stage.bank.gradSquares(who.map((_, adapter) => adapter))));
         const steps = action.steps.map(({ adapter, step }) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;

@@ -121,7 +121,7 @@ export function loadGolden(name: GoldenModel): Golden {
 export const goldenRecipe = (golden: Golden, adapters: readonly GoldenAdapter[] = golden.adapters): Recipe => ({
   path: golden.name,
   model: { path: golden.model, precision: "fp32" },
-  run: { output: "", seed: 0, device: "cpu", tokensPerMicrobatch: null, recomputation: "auto" },
+  run: { output: "", seed: 0, device: "cpu", tokensPerMicrobatch: null, recomputation: "auto", stages: 1 },
   adapters: adapters.map(({ recipe }) => recipe),
 });
 

@@ -15,9 +15,9 @@ import type { StepEvent } from "../../src/run/events.ts";
 import { putFactors, readFactors } from "../../src/run/export.ts";
 import { countTargets } from "../../src/run/feed.ts";
 import { run } from "../../src/run/run.ts";
+import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
-import { baseModelWeights } from "../../src/stage/base.ts";
-import { openLocalStage } from "../../src/stage/local.ts";
+import { openLocalStages } from "../../src/stage/local.ts";
 import { GOLDEN_MODELS, type Golden, goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 /** Relative differences that are allowed. */
@@ -30,10 +30,10 @@ const summary = (rows: readonly Tokens[]) => rows.map((row) => ({ length: inputL
 
 function planOf(golden: Golden, kind: DeviceKind, precision: Precision): Plan {
   const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));
-  return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, chooseDevice(kind, precision));
+  return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, [{ ...chooseDevice(kind, precision), host: "" }]);
 }
 
-const openStage = (plan: Plan) => openLocalStage(plan, (device) => baseModelWeights(plan.recipe.model.path, plan.spec, device));
+const openStage = (plan: Plan) => openLocalStages(setupsOf(plan, { folder: plan.recipe.model.path }));
 
 const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
@@ -98,12 +98,12 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
         for (const [i, adapter] of golden.adapters.entries()) {
           await putFactors(bus, i, readFactors(adapter.final, plan, i));
           for (const [r, row] of adapter.rows.entries()) {
-            const got = await evaluate(bus, plan, i, [row]);
+            const got = await evaluate(bus, plan, i, [row]).result;
             const { lossSum, targets, hits } = adapter.after[r]!;
             close(got.loss * targets, lossSum, tolerance.loss, `${adapter.name}, row ${r}`);
             if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
           }
-          const together = await evaluate(bus, plan, i, adapter.rows);
+          const together = await evaluate(bus, plan, i, adapter.rows).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));
           close(together.loss, all, tolerance.loss, `${adapter.name}, packed`);
         }

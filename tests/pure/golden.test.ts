@@ -29,7 +29,9 @@ describe.each([...GOLDEN_MODELS])("goldens of %s", (name) => {
     "%s: the same rows make each step",
     (_, adapter) => {
       const ours = [...stepsOf(workOf(adapter), 1 << 20)].map(({ microBatches }) => microBatches);
-      expect(ours).toEqual(adapter.steps.map(({ microBatches }) => microBatches.map((rows) => [...rows])));
+      const inOrder = (microBatches: readonly (readonly number[])[]) => microBatches.flat().sort((a, b) => a - b);
+      expect(ours.map(inOrder)).toEqual(adapter.steps.map(({ microBatches }) => inOrder(microBatches)));
+      expect(ours.map(({ length }) => length)).toEqual(adapter.steps.map(({ microBatches }) => microBatches.length));
     },
   );
 

@@ -4,7 +4,6 @@ import { describe, expect, test } from "bun:test";
 import { dropoutBits, dropoutRowKey, Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
-import { type Action, schedule } from "../../src/schedule/order.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { rateFactor } from "../../src/schedule/rate.ts";
 import { cut, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../../src/schedule/steps.ts";
@@ -68,73 +67,15 @@ describe("the steps of an adapter", () => {
     expect(totalSteps(work)).toBe(3);
   });
 
-  test("cutting keeps the order", () => {
-    expect(cut([0, 1, 2, 3], [10, 10, 50, 1], 3, 20)).toEqual([[0, 1], [2], [3]]);
+  test("rows are cut into as few micro-batches as can be, alike in tokens; one longer than the budget stands alone", () => {
+    expect(cut([0, 1, 2, 3], [10, 10, 50, 1], 3, 20)).toEqual([[0, 3], [1], [2]]);
+    expect(cut([5, 4, 3, 2, 1, 0], [9, 1, 8, 2, 7, 3], 3, 100)).toEqual([
+      [5, 3, 0],
+      [4, 2, 1],
+    ]);
+    expect(cut([], [], 3, 20)).toEqual([]);
   });
 });
-
-describe("the order of work", () => {
-  test("every micro-batch runs once, forward before backward before its step; an adapter never runs ahead of its step", () => {
-    const rng = new Rng(2);
-    for (let i = 0; i < 100; i++) {
-      const works = range(1 + rng.below(6)).map(() => randomWork(rng));
-      const budget = 40 + rng.below(200);
-      const passRows = 20 + rng.below(200);
-      const actions: Action[] = [...schedule(works, { budget, passRows, rowTile: 8 })];
-      const stepped = works.map(() => 0);
-      const open = new Set<number>();
-      const seen = works.map(() => [] as number[][]);
-      for (const action of actions) {
-        if (action.kind === "forward") {
-          open.add(action.pass);
-          expect(new Set(action.shares.map(({ adapter }) => adapter)).size).toBe(action.shares.length);
-          const rows = sum(action.shares.map((share) => Math.ceil(tokensOf(works, share) / 8) * 8));
-          expect(rows <= passRows || action.shares.length === 1).toBe(true);
-          for (const share of action.shares) {
-            expect(share.step).toBe(stepped[share.adapter]!);
-            seen[share.adapter]!.push([...share.rows]);
-          }
-        } else if (action.kind === "backward") expect(open.delete(action.pass)).toBe(true);
-        else {
-          expect(open.size).toBe(0);
-          for (const { adapter, step } of action.steps) {
-            expect(step).toBe(stepped[adapter]!);
-            stepped[adapter] = step + 1;
-          }
-        }
-      }
-      for (const [adapter, work] of works.entries()) {
-        expect(stepped[adapter]).toBe(totalSteps(work));
-        const alone = [...stepsOf(work, budget)].flatMap(({ microBatches }) => microBatches.map((rows) => [...rows]));
-        expect(seen[adapter]).toEqual(alone); // company changes neither the cut nor the order
-      }
-    }
-  });
-
-  test("an adapter that has ended is left out", () => {
-    const work = { lengths: [4, 4, 4], batchSize: 1, accumulation: 1, epochs: 1, steps: null, shuffle: false, seed: 0 };
-    const ended = new Set<number>();
-    const steps = works(
-      schedule([work, work], { budget: 100, passRows: 100, rowTile: 8 }, (adapter) => ended.has(adapter)),
-      (seen) => seen === 1 && ended.add(0),
-    );
-    expect(steps).toEqual([[0, 1], [1], [1]]);
-  });
-});
-
-const tokensOf = (all: readonly Work[], share: { readonly adapter: number; readonly rows: readonly number[] }): number =>
-  sum(share.rows.map((row) => all[share.adapter]!.lengths[row]!));
-
-/** Adapters of each step action; `after` is told how many steps there were. */
-function works(actions: Iterable<Action>, after: (seen: number) => unknown): number[][] {
-  const steps: number[][] = [];
-  for (const action of actions)
-    if (action.kind === "step") {
-      steps.push(action.steps.map(({ adapter }) => adapter));
-      after(steps.length);
-    }
-  return steps;
-}
 
 describe("packing", () => {
   const share = (adapter: number, samples: readonly Tokens[]) => ({

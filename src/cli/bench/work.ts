@@ -1,12 +1,12 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
-import { RequestError } from "../../base/errors.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../base/spec.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { AdapterData } from "../../run/run.ts";
 import type { Tokens } from "../../schedule/pack.ts";
+import { oneOf, wholeNumber } from "../flags.ts";
 
 export type BenchOptions = {
   readonly shape?: string;
@@ -21,6 +21,8 @@ export type BenchOptions = {
   readonly recomputation?: string;
   readonly tokens?: number;
   readonly precision?: string;
+  readonly stages?: number;
+  readonly link?: string;
   readonly trace?: string;
   readonly json?: boolean;
 };
@@ -31,18 +33,8 @@ const TARGETS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** A whole number from 1 on, or the default when the flag was not given. */
-export function natural(options: BenchOptions, flag: keyof BenchOptions, fallback: number): number {
-  const value = options[flag] ?? fallback;
-  if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
-    throw new RequestError("bench.flag", `--${flag} is ${value}`, `give --${flag} a whole number, 1 or more`);
-  return value;
-}
-
-export function oneOf<T extends string>(flag: string, value: string, allowed: readonly T[]): T {
-  if (!allowed.includes(value as T))
-    throw new RequestError("bench.flag", `--${flag} is '${value}'`, `it may be ${allowed.join(", ")}`);
-  return value as T;
-}
+export const natural = (options: BenchOptions, flag: keyof BenchOptions, fallback: number): number =>
+  wholeNumber(flag, options[flag] ?? fallback, 1);
 
 export const precisionOf = ({ precision }: BenchOptions) => oneOf("precision", precision ?? "auto", ["auto", "fp32", "bf16"]);
 
@@ -95,8 +87,9 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     run: {
       output: "",
       seed: 0,
-      device: "auto",
+      device: oneOf("device", options.device ?? "auto", ["auto", "cpu", "cuda"]),
       tokensPerMicrobatch: options.tokens ?? null,
+      stages: natural(options, "stages", 1),
       recomputation: oneOf("recomputation", options.recomputation ?? "auto", ["auto", "none", "selective", "full"]),
     },
     adapters: range(adapters).map(adapter),

@@ -1,0 +1,21 @@
+// Values of flags, checked; what is wrong is a RequestError, `cli.flag`, that names the flag.
+
+import { RequestError } from "../base/errors.ts";
+import type { StageSetup } from "../bus/messages.ts";
+
+/** A whole number from `from` on. */
+export function wholeNumber(flag: string, value: unknown, from: number): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < from)
+    throw new RequestError("cli.flag", `--${flag} is ${value}`, `give --${flag} a whole number, ${from} or more`);
+  return value;
+}
+
+export function oneOf<T extends string>(flag: string, value: string, allowed: readonly T[]): T {
+  if (!allowed.includes(value as T))
+    throw new RequestError("cli.flag", `--${flag} is '${value}'`, `it may be ${allowed.join(", ")}`);
+  return value as T;
+}
+
+/** The kind of link between neighbouring stages. */
+export const linkOf = (link: string | undefined): StageSetup["link"] =>
+  oneOf("link", link ?? "auto", ["auto", "ipc", "nccl", "shm", "nats"]);

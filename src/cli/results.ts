@@ -1,0 +1,56 @@
+// What a run came to: metrics.jsonl while it goes, the table at its end.
+
+import { join } from "node:path";
+import type { Plan } from "../plan/plan.ts";
+import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
+import { shortPath } from "./prepare.ts";
+import { count, duration, table } from "./table.ts";
+
+/** metrics.jsonl: an object a line, `type` first. */
+export function metricsObserver(plan: Plan, append: (line: string) => void): Observer {
+  const write = (type: string, adapter: number, values: object) =>
+    append(JSON.stringify({ type, adapter: plan.adapters[adapter]!.name, ...values }));
+  return {
+    stepped: ({ adapter, step, epoch, loss, learningRate, gradNorm, tokens, tokensPerSecond }) =>
+      write("step", adapter, {
+        step,
+        epoch,
+        loss,
+        learning_rate: learningRate,
+        grad_norm: gradNorm,
+        tokens,
+        tokens_per_second: Math.round(tokensPerSecond * 10) / 10,
+      }),
+    evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
+    saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
+    failed: (adapter, message) => write("failed", adapter, { message }),
+  };
+}
+
+/** The table at the end: what each adapter learned, and where it lies. */
+export function summary({ adapters, seconds, tokens }: RunResult, output: string): string[] {
+  const change = (before: string | null, after: string | null) => `${before ?? "-"} -> ${after ?? "-"}`;
+  const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
+  const held = adapters.some(({ before, after }) => before ?? after);
+  const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
+  const right = { align: "right" } as const;
+  const lines = table<AdapterResult>(
+    [
+      { title: "adapter", of: ({ name }) => name },
+      { title: "status", of: ({ status }) => status },
+      { title: "steps", of: ({ steps }) => count(steps), ...right },
+      held
+        ? { title: "held-out loss", of: ({ before, after }) => change(loss(before?.loss), loss(after?.loss)), ...right }
+        : { title: "training loss", of: ({ firstLoss, lastLoss }) => change(loss(firstLoss), loss(lastLoss)), ...right },
+      ...(held
+        ? [{ title: "exact match", of: (a: AdapterResult) => change(percent(a.before), percent(a.after)), ...right }]
+        : []),
+      { title: "tokens", of: (a) => count(a.tokens), ...right },
+      { title: "seconds", of: (a) => a.seconds.toFixed(0), ...right },
+      { title: "saved in", of: ({ folder }) => (folder ? shortPath(folder) : "-") },
+    ],
+    adapters,
+  );
+  const rate = `${count(tokens)} tokens in ${duration(seconds)}`;
+  return ["", ...lines, "", `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
+}

@@ -1,0 +1,87 @@
+// `mlora stage`: one stage of a run, in a process of its own. A coordinator on this machine starts it with its orders on standard
+// input; on other machines people do, with the run's id and its NATS server.
+
+import * as v from "valibot";
+import { RequestError, RunError } from "../base/errors.ts";
+import { type Address, addressSchema, parseAddress } from "../bus/address.ts";
+import { connect } from "../bus/nats.ts";
+import { joinRun } from "../bus/stage.ts";
+import { runId } from "../bus/subjects.ts";
+import { describeDevice } from "../stage/probe.ts";
+import { serveStage } from "../stage/serve.ts";
+import { oneOf, wholeNumber } from "./flags.ts";
+
+export type StageFlags = {
+  readonly orders?: boolean;
+  readonly nats?: string;
+  readonly run?: string;
+  readonly stage?: number;
+  readonly device?: string;
+  readonly precision?: string;
+  readonly gpu?: number;
+  readonly model?: string;
+};
+
+/** How long a stage looks for its coordinator: people start both in any order. */
+const JOIN_MS = 600_000;
+const CHILD_JOIN_MS = 30_000;
+
+const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+/** As run/crew.ts writes them. */
+const ordersSchema = v.strictObject({
+  address: addressSchema,
+  run: v.string(),
+  stage: number,
+  device: v.strictObject({ kind: v.picklist(["cpu", "cuda"]), compute: v.picklist(["f32", "bf16"]), ordinal: number }),
+});
+
+type Orders = {
+  readonly address: Address;
+  readonly run: string;
+  readonly stage: number | null;
+  readonly device: "auto" | "cpu" | "cuda";
+  readonly precision: "auto" | "fp32" | "bf16";
+  readonly ordinal: number;
+  readonly folder: string | null;
+  readonly joinMs: number;
+};
+
+/** Serves until the run is over. Throws a RunError where it is not over in order. */
+export async function stage(flags: StageFlags): Promise<void> {
+  const orders = flags.orders ? await ordersFromInput() : ordersFromFlags(flags);
+  const { address, run, stage, device, precision, ordinal, folder, joinMs } = orders;
+  const report = describeDevice(device, precision, ordinal);
+  await using connection = await connect(address, `mlora ${run} stage`);
+  if (!flags.orders)
+    process.stderr.write(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
+  await using seat = await joinRun(connection, run, { stage, report, joinMs });
+  const reason = await serveStage({ connection, run, seat, folder });
+  if (reason) throw reason;
+}
+
+async function ordersFromInput(): Promise<Orders> {
+  const checked = v.safeParse(ordersSchema, await Bun.stdin.json().catch(() => null));
+  if (!checked.success) throw new RunError("stage.orders", "the orders on standard input are none", "use --nats and --run");
+  const { address, run, stage, device } = checked.output;
+  const precision = device.compute === "bf16" ? "bf16" : "fp32";
+  return { address, run, stage, device: device.kind, precision, ordinal: device.ordinal, folder: null, joinMs: CHILD_JOIN_MS };
+}
+
+function ordersFromFlags({ nats, run, stage, device, precision, gpu, model }: StageFlags): Orders {
+  if (nats === undefined || run === undefined)
+    throw new RequestError(
+      "stage.flags",
+      `mlora stage needs ${nats === undefined ? "--nats" : "--run"}`,
+      "give --nats URL and --run ID, as the coordinator prints them",
+    );
+  return {
+    address: parseAddress(`${nats}`),
+    run: runId(`${run}`),
+    stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
+    device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
+    precision: oneOf("precision", precision ?? "auto", ["auto", "fp32", "bf16"]),
+    ordinal: wholeNumber("gpu", gpu ?? 0, 0),
+    folder: model === undefined ? null : `${model}`,
+    joinMs: JOIN_MS,
+  };
+}

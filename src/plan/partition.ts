@@ -1,0 +1,63 @@
+// Which layers each stage of a pipeline holds: the stages get work that is as equal as whole layers allow.
+//
+// Work is counted in operations of the frozen products, forward and gradient of the input alike, so in weights: a layer's, and on
+// the last stage the output head's. The embedding costs a copy of rows, which is nothing beside them.
+
+import { RequestError } from "../base/errors.ts";
+import { maxOf, range, sum } from "../base/shape.ts";
+import { LINEARS, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { Part } from "../model/weights.ts";
+
+/** Of the output head, in layers. */
+export function headWork(spec: ModelSpec): number {
+  const layer = sum(
+    LINEARS.map((linear) => {
+      const { out, in: width } = linearShape(spec, linear);
+      return out * width;
+    }),
+  );
+  return (spec.vocab * spec.hidden) / layer;
+}
+
+/**
+ * The parts of `stages` stages, a number of them or the layers of each. Throws a RequestError where there are more stages than
+ * layers, or where the layers given are not the model's.
+ */
+export function partition(spec: ModelSpec, stages: number | readonly number[]): readonly Part[] {
+  const layers = typeof stages === "number" ? balanced(spec, stages) : given(spec, stages);
+  let from = 0;
+  return layers.map((count, i) => {
+    const part = { from, to: from + count, first: i === 0, last: i === layers.length - 1 };
+    from += count;
+    return part;
+  });
+}
+
+function given(spec: ModelSpec, layers: readonly number[]): readonly number[] {
+  if (sum(layers) !== spec.layers)
+    throw new RequestError(
+      "plan.stages",
+      `run.stages gives ${layers.join(" + ")} = ${sum(layers)} layers to its stages; the base model has ${spec.layers}`,
+      `give numbers that add up to ${spec.layers}, or the number of stages alone`,
+    );
+  return layers;
+}
+
+/** Layers of each stage so that the busiest has the least work; of equal ones, so that the earlier stages have more layers. */
+function balanced(spec: ModelSpec, stages: number): readonly number[] {
+  if (stages > spec.layers)
+    throw new RequestError(
+      "plan.stages",
+      `${stages} stages are more than the base model's ${spec.layers} layers`,
+      `set run.stages to ${spec.layers} or fewer`,
+    );
+  const head = headWork(spec);
+  const before = stages - 1;
+  const cuts = range(spec.layers - before).map((i) => {
+    const last = stages === 1 ? spec.layers : i + 1;
+    const rest = spec.layers - last;
+    return [...range(before).map((stage) => Math.floor(rest / before) + (stage < rest % before ? 1 : 0)), last];
+  });
+  const busiest = (cut: readonly number[]) => maxOf(cut.map((count, i) => count + (i === stages - 1 ? head : 0)));
+  return cuts.reduce((best, cut) => (busiest(cut) < busiest(best) ? cut : best));
+}

@@ -1,0 +1,88 @@
+// The stages of a run as processes: started here, or joining from elsewhere, on a server of our own or on yours. One of them that ends,
+// hangs or loses its connection fails the bus, with a reason that names it.
+
+import { sleep } from "../base/clock.ts";
+import { RunError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
+import { range } from "../base/shape.ts";
+import { type Address, describeAddress } from "../bus/address.ts";
+import { type NatsBus, natsBus } from "../bus/coordinator.ts";
+import type { StageReport } from "../bus/messages.ts";
+import { connect } from "../bus/nats.ts";
+import { newRunId } from "../bus/subjects.ts";
+import { startServer } from "./server.ts";
+import { type Child, describeEnding, startSelf } from "./spawn.ts";
+
+/** How long stages that we start may take to join: they only load the program. */
+const START_MS = 30_000;
+/** How long a stage may take to end by itself once it is told that the run is over. */
+const FAREWELL_MS = 5_000;
+
+/** What a stage that we start is told, through its standard input: the address is secret. */
+export type StageOrders = {
+  readonly address: Address;
+  readonly run: string;
+  readonly stage: number;
+  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
+};
+
+export type CrewOptions = {
+  /** How many stages the run has, and the devices of those that are started here: the first of them. */
+  readonly stages: number;
+  readonly here: readonly StageOrders["device"][];
+  /** A server that others can reach, and how long they may take to join; null starts one for this run alone. */
+  readonly join: { readonly address: Address; readonly run: string; readonly joinMs: number } | null;
+  readonly signal: AbortSignal;
+};
+
+export type Crew = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
+
+/** Starts what is to be started and waits until all stages have joined. Disposing ends all of it, and waits for that. */
+export async function gatherCrew({ stages, here, join, signal }: CrewOptions): Promise<Crew> {
+  await using opened = new AsyncDisposableStack();
+  const broken = new AbortController();
+  const server = join ? null : opened.use(await startServer());
+  const address = join?.address ?? server!.address;
+  const run = join?.run ?? newRunId();
+  const connection = opened.use(await connect(address, `mlora ${run}`));
+  log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
+
+  const children = here.map((device, stage) => {
+    const orders: StageOrders = { address, run, stage, device };
+    return startSelf(["stage", "--orders"], {
+      name: `stage ${stage}`,
+      input: JSON.stringify(orders),
+      line: (line) => process.stderr.write(`stage ${stage}: ${line}\n`),
+    });
+  });
+  opened.defer(() => farewell(children));
+  let bus: NatsBus | null = null;
+  const fail = (stage: number, error: RunError): void => {
+    broken.abort(error);
+    bus?.fail(stage, error);
+  };
+  for (const [stage, child] of children.entries())
+    void child.ended.then((how) =>
+      fail(stage, new RunError("stage.ended", `${child.name} (process ${child.pid}) ${describeEnding(how)}`)),
+    );
+  void server?.ended.then((how) => {
+    const error = new RunError("nats.ended", `nats-server (process ${server.pid}) ${describeEnding(how)}`);
+    for (const stage of range(stages)) fail(stage, error);
+  });
+  bus = opened.use(
+    await natsBus(connection, run, stages, {
+      joinMs: join?.joinMs ?? START_MS,
+      reserved: here.length,
+      signal: AbortSignal.any([signal, broken.signal]),
+    }),
+  );
+  const kept = opened.move();
+  return { bus, run, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+}
+
+/** They have been told that the run is over: those that do not end by themselves are ended. */
+async function farewell(children: readonly Child[]): Promise<void> {
+  const all = Promise.all(children.map(({ ended }) => ended));
+  await Promise.race([all, sleep(FAREWELL_MS)]);
+  await Promise.all(children.map((child) => child.stop()));
+}

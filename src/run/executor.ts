@@ -1,0 +1,146 @@
+// Carries out the actions of all stages: sends each to its stage without waiting for the one before, so that a stage always has
+// its next work at hand, and gathers what comes back: losses from the last stage, sums of squares from all.
+
+import { invariant } from "../base/errors.ts";
+import { range, sum } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
+import { endsOf, type Pass, type StepRef } from "../schedule/lists.ts";
+import type { MicroBatch } from "../schedule/pack.ts";
+
+/** Requests to one stage that may wait for their turn there. */
+const AHEAD = 6;
+
+/** What a mini-batch came to. */
+export type MiniBatch = {
+  readonly loss: number;
+  readonly tokens: number;
+  /** Of each stage, first stage first: sums of squares, tensor by tensor. */
+  readonly squares: readonly Float32Array[];
+};
+
+type Sum = { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
+
+export class Executor {
+  readonly #batches = new Map<number, MicroBatch>();
+  readonly #sums = new Map<string, Sum>();
+  /** For each stage, the requests that it has not answered. */
+  readonly #ahead: number[];
+  #changed = Promise.withResolvers<void>();
+  #failure: { readonly error: unknown } | null = null;
+
+  /** `batchOf` packs a pass, `tokensOf` counts an adapter's tokens in it. */
+  constructor(
+    private readonly bus: Bus,
+    private readonly batchOf: (pass: Pass) => MicroBatch,
+    private readonly tokensOf: (pass: Pass, adapter: number) => number,
+  ) {
+    this.#ahead = range(bus.stages).map(() => 0);
+  }
+
+  async forward(stage: number, pass: Pass): Promise<void> {
+    const batch = this.#batches.get(pass.id) ?? this.batchOf(pass);
+    this.#batches.set(pass.id, batch);
+    if (this.bus.stages > 1) await this.#send(stage, this.bus.request(stage, { type: "forward", pass: pass.id, batch }));
+  }
+
+  async backward(stage: number, pass: Pass): Promise<void> {
+    const { bus } = this;
+    const batch = this.#batches.get(pass.id);
+    invariant(batch, `a backward of pass ${pass.id} without its forward`);
+    // A single stage has memory for one pass: no evaluation may come between its forward and its backward, so they go together.
+    const forward = bus.stages === 1 ? bus.request(stage, { type: "forward", pass: pass.id, batch }) : null;
+    const backward = bus.request(stage, { type: "backward", pass: pass.id });
+    const last = stage === bus.stages - 1;
+    const counted = last ? backward.then((losses) => this.#count(pass, batch, losses!)) : backward;
+    await this.#send(stage, forward ? Promise.all([forward, counted]) : counted);
+    const ends = endsOf(pass);
+    if (ends.length > 0) {
+      const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => adapter) });
+      for (const [i, end] of ends.entries()) {
+        const of = squares.then((found) => found[i]!);
+        of.catch(() => undefined); // whoever waits for the sum hears of it
+        this.#sumOf(end).squares[stage] = of;
+      }
+      await this.#send(stage, squares);
+    }
+    if (stage === 0) this.#batches.delete(pass.id); // the first stage is the last to need it
+  }
+
+  /** Waits for what a mini-batch came to on all stages; its backward passes must have been sent to all of them. */
+  async result(ref: StepRef): Promise<MiniBatch> {
+    const found = this.#sumOf(ref);
+    invariant(found.squares.length === this.bus.stages, `a step of adapter ${ref.adapter} before its last backward pass`);
+    let squares: Float32Array[] | null = null;
+    void Promise.all(found.squares).then(
+      (all) => {
+        squares = all; // the last stage's come after its losses
+        this.#wake();
+      },
+      (error) => this.fail(error),
+    );
+    await this.#until(() => squares !== null);
+    this.#sums.delete(keyOf(ref));
+    return { loss: found.loss, tokens: found.tokens, squares: squares! };
+  }
+
+  async step(stage: number, steps: readonly AdamStep[]): Promise<void> {
+    await this.#send(stage, this.bus.request(stage, { type: "step", steps }));
+  }
+
+  /** Waits until all that was sent is done. */
+  async drain(): Promise<void> {
+    await this.#until(() => this.#ahead.every((count) => count === 0));
+  }
+
+  /** What goes wrong beside the actions ends them, too. */
+  fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.#wake();
+  }
+
+  /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
+  #count(pass: Pass, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
+    for (const share of pass.shares) this.#sumOf(share).tokens += this.tokensOf(pass, share.adapter);
+    for (const [i, { adapter, firstTarget, targets }] of batch.sequences.entries()) {
+      const share = pass.shares.find((of) => of.adapter === adapter)!;
+      if (targets > 0) this.#sumOf(share).loss += losses[i]!.loss * batch.weights[firstTarget]!;
+    }
+  }
+
+  #sumOf(ref: StepRef): Sum {
+    const key = keyOf(ref);
+    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [] };
+    this.#sums.set(key, found);
+    return found;
+  }
+
+  /** Notes a request that is under way, and waits while there are too many; throws what any of them failed with. */
+  async #send(stage: number, reply: Promise<unknown>): Promise<void> {
+    this.#ahead[stage]!++;
+    void reply
+      .catch((error) => this.fail(error))
+      .finally(() => {
+        this.#ahead[stage]!--;
+        this.#wake();
+      });
+    await this.#until(() => this.#ahead[stage]! <= AHEAD);
+  }
+
+  /** Throws what went wrong anywhere: a stage that waits for one that is gone would not answer. */
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition() && !this.#failure) await this.#changed.promise;
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  #wake(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+}
+
+const keyOf = ({ adapter, step }: StepRef): string => `${adapter}.${step}`;
+
+/** Tokens of an adapter's rows in a pass. */
+export const tokensIn = (pass: Pass, adapter: number, length: (row: number) => number): number =>
+  sum(pass.shares.flatMap((share) => (share.adapter === adapter ? share.rows.map(length) : [])));

@@ -1,0 +1,78 @@
+// A trace of a run: what every stage did when, on one time axis, and the kernels of one round of steps.
+//
+// Stages time by their own clocks. What such a clock says is mapped to ours by the quickest of a few questions, whose answer was given
+// half-way between asking and hearing: right to a fraction of a millisecond on one machine, of a round trip between two.
+
+import { now } from "../base/clock.ts";
+import { range } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { KernelSpan, StageSpan } from "../bus/messages.ts";
+
+/** Questions to a stage's clock. */
+const QUESTIONS = 8;
+
+/** What a stage did, in milliseconds of our clock from the trace's beginning. */
+export type StageTrace = { readonly spans: readonly StageSpan[]; readonly kernels: readonly KernelSpan[] };
+
+export class Tracer {
+  /** Of each stage, first stage first: what has been recorded. */
+  readonly traces: readonly { readonly spans: StageSpan[]; readonly kernels: KernelSpan[] }[];
+
+  private constructor(
+    private readonly bus: Bus,
+    /** For each stage, what its clock is ahead of the trace's. */
+    private readonly ahead: readonly number[],
+  ) {
+    this.traces = ahead.map(() => ({ spans: [], kernels: [] }));
+  }
+
+  /** Asks the stages' clocks; nothing is recorded yet. */
+  static async open(bus: Bus): Promise<Tracer> {
+    const began = now();
+    const ahead: number[] = [];
+    for (const stage of range(bus.stages)) ahead.push((await clockAhead(bus, stage)) + began);
+    return new Tracer(bus, ahead);
+  }
+
+  /** From here to the next call what passes do is recorded, and kernels, or not. Resolves when what was recorded before is here. */
+  async record(what: { readonly passes: boolean; readonly kernels: boolean }): Promise<void> {
+    const replies = range(this.bus.stages).map((stage) => this.bus.request(stage, { type: "trace", ...what }));
+    for (const [stage, { spans, kernels }] of (await Promise.all(replies)).entries()) {
+      const ahead = this.ahead[stage]!;
+      const placed = <T extends { start: number; end: number }>(span: T): T => ({
+        ...span,
+        start: span.start - ahead,
+        end: span.end - ahead,
+      });
+      for (const span of spans) this.traces[stage]!.spans.push(placed(span));
+      for (const launch of kernels) this.traces[stage]!.kernels.push(placed(launch));
+    }
+  }
+}
+
+/** What a stage's clock is ahead of ours, in milliseconds. */
+async function clockAhead(bus: Bus, stage: number): Promise<number> {
+  let [ahead, quickest] = [0, Number.POSITIVE_INFINITY];
+  for (let i = 0; i < QUESTIONS; i++) {
+    const asked = now();
+    const { now: theirs } = await bus.request(stage, { type: "clock" });
+    const heard = now();
+    if (heard - asked >= quickest) continue;
+    quickest = heard - asked;
+    ahead = theirs - (asked + heard) / 2;
+  }
+  return ahead;
+}
+
+/** The idle share of the stages' time from the first thing that any of them did to the last; fill and drain among it. */
+export function measuredBubble(traces: readonly StageTrace[]): number {
+  let [from, to, busy] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
+  for (const { spans } of traces)
+    for (const { kind, start, end } of spans) {
+      if (kind !== "forward" && kind !== "backward" && kind !== "step") continue;
+      from = Math.min(from, start);
+      to = Math.max(to, end);
+      busy += end - start;
+    }
+  return to > from ? 1 - busy / (traces.length * (to - from)) : 0;
+}

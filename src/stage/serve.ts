@@ -1,0 +1,71 @@
+// A stage in a process of its own: opens when it is told to, with links to its neighbours, and serves until the run is over.
+
+import { invariant, RunError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
+import type { StageHandlers } from "../bus/bus.ts";
+import type { StageSetup } from "../bus/messages.ts";
+import type { Connection } from "../bus/nats.ts";
+import type { Seat } from "../bus/stage.ts";
+import type { Device } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
+import { openLinkOver } from "../link/open.ts";
+import { weightsOf } from "./base.ts";
+import { Stage } from "./stage.ts";
+
+export type ServeOptions = {
+  readonly connection: Connection;
+  readonly run: string;
+  readonly seat: Seat;
+  /** Where the base model lies on this machine; null: where the coordinator has it. */
+  readonly folder: string | null;
+};
+
+/** Serves until the run is over for this stage; resolves to null when it is done, else to what ended it. Leaves nothing open. */
+export async function serveStage(options: ServeOptions): Promise<RunError | null> {
+  const { seat } = options;
+  const over = new AbortController();
+  await using opened = new AsyncDisposableStack();
+  const handlers: Partial<StageHandlers> = {
+    open: async ({ setup }) => {
+      invariant(!handlers.forward, "a stage that is opened twice");
+      const { stage, links } = await open(options, setup, over.signal, opened);
+      Object.assign(handlers, stage.handlers());
+      return links;
+    },
+  };
+  seat.serve(handlers);
+  const reason = await seat.ended;
+  over.abort(reason ?? new RunError("bus.closed", "the run has ended"));
+  return reason;
+}
+
+/** Device, links and stage, in the order in which they need each other; `opened` disposes of them in the other. */
+async function open(options: ServeOptions, setup: StageSetup, signal: AbortSignal, opened: AsyncDisposableStack) {
+  const { seat, folder } = options;
+  const device = openDevice(setup.device);
+  let owner: Disposable = device;
+  opened.defer(() => owner[Symbol.dispose]());
+  const { first, last } = setup.part;
+  // Both at once: a stage in the middle is waited for from both sides.
+  const [previous, next] = await Promise.all([
+    first ? null : linkTo(seat.stage - 1, options, setup, device, signal),
+    last ? null : linkTo(seat.stage + 1, options, setup, device, signal),
+  ]);
+  const links = [previous, next].filter((link) => link !== null);
+  for (const { link } of links) opened.use(link);
+  const model = folder !== null && "folder" in setup.model ? { folder } : setup.model;
+  using source = weightsOf(model, setup.spec, device);
+  const neighbours = { previous: previous?.link ?? null, next: next?.link ?? null };
+  const stage = await Stage.open(device, setup, source.fill, neighbours);
+  owner = stage;
+  log(1, () => `stage ${seat.stage} has layers ${setup.part.from} to ${setup.part.to - 1}`);
+  return { stage, links: links.map(({ why }) => why) };
+}
+
+const linkTo = (
+  neighbour: number,
+  { connection, run, seat }: ServeOptions,
+  { link: kind, room }: StageSetup,
+  device: Device,
+  signal: AbortSignal,
+) => openLinkOver(connection, run, { device, stage: seat.stage, neighbour, kind, room, signal });
