@@ -2,6 +2,7 @@
 
 import { hostname } from "node:os";
 import * as v from "valibot";
+import { sleep } from "../base/clock.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
@@ -42,6 +43,9 @@ export type GatherOptions = {
   /** Told of every message that is refused, and of stages that may not join. */
   readonly refuse?: Refuse;
 };
+
+/** How long the last messages may take to get to the server. */
+const FAREWELL_MS = 500;
 
 type Pending = {
   readonly type: StageRequest["type"];
@@ -162,7 +166,8 @@ class Gathering implements NatsBus {
       pending.clear();
     }
     this.#open.dispose();
-    await this.connection.flush().catch(() => undefined); // who does not hear it misses our beats
+    const said = this.connection.flush().catch(() => undefined);
+    await Promise.race([said, sleep(FAREWELL_MS)]); // who does not hear it misses our beats
     await this.#heartbeat?.[Symbol.asyncDispose]();
   }
 

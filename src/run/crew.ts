@@ -15,8 +15,9 @@ import { type Child, describeEnding, startSelf } from "./spawn.ts";
 
 /** How long stages that we start may take to join: they only load the program. */
 const START_MS = 30_000;
-/** How long a stage may take to end by itself once it is told that the run is over. */
+/** How long a stage may take to end by itself once it is told that the run is over, and when it is asked to end a run that failed. */
 const FAREWELL_MS = 5_000;
+const GRACE_MS = 1_000;
 
 /** What a stage that we start is told, through its standard input: the address is secret. */
 export type StageOrders = {
@@ -52,11 +53,11 @@ export async function gatherCrew({ stages, here, join, signal }: CrewOptions): P
     return startSelf(["stage", "--orders"], {
       name: `stage ${stage}`,
       input: JSON.stringify(orders),
-      line: (line) => process.stderr.write(`stage ${stage}: ${line}\n`),
+      line: (line) => log(1, () => `stage ${stage}: ${line}`), // what ends it comes over the bus, or with its end
     });
   });
-  opened.defer(() => farewell(children));
   let bus: NatsBus | null = null;
+  opened.defer(() => farewell(children, bus !== null && !bus.lost.aborted));
   const fail = (stage: number, error: RunError): void => {
     broken.abort(error);
     bus?.fail(stage, error);
@@ -80,9 +81,9 @@ export async function gatherCrew({ stages, here, join, signal }: CrewOptions): P
   return { bus, run, [Symbol.asyncDispose]: () => kept.disposeAsync() };
 }
 
-/** They have been told that the run is over: those that do not end by themselves are ended. */
-async function farewell(children: readonly Child[]): Promise<void> {
+/** Those that were `told` that the run is over end by themselves; the others are ended. */
+async function farewell(children: readonly Child[], told: boolean): Promise<void> {
   const all = Promise.all(children.map(({ ended }) => ended));
-  await Promise.race([all, sleep(FAREWELL_MS)]);
-  await Promise.all(children.map((child) => child.stop()));
+  if (told) await Promise.race([all, sleep(FAREWELL_MS)]);
+  await Promise.all(children.map((child) => child.stop(GRACE_MS)));
 }

@@ -14,6 +14,8 @@ import type { Address } from "../bus/address.ts";
 import { type Child, describeEnding, type Ending, startProgram } from "./spawn.ts";
 
 const START_MS = 10_000;
+/** It keeps nothing, so that nothing is lost when it is killed. */
+const GRACE_MS = 500;
 const MAX_PAYLOAD = 8 * 2 ** 20;
 
 export type Server = AsyncDisposable & {
@@ -41,7 +43,7 @@ export async function startServer({ port = -1, token = randomToken() } = {}): Pr
         address: { servers, login: { token } },
         pid: child.pid,
         ended: child.ended,
-        [Symbol.asyncDispose]: child[Symbol.asyncDispose],
+        [Symbol.asyncDispose]: async () => void (await child.stop(GRACE_MS)),
       };
     } catch (error) {
       await child.stop(0);

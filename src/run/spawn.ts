@@ -84,10 +84,12 @@ function start(command: readonly string[], { name, input, line, environment }: C
   return { name, pid: child.pid, ended, stop, [Symbol.asyncDispose]: async () => void (await stop()) };
 }
 
-/** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>". */
+/** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>", with all that it said of a crash. */
 export function describeEnding({ code, signal, stderr }: Ending): string {
-  const last = stderr.trim().split("\n").at(-1) ?? "";
-  return `${signal ? `was killed by ${signal}` : `ended with ${code}`}${last === "" ? "" : `: ${last.slice(0, 500)}`}`;
+  if (signal === "SIGKILL" || signal === "SIGTERM") return `was killed by ${signal}`; // it has not seen it coming
+  const said = stderr.trim();
+  const why = code === 1 || code === 2 ? (said.split("\n").at(-1) ?? "") : said;
+  return `${signal ? `was killed by ${signal}` : `ended with ${code}`}${why === "" ? "" : `: ${why.slice(-4000)}`}`;
 }
 
 /** The last of what a child wrote, once it has closed its end. */

@@ -9,7 +9,7 @@ import type { Bus } from "../bus/bus.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 
 /** Questions to a stage's clock. */
-const QUESTIONS = 8;
+const QUESTIONS = 16;
 
 /** What a stage did, in milliseconds of our clock from the trace's beginning. */
 export type StageTrace = { readonly spans: readonly StageSpan[]; readonly kernels: readonly KernelSpan[] };

@@ -41,13 +41,13 @@ export function writeByteTokenizer(folder: string): void {
 }
 
 /** Writes a random model of the Llama kind with a vocabulary of bytes. */
-export function writeTinyModel(folder: string): void {
+export function writeTinyModel(folder: string, layers = 2): void {
   mkdirSync(folder, { recursive: true });
   const config = {
     architectures: ["LlamaForCausalLM"],
     hidden_size: 32,
     intermediate_size: 48,
-    num_hidden_layers: 2,
+    num_hidden_layers: layers,
     num_attention_heads: 4,
     num_key_value_heads: 2,
     vocab_size: 256 + SPECIALS.length,

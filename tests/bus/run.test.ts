@@ -1,0 +1,276 @@
+// Whole runs over several processes and a real nats-server: the same bytes as one process, whatever the stages and the company.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { range } from "../../src/base/shape.ts";
+import { startServer } from "../../src/run/server.ts";
+import { isAlive, until } from "../helpers/bus.ts";
+import { needs } from "../helpers/needs.ts";
+import { metrics, type Running, sums, Workplace } from "../helpers/program.ts";
+
+const LAYERS = 5;
+
+/** A recipe of adapters no two of which are alike: rank, dropout, targets, batch, accumulation, clipping, length. */
+function recipe(adapters: readonly number[], more = ""): string {
+  const targets = ['"all-linear"', '["q_proj", "down_proj"]', '["o_proj", "up_proj", "v_proj"]'];
+  const one = (i: number) => `
+[[adapter]]
+name = "a${i}"
+rank = ${[3, 8, 1, 16, 5, 12, 7, 4][i]}
+dropout = ${[0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]}
+targets = ${targets[i % 3]}
+batch_size = ${[3, 1, 2, 4, 5, 2, 1, 3][i]}
+accumulation = ${[1, 3, 2, 1, 1, 2, 4, 2][i]}
+max_grad_norm = ${i % 2 === 0 ? 0.2 : "false"}
+steps = ${[6, 4, 9, 5, 3, 7, 6, 5][i]}
+eval_every = ${2 + (i % 3)}
+`;
+  return `[model]
+path = "../model"
+[run]
+output = "out"
+device = "cpu"
+tokens_per_microbatch = 60
+${more}
+[defaults]
+data = { train = "rows.jsonl", split = 0.2 }
+learning_rate = 3e-3
+${adapters.map(one).join("")}`;
+}
+
+const data = { "rows.jsonl": sums(20) };
+/** Makes a run last until it is ended. */
+const forever = (text: string) => text.replaceAll(/^steps = .*$/gm, "steps = 1000000");
+
+const place = new Workplace(LAYERS);
+afterAll(() => place[Symbol.dispose]());
+
+const outputOf = (path: string) => join(path, "..", "out");
+
+/** All that a run leaves of an adapter, but how fast it was. */
+const result = (output: string, adapter: string) => ({
+  weights: readFileSync(join(output, adapter, "adapter_model.safetensors")).toString("base64"),
+  steps: metrics(output, "step")
+    .filter((line) => line["adapter"] === adapter)
+    .map(({ tokens_per_second: _, ...line }) => line),
+  evaluations: metrics(output, "evaluation").filter((line) => line["adapter"] === adapter),
+});
+
+const alone = new Map<string, ReturnType<typeof result>>();
+/** What becomes of an adapter in a run of its own, in one process. */
+async function trainedAlone(adapter: number) {
+  const name = `a${adapter}`;
+  if (!alone.has(name)) {
+    const path = place.project(recipe([adapter]), data);
+    expect((await place.mlora("run", path)).code).toBe(0);
+    alone.set(name, result(outputOf(path), name));
+  }
+  return alone.get(name)!;
+}
+
+async function expectAsAlone(path: string, adapters: readonly number[]): Promise<void> {
+  for (const i of adapters) expect(result(outputOf(path), `a${i}`)).toEqual(await trainedAlone(i));
+}
+
+/** Processes that a process has started. */
+const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").filter(Boolean).map(Number);
+const commandOf = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+
+/** Once every adapter has stepped: the run's server and its stages, first stage first. */
+async function underWay(running: Running, path: string, adapters: number) {
+  const file = join(outputOf(path), "metrics.jsonl");
+  const stepped = () =>
+    existsSync(file) && new Set(metrics(outputOf(path), "step").map(({ adapter }) => adapter)).size === adapters;
+  await until("all adapters step", 20_000, stepped);
+  const children = childrenOf(running.pid);
+  const stages = children.filter((pid) => commandOf(pid).includes("stage --orders"));
+  return { children, stages, server: children.find((pid) => commandOf(pid).includes("nats-server"))! };
+}
+
+const temporary = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith("mlora-nats-"));
+
+needs("nats")("a run over several processes", () => {
+  test.each([
+    [1, [0, 1, 2]],
+    [2, [0]],
+    [2, [3, 1, 2]],
+    [2, range(8)],
+    [3, [4]],
+    [3, range(8)],
+    [4, [2, 5, 7]],
+    [4, range(8)],
+    ["1,3,1", [6, 0, 3]],
+  ] as const)("%p stages, adapters %p: losses, evaluations and weights as alone, bit for bit", async (stages, adapters) => {
+    const path = place.project(recipe(adapters), data);
+    const { code, err } = await place.mlora("run", path, "--stages", `${stages}`);
+    expect([code, err.match(/^(error|warning).*/m)]).toEqual([0, null]);
+    await expectAsAlone(path, adapters);
+  });
+
+  test.each(["nats", "shm"])("activations by the link '%s': the same", async (link) => {
+    const path = place.project(recipe([0, 5, 3]), data);
+    const { code, err } = await place.mlora("run", path, "--stages", "3", "--link", link);
+    expect(code).toBe(0);
+    expect(err.match(new RegExp(`; to stage [12] by ${link}: `, "g"))?.length).toBe(2);
+    await expectAsAlone(path, [0, 5, 3]);
+  });
+
+  test("stages that join on a server of yours, one of them started by the run, one with the model elsewhere", async () => {
+    await using server = await startServer();
+    const token = (server.address.login as { token: string }).token;
+    const secret = { MLORA_NATS_TOKEN: token };
+    const url = server.address.servers[0]!;
+    const path = place.project(recipe([0, 1, 4]), data);
+    const run = place.start(["run", path, "--nats", url, "--run", "mine", "--stages", "3", "--here", "1"], secret);
+    const join = ["stage", "--nats", url, "--run", "mine", "--device", "cpu"];
+    const stages = [[], ["--model", place.model]].map((more) => place.start([...join, ...more], secret));
+    const { code, err } = await run.ended;
+    expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
+    for (const stage of stages) expect((await stage.ended).code).toBe(0);
+    await expectAsAlone(path, [0, 1, 4]);
+  });
+
+  test("a server that is away for two seconds is waited for, and nothing changes", async () => {
+    const first = await startServer();
+    const { login, servers } = first.address;
+    const token = (login as { token: string }).token;
+    const longer = recipe([0, 3])
+      .replaceAll(/^steps = .*$/gm, "steps = 400")
+      .replaceAll(/^eval_every = .*$/gm, "");
+    const [path, undisturbed] = [place.project(longer, data), place.project(longer, data)];
+    const run = place.start(["run", path, "--nats", servers[0]!, "--stages", "2", "--here", "2"], { MLORA_NATS_TOKEN: token });
+    await underWay(run, path, 2);
+    await first[Symbol.asyncDispose]();
+    const before = metrics(outputOf(path), "step").length;
+    await Bun.sleep(1_500);
+    await using _ = await startServer({ port: Number(new URL(servers[0]!).port), token });
+    const { code, err } = await run.ended;
+    expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
+    expect(before).toBeLessThan(800);
+    await place.mlora("run", undisturbed);
+    for (const name of ["a0", "a3"]) expect(result(outputOf(path), name)).toEqual(result(outputOf(undisturbed), name));
+  });
+
+  test.each([
+    ["stage", "SIGKILL", /^error\[stage\.ended\]: stage 1 \(process \d+\) was killed by SIGKILL$/m],
+    ["stage", "SIGSTOP", /^error\[bus\.gone\]: stage 1 \(.*, process \d+\) has not been heard of for 4 s$/m],
+    ["server", "SIGKILL", /^error\[nats\.ended\]: nats-server \(process \d+\) was killed by SIGKILL$/m],
+    ["server", "SIGSTOP", /^error\[nats\.silent\]: the NATS server at 127.0.0.1:\d+ has not answered for 4 s$/m],
+  ] as const)(
+    "a %s that gets %s ends the run with one error that names it, within seconds, and nothing is left",
+    async (who, signal, message) => {
+      const before = temporary();
+      const path = place.project(forever(recipe([0, 1, 2])), data);
+      const run = place.start(["run", path, "--stages", "3"]);
+      const { children, stages, server } = await underWay(run, path, 3);
+      const victim = who === "stage" ? stages[1]! : server;
+      const begin = performance.now();
+      process.kill(victim, signal);
+      const { code, err } = await run.ended;
+      expect(performance.now() - begin).toBeLessThan(7_000); // noticed within 5 s, and then ended
+      expect(code).toBe(1);
+      expect(err).toMatch(message);
+      expect(err.match(/error\[/g)?.length).toBe(1);
+      for (const pid of children) expect(await isAlive(pid)).toBe(false);
+      expect(temporary()).toEqual(before);
+      expect(readdirSync(outputOf(path)).sort()).toEqual(["metrics.jsonl", "recipe.toml"]);
+    },
+  );
+
+  test.each(["SIGKILL", "SIGSTOP"] as const)("stages end themselves when the coordinator gets %s", async (signal) => {
+    const path = place.project(forever(recipe([0, 1])), data);
+    const run = place.start(["run", path, "--stages", "2"]);
+    const { children, stages } = await underWay(run, path, 2);
+    process.kill(run.pid, signal);
+    await until("the stages end", 8_000, async () => (await Promise.all(stages.map(isAlive))).every((alive) => !alive));
+    if (signal === "SIGSTOP") process.kill(run.pid, "SIGCONT");
+    await run.ended;
+    for (const pid of children) await until("its children end", 2_000, async () => !(await isAlive(pid)));
+  });
+
+  test("Ctrl-C finishes what was begun, saves every adapter, and leaves no process", async () => {
+    const path = place.project(forever(recipe([0, 1, 2])), data);
+    const run = place.start(["run", path, "--stages", "3"]);
+    const { children } = await underWay(run, path, 3);
+    run.kill("SIGINT");
+    const { code, out, err } = await run.ended;
+    expect([code, err.match(/^error.*/gm)]).toEqual([1, [expect.stringContaining("stopped before the end")]]);
+    for (const i of range(3)) {
+      expect(out).toMatch(new RegExp(`^a${i} +stopped`, "m"));
+      expect(existsSync(join(outputOf(path), `a${i}`, "adapter_model.safetensors"))).toBe(true);
+    }
+    for (const pid of children) expect(await isAlive(pid)).toBe(false);
+  });
+
+  test("the server's token is in no argument and no environment of any process of the run", async () => {
+    const path = place.project(forever(recipe([0, 1])), data);
+    const run = place.start(["run", path, "--stages", "2"], { MLORA_DEBUG: "3" });
+    const { children } = await underWay(run, path, 2);
+    const said = [run.pid, ...children].map((pid) => commandOf(pid) + readFileSync(`/proc/${pid}/environ`, "utf8"));
+    run.kill("SIGTERM");
+    const { out, err } = await run.ended;
+    const tokens = [...said, out, err].flatMap((text) => text.match(/\b[a-z2-9]{32}\b/g) ?? []); // as base/secret.ts makes them
+    expect(tokens).toEqual([]);
+    for (const file of readdirSync(outputOf(path), { recursive: true, withFileTypes: true }))
+      if (file.isFile()) expect(readFileSync(join(file.parentPath, file.name), "latin1")).not.toMatch(/\b[a-z2-9]{32}\b/);
+  });
+
+  test("a trace has what every stage did, on one axis: forwards pass down, backwards up, and a stage does one thing at a time", async () => {
+    const path = place.project(recipe([0, 1, 3]), data);
+    const trace = join(path, "..", "trace.json");
+    expect((await place.mlora("run", path, "--stages", "3", "--trace", trace)).code).toBe(0);
+    type Event = { ph: string; pid: number; tid: number; name: string; cat: string; ts: number; dur: number };
+    const events: Event[] = JSON.parse(readFileSync(trace, "utf8")).traceEvents;
+    const spans = events.filter(({ ph, cat }) => ph === "X" && (cat === "forward" || cat === "backward"));
+    const of = (stage: number) => spans.filter(({ pid }) => pid === stage + 1).sort((a, b) => a.ts - b.ts);
+    expect(new Set(spans.map(({ pid }) => pid))).toEqual(new Set([1, 2, 3]));
+    for (const stage of range(3))
+      for (const [i, { ts }] of of(stage).entries())
+        if (i > 0) expect(ts).toBeGreaterThanOrEqual(of(stage)[i - 1]!.ts + of(stage)[i - 1]!.dur);
+    const at = (stage: number, name: string) => of(stage).find((span) => span.name === name)!;
+    const slack = 500; // microseconds: how well clocks of two processes are compared
+    for (const { name, cat } of of(0)) {
+      const [from, to] = cat === "forward" ? [0, 1] : [1, 0];
+      expect(at(to, name).ts + slack).toBeGreaterThan(at(from, name).ts + at(from, name).dur);
+    }
+    expect(events.some(({ cat }) => cat === "linear")).toBe(true);
+  });
+
+  test("bad requests are refused before anything is begun", async () => {
+    const path = place.project(recipe([0]), data);
+    const refused = async (...args: string[]) => {
+      const { code, err } = await place.mlora("run", path, ...args);
+      expect(existsSync(outputOf(path))).toBe(false);
+      expect(err.match(/error\[/g)?.length).toBe(1);
+      return [code, err.split("\n")[0]];
+    };
+    expect(await refused("--stages", "6")).toEqual([
+      2,
+      expect.stringContaining("6 stages are more than the base model's 5 layers"),
+    ]);
+    expect(await refused("--stages", "2,2")).toEqual([2, expect.stringContaining("2 + 2 = 4 layers")]);
+    expect(await refused("--stages", "0")).toEqual([2, expect.stringContaining("--stages 0")]);
+    expect(await refused("--here", "1")).toEqual([2, expect.stringContaining("--here goes with --nats")]);
+    expect(await refused("--nats", "nats://127.0.0.1:1")).toEqual([2, expect.stringContaining("how many stages")]);
+    expect(await refused("--link", "pigeon")).toEqual([2, expect.stringContaining("--link is 'pigeon'")]);
+    expect((await place.mlora("stage", "--run", "x")).code).toBe(2);
+    expect((await place.mlora("stage", "--nats", "nats://127.0.0.1:1", "--run", "a.b")).err).toContain(
+      "cannot be the id of a run",
+    );
+  });
+
+  test("a link that cannot be, and a server that is not there, are told as such", async () => {
+    const path = place.project(recipe([0]), data);
+    const { code, err } = await place.mlora("run", path, "--stages", "2", "--link", "ipc");
+    expect([code, err.match(/^error.*/gm)]).toEqual([
+      2,
+      [expect.stringContaining("the link 'ipc' cannot work: ipc: they have no GPUs")],
+    ]);
+    const lost = place.project(recipe([0]), data);
+    const away = await place.mlora("run", lost, "--stages", "2", "--nats", "nats://127.0.0.1:1", "--here", "2");
+    expect([away.code, away.err.match(/^error.*/gm)]).toEqual([2, [expect.stringContaining("nothing listens at 127.0.0.1:1")]]);
+  });
+});
