@@ -7,7 +7,7 @@ const F = "f32";
 const L = "i64_fast";
 
 export const native = {
-  native_threads: { args: [I], returns: I },
+  native_threads: { args: [I, I], returns: I },
   native_allocate: { args: [L], returns: P },
   native_release: { args: [P], returns: "void" },
   native_copy: { args: [P, P, L], returns: "void" },

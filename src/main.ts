@@ -30,8 +30,9 @@ function commandLine(): CAC {
     .option("--trace <file>", "Write what every stage did when, and one step's kernels, in Chrome's trace format")
     .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--nats <url>", "A NATS server that stages on other machines reach")
-    .option("--run <id>", "With --nats: the run's id, instead of a random one")
-    .option("--here <number>", "With --nats: stages that are started on this machine (default: 0)")
+    .option("--listen <host:port>", "Instead: where the run's own server listens for them")
+    .option("--run <id>", "With --nats or --listen: the run's id, instead of a random one")
+    .option("--here <number>", "With --nats or --listen: stages that are started on this machine (default: 0)")
     .action(async (recipe: string, flags: RunFlags) =>
       (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
     );

@@ -13,7 +13,7 @@ typedef void (*range_fn)(void *context, int64_t begin, int64_t end);
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
 
 // Threads that share the work, the caller among them.
-int parallel_threads(void);
+int machine_cores(void);
 
 typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
                          const float *b, int ldb, float beta, float *c, int ldc);

@@ -16,13 +16,14 @@ static struct {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   int threads;      // the caller included
+  int cores;        // of the machine, which other processes may share
   atomic_int asleep;
   _Atomic uint64_t ticket; // round << 32 | pieces not yet taken; publishes the fields below
   _Atomic int64_t done;    // pieces finished in this round
   range_fn fn;
   void *context;
   int64_t n, piece;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .threads = 1};
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .threads = 1, .cores = 1};
 
 static inline void relax(void) { __builtin_ia32_pause(); }
 
@@ -60,8 +61,10 @@ static void *helper(void *unused) {
   return NULL;
 }
 
-// Sets the number of threads, before the first kernel; returns how many there are. They live as long as the process.
-int native_threads(int threads) {
+// Sets the number of threads, before the first kernel, and says how many cores the machine has; returns how many threads there are.
+// They live as long as the process.
+int native_threads(int threads, int cores) {
+  pool.cores = cores;
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   while (pool.threads < threads) {
     pthread_t thread;
@@ -72,7 +75,7 @@ int native_threads(int threads) {
   return pool.threads;
 }
 
-int parallel_threads(void) { return pool.threads; }
+int machine_cores(void) { return pool.cores; }
 
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context) {
   int64_t grains = (n + grain - 1) / grain, most = (int64_t)pool.threads * PIECES_A_THREAD;

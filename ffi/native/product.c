@@ -9,9 +9,10 @@
 #define TALL (20 * ROW_TILE)
 
 // Columns of a piece at most, and its rows where few pieces lie side by side: large pieces waste least (8 % on two cores), but a
-// machine of many cores needs many. src/device/cpu/linear.ts computes with the columns too.
-static int widest(void) { return parallel_threads() <= 2 ? 288 : 192; }
-static int shortest(void) { return parallel_threads() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
+// machine of many cores needs many. By the machine's cores, not by our threads: stages that share a machine must not sum differently
+// from one that has it for itself. src/device/cpu/linear.ts computes with the columns too.
+static int widest(void) { return machine_cores() <= 2 ? 288 : 192; }
+static int shortest(void) { return machine_cores() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
 
 enum { COLUMN_MAJOR = 102, PLAIN = 111, TRANSPOSED = 112 };
 

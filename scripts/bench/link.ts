@@ -57,8 +57,8 @@ const spread = (numbers: readonly number[]): string =>
 
 function openBenchDevice(): Device {
   return values.device === "cuda"
-    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: 0 })
-    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0 });
+    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, sharers: 1 })
+    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, sharers: 1 });
 }
 
 type End = {

@@ -41,6 +41,9 @@ export type StageReport = {
   readonly note: string | null;
 };
 
+/** A device to open; `sharers` are the stages of the run on that machine, which has its cores for all of them. */
+export type DeviceChoice = Pick<StageReport, "kind" | "compute" | "ordinal"> & { readonly sharers: number };
+
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 export type BaseModel = { readonly folder: string } | { readonly randomSeed: number };
 
@@ -67,7 +70,7 @@ export type StageSetup = {
     readonly inFlight: number;
     readonly positions: number;
   };
-  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
+  readonly device: DeviceChoice;
   readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";
   /** For what each neighbour sends. */
   readonly room: { readonly slots: number; readonly slotBytes: number };

@@ -137,7 +137,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     inFlight: natural,
     positions: natural,
   }),
-  device: v.strictObject({ kind, compute, ordinal: count }),
+  device: v.strictObject({ kind, compute, ordinal: count, sharers: natural }),
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
   room: v.strictObject({ slots: natural, slotBytes: natural }),
 });

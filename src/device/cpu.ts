@@ -6,7 +6,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
-import { memory, processor } from "../base/machine.ts";
+import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
@@ -28,7 +28,8 @@ export class CpuDevice implements Device {
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
-  constructor(threads?: number) {
+  /** On all cores that the process may use, or as many threads as `threads` says. */
+  constructor(threads = usableCores()) {
     this.#host = openHost(threads);
     this.name = `${processor().model}, ${this.#host.threads} threads`;
     this.#kernels = { ...rowKernels(this.#host), ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)) };

@@ -2,7 +2,7 @@
 
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError, RunError } from "../base/errors.ts";
-import { memory, requireProcessor } from "../base/machine.ts";
+import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
@@ -47,10 +47,16 @@ export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, 
   }
 }
 
-export function openDevice({ kind, compute, ordinal }: Pick<DeviceReport, "kind" | "compute" | "ordinal">): Device {
+/** `sharers`: processes of a run that share the machine's cores, this one among them. */
+export function openDevice({
+  kind,
+  compute,
+  ordinal,
+  sharers,
+}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly sharers: number }): Device {
   switch (kind) {
     case "cpu":
-      return new CpuDevice();
+      return new CpuDevice(Math.max(1, Math.floor(usableCores() / sharers)));
     case "cuda":
       return new CudaDevice(compute, ordinal);
     default:

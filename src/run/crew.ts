@@ -31,8 +31,12 @@ export type CrewOptions = {
   /** How many stages the run has, and the devices of those that are started here: the first of them. */
   readonly stages: number;
   readonly here: readonly StageOrders["device"][];
-  /** A server that others can reach, and how long they may take to join; null starts one for this run alone. */
-  readonly join: { readonly address: Address; readonly run: string; readonly joinMs: number } | null;
+  /** For stages that join from elsewhere: on which server, or where ours shall listen. Null: all are started here. */
+  readonly join: {
+    readonly server: { readonly address: Address } | { readonly host: string; readonly port: number; readonly token: string };
+    readonly run: string;
+    readonly joinMs: number;
+  } | null;
   readonly signal: AbortSignal;
 };
 
@@ -42,8 +46,10 @@ export type Crew = AsyncDisposable & { readonly bus: NatsBus; readonly run: stri
 export async function gatherCrew({ stages, here, join, signal }: CrewOptions): Promise<Crew> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();
-  const server = join ? null : opened.use(await startServer());
-  const address = join?.address ?? server!.address;
+  const theirs = join && "address" in join.server ? join.server.address : null;
+  const ours = join && "port" in join.server ? join.server : {};
+  const server = theirs ? null : opened.use(await startServer(ours));
+  const address = theirs ?? server!.address;
   const run = join?.run ?? newRunId();
   const connection = opened.use(await connect(address, `mlora ${run}`));
   log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);

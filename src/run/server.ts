@@ -1,4 +1,5 @@
-// A nats-server of our own, for as long as a run: on this machine only, on a port and with a token that nobody can foresee.
+// A nats-server of our own, for as long as a run: for this machine only, unless it is told otherwise, and with a token that nobody can
+// foresee.
 //
 // The token is in a file for the moment in which the server starts, in a folder that only this user may enter; then both are gone,
 // and the token is nowhere but in memory. The server dies with this process, however that ends (spawn.ts).
@@ -16,6 +17,8 @@ import { type Child, describeEnding, type Ending, startProgram } from "./spawn.t
 const START_MS = 10_000;
 /** It keeps nothing, so that nothing is lost when it is killed. */
 const GRACE_MS = 500;
+/** Activations that go by it are garbage at once: with Go's collector as it is, it carries a fifth less (docs/measurements/link.md). */
+const ENVIRONMENT = { GOGC: "400" };
 const MAX_PAYLOAD = 8 * 2 ** 20;
 
 export type Server = AsyncDisposable & {
@@ -27,16 +30,16 @@ export type Server = AsyncDisposable & {
 };
 
 /**
- * Starts a server and waits until it takes connections; disposing stops it and waits for its end. `port` and `token` bring back
- * one that was lost, as tests do. Throws a RunError, `nats.start`.
+ * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
+ * a free port, unless `host` and `port` say where others reach it. Throws a RunError, `nats.start`.
  */
-export async function startServer({ port = -1, token = randomToken() } = {}): Promise<Server> {
+export async function startServer({ host = "127.0.0.1", port = -1, token = randomToken() } = {}): Promise<Server> {
   const program = assetPath("nats-server");
   const folder = mkdtempSync(join(tmpdir(), "mlora-nats-")); // mode 0700
   try {
     const file = join(folder, "server.conf");
-    writeFileSync(file, config(folder, port, token), { mode: 0o600, flag: "wx" });
-    const child = startProgram(program, ["--config", file], { name: "nats-server", environment: {} });
+    writeFileSync(file, config(folder, `${host}:${port}`, token), { mode: 0o600, flag: "wx" });
+    const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
       const servers = [await listening(child, folder)];
       return {
@@ -58,8 +61,8 @@ export async function startServer({ port = -1, token = randomToken() } = {}): Pr
  * Pings are rare and its patience long: a stage that computes does not read, and beats of its own thread say that it lives
  * (bus/heartbeat.ts).
  */
-const config = (folder: string, port: number, token: string): string => `
-listen: "127.0.0.1:${port}"
+const config = (folder: string, listen: string, token: string): string => `
+listen: "${listen}"
 ports_file_dir: ${JSON.stringify(folder)}
 authorization { token: ${JSON.stringify(token)} }
 max_payload: ${MAX_PAYLOAD}

@@ -8,8 +8,9 @@ import type { Plan } from "../plan/plan.ts";
 export function setupsOf({ spec, adapters, stages }: Plan, model: BaseModel, link: StageSetup["link"] = "auto"): StageSetup[] {
   const known = adapters.map(({ rank, scale, targets, recipe }) => ({ rank, scale, targets, seed: recipe.seed }));
   return stages.map(({ part, sizes, device }) => {
-    const { kind, compute, ordinal } = device;
+    const { kind, compute, ordinal, host } = device;
     const room = linkRoom(spec, sizes, compute);
-    return { model, spec, part, adapters: known, sizes, device: { kind, compute, ordinal }, link, room };
+    const sharers = stages.filter((stage) => stage.device.host === host).length;
+    return { model, spec, part, adapters: known, sizes, device: { kind, compute, ordinal, sharers }, link, room };
   });
 }

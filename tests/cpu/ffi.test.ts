@@ -6,7 +6,7 @@ import { openLibrary, openSystemLibrary } from "../../ffi/open.ts";
 import { assetPath } from "../../src/base/assets.ts";
 import { RunError } from "../../src/base/errors.ts";
 
-const table = { native_threads: { args: ["i32"], returns: "i32" } } as const;
+const table = { native_threads: { args: ["i32", "i32"], returns: "i32" } } as const;
 const unknown = { no_such_function: { args: [], returns: "void" } } as const;
 
 let folder = "";
@@ -28,7 +28,7 @@ function thrown(act: () => unknown): RunError {
 describe("a library", () => {
   test("gives its functions", () => {
     const { native_threads } = openLibrary(assetPath("libmlora.so"), table);
-    expect(native_threads(1)).toBeGreaterThanOrEqual(1);
+    expect(native_threads(1, 1)).toBeGreaterThanOrEqual(1);
     expect(native_threads.ptr).toBeGreaterThan(0);
   });
 
@@ -66,7 +66,7 @@ describe("a library", () => {
       import { openSystemLibrary } from ${JSON.stringify(open)};
       import { dlopen } from "bun:ffi";
       const table = ${JSON.stringify(table)};
-      console.log(dlopen("libtrap.so.1", table).symbols.native_threads(1)); // the trap is real
+      console.log(dlopen("libtrap.so.1", table).symbols.native_threads(1, 1)); // the trap is real
       try { openSystemLibrary("libtrap.so.1", table); } catch (error) { console.log(error.code); }`;
     const child = Bun.spawn([process.execPath, "-e", script], { cwd: folder, stdout: "pipe" });
     expect(await child.stdout.text()).toBe("1\nffi.library\n");

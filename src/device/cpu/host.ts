@@ -14,14 +14,15 @@ export type Matrix = { readonly ptr: number; readonly ld: number };
 export type Host = ReturnType<typeof openHost>;
 
 /** Opens both libraries; `threads` of ours work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary` throws. */
-export function openHost(threads = usableCores()) {
+export function openHost(threads: number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
   const kernels = openLibrary(assetPath("libmlora.so"), native);
   const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
     kernels,
-    threads: kernels.native_threads(threads),
+    threads: kernels.native_threads(threads, usableCores()),
+    cores: usableCores(),
     sgemmPtr,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(

@@ -16,7 +16,7 @@ const SMALL_PRODUCT = 1e6;
 
 /** Columns of the narrowest piece that ffi/native/product.c cuts n columns into. */
 function narrowestPiece(host: Host, n: number): number {
-  const widest = host.threads <= 2 ? 288 : 192;
+  const widest = host.cores <= 2 ? 288 : 192;
   const columns = alignUp(Math.ceil(n / (2 * Math.ceil(n / (2 * widest)))), 16);
   return Math.min(n, n % columns || columns);
 }
