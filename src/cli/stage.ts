@@ -2,9 +2,10 @@
 // input; on other machines people do, with the run's id and its NATS server.
 
 import * as v from "valibot";
+import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
-import { type Address, addressSchema, parseAddress } from "../bus/address.ts";
-import { connect } from "../bus/nats.ts";
+import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
+import { type Connection, connect } from "../bus/nats.ts";
 import { joinRun } from "../bus/stage.ts";
 import { runId } from "../bus/subjects.ts";
 import { describeDevice } from "../stage/probe.ts";
@@ -25,6 +26,9 @@ export type StageFlags = {
 /** How long a stage looks for its coordinator: people start both in any order. */
 const JOIN_MS = 600_000;
 const CHILD_JOIN_MS = 30_000;
+const RETRY_MS = 500;
+/** What a server that is not there yet looks like. */
+const AWAY = ["nats.refused", "nats.timeout"];
 
 const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 /** As run/crew.ts writes them. */
@@ -51,12 +55,26 @@ export async function stage(flags: StageFlags): Promise<void> {
   const orders = flags.orders ? await ordersFromInput() : ordersFromFlags(flags);
   const { address, run, stage, device, precision, ordinal, folder, joinMs } = orders;
   const report = describeDevice(device, precision, ordinal);
-  await using connection = await connect(address, `mlora ${run} stage`);
+  await using connection = await reach(address, run, joinMs);
   if (!flags.orders)
     process.stderr.write(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
   await using seat = await joinRun(connection, run, { stage, report, joinMs });
   const reason = await serveStage({ connection, run, seat, folder });
   if (reason) throw reason;
+}
+
+/** The server may come up later than the stage, where people start both. */
+async function reach(address: Address, run: string, limitMs: number): Promise<Connection> {
+  const limit = now() + limitMs;
+  for (let waiting = false; ; waiting = true) {
+    try {
+      return await connect(address, `mlora ${run} stage`);
+    } catch (error) {
+      if (!(error instanceof RequestError) || !AWAY.includes(error.code) || now() > limit) throw error;
+      if (!waiting) process.stderr.write(`waiting for the NATS server at ${describeAddress(address)}\n`);
+      await sleep(RETRY_MS);
+    }
+  }
 }
 
 async function ordersFromInput(): Promise<Orders> {

@@ -7,7 +7,7 @@ import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Observer } from "../run/events.ts";
-import type { StageTrace, Tracer } from "../run/trace.ts";
+import { measuredBubble, type StageTrace, type Tracer } from "../run/trace.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
 const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
@@ -47,7 +47,9 @@ export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace
       ...kernels.map(({ kernel, start, end }) => complete(pid, LANES.kernels, kernel, familyOf(kernel), start, end)),
     ];
   });
-  writeFileAtomic(path, `${JSON.stringify({ displayTimeUnit: "ms", traceEvents: events })}\n`);
+  const bubble = measuredBubble(traces);
+  const otherData = { bubble, stages: plan.stages.length, adapters: plan.adapters.map(({ name }) => name) };
+  writeFileAtomic(path, `${JSON.stringify({ displayTimeUnit: "ms", otherData, traceEvents: events })}\n`);
 }
 
 const complete = (pid: number, tid: number, name: string, cat: string, start: number, end: number) => ({

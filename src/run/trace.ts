@@ -4,7 +4,7 @@
 // half-way between asking and hearing: right to a fraction of a millisecond on one machine, of a round trip between two.
 
 import { now } from "../base/clock.ts";
-import { range } from "../base/shape.ts";
+import { maxOf, range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 
@@ -64,15 +64,16 @@ async function clockAhead(bus: Bus, stage: number): Promise<number> {
   return ahead;
 }
 
-/** The idle share of the stages' time from the first thing that any of them did to the last; fill and drain among it. */
-export function measuredBubble(traces: readonly StageTrace[]): number {
-  let [from, to, busy] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
-  for (const { spans } of traces)
-    for (const { kind, start, end } of spans) {
-      if (kind !== "forward" && kind !== "backward" && kind !== "step") continue;
-      from = Math.min(from, start);
-      to = Math.max(to, end);
-      busy += end - start;
-    }
-  return to > from ? 1 - busy / (traces.length * (to - from)) : 0;
+/**
+ * The idle share of the stages' time from the first training pass to the last, fill and drain among it: what is neither computed nor
+ * evaluated. Null where nothing was trained.
+ */
+export function measuredBubble(traces: readonly StageTrace[]): number | null {
+  const trained = traces.flatMap(({ spans }) => spans.filter(({ kind }) => kind === "forward" || kind === "backward"));
+  if (trained.length === 0) return null;
+  const from = trained.reduce((least, { start }) => Math.min(least, start), Number.POSITIVE_INFINITY);
+  const to = maxOf(trained.map(({ end }) => end));
+  const working = traces.flatMap(({ spans }) => spans.filter(({ kind }) => kind !== "send" && kind !== "receive"));
+  const busy = sum(working.map(({ start, end }) => Math.max(0, Math.min(end, to) - Math.max(start, from))));
+  return 1 - busy / (traces.length * (to - from));
 }

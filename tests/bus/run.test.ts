@@ -8,39 +8,10 @@ import { range } from "../../src/base/shape.ts";
 import { startServer } from "../../src/run/server.ts";
 import { isAlive, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { metrics, type Running, sums, Workplace } from "../helpers/program.ts";
+import { type Left, leftOf, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const LAYERS = 5;
-
-/** A recipe of adapters no two of which are alike: rank, dropout, targets, batch, accumulation, clipping, length. */
-function recipe(adapters: readonly number[], more = ""): string {
-  const targets = ['"all-linear"', '["q_proj", "down_proj"]', '["o_proj", "up_proj", "v_proj"]'];
-  const one = (i: number) => `
-[[adapter]]
-name = "a${i}"
-rank = ${[3, 8, 1, 16, 5, 12, 7, 4][i]}
-dropout = ${[0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]}
-targets = ${targets[i % 3]}
-batch_size = ${[3, 1, 2, 4, 5, 2, 1, 3][i]}
-accumulation = ${[1, 3, 2, 1, 1, 2, 4, 2][i]}
-max_grad_norm = ${i % 2 === 0 ? 0.2 : "false"}
-steps = ${[6, 4, 9, 5, 3, 7, 6, 5][i]}
-eval_every = ${2 + (i % 3)}
-`;
-  return `[model]
-path = "../model"
-[run]
-output = "out"
-device = "cpu"
-tokens_per_microbatch = 60
-${more}
-[defaults]
-data = { train = "rows.jsonl", split = 0.2 }
-learning_rate = 3e-3
-${adapters.map(one).join("")}`;
-}
-
-const data = { "rows.jsonl": sums(20) };
+const recipe = (adapters: readonly number[]) => unlike(adapters, "cpu");
 /** Makes a run last until it is ended. */
 const forever = (text: string) => text.replaceAll(/^steps = .*$/gm, "steps = 1000000");
 
@@ -49,29 +20,20 @@ afterAll(() => place[Symbol.dispose]());
 
 const outputOf = (path: string) => join(path, "..", "out");
 
-/** All that a run leaves of an adapter, but how fast it was. */
-const result = (output: string, adapter: string) => ({
-  weights: readFileSync(join(output, adapter, "adapter_model.safetensors")).toString("base64"),
-  steps: metrics(output, "step")
-    .filter((line) => line["adapter"] === adapter)
-    .map(({ tokens_per_second: _, ...line }) => line),
-  evaluations: metrics(output, "evaluation").filter((line) => line["adapter"] === adapter),
-});
-
-const alone = new Map<string, ReturnType<typeof result>>();
+const alone = new Map<string, Left>();
 /** What becomes of an adapter in a run of its own, in one process. */
 async function trainedAlone(adapter: number) {
   const name = `a${adapter}`;
   if (!alone.has(name)) {
-    const path = place.project(recipe([adapter]), data);
+    const path = place.project(recipe([adapter]), SUMS);
     expect((await place.mlora("run", path)).code).toBe(0);
-    alone.set(name, result(outputOf(path), name));
+    alone.set(name, leftOf(outputOf(path), name));
   }
   return alone.get(name)!;
 }
 
 async function expectAsAlone(path: string, adapters: readonly number[]): Promise<void> {
-  for (const i of adapters) expect(result(outputOf(path), `a${i}`)).toEqual(await trainedAlone(i));
+  for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(await trainedAlone(i));
 }
 
 /** Processes that a process has started. */
@@ -104,14 +66,14 @@ needs("nats")("a run over several processes", () => {
     [4, range(8)],
     ["1,3,1", [6, 0, 3]],
   ] as const)("%p stages, adapters %p: losses, evaluations and weights as alone, bit for bit", async (stages, adapters) => {
-    const path = place.project(recipe(adapters), data);
+    const path = place.project(recipe(adapters), SUMS);
     const { code, err } = await place.mlora("run", path, "--stages", `${stages}`);
     expect([code, err.match(/^(error|warning).*/m)]).toEqual([0, null]);
     await expectAsAlone(path, adapters);
   });
 
   test.each(["nats", "shm"])("activations by the link '%s': the same", async (link) => {
-    const path = place.project(recipe([0, 5, 3]), data);
+    const path = place.project(recipe([0, 5, 3]), SUMS);
     const { code, err } = await place.mlora("run", path, "--stages", "3", "--link", link);
     expect(code).toBe(0);
     expect(err.match(new RegExp(`; to stage [12] by ${link}: `, "g"))?.length).toBe(2);
@@ -123,7 +85,7 @@ needs("nats")("a run over several processes", () => {
     const token = (server.address.login as { token: string }).token;
     const secret = { MLORA_NATS_TOKEN: token };
     const url = server.address.servers[0]!;
-    const path = place.project(recipe([0, 1, 4]), data);
+    const path = place.project(recipe([0, 1, 4]), SUMS);
     const run = place.start(["run", path, "--nats", url, "--run", "mine", "--stages", "3", "--here", "1"], secret);
     const join = ["stage", "--nats", url, "--run", "mine", "--device", "cpu"];
     const stages = [[], ["--model", place.model]].map((more) => place.start([...join, ...more], secret));
@@ -140,7 +102,7 @@ needs("nats")("a run over several processes", () => {
     const longer = recipe([0, 3])
       .replaceAll(/^steps = .*$/gm, "steps = 400")
       .replaceAll(/^eval_every = .*$/gm, "");
-    const [path, undisturbed] = [place.project(longer, data), place.project(longer, data)];
+    const [path, undisturbed] = [place.project(longer, SUMS), place.project(longer, SUMS)];
     const run = place.start(["run", path, "--nats", servers[0]!, "--stages", "2", "--here", "2"], { MLORA_NATS_TOKEN: token });
     await underWay(run, path, 2);
     await first[Symbol.asyncDispose]();
@@ -151,7 +113,7 @@ needs("nats")("a run over several processes", () => {
     expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
     expect(before).toBeLessThan(800);
     await place.mlora("run", undisturbed);
-    for (const name of ["a0", "a3"]) expect(result(outputOf(path), name)).toEqual(result(outputOf(undisturbed), name));
+    for (const name of ["a0", "a3"]) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
   });
 
   test.each([
@@ -163,7 +125,7 @@ needs("nats")("a run over several processes", () => {
     "a %s that gets %s ends the run with one error that names it, within seconds, and nothing is left",
     async (who, signal, message) => {
       const before = temporary();
-      const path = place.project(forever(recipe([0, 1, 2])), data);
+      const path = place.project(forever(recipe([0, 1, 2])), SUMS);
       const run = place.start(["run", path, "--stages", "3"]);
       const { children, stages, server } = await underWay(run, path, 3);
       const victim = who === "stage" ? stages[1]! : server;
@@ -181,7 +143,7 @@ needs("nats")("a run over several processes", () => {
   );
 
   test.each(["SIGKILL", "SIGSTOP"] as const)("stages end themselves when the coordinator gets %s", async (signal) => {
-    const path = place.project(forever(recipe([0, 1])), data);
+    const path = place.project(forever(recipe([0, 1])), SUMS);
     const run = place.start(["run", path, "--stages", "2"]);
     const { children, stages } = await underWay(run, path, 2);
     process.kill(run.pid, signal);
@@ -192,7 +154,7 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("Ctrl-C finishes what was begun, saves every adapter, and leaves no process", async () => {
-    const path = place.project(forever(recipe([0, 1, 2])), data);
+    const path = place.project(forever(recipe([0, 1, 2])), SUMS);
     const run = place.start(["run", path, "--stages", "3"]);
     const { children } = await underWay(run, path, 3);
     run.kill("SIGINT");
@@ -206,7 +168,7 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("the server's token is in no argument and no environment of any process of the run", async () => {
-    const path = place.project(forever(recipe([0, 1])), data);
+    const path = place.project(forever(recipe([0, 1])), SUMS);
     const run = place.start(["run", path, "--stages", "2"], { MLORA_DEBUG: "3" });
     const { children } = await underWay(run, path, 2);
     const said = [run.pid, ...children].map((pid) => commandOf(pid) + readFileSync(`/proc/${pid}/environ`, "utf8"));
@@ -219,7 +181,7 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("a trace has what every stage did, on one axis: forwards pass down, backwards up, and a stage does one thing at a time", async () => {
-    const path = place.project(recipe([0, 1, 3]), data);
+    const path = place.project(recipe([0, 1, 3]), SUMS);
     const trace = join(path, "..", "trace.json");
     expect((await place.mlora("run", path, "--stages", "3", "--trace", trace)).code).toBe(0);
     type Event = { ph: string; pid: number; tid: number; name: string; cat: string; ts: number; dur: number };
@@ -240,7 +202,7 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("bad requests are refused before anything is begun", async () => {
-    const path = place.project(recipe([0]), data);
+    const path = place.project(recipe([0]), SUMS);
     const refused = async (...args: string[]) => {
       const { code, err } = await place.mlora("run", path, ...args);
       expect(existsSync(outputOf(path))).toBe(false);
@@ -263,13 +225,13 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("a link that cannot be, and a server that is not there, are told as such", async () => {
-    const path = place.project(recipe([0]), data);
+    const path = place.project(recipe([0]), SUMS);
     const { code, err } = await place.mlora("run", path, "--stages", "2", "--link", "ipc");
     expect([code, err.match(/^error.*/gm)]).toEqual([
       2,
       [expect.stringContaining("the link 'ipc' cannot work: ipc: they have no GPUs")],
     ]);
-    const lost = place.project(recipe([0]), data);
+    const lost = place.project(recipe([0]), SUMS);
     const away = await place.mlora("run", lost, "--stages", "2", "--nats", "nats://127.0.0.1:1", "--here", "2");
     expect([away.code, away.err.match(/^error.*/gm)]).toEqual([2, [expect.stringContaining("nothing listens at 127.0.0.1:1")]]);
   });

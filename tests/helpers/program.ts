@@ -77,3 +77,44 @@ export function metrics(output: string, type: string): readonly Record<string, u
     .map((line) => JSON.parse(line))
     .filter((line) => line.type === type);
 }
+
+/** A recipe of up to eight adapters, no two of which are alike: rank, dropout, targets, batch, accumulation, clipping, length. */
+export function unlike(adapters: readonly number[], device: string, more = ""): string {
+  const targets = ['"all-linear"', '["q_proj", "down_proj"]', '["o_proj", "up_proj", "v_proj"]'];
+  const one = (i: number) => `
+[[adapter]]
+name = "a${i}"
+rank = ${[3, 8, 1, 16, 5, 12, 7, 4][i]}
+dropout = ${[0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]}
+targets = ${targets[i % 3]}
+batch_size = ${[3, 1, 2, 4, 5, 2, 1, 3][i]}
+accumulation = ${[1, 3, 2, 1, 1, 2, 4, 2][i]}
+max_grad_norm = ${i % 2 === 0 ? 0.2 : "false"}
+steps = ${[6, 4, 9, 5, 3, 7, 6, 5][i]}
+eval_every = ${2 + (i % 3)}
+`;
+  return `[model]
+path = "../model"
+[run]
+output = "out"
+device = "${device}"
+tokens_per_microbatch = 60
+${more}
+[defaults]
+data = { train = "rows.jsonl", split = 0.2 }
+learning_rate = 3e-3
+${adapters.map(one).join("")}`;
+}
+
+/** The data of such a recipe. */
+export const SUMS = { "rows.jsonl": sums(20) };
+
+/** All that a run leaves of an adapter, but how fast it was. */
+export const leftOf = (output: string, adapter: string) => ({
+  weights: readFileSync(join(output, adapter, "adapter_model.safetensors")).toString("base64"),
+  steps: metrics(output, "step")
+    .filter((line) => line["adapter"] === adapter)
+    .map(({ tokens_per_second: _, ...line }) => line),
+  evaluations: metrics(output, "evaluation").filter((line) => line["adapter"] === adapter),
+});
+export type Left = ReturnType<typeof leftOf>;
