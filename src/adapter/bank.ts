@@ -1,10 +1,19 @@
-// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them.
+// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as many slots
+// as adapters train at once; one that leaves makes room for another.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. What a kind adds to a linear layer is lora.ts.
 
 import { bytesOf } from "../base/dtype.ts";
-import { type AdapterLayout, groupShape, groupsOf, type LayerRange, layoutAdapters } from "../base/layout.ts";
-import { GROUPS, type Group, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import { invariant } from "../base/errors.ts";
+import {
+  type AdapterLayout,
+  type FactorPlace,
+  factorPlace,
+  groupShape,
+  type LayerRange,
+  layoutAdapters,
+} from "../base/layout.ts";
+import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { adamwStep, gradNorm } from "../ops/adamw.ts";
@@ -51,17 +60,22 @@ export class AdapterBank implements Disposable {
   readonly #squares: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
+  /** Of each group: what the kernels read of the adapters' ranks and scales. */
+  readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor }>();
+  /** Who has each slot; null for nobody. */
+  readonly #adapters: (BankAdapter | null)[];
 
   constructor(
     readonly device: Device,
     readonly spec: ModelSpec,
     layers: LayerRange,
-    readonly adapters: readonly BankAdapter[],
+    slots: number,
+    groups: readonly Group[],
     paddedRank: number,
   ) {
-    const groups = groupsOf(adapters.flatMap((adapter) => adapter.targets));
     this.layout = layoutAdapters(spec, layers, groups, paddedRank);
-    const count = adapters.length;
+    this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
+    const count = slots;
     const block = [count, this.layout.size] as const;
     this.#arena = new Arena(device, bankBytes(count, this.layout, device.compute, groups.length), "adapters");
     this.#params = this.#arena.tensor("f32", ...block);
@@ -77,6 +91,7 @@ export class AdapterBank implements Disposable {
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
     for (const group of groups) this.#addSites(group);
+    this.#writeTables();
   }
 
   /** The tensors of a group in a layer, or null where no adapter has a target. */
@@ -84,16 +99,38 @@ export class AdapterBank implements Disposable {
     return this.#sites.get(`${layer}.${group}`) ?? null;
   }
 
+  /** The adapters in the slots; null where there is none. */
+  get adapters(): readonly (BankAdapter | null)[] {
+    return this.#adapters;
+  }
+
+  /** Gives a slot to an adapter, as it is before anything is written there: all zero. */
+  admit(slot: number, adapter: BankAdapter): void {
+    invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
+    this.#adapters[slot] = adapter;
+    for (const what of ["params", "grads", "m", "v"] as const) this.device.zero(this.#row(slot, what));
+    if (this.#copy) this.device.zero(this.#copyRow(this.#copy, slot));
+    this.#writeTables();
+  }
+
+  #writeTables(): void {
+    for (const [group, { ranks, scale }] of this.#tables) {
+      const targeted = (value: (adapter: BankAdapter) => number) =>
+        this.#adapters.flatMap((adapter) =>
+          (GROUPS[group] as readonly Linear[]).map((linear) => (adapter?.targets.includes(linear) ? value(adapter) : 0)),
+        );
+      this.device.write(ranks, Int32Array.from(targeted((adapter) => adapter.rank)));
+      this.device.write(scale, Float32Array.from(targeted((adapter) => adapter.scale)));
+    }
+  }
+
   #addSites(group: Group): void {
     const { in: width, firstColumn } = groupShape(this.spec, group);
     const linears: readonly Linear[] = GROUPS[group];
-    const count = this.adapters.length;
+    const count = this.#adapters.length;
     const ranks = this.#arena.tensor("i32", count, linears.length);
     const scale = this.#arena.tensor("f32", count, linears.length);
-    const targeted = (value: (adapter: BankAdapter) => number) =>
-      this.adapters.flatMap((adapter) => linears.map((linear) => (adapter.targets.includes(linear) ? value(adapter) : 0)));
-    this.device.write(ranks, Int32Array.from(targeted((adapter) => adapter.rank)));
-    this.device.write(scale, Float32Array.from(targeted((adapter) => adapter.scale)));
+    this.#tables.set(group, { ranks, scale });
     const { rank, size } = this.layout;
     const part = (of: Tensor, offset: number, rows: number, columns: number): Tensor => ({
       ptr: of.ptr + offset * bytesOf(of.dtype),
@@ -128,8 +165,8 @@ export class AdapterBank implements Disposable {
   }
 
   /**
-   * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in that
-   * order over all stages they give the norm, the same whatever the company and the cut into stages.
+   * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in
+   * that order over all stages they give the norm, the same whatever the company and the cut into stages.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     const { size, tensors } = this.layout;
@@ -156,10 +193,11 @@ export class AdapterBank implements Disposable {
 
   write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
     this.device.write(this.#row(adapter, what), values);
-    if (what === "params" && this.#copy) {
-      const row = { ...this.#copy, ptr: this.#copy.ptr + adapter * this.layout.size * 2, shape: [this.layout.size] };
-      this.device.write(row, toBf16(values));
-    }
+    if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));
+  }
+
+  #copyRow(copy: Tensor, slot: number): Tensor {
+    return { ...copy, ptr: copy.ptr + slot * this.layout.size * 2, shape: [this.layout.size] };
   }
 
   #row(adapter: number, what: "params" | "grads" | "m" | "v"): Tensor {
@@ -167,42 +205,10 @@ export class AdapterBank implements Disposable {
     return { ptr: whole.ptr + adapter * this.layout.size * 4, dtype: "f32", shape: [this.layout.size] };
   }
 
-  /** Where a factor of a linear lies in an adapter's block: A is [rank, in], B is [out, rank] with rows `stride` apart. */
-  place(adapter: number, layer: number, linear: Linear, factor: Factor) {
-    const site = this.layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
-    if (!site) return null;
-    const index = (GROUPS[site.group] as readonly Linear[]).indexOf(linear);
-    const { in: width, out } = linearShape(this.spec, linear);
-    const rank = this.adapters[adapter]!.rank;
-    const padded = this.layout.rank;
-    return factor === "A"
-      ? { offset: site.a + index * padded * width, rows: rank, columns: width, stride: width }
-      : {
-          offset: site.b + groupShape(this.spec, site.group).firstColumn[index]! * padded,
-          rows: out,
-          columns: rank,
-          stride: padded,
-        };
-  }
-
-  /** A factor out of (or, with `values`, into) an adapter's block that was read whole; padding is left out. */
-  factor(
-    block: Float32Array,
-    adapter: number,
-    layer: number,
-    linear: Linear,
-    factor: Factor,
-    values?: Float32Array,
-  ): Float32Array {
-    const place = this.place(adapter, layer, linear, factor)!;
-    const { offset, rows, columns, stride } = place;
-    const out = values ?? new Float32Array(rows * columns);
-    for (let row = 0; row < rows; row++) {
-      const inBlock = block.subarray(offset + row * stride, offset + row * stride + columns);
-      if (values) inBlock.set(values.subarray(row * columns, (row + 1) * columns));
-      else out.set(inBlock, row * columns);
-    }
-    return out;
+  /** Where a factor of an adapter's linear lies in its block. */
+  place(adapter: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
+    const { rank } = this.#adapters[adapter]!;
+    return factorPlace(this.spec, this.layout, rank, layer, linear, factor);
   }
 
   [Symbol.dispose](): void {

@@ -4,8 +4,9 @@
 // ALIGN elements. G linears share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so
 // that it can leave a device and come back as one copy.
 
+import { invariant } from "./errors.ts";
 import { alignUp } from "./shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, type Linear, linearShape, type ModelSpec } from "./spec.ts";
+import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. */
 const ALIGN = 128;
@@ -61,6 +62,42 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, groups: read
   return { sites, tensors, rank, size: at };
 }
 
+/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart. A is [rank, in], B is [out, rank]. */
+export type FactorPlace = Place & { readonly stride: number };
+
+/** Where a factor of an adapter of this rank lies. Its linear's group must be in the layout. */
+export function factorPlace(
+  spec: ModelSpec,
+  layout: AdapterLayout,
+  rank: number,
+  layer: number,
+  linear: Linear,
+  factor: "A" | "B",
+): FactorPlace {
+  const site = layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
+  invariant(site, `no factors for ${linear} of layer ${layer}`);
+  const index = (GROUPS[site.group] as readonly Linear[]).indexOf(linear);
+  const { in: width, out } = linearShape(spec, linear);
+  if (factor === "A") return { offset: site.a + index * layout.rank * width, rows: rank, columns: width, stride: width };
+  const { firstColumn } = groupShape(spec, site.group);
+  return { offset: site.b + firstColumn[index]! * layout.rank, rows: out, columns: rank, stride: layout.rank };
+}
+
+/** A factor's values out of a block, padding left out. */
+export function takeFactor(block: Float32Array, { offset, rows, columns, stride }: FactorPlace): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(rows * columns);
+  if (columns === stride) values.set(block.subarray(offset, offset + rows * columns));
+  else
+    for (let row = 0; row < rows; row++)
+      for (let column = 0; column < columns; column++) values[row * columns + column] = block[offset + row * stride + column]!;
+  return values;
+}
+
+/** Puts a factor's values into a block; what lies between its rows stays. */
+export function putFactor(block: Float32Array, { offset, rows, columns, stride }: FactorPlace, values: Float32Array): void {
+  for (let row = 0; row < rows; row++) block.set(values.subarray(row * columns, (row + 1) * columns), offset + row * stride);
+}
+
 /** Trained parameters of an adapter, padding left out. */
 export function countParameters(spec: ModelSpec, layers: number, targets: readonly Linear[], rank: number): number {
   let perLayer = 0;
@@ -69,4 +106,21 @@ export function countParameters(spec: ModelSpec, layers: number, targets: readon
     perLayer += rank * (width + out);
   }
   return perLayer * layers;
+}
+
+/** A factor of an adapter by its place in the model: A is [rank, in], B is [out, rank]. */
+export type FactorTensor = {
+  readonly layer: number;
+  readonly linear: Linear;
+  readonly factor: "A" | "B";
+  readonly values: Float32Array;
+};
+
+/** The factors of an adapter in a range of layers, in order, without their values. */
+export function factorsIn({ from, to }: LayerRange, targets: readonly Linear[]): Omit<FactorTensor, "values">[] {
+  const ordered = LINEARS.filter((linear) => targets.includes(linear));
+  const factors: Omit<FactorTensor, "values">[] = [];
+  for (let layer = from; layer < to; layer++)
+    for (const linear of ordered) for (const factor of ["A", "B"] as const) factors.push({ layer, linear, factor });
+  return factors;
 }

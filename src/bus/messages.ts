@@ -17,13 +17,8 @@ export type AdamStep = {
   readonly coefficient: number;
 };
 
-/** A factor of an adapter: A is [rank, in], B is [out, rank]. */
-export type FactorTensor = {
-  readonly layer: number;
-  readonly linear: Linear;
-  readonly factor: "A" | "B";
-  readonly values: Float32Array;
-};
+/** What a stage keeps of an adapter: its part of the parameters and of the two moments, each a block as base/layout.ts lays it out. */
+export type BlockName = "params" | "m" | "v";
 
 /** The device of a stage, as it announces itself: what the coordinator plans from. The same as the device's own report. */
 export type StageReport = {
@@ -47,19 +42,21 @@ export type DeviceChoice = Pick<StageReport, "kind" | "compute" | "ordinal"> & {
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 export type BaseModel = { readonly folder: string } | { readonly randomSeed: number };
 
-/** All that a stage must know before its first micro-batch: its share of the model, its adapters, and the memory that it takes. */
+export type AdmittedAdapter = {
+  readonly rank: number;
+  readonly scale: number;
+  readonly targets: readonly Linear[];
+  readonly seed: number;
+};
+
+/** All that a stage must know before its first micro-batch: its share of the model, and the memory that it takes. */
 export type StageSetup = {
   readonly model: BaseModel;
   readonly spec: ModelSpec;
   /** Layers from `from` on and below `to`. */
   readonly part: { readonly from: number; readonly to: number; readonly first: boolean; readonly last: boolean };
-  readonly adapters: readonly {
-    readonly rank: number;
-    readonly scale: number;
-    readonly targets: readonly Linear[];
-    readonly seed: number;
-  }[];
   readonly sizes: {
+    readonly slots: number;
     readonly rows: number;
     readonly targets: number;
     readonly chunk: number;
@@ -84,8 +81,10 @@ export type StageRequest =
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
   | { readonly type: "squares"; readonly adapters: readonly number[] }
   | { readonly type: "step"; readonly steps: readonly AdamStep[] }
-  | { readonly type: "read"; readonly adapter: number }
-  | { readonly type: "write"; readonly adapter: number; readonly factors: readonly FactorTensor[] }
+  /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. */
+  | { readonly type: "admit"; readonly slot: number; readonly adapter: AdmittedAdapter }
+  | { readonly type: "read"; readonly slot: number; readonly what: readonly BlockName[] }
+  | { readonly type: "write"; readonly slot: number; readonly blocks: Readonly<Partial<Record<BlockName, Float32Array>>> }
   | { readonly type: "clock" }
   | { readonly type: "peak" }
   /** From now on what passes do is timed, or kernels are, or not; the reply has what was timed before. */
@@ -115,7 +114,8 @@ export type StageReply = {
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   readonly squares: readonly Float32Array[];
   readonly step: null;
-  readonly read: readonly FactorTensor[];
+  readonly admit: null;
+  readonly read: readonly Float32Array[];
   readonly write: null;
   /** What its clock says, in milliseconds, and how much less memory its device has free than before the stage was opened. */
   readonly clock: { readonly now: number; readonly takenBytes: number };

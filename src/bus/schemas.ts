@@ -6,8 +6,8 @@ import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
 import type {
   AdamStep,
+  AdmittedAdapter,
   BaseModel,
-  FactorTensor,
   KernelSpan,
   SequenceLoss,
   StageReply,
@@ -54,12 +54,8 @@ const adamStep: Schema<AdamStep> = v.strictObject({
   coefficient: real,
 });
 
-const factor: Schema<FactorTensor> = v.strictObject({
-  layer: count,
-  linear: v.picklist(LINEARS),
-  factor: v.picklist(["A", "B"]),
-  values: floats,
-});
+const admitted: Schema<AdmittedAdapter> = v.strictObject({ rank: natural, scale: real, targets: linears, seed: count });
+const blockName = v.picklist(["params", "m", "v"]);
 
 const stageSpan: Schema<StageSpan> = v.strictObject({
   kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate"]),
@@ -125,8 +121,8 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
   model: baseModel,
   spec: modelSpec,
   part: v.strictObject({ from: count, to: natural, first: v.boolean(), last: v.boolean() }),
-  adapters: v.array(v.strictObject({ rank: natural, scale: real, targets: linears, seed: count })),
   sizes: v.strictObject({
+    slots: natural,
     rows: natural,
     targets: natural,
     chunk: natural,
@@ -151,8 +147,13 @@ export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>
   evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
   squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
   step: v.strictObject({ type: v.literal("step"), steps: v.array(adamStep) }),
-  read: v.strictObject({ type: v.literal("read"), adapter: count }),
-  write: v.strictObject({ type: v.literal("write"), adapter: count, factors: v.array(factor) }),
+  admit: v.strictObject({ type: v.literal("admit"), slot: count, adapter: admitted }),
+  read: v.strictObject({ type: v.literal("read"), slot: count, what: v.array(blockName) }),
+  write: v.strictObject({
+    type: v.literal("write"),
+    slot: count,
+    blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(floats), v: v.exactOptional(floats) }),
+  }),
   clock: v.strictObject({ type: v.literal("clock") }),
   peak: v.strictObject({ type: v.literal("peak") }),
   trace: v.strictObject({ type: v.literal("trace"), passes: v.boolean(), kernels: v.boolean() }),
@@ -165,7 +166,8 @@ export const REPLIES: { readonly [T in StageRequest["type"]]: Schema<StageReply[
   evaluate: losses,
   squares: v.array(floats),
   step: v.null(),
-  read: v.array(factor),
+  admit: v.null(),
+  read: v.array(floats),
   write: v.null(),
   clock: v.strictObject({ now: real, takenBytes: real }),
   peak: real,

@@ -77,7 +77,7 @@ export async function bench(options: BenchOptions): Promise<void> {
 async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number, link: StageSetup["link"]) {
   const stop = new AbortController();
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
-  const { bus, links } = stages;
+  const { bus, lost, links } = stages;
   const peak = await bus.request(0, { type: "peak" });
   const times: number[] = [];
   const tracer = await Tracer.open(bus);
@@ -100,9 +100,10 @@ async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number
     failed: (_, message) => {
       throw new Error(message);
     },
+    noticed: () => undefined,
   };
   try {
-    await run({ plan, data, bus, output: null, observer, stop: stop.signal });
+    await run({ plan, data, bus, output: null, observer, lost, stop: stop.signal });
     await traced;
     const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
     const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));

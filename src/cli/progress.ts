@@ -79,12 +79,16 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
     evaluated: (event) => say(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${folder}` }),
     failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
+    noticed: (adapter, text) => say(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => {
       if (open) multi.stop();
       open = false;
     },
   };
 }
+
+const noticeLine = (plan: Plan, adapter: number | null, text: string): string =>
+  `notice: ${adapter === null ? "" : `${plan.adapters[adapter]!.name}: `}${text}`;
 
 const evaluationLine = (plan: Plan, event: EvaluationEvent): string =>
   `${plan.adapters[event.adapter]!.name}: step ${event.step}, held-out loss ${event.loss.toFixed(4)}, ${exactText(event)}`;
@@ -108,6 +112,7 @@ function lines(plan: Plan, stream: NodeJS.WriteStream): Progress {
     evaluated: (event) => say(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => say(`${plan.adapters[adapter]!.name}: saved ${folder}`),
     failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
+    noticed: (adapter, text) => say(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => undefined,
   };
 }

@@ -91,7 +91,7 @@ async function observed(
   if (tracer) observers.push(tracing(plan, tracer, traceFault));
   const samples = data.map(({ train, eval: held }) => ({ train, eval: held }));
   try {
-    const result = await train({ plan, data: samples, bus, output, observer: together(observers), stop });
+    const result = await train({ plan, data: samples, bus, output, observer: together(observers), lost: stages.lost, stop });
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
       writeTrace(trace!, plan, tracer.traces);
@@ -205,5 +205,8 @@ const together = (observers: readonly Observer[]): Observer => ({
   },
   failed: (adapter, message) => {
     for (const { failed } of observers) failed(adapter, message);
+  },
+  noticed: (adapter, text) => {
+    for (const { noticed } of observers) noticed(adapter, text);
   },
 });

@@ -11,6 +11,8 @@ import { openLocalStages } from "../stage/local.ts";
 
 export type OpenStages = AsyncDisposable & {
   readonly bus: Bus;
+  /** Aborted when a stage is gone; null where there is none that could be. */
+  readonly lost: AbortSignal | null;
   /** Of each stage, which links it has to its neighbours and why. */
   readonly links: readonly (readonly string[])[];
   /** What the run really failed with, where this is only what came of it. */
@@ -32,6 +34,7 @@ export async function openStages(
   const bus = await openLocalStages(setupsOf(plan, model, link));
   return {
     bus,
+    lost: null,
     links: [],
     causeOf: (error) => Promise.resolve(error),
     [Symbol.asyncDispose]: () => bus[Symbol.asyncDispose](),
@@ -52,7 +55,7 @@ export async function openCrew(crew: Crew, plan: Plan, model: BaseModel, link: S
     const setups = setupsOf(plan, model, link);
     const links = await Promise.all(setups.map((setup, stage) => bus.request(stage, { type: "open", setup })));
     const kept = opened.move();
-    return { bus, links, causeOf, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+    return { bus, lost: bus.lost, links, causeOf, [Symbol.asyncDispose]: () => kept.disposeAsync() };
   } catch (error) {
     throw await causeOf(error);
   }

@@ -97,5 +97,6 @@ export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => 
     evaluated: () => undefined,
     saved: () => undefined,
     failed: () => undefined,
+    noticed: () => undefined,
   };
 }

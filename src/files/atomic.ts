@@ -55,7 +55,7 @@ function writeAll(fd: number, bytes: Uint8Array): void {
 }
 
 /** A rename lasts only once its folder is on the disk. */
-function syncFolder(folder: string): void {
+export function syncFolder(folder: string): void {
   const fd = openSync(folder, "r");
   try {
     fsyncSync(fd);

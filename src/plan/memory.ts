@@ -1,9 +1,9 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
-import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
+import { bankBytes } from "../adapter/bank.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { groupsOf, layoutAdapters } from "../base/layout.ts";
+import { layoutAdapters } from "../base/layout.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -17,6 +17,8 @@ const LINK_ALIGN = 2 ** 12;
 
 /** All that decides how much memory a stage takes, beside the model and the adapters. */
 export type StageSizes = Sizes & {
+  /** Adapters that train at once. */
+  readonly slots: number;
   /** Micro-batches between forward and backward at one time. */
   readonly inFlight: number;
   /** Longest sequence. */
@@ -44,14 +46,13 @@ export type MemoryParts = {
 export function stageMemory(
   spec: ModelSpec,
   part: Part,
-  adapters: readonly BankAdapter[],
   sizes: StageSizes,
   device: Pick<Device, "kind" | "compute" | "rowTile">,
 ): MemoryParts {
-  const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
+  const { groups, slots } = sizes;
   const buffers = bufferBytes(device.compute, spec, sizes, part.last);
   const tables = countBytes((take) => {
-    for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: adapters.length, rowTile: device.rowTile });
+    for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
   });
   const rope = countBytes((take) => {
     for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
@@ -59,10 +60,10 @@ export function stageMemory(
   const layout = layoutAdapters(spec, part, groups, sizes.rank);
   const room = linkRoom(spec, sizes, device.compute);
   const neighbours = Number(!part.first) + Number(!part.last);
-  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: adapters.length, layout };
+  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, layout };
   return {
     weights: weightBytes(spec, part, device.compute),
-    adapters: bankBytes(adapters.length, layout, device.compute, groups.length),
+    adapters: bankBytes(slots, layout, device.compute, groups.length),
     activations: buffers.activations * sizes.inFlight,
     workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
     head: buffers.head,

@@ -11,7 +11,7 @@ import type { DeviceReport } from "../device/open.ts";
 import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { memberOf, mostRows, targetRows } from "../schedule/balance.ts";
+import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 import { resolveTargets, scaleOf } from "./adapters.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
@@ -63,6 +63,8 @@ export type Plan = {
   readonly device: DeviceReport;
   readonly adapters: readonly AdapterPlan[];
   readonly stages: readonly StagePlan[];
+  /** Adapters that train at once; the others wait for one of them to leave. */
+  readonly slots: number;
   /** Tokens of an adapter's own micro-batch at most. */
   readonly budget: number;
   /** Rows of a pass, which adapters share, at most; a larger micro-batch runs alone. */
@@ -95,25 +97,43 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length);
   const { rowTile } = device;
   const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
-  const members = adapters.map(({ index, work }) => memberOf(index, work, { budget, passRows: fullRows, rowTile }));
+  const members = adapters.map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
   const passRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
   const rows = largestPass(adapters, data, budget, passRows, rowTile);
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
   const shared = { rows, targets: rows, chunk: Math.min(rows, chunk), rank: padRank(adapters, device), groups, positions };
-  const stagesFor = ({ recomputation, spare }: Choice): StagePlan[] =>
+  const stagesFor = ({ recomputation, spare }: Choice, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;
-      const slots = parts.length === 1 ? 1 : inFlight + 1;
-      const sizes = { ...shared, layers: part.to - part.from, recomputation, inFlight: slots };
-      const memory = stageMemory(spec, part, adapters, sizes, device);
+      const passes = parts.length === 1 ? 1 : inFlight + 1;
+      const sizes = { ...shared, slots, layers: part.to - part.from, recomputation, inFlight: passes };
+      const memory = stageMemory(spec, part, sizes, device);
       return { part, sizes, memory, device: devices[stage]!, inFlight };
     });
-  const choices = choicesOf(recipe, device.kind, parts.length);
-  const stages = choices.map(stagesFor).find((of) => fullest(of).bytes <= fullest(of).device.freeBytes);
-  if (!stages) throw tooLarge(fullest(stagesFor(choices.at(-1)!)), budget);
-  return { recipe, spec, device, adapters, stages, budget, passRows };
+  const fits = (stages: readonly StagePlan[]) => fullest(stages).bytes <= fullest(stages).device.freeBytes;
+  const choices = choicesOf(recipe, device.kind, parts.length).map((choice) => {
+    const slots = largestThat(adapters.length, (count) => fits(stagesFor(choice, count)));
+    return { choice, slots };
+  });
+  const enough = Math.min(adapters.length, enoughAdapters(members, parts.length, passRows));
+  const most = choices.reduce((a, b) => (b.slots > a.slots ? b : a));
+  const { choice, slots } = choices.find((of) => of.slots >= enough) ?? most;
+  if (slots === 0) throw tooLarge(fullest(stagesFor(choices.at(-1)!.choice, 1)), budget);
+  return { recipe, spec, device, adapters, stages: stagesFor(choice, slots), slots, budget, passRows };
+}
+
+/** The largest number from 1 to `most` that `fits`, which a larger one never does where a smaller does not; 0 for none. */
+function largestThat(most: number, fits: (count: number) => boolean): number {
+  if (fits(most)) return most;
+  let [good, bad] = [0, most];
+  while (bad - good > 1) {
+    const middle = Math.floor((good + bad) / 2);
+    if (fits(middle)) good = middle;
+    else bad = middle;
+  }
+  return good;
 }
 
 /**

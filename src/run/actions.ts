@@ -3,23 +3,32 @@
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { StageAction } from "../schedule/lists.ts";
-import { pipeline } from "../schedule/pipeline.ts";
+import { type Joining, pipeline } from "../schedule/pipeline.ts";
 
-/** All actions of all stages, each after those that it depends on; an adapter that `ended` names gets no new mini-batch. */
-export function actionsOf(plan: Plan, ended: (adapter: number) => boolean): Generator<StageAction> {
-  const { adapters, stages, budget, passRows, device } = plan;
-  return pipeline(
-    adapters.map(({ work }) => work),
-    {
-      kind: "lorapp",
-      packing: stages.length === 1 ? "filled" : "balanced",
-      stages: stages.length,
-      sendBuffers: SEND_BUFFERS,
-      inFlight: stages.map((stage) => stage.inFlight),
-      ended,
-      budget,
-      passRows,
-      rowTile: device.rowTile,
-    },
-  );
+/**
+ * All actions of all stages, each after those that it depends on, until no work is left; an adapter that has `left` gets no new
+ * mini-batch. Passes are numbered from `firstPass`.
+ */
+export function actionsOf(
+  { stages, budget, passRows, device }: Plan,
+  joining: Joining[],
+  left: (adapter: number) => boolean,
+  firstPass = 0,
+): Generator<StageAction> {
+  return pipeline(joining, {
+    kind: "lorapp",
+    packing: stages.length === 1 ? "filled" : "balanced",
+    stages: stages.length,
+    sendBuffers: SEND_BUFFERS,
+    inFlight: stages.map((stage) => stage.inFlight),
+    left,
+    firstPass,
+    budget,
+    passRows,
+    rowTile: device.rowTile,
+  });
 }
+
+/** All adapters of a plan from their first step on, as if all had a slot. */
+export const everybody = ({ adapters }: Plan): Joining[] =>
+  adapters.map(({ index, work }) => ({ adapter: index, work, from: 0 }));

@@ -3,7 +3,7 @@
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { inputLength, type MicroBatch, pack, type Tokens } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { countTargets, evaluationShare } from "./feed.ts";
@@ -23,18 +23,23 @@ export type Evaluation = {
 export type Evaluating = { readonly sent: Promise<void>; readonly result: Promise<Evaluation> };
 
 /**
- * Evaluates an adapter as it is after all that was sent to the stages. Each batch goes to all stages in one go: so all have it at the
+ * Evaluates the adapter in a slot as it is after all that was sent to the stages. Each batch goes to all stages in one go: so all have it at the
  * same place among their actions, and none waits for what another has not been told yet.
  */
-export function evaluate(bus: Bus, plan: Plan, adapter: number, samples: readonly Tokens[]): Evaluating {
-  const { recipe } = plan.adapters[adapter]!;
+export function evaluate(
+  bus: Bus,
+  plan: Plan,
+  { recipe }: Pick<AdapterPlan, "recipe">,
+  slot: number,
+  samples: readonly Tokens[],
+): Evaluating {
   const batches = cut([...samples.keys()], samples.map(inputLength), recipe.batchSize, plan.budget);
   const evaluated: Promise<{ batch: MicroBatch; losses: readonly SequenceLoss[] }>[] = [];
   const send = async (): Promise<void> => {
     for (const [i, rows] of batches.entries()) {
       if (i >= AHEAD) await evaluated[i - AHEAD];
       const chosen = rows.map((row) => samples[row]!);
-      const batch = pack([evaluationShare(adapter, chosen)], plan.adapters.length, plan.device.rowTile);
+      const batch = pack([evaluationShare(slot, chosen)], plan.slots, plan.device.rowTile);
       const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
       const reply = Promise.all(replies).then((all) => ({ batch, losses: all.at(-1)! }));
       reply.catch(() => undefined); // `result` tells of it

@@ -23,6 +23,8 @@ export type Observer = {
   readonly evaluated: (event: EvaluationEvent) => void;
   readonly saved: (event: SavedEvent) => void;
   readonly failed: (adapter: number, message: string) => void;
+  /** Something that people should know of, of an adapter or (null) of the run. */
+  readonly noticed: (adapter: number | null, text: string) => void;
 };
 
 /** How an adapter came out. */

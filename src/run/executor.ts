@@ -2,11 +2,12 @@
 // its next work at hand, and gathers what comes back: losses from the last stage, sums of squares from all.
 
 import { invariant } from "../base/errors.ts";
-import { range, sum } from "../base/shape.ts";
+import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
 import { endsOf, type Pass, type StepRef } from "../schedule/lists.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
+import type { ShareRef } from "../schedule/shares.ts";
 
 /** Requests to one stage that may wait for their turn there. */
 const AHEAD = 6;
@@ -29,11 +30,12 @@ export class Executor {
   #changed = Promise.withResolvers<void>();
   #failure: { readonly error: unknown } | null = null;
 
-  /** `batchOf` packs a pass, `tokensOf` counts an adapter's tokens in it. */
+  /** `batchOf` packs a pass, `tokensOf` counts a share's tokens, `slotOf` is where the stages hold an adapter. */
   constructor(
     private readonly bus: Bus,
     private readonly batchOf: (pass: Pass) => MicroBatch,
-    private readonly tokensOf: (pass: Pass, adapter: number) => number,
+    private readonly tokensOf: (share: ShareRef) => number,
+    private readonly slotOf: (adapter: number) => number,
   ) {
     this.#ahead = range(bus.stages).map(() => 0);
   }
@@ -56,7 +58,7 @@ export class Executor {
     await this.#send(stage, forward ? Promise.all([forward, counted]) : counted);
     const ends = endsOf(pass);
     if (ends.length > 0) {
-      const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => adapter) });
+      const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
       for (const [i, end] of ends.entries()) {
         const of = squares.then((found) => found[i]!);
         of.catch(() => undefined); // whoever waits for the sum hears of it
@@ -101,10 +103,15 @@ export class Executor {
 
   /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
   #count(pass: Pass, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
-    for (const share of pass.shares) this.#sumOf(share).tokens += this.tokensOf(pass, share.adapter);
-    for (const [i, { adapter, firstTarget, targets }] of batch.sequences.entries()) {
-      const share = pass.shares.find((of) => of.adapter === adapter)!;
-      if (targets > 0) this.#sumOf(share).loss += losses[i]!.loss * batch.weights[firstTarget]!;
+    let at = 0;
+    for (const share of pass.shares) {
+      const sums = this.#sumOf(share);
+      sums.tokens += this.tokensOf(share);
+      for (const _ of share.rows) {
+        const { firstTarget, targets } = batch.sequences[at]!;
+        if (targets > 0) sums.loss += losses[at]!.loss * batch.weights[firstTarget]!;
+        at++;
+      }
     }
   }
 
@@ -140,7 +147,3 @@ export class Executor {
 }
 
 const keyOf = ({ adapter, step }: StepRef): string => `${adapter}.${step}`;
-
-/** Tokens of an adapter's rows in a pass. */
-export const tokensIn = (pass: Pass, adapter: number, length: (row: number) => number): number =>
-  sum(pass.shares.flatMap((share) => (share.adapter === adapter ? share.rows.map(length) : [])));

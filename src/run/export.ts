@@ -1,12 +1,14 @@
 // Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
 
 import { RunError } from "../base/errors.ts";
+import { type FactorTensor, factorsIn } from "../base/layout.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import type { FactorTensor } from "../bus/messages.ts";
+import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../files/peft.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Tokens } from "../schedule/pack.ts";
+import { blocksOf, factorsOf } from "./blocks.ts";
 import { evaluate } from "./evaluate.ts";
 
 /** Rows whose loss is compared. */
@@ -14,26 +16,53 @@ const PROBE_ROWS = 4;
 /** f32 is written and read as it is, so that only a wrong file makes a difference. */
 const TOLERANCE = 1e-6;
 
-/** All factors of an adapter, over all stages. */
-async function gather(bus: Bus, adapter: number): Promise<FactorTensor[]> {
-  const parts = await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "read", adapter })));
-  return parts.flat();
+/** Gives a slot to an adapter, on all stages in one go. */
+export function admit(bus: Bus, slot: number, { rank, scale, targets, recipe: { seed } }: AdapterPlan): Promise<unknown> {
+  const adapter = { rank, scale, targets, seed };
+  return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
-/** Replaces an adapter's factors on all stages; each takes those of its own layers. */
-export async function putFactors(bus: Bus, adapter: number, factors: readonly FactorTensor[]): Promise<void> {
-  await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "write", adapter, factors })));
+/** All that the stages hold of an adapter, as it is after all that has been sent to them; asked in one go. */
+export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
+  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: BLOCKS });
+  const all = await Promise.all(range(bus.stages).map(ask));
+  return all.map(([params, m, v]) => ({ params: params!, m: m!, v: v! }));
+}
+
+export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks[]): Promise<void> {
+  await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
+}
+
+/** All factors of an adapter, over all stages. */
+async function gather(bus: Bus, plan: Plan, adapter: AdapterPlan, slot: number): Promise<FactorTensor[]> {
+  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: ["params"] });
+  const blocks = await Promise.all(range(bus.stages).map(ask));
+  return factorsOf(
+    plan,
+    adapter,
+    blocks.map(([params]) => params!),
+  );
+}
+
+/** Replaces an adapter's factors on all stages. */
+export async function putFactors(
+  bus: Bus,
+  plan: Plan,
+  adapter: AdapterPlan,
+  slot: number,
+  factors: readonly FactorTensor[],
+): Promise<void> {
+  const blocks = blocksOf(plan, adapter, factors);
+  await Promise.all(blocks.map((params, stage) => bus.request(stage, { type: "write", slot, blocks: { params } })));
 }
 
 /** The factors of a PEFT adapter directory, in the order of the layers. */
-export function readFactors(folder: string, plan: Plan, adapter: number): FactorTensor[] {
-  const { targets } = plan.adapters[adapter]!;
-  const saved = readPeftAdapter(folder, plan.spec);
-  return Array.from({ length: plan.spec.layers }, (_, layer) =>
-    targets.flatMap((linear) =>
-      (["A", "B"] as const).map((factor) => ({ layer, linear, factor, values: saved.tensor(layer, linear, factor) })),
-    ),
-  ).flat();
+export function readFactors(folder: string, { spec }: Plan, { targets }: AdapterPlan): FactorTensor[] {
+  const saved = readPeftAdapter(folder, spec);
+  return factorsIn({ from: 0, to: spec.layers }, targets).map((at) => ({
+    ...at,
+    values: saved.tensor(at.layer, at.linear, at.factor),
+  }));
 }
 
 /**
@@ -43,21 +72,22 @@ export function readFactors(folder: string, plan: Plan, adapter: number): Factor
 export async function exportAdapter(
   bus: Bus,
   plan: Plan,
-  adapter: number,
+  adapter: AdapterPlan,
+  slot: number,
   folder: string,
   samples: readonly Tokens[],
 ): Promise<void> {
-  const { recipe, rank, targets, name } = plan.adapters[adapter]!;
+  const { recipe, rank, targets, name } = adapter;
   const probe = samples.slice(0, PROBE_ROWS);
-  const live = await evaluate(bus, plan, adapter, probe).result;
-  const factors = await gather(bus, adapter);
+  const live = await evaluate(bus, plan, adapter, slot, probe).result;
+  const factors = await gather(bus, plan, adapter, slot);
   writePeftAdapter(
     folder,
     { rank, alpha: recipe.alpha, dropout: recipe.dropout, targets, rslora: recipe.rslora, baseModel: plan.recipe.model.path },
     factors,
   );
-  await putFactors(bus, adapter, readFactors(folder, plan, adapter));
-  const saved = await evaluate(bus, plan, adapter, probe).result;
+  await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter));
+  const saved = await evaluate(bus, plan, adapter, slot, probe).result;
   if (!(Math.abs(saved.loss - live.loss) <= TOLERANCE * Math.abs(live.loss)))
     throw new RunError(
       "export.mismatch",

@@ -8,23 +8,23 @@ import type { ShareRef } from "../schedule/shares.ts";
 /** Tokens that are to be predicted; the first never is. */
 export const countTargets = (sample: Tokens): number => sum(sample.mask.subarray(1));
 
-/** A share of a training pass: its loss is averaged over the targets of the adapter's whole mini-batch. */
-export function trainingShare(adapter: AdapterPlan, samples: readonly Tokens[], ref: ShareRef): Share {
+/** A share of a training pass, for the slot that the adapter has: its loss is averaged over the targets of the adapter's whole mini-batch. */
+export function trainingShare({ recipe }: AdapterPlan, slot: number, samples: readonly Tokens[], ref: ShareRef): Share {
   const targets = sum(ref.miniBatch.map((row) => countTargets(samples[row]!)));
   return {
-    adapter: adapter.index,
+    adapter: slot,
     samples: ref.rows.map((row) => samples[row]!),
-    seed: adapter.recipe.seed,
+    seed: recipe.seed,
     step: ref.step,
-    dropout: adapter.recipe.dropout,
+    dropout: recipe.dropout,
     firstRow: ref.firstRow,
     weight: 1 / targets,
   };
 }
 
 /** A share without dropout or gradient. */
-export const evaluationShare = (adapter: number, samples: readonly Tokens[]): Share => ({
-  adapter,
+export const evaluationShare = (slot: number, samples: readonly Tokens[]): Share => ({
+  adapter: slot,
   samples,
   seed: 0,
   step: 0,

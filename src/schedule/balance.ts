@@ -48,13 +48,13 @@ export type Member = {
 /** What a pool is given of an adapter. */
 type Entry = Omit<Member, "next" | "rows" | "ready">;
 
-/** An adapter that joins. */
-export function memberOf(adapter: number, work: Work, { budget, rowTile }: Limits): Entry {
+/** An adapter that joins, with its micro-batches from step `from` on. */
+export function memberOf(adapter: number, work: Work, from: number, { budget, rowTile }: Limits): Entry {
   const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
   const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / budget));
   const rowsOf = (share: ShareRef) => paddedRows(work, share, rowTile);
   const meanRows = miniBatch / cuts + rowTile / 2;
-  return { adapter, shares: sharesOf(adapter, work, budget), rowsOf, steps: totalSteps(work), cuts, meanRows };
+  return { adapter, shares: sharesOf(adapter, work, budget, from), rowsOf, steps: totalSteps(work), cuts, meanRows };
 }
 
 /** The adapters that have work left, and which of them the first stage begins next. */
@@ -74,11 +74,11 @@ export class Pool {
     this.#members.push(added);
   }
 
-  /** Lets go of those that are done, and of those that `ended` names; a mini-batch that was begun is finished all the same. */
-  sift(ended: (adapter: number) => boolean): void {
+  /** Lets go of those that are done, and of those that have `left`; a mini-batch that was begun is finished all the same. */
+  sift(left: (adapter: number) => boolean): void {
     for (let i = this.#members.length - 1; i >= 0; i--) {
       const { adapter, next, ready } = this.#members[i]!;
-      const done = next === null ? ready < Number.POSITIVE_INFINITY : next.firstRow === 0 && ended(adapter);
+      const done = next === null ? ready < Number.POSITIVE_INFINITY : next.firstRow === 0 && left(adapter);
       if (done) this.#members.splice(i, 1);
     }
   }
@@ -152,6 +152,18 @@ export function targetRows(adapters: readonly Pick<Member, "cuts" | "meanRows">[
   const supply = sum(adapters.map(({ cuts }) => cuts / (stages - 1 + cuts)));
   const each = sum(adapters.map(({ meanRows }) => meanRows)) / adapters.length;
   return Math.min(passRows, each * Math.max(1, Math.floor((1 - SPARE) * supply)));
+}
+
+/** How many adapters keep all stages busy with full passes; what more of them would add is only that they need not wait. */
+export function enoughAdapters(
+  adapters: readonly Pick<Member, "cuts" | "meanRows">[],
+  stages: number,
+  passRows: number,
+): number {
+  const each = sum(adapters.map(({ meanRows }) => meanRows)) / adapters.length;
+  const cuts = sum(adapters.map((adapter) => adapter.cuts)) / adapters.length;
+  if (stages === 1) return Math.ceil(passRows / each);
+  return Math.ceil((stages - 1 + cuts) / cuts / (1 - SPARE));
 }
 
 /** Rows of the largest pass that is put together of several adapters' micro-batches. */

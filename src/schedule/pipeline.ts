@@ -31,9 +31,14 @@ export type PipelineOptions = Limits & {
   readonly sendBuffers: number;
   /** Estimates of what work takes; each row the same on each stage unless given. */
   readonly times?: Times;
-  /** Asked before each pass: an adapter that has ended is left out of the passes to come. */
-  readonly ended?: (adapter: number) => boolean;
+  /** Asked before each pass: an adapter that has left gets no new mini-batch. */
+  readonly left?: (adapter: number) => boolean;
+  /** The number of the first pass. */
+  readonly firstPass?: number;
 };
+
+/** An adapter that is to be trained from its step `from` on; its first is 0. */
+export type Joining = { readonly adapter: number; readonly work: Work; readonly from: number };
 
 /** A pass on its way to a stage, with the steps to be made before its forward. */
 type Arriving = { readonly pass: Pass; readonly steps: readonly StepRef[]; readonly at: number };
@@ -51,22 +56,22 @@ type Choice = { readonly stage: number; readonly kind: "forward" | "backward"; r
 
 /**
  * The actions of all stages, ordered so that each comes after those it depends on. Pulled as the run goes on: what is pulled is
- * decided, the rest is planned with what is known by then. `works` may grow: an adapter that joins is in the next passes.
- * Ends when no work is left and all stages are drained.
+ * decided, the rest is planned with what is known by then. Takes from `joining`, whenever somebody is there: who joins is in the next
+ * passes. Ends when no work is left and all stages are drained.
  */
-export function* pipeline(works: readonly Work[], options: PipelineOptions): Generator<StageAction> {
-  const { stages, inFlight, times = ROW_TIMES, ended = () => false } = options;
+export function* pipeline(joining: Joining[], options: PipelineOptions): Generator<StageAction> {
+  const { stages, inFlight, times = ROW_TIMES, left = () => false, firstPass = 0 } = options;
   const pool = new Pool(options);
   const states = inFlight.slice(0, stages).map((): StageState => {
     return { free: 0, inFlight: 0, newest: null, forwards: [], backwards: [] };
   });
   let due: StepRef[] = []; // steps that the first stage may make
   let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
-  let joined = 0;
 
-  for (let [id, now] = [0, 0]; ; ) {
-    for (; joined < works.length; joined++) pool.add(memberOf(joined, works[joined]!, options));
-    pool.sift(ended);
+  for (let [id, now] = [firstPass, 0]; ; ) {
+    pool.sift(left); // first: who has left may join again
+    for (const { adapter, work, from } of joining.splice(0))
+      if (!left(adapter)) pool.add(memberOf(adapter, work, from, options));
     const choice = earliest(states, options, pool.readyAt(), now);
     if (!choice) break;
     const { stage, at } = choice;

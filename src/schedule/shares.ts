@@ -17,10 +17,10 @@ export type ShareRef = {
   readonly last: boolean;
 };
 
-/** All micro-batches of an adapter, of at most `budget` tokens where a row is not longer. */
-export function* sharesOf(adapter: number, work: Work, budget: number): Generator<ShareRef> {
-  let step = 0;
-  for (const { microBatches } of stepsOf(work, budget)) {
+/** All micro-batches of an adapter from step `from` on, of at most `budget` tokens where a row is not longer. */
+export function* sharesOf(adapter: number, work: Work, budget: number, from = 0): Generator<ShareRef> {
+  let step = from;
+  for (const { microBatches } of stepsOf(work, budget, from)) {
     const miniBatch = microBatches.flat();
     let firstRow = 0;
     for (const [i, rows] of microBatches.entries()) {

@@ -53,16 +53,16 @@ export function cut(rows: readonly number[], lengths: readonly number[], batchSi
   return rows.map((row) => [row]);
 }
 
-/** The steps of an adapter in order. The last of an epoch may have fewer rows; no row is left out and none is repeated. */
-export function* stepsOf(work: Work, budget: number): Generator<StepRows> {
+/** The steps of an adapter in order, from step `from` on. The last of an epoch may have fewer rows; no row is left out and none is repeated. */
+export function* stepsOf(work: Work, budget: number, from = 0): Generator<StepRows> {
   const perStep = work.batchSize * work.accumulation;
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
   let order: number[] = [];
-  for (let step = 0; step < total; step++) {
+  for (let step = from; step < total; step++) {
     const epoch = Math.floor(step / perEpoch);
     const inEpoch = step % perEpoch;
-    if (inEpoch === 0) order = epochOrder(work, epoch);
+    if (inEpoch === 0 || step === from) order = epochOrder(work, epoch);
     const rows = order.slice(inEpoch * perStep, (inEpoch + 1) * perStep);
     yield { epoch, microBatches: cut(rows, work.lengths, work.batchSize, budget) };
   }

@@ -5,9 +5,10 @@ import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
 import { initialise } from "../adapter/lora.ts";
 import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";
-import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
+import { putFactor } from "../base/layout.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { StageHandlers } from "../bus/bus.ts";
-import type { AdamStep, FactorTensor, SequenceLoss } from "../bus/messages.ts";
+import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
@@ -35,12 +36,7 @@ import { Recorder } from "./recorder.ts";
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
 export type StageAdapter = BankAdapter & { readonly seed: number };
 
-export type StageConfig = {
-  readonly spec: ModelSpec;
-  readonly part: Part;
-  readonly adapters: readonly StageAdapter[];
-  readonly sizes: StageSizes;
-};
+export type StageConfig = { readonly spec: ModelSpec; readonly part: Part; readonly sizes: StageSizes };
 
 export type Neighbours = { readonly previous: Link | null; readonly next: Link | null };
 
@@ -79,21 +75,19 @@ export class Stage implements Disposable {
 
   /** Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. */
   static async open(device: Device, config: StageConfig, fill: FillTensor, neighbours: Neighbours): Promise<Stage> {
-    const { spec, part, adapters, sizes } = config;
+    const { spec, part, sizes } = config;
     const freeBefore = device.memory().free;
     const weightArena = new Arena(device, weightBytes(spec, part, device.compute), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, part, fill);
-    const bank = new AdapterBank(device, spec, part, adapters, sizes.rank);
-
-    const { layout } = bank;
-    const { rows, rank, groups } = sizes;
-    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters: adapters.length, layout }));
+    const { rows, rank, groups, slots: adapters } = sizes;
+    const bank = new AdapterBank(device, spec, part, adapters, groups, rank);
+    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, layout: bank.layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
       const work = takeWorkspace(take, device.compute, spec, sizes);
       const head = part.last ? takeHead(take, device.compute, spec, sizes) : null;
       const slots = Array.from({ length: sizes.inFlight }, () => ({
-        batch: takeBatch(take, { ...sizes, adapters: adapters.length, rowTile: device.rowTile }),
+        batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
         acts: takeActivations(take, device.compute, spec, sizes, work),
       }));
       return { rope, work, head, slots };
@@ -106,9 +100,7 @@ export class Stage implements Disposable {
 
     const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
     const arenas = [weightArena, bank, arena];
-    const stage = new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore);
-    for (const adapter of adapters.keys()) await stage.initialiseAdapter(adapter);
-    return stage;
+    return new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore);
   }
 
   /** The stage's side of the bus, once it is open. */
@@ -125,9 +117,13 @@ export class Stage implements Disposable {
         await this.step(steps);
         return null;
       },
-      read: ({ adapter }) => this.readAdapter(adapter),
-      write: async ({ adapter, factors }) => {
-        await this.writeAdapter(adapter, factors);
+      admit: async ({ slot, adapter }) => {
+        await this.admit(slot, adapter);
+        return null;
+      },
+      read: ({ slot, what }) => Promise.all(what.map((block) => this.bank.read(slot, block))),
+      write: async ({ slot, blocks }) => {
+        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.bank.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.freeBefore - this.device.memory().free }),
@@ -176,7 +172,7 @@ export class Stage implements Disposable {
   }
 
   async step(steps: readonly AdamStep[]): Promise<void> {
-    const table = new Float32Array(this.config.adapters.length * ADAMW_TABLE_WIDTH);
+    const table = new Float32Array(this.config.sizes.slots * ADAMW_TABLE_WIDTH);
     for (const s of steps) {
       const betas = [1 - s.beta1, s.beta2, 1 - s.beta2];
       const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
@@ -186,48 +182,23 @@ export class Stage implements Disposable {
     await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));
   }
 
-  async readAdapter(adapter: number): Promise<readonly FactorTensor[]> {
-    const block = await this.bank.read(adapter, "params");
-    return this.#factors(adapter).map((at) => ({
-      ...at,
-      values: this.bank.factor(block, adapter, at.layer, at.linear, at.factor),
-    }));
-  }
-
-  /** The adapter as it is before its first step: a function of its seed. */
-  async initialiseAdapter(adapter: number): Promise<void> {
-    const { seed } = this.config.adapters[adapter]!;
-    const factors = this.#factors(adapter).map((at) => {
-      const { rows, columns } = this.bank.place(adapter, at.layer, at.linear, at.factor)!;
-      return { ...at, values: initialise(seed, at.layer, at.linear, at.factor, rows, columns) };
-    });
-    await this.writeAdapter(adapter, factors);
-  }
-
-  /** Replaces the factors given; the rest of the adapter stays. */
-  async writeAdapter(adapter: number, factors: readonly FactorTensor[]): Promise<void> {
-    const block = await this.bank.read(adapter, "params");
-    for (const { layer, linear, factor, values } of factors)
-      if (layer >= this.config.part.from && layer < this.config.part.to)
-        this.bank.factor(block, adapter, layer, linear, factor, values);
-    this.bank.write(adapter, "params", block);
+  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
+  async admit(slot: number, { seed, ...adapter }: StageAdapter): Promise<void> {
+    this.bank.admit(slot, adapter);
+    const block = new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
+    const { from, to } = this.config.part;
+    for (let layer = from; layer < to; layer++)
+      for (const linear of adapter.targets)
+        for (const factor of ["A", "B"] as const) {
+          const place = this.bank.place(slot, layer, linear, factor);
+          putFactor(block, place, initialise(seed, layer, linear, factor, place.rows, place.columns));
+        }
+    this.bank.write(slot, "params", block);
   }
 
   [Symbol.dispose](): void {
     for (const arena of this.arenas) arena[Symbol.dispose]();
     this.device[Symbol.dispose]();
-  }
-
-  #factors(adapter: number): { readonly layer: number; readonly linear: Linear; readonly factor: "A" | "B" }[] {
-    const { part, adapters } = this.config;
-    const targets = LINEARS.filter((linear) => adapters[adapter]!.targets.includes(linear));
-    const layers = Array.from({ length: part.to - part.from }, (_, i) => part.from + i);
-    return layers.flatMap((layer) =>
-      targets.flatMap((linear) => [
-        { layer, linear, factor: "A" as const },
-        { layer, linear, factor: "B" as const },
-      ]),
-    );
   }
 
   async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {

@@ -7,7 +7,6 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { natsBus } from "../../src/bus/coordinator.ts";
-import type { FactorTensor } from "../../src/bus/messages.ts";
 import { type Connection, connect } from "../../src/bus/nats.ts";
 import { PROTOCOL, writePacket } from "../../src/bus/packets.ts";
 import { joinRun } from "../../src/bus/stage.ts";
@@ -15,8 +14,6 @@ import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
 import { type Server, startServer } from "../../src/run/server.ts";
 import { assemble, handlers, JOIN, REPORT, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-
-const factor = (layer: number, values: Float32Array): FactorTensor => ({ layer, linear: "q_proj", factor: "A", values });
 
 needs("nats")("the bus over NATS", () => {
   let server: Server;
@@ -31,26 +28,22 @@ needs("nats")("the bus over NATS", () => {
   });
 
   test("typed arrays of odd sizes come back bit for bit, in memory of their own", async () => {
-    const kept: FactorTensor[] = [];
+    const kept: Float32Array[] = [];
     const stage = handlers({
-      write: async ({ factors }) => {
-        kept.push(...factors);
+      write: async ({ slot, blocks }) => {
+        kept[slot] = blocks.params!;
         return null;
       },
-      read: async ({ adapter }) => [kept[adapter]!],
+      read: async ({ slot }) => [kept[slot]!],
     });
     await using company = await assemble(server.address, [stage]);
     const rng = new Rng(1);
-    const sent = [0, 1, 3, 17, 255, 256, 1023, 65_537].map((size, layer) => {
+    for (const [slot, size] of [0, 1, 3, 17, 255, 256, 1023, 65_537].entries()) {
       const bits = Int32Array.from({ length: size }, () => rng.bits() | 0); // NaN of all kinds, infinities, -0
-      return factor(layer, new Float32Array(bits.buffer));
-    });
-    await company.bus.request(0, { type: "write", adapter: 0, factors: sent });
-    for (const [i, { layer, values }] of sent.entries()) {
-      const [got] = await company.bus.request(0, { type: "read", adapter: i });
-      expect(got!.layer).toBe(layer);
-      expect(Buffer.from(got!.values.buffer).equals(Buffer.from(values.buffer))).toBe(true);
-      expect([got!.values.byteOffset, got!.values.buffer.byteLength]).toEqual([0, values.byteLength]);
+      await company.bus.request(0, { type: "write", slot, blocks: { params: new Float32Array(bits.buffer) } });
+      const [got] = await company.bus.request(0, { type: "read", slot, what: ["params"] });
+      expect(Buffer.from(got!.buffer).equals(Buffer.from(bits.buffer))).toBe(true);
+      expect([got!.byteOffset, got!.buffer.byteLength]).toEqual([0, bits.byteLength]);
     }
   });
 
@@ -82,9 +75,9 @@ needs("nats")("the bus over NATS", () => {
     const order: string[] = [];
     let kept = new Float32Array();
     const stage = handlers({
-      write: async ({ factors }) => {
+      write: async ({ blocks }) => {
         order.push("write");
-        kept = factors[0]!.values as Float32Array<ArrayBuffer>;
+        kept = blocks.m as Float32Array<ArrayBuffer>;
         return null;
       },
       squares: async () => {
@@ -93,7 +86,7 @@ needs("nats")("the bus over NATS", () => {
       },
       read: async () => {
         order.push("read");
-        return [factor(0, kept)];
+        return [kept];
       },
     });
     await using company = await assemble(server.address, [stage]);
@@ -102,12 +95,12 @@ needs("nats")("the bus over NATS", () => {
     const { bus } = company;
     const [, , , read] = await Promise.all([
       bus.request(0, { type: "squares", adapters: [] }),
-      bus.request(0, { type: "write", adapter: 0, factors: [factor(0, values)] }),
+      bus.request(0, { type: "write", slot: 0, blocks: { m: values } }),
       bus.request(0, { type: "squares", adapters: [] }),
-      bus.request(0, { type: "read", adapter: 0 }),
+      bus.request(0, { type: "read", slot: 0, what: ["m"] }),
     ]);
     expect(order).toEqual(["squares", "write", "squares", "read"]);
-    expect(Buffer.from(read[0]!.values.buffer).equals(Buffer.from(values.buffer))).toBe(true);
+    expect(Buffer.from(read[0]!.buffer).equals(Buffer.from(values.buffer))).toBe(true);
   });
 
   test("an error of a handler arrives with its class, code and hint, and names the stage; the next request is served", async () => {
@@ -137,18 +130,16 @@ needs("nats")("the bus over NATS", () => {
     const stage = handlers({
       read: async () => {
         done++;
-        return [{ layer: -1 }] as unknown as FactorTensor[];
+        return [new Float64Array(2)] as unknown as Float32Array[];
       },
     });
     await using company = await assemble(server.address, [stage]);
     const ask = (request: object) => company.bus.request(0, request as never).catch((error) => error.message);
-    expect(await ask({ type: "read", adapter: 1.5 })).toMatch(/^stage 0 .* the request 'read' was refused: adapter: /);
-    expect(await ask({ type: "write", adapter: 0, factors: [{ ...factor(0, new Float32Array(2)), values: [1, 2] }] })).toMatch(
-      /factors.0.values: /,
-    );
+    expect(await ask({ type: "read", slot: 1.5, what: ["v"] })).toMatch(/^stage 0 .* the request 'read' was refused: slot: /);
+    expect(await ask({ type: "write", slot: 0, blocks: { params: [1, 2] } })).toMatch(/blocks.params: /);
     expect(await ask({ type: "toString" })).toMatch(/there is no request 'toString'/);
     expect(done).toBe(0);
-    expect(await ask({ type: "read", adapter: 1 })).toMatch(/^stage 0 .* answered 'read' wrongly: 0.layer: /);
+    expect(await ask({ type: "read", slot: 1, what: [] })).toMatch(/^stage 0 .* answered 'read' wrongly: 0: /);
     expect(done).toBe(1);
   });
 
@@ -176,7 +167,8 @@ needs("nats")("the bus over NATS", () => {
       [stageAt(0), writePacket(run, me, bye), new RegExp(`a message \\(bye\\) on ${stageAt(0)} from ${me} was refused`)],
       [coordinator, writePacket(run, me, bye), new RegExp(`a message \\(bye\\) on ${coordinator} from ${me} was refused`)],
       [coordinator, new Uint8Array([0xc1, 1, 2]), /3 bytes that are no message/],
-      [coordinator, encode([1, 2, 3]), /Expected Object/],
+      [coordinator, encode([1, 2, 3]), /v: Invalid key: Expected "v"/],
+      [coordinator, encode("hello"), /Expected Object/],
       [coordinator, encode({ v: PROTOCOL, run, from: "a.b>*", ...bye }), /from: /],
       [coordinator, encode({ v: PROTOCOL, run, from: me, kind: "evil" }), /kind: /],
       [hello, encode({ v: PROTOCOL, run, from: me, kind: "hello", pid: -1 }), /version: /],

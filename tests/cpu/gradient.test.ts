@@ -7,6 +7,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { LINEARS } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { pack } from "../../src/schedule/pack.ts";
+import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly BankAdapter[] = [
@@ -39,22 +40,22 @@ for (const [name, spec] of Object.entries(tinyFamilies))
           await stage.backward(0);
 
           for (const adapter of adapters.keys()) {
-            const block = await stage.bank.read(adapter, "grads");
-            const start = await stage.readAdapter(adapter);
+            const gradients = factorsOf(stage, adapter, await stage.bank.read(adapter, "grads"));
+            const start = await readAdapter(stage, adapter);
             const directions = await randomFactors(stage, adapter, 123);
             for (const [i, at] of start.entries()) {
               const direction = directions[i]!.values;
-              const gradient = stage.bank.factor(block, adapter, at.layer, at.linear, at.factor);
+              const gradient = gradients[i]!.values;
               const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
               const step = 0.004;
               const lossAt = async (moved: number): Promise<number> => {
                 const values = at.values.map((value, j) => value + moved * step * direction[j]!);
-                await stage.writeAdapter(adapter, [{ ...at, values }]);
+                await writeAdapter(stage, adapter, [{ ...at, values }]);
                 return lossOf();
               };
               // Four points, so that the error of the difference is of fourth order.
               const [near, far] = [(await lossAt(1)) - (await lossAt(-1)), (await lossAt(2)) - (await lossAt(-2))];
-              await stage.writeAdapter(adapter, [at]);
+              await writeAdapter(stage, adapter, [at]);
               const numeric = (8 * near - far) / (12 * step);
               const size = Math.hypot(...gradient) * Math.hypot(...direction);
               const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;

@@ -10,6 +10,7 @@ import type { Device } from "../../src/device/device.ts";
 import type { Recomputation } from "../../src/model/buffers.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import type { Stage } from "../../src/stage/stage.ts";
+import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { randomTokens, tinyStage } from "../helpers/tiny.ts";
@@ -25,12 +26,12 @@ const TOLERANCE = { f32: { loss: 2e-6, gradient: 1e-5 }, bf16: { loss: 5e-3, gra
 /** Factors that change a linear's output by a part of its size: with larger ones the model itself magnifies every rounding. */
 async function putFactors(stage: Stage): Promise<void> {
   for (const adapter of adapters.keys()) {
-    const factors = (await stage.readAdapter(adapter)).map((at) => {
+    const factors = (await readAdapter(stage, adapter)).map((at) => {
       const rng = new Rng(70 + adapter, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
       const size = at.factor === "A" ? 1 / Math.sqrt(stage.config.spec.hidden) : 0.2 / Math.sqrt(adapters[adapter]!.rank);
       return { ...at, values: at.values.map(() => size * rng.normal()) };
     });
-    await stage.writeAdapter(adapter, factors);
+    await writeAdapter(stage, adapter, factors);
   }
 }
 
@@ -56,8 +57,7 @@ async function pass(device: Device, spec: ModelSpec, dropout: number, recomputat
   const gradients: Float32Array[][] = [];
   for (const adapter of adapters.keys()) {
     const block = await stage.bank.read(adapter, "grads");
-    const factors = await stage.readAdapter(adapter);
-    gradients.push(factors.map((at) => stage.bank.factor(block, adapter, at.layer, at.linear, at.factor)));
+    gradients.push(factorsOf(stage, adapter, block).map(({ values }) => values));
   }
   return { losses: losses.map(({ loss }) => loss), gradients };
 }

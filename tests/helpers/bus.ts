@@ -36,6 +36,7 @@ export const handlers = (some: Partial<StageHandlers>): StageHandlers => {
     "evaluate",
     "squares",
     "step",
+    "admit",
     "read",
     "write",
     "clock",

@@ -2,16 +2,17 @@
 
 import { expect } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import type { FactorTensor } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
-import type { FactorTensor } from "../../src/bus/messages.ts";
 import type { Device } from "../../src/device/device.ts";
 import { localLink } from "../../src/link/local.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { Stage } from "../../src/stage/stage.ts";
+import { readAdapter, writeAdapter } from "./factors.ts";
 import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
@@ -68,12 +69,15 @@ export async function train(
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
       const sizes = tinySizes(devices[i]!, adapters, { layers: part.to - part.from, rows, targets: rows });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
-      return Stage.open(devices[i]!, { spec, part, adapters, sizes }, randomFill(devices[i]!, 1), neighbours);
+      return Stage.open(devices[i]!, { spec, part, sizes }, randomFill(devices[i]!, 1), neighbours);
     }),
   );
   try {
     for (const [adapter, seed] of who.entries())
-      for (const stage of stages) await stage.writeAdapter(adapter, await randomFactors(stage, adapter, seed));
+      for (const stage of stages) {
+        await stage.admit(adapter, adapters[adapter]!);
+        await writeAdapter(stage, adapter, await randomFactors(stage, adapter, seed));
+      }
     const data = who.map((i) => samplesOf(i, spec.vocab));
     const works = crowd.map(({ batchSize, accumulation, seed }, i) => ({
       lengths: data[i]!.map(inputLength),
@@ -89,7 +93,10 @@ export async function train(
     const { rowTile } = devices[0]!;
     const limits = { budget: 1000, passRows, rowTile };
     const order = { kind: "lorapp", packing: "filled", stages: 1, inFlight: [1], sendBuffers: 1, ...limits } as const;
-    for (const { action } of pipeline(works, order)) {
+    for (const { action } of pipeline(
+      works.map((work, adapter) => ({ adapter, work, from: 0 })),
+      order,
+    )) {
       if (action.kind === "forward") {
         const { id } = action.pass;
         const shares = action.pass.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
@@ -121,7 +128,7 @@ export async function train(
     }
     const trained = new Map<number, Trained>();
     for (const [adapter, i] of who.entries()) {
-      const factors = (await Promise.all(stages.map((stage) => stage.readAdapter(adapter)))).flat();
+      const factors = (await Promise.all(stages.map((stage) => readAdapter(stage, adapter)))).flat();
       trained.set(i, { losses: losses[adapter]!, factors });
     }
     return trained;

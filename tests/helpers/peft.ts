@@ -12,7 +12,7 @@ import { readPeftAdapter } from "../../src/files/peft.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { evaluate } from "../../src/run/evaluate.ts";
 import type { StepEvent } from "../../src/run/events.ts";
-import { putFactors, readFactors } from "../../src/run/export.ts";
+import { admit, putFactors, readFactors } from "../../src/run/export.ts";
 import { countTargets } from "../../src/run/feed.ts";
 import { run } from "../../src/run/run.ts";
 import { setupsOf } from "../../src/run/setup.ts";
@@ -55,6 +55,7 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
             evaluated: () => undefined,
             saved: () => undefined,
             failed: (_: number, message: string) => expect(message).toBe(""),
+            noticed: () => undefined,
           };
           const data = golden.adapters.map(({ rows }) => ({ train: rows, eval: [] }));
           const observer = { ...quiet, stepped: (event: StepEvent) => steps[event.adapter]!.push(event) };
@@ -96,14 +97,15 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
         const plan = planOf(golden, kind, precision);
         await using bus = await openStage(plan);
         for (const [i, adapter] of golden.adapters.entries()) {
-          await putFactors(bus, i, readFactors(adapter.final, plan, i));
+          await admit(bus, i, plan.adapters[i]!);
+          await putFactors(bus, plan, plan.adapters[i]!, i, readFactors(adapter.final, plan, plan.adapters[i]!));
           for (const [r, row] of adapter.rows.entries()) {
-            const got = await evaluate(bus, plan, i, [row]).result;
+            const got = await evaluate(bus, plan, plan.adapters[i]!, i, [row]).result;
             const { lossSum, targets, hits } = adapter.after[r]!;
             close(got.loss * targets, lossSum, tolerance.loss, `${adapter.name}, row ${r}`);
             if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
           }
-          const together = await evaluate(bus, plan, i, adapter.rows).result;
+          const together = await evaluate(bus, plan, plan.adapters[i]!, i, adapter.rows).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));
           close(together.loss, all, tolerance.loss, `${adapter.name}, packed`);
         }

@@ -1,16 +1,17 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import type { FactorTensor } from "../../src/base/layout.ts";
 import { groupsOf } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
-import type { FactorTensor } from "../../src/bus/messages.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { FillTensor, Part } from "../../src/model/weights.ts";
 import type { StageSizes } from "../../src/plan/memory.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { Stage } from "../../src/stage/stage.ts";
+import { readAdapter, writeAdapter } from "./factors.ts";
 
 export const tinySpec = (changes: Partial<ModelSpec> = {}): ModelSpec => ({
   family: "llama",
@@ -75,6 +76,7 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
 const padded = ({ paddedRanks }: Device, rank: number): number => paddedRanks.find((known) => known >= rank) ?? rank;
 
 export const tinySizes = (device: Device, adapters: readonly BankAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
+  slots: adapters.length,
   rows: 256,
   targets: 256,
   chunk: device.rowTile,
@@ -89,7 +91,7 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
 
 /** Random A and B, so that gradients of both are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
-  return (await stage.readAdapter(adapter)).map((at) => {
+  return (await readAdapter(stage, adapter)).map((at) => {
     const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
     return { ...at, values: Float32Array.from(at.values, () => 0.3 * rng.normal()) };
   });
@@ -104,8 +106,9 @@ export async function tinyStage(
   changes: Partial<StageSizes> = {},
 ): Promise<Stage> {
   const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
-  const config = { spec, part: wholeModel(spec), adapters: adapters.map((adapter, seed) => ({ ...adapter, seed })), sizes };
+  const config = { spec, part: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-  for (const [adapter, seed] of seeds.entries()) await stage.writeAdapter(adapter, await randomFactors(stage, adapter, seed));
+  for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot });
+  for (const [slot, seed] of seeds.entries()) await writeAdapter(stage, slot, await randomFactors(stage, slot, seed));
   return stage;
 }

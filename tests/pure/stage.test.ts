@@ -36,17 +36,18 @@ for (const [family, spec] of Object.entries(tinyFamilies))
         test("takes what the plan says, once, and gives it back", async () => {
           const device = new NullDevice(compute);
           const sizes = tinySizes(device, adapters, { recomputation, layers: spec.layers });
-          const config = { spec, part: wholeModel(spec), adapters, sizes };
+          const config = { spec, part: wholeModel(spec), sizes };
           {
             using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-            const parts = stageMemory(spec, config.part, adapters, sizes, device);
+            const parts = stageMemory(spec, config.part, sizes, device);
             const planned = sum(Object.values(parts));
             expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
             const { allocations } = device;
+            for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: 0 });
             await stage.forward(0, batchOf(device, spec.vocab));
             await stage.backward(0);
             const step = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
-            stage.step([{ adapter: 1, t: 1, ...step }]);
+            await stage.step([{ adapter: 1, t: 1, ...step }]);
             await stage.evaluate(batchOf(device, spec.vocab));
             expect(device.allocations).toBe(allocations);
           }
@@ -58,7 +59,7 @@ test("a frozen weight is multiplied once for all adapters, forward and backward"
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
   const sizes = tinySizes(device, adapters, { layers: spec.layers });
-  using stage = await Stage.open(device, { spec, part: wholeModel(spec), adapters, sizes }, randomFill(device, 1), {
+  using stage = await Stage.open(device, { spec, part: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
   });
@@ -75,7 +76,7 @@ test("a stage refuses a backward pass without its forward", async () => {
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
   const sizes = tinySizes(device, adapters, { layers: spec.layers });
-  using stage = await Stage.open(device, { spec, part: wholeModel(spec), adapters, sizes }, randomFill(device, 1), {
+  using stage = await Stage.open(device, { spec, part: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
   });

@@ -1,0 +1,41 @@
+// An adapter's factors as the stages hold them: one block on each stage, for its layers.
+
+import {
+  type AdapterLayout,
+  type FactorTensor,
+  factorPlace,
+  factorsIn,
+  layoutAdapters,
+  putFactor,
+  takeFactor,
+} from "../base/layout.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+
+type Shape = Pick<AdapterPlan, "rank" | "targets">;
+
+/** How the blocks of a stage are laid out. */
+export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
+  const { part, sizes } = stages[stage]!;
+  return layoutAdapters(spec, part, sizes.groups, sizes.rank);
+}
+
+/** The factors in the blocks of all stages, first stage first, in the order of the layers. */
+export const factorsOf = (plan: Plan, { rank, targets }: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
+  blocks.flatMap((block, stage) => {
+    const layout = layoutOf(plan, stage);
+    return factorsIn(plan.stages[stage]!.part, targets).map((at) => {
+      const place = factorPlace(plan.spec, layout, rank, at.layer, at.linear, at.factor);
+      return { ...at, values: takeFactor(block, place) };
+    });
+  });
+
+/** The reverse: a block for each stage; what no factor fills is zero. */
+export const blocksOf = (plan: Plan, { rank }: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
+  plan.stages.map(({ part }, stage) => {
+    const layout = layoutOf(plan, stage);
+    const block = new Float32Array(new ArrayBuffer(4 * layout.size));
+    for (const { layer, linear, factor, values } of factors)
+      if (layer >= part.from && layer < part.to)
+        putFactor(block, factorPlace(plan.spec, layout, rank, layer, linear, factor), values);
+    return block;
+  });

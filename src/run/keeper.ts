@@ -1,0 +1,131 @@
+// Keeps adapters while they are not on the stages, and against the day that everything is killed: on disk, or, where a run leaves
+// nothing there, in memory.
+
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { Worker } from "node:worker_threads";
+import { RunError, textOf } from "../base/errors.ts";
+import {
+  BLOCKS,
+  type BlockName,
+  type Blocks,
+  checkpointsIn,
+  type Progress,
+  readCheckpoint,
+  type Snapshot,
+} from "../files/checkpoint.ts";
+import type { FromSaver, ToSaver } from "../files/saver.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { blocksOf, layoutOf } from "./blocks.ts";
+
+/** An adapter as it was kept: where it stands, and the blocks of each stage. */
+export type Kept = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
+
+export interface Keeper extends AsyncDisposable {
+  /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
+  save(plan: Plan, adapter: AdapterPlan, kept: Kept): Promise<void>;
+  /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
+  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void): Kept | null;
+  /** Lets go of all that was saved of an adapter. */
+  forget(adapter: AdapterPlan): void;
+}
+
+export function memoryKeeper(): Keeper {
+  const all = new Map<string, Kept>();
+  return {
+    save: async (_, { name }, kept) => void all.set(name, kept),
+    load: (_, { name }) => all.get(name) ?? null,
+    forget: ({ name }) => void all.delete(name),
+    [Symbol.asyncDispose]: async () => all.clear(),
+  };
+}
+
+/** Where the checkpoints of an adapter lie in a run's folder. */
+export const checkpointFolder = (output: string, name: string): string => join(output, "checkpoints", name);
+
+/** As bus/heartbeat.ts has it. */
+const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
+
+/** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
+export function diskKeeper(output: string, keep: number): Keeper {
+  const saver = startSaver();
+  return {
+    save: (plan, adapter, { progress, blocks }) =>
+      saver.save({
+        folder: checkpointFolder(output, adapter.name),
+        progress,
+        snapshot: snapshotOf(plan, adapter, blocks),
+        keep,
+      }),
+    load(plan, adapter, notice) {
+      for (const folder of checkpointsIn(checkpointFolder(output, adapter.name)))
+        try {
+          const { progress, factors } = readCheckpoint(folder);
+          const of = Object.fromEntries(BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))]));
+          const blocks = plan.stages.map((_, stage) => blocksAt(of as Record<BlockName, Float32Array[]>, stage));
+          return { progress, blocks };
+        } catch (error) {
+          if (!(error instanceof RunError)) throw error;
+          notice(`${error.message}; the one before is taken`);
+        }
+      return null;
+    },
+    forget: ({ name }) => rmSync(checkpointFolder(output, name), { recursive: true, force: true }),
+    [Symbol.asyncDispose]: () => saver.end(),
+  };
+}
+
+const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32Array[]>>, stage: number): Blocks => ({
+  params: params[stage]!,
+  m: m[stage]!,
+  v: v[stage]!,
+});
+
+const snapshotOf = (plan: Plan, { rank, targets }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
+  spec: plan.spec,
+  rank,
+  targets,
+  stages: plan.stages.map(({ part }, stage) => ({ part, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
+});
+
+/** The thread, started with the first checkpoint. */
+function startSaver() {
+  type Waiting = { readonly resolve: () => void; readonly reject: (error: Error) => void };
+  const waiting = new Map<number, Waiting>();
+  const writing = new Set<Promise<void>>();
+  let thread: Worker | null = null;
+  let count = 0;
+  const start = (): Worker => {
+    const worker = new Worker(CODE);
+    worker.on("message", ({ id, failure }: FromSaver) => {
+      const who = waiting.get(id);
+      waiting.delete(id);
+      if (failure) who?.reject(new RunError(failure.code, failure.message, failure.hint));
+      else who?.resolve();
+    });
+    worker.on("error", (error) => {
+      for (const { reject } of waiting.values()) reject(new Error(`the saver: ${textOf(error)}`));
+      waiting.clear();
+    });
+    return worker;
+  };
+  return {
+    save(what: Omit<ToSaver, "id">): Promise<void> {
+      thread ??= start();
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const id = count++;
+      waiting.set(id, { resolve, reject });
+      writing.add(promise);
+      promise.catch(() => undefined).finally(() => writing.delete(promise));
+      const owned = what.snapshot.stages.flatMap(({ blocks }) => BLOCKS.map((name) => blocks[name].buffer as ArrayBuffer));
+      thread.postMessage({ id, ...what } satisfies ToSaver, owned);
+      return promise;
+    },
+    /** Waits for what is being written. */
+    async end(): Promise<void> {
+      await Promise.allSettled(writing);
+      await thread?.terminate();
+      thread = null;
+    },
+  };
+}

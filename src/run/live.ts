@@ -1,0 +1,123 @@
+// An adapter while a run goes on: where it stands, and what it has come to.
+
+import { now } from "../base/clock.ts";
+import type { Progress } from "../files/checkpoint.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
+import { adapterTable } from "../recipe/resolve.ts";
+import type { Tokens } from "../schedule/pack.ts";
+import type { Evaluation } from "./evaluate.ts";
+import type { AdapterResult } from "./events.ts";
+
+/** The tokenised rows of an adapter. */
+export type AdapterData = { readonly train: readonly Tokens[]; readonly eval: readonly Tokens[] };
+
+/**
+ * waiting: for a slot. joining: its slot is being filled. active: it trains. held: it has a slot, and the next step waits for an
+ * evaluation. leaving: it gives up its slot when the step under way is made. paused: by somebody's wish. ended: it makes no step any more.
+ */
+export type Standing = "waiting" | "joining" | "active" | "held" | "leaving" | "paused" | "ended";
+
+export type MadeStep = {
+  readonly step: number; // from 1
+  readonly loss: number;
+  readonly tokens: number;
+  readonly gradNorm: number;
+  readonly learningRate: number;
+};
+
+export type Live = {
+  readonly plan: AdapterPlan;
+  readonly data: AdapterData;
+  readonly made: Progress["made"];
+  /** Counts up with those that come. */
+  arrived: number;
+  standing: Standing;
+  /** Where it goes when it has left. */
+  goes: "waiting" | "paused";
+  /** Its place on the stages; null where it has none. */
+  slot: number | null;
+  /** Mini-batches that were begun, steps that were decided, and steps that all stages have been told to make. */
+  begun: number;
+  decided: number;
+  steps: number;
+  /** The step under way, from when it is decided. */
+  step: MadeStep | null;
+  tokens: number;
+  /** Of its time so far, what earlier runs had, and since when this one counts. */
+  secondsBefore: number;
+  since: number;
+  steppedAt: number;
+  savedAt: number;
+  saving: boolean;
+  firstLoss: number | null;
+  lastLoss: number | null;
+  before: Evaluation | null;
+  best: Progress["best"];
+  result: AdapterResult | null;
+};
+
+export function freshLive(plan: AdapterPlan, data: AdapterData, model: string, arrived: number): Live {
+  const time = now();
+  return {
+    plan,
+    data,
+    made: { settings: settingsOf(plan), data: fingerprint(data), model },
+    arrived,
+    standing: "waiting",
+    goes: "waiting",
+    slot: null,
+    begun: 0,
+    decided: 0,
+    steps: 0,
+    step: null,
+    tokens: 0,
+    secondsBefore: 0,
+    since: time,
+    steppedAt: time,
+    savedAt: time,
+    saving: false,
+    firstLoss: null,
+    lastLoss: null,
+    before: null,
+    best: null,
+    result: null,
+  };
+}
+
+export const secondsOf = ({ secondsBefore, since }: Live): number => secondsBefore + (now() - since) / 1000;
+
+export const progressOf = (live: Live): Progress => ({
+  adapter: live.plan.name,
+  step: live.steps,
+  tokens: live.tokens,
+  seconds: secondsOf(live),
+  firstLoss: live.firstLoss,
+  lastLoss: live.lastLoss,
+  before: live.before,
+  best: live.best,
+  made: live.made,
+});
+
+/** Puts an adapter where it stood. */
+export function restore(live: Live, progress: Progress): void {
+  const { step, tokens, seconds, firstLoss, lastLoss, before, best } = progress;
+  Object.assign(live, { begun: step, decided: step, steps: step, tokens, firstLoss, lastLoss, before, best });
+  live.secondsBefore = seconds;
+  live.since = now();
+}
+
+/** Keys of an adapter that decide only when and where it is trained; its data is compared by its content. */
+const BESIDE = ["data", "priority", "eval_every"];
+
+/** What decides an adapter's numbers, as text that can be compared key by key. */
+export const settingsOf = ({ recipe }: Pick<AdapterPlan, "recipe">): string =>
+  JSON.stringify(Object.fromEntries(Object.entries(adapterTable(recipe)).filter(([key]) => !BESIDE.includes(key))));
+
+function fingerprint({ train, eval: held }: AdapterData): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const rows of [train, held]) {
+    hasher.update(`${rows.length};`);
+    for (const { ids, mask } of rows) hasher.update(`${ids.length};`).update(ids).update(mask);
+  }
+  return hasher.digest("hex");
+}

@@ -1,0 +1,26 @@
+// What a stage holds of an adapter, factor by factor: for tests that look into it.
+
+import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/base/layout.ts";
+import type { Stage } from "../../src/stage/stage.ts";
+
+/** The factors in a block of the stage's, as of the adapter in that slot. */
+export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {
+  const { targets } = stage.bank.adapters[slot]!;
+  const places = factorsIn(stage.config.part, targets);
+  return places.map((at) => ({
+    ...at,
+    values: takeFactor(block, stage.bank.place(slot, at.layer, at.linear, at.factor)),
+  }));
+}
+
+export const readAdapter = async (stage: Stage, slot: number): Promise<FactorTensor[]> =>
+  factorsOf(stage, slot, await stage.bank.read(slot, "params"));
+
+/** Replaces the factors given; the rest of the adapter stays. */
+export async function writeAdapter(stage: Stage, slot: number, factors: readonly FactorTensor[]): Promise<void> {
+  const block = await stage.bank.read(slot, "params");
+  for (const { layer, linear, factor, values } of factors)
+    if (layer >= stage.config.part.from && layer < stage.config.part.to)
+      putFactor(block, stage.bank.place(slot, layer, linear, factor), values);
+  stage.bank.write(slot, "params", block);
+}
