@@ -28,6 +28,7 @@ function commandLine(): CAC {
       .option("--stages <stages>", "auto, a number, or the layers of each (10,12,10), instead of the recipe's run.stages");
   onRecipe("run <recipe>", "Train every adapter of a recipe")
     .option("--trace <file>", "Write what every stage did when, and one step's kernels, in Chrome's trace format")
+    .option("--resume", "Go on with the run in the output folder, or fail; without it, go on where there is one")
     .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--nats <url>", "A NATS server that stages on other machines reach")
     .option("--listen <host:port>", "Instead: where the run's own server listens for them")

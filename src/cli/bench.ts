@@ -95,15 +95,12 @@ async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number
       traced?.catch(() => undefined); // the run fails with it, too
       if (times.length > steps) stop.abort();
     },
-    evaluated: () => undefined,
-    saved: () => undefined,
     failed: (_, message) => {
       throw new Error(message);
     },
-    noticed: () => undefined,
   };
   try {
-    await run({ plan, data, bus, output: null, observer, lost, stop: stop.signal });
+    await run({ plan, data, bus, output: null, observers: [observer], lost, stop: stop.signal });
     await traced;
     const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
     const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));

@@ -24,7 +24,6 @@ export function metricsObserver(plan: Plan, append: (line: string) => void): Obs
     evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
     saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
     failed: (adapter, message) => write("failed", adapter, { message }),
-    noticed: () => undefined,
   };
 }
 

@@ -1,42 +1,36 @@
-// `mlora run RECIPE`: the whole job, from a recipe to adapters on disk.
+// `mlora run RECIPE`: the whole job, from a recipe to adapters on disk. The same again on an interrupted run's folder goes on with it.
 
-import { join as joinPath } from "node:path";
-import { environment } from "../base/env.ts";
-import { RequestError, RunError, textOf } from "../base/errors.ts";
-import { describeAddress, parseAddress } from "../bus/address.ts";
-import { newRunId, runId } from "../bus/subjects.ts";
+import { join } from "node:path";
+import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
+import { modelFingerprint } from "../files/basemodel.ts";
 import { claimOutput } from "../files/output.ts";
-import type { Plan, StageDevice } from "../plan/plan.ts";
+import { rewindMetrics, writeRecord } from "../files/record.ts";
+import type { Plan } from "../plan/plan.ts";
 import { formatRecipe } from "../recipe/load.ts";
-import type { Overrides, Recipe } from "../recipe/recipe.ts";
-import { type Crew, type CrewOptions, gatherCrew } from "../run/crew.ts";
-import type { Observer, RunResult } from "../run/events.ts";
+import type { Overrides } from "../recipe/recipe.ts";
+import { gatherCrew } from "../run/crew.ts";
+import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
+import { diskKeeper } from "../run/keeper.ts";
+import { findKept, type Resumed } from "../run/resume.ts";
 import { run as train } from "../run/run.ts";
 import { Tracer } from "../run/trace.ts";
-import { linkOf, wholeNumber } from "./flags.ts";
+import { linkOf } from "./flags.ts";
+import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
 import { localDevices, planOn, type Request, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
 import { metricsObserver, summary } from "./results.ts";
 import { type OpenStages, openCrew, openStages } from "./stages.ts";
 import { tracePath, tracing, writeTrace } from "./timeline.ts";
 
-export type RunFlags = Overrides & {
-  /** Where a trace goes. */
-  readonly trace?: string;
-  /** A NATS server that stages on other machines reach; without one the run has its own. */
-  readonly nats?: string;
-  /** Instead: where the run's own server listens for them, "host:port". */
-  readonly listen?: string;
-  /** The run's id on that server. */
-  readonly run?: string;
-  /** With `nats` or `listen`: stages that are started on this machine. */
-  readonly here?: number;
-  readonly link?: string;
-};
-
-/** How long stages on other machines may take to join. */
-const JOIN_MS = 600_000;
+export type RunFlags = Overrides &
+  OtherFlags & {
+    /** Where a trace goes. */
+    readonly trace?: string;
+    readonly link?: string;
+    /** Only go on with a run that was begun. */
+    readonly resume?: boolean;
+  };
 
 export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
@@ -47,7 +41,9 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const request = readRequest(recipe, spec);
   const here = others ? null : planOn(request, devices);
   const { output } = recipe.run;
-  using _claim = claimOutput(output);
+  using claim = claimOutput(output);
+  if (flags.resume && !claim.continued)
+    throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
 
   const stop = new AbortController();
   using _signals = onInterrupt(() => {
@@ -56,42 +52,73 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   });
   await using crew = others && (await gatherCrew({ ...crewOf(others, devices), signal: stop.signal }));
   const plan = here ?? planOn(request, joined(crew!));
+  const model = modelFingerprint(recipe.model.path);
+  const job: Job = { request, plan, model, trace, stop: stop.signal };
+  let resumed = claim.continued ? goOn(job) : null;
   say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
-  writeFileAtomic(joinPath(output, "recipe.toml"), formatRecipe(recipe));
-  const model = { folder: recipe.model.path };
-  await using stages = crew ? await openCrew(crew, plan, model, link) : await openStages(plan, model, link, stop.signal);
-  for (const line of stageLines(plan, stages)) say(line);
+  if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
-  const result = await observed(request, plan, stages, stop.signal, trace);
-  process.stdout.write(`${summary(result, output).join("\n")}\n`);
-  const failed = result.adapters.filter(({ status }) => status === "failed");
-  if (failed.length > 0)
-    throw new RunError(
-      "run.failed",
-      `${failed.length} of ${result.adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
-    );
-  if (result.stopped) throw new RunError("run.stopped", `stopped before the end; what was trained is in ${shortPath(output)}`);
+  const base = { folder: recipe.model.path };
+  const open = () => (crew ? openCrew(crew, plan, base, link) : openStages(plan, base, link, stop.signal));
+  for (let restarts = 0; ; restarts++)
+    try {
+      return conclude(await attempt(job, open, resumed), output);
+    } catch (error) {
+      if (crew || restarts === recipe.run.restarts || stop.signal.aborted || !isLoss(error)) throw error;
+      say(`notice: ${textOf(error)}; the stages are started again, ${restarts + 1} of at most ${recipe.run.restarts} times`);
+      resumed = goOn(job);
+    }
 }
 
-/** Trains, with progress drawn, metrics kept and, where `trace` names a file, everything timed. */
-async function observed(
-  { recipe, data }: Request,
-  plan: Plan,
-  stages: OpenStages,
-  stop: AbortSignal,
-  trace: string | null,
-): Promise<RunResult> {
+type Job = {
+  readonly request: Request;
+  readonly plan: Plan;
+  readonly model: string;
+  readonly trace: string | null;
+  readonly stop: AbortSignal;
+};
+
+/** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
+function goOn({ request: { recipe, data }, plan, model }: Job): Resumed {
   const { output } = recipe.run;
-  const { bus } = stages;
+  const resumed = findKept(output, plan, data, model, (text) => say(`notice: ${text}`));
+  rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
+  const where = plan.adapters.map(({ name, steps }) => {
+    const ended = resumed.ended.get(name);
+    return ended ? `${name} is ${ended.status}` : `${name} at step ${resumed.steps.get(name) ?? 0} of ${steps}`;
+  });
+  say(`going on with the run in ${shortPath(output)}: ${where.join(", ")}`);
+  return resumed;
+}
+
+/** A stage or the server is gone; what is wrong with the work itself would go wrong again. */
+const isLoss = (error: unknown): boolean =>
+  error instanceof MloraError &&
+  /^(stage\.ended|bus\.(gone|left)|nats\.(ended|silent|closed)|link\.(lost|closed))$/.test(error.code);
+
+/** From opened stages to closed ones. */
+async function attempt(job: Job, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
+  await using stages = await open();
+  for (const line of stageLines(job.plan, stages)) say(line);
+  return await observed(job, stages, resumed);
+}
+
+/** Trains, with progress drawn, metrics and results kept and, where `trace` names a file, everything timed. */
+async function observed(job: Job, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
+  const { request, plan, model, trace, stop } = job;
+  const { output, checkpoint } = request.recipe.run;
+  const { bus, lost } = stages;
   const tracer = trace === null ? null : await Tracer.open(bus);
-  const traceFault = (error: unknown) => say(`the trace is not whole: ${textOf(error)}`);
-  using metrics = openAppender(joinPath(output, "metrics.jsonl"));
+  await using keeper = diskKeeper(output, checkpoint?.keep ?? 1);
+  using metrics = openAppender(join(output, "metrics.jsonl"));
   using progress = openProgress(plan, process.stderr);
-  const observers = [progress, metricsObserver(plan, metrics.append)];
-  if (tracer) observers.push(tracing(plan, tracer, traceFault));
-  const samples = data.map(({ train, eval: held }) => ({ train, eval: held }));
+  const observers = [progress, metricsObserver(plan, metrics.append), recording(output, resumed)];
+  if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
+  const data = request.data.map(({ train, eval: held }) => ({ train, eval: held }));
+  const kept = { keeper, keepEvery: checkpoint, model, resumed: resumed?.ended ?? new Map() };
   try {
-    const result = await train({ plan, data: samples, bus, output, observer: together(observers), lost: stages.lost, stop });
+    const result = await train({ plan, data, bus, output, ...kept, observers, lost, stop });
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
       writeTrace(trace!, plan, tracer.traces);
@@ -102,64 +129,32 @@ async function observed(
   }
 }
 
-/** Stages that join on a server of yours, some of them started here. */
-type Others = Pick<NonNullable<CrewOptions["join"]>, "server" | "run"> & { readonly stages: number; readonly here: number };
-
-function othersOf({ nats, listen, run: id, here }: RunFlags, { run }: Recipe): Others | null {
-  if (nats !== undefined && listen !== undefined)
-    throw new RequestError(
-      "cli.flag",
-      "--nats and --listen exclude each other",
-      "name a server, or where the run's own listens",
-    );
-  if (nats === undefined && listen === undefined) {
-    const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
-    if (flag !== null)
-      throw new RequestError("cli.flag", `--${flag} goes with --nats or --listen`, "give one of them, or leave it out");
-    return null;
-  }
-  if (run.stages === "auto")
-    throw new RequestError(
-      "cli.flag",
-      "it is not said how many stages will join",
-      "give --stages N, or run.stages in the recipe",
-    );
-  const stages = typeof run.stages === "number" ? run.stages : run.stages.length;
-  const started = here === undefined ? 0 : wholeNumber("here", here, 0);
-  if (started > stages)
-    throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
-  const server = nats === undefined ? listenOf(`${listen}`) : { address: parseAddress(`${nats}`) };
-  return { server, run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started };
+/** Keeps in the run's folder which adapters have ended. */
+function recording(output: string, resumed: Resumed | null): Observer {
+  const all = new Map<string, AdapterResult>(resumed?.ended);
+  return {
+    ended: (_, result) => {
+      all.set(result.name, result);
+      writeRecord(output, all.values());
+    },
+  };
 }
 
-/** Where our own server listens; its token is the one that others are given in their environment. */
-function listenOf(listen: string): { host: string; port: number; token: string } {
-  const [, host, port] = /^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})$/.exec(listen) ?? [];
-  const token = environment("MLORA_NATS_TOKEN");
-  if (host === undefined || Number(port) > 65535)
-    throw new RequestError("cli.flag", `--listen ${listen}: wants host:port`, "as in --listen 10.0.0.1:4222");
-  if (token === undefined || token.length < 16)
-    throw new RequestError(
-      "nats.token",
-      `--listen lets other machines in, by a token: MLORA_NATS_TOKEN is ${token === undefined ? "not set" : "shorter than 16 characters"}`,
-      "set it to the same long random text here and where stages are started",
+function conclude(result: RunResult, output: string): void {
+  process.stdout.write(`${summary(result, output).join("\n")}\n`);
+  const failed = result.adapters.filter(({ status }) => status === "failed");
+  if (failed.length > 0)
+    throw new RunError(
+      "run.failed",
+      `${failed.length} of ${result.adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
     );
-  return { host, port: Number(port), token };
-}
-
-function crewOf({ server, run, stages, here }: Others, devices: readonly StageDevice[]): Omit<CrewOptions, "signal"> {
-  const missing = stages - here;
-  const where = "address" in server ? describeAddress(server.address) : `${server.host}:${server.port}`;
-  if (missing > 0)
-    say(
-      `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, start\n` +
-        `  mlora stage --nats ${where} --run ${run}`,
+  if (result.stopped)
+    throw new RunError(
+      "run.stopped",
+      `stopped before the end; what was trained is in ${shortPath(output)}`,
+      "the same command goes on with it",
     );
-  const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
-  return { stages, here: started, join: { server, run, joinMs: JOIN_MS } };
 }
-
-const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));
 
 /** Where each stage is, and how it is linked to the next. */
 function stageLines({ stages }: Plan, { links }: OpenStages): string[] {
@@ -191,22 +186,3 @@ function onInterrupt(stop: () => void): Disposable {
   for (const signal of signals) process.on(signal, handle);
   return { [Symbol.dispose]: release };
 }
-
-/** One observer that tells several. */
-const together = (observers: readonly Observer[]): Observer => ({
-  stepped: (event) => {
-    for (const { stepped } of observers) stepped(event);
-  },
-  evaluated: (event) => {
-    for (const { evaluated } of observers) evaluated(event);
-  },
-  saved: (event) => {
-    for (const { saved } of observers) saved(event);
-  },
-  failed: (adapter, message) => {
-    for (const { failed } of observers) failed(adapter, message);
-  },
-  noticed: (adapter, text) => {
-    for (const { noticed } of observers) noticed(adapter, text);
-  },
-});

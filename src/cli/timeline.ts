@@ -94,9 +94,5 @@ export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => 
       if (steps === untraced * plan.adapters.length) set(true);
       if (steps === (untraced + 1) * plan.adapters.length) set(false);
     },
-    evaluated: () => undefined,
-    saved: () => undefined,
-    failed: () => undefined,
-    noticed: () => undefined,
   };
 }

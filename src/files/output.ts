@@ -30,23 +30,23 @@ function isAlive(lock: string): boolean {
   }
 }
 
+/** `continued`: an earlier run has been here. */
+export type Claim = Disposable & { readonly continued: boolean };
+
 /**
- * Makes the folder and takes it. A RequestError "output.*" where another run has it or has left its results, where it holds
- * other files, or where it cannot be written. Disposing gives the lock back; the folder stays.
+ * Makes the folder and takes it. A RequestError "output.*" where a run that goes on has it, where it holds other files than a run's,
+ * or where it cannot be written. Disposing gives the lock back; the folder stays.
  */
-export function claimOutput(folder: string): Disposable {
+export function claimOutput(folder: string): Claim {
   const lock = join(folder, LOCK);
   try {
     mkdirSync(folder, { recursive: true });
     const found = readdirSync(folder).filter((name) => name !== LOCK);
-    if (found.includes("recipe.toml") || found.includes("metrics.jsonl")) {
-      const busy = liveHolder(lock);
-      if (busy) throw inUse(folder, busy);
-      throw new RequestError("output.taken", `${folder} holds another run`, CHOOSE);
-    }
-    if (found.length > 0)
+    const continued = found.includes("recipe.toml");
+    if (found.length > 0 && !continued)
       throw new RequestError("output.foreign", `${folder} is not empty: it holds ${found.slice(0, 3).join(", ")}`, CHOOSE);
     takeLock(folder, lock);
+    return { continued, [Symbol.dispose]: () => rmSync(lock, { force: true }) };
   } catch (error) {
     if (error instanceof RequestError) throw error;
     throw new RequestError(
@@ -55,7 +55,6 @@ export function claimOutput(folder: string): Disposable {
       "choose a folder that you may write to",
     );
   }
-  return { [Symbol.dispose]: () => rmSync(lock, { force: true }) };
 }
 
 const inUse = (folder: string, pid: string) =>

@@ -97,7 +97,10 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length);
   const { rowTile } = device;
   const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
-  const members = adapters.map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
+  const wanted = Math.min(adapters.length, recipe.run.slots ?? adapters.length);
+  const members = adapters
+    .slice(0, wanted)
+    .map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
   const passRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
   const rows = largestPass(adapters, data, budget, passRows, rowTile);
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
@@ -114,10 +117,9 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
     });
   const fits = (stages: readonly StagePlan[]) => fullest(stages).bytes <= fullest(stages).device.freeBytes;
   const choices = choicesOf(recipe, device.kind, parts.length).map((choice) => {
-    const slots = largestThat(adapters.length, (count) => fits(stagesFor(choice, count)));
-    return { choice, slots };
+    return { choice, slots: largestThat(wanted, (count) => fits(stagesFor(choice, count))) };
   });
-  const enough = Math.min(adapters.length, enoughAdapters(members, parts.length, passRows));
+  const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
   const most = choices.reduce((a, b) => (b.slots > a.slots ? b : a));
   const { choice, slots } = choices.find((of) => of.slots >= enough) ?? most;
   if (slots === 0) throw tooLarge(fullest(stagesFor(choices.at(-1)!.choice, 1)), budget);

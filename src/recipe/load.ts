@@ -57,12 +57,25 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
       recomputation: run.recomputation ?? "auto",
       stages: stagesOf(overrides) ?? run.stages ?? "auto",
+      restarts: run.restarts ?? 3,
+      slots: run.slots === undefined || run.slots === "auto" ? null : run.slots,
+      checkpoint: checkpointOf(run.checkpoint),
     },
     adapters,
   };
   if (recipe.run.output === recipe.model.path)
     throw invalid(path, places, [{ path: ["run", "output"], message: "is the base model's own folder; choose another" }]);
   return recipe;
+}
+
+/** How often adapters are kept where the recipe does not say. */
+const CHECKPOINT = { steps: null, minutes: 10, keep: 2 };
+
+function checkpointOf(given: RecipeTable["run"]["checkpoint"]): Recipe["run"]["checkpoint"] {
+  if (given === false) return null;
+  if (given === undefined) return CHECKPOINT;
+  const { steps = null, minutes = steps === null ? CHECKPOINT.minutes : null, keep = CHECKPOINT.keep } = given;
+  return { steps, minutes, keep };
 }
 
 function parseToml(text: string, path: string): unknown {
@@ -94,7 +107,9 @@ const dotted = (path: Path): string =>
 const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
   "": ["model", "run", "defaults", "adapter"],
   model: ["path", "precision"],
-  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation", "stages"],
+  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation", "stages", "slots", "checkpoint", "restarts"],
+  checkpoint: ["steps", "minutes", "keep"],
+  halving: ["rung", "keep", "group"],
   data: ["train", "eval", "split"],
   template: ["prompt", "completion"],
 };
@@ -137,8 +152,8 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
         const one = { ...own, ...values, name } as AdapterTable;
         checkName(name, [...at, adapter.sweep ? "sweep" : "name"], taken, faults);
         checkLength(one, at, faults);
-        checkTogether(one, defaults, at, faults);
-        return faults.length > 0 ? [] : [resolveAdapter(one, defaults, path, seed)];
+        checkTogether(one, defaults, adapter.sweep !== undefined, at, faults);
+        return faults.length > 0 ? [] : [resolveAdapter(one, defaults, path, seed, adapter.name)];
       });
     })
     .flat();
@@ -175,7 +190,7 @@ function checkLength(
 }
 
 /** What two keys must agree on. */
-function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
+function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: boolean, at: Path, faults: Fault[]): void {
   const all = { ...defaults, ...adapter };
   if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
   else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
@@ -184,9 +199,19 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, at: Path,
     faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
+  for (const key of ["patience", "halving"] as const)
+    if (all[key] !== undefined && !heldOut(all.data))
+      faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
+  if (all.patience !== undefined && all.eval_every === undefined)
+    faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
+  if (all.halving !== undefined && adapter.halving?.group === undefined && !swept)
+    faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }
+
+const heldOut = (data: AdapterTable["data"]): boolean =>
+  typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
 
 function seedOf({ seed }: Overrides, fallback = 42): number {
   if (seed === undefined) return fallback;
@@ -213,6 +238,8 @@ function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
   return numbers.length === 1 ? numbers[0]! : numbers;
 }
 
+const tableOf = (of: object) => Object.fromEntries(Object.entries(of).filter(([, value]) => value !== null));
+
 /** The resolved recipe as TOML: loads again, from anywhere, to the same recipe. */
 export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
   `${stringify({
@@ -224,6 +251,9 @@ export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
       ...(run.tokensPerMicrobatch === null ? {} : { tokens_per_microbatch: run.tokensPerMicrobatch }),
       recomputation: run.recomputation,
       stages: typeof run.stages === "object" ? [...run.stages] : run.stages,
+      restarts: run.restarts,
+      slots: run.slots ?? "auto",
+      checkpoint: run.checkpoint === null ? false : tableOf(run.checkpoint),
     },
     adapter: adapters.map(adapterTable),
   })}\n`;

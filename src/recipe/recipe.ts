@@ -56,6 +56,11 @@ export type AdapterRecipe = {
   /** Optimizer steps between evaluations; null: before the first and after the last only. */
   readonly evalEvery: number | null;
   readonly priority: number;
+  /** Evaluations in a row that may bring no loss lower by more than `minDelta` before the adapter ends; null: all its steps. */
+  readonly patience: number | null;
+  readonly minDelta: number;
+  /** Successive halving: every `rung` steps the share `keep` of its group, those of the lowest held-out loss, goes on. */
+  readonly halving: { readonly rung: number; readonly keep: number; readonly group: string } | null;
 };
 
 export type Stages = "auto" | number | readonly number[];
@@ -71,6 +76,12 @@ export type Recipe = {
     readonly recomputation: "auto" | "none" | "selective" | "full";
     /** Stages of the pipeline: as many as there are GPUs, a number, or the layers of each. */
     readonly stages: Stages;
+    /** How often the stages may be started again when one of them is gone. */
+    readonly restarts: number;
+    /** Adapters that train at once; null: as many as fit. */
+    readonly slots: number | null;
+    /** When adapters are kept, each on its own: after so many of its steps, or minutes; the `keep` newest. Null: never. */
+    readonly checkpoint: { readonly steps: number | null; readonly minutes: number | null; readonly keep: number } | null;
   };
   readonly adapters: readonly AdapterRecipe[];
 };

@@ -31,6 +31,7 @@ const DEFAULTS = {
   overlong: "truncate",
   shuffle: true,
   priority: 0,
+  min_delta: 0,
 } as const;
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
@@ -42,12 +43,13 @@ function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterR
   return { epochs: 1, steps: null };
 }
 
-/** `recipePath` is absolute: relative paths are relative to its folder. */
+/** `recipePath` is absolute: relative paths are relative to its folder. `group` is the sweep that the adapter comes from. */
 export function resolveAdapter(
   adapter: AdapterTable,
   defaults: DefaultsTable,
   recipePath: string,
   runSeed: number,
+  group: string,
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
@@ -90,6 +92,9 @@ export function resolveAdapter(
     seed: t.seed ?? hash(runSeed, hashText(t.name)),
     evalEvery: t.eval_every ?? null,
     priority: t.priority,
+    patience: t.patience ?? null,
+    minDelta: t.min_delta,
+    halving: t.halving === undefined ? null : { group, ...t.halving },
   };
 }
 
@@ -134,5 +139,8 @@ export function adapterTable(a: AdapterRecipe) {
     seed: a.seed,
     ...optional("eval_every", a.evalEvery),
     priority: a.priority,
+    ...optional("patience", a.patience),
+    min_delta: a.minDelta,
+    ...optional("halving", a.halving),
   };
 }

@@ -25,6 +25,7 @@ const truth = v.boolean(wants("true or false"));
 const SEED = 2 ** 32 - 1;
 const MANY = 1e9;
 const MOST_STAGES = 256;
+const MOST_SLOTS = 4096;
 
 const paths = v.union(
   [text, v.pipe(v.array(text), v.minLength(1, "wants at least one file"))],
@@ -87,6 +88,16 @@ export const adapterEntries = {
   shuffle: truth,
   seed: whole(0, SEED),
   eval_every: whole(1, MANY),
+  patience: whole(1, MANY),
+  min_delta: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
+  halving: v.strictObject(
+    {
+      rung: whole(1, MANY),
+      keep: v.pipe(between(0, 1), v.gtValue(0, wants("a share above 0 and below 1"))),
+      group: v.exactOptional(text),
+    },
+    wants("{ rung, keep }"),
+  ),
   priority: whole(-1000, 1000),
 };
 export type AdapterKey = keyof typeof adapterEntries;
@@ -120,6 +131,23 @@ export const RecipeTable = v.strictObject({
       device: v.optional(oneOf("auto", "cpu", "cuda")),
       tokens_per_microbatch: v.optional(whole(1, 1 << 24)),
       recomputation: v.optional(oneOf("auto", "none", "selective", "full")),
+      restarts: v.optional(whole(0, 1000)),
+      slots: v.optional(
+        v.union([v.literal("auto"), whole(1, MOST_SLOTS)], wants(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
+      ),
+      checkpoint: v.optional(
+        v.union(
+          [
+            v.literal(false),
+            v.strictObject({
+              steps: v.exactOptional(whole(1, MANY)),
+              minutes: v.exactOptional(positive()),
+              keep: v.exactOptional(whole(1, 1000)),
+            }),
+          ],
+          wants("false or { steps, minutes, keep }"),
+        ),
+      ),
       stages: v.optional(
         v.union(
           [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES))],

@@ -18,6 +18,8 @@ const START_MS = 30_000;
 /** How long a stage may take to end by itself once it is told that the run is over, and when it is asked to end a run that failed. */
 const FAREWELL_MS = 5_000;
 const GRACE_MS = 1_000;
+/** Until the end of a child is known for certain. */
+const HEARD_MS = 100;
 
 /** What a stage that we start is told, through its standard input: the address is secret. */
 export type StageOrders = {
@@ -46,46 +48,48 @@ export type Crew = AsyncDisposable & { readonly bus: NatsBus; readonly run: stri
 export async function gatherCrew({ stages, here, join, signal }: CrewOptions): Promise<Crew> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();
-  const theirs = join && "address" in join.server ? join.server.address : null;
-  const ours = join && "port" in join.server ? join.server : {};
-  const server = theirs ? null : opened.use(await startServer(ours));
-  const address = theirs ?? server!.address;
-  const run = join?.run ?? newRunId();
-  const connection = opened.use(await connect(address, `mlora ${run}`));
-  log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
-
-  const children = here.map((device, stage) => {
-    const orders: StageOrders = { address, run, stage, device };
-    return startSelf(["stage", "--orders"], {
-      name: `stage ${stage}`,
-      input: JSON.stringify(orders),
-      line: (line) => log(1, () => `stage ${stage}: ${line}`), // what ends it comes over the bus, or with its end
-    });
-  });
   let bus: NatsBus | null = null;
-  opened.defer(() => farewell(children, bus !== null && !bus.lost.aborted));
   const fail = (stage: number, error: RunError): void => {
     broken.abort(error);
     bus?.fail(stage, error);
   };
-  for (const [stage, child] of children.entries())
-    void child.ended.then((how) =>
-      fail(stage, new RunError("stage.ended", `${child.name} (process ${child.pid}) ${describeEnding(how)}`)),
-    );
+  const theirs = join && "address" in join.server ? join.server.address : null;
+  const ours = join && "port" in join.server ? join.server : {};
+  const server = theirs ? null : opened.use(await startServer(ours));
   void server?.ended.then((how) => {
     const error = new RunError("nats.ended", `nats-server (process ${server.pid}) ${describeEnding(how)}`);
     for (const stage of range(stages)) fail(stage, error);
   });
-  bus = opened.use(
-    await natsBus(connection, run, stages, {
+  const address = theirs ?? server!.address;
+  const run = join?.run ?? newRunId();
+  log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
+  try {
+    const connection = opened.use(await connect(address, `mlora ${run}`));
+    const children = here.map((device, stage) => startStage({ address, run, stage, device }));
+    opened.defer(() => farewell(children, bus !== null && !bus.lost.aborted));
+    for (const [stage, child] of children.entries())
+      void child.ended.then((how) => {
+        fail(stage, new RunError("stage.ended", `${child.name} (process ${child.pid}) ${describeEnding(how)}`));
+      });
+    const gathering = {
       joinMs: join?.joinMs ?? START_MS,
       reserved: here.length,
       signal: AbortSignal.any([signal, broken.signal]),
-    }),
-  );
-  const kept = opened.move();
-  return { bus, run, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+    };
+    bus = opened.use(await natsBus(connection, run, stages, gathering));
+    const kept = opened.move();
+    return { bus, run, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+  } catch (error) {
+    await sleep(HEARD_MS); // who cannot connect to a server that has just died shall say that it has died
+    throw broken.signal.aborted ? broken.signal.reason : error;
+  }
 }
+
+const startStage = (orders: StageOrders): Child => {
+  const name = `stage ${orders.stage}`;
+  const line = (text: string) => log(1, () => `${name}: ${text}`); // what ends it comes over the bus, or with its end
+  return startSelf(["stage", "--orders"], { name, input: JSON.stringify(orders), line });
+};
 
 /** Those that were `told` that the run is over end by themselves; the others are ended. */
 async function farewell(children: readonly Child[], told: boolean): Promise<void> {

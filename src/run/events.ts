@@ -1,5 +1,6 @@
 // What a run tells while it goes: the command line draws it, metrics.jsonl keeps it.
 
+import type { Outcome } from "../files/record.ts";
 import type { Evaluation } from "./evaluate.ts";
 
 export type StepEvent = {
@@ -18,29 +19,47 @@ export type EvaluationEvent = Evaluation & { readonly adapter: number; readonly 
 
 export type SavedEvent = { readonly adapter: number; readonly step: number; readonly folder: string };
 
-export type Observer = {
+/** What a run tells, each by its own function. */
+export type Events = {
   readonly stepped: (event: StepEvent) => void;
   readonly evaluated: (event: EvaluationEvent) => void;
   readonly saved: (event: SavedEvent) => void;
   readonly failed: (adapter: number, message: string) => void;
+  /** It makes no further step. */
+  readonly ended: (adapter: number, result: AdapterResult) => void;
   /** Something that people should know of, of an adapter or (null) of the run. */
   readonly noticed: (adapter: number | null, text: string) => void;
 };
+/** Hears what it wants to. */
+export type Observer = Partial<Events>;
 
-/** How an adapter came out. */
-export type AdapterResult = {
-  readonly name: string;
-  readonly status: "done" | "stopped" | "failed";
-  readonly message: string | null;
-  readonly steps: number;
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly before: Evaluation | null;
-  readonly after: Evaluation | null;
-  readonly firstLoss: number | null;
-  readonly lastLoss: number | null;
-  readonly folder: string | null;
-};
+/** One observer that tells several. */
+export const together = (observers: readonly Observer[]): Events => ({
+  stepped: (event) => {
+    for (const { stepped } of observers) stepped?.(event);
+  },
+  evaluated: (event) => {
+    for (const { evaluated } of observers) evaluated?.(event);
+  },
+  saved: (event) => {
+    for (const { saved } of observers) saved?.(event);
+  },
+  failed: (adapter, message) => {
+    for (const { failed } of observers) failed?.(adapter, message);
+  },
+  ended: (adapter, result) => {
+    for (const { ended } of observers) ended?.(adapter, result);
+  },
+  noticed: (adapter, text) => {
+    for (const { noticed } of observers) noticed?.(adapter, text);
+  },
+});
+
+/**
+ * How an adapter came out. done: all its steps; early: its evaluations got no better; dropped: others of its sweep were better; stopped:
+ * by somebody's wish.
+ */
+export type AdapterResult = Outcome;
 
 export type RunResult = {
   readonly adapters: readonly AdapterResult[];

@@ -2,7 +2,7 @@
 
 import { now } from "../base/clock.ts";
 import type { Progress } from "../files/checkpoint.ts";
-import type { AdapterPlan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { Tokens } from "../schedule/pack.ts";
 import type { Evaluation } from "./evaluate.ts";
@@ -34,6 +34,8 @@ export type Live = {
   standing: Standing;
   /** Where it goes when it has left. */
   goes: "waiting" | "paused";
+  /** It has had a slot before, in this run. */
+  known: boolean;
   /** Its place on the stages; null where it has none. */
   slot: number | null;
   /** Mini-batches that were begun, steps that were decided, and steps that all stages have been told to make. */
@@ -56,15 +58,16 @@ export type Live = {
   result: AdapterResult | null;
 };
 
-export function freshLive(plan: AdapterPlan, data: AdapterData, model: string, arrived: number): Live {
+export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["made"], arrived: number): Live {
   const time = now();
   return {
     plan,
     data,
-    made: { settings: settingsOf(plan), data: fingerprint(data), model },
+    made,
     arrived,
     standing: "waiting",
     goes: "waiting",
+    known: false,
     slot: null,
     begun: 0,
     decided: 0,
@@ -109,9 +112,12 @@ export function restore(live: Live, progress: Progress): void {
 /** Keys of an adapter that decide only when and where it is trained; its data is compared by its content. */
 const BESIDE = ["data", "priority", "eval_every"];
 
-/** What decides an adapter's numbers, as text that can be compared key by key. */
-export const settingsOf = ({ recipe }: Pick<AdapterPlan, "recipe">): string =>
-  JSON.stringify(Object.fromEntries(Object.entries(adapterTable(recipe)).filter(([key]) => !BESIDE.includes(key))));
+/** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data and its base model. */
+export function madeOf({ budget }: Plan, { recipe }: AdapterPlan, data: AdapterData, model: string): Progress["made"] {
+  const settings = Object.entries({ ...adapterTable(recipe), tokens_per_microbatch: budget });
+  const deciding = Object.fromEntries(settings.filter(([key]) => !BESIDE.includes(key)));
+  return { settings: JSON.stringify(deciding), data: fingerprint(data), model };
+}
 
 function fingerprint({ train, eval: held }: AdapterData): string {
   const hasher = new Bun.CryptoHasher("sha256");

@@ -19,12 +19,12 @@ import { rateFactor } from "../schedule/rate.ts";
 import type { ShareRef } from "../schedule/shares.ts";
 import { actionsOf } from "./actions.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
-import type { AdapterResult, Observer, RunResult } from "./events.ts";
+import { type AdapterResult, type Events, type Observer, type RunResult, together } from "./events.ts";
 import { Executor } from "./executor.ts";
 import { admit, exportAdapter, putFactors, readFactors, readState, writeState } from "./export.ts";
 import { trainingShare } from "./feed.ts";
 import { type Keeper, memoryKeeper } from "./keeper.ts";
-import { type AdapterData, freshLive, type Live, progressOf, restore, secondsOf } from "./live.ts";
+import { type AdapterData, freshLive, type Live, madeOf, progressOf, restore, secondsOf } from "./live.ts";
 
 export type { AdapterData } from "./live.ts";
 
@@ -36,10 +36,12 @@ export type RunOptions = {
   readonly output: string | null;
   /** Where adapters are kept, and how often, in steps of theirs and minutes; left out, only those that make room for others. */
   readonly keeper?: Keeper;
-  readonly keepEvery?: { readonly steps: number | null; readonly minutes: number | null };
+  readonly keepEvery?: { readonly steps: number | null; readonly minutes: number | null } | null;
   /** The base model's fingerprint: what is kept was made with it. */
   readonly model?: string;
-  readonly observer: Observer;
+  /** Where the run goes on: adapters that ended before, by name. The others begin as they were kept. */
+  readonly resumed?: ReadonlyMap<string, AdapterResult>;
+  readonly observers: readonly Observer[];
   /** Aborted, with its reason, when a stage is gone. */
   readonly lost?: AbortSignal | null;
   /** Aborted: mini-batches that were begun are finished, everything is saved, and the run ends. */
@@ -56,6 +58,7 @@ class Training {
   readonly #joining: Joining[] = [];
   readonly #executor: Executor;
   readonly #keeper: Keeper;
+  readonly #tell: Events;
   /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
   readonly #made = new Map<string, AdamStep | null>();
   readonly #beside = new Set<Promise<void>>();
@@ -63,9 +66,14 @@ class Training {
   #passes = 0;
 
   constructor(private readonly options: RunOptions) {
-    const { plan, data, bus, keeper, model = "" } = options;
+    const { plan, data, bus, keeper, observers, model = "" } = options;
     this.#keeper = keeper ?? memoryKeeper();
-    this.#live = plan.adapters.map((adapter, i) => freshLive(adapter, data[i]!, model, i));
+    this.#tell = together(observers);
+    this.#live = plan.adapters.map((adapter, i) => freshLive(adapter, data[i]!, madeOf(plan, adapter, data[i]!, model), i));
+    for (const live of this.#live) {
+      live.result = options.resumed?.get(live.plan.name) ?? null;
+      if (live.result) live.standing = "ended";
+    }
     this.#slots = range(plan.slots).map(() => null);
     const batchOf = ({ shares }: Pass) => {
       const filled = shares.map((ref) => {
@@ -149,22 +157,26 @@ class Training {
 
   /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */
   #admit(live: Live): void {
-    const { plan, bus, observer, stop } = this.options;
+    const { plan, bus, stop } = this.options;
     const slot = this.#slots.indexOf(null);
     this.#slots[slot] = live;
     live.slot = slot;
     live.standing = "joining";
     const { index, recipe } = live.plan;
     const fill = async (): Promise<void> => {
-      const kept = this.#keeper.load(plan, live.plan, (text) => observer.noticed(index, text));
-      const first = kept === null && live.steps === 0;
+      const kept = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(index, text));
+      const { known } = live;
+      live.known = true;
       await admit(bus, slot, live.plan);
       if (kept) {
         restore(live, kept.progress);
         await writeState(bus, slot, kept.blocks);
       } else if (recipe.initialAdapter)
         await putFactors(bus, plan, live.plan, slot, readFactors(recipe.initialAdapter, plan, live.plan));
-      if (first && !stop.aborted) live.before = await this.#evaluation(live).result;
+      if (!known && !stop.aborted && isEvaluated(live)) {
+        const found = await this.#evaluation(live).result;
+        if (live.steps === 0) live.before = found;
+      }
       live.steppedAt = now();
       live.savedAt = now();
       live.standing = "active";
@@ -244,7 +256,7 @@ class Training {
     live.tokens += tokens;
     live.firstLoss ??= loss;
     live.lastLoss = loss;
-    this.options.observer.stepped({
+    this.#tell.stepped({
       adapter: plan.index,
       step,
       steps: plan.steps,
@@ -260,9 +272,8 @@ class Training {
 
   /** All stages have been told of the step, and of nothing of the adapter's beyond: what is asked of them now is as it is after it. */
   async #afterStep(live: Live): Promise<void> {
-    const { evalEvery } = live.plan.recipe;
     if (live.steps === live.plan.steps) return this.#end(live, "done");
-    if (evalEvery && live.steps % evalEvery === 0 && !this.options.stop.aborted) {
+    if (isEvaluated(live) && !this.options.stop.aborted) {
       const { sent, result } = this.#evaluation(live);
       await sent;
       this.#goOnBeside(result);
@@ -279,7 +290,7 @@ class Training {
   }
 
   async #keep(live: Live): Promise<void> {
-    const { plan, bus, observer } = this.options;
+    const { plan, bus } = this.options;
     live.saving = true;
     live.savedAt = now();
     const progress = progressOf(live);
@@ -288,7 +299,7 @@ class Training {
       await this.#keeper.save(plan, live.plan, { progress, blocks });
     } catch (error) {
       if (!isOwn(error)) throw error;
-      observer.noticed(live.plan.index, `step ${progress.step} was not kept: ${textOf(error)}`);
+      this.#tell.noticed(live.plan.index, `step ${progress.step} was not kept: ${textOf(error)}`);
     } finally {
       live.saving = false;
     }
@@ -322,13 +333,13 @@ class Training {
   }
 
   #evaluation(live: Live): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
-    const { plan, bus, observer } = this.options;
+    const { plan, bus } = this.options;
     const held = live.data.eval;
     if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
     const { steps, slot } = live;
     const { sent, result } = evaluate(bus, plan, live.plan, slot!, held);
     const told = result.then((found) => {
-      observer.evaluated({ ...found, adapter: live.plan.index, step: steps });
+      this.#tell.evaluated({ ...found, adapter: live.plan.index, step: steps });
       return found;
     });
     told.catch(() => undefined); // it may fail before anybody waits for it
@@ -343,7 +354,7 @@ class Training {
 
   /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
   async #finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
-    const { plan, bus, observer, output, stop, keeper } = this.options;
+    const { plan, bus, output, stop, keeper } = this.options;
     const { data, steps, tokens, firstLoss, lastLoss, before, slot } = live;
     const { name, index } = live.plan;
     let after: Evaluation | null = null;
@@ -355,7 +366,7 @@ class Training {
       folder = join(output, name);
       try {
         await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
-        observer.saved({ adapter: index, step: steps, folder });
+        this.#tell.saved({ adapter: index, step: steps, folder });
         if (status === "done") this.#keeper.forget(live.plan);
       } catch (error) {
         if (!isOwn(error)) throw error;
@@ -363,11 +374,16 @@ class Training {
       }
     }
     this.#free(live);
-    if (outcome.message) observer.failed(index, outcome.message);
+    if (outcome.message) this.#tell.failed(index, outcome.message);
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
+    this.#tell.ended(index, live.result);
   }
 }
+
+/** Whether an adapter is evaluated where it stands: before its first step, and then every so many; after the last is another matter. */
+const isEvaluated = ({ steps, plan }: Live): boolean =>
+  steps === 0 || (plan.recipe.evalEvery !== null && steps < plan.steps && steps % plan.recipe.evalEvery === 0);
 
 const candidateOf = ({ plan, arrived }: Live) => ({ adapter: plan.index, priority: plan.recipe.priority, arrived });
 

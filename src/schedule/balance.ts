@@ -71,7 +71,7 @@ export class Pool {
   add(entry: Entry): void {
     const added = { ...entry, next: null, rows: 0, ready: 0 };
     advance(added);
-    this.#members.push(added);
+    if (added.next) this.#members.push(added);
   }
 
   /** Lets go of those that are done, and of those that have `left`; a mini-batch that was begun is finished all the same. */
@@ -147,11 +147,16 @@ export class Pool {
  * so that passes are alike. A mini-batch of n micro-batches takes as long as D - 1 + n passes on D stages: in the time of one pass an
  * adapter has n / (D - 1 + n) micro-batches to give.
  */
-export function targetRows(adapters: readonly Pick<Member, "cuts" | "meanRows">[], stages: number, passRows: number): number {
+export function targetRows(
+  adapters: readonly Pick<Member, "cuts" | "meanRows">[],
+  stages: number,
+  passRows: number,
+  spare = SPARE,
+): number {
   if (stages === 1 || adapters.length === 0) return passRows;
   const supply = sum(adapters.map(({ cuts }) => cuts / (stages - 1 + cuts)));
   const each = sum(adapters.map(({ meanRows }) => meanRows)) / adapters.length;
-  return Math.min(passRows, each * Math.max(1, Math.floor((1 - SPARE) * supply)));
+  return Math.min(passRows, each * Math.max(1, Math.floor((1 - spare) * supply)));
 }
 
 /** How many adapters keep all stages busy with full passes; what more of them would add is only that they need not wait. */

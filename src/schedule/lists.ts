@@ -68,6 +68,27 @@ export const ROW_TIMES: Times = {
 export const endsOf = ({ shares }: Pass): StepRef[] =>
   shares.filter(({ last }) => last).map(({ adapter, step }) => ({ adapter, step }));
 
+/** Whether both are the same work under the same tag; copies are. */
+export const samePass = (a: Pass, b: Pass): boolean =>
+  a === b ||
+  (a.id === b.id &&
+    a.rows === b.rows &&
+    a.shares.length === b.shares.length &&
+    a.shares.every((share, i) => sameShare(share, b.shares[i]!)));
+
+const sameShare = (a: ShareRef, b: ShareRef): boolean =>
+  a === b ||
+  (a.adapter === b.adapter &&
+    a.step === b.step &&
+    a.firstRow === b.firstRow &&
+    a.last === b.last &&
+    sameRows(a.rows, b.rows) &&
+    sameRows(a.miniBatch, b.miniBatch));
+
+/** Whether both are the same rows in the same order. */
+export const sameRows = (a: readonly number[], b: readonly number[]): boolean =>
+  a === b || (a.length === b.length && a.every((row, i) => row === b[i]));
+
 /** The list of each stage. */
 export function listsOf(actions: Iterable<StageAction>, stages: number): PipelineAction[][] {
   const lists: PipelineAction[][] = Array.from({ length: stages }, () => []);

@@ -35,6 +35,8 @@ export type PipelineOptions = Limits & {
   readonly left?: (adapter: number) => boolean;
   /** The number of the first pass. */
   readonly firstPass?: number;
+  /** The share of passes that balance.ts leaves out, where another is tried. */
+  readonly spare?: number;
 };
 
 /** An adapter that is to be trained from its step `from` on; its first is 0. */
@@ -104,7 +106,7 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
     let begin = at;
     if (stage === 0) {
       state.forwards.push({
-        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows)) },
+        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows, options.spare)) },
         steps: made,
         at,
       });

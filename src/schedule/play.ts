@@ -5,7 +5,16 @@
 // for the last backward on all stages. These rules only ever wait for what has happened, so the order in which stages are looked
 // at changes neither whether the play comes to its end nor any time.
 
-import { type Direction, endsOf, type Pass, type PipelineAction, type StageAction, sayAction, type Times } from "./lists.ts";
+import {
+  type Direction,
+  endsOf,
+  type Pass,
+  type PipelineAction,
+  type StageAction,
+  samePass,
+  sayAction,
+  type Times,
+} from "./lists.ts";
 
 /** An action as it happened. */
 export type Played = StageAction & { readonly start: number; readonly end: number };
@@ -143,17 +152,3 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
 }
 
 const sayPass = ({ id, shares }: Pass): string => `pass ${id} (adapters ${shares.map(({ adapter }) => adapter).join(", ")})`;
-
-/** The same work under the same tag; stages may have been sent copies. */
-function samePass(a: Pass, b: Pass): boolean {
-  if (a === b) return true;
-  return (
-    a.id === b.id &&
-    a.shares.length === b.shares.length &&
-    a.shares.every((share, i) => {
-      const other = b.shares[i]!;
-      const same = share.adapter === other.adapter && share.step === other.step && share.firstRow === other.firstRow;
-      return same && share.rows.length === other.rows.length && share.rows.every((row, at) => row === other.rows[at]);
-    })
-  );
-}

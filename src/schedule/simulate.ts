@@ -49,7 +49,7 @@ export type Simulation = {
 export function simulate(actions: Iterable<StageAction>, options: SimulateOptions): Simulation {
   const { stages, times, sendBuffers = Number.POSITIVE_INFINITY, onSpan } = options;
   const zeros = () => new Array<number>(stages).fill(0);
-  const [busy, passes, rows, peakPasses, peakRows] = [zeros(), zeros(), zeros(), zeros(), zeros()];
+  const [busy, stepping, passes, rows, peakPasses, peakRows] = [zeros(), zeros(), zeros(), zeros(), zeros(), zeros()];
   const ways = new Ways(stages, times);
   const steady = new Steady(stages);
   let [makespan, totalPasses, totalRows] = [0, 0, 0];
@@ -60,7 +60,10 @@ export function simulate(actions: Iterable<StageAction>, options: SimulateOption
     makespan = Math.max(makespan, end);
     steady.add(played);
     onSpan?.(spanOf(played));
-    if (action.kind === "step") continue;
+    if (action.kind === "step") {
+      stepping[stage]! += end - start;
+      continue;
+    }
     const sign = action.kind === "forward" ? 1 : -1;
     passes[stage]! += sign;
     rows[stage]! += sign * action.pass.rows;
@@ -78,7 +81,7 @@ export function simulate(actions: Iterable<StageAction>, options: SimulateOption
     busy,
     bubble: makespan === 0 ? 0 : 1 - sum(busy) / (stages * makespan),
     steadyBubble: steady.bubble(),
-    lowerBound: ways.lowerBound(busy),
+    lowerBound: ways.lowerBound(busy, stepping),
     peakPasses,
     peakRows,
   };
@@ -121,8 +124,9 @@ class Ways {
     }
   }
 
-  lowerBound(busy: readonly number[]): number {
-    const bounds = busy.map((work, stage) => this.#there[stage]! + work + this.#back[stage]!);
+  /** A stage may step while its last gradients are on their way back, so of both only the longer counts. */
+  lowerBound(busy: readonly number[], stepping: readonly number[]): number {
+    const bounds = busy.map((work, stage) => this.#there[stage]! + work + Math.max(0, this.#back[stage]! - stepping[stage]!));
     return bounds.some((bound) => bound === Number.POSITIVE_INFINITY) ? 0 : maxOf(bounds);
   }
 }

@@ -5,7 +5,7 @@
 // playing them: what a stage receives is what its neighbour sends next, no step waits for ever, and neither does a stage for a
 // message or for a buffer. What play finds holds for any times.
 
-import { type Pass, type PipelineAction, ROW_TIMES, type StageAction, sayAction } from "./lists.ts";
+import { type Pass, type PipelineAction, ROW_TIMES, type StageAction, samePass, sameRows, sayAction } from "./lists.ts";
 import { play, ScheduleFault } from "./play.ts";
 import type { ShareRef } from "./shares.ts";
 
@@ -17,12 +17,14 @@ export type VerifyOptions = {
   readonly sendBuffers: number;
   /** Steps of each adapter, where all are to be made; one that ended early makes fewer. */
   readonly steps?: readonly number[];
+  /** Those of them that were made before these actions; none unless given. */
+  readonly from?: readonly number[];
 };
 
 /** Why the actions must not be carried out, or null when they may. Keeps no more of them in memory than are in flight. */
 export function verify(actions: Iterable<StageAction>, options: VerifyOptions): string | null {
-  const { stages, sendBuffers } = options;
-  const checks = Array.from({ length: stages }, (_, stage) => new StageCheck(stage, options.inFlight[stage]!));
+  const { stages, sendBuffers, from = [] } = options;
+  const checks = Array.from({ length: stages }, (_, stage) => new StageCheck(stage, options.inFlight[stage]!, from));
   function* checked(): Generator<StageAction> {
     for (const item of actions) {
       const check = checks[item.stage];
@@ -49,19 +51,24 @@ function compareSteps(stage: number, made: readonly number[], wanted: readonly n
   }
 }
 
-/** An adapter on one stage: steps made, and how many rows of its mini-batch have gone forward and backward. */
-type Progress = { stepped: number; forward: number; backward: number; miniBatch: number };
+/** An adapter on one stage: steps made, its mini-batch, and how many rows of that have gone forward and backward. */
+type Progress = { stepped: number; forward: number; backward: number; miniBatch: readonly number[] };
+
+const atStep = (stepped: number): Progress => ({ stepped, forward: 0, backward: 0, miniBatch: [] });
 
 /** The list of one stage, action by action. */
 class StageCheck {
-  readonly #adapters: Progress[] = [];
+  readonly #adapters: Progress[];
   readonly #inFlight = new Map<number, Pass>();
   #count = 0;
 
   constructor(
     readonly stage: number,
     readonly limit: number,
-  ) {}
+    from: readonly number[],
+  ) {
+    this.#adapters = from.map(atStep);
+  }
 
   take(action: PipelineAction): void {
     if (action.kind === "forward") this.#forward(action.pass);
@@ -92,12 +99,15 @@ class StageCheck {
       const progress = this.#progress(adapter);
       if (step !== progress.stepped)
         this.#fail(action, `adapter ${adapter} is in its step ${step}, but ${progress.stepped} steps were made here`);
-      if (progress.forward === 0) progress.miniBatch = miniBatch.length;
-      const place = `rows ${progress.forward} to ${progress.forward + rows.length} of ${progress.miniBatch}`;
+      if (rows.length === 0) this.#fail(action, `adapter ${adapter}'s micro-batch has no row`);
+      if (progress.forward === 0) progress.miniBatch = miniBatch;
+      else if (!sameRows(miniBatch, progress.miniBatch))
+        this.#fail(action, `adapter ${adapter}'s micro-batch is of another mini-batch than the one before it`);
+      const place = `rows ${progress.forward} to ${progress.forward + rows.length} of ${miniBatch.length}`;
       if ((firstRow === 0) !== (progress.forward === 0) || rows.some((row, i) => row !== miniBatch[progress.forward + i]))
         this.#fail(action, `adapter ${adapter}'s micro-batch is not its next, ${place} of its mini-batch`);
       progress.forward += rows.length;
-      if (last !== (progress.forward === progress.miniBatch))
+      if (last !== (progress.forward === miniBatch.length))
         this.#fail(action, `adapter ${adapter}'s micro-batch, ${place}, is ${last ? "" : "not "}said to be the last`);
     }
     this.#inFlight.set(pass.id, pass);
@@ -107,8 +117,9 @@ class StageCheck {
     const action = { kind: "backward", pass } as const;
     const forward = this.#inFlight.get(pass.id);
     if (!forward) this.#fail(action, "it is not in flight here");
+    if (!samePass(forward!, pass)) this.#fail(action, "its forward was one of other micro-batches");
     this.#inFlight.delete(pass.id);
-    for (const share of forward!.shares) {
+    for (const share of pass.shares) {
       const progress = this.#progress(share.adapter);
       if (!isAt(share, progress.backward))
         this.#fail(
@@ -122,14 +133,14 @@ class StageCheck {
   #step(adapter: number, step: number, action: PipelineAction): void {
     const progress = this.#progress(adapter);
     if (step !== progress.stepped) this.#fail(action, `adapter ${adapter} has made ${progress.stepped} steps here`);
-    if (progress.miniBatch === 0 || progress.backward !== progress.miniBatch)
-      this.#fail(action, `adapter ${adapter} has done ${progress.backward} rows of its mini-batch of ${progress.miniBatch}`);
-    Object.assign(progress, { stepped: step + 1, forward: 0, backward: 0, miniBatch: 0 });
+    const rows = progress.miniBatch.length;
+    if (rows === 0 || progress.backward !== rows)
+      this.#fail(action, `adapter ${adapter} has done ${progress.backward} rows of its mini-batch of ${rows}`);
+    Object.assign(progress, atStep(step + 1));
   }
 
   #progress(adapter: number): Progress {
-    for (let i = this.#adapters.length; i <= adapter; i++)
-      this.#adapters.push({ stepped: 0, forward: 0, backward: 0, miniBatch: 0 });
+    for (let i = this.#adapters.length; i <= adapter; i++) this.#adapters.push(atStep(0));
     return this.#adapters[adapter]!;
   }
 

@@ -8,10 +8,20 @@ import { range } from "../../src/base/shape.ts";
 import { startServer } from "../../src/run/server.ts";
 import { isAlive, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { type Left, leftOf, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import {
+  childrenOf,
+  commandOf,
+  type Left,
+  leftOf,
+  metrics,
+  type Running,
+  SUMS,
+  unlike,
+  Workplace,
+} from "../helpers/program.ts";
 
 const LAYERS = 5;
-const recipe = (adapters: readonly number[]) => unlike(adapters, "cpu");
+const recipe = (adapters: readonly number[]) => unlike(adapters, "cpu", "restarts = 0");
 /** Makes a run last until it is ended. */
 const forever = (text: string) => text.replaceAll(/^steps = .*$/gm, "steps = 1000000");
 
@@ -35,11 +45,6 @@ async function trainedAlone(adapter: number) {
 async function expectAsAlone(path: string, adapters: readonly number[]): Promise<void> {
   for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(await trainedAlone(i));
 }
-
-/** Processes that a process has started. */
-const childrenOf = (pid: number): number[] =>
-  readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").filter(Boolean).map(Number);
-const commandOf = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
 
 /** Once every adapter has stepped: the run's server and its stages, first stage first. */
 async function underWay(running: Running, path: string, adapters: number) {

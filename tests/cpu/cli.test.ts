@@ -1,17 +1,7 @@
 // The program as a person uses it: whole runs from the command line, bad requests, and interruptions.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -171,18 +161,6 @@ describe("a run", () => {
     expect(err).toContain("stopped before the end");
     expect(out).toMatch(/^sums +stopped/m);
     for (const name of ["sums", "chat"]) readPeftAdapter(join(recipe, "..", "out", name), readModelSpec(model));
-  });
-
-  test("kill -9 leaves no half of a file, and its lock is seen as stale", async () => {
-    const recipe = project(two().replace("steps = 6", "steps = 100000"), data);
-    const child = start(["run", recipe]);
-    const output = join(recipe, "..", "out");
-    while (!existsSync(join(output, "metrics.jsonl"))) await Bun.sleep(20);
-    child.kill("SIGKILL");
-    await child.exited;
-    expect(readdirSync(output).filter((name) => name.endsWith(".tmp"))).toEqual([]);
-    const again = await mlora("run", recipe);
-    expect([again.code, again.err]).toEqual([2, expect.stringContaining("holds another run")]);
   });
 
   test("a loss that is no number ends that adapter; the others go on", async () => {

@@ -121,7 +121,17 @@ export function loadGolden(name: GoldenModel): Golden {
 export const goldenRecipe = (golden: Golden, adapters: readonly GoldenAdapter[] = golden.adapters): Recipe => ({
   path: golden.name,
   model: { path: golden.model, precision: "fp32" },
-  run: { output: "", seed: 0, device: "cpu", tokensPerMicrobatch: null, recomputation: "auto", stages: 1 },
+  run: {
+    output: "",
+    seed: 0,
+    device: "cpu",
+    tokensPerMicrobatch: null,
+    recomputation: "auto",
+    stages: 1,
+    restarts: 0,
+    slots: null,
+    checkpoint: null,
+  },
   adapters: adapters.map(({ recipe }) => recipe),
 });
 
@@ -193,6 +203,9 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     rslora: adapter.rslora,
     targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
     initialAdapter,
+    patience: null,
+    minDelta: 0,
+    halving: null,
     optimizer: {
       name: "adamw",
       learningRate: adapter.learning_rate,

@@ -52,14 +52,18 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
         {
           await using bus = await openStage(plan);
           const quiet = {
-            evaluated: () => undefined,
-            saved: () => undefined,
             failed: (_: number, message: string) => expect(message).toBe(""),
-            noticed: () => undefined,
           };
           const data = golden.adapters.map(({ rows }) => ({ train: rows, eval: [] }));
-          const observer = { ...quiet, stepped: (event: StepEvent) => steps[event.adapter]!.push(event) };
-          const result = await run({ plan, data, bus, output, observer, stop: new AbortController().signal });
+          const stepped = (event: StepEvent) => void steps[event.adapter]!.push(event);
+          const result = await run({
+            plan,
+            data,
+            bus,
+            output,
+            observers: [{ ...quiet, stepped }],
+            stop: new AbortController().signal,
+          });
           expect(result.adapters.map(({ status }) => status)).toEqual(["done", "done", "done"]);
         }
         for (const [i, adapter] of golden.adapters.entries()) {

@@ -118,3 +118,12 @@ export const leftOf = (output: string, adapter: string) => ({
   evaluations: metrics(output, "evaluation").filter((line) => line["adapter"] === adapter),
 });
 export type Left = ReturnType<typeof leftOf>;
+
+/** The same recipe with `factor` times the steps, so that something can happen in the middle. */
+export const longer = (text: string, factor: number): string =>
+  text.replaceAll(/^steps = (\d+)$/gm, (_, steps) => `steps = ${factor * Number(steps)}`);
+
+/** Processes that a process has started. */
+export const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").filter(Boolean).map(Number);
+export const commandOf = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");

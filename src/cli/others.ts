@@ -1,0 +1,86 @@
+// Stages of a run that are on other machines: on which server they join, and how many.
+
+import { environment } from "../base/env.ts";
+import { RequestError } from "../base/errors.ts";
+import { describeAddress, parseAddress } from "../bus/address.ts";
+import { newRunId, runId } from "../bus/subjects.ts";
+import type { StageDevice } from "../plan/plan.ts";
+import type { Recipe } from "../recipe/recipe.ts";
+import type { Crew, CrewOptions } from "../run/crew.ts";
+import { wholeNumber } from "./flags.ts";
+
+export type OtherFlags = {
+  /** A NATS server that stages on other machines reach; without one the run has its own. */
+  readonly nats?: string;
+  /** Instead: where the run's own server listens for them, "host:port". */
+  readonly listen?: string;
+  /** The run's id on that server. */
+  readonly run?: string;
+  /** With `nats` or `listen`: stages that are started on this machine. */
+  readonly here?: number;
+};
+
+/** How long stages on other machines may take to join. */
+const JOIN_MS = 600_000;
+
+/** Stages that join on a server of yours, some of them started here. */
+export type Others = Pick<NonNullable<CrewOptions["join"]>, "server" | "run"> & {
+  readonly stages: number;
+  readonly here: number;
+};
+
+export function othersOf({ nats, listen, run: id, here }: OtherFlags, { run }: Recipe): Others | null {
+  if (nats !== undefined && listen !== undefined)
+    throw new RequestError(
+      "cli.flag",
+      "--nats and --listen exclude each other",
+      "name a server, or where the run's own listens",
+    );
+  if (nats === undefined && listen === undefined) {
+    const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
+    if (flag !== null)
+      throw new RequestError("cli.flag", `--${flag} goes with --nats or --listen`, "give one of them, or leave it out");
+    return null;
+  }
+  if (run.stages === "auto")
+    throw new RequestError(
+      "cli.flag",
+      "it is not said how many stages will join",
+      "give --stages N, or run.stages in the recipe",
+    );
+  const stages = typeof run.stages === "number" ? run.stages : run.stages.length;
+  const started = here === undefined ? 0 : wholeNumber("here", here, 0);
+  if (started > stages)
+    throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
+  const server = nats === undefined ? listenOf(`${listen}`) : { address: parseAddress(`${nats}`) };
+  return { server, run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started };
+}
+
+/** Where our own server listens; its token is the one that others are given in their environment. */
+function listenOf(listen: string): { host: string; port: number; token: string } {
+  const [, host, port] = /^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})$/.exec(listen) ?? [];
+  const token = environment("MLORA_NATS_TOKEN");
+  if (host === undefined || Number(port) > 65535)
+    throw new RequestError("cli.flag", `--listen ${listen}: wants host:port`, "as in --listen 10.0.0.1:4222");
+  if (token === undefined || token.length < 16)
+    throw new RequestError(
+      "nats.token",
+      `--listen lets other machines in, by a token: MLORA_NATS_TOKEN is ${token === undefined ? "not set" : "shorter than 16 characters"}`,
+      "set it to the same long random text here and where stages are started",
+    );
+  return { host, port: Number(port), token };
+}
+
+export function crewOf({ server, run, stages, here }: Others, devices: readonly StageDevice[]): Omit<CrewOptions, "signal"> {
+  const missing = stages - here;
+  const where = "address" in server ? describeAddress(server.address) : `${server.host}:${server.port}`;
+  if (missing > 0)
+    process.stderr.write(
+      `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, start\n` +
+        `  mlora stage --nats ${where} --run ${run}\n`,
+    );
+  const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
+  return { stages, here: started, join: { server, run, joinMs: JOIN_MS } };
+}
+
+export const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));

@@ -1,0 +1,79 @@
+// Where an interrupted run can go on: which of its adapters have ended, and from which step each of the others was kept.
+
+import { RequestError, RunError } from "../base/errors.ts";
+import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
+import { type Outcome, readRecord } from "../files/record.ts";
+import type { Plan } from "../plan/plan.ts";
+import { checkpointFolder } from "./keeper.ts";
+import { type AdapterData, madeOf } from "./live.ts";
+
+export type Resumed = {
+  /** Adapters that need no more training, by name. */
+  readonly ended: ReadonlyMap<string, Outcome>;
+  /** Of the others that were kept, the steps that they have made. */
+  readonly steps: ReadonlyMap<string, number>;
+};
+
+/** How adapters end that are not to be trained on. */
+const FINAL = ["done", "early", "dropped"];
+
+/**
+ * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the recipe,
+ * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
+ */
+export function findKept(
+  output: string,
+  plan: Plan,
+  data: readonly AdapterData[],
+  model: string,
+  notice: (text: string) => void,
+): Resumed {
+  const record = readRecord(output);
+  const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
+  const steps = new Map<string, number>();
+  const differences: string[] = [];
+  for (const [i, adapter] of plan.adapters.entries()) {
+    if (ended.has(adapter.name)) continue;
+    const progress = newest(checkpointFolder(output, adapter.name), notice);
+    if (!progress) continue;
+    steps.set(adapter.name, progress.step);
+    differences.push(...compare(adapter.name, progress.made, madeOf(plan, adapter, data[i]!, model)));
+  }
+  const names = new Set(plan.adapters.map(({ name }) => name));
+  for (const name of record.keys()) if (!names.has(name)) differences.push(`adapter '${name}' is not in the recipe any more`);
+  if (differences.length > 0)
+    throw new RequestError(
+      "resume.changed",
+      `the run in ${output} was begun otherwise:\n  ${differences.join("\n  ")}`,
+      "give back what was changed, or choose another output",
+    );
+  if (plan.adapters.every(({ name }) => ended.has(name)))
+    throw new RequestError(
+      "resume.finished",
+      `${output} holds another run, which is finished`,
+      "choose another output, or move this one away",
+    );
+  return { ended, steps };
+}
+
+/** Where the newest checkpoint that is whole stands; null for none. */
+function newest(folder: string, notice: (text: string) => void): Progress | null {
+  for (const checkpoint of checkpointsIn(folder))
+    try {
+      return readCheckpoint(checkpoint).progress;
+    } catch (error) {
+      if (!(error instanceof RunError)) throw error;
+      notice(`${error.message}; the one before is taken`);
+    }
+  return null;
+}
+
+function compare(name: string, was: Progress["made"], is: Progress["made"]): string[] {
+  const [before, now] = [JSON.parse(was.settings), JSON.parse(is.settings)] as Record<string, unknown>[];
+  const changed = [...new Set([...Object.keys(before!), ...Object.keys(now!)])]
+    .filter((key) => JSON.stringify(before![key]) !== JSON.stringify(now![key]))
+    .map((key) => `adapter '${name}': ${key} was ${JSON.stringify(before![key])}, is ${JSON.stringify(now![key])}`);
+  if (was.data !== is.data) changed.push(`adapter '${name}': its data has other rows`);
+  if (was.model !== is.model) changed.push(`adapter '${name}': the base model is another`);
+  return changed;
+}
