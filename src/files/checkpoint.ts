@@ -35,8 +35,8 @@ const progressSchema = v.strictObject({
   firstLoss: v.nullable(v.number()),
   lastLoss: v.nullable(v.number()),
   before: v.nullable(evaluation),
-  /** Of early stopping: the best evaluation, its step, and the evaluations since. */
-  best: v.nullable(v.strictObject({ ...evaluation.entries, step: v.number(), since: v.number() })),
+  /** Of early stopping (schedule/sweeps.ts). */
+  best: v.nullable(v.strictObject({ loss: v.number(), step: v.number(), since: v.number(), judged: v.number() })),
   /** What the adapter is made of: its settings, its data and its base model, as fingerprints. */
   made: v.strictObject({ settings: v.string(), data: v.string(), model: v.string() }),
   sha256: v.string(),

@@ -77,15 +77,10 @@ export async function exportAdapter(
   folder: string,
   samples: readonly Tokens[],
 ): Promise<void> {
-  const { recipe, rank, targets, name } = adapter;
+  const { name } = adapter;
   const probe = samples.slice(0, PROBE_ROWS);
   const live = await evaluate(bus, plan, adapter, slot, probe).result;
-  const factors = await gather(bus, plan, adapter, slot);
-  writePeftAdapter(
-    folder,
-    { rank, alpha: recipe.alpha, dropout: recipe.dropout, targets, rslora: recipe.rslora, baseModel: plan.recipe.model.path },
-    factors,
-  );
+  write(plan, adapter, folder, await gather(bus, plan, adapter, slot));
   await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter));
   const saved = await evaluate(bus, plan, adapter, slot, probe).result;
   if (!(Math.abs(saved.loss - live.loss) <= TOLERANCE * Math.abs(live.loss)))
@@ -94,4 +89,24 @@ export async function exportAdapter(
       `adapter '${name}': read back from ${folder} it has a loss of ${saved.loss}, in training ${live.loss}`,
       "the disk or the file is not to be trusted; nothing else was overwritten",
     );
+}
+
+/** The same of an adapter that is on no stage; what is read back must be what was kept, number by number. */
+export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Blocks[], folder: string): void {
+  const params = blocks.map((of) => of.params);
+  const factors = factorsOf(plan, adapter, params);
+  write(plan, adapter, folder, factors);
+  for (const [i, { values }] of readFactors(folder, plan, adapter).entries())
+    if (values.some((value, at) => !Object.is(value, factors[i]!.values[at])))
+      throw new RunError("export.mismatch", `adapter '${adapter.name}': what is in ${folder} is not what was trained`);
+}
+
+function write(
+  { recipe: run }: Plan,
+  { recipe, rank, targets }: AdapterPlan,
+  folder: string,
+  factors: readonly FactorTensor[],
+): void {
+  const { alpha, dropout, rslora } = recipe;
+  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, baseModel: run.model.path }, factors);
 }

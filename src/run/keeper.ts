@@ -21,27 +21,36 @@ import { blocksOf, layoutOf } from "./blocks.ts";
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
 export type Kept = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
 
+/** Where an adapter stands, or where its evaluation was best. */
+export type Which = "latest" | "best";
+
 export interface Keeper extends AsyncDisposable {
   /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
-  save(plan: Plan, adapter: AdapterPlan, kept: Kept): Promise<void>;
+  save(plan: Plan, adapter: AdapterPlan, kept: Kept, which?: Which): Promise<void>;
   /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
-  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void): Kept | null;
+  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): Kept | null;
   /** Lets go of all that was saved of an adapter. */
   forget(adapter: AdapterPlan): void;
 }
 
+/** Whether it is one adapter's alone: its file, not a stage. */
+export const isOwn = (error: unknown): boolean => error instanceof RunError && /^(files|export|checkpoint)\./.test(error.code);
+
 export function memoryKeeper(): Keeper {
   const all = new Map<string, Kept>();
   return {
-    save: async (_, { name }, kept) => void all.set(name, kept),
-    load: (_, { name }) => all.get(name) ?? null,
-    forget: ({ name }) => void all.delete(name),
+    save: async (_, { name }, kept, which = "latest") => void all.set(`${which} ${name}`, kept),
+    load: (_, { name }, __, which = "latest") => all.get(`${which} ${name}`) ?? null,
+    forget: ({ name }) => {
+      for (const which of ["latest", "best"]) all.delete(`${which} ${name}`);
+    },
     [Symbol.asyncDispose]: async () => all.clear(),
   };
 }
 
 /** Where the checkpoints of an adapter lie in a run's folder. */
-export const checkpointFolder = (output: string, name: string): string => join(output, "checkpoints", name);
+export const checkpointFolder = (output: string, name: string, which: Which = "latest"): string =>
+  join(output, "checkpoints", name, ...(which === "best" ? [which] : []));
 
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
@@ -50,15 +59,15 @@ const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../f
 export function diskKeeper(output: string, keep: number): Keeper {
   const saver = startSaver();
   return {
-    save: (plan, adapter, { progress, blocks }) =>
+    save: (plan, adapter, { progress, blocks }, which = "latest") =>
       saver.save({
-        folder: checkpointFolder(output, adapter.name),
+        folder: checkpointFolder(output, adapter.name, which),
         progress,
         snapshot: snapshotOf(plan, adapter, blocks),
-        keep,
+        keep: which === "best" ? 1 : keep,
       }),
-    load(plan, adapter, notice) {
-      for (const folder of checkpointsIn(checkpointFolder(output, adapter.name)))
+    load(plan, adapter, notice, which = "latest") {
+      for (const folder of checkpointsIn(checkpointFolder(output, adapter.name, which)))
         try {
           const { progress, factors } = readCheckpoint(folder);
           const of = Object.fromEntries(BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))]));

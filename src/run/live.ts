@@ -13,9 +13,10 @@ export type AdapterData = { readonly train: readonly Tokens[]; readonly eval: re
 
 /**
  * waiting: for a slot. joining: its slot is being filled. active: it trains. held: it has a slot, and the next step waits for an
- * evaluation. leaving: it gives up its slot when the step under way is made. paused: by somebody's wish. ended: it makes no step any more.
+ * evaluation. leaving: it gives up its slot when the step under way is made. rung: it waits for the others of its sweep. paused: by
+ * somebody's wish. ended: it makes no step any more.
  */
-export type Standing = "waiting" | "joining" | "active" | "held" | "leaving" | "paused" | "ended";
+export type Standing = "waiting" | "joining" | "active" | "held" | "leaving" | "rung" | "paused" | "ended";
 
 export type MadeStep = {
   readonly step: number; // from 1
@@ -33,7 +34,7 @@ export type Live = {
   arrived: number;
   standing: Standing;
   /** Where it goes when it has left. */
-  goes: "waiting" | "paused";
+  goes: "waiting" | "paused" | "rung" | "ended";
   /** It has had a slot before, in this run. */
   known: boolean;
   /** Its place on the stages; null where it has none. */
@@ -55,6 +56,8 @@ export type Live = {
   lastLoss: number | null;
   before: Evaluation | null;
   best: Progress["best"];
+  /** Its latest evaluation. */
+  latest: Evaluation | null;
   result: AdapterResult | null;
 };
 
@@ -83,6 +86,7 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
     lastLoss: null,
     before: null,
     best: null,
+    latest: null,
     result: null,
   };
 }
@@ -127,3 +131,17 @@ function fingerprint({ train, eval: held }: AdapterData): string {
   }
   return hasher.digest("hex");
 }
+
+/** Whether its evaluation after this step counts for its patience. */
+export const isCounted = ({ plan: { recipe } }: Pick<Live, "plan">, step: number): boolean =>
+  recipe.patience !== null && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;
+
+/** Whether it has come to a rung of its sweep. */
+export const isRung = ({ plan: { recipe, steps } }: Pick<Live, "plan">, step: number): boolean =>
+  recipe.halving !== null && step > 0 && step < steps && step % recipe.halving.rung === 0;
+
+/** Whether it is evaluated after this step: before its first, every so many, and at rungs; after its last is another matter. */
+export const isEvaluated = (live: Pick<Live, "plan">, step: number): boolean => {
+  const { recipe, steps } = live.plan;
+  return step === 0 || isRung(live, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);
+};

@@ -1,30 +1,41 @@
 // The coordinator: goes through the schedule, tells the stages what to do, and keeps what comes back. Opens no device.
 //
-// More adapters than there are slots wait for one; who has a slot trains (schedule/admission.ts). Nothing here makes a stage wait but what
-// decides its next action: adapters come and go, are evaluated, kept and exported beside the training of the others.
+// More adapters than there are slots wait for one; who has a slot trains (roster.ts). Nothing here makes a stage wait but what decides its
+// next action: adapters come and go, are evaluated, kept and exported beside the training of the others.
 
 import { join } from "node:path";
 import { now } from "../base/clock.ts";
-import { RunError, textOf } from "../base/errors.ts";
-import { range, sum } from "../base/shape.ts";
+import { textOf } from "../base/errors.ts";
+import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdamStep } from "../bus/messages.ts";
-import type { Plan } from "../plan/plan.ts";
-import { admissions } from "../schedule/admission.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { Pass, StepRef } from "../schedule/lists.ts";
 import { inputLength, pack } from "../schedule/pack.ts";
-import type { Joining } from "../schedule/pipeline.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import type { ShareRef } from "../schedule/shares.ts";
+import { judge, survivors } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
+import { Beside } from "./beside.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, type Events, type Observer, type RunResult, together } from "./events.ts";
 import { Executor } from "./executor.ts";
-import { admit, exportAdapter, putFactors, readFactors, readState, writeState } from "./export.ts";
+import { exportAdapter, exportKept, readState, writeState } from "./export.ts";
 import { trainingShare } from "./feed.ts";
-import { type Keeper, memoryKeeper } from "./keeper.ts";
-import { type AdapterData, freshLive, type Live, madeOf, progressOf, restore, secondsOf } from "./live.ts";
+import { isOwn, type Keeper, memoryKeeper } from "./keeper.ts";
+import {
+  type AdapterData,
+  freshLive,
+  isCounted,
+  isEvaluated,
+  isRung,
+  type Live,
+  madeOf,
+  progressOf,
+  secondsOf,
+} from "./live.ts";
+import { Roster } from "./roster.ts";
 
 export type { AdapterData } from "./live.ts";
 
@@ -51,46 +62,69 @@ export type RunOptions = {
 /** Trains all adapters of the plan. Throws what a stage failed with; what one adapter fails with ends that adapter alone. */
 export const run = (options: RunOptions): Promise<RunResult> => new Training(options).run();
 
+/** Whether the adapter's next step waits for the evaluation after this one. */
+const isHeld = (live: Live, step: number): boolean => isCounted(live, step) || isRung(live, step);
+
 class Training {
   readonly #started = now();
-  readonly #live: readonly Live[];
-  readonly #slots: (Live | null)[];
-  readonly #joining: Joining[] = [];
   readonly #executor: Executor;
+  readonly #beside: Beside;
+  readonly #roster: Roster;
   readonly #keeper: Keeper;
   readonly #tell: Events;
   /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
   readonly #made = new Map<string, AdamStep | null>();
-  readonly #beside = new Set<Promise<void>>();
-  #changed = Promise.withResolvers<void>();
   #passes = 0;
 
   constructor(private readonly options: RunOptions) {
-    const { plan, data, bus, keeper, observers, model = "" } = options;
+    const { plan, bus, keeper, observers, stop } = options;
     this.#keeper = keeper ?? memoryKeeper();
     this.#tell = together(observers);
-    this.#live = plan.adapters.map((adapter, i) => freshLive(adapter, data[i]!, madeOf(plan, adapter, data[i]!, model), i));
-    for (const live of this.#live) {
-      live.result = options.resumed?.get(live.plan.name) ?? null;
-      if (live.result) live.standing = "ended";
-    }
-    this.#slots = range(plan.slots).map(() => null);
     const batchOf = ({ shares }: Pass) => {
       const filled = shares.map((ref) => {
-        const { plan: adapter, slot, data: rows } = this.#live[ref.adapter]!;
-        return trainingShare(adapter, slot!, rows.train, ref);
+        const { plan: adapter, slot, data } = this.#of(ref);
+        return trainingShare(adapter, slot!, data.train, ref);
       });
       return pack(filled, plan.slots, plan.device.rowTile);
     };
-    const tokensOf = ({ adapter, rows }: ShareRef) =>
-      sum(rows.map((row) => inputLength(this.#live[adapter]!.data.train[row]!)));
-    this.#executor = new Executor(bus, batchOf, tokensOf, (adapter) => this.#live[adapter]!.slot!);
+    const tokensOf = (ref: ShareRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
+    this.#executor = new Executor(bus, batchOf, tokensOf, (adapter) => this.#of({ adapter }).slot!);
+    this.#beside = new Beside(
+      (error) => this.#executor.fail(error),
+      () => this.#settle(),
+    );
+    this.#roster = new Roster({
+      plan,
+      bus,
+      keeper: this.#keeper,
+      tell: this.#tell,
+      beside: this.#beside,
+      stop,
+      arrived: (live, first) => this.#arrived(live, first),
+      leaves: (live) => this.#leaves(live),
+    });
+    for (const [i, adapter] of plan.adapters.entries()) this.#enter(adapter, options.data[i]!);
+  }
+
+  #of({ adapter }: { readonly adapter: number }): Live {
+    return this.#roster.all[adapter]!;
+  }
+
+  #enter(adapter: AdapterPlan, data: AdapterData): void {
+    const { plan, model = "", resumed } = this.options;
+    const live = freshLive(adapter, data, madeOf(plan, adapter, data, model), this.#roster.all.length);
+    live.result = resumed?.get(adapter.name) ?? null;
+    if (live.result) live.standing = "ended";
+    this.#roster.all.push(live);
   }
 
   async run(): Promise<RunResult> {
     const { lost, stop } = this.options;
-    const gone = () => this.#fail(lost!.reason);
-    const woken = () => this.#wake();
+    const gone = () => {
+      this.#executor.fail(lost!.reason);
+      this.#beside.wake();
+    };
+    const woken = () => this.#beside.wake();
     lost?.addEventListener("abort", gone);
     stop.addEventListener("abort", woken);
     try {
@@ -103,26 +137,27 @@ class Training {
 
   async #train(): Promise<RunResult> {
     const { plan, stop } = this.options;
+    const { all, joining } = this.#roster;
     this.#settle();
     // Those that begin, begin together: what the first passes hold shall not depend on how fast files are read.
-    await this.#until(() => !this.#live.some(({ standing }) => standing === "joining"));
-    const left = (adapter: number): boolean => stop.aborted || this.#live[adapter]!.standing !== "active";
+    await this.#until(() => !all.some(({ standing }) => standing === "joining"));
+    const left = (adapter: number): boolean => stop.aborted || all[adapter]!.standing !== "active";
+    const allEnded = () => all.every(({ standing }) => standing === "ended");
     for (;;) {
-      for (const { stage, action } of actionsOf(plan, this.#joining, left, this.#passes))
+      for (const { stage, action } of actionsOf(plan, joining, left, this.#passes))
         if (action.kind === "step") await this.#step(stage, action.steps);
         else {
           if (stage === 0 && action.kind === "forward") this.#begin(action.pass);
           await this.#executor[action.kind](stage, action.pass);
         }
       await this.#executor.drain();
-      if (stop.aborted || !this.#live.some(({ standing }) => standing !== "ended")) break;
-      await this.#until(() => this.#joining.length > 0 || stop.aborted || this.#allEnded());
+      if (stop.aborted || allEnded()) break;
+      await this.#until(() => joining.length > 0 || stop.aborted || allEnded());
     }
-    await this.#until(() => this.#beside.size === 0); // who is on its way in or out
-    for (const live of this.#live) if (live.standing !== "ended") this.#end(live, "stopped");
-    await this.#until(() => this.#beside.size === 0);
-    await this.#executor.drain(); // throws what went wrong beside
-    const results = this.#live.map(({ result }) => result!);
+    await this.#until(() => this.#beside.idle); // who is on its way in or out
+    for (const live of all) if (live.standing !== "ended") this.#end(live, "stopped");
+    await this.#until(() => this.#beside.idle);
+    const results = all.map(({ result }) => result!);
     return {
       adapters: results,
       seconds: (now() - this.#started) / 1000,
@@ -131,83 +166,30 @@ class Training {
     };
   }
 
-  #allEnded(): boolean {
-    return this.#live.every(({ standing }) => standing === "ended");
+  /** Waits for what goes on beside; throws what went wrong. */
+  #until(condition: () => boolean): Promise<void> {
+    return this.#beside.until(condition, () => this.#executor.drain());
+  }
+
+  #settle(): void {
+    this.#decideRungs();
+    this.#roster.settle();
   }
 
   #begin({ id, shares }: Pass): void {
     this.#passes = id + 1;
-    for (const { adapter, firstRow, step } of shares) if (firstRow === 0) this.#live[adapter]!.begun = step + 1;
+    for (const share of shares) if (share.firstRow === 0) this.#of(share).begun = share.step + 1;
   }
 
-  /** Gives free slots to those that wait, and has others leave for those of a higher priority. */
-  #settle(): void {
-    const { stop } = this.options;
-    if (stop.aborted) return;
-    const of = (...standings: readonly Live["standing"][]) =>
-      this.#live.filter(({ standing }) => standings.includes(standing)).map(candidateOf);
-    const free = this.#slots.filter((who) => who === null).length;
-    const leaving = this.#live.filter(
-      ({ standing, slot }) => (standing === "leaving" || standing === "ended") && slot !== null,
-    );
-    const { admit: next, preempt } = admissions(of("waiting"), of("active", "held"), free, leaving.length);
-    for (const adapter of next) this.#admit(this.#live[adapter]!);
-    for (const adapter of preempt) this.#leave(this.#live[adapter]!, "waiting");
-  }
-
-  /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */
-  #admit(live: Live): void {
-    const { plan, bus, stop } = this.options;
-    const slot = this.#slots.indexOf(null);
-    this.#slots[slot] = live;
-    live.slot = slot;
-    live.standing = "joining";
-    const { index, recipe } = live.plan;
-    const fill = async (): Promise<void> => {
-      const kept = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(index, text));
-      const { known } = live;
-      live.known = true;
-      await admit(bus, slot, live.plan);
-      if (kept) {
-        restore(live, kept.progress);
-        await writeState(bus, slot, kept.blocks);
-      } else if (recipe.initialAdapter)
-        await putFactors(bus, plan, live.plan, slot, readFactors(recipe.initialAdapter, plan, live.plan));
-      if (!known && !stop.aborted && isEvaluated(live)) {
-        const found = await this.#evaluation(live).result;
-        if (live.steps === 0) live.before = found;
-      }
-      live.steppedAt = now();
-      live.savedAt = now();
-      live.standing = "active";
-      this.#joining.push({ adapter: index, work: live.plan.work, from: live.steps });
-      if (live.steps >= live.plan.steps) this.#end(live, "done"); // it was kept when all was made
-    };
-    this.#goOnBeside(fill());
-  }
-
-  /** Has an adapter give up its slot, at once or when the step under way is made. */
-  #leave(live: Live, goes: Live["goes"]): void {
-    live.goes = goes;
-    const atRest = live.standing === "active" && live.begun === live.steps;
-    if (live.standing === "active") live.standing = "leaving";
-    if (atRest) this.#evict(live);
-  }
-
-  #evict(live: Live): void {
-    const { plan, bus } = this.options;
-    const away = async (): Promise<void> => {
-      const blocks = await readState(bus, live.slot!);
-      await this.#keeper.save(plan, live.plan, { progress: progressOf(live), blocks });
-      this.#free(live);
-      live.standing = live.goes;
-    };
-    this.#goOnBeside(away());
-  }
-
-  #free(live: Live): void {
-    if (live.slot !== null) this.#slots[live.slot] = null;
-    live.slot = null;
+  /** An adapter has its slot: it is evaluated where it has not been, and goes on. */
+  async #arrived(live: Live, first: boolean): Promise<void> {
+    if (live.steps >= live.plan.steps) return this.#end(live, "done"); // it was kept when all was made
+    if (first && !this.options.stop.aborted && isEvaluated(live, live.steps)) {
+      if (isHeld(live, live.steps)) return this.#hold(live);
+      const found = await this.#evaluation(live).result;
+      if (live.steps === 0) live.before = found;
+    }
+    this.#roster.join(live);
   }
 
   /** One stage's part of these steps: decided when the first stage is told, reported when the last has been. */
@@ -217,7 +199,7 @@ class Training {
     const steps = refs.flatMap((ref) => this.#made.get(keyOf(ref)) ?? []);
     if (steps.length > 0) await this.#executor.step(stage, steps);
     if (stage < this.options.bus.stages - 1) return;
-    const made = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map(({ adapter }) => this.#live[adapter]!);
+    const made = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map((ref) => this.#of(ref));
     for (const ref of refs) this.#made.delete(keyOf(ref));
     for (const live of made) this.#report(live);
     for (const live of made) await this.#afterStep(live);
@@ -228,7 +210,7 @@ class Training {
    * iteration ends: the first stage has not begun its next mini-batch, and does so only if it stays active.
    */
   async #decide(ref: StepRef): Promise<AdamStep | null> {
-    const live = this.#live[ref.adapter]!;
+    const live = this.#of(ref);
     const { recipe, steps } = live.plan;
     const { loss, tokens, squares } = await this.#executor.result(ref);
     if (live.standing === "ended") return null;
@@ -242,7 +224,7 @@ class Training {
     const learningRate = recipe.optimizer.learningRate * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
     live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1 };
-    live.decided = ref.step + 1;
+    if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
     this.#settle();
     return { adapter: live.slot!, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
   }
@@ -273,13 +255,19 @@ class Training {
   /** All stages have been told of the step, and of nothing of the adapter's beyond: what is asked of them now is as it is after it. */
   async #afterStep(live: Live): Promise<void> {
     if (live.steps === live.plan.steps) return this.#end(live, "done");
-    if (isEvaluated(live) && !this.options.stop.aborted) {
+    if (this.#isDue(live)) this.#beside.goOn(this.#roster.keep(live));
+    if (live.standing === "held") return this.#beside.goOn(this.#hold(live));
+    if (isEvaluated(live, live.steps) && !this.options.stop.aborted) {
       const { sent, result } = this.#evaluation(live);
       await sent;
-      this.#goOnBeside(result);
+      this.#beside.goOn(result);
     }
-    if (live.standing === "leaving" && live.begun === live.steps) this.#evict(live);
-    else if (this.#isDue(live)) this.#goOnBeside(this.#keep(live));
+    if (live.standing === "leaving" && live.begun === live.steps) this.#leaves(live);
+  }
+
+  #leaves(live: Live): void {
+    if (live.goes === "ended") this.#end(live, "stopped");
+    else this.#roster.evict(live);
   }
 
   #isDue({ steps, saving, savedAt }: Live): boolean {
@@ -289,57 +277,58 @@ class Training {
     return keepEvery.minutes !== null && now() - savedAt >= 60_000 * keepEvery.minutes;
   }
 
-  async #keep(live: Live): Promise<void> {
+  /** An evaluation decides whether the adapter goes on: until then it makes no step. */
+  async #hold(live: Live): Promise<void> {
     const { plan, bus } = this.options;
-    live.saving = true;
-    live.savedAt = now();
-    const progress = progressOf(live);
-    try {
-      const blocks = await readState(bus, live.slot!);
-      await this.#keeper.save(plan, live.plan, { progress, blocks });
-    } catch (error) {
-      if (!isOwn(error)) throw error;
-      this.#tell.noticed(live.plan.index, `step ${progress.step} was not kept: ${textOf(error)}`);
-    } finally {
-      live.saving = false;
+    const { patience, minDelta } = live.plan.recipe;
+    live.standing = "held";
+    const { loss } = (await this.#evaluation(live).result)!;
+    if (isCounted(live, live.steps)) {
+      live.best = judge(live.best, loss, live.steps, minDelta);
+      if (live.best.step === live.steps) {
+        const blocks = await readState(bus, live.slot!);
+        await this.#keeper.save(plan, live.plan, { progress: progressOf(live), blocks }, "best");
+      }
+      if (live.best.since >= patience!) return this.#end(live, "early", `no better than at step ${live.best.step} since`);
+    }
+    if (isRung(live, live.steps) && live.goes === "waiting") live.goes = "rung";
+    this.#roster.join(live);
+  }
+
+  /** Where all of a sweep that still train have come to a rung, the best of them go on. */
+  #decideRungs(): void {
+    const groups = Map.groupBy(
+      this.#roster.all.filter(({ plan }) => plan.recipe.halving !== null),
+      ({ plan }) => plan.recipe.halving!.group,
+    );
+    for (const members of groups.values()) {
+      const waiting = members.filter(({ standing }) => standing === "rung");
+      const { rung, keep } = members[0]!.plan.recipe.halving!;
+      const step = Math.min(...waiting.map(({ steps }) => steps));
+      const behind = members.some(({ standing, steps }) => standing !== "ended" && standing !== "rung" && steps <= step);
+      if (waiting.length === 0 || behind || step % rung !== 0) continue;
+      const here = waiting.filter(({ steps }) => steps === step);
+      // Those that were dropped at this rung before the run was interrupted count, or too many would be dropped now.
+      const dropped = members.filter(({ result }) => result?.status === "dropped" && result.steps === step);
+      const lossOf = ({ latest, result }: Live) => result?.after?.loss ?? latest?.loss ?? Number.NaN;
+      const at = [...here, ...dropped].map((live) => ({ live, loss: lossOf(live) }));
+      const best = new Set(survivors(at, keep).map(({ live }) => live));
+      for (const live of here) {
+        if (best.has(live)) live.standing = "waiting";
+        else this.#end(live, "dropped", `${best.size} of ${at.length} went on from step ${step}, with lower losses`);
+      }
     }
   }
 
-  /** What need not be waited for; a failure ends the run. */
-  #goOnBeside(work: Promise<unknown>): void {
-    const task: Promise<void> = work
-      .catch((error) => this.#fail(error))
-      .then(() => {
-        this.#beside.delete(task);
-        this.#settle();
-        this.#wake();
-      });
-    this.#beside.add(task);
-  }
-
-  #fail(error: unknown): void {
-    this.#executor.fail(error);
-    this.#wake();
-  }
-
-  #wake(): void {
-    this.#changed.resolve();
-    this.#changed = Promise.withResolvers();
-  }
-
-  /** Waits for what goes on beside; throws what went wrong. */
-  async #until(condition: () => boolean): Promise<void> {
-    for (await this.#executor.drain(); !condition(); await this.#executor.drain()) await this.#changed.promise;
-  }
-
-  #evaluation(live: Live): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
+  /** Evaluates an adapter on its held-out rows, if there are any, as what it is after `step`, and tells. */
+  #evaluation(live: Live, step = live.steps): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
     const { plan, bus } = this.options;
     const held = live.data.eval;
     if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
-    const { steps, slot } = live;
-    const { sent, result } = evaluate(bus, plan, live.plan, slot!, held);
+    const { sent, result } = evaluate(bus, plan, live.plan, live.slot!, held);
     const told = result.then((found) => {
-      this.#tell.evaluated({ ...found, adapter: live.plan.index, step: steps });
+      live.latest = found;
+      this.#tell.evaluated({ ...found, adapter: live.plan.index, step });
       return found;
     });
     told.catch(() => undefined); // it may fail before anybody waits for it
@@ -349,43 +338,64 @@ class Training {
   /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
   #end(live: Live, status: AdapterResult["status"], message: string | null = null): void {
     live.standing = "ended";
-    this.#goOnBeside(this.#finish(live, status, message));
+    this.#beside.goOn(this.#finish(live, status, message));
   }
 
   /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
   async #finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
-    const { plan, bus, output, stop, keeper } = this.options;
-    const { data, steps, tokens, firstLoss, lastLoss, before, slot } = live;
+    const { output, stop, keeper } = this.options;
+    const { steps, tokens, firstLoss, lastLoss, before } = live;
     const { name, index } = live.plan;
     let after: Evaluation | null = null;
     let folder: string | null = null;
     let outcome = { status, message };
-    if (status !== "failed" && steps > 0 && output !== null && slot !== null) {
-      if (status === "stopped" && keeper) await this.#keep(live);
-      if (!stop.aborted) after = await this.#evaluation(live).result;
-      folder = join(output, name);
-      try {
-        await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
-        this.#tell.saved({ adapter: index, step: steps, folder });
-        if (status === "done") this.#keeper.forget(live.plan);
-      } catch (error) {
-        if (!isOwn(error)) throw error;
-        outcome = { status: "failed", message: textOf(error) }; // the others go on
-      }
+    try {
+      if (status === "stopped" && keeper && live.slot !== null && steps > 0) await this.#roster.keep(live);
+      if (status === "dropped") after = live.latest;
+      else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
+        after = await this.#lastEvaluation(live);
+      if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
+        folder = await this.#export(live, join(output, name));
+      if (status !== "failed" && status !== "stopped") this.#keeper.forget(live.plan);
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      outcome = { status: "failed", message: textOf(error) }; // the others go on
     }
-    this.#free(live);
-    if (outcome.message) this.#tell.failed(index, outcome.message);
+    this.#roster.free(live);
+    if (outcome.status === "failed") this.#tell.failed(index, outcome.message!);
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
     this.#tell.ended(index, live.result);
   }
+
+  /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
+  async #lastEvaluation(live: Live): Promise<Evaluation | null> {
+    const { plan, bus } = this.options;
+    const { patience, minDelta } = live.plan.recipe;
+    let last = live.best?.judged === live.steps ? live.latest : await this.#evaluation(live).result;
+    if (patience === null || last === null) return last;
+    live.best = judge(live.best, last.loss, live.steps, minDelta);
+    if (live.best.step === live.steps) return last;
+    const best = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text), "best");
+    if (!best) return last;
+    await writeState(bus, live.slot!, best.blocks);
+    this.#tell.noticed(live.plan.index, `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`);
+    last = await this.#evaluation(live, best.progress.step).result;
+    return last;
+  }
+
+  /** From the stages, or, where it has no place there, from where it was kept. */
+  async #export(live: Live, folder: string): Promise<string | null> {
+    const { plan, bus } = this.options;
+    const { data, steps, slot } = live;
+    if (slot !== null) {
+      await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
+    } else {
+      const kept = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text));
+      if (!kept) return null;
+      exportKept(plan, live.plan, kept.blocks, folder);
+    }
+    this.#tell.saved({ adapter: live.plan.index, step: steps, folder });
+    return folder;
+  }
 }
-
-/** Whether an adapter is evaluated where it stands: before its first step, and then every so many; after the last is another matter. */
-const isEvaluated = ({ steps, plan }: Live): boolean =>
-  steps === 0 || (plan.recipe.evalEvery !== null && steps < plan.steps && steps % plan.recipe.evalEvery === 0);
-
-const candidateOf = ({ plan, arrived }: Live) => ({ adapter: plan.index, priority: plan.recipe.priority, arrived });
-
-/** Whether it is the adapter's alone: its file, not a stage. */
-const isOwn = (error: unknown): boolean => error instanceof RunError && /^(files|export|checkpoint)\./.test(error.code);

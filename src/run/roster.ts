@@ -1,0 +1,130 @@
+// Who trains: gives slots to adapters by priority, takes them away again, and keeps those that have none.
+
+import { now } from "../base/clock.ts";
+import { textOf } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { Plan } from "../plan/plan.ts";
+import { admissions } from "../schedule/admission.ts";
+import type { Joining } from "../schedule/pipeline.ts";
+import type { Beside } from "./beside.ts";
+import type { Events } from "./events.ts";
+import { admit, putFactors, readFactors, readState, writeState } from "./export.ts";
+import { isOwn, type Keeper } from "./keeper.ts";
+import { type Live, progressOf, restore } from "./live.ts";
+
+export type RosterOptions = {
+  readonly plan: Plan;
+  readonly bus: Bus;
+  readonly keeper: Keeper;
+  readonly tell: Events;
+  readonly beside: Beside;
+  /** No slot is given any more. */
+  readonly stop: AbortSignal;
+  /** Called with an adapter that has its slot and its state, before its next mini-batch; `first` when it is the first time in this run. */
+  readonly arrived: (live: Live, first: boolean) => Promise<void>;
+  /** Called with an adapter that shall leave, between two of its steps. */
+  readonly leaves: (live: Live) => void;
+};
+
+export class Roster {
+  /** All adapters of the run, by their index. */
+  readonly all: Live[] = [];
+  /** Those that are to be in the next passes: for the pipeline. */
+  readonly joining: Joining[] = [];
+  readonly #slots: (Live | null)[];
+
+  constructor(private readonly options: RosterOptions) {
+    this.#slots = range(options.plan.slots).map(() => null);
+  }
+
+  /** Gives free slots to those that wait, and has others leave for those of a higher priority. */
+  settle(): void {
+    if (this.options.stop.aborted) return;
+    const of = (...standings: readonly Live["standing"][]) =>
+      this.all.filter(({ standing }) => standings.includes(standing)).map(candidateOf);
+    const free = this.#slots.filter((who) => who === null).length;
+    const leaving = this.all.filter(({ standing, slot }) => slot !== null && (standing === "leaving" || standing === "ended"));
+    const { admit: next, preempt } = admissions(of("waiting"), of("active", "held"), free, leaving.length);
+    for (const adapter of next) this.#admit(this.all[adapter]!);
+    for (const adapter of preempt) this.leave(this.all[adapter]!, "waiting");
+  }
+
+  /** It trains on, from the step that it has come to; unless it has been asked to leave meanwhile. */
+  join(live: Live): void {
+    if (live.goes !== "waiting" && !this.options.stop.aborted) return this.options.leaves(live);
+    live.standing = "active";
+    live.steppedAt = now();
+    this.joining.push({ adapter: live.plan.index, work: live.plan.work, from: live.steps });
+  }
+
+  /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */
+  #admit(live: Live): void {
+    const { plan, bus, keeper, tell, beside, arrived } = this.options;
+    const slot = this.#slots.indexOf(null);
+    this.#slots[slot] = live;
+    live.slot = slot;
+    live.standing = "joining";
+    const { index, recipe } = live.plan;
+    const fill = async (): Promise<void> => {
+      const kept = keeper.load(plan, live.plan, (text) => tell.noticed(index, text));
+      await admit(bus, slot, live.plan);
+      if (kept) {
+        restore(live, kept.progress);
+        await writeState(bus, slot, kept.blocks);
+      } else if (recipe.initialAdapter)
+        await putFactors(bus, plan, live.plan, slot, readFactors(recipe.initialAdapter, plan, live.plan));
+      const first = !live.known;
+      live.known = true;
+      live.savedAt = now();
+      await arrived(live, first);
+    };
+    beside.goOn(fill());
+  }
+
+  /** Has an adapter that trains leave, at once or when the step under way is made. */
+  leave(live: Live, goes: Live["goes"]): void {
+    live.goes = goes;
+    if (live.standing !== "active") return; // who is held or joins is asked when that is over
+    live.standing = "leaving";
+    if (live.begun === live.steps) this.options.leaves(live);
+  }
+
+  /** Takes an adapter off the stages, between two of its steps. */
+  evict(live: Live): void {
+    const { plan, bus, keeper, beside } = this.options;
+    const away = async (): Promise<void> => {
+      const blocks = await readState(bus, live.slot!);
+      await keeper.save(plan, live.plan, { progress: progressOf(live), blocks });
+      this.free(live);
+      live.standing = live.goes;
+      if (live.goes === "rung") live.goes = "waiting";
+    };
+    live.standing = "leaving";
+    beside.goOn(away());
+  }
+
+  /** Keeps an adapter as it is after the steps that all stages have been told of; it goes on training. */
+  async keep(live: Live): Promise<void> {
+    const { plan, bus, keeper, tell } = this.options;
+    live.saving = true;
+    live.savedAt = now();
+    const progress = progressOf(live);
+    try {
+      const blocks = await readState(bus, live.slot!);
+      await keeper.save(plan, live.plan, { progress, blocks });
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      tell.noticed(live.plan.index, `step ${progress.step} was not kept: ${textOf(error)}`);
+    } finally {
+      live.saving = false;
+    }
+  }
+
+  free(live: Live): void {
+    if (live.slot !== null) this.#slots[live.slot] = null;
+    live.slot = null;
+  }
+}
+
+const candidateOf = ({ plan, arrived }: Live) => ({ adapter: plan.index, priority: plan.recipe.priority, arrived });
