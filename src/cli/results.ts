@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import type { Plan } from "../plan/plan.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
 import { shortPath } from "./prepare.ts";
 import { count, duration, table } from "./table.ts";
@@ -28,7 +29,11 @@ export function metricsObserver(plan: Plan, append: (line: string) => void): Obs
 }
 
 /** The table at the end: what each adapter learned, and where it lies. */
-export function summary({ adapters, seconds, tokens }: RunResult, output: string): string[] {
+export function summary({ adapters: all, seconds, tokens }: RunResult, { adapters: planned }: Plan, output: string): string[] {
+  const { adapters, best } = ranked(
+    all,
+    planned.map(({ recipe }) => recipe),
+  );
   const change = (before: string | null, after: string | null) => `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const held = adapters.some(({ before, after }) => before ?? after);
@@ -36,6 +41,7 @@ export function summary({ adapters, seconds, tokens }: RunResult, output: string
   const right = { align: "right" } as const;
   const lines = table<AdapterResult>(
     [
+      ...(best.size > 0 ? [{ title: "", of: (a: AdapterResult) => (best.has(a) ? "*" : "") }] : []),
       { title: "adapter", of: ({ name }) => name },
       { title: "status", of: ({ status }) => status },
       { title: "steps", of: ({ steps }) => count(steps), ...right },
@@ -52,5 +58,20 @@ export function summary({ adapters, seconds, tokens }: RunResult, output: string
     adapters,
   );
   const rate = `${count(tokens)} tokens in ${duration(seconds)}`;
-  return ["", ...lines, "", `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
+  const legend = best.size > 0 ? ["* the lowest of those that are held against the same rows", ""] : [];
+  return ["", ...lines, "", ...legend, `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
+}
+
+/** Adapters that are held against the same rows stand together, the best first; `best` are those that are. */
+function ranked(results: readonly AdapterResult[], recipes: readonly AdapterRecipe[]) {
+  const rowsOf = ({ train, eval: held, evalSplit, format, template, system, trainOn, maxLength }: AdapterRecipe) =>
+    JSON.stringify([train, held, evalSplit, format, template, system, trainOn, maxLength]);
+  const groups = [...Map.groupBy(results, (_, i) => rowsOf(recipes[i]!)).values()];
+  const whole = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
+  const lossOf = ({ after }: AdapterResult) => after?.loss ?? Number.POSITIVE_INFINITY;
+  const better = (a: AdapterResult, b: AdapterResult) =>
+    whole(b) - whole(a) || (whole(a) ? 0 : b.steps - a.steps) || lossOf(a) - lossOf(b);
+  const sorted = groups.map((group) => (group.some(({ after }) => after) ? group.toSorted(better) : group));
+  const winners = sorted.filter((group) => group.length > 1 && group[0]!.after && whole(group[0]!)).map(([first]) => first!);
+  return { adapters: sorted.flat(), best: new Set(winners) };
 }

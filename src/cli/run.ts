@@ -63,7 +63,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const open = () => (crew ? openCrew(crew, plan, base, link) : openStages(plan, base, link, stop.signal));
   for (let restarts = 0; ; restarts++)
     try {
-      return conclude(await attempt(job, open, resumed), output);
+      return conclude(await attempt(job, open, resumed), plan, output);
     } catch (error) {
       if (crew || restarts === recipe.run.restarts || stop.signal.aborted || !isLoss(error)) throw error;
       say(`notice: ${textOf(error)}; the stages are started again, ${restarts + 1} of at most ${recipe.run.restarts} times`);
@@ -140,8 +140,8 @@ function recording(output: string, resumed: Resumed | null): Observer {
   };
 }
 
-function conclude(result: RunResult, output: string): void {
-  process.stdout.write(`${summary(result, output).join("\n")}\n`);
+function conclude(result: RunResult, plan: Plan, output: string): void {
+  process.stdout.write(`${summary(result, plan, output).join("\n")}\n`);
   const failed = result.adapters.filter(({ status }) => status === "failed");
   if (failed.length > 0)
     throw new RunError(

@@ -52,7 +52,10 @@ export class Roster {
 
   /** It trains on, from the step that it has come to; unless it has been asked to leave meanwhile. */
   join(live: Live): void {
-    if (live.goes !== "waiting" && !this.options.stop.aborted) return this.options.leaves(live);
+    if (live.goes !== "waiting" && !this.options.stop.aborted) {
+      this.options.leaves(live);
+      return;
+    }
     live.standing = "active";
     live.steppedAt = now();
     this.joining.push({ adapter: live.plan.index, work: live.plan.work, from: live.steps });

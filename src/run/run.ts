@@ -3,9 +3,7 @@
 // More adapters than there are slots wait for one; who has a slot trains (roster.ts). Nothing here makes a stage wait but what decides its
 // next action: adapters come and go, are evaluated, kept and exported beside the training of the others.
 
-import { join } from "node:path";
 import { now } from "../base/clock.ts";
-import { textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdamStep } from "../bus/messages.ts";
@@ -15,27 +13,18 @@ import type { Pass, StepRef } from "../schedule/lists.ts";
 import { inputLength, pack } from "../schedule/pack.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import type { ShareRef } from "../schedule/shares.ts";
-import { judge, survivors } from "../schedule/sweeps.ts";
+import { judge } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
 import { Beside } from "./beside.ts";
-import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, type Events, type Observer, type RunResult, together } from "./events.ts";
 import { Executor } from "./executor.ts";
-import { exportAdapter, exportKept, readState, writeState } from "./export.ts";
+import { readState } from "./export.ts";
 import { trainingShare } from "./feed.ts";
-import { isOwn, type Keeper, memoryKeeper } from "./keeper.ts";
-import {
-  type AdapterData,
-  freshLive,
-  isCounted,
-  isEvaluated,
-  isRung,
-  type Live,
-  madeOf,
-  progressOf,
-  secondsOf,
-} from "./live.ts";
+import { Finisher } from "./finish.ts";
+import { type Keeper, memoryKeeper } from "./keeper.ts";
+import { type AdapterData, freshLive, isCounted, isEvaluated, isRung, type Live, madeOf, progressOf } from "./live.ts";
 import { Roster } from "./roster.ts";
+import { decideRungs } from "./rungs.ts";
 
 export type { AdapterData } from "./live.ts";
 
@@ -72,6 +61,7 @@ class Training {
   readonly #roster: Roster;
   readonly #keeper: Keeper;
   readonly #tell: Events;
+  readonly #finisher: Finisher;
   /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
   readonly #made = new Map<string, AdamStep | null>();
   #passes = 0;
@@ -103,6 +93,8 @@ class Training {
       arrived: (live, first) => this.#arrived(live, first),
       leaves: (live) => this.#leaves(live),
     });
+    const keepStopped = keeper !== undefined;
+    this.#finisher = new Finisher({ ...options, keeper: this.#keeper, keepStopped, tell: this.#tell, roster: this.#roster });
     for (const [i, adapter] of plan.adapters.entries()) this.#enter(adapter, options.data[i]!);
   }
 
@@ -172,7 +164,9 @@ class Training {
   }
 
   #settle(): void {
-    this.#decideRungs();
+    for (const { live, dropped } of decideRungs(this.#roster.all))
+      if (dropped === null) live.standing = "waiting";
+      else this.#end(live, "dropped", dropped);
     this.#roster.settle();
   }
 
@@ -186,7 +180,7 @@ class Training {
     if (live.steps >= live.plan.steps) return this.#end(live, "done"); // it was kept when all was made
     if (first && !this.options.stop.aborted && isEvaluated(live, live.steps)) {
       if (isHeld(live, live.steps)) return this.#hold(live);
-      const found = await this.#evaluation(live).result;
+      const found = await this.#finisher.evaluation(live).result;
       if (live.steps === 0) live.before = found;
     }
     this.#roster.join(live);
@@ -258,7 +252,7 @@ class Training {
     if (this.#isDue(live)) this.#beside.goOn(this.#roster.keep(live));
     if (live.standing === "held") return this.#beside.goOn(this.#hold(live));
     if (isEvaluated(live, live.steps) && !this.options.stop.aborted) {
-      const { sent, result } = this.#evaluation(live);
+      const { sent, result } = this.#finisher.evaluation(live);
       await sent;
       this.#beside.goOn(result);
     }
@@ -282,7 +276,7 @@ class Training {
     const { plan, bus } = this.options;
     const { patience, minDelta } = live.plan.recipe;
     live.standing = "held";
-    const { loss } = (await this.#evaluation(live).result)!;
+    const { loss } = (await this.#finisher.evaluation(live).result)!;
     if (isCounted(live, live.steps)) {
       live.best = judge(live.best, loss, live.steps, minDelta);
       if (live.best.step === live.steps) {
@@ -295,107 +289,9 @@ class Training {
     this.#roster.join(live);
   }
 
-  /** Where all of a sweep that still train have come to a rung, the best of them go on. */
-  #decideRungs(): void {
-    const groups = Map.groupBy(
-      this.#roster.all.filter(({ plan }) => plan.recipe.halving !== null),
-      ({ plan }) => plan.recipe.halving!.group,
-    );
-    for (const members of groups.values()) {
-      const waiting = members.filter(({ standing }) => standing === "rung");
-      const { rung, keep } = members[0]!.plan.recipe.halving!;
-      const step = Math.min(...waiting.map(({ steps }) => steps));
-      const behind = members.some(({ standing, steps }) => standing !== "ended" && standing !== "rung" && steps <= step);
-      if (waiting.length === 0 || behind || step % rung !== 0) continue;
-      const here = waiting.filter(({ steps }) => steps === step);
-      // Those that were dropped at this rung before the run was interrupted count, or too many would be dropped now.
-      const dropped = members.filter(({ result }) => result?.status === "dropped" && result.steps === step);
-      const lossOf = ({ latest, result }: Live) => result?.after?.loss ?? latest?.loss ?? Number.NaN;
-      const at = [...here, ...dropped].map((live) => ({ live, loss: lossOf(live) }));
-      const best = new Set(survivors(at, keep).map(({ live }) => live));
-      for (const live of here) {
-        if (best.has(live)) live.standing = "waiting";
-        else this.#end(live, "dropped", `${best.size} of ${at.length} went on from step ${step}, with lower losses`);
-      }
-    }
-  }
-
-  /** Evaluates an adapter on its held-out rows, if there are any, as what it is after `step`, and tells. */
-  #evaluation(live: Live, step = live.steps): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
-    const { plan, bus } = this.options;
-    const held = live.data.eval;
-    if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
-    const { sent, result } = evaluate(bus, plan, live.plan, live.slot!, held);
-    const told = result.then((found) => {
-      live.latest = found;
-      this.#tell.evaluated({ ...found, adapter: live.plan.index, step });
-      return found;
-    });
-    told.catch(() => undefined); // it may fail before anybody waits for it
-    return { sent, result: told };
-  }
-
   /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
   #end(live: Live, status: AdapterResult["status"], message: string | null = null): void {
     live.standing = "ended";
-    this.#beside.goOn(this.#finish(live, status, message));
-  }
-
-  /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
-  async #finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
-    const { output, stop, keeper } = this.options;
-    const { steps, tokens, firstLoss, lastLoss, before } = live;
-    const { name, index } = live.plan;
-    let after: Evaluation | null = null;
-    let folder: string | null = null;
-    let outcome = { status, message };
-    try {
-      if (status === "stopped" && keeper && live.slot !== null && steps > 0) await this.#roster.keep(live);
-      if (status === "dropped") after = live.latest;
-      else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
-        after = await this.#lastEvaluation(live);
-      if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
-        folder = await this.#export(live, join(output, name));
-      if (status !== "failed" && status !== "stopped") this.#keeper.forget(live.plan);
-    } catch (error) {
-      if (!isOwn(error)) throw error;
-      outcome = { status: "failed", message: textOf(error) }; // the others go on
-    }
-    this.#roster.free(live);
-    if (outcome.status === "failed") this.#tell.failed(index, outcome.message!);
-    const seconds = secondsOf(live);
-    live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
-    this.#tell.ended(index, live.result);
-  }
-
-  /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
-  async #lastEvaluation(live: Live): Promise<Evaluation | null> {
-    const { plan, bus } = this.options;
-    const { patience, minDelta } = live.plan.recipe;
-    let last = live.best?.judged === live.steps ? live.latest : await this.#evaluation(live).result;
-    if (patience === null || last === null) return last;
-    live.best = judge(live.best, last.loss, live.steps, minDelta);
-    if (live.best.step === live.steps) return last;
-    const best = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text), "best");
-    if (!best) return last;
-    await writeState(bus, live.slot!, best.blocks);
-    this.#tell.noticed(live.plan.index, `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`);
-    last = await this.#evaluation(live, best.progress.step).result;
-    return last;
-  }
-
-  /** From the stages, or, where it has no place there, from where it was kept. */
-  async #export(live: Live, folder: string): Promise<string | null> {
-    const { plan, bus } = this.options;
-    const { data, steps, slot } = live;
-    if (slot !== null) {
-      await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
-    } else {
-      const kept = this.#keeper.load(plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text));
-      if (!kept) return null;
-      exportKept(plan, live.plan, kept.blocks, folder);
-    }
-    this.#tell.saved({ adapter: live.plan.index, step: steps, folder });
-    return folder;
+    this.#beside.goOn(this.#finisher.finish(live, status, message));
   }
 }

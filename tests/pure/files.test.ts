@@ -391,7 +391,7 @@ describe("an output folder", () => {
   });
 
   test("with another run, with foreign files, or that is a file, is refused", () => {
-    expect(refused(() => claimOutput(writeIn(fresh(), "metrics.jsonl", ""))).code).toBe("output.taken");
+    expect(refused(() => claimOutput(writeIn(fresh(), "metrics.jsonl", ""))).code).toBe("output.foreign");
     expect(refused(() => claimOutput(writeIn(fresh(), "thesis.doc", ""))).message).toContain("thesis.doc");
     expect(refused(() => claimOutput(join(writeIn(fresh(), "f", ""), "f"))).code).toBe("output.folder");
   });

@@ -67,11 +67,11 @@ describe("a fault is told with its place", () => {
     ["unknown section", `${HEAD}[defalts]\nrank = 1\n${adapter()}`, "5:1: defalts is an unknown key; did you mean 'defaults'?"],
     [
       "unknown key of data",
-      HEAD + '[[adapter]]\nname = "a"\ndata = { train = "x", evl = "y" }',
+      `${HEAD}[[adapter]]\nname = "a"\ndata = { train = "x", evl = "y" }`,
       "7:23: adapter[0].data.evl is an unknown key; did you mean 'eval'?",
     ],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
-    ["missing key", '[model]\n[run]\noutput = "o"\n' + adapter(), "1:1: model.path is missing"],
+    ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
     ["no adapter", HEAD, "1:1: adapter is missing"],
     ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the JSONL files"],
     ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank wants a whole number from 1 to 256, found 0"],
@@ -101,7 +101,7 @@ describe("a fault is told with its place", () => {
     ],
     [
       "output on the model",
-      '[model]\npath = "m"\n[run]\noutput = "m"\n' + adapter(),
+      `[model]\npath = "m"\n[run]\noutput = "m"\n${adapter()}`,
       "4:1: run.output is the base model's own folder; choose another",
     ],
   ];

@@ -1,0 +1,106 @@
+// How adapters end: evaluated for the last time, exported, and told of.
+
+import { join } from "node:path";
+import { textOf } from "../base/errors.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { Plan } from "../plan/plan.ts";
+import { judge } from "../schedule/sweeps.ts";
+import { type Evaluation, evaluate } from "./evaluate.ts";
+import type { AdapterResult, Events } from "./events.ts";
+import { exportAdapter, exportKept, writeState } from "./export.ts";
+import { isOwn, type Keeper } from "./keeper.ts";
+import { type Live, secondsOf } from "./live.ts";
+import type { Roster } from "./roster.ts";
+
+export type FinisherOptions = {
+  readonly plan: Plan;
+  readonly bus: Bus;
+  /** Folder of the run; null exports nothing. */
+  readonly output: string | null;
+  readonly keeper: Keeper;
+  /** Keep those that are stopped, so that they can go on. */
+  readonly keepStopped: boolean;
+  readonly tell: Events;
+  readonly roster: Roster;
+  readonly stop: AbortSignal;
+};
+
+export class Finisher {
+  constructor(private readonly options: FinisherOptions) {}
+
+  /** Evaluates an adapter on its held-out rows, if there are any, as what it is after `step`, and tells. */
+  evaluation(live: Live, step = live.steps): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
+    const { plan, bus } = this.options;
+    const held = live.data.eval;
+    if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
+    const { sent, result } = evaluate(bus, plan, live.plan, live.slot!, held);
+    const told = result.then((found) => {
+      live.latest = found;
+      this.options.tell.evaluated({ ...found, adapter: live.plan.index, step });
+      return found;
+    });
+    told.catch(() => undefined); // it may fail before anybody waits for it
+    return { sent, result: told };
+  }
+
+  /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
+  async finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
+    const { output, stop, keepStopped } = this.options;
+    const { steps, tokens, firstLoss, lastLoss, before } = live;
+    const { name, index } = live.plan;
+    let after: Evaluation | null = null;
+    let folder: string | null = null;
+    let outcome = { status, message };
+    try {
+      if (status === "stopped" && keepStopped && live.slot !== null && steps > 0) await this.options.roster.keep(live);
+      if (status === "dropped") after = live.latest;
+      else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
+        after = await this.#lastEvaluation(live);
+      if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
+        folder = await this.#export(live, join(output, name));
+      if (status !== "failed" && status !== "stopped") this.options.keeper.forget(live.plan);
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      outcome = { status: "failed", message: textOf(error) }; // the others go on
+    }
+    this.options.roster.free(live);
+    if (outcome.status === "failed") this.options.tell.failed(index, outcome.message!);
+    const seconds = secondsOf(live);
+    live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
+    this.options.tell.ended(index, live.result);
+  }
+
+  /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
+  async #lastEvaluation(live: Live): Promise<Evaluation | null> {
+    const { plan, bus } = this.options;
+    const { patience, minDelta } = live.plan.recipe;
+    let last = live.best?.judged === live.steps ? live.latest : await this.evaluation(live).result;
+    if (patience === null || last === null) return last;
+    live.best = judge(live.best, last.loss, live.steps, minDelta);
+    if (live.best.step === live.steps) return last;
+    const best = this.options.keeper.load(plan, live.plan, (text) => this.options.tell.noticed(live.plan.index, text), "best");
+    if (!best) return last;
+    await writeState(bus, live.slot!, best.blocks);
+    this.options.tell.noticed(
+      live.plan.index,
+      `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`,
+    );
+    last = await this.evaluation(live, best.progress.step).result;
+    return last;
+  }
+
+  /** From the stages, or, where it has no place there, from where it was kept. */
+  async #export(live: Live, folder: string): Promise<string | null> {
+    const { plan, bus } = this.options;
+    const { data, steps, slot } = live;
+    if (slot !== null) {
+      await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
+    } else {
+      const kept = this.options.keeper.load(plan, live.plan, (text) => this.options.tell.noticed(live.plan.index, text));
+      if (!kept) return null;
+      exportKept(plan, live.plan, kept.blocks, folder);
+    }
+    this.options.tell.saved({ adapter: live.plan.index, step: steps, folder });
+    return folder;
+  }
+}
