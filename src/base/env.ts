@@ -14,6 +14,8 @@ const NAMES = {
   MLORA_NATS_CA: "the file with the certificates that vouch for the server of --nats, where the system's do not",
   MLORA_NATS_CERT: "the file with our own certificate, where the server of --nats asks for one",
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
+  NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
+  FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",
   XDG_CACHE_HOME: "the user's folder for caches",
   HOME: "the user's folder",
 } as const;

@@ -1,5 +1,7 @@
 // Values of flags, checked; what is wrong is a RequestError, `cli.flag`, that names the flag.
 
+import { existsSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { StageSetup } from "../bus/messages.ts";
 
@@ -19,3 +21,13 @@ export function oneOf<T extends string>(flag: string, value: string, allowed: re
 /** The kind of link between neighbouring stages. */
 export const linkOf = (link: string | undefined): StageSetup["link"] =>
   oneOf("link", link ?? "auto", ["auto", "ipc", "nccl", "shm", "nats"]);
+
+/** The file that `flag` names; its folder has to be there before any long work. A RequestError is `cli.<flag>`. */
+export function fileOf(flag: string, path: string): string {
+  const isFolder = (of: string) => existsSync(of) && statSync(of).isDirectory();
+  const wrong = (what: string, hint: string) => new RequestError(`cli.${flag}`, `--${flag} ${path}: ${what}`, hint);
+  if (!isFolder(dirname(resolve(path))))
+    throw wrong(`the folder ${dirname(path)} is not there`, "make it, or name another file");
+  if (isFolder(resolve(path))) throw wrong("is a folder", "name a file in it");
+  return path;
+}

@@ -1,23 +1,42 @@
 // `mlora plan RECIPE`: what a run would do, without doing it.
 
+import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import type { Dataset } from "../data/dataset.ts";
-import { type AdapterPlan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
+import { adviceFor } from "./draw/advice.ts";
+import { type Rehearsal, rehearse } from "./draw/rehearsal.ts";
+import { screenOf } from "./draw/screen.ts";
+import { drawSvg } from "./draw/svg.ts";
+import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";
+import { assumptionsOf, layersOf, numbersOf, overBound, percent, placeOf } from "./draw/words.ts";
+import { fileOf } from "./flags.ts";
 import { type Prepared, prepare, shortPath } from "./prepare.ts";
 import { count, table } from "./table.ts";
 
-export type PlanOptions = Overrides & { readonly json?: boolean };
+export type PlanOptions = Overrides & {
+  readonly json?: boolean;
+  /** Where the schedule is drawn to. */
+  readonly svg?: string;
+};
 
 export async function plan(recipePath: string, options: PlanOptions): Promise<void> {
+  const svg = options.svg === undefined ? null : fileOf("svg", options.svg);
   const prepared = prepare(recipePath, options);
-  const text = options.json ? JSON.stringify(planJson(prepared), null, 2) : planText(prepared).join("\n");
+  const { plan } = prepared;
+  const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
+  if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));
+  const text = options.json
+    ? JSON.stringify(planJson(prepared, rehearsal), null, 2)
+    : [...planText(prepared), ...scheduleText(prepared, rehearsal, screenOf(process.stdout)), ...drawnText(svg)].join("\n");
   process.stdout.write(`${text}\n`);
 }
 
 /** For machines: every number of the text, by name. */
-export function planJson({ plan, data }: Prepared) {
+export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) {
   const { recipe, spec, device, adapters, stages, budget } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -30,6 +49,7 @@ export function planJson({ plan, data }: Prepared) {
     tokens_per_microbatch: budget,
     rows_per_pass: sizes.rows,
     recomputation: sizes.recomputation,
+    slots: plan.slots,
     stages: stages.map(({ part, memory: of, inFlight, device: { ordinal } }) => ({
       layers: [part.from, part.to],
       device: ordinal,
@@ -55,7 +75,50 @@ export function planJson({ plan, data }: Prepared) {
       parameters: adapter.parameters,
     })),
     memory_bytes: { ...memory, total: totalBytes(memory) },
+    ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
   };
+}
+
+const scheduleJson = (rehearsal: Rehearsal) => ({
+  bubble: rehearsal.simulation.bubble,
+  steady_bubble: rehearsal.simulation.steadyBubble,
+  makespan_over_lower_bound: overBound(rehearsal),
+  passes: rehearsal.simulation.passes,
+  whole_run: rehearsal.whole,
+});
+
+/** What the stages hold, what they do when, and what to change where they wait; nothing where there is one. */
+function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: Screen): string[] {
+  const { plan } = prepared;
+  if (!rehearsal || plan.stages.length === 1) return [];
+  const said = [...numbersOf(plan, rehearsal), ...adviceFor(prepared, rehearsal), assumptionsOf(plan)];
+  const drawn = drawTerminal(plan, rehearsal, screen);
+  return ["", ...stageTable(plan, rehearsal), "", ...drawn, "", ...said.flatMap((text) => wrapped(text, screen.width))];
+}
+
+function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehearsal): string[] {
+  const right = { align: "right" } as const;
+  type Row = StagePlan & { readonly stage: number };
+  return table<Row>(
+    [
+      { title: "stage", of: ({ stage }) => `${stage}`, ...right },
+      { title: "layers", of: layersOf },
+      { title: "device", of: placeOf },
+      { title: "memory", of: ({ memory }) => formatBytes(totalBytes(memory)), ...right },
+      { title: "free there", of: ({ device }) => formatBytes(device.freeBytes), ...right },
+      { title: "passes in flight", of: ({ inFlight }) => `${inFlight}`, ...right },
+      { title: "busy", of: ({ stage }) => percent(busy[stage]! / makespan), ...right },
+    ],
+    stages.map((of, stage) => ({ ...of, stage })),
+  );
+}
+
+const drawnText = (svg: string | null): string[] => (svg === null ? [] : ["", `the schedule is drawn in ${shortPath(svg)}`]);
+
+function titleOf({ recipe, adapters, stages }: Plan): string {
+  const many = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;
+  const where = `${many(adapters.length, "adapter")} on ${basename(recipe.model.path)} in ${many(stages.length, "stage")}`;
+  return `${basename(recipe.path)}: ${where}`;
 }
 
 function planText({ plan, data }: Prepared): string[] {
@@ -88,6 +151,7 @@ function planText({ plan, data }: Prepared): string[] {
     `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
+    ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
     "",
     ...adapterLines,
@@ -96,11 +160,13 @@ function planText({ plan, data }: Prepared): string[] {
     "",
     ...table(
       [
-        { title: "memory", of: ([part]) => part },
+        { title: stages.length > 1 ? "memory of all stages" : "memory", of: ([part]) => part },
         { title: "", of: ([, bytes]) => formatBytes(bytes), ...right },
       ],
       memoryRows,
     ),
-    `  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`,
+    ...(stages.length > 1
+      ? []
+      : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),
   ];
 }

@@ -1,13 +1,11 @@
 // What a trace says: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
-import { existsSync } from "node:fs";
-import { dirname, resolve } from "node:path";
-import { RequestError } from "../base/errors.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Observer } from "../run/events.ts";
 import { measuredBubble, type StageTrace, type Tracer } from "../run/trace.ts";
+import { fileOf } from "./flags.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
 const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
@@ -72,15 +70,8 @@ function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }
 /** Steps of each adapter that pass before kernels are traced: they are loaded and caches are warm by then. */
 const UNTRACED = 2;
 
-/** The file that a trace goes to; its folder has to be there before any long work. */
-export function tracePath(path: string): string {
-  if (existsSync(dirname(resolve(path)))) return path;
-  throw new RequestError(
-    "cli.trace",
-    `--trace ${path}: the folder ${dirname(path)} is not there`,
-    "make it, or name another file",
-  );
-}
+/** The file that a trace goes to. */
+export const tracePath = (path: string): string => fileOf("trace", path);
 
 /** Has all passes recorded, and the kernels of one round of steps, after the first few where there are more. */
 export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Observer {

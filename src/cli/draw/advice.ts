@@ -1,0 +1,96 @@
+// The way out where stages wait for each other: what else was tried, by simulation, and what of it helps.
+
+import { RequestError } from "../../base/errors.ts";
+import { alignUp, maxOf, range } from "../../base/shape.ts";
+import { headWork, partition } from "../../plan/partition.ts";
+import type { Plan, StageDevice } from "../../plan/plan.ts";
+import type { Recipe } from "../../recipe/recipe.ts";
+import { type Prepared, planOn, type Request } from "../prepare.ts";
+import { type Rehearsal, rehearse } from "./rehearsal.ts";
+import { percent } from "./words.ts";
+
+/** Stages may wait for so much of their time. */
+const FEW = 0.05;
+/** What is advised has to be worth the change. */
+const WORTH = 1.02;
+/** Parts that the largest micro-batch is cut into. */
+const CUTS = [2, 4, 8];
+
+/** What the steady part idles beyond what unequal work explains: what more or smaller passes could fill. */
+const waitingOf = ({ simulation, uneven }: Rehearsal): number => (simulation.steadyBubble ?? 0) - uneven;
+const speedOf = ({ tokens, simulation }: Rehearsal): number => tokens / simulation.makespan;
+
+/** What to change so that stages idle less, a sentence a string; nothing where they hardly do. */
+export function adviceFor({ plan, ...request }: Prepared, rehearsal: Rehearsal): string[] {
+  return [...againstWaiting(request, plan, rehearsal), ...againstUneven(request, plan, rehearsal)];
+}
+
+function againstWaiting(request: Request, plan: Plan, rehearsal: Rehearsal): string[] {
+  if (waitingOf(rehearsal) <= FEW) return [];
+  const waits = "Stages wait for each other, since too few adapters at a time fill them";
+  let best: { readonly change: string; readonly then: Rehearsal } | null = null;
+  for (const { change, request: changed } of changes(request, plan, rehearsal)) {
+    const then = rehearsalOf(changed, devicesOf(plan));
+    if (!then || speedOf(then) < WORTH * speedOf(best?.then ?? rehearsal)) continue;
+    best = { change, then };
+    if (waitingOf(then) <= FEW) break;
+  }
+  if (!best)
+    return [
+      `${waits}; neither finer cuts (run.tokens_per_microbatch, now ${plan.budget}) nor twice as many adapters would help.`,
+    ];
+  const left = percent(best.then.simulation.steadyBubble ?? 0);
+  const faster = percent(speedOf(best.then) / speedOf(rehearsal) - 1);
+  return [`${waits}. ${best.change}: ${left} in the steady part, ${faster} faster, if a row costs the same in small passes.`];
+}
+
+/** Whole layers and the head bound the busiest stage from below: more stages than it takes to get there only stand idle. */
+function againstUneven(request: Request, plan: Plan, rehearsal: Rehearsal): string[] {
+  const { stages, spec } = plan;
+  if (rehearsal.uneven <= FEW) return [];
+  const busiest = (parts: ReturnType<typeof partition>) =>
+    maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec) : 0)));
+  const now = busiest(stages.map(({ part }) => part));
+  const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n)) <= now);
+  if (enough === undefined) return [];
+  const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
+  const then = rehearsalOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));
+  if (!then || speedOf(then) * WORTH < speedOf(rehearsal)) return [];
+  return [`${enough} stage${enough === 1 ? "" : "s"} would be as fast: the busiest has the same work.`];
+}
+
+const devicesOf = ({ stages }: Plan): StageDevice[] => stages.map(({ device }) => device);
+
+type Change = { readonly change: string; readonly request: Request };
+
+function* changes(
+  { recipe, spec, data }: Request,
+  { budget, device, slots }: Plan,
+  { microBatch }: Rehearsal,
+): Generator<Change> {
+  const withRun = (run: Partial<Recipe["run"]>) => ({ spec, data, recipe: { ...recipe, run: { ...recipe.run, ...run } } });
+  if (slots === recipe.run.slots && slots < recipe.adapters.length)
+    yield {
+      change: `run.slots = "auto" (now ${slots}) would let more adapters train at once`,
+      request: withRun({ slots: null }),
+    };
+  const most = Math.min(budget, microBatch);
+  const budgets = CUTS.map((cuts) => alignUp(Math.ceil(most / cuts), device.rowTile)).filter((tokens) => tokens < most);
+  for (const tokens of new Set(budgets)) {
+    const change = `run.tokens_per_microbatch = ${tokens} (now ${budget}) would cut mini-batches finer`;
+    yield { change, request: withRun({ tokensPerMicrobatch: tokens }) };
+  }
+  const adapters = [...recipe.adapters, ...recipe.adapters];
+  const request = { spec, data: [...data, ...data], recipe: { ...recipe, adapters } };
+  yield { change: "Twice as many such adapters would help", request };
+}
+
+/** Null where it cannot be: for want of memory, say. */
+function rehearsalOf(request: Request, devices: readonly StageDevice[]): Rehearsal | null {
+  try {
+    return rehearse(planOn(request, devices));
+  } catch (error) {
+    if (error instanceof RequestError) return null;
+    throw error;
+  }
+}
