@@ -29,6 +29,7 @@ function commandLine(): CAC {
   onRecipe("run <recipe>", "Train every adapter of a recipe")
     .option("--trace <file>", "Write what every stage did when, and one step's kernels, in Chrome's trace format")
     .option("--resume", "Go on with the run in the output folder, or fail; without it, go on where there is one")
+    .option("--keep-open", "When all adapters have ended, wait for more (mlora add) until the run is stopped")
     .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--nats <url>", "A NATS server that stages on other machines reach")
     .option("--listen <host:port>", "Instead: where the run's own server listens for them")
@@ -38,9 +39,37 @@ function commandLine(): CAC {
       (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
     );
   onRecipe("plan <recipe>", "Say what a run would do, without doing it")
+    .option("--svg <file>", "Draw the schedule: which stage does what, for which adapter, when")
     .option("--json", "For machines")
-    .action(async (recipe: string, flags: Overrides & { json?: boolean }) =>
-      (await import("./cli/plan.ts")).plan(recipe, { ...overrides(flags), json: flags.json ?? false }),
+    .action(async (recipe: string, { json = false, svg, ...flags }: Overrides & { json?: boolean; svg?: unknown }) =>
+      (await import("./cli/plan.ts")).plan(recipe, {
+        ...overrides(flags),
+        ...(svg === undefined ? {} : { svg: `${svg}` }),
+        json,
+      }),
+    );
+  const remote = () => import("./cli/remote.ts");
+  cli
+    .command("ps", "List the runs that go on on this machine, with their adapters")
+    .option("--json", "For machines")
+    .action(async ({ json = false }: { json?: boolean }) => (await remote()).ps(json));
+  cli
+    .command("stop <run> [adapter]", "End a run, or one of its adapters; what was trained is saved")
+    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "stop", adapter));
+  cli
+    .command("pause <run> [adapter]", "Take a run's adapters off the stages, or one of them, until they are resumed")
+    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "pause", adapter));
+  cli
+    .command("resume <run> [adapter]", "Let paused adapters go on")
+    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "resume", adapter));
+  cli
+    .command("add <run> <recipe>", "Have the adapters of another recipe for the same base model join a run")
+    .action(async (run: string, recipe: string) => (await remote()).add(run, recipe));
+  cli
+    .command("fork <run> <adapter> <name>", "Go on with a copy of an adapter, beside it, with other hyper-parameters")
+    .option("--set <keys>", 'What the copy has otherwise, as in a recipe: "learning_rate = 1e-4, steps = 500"')
+    .action(async (run: string, adapter: string, name: string, { set }: { set?: unknown }) =>
+      (await remote()).fork(run, adapter, name, set === undefined ? "" : `${set}`),
     );
   cli
     .command("stage", "Be one stage of a run that a coordinator elsewhere waits for")

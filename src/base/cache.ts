@@ -46,12 +46,7 @@ export function cachedFile(
   const faults: string[] = [];
   for (const folder of folders)
     try {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-      const real = realpathSync(folder); // a link may be moved elsewhere after it was looked at
-      refuseForeign(real, true);
-      const shelf = join(real, sha256.slice(0, 32));
-      mkdirSync(shelf, { recursive: true, mode: 0o700 });
-      refuseForeign(shelf, false);
+      const shelf = ownFolder(folder, sha256.slice(0, 32));
       const path = join(shelf, basename(name));
       if (!holds(path, sha256)) put(path, content());
       if (!runnable(path)) throw new Error("programs may not run there (mounted noexec?)");
@@ -64,6 +59,17 @@ export function cachedFile(
     `no folder to unpack ${name} into:\n${faults.join("\n")}`,
     "set MLORA_CACHE to a folder of your own on a disk with room, where programs may run",
   );
+}
+
+/** The folder `name` in a cache folder, made where it is missing. Throws an Error where others could write in it. */
+export function ownFolder(cache: string, name: string): string {
+  mkdirSync(cache, { recursive: true, mode: 0o700 });
+  const real = realpathSync(cache); // a link may be moved elsewhere after it was looked at
+  refuseForeign(real, true);
+  const folder = join(real, name);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  refuseForeign(folder, false);
+  return folder;
 }
 
 const user = (): number => process.geteuid?.() ?? 0;

@@ -27,6 +27,7 @@ export type StageInfo = {
 
 export interface NatsBus extends Bus {
   readonly infos: readonly StageInfo[];
+  readonly connection: Connection;
   /** Aborted, with the first RunError, when a stage, the server or the connection is gone: the run cannot go on. */
   readonly lost: AbortSignal;
   /** For what is known otherwise, as that a stage's process has ended: its requests fail with this, those to come as well. */

@@ -42,9 +42,9 @@ function failureOf(error: unknown): Failure {
   return { class: "bug", code: "bug", message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
 }
 
-/** The error that a stage had; `who` is "stage 2 (host, process 71)". A bug of the stage is a bug here, too. */
-export function errorFrom({ class: kind, code, message, hint }: Failure, who: string): Error {
-  const text = `${who}: ${message}`;
+/** The error that another process had; `who` is "stage 2 (host, process 71)", or null. A bug there is a bug here, too. */
+export function errorFrom({ class: kind, code, message, hint }: Failure, who: string | null): Error {
+  const text = who === null ? message : `${who}: ${message}`;
   if (kind === "bug") return new Error(text);
   return kind === "request" ? new RequestError(code, text, hint) : new RunError(code, text, hint);
 }

@@ -15,6 +15,7 @@ export const SILENCE_MS = 4_000;
 const text = v.pipe(v.string(), v.maxLength(4096));
 const session = v.pipe(v.string(), v.regex(/^[a-z0-9]{8,64}$/));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const content = v.custom<Uint8Array>((value) => value instanceof Uint8Array, "Expected bytes");
 
 const packet = v.variant("kind", [
   /** A stage announces itself, until it is welcomed; `coordinator` is whose welcome it has. */
@@ -37,7 +38,7 @@ const packet = v.variant("kind", [
     to: session,
     number: count,
     size: v.nullable(count),
-    bytes: v.custom<Uint8Array>((value) => value instanceof Uint8Array, "Expected bytes"),
+    bytes: content,
   }),
   /** Asks what has arrived. */
   v.object({ kind: v.literal("probe"), to: session, probe: count }),
@@ -46,6 +47,9 @@ const packet = v.variant("kind", [
   /** The sender is leaving: done, or for a reason. */
   v.object({ kind: v.literal("bye"), to: session, reason: v.nullable(text) }),
   v.object({ kind: v.literal("beat") }),
+  /** Somebody asks something of the run (control.ts), and is answered. */
+  v.object({ kind: v.literal("ask"), version: text, bytes: content }),
+  v.object({ kind: v.literal("answer"), bytes: content }),
 ]);
 const envelope = v.looseObject({ v: v.number(), run: text, from: session });
 
@@ -66,19 +70,19 @@ export function readPacket(bytes: Uint8Array, subject: string, run: string, refu
     refuse(`a message on ${subject} from ${who} was refused: ${why}`);
     return null;
   };
-  let content: unknown;
+  let decoded: unknown;
   try {
-    content = decode(bytes);
+    decoded = decode(bytes);
   } catch (error) {
     return reject(`${bytes.length} bytes that are no message (${textOf(error)})`);
   }
-  const outer = v.safeParse(envelope, content);
+  const outer = v.safeParse(envelope, decoded);
   if (!outer.success) return reject(issuesOf(outer.issues));
   const { v: protocol, run: theirs, from } = outer.output;
   if (protocol !== PROTOCOL)
     return reject(`it speaks version ${protocol} of the protocol, this mlora version ${PROTOCOL}`, from);
   if (theirs !== run) return reject(`it is of the run ${JSON.stringify(theirs)}, this is ${run}`, from);
-  const inner = v.safeParse(packet, content);
+  const inner = v.safeParse(packet, decoded);
   if (!inner.success) return reject(issuesOf(inner.issues), from);
   return { ...inner.output, from };
 }

@@ -17,6 +17,10 @@ export type Subjects = {
   readonly beat: (session: string) => string;
   /** Activations and gradients from a stage to another; `lane` is the link's own. */
   readonly link: (from: number, to: number, lane: string) => string;
+  /** What somebody at a command line asks of the run. */
+  readonly control: string;
+  /** Who asked, by its session, is answered. */
+  readonly answer: (session: string) => string;
 };
 
 /** Throws a RequestError, `run.id`, where the id cannot be a part of a subject. */
@@ -29,6 +33,8 @@ export function subjectsOf(run: string): Subjects {
     stage: (stage) => `${base}.stage.${stage}`,
     beat: (session) => `${base}.beat.${session === "*" ? "*" : subjectToken(session)}`,
     link: (from, to, lane) => `${base}.link.${from}.${to}.${subjectToken(lane)}`,
+    control: `${base}.control`,
+    answer: (session) => `${base}.answer.${subjectToken(session)}`,
   };
 }
 

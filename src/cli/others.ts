@@ -24,7 +24,8 @@ export type OtherFlags = {
 const JOIN_MS = 600_000;
 
 /** Stages that join on a server of yours, some of them started here. */
-export type Others = Pick<NonNullable<CrewOptions["join"]>, "server" | "run"> & {
+export type Others = Pick<NonNullable<CrewOptions["join"]>, "server"> & {
+  readonly run: string;
   readonly stages: number;
   readonly here: number;
 };
@@ -80,7 +81,7 @@ export function crewOf({ server, run, stages, here }: Others, devices: readonly 
         `  mlora stage --nats ${where} --run ${run}\n`,
     );
   const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
-  return { stages, here: started, join: { server, run, joinMs: JOIN_MS } };
+  return { stages, here: started, run, join: { server, joinMs: JOIN_MS } };
 }
 
 export const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));

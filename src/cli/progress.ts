@@ -4,7 +4,7 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { EvaluationEvent, Observer, StepEvent } from "../run/events.ts";
 import { count, duration } from "./table.ts";
 
@@ -19,7 +19,7 @@ export type Progress = Observer & Disposable;
 class Pace {
   #done = 0;
   readonly #started = now();
-  constructor(readonly total: number) {}
+  constructor(public total: number) {}
   add(tokens: number): void {
     this.#done += tokens;
   }
@@ -62,12 +62,18 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
   );
   const start = { detail: "evaluating" };
   const runBar = multi.create(whole.total, 0, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
-  const adapterBars: (SingleBar | undefined)[] = plan.adapters.map(({ name, steps }, i) =>
-    i < MOST_BARS ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined,
-  );
+  const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
+    index < MOST_BARS ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined;
+  const adapterBars = plan.adapters.map(barOf);
   const say = (line: string) => multi.log(`${line}\n`);
   let open = true; // stopping twice would draw the bars again, below the table
   return {
+    joined: (adapter) => {
+      paces.push(new Pace(adapter.tokens));
+      adapterBars.push(barOf(adapter));
+      whole.total += adapter.tokens;
+      runBar.setTotal(whole.total);
+    },
     stepped: (event) => {
       const pace = paces[event.adapter]!;
       pace.add(event.tokens);
@@ -102,6 +108,11 @@ function lines(plan: Plan, stream: NodeJS.WriteStream): Progress {
   const saidAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
   const say = (line: string) => stream.write(`${line}\n`);
   return {
+    joined: ({ name, tokens }) => {
+      paces.push(new Pace(tokens));
+      saidAt.push(Number.NEGATIVE_INFINITY);
+      say(`${name}: joins the run`);
+    },
     stepped: (event) => {
       const { adapter } = event;
       paces[adapter]!.add(event.tokens);

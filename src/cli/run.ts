@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { newRunId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { modelFingerprint } from "../files/basemodel.ts";
 import { claimOutput } from "../files/output.ts";
@@ -13,11 +14,12 @@ import { gatherCrew } from "../run/crew.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
 import { diskKeeper } from "../run/keeper.ts";
 import { findKept, type Resumed } from "../run/resume.ts";
-import { run as train } from "../run/run.ts";
+import { Training } from "../run/run.ts";
 import { Tracer } from "../run/trace.ts";
+import { Desk, withAdded } from "./desk.ts";
 import { linkOf } from "./flags.ts";
 import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
-import { localDevices, planOn, type Request, readRecipe, readRequest, shortPath } from "./prepare.ts";
+import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
 import { metricsObserver, summary } from "./results.ts";
 import { type OpenStages, openCrew, openStages } from "./stages.ts";
@@ -30,17 +32,21 @@ export type RunFlags = Overrides &
     readonly link?: string;
     /** Only go on with a run that was begun. */
     readonly resume?: boolean;
+    /** When all adapters have ended, wait for more. */
+    readonly keepOpen?: boolean;
   };
 
 export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
   const link = linkOf(flags.link);
-  const { recipe, spec } = readRecipe(recipePath, flags);
+  const { recipe: written, spec } = readRecipe(recipePath, flags);
+  const recipe = withAdded(written);
   const others = othersOf(flags, recipe);
-  const devices = localDevices(recipe, spec, others?.here); // before the data, which may be long
+  const devices = () => localDevices(recipe, spec, others?.here);
+  const here = devices(); // before the data, which may be long
   const request = readRequest(recipe, spec);
-  const here = others ? null : planOn(request, devices);
-  const { output } = recipe.run;
+  let plan = others ? null : planOn(request, here);
+  const { output, restarts } = recipe.run;
   using claim = claimOutput(output);
   if (flags.resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
@@ -50,39 +56,47 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
     stop.abort(new RunError("run.stopped", "stopped before any training"));
   });
-  await using crew = others && (await gatherCrew({ ...crewOf(others, devices), signal: stop.signal }));
-  const plan = here ?? planOn(request, joined(crew!));
+  await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
+  plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);
-  const job: Job = { request, plan, model, trace, stop: stop.signal };
-  let resumed = claim.continued ? goOn(job) : null;
+  const desk = new Desk({ request, stop, fixed: crew !== null });
+  const job: Job = { desk, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false };
+  let resumed = claim.continued ? goOn(job, plan) : null;
   say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
   const base = { folder: recipe.model.path };
-  const open = () => (crew ? openCrew(crew, plan, base, link) : openStages(plan, base, link, stop.signal));
-  for (let restarts = 0; ; restarts++)
+  const id = newRunId();
+  for (let lost = 0; ; ) {
+    const now: Plan = plan;
+    const open = () => (crew ? openCrew(crew, now, base, link) : openStages(now, base, link, stop.signal, id));
     try {
-      return conclude(await attempt(job, open, resumed), plan, output);
+      const result = await attempt(job, now, open, resumed);
+      if (!result.suspended) return conclude(result, now, output);
+      say("the stages are opened again, with room for the adapters that came");
     } catch (error) {
-      if (crew || restarts === recipe.run.restarts || stop.signal.aborted || !isLoss(error)) throw error;
-      say(`notice: ${textOf(error)}; the stages are started again, ${restarts + 1} of at most ${recipe.run.restarts} times`);
-      resumed = goOn(job);
+      if (crew || lost === restarts || stop.signal.aborted || !isLoss(error)) throw error;
+      say(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
     }
+    plan = planOn(desk.request, devices());
+    resumed = goOn(job, plan);
+  }
 }
 
 type Job = {
-  readonly request: Request;
-  readonly plan: Plan;
+  /** Knows what the run does by now. */
+  readonly desk: Desk;
   readonly model: string;
   readonly trace: string | null;
   readonly stop: AbortSignal;
+  readonly keepOpen: boolean;
 };
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
-function goOn({ request: { recipe, data }, plan, model }: Job): Resumed {
-  const { output } = recipe.run;
-  const resumed = findKept(output, plan, data, model, (text) => say(`notice: ${text}`));
+function goOn({ desk: { request }, model }: Job, plan: Plan): Resumed {
+  const { output } = request.recipe.run;
+  const resumed = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`));
   rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   const where = plan.adapters.map(({ name, steps }) => {
     const ended = resumed.ended.get(name);
@@ -98,27 +112,34 @@ const isLoss = (error: unknown): boolean =>
   /^(stage\.ended|bus\.(gone|left)|nats\.(ended|silent|closed)|link\.(lost|closed))$/.test(error.code);
 
 /** From opened stages to closed ones. */
-async function attempt(job: Job, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
+async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
   await using stages = await open();
-  for (const line of stageLines(job.plan, stages)) say(line);
-  return await observed(job, stages, resumed);
+  for (const line of stageLines(plan, stages)) say(line);
+  using _control = stages.control && job.desk.open(stages.control);
+  return await observed(job, plan, stages, resumed);
 }
 
 /** Trains, with progress drawn, metrics and results kept and, where `trace` names a file, everything timed. */
-async function observed(job: Job, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
-  const { request, plan, model, trace, stop } = job;
-  const { output, checkpoint } = request.recipe.run;
+async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
+  const { desk, model, trace, stop, keepOpen } = job;
+  const { output, checkpoint } = plan.recipe.run;
   const { bus, lost } = stages;
   const tracer = trace === null ? null : await Tracer.open(bus);
   await using keeper = diskKeeper(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   using progress = openProgress(plan, process.stderr);
-  const observers = [progress, metricsObserver(plan, metrics.append), recording(output, resumed)];
+  const observers = [progress, metricsObserver(plan, metrics.append), recording(output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
-  const data = request.data.map(({ train, eval: held }) => ({ train, eval: held }));
+  const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
   const kept = { keeper, keepEvery: checkpoint, model, resumed: resumed?.ended ?? new Map() };
+  const { suspend } = desk.renewed();
+  const training = new Training({
+    ...{ plan, data, bus, output, observers, lost, stop, suspend, keepOpen },
+    ...kept,
+  });
+  using _desk = desk.attend(training, plan);
   try {
-    const result = await train({ plan, data, bus, output, ...kept, observers, lost, stop });
+    const result = await training.run();
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
       writeTrace(trace!, plan, tracer.traces);

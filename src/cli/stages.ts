@@ -1,11 +1,15 @@
 // Opens the stages of a plan: within this process where there is one, else as processes that are started here or join from elsewhere.
 
 import { sleep } from "../base/clock.ts";
-import { MloraError } from "../base/errors.ts";
+import { MloraError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
+import { type Connection, connect } from "../bus/nats.ts";
+import { newRunId } from "../bus/subjects.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type Crew, gatherCrew } from "../run/crew.ts";
+import { startServer } from "../run/server.ts";
 import { setupsOf } from "../run/setup.ts";
 import { openLocalStages } from "../stage/local.ts";
 
@@ -17,28 +21,43 @@ export type OpenStages = AsyncDisposable & {
   readonly links: readonly (readonly string[])[];
   /** What the run really failed with, where this is only what came of it. */
   readonly causeOf: (error: unknown) => Promise<unknown>;
+  /** Where the run can be asked and told things; null where there is no server. */
+  readonly control: { readonly connection: Connection; readonly run: string } | null;
 };
 
 /** A stage that is gone is noticed within this time, and with it why the others failed. */
 const NOTICED_MS = 6_000;
 
-/** On this machine alone. */
+/** On this machine alone. `run` is what the run is called where it can be asked things; null for a single stage that cannot. */
 export async function openStages(
   plan: Plan,
   model: BaseModel,
   link: StageSetup["link"],
   signal: AbortSignal,
+  run: string | null = null,
 ): Promise<OpenStages> {
   const here = plan.stages.map(({ device: { kind, compute, ordinal } }) => ({ kind, compute, ordinal }));
-  if (here.length > 1) return openCrew(await gatherCrew({ stages: here.length, here, join: null, signal }), plan, model, link);
-  const bus = await openLocalStages(setupsOf(plan, model, link));
-  return {
-    bus,
-    lost: null,
-    links: [],
-    causeOf: (error) => Promise.resolve(error),
-    [Symbol.asyncDispose]: () => bus[Symbol.asyncDispose](),
-  };
+  if (here.length > 1) {
+    const crew = await gatherCrew({ stages: here.length, here, join: null, run: run ?? newRunId(), signal });
+    return openCrew(crew, plan, model, link);
+  }
+  await using opened = new AsyncDisposableStack();
+  const control = run === null ? null : await openControl(run, opened);
+  const bus = opened.use(await openLocalStages(setupsOf(plan, model, link)));
+  const kept = opened.move();
+  const causeOf = (error: unknown) => Promise.resolve(error);
+  return { bus, lost: null, links: [], causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+}
+
+/** A single stage needs no server to train: without one it only cannot be asked anything. */
+async function openControl(run: string, opened: AsyncDisposableStack): Promise<OpenStages["control"]> {
+  try {
+    const { address } = opened.use(await startServer());
+    return { connection: opened.use(await connect(address, `mlora ${run}`)), run };
+  } catch (error) {
+    log(0, () => `notice: this run cannot be watched or told anything from elsewhere: ${textOf(error)}`);
+    return null;
+  }
 }
 
 /** With stages that have joined; they belong to the result, also where it fails. */
@@ -55,7 +74,8 @@ export async function openCrew(crew: Crew, plan: Plan, model: BaseModel, link: S
     const setups = setupsOf(plan, model, link);
     const links = await Promise.all(setups.map((setup, stage) => bus.request(stage, { type: "open", setup })));
     const kept = opened.move();
-    return { bus, lost: bus.lost, links, causeOf, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+    const control = { connection: bus.connection, run: crew.run };
+    return { bus, lost: bus.lost, links, causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
   } catch (error) {
     throw await causeOf(error);
   }

@@ -19,11 +19,11 @@ export function writeError(path: string, error: unknown): RunError {
 }
 
 /** Runs `fill` on a new file that takes the name `path` when it is whole. Throws a RunError; then `path` is as it was. */
-export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void): void {
+export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void, mode = 0o644): void {
   const temporary = `${path}.${process.pid}.tmp`;
   try {
     mkdirSync(dirname(path), { recursive: true });
-    const fd = openSync(temporary, "w", 0o644);
+    const fd = openSync(temporary, "w", mode);
     try {
       fill((bytes) => writeAll(fd, bytes));
       fsyncSync(fd);
@@ -47,8 +47,8 @@ function removeQuietly(path: string): void {
   }
 }
 
-export const writeFileAtomic = (path: string, data: string | Uint8Array): void =>
-  replaceFile(path, (write) => write(typeof data === "string" ? new TextEncoder().encode(data) : data));
+export const writeFileAtomic = (path: string, data: string | Uint8Array, mode?: number): void =>
+  replaceFile(path, (write) => write(typeof data === "string" ? new TextEncoder().encode(data) : data), mode);
 
 function writeAll(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done);

@@ -1,8 +1,33 @@
-// What an adapter of a recipe becomes on a given base model: its linears and the factor on B A x.
+// What an adapter of a recipe becomes on a given base model: its linears, the factor on B A x, its steps and its micro-batches.
 
+import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
+import { countParameters } from "../base/layout.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+
+/** What the plan must know of an adapter's data. */
+export type DataSummary = {
+  /** Tokens that each training and evaluation row feeds to the model, and how many of them have a target. */
+  readonly train: readonly RowSummary[];
+  readonly eval: readonly RowSummary[];
+};
+export type RowSummary = { readonly length: number; readonly targets: number };
+
+export type AdapterPlan = BankAdapter & {
+  readonly name: string;
+  readonly index: number;
+  readonly recipe: AdapterRecipe;
+  readonly work: Work;
+  readonly rows: number;
+  readonly evalRows: number;
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  readonly tokens: number;
+  readonly parameters: number;
+};
 
 /** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). */
 export const scaleOf = ({ alpha, rank, rslora }: Pick<AdapterRecipe, "alpha" | "rank" | "rslora">): number =>
@@ -19,4 +44,64 @@ export function resolveTargets({ name, targets }: Pick<AdapterRecipe, "name" | "
       `targets may be "all-linear" or any of ${LINEARS.join(", ")}`,
     );
   return LINEARS.filter((linear) => targets.includes(linear));
+}
+
+/** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
+export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
+  const targets: readonly Linear[] = resolveTargets(recipe, spec);
+  const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
+  const lengths = data.train.map(({ length }) => length);
+  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  return {
+    name: recipe.name,
+    index,
+    recipe,
+    work,
+    rank: recipe.rank,
+    scale: scaleOf(recipe),
+    targets,
+    rows: lengths.length,
+    evalRows: data.eval.length,
+    steps: totalSteps(work),
+    stepsPerEpoch: stepsPerEpoch(work),
+    tokens: totalTokens(work),
+    parameters: countParameters(spec, spec.layers, targets, recipe.rank),
+  };
+}
+
+/** Padded rows of the largest pass that an adapter needs by itself: of a micro-batch, or of an evaluation. */
+export function largestRows({ work, recipe }: AdapterPlan, data: DataSummary, budget: number, rowTile: number): number {
+  const held = data.eval.map(({ length }) => length);
+  const evaluation = cut([...held.keys()], held, recipe.batchSize, budget).map((rows) => sum(rows.map((row) => held[row]!)));
+  return alignUp(maxOf([largestMicroBatch(work, budget), ...evaluation, 1]), rowTile);
+}
+
+/** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
+function largestMicroBatch(work: Work, budget: number): number {
+  const { lengths, batchSize } = work;
+  const sorted = [...lengths].sort((a, b) => b - a);
+  const bound = Math.max(sorted[0] ?? 0, Math.min(budget, sum(sorted.slice(0, batchSize))));
+  const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
+  if (epochs > 20) return bound;
+  let most = 0;
+  const perStep = batchSize * work.accumulation;
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    const order = epochOrder(work, epoch);
+    for (let from = 0; from < order.length; from += perStep)
+      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, budget))
+        most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
+  }
+  return most;
+}
+
+/** Tokens of an adapter's longest row. Throws a RequestError, `plan.length`, where the model has fewer positions. */
+export function longestRow({ name }: Pick<AdapterRecipe, "name">, spec: ModelSpec, { train, eval: held }: DataSummary): number {
+  const longest = maxOf([...train, ...held].map(({ length }) => length));
+  if (longest > spec.maxPositions)
+    throw new RequestError(
+      "plan.length",
+      `adapter '${name}': a row has ${longest} tokens, the base model has ${spec.maxPositions} positions`,
+      `set max_length to ${spec.maxPositions} or fewer`,
+    );
+  return longest;
 }

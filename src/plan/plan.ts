@@ -1,19 +1,17 @@
 // What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
 
-import type { BankAdapter } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { countParameters, groupsOf } from "../base/layout.ts";
+import { groupsOf } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import { type Linear, type ModelSpec, tableRows } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
 import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
-import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
-import { resolveTargets, scaleOf } from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, planAdapter } from "./adapters.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 
@@ -35,33 +33,15 @@ const CHUNK_BYTES = 320 * 2 ** 20;
 /** What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it saves. */
 const RECOMPUTATIONS = { cpu: ["selective", "full"], cuda: ["none", "selective", "full"] } as const;
 
-/** What the plan must know of an adapter's data. */
-export type DataSummary = {
-  /** Tokens that each training and evaluation row feeds to the model, and how many of them have a target. */
-  readonly train: readonly RowSummary[];
-  readonly eval: readonly RowSummary[];
-};
-export type RowSummary = { readonly length: number; readonly targets: number };
-
-export type AdapterPlan = BankAdapter & {
-  readonly name: string;
-  readonly index: number;
-  readonly recipe: AdapterRecipe;
-  readonly work: Work;
-  readonly rows: number;
-  readonly evalRows: number;
-  readonly steps: number;
-  readonly stepsPerEpoch: number;
-  readonly tokens: number;
-  readonly parameters: number;
-};
+export type { AdapterPlan, DataSummary, RowSummary } from "./adapters.ts";
 
 export type Plan = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
   /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
-  readonly adapters: readonly AdapterPlan[];
+  /** Those that come to a run that goes on are put at the end (grow.ts). */
+  readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
   /** Adapters that train at once; the others wait for one of them to leave. */
   readonly slots: number;
@@ -92,17 +72,17 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
   const device = commonOf(devices);
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
-  const positions = maxOf(data.flatMap(({ train, eval: held }) => [...train, ...held].map(({ length }) => length)));
-  checkPositions(recipe, spec, data);
+  const positions = maxOf(data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)));
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length);
   const { rowTile } = device;
   const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
-  const wanted = Math.min(adapters.length, recipe.run.slots ?? adapters.length);
+  const wanted = recipe.run.slots ?? adapters.length;
   const members = adapters
     .slice(0, wanted)
     .map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
   const passRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
-  const rows = largestPass(adapters, data, budget, passRows, rowTile);
+  const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, budget, rowTile));
+  const rows = largestPass(largest, alignUp(passRows, rowTile));
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
@@ -188,28 +168,6 @@ export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memo
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
 
-function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
-  const targets: readonly Linear[] = resolveTargets(recipe, spec);
-  const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
-  const lengths = data.train.map(({ length }) => length);
-  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
-  return {
-    name: recipe.name,
-    index,
-    recipe,
-    work,
-    rank: recipe.rank,
-    scale: scaleOf(recipe),
-    targets,
-    rows: lengths.length,
-    evalRows: data.eval.length,
-    steps: totalSteps(work),
-    stepsPerEpoch: stepsPerEpoch(work),
-    tokens: totalTokens(work),
-    parameters: countParameters(spec, spec.layers, targets, recipe.rank),
-  };
-}
-
 /** The rank that all adapters' factors are padded to: one that the device's kernels know. */
 function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: DeviceReport): number {
   const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
@@ -228,50 +186,8 @@ function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: Device
  * The largest pass that can come: no more than `passRows` (a micro-batch over it runs alone, so room for the largest is made),
  * and no more than all adapters' largest micro-batches together.
  */
-function largestPass(
-  adapters: readonly AdapterPlan[],
-  data: readonly DataSummary[],
-  budget: number,
-  passRows: number,
-  rowTile: number,
-): number {
-  const largest = adapters.map(({ work, recipe }, i) => {
-    const held = data[i]!.eval.map(({ length }) => length);
-    const evaluation = cut([...held.keys()], held, recipe.batchSize, budget).map((rows) => sum(rows.map((row) => held[row]!)));
-    return alignUp(maxOf([largestMicroBatch(work, budget), ...evaluation, 1]), rowTile);
-  });
-  return Math.max(Math.min(sum(largest), alignUp(passRows, rowTile)), maxOf(largest));
-}
-
-/** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
-function largestMicroBatch(work: Work, budget: number): number {
-  const { lengths, batchSize } = work;
-  const sorted = [...lengths].sort((a, b) => b - a);
-  const bound = Math.max(sorted[0] ?? 0, Math.min(budget, sum(sorted.slice(0, batchSize))));
-  const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
-  if (epochs > 20) return bound;
-  let most = 0;
-  const perStep = batchSize * work.accumulation;
-  for (let epoch = 0; epoch < epochs; epoch++) {
-    const order = epochOrder(work, epoch);
-    for (let from = 0; from < order.length; from += perStep)
-      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, budget))
-        most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
-  }
-  return most;
-}
-
-function checkPositions(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[]): void {
-  for (const [i, { train, eval: held }] of data.entries()) {
-    const longest = maxOf([...train, ...held].map(({ length }) => length));
-    if (longest > spec.maxPositions)
-      throw new RequestError(
-        "plan.length",
-        `adapter '${recipe.adapters[i]!.name}': a row has ${longest} tokens, the base model has ${spec.maxPositions} positions`,
-        `set max_length to ${spec.maxPositions} or fewer`,
-      );
-  }
-}
+const largestPass = (largest: readonly number[], passRows: number): number =>
+  Math.max(Math.min(sum(largest), passRows), maxOf(largest));
 
 function tooLarge({ memory, stages, device }: ReturnType<typeof fullest>, budget: number): RequestError {
   const parts = Object.entries(memory)

@@ -24,7 +24,7 @@ export function actionsOf(
     left,
     firstPass,
     budget,
-    passRows,
+    passRows: Math.min(passRows, stages[0]!.sizes.rows), // adapters that came later may together have more
     rowTile: device.rowTile,
   });
 }

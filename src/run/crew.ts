@@ -9,7 +9,6 @@ import { type Address, describeAddress } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
 import type { StageReport } from "../bus/messages.ts";
 import { connect } from "../bus/nats.ts";
-import { newRunId } from "../bus/subjects.ts";
 import { startServer } from "./server.ts";
 import { type Child, describeEnding, startSelf } from "./spawn.ts";
 
@@ -36,16 +35,16 @@ export type CrewOptions = {
   /** For stages that join from elsewhere: on which server, or where ours shall listen. Null: all are started here. */
   readonly join: {
     readonly server: { readonly address: Address } | { readonly host: string; readonly port: number; readonly token: string };
-    readonly run: string;
     readonly joinMs: number;
   } | null;
+  readonly run: string;
   readonly signal: AbortSignal;
 };
 
 export type Crew = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
 
 /** Starts what is to be started and waits until all stages have joined. Disposing ends all of it, and waits for that. */
-export async function gatherCrew({ stages, here, join, signal }: CrewOptions): Promise<Crew> {
+export async function gatherCrew({ stages, here, join, run, signal }: CrewOptions): Promise<Crew> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();
   let bus: NatsBus | null = null;
@@ -61,7 +60,6 @@ export async function gatherCrew({ stages, here, join, signal }: CrewOptions): P
     for (const stage of range(stages)) fail(stage, error);
   });
   const address = theirs ?? server!.address;
-  const run = join?.run ?? newRunId();
   log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
   try {
     const connection = opened.use(await connect(address, `mlora ${run}`));

@@ -1,6 +1,7 @@
 // What a run tells while it goes: the command line draws it, metrics.jsonl keeps it.
 
 import type { Outcome } from "../files/record.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
 
 export type StepEvent = {
@@ -27,6 +28,8 @@ export type Events = {
   readonly failed: (adapter: number, message: string) => void;
   /** It makes no further step. */
   readonly ended: (adapter: number, result: AdapterResult) => void;
+  /** It has come while the run went on: the plan has it now. */
+  readonly joined: (adapter: AdapterPlan) => void;
   /** Something that people should know of, of an adapter or (null) of the run. */
   readonly noticed: (adapter: number | null, text: string) => void;
 };
@@ -50,6 +53,9 @@ export const together = (observers: readonly Observer[]): Events => ({
   ended: (adapter, result) => {
     for (const { ended } of observers) ended?.(adapter, result);
   },
+  joined: (adapter) => {
+    for (const { joined } of observers) joined?.(adapter);
+  },
   noticed: (adapter, text) => {
     for (const { noticed } of observers) noticed?.(adapter, text);
   },
@@ -66,4 +72,6 @@ export type RunResult = {
   readonly seconds: number;
   readonly tokens: number;
   readonly stopped: boolean;
+  /** It has not ended: its stages are to be opened otherwise, and it goes on there. */
+  readonly suspended: boolean;
 };

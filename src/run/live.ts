@@ -58,6 +58,10 @@ export type Live = {
   best: Progress["best"];
   /** Its latest evaluation. */
   latest: Evaluation | null;
+  /** Tokens a second, lately; null before its second step. */
+  rate: number | null;
+  /** Copies that shall go on from its next step, under other names. */
+  readonly forks: { readonly plan: AdapterPlan; readonly data: AdapterData }[];
   result: AdapterResult | null;
 };
 
@@ -87,6 +91,8 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
     before: null,
     best: null,
     latest: null,
+    rate: null,
+    forks: [],
     result: null,
   };
 }
@@ -145,3 +151,6 @@ export const isEvaluated = (live: Pick<Live, "plan">, step: number): boolean => 
   const { recipe, steps } = live.plan;
   return step === 0 || isRung(live, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);
 };
+
+/** Whether the adapter's next step waits for the evaluation after this one. */
+export const isHeld = (live: Pick<Live, "plan">, step: number): boolean => isCounted(live, step) || isRung(live, step);

@@ -19,12 +19,15 @@ export type RosterOptions = {
   readonly keeper: Keeper;
   readonly tell: Events;
   readonly beside: Beside;
-  /** No slot is given any more. */
+  /** Aborted: no slot is given any more. */
   readonly stop: AbortSignal;
+  readonly suspend: AbortSignal;
   /** Called with an adapter that has its slot and its state, before its next mini-batch; `first` when it is the first time in this run. */
   readonly arrived: (live: Live, first: boolean) => Promise<void>;
-  /** Called with an adapter that shall leave, between two of its steps. */
+  /** Called with an adapter that shall leave, between two of its steps; or that has left, to end. */
   readonly leaves: (live: Live) => void;
+  /** Called with an adapter that has left, and was kept. */
+  readonly left: (live: Live) => void;
 };
 
 export class Roster {
@@ -38,9 +41,15 @@ export class Roster {
     this.#slots = range(options.plan.slots).map(() => null);
   }
 
+  /** More slots are free than adapters wait for. */
+  get hasFreeSlot(): boolean {
+    const free = this.#slots.filter((who) => who === null).length;
+    return free > this.all.filter(({ standing }) => standing === "waiting").length;
+  }
+
   /** Gives free slots to those that wait, and has others leave for those of a higher priority. */
   settle(): void {
-    if (this.options.stop.aborted) return;
+    if (this.options.stop.aborted || this.options.suspend.aborted) return;
     const of = (...standings: readonly Live["standing"][]) =>
       this.all.filter(({ standing }) => standings.includes(standing)).map(candidateOf);
     const free = this.#slots.filter((who) => who === null).length;
@@ -85,10 +94,10 @@ export class Roster {
     beside.goOn(fill());
   }
 
-  /** Has an adapter that trains leave, at once or when the step under way is made. */
+  /** Has an adapter that has a slot leave it, at once or when the step under way is made. */
   leave(live: Live, goes: Live["goes"]): void {
     live.goes = goes;
-    if (live.standing !== "active") return; // who is held or joins is asked when that is over
+    if (live.standing !== "active") return; // who is held or joins is asked when that is over, who leaves when it has left
     live.standing = "leaving";
     if (live.begun === live.steps) this.options.leaves(live);
   }
@@ -100,8 +109,13 @@ export class Roster {
       const blocks = await readState(bus, live.slot!);
       await keeper.save(plan, live.plan, { progress: progressOf(live), blocks });
       this.free(live);
+      if (live.goes === "ended") {
+        this.options.leaves(live);
+        return;
+      }
       live.standing = live.goes;
       if (live.goes === "rung") live.goes = "waiting";
+      this.options.left(live);
     };
     live.standing = "leaving";
     beside.goOn(away());

@@ -4,27 +4,27 @@
 // next action: adapters come and go, are evaluated, kept and exported beside the training of the others.
 
 import { now } from "../base/clock.ts";
+import { textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import type { AdamStep } from "../bus/messages.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
-import type { Pass, StepRef } from "../schedule/lists.ts";
+import type { Pass } from "../schedule/lists.ts";
 import { inputLength, pack } from "../schedule/pack.ts";
-import { rateFactor } from "../schedule/rate.ts";
 import type { ShareRef } from "../schedule/shares.ts";
 import { judge } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
 import { Beside } from "./beside.ts";
+import { Controls } from "./controls.ts";
 import { type AdapterResult, type Events, type Observer, type RunResult, together } from "./events.ts";
 import { Executor } from "./executor.ts";
 import { readState } from "./export.ts";
 import { trainingShare } from "./feed.ts";
 import { Finisher } from "./finish.ts";
-import { type Keeper, memoryKeeper } from "./keeper.ts";
-import { type AdapterData, freshLive, isCounted, isEvaluated, isRung, type Live, madeOf, progressOf } from "./live.ts";
+import { isOwn, type Keeper, type Kept, memoryKeeper } from "./keeper.ts";
+import { type AdapterData, freshLive, isCounted, isEvaluated, isHeld, isRung, type Live, madeOf, progressOf } from "./live.ts";
 import { Roster } from "./roster.ts";
 import { decideRungs } from "./rungs.ts";
+import { Steps } from "./steps.ts";
 
 export type { AdapterData } from "./live.ts";
 
@@ -46,15 +46,19 @@ export type RunOptions = {
   readonly lost?: AbortSignal | null;
   /** Aborted: mini-batches that were begun are finished, everything is saved, and the run ends. */
   readonly stop: AbortSignal;
+  /** Aborted: the same, but adapters are kept as they are, to go on elsewhere. */
+  readonly suspend?: AbortSignal;
+  /** When all adapters have ended, more may come: the run goes on until it is stopped. */
+  readonly keepOpen?: boolean;
 };
 
 /** Trains all adapters of the plan. Throws what a stage failed with; what one adapter fails with ends that adapter alone. */
 export const run = (options: RunOptions): Promise<RunResult> => new Training(options).run();
 
-/** Whether the adapter's next step waits for the evaluation after this one. */
-const isHeld = (live: Live, step: number): boolean => isCounted(live, step) || isRung(live, step);
-
-class Training {
+/** A run, from its first pass to its last. */
+export class Training {
+  /** What it can be told meanwhile. */
+  readonly controls: Controls;
   readonly #started = now();
   readonly #executor: Executor;
   readonly #beside: Beside;
@@ -62,13 +66,14 @@ class Training {
   readonly #keeper: Keeper;
   readonly #tell: Events;
   readonly #finisher: Finisher;
-  /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
-  readonly #made = new Map<string, AdamStep | null>();
+  readonly #steps: Steps;
+  readonly #suspend: AbortSignal;
   #passes = 0;
 
   constructor(private readonly options: RunOptions) {
     const { plan, bus, keeper, observers, stop } = options;
     this.#keeper = keeper ?? memoryKeeper();
+    this.#suspend = options.suspend ?? new AbortController().signal;
     this.#tell = together(observers);
     const batchOf = ({ shares }: Pass) => {
       const filled = shares.map((ref) => {
@@ -90,12 +95,35 @@ class Training {
       tell: this.#tell,
       beside: this.#beside,
       stop,
+      suspend: this.#suspend,
       arrived: (live, first) => this.#arrived(live, first),
       leaves: (live) => this.#leaves(live),
+      left: (live) => this.#forkKept(live),
+    });
+    this.#steps = new Steps({
+      stages: bus.stages,
+      executor: this.#executor,
+      of: (ref) => this.#of(ref),
+      tell: this.#tell,
+      failed: (live, message) => this.#end(live, "failed", message),
+      decided: () => this.#settle(),
+      made: (live) => this.#afterStep(live),
     });
     const keepStopped = keeper !== undefined;
     this.#finisher = new Finisher({ ...options, keeper: this.#keeper, keepStopped, tell: this.#tell, roster: this.#roster });
     for (const [i, adapter] of plan.adapters.entries()) this.#enter(adapter, options.data[i]!);
+    this.controls = new Controls({
+      all: this.#roster.all,
+      hasFreeSlot: () => this.#roster.hasFreeSlot,
+      enter: (adapter, data) => this.#join(adapter, data),
+      leave: (live, goes) => this.#roster.leave(live, goes),
+      end: (live) => this.#end(live, "stopped"),
+      fork: (live) => this.#forkKept(live),
+      settle: () => {
+        this.#settle();
+        this.#beside.wake();
+      },
+    });
   }
 
   #of({ adapter }: { readonly adapter: number }): Live {
@@ -110,6 +138,15 @@ class Training {
     this.#roster.all.push(live);
   }
 
+  /** An adapter comes while the run goes on. */
+  #join(late: AdapterPlan, data: AdapterData): void {
+    const { adapters } = this.options.plan;
+    const adapter = { ...late, index: adapters.length };
+    adapters.push(adapter);
+    this.#enter(adapter, data);
+    this.#tell.joined(adapter);
+  }
+
   async run(): Promise<RunResult> {
     const { lost, stop } = this.options;
     const gone = () => {
@@ -118,43 +155,48 @@ class Training {
     };
     const woken = () => this.#beside.wake();
     lost?.addEventListener("abort", gone);
-    stop.addEventListener("abort", woken);
+    const ends = [stop, this.#suspend];
+    for (const signal of ends) signal.addEventListener("abort", woken);
     try {
       return await this.#train();
     } finally {
       lost?.removeEventListener("abort", gone);
-      stop.removeEventListener("abort", woken);
+      for (const signal of ends) signal.removeEventListener("abort", woken);
     }
   }
 
   async #train(): Promise<RunResult> {
-    const { plan, stop } = this.options;
+    const { plan, stop, keepOpen = false } = this.options;
     const { all, joining } = this.#roster;
     this.#settle();
     // Those that begin, begin together: what the first passes hold shall not depend on how fast files are read.
     await this.#until(() => !all.some(({ standing }) => standing === "joining"));
-    const left = (adapter: number): boolean => stop.aborted || all[adapter]!.standing !== "active";
-    const allEnded = () => all.every(({ standing }) => standing === "ended");
+    const over = () => stop.aborted || this.#suspend.aborted;
+    const left = (adapter: number): boolean => over() || all[adapter]!.standing !== "active";
+    const allEnded = () => !keepOpen && all.every(({ standing }) => standing === "ended");
     for (;;) {
       for (const { stage, action } of actionsOf(plan, joining, left, this.#passes))
-        if (action.kind === "step") await this.#step(stage, action.steps);
+        if (action.kind === "step") await this.#steps.step(stage, action.steps);
         else {
           if (stage === 0 && action.kind === "forward") this.#begin(action.pass);
           await this.#executor[action.kind](stage, action.pass);
         }
       await this.#executor.drain();
-      if (stop.aborted || allEnded()) break;
-      await this.#until(() => joining.length > 0 || stop.aborted || allEnded());
+      if (over() || allEnded()) break;
+      await this.#until(() => joining.length > 0 || over() || allEnded());
     }
     await this.#until(() => this.#beside.idle); // who is on its way in or out
-    for (const live of all) if (live.standing !== "ended") this.#end(live, "stopped");
+    const interrupted = stop.aborted ? all.filter(({ standing }) => standing !== "ended") : [];
+    for (const live of interrupted) this.#end(live, "stopped");
+    if (!stop.aborted) for (const live of all) if (live.slot !== null) this.#roster.evict(live);
     await this.#until(() => this.#beside.idle);
-    const results = all.map(({ result }) => result!);
+    const results = all.flatMap(({ result }) => result ?? []);
     return {
       adapters: results,
       seconds: (now() - this.#started) / 1000,
       tokens: sum(results.map(({ tokens }) => tokens)),
-      stopped: stop.aborted,
+      stopped: interrupted.length > 0,
+      suspended: this.#suspend.aborted && !stop.aborted,
     };
   }
 
@@ -165,7 +207,7 @@ class Training {
 
   #settle(): void {
     for (const { live, dropped } of decideRungs(this.#roster.all))
-      if (dropped === null) live.standing = "waiting";
+      if (dropped === null) live.standing = live.goes === "paused" ? "paused" : "waiting";
       else this.#end(live, "dropped", dropped);
     this.#roster.settle();
   }
@@ -186,68 +228,9 @@ class Training {
     this.#roster.join(live);
   }
 
-  /** One stage's part of these steps: decided when the first stage is told, reported when the last has been. */
-  async #step(stage: number, refs: readonly StepRef[]): Promise<void> {
-    const keyOf = ({ adapter, step }: StepRef) => `${adapter}.${step}`;
-    for (const ref of refs) if (!this.#made.has(keyOf(ref))) this.#made.set(keyOf(ref), await this.#decide(ref));
-    const steps = refs.flatMap((ref) => this.#made.get(keyOf(ref)) ?? []);
-    if (steps.length > 0) await this.#executor.step(stage, steps);
-    if (stage < this.options.bus.stages - 1) return;
-    const made = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map((ref) => this.#of(ref));
-    for (const ref of refs) this.#made.delete(keyOf(ref));
-    for (const live of made) this.#report(live);
-    for (const live of made) await this.#afterStep(live);
-  }
-
-  /**
-   * An adapter's step from its mini-batch's loss and gradient norm; null where they are no numbers, which ends the adapter. Here its
-   * iteration ends: the first stage has not begun its next mini-batch, and does so only if it stays active.
-   */
-  async #decide(ref: StepRef): Promise<AdamStep | null> {
-    const live = this.#of(ref);
-    const { recipe, steps } = live.plan;
-    const { loss, tokens, squares } = await this.#executor.result(ref);
-    if (live.standing === "ended") return null;
-    const gradNorm = gradNormOf(squares);
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
-      this.#end(live, "failed", `${message}; lower the learning rate or set max_grad_norm`);
-      return null;
-    }
-    const { beta1, beta2, eps, weightDecay, maxGradNorm } = recipe.optimizer;
-    const learningRate = recipe.optimizer.learningRate * rateFactor(recipe.schedule, ref.step, steps);
-    const coefficient = clipCoefficient(gradNorm, maxGradNorm);
-    live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1 };
-    if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
-    this.#settle();
-    return { adapter: live.slot!, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
-  }
-
-  /** Counts and tells of the step that an adapter has made. */
-  #report(live: Live): void {
-    const { plan } = live;
-    const { loss, tokens, gradNorm, learningRate, step } = live.step!;
-    const time = now();
-    live.steps = step;
-    live.tokens += tokens;
-    live.firstLoss ??= loss;
-    live.lastLoss = loss;
-    this.#tell.stepped({
-      adapter: plan.index,
-      step,
-      steps: plan.steps,
-      epoch: Math.floor((step - 1) / plan.stepsPerEpoch) + 1,
-      loss,
-      learningRate,
-      gradNorm,
-      tokens,
-      tokensPerSecond: (1000 * tokens) / Math.max(1e-3, time - live.steppedAt),
-    });
-    live.steppedAt = time;
-  }
-
   /** All stages have been told of the step, and of nothing of the adapter's beyond: what is asked of them now is as it is after it. */
   async #afterStep(live: Live): Promise<void> {
+    for (const fork of live.forks.splice(0)) this.#beside.goOn(this.#fork(live, fork));
     if (live.steps === live.plan.steps) return this.#end(live, "done");
     if (this.#isDue(live)) this.#beside.goOn(this.#roster.keep(live));
     if (live.standing === "held") return this.#beside.goOn(this.#hold(live));
@@ -262,6 +245,31 @@ class Training {
   #leaves(live: Live): void {
     if (live.goes === "ended") this.#end(live, "stopped");
     else this.#roster.evict(live);
+  }
+
+  /** A copy begins as the adapter is now: kept under the copy's name, it comes as any other that was kept. */
+  async #fork(live: Live, { plan: copy, data }: Live["forks"][number], kept?: Kept): Promise<void> {
+    const { plan, bus, model = "" } = this.options;
+    const made = madeOf(plan, copy, data, model);
+    const progress = { ...(kept?.progress ?? progressOf(live)), adapter: copy.name, made, best: null };
+    try {
+      const blocks = kept?.blocks ?? (await readState(bus, live.slot!));
+      await this.#keeper.save(plan, copy, { progress, blocks });
+      this.#join(copy, data);
+      this.#settle();
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      this.#tell.noticed(live.plan.index, `the copy ${copy.name} was not made: ${textOf(error)}`);
+    }
+  }
+
+  /** The same where the adapter is on no stage; one that has made no step is begun anew. */
+  #forkKept(live: Live): void {
+    for (const fork of live.forks.splice(0)) {
+      const kept = this.#keeper.load(this.options.plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text));
+      if (kept) this.#beside.goOn(this.#fork(live, fork, kept));
+      else this.#join(fork.plan, fork.data);
+    }
   }
 
   #isDue({ steps, saving, savedAt }: Live): boolean {

@@ -1,0 +1,230 @@
+// Where a run is asked from elsewhere, and answers: `mlora ps` and its like. Adapters that come are checked here as those of a recipe are
+// before a run, so that a wrong request is its sender's and never the run's.
+
+import { existsSync, realpathSync } from "node:fs";
+import { join } from "node:path";
+import { stringify } from "smol-toml";
+import { now } from "../base/clock.ts";
+import { RequestError, RunError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
+import { sum } from "../base/shape.ts";
+import { type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
+import type { Connection } from "../bus/nats.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { resolveTargets } from "../plan/adapters.ts";
+import { lacking, lateAdapters } from "../plan/grow.ts";
+import { type AdapterPlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { adapterTable } from "../recipe/resolve.ts";
+import type { AdapterKey } from "../recipe/schema.ts";
+import { announce } from "../run/registry.ts";
+import type { Training } from "../run/run.ts";
+import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
+
+/** In a run's folder: the adapters that came while it went on. */
+const ADDED = "added.toml";
+
+/** What a copy may have otherwise: all else decides what its steps so far were. */
+const FORK_KEYS: readonly AdapterKey[] = [
+  "learning_rate",
+  "betas",
+  "eps",
+  "weight_decay",
+  "max_grad_norm",
+  "scheduler",
+  "warmup",
+  "min_lr_ratio",
+  "dropout",
+  "epochs",
+  "steps",
+  "eval_every",
+  "patience",
+  "min_delta",
+  "priority",
+];
+
+/** The recipe with the adapters that came to its run while it went on; from the run's folder. */
+export function withAdded(recipe: Recipe): Recipe {
+  const path = join(recipe.run.output, ADDED);
+  if (!existsSync(path)) return recipe;
+  const names = new Set(recipe.adapters.map(({ name }) => name));
+  const added = loadRecipe(path).adapters.filter(({ name }) => !names.has(name));
+  return { ...recipe, adapters: [...recipe.adapters, ...added] };
+}
+
+export type DeskOptions = {
+  readonly request: Request;
+  readonly stop: AbortController;
+  /** Stages cannot be opened again: they came from elsewhere. */
+  readonly fixed: boolean;
+};
+
+/** A run as it is reached from elsewhere, whatever stages it has just now. */
+export class Desk {
+  /** What the run does by now: its recipe and data, with all that was added. */
+  request: Request;
+  #suspend = new AbortController();
+  #training: Training | null = null;
+  #plan: Plan | null = null;
+  readonly #added: AdapterRecipe[];
+  readonly #started = now();
+
+  constructor(private readonly options: DeskOptions) {
+    this.request = options.request;
+    const path = join(this.#output, ADDED);
+    this.#added = existsSync(path) ? [...loadRecipe(path).adapters] : [];
+  }
+
+  get #output(): string {
+    return this.options.request.recipe.run.output;
+  }
+
+  /** `suspend` is aborted when the stages, which have just been opened, are to be opened again with room for who came. */
+  renewed(): { readonly suspend: AbortSignal } {
+    this.#suspend = new AbortController();
+    return { suspend: this.#suspend.signal };
+  }
+
+  /** From now on requests go to this training. */
+  attend(training: Training, plan: Plan): Disposable {
+    this.#training = training;
+    this.#plan = plan;
+    return {
+      [Symbol.dispose]: () => {
+        this.#training = null;
+      },
+    };
+  }
+
+  /** Answers on this server, and makes the run known on this machine, until it is disposed. */
+  open({ connection, run }: { readonly connection: Connection; readonly run: string }): Disposable {
+    const stack = new DisposableStack();
+    const refuse = (text: string) => log(0, () => `warning: ${text}`);
+    stack.use(serveControl(connection, run, async (request) => this.#answer(request), refuse));
+    stack.use(announce({ run, output: this.#output, address: connection.address }));
+    return stack;
+  }
+
+  /** Those that joined are in the run's folder, so that the run can go on with them after anything. */
+  readonly observer = {
+    joined: ({ recipe }: AdapterPlan): void => this.#remember([recipe]),
+  };
+
+  #remember(adapters: readonly AdapterRecipe[]): void {
+    const known = new Set(this.#added.map(({ name }) => name));
+    this.#added.push(...adapters.filter(({ name }) => !known.has(name)));
+    writeFileAtomic(join(this.#output, ADDED), formatRecipe({ ...this.request.recipe, adapters: this.#added }));
+  }
+
+  #answer(request: ControlRequest): RunStatus | string {
+    if (request.type === "status") return this.#status();
+    if (request.type === "stop" && request.adapter === null) {
+      this.options.stop.abort(new RunError("run.stopped", "stopped before any training"));
+      return "the run ends: what was begun is finished and everything is saved";
+    }
+    const training = this.#training;
+    if (!training) throw new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
+    const { controls } = training;
+    if (request.type === "stop") return controls.stop(request.adapter!);
+    if (request.type === "pause") return controls.pause(request.adapter);
+    if (request.type === "resume") return controls.resume(request.adapter);
+    if (request.type === "add") return this.#add(training, request.text, request.path);
+    return this.#fork(training, request);
+  }
+
+  #status(): RunStatus {
+    const { stop } = this.options;
+    const adapters = this.#training?.controls.adapters ?? [];
+    const rate = sum(adapters.map(({ tokensPerSecond }) => tokensPerSecond ?? 0));
+    const left = this.#training?.controls.tokensLeft ?? 0;
+    const training = adapters.some(({ state }) => !/^(waiting|paused|done|early|dropped|stopped|failed)$/.test(state));
+    return {
+      state: stop.signal.aborted ? "stopping" : !this.#training ? "starting" : training ? "training" : "waiting",
+      stages: this.#plan?.stages.length ?? 0,
+      slots: this.#plan?.slots ?? 0,
+      memoryBytes: this.#plan ? totalBytes(totalMemory(this.#plan)) : 0,
+      tokensPerSecond: rate,
+      seconds: (now() - this.#started) / 1000,
+      secondsLeft: rate > 0 ? left / rate : null,
+      adapters,
+    };
+  }
+
+  /** Checks as for a run of their own; then they join, or the stages are opened again with room for them. */
+  #add(training: Training, text: string, path: string): string {
+    const plan = this.#plan!;
+    const { recipe } = this.request;
+    const asked = parseRecipe(text, path);
+    if (realpathSync(asked.model.path) !== realpathSync(recipe.model.path))
+      throw new RequestError(
+        "control.model",
+        `${path} is for ${asked.model.path}, the run trains on ${recipe.model.path}`,
+        "start a run of its own for it",
+      );
+    this.#refuseTaken(training, asked.adapters);
+    for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);
+    const late = readRequest({ ...recipe, adapters: asked.adapters }, plan.spec);
+    const summaries = summariesOf(late.data);
+    const adapters = lateAdapters(plan, asked.adapters, summaries);
+    const grown = this.#grown(late);
+    const needed = planOn(
+      grown,
+      plan.stages.map(({ device }) => device),
+    );
+    const lack = lacking(plan, adapters, summaries);
+    const more = needed.slots > plan.slots && !training.controls.hasFreeSlot;
+    if (lack !== null && this.options.fixed)
+      throw new RequestError("control.room", `the stages have no ${lack}`, "start a run of its own for them");
+    if (lack === null && (!more || this.options.fixed)) {
+      this.request = grown;
+      return training.controls.add(adapters, late.data);
+    }
+    this.#remember(asked.adapters);
+    this.request = grown;
+    this.#suspend.abort();
+    const names = asked.adapters.map(({ name }) => name).join(", ");
+    return `${names}: added; the stages are opened again, with ${lack ?? `${needed.slots} slots instead of ${plan.slots}`}`;
+  }
+
+  #fork(training: Training, { adapter, name, changes }: Extract<ControlRequest, { type: "fork" }>): string {
+    const plan = this.#plan!;
+    const { request } = this;
+    const from = request.recipe.adapters.findIndex((of) => of.name === adapter);
+    if (from < 0) return training.controls.fork(adapter, plan.adapters[0]!); // says that there is none
+    const wrong = Object.keys(changes).find((key) => !(FORK_KEYS as readonly string[]).includes(key));
+    if (wrong !== undefined)
+      throw new RequestError(
+        "control.fork",
+        `a copy of '${adapter}' cannot have another ${wrong}: its steps so far were made with it`,
+        `it may have another ${FORK_KEYS.join(", ")}`,
+      );
+    const { epochs, steps, ...table } = adapterTable(request.recipe.adapters[from]!) as Record<string, unknown>;
+    const length =
+      "epochs" in changes || "steps" in changes ? {} : { ...(epochs ? { epochs } : {}), ...(steps ? { steps } : {}) };
+    const { model, run } = request.recipe;
+    const text = stringify({
+      model: { path: model.path },
+      run: { output: run.output, seed: run.seed },
+      adapter: [{ ...table, ...length, ...changes, name }],
+    });
+    const { adapters } = parseRecipe(text, `the copy of ${adapter}`);
+    this.#refuseTaken(training, adapters);
+    const data = request.data[from]!;
+    const [copy] = lateAdapters(plan, adapters, summariesOf([data]));
+    const said = training.controls.fork(adapter, copy!);
+    this.request = this.#grown({ ...request, recipe: { ...request.recipe, adapters }, data: [data] });
+    return said;
+  }
+
+  #grown({ recipe: { adapters }, data }: Request): Request {
+    const { recipe, spec, data: before } = this.request;
+    return { spec, recipe: { ...recipe, adapters: [...recipe.adapters, ...adapters] }, data: [...before, ...data] };
+  }
+
+  #refuseTaken(training: Training, adapters: readonly AdapterRecipe[]): void {
+    const taken = new Set(training.controls.names.map((name) => name.toLowerCase()));
+    const twice = adapters.find(({ name }) => taken.has(name.toLowerCase()));
+    if (twice) throw new RequestError("control.name", `the run has an adapter '${twice.name}' already`, "give it another name");
+  }
+}

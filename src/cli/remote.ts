@@ -1,0 +1,127 @@
+// `mlora ps`, `stop`, `pause`, `resume`, `add` and `fork`: what is asked of runs that go on, from another terminal of this machine.
+
+import { resolve } from "node:path";
+import { parse } from "smol-toml";
+import { formatBytes } from "../base/bytes.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { type AdapterStatus, askControl, type ControlRequest, type RunStatus } from "../bus/control.ts";
+import { connect } from "../bus/nats.ts";
+import { formatRecipe, loadRecipe } from "../recipe/load.ts";
+import { knownRuns, type RunEntry } from "../run/registry.ts";
+import { shortPath } from "./prepare.ts";
+import { count, duration, table } from "./table.ts";
+
+/** A run may compute a pass before it answers, and reads data before adapters join. */
+const PATIENCE_MS = { status: 10_000, other: 120_000 };
+
+/** All runs of this user on this machine, with what each says of itself. */
+export async function ps(json: boolean): Promise<void> {
+  const runs = await Promise.all(
+    knownRuns().map(async (entry) => {
+      try {
+        return { entry, status: await ask(entry, { type: "status" }), fault: null };
+      } catch (error) {
+        return { entry, status: null, fault: textOf(error) };
+      }
+    }),
+  );
+  const text = json
+    ? JSON.stringify(
+        runs.map(({ entry: { run, pid, output }, status, fault }) => ({ run, pid, output, fault, ...status })),
+        null,
+        2,
+      )
+    : runs.length === 0
+      ? "no run goes on here"
+      : runs.flatMap((run, i) => [...(i > 0 ? [""] : []), ...runLines(run)]).join("\n");
+  process.stdout.write(`${text}\n`);
+}
+
+type Known = { readonly entry: RunEntry; readonly status: RunStatus | null; readonly fault: string | null };
+
+function runLines({ entry: { run, pid, output }, status, fault }: Known): string[] {
+  const head = `${run}  process ${pid}, ${shortPath(output)}`;
+  if (!status) return [`${head}: ${fault}`];
+  const { state, stages, slots, memoryBytes, tokensPerSecond, seconds, secondsLeft, adapters } = status;
+  const facts = [
+    `${state} for ${duration(seconds)}`,
+    ...(secondsLeft === null ? [] : [`${duration(secondsLeft)} left`]),
+    `${count(tokensPerSecond)} tokens/s`,
+    `${stages} ${stages === 1 ? "stage" : "stages"}`,
+    `${slots} ${slots === 1 ? "slot" : "slots"}`,
+    formatBytes(memoryBytes),
+  ];
+  const right = { align: "right" } as const;
+  const lines = table<AdapterStatus>(
+    [
+      { title: "adapter", of: ({ name }) => name },
+      { title: "state", of: (adapter) => adapter.state },
+      { title: "step", of: ({ step, steps }) => `${count(step)}/${count(steps)}`, ...right },
+      { title: "loss", of: ({ loss }) => loss?.toFixed(4) ?? "-", ...right },
+      {
+        title: "tokens/s",
+        of: (adapter) => (adapter.tokensPerSecond === null ? "-" : count(adapter.tokensPerSecond)),
+        ...right,
+      },
+      { title: "left", of: (adapter) => (adapter.secondsLeft === null ? "-" : duration(adapter.secondsLeft)), ...right },
+      { title: "priority", of: ({ priority }) => `${priority}`, ...right },
+    ],
+    adapters,
+  );
+  return [`${head}: ${facts.join(", ")}`, ...lines];
+}
+
+/** One of the requests that name an adapter or mean the whole run. */
+export async function tell(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
+  say(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
+}
+
+/** The recipe is read here, where its relative paths mean something; the run checks it against itself. */
+export async function add(run: string, recipe: string): Promise<void> {
+  const entry = find(run);
+  const path = resolve(recipe);
+  say(await ask(entry, { type: "add", text: formatRecipe(loadRecipe(path)), path }));
+}
+
+export async function fork(run: string, adapter: string, name: string, set: string): Promise<void> {
+  say(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
+}
+
+/** "learning_rate = 1e-4, steps = 500" */
+function changesIn(text: string): Record<string, unknown> {
+  try {
+    return parse(`all = { ${text} }`)["all"] as Record<string, unknown>;
+  } catch (error) {
+    throw new RequestError(
+      "cli.flag",
+      `--set ${text}: ${textOf(error).split("\n")[0]}`,
+      'write keys as in a recipe: --set "learning_rate = 1e-4, steps = 500"',
+    );
+  }
+}
+
+/** The run that is meant: by its id or the beginning of one, or by its output folder. */
+function find(name: string): RunEntry {
+  const runs = knownRuns();
+  const text = `${name}`;
+  const found = runs.filter(({ run, output }) => run === text || output === resolve(text));
+  const [only, ...others] = found.length > 0 ? found : runs.filter(({ run }) => run.startsWith(text));
+  if (only && others.length === 0) return only;
+  const list = runs.map(({ run, output }) => `\n  ${run}  ${shortPath(output)}`).join("");
+  if (only) throw new RequestError("control.run", `several runs begin with '${text}':${list}`, "give more of the id");
+  const what = runs.length === 0 ? "no run goes on here" : `these runs go on here:${list}`;
+  throw new RequestError(
+    "control.run",
+    `there is no run '${text}'; ${what}`,
+    "name a run by its id, as mlora ps lists it, or by its output folder",
+  );
+}
+
+async function ask<R extends ControlRequest>({ address, run }: RunEntry, request: R) {
+  await using connection = await connect(address, "mlora control");
+  return await askControl(connection, run, request, request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other);
+}
+
+const say = (line: string): void => {
+  process.stdout.write(`${line}\n`);
+};

@@ -1,0 +1,28 @@
+// Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
+
+import { groupsOf } from "../base/layout.ts";
+import { maxOf } from "../base/shape.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, planAdapter } from "./adapters.ts";
+import type { Plan } from "./plan.ts";
+
+/** Adapters as they would stand behind those of the plan. Throws RequestErrors where the model cannot have them. */
+export const lateAdapters = (
+  { spec, adapters }: Plan,
+  recipes: readonly AdapterRecipe[],
+  data: readonly DataSummary[],
+): AdapterPlan[] => recipes.map((recipe, i) => planAdapter(recipe, adapters.length + i, spec, data[i]!));
+
+/** What the stages, as they were opened, lack for these adapters; null where they have room. */
+export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {
+  const { spec, stages, budget, device } = plan;
+  const { sizes } = stages[0]!;
+  const rank = maxOf(late.map((adapter) => adapter.rank));
+  if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
+  const groups = groupsOf(late.flatMap(({ targets }) => targets)).filter((group) => !sizes.groups.includes(group));
+  if (groups.length > 0) return `room for factors of ${groups.join(", ")}`;
+  const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
+  if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
+  const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, budget, device.rowTile)));
+  return rows > sizes.rows ? `room for a micro-batch of ${rows} rows: they have it for ${sizes.rows}` : null;
+}

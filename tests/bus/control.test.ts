@@ -1,0 +1,215 @@
+// Runs that are told things while they go on. Whatever is done to some adapters changes no number of the others, and what is put off is
+// the same when it is done.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../helpers/bus.ts";
+import { needs } from "../helpers/needs.ts";
+import { leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace(2);
+afterAll(() => place[Symbol.dispose]());
+/** Runs of other tests are not in the way. */
+const HERE = { MLORA_CACHE: join(place.root, "cache") };
+
+const outputOf = (path: string) => join(path, "..", "out");
+const mlora = (...args: string[]) => place.start(args, HERE).ended;
+const start = (path: string, ...flags: string[]): Running => place.start(["run", path, ...flags], HERE);
+
+/** The answer to a request that must be granted. */
+async function told(...args: string[]): Promise<string> {
+  const { code, out, err } = await mlora(...args);
+  expect([code, err]).toEqual([0, ""]);
+  return out.trim();
+}
+
+async function refusal(...args: string[]): Promise<string> {
+  const { code, out, err } = await mlora(...args);
+  expect([code, out]).toEqual([2, ""]);
+  return err;
+}
+
+const steps = (path: string, adapter?: string) =>
+  existsSync(join(outputOf(path), "metrics.jsonl"))
+    ? metrics(outputOf(path), "step").filter((line) => adapter === undefined || line["adapter"] === adapter)
+    : [];
+const begun = (path: string, count = 1, adapter?: string) =>
+  until(`${count} steps`, 20_000, () => steps(path, adapter).length >= count);
+
+type Status = {
+  readonly run: string;
+  readonly state: string;
+  readonly adapters: { name: string; state: string; step: number }[];
+};
+const list = async (): Promise<Status[]> => JSON.parse(await told("ps", "--json"));
+const stateOf = async (path: string, adapter: string) =>
+  (await list())
+    .find((run) => (run as { output?: string }).output === outputOf(path))
+    ?.adapters.find(({ name }) => name === adapter)?.state;
+const becomes = async (path: string, adapter: string, state: string) => {
+  for (let i = 0; i < 100; i++) if ((await stateOf(path, adapter)) === state) return;
+  throw new Error(`${adapter} is ${await stateOf(path, adapter)}, never ${state}`);
+};
+
+async function undisturbed(text: string): Promise<string> {
+  const path = place.project(text, SUMS);
+  expect((await mlora("run", path)).code).toBe(0);
+  return path;
+}
+
+const same = (a: string, b: string, adapters: readonly number[]) => {
+  for (const i of adapters) expect(leftOf(outputOf(a), `a${i}`), `a${i}`).toEqual(leftOf(outputOf(b), `a${i}`));
+};
+
+needs("nats")("a run that goes on", () => {
+  test.each([1, 2])(
+    "is listed, and its adapters pause and go on as if nothing had been: %i stages",
+    async (stages) => {
+      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 60);
+      const alone = await undisturbed(text);
+      const path = place.project(text, SUMS);
+      const run = start(path);
+      await begun(path, 20);
+      const [{ run: id, adapters }] = (await list()) as [Status];
+      expect(adapters.map(({ name }) => name)).toEqual(["a0", "a1", "a3"]);
+      expect(await told("ps")).toMatch(new RegExp(`^${id} +process ${run.pid}, .*training.*\\n`));
+
+      expect(await told("pause", id.slice(0, 6), "a1")).toContain("a1: paused");
+      await becomes(path, "a1", "paused");
+      const at = steps(path, "a1").length;
+      await begun(path, steps(path, "a0").length + 20, "a0");
+      expect(steps(path, "a1").length).toBe(at);
+      expect(await refusal("pause", id, "a1")).toContain("'a1' is paused, or has ended");
+      expect(await told("resume", id, "a1")).toContain("a1: resumed");
+      await begun(path, at + 3, "a1");
+      expect(await told("pause", outputOf(path))).toMatch(/paused until resumed/);
+      await becomes(path, "a0", "paused");
+      expect((await list())[0]!.state).toBe("waiting");
+      await told("resume", outputOf(path));
+      expect((await run.ended).code).toBe(0);
+      same(path, alone, [0, 1, 3]);
+      expect(await told("ps")).toBe("no run goes on here");
+    },
+    60_000,
+  );
+
+  test("takes more adapters: where it has room at once, else its stages are opened again; all as in runs of their own", async () => {
+    const small = longer(unlike([2], "cpu", "slots = 3"), 200);
+    const large = longer(unlike([3, 4], "cpu"), 20);
+    const [first, second] = [await undisturbed(small), await undisturbed(large)];
+    const path = place.project(small, { ...SUMS, "more.toml": large, "taken.toml": small });
+    const run = start(path);
+    await begun(path, 10);
+    const id = (await list())[0]!.run;
+    const alike = longer(unlike([2], "cpu"), 20).replace('name = "a2"', 'name = "b2"');
+    const third = await undisturbed(alike);
+    writeFileSync(join(path, "..", "alike.toml"), alike);
+    expect(await told("add", id, join(path, "..", "alike.toml"))).toBe("b2: added");
+    expect(await refusal("add", id, join(path, "..", "taken.toml"))).toContain("has an adapter 'a2' already");
+    expect(await told("add", id, join(path, "..", "more.toml"))).toMatch(
+      /^a3, a4: added; the stages are opened again, with room for rank 16/,
+    );
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([0, expect.stringContaining("the stages are opened again")]);
+    same(path, first, [2]);
+    same(path, second, [3, 4]);
+    expect(leftOf(outputOf(path), "b2")).toEqual(leftOf(outputOf(third), "b2"));
+  }, 60_000);
+
+  test("gives its only slot to one of a higher priority at its next iteration, and then back", async () => {
+    const low = longer(unlike([5], "cpu", "slots = 1"), 150);
+    const high = longer(unlike([1], "cpu"), 20).replace('name = "a1"', 'name = "a1"\npriority = 5');
+    const [first, second] = [await undisturbed(low), await undisturbed(high)];
+    const path = place.project(low, { ...SUMS, "high.toml": high });
+    const run = start(path);
+    await begun(path, 10);
+    await told("add", outputOf(path), join(path, "..", "high.toml"));
+    const at = steps(path, "a5").length;
+    expect((await run.ended).code).toBe(0);
+    const order = steps(path).map(({ adapter }) => adapter);
+    const from = order.indexOf("a1");
+    expect(order.slice(0, from).length).toBeLessThanOrEqual(at + 1);
+    expect(new Set(order.slice(from, from + 80))).toEqual(new Set(["a1"]));
+    same(path, first, [5]);
+    same(path, second, [1]);
+  }, 60_000);
+
+  test("goes on with a copy of an adapter: the same one without changes, another with them; after a kill as well", async () => {
+    const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 5 }"), 150);
+    const alone = await undisturbed(text);
+    const path = place.project(text, SUMS);
+    const run = start(path);
+    await begun(path, 15, "a0");
+    expect(await told("fork", outputOf(path), "a0", "twin")).toMatch(/^twin: goes on from a0, after step \d+$/);
+    expect(await told("fork", outputOf(path), "a0", "bold", "--set", "learning_rate = 1e-2, dropout = 0")).toContain("bold");
+    await begun(path, 10, "bold");
+    run.kill("SIGKILL");
+    await run.ended;
+    expect((await mlora("run", path)).code).toBe(0);
+    same(path, alone, [0, 1]);
+    const lines = (name: string) => leftOf(outputOf(path), name).steps.map(({ adapter: _, ...line }) => line);
+    const [first] = lines("twin") as unknown as [{ step: number }];
+    expect(first.step).toBeGreaterThan(15);
+    expect(lines("twin")).toEqual(lines("a0").slice(first.step - 1));
+    expect(leftOf(outputOf(path), "twin").weights).toBe(leftOf(outputOf(path), "a0").weights);
+    expect(lines("bold").map(({ loss }) => loss)).not.toEqual(
+      lines("a0")
+        .slice(-lines("bold").length)
+        .map(({ loss }) => loss),
+    );
+  }, 60_000);
+
+  test("ends one adapter when told so, saved; is kept open for more; and ends when told so", async () => {
+    const text = longer(unlike([0, 1], "cpu"), 150);
+    const path = place.project(text, { ...SUMS, "more.toml": unlike([4], "cpu") });
+    const alone = await undisturbed(unlike([4], "cpu"));
+    const run = start(path, "--keep-open");
+    await begun(path, 10);
+    expect(await told("stop", outputOf(path), "a0")).toMatch(/^a0 ends after step \d+, and is saved$/);
+    await becomes(path, "a1", "done");
+    expect(await stateOf(path, "a0")).toBe("stopped");
+    expect(existsSync(join(outputOf(path), "a0", "adapter_model.safetensors"))).toBe(true);
+    expect(await refusal("fork", outputOf(path), "a1", "late")).toContain("'a1' has ended");
+    await told("add", outputOf(path), join(path, "..", "more.toml"));
+    await becomes(path, "a4", "done");
+    expect(await told("stop", outputOf(path))).toContain("the run ends");
+    expect((await run.ended).code).toBe(0);
+    same(path, alone, [4]);
+  }, 60_000);
+
+  test("refuses what cannot be, to who asks it alone", async () => {
+    const text = longer(unlike([0], "cpu"), 5000);
+    const path = place.project(text, { ...SUMS, "bad.toml": text.replace("a0", "b0").replace("rows.jsonl", "none.jsonl") });
+    const run = start(path);
+    await begun(path, 3);
+    const out = outputOf(path);
+    expect(await refusal("stop", "nonesuch")).toContain("there is no run 'nonesuch'; these runs go on here:");
+    expect(await refusal("stop", out, "a7")).toMatch(/the run has no adapter 'a7'\nhint: did you mean 'a0'\?/);
+    expect(await refusal("fork", out, "a0", "c", "--set", "rank = 4")).toContain("cannot have another rank");
+    expect(await refusal("fork", out, "a0", "c", "--set", "steps = 1")).toContain("'c' would end after 1");
+    expect(await refusal("fork", out, "a0", "c", "--set", "dropout = 7")).toContain("adapter[0].dropout");
+    expect(await refusal("fork", out, "a0", "../c")).toContain("names a folder");
+    expect(await refusal("fork", out, "a0", "A0")).toContain("has an adapter 'A0' already");
+    expect(await refusal("fork", out, "a0", "c", "--set", "steps")).toContain("--set steps:");
+    expect(await refusal("add", out, join(path, "..", "bad.toml"))).toContain("none.jsonl");
+    run.kill("SIGINT");
+    expect((await run.ended).code).toBe(1);
+  }, 60_000);
+
+  test("is known to its user alone, by a file that goes with it; that of a killed run is taken away", async () => {
+    const path = place.project(longer(unlike([0], "cpu"), 5000), SUMS);
+    const run = start(path);
+    await begun(path, 1);
+    const folder = join(HERE.MLORA_CACHE, "runs");
+    const [file] = readdirSync(folder);
+    const { address } = JSON.parse(readFileSync(join(folder, file!), "utf8"));
+    expect(statSync(join(folder, file!)).mode & 0o777).toBe(0o600);
+    expect(statSync(folder).mode & 0o777).toBe(0o700);
+    expect(await told("ps", "--json")).not.toContain(address.login.token);
+    run.kill("SIGKILL");
+    await run.ended;
+    expect(await told("ps")).toBe("no run goes on here");
+    expect(readdirSync(folder)).toEqual([]);
+  }, 60_000);
+});
