@@ -5,6 +5,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { modelOf } from "../plan/model.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import { adviceFor } from "./draw/advice.ts";
@@ -75,6 +76,7 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
       parameters: adapter.parameters,
     })),
     memory_bytes: { ...memory, total: totalBytes(memory) },
+    memory_model: modelOf(plan),
     ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
   };
 }
@@ -111,6 +113,14 @@ function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehear
     ],
     stages.map((of, stage) => ({ ...of, stage })),
   );
+}
+
+/** What the paper's model, fitted to this plan, says of larger and smaller passes. */
+function memoryText(plan: Plan): string {
+  const { b0, b1, b2 } = modelOf(plan);
+  const square = Math.abs(b2) * 1000 < 1e-3 * b1 ? "nothing" : `${b2.toPrecision(2)} bytes`;
+  const token = `${formatBytes(1000 * b1)} for each 1,000 tokens B L of a pass`;
+  return `  memory model: ${formatBytes(b0)}, ${token}, ${square} for B L^2`;
 }
 
 const drawnText = (svg: string | null): string[] => (svg === null ? [] : ["", `the schedule is drawn in ${shortPath(svg)}`]);
@@ -165,6 +175,7 @@ function planText({ plan, data }: Prepared): string[] {
       ],
       memoryRows,
     ),
+    memoryText(plan),
     ...(stages.length > 1
       ? []
       : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),

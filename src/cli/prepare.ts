@@ -11,7 +11,7 @@ import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readPeftAdapter } from "../files/peft.ts";
 import { resolveTargets } from "../plan/adapters.ts";
-import { type DataSummary, makePlan, type Plan, type StageDevice, stageCount } from "../plan/plan.ts";
+import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
 import { countTargets } from "../run/feed.ts";
@@ -58,8 +58,8 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 export const summariesOf = (data: readonly Dataset[]): DataSummary[] =>
   data.map(({ train, eval: held }) => ({ train: summary(train), eval: summary(held) }));
 
-export const planOn = ({ recipe, spec, data }: Request, devices: readonly StageDevice[]): Plan =>
-  makePlan(recipe, spec, summariesOf(data), devices);
+export const planOn = ({ recipe, spec, data }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
+  makePlan(recipe, spec, summariesOf(data), devices, options);
 
 /** Reads what the recipe names, and checks it. */
 export function readRequest(recipe: Recipe, spec: ModelSpec): Request {

@@ -19,6 +19,7 @@ import { Tracer } from "../run/trace.ts";
 import { Desk, withAdded } from "./desk.ts";
 import { linkOf } from "./flags.ts";
 import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
+import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
 import { metricsObserver, summary } from "./results.ts";
@@ -44,6 +45,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const others = othersOf(flags, recipe);
   const devices = () => localDevices(recipe, spec, others?.here);
   const here = devices(); // before the data, which may be long
+  const planner = new Planner(devices);
   const request = readRequest(recipe, spec);
   let plan = others ? null : planOn(request, here);
   const { output, restarts } = recipe.run;
@@ -60,7 +62,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);
   const desk = new Desk({ request, stop, fixed: crew !== null });
-  const job: Job = { desk, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false };
+  const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false };
   let resumed = claim.continued ? goOn(job, plan) : null;
   say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
@@ -76,10 +78,18 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
       if (!result.suspended) return conclude(result, now, output);
       say("the stages are opened again, with room for the adapters that came");
     } catch (error) {
-      if (crew || lost === restarts || stop.signal.aborted || !isLoss(error)) throw error;
-      say(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
+      if (crew || stop.signal.aborted) throw error;
+      if (isRefusal(error)) {
+        planner.refused(now);
+        say(`notice: ${textOf(error)}; the run is planned again with less`);
+      } else {
+        if (lost === restarts || !isLoss(error)) throw error;
+        say(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
+      }
     }
-    plan = planOn(desk.request, devices());
+    plan = planner.plan(desk.request);
+    const { rows } = plan.stages[0]!.sizes;
+    say(`  ${plan.slots} of ${plan.adapters.length} adapters at once, passes of at most ${rows} rows`);
     resumed = goOn(job, plan);
   }
 }
@@ -87,6 +97,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
 type Job = {
   /** Knows what the run does by now. */
   readonly desk: Desk;
+  readonly planner: Planner;
   readonly model: string;
   readonly trace: string | null;
   readonly stop: AbortSignal;
@@ -102,7 +113,7 @@ function goOn({ desk: { request }, model }: Job, plan: Plan): Resumed {
     const ended = resumed.ended.get(name);
     return ended ? `${name} is ${ended.status}` : `${name} at step ${resumed.steps.get(name) ?? 0} of ${steps}`;
   });
-  say(`going on with the run in ${shortPath(output)}: ${where.join(", ")}`);
+  if (resumed.ended.size + resumed.steps.size > 0) say(`going on with the run in ${shortPath(output)}: ${where.join(", ")}`);
   return resumed;
 }
 
@@ -111,10 +122,14 @@ const isLoss = (error: unknown): boolean =>
   error instanceof MloraError &&
   /^(stage\.ended|bus\.(gone|left)|nats\.(ended|silent|closed)|link\.(lost|closed))$/.test(error.code);
 
+/** A device has not the memory that it had when the run was planned: it will do with a plan that takes less. */
+const isRefusal = (error: unknown): boolean => error instanceof MloraError && error.code === "device.memory";
+
 /** From opened stages to closed ones. */
 async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
   await using stages = await open();
   for (const line of stageLines(plan, stages)) say(line);
+  await job.planner.measure(plan, stages.bus);
   using _control = stages.control && job.desk.open(stages.control);
   return await observed(job, plan, stages, resumed);
 }

@@ -67,8 +67,21 @@ export type StageDevice = DeviceReport & { readonly host: string };
 export const stageCount = (stages: Recipe["run"]["stages"], spec: ModelSpec, count: number): number =>
   stages === "auto" ? Math.min(count, spec.layers) : typeof stages === "number" ? stages : stages.length;
 
+export type PlanOptions = {
+  /** Bytes that each stage takes on its device beside what is planned, as it was measured. */
+  readonly unplanned?: number;
+  /** Bytes on a device at most, whatever it says is free: it has refused more. */
+  readonly ceiling?: number;
+};
+
 /** `devices` are those of the stages, first stage first. */
-export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSummary[], devices: readonly StageDevice[]): Plan {
+export function makePlan(
+  recipe: Recipe,
+  spec: ModelSpec,
+  data: readonly DataSummary[],
+  devices: readonly StageDevice[],
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY }: PlanOptions = {},
+): Plan {
   const device = commonOf(devices);
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
@@ -80,30 +93,45 @@ export function makePlan(recipe: Recipe, spec: ModelSpec, data: readonly DataSum
   const members = adapters
     .slice(0, wanted)
     .map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
-  const passRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
+  const wantedRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
   const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, budget, rowTile));
-  const rows = largestPass(largest, alignUp(passRows, rowTile));
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
-  const shared = { rows, targets: rows, chunk: Math.min(rows, chunk), rank: padRank(adapters, device), groups, positions };
-  const stagesFor = ({ recomputation, spare }: Choice, slots: number): StagePlan[] =>
+  const shared = { rank: padRank(adapters, device), groups, positions };
+  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
-      const sizes = { ...shared, slots, layers: part.to - part.from, recomputation, inFlight: passes };
+      const rows = largestPass(largest, alignUp(passRows, rowTile));
+      const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
+      const sizes = { ...shared, ...ofPass, slots, layers: part.to - part.from };
       const memory = stageMemory(spec, part, sizes, device);
       return { part, sizes, memory, device: devices[stage]!, inFlight };
     });
-  const fits = (stages: readonly StagePlan[]) => fullest(stages).bytes <= fullest(stages).device.freeBytes;
-  const choices = choicesOf(recipe, device.kind, parts.length).map((choice) => {
-    return { choice, slots: largestThat(wanted, (count) => fits(stagesFor(choice, count))) };
-  });
-  const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
-  const most = choices.reduce((a, b) => (b.slots > a.slots ? b : a));
-  const { choice, slots } = choices.find((of) => of.slots >= enough) ?? most;
-  if (slots === 0) throw tooLarge(fullest(stagesFor(choices.at(-1)!.choice, 1)), budget);
-  return { recipe, spec, device, adapters, stages: stagesFor(choice, slots), slots, budget, passRows };
+  const fits = (stages: readonly StagePlan[]) => {
+    const most = fullest(stages);
+    return most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes);
+  };
+  const choices = choicesOf(recipe, device.kind, parts.length);
+  for (const passRows of halves(wantedRows, maxOf(largest))) {
+    const found = choices.map((choice) => {
+      return { choice, slots: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
+    });
+    const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
+    const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
+    const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
+    if (slots > 0)
+      return { recipe, spec, device, adapters, stages: stagesFor(choice, passRows, slots), slots, budget, passRows };
+  }
+  throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, budget);
+}
+
+/** `rows`, and half as many each time, while a pass is larger than a single micro-batch needs: its cut changes no number. */
+function halves(rows: number, least: number): number[] {
+  const all = [rows];
+  while (all.at(-1)! > least) all.push(Math.max(least, Math.floor(all.at(-1)! / 2)));
+  return all;
 }
 
 /** The largest number from 1 to `most` that `fits`, which a larger one never does where a smaller does not; 0 for none. */
@@ -163,6 +191,9 @@ const addMemory = (a: MemoryParts, b: MemoryParts): MemoryParts => ({
   links: a.links + b.links,
 });
 
+/** What a plan takes on the device that is fullest. */
+export const mostBytes = ({ stages }: Plan): number => fullest(stages).bytes;
+
 /** Of all stages together. */
 export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memory }) => memory).reduce(addMemory);
 
@@ -189,14 +220,15 @@ function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: Device
 const largestPass = (largest: readonly number[], passRows: number): number =>
   Math.max(Math.min(sum(largest), passRows), maxOf(largest));
 
-function tooLarge({ memory, stages, device }: ReturnType<typeof fullest>, budget: number): RequestError {
+function tooLarge({ memory, stages, device }: ReturnType<typeof fullest>, ceiling: number, budget: number): RequestError {
   const parts = Object.entries(memory)
     .filter(([, bytes]) => bytes > 0)
     .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
   const who = stages === 1 ? "the run needs" : `${stages} stages of the run need`;
+  const refused = ceiling < device.freeBytes ? `, but refuses more than ${formatBytes(ceiling)}` : "";
   return new RequestError(
     "plan.memory",
-    `${who} ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free: ${parts.join(", ")}`,
+    `${who} ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free${refused}: ${parts.join(", ")}`,
     `lower run.tokens_per_microbatch (now ${budget}), batch_size, max_length or the number of adapters`,
   );
 }
