@@ -1,0 +1,166 @@
+// Adapters that come and go for a long time on four cpu stages: nothing may grow, no handle may stay open.
+//
+//   scripts/bench/soak [--minutes 20] [--adapters 12] [--write]
+//
+// A run is kept open on a tiny base model, so that as many steps, messages and links as possible go by. Adapters join one after another
+// by `mlora add` and end at different times, by their last step or by `mlora stop`; every few seconds the memory (RSS) and the open files
+// of each process are counted. Fails where one of them ends with more open files than it had when the last adapter came, or with more
+// memory in the last third than in the one before, by more than what is collected as garbage. --write adds a row to
+// docs/measurements/soak.md.
+
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { processor } from "../../src/base/machine.ts";
+import { maxOf, range } from "../../src/base/shape.ts";
+import { writeTinyModel } from "../../tests/helpers/model.ts";
+import { childrenOf, commandOf, sums } from "../../tests/helpers/program.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+const MAIN = join(ROOT, "src", "main.ts");
+const FILE = join(ROOT, "docs", "measurements", "soak.md");
+const STAGES = 4;
+const EVERY_MS = 5_000;
+/** MiB that the garbage collector of a process may leave lying in one third and not in another. */
+const SLACK = 24;
+
+const { values } = parseArgs({
+  options: {
+    minutes: { type: "string", default: "20" },
+    adapters: { type: "string", default: "12" },
+    write: { type: "boolean", default: false },
+  },
+});
+const [minutes, count] = [Number(values.minutes), Number(values.adapters)];
+
+const work = mkdtempSync(join(tmpdir(), "mlora-soak-"));
+const output = join(work, "out");
+const environment = { ...process.env, MLORA_CACHE: join(work, "cache") };
+
+const adapter = (i: number): string => `[model]
+path = "${join(work, "model")}"
+[run]
+output = "${output}"
+device = "cpu"
+stages = ${STAGES}
+slots = 12
+tokens_per_microbatch = 60
+checkpoint = { steps = 500 }
+[[adapter]]
+name = "a${i}"
+data = { train = "${join(work, "rows.jsonl")}", split = 0.2 }
+rank = ${[8, 3, 1, 16, 5, 12, 7, 4][i % 8]}
+dropout = ${[0.1, 0, 0.05, 0.3][i % 4]}
+batch_size = ${[3, 1, 2, 4, 5][i % 5]}
+accumulation = ${[1, 3, 2, 1][i % 4]}
+learning_rate = 1e-4
+eval_every = ${200 + 37 * i}
+steps = ${i % 3 === 0 ? 2_000 + 500 * i : 100_000_000}
+`;
+
+const recipe = (i: number): string => {
+  const path = join(work, `a${i}.toml`);
+  writeFileSync(path, adapter(i));
+  return path;
+};
+
+function mlora(...args: string[]): { readonly code: number; readonly out: string } {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, MAIN, ...args], { env: environment });
+  if (exitCode !== 0) console.log(`mlora ${args.join(" ")}: ${exitCode}\n${stderr}`);
+  return { code: exitCode, out: `${stdout}` };
+}
+
+type Sample = { readonly at: number; readonly rss: number; readonly files: number };
+const samples = new Map<string, Sample[]>();
+
+/** Counts what each process of the run holds. */
+function sample(pid: number, at: number): void {
+  const children = childrenOf(pid);
+  const stages = children.filter((child) => !/nats-server/.test(commandOf(child)));
+  for (const one of [pid, ...children])
+    try {
+      const [, rss] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${one}/status`, "utf8")) ?? [];
+      const files = readdirSync(`/proc/${one}/fd`).length;
+      const name = one === pid ? "coordinator" : stages.includes(one) ? `stage ${stages.indexOf(one)}` : "nats-server";
+      samples.set(name, [...(samples.get(name) ?? []), { at, rss: Number(rss) / 1024, files }]);
+    } catch {
+      // it has just ended
+    }
+}
+
+const median = (numbers: readonly number[]): number => numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? Number.NaN;
+
+async function soak(): Promise<boolean> {
+  writeTinyModel(join(work, "model"), STAGES);
+  writeFileSync(join(work, "rows.jsonl"), sums(40));
+  mkdirSync(join(work, "cache"), { mode: 0o700 });
+  const log = Bun.file(join(work, "log"));
+  const run = Bun.spawn([process.execPath, MAIN, "run", recipe(0), "--keep-open"], {
+    env: environment,
+    stdout: log,
+    stderr: Bun.file(join(work, "err")),
+  });
+  try {
+    const started = performance.now();
+    const left = () => minutes * 60_000 - (performance.now() - started);
+    // Adapters join during the first half, and those that do not end by themselves are stopped in the third quarter.
+    const joins = range(count - 1).map((i) => ((i + 1) / count) * 0.5 * minutes * 60_000);
+    const stops = range(count)
+      .filter((i) => i % 3 !== 0 && i % 3 === 1)
+      .map((i, k, all) => ({ i, at: (0.5 + (0.2 * k) / all.length) * minutes * 60_000 }));
+    let [joined, stopped] = [0, 0];
+    while (left() > 0) {
+      const at = performance.now() - started;
+      if (run.exitCode !== null) throw new Error(`the run ended: ${readFileSync(join(work, "err"), "utf8").slice(-2000)}`);
+      if (joined < joins.length && at >= joins[joined]! && existsSync(join(output, "metrics.jsonl"))) {
+        joined++;
+        mlora("add", output, recipe(joined));
+      }
+      if (stopped < stops.length && at >= stops[stopped]!.at) mlora("stop", output, `a${stops[stopped++]!.i}`);
+      sample(run.pid, at);
+      await Bun.sleep(Math.min(EVERY_MS, Math.max(1, left())));
+    }
+    console.log(mlora("ps").out);
+    mlora("stop", output);
+    const code = await run.exited;
+    return report(code);
+  } finally {
+    run.kill("SIGKILL");
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+function report(code: number): boolean {
+  const steps = readFileSync(join(output, "metrics.jsonl"), "utf8").split('"type":"step"').length - 1;
+  const span = minutes * 60_000;
+  const between = (all: readonly Sample[], from: number, to: number) =>
+    all.filter(({ at }) => at >= from * span && at < to * span);
+  let good = code === 0 || code === 1; // stopped before adapters without an end had ended
+  const lines = [...samples].map(([name, all]) => {
+    const [second, third] = [between(all, 0.7, 0.85), between(all, 0.85, 1)];
+    const [before, after] = [median(second.map(({ rss }) => rss)), median(third.map(({ rss }) => rss))];
+    const files = [maxOf(second.map((of) => of.files)), maxOf(third.map((of) => of.files))];
+    const grew = after - before > SLACK || files[1]! > files[0]!;
+    if (grew) good = false;
+    return `${name}: ${before.toFixed(0)} MiB, then ${after.toFixed(0)} MiB; open files ${files[0]}, then ${files[1]}${grew ? "  GREW" : ""}`;
+  });
+  const text = `${minutes} min, ${count} adapters, ${steps} steps, ${processor().model}, exit code ${code}`;
+  console.log([text, ...lines].join("\n"));
+  if (values.write) keep(text, lines);
+  return good;
+}
+
+function keep(text: string, lines: readonly string[]): void {
+  const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim();
+  const head = `# Soaks
+
+Of \`scripts/bench/soak --write\`: a run of four cpu stages on a tiny base model that is kept open while adapters come and go. Of each process
+the memory (RSS, median) and the most open files between 70 and 85 % of the time, when all have come, and in what is left.
+`;
+  const before = existsSync(FILE) ? readFileSync(FILE, "utf8") : head;
+  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
+  writeFileSync(FILE, `${before}\n${date} UTC, ${commit}: ${text}.\n\n${lines.map((line) => `- ${line}\n`).join("")}`);
+}
+
+process.exit((await soak()) ? 0 : 1);
