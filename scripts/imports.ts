@@ -34,11 +34,11 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   ops: { values: ["device"] },
   adapter: { values: ["device", "ops"] },
   model: { values: ["device", "ops", "adapter"] },
-  objective: { values: ["device", "ops"], types: ["model"] },
+  objective: { values: ["device", "ops"], types: ["model", "schedule"] },
   bus: { values: [], types: ["schedule"] },
   link: { values: ["bus", "device"] },
   stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objective", "ops"], types: ["plan", "schedule"] },
-  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule"] },
+  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule", "objective/preference.ts", "objective/weigh.ts"] },
   cli: { values: ["bus", "data", "ffi", "files", "link", "plan", "recipe", "run", "schedule", "stage"] },
   main: { values: ["cli", "recipe", "run/spawn.ts"] },
 };

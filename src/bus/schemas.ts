@@ -2,8 +2,9 @@
 // that a schema gives what its type says.
 
 import * as v from "valibot";
+import type { Preference } from "../base/objective.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
-import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
   AdamStep,
   AdmittedAdapter,
@@ -29,6 +30,34 @@ const linears = v.array(v.picklist(LINEARS));
 
 type Schema<T> = v.GenericSchema<unknown, T>;
 
+const reference = v.union([v.picklist(["start", "base"]), v.strictObject({ folder: v.string() })]);
+const preference: Schema<Preference> = v.variant("name", [
+  v.strictObject({
+    name: v.literal("dpo"),
+    loss: v.picklist(["sigmoid", "hinge", "ipo"]),
+    beta: real,
+    labelSmoothing: real,
+    reference,
+  }),
+  v.strictObject({
+    name: v.literal("cpo"),
+    loss: v.picklist(["sigmoid", "hinge"]),
+    beta: real,
+    labelSmoothing: real,
+    alpha: real,
+  }),
+  v.strictObject({ name: v.literal("simpo"), beta: real, gamma: real, labelSmoothing: real }),
+  v.strictObject({ name: v.literal("orpo"), lambda: real }),
+  v.strictObject({ name: v.literal("kto"), beta: real, desirable: real, undesirable: real, reference }),
+]);
+const packedPreference: Schema<PackedPreference> = v.strictObject({
+  objective: preference,
+  whole: v.strictObject({ rows: count, tokens: count }),
+  references: v.nullable(v.array(v.tuple([real, real]))),
+  firstSequence: count,
+  labels: v.array(v.boolean()),
+});
+
 const microBatch: Schema<MicroBatch> = v.strictObject({
   ids: ints,
   positions: ints,
@@ -40,6 +69,7 @@ const microBatch: Schema<MicroBatch> = v.strictObject({
   targetIds: ints,
   weights: floats,
   sequences: v.array(v.strictObject({ adapter: count, firstTarget: count, targets: count }) satisfies Schema<PackedSequence>),
+  preferences: v.array(packedPreference),
   tokens: count,
 });
 

@@ -35,7 +35,7 @@ export async function bench(options: BenchOptions): Promise<void> {
   const devices = localDevices(recipe, spec);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
-  const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, targets: length })), eval: [] }));
+  const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, longest: length })), eval: [] }));
   const plan = makePlan(recipe, spec, summaries, devices);
 
   const { times, losses, traces, peak, deviceBytes, links } = await timeSteps(plan, data, steps, linkOf(options.link));

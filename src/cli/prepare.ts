@@ -3,6 +3,7 @@
 
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { referenceOf } from "../base/objective.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
@@ -10,20 +11,20 @@ import { loadTokenizer } from "../data/tokenizer.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readPeftAdapter } from "../files/peft.ts";
-import { resolveTargets } from "../plan/adapters.ts";
+import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
-import { countTargets } from "../run/feed.ts";
-import { inputLength, type Tokens } from "../schedule/pack.ts";
+import { inputLength, longestSequence, type Row } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
 
 /** What was asked, with the data read: all that a plan needs beside the devices. */
-export type Request = { readonly recipe: Recipe; readonly spec: ModelSpec; readonly data: readonly Dataset[] };
+export type Request = { readonly recipe: Recipe; readonly spec: ModelSpec; readonly data: readonly RequestData[] };
+/** An adapter's rows, and the adapter from a file that they are measured against. */
+export type RequestData = Dataset & { readonly reference: BankAdapter | null };
 export type Prepared = Request & { readonly plan: Plan };
 
-const summary = (samples: readonly Tokens[]) =>
-  samples.map((sample) => ({ length: inputLength(sample), targets: countTargets(sample) }));
+const summary = (rows: readonly Row[]) => rows.map((row) => ({ length: inputLength(row), longest: longestSequence(row) }));
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
 export function prepare(recipePath: string, overrides: Overrides): Prepared {
@@ -55,8 +56,8 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
   return range(stages).map((stage) => ({ ...found[stage % found.length]!, host: "" }));
 }
 
-export const summariesOf = (data: readonly Dataset[]): DataSummary[] =>
-  data.map(({ train, eval: held }) => ({ train: summary(train), eval: summary(held) }));
+export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
+  data.map(({ train, eval: held, reference }) => ({ train: summary(train), eval: summary(held), reference }));
 
 export const planOn = ({ recipe, spec, data }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, options);
@@ -67,8 +68,18 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
-  const data = recipe.adapters.map((adapter) => loadDataset(adapter, tokenizer, spec.vocab, read));
+  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
+  const data = recipe.adapters.map((adapter, i) => {
+    return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
+  });
   return { recipe, spec, data };
+}
+
+function referenceAdapter({ objective }: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
+  const reference = referenceOf(objective);
+  if (reference === null || typeof reference === "string") return null;
+  const { rank, alpha, rslora, targets } = readPeftAdapter(reference.folder, spec);
+  return { rank, targets, scale: scaleOf({ rank, alpha, rslora }) };
 }
 
 /** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */

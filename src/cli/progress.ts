@@ -34,7 +34,8 @@ class Pace {
   }
 }
 
-const exactText = ({ exact, rows }: EvaluationEvent) => `${exact}/${rows} exact`;
+const rightText = ({ adapters }: Plan, { adapter, exact, rows }: EvaluationEvent) =>
+  `${exact}/${rows} ${adapters[adapter]!.recipe.objective.name === "sft" ? "exact" : "judged right"}`;
 
 export function openProgress(plan: Plan, stream: NodeJS.WriteStream): Progress {
   return stream.isTTY ? bars(plan, stream) : lines(plan, stream);
@@ -97,7 +98,7 @@ const noticeLine = (plan: Plan, adapter: number | null, text: string): string =>
   `notice: ${adapter === null ? "" : `${plan.adapters[adapter]!.name}: `}${text}`;
 
 const evaluationLine = (plan: Plan, event: EvaluationEvent): string =>
-  `${plan.adapters[event.adapter]!.name}: step ${event.step}, held-out loss ${event.loss.toFixed(4)}, ${exactText(event)}`;
+  `${plan.adapters[event.adapter]!.name}: step ${event.step}, held-out loss ${event.loss.toFixed(4)}, ${rightText(plan, event)}`;
 
 const stepLine = (plan: Plan, event: StepEvent, pace: Pace): string =>
   `${plan.adapters[event.adapter]!.name}: step ${event.step}/${event.steps}, loss ${event.loss.toFixed(4)}, ` +

@@ -12,7 +12,7 @@ export function metricsObserver(plan: Plan, append: (line: string) => void): Obs
   const write = (type: string, adapter: number, values: object) =>
     append(JSON.stringify({ type, adapter: plan.adapters[adapter]!.name, ...values }));
   return {
-    stepped: ({ adapter, step, epoch, loss, learningRate, gradNorm, tokens, tokensPerSecond }) =>
+    stepped: ({ adapter, step, epoch, loss, learningRate, gradNorm, tokens, tokensPerSecond, preference }) =>
       write("step", adapter, {
         step,
         epoch,
@@ -21,6 +21,7 @@ export function metricsObserver(plan: Plan, append: (line: string) => void): Obs
         grad_norm: gradNorm,
         tokens,
         tokens_per_second: Math.round(tokensPerSecond * 10) / 10,
+        ...(preference ? { accuracy: preference.accuracy, reward_margin: preference.margin } : {}),
       }),
     evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
     saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
@@ -37,6 +38,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
   const change = (before: string | null, after: string | null) => `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const held = adapters.some(({ before, after }) => before ?? after);
+  const mixed = planned.some(({ recipe }) => recipe.objective.name !== "sft"); // preferences are judged, not written
   const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
   const right = { align: "right" } as const;
   const lines = table<AdapterResult>(
@@ -49,7 +51,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
         ? { title: "held-out loss", of: ({ before, after }) => change(loss(before?.loss), loss(after?.loss)), ...right }
         : { title: "training loss", of: ({ firstLoss, lastLoss }) => change(loss(firstLoss), loss(lastLoss)), ...right },
       ...(held
-        ? [{ title: "exact match", of: (a: AdapterResult) => change(percent(a.before), percent(a.after)), ...right }]
+        ? [{ title: mixed ? "right" : "exact match", of: (a: AdapterResult) => change(percent(a.before), percent(a.after)), ...right }]
         : []),
       { title: "tokens", of: (a) => count(a.tokens), ...right },
       { title: "seconds", of: (a) => a.seconds.toFixed(0), ...right },
@@ -64,8 +66,8 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
 
 /** Adapters that are held against the same rows stand together, the best first; `best` are those that are. */
 function ranked(results: readonly AdapterResult[], recipes: readonly AdapterRecipe[]) {
-  const rowsOf = ({ train, eval: held, evalSplit, format, template, system, trainOn, maxLength }: AdapterRecipe) =>
-    JSON.stringify([train, held, evalSplit, format, template, system, trainOn, maxLength]);
+  const rowsOf = ({ train, eval: held, evalSplit, format, template, system, trainOn, objective, maxLength }: AdapterRecipe) =>
+    JSON.stringify([train, held, evalSplit, format, template, system, trainOn, objective, maxLength]);
   const groups = [...Map.groupBy(results, (_, i) => rowsOf(recipes[i]!)).values()];
   const whole = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
   const lossOf = ({ after }: AdapterResult) => after?.loss ?? Number.POSITIVE_INFINITY;

@@ -1,16 +1,20 @@
 // The rows that an adapter trains on and is measured on: read, tokenised, cut to length and counted.
 
 import { RequestError } from "../base/errors.ts";
+import type { Objective } from "../base/objective.ts";
 import { Rng } from "../base/rng.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { exampleReader } from "./format.ts";
-import { checkDataFile, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
+import { type Example, exampleReader, type FormatOptions, labelledReader, pairedReader } from "./format.ts";
+import { checkDataFile, type Fields, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** mask[i] = 1: token i is to be predicted from those before it. */
-export type Sample = { readonly ids: Int32Array; readonly mask: Uint8Array; readonly source: Source };
+/** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
+type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
+
+/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
+export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
 
 export type Dataset = {
   readonly train: readonly Sample[];
@@ -33,6 +37,7 @@ export type DatasetRecipe = Pick<
   | "chatTemplate"
   | "system"
   | "trainOn"
+  | "objective"
   | "maxLength"
   | "overlong"
   | "seed"
@@ -53,9 +58,9 @@ const SHOWN = 5;
 /** Reads an adapter's data. Every RequestError names the file, and the line where there is one. */
 export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: ReadFiles = new Map()): Dataset {
   for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
-  const { format, template, chatTemplate, system, trainOn, maxLength, overlong } = recipe;
+  const { format, template, chatTemplate, system, trainOn, objective, maxLength, overlong } = recipe;
   const rowsIn = (file: string): FileRows => {
-    const key = JSON.stringify([file, format, template, chatTemplate, system, trainOn, maxLength, overlong]);
+    const key = JSON.stringify([file, format, template, chatTemplate, system, trainOn, kindOf(objective), maxLength, overlong]);
     const rows = read.get(key) ?? readFile(file, recipe, tokenizer, vocab);
     read.set(key, rows);
     return rows;
@@ -71,7 +76,7 @@ export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: 
 
 function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number): FileRows {
   const { format, template, system, chatTemplate } = recipe;
-  const toExample = exampleReader({ format, template, system, asChat: chatTemplate && tokenizer.hasChatTemplate });
+  const toRow = rowReader({ format, template, system, asChat: chatTemplate && tokenizer.hasChatTemplate }, recipe, tokenizer);
   const samples: Sample[] = [];
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
@@ -79,12 +84,16 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
-      const tokens = tokenise(toExample(row.fields), tokenizer, recipe.trainOn);
-      checkIds(tokens.ids, vocab);
-      const { sample, truncated } = fit(tokens, row.source, recipe);
-      if (sample) samples.push(sample);
-      else counts.dropped++;
-      if (truncated) counts.truncated++;
+      const { own, other, label } = toRow(row.fields);
+      for (const { ids } of other ? [own, other] : [own]) checkIds(ids, vocab);
+      const [fitting, fittingOther] = [fit(own, recipe), other && fit(other, recipe)];
+      if (!fitting.sequence || (fittingOther && !fittingOther.sequence)) {
+        counts.dropped++;
+        continue;
+      }
+      if (fitting.truncated || fittingOther?.truncated) counts.truncated++;
+      const more = fittingOther?.sequence ? { other: fittingOther.sequence } : {};
+      samples.push({ ...fitting.sequence, ...more, ...(label === undefined ? {} : { label }), source: row.source });
     } catch (error) {
       if (!(error instanceof RowFault)) throw error;
       faults.push(`${placeOf(row.source)}: ${error.message}`);
@@ -94,7 +103,46 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
   if (faults.length > 0)
     throw new RequestError("data.row", faults.join("\n"), `adapter '${recipe.name}': mend or remove the rows named`);
   if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
-  return { samples, ...counts };
+  return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };
+}
+
+/** What rows a file must have: for KTO single answers with labels, for other preferences two answers, else one. */
+const kindOf = ({ name }: Objective): "single" | "labelled" | "paired" =>
+  name === "sft" ? "single" : name === "kto" ? "labelled" : "paired";
+
+type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
+
+function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe, tokenizer: Tokenizer) {
+  const kind = kindOf(objective);
+  const tokens = (example: Example) => tokenise(example, tokenizer, trainOn);
+  if (kind === "single") {
+    const read = exampleReader(options);
+    return (fields: Fields): TokenisedRow => ({ own: tokens(read(fields)), other: null });
+  }
+  const read = kind === "labelled" ? labelledReader(options) : pairedReader(options);
+  return (fields: Fields): TokenisedRow => {
+    const { own, other, label } = read(fields);
+    return { own: tokens(own), other: other && tokens(other), ...(kind === "labelled" ? { label } : {}) };
+  };
+}
+
+/** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
+function mismatched(samples: readonly Sample[], file: string, { name, maxLength }: DatasetRecipe): Sample[] {
+  if (samples.length < 2)
+    throw new RequestError(
+      "data.file",
+      `${file}: has one row`,
+      `adapter '${name}' needs two or more: KTO measures answers to other prompts`,
+    );
+  const answerFrom = ({ mask }: Sample) => mask.indexOf(1);
+  return samples.map((sample, i) => {
+    const next = samples[(i + 1) % samples.length]!;
+    const [prompt, answer] = [answerFrom(sample), answerFrom(next)];
+    const join = <T extends Int32Array | Uint8Array>(a: T, b: T, type: { from(values: Iterable<number>): T }): T =>
+      type.from([...a.subarray(0, prompt), ...b.subarray(answer)].slice(0, maxLength));
+    const other = { ids: join(sample.ids, next.ids, Int32Array), mask: join(sample.mask, next.mask, Uint8Array) };
+    return { ...sample, other };
+  });
 }
 
 function nothingIn(file: string, rows: number, { name, maxLength, overlong }: DatasetRecipe): RequestError {
@@ -115,17 +163,16 @@ function checkIds(ids: readonly number[], vocab: number): void {
     throw new RowFault(`has the token ${wrong}; the model knows ${vocab} (the tokenizer is another model's)`);
 }
 
-/** The row within max_length; none where it is dropped: too long, or nothing to learn is left. */
+/** The sequence within max_length; none where it is dropped: too long, or nothing to learn is left. */
 function fit(
   { ids, mask }: TokenRow,
-  source: Source,
   { maxLength, overlong }: DatasetRecipe,
-): { readonly sample: Sample | null; readonly truncated: boolean } {
+): { readonly sequence: Sequence | null; readonly truncated: boolean } {
   const long = ids.length > maxLength;
   const kept = long ? maxLength : ids.length;
-  if ((long && overlong === "drop") || !mask.slice(1, kept).includes(1)) return { sample: null, truncated: false };
+  if ((long && overlong === "drop") || !mask.slice(1, kept).includes(1)) return { sequence: null, truncated: false };
   return {
-    sample: { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)), source },
+    sequence: { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) },
     truncated: long,
   };
 }

@@ -15,6 +15,9 @@ export type Example =
   | { readonly kind: "pair"; readonly prompt: string; readonly completion: string }
   | { readonly kind: "text"; readonly text: string };
 
+/** A row of preferences: a prompt with two answers, the better one first; or, of KTO, with one answer and whether it is desirable. */
+export type PreferenceExample = { readonly own: Example; readonly other: Example | null; readonly label: boolean };
+
 export type FormatOptions = Pick<AdapterRecipe, "format" | "template" | "system"> & {
   /** Prompts become a user's turn: the recipe wants it and the model has a chat template. */
   readonly asChat: boolean;
@@ -45,6 +48,47 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
         return format satisfies never;
     }
   };
+}
+
+/** Reads rows of preferences as TRL's users know them: prompt (or the beginning that both have in common), chosen, rejected. */
+export function pairedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
+  return (fields) => {
+    const { prompt, chosen, rejected } = "prompt" in fields ? fields : { ...fields, ...withPrompt(fields) };
+    const answer = (name: string, completion: unknown) => naming(name, () => pairOf({ prompt, completion }, options));
+    return { own: answer("chosen", chosen), other: answer("rejected", rejected), label: true };
+  };
+}
+
+/** Reads rows of single answers: prompt, completion, label. */
+export function labelledReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
+  return (fields) => {
+    const { label } = fields;
+    if (typeof label !== "boolean")
+      throw new RowFault(`has ${clip(JSON.stringify(label) ?? "nothing")} in 'label', wants true or false`);
+    return { own: pairOf(fields, options), other: null, label };
+  };
+}
+
+/** Faults of a completion that stands under another name. */
+function naming<T>(name: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof RowFault) throw new RowFault(error.message.replace("completion", name));
+    throw error;
+  }
+}
+
+/** Two conversations with the same beginning: that is the prompt, and the rest are the answers. */
+function withPrompt(fields: Fields): Fields {
+  if (!Array.isArray(fields["chosen"]) || !Array.isArray(fields["rejected"]))
+    throw new RowFault("lacks the field 'prompt'; only two conversations, in 'chosen' and 'rejected', can do without");
+  const [chosen, rejected] = [turnsOf(fields, "chosen"), turnsOf(fields, "rejected")];
+  const same = (i: number) => JSON.stringify(chosen[i]) === JSON.stringify(rejected[i]);
+  let common = 0;
+  while (common < Math.min(chosen.length, rejected.length) && same(common)) common++;
+  if (common === 0) throw new RowFault("has in 'chosen' and 'rejected' conversations that begin differently");
+  return { prompt: chosen.slice(0, common), chosen: chosen.slice(common), rejected: rejected.slice(common) };
 }
 
 /** The form of a row, by its fields. */

@@ -8,13 +8,17 @@ import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
+export type { BankAdapter } from "../adapter/bank.ts";
+
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
-  /** Tokens that each training and evaluation row feeds to the model, and how many of them have a target. */
+  /** Tokens that each training and evaluation row feeds to the model, and those of its longest sequence. */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
+  /** An adapter from a file that its preferences are measured against. */
+  readonly reference?: BankAdapter | null;
 };
-export type RowSummary = { readonly length: number; readonly targets: number };
+export type RowSummary = { readonly length: number; readonly longest: number };
 
 export type AdapterPlan = BankAdapter & {
   readonly name: string;
@@ -27,6 +31,8 @@ export type AdapterPlan = BankAdapter & {
   readonly stepsPerEpoch: number;
   readonly tokens: number;
   readonly parameters: number;
+  /** Another adapter that its preferences are measured against, on the stages for a while before its first step. */
+  readonly reference: BankAdapter | null;
 };
 
 /** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). */
@@ -66,6 +72,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     stepsPerEpoch: stepsPerEpoch(work),
     tokens: totalTokens(work),
     parameters: countParameters(spec, spec.layers, targets, recipe.rank),
+    reference: data.reference ?? null,
   };
 }
 
@@ -94,9 +101,9 @@ function largestMicroBatch(work: Work, budget: number): number {
   return most;
 }
 
-/** Tokens of an adapter's longest row. Throws a RequestError, `plan.length`, where the model has fewer positions. */
+/** Tokens of an adapter's longest sequence. Throws a RequestError, `plan.length`, where the model has fewer positions. */
 export function longestRow({ name }: Pick<AdapterRecipe, "name">, spec: ModelSpec, { train, eval: held }: DataSummary): number {
-  const longest = maxOf([...train, ...held].map(({ length }) => length));
+  const longest = maxOf([...train, ...held].map((row) => row.longest));
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",
@@ -105,3 +112,7 @@ export function longestRow({ name }: Pick<AdapterRecipe, "name">, spec: ModelSpe
     );
   return longest;
 }
+
+/** All that adapters ever are on the stages: they themselves, and what they are measured against. */
+export const onStages = (adapters: readonly AdapterPlan[]): BankAdapter[] =>
+  adapters.flatMap((adapter) => (adapter.reference ? [adapter, adapter.reference] : [adapter]));

@@ -3,7 +3,7 @@
 import { groupsOf } from "../base/layout.ts";
 import { maxOf } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { type AdapterPlan, type DataSummary, largestRows, longestRow, planAdapter } from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapter } from "./adapters.ts";
 import type { Plan } from "./plan.ts";
 
 /** Adapters as they would stand behind those of the plan. Throws RequestErrors where the model cannot have them. */
@@ -17,9 +17,9 @@ export const lateAdapters = (
 export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {
   const { spec, stages, budget, device } = plan;
   const { sizes } = stages[0]!;
-  const rank = maxOf(late.map((adapter) => adapter.rank));
+  const rank = maxOf(onStages(late).map((adapter) => adapter.rank));
   if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
-  const groups = groupsOf(late.flatMap(({ targets }) => targets)).filter((group) => !sizes.groups.includes(group));
+  const groups = groupsOf(onStages(late).flatMap(({ targets }) => targets)).filter((group) => !sizes.groups.includes(group));
   if (groups.length > 0) return `room for factors of ${groups.join(", ")}`;
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;

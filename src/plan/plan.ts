@@ -11,7 +11,7 @@ import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import { type AdapterPlan, type DataSummary, largestRows, longestRow, planAdapter } from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapter } from "./adapters.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 
@@ -97,7 +97,7 @@ export function makePlan(
   const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, budget, rowTile));
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
-  const groups = groupsOf(adapters.flatMap(({ targets }) => targets));
+  const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
   const shared = { rank: padRank(adapters, device), groups, positions };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
@@ -201,13 +201,15 @@ export const totalBytes = (memory: MemoryParts): number => sum(Object.values(mem
 
 /** The rank that all adapters' factors are padded to: one that the device's kernels know. */
 function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: DeviceReport): number {
-  const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
-  if (paddedRanks.length === 0) return largest.rank;
-  const padded = paddedRanks.find((rank) => rank >= largest.rank);
+  const rankOf = (adapter: AdapterPlan) => maxOf(onStages([adapter]).map(({ rank }) => rank));
+  const largest = adapters.reduce((a, b) => (rankOf(b) > rankOf(a) ? b : a));
+  const most = rankOf(largest);
+  if (paddedRanks.length === 0) return most;
+  const padded = paddedRanks.find((rank) => rank >= most);
   if (padded === undefined)
     throw new RequestError(
       "plan.rank",
-      `adapter '${largest.name}' has rank ${largest.rank}; the kernels for ${name} go up to ${paddedRanks.at(-1)}`,
+      `adapter '${largest.name}' has rank ${most}; the kernels for ${name} go up to ${paddedRanks.at(-1)}`,
       `lower the rank to ${paddedRanks.at(-1)}, or train on the cpu device`,
     );
   return padded;

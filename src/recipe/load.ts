@@ -112,6 +112,7 @@ const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
   halving: ["rung", "keep", "group"],
   data: ["train", "eval", "split"],
   template: ["prompt", "completion"],
+  objective: ["name", "loss", "beta", "label_smoothing", "reference", "alpha", "gamma", "lambda", "desirable", "undesirable"],
 };
 
 /** The faults of an issue: of a choice between forms, those of the table when a table was given. */
@@ -206,6 +207,18 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
   if (all.halving !== undefined && adapter.halving?.group === undefined && !swept)
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
+  const { objective = "sft" } = all;
+  const wanted = typeof objective === "string" ? objective : objective.name;
+  if (wanted !== "sft")
+    for (const [key, allowed] of [
+      ["format", "auto"],
+      ["train_on", "completion"],
+    ] as const)
+      if (all[key] !== undefined && all[key] !== allowed)
+        faults.push({
+          path: [...at, key],
+          message: `is for supervised fine-tuning; leave it out with the objective ${wanted}`,
+        });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }

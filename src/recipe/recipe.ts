@@ -1,5 +1,7 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
+import type { Objective } from "../base/objective.ts";
+
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
 
@@ -19,6 +21,7 @@ export type AdapterRecipe = {
   /** System message of chats that have none. */
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
+  readonly objective: Objective;
   readonly method: "lora";
   readonly rank: number;
   readonly alpha: number;

@@ -1,6 +1,7 @@
 // From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
 
 import { dirname, resolve } from "node:path";
+import type { Objective } from "../base/objective.ts";
 import { hash, hashText } from "../base/rng.ts";
 import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
@@ -10,6 +11,7 @@ const DEFAULTS = {
   format: "auto",
   chat_template: true,
   train_on: "completion",
+  objective: "sft",
   method: "lora",
   rank: 16,
   alpha: 32,
@@ -43,6 +45,46 @@ function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterR
   return { epochs: 1, steps: null };
 }
 
+type ObjectiveTable = Exclude<NonNullable<AdapterTable["objective"]>, string>;
+
+/** With the defaults of TRL, but SimPO's: those of its paper. */
+function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path: string) => string): Objective {
+  const table = (typeof given === "string" ? { name: given } : given) as ObjectiveTable;
+  const reference = (named = "start") => (named === "start" || named === "base" ? named : { folder: place(named) });
+  switch (table.name) {
+    case "sft":
+      return table;
+    case "dpo": {
+      const { loss = "sigmoid", beta = 0.1, label_smoothing: labelSmoothing = 0 } = table;
+      return { name: "dpo", loss, beta, labelSmoothing, reference: reference(table.reference) };
+    }
+    case "cpo": {
+      const { loss = "sigmoid", beta = 0.1, label_smoothing: labelSmoothing = 0, alpha = 1 } = table;
+      return { name: "cpo", loss, beta, labelSmoothing, alpha };
+    }
+    case "simpo": {
+      const { beta = 2, gamma = 1, label_smoothing: labelSmoothing = 0 } = table;
+      return { name: "simpo", beta, gamma, labelSmoothing };
+    }
+    case "orpo":
+      return { name: "orpo", lambda: table.lambda ?? 0.1 };
+    case "kto": {
+      const { beta = 0.1, desirable = 1, undesirable = 1 } = table;
+      return { name: "kto", beta, desirable, undesirable, reference: reference(table.reference) };
+    }
+    default:
+      return table satisfies never;
+  }
+}
+
+function objectiveTable(objective: Objective): string | Record<string, unknown> {
+  if (objective.name === "sft") return objective.name;
+  const snake = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  const plain = (value: unknown) =>
+    typeof value === "object" && value !== null ? (value as { folder: string }).folder : value;
+  return Object.fromEntries(Object.entries(objective).map(([key, value]) => [snake(key), plain(value)]));
+}
+
 /** `recipePath` is absolute: relative paths are relative to its folder. `group` is the sweep that the adapter comes from. */
 export function resolveAdapter(
   adapter: AdapterTable,
@@ -66,6 +108,7 @@ export function resolveAdapter(
     chatTemplate: t.chat_template,
     system: t.system ?? null,
     trainOn: t.train_on,
+    objective: objectiveOf(t.objective, place),
     method: t.method,
     rank: t.rank,
     alpha: t.alpha,
@@ -113,6 +156,7 @@ export function adapterTable(a: AdapterRecipe) {
     chat_template: a.chatTemplate,
     ...optional("system", a.system),
     train_on: a.trainOn,
+    objective: objectiveTable(a.objective),
     method: a.method,
     rank: a.rank,
     alpha: a.alpha,

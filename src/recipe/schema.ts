@@ -38,6 +38,45 @@ const name = v.pipe(
   v.regex(NAME, (issue) => `names a folder: wants letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
+const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
+const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more")));
+/** "start", "base" or the folder of a PEFT adapter. */
+const reference = text;
+
+/** The objectives, and what each of them may say. */
+export const objectiveTables = {
+  sft: v.strictObject({ name: v.literal("sft") }),
+  dpo: v.strictObject({
+    name: v.literal("dpo"),
+    loss: v.exactOptional(oneOf("sigmoid", "hinge", "ipo")),
+    beta: v.exactOptional(positive()),
+    label_smoothing: v.exactOptional(share()),
+    reference: v.exactOptional(reference),
+  }),
+  cpo: v.strictObject({
+    name: v.literal("cpo"),
+    loss: v.exactOptional(oneOf("sigmoid", "hinge")),
+    beta: v.exactOptional(positive()),
+    label_smoothing: v.exactOptional(share()),
+    alpha: v.exactOptional(notNegative),
+  }),
+  simpo: v.strictObject({
+    name: v.literal("simpo"),
+    beta: v.exactOptional(positive()),
+    gamma: v.exactOptional(notNegative),
+    label_smoothing: v.exactOptional(share()),
+  }),
+  orpo: v.strictObject({ name: v.literal("orpo"), lambda: v.exactOptional(positive()) }),
+  kto: v.strictObject({
+    name: v.literal("kto"),
+    beta: v.exactOptional(positive()),
+    desirable: v.exactOptional(positive()),
+    undesirable: v.exactOptional(positive()),
+    reference: v.exactOptional(reference),
+  }),
+};
+export const OBJECTIVES = Object.keys(objectiveTables) as (keyof typeof objectiveTables)[];
+
 /** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
 export const adapterEntries = {
   data: v.union(
@@ -56,6 +95,10 @@ export const adapterEntries = {
   chat_template: truth,
   system: text,
   train_on: oneOf("completion", "all"),
+  objective: v.union(
+    [oneOf(...OBJECTIVES), ...Object.values(objectiveTables)],
+    wants(`${OBJECTIVES.map((name) => `"${name}"`).join(" or ")}, or a table with one of them as name`),
+  ),
   method: oneOf("lora"),
   rank: whole(1, 256),
   alpha: positive(),

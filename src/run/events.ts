@@ -14,6 +14,8 @@ export type StepEvent = {
   readonly gradNorm: number;
   readonly tokens: number;
   readonly tokensPerSecond: number;
+  /** Of preferences: the share of rows that were judged right, and the mean margin of their rewards. */
+  readonly preference: { readonly accuracy: number; readonly margin: number } | null;
 };
 
 export type EvaluationEvent = Evaluation & { readonly adapter: number; readonly step: number };

@@ -2,9 +2,11 @@
 // its next work at hand, and gathers what comes back: losses from the last stage, sums of squares from all.
 
 import { invariant } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
+import { isRight } from "../objective/preference.ts";
+import { judged } from "../objective/weigh.ts";
 import { endsOf, type Pass, type StepRef } from "../schedule/lists.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 import type { ShareRef } from "../schedule/shares.ts";
@@ -18,9 +20,13 @@ export type MiniBatch = {
   readonly tokens: number;
   /** Of each stage, first stage first: sums of squares, tensor by tensor. */
   readonly squares: readonly Float32Array[];
+  /** Of preferences: the share of rows that were judged right, and the mean margin of their rewards. */
+  readonly preference: { readonly accuracy: number; readonly margin: number } | null;
 };
 
-type Sum = { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
+type Sum = Judged & { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
+/** Of preferences: rows, those that were judged right, and the sum of their rewards' margins. */
+type Judged = { rows: number; right: number; margin: number };
 
 export class Executor {
   readonly #batches = new Map<number, MicroBatch>();
@@ -83,7 +89,9 @@ export class Executor {
     );
     await this.#until(() => squares !== null);
     this.#sums.delete(keyOf(ref));
-    return { loss: found.loss, tokens: found.tokens, squares: squares! };
+    const { loss, tokens, rows, right, margin } = found;
+    const preference = rows === 0 ? null : { accuracy: right / rows, margin: margin / rows };
+    return { loss, tokens, squares: squares!, preference };
   }
 
   async step(stage: number, steps: readonly AdamStep[]): Promise<void> {
@@ -103,10 +111,21 @@ export class Executor {
 
   /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
   #count(pass: Pass, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
+    const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
     let at = 0;
     for (const share of pass.shares) {
       const sums = this.#sumOf(share);
       sums.tokens += this.tokensOf(share);
+      const preference = preferences.get(at);
+      if (preference) {
+        const { rows, found } = judged(batch, preference, losses);
+        sums.loss += sum(found.map((row) => row.loss));
+        sums.right += rows.filter((row, i) => isRight(row, found[i]!)).length;
+        sums.margin += sum(found.map(({ rewards: [own, other] }) => own - (other ?? 0)));
+        sums.rows += rows.length;
+        at += 2 * rows.length;
+        continue;
+      }
       for (const _ of share.rows) {
         const { firstTarget, targets } = batch.sequences[at]!;
         if (targets > 0) sums.loss += losses[at]!.loss * batch.weights[firstTarget]!;
@@ -117,7 +136,7 @@ export class Executor {
 
   #sumOf(ref: StepRef): Sum {
     const key = keyOf(ref);
-    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [] };
+    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, right: 0, margin: 0 };
     this.#sums.set(key, found);
     return found;
   }

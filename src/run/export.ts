@@ -7,12 +7,14 @@ import type { Bus } from "../bus/bus.ts";
 import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../files/peft.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { Tokens } from "../schedule/pack.ts";
+import type { Row } from "../schedule/pack.ts";
 import { blocksOf, factorsOf } from "./blocks.ts";
 import { evaluate } from "./evaluate.ts";
 
 /** Rows whose loss is compared. */
 const PROBE_ROWS = 4;
+/** Whatever it was trained for, its likelihoods are what is compared. */
+const SFT = { name: "sft" } as const;
 /** f32 is written and read as it is, so that only a wrong file makes a difference. */
 const TOLERANCE = 1e-6;
 
@@ -75,14 +77,15 @@ export async function exportAdapter(
   adapter: AdapterPlan,
   slot: number,
   folder: string,
-  samples: readonly Tokens[],
+  samples: readonly Row[],
 ): Promise<void> {
   const { name } = adapter;
-  const probe = samples.slice(0, PROBE_ROWS);
-  const live = await evaluate(bus, plan, adapter, slot, probe).result;
+  const probe = samples.slice(0, PROBE_ROWS).map(({ ids, mask }) => ({ ids, mask }));
+  const work = { slot, samples: probe, batchSize: adapter.recipe.batchSize, objective: SFT, references: null };
+  const live = await evaluate(bus, plan, work).result;
   write(plan, adapter, folder, await gather(bus, plan, adapter, slot));
   await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter));
-  const saved = await evaluate(bus, plan, adapter, slot, probe).result;
+  const saved = await evaluate(bus, plan, work).result;
   if (!(Math.abs(saved.loss - live.loss) <= TOLERANCE * Math.abs(live.loss)))
     throw new RunError(
       "export.mismatch",

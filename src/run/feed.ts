@@ -1,16 +1,41 @@
 // From the schedule's references to the tokens that a stage is fed.
 
+import type { Objective } from "../base/objective.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import type { Share, Tokens } from "../schedule/pack.ts";
+import type { Row, Share, SharePreference, Tokens } from "../schedule/pack.ts";
 import type { ShareRef } from "../schedule/shares.ts";
+import type { RowReferences } from "./references.ts";
 
 /** Tokens that are to be predicted; the first never is. */
-export const countTargets = (sample: Tokens): number => sum(sample.mask.subarray(1));
+export const countTargets = (sequence: Tokens): number => sum(sequence.mask.subarray(1));
 
-/** A share of a training pass, for the slot that the adapter has: its loss is averaged over the targets of the adapter's whole mini-batch. */
-export function trainingShare({ recipe }: AdapterPlan, slot: number, samples: readonly Tokens[], ref: ShareRef): Share {
-  const targets = sum(ref.miniBatch.map((row) => countTargets(samples[row]!)));
+/** How a share of these rows is judged, as a part of `whole`; nothing for supervised fine-tuning. */
+function preferenceOf(
+  objective: Objective,
+  rows: readonly number[],
+  whole: SharePreference["whole"],
+  references: RowReferences | null,
+): Pick<Share, "preference"> {
+  if (objective.name === "sft") return {};
+  return { preference: { objective, whole, references: references && rows.map((row) => references.get(row)!) } };
+}
+
+/** What the rows of a mini-batch, or of an evaluation, are divided by. */
+export const wholeOf = (rows: readonly Row[]): SharePreference["whole"] => ({
+  rows: rows.length,
+  tokens: sum(rows.map(countTargets)),
+});
+
+/** A share of a training pass, for the slot that the adapter has: its loss is averaged over the adapter's whole mini-batch. */
+export function trainingShare(
+  { recipe }: AdapterPlan,
+  slot: number,
+  samples: readonly Row[],
+  references: RowReferences | null,
+  ref: ShareRef,
+): Share {
+  const whole = wholeOf(ref.miniBatch.map((row) => samples[row]!));
   return {
     adapter: slot,
     samples: ref.rows.map((row) => samples[row]!),
@@ -18,17 +43,25 @@ export function trainingShare({ recipe }: AdapterPlan, slot: number, samples: re
     step: ref.step,
     dropout: recipe.dropout,
     firstRow: ref.firstRow,
-    weight: 1 / targets,
+    weight: 1 / whole.tokens,
+    ...preferenceOf(recipe.objective, ref.rows, whole, references),
   };
 }
 
 /** A share without dropout or gradient. */
-export const evaluationShare = (slot: number, samples: readonly Tokens[]): Share => ({
+export const evaluationShare = (
+  slot: number,
+  samples: readonly Row[],
+  rows: readonly number[],
+  objective: Objective,
+  references: RowReferences | null,
+): Share => ({
   adapter: slot,
-  samples,
+  samples: rows.map((row) => samples[row]!),
   seed: 0,
   step: 0,
   dropout: 0,
   firstRow: 0,
   weight: 0,
+  ...preferenceOf(objective, rows, wholeOf(samples), references),
 });

@@ -1,8 +1,10 @@
 // How adapters end: evaluated for the last time, exported, and told of.
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { textOf } from "../base/errors.ts";
+import { RunError, textOf } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
+import { removeQuietly } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
 import { judge } from "../schedule/sweeps.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
@@ -33,7 +35,9 @@ export class Finisher {
     const { plan, bus } = this.options;
     const held = live.data.eval;
     if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
-    const { sent, result } = evaluate(bus, plan, live.plan, live.slot!, held);
+    const { batchSize, objective } = live.plan.recipe;
+    const references = live.references?.eval ?? null;
+    const { sent, result } = evaluate(bus, plan, { slot: live.slot!, samples: held, batchSize, objective, references });
     const told = result.then((found) => {
       live.latest = found;
       this.options.tell.evaluated({ ...found, adapter: live.plan.index, step });
@@ -55,10 +59,9 @@ export class Finisher {
       if (status === "stopped" && keepStopped && live.slot !== null && steps > 0) await this.options.roster.keep(live);
       if (status === "dropped") after = live.latest;
       else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
-        after = await this.#lastEvaluation(live);
+        after = checked(await this.#lastEvaluation(live));
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
         folder = await this.#export(live, join(output, name));
-      if (status !== "failed" && status !== "stopped") this.options.keeper.forget(live.plan);
     } catch (error) {
       if (!isOwn(error)) throw error;
       outcome = { status: "failed", message: textOf(error) }; // the others go on
@@ -68,6 +71,16 @@ export class Finisher {
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
     this.options.tell.ended(index, live.result);
+    if (outcome.status !== "failed" && outcome.status !== "stopped") this.#forget(live); // not before it is known to have ended
+  }
+
+  #forget(live: Live): void {
+    try {
+      this.options.keeper.forget(live.plan);
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      this.options.tell.noticed(live.plan.index, `its checkpoints are still there: ${textOf(error)}`);
+    }
   }
 
   /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
@@ -89,18 +102,39 @@ export class Finisher {
     return last;
   }
 
-  /** From the stages, or, where it has no place there, from where it was kept. */
+  /** Leaves nothing of an adapter that could not be saved. */
   async #export(live: Live, folder: string): Promise<string | null> {
+    const before = existsSync(folder); // saved when the run was interrupted
+    try {
+      if (!(await this.#save(live, folder))) return null;
+    } catch (error) {
+      if (!before) removeQuietly(folder);
+      throw error;
+    }
+    this.options.tell.saved({ adapter: live.plan.index, step: live.steps, folder });
+    return folder;
+  }
+
+  /** From the stages, or, where it has no place there, from where it was kept; false where it was not. */
+  async #save(live: Live, folder: string): Promise<boolean> {
     const { plan, bus } = this.options;
-    const { data, steps, slot } = live;
+    const { data, slot } = live;
     if (slot !== null) {
       await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
     } else {
       const kept = this.options.keeper.load(plan, live.plan, (text) => this.options.tell.noticed(live.plan.index, text));
-      if (!kept) return null;
+      if (!kept) return false;
       exportKept(plan, live.plan, kept.blocks, folder);
     }
-    this.options.tell.saved({ adapter: live.plan.index, step: steps, folder });
-    return folder;
+    return true;
   }
+}
+
+/** After its last step no training loss would show that an adapter's numbers are none. */
+function checked(last: Evaluation | null): Evaluation | null {
+  if (last === null || Number.isFinite(last.loss)) return last;
+  throw new RunError(
+    "export.loss",
+    `after its last step the held-out loss is ${last.loss}; lower the learning rate or set max_grad_norm`,
+  );
 }

@@ -4,7 +4,7 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { RunError, textOf } from "../base/errors.ts";
+import { MloraError, RunError, textOf } from "../base/errors.ts";
 import {
   BLOCKS,
   type BlockName,
@@ -29,12 +29,13 @@ export interface Keeper extends AsyncDisposable {
   save(plan: Plan, adapter: AdapterPlan, kept: Kept, which?: Which): Promise<void>;
   /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
   load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): Kept | null;
-  /** Lets go of all that was saved of an adapter. */
+  /** Lets go of all that was saved of an adapter. Throws a RunError where it cannot be removed. */
   forget(adapter: AdapterPlan): void;
 }
 
-/** Whether it is one adapter's alone: its file, not a stage. */
-export const isOwn = (error: unknown): boolean => error instanceof RunError && /^(files|export|checkpoint)\./.test(error.code);
+/** Whether it is one adapter's alone: its file, as it is written or read back, not a stage. */
+export const isOwn = (error: unknown): boolean =>
+  error instanceof MloraError && /^(files|export|checkpoint|peft|safetensors)\./.test(error.code);
 
 export function memoryKeeper(): Keeper {
   const all = new Map<string, Kept>();
@@ -79,7 +80,14 @@ export function diskKeeper(output: string, keep: number): Keeper {
         }
       return null;
     },
-    forget: ({ name }) => rmSync(checkpointFolder(output, name), { recursive: true, force: true }),
+    forget({ name }) {
+      const folder = checkpointFolder(output, name);
+      try {
+        rmSync(folder, { recursive: true, force: true });
+      } catch (error) {
+        throw new RunError("files.remove", `cannot remove ${folder}: ${textOf(error)}`, undefined, { cause: error });
+      }
+    },
     [Symbol.asyncDispose]: () => saver.end(),
   };
 }

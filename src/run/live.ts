@@ -4,12 +4,14 @@ import { now } from "../base/clock.ts";
 import type { Progress } from "../files/checkpoint.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { adapterTable } from "../recipe/resolve.ts";
-import type { Tokens } from "../schedule/pack.ts";
+import { type Row, sequencesOf } from "../schedule/pack.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { AdapterResult } from "./events.ts";
+import type { MiniBatch } from "./executor.ts";
+import type { References } from "./references.ts";
 
 /** The tokenised rows of an adapter. */
-export type AdapterData = { readonly train: readonly Tokens[]; readonly eval: readonly Tokens[] };
+export type AdapterData = { readonly train: readonly Row[]; readonly eval: readonly Row[] };
 
 /**
  * waiting: for a slot. joining: its slot is being filled. active: it trains. held: it has a slot, and the next step waits for an
@@ -24,6 +26,7 @@ export type MadeStep = {
   readonly tokens: number;
   readonly gradNorm: number;
   readonly learningRate: number;
+  readonly preference: MiniBatch["preference"];
 };
 
 export type Live = {
@@ -56,6 +59,8 @@ export type Live = {
   lastLoss: number | null;
   before: Evaluation | null;
   best: Progress["best"];
+  /** What its rows are measured against, where its objective has a reference; filled when it first has a slot. */
+  references: References | null;
   /** Its latest evaluation. */
   latest: Evaluation | null;
   /** Tokens a second, lately; null before its second step. */
@@ -90,6 +95,7 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
     lastLoss: null,
     before: null,
     best: null,
+    references: null,
     latest: null,
     rate: null,
     forks: [],
@@ -133,7 +139,10 @@ function fingerprint({ train, eval: held }: AdapterData): string {
   const hasher = new Bun.CryptoHasher("sha256");
   for (const rows of [train, held]) {
     hasher.update(`${rows.length};`);
-    for (const { ids, mask } of rows) hasher.update(`${ids.length};`).update(ids).update(mask);
+    for (const row of rows) {
+      for (const { ids, mask } of sequencesOf(row)) hasher.update(`${ids.length};`).update(ids).update(mask);
+      if (row.label !== undefined) hasher.update(`${row.label};`);
+    }
   }
   return hasher.digest("hex");
 }

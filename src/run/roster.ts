@@ -9,9 +9,10 @@ import { admissions } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";
 import type { Beside } from "./beside.ts";
 import type { Events } from "./events.ts";
-import { admit, putFactors, readFactors, readState, writeState } from "./export.ts";
+import { readState, writeState } from "./export.ts";
 import { isOwn, type Keeper } from "./keeper.ts";
 import { type Live, progressOf, restore } from "./live.ts";
+import { beginIn } from "./references.ts";
 
 export type RosterOptions = {
   readonly plan: Plan;
@@ -77,15 +78,14 @@ export class Roster {
     this.#slots[slot] = live;
     live.slot = slot;
     live.standing = "joining";
-    const { index, recipe } = live.plan;
+    const { index } = live.plan;
     const fill = async (): Promise<void> => {
       const kept = keeper.load(plan, live.plan, (text) => tell.noticed(index, text));
-      await admit(bus, slot, live.plan);
+      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references);
       if (kept) {
         restore(live, kept.progress);
         await writeState(bus, slot, kept.blocks);
-      } else if (recipe.initialAdapter)
-        await putFactors(bus, plan, live.plan, slot, readFactors(recipe.initialAdapter, plan, live.plan));
+      }
       const first = !live.known;
       live.known = true;
       live.savedAt = now();

@@ -77,8 +77,8 @@ export class Training {
     this.#tell = together(observers);
     const batchOf = ({ shares }: Pass) => {
       const filled = shares.map((ref) => {
-        const { plan: adapter, slot, data } = this.#of(ref);
-        return trainingShare(adapter, slot!, data.train, ref);
+        const { plan: adapter, slot, data, references } = this.#of(ref);
+        return trainingShare(adapter, slot!, data.train, references?.train ?? null, ref);
       });
       return pack(filled, plan.slots, plan.device.rowTile);
     };

@@ -52,7 +52,7 @@ export class Steps {
     const { executor, of, failed, decided } = this.options;
     const live = of(ref);
     const { recipe, steps } = live.plan;
-    const { loss, tokens, squares } = await executor.result(ref);
+    const { loss, tokens, squares, preference } = await executor.result(ref);
     if (live.standing === "ended") return null;
     const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
@@ -63,7 +63,7 @@ export class Steps {
     const { beta1, beta2, eps, weightDecay, maxGradNorm } = recipe.optimizer;
     const learningRate = recipe.optimizer.learningRate * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
-    live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1 };
+    live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
     if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
     decided();
     return { adapter: live.slot!, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
@@ -72,7 +72,7 @@ export class Steps {
   /** Counts and tells of the step that an adapter has made. */
   #report(live: Live): void {
     const { plan } = live;
-    const { loss, tokens, gradNorm, learningRate, step } = live.step!;
+    const { loss, tokens, gradNorm, learningRate, step, preference } = live.step!;
     const time = now();
     const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - live.steppedAt);
     live.steps = step;
@@ -91,6 +91,7 @@ export class Steps {
       gradNorm,
       tokens,
       tokensPerSecond,
+      preference,
     });
   }
 }

@@ -4,15 +4,31 @@
 // differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
+import type { Preference } from "../base/objective.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
 
-/** A tokenised row: mask[i] = 1 where token i is to be predicted from those before it. */
+/** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
+
+/** A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable. */
+export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean };
+
+/** The sequences of a row, in the order in which they are packed. */
+export const sequencesOf = (row: Row): readonly Tokens[] => (row.other ? [row, row.other] : [row]);
+
+/** How a share's loss is made of its rows' log-probabilities, where it is not the sum of its targets' losses. */
+export type SharePreference = {
+  readonly objective: Preference;
+  /** Of the whole mini-batch: what losses are divided by. */
+  readonly whole: { readonly rows: number; readonly tokens: number };
+  /** Of each row, the log-probabilities of its two sequences under the reference; null where there is none. */
+  readonly references: readonly (readonly [number, number])[] | null;
+};
 
 /** Rows of one adapter's micro-batch. */
 export type Share = {
   readonly adapter: number;
-  readonly samples: readonly Tokens[];
+  readonly samples: readonly Row[];
   /** Optimizer steps made before, the seed, and the rate: what dropout is a function of. Rate 0 when evaluating. */
   readonly seed: number;
   readonly step: number;
@@ -21,10 +37,15 @@ export type Share = {
   readonly firstRow: number;
   /** What each target's loss is multiplied by: 1 / targets of the whole mini-batch. */
   readonly weight: number;
+  /** Left out for supervised fine-tuning. */
+  readonly preference?: SharePreference;
 };
 
-/** One packed row of the micro-batch: whose it is, and where its targets lie among all. */
+/** One packed sequence of the micro-batch: whose it is, and where its targets lie among all. */
 export type PackedSequence = { readonly adapter: number; readonly firstTarget: number; readonly targets: number };
+
+/** A share whose targets' weights are known only when their losses are: `sequences` from `firstSequence` on, two for each label. */
+export type PackedPreference = SharePreference & { readonly firstSequence: number; readonly labels: readonly boolean[] };
 
 export type MicroBatch = {
   readonly ids: Int32Array;
@@ -37,16 +58,20 @@ export type MicroBatch = {
   readonly targetIds: Int32Array;
   readonly weights: Float32Array;
   readonly sequences: readonly PackedSequence[];
+  readonly preferences: readonly PackedPreference[];
   /** Real tokens, padding left out. */
   readonly tokens: number;
 };
 
-/** Tokens that a row feeds to the model: its last is only a target. */
-export const inputLength = (sample: Tokens): number => sample.ids.length - 1;
+/** Tokens that a sequence feeds to the model: its last is only a target. */
+const fedLength = ({ ids }: Tokens): number => ids.length - 1;
+
+/** Tokens that a row feeds to the model, and those of its longest sequence. */
+export const inputLength = (row: Row): number => fedLength(row) + (row.other ? fedLength(row.other) : 0);
+export const longestSequence = (row: Row): number => Math.max(...sequencesOf(row).map(fedLength));
 
 /** Rows that a share takes, padded to whole tiles. */
-export const shareRows = (samples: readonly Tokens[], rowTile: number): number =>
-  alignUp(sum(samples.map(inputLength)), rowTile);
+export const shareRows = (samples: readonly Row[], rowTile: number): number => alignUp(sum(samples.map(inputLength)), rowTile);
 
 /** The row of a target that only fills a tile. */
 export const NO_ROW = -1;
@@ -79,13 +104,18 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
   const targetIds: number[] = [];
   const weights: number[] = [];
   const sequences: PackedSequence[] = [];
+  const preferences: PackedPreference[] = [];
   let row = 0;
   let tokens = 0;
   for (const share of shares) {
     const firstRow = row;
     tables.dropout.set(dropoutRow(share), 4 * share.adapter);
-    for (const sample of share.samples) {
-      const length = inputLength(sample);
+    if (share.preference) {
+      const labels = share.samples.map(({ label = true }) => label);
+      preferences.push({ ...share.preference, firstSequence: sequences.length, labels });
+    }
+    for (const sample of share.samples.flatMap(sequencesOf)) {
+      const length = fedLength(sample);
       const before = targetRows.length;
       for (let i = 0; i < length; i++) {
         const at = row + i;
@@ -117,6 +147,7 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
     targetIds: Int32Array.from(targetIds),
     weights: Float32Array.from(weights),
     sequences,
+    preferences,
     tokens,
   };
 }

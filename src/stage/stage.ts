@@ -26,7 +26,8 @@ import {
 import { Decoder } from "../model/decoder.ts";
 import { ropeTables } from "../model/rope.ts";
 import { type FillTensor, loadWeights, type Part, type Weights, weightBytes } from "../model/weights.ts";
-import { sft } from "../objective/sft.ts";
+import { headLoss } from "../objective/head.ts";
+import { weighted } from "../objective/weigh.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
@@ -44,7 +45,7 @@ export type Neighbours = { readonly previous: Link | null; readonly next: Link |
 type InFlight = {
   readonly batch: Batch;
   readonly acts: Activations;
-  readonly sequences: readonly PackedSequence[];
+  readonly tables: MicroBatch;
   readonly slot: number;
 };
 
@@ -143,13 +144,14 @@ export class Stage implements Disposable {
     const { device, decoder, work, neighbours } = this;
     const inFlight = this.#inFlight.get(pass);
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
-    const { batch, acts, sequences, slot } = inFlight;
+    const { batch, acts, tables, slot } = inFlight;
+    const { sequences } = tables;
     const { first, last } = this.config.part;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, sequences);
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
-    await timed("backward", () => {
-      if (last) this.#loss(inFlight, grad);
+    await timed("backward", async () => {
+      if (last) await this.#lossWithGradient(inFlight, grad);
       decoder.backward(batch, acts, work);
     });
     const losses = last ? await this.#losses(batch, sequences) : null;
@@ -213,13 +215,23 @@ export class Stage implements Disposable {
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
     const out = await timed(kind, () => this.decoder.forward(batch, acts));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
-    return { batch, acts, sequences: tables.sequences, slot };
+    return { batch, acts, tables, slot };
+  }
+
+  /** Targets of preferences count by what the whole batch's losses are: these are computed first, without gradients. */
+  async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<void> {
+    const { batch, tables } = inFlight;
+    if (tables.preferences.length > 0) {
+      this.#loss(inFlight, null);
+      this.device.write(batch.weights, weighted(tables, await this.#losses(batch, tables.sequences)));
+    }
+    this.#loss(inFlight, grad);
   }
 
   #loss({ batch, acts }: InFlight, grad: Tensor | null): void {
     const { normEps: eps, vocab: classes } = this.config.spec;
     const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
-    sft(this.device, head, this.head!, firstRows(acts.inputs.at(-1)!, batch.rows), batch, grad);
+    headLoss(this.device, head, this.head!, firstRows(acts.inputs.at(-1)!, batch.rows), batch, grad);
   }
 
   /** Sums of the targets' losses for each sequence, in double precision. */

@@ -3,10 +3,13 @@
 
 import { describe, expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import type { Preference } from "../../src/base/objective.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS } from "../../src/base/spec.ts";
+import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
+import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { pack } from "../../src/schedule/pack.ts";
+import { judged } from "../../src/objective/weigh.ts";
+import { type MicroBatch, pack, type Share } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
@@ -15,53 +18,104 @@ const adapters: readonly BankAdapter[] = [
   { rank: 5, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
 ];
 
+const WEIGHT = 0.05;
+const common = (adapter: number, dropout: number) => ({
+  adapter,
+  seed: 40 + adapter,
+  step: 3,
+  dropout,
+  firstRow: 7,
+  weight: WEIGHT,
+});
+
+/** The loss that the gradients are of: of weighted targets, or of preferences. */
+const weightedLoss = (_: MicroBatch, losses: readonly SequenceLoss[]): number =>
+  losses.reduce((total, { loss }) => total + WEIGHT * loss, 0);
+const preferenceLoss = (batch: MicroBatch, losses: readonly SequenceLoss[]): number =>
+  batch.preferences
+    .flatMap((preference) => judged(batch, preference, losses).found)
+    .reduce((total, { loss }) => total + loss, 0);
+
+async function expectGradients(
+  spec: ModelSpec,
+  recomputation: "none" | "selective" | "full",
+  sharesOf: (rng: Rng) => readonly Share[],
+  total: typeof weightedLoss,
+): Promise<void> {
+  using stage = await tinyStage(new CpuDevice(2), spec, adapters, [5, 6], { recomputation });
+  const batch = pack(sharesOf(new Rng(9)), adapters.length, stage.device.rowTile);
+  // The same masks: they are a function of seed, step, module and row.
+  const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
+  await stage.forward(0, batch);
+  await stage.backward(0);
+
+  for (const adapter of adapters.keys()) {
+    const gradients = factorsOf(stage, adapter, await stage.bank.read(adapter, "grads"));
+    const start = await readAdapter(stage, adapter);
+    const directions = await randomFactors(stage, adapter, 123);
+    for (const [i, at] of start.entries()) {
+      const direction = directions[i]!.values;
+      const gradient = gradients[i]!.values;
+      const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
+      const step = 0.004;
+      const lossAt = async (moved: number): Promise<number> => {
+        const values = at.values.map((value, j) => value + moved * step * direction[j]!);
+        await writeAdapter(stage, adapter, [{ ...at, values }]);
+        return lossOf();
+      };
+      // Four points, so that the error of the difference is of fourth order.
+      const [near, far] = [(await lossAt(1)) - (await lossAt(-1)), (await lossAt(2)) - (await lossAt(-2))];
+      await writeAdapter(stage, adapter, [at]);
+      const numeric = (8 * near - far) / (12 * step);
+      const size = Math.hypot(...gradient) * Math.hypot(...direction);
+      const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;
+      expect(size, where).toBeGreaterThan(0);
+      expect(Math.abs(along - numeric) / size, where).toBeLessThan(1e-3); // a wrong mask or scale is off by 0.1 and more
+    }
+  }
+}
+
 for (const [name, spec] of Object.entries(tinyFamilies))
   for (const dropout of [0, 0.1])
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${name}, dropout ${dropout}, recomputation ${recomputation}`, () => {
-        test("gradients agree with finite differences", async () => {
-          using stage = await tinyStage(new CpuDevice(2), spec, adapters, [5, 6], { recomputation });
-          const rng = new Rng(9);
-          const shares = adapters.map((_, adapter) => ({
-            adapter,
-            samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
-            seed: 40 + adapter,
-            step: 3,
-            dropout,
-            firstRow: 7,
-            weight: 0.05,
-          }));
-          const batch = pack(shares, adapters.length, stage.device.rowTile);
-          const lossOf = async (): Promise<number> => {
-            const losses = await stage.evaluate(batch); // the same masks: they are a function of seed, step, module and row
-            return losses!.reduce((total, { loss }) => total + 0.05 * loss, 0);
-          };
-          await stage.forward(0, batch);
-          await stage.backward(0);
-
-          for (const adapter of adapters.keys()) {
-            const gradients = factorsOf(stage, adapter, await stage.bank.read(adapter, "grads"));
-            const start = await readAdapter(stage, adapter);
-            const directions = await randomFactors(stage, adapter, 123);
-            for (const [i, at] of start.entries()) {
-              const direction = directions[i]!.values;
-              const gradient = gradients[i]!.values;
-              const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-              const step = 0.004;
-              const lossAt = async (moved: number): Promise<number> => {
-                const values = at.values.map((value, j) => value + moved * step * direction[j]!);
-                await writeAdapter(stage, adapter, [{ ...at, values }]);
-                return lossOf();
-              };
-              // Four points, so that the error of the difference is of fourth order.
-              const [near, far] = [(await lossAt(1)) - (await lossAt(-1)), (await lossAt(2)) - (await lossAt(-2))];
-              await writeAdapter(stage, adapter, [at]);
-              const numeric = (8 * near - far) / (12 * step);
-              const size = Math.hypot(...gradient) * Math.hypot(...direction);
-              const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;
-              expect(size, where).toBeGreaterThan(0);
-              expect(Math.abs(along - numeric) / size, where).toBeLessThan(1e-3); // a wrong mask or scale is off by 0.1 and more
-            }
-          }
-        });
+        test("gradients agree with finite differences", () =>
+          expectGradients(
+            spec,
+            recomputation,
+            (rng) =>
+              adapters.map((_, adapter) => ({
+                ...common(adapter, dropout),
+                samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
+              })),
+            weightedLoss,
+          ));
       });
+
+const PREFERENCES: readonly Preference[] = [
+  { name: "dpo", loss: "sigmoid", beta: 0.3, labelSmoothing: 0.1, reference: "base" },
+  { name: "dpo", loss: "ipo", beta: 0.3, labelSmoothing: 0, reference: "base" },
+  { name: "cpo", loss: "sigmoid", beta: 0.2, labelSmoothing: 0, alpha: 0.7 },
+  { name: "simpo", beta: 2, gamma: 0.5, labelSmoothing: 0 },
+  { name: "orpo", lambda: 0.5 },
+];
+
+describe("preferences", () => {
+  for (const [i, objective] of PREFERENCES.entries())
+    test(`gradients agree with finite differences: ${objective.name} beside another`, () => {
+      const spec = tinyFamilies[Object.keys(tinyFamilies)[i % Object.keys(tinyFamilies).length]!]!;
+      const sharesOf = (rng: Rng): Share[] =>
+        adapters.map((_, adapter) => {
+          const row = (own: number, other: number) => ({
+            ...randomTokens(rng, spec.vocab, own),
+            other: randomTokens(rng, spec.vocab, other),
+          });
+          const whole = { rows: 3, tokens: 20 };
+          const references = [[-30, -41] as const, [-12, -9] as const];
+          const mine = PREFERENCES[(i + adapter) % PREFERENCES.length]!;
+          const preference = { objective: mine, whole, references: "reference" in mine ? references : null };
+          return { ...common(adapter, 0.1), samples: [row(9, 13), row(4, 3)], preference };
+        });
+      return expectGradients(spec, "selective", sharesOf, preferenceLoss);
+    });
+});

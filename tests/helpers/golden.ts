@@ -196,6 +196,7 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     chatTemplate: false,
     system: null,
     trainOn: "completion",
+    objective: { name: "sft" },
     method: "lora",
     rank: adapter.rank,
     alpha: adapter.alpha,

@@ -13,7 +13,6 @@ import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { evaluate } from "../../src/run/evaluate.ts";
 import type { StepEvent } from "../../src/run/events.ts";
 import { admit, putFactors, readFactors } from "../../src/run/export.ts";
-import { countTargets } from "../../src/run/feed.ts";
 import { run } from "../../src/run/run.ts";
 import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
@@ -26,12 +25,17 @@ export type Tolerance = { readonly loss: number; readonly gradNorm: number; read
 const root = mkdtempSync(join(tmpdir(), "mlora-golden-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const summary = (rows: readonly Tokens[]) => rows.map((row) => ({ length: inputLength(row), targets: countTargets(row) }));
+const summary = (rows: readonly Tokens[]) => rows.map((row) => ({ length: inputLength(row), longest: inputLength(row) }));
 
 function planOf(golden: Golden, kind: DeviceKind, precision: Precision): Plan {
   const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));
   return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, [{ ...chooseDevice(kind, precision), host: "" }]);
 }
+
+const workOf = (plan: Plan, slot: number, samples: readonly Tokens[]) => {
+  const { batchSize } = plan.adapters[slot]!.recipe;
+  return { slot, samples, batchSize, objective: { name: "sft" }, references: null } as const;
+};
 
 const openStage = (plan: Plan) => openLocalStages(setupsOf(plan, { folder: plan.recipe.model.path }));
 
@@ -104,12 +108,12 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
           await admit(bus, i, plan.adapters[i]!);
           await putFactors(bus, plan, plan.adapters[i]!, i, readFactors(adapter.final, plan, plan.adapters[i]!));
           for (const [r, row] of adapter.rows.entries()) {
-            const got = await evaluate(bus, plan, plan.adapters[i]!, i, [row]).result;
+            const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
             const { lossSum, targets, hits } = adapter.after[r]!;
             close(got.loss * targets, lossSum, tolerance.loss, `${adapter.name}, row ${r}`);
             if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
           }
-          const together = await evaluate(bus, plan, plan.adapters[i]!, i, adapter.rows).result;
+          const together = await evaluate(bus, plan, workOf(plan, i, adapter.rows)).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));
           close(together.loss, all, tolerance.loss, `${adapter.name}, packed`);
         }

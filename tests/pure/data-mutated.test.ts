@@ -24,6 +24,7 @@ const recipe = (train: string): DatasetRecipe => ({
   chatTemplate: true,
   system: "Be brief.",
   trainOn: "completion",
+  objective: { name: "sft" },
   maxLength: 64,
   overlong: "truncate",
   seed: 3,

@@ -34,6 +34,7 @@ const recipe = (train: string, changes: Partial<DatasetRecipe> = {}): DatasetRec
   chatTemplate: true,
   system: null,
   trainOn: "completion",
+  objective: { name: "sft" },
   maxLength: 512,
   overlong: "truncate",
   seed: 7,

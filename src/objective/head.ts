@@ -1,4 +1,5 @@
-// Supervised fine-tuning: cross-entropy of the next token over the rows that have a target.
+// The output head: cross-entropy of the next token over the rows that have a target, each by its weight. Supervised fine-tuning gives all
+// the same; preferences give each sequence its own (preference.ts).
 //
 // Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
 // gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
@@ -25,7 +26,7 @@ export type HeadWeights = {
  * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
  * `gradHidden` c[M, H] also the gradient of sum(weights * loss) by the stream `hidden` c[M, H].
  */
-export function sft(
+export function headLoss(
   device: Device,
   head: HeadWeights,
   buffers: HeadBuffers,

@@ -1,0 +1,26 @@
+// Direct preference optimisation (Rafailov et al. 2023, equation 7), with conservative labels (Mitchell 2023), the hinge of SLiC
+// (Zhao et al. 2023), and IPO (Azar et al. 2023, equation 17), whose log-probabilities are means over targets as TRL has them.
+//
+//     z = (log pi(w) - log ref(w)) - (log pi(l) - log ref(l))      sigmoid: -log s(beta z)     hinge: max(0, 1 - beta z)
+//     ipo: (z - 1 / (2 beta))^2
+
+import type { Objective } from "../base/objective.ts";
+import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
+
+type Dpo = Extract<Objective, { name: "dpo" }>;
+
+export function dpo({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: ScoredRow, { rows }: Whole): RowLoss {
+  const mean = loss === "ipo";
+  const [w, l] = [mean ? 1 / own.targets : 1, mean ? 1 / other.targets : 1];
+  const ratios = [w * (own.logp - reference![0]), l * (other.logp - reference![1])] as const;
+  const margin = ratios[0] - ratios[1];
+  const measured =
+    loss === "ipo"
+      ? { value: (margin - 1 / (2 * beta)) ** 2, slope: (2 * (margin - 1 / (2 * beta))) / beta }
+      : loss === "hinge"
+        ? hingeLoss(beta * margin)
+        : sigmoidLoss(beta * margin, labelSmoothing);
+  const slope = (beta * measured.slope) / rows;
+  return { loss: measured.value / rows, slopes: [w * slope, -l * slope], rewards: [beta * ratios[0], beta * ratios[1]] };
+}

@@ -1,0 +1,26 @@
+// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equation 8): single answers, desirable or not, against a reference point, the
+// divergence from the reference. It is estimated from answers to other prompts (a row's second sequence), over the micro-batch, and has no
+// gradient.
+//
+//     r = log pi(y) - log ref(y)     z = max(0, mean of r over the others)
+//     desirable: d (1 - s(beta (r - z)))     undesirable: u (1 - s(beta (z - r)))
+
+import type { Objective } from "../base/objective.ts";
+import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import { sigmoid } from "./sigmoid.ts";
+
+type Kto = Extract<Objective, { name: "kto" }>;
+
+export function kto({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[], { rows }: Whole): RowLoss[] {
+  let divergence = 0;
+  for (const { other, reference } of all) divergence += other.logp - reference![1];
+  const z = Math.max(0, divergence / all.length);
+  return all.map(({ own, reference, label }) => {
+    const ratio = own.logp - reference![0];
+    const sign = label ? 1 : -1;
+    const weight = label ? desirable : undesirable;
+    const s = sigmoid(sign * beta * (ratio - z));
+    const slope = (-weight * sign * beta * s * (1 - s)) / rows;
+    return { loss: (weight * (1 - s)) / rows, slopes: [slope, 0], rewards: [beta * ratio, null] };
+  });
+}

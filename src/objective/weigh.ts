@@ -1,0 +1,32 @@
+// From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows are known only by then.
+
+import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
+import { preferenceLoss, type RowLoss, type ScoredRow } from "./preference.ts";
+
+/** Of each sequence, the sum of its targets' losses: minus its log-probability. */
+type Losses = readonly { readonly loss: number }[];
+
+/** The rows of a share as they were found, and what they come to. */
+export function judged({ sequences }: MicroBatch, preference: PackedPreference, losses: Losses) {
+  const { objective, whole, references, firstSequence, labels } = preference;
+  const scored = (at: number) => ({ logp: -losses[at]!.loss, targets: sequences[at]!.targets });
+  const rows = labels.map((label, i): ScoredRow => {
+    const at = firstSequence + 2 * i;
+    return { own: scored(at), other: scored(at + 1), reference: references?.[i] ?? null, label };
+  });
+  return { rows, found: preferenceLoss(objective, rows, whole) };
+}
+
+/** The targets' weights f32[T]: those of preferences by their slopes, all others as they are. */
+export function weighted(batch: MicroBatch, losses: Losses): Float32Array {
+  const weights = batch.weights.slice();
+  for (const preference of batch.preferences) {
+    const { found } = judged(batch, preference, losses);
+    const slopes = found.flatMap((row: RowLoss) => row.slopes);
+    for (const [i, slope] of slopes.entries()) {
+      const { firstTarget, targets } = batch.sequences[preference.firstSequence + i]!;
+      weights.fill(-slope, firstTarget, firstTarget + targets);
+    }
+  }
+  return weights;
+}

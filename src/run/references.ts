@@ -1,0 +1,70 @@
+// What preferences are measured against: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first
+// has a slot. A function of its own data and settings, so the same in any company and after any interruption.
+
+import { referenceOf } from "../base/objective.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import type { Row } from "../schedule/pack.ts";
+import { epochOrder, totalSteps, type Work } from "../schedule/steps.ts";
+import { runThrough } from "./evaluate.ts";
+import { admit, putFactors, readFactors } from "./export.ts";
+import type { AdapterData } from "./live.ts";
+
+/** Of each row that is used, the log-probabilities of its two sequences. */
+export type RowReferences = ReadonlyMap<number, readonly [own: number, other: number]>;
+export type References = { readonly train: RowReferences; readonly eval: RowReferences };
+
+/**
+ * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
+ * A fresh adapter is the base: its B is zero, which adds exact zeros.
+ */
+export async function beginIn(
+  bus: Bus,
+  plan: Plan,
+  adapter: AdapterPlan,
+  slot: number,
+  data: AdapterData,
+  known: References | null,
+): Promise<References | null> {
+  const { objective, initialAdapter } = adapter.recipe;
+  const reference = known ? null : referenceOf(objective);
+  const measure = () => referencesOf(bus, plan, adapter, slot, data);
+  let found = known;
+  await admit(bus, slot, adapter);
+  if (reference === "base") found = await measure();
+  if (reference !== null && typeof reference === "object") {
+    const judge = { ...adapter, ...adapter.reference! };
+    await admit(bus, slot, judge);
+    await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
+    found = await measure();
+    await admit(bus, slot, adapter);
+  }
+  if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
+  if (reference === "start") found = await measure();
+  return found;
+}
+
+async function referencesOf(
+  bus: Bus,
+  plan: Plan,
+  { recipe, work }: AdapterPlan,
+  slot: number,
+  data: AdapterData,
+): Promise<References> {
+  const score = async (samples: readonly Row[], rows: readonly number[]): Promise<RowReferences> => {
+    const { batchSize } = recipe;
+    const through = runThrough(bus, plan, { slot, samples, rows, batchSize, objective: { name: "sft" }, references: null });
+    const pairs = (await through.result).flatMap(({ rows: of, losses }) =>
+      of.map((row, i) => [row, [-losses[2 * i]!.loss, -losses[2 * i + 1]!.loss]] as const),
+    );
+    return new Map(pairs);
+  };
+  return { train: await score(data.train, usedRows(work)), eval: await score(data.eval, [...data.eval.keys()]) };
+}
+
+/** Rows that the adapter trains on at all: in less than an epoch not every one of them. */
+function usedRows(work: Work): number[] {
+  const rows = totalSteps(work) * work.batchSize * work.accumulation;
+  const order = epochOrder(work, 0);
+  return order.slice(0, Math.min(rows, order.length)).sort((a, b) => a - b);
+}

@@ -1,0 +1,198 @@
+// Adapters that learn preferences, beside each other and beside supervised ones, from the command line on.
+
+import { afterAll, expect, test } from "bun:test";
+import { cpSync, existsSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../helpers/bus.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace(2);
+afterAll(() => place[Symbol.dispose]());
+const outputOf = (path: string) => join(path, "..", "out");
+
+const lines = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+const FILES = {
+  "rows.jsonl": sums(20),
+  "pairs.jsonl": lines(
+    range(24).map((i) => ({ prompt: `What is ${i * i} + 1?`, chosen: `${i * i + 1}`, rejected: `It is ${i}, I think` })),
+  ),
+  "labels.jsonl": lines(
+    range(24).map((i) => ({
+      prompt: `What is ${i} + 1?`,
+      completion: i % 3 ? `${i + 1}` : "I do not know",
+      label: i % 3 !== 0,
+    })),
+  ),
+};
+
+const OBJECTIVES: Readonly<Record<string, string>> = {
+  dpo: '{ name = "dpo", beta = 0.5 }',
+  smooth: '{ name = "dpo", beta = 0.3, label_smoothing = 0.1, reference = "base" }',
+  ipo: '{ name = "dpo", loss = "ipo", beta = 0.2 }',
+  hinge: '{ name = "dpo", loss = "hinge" }',
+  cpo: '"cpo"',
+  simpo: '{ name = "simpo", gamma = 0.5 }',
+  orpo: '"orpo"',
+  kto: '{ name = "kto", beta = 0.3, undesirable = 1.5 }',
+  sft: '"sft"',
+};
+const NAMES = Object.keys(OBJECTIVES);
+
+const recipe = (names: readonly string[], run = "", more = ""): string => `[model]
+path = "../model"
+[run]
+output = "out"
+device = "cpu"
+tokens_per_microbatch = 150
+${run}
+${names
+  .map((name) => {
+    const i = NAMES.indexOf(name);
+    const file = name === "sft" ? "rows" : name === "kto" ? "labels" : "pairs";
+    return `[[adapter]]
+name = "${name}"
+objective = ${OBJECTIVES[name]}
+data = { train = "${file}.jsonl", split = 0.25 }
+rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1][i]}
+dropout = ${i % 2 ? 0.1 : 0}
+batch_size = ${[3, 2, 4][i % 3]}
+accumulation = ${[1, 2][i % 2]}
+learning_rate = 3e-3
+eval_every = 7
+steps = ${18 + i}
+${more}`;
+  })
+  .join("\n")}`;
+
+async function done(text: string): Promise<string> {
+  const path = place.project(text, FILES);
+  const { code, err } = await place.mlora("run", path);
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  return path;
+}
+
+const steps = (path: string, adapter: string) => metrics(outputOf(path), "step").filter((line) => line["adapter"] === adapter);
+const evaluations = (path: string, adapter: string) =>
+  metrics(outputOf(path), "evaluation").filter((line) => line["adapter"] === adapter) as unknown as {
+    loss: number;
+    exact: number;
+    rows: number;
+  }[];
+
+test("every objective learns what it is given: losses fall and held-out rows are judged right", async () => {
+  const path = await done(recipe(NAMES));
+  for (const name of NAMES) {
+    const all = evaluations(path, name);
+    expect(all.at(-1)!.loss, name).toBeLessThan(all[0]!.loss);
+    if (name !== "sft") expect(all.at(-1)!.exact / all.at(-1)!.rows, name).toBeGreaterThan(0.8);
+    expect("accuracy" in steps(path, name)[0]!).toBe(name !== "sft");
+  }
+  // Before its first step an adapter is its reference.
+  expect(steps(path, "dpo")[0]!["loss"]).toBeCloseTo(Math.log(2), 5);
+  expect(evaluations(path, "dpo")[0]!.loss).toBeCloseTo(Math.log(2), 5);
+  expect(steps(path, "ipo")[0]!["loss"]).toBeCloseTo((1 / 0.4) ** 2, 4);
+  expect(steps(path, "hinge")[0]!["loss"]).toBeCloseTo(1, 5);
+  expect(steps(path, "dpo")[0]!["reward_margin"]).toBeCloseTo(0, 5);
+}, 60_000);
+
+test("company changes nothing: alone, with all others, in two slots and on two stages the same", async () => {
+  const together = await done(recipe(NAMES));
+  const variants = [await done(recipe(NAMES, "slots = 2")), await done(recipe(NAMES, "stages = 2"))];
+  for (const name of NAMES) {
+    const alone = await done(recipe([name]));
+    for (const other of [alone, ...variants])
+      expect(leftOf(outputOf(other), name), name).toEqual(leftOf(outputOf(together), name));
+  }
+}, 120_000);
+
+test("killed and gone on with, a run comes to the same, its reference that of the beginning", async () => {
+  const names = ["dpo", "kto", "sft"];
+  const text = recipe(names, "checkpoint = { steps = 4 }").replaceAll(/steps = (\d\d)\n/g, "steps = 3$1\n");
+  const undisturbed = await done(text);
+  const path = place.project(text, FILES);
+  const run = place.start(["run", path]);
+  const begun = () => existsSync(join(outputOf(path), "metrics.jsonl")) && steps(path, "dpo").length >= 40;
+  await until("steps", 20_000, begun);
+  run.kill("SIGKILL");
+  await run.ended;
+  expect((await place.mlora("run", path)).code).toBe(0);
+  for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
+}, 60_000);
+
+test("an adapter as reference is not the base: of another rank, beside one that continues it", async () => {
+  const first = await done(recipe(["cpo"]));
+  const path = place.project(recipe(["dpo", "smooth", "ipo"]), FILES);
+  const folder = join(path, "..", "judge");
+  cpSync(join(outputOf(first), "cpo"), folder, { recursive: true });
+  const text = recipe(["dpo"])
+    .replace("beta = 0.5 }", 'beta = 0.5, reference = "judge" }')
+    .replace('name = "dpo"\nobjective', 'name = "judged"\nobjective');
+  const onBase = recipe(["dpo"]);
+  const both = place.project(`${onBase}\n${text.slice(text.indexOf("[[adapter]]"))}`, FILES);
+  cpSync(folder, join(both, "..", "judge"), { recursive: true });
+  expect((await place.mlora("run", both)).code).toBe(0);
+  expect(steps(both, "dpo")[0]!["loss"]).toBeCloseTo(Math.log(2), 5);
+  const judged = steps(both, "judged")[0]! as unknown as { loss: number; reward_margin: number };
+  expect(Math.abs(judged.loss - Math.log(2))).toBeGreaterThan(0.05);
+  expect(judged.reward_margin).toBeLessThan(-0.05); // the judge prefers what was chosen more than the base does
+  // Who continues the judge is the judge before its first step: by "start", and by its folder as well.
+  const on = (reference: string) =>
+    text
+      .replace('reference = "judge"', `reference = "${reference}"`)
+      .replace("rank = 4", "rank = 5")
+      .replace("dropout = 0\n", 'dropout = 0\nfrom = "judge"\n');
+  for (const [reference, is] of [
+    ["start", true],
+    ["judge", true],
+    ["base", false],
+  ] as const) {
+    const one = place.project(on(reference), FILES);
+    cpSync(folder, join(one, "..", "judge"), { recursive: true });
+    const { code, err } = await place.mlora("run", one);
+    expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+    const { loss, reward_margin: margin } = steps(one, "judged")[0]! as unknown as typeof judged;
+    if (is) expect(loss).toBeCloseTo(Math.log(2), 5);
+    else expect(margin).toBeCloseTo(-judged.reward_margin, 5); // the base as judge of the judge
+  }
+}, 60_000);
+
+test.each([
+  ["no rejected answer", "dpo", '{"prompt": "a", "chosen": "b"}', "data.row", "lacks the field 'rejected'"],
+  ["an empty answer", "dpo", '{"prompt": "a", "chosen": " ", "rejected": "c"}', "data.row", "has an empty 'chosen'"],
+  ["no prompt", "orpo", '{"chosen": "b", "rejected": "c"}', "data.row", "lacks the field 'prompt'"],
+  ["no label", "kto", '{"prompt": "a", "completion": "b"}', "data.row", "in 'label', wants true or false"],
+  ["one row for KTO", "kto", '{"prompt": "a", "completion": "b", "label": true}', "data.file", "has one row"],
+])("data with %s is refused", async (_, name, row, code, message) => {
+  const text = recipe([name]).replace(", split = 0.25", "");
+  const path = place.project(text, { ...FILES, "pairs.jsonl": `${row}\n`, "labels.jsonl": `${row}\n` });
+  const { code: exit, err } = await place.mlora("run", path);
+  expect([exit, err]).toEqual([2, expect.stringContaining(`error[${code}]`)]);
+  expect(err).toContain(message);
+});
+
+test.each([
+  ["an unknown objective", 'objective = "dop"', "objective wants"],
+  ["an unknown key", 'objective = { name = "dpo", bta = 1 }', "bta is an unknown key; did you mean 'beta'?"],
+  ["a key of another objective", 'objective = { name = "orpo", beta = 1 }', "beta is an unknown key"],
+  ["an absurd beta", 'objective = { name = "dpo", beta = 0 }', "beta wants a number above 0"],
+  ["a format of supervised rows", 'objective = "dpo"\nformat = "text"', "is for supervised fine-tuning"],
+  ["a reference that is not there", 'objective = { name = "dpo", reference = "none" }', "none"],
+])("a recipe with %s is refused", async (_, keys, message) => {
+  const text = recipe(["sft"]).replace('objective = "sft"', keys).replace("rows.jsonl", "pairs.jsonl");
+  const { code, err } = await place.mlora("run", place.project(text, FILES));
+  expect([code, err]).toEqual([2, expect.stringContaining(message)]);
+});
+
+test("conversations may stand for prompts: what both begin with is the prompt", async () => {
+  const turn = (role: string, content: string) => ({ role, content });
+  const chats = range(24).map((i) => {
+    const before = [turn("user", `What is ${i * i} + 1?`)];
+    const answered = (text: string) => [...before, turn("assistant", text)];
+    return { chosen: answered(`${i * i + 1}`), rejected: answered(`It is ${i}, I think`) };
+  });
+  const plain = await done(recipe(["dpo"]));
+  const path = place.project(recipe(["dpo"]), { ...FILES, "pairs.jsonl": lines(chats) });
+  expect((await place.mlora("run", path)).code).toBe(0);
+  expect(leftOf(outputOf(path), "dpo")).toEqual(leftOf(outputOf(plain), "dpo"));
+}, 60_000);
