@@ -184,7 +184,10 @@ function report(error: unknown): number {
   const lines =
     error instanceof MloraError
       ? [`error[${error.code}]: ${error.message}`, ...(error.hint ? [`hint: ${error.hint}`] : [])]
-      : [`error[bug]: ${error instanceof Error ? error.stack : String(error)}`, `this is a bug in mlora ${VERSION}`];
+      : [
+          `error[bug]: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+          `this is a bug in mlora ${VERSION}`,
+        ];
   process.stderr.write(`${lines.join("\n")}\n`);
   return error instanceof MloraError ? error.exit : BUG;
 }

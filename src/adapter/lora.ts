@@ -1,13 +1,11 @@
-// LoRA (Hu et al. 2021): what it adds to a linear layer, y += scale B A drop(x), and its gradients; its initialisation.
+// LoRA (Hu et al. 2021): what it adds to a linear layer, y += scale B A drop(x), and its gradients. What it begins with is init.ts.
 //
 // An adapter kind is one such file. `io` names the tensors of the group's frozen layer; `batch` says whose rows they are.
 
-import { Rng } from "../base/rng.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
-import type { Factor, Site } from "./bank.ts";
+import type { Site } from "./bank.ts";
 
 /** Whose rows a micro-batch holds, on the device. */
 export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor };
@@ -59,24 +57,4 @@ export function backward(
   loraUpGrad(device, { dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter });
   loraDownGrad(device, { x, ds, da, ranks, module, ...rows });
   if (dx) linearBackward(device, { dy, weight, dx, lora: { ds, a, ranks, module, ...rows } });
-}
-
-/**
- * PEFT's default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. A function of the seed and the place alone, so
- * that it is the same on any number of stages.
- */
-export function initialise(
-  seed: number,
-  layer: number,
-  linear: Linear,
-  factor: Factor,
-  rows: number,
-  columns: number,
-): Float32Array {
-  const values = new Float32Array(rows * columns);
-  if (factor === "B") return values;
-  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
-  const bound = 1 / Math.sqrt(columns);
-  for (let i = 0; i < values.length; i++) values[i] = (2 * rng.uniform() - 1) * bound;
-  return values;
 }

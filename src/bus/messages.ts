@@ -47,6 +47,7 @@ export type AdmittedAdapter = {
   readonly scale: number;
   readonly targets: readonly Linear[];
   readonly seed: number;
+  readonly init: "default" | "gaussian" | "orthogonal";
 };
 
 /** All that a stage must know before its first micro-batch: its share of the model, and the memory that it takes. */

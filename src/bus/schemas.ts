@@ -84,7 +84,13 @@ const adamStep: Schema<AdamStep> = v.strictObject({
   coefficient: real,
 });
 
-const admitted: Schema<AdmittedAdapter> = v.strictObject({ rank: natural, scale: real, targets: linears, seed: count });
+const admitted: Schema<AdmittedAdapter> = v.strictObject({
+  rank: natural,
+  scale: real,
+  targets: linears,
+  seed: count,
+  init: v.picklist(["default", "gaussian", "orthogonal"]),
+});
 const blockName = v.picklist(["params", "m", "v"]);
 
 const stageSpan: Schema<StageSpan> = v.strictObject({

@@ -51,7 +51,13 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
         ? { title: "held-out loss", of: ({ before, after }) => change(loss(before?.loss), loss(after?.loss)), ...right }
         : { title: "training loss", of: ({ firstLoss, lastLoss }) => change(loss(firstLoss), loss(lastLoss)), ...right },
       ...(held
-        ? [{ title: mixed ? "right" : "exact match", of: (a: AdapterResult) => change(percent(a.before), percent(a.after)), ...right }]
+        ? [
+            {
+              title: mixed ? "right" : "exact match",
+              of: (a: AdapterResult) => change(percent(a.before), percent(a.after)),
+              ...right,
+            },
+          ]
         : []),
       { title: "tokens", of: (a) => count(a.tokens), ...right },
       { title: "seconds", of: (a) => a.seconds.toFixed(0), ...right },

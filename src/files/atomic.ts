@@ -1,6 +1,6 @@
 // Writing files so that nobody ever sees half of one: a temporary name beside it, synced, then renamed.
 
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { RunError, textOf } from "../base/errors.ts";
 
@@ -12,11 +12,12 @@ const HINTS: Readonly<Record<string, string>> = {
   EROFS: "choose a folder on a disk that may be written",
 };
 
+/** The way out of a failed write, where there is one. */
+export const hintOf = (error: unknown): string | undefined => HINTS[(error as { code?: string }).code ?? ""];
+
 /** What a failed write becomes: the path, the system's reason, the way out. */
-export function writeError(path: string, error: unknown): RunError {
-  const { code = "" } = error as { code?: string };
-  return new RunError("files.write", `cannot write ${path}: ${textOf(error)}`, HINTS[code], { cause: error });
-}
+export const writeError = (path: string, error: unknown): RunError =>
+  new RunError("files.write", `cannot write ${path}: ${textOf(error)}`, hintOf(error), { cause: error });
 
 /** Runs `fill` on a new file that takes the name `path` when it is whole. Throws a RunError; then `path` is as it was. */
 export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void, mode = 0o644): void {
@@ -38,10 +39,10 @@ export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => v
   }
 }
 
-/** The fault that is told is the first one, not that of cleaning up after it. */
-function removeQuietly(path: string): void {
+/** Removes a file or a folder, if it can: the fault that is told is the first one, not that of cleaning up after it. */
+export function removeQuietly(path: string): void {
   try {
-    rmSync(path, { force: true });
+    rmSync(path, { recursive: true, force: true });
   } catch {
     // It was never there, or its disk is gone.
   }
@@ -70,15 +71,19 @@ export type Appender = Disposable & { readonly append: (line: string) => void };
 /** Opens `path` for appending. Each line is one write, so that a reader sees whole lines. */
 export function openAppender(path: string): Appender {
   let fd: number | null;
+  let counted: boolean;
   try {
     fd = openSync(path, "a", 0o644);
+    counted = fstatSync(fd).nlink > 0; // not every file system does
   } catch (error) {
     throw writeError(path, error);
   }
   return {
     append: (line) => {
       try {
-        if (fd !== null) writeAll(fd, new TextEncoder().encode(`${line}\n`));
+        if (fd === null) return;
+        if (counted && fstatSync(fd).nlink === 0) throw new Error("it was removed"); // what is written now would be lost
+        writeAll(fd, new TextEncoder().encode(`${line}\n`));
       } catch (error) {
         throw writeError(path, error);
       }

@@ -11,8 +11,8 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
-import { syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
-import { readJsonObject } from "./json.ts";
+import { removeQuietly, syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
+import { measured, readJsonObject } from "./json.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 
 export const BLOCKS = ["params", "m", "v"] as const;
@@ -23,7 +23,7 @@ export type Blocks = Readonly<Record<BlockName, Float32Array>>;
 const FORMAT = 1;
 const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
-const evaluation = v.strictObject({ loss: v.number(), exact: v.number(), rows: v.number() });
+const evaluation = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
 
 const progressSchema = v.strictObject({
   format: v.literal(FORMAT),
@@ -36,7 +36,7 @@ const progressSchema = v.strictObject({
   lastLoss: v.nullable(v.number()),
   before: v.nullable(evaluation),
   /** Of early stopping (schedule/sweeps.ts). */
-  best: v.nullable(v.strictObject({ loss: v.number(), step: v.number(), since: v.number(), judged: v.number() })),
+  best: v.nullable(v.strictObject({ loss: measured, step: v.number(), since: v.number(), judged: v.number() })),
   /** What the adapter is made of: its settings, its data and its base model, as fingerprints. */
   made: v.strictObject({ settings: v.string(), data: v.string(), model: v.string() }),
   sha256: v.string(),
@@ -87,7 +87,7 @@ export function writeCheckpoint(folder: string, progress: Progress, snapshot: Sn
     renameSync(part, whole);
     syncFolder(folder);
   } catch (error) {
-    rmSync(part, { recursive: true, force: true });
+    removeQuietly(part);
     throw error instanceof RunError ? error : writeError(whole, error);
   }
   for (const old of checkpointsIn(folder).slice(keep)) rmSync(old, { recursive: true, force: true });

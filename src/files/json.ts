@@ -1,9 +1,16 @@
 // JSON files, read with errors that name the file.
 
 import { readFileSync, statSync } from "node:fs";
+import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
+
+/** A number that was measured, and may have been none: JSON has null for that. */
+export const measured = v.pipe(
+  v.nullable(v.number()),
+  v.transform((found) => found ?? Number.NaN),
+);
 
 /** The object that a JSON file holds. A RequestError with `code` where it is missing, too large, or no JSON object. */
 export function readJsonObject(path: string, code: string, mostBytes = 256 << 20): JsonObject {

@@ -1,34 +1,16 @@
 // The output folder of a run: one run has it to itself, from its beginning to its end, and nobody else's files are in it.
 
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
+import { isRunning } from "../base/machine.ts";
+import { randomText } from "../base/secret.ts";
+import { hintOf, removeQuietly } from "./atomic.ts";
 
 const LOCK = ".mlora.lock";
-const CHOOSE = "choose another output, or move this one away";
-
-/** Who holds a lock: a process of this boot of this machine. */
-const holder = (): string => `${process.pid} ${bootId()}`;
-
-function bootId(): string {
-  try {
-    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-  } catch {
-    return "unknown";
-  }
-}
-
-/** True while the process that wrote the lock may still run. */
-function isAlive(lock: string): boolean {
-  const [pid, boot] = lock.trim().split(" ");
-  if (boot !== bootId()) return false; // from before a restart
-  try {
-    process.kill(Number(pid), 0);
-    return true;
-  } catch (error) {
-    return (error as { code?: string }).code === "EPERM"; // somebody else's, but alive
-  }
-}
+/** What a run writes first: where it is, a run has been. */
+const FIRST = "recipe.toml";
 
 /** `continued`: an earlier run has been here. */
 export type Claim = Disposable & { readonly continued: boolean };
@@ -38,54 +20,148 @@ export type Claim = Disposable & { readonly continued: boolean };
  * or where it cannot be written. Disposing gives the lock back; the folder stays.
  */
 export function claimOutput(folder: string): Claim {
-  const lock = join(folder, LOCK);
   try {
     mkdirSync(folder, { recursive: true });
-    const found = readdirSync(folder).filter((name) => name !== LOCK);
-    const continued = found.includes("recipe.toml");
-    if (found.length > 0 && !continued)
-      throw new RequestError("output.foreign", `${folder} is not empty: it holds ${found.slice(0, 3).join(", ")}`, CHOOSE);
-    takeLock(folder, lock);
-    return { continued, [Symbol.dispose]: () => rmSync(lock, { force: true }) };
+    const lock = takeLock(join(folder, LOCK));
+    try {
+      return { continued: lookInto(folder), ...lock };
+    } catch (error) {
+      lock[Symbol.dispose]();
+      throw error;
+    }
   } catch (error) {
     if (error instanceof RequestError) throw error;
     throw new RequestError(
       "output.folder",
       `cannot use ${folder} for the output: ${textOf(error)}`,
-      "choose a folder that you may write to",
+      hintOf(error) ?? "choose a folder that you may write to",
     );
   }
 }
 
-const inUse = (folder: string, pid: string) =>
-  new RequestError(
-    "output.locked",
-    `${folder} is in use by another mlora, process ${pid}`,
-    "wait for it, or choose another output",
-  );
+/** Files and checkpoints that a killed run was about to write: files/atomic.ts and files/checkpoint.ts name them so. */
+const HALF_WRITTEN = /\.\d+\.tmp$|(^|\/)step-\d+\.part$/;
 
-/** The process number of a living holder, or null; a stale lock is taken away. */
-function liveHolder(lock: string): string | null {
-  let text: string;
-  try {
-    text = readFileSync(lock, "utf8");
-  } catch {
-    return null;
-  }
-  if (isAlive(text)) return text.split(" ")[0]!;
-  rmSync(lock, { force: true });
-  return null;
+/** Whether a run has been here; what it left half written is removed. Throws a RequestError where others have been. */
+function lookInto(folder: string): boolean {
+  const ours = (name: string) => name.startsWith(LOCK) || (name.startsWith(FIRST) && HALF_WRITTEN.test(name));
+  const found = readdirSync(folder).filter((name) => !ours(name));
+  const continued = found.includes(FIRST);
+  if (found.length > 0 && !continued)
+    throw new RequestError(
+      "output.foreign",
+      `${folder} is not empty: it holds ${found.slice(0, 3).join(", ")}`,
+      "choose another output, or move this one away",
+    );
+  for (const name of readdirSync(folder, { recursive: true }).map(String))
+    if (HALF_WRITTEN.test(name)) removeQuietly(join(folder, name));
+  return continued;
 }
 
-function takeLock(folder: string, lock: string): void {
-  const busy = liveHolder(lock);
-  if (busy) throw inUse(folder, busy);
+/** A lock's text: a process, told from others that had or will have its number by its start, its machine's boot, and the machine. */
+const textOfLock = (): string => `${process.pid} ${startOf(process.pid)} ${bootId()} ${hostname()}\n`;
+
+/** Who holds a lock; null where it is nobody any more, or no lock of ours. */
+function holderOf(text: string): { readonly pid: number; readonly elsewhere: string | null } | null {
+  const [, number, start, boot, host] = /^([1-9]\d*) (\d+) (\S+) (\S+)\n$/.exec(text) ?? [];
+  if (host === undefined) return null;
+  const pid = Number(number);
+  if (host !== hostname()) return { pid, elsewhere: host }; // whether it still runs cannot be seen from here
+  const runs = boot === bootId() && isRunning(pid) && [start, UNSEEN].includes(startOf(pid) ?? "over");
+  return runs ? { pid, elsewhere: null } : null;
+}
+
+function bootId(): string {
   try {
-    const fd = openSync(lock, "wx", 0o644); // only one of two that come at once
-    writeSync(fd, holder());
-    closeSync(fd);
+    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+  } catch {
+    return "unknown";
+  }
+}
+
+const UNSEEN = "0";
+
+/** When a process started, in ticks since the boot, where that can be seen. A zombie has no start: it is over. */
+function startOf(pid: number): string | null {
+  try {
+    const [state, ...rest] = readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /s, "")
+      .split(" ");
+    return state === "Z" ? null : rest[18]!;
+  } catch {
+    return UNSEEN;
+  }
+}
+
+/** Takes a lock, from who is gone, too. Throws a RequestError, `output.locked`, where somebody has it. */
+function takeLock(path: string): Disposable {
+  const text = textOfLock();
+  while (!makeLock(path, text)) {
+    if (!isStale(path)) continue; // it has just been given back
+    // Of several that see this one alone may remove it, and looks again: what the others would remove is what that one makes.
+    using _ = takeLock(`${path}.stale`);
+    if (isStale(path)) rmSync(path, { force: true });
+  }
+  return { [Symbol.dispose]: () => release(path, text) };
+}
+
+/** The file comes with its text in it, so that nobody takes it for one that says nothing; false where there is one. */
+function makeLock(path: string, text: string): boolean {
+  const own = `${path}.${randomText(12)}`;
+  try {
+    writeFileSync(own, text);
+    linkSync(own, path);
+    return true;
   } catch (error) {
-    if ((error as { code?: string }).code === "EEXIST") throw inUse(folder, liveHolder(lock) ?? "unknown");
+    const { code = "" } = error as { code?: string };
+    if (code === "EEXIST") return false;
+    if (["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(code)) return makePlainly(path, text);
     throw error;
+  } finally {
+    removeQuietly(own);
+  }
+}
+
+/** Where a file cannot have two names: for a moment this one says nothing, and would be taken for stale. */
+function makePlainly(path: string, text: string): boolean {
+  try {
+    writeFileSync(path, text, { flag: "wx" });
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === "EEXIST") return false;
+    throw error;
+  }
+}
+
+/** Whether there is a lock whose holder is gone; false for none. Throws a RequestError, `output.locked`, where its holder is not. */
+function isStale(path: string): boolean {
+  const text = readLock(path);
+  const holder = text === null ? null : holderOf(text);
+  if (holder === null) return text !== null;
+  const { pid, elsewhere } = holder;
+  const folder = path.slice(0, path.lastIndexOf(LOCK) - 1);
+  throw new RequestError(
+    "output.locked",
+    `${folder} is in use by another mlora, process ${pid}${elsewhere === null ? "" : ` on ${elsewhere}`}`,
+    `wait for it, or choose another output${elsewhere === null ? "" : `; if it is gone, remove ${path}`}`,
+  );
+}
+
+/** Null where there is none. */
+function readLock(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENOENT") return null;
+    throw new Error(`${path} is no lock: ${textOf(error)}`);
+  }
+}
+
+/** Gives a lock back that is still ours; one that cannot be removed is stale from now on. */
+function release(path: string, text: string): void {
+  try {
+    if (readLock(path) === text) removeQuietly(path);
+  } catch {
+    // its disk is gone
   }
 }

@@ -6,12 +6,12 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { RequestError } from "../base/errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
-import { readJsonObject } from "./json.ts";
+import { measured, readJsonObject } from "./json.ts";
 
 const RECORD = "run.json";
 const METRICS = "metrics.jsonl";
 
-const evaluation = v.nullable(v.strictObject({ loss: v.number(), exact: v.number(), rows: v.number() }));
+const evaluation = v.nullable(v.strictObject({ loss: measured, exact: v.number(), rows: v.number() }));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const outcome = v.strictObject({
   name: v.string(),

@@ -219,6 +219,10 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
           path: [...at, key],
           message: `is for supervised fine-tuning; leave it out with the objective ${wanted}`,
         });
+  if (adapter.init !== undefined && all.from !== undefined)
+    faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
+  if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)
+    faults.push({ path: [...at, "rank"], message: `is ${all.rank}: orthogonal initialisation wants an even rank` });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }

@@ -28,6 +28,8 @@ export type AdapterRecipe = {
   readonly dropout: number;
   /** Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank. */
   readonly rslora: boolean;
+  /** What a fresh adapter begins with (adapter/init.ts). */
+  readonly init: "default" | "gaussian" | "orthogonal";
   readonly targets: readonly string[] | "all-linear";
   /** A PEFT adapter directory to continue from, absolute. */
   readonly initialAdapter: string | null;

@@ -17,6 +17,7 @@ const DEFAULTS = {
   alpha: 32,
   dropout: 0,
   rslora: false,
+  init: "default",
   targets: "all-linear",
   optimizer: "adamw",
   learning_rate: 2e-4,
@@ -114,6 +115,7 @@ export function resolveAdapter(
     alpha: t.alpha,
     dropout: t.dropout,
     rslora: t.rslora,
+    init: t.init,
     targets: t.targets,
     initialAdapter: t.from === undefined ? null : place(t.from),
     optimizer: {
@@ -162,6 +164,7 @@ export function adapterTable(a: AdapterRecipe) {
     alpha: a.alpha,
     dropout: a.dropout,
     rslora: a.rslora,
+    ...(a.initialAdapter === null ? { init: a.init } : {}),
     targets: a.targets === "all-linear" ? a.targets : [...a.targets],
     ...optional("from", a.initialAdapter),
     optimizer: a.optimizer.name,

@@ -18,9 +18,14 @@ const SFT = { name: "sft" } as const;
 /** f32 is written and read as it is, so that only a wrong file makes a difference. */
 const TOLERANCE = 1e-6;
 
-/** Gives a slot to an adapter, on all stages in one go. */
-export function admit(bus: Bus, slot: number, { rank, scale, targets, recipe: { seed } }: AdapterPlan): Promise<unknown> {
-  const adapter = { rank, scale, targets, seed };
+/** Gives a slot to an adapter, on all stages in one go; as its recipe begins it, unless `init` says otherwise. */
+export function admit(
+  bus: Bus,
+  slot: number,
+  { rank, scale, targets, recipe }: AdapterPlan,
+  init = recipe.init,
+): Promise<unknown> {
+  const adapter = { rank, scale, targets, seed: recipe.seed, init };
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
@@ -83,6 +88,12 @@ export async function exportAdapter(
   const probe = samples.slice(0, PROBE_ROWS).map(({ ids, mask }) => ({ ids, mask }));
   const work = { slot, samples: probe, batchSize: adapter.recipe.batchSize, objective: SFT, references: null };
   const live = await evaluate(bus, plan, work).result;
+  if (!Number.isFinite(live.loss))
+    throw new RunError(
+      "export.loss",
+      `adapter '${name}': its loss is ${live.loss}, so it is not saved`,
+      "lower the learning rate",
+    );
   write(plan, adapter, folder, await gather(bus, plan, adapter, slot));
   await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter));
   const saved = await evaluate(bus, plan, work).result;

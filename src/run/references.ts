@@ -16,7 +16,7 @@ export type References = { readonly train: RowReferences; readonly eval: RowRefe
 
 /**
  * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
- * A fresh adapter is the base: its B is zero, which adds exact zeros.
+ * An adapter whose B is zero is the base: it adds exact zeros.
  */
 export async function beginIn(
   bus: Bus,
@@ -30,15 +30,17 @@ export async function beginIn(
   const reference = known ? null : referenceOf(objective);
   const measure = () => referencesOf(bus, plan, adapter, slot, data);
   let found = known;
-  await admit(bus, slot, adapter);
-  if (reference === "base") found = await measure();
+  if (reference === "base") {
+    await admit(bus, slot, adapter, "default");
+    found = await measure();
+  }
   if (reference !== null && typeof reference === "object") {
     const judge = { ...adapter, ...adapter.reference! };
     await admit(bus, slot, judge);
     await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
     found = await measure();
-    await admit(bus, slot, adapter);
   }
+  await admit(bus, slot, adapter);
   if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
   if (reference === "start") found = await measure();
   return found;

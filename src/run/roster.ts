@@ -27,6 +27,8 @@ export type RosterOptions = {
   readonly arrived: (live: Live, first: boolean) => Promise<void>;
   /** Called with an adapter that shall leave, between two of its steps; or that has left, to end. */
   readonly leaves: (live: Live) => void;
+  /** Called with an adapter that cannot go on. */
+  readonly failed: (live: Live, message: string) => void;
   /** Called with an adapter that has left, and was kept. */
   readonly left: (live: Live) => void;
 };
@@ -107,7 +109,13 @@ export class Roster {
     const { plan, bus, keeper, beside } = this.options;
     const away = async (): Promise<void> => {
       const blocks = await readState(bus, live.slot!);
-      await keeper.save(plan, live.plan, { progress: progressOf(live), blocks });
+      try {
+        await keeper.save(plan, live.plan, { progress: progressOf(live), blocks });
+      } catch (error) {
+        if (!isOwn(error)) throw error;
+        this.options.failed(live, `it had to leave its slot after step ${live.steps} and could not be kept: ${textOf(error)}`);
+        return;
+      }
       this.free(live);
       if (live.goes === "ended") {
         this.options.leaves(live);

@@ -98,6 +98,7 @@ export class Training {
       suspend: this.#suspend,
       arrived: (live, first) => this.#arrived(live, first),
       leaves: (live) => this.#leaves(live),
+      failed: (live, message) => this.#end(live, "failed", message),
       left: (live) => this.#forkKept(live),
     });
     this.#steps = new Steps({
@@ -281,20 +282,27 @@ export class Training {
 
   /** An evaluation decides whether the adapter goes on: until then it makes no step. */
   async #hold(live: Live): Promise<void> {
-    const { plan, bus } = this.options;
     const { patience, minDelta } = live.plan.recipe;
     live.standing = "held";
     const { loss } = (await this.#finisher.evaluation(live).result)!;
     if (isCounted(live, live.steps)) {
       live.best = judge(live.best, loss, live.steps, minDelta);
-      if (live.best.step === live.steps) {
-        const blocks = await readState(bus, live.slot!);
-        await this.#keeper.save(plan, live.plan, { progress: progressOf(live), blocks }, "best");
-      }
+      if (live.best.step === live.steps) await this.#keepBest(live);
       if (live.best.since >= patience!) return this.#end(live, "early", `no better than at step ${live.best.step} since`);
     }
     if (isRung(live, live.steps) && live.goes === "waiting") live.goes = "rung";
     this.#roster.join(live);
+  }
+
+  async #keepBest(live: Live): Promise<void> {
+    const { plan, bus } = this.options;
+    try {
+      const blocks = await readState(bus, live.slot!);
+      await this.#keeper.save(plan, live.plan, { progress: progressOf(live), blocks }, "best");
+    } catch (error) {
+      if (!isOwn(error)) throw error;
+      this.#tell.noticed(live.plan.index, `step ${live.steps}, its best, was not kept: ${textOf(error)}`);
+    }
   }
 
   /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */

@@ -2,7 +2,7 @@
 // told, and decides nothing.
 
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
-import { initialise } from "../adapter/lora.ts";
+import { type Init, initialise } from "../adapter/init.ts";
 import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";
 import { putFactor } from "../base/layout.ts";
@@ -35,7 +35,7 @@ import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = BankAdapter & { readonly seed: number };
+export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init };
 
 export type StageConfig = { readonly spec: ModelSpec; readonly part: Part; readonly sizes: StageSizes };
 
@@ -185,7 +185,7 @@ export class Stage implements Disposable {
   }
 
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
-  async admit(slot: number, { seed, ...adapter }: StageAdapter): Promise<void> {
+  async admit(slot: number, { seed, init, ...adapter }: StageAdapter): Promise<void> {
     this.bank.admit(slot, adapter);
     const block = new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
     const { from, to } = this.config.part;
@@ -193,7 +193,7 @@ export class Stage implements Disposable {
       for (const linear of adapter.targets)
         for (const factor of ["A", "B"] as const) {
           const place = this.bank.place(slot, layer, linear, factor);
-          putFactor(block, place, initialise(seed, layer, linear, factor, place.rows, place.columns));
+          putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows: place.rows, columns: place.columns }));
         }
     this.bank.write(slot, "params", block);
   }

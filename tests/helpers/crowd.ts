@@ -54,7 +54,7 @@ export async function train(
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
   const crowd = who.map(settings);
-  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed }));
+  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed, init: "default" as const }));
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
     from: edges[i]!,

@@ -202,6 +202,7 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     alpha: adapter.alpha,
     dropout: 0,
     rslora: adapter.rslora,
+    init: "default",
     targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
     initialAdapter,
     patience: null,

@@ -8,6 +8,7 @@ import { assetNames } from "../../src/base/assets.ts";
 import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
+import { canMount } from "./disk.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 
@@ -19,6 +20,8 @@ const HAVE = {
   model: () => (existsSync(join(ROOT, "models", "SmolLM2-135M-Instruct", "config.json")) ? 1 : 0),
   /** GPU kernels: scripts/kernels makes them. */
   kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
+  /** The right to mount small disks. */
+  disks: () => (canMount() ? 1 : 0),
 } as const;
 
 /**

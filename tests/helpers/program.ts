@@ -85,6 +85,7 @@ export function unlike(adapters: readonly number[], device: string, more = ""): 
 [[adapter]]
 name = "a${i}"
 rank = ${[3, 8, 1, 16, 5, 12, 7, 4][i]}
+init = "${["default", "gaussian", "default", "orthogonal", "default", "gaussian", "default", "orthogonal"][i]}"
 dropout = ${[0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]}
 targets = ${targets[i % 3]}
 batch_size = ${[3, 1, 2, 4, 5, 2, 1, 3][i]}

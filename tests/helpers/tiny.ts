@@ -108,7 +108,7 @@ export async function tinyStage(
   const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
   const config = { spec, part: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-  for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot });
+  for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot, init: "default" });
   for (const [slot, seed] of seeds.entries()) await writeAdapter(stage, slot, await randomFactors(stage, slot, seed));
   return stage;
 }

@@ -43,7 +43,7 @@ for (const [family, spec] of Object.entries(tinyFamilies))
             const planned = sum(Object.values(parts));
             expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
             const { allocations } = device;
-            for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: 0 });
+            for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
             await stage.forward(0, batchOf(device, spec.vocab));
             await stage.backward(0);
             const step = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
