@@ -91,8 +91,7 @@ export async function exportAdapter(
   if (!Number.isFinite(live.loss))
     throw new RunError(
       "export.loss",
-      `adapter '${name}': its loss is ${live.loss}, so it is not saved`,
-      "lower the learning rate",
+      `adapter '${name}': its loss is ${live.loss}, so it is not saved; lower the learning rate`,
     );
   write(plan, adapter, folder, await gather(bus, plan, adapter, slot));
   await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter));
