@@ -103,6 +103,7 @@ function commandLine(): CAC {
     .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--precision <precision>", "auto, bf16 or fp32")
     .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
+    .option("--checkpoint <seconds>", "Keep every adapter so often, in a temporary folder, to see what it costs")
     .option("--json", "For machines")
     .action(async (flags: BenchOptions) => (await import("./cli/bench.ts")).bench(flags));
   cli.command("help [command]", "Say what a command does and takes").action((name?: string) => {

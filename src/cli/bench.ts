@@ -2,6 +2,9 @@
 // needs to be downloaded. The same stage, schedule and kernels as a run. What it reports is the median step; one more step,
 // which is not counted, is timed kernel by kernel.
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
@@ -10,6 +13,7 @@ import type { StageSetup } from "../bus/messages.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import type { Observer, StepEvent } from "../run/events.ts";
+import { diskKeeper, type Keeper } from "../run/keeper.ts";
 import { type AdapterData, run } from "../run/run.ts";
 import { Tracer } from "../run/trace.ts";
 import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
@@ -38,7 +42,10 @@ export async function bench(options: BenchOptions): Promise<void> {
   const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, longest: length })), eval: [] }));
   const plan = makePlan(recipe, spec, summaries, devices);
 
-  const { times, losses, traces, peak, deviceBytes, links } = await timeSteps(plan, data, steps, linkOf(options.link));
+  const seconds = options.checkpoint === undefined ? null : natural(options, "checkpoint", 60);
+
+  const measured = await timeSteps(plan, data, steps, linkOf(options.link), seconds);
+  const { times, losses, traces, peak, deviceBytes, links, saves } = measured;
   if (trace !== null) writeTrace(trace, plan, traces);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
@@ -58,6 +65,8 @@ export async function bench(options: BenchOptions): Promise<void> {
     links: links.flat(),
     steps: steps - WARM_UP,
     ms: rounded(ms, 1),
+    mean_ms: rounded(sum(times.slice(WARM_UP)) / (steps - WARM_UP), 2),
+    checkpoints: saves,
     tokens_per_s: Math.round((1000 * tokens) / ms),
     tflops: rounded(flops / 1e12, 3),
     peak_tflops: rounded(peak / 1e12, 3),
@@ -73,9 +82,39 @@ export async function bench(options: BenchOptions): Promise<void> {
   process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : text(report));
 }
 
-/** Time of a round of steps of all adapters, in ms each, the last losses, and a trace of one more round. */
-async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number, link: StageSetup["link"]) {
+/** Keeps in a folder that goes with it, and counts. */
+function countingKeeper() {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
+  const keeper = diskKeeper(folder, 1);
+  const save: Keeper["save"] = async (...of) => {
+    await keeper.save(...of);
+    counting.saves++;
+  };
+  const counting = {
+    saves: 0,
+    keeper: { ...keeper, save },
+    async [Symbol.asyncDispose]() {
+      await keeper[Symbol.asyncDispose]();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+  return counting;
+}
+
+/**
+ * Time of a round of steps of all adapters, in ms each, the last losses, and a trace of one more round. Every adapter is kept each
+ * `keepSeconds`, where it is given.
+ */
+async function timeSteps(
+  plan: Plan,
+  data: readonly AdapterData[],
+  steps: number,
+  link: StageSetup["link"],
+  keepSeconds: number | null,
+) {
   const stop = new AbortController();
+  await using counting = keepSeconds === null ? null : countingKeeper();
+  const kept = counting ? { keeper: counting.keeper, keepEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
   const { bus, lost, links } = stages;
   const peak = await bus.request(0, { type: "peak" });
@@ -100,11 +139,19 @@ async function timeSteps(plan: Plan, data: readonly AdapterData[], steps: number
     },
   };
   try {
-    await run({ plan, data, bus, output: null, observers: [observer], lost, stop: stop.signal });
+    await run({ plan, data, bus, output: null, observers: [observer], lost, stop: stop.signal, ...kept });
     await traced;
     const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
     const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
-    return { times: times.slice(0, steps), losses, traces: tracer.traces, peak, deviceBytes, links };
+    return {
+      times: times.slice(0, steps),
+      losses,
+      traces: tracer.traces,
+      peak,
+      deviceBytes,
+      links,
+      saves: counting?.saves ?? 0,
+    };
   } catch (error) {
     throw await stages.causeOf(error);
   }

@@ -24,6 +24,7 @@ export type BenchOptions = {
   readonly stages?: number;
   readonly link?: string;
   readonly trace?: string;
+  readonly checkpoint?: number;
   readonly json?: boolean;
 };
 

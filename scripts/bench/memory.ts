@@ -1,0 +1,93 @@
+// What `mlora plan` says of memory beside what a device gives: different mixes of batch, length, rank and number of adapters, and the paper's
+// model fitted to what was measured.
+//
+//   bun scripts/bench/memory.ts [--shape llama2-7b] [--mixes 20] [--device cuda] [--mlora dist/mlora] [--write]
+//
+// Each mix is one `mlora bench` of two steps. --write adds a row to docs/measurements/memory.md.
+
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { Rng } from "../../src/base/rng.ts";
+import { maxOf, range, sum } from "../../src/base/shape.ts";
+import { fitMemory } from "../../src/plan/model.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+const FILE = join(ROOT, "docs", "measurements", "memory.md");
+const { values } = parseArgs({
+  options: {
+    shape: { type: "string", default: "llama2-7b" },
+    mixes: { type: "string", default: "20" },
+    device: { type: "string", default: "cuda" },
+    mlora: { type: "string", default: join(ROOT, "dist", "mlora") },
+    write: { type: "boolean", default: false },
+  },
+});
+
+type Report = { readonly device: string; readonly planned_bytes: number; readonly device_bytes: number };
+type Mix = { readonly adapters: number; readonly rows: number; readonly length: number; readonly rank: number };
+
+const rng = new Rng(2026);
+const oneOf = <T>(of: readonly T[]): T => of[rng.below(of.length)]!;
+const mixes = range(Number(values.mixes)).map(
+  (): Mix => ({
+    adapters: oneOf([1, 2, 4, 8]),
+    rows: oneOf([1, 2, 4]),
+    length: oneOf([128, 256, 512, 1024]),
+    rank: oneOf([8, 16, 32, 64]),
+  }),
+);
+
+function measure({ adapters, rows, length, rank }: Mix): Report {
+  const settings = { shape: values.shape, device: values.device, adapters, rows, length, rank, targets: "qkvo", steps: 1 };
+  const flags = Object.entries(settings).flatMap(([key, value]) => [`--${key}`, `${value}`]);
+  const { exitCode, stdout, stderr } = Bun.spawnSync([...values.mlora.split(" "), "bench", ...flags, "--json"]);
+  if (exitCode !== 0) throw new Error(`mlora bench ${flags.join(" ")}: exit code ${exitCode}\n${stderr}`);
+  return JSON.parse(`${stdout}`);
+}
+
+const reports = mixes.map((mix) => {
+  const report = measure(mix);
+  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
+  console.log(`${JSON.stringify(mix)}: planned ${gib(report.planned_bytes)} GiB, taken ${gib(report.device_bytes)} GiB`);
+  return report;
+});
+
+const error = (predicted: (report: Report) => number) =>
+  sum(reports.map((report) => Math.abs(predicted(report) / report.device_bytes - 1))) / reports.length;
+const plain = error(({ planned_bytes }) => planned_bytes);
+const beside = sum(reports.map(({ planned_bytes, device_bytes }) => device_bytes - planned_bytes)) / reports.length;
+const corrected = error(({ planned_bytes }) => planned_bytes + beside);
+const worst = maxOf(reports.map(({ planned_bytes, device_bytes }) => Math.abs((planned_bytes + beside) / device_bytes - 1)));
+const samples = mixes.map(({ adapters, rows, length }, i) => ({
+  sequences: adapters * rows,
+  length,
+  bytes: reports[i]!.device_bytes,
+}));
+const paper = fitMemory(samples).meanError;
+const share = (of: number) => `${(100 * of).toFixed(2)} %`;
+const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim();
+const date = new Date().toISOString().slice(0, 16).replace("T", " ");
+const cells = [
+  date,
+  commit,
+  reports[0]!.device,
+  values.shape,
+  mixes.length,
+  share(plain),
+  share(corrected),
+  share(worst),
+  share(paper),
+];
+const row = `| ${cells.join(" | ")} |\n`;
+console.log(row);
+const HEAD = `# Memory, planned and taken
+
+Rows of \`bun scripts/bench/memory.ts --write\`: mixes of adapters, rows, length and rank. Mean absolute error of the plan, of the plan with
+what is taken beside it (one number, the mean over all mixes) and of that in the worst mix; and of the paper's Mem = b0 + b1 B L + b2 B L^2
+fitted to the same measurements, which knows nothing of ranks and adapters.
+
+| date (UTC) | commit | device | shape | mixes | plan | plan, corrected | worst | paper's model |
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
+`;
+if (values.write) writeFileSync(FILE, (existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD) + row);
