@@ -6,7 +6,7 @@
 // Nothing in it depends on the device or on the number of stages. A folder appears under its name when it is whole.
 
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
@@ -81,8 +81,8 @@ export function writeCheckpoint(folder: string, progress: Progress, snapshot: Sn
     rmSync(part, { recursive: true, force: true });
     mkdirSync(part, { recursive: true });
     writeSafetensors(join(part, STATE), tensors);
-    const written: Written = { format: FORMAT, ...progress, sha256: hashOf(join(part, STATE)) };
-    writeFileAtomic(join(part, PROGRESS), `${JSON.stringify(written, null, 2)}\n`);
+    const written = { format: FORMAT, ...progress, sha256: hashOf(join(part, STATE)) };
+    writeFileAtomic(join(part, PROGRESS), `${JSON.stringify({ ...written, seal: sealOf(written) }, null, 2)}\n`);
     rmSync(whole, { recursive: true, force: true });
     renameSync(part, whole);
     syncFolder(folder);
@@ -106,9 +106,12 @@ export const checkpointsIn = (folder: string): string[] =>
 /** Reads and checks a checkpoint. Throws a RunError, `checkpoint.bad`, where it is not what was written. */
 export function readCheckpoint(folder: string): Checkpoint {
   try {
-    const parsed = v.safeParse(progressSchema, readJsonObject(join(folder, PROGRESS), "checkpoint.json"));
+    const { seal, ...written } = readJsonObject(join(folder, PROGRESS), "checkpoint.json");
+    if (seal !== sealOf(written)) throw new Error(`${PROGRESS} is not what was written`);
+    const parsed = v.safeParse(progressSchema, written);
     if (!parsed.success) throw new Error(`${PROGRESS}: ${parsed.issues[0].message}`);
     const { format: _, sha256, ...progress } = parsed.output;
+    if (basename(folder) !== nameOf(progress.step)) throw new Error(`it is of step ${progress.step}`);
     const path = join(folder, STATE);
     const found = hashOf(path);
     if (found !== sha256)
@@ -129,6 +132,9 @@ function factorsOf(path: string, wanted: BlockName): FactorTensor[] {
     return [{ layer: Number(layer), linear, factor, values }];
   });
 }
+
+/** Of what a JSON object says, whatever its layout in the file. */
+const sealOf = (written: object): string => new Bun.CryptoHasher("sha256").update(JSON.stringify(written)).digest("hex");
 
 const CHUNK = 4 << 20;
 

@@ -85,7 +85,12 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
   const config = readJsonObject(path, "peft.config");
   checkKind(config, path);
   const [rank, alpha] = [countOf(config, "r", path), numberOf(config, "lora_alpha", path)];
-  const dropout = typeof config["lora_dropout"] === "number" ? config["lora_dropout"] : 0;
+  const dropout = config["lora_dropout"] ?? 0;
+  if (typeof dropout !== "number" || !(dropout >= 0 && dropout < 1))
+    throw new RequestError(
+      "peft.config",
+      `${path}: lora_dropout is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
+    );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, "A")));
   checkTensors(file, spec, targets, rank);

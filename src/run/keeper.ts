@@ -71,6 +71,8 @@ export function diskKeeper(output: string, keep: number): Keeper {
       for (const folder of checkpointsIn(checkpointFolder(output, adapter.name, which)))
         try {
           const { progress, factors } = readCheckpoint(folder);
+          if (progress.adapter !== adapter.name)
+            throw new RunError("checkpoint.bad", `the checkpoint ${folder} is of the adapter '${progress.adapter}'`);
           const of = Object.fromEntries(BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))]));
           const blocks = plan.stages.map((_, stage) => blocksAt(of as Record<BlockName, Float32Array[]>, stage));
           return { progress, blocks };

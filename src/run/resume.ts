@@ -34,7 +34,7 @@ export function findKept(
   const differences: string[] = [];
   for (const [i, adapter] of plan.adapters.entries()) {
     if (ended.has(adapter.name)) continue;
-    const progress = newest(checkpointFolder(output, adapter.name), notice);
+    const progress = newest(checkpointFolder(output, adapter.name), adapter.name, notice);
     if (!progress) continue;
     steps.set(adapter.name, progress.step);
     differences.push(...compare(adapter.name, progress.made, madeOf(plan, adapter, data[i]!, model)));
@@ -57,10 +57,12 @@ export function findKept(
 }
 
 /** Where the newest checkpoint that is whole stands; null for none. */
-function newest(folder: string, notice: (text: string) => void): Progress | null {
+function newest(folder: string, name: string, notice: (text: string) => void): Progress | null {
   for (const checkpoint of checkpointsIn(folder))
     try {
-      return readCheckpoint(checkpoint).progress;
+      const { progress } = readCheckpoint(checkpoint);
+      if (progress.adapter === name) return progress;
+      notice(`the checkpoint ${checkpoint} is of the adapter '${progress.adapter}'; the one before is taken`);
     } catch (error) {
       if (!(error instanceof RunError)) throw error;
       notice(`${error.message}; the one before is taken`);

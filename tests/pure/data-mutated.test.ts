@@ -9,6 +9,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
 import { goldenFolder, goldenKinds, goldenTokenizer } from "../helpers/golden-tokenizers.ts";
+import { mutateBytes } from "../helpers/mutate.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-mutated-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -29,35 +30,6 @@ const recipe = (train: string): DatasetRecipe => ({
   overlong: "truncate",
   seed: 3,
 });
-
-/** Bytes that mean something to JSON or to UTF-8. */
-const TELLING = Buffer.from('"\\{}[]:,\n\r\t \0u0dDeE+-.1\u00e9\ufeff\ud83d\ude00');
-const WORDS = ["null", "true", "[]", "{}", '""', "1e999", '"\\ud800"', "-0", '"messages"', "\n\n", "\u2028"].map((word) =>
-  Buffer.from(word),
-);
-
-/** Some bytes changed, left out, put in, doubled, or all behind a place cut off. */
-function mutate(bytes: Buffer, rng: Rng): Buffer {
-  let out = bytes;
-  for (let n = 1 + rng.below(3); n > 0; n--) {
-    const at = rng.below(out.length + 1);
-    const to = Math.min(out.length, at + rng.below(12));
-    const word = WORDS[rng.below(WORDS.length)]!;
-    const byte = TELLING.subarray(rng.below(TELLING.length)).subarray(0, 1);
-    const between = [
-      byte,
-      Buffer.of(rng.below(256)),
-      Buffer.alloc(0),
-      word,
-      Buffer.concat([out.subarray(at, to), out.subarray(at, to)]),
-    ];
-    out =
-      rng.below(6) === 0
-        ? out.subarray(0, at)
-        : Buffer.concat([out.subarray(0, at), between[rng.below(between.length)]!, out.subarray(to)]);
-  }
-  return out;
-}
 
 /** What was refused; nothing but a RequestError may be thrown. */
 function refusal(what: string, call: () => void): RequestError | null {
@@ -107,7 +79,7 @@ describe.each(goldenKinds)("rows for %s", (kind) => {
     checkRead(path, tokenizer);
     let refused = 0;
     for (let round = 0; round < 60; round++) {
-      writeFileSync(path, mutate(whole, rng));
+      writeFileSync(path, mutateBytes(whole, rng));
       const error = refusal(`round ${round}`, () => checkRead(path, tokenizer));
       if (error) {
         refused++;
@@ -129,7 +101,7 @@ describe.each(goldenKinds)("the tokenizer of %s", (kind) => {
     for (let round = 0; round < 60; round++) {
       const name = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"][round % 3]!;
       const whole = readFileSync(join(goldenFolder(kind), name));
-      writeFileSync(join(model, name), mutate(whole, rng));
+      writeFileSync(join(model, name), mutateBytes(whole, rng));
       const path = join(folder, "good.jsonl");
       writeFileSync(path, [ROWS["chats"]!, ROWS["pairs"]!][round % 2]!.map((row) => `${JSON.stringify(row)}\n`).join(""));
       const error = refusal(`round ${round}, ${name}`, () => checkRead(path, loadTokenizer(model)));

@@ -1,7 +1,7 @@
 // Recipes: what holds by default, what is refused and where, and that nothing but a RequestError ever comes out.
 
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
@@ -163,6 +163,7 @@ test("files that are no recipes are refused by name", () => {
     [binary, "is not UTF-8 text"],
   ] as const)
     expect(() => loadRecipe(path)).toThrow(`${path}: ${why}`);
+  rmSync(folder, { recursive: true });
 });
 
 test("suggests what is near and nothing that is not", () => {
