@@ -118,7 +118,8 @@ function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehear
 /** What the paper's model, fitted to this plan, says of larger and smaller passes. */
 function memoryText(plan: Plan): string {
   const { b0, b1, b2 } = modelOf(plan);
-  const square = Math.abs(b2) * 1000 < 1e-3 * b1 ? "nothing" : `${b2.toPrecision(2)} bytes`;
+  const length = plan.stages[0]!.sizes.positions;
+  const square = Math.abs(b2) * length < 0.01 * b1 ? "nothing" : `${b2.toPrecision(2)} bytes`;
   const token = `${formatBytes(1000 * b1)} for each 1,000 tokens B L of a pass`;
   return `  memory model: ${formatBytes(b0)}, ${token}, ${square} for B L^2`;
 }
