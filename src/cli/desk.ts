@@ -13,7 +13,7 @@ import type { Connection } from "../bus/nats.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { resolveTargets } from "../plan/adapters.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
-import { type AdapterPlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { type AdapterPlan, DEFAULT_TOKENS, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
@@ -161,6 +161,14 @@ export class Desk {
         "control.model",
         `${path} is for ${asked.model.path}, the run trains on ${recipe.model.path}`,
         "start a run of its own for it",
+      );
+    const { precision } = asked.model;
+    const tokens = asked.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
+    if ((precision !== "auto" && precision !== recipe.model.precision) || tokens !== plan.budget)
+      throw new RequestError(
+        "control.otherwise",
+        `${path} has precision ${precision} and ${tokens} tokens a micro-batch, the run ${recipe.model.precision} and ${plan.budget}: in it these adapters would come out otherwise`,
+        "give it the run's model.precision and run.tokens_per_microbatch",
       );
     this.#refuseTaken(training, asked.adapters);
     for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);

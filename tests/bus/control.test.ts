@@ -35,7 +35,7 @@ const steps = (path: string, adapter?: string) =>
     ? metrics(outputOf(path), "step").filter((line) => adapter === undefined || line["adapter"] === adapter)
     : [];
 const begun = (path: string, count = 1, adapter?: string) =>
-  until(`${count} steps`, 20_000, () => steps(path, adapter).length >= count);
+  until(`${count} steps`, 60_000, () => steps(path, adapter).length >= count);
 
 type Status = {
   readonly run: string;
@@ -115,7 +115,7 @@ needs("nats")("a run that goes on", () => {
     same(path, first, [2]);
     same(path, second, [3, 4]);
     expect(leftOf(outputOf(path), "b2")).toEqual(leftOf(outputOf(third), "b2"));
-  }, 60_000);
+  }, 180_000);
 
   test("gives its only slot to one of a higher priority at its next iteration, and then back", async () => {
     const low = longer(unlike([5], "cpu", "slots = 1"), 150);
@@ -133,7 +133,7 @@ needs("nats")("a run that goes on", () => {
     expect(new Set(order.slice(from, from + 80))).toEqual(new Set(["a1"]));
     same(path, first, [5]);
     same(path, second, [1]);
-  }, 60_000);
+  }, 180_000);
 
   test("goes on with a copy of an adapter: the same one without changes, another with them; after a kill as well", async () => {
     const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 5 }"), 150);
@@ -158,7 +158,7 @@ needs("nats")("a run that goes on", () => {
         .slice(-lines("bold").length)
         .map(({ loss }) => loss),
     );
-  }, 60_000);
+  }, 180_000);
 
   test("ends one adapter when told so, saved; is kept open for more; and ends when told so", async () => {
     const text = longer(unlike([0, 1], "cpu"), 150);
@@ -176,11 +176,15 @@ needs("nats")("a run that goes on", () => {
     expect(await told("stop", outputOf(path))).toContain("the run ends");
     expect((await run.ended).code).toBe(0);
     same(path, alone, [4]);
-  }, 60_000);
+  }, 180_000);
 
   test("refuses what cannot be, to who asks it alone", async () => {
     const text = longer(unlike([0], "cpu"), 5000);
-    const path = place.project(text, { ...SUMS, "bad.toml": text.replace("a0", "b0").replace("rows.jsonl", "none.jsonl") });
+    const path = place.project(text, {
+      ...SUMS,
+      "bad.toml": text.replace("a0", "b0").replace("rows.jsonl", "none.jsonl"),
+      "cut.toml": text.replace("a0", "b0").replace("microbatch = 60", "microbatch = 61"),
+    });
     const run = start(path);
     await begun(path, 3);
     const out = outputOf(path);
@@ -193,9 +197,10 @@ needs("nats")("a run that goes on", () => {
     expect(await refusal("fork", out, "a0", "A0")).toContain("has an adapter 'A0' already");
     expect(await refusal("fork", out, "a0", "c", "--set", "steps")).toContain("--set steps:");
     expect(await refusal("add", out, join(path, "..", "bad.toml"))).toContain("none.jsonl");
+    expect(await refusal("add", out, join(path, "..", "cut.toml"))).toContain("61 tokens a micro-batch, the run auto and 60");
     run.kill("SIGINT");
     expect((await run.ended).code).toBe(1);
-  }, 60_000);
+  }, 180_000);
 
   test("is known to its user alone, by a file that goes with it; that of a killed run is taken away", async () => {
     const path = place.project(longer(unlike([0], "cpu"), 5000), SUMS);
@@ -211,5 +216,5 @@ needs("nats")("a run that goes on", () => {
     await run.ended;
     expect(await told("ps")).toBe("no run goes on here");
     expect(readdirSync(folder)).toEqual([]);
-  }, 60_000);
+  }, 180_000);
 });

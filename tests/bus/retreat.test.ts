@@ -51,5 +51,5 @@ needs("nats")("a run whose devices refuse memory", () => {
     const path = place.project(text(1), SUMS);
     const { code, err } = await within(500_000, path);
     expect([code, err]).toEqual([2, expect.stringMatching(/error\[plan\.memory\]: the run needs .*, but refuses more than/)]);
-  }, 60_000);
+  }, 180_000);
 });

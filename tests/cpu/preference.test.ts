@@ -94,7 +94,7 @@ test("every objective learns what it is given: losses fall and held-out rows are
   expect(steps(path, "ipo")[0]!["loss"]).toBeCloseTo((1 / 0.4) ** 2, 4);
   expect(steps(path, "hinge")[0]!["loss"]).toBeCloseTo(1, 5);
   expect(steps(path, "dpo")[0]!["reward_margin"]).toBeCloseTo(0, 5);
-}, 60_000);
+}, 180_000);
 
 test("company changes nothing: alone, with all others, in two slots and on two stages the same", async () => {
   const together = await done(recipe(NAMES));
@@ -104,7 +104,7 @@ test("company changes nothing: alone, with all others, in two slots and on two s
     for (const other of [alone, ...variants])
       expect(leftOf(outputOf(other), name), name).toEqual(leftOf(outputOf(together), name));
   }
-}, 120_000);
+}, 240_000);
 
 test("killed and gone on with, a run comes to the same, its reference that of the beginning", async () => {
   const names = ["dpo", "kto", "sft"];
@@ -118,7 +118,7 @@ test("killed and gone on with, a run comes to the same, its reference that of th
   await run.ended;
   expect((await place.mlora("run", path)).code).toBe(0);
   for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
-}, 60_000);
+}, 180_000);
 
 test("an adapter as reference is not the base: of another rank, beside one that continues it", async () => {
   const first = await done(recipe(["cpo"]));
@@ -155,7 +155,7 @@ test("an adapter as reference is not the base: of another rank, beside one that 
     if (is) expect(loss).toBeCloseTo(Math.log(2), 5);
     else expect(margin).toBeCloseTo(-judged.reward_margin, 5); // the base as judge of the judge
   }
-}, 60_000);
+}, 180_000);
 
 test.each([
   ["no rejected answer", "dpo", '{"prompt": "a", "chosen": "b"}', "data.row", "lacks the field 'rejected'"],
@@ -195,4 +195,4 @@ test("conversations may stand for prompts: what both begin with is the prompt", 
   const path = place.project(recipe(["dpo"]), { ...FILES, "pairs.jsonl": lines(chats) });
   expect((await place.mlora("run", path)).code).toBe(0);
   expect(leftOf(outputOf(path), "dpo")).toEqual(leftOf(outputOf(plain), "dpo"));
-}, 60_000);
+}, 180_000);
