@@ -156,7 +156,7 @@ export class Desk {
     const plan = this.#plan!;
     const { recipe } = this.request;
     const asked = parseRecipe(text, path);
-    if (realpathSync(asked.model.path) !== realpathSync(recipe.model.path))
+    if (!existsSync(asked.model.path) || realpathSync(asked.model.path) !== realpathSync(recipe.model.path))
       throw new RequestError(
         "control.model",
         `${path} is for ${asked.model.path}, the run trains on ${recipe.model.path}`,

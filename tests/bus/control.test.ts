@@ -197,6 +197,8 @@ needs("nats")("a run that goes on", () => {
     expect(await refusal("fork", out, "a0", "A0")).toContain("has an adapter 'A0' already");
     expect(await refusal("fork", out, "a0", "c", "--set", "steps")).toContain("--set steps:");
     expect(await refusal("add", out, join(path, "..", "bad.toml"))).toContain("none.jsonl");
+    writeFileSync(join(path, "..", "other.toml"), text.replace("../model", "../another").replace("a0", "b0"));
+    expect(await refusal("add", out, join(path, "..", "other.toml"))).toContain("another, the run trains on");
     expect(await refusal("add", out, join(path, "..", "cut.toml"))).toContain("61 tokens a micro-batch, the run auto and 60");
     run.kill("SIGINT");
     expect((await run.ended).code).toBe(1);
