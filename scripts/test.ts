@@ -11,7 +11,7 @@ import { type Report, readReport } from "./junit.ts";
 const ROOT = join(import.meta.dir, "..");
 const BUN = join(ROOT, "node_modules", ".bin", "bun");
 const TEST_MS = 60_000;
-const PROCESS_MS = 600_000;
+const PROCESS_MS = 1_200_000;
 const BUILT = "tests/build/"; // these test dist/mlora
 
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
