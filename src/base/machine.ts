@@ -27,16 +27,6 @@ export type Memory = {
   readonly limitBytes: number | null;
 };
 
-/** Whether there is a process of this number, ours or somebody else's. */
-export function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as { code?: string }).code === "EPERM";
-  }
-}
-
 /** A file's text, undefined where there is none. */
 type Read = (path: string) => string | undefined;
 

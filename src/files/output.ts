@@ -1,10 +1,9 @@
 // The output folder of a run: one run has it to itself, from its beginning to its end, and nobody else's files are in it.
 
 import { linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
-import { isRunning } from "../base/machine.ts";
+import { processOf, stampOfProcess } from "../base/process.ts";
 import { randomText } from "../base/secret.ts";
 import { hintOf, removeQuietly } from "./atomic.ts";
 
@@ -58,44 +57,9 @@ function lookInto(folder: string): boolean {
   return continued;
 }
 
-/** A lock's text: a process, told from others that had or will have its number by its start, its machine's boot, and the machine. */
-const textOfLock = (): string => `${process.pid} ${startOf(process.pid)} ${bootId()} ${hostname()}\n`;
-
-/** Who holds a lock; null where it is nobody any more, or no lock of ours. */
-function holderOf(text: string): { readonly pid: number; readonly elsewhere: string | null } | null {
-  const [, number, start, boot, host] = /^([1-9]\d*) (\d+) (\S+) (\S+)\n$/.exec(text) ?? [];
-  if (host === undefined) return null;
-  const pid = Number(number);
-  if (host !== hostname()) return { pid, elsewhere: host }; // whether it still runs cannot be seen from here
-  const runs = boot === bootId() && isRunning(pid) && [start, UNSEEN].includes(startOf(pid) ?? "over");
-  return runs ? { pid, elsewhere: null } : null;
-}
-
-function bootId(): string {
-  try {
-    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-  } catch {
-    return "unknown";
-  }
-}
-
-const UNSEEN = "0";
-
-/** When a process started, in ticks since the boot, where that can be seen. A zombie has no start: it is over. */
-function startOf(pid: number): string | null {
-  try {
-    const [state, ...rest] = readFileSync(`/proc/${pid}/stat`, "utf8")
-      .replace(/^.*\) /s, "")
-      .split(" ");
-    return state === "Z" ? null : rest[18]!;
-  } catch {
-    return UNSEEN;
-  }
-}
-
 /** Takes a lock, from who is gone, too. Throws a RequestError, `output.locked`, where somebody has it. */
 function takeLock(path: string): Disposable {
-  const text = textOfLock();
+  const text = `${stampOfProcess()}\n`;
   while (!makeLock(path, text)) {
     if (!isStale(path)) continue; // it has just been given back
     // Of several that see this one alone may remove it, and looks again: what the others would remove is what that one makes.
@@ -136,7 +100,7 @@ function makePlainly(path: string, text: string): boolean {
 /** Whether there is a lock whose holder is gone; false for none. Throws a RequestError, `output.locked`, where its holder is not. */
 function isStale(path: string): boolean {
   const text = readLock(path);
-  const holder = text === null ? null : holderOf(text);
+  const holder = text === null ? null : processOf(text.trimEnd());
   if (holder === null) return text !== null;
   const { pid, elsewhere } = holder;
   const folder = path.slice(0, path.lastIndexOf(LOCK) - 1);

@@ -2,11 +2,10 @@
 // killed leaves its file; whoever looks next takes it away.
 
 import { readdirSync, readFileSync, rmSync } from "node:fs";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import * as v from "valibot";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
-import { isRunning } from "../base/machine.ts";
+import { processOf, stampOfProcess } from "../base/process.ts";
 import { addressSchema } from "../bus/address.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 
@@ -14,20 +13,22 @@ const FOLDER = "runs";
 
 const entry = v.strictObject({
   run: v.string(),
-  host: v.string(),
-  pid: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
+  /** The coordinator (base/process.ts). */
+  process: v.string(),
   /** The run's folder. */
   output: v.string(),
   address: addressSchema,
 });
-export type RunEntry = v.InferOutput<typeof entry>;
+type Entry = v.InferOutput<typeof entry>;
+export type RunEntry = Omit<Entry, "process"> & { readonly pid: number };
 
 /** Makes a run known until it is disposed; null where no folder can be had for that. */
-export function announce(run: Omit<RunEntry, "host" | "pid">): Disposable | null {
+export function announce(run: Omit<Entry, "process">): Disposable | null {
+  knownRuns(); // takes away what killed runs have left
   for (const cache of cacheFolders())
     try {
       const path = join(ownFolder(cache, FOLDER), `${run.run}.json`);
-      writeFileAtomic(path, `${JSON.stringify({ ...run, host: hostname(), pid: process.pid })}\n`, 0o600);
+      writeFileAtomic(path, `${JSON.stringify({ ...run, process: stampOfProcess() })}\n`, 0o600);
       return { [Symbol.dispose]: () => rmSync(path, { force: true }) };
     } catch {
       // the next folder may do
@@ -51,10 +52,10 @@ export function knownRuns(): RunEntry[] {
 function entryIn(path: string): RunEntry | null {
   if (!path.endsWith(".json")) return null;
   try {
-    const found = v.parse(entry, JSON.parse(readFileSync(path, "utf8")));
-    if (found.host !== hostname()) return null; // the folder is shared by several machines
-    if (isRunning(found.pid)) return found;
-    rmSync(path, { force: true });
+    const { process: stamp, ...found } = v.parse(entry, JSON.parse(readFileSync(path, "utf8")));
+    const holder = processOf(stamp);
+    if (holder?.elsewhere === null) return { ...found, pid: holder.pid };
+    if (!holder) rmSync(path, { force: true }); // else the folder is shared with another machine, where it goes on
   } catch {
     // half a file, or another version's
   }

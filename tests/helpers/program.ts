@@ -32,7 +32,7 @@ export class Workplace implements Disposable {
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
-      env: { ...process.env, ...environment },
+      env: { ...process.env, MLORA_CACHE: join(this.root, "cache"), ...environment },
     });
     this.#running.add(child);
     void child.exited.then(() => this.#running.delete(child));
