@@ -4,66 +4,12 @@ import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../helpers/bus.ts";
-import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
+import { FILES, lines, NAMES, range, recipe } from "../helpers/preferences.ts";
+import { leftOf, metrics, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 const outputOf = (path: string) => join(path, "..", "out");
-
-const lines = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
-const FILES = {
-  "rows.jsonl": sums(20),
-  "pairs.jsonl": lines(
-    range(24).map((i) => ({ prompt: `What is ${i * i} + 1?`, chosen: `${i * i + 1}`, rejected: `It is ${i}, I think` })),
-  ),
-  "labels.jsonl": lines(
-    range(24).map((i) => ({
-      prompt: `What is ${i} + 1?`,
-      completion: i % 3 ? `${i + 1}` : "I do not know",
-      label: i % 3 !== 0,
-    })),
-  ),
-};
-
-const OBJECTIVES: Readonly<Record<string, string>> = {
-  dpo: '{ name = "dpo", beta = 0.5 }',
-  smooth: '{ name = "dpo", beta = 0.3, label_smoothing = 0.1, reference = "base" }',
-  ipo: '{ name = "dpo", loss = "ipo", beta = 0.2 }',
-  hinge: '{ name = "dpo", loss = "hinge" }',
-  cpo: '"cpo"',
-  simpo: '{ name = "simpo", gamma = 0.5 }',
-  orpo: '"orpo"',
-  kto: '{ name = "kto", beta = 0.3, undesirable = 1.5 }',
-  sft: '"sft"',
-};
-const NAMES = Object.keys(OBJECTIVES);
-
-const recipe = (names: readonly string[], run = "", more = ""): string => `[model]
-path = "../model"
-[run]
-output = "out"
-device = "cpu"
-tokens_per_microbatch = 150
-${run}
-${names
-  .map((name) => {
-    const i = NAMES.indexOf(name);
-    const file = name === "sft" ? "rows" : name === "kto" ? "labels" : "pairs";
-    return `[[adapter]]
-name = "${name}"
-objective = ${OBJECTIVES[name]}
-data = { train = "${file}.jsonl", split = 0.25 }
-rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1][i]}
-dropout = ${i % 2 ? 0.1 : 0}
-batch_size = ${[3, 2, 4][i % 3]}
-accumulation = ${[1, 2][i % 2]}
-learning_rate = 3e-3
-eval_every = 7
-steps = ${18 + i}
-${more}`;
-  })
-  .join("\n")}`;
 
 async function done(text: string): Promise<string> {
   const path = place.project(text, FILES);
