@@ -28,7 +28,3 @@ export function actionsOf(
     rowTile: device.rowTile,
   });
 }
-
-/** All adapters of a plan from their first step on, as if all had a slot. */
-export const everybody = ({ adapters }: Plan): Joining[] =>
-  adapters.map(({ index, work }) => ({ adapter: index, work, from: 0 }));

@@ -70,7 +70,8 @@ export class Roster {
     }
     live.standing = "active";
     live.steppedAt = now();
-    this.joining.push({ adapter: live.plan.index, work: live.plan.work, from: live.steps });
+    const { index, work, recipe } = live.plan;
+    this.joining.push({ adapter: index, work, from: live.steps, priority: recipe.priority });
   }
 
   /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */

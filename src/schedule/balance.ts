@@ -12,6 +12,8 @@ import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 const SPARE = 0.35;
 /** No pass is larger than this times its target: it would hold up the others, and memory is taken for the largest. */
 const MOST_OVER = 1.25;
+/** Who has the shorter way is passed over so many times at most, for each adapter that there is. */
+const PATIENCE = 2;
 /** More candidates than this are not tried together. */
 const MOST_CANDIDATES = 24;
 
@@ -35,6 +37,7 @@ export type Member = {
   readonly shares: Iterator<ShareRef>;
   readonly rowsOf: (share: ShareRef) => number;
   readonly steps: number;
+  readonly priority: number;
   /** Micro-batches of a mini-batch, and padded rows of a micro-batch, on average. */
   readonly cuts: number;
   readonly meanRows: number;
@@ -43,18 +46,21 @@ export type Member = {
   rows: number;
   /** When the first stage may begin it: Infinity while a step has to come first. */
   ready: number;
+  /** Passes that were begun without it since it could have been in them. */
+  passed: number;
 };
 
 /** What a pool is given of an adapter. */
-type Entry = Omit<Member, "next" | "rows" | "ready">;
+type Entry = Omit<Member, "next" | "rows" | "ready" | "passed">;
 
 /** An adapter that joins, with its micro-batches from step `from` on. */
-export function memberOf(adapter: number, work: Work, from: number, { budget, rowTile }: Limits): Entry {
+export function memberOf(adapter: number, work: Work, from: number, { budget, rowTile }: Limits, priority = 0): Entry {
   const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
   const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / budget));
   const rowsOf = (share: ShareRef) => paddedRows(work, share, rowTile);
   const meanRows = miniBatch / cuts + rowTile / 2;
-  return { adapter, shares: sharesOf(adapter, work, budget, from), rowsOf, steps: totalSteps(work), cuts, meanRows };
+  const shares = sharesOf(adapter, work, budget, from);
+  return { adapter, shares, rowsOf, steps: totalSteps(work), priority, cuts, meanRows };
 }
 
 /** The adapters that have work left, and which of them the first stage begins next. */
@@ -69,7 +75,7 @@ export class Pool {
   }
 
   add(entry: Entry): void {
-    const added = { ...entry, next: null, rows: 0, ready: 0 };
+    const added = { ...entry, next: null, rows: 0, ready: 0, passed: 0 };
     advance(added);
     if (added.next) this.#members.push(added);
   }
@@ -98,7 +104,9 @@ export class Pool {
       target,
     );
     const pass = { shares: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
+    for (const member of ready) member.passed++;
     for (const member of chosen) {
+      member.passed = 0;
       if (member.next!.last) member.ready = Number.POSITIVE_INFINITY;
       advance(member);
     }
@@ -115,10 +123,16 @@ export class Pool {
     return members.filter(({ next }) => next !== null);
   }
 
-  /** A mini-batch that was begun goes first, so that its adapter may step soon; then who has the longest way to go. */
+  /**
+   * A mini-batch that was begun goes first, so that its adapter may step soon; then a higher priority; then who has been passed over many
+   * times; then who has the longest way to go.
+   */
   #before(a: Member, b: Member): number {
     const begun = Number(b.next!.firstRow > 0) - Number(a.next!.firstRow > 0);
     if (begun !== 0) return begun;
+    if (a.priority !== b.priority) return b.priority - a.priority;
+    const starved = ({ passed }: Member) => Number(passed > PATIENCE * this.#members.length);
+    if (starved(a) !== starved(b)) return starved(b) - starved(a);
     const way = this.options.packing === "balanced" ? this.#way(b) - this.#way(a) : 0;
     return way || a.ready - b.ready || a.adapter - b.adapter;
   }

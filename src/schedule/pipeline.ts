@@ -40,7 +40,7 @@ export type PipelineOptions = Limits & {
 };
 
 /** An adapter that is to be trained from its step `from` on; its first is 0. */
-export type Joining = { readonly adapter: number; readonly work: Work; readonly from: number };
+export type Joining = { readonly adapter: number; readonly work: Work; readonly from: number; readonly priority?: number };
 
 /** A pass on its way to a stage, with the steps to be made before its forward. */
 type Arriving = { readonly pass: Pass; readonly steps: readonly StepRef[]; readonly at: number };
@@ -72,8 +72,8 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
 
   for (let [id, now] = [firstPass, 0]; ; ) {
     pool.sift(left); // first: who has left may join again
-    for (const { adapter, work, from } of joining.splice(0))
-      if (!left(adapter)) pool.add(memberOf(adapter, work, from, options));
+    for (const { adapter, work, from, priority } of joining.splice(0))
+      if (!left(adapter)) pool.add(memberOf(adapter, work, from, options, priority));
     const choice = earliest(states, options, pool.readyAt(), now);
     if (!choice) break;
     const { stage, at } = choice;

@@ -321,3 +321,47 @@ describe("packing for a pipeline", () => {
     }
   });
 });
+
+describe("who is in the next pass", () => {
+  const LIMITS = { kind: "lorapp", packing: "balanced", stages: 4, inFlight: [8, 7, 6, 5], sendBuffers: 2 } as const;
+  const joining = (works: readonly Work[], priorities: readonly number[]): Joining[] =>
+    works.map((work, adapter) => ({ adapter, work, from: 0, priority: priorities[adapter]! }));
+  /** Of the first so many passes, in which each adapter was. */
+  const turns = (works: readonly Work[], priorities: readonly number[], passes: number): number[] => {
+    const counts = works.map(() => 0);
+    let seen = 0;
+    for (const { stage, action } of pipeline(joining(works, priorities), { ...LIMITS, budget: 64, passRows: 64, rowTile: 1 })) {
+      if (stage !== 0 || action.kind !== "forward") continue;
+      if (++seen > passes) break;
+      for (const { adapter } of action.pass.shares) counts[adapter]!++;
+    }
+    return counts;
+  };
+
+  test("an adapter with a short way gets its turn beside many with long ones", () => {
+    const works = range(12).map((i) => equalWork(1 + (i % 3), 40, i === 7 ? 30 : 1_000_000));
+    const counts = turns(
+      works,
+      works.map(() => 0),
+      2_000,
+    );
+    expect(counts[7]).toBe(2 * 30);
+  });
+
+  test("a higher priority goes as fast as it can", () => {
+    const works = range(12).map(() => equalWork(1, 40, 1_000_000));
+    const equal = turns(
+      works,
+      works.map(() => 0),
+      1_200,
+    );
+    expect(Math.max(...equal) / Math.min(...equal)).toBeLessThan(1.1);
+    const first = turns(
+      works,
+      works.map((_, i) => Number(i === 3)),
+      1_200,
+    );
+    expect(first[3]! / Math.max(...first.filter((_, i) => i !== 3))).toBeGreaterThan(1.5);
+    expect(Math.min(...first)).toBeGreaterThan(10);
+  });
+});

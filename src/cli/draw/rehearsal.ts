@@ -98,7 +98,10 @@ type Counts = { passes: number; tokens: number; microBatch: number; cutOff: bool
 /** The actions of a whole run: adapters that wait get the slot of one that has made its last step, as in run/roster.ts. */
 function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<StageAction> {
   const { adapters, slots, stages } = plan;
-  const join = (adapter: number): Joining => ({ adapter, work: adapters[adapter]!.work, from: 0 });
+  const join = (adapter: number): Joining => {
+    const { work, recipe } = adapters[adapter]!;
+    return { adapter, work, from: 0, priority: recipe.priority };
+  };
   const candidates = adapters.map(({ index, recipe }) => ({ adapter: index, priority: recipe.priority, arrived: index }));
   const queue = [...admissions(candidates, [], candidates.length, 0).admit];
   const joining = queue.splice(0, slots).map(join);
