@@ -39,7 +39,10 @@ export async function bench(options: BenchOptions): Promise<void> {
   const devices = localDevices(recipe, spec);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
-  const summaries = data.map(({ train }) => ({ train: train.map(() => ({ length, longest: length })), eval: [] }));
+  const summaries = data.map(({ train }) => ({
+    train: train.map(() => ({ length, longest: length, targets: length })),
+    eval: [],
+  }));
   const plan = makePlan(recipe, spec, summaries, devices);
 
   const seconds = options.checkpoint === undefined ? null : natural(options, "checkpoint", 60);

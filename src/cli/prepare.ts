@@ -4,7 +4,7 @@
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
@@ -15,7 +15,8 @@ import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
-import { inputLength, longestSequence, type Row } from "../schedule/pack.ts";
+import { countTargets } from "../run/feed.ts";
+import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
 
 /** What was asked, with the data read: all that a plan needs beside the devices. */
@@ -24,7 +25,11 @@ export type Request = { readonly recipe: Recipe; readonly spec: ModelSpec; reado
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
 export type Prepared = Request & { readonly plan: Plan };
 
-const summary = (rows: readonly Row[]) => rows.map((row) => ({ length: inputLength(row), longest: longestSequence(row) }));
+const summary = (rows: readonly Row[]) =>
+  rows.map((row) => {
+    const targets = sum(sequencesOf(row).map(countTargets));
+    return { length: inputLength(row), longest: longestSequence(row), targets };
+  });
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
 export function prepare(recipePath: string, overrides: Overrides): Prepared {

@@ -12,13 +12,13 @@ export type { BankAdapter } from "../adapter/bank.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
-  /** Tokens that each training and evaluation row feeds to the model, and those of its longest sequence. */
+  /** Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target. */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
   /** An adapter from a file that its preferences are measured against. */
   readonly reference?: BankAdapter | null;
 };
-export type RowSummary = { readonly length: number; readonly longest: number };
+export type RowSummary = { readonly length: number; readonly longest: number; readonly targets: number };
 
 export type AdapterPlan = BankAdapter & {
   readonly name: string;

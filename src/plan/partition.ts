@@ -1,30 +1,31 @@
 // Which layers each stage of a pipeline holds: the stages get work that is as equal as whole layers allow.
 //
 // Work is counted in operations of the frozen products, forward and gradient of the input alike, so in weights: a layer's, and on
-// the last stage the output head's. The embedding costs a copy of rows, which is nothing beside them.
+// the last stage the output head's, for the share of all rows that have a target: only they pass it. The embedding costs a copy of rows,
+// which is nothing beside them.
 
 import { RequestError } from "../base/errors.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec } from "../base/spec.ts";
 import type { Part } from "../model/weights.ts";
 
-/** Of the output head, in layers. */
-export function headWork(spec: ModelSpec): number {
+/** Of the output head, in layers, where this share of all rows has a target. */
+export function headWork(spec: ModelSpec, targets: number): number {
   const layer = sum(
     LINEARS.map((linear) => {
       const { out, in: width } = linearShape(spec, linear);
       return out * width;
     }),
   );
-  return (spec.vocab * spec.hidden) / layer;
+  return (targets * spec.vocab * spec.hidden) / layer;
 }
 
 /**
- * The parts of `stages` stages, a number of them or the layers of each. Throws a RequestError where there are more stages than
+ * The parts of `stages` stages, a number of them or the layers of each; `targets` is the share of rows that pass the head. Throws a RequestError where there are more stages than
  * layers, or where the layers given are not the model's.
  */
-export function partition(spec: ModelSpec, stages: number | readonly number[]): readonly Part[] {
-  const layers = typeof stages === "number" ? balanced(spec, stages) : given(spec, stages);
+export function partition(spec: ModelSpec, stages: number | readonly number[], targets: number): readonly Part[] {
+  const layers = typeof stages === "number" ? balanced(spec, stages, targets) : given(spec, stages);
   let from = 0;
   return layers.map((count, i) => {
     const part = { from, to: from + count, first: i === 0, last: i === layers.length - 1 };
@@ -44,14 +45,14 @@ function given(spec: ModelSpec, layers: readonly number[]): readonly number[] {
 }
 
 /** Layers of each stage so that the busiest has the least work; of equal ones, so that the earlier stages have more layers. */
-function balanced(spec: ModelSpec, stages: number): readonly number[] {
+function balanced(spec: ModelSpec, stages: number, targets: number): readonly number[] {
   if (stages > spec.layers)
     throw new RequestError(
       "plan.stages",
       `${stages} stages are more than the base model's ${spec.layers} layers`,
       `set run.stages to ${spec.layers} or fewer`,
     );
-  const head = headWork(spec);
+  const head = headWork(spec, targets);
   const before = stages - 1;
   const cuts = range(spec.layers - before).map((i) => {
     const last = stages === 1 ? spec.layers : i + 1;

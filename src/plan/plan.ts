@@ -49,6 +49,8 @@ export type Plan = {
   readonly budget: number;
   /** Rows of a pass, which adapters share, at most; a larger micro-batch runs alone. */
   readonly passRows: number;
+  /** The share of all tokens that have a target, and so pass the output head. */
+  readonly targets: number;
 };
 
 export type StagePlan = {
@@ -86,7 +88,8 @@ export function makePlan(
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
   const positions = maxOf(data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)));
-  const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length);
+  const targets = targetShare(data);
+  const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
   const { rowTile } = device;
   const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
@@ -122,9 +125,15 @@ export function makePlan(
     const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
     const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
     if (slots > 0)
-      return { recipe, spec, device, adapters, stages: stagesFor(choice, passRows, slots), slots, budget, passRows };
+      return { recipe, spec, device, adapters, stages: stagesFor(choice, passRows, slots), slots, budget, passRows, targets };
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, budget);
+}
+
+/** Of what adapters train on. */
+function targetShare(data: readonly DataSummary[]): number {
+  const rows = data.flatMap(({ train }) => train);
+  return sum(rows.map((row) => row.targets)) / Math.max(1, sum(rows.map((row) => row.length)));
 }
 
 /** `rows`, and half as many each time, while a pass is larger than a single micro-batch needs: its cut changes no number. */

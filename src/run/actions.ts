@@ -2,6 +2,7 @@
 
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import type { Plan } from "../plan/plan.ts";
+import { timesOf } from "../plan/times.ts";
 import type { StageAction } from "../schedule/lists.ts";
 import { type Joining, pipeline } from "../schedule/pipeline.ts";
 
@@ -10,16 +11,18 @@ import { type Joining, pipeline } from "../schedule/pipeline.ts";
  * mini-batch. Passes are numbered from `firstPass`.
  */
 export function actionsOf(
-  { stages, budget, passRows, device }: Plan,
+  plan: Plan,
   joining: Joining[],
   left: (adapter: number) => boolean,
   firstPass = 0,
 ): Generator<StageAction> {
+  const { stages, budget, passRows, device } = plan;
   return pipeline(joining, {
     kind: "lorapp",
     packing: stages.length === 1 ? "filled" : "balanced",
     stages: stages.length,
     sendBuffers: SEND_BUFFERS,
+    times: timesOf(plan),
     inFlight: stages.map((stage) => stage.inFlight),
     left,
     firstPass,

@@ -25,7 +25,8 @@ export type Tolerance = { readonly loss: number; readonly gradNorm: number; read
 const root = mkdtempSync(join(tmpdir(), "mlora-golden-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const summary = (rows: readonly Tokens[]) => rows.map((row) => ({ length: inputLength(row), longest: inputLength(row) }));
+const summary = (rows: readonly Tokens[]) =>
+  rows.map((row) => ({ length: inputLength(row), longest: inputLength(row), targets: 1 }));
 
 function planOf(golden: Golden, kind: DeviceKind, precision: Precision): Plan {
   const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));

@@ -42,7 +42,7 @@ steps = ${2 + rng.below(9)}
   const recipe = parseRecipe(`[model]\npath = "m"\n[run]\noutput = "o"\ndevice = "cpu"\n${tables.join("")}`, "/here/r.toml");
   const data = recipe.adapters.map(() => {
     const lengths = range(3 + rng.below(20)).map(() => 2 + rng.below(60));
-    return { train: lengths.map((length) => ({ length, longest: length })), eval: [] };
+    return { train: lengths.map((length) => ({ length, longest: length, targets: length >> 1 })), eval: [] };
   });
   return makePlan(recipe, spec, data, range(stages).map(device));
 }

@@ -25,8 +25,8 @@ function* divisions(total: number, parts: number): Generator<number[]> {
       for (const rest of divisions(total - first - 1, parts - 1)) yield [first + 1, ...rest];
 }
 
-const layersOf = (spec: ModelSpec, stages: number | readonly number[]): number[] =>
-  partition(spec, stages).map(({ from, to }) => to - from);
+const layersOf = (spec: ModelSpec, stages: number | readonly number[], targets = 1): number[] =>
+  partition(spec, stages, targets).map(({ from, to }) => to - from);
 
 function codeOf(act: () => unknown): string {
   try {
@@ -44,7 +44,7 @@ describe("the layers of the stages", () => {
     for (let i = 0; i < 300; i++) {
       const spec = randomSpec(rng, 1 + rng.below(80));
       const stages = 1 + rng.below(spec.layers);
-      const parts = partition(spec, stages);
+      const parts = partition(spec, stages, 1);
       expect(parts.length).toBe(stages);
       expect(parts.flatMap(({ from, to }) => range(to - from).map((i) => from + i))).toEqual(range(spec.layers));
       for (const [at, { from, to, first, last }] of parts.entries()) {
@@ -60,8 +60,9 @@ describe("the layers of the stages", () => {
     for (let i = 0; i < 200; i++) {
       const spec = randomSpec(rng);
       const stages = 1 + rng.below(spec.layers);
-      const busiest = (layers: readonly number[]) => maxOf(layers.with(-1, layers.at(-1)! + headWork(spec)));
-      const layers = layersOf(spec, stages);
+      const targets = rng.below(3) === 0 ? 1 : rng.uniform();
+      const busiest = (layers: readonly number[]) => maxOf(layers.with(-1, layers.at(-1)! + headWork(spec, targets)));
+      const layers = layersOf(spec, stages, targets);
       const best = Math.min(...[...divisions(spec.layers, stages)].map(busiest));
       expect(busiest(layers)).toBeCloseTo(best, 12);
       // Of the others the earlier have more.
@@ -80,7 +81,7 @@ describe("the layers of the stages", () => {
       expect(layersOf(spec, given)).toEqual(given);
       const at = rng.below(given.length);
       const wrong = given.with(at, given[at]! + 1);
-      expect(codeOf(() => partition(spec, wrong))).toMatch(
+      expect(codeOf(() => partition(spec, wrong, 1))).toMatch(
         new RegExp(`^plan.stages: .*= ${sum(wrong)} layers.* has ${spec.layers}$`),
       );
     }
@@ -91,7 +92,7 @@ describe("the layers of the stages", () => {
     for (let i = 0; i < 50; i++) {
       const spec = randomSpec(rng);
       const stages = spec.layers + 1 + rng.below(5);
-      expect(codeOf(() => partition(spec, stages))).toMatch(
+      expect(codeOf(() => partition(spec, stages, 1))).toMatch(
         new RegExp(`^plan.stages: ${stages} stages are more than the base model's ${spec.layers} layers$`),
       );
     }
@@ -101,7 +102,7 @@ describe("the layers of the stages", () => {
     const shape = { hidden: 4096, heads: 32, headDim: 128, layers: 32 };
     const llama2 = tinySpec({ ...shape, kvHeads: 32, intermediate: 11008, vocab: 32000 });
     const llama3 = tinySpec({ ...shape, kvHeads: 8, intermediate: 14336, vocab: 128256 });
-    expect([headWork(llama2), headWork(llama3)].map((work) => work.toFixed(2))).toEqual(["0.65", "2.41"]);
+    expect([headWork(llama2, 1), headWork(llama3, 1)].map((work) => work.toFixed(2))).toEqual(["0.65", "2.41"]);
     expect(layersOf(llama2, 4)).toEqual([8, 8, 8, 8]);
     expect(layersOf(llama3, 4)).toEqual([9, 9, 9, 5]);
   });

@@ -46,12 +46,12 @@ function againstWaiting(request: Request, plan: Plan, rehearsal: Rehearsal): str
 
 /** Whole layers and the head bound the busiest stage from below: more stages than it takes to get there only stand idle. */
 function againstUneven(request: Request, plan: Plan, rehearsal: Rehearsal): string[] {
-  const { stages, spec } = plan;
+  const { stages, spec, targets } = plan;
   if (rehearsal.uneven <= FEW) return [];
   const busiest = (parts: ReturnType<typeof partition>) =>
-    maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec) : 0)));
+    maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec, targets) : 0)));
   const now = busiest(stages.map(({ part }) => part));
-  const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n)) <= now);
+  const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets)) <= now);
   if (enough === undefined) return [];
   const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
   const then = rehearsalOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));

@@ -2,11 +2,11 @@
 
 import { maxOf, sum } from "../../base/shape.ts";
 import { SEND_BUFFERS } from "../../plan/memory.ts";
-import { headWork } from "../../plan/partition.ts";
 import type { Plan } from "../../plan/plan.ts";
+import { stageWork, timesOf } from "../../plan/times.ts";
 import { actionsOf } from "../../run/actions.ts";
 import { admissions } from "../../schedule/admission.ts";
-import type { StageAction, StepRef, Times } from "../../schedule/lists.ts";
+import type { StageAction, StepRef } from "../../schedule/lists.ts";
 import type { Joining } from "../../schedule/pipeline.ts";
 import type { ShareRef } from "../../schedule/shares.ts";
 import { type Simulation, type Span, simulate } from "../../schedule/simulate.ts";
@@ -52,7 +52,10 @@ export function rehearse(plan: Plan, mostPasses = MOST_PASSES): Rehearsal {
   const simulation = simulate(runOf(plan, mostPasses, counts), options);
   const forwards = spans.flat().filter(({ kind }) => kind === "forward");
   const mean = (of: (span: Span) => number) => sum(forwards.map(of)) / forwards.length;
-  const work = plan.stages.map((_, stage) => layerWork(plan, stage).forward + layerWork(plan, stage).backward);
+  const work = plan.stages.map((_, stage) => {
+    const { forward, backward } = stageWork(plan, stage);
+    return forward + backward;
+  });
   return {
     simulation,
     whole: !counts.cutOff,
@@ -70,28 +73,6 @@ export function rehearse(plan: Plan, mostPasses = MOST_PASSES): Rehearsal {
 /** How much of the run is drawn where there is room for `units` forward passes: it begins with the first. */
 export const drawnUntil = ({ until, unit, firstBack }: Rehearsal, units: number): number =>
   Math.min(until, Math.max(units * unit, ROUNDS_DRAWN * firstBack));
-
-/**
- * What a row costs on a stage, in layers' forward passes. A layer's backward pass counts two, and one more where all of it is computed
- * again. The head's forward pass is made when its backward is, for the loss (stage/stage.ts).
- */
-function layerWork({ stages, spec }: Plan, stage: number): { readonly forward: number; readonly backward: number } {
-  const { part, sizes } = stages[stage]!;
-  const layers = part.to - part.from;
-  const head = part.last ? headWork(spec) : 0;
-  return { forward: layers, backward: (sizes.recomputation === "full" ? 3 : 2) * layers + 3 * head };
-}
-
-/** Steps and transfers take no time: they are short beside passes, and transfers go on beside them. */
-function timesOf(plan: Plan): Times {
-  const work = plan.stages.map((_, stage) => layerWork(plan, stage));
-  return {
-    forward: (stage, { rows }) => rows * work[stage]!.forward,
-    backward: (stage, { rows }) => rows * work[stage]!.backward,
-    step: () => 0,
-    transfer: () => 0,
-  };
-}
 
 type Counts = { passes: number; tokens: number; microBatch: number; cutOff: boolean };
 

@@ -2,6 +2,7 @@
 
 import { headWork } from "../../plan/partition.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
+import { BACKWARD } from "../../plan/times.ts";
 import { count } from "../table.ts";
 import type { Rehearsal } from "./rehearsal.ts";
 
@@ -34,7 +35,7 @@ export function numbersOf(plan: Plan, rehearsal: Rehearsal): string[] {
     `Bubble ${percent(bubble)} of all stages' time${steady}; no schedule of these passes is shorter than ${shortest} (${of}).`,
     ...(uneven >= UNEVEN
       ? [
-          `Of that ${percent(uneven)} because the stages' work is unequal: layers are whole, and so is the output head (worth ${headWork(plan.spec).toFixed(1)} layers).`,
+          `Of that ${percent(uneven)} because the stages' work is unequal: layers are whole, and so is the output head (worth ${headWork(plan.spec, plan.targets).toFixed(1)} layers, since ${percent(plan.targets)} of the tokens have a target).`,
         ]
       : []),
   ];
@@ -42,10 +43,10 @@ export function numbersOf(plan: Plan, rehearsal: Rehearsal): string[] {
 
 /** What the numbers rest on. */
 export function assumptionsOf({ stages, adapters }: Plan): string {
-  const backward = stages[0]!.sizes.recomputation === "full" ? "three forward passes" : "two forward passes";
+  const factor = stages[0]!.sizes.recomputation === "full" ? BACKWARD + 1 : BACKWARD;
   const early = adapters.some(({ recipe }) => recipe.patience !== null || recipe.halving !== null);
   const ends = early ? ", and no adapter ends early" : "";
-  return `Simulated: a layer's backward pass takes as long as ${backward}, steps, evaluations and transfers take no time${ends}.`;
+  return `Simulated: a layer's backward pass takes ${factor} times as long as its forward pass, steps, evaluations and transfers take no time${ends}.`;
 }
 
 /** Which part of the run is drawn where the drawing ends at `end`. */
