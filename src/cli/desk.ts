@@ -67,6 +67,8 @@ export class Desk {
   #suspend = new AbortController();
   #training: Training | null = null;
   #plan: Plan | null = null;
+  /** Who stays paused when the stages are opened again. */
+  #paused: readonly string[] = [];
   readonly #added: AdapterRecipe[];
   readonly #started = now();
 
@@ -90,8 +92,11 @@ export class Desk {
   attend(training: Training, plan: Plan): Disposable {
     this.#training = training;
     this.#plan = plan;
+    for (const name of this.#paused) training.controls.pause(name);
     return {
       [Symbol.dispose]: () => {
+        const paused = training.controls.adapters.filter(({ state }) => state === "paused" || state === "pausing");
+        this.#paused = paused.map(({ name }) => name);
         this.#training = null;
       },
     };

@@ -62,7 +62,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);
   const desk = new Desk({ request, stop, fixed: crew !== null });
-  const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false };
+  const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false, outcomes: new Map() };
   let resumed = claim.continued ? goOn(job, plan) : null;
   say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
@@ -102,12 +102,15 @@ type Job = {
   readonly trace: string | null;
   readonly stop: AbortSignal;
   readonly keepOpen: boolean;
+  /** Adapters that have ended since this command was given: those that were stopped, or failed, stay so when stages are opened again. */
+  readonly outcomes: Map<string, AdapterResult>;
 };
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
-function goOn({ desk: { request }, model }: Job, plan: Plan): Resumed {
+function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan): Resumed {
   const { output } = request.recipe.run;
-  const resumed = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`));
+  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`));
+  const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   const where = plan.adapters.map(({ name, steps }) => {
     const ended = resumed.ended.get(name);
@@ -143,7 +146,7 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   await using keeper = diskKeeper(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   using progress = openProgress(plan, process.stderr);
-  const observers = [progress, metricsObserver(plan, metrics.append), recording(output, resumed), desk.observer];
+  const observers = [progress, metricsObserver(plan, metrics.append), recording(job, output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
   const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
   const kept = { keeper, keepEvery: checkpoint, model, resumed: resumed?.ended ?? new Map() };
@@ -166,10 +169,11 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
 }
 
 /** Keeps in the run's folder which adapters have ended. */
-function recording(output: string, resumed: Resumed | null): Observer {
+function recording({ outcomes }: Job, output: string, resumed: Resumed | null): Observer {
   const all = new Map<string, AdapterResult>(resumed?.ended);
   return {
     ended: (_, result) => {
+      outcomes.set(result.name, result);
       all.set(result.name, result);
       writeRecord(output, all.values());
     },

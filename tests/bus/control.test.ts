@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "
 import { join } from "node:path";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { childrenOf, commandOf, leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -48,7 +48,7 @@ const stateOf = async (path: string, adapter: string) =>
     .find((run) => (run as { output?: string }).output === outputOf(path))
     ?.adapters.find(({ name }) => name === adapter)?.state;
 const becomes = async (path: string, adapter: string, state: string) => {
-  for (let i = 0; i < 100; i++) if ((await stateOf(path, adapter)) === state) return;
+  for (let i = 0; i < 300; i++) if ((await stateOf(path, adapter)) === state) return;
   throw new Error(`${adapter} is ${await stateOf(path, adapter)}, never ${state}`);
 };
 
@@ -176,6 +176,30 @@ needs("nats")("a run that goes on", () => {
     expect(await told("stop", outputOf(path))).toContain("the run ends");
     expect((await run.ended).code).toBe(0);
     same(path, alone, [4]);
+  }, 180_000);
+
+  test("leaves alone whom it was told to stop or to pause, also when a stage dies afterwards", async () => {
+    const text = longer(unlike([0, 1, 2], "cpu", "stages = 2"), 150);
+    const path = place.project(text, SUMS);
+    const run = start(path);
+    await begun(path, 10, "a0");
+    await told("stop", outputOf(path), "a0");
+    await becomes(path, "a0", "stopped");
+    await told("pause", outputOf(path), "a2");
+    await becomes(path, "a2", "paused");
+    const paused = steps(path, "a2").length;
+    const made = leftOf(outputOf(path), "a0");
+    const [stage] = childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage"));
+    process.kill(stage!, "SIGKILL");
+    await becomes(path, "a1", "done");
+    expect(await stateOf(path, "a2")).toBe("paused");
+    expect(steps(path, "a2").length).toBe(paused);
+    await told("resume", outputOf(path), "a2");
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);
+    expect(err).toContain("a0 is stopped");
+    expect(leftOf(outputOf(path), "a0")).toEqual(made);
+    same(path, await undisturbed(text), [1, 2]);
   }, 180_000);
 
   test("refuses what cannot be, to who asks it alone", async () => {
