@@ -7,6 +7,7 @@ import { MloraError, RequestError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
+import type { ExportFlags } from "./cli/export.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
@@ -82,6 +83,14 @@ function commandLine(): CAC {
     .option("--model <folder>", "Where the base model lies on this machine, if not where the coordinator has it")
     .option("--orders", "Take all this from standard input, as a coordinator gives it")
     .action(async (flags: StageFlags) => (await import("./cli/stage.ts")).stage(flags));
+  cli
+    .command("export <adapter>", "Merge an adapter's folder into its base model: a model for programs without adapters")
+    .option("--base <folder>", "The base model, where the adapter's own config does not say where it is now")
+    .option("--output <folder>", "Where the merged model goes: a folder that is new or empty")
+    .option("--dtype <dtype>", "bf16 or fp32 (default: bf16)")
+    .option("--shard <size>", "The largest size of a file of weights (default: 5GB)")
+    .option("--json", "For machines")
+    .action(async (adapter: string, flags: ExportFlags) => (await import("./cli/export.ts")).exportModel(`${adapter}`, flags));
   cli
     .command("doctor", "Say what this machine has and lacks")
     .option("--json", "For machines")

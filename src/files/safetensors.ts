@@ -145,30 +145,41 @@ export type TensorData = {
   readonly data: ArrayBufferView;
 };
 
+export type HeaderEntry = { readonly name: string; readonly dtype: DType; readonly shape: readonly number[] };
+
+/** What stands before the tensors' bytes, which follow in the order given without holes. */
+export function headerOf(entries: readonly HeaderEntry[], metadata: Readonly<Record<string, string>> = {}): Uint8Array {
+  let at = 0;
+  const tensors = entries.map(({ name, dtype, shape }) => {
+    const begin = at;
+    at += shape.reduce((a, b) => a * b, bytesOf(dtype));
+    return [name, { dtype: NAMES[dtype], shape, data_offsets: [begin, at] }];
+  });
+  const json = new TextEncoder().encode(
+    JSON.stringify({
+      ...(Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {}),
+      ...Object.fromEntries(tensors),
+    }),
+  );
+  const length = Math.ceil(json.length / 8) * 8;
+  const bytes = new Uint8Array(8 + length).fill(0x20); // spaces fill it up
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true);
+  bytes.set(json, 8);
+  return bytes;
+}
+
 /** Writes a file whole or not at all, tensors in the order given. Throws a RunError. */
 export function writeSafetensors(
   path: string,
   tensors: readonly TensorData[],
   metadata: Readonly<Record<string, string>> = {},
 ): void {
-  let at = 0;
-  const entries = tensors.map(({ name, dtype, shape, data }) => {
+  for (const { name, dtype, shape, data } of tensors) {
     const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
     if (bytes !== data.byteLength) throw new Error(`${name}: ${data.byteLength} bytes for ${dtype} [${shape}]`);
-    const begin = at;
-    at += bytes;
-    return [name, { dtype: NAMES[dtype], shape, data_offsets: [begin, at] }];
-  });
-  const json = JSON.stringify({
-    ...(Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {}),
-    ...Object.fromEntries(entries),
-  });
-  const header = new TextEncoder().encode(json.padEnd(Math.ceil(new TextEncoder().encode(json).length / 8) * 8));
-  const prefix = new DataView(new ArrayBuffer(8));
-  prefix.setBigUint64(0, BigInt(header.length), true);
+  }
   replaceFile(path, (write) => {
-    write(new Uint8Array(prefix.buffer));
-    write(header);
+    write(headerOf(tensors, metadata));
     for (const { data } of tensors) write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   });
 }

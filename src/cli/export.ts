@@ -1,0 +1,228 @@
+// `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters. It is written
+// beside its final place, read back and compared, and renamed: under its name there is a whole model or none.
+
+import { mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { formatBytes } from "../base/bytes.ts";
+import { now } from "../base/clock.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { MloraError, RequestError, textOf } from "../base/errors.ts";
+import { processOf, stampOfProcess } from "../base/process.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
+import { openBaseModel } from "../files/basemodel.ts";
+import { readModelSpec } from "../files/config.ts";
+import { readJsonObject } from "../files/json.ts";
+import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
+import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { scaleOf } from "../plan/adapters.ts";
+import { oneOf } from "./flags.ts";
+import { shortPath } from "./prepare.ts";
+import { count, duration } from "./table.ts";
+
+export type ExportFlags = {
+  readonly base?: unknown;
+  readonly output?: unknown;
+  readonly dtype?: unknown;
+  readonly shard?: unknown;
+  readonly json?: boolean;
+};
+
+const DTYPES = { bf16: { ours: "bf16", theirs: "bfloat16" }, fp32: { ours: "f32", theirs: "float32" } } as const;
+const SHARD = "5GB"; // as transformers divides a model
+
+/** Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or reads otherwise. */
+export function exportModel(folder: string, { base: named, output: to, dtype: type, shard, json = false }: ExportFlags): void {
+  const begun = now();
+  if (to === undefined)
+    throw new RequestError("cli.flag", "--output is missing", "say where the merged model goes: --output FOLDER");
+  const dtype = oneOf("dtype", `${type ?? "bf16"}`, ["bf16", "fp32"]);
+  const mostBytes = bytesIn(`${shard ?? SHARD}`);
+  const adapterFolder = resolve(folder);
+  const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`);
+  const output = freeFolder(`${to}`, baseFolder);
+  const spec = readModelSpec(baseFolder);
+  const adapter = adapterFor(adapterFolder, spec);
+  using base = openBaseModel(baseFolder, spec);
+  const merge: Merge = { spec, base, adapter, scale: scaleOf(adapter), dtype: DTYPES[dtype].ours };
+  const shards = shardsOf(merge, mostBytes);
+  const part = makePart(output);
+  try {
+    copyBeside(baseFolder, part);
+    writeConfig(baseFolder, part, DTYPES[dtype].theirs);
+    writeWeights(part, shards, merge);
+    const started = now();
+    verifyMerged(part, shards, merge);
+    say(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
+    moveTo(output, part);
+  } catch (error) {
+    removeQuietly(part);
+    throw error instanceof MloraError ? error : writeError(output, error);
+  }
+  const facts = factsOf(merge, shards, (now() - begun) / 1000);
+  const text = json
+    ? JSON.stringify({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, null, 2)
+    : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (rank ${adapter.rank}, scale ${merge.scale}) into ` +
+      `${shortPath(output)}: ${count(facts.parameters)} parameters in ${dtype}, ${formatBytes(facts.bytes)}, ` +
+      `${shards.length === 1 ? "1 file" : `${shards.length} files`}`;
+  process.stdout.write(`${text}\n`);
+}
+
+const say = (line: string): void => {
+  process.stderr.write(`${line}\n`);
+};
+
+function factsOf({ adapter, scale, dtype }: Merge, shards: readonly Shard[], seconds: number) {
+  const tensors = shards.flatMap((shard) => shard.tensors);
+  const bytes = shards.reduce((all, shard) => all + shard.bytes, 0);
+  return {
+    rank: adapter.rank,
+    scale,
+    targets: adapter.targets,
+    tensors: tensors.length,
+    merged_tensors: tensors.filter(({ site }) => site !== null).length,
+    parameters: bytes / bytesOf(dtype),
+    bytes,
+    files: shards.map(({ file }) => file),
+    seconds,
+  };
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  ...{ B: 1, KB: 1e3, MB: 1e6, GB: 1e9 },
+  ...{ KIB: 2 ** 10, MIB: 2 ** 20, GIB: 2 ** 30 },
+};
+
+/** "5GB" */
+function bytesIn(text: string): number {
+  const [, number, unit = "B"] = /^(\d+(?:\.\d+)?)\s*([kmg]?i?b)?$/i.exec(text) ?? [];
+  const bytes = number === undefined ? 0 : Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? 0));
+  if (bytes < 1) throw new RequestError("cli.flag", `--shard is '${text}'`, "give it a size: --shard 5GB, --shard 500MB");
+  return bytes;
+}
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+
+/** The base model's folder: the one that is named, or the one that the adapter names. */
+function baseOf(adapter: string, named: string | null): string {
+  const config = join(adapter, "adapter_config.json");
+  if (!isFile(config))
+    throw new RequestError(
+      "export.adapter",
+      `${adapter} ${isFolder(adapter) ? "has no adapter_config.json" : "is no folder"}`,
+      "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums",
+    );
+  const written = readJsonObject(config, "peft.config")["base_model_name_or_path"];
+  const from = named ?? (typeof written === "string" ? written : "");
+  const base = resolve(from);
+  const hint = "give --base the Hugging Face folder of the model that the adapter was trained on";
+  if (from === "") throw new RequestError("export.base", `${config} names no base model`, hint);
+  if (!isFolder(base)) {
+    const what = named === null ? `${config}: the base model '${from}'` : `--base ${from}`;
+    throw new RequestError("export.base", `${what} is no folder here`, hint);
+  }
+  if (!isFile(join(base, "config.json"))) throw new RequestError("export.base", `${base} has no config.json`, hint);
+  return realpathSync(base);
+}
+
+function adapterFor(folder: string, spec: ModelSpec): SavedAdapter {
+  try {
+    return readPeftAdapter(folder, spec);
+  } catch (error) {
+    if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
+    const { code, message } = error;
+    throw new RequestError(code, message, "give --base the model that the adapter was trained on", { cause: error });
+  }
+}
+
+/** Where the model may go: a folder that is new or empty. */
+function freeFolder(path: string, base: string): string {
+  const wrong = (what: string) => new RequestError("export.output", what, "give --output a folder that is new or empty");
+  const whole = resolve(path);
+  try {
+    const stat = statSync(whole, { throwIfNoEntry: false });
+    if (!stat) return whole;
+    if (!stat.isDirectory()) throw wrong(`${whole} is no folder`);
+    const real = realpathSync(whole);
+    if (real === base) throw wrong(`${whole} is the base model's own folder`);
+    const found = readdirSync(real);
+    if (found.length > 0) throw wrong(`${whole} is not empty: it holds ${found.slice(0, 3).join(", ")}`);
+    return real;
+  } catch (error) {
+    throw error instanceof RequestError ? error : wrong(`cannot use ${whole} for the output: ${textOf(error)}`);
+  }
+}
+
+/** In a part: who writes it, so that the next export knows what a killed one left. */
+const STAMP = ".mlora-export";
+
+/** Makes the folder beside `output` that becomes it; removes those that killed exports to the same place left. */
+function makePart(output: string): string {
+  const [folder, name] = [dirname(output), basename(output)];
+  const part = `${output}.${process.pid}.part`;
+  try {
+    mkdirSync(folder, { recursive: true });
+    for (const other of readdirSync(folder))
+      if (other.startsWith(name) && /^\.\d+\.part$/.test(other.slice(name.length))) removeStale(join(folder, other));
+    mkdirSync(part);
+    writeFileSync(join(part, STAMP), stampOfProcess());
+    return part;
+  } catch (error) {
+    throw new RequestError(
+      "export.output",
+      `cannot write beside ${output}: ${textOf(error)}`,
+      hintOf(error) ?? "choose a folder that you may write to",
+      { cause: error },
+    );
+  }
+}
+
+function removeStale(part: string): void {
+  const stamp = join(part, STAMP);
+  if (isFile(stamp) && processOf(readFileSync(stamp, "utf8")) === null) removeQuietly(part);
+}
+
+/** Gives the whole model its name. */
+function moveTo(output: string, part: string): void {
+  rmSync(join(part, STAMP));
+  syncFolder(part);
+  renameSync(part, output); // onto an empty folder, too
+  syncFolder(dirname(output));
+}
+
+/** What is written anew, and weights in whatever form. */
+const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
+
+/** Tokenizer, templates, settings of generation, licence. */
+function copyBeside(base: string, part: string): void {
+  for (const name of readdirSync(base).sort()) {
+    const from = join(base, name);
+    if (NOT_COPIED.test(name) || !isFile(from)) continue;
+    let bytes: Uint8Array;
+    try {
+      bytes = readFileSync(from);
+    } catch (error) {
+      throw new RequestError("export.base", `cannot read ${from}: ${textOf(error)}`, "the merged model needs this file, too");
+    }
+    writeFileAtomic(join(part, name), bytes);
+  }
+}
+
+/** The base's config.json with the type that is stored; transformers 5 calls it dtype. */
+function writeConfig(base: string, part: string, stored: string): void {
+  const config = readJsonObject(join(base, "config.json"), "model.config");
+  const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
+  const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
+  writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...types }, null, 2)}\n`);
+}
+
+function writeWeights(part: string, shards: readonly Shard[], merge: Merge): void {
+  for (const [i, shard] of shards.entries()) {
+    const started = now();
+    writeShard(part, shard, merge);
+    const size = `${count(shard.tensors.length)} ${shard.tensors.length === 1 ? "tensor" : "tensors"}, ${formatBytes(shard.bytes)}`;
+    say(`wrote file ${i + 1} of ${shards.length}: ${size}, ${duration((now() - started) / 1000)}`);
+  }
+  writeIndex(part, shards);
+}

@@ -1,0 +1,156 @@
+// An adapter merged into its base model: W + scale B A for each linear that it targets, and everything else as it is. All of it goes
+// through memory in pieces of rows, so that a model needs no more room than its adapter and one piece.
+
+import { join } from "node:path";
+import { bytesOf } from "../base/dtype.ts";
+import { RunError } from "../base/errors.ts";
+import { sizeOf } from "../base/shape.ts";
+import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import { replaceFile, writeFileAtomic } from "./atomic.ts";
+import { type BaseModelFiles, openBaseModel, tensorShapes } from "./basemodel.ts";
+import { toBf16, toF32 } from "./convert.ts";
+import type { SavedAdapter } from "./peft.ts";
+import { headerOf } from "./safetensors.ts";
+
+export type StoredType = "bf16" | "f32";
+export type Merge = {
+  readonly spec: ModelSpec;
+  readonly base: BaseModelFiles;
+  readonly adapter: SavedAdapter;
+  /** The factor on B A. */
+  readonly scale: number;
+  readonly dtype: StoredType;
+};
+
+export type MergedTensor = {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+  /** What is added to it, or null for none. */
+  readonly site: { readonly layer: number; readonly linear: Linear } | null;
+};
+/** A file of the merged model. */
+export type Shard = { readonly file: string; readonly tensors: readonly MergedTensor[]; readonly bytes: number };
+
+const INDEX = "model.safetensors.index.json";
+/** Elements that are in memory at a time, in f32 and as they are stored. */
+const PIECE = 1 << 22;
+
+/** The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. */
+export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base" | "scale">, mostBytes: number): Shard[] {
+  const sites = new Map<string, MergedTensor["site"]>();
+  for (let layer = 0; layer < spec.layers; layer++)
+    for (const linear of adapter.targets) sites.set(`model.layers.${layer}.${modulePath(linear)}.weight`, { layer, linear });
+  const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
+  for (const [name, shape] of tensorShapes(spec)) {
+    const bytes = sizeOf(shape) * bytesOf(dtype);
+    const last = shards.at(-1);
+    const shard = last && last.bytes + bytes <= mostBytes ? last : { tensors: [], bytes: 0 };
+    if (shard !== last) shards.push(shard);
+    shard.tensors.push({ name, shape, bytes, site: sites.get(name) ?? null });
+    shard.bytes += bytes;
+  }
+  const five = (n: number) => `${n}`.padStart(5, "0");
+  return shards.map((shard, i) => ({
+    ...shard,
+    file: shards.length === 1 ? "model.safetensors" : `model-${five(i + 1)}-of-${five(shards.length)}.safetensors`,
+  }));
+}
+
+/** Writes one file, synced and renamed. Throws a RunError. */
+export function writeShard(folder: string, shard: Shard, merge: Merge): void {
+  const entries = shard.tensors.map(({ name, shape }) => ({ name, shape, dtype: merge.dtype }));
+  replaceFile(join(folder, shard.file), (write) => {
+    write(headerOf(entries, { format: "pt" }));
+    for (const tensor of shard.tensors) for (const { bytes } of piecesOf(tensor, merge)) write(bytes);
+  });
+}
+
+/** Where each tensor lies; one file needs none. */
+export function writeIndex(folder: string, shards: readonly Shard[]): void {
+  if (shards.length === 1) return;
+  const tensors = shards.flatMap(({ file, tensors }) => tensors.map(({ name, bytes }) => ({ name, bytes, file })));
+  const index = {
+    metadata: { total_size: tensors.reduce((all, { bytes }) => all + bytes, 0) },
+    weight_map: Object.fromEntries(tensors.map(({ name, file }) => [name, file])),
+  };
+  writeFileAtomic(join(folder, INDEX), `${JSON.stringify(index, null, 2)}\n`);
+}
+
+/** Opens what was written and compares each byte of it with what it is to be. A RunError, `export.verify`, where one differs. */
+export function verifyMerged(folder: string, shards: readonly Shard[], merge: Merge): void {
+  using written = openBaseModel(folder, merge.spec);
+  for (const { file, tensors } of shards)
+    for (const tensor of tensors) {
+      const differs = (what: string) =>
+        new RunError(
+          "export.verify",
+          `${join(folder, file)}: ${tensor.name} was written and ${what}`,
+          "nothing is kept of it; does the disk work, and did nobody change the base model meanwhile?",
+        );
+      const { dtype } = written.tensor(tensor.name);
+      if (dtype !== merge.dtype) throw differs(`reads as ${dtype}, not ${merge.dtype}`);
+      for (const { bytes, from } of piecesOf(tensor, merge)) {
+        const found = new Uint8Array(bytes.length);
+        written.read(tensor.name, found, from);
+        if (Buffer.compare(found, bytes) !== 0) throw differs(`reads otherwise, from byte ${from} of it on`);
+      }
+    }
+}
+
+/** A tensor of the merged model as it is stored, piece by piece, with the byte where each begins. */
+function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, dtype }: Merge) {
+  const width = shape.at(-1)!;
+  const rows = sizeOf(shape) / width;
+  const most = Math.max(1, Math.floor(PIECE / width));
+  const from = base.tensor(name).dtype!;
+  const factors = site && {
+    a: adapter.tensor(site.layer, site.linear, "A"),
+    b: adapter.tensor(site.layer, site.linear, "B"),
+  };
+  for (let row = 0; row < rows; row += most) {
+    const count = Math.min(most, rows - row);
+    const raw = new Uint8Array(count * width * bytesOf(from));
+    base.read(name, raw, row * width * bytesOf(from));
+    const at = row * width * bytesOf(dtype);
+    if (!factors && from === dtype) {
+      yield { bytes: raw, from: at };
+      continue;
+    }
+    const values = toF32(raw, from);
+    if (factors) {
+      addProduct(values, width, factors.b.subarray(row * adapter.rank, (row + count) * adapter.rank), factors.a, scale);
+      if (!allFinite(values))
+        throw new RunError(
+          "export.values",
+          `${name} has values that are no finite numbers when it is merged`,
+          "the base model is damaged, or the adapter's values are too large",
+        );
+    }
+    const stored = dtype === "bf16" ? toBf16(values) : values;
+    yield { bytes: new Uint8Array(stored.buffer), from: at };
+  }
+}
+
+/** Adds scale B A to rows of `width` values. B has as many rows, A as many as B has columns. Sums are in f64, rounded once. */
+export function addProduct(values: Float32Array, width: number, b: Float32Array, a: Float32Array, scale: number): void {
+  const rank = a.length / width;
+  const rows = values.length / width;
+  const sums = new Float64Array(width);
+  for (let row = 0; row < rows; row++) {
+    sums.fill(0);
+    for (let r = 0; r < rank; r++) {
+      const factor = b[row * rank + r]!;
+      const first = r * width;
+      for (let i = 0; i < width; i++) sums[i] = sums[i]! + factor * a[first + i]!;
+    }
+    const first = row * width;
+    for (let i = 0; i < width; i++) values[first + i] = values[first + i]! + scale * sums[i]!;
+  }
+}
+
+function allFinite(values: Float32Array): boolean {
+  let zero = 0; // NaN from the first value on that is none
+  for (let i = 0; i < values.length; i++) zero += values[i]! * 0;
+  return zero === 0;
+}
