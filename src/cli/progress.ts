@@ -15,35 +15,67 @@ const MOST_BARS = 24;
 
 export type Progress = Observer & Disposable;
 
-/** Tokens a second and time left from what is done and what is to come. */
+/** Tokens a second and time left, of each adapter and of all, from what was done here and what is to come. */
 class Pace {
   #done = 0;
+  readonly #doneBy: number[] = [];
+  readonly #left: number[] = [];
+  readonly #tokens: number[] = [];
   readonly #started = now();
-  constructor(public total: number) {}
-  add(tokens: number): void {
-    this.#done += tokens;
+
+  constructor(adapters: readonly AdapterPlan[], ended: (name: string) => boolean) {
+    for (const adapter of adapters) this.join(adapter, ended(adapter.name));
   }
-  get done(): number {
-    return this.#done;
+
+  join({ tokens }: AdapterPlan, ended = false): void {
+    this.#tokens.push(tokens);
+    this.#doneBy.push(0);
+    this.#left.push(ended ? 0 : tokens);
+  }
+
+  stepped({ adapter, step, steps, tokens }: StepEvent): void {
+    this.#done += tokens;
+    this.#doneBy[adapter]! += tokens;
+    this.#left[adapter] = this.#tokens[adapter]! * (1 - step / steps);
+  }
+
+  ended(adapter: number): void {
+    this.#left[adapter] = 0;
+  }
+
+  get total(): number {
+    return sum(this.#tokens);
+  }
+  /** Tokens that need no training any more, those of adapters that ended early among them. */
+  get behind(): number {
+    return Math.round(this.total - sum(this.#left));
   }
   get rate(): number {
     return (1000 * this.#done) / Math.max(1, now() - this.#started);
   }
   get left(): string {
-    return this.#done === 0 ? "?" : duration(Math.max(0, this.total - this.#done) / this.rate);
+    return this.#time(sum(this.#left), this.#done);
+  }
+  leftOf(adapter: number): string {
+    return this.#time(this.#left[adapter]!, this.#doneBy[adapter]!);
+  }
+
+  #time(left: number, done: number): string {
+    if (done === 0) return "?";
+    return duration((left * Math.max(1, now() - this.#started)) / 1000 / done);
   }
 }
 
 const rightText = ({ adapters }: Plan, { adapter, exact, rows }: EvaluationEvent) =>
   `${exact}/${rows} ${adapters[adapter]!.recipe.objective.name === "sft" ? "exact" : "judged right"}`;
 
-export function openProgress(plan: Plan, stream: NodeJS.WriteStream): Progress {
-  return stream.isTTY ? bars(plan, stream) : lines(plan, stream);
+/** `ended`: whether an adapter had ended before, where a run goes on. */
+export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (name: string) => boolean = () => false): Progress {
+  const pace = new Pace(plan.adapters, ended);
+  return stream.isTTY ? bars(plan, pace, stream) : lines(plan, pace, stream);
 }
 
-function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
-  const paces = plan.adapters.map(({ tokens }) => new Pace(tokens));
-  const whole = new Pace(sum(plan.adapters.map(({ tokens }) => tokens)));
+function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const names = ["all adapters", ...plan.adapters.map(({ name }) => name)];
   const width = Math.max(...names.map((name) => name.length));
   const multi = new MultiBar(
@@ -62,7 +94,7 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
     Presets.shades_classic,
   );
   const start = { detail: "evaluating" };
-  const runBar = multi.create(whole.total, 0, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
+  const runBar = multi.create(pace.total, pace.behind, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
   const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
     index < MOST_BARS ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined;
   const adapterBars = plan.adapters.map(barOf);
@@ -70,19 +102,17 @@ function bars(plan: Plan, stream: NodeJS.WriteStream): Progress {
   let open = true; // stopping twice would draw the bars again, below the table
   return {
     joined: (adapter) => {
-      paces.push(new Pace(adapter.tokens));
+      pace.join(adapter);
       adapterBars.push(barOf(adapter));
-      whole.total += adapter.tokens;
-      runBar.setTotal(whole.total);
+      runBar.setTotal(pace.total);
     },
     stepped: (event) => {
-      const pace = paces[event.adapter]!;
-      pace.add(event.tokens);
-      whole.add(event.tokens);
-      const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.left} left`;
+      pace.stepped(event);
+      const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.adapter)} left`;
       adapterBars[event.adapter]?.update(event.step, { detail });
-      runBar.update(whole.done, { detail: `${count(whole.rate)} tokens/s  ${whole.left} left` });
+      runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
     },
+    ended: (adapter) => pace.ended(adapter),
     evaluated: (event) => say(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${folder}` }),
     failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
@@ -100,26 +130,26 @@ const noticeLine = (plan: Plan, adapter: number | null, text: string): string =>
 const evaluationLine = (plan: Plan, event: EvaluationEvent): string =>
   `${plan.adapters[event.adapter]!.name}: step ${event.step}, held-out loss ${event.loss.toFixed(4)}, ${rightText(plan, event)}`;
 
-const stepLine = (plan: Plan, event: StepEvent, pace: Pace): string =>
+const stepLine = (plan: Plan, event: StepEvent, left: string): string =>
   `${plan.adapters[event.adapter]!.name}: step ${event.step}/${event.steps}, loss ${event.loss.toFixed(4)}, ` +
-  `${count(event.tokensPerSecond)} tokens/s, ${pace.left} left`;
+  `${count(event.tokensPerSecond)} tokens/s, ${left} left`;
 
-function lines(plan: Plan, stream: NodeJS.WriteStream): Progress {
-  const paces = plan.adapters.map(({ tokens }) => new Pace(tokens));
+function lines(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const saidAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
   const say = (line: string) => stream.write(`${line}\n`);
   return {
-    joined: ({ name, tokens }) => {
-      paces.push(new Pace(tokens));
+    joined: (joined) => {
+      pace.join(joined);
+      const { name } = joined;
       saidAt.push(Number.NEGATIVE_INFINITY);
       say(`${name}: joins the run`);
     },
     stepped: (event) => {
       const { adapter } = event;
-      paces[adapter]!.add(event.tokens);
+      pace.stepped(event);
       if (event.step < event.steps && now() - saidAt[adapter]! < LINE_EVERY) return;
       saidAt[adapter] = now();
-      say(stepLine(plan, event, paces[adapter]!));
+      say(stepLine(plan, event, pace.leftOf(adapter)));
     },
     evaluated: (event) => say(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => say(`${plan.adapters[adapter]!.name}: saved ${folder}`),

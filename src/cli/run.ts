@@ -145,7 +145,7 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   const tracer = trace === null ? null : await Tracer.open(bus);
   await using keeper = diskKeeper(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
-  using progress = openProgress(plan, process.stderr);
+  using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
   const observers = [progress, metricsObserver(plan, metrics.append), recording(job, output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
   const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
