@@ -4,6 +4,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Rng } from "../../src/base/rng.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf, commandOf, leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
@@ -201,6 +202,72 @@ needs("nats")("a run that goes on", () => {
     expect(leftOf(outputOf(path), "a0")).toEqual(made);
     same(path, await undisturbed(text), [1, 2]);
   }, 180_000);
+
+  test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {
+    const rng = new Rng(41);
+    const text = longer(unlike([0, 1, 2], "cpu", "stages = 2\nslots = 3\ncheckpoint = { steps = 20 }"), 100);
+    const late = [3, 4, 5].map((i) => longer(unlike([i], "cpu"), 20));
+    const alone = [await undisturbed(text), ...(await Promise.all(late.map(undisturbed)))];
+    const path = place.project(text, { ...SUMS, ...Object.fromEntries(late.map((of, i) => [`late-${i}.toml`, of])) });
+    const run = start(path);
+    await begun(path, 20);
+    const out = outputOf(path);
+    const names = ["a0", "a1", "a2"];
+    /** While stages are opened again nobody answers. */
+    const insist = async (...args: string[]): Promise<boolean> => {
+      for (let i = 0; i < 50; i++) {
+        const { code, err } = await mlora(...args);
+        if (code === 0 || !/no run goes on here|being opened|refused|not answered/.test(err)) return code === 0;
+        await Bun.sleep(100);
+      }
+      throw new Error(`${args.join(" ")}: no answer`);
+    };
+    const add = async (i: number) => {
+      if (await insist("add", out, join(path, "..", `late-${i}.toml`))) names.push(`a${3 + i}`);
+    };
+    const fork = async (i: number) => {
+      const from = names[rng.below(names.length)]!;
+      if (await insist("fork", out, from, `twin-${i}`)) twins.push(`twin-${i}`);
+    };
+    const kill = async () => {
+      const [stage] = childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage"));
+      if (stage) process.kill(stage, "SIGKILL");
+    };
+    const anybody = () => (rng.below(3) === 0 ? [] : [names[rng.below(names.length)]!]);
+    const pause = () => mlora("pause", out, ...anybody());
+    const resume = () => mlora("resume", out, ...anybody());
+    const twins: string[] = [];
+    const acts = [0, 1, 2].map((i) => () => add(i) as Promise<unknown>);
+    acts.push(
+      () => fork(0),
+      () => fork(1),
+      pause,
+      pause,
+      pause,
+      resume,
+      resume,
+      kill,
+    );
+    for (const act of rng.shuffle(acts)) {
+      await act();
+      await Bun.sleep(rng.below(150));
+    }
+    let over = false;
+    void run.ended.then(() => {
+      over = true;
+    });
+    while (!over) {
+      await mlora("resume", out);
+      await Bun.sleep(300);
+    }
+    const { code, err } = await run.ended;
+    expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+    expect(names.length).toBe(6);
+    same(path, alone[0]!, [0, 1, 2]);
+    for (const i of [0, 1, 2]) same(path, alone[1 + i]!, [3 + i]);
+    const record = JSON.parse(readFileSync(join(out, "run.json"), "utf8")).adapters;
+    for (const twin of twins) expect(record[twin]?.status ?? "never made").toBe("done");
+  }, 300_000);
 
   test("refuses what cannot be, to who asks it alone", async () => {
     const text = longer(unlike([0], "cpu"), 5000);
