@@ -71,6 +71,7 @@ export type AdapterResult = Outcome;
 
 export type RunResult = {
   readonly adapters: readonly AdapterResult[];
+  /** What was trained here, and for how long: of a run that was gone on with, not what came before. */
   readonly seconds: number;
   readonly tokens: number;
   readonly stopped: boolean;

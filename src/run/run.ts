@@ -195,7 +195,7 @@ export class Training {
     return {
       adapters: results,
       seconds: (now() - this.#started) / 1000,
-      tokens: sum(results.map(({ tokens }) => tokens)),
+      tokens: this.#steps.tokens,
       stopped: interrupted.length > 0,
       suspended: this.#suspend.aborted && !stop.aborted,
     };

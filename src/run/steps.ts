@@ -29,6 +29,9 @@ export class Steps {
   /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
   readonly #made = new Map<string, AdamStep | null>();
 
+  /** Tokens of all steps that were made here. */
+  tokens = 0;
+
   constructor(private readonly options: StepsOptions) {}
 
   /** One stage's part of these steps. */
@@ -77,6 +80,7 @@ export class Steps {
     const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - live.steppedAt);
     live.steps = step;
     live.tokens += tokens;
+    this.tokens += tokens;
     live.firstLoss ??= loss;
     live.lastLoss = loss;
     live.rate = live.rate === null ? tokensPerSecond : SMOOTHING * live.rate + (1 - SMOOTHING) * tokensPerSecond;
