@@ -31,7 +31,7 @@ function againstWaiting(request: Request, plan: Plan, rehearsal: Rehearsal): str
   let best: { readonly change: string; readonly then: Rehearsal } | null = null;
   for (const { change, request: changed } of changes(request, plan, rehearsal)) {
     const then = rehearsalOf(changed, devicesOf(plan));
-    if (!then || speedOf(then) < WORTH * speedOf(best?.then ?? rehearsal)) continue;
+    if (!then || then.simulation.steadyBubble === null || speedOf(then) < WORTH * speedOf(best?.then ?? rehearsal)) continue;
     best = { change, then };
     if (waitingOf(then) <= FEW) break;
   }

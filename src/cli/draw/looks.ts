@@ -23,8 +23,10 @@ const [BLACK, WHITE] = ["#000000", "#ffffff"];
 /** Turned on by this, hues stay far from all that came before. */
 const GOLDEN_ANGLE = 137.508;
 const FIRST_HUE = 255;
-/** Neighbours among many hues differ in lightness instead. */
-const LIGHTNESS = [0.63, 0.77, 0.55];
+/** Neighbours among many hues differ in lightness instead: hues nearly return after 8, 13, 21 and 34, lightnesses do not. */
+const LIGHTNESS = [0.63, 0.75, 0.55, 0.69, 0.48];
+/** From here on black is read better than white. */
+const LIGHT = 0.6;
 
 const oklch = (lightness: number, chroma: number, hue: number): string =>
   Bun.color(`oklch(${100 * lightness}% ${chroma} ${hue % 360})`, "hex")!;
@@ -37,9 +39,9 @@ function lookOf(i: number): Look {
     letter: LETTERS[i]!,
     small: LETTERS[i]!.toLowerCase(),
     strong: oklch(lightness, 0.16, hue),
-    pale: oklch(0.76 + lightness / 4, 0.07, hue),
+    pale: oklch(0.74 + lightness / 5, 0.08, hue),
     deep: oklch(0.32 + lightness / 5, 0.2, hue),
-    ink: lightness > 0.7 ? BLACK : WHITE,
+    ink: lightness > LIGHT ? BLACK : WHITE,
   };
 }
 

@@ -1,6 +1,6 @@
 // The schedule as a picture that needs nothing but itself: a lane a stage, time to the right, a colour and a letter an adapter.
 
-import { range } from "../../base/shape.ts";
+import { maxOf, range, sum } from "../../base/shape.ts";
 import type { Plan } from "../../plan/plan.ts";
 import { drawLane, LANE, type Lane, TICK } from "./lane.ts";
 import { type Legend, type Look, legendOf } from "./looks.ts";
@@ -11,7 +11,7 @@ import { px, xml } from "./xml.ts";
 /** In pixels at the picture's own size. */
 const WIDTH = 1280;
 const MARGIN = 24;
-const LABELS = 172;
+const LABELS = 184;
 const BUSY = 84;
 const CHART = { from: MARGIN + LABELS, width: WIDTH - 2 * MARGIN - LABELS - BUSY };
 const GAP = 14;
@@ -19,9 +19,8 @@ const LINE = 18;
 /** Of a mean forward pass, where so many fit: narrower ones are hard to tell apart. */
 const PASS = 9;
 const SWATCH = { width: 18, height: 15, line: 24 };
-/** A character of a name, about. */
-const CHARACTER = 7;
-const LONGEST_NAME = 40;
+/** Characters of a title that there is room for. */
+const LONGEST_TITLE = 100;
 /** Marks on the time axis, about. */
 const MARKS = 12;
 
@@ -59,7 +58,7 @@ export function drawSvg(plan: Plan, rehearsal: Rehearsal, title: string): string
     `<title>${xml(title)}</title>`,
     `<style>${STYLE}\n${fills(legend)}\n</style>`,
     `<rect width="${WIDTH}" height="${px(height)}" fill="#ffffff"/>`,
-    text(MARGIN, MARGIN + 12, "title", title),
+    text(MARGIN, MARGIN + 12, "title", cutTo(title, LONGEST_TITLE)),
     ...said.map((line, i) => text(MARGIN, MARGIN + 12 + (i + 1) * LINE + 2, i + 2 < said.length ? "" : "small", line)),
     ...lanes.map(({ y }) => `<rect class="lane" x="${CHART.from}" y="${y}" width="${CHART.width}" height="${LANE}"/>`),
     ...axis(rehearsal.unit, end, x, top, bottom),
@@ -90,6 +89,10 @@ function labels(plan: Plan, { simulation: { busy, makespan } }: Rehearsal, { sta
   ];
 }
 
+/** Of words at the size of a name, in the widest of the fonts that may be there. */
+const widthOf = (words: string): number =>
+  sum([...words].map((letter) => (/[mwMW]/.test(letter) ? 12 : /[A-Z]/.test(letter) ? 9 : 7.5)));
+
 const cutTo = (name: string, most: number): string => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
 
 /** Time in mean forward passes. */
@@ -108,10 +111,9 @@ function axis(unit: number, end: number, x: (time: number) => number, top: numbe
 
 /** Entries in columns from `y` on; adapters without a look of their own share one. */
 function legendLines(names: readonly string[], { named, others }: Legend, y: number) {
-  const entries = named.map(({ adapter, look }): [Look, string] => [look, cutTo(names[adapter]!, LONGEST_NAME)]);
+  const entries = named.map(({ adapter, look }): [Look, string] => [look, names[adapter]!]);
   if (others) entries.push([others.look, `${others.count} more`]);
-  const longest = Math.max(...entries.map(([, name]) => name.length));
-  const columnWidth = 2 * SWATCH.width + 8 + longest * CHARACTER + 20;
+  const columnWidth = 2 * SWATCH.width + 8 + maxOf(entries.map(([, name]) => widthOf(name))) + 20;
   const columns = Math.max(1, Math.floor((WIDTH - 2 * MARGIN) / columnWidth));
   const drawn = entries.flatMap(([look, name], i) => {
     const [left, top] = [MARGIN + (i % columns) * columnWidth, y + Math.floor(i / columns) * SWATCH.line];
