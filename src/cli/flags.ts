@@ -1,6 +1,6 @@
 // Values of flags, checked; what is wrong is a RequestError, `cli.flag`, that names the flag.
 
-import { existsSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { StageSetup } from "../bus/messages.ts";
@@ -24,10 +24,13 @@ export const linkOf = (link: string | undefined): StageSetup["link"] =>
 
 /** The file that `flag` names; its folder has to be there before any long work. A RequestError is `cli.<flag>`. */
 export function fileOf(flag: string, path: string): string {
-  const isFolder = (of: string) => existsSync(of) && statSync(of).isDirectory();
+  const kindOf = (of: string) => statSync(of, { throwIfNoEntry: false });
   const wrong = (what: string, hint: string) => new RequestError(`cli.${flag}`, `--${flag} ${path}: ${what}`, hint);
-  if (!isFolder(dirname(resolve(path))))
+  if (path === "") throw wrong("names no file", "name one");
+  if (!kindOf(dirname(resolve(path)))?.isDirectory())
     throw wrong(`the folder ${dirname(path)} is not there`, "make it, or name another file");
-  if (isFolder(resolve(path))) throw wrong("is a folder", "name a file in it");
+  const found = kindOf(resolve(path));
+  if (found?.isDirectory()) throw wrong("is a folder", "name a file in it");
+  if (found && !found.isFile()) throw wrong("is a device or a pipe, which would be replaced", "name a file");
   return path;
 }

@@ -51,9 +51,10 @@ test("the terminal gets a row a stage; colours where they are wanted", async () 
   const { code, out } = await plan("--stages", "3");
   expect(code).toBe(0);
   expect(out.match(/^stage \d {2}[A-Za-z.]+$/gm)?.length).toBe(3);
+  const drawing = (text: string) => text.slice(text.search(/^stage 0/m)); // what is before it tells free memory
   const colours = async (environment: Readonly<Record<string, string>>) => {
     const { out: drawn } = await planOf(path, ["--stages", "3"], environment);
-    expect(Bun.stripANSI(drawn)).toBe(out);
+    expect(drawing(Bun.stripANSI(drawn))).toBe(drawing(out));
     return drawn.includes("\x1b[");
   };
   expect(out).not.toContain("\x1b"); // a pipe is no terminal
