@@ -71,7 +71,9 @@ export class Finisher {
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
     this.options.tell.ended(index, live.result);
-    if (outcome.status !== "failed" && outcome.status !== "stopped") this.#forget(live); // not before it is known to have ended
+    if (outcome.status === "failed" || outcome.status === "stopped") return;
+    await live.kept; // a save that is under way would find its folder gone
+    this.#forget(live); // not before it is known to have ended
   }
 
   #forget(live: Live): void {

@@ -55,6 +55,8 @@ export type Live = {
   steppedAt: number;
   savedAt: number;
   saving: boolean;
+  /** The save under way, or the last one: it is over, whatever came of it, when this resolves. */
+  kept: Promise<void>;
   firstLoss: number | null;
   lastLoss: number | null;
   before: Evaluation | null;
@@ -91,6 +93,7 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
     steppedAt: time,
     savedAt: time,
     saving: false,
+    kept: Promise.resolve(),
     firstLoss: null,
     lastLoss: null,
     before: null,

@@ -131,7 +131,13 @@ export class Roster {
   }
 
   /** Keeps an adapter as it is after the steps that all stages have been told of; it goes on training. */
-  async keep(live: Live): Promise<void> {
+  keep(live: Live): Promise<void> {
+    const saved = this.#save(live);
+    live.kept = saved.catch(() => undefined); // whoever is given `saved` hears of it
+    return saved;
+  }
+
+  async #save(live: Live): Promise<void> {
     const { plan, bus, keeper, tell } = this.options;
     live.saving = true;
     live.savedAt = now();
