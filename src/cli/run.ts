@@ -90,7 +90,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     plan = planner.plan(desk.request);
     const { rows } = plan.stages[0]!.sizes;
     say(`  ${plan.slots} of ${plan.adapters.length} adapters at once, passes of at most ${rows} rows`);
-    resumed = goOn(job, plan);
+    resumed = goOn(job, plan, true);
   }
 }
 
@@ -107,9 +107,9 @@ type Job = {
 };
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
-function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan): Resumed {
+function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan, begun = false): Resumed {
   const { output } = request.recipe.run;
-  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`));
+  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`), begun);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   const where = plan.adapters.map(({ name, steps }) => {

@@ -9,7 +9,7 @@ import { judged } from "../objective/weigh.ts";
 import type { Plan } from "../plan/plan.ts";
 import { inputLength, type MicroBatch, pack, type Row } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
-import { countTargets, evaluationShare } from "./feed.ts";
+import { countTargets, evaluationShare, wholeOf } from "./feed.ts";
 import type { RowReferences } from "./references.ts";
 
 /** Batches that may be on their way through the stages. */
@@ -54,11 +54,12 @@ export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Pro
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
   const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
   const batches = cut(rows, samples.map(inputLength), batchSize, plan.budget);
+  const whole = wholeOf(samples);
   const evaluated: Promise<Evaluated>[] = [];
   const send = async (): Promise<void> => {
     for (const [i, of] of batches.entries()) {
       if (i >= AHEAD) await evaluated[i - AHEAD];
-      const share = evaluationShare(slot, samples, of, objective, references);
+      const share = evaluationShare(slot, samples, of, whole, objective, references);
       const batch = pack([share], plan.slots, plan.device.rowTile);
       const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
       const reply = Promise.all(replies).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));

@@ -48,11 +48,12 @@ export function trainingShare(
   };
 }
 
-/** A share without dropout or gradient. */
+/** A share without dropout or gradient, as a part of `whole`. */
 export const evaluationShare = (
   slot: number,
   samples: readonly Row[],
   rows: readonly number[],
+  whole: SharePreference["whole"],
   objective: Objective,
   references: RowReferences | null,
 ): Share => ({
@@ -63,5 +64,5 @@ export const evaluationShare = (
   dropout: 0,
   firstRow: 0,
   weight: 0,
-  ...preferenceOf(objective, rows, wholeOf(samples), references),
+  ...preferenceOf(objective, rows, whole, references),
 });

@@ -203,6 +203,26 @@ needs("nats")("a run that goes on", () => {
     same(path, await undisturbed(text), [1, 2]);
   }, 180_000);
 
+  test("waits on for more adapters when a stage dies while there is nothing to do", async () => {
+    const text = unlike([0], "cpu", "stages = 2");
+    const late = unlike([4], "cpu");
+    const alone = await undisturbed(late);
+    const path = place.project(text, { ...SUMS, "late.toml": late });
+    const run = start(path, "--keep-open");
+    await becomes(path, "a0", "done");
+    const stages = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage"));
+    const before = stages();
+    process.kill(before[0]!, "SIGKILL");
+    await until("other stages", 20_000, () => stages().length === 2 && stages().every((pid) => !before.includes(pid)));
+    await becomes(path, "a0", "done");
+    await told("add", outputOf(path), join(path, "..", "late.toml"));
+    await becomes(path, "a4", "done");
+    await told("stop", outputOf(path));
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);
+    same(path, alone, [4]);
+  }, 180_000);
+
   test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {
     const rng = new Rng(41);
     const text = longer(unlike([0, 1, 2], "cpu", "stages = 2\nslots = 3\ncheckpoint = { steps = 20 }"), 100);
