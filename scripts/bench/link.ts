@@ -1,6 +1,6 @@
 // How fast links carry tensors between two processes.
 //
-//   scripts/bench/link [--kinds "shm nats"] [--device cpu] [--mib 32] [--messages 40] [--rounds 5] [--write]
+//   scripts/bench/link [--kinds "shm nats"] [--device cpu] [--gpus "0 0"] [--mib 32] [--messages 40] [--rounds 5] [--write]
 //   scripts/bench/link --nats URL --run ID --receive     on one machine, and the same without --receive on the other
 //
 // Messages back to back, then one at a time, each answered by one byte before the next goes: medians of the rounds with their range.
@@ -37,6 +37,7 @@ const { values } = parseArgs({
   options: {
     kinds: { type: "string", default: "shm nats" },
     device: { type: "string", default: "cpu" },
+    gpus: { type: "string", default: "0 0" },
     mib: { type: "string", default: "32" },
     messages: { type: "string", default: "40" },
     rounds: { type: "string", default: "5" },
@@ -49,15 +50,16 @@ const { values } = parseArgs({
 });
 const [bytes, messages, rounds] = [Number(values.mib) * 2 ** 20, Number(values.messages), Number(values.rounds)];
 const kinds = values.kinds.split(" ") as LinkKind[];
+const gpus = values.gpus.split(" ").map(Number);
 
 const rssMiB = (): number => process.memoryUsage.rss() / 2 ** 20;
 const median = (numbers: readonly number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
 const spread = (numbers: readonly number[]): string =>
   `${median(numbers).toFixed(2)} (${Math.min(...numbers).toFixed(2)} to ${Math.max(...numbers).toFixed(2)})`;
 
-function openBenchDevice(): Device {
+function openBenchDevice(stage: number): Device {
   return values.device === "cuda"
-    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, sharers: 1 })
+    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: gpus[stage]!, sharers: 1 })
     : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, sharers: 1 });
 }
 
@@ -81,7 +83,7 @@ async function open(device: Device, { stage, kind, run, connection }: End) {
 
 /** What the other process does for one kind. */
 async function receive(end: End): Promise<void> {
-  using device = openBenchDevice();
+  using device = openBenchDevice(end.stage);
   const { link, tensor, byte } = await open(device, end);
   let [first, most] = [0, 0];
   for (const round of range(rounds)) {
@@ -102,7 +104,7 @@ async function receive(end: End): Promise<void> {
 }
 
 async function measure(end: End): Promise<Record<"stream" | "single" | "copy", number[]> & { growth: string }> {
-  using device = openBenchDevice();
+  using device = openBenchDevice(end.stage);
   const { link, tensor, byte } = await open(device, end);
   const copyTo: Tensor = { ...tensor, ptr: device.allocate(bytes, "a copy") };
   const rates = { stream: [] as number[], single: [] as number[], copy: [] as number[] };
@@ -159,7 +161,8 @@ async function all(address: Address, run: string, child: boolean): Promise<void>
 function report(kind: LinkKind, { stream, single, copy, growth }: Awaited<ReturnType<typeof measure>>): void {
   const { model, cores } = processor();
   const git = Bun.spawnSync(["git", "rev-parse", "--short", "HEAD"], { cwd: import.meta.dir });
-  const machine = values.device === "cuda" ? deviceName : `${model}, ${cores} cores`;
+  const machine =
+    values.device === "cuda" ? `${deviceName}${gpus[0] === gpus[1] ? "" : " to another"}` : `${model}, ${cores} cores`;
   const date = new Date().toISOString().slice(0, 16).replace("T", " ");
   const cells = [date, git.stdout.toString().trim() || "?", machine, kind, values.mib, values.rounds];
   const row = `| ${[...cells, ...[stream, single, copy].map(spread), growth].join(" | ")} |\n`;

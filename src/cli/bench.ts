@@ -15,8 +15,9 @@ import { shapeOf } from "../plan/shapes.ts";
 import type { Observer, StepEvent } from "../run/events.ts";
 import { diskKeeper, type Keeper } from "../run/keeper.ts";
 import { type AdapterData, run } from "../run/run.ts";
-import { Tracer } from "../run/trace.ts";
+import { steadyBubble, Tracer } from "../run/trace.ts";
 import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
+import { rehearse } from "./draw/rehearsal.ts";
 import { linkOf } from "./flags.ts";
 import { localDevices } from "./prepare.ts";
 import { openStages } from "./stages.ts";
@@ -27,6 +28,8 @@ export type { BenchOptions };
 
 /** Steps that warm up and are not counted. */
 const WARM_UP = 2;
+/** Of a pipeline, so many rounds of steps before the last are looked at for bubbles. */
+const WATCHED = 6;
 
 export async function bench(options: BenchOptions): Promise<void> {
   const shape = options.shape ?? "smollm2-135m";
@@ -48,7 +51,7 @@ export async function bench(options: BenchOptions): Promise<void> {
   const seconds = options.checkpoint === undefined ? null : natural(options, "checkpoint", 60);
 
   const measured = await timeSteps(plan, data, steps, linkOf(options.link), seconds);
-  const { times, losses, traces, peak, deviceBytes, links, saves } = measured;
+  const { times, losses, traces, peak, deviceBytes, links, saves, bubble } = measured;
   if (trace !== null) writeTrace(trace, plan, traces);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
@@ -66,6 +69,8 @@ export async function bench(options: BenchOptions): Promise<void> {
     recomputation: plan.stages[0]!.sizes.recomputation,
     stages: plan.stages.map(({ part, device: { ordinal } }) => ({ layers: part.to - part.from, device: ordinal })),
     links: links.flat(),
+    bubble: bubble === null ? null : rounded(bubble, 4),
+    simulated_bubble: bubble === null ? null : rounded(rehearse(plan).simulation.steadyBubble ?? Number.NaN, 4),
     steps: steps - WARM_UP,
     ms: rounded(ms, 1),
     mean_ms: rounded(sum(times.slice(WARM_UP)) / (steps - WARM_UP), 2),
@@ -80,7 +85,7 @@ export async function bench(options: BenchOptions): Promise<void> {
     planned_bytes: totalBytes(totalMemory(plan)),
     device_bytes: deviceBytes,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
-    loss: rounded(losses.at(-1)!, 4),
+    losses,
   };
   process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : text(report));
 }
@@ -126,13 +131,19 @@ async function timeSteps(
   let traced: Promise<void> | null = null;
   let [seen, last] = [0, now()];
   const losses = plan.adapters.map(() => Number.NaN);
+  let bubble: number | null = null;
   const observer: Observer = {
     stepped: ({ adapter, loss }: StepEvent) => {
       losses[adapter] = loss;
       if (++seen % plan.adapters.length !== 0) return;
       times.push(now() - last);
       last = now();
-      if (times.length === steps) traced = tracer.record({ passes: true, kernels: true });
+      const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
+      if (watches) traced = tracer.record({ passes: true, kernels: false });
+      if (times.length === steps)
+        traced = tracer.record({ passes: true, kernels: true }).then(() => {
+          bubble = steadyBubble(tracer.traces);
+        });
       if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
       traced?.catch(() => undefined); // the run fails with it, too
       if (times.length > steps) stop.abort();
@@ -153,6 +164,7 @@ async function timeSteps(
       peak,
       deviceBytes,
       links,
+      bubble,
       saves: counting?.saves ?? 0,
     };
   } catch (error) {
@@ -179,10 +191,14 @@ type Report = {
   readonly ms: number;
   readonly share_of_peak: number;
   readonly kernel_ms: Readonly<Record<string, number>>;
+  readonly bubble: number | null;
+  readonly simulated_bubble: number | null;
 };
 
 function text(report: Report): string {
   const { shape, device, compute, adapters, rows, length, rank, recomputation, tflops, peak_tflops, share_of_peak } = report;
+  const { bubble, simulated_bubble: simulated } = report;
+  const percent = (of: number) => `${(100 * of).toFixed(1)} %`;
   const bytes = (key: string) => formatBytes(report[key] as number);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
@@ -190,6 +206,7 @@ function text(report: Report): string {
     `  ${count(report.tokens_per_s)} tokens/s, ${report.ms} ms a step (median)`,
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
     `  kernels, ms: ${families.join(", ")}`,
+    ...(bubble === null ? [] : [`  bubble ${percent(bubble)} of all stages' time, simulated ${percent(simulated ?? 0)}`]),
     `  memory: planned ${bytes("planned_bytes")}, on the device ${bytes("device_bytes")}, process at its peak ${bytes("peak_rss_bytes")}`,
     "",
   ].join("\n");

@@ -64,15 +64,29 @@ async function clockAhead(bus: Bus, stage: number): Promise<number> {
   return ahead;
 }
 
+const trainingOf = ({ spans }: StageTrace) => spans.filter(({ kind }) => kind === "forward" || kind === "backward");
+const firstStart = (spans: readonly StageSpan[]) =>
+  spans.reduce((least, { start }) => Math.min(least, start), Number.POSITIVE_INFINITY);
+const lastEnd = (spans: readonly StageSpan[]) => maxOf(spans.map(({ end }) => end));
+
 /**
  * The idle share of the stages' time from the first training pass to the last, fill and drain among it: what is neither computed nor
  * evaluated. Null where nothing was trained.
  */
 export function measuredBubble(traces: readonly StageTrace[]): number | null {
-  const trained = traces.flatMap(({ spans }) => spans.filter(({ kind }) => kind === "forward" || kind === "backward"));
-  if (trained.length === 0) return null;
-  const from = trained.reduce((least, { start }) => Math.min(least, start), Number.POSITIVE_INFINITY);
-  const to = maxOf(trained.map(({ end }) => end));
+  const trained = traces.flatMap(trainingOf);
+  return trained.length === 0 ? null : idleShare(traces, firstStart(trained), lastEnd(trained));
+}
+
+/** The same of a piece of a run, while all stages train: from where the last of them begins to where the first ends. */
+export function steadyBubble(traces: readonly StageTrace[]): number | null {
+  const trained = traces.map(trainingOf);
+  if (trained.some((spans) => spans.length === 0)) return null;
+  const [from, to] = [maxOf(trained.map(firstStart)), Math.min(...trained.map(lastEnd))];
+  return to > from ? idleShare(traces, from, to) : null;
+}
+
+function idleShare(traces: readonly StageTrace[], from: number, to: number): number {
   const working = traces.flatMap(({ spans }) => spans.filter(({ kind }) => kind !== "send" && kind !== "receive"));
   const busy = sum(working.map(({ start, end }) => Math.max(0, Math.min(end, to) - Math.max(start, from))));
   return 1 - busy / (traces.length * (to - from));
