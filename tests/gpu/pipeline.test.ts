@@ -2,8 +2,10 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
+import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { leftOf, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { childrenOf, commandOf, leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(5);
 afterAll(() => place[Symbol.dispose]());
@@ -35,7 +37,30 @@ const cases = [
   [3, "bf16", "nats"],
 ] as const;
 
+/** A run whose stages are killed in turn while it goes comes to what an undisturbed one does. */
+async function expectToSurvive(stages: number, kills: number): Promise<void> {
+  const adapters = [0, 3, 6];
+  const text = longer(unlike(adapters, "cuda", "checkpoint = { steps = 4 }\nrestarts = 100"), 40);
+  const [disturbed, undisturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
+  const run = place.start(["run", disturbed, "--stages", `${stages}`]);
+  const alive = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage --orders"));
+  const kept = () => adapters.flatMap((i) => checkpointsIn(join(outputOf(disturbed), "checkpoints", `a${i}`))).join();
+  for (let kill = 0; kill < kills; kill++) {
+    const before = kept();
+    await until("another checkpoint", 30_000, () => alive().length === stages && kept() !== before);
+    process.kill(alive()[kill % stages]!, "SIGKILL");
+  }
+  const { code, err } = await run.ended;
+  expect([code, err.match(/^error.*/gm)]).toEqual([0, null]);
+  expect(err.match(/the stages are started again/g)?.length).toBe(kills);
+  const one = await place.mlora("run", undisturbed, "--stages", "1");
+  expect(one.code, one.err).toBe(0);
+  for (const i of adapters) expect(leftOf(outputOf(disturbed), `a${i}`)).toEqual(leftOf(outputOf(undisturbed), `a${i}`));
+}
+
 needs("gpu")("stages that share a GPU", () => {
+  test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2), 120_000);
+
   test.each(cases)(
     "%p stages in %s by the link %s: losses, evaluations and weights as one process",
     async (stages, precision, link) => {
@@ -46,6 +71,8 @@ needs("gpu")("stages that share a GPU", () => {
 });
 
 needs("gpu", 2)("stages on GPUs of their own", () => {
+  test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2), 120_000);
+
   test.each([...cases, [2, "bf16", "nccl"] as const])(
     "%p stages in %s by the link %s: losses, evaluations and weights as one GPU",
     async (stages, precision, link) => {
