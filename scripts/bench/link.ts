@@ -1,9 +1,10 @@
 // How fast links carry tensors between two processes.
 //
-//   scripts/bench/link [--kinds "shm nats"] [--device cpu] [--gpus "0 0"] [--mib 32] [--messages 40] [--rounds 5] [--write]
+//   scripts/bench/link [--kinds "shm nats"] [--device cpu] [--gpus "0 0"] [--mib 32] [--ahead 1]
+//                    [--messages 40] [--rounds 5] [--write]
 //   scripts/bench/link --nats URL --run ID --receive     on one machine, and the same without --receive on the other
 //
-// Messages back to back, then one at a time, each answered by one byte before the next goes: medians of the rounds with their range.
+// Messages back to back, of which as many as --ahead says may be under way, then one at a time, each answered by one byte before the next goes: medians of the rounds with their range.
 // Beside them how fast the device copies as many bytes within its memory, and by how much the two processes grew after the first
 // round. With --nats the other process is started by hand, elsewhere, with the same numbers; else here, on a server of its own.
 // --write adds the rows to docs/measurements/link.md.
@@ -39,6 +40,7 @@ const { values } = parseArgs({
     device: { type: "string", default: "cpu" },
     gpus: { type: "string", default: "0 0" },
     mib: { type: "string", default: "32" },
+    ahead: { type: "string", default: "1" },
     messages: { type: "string", default: "40" },
     rounds: { type: "string", default: "5" },
     nats: { type: "string" },
@@ -49,6 +51,7 @@ const { values } = parseArgs({
   },
 });
 const [bytes, messages, rounds] = [Number(values.mib) * 2 ** 20, Number(values.messages), Number(values.rounds)];
+const ahead = Number(values.ahead);
 const kinds = values.kinds.split(" ") as LinkKind[];
 const gpus = values.gpus.split(" ").map(Number);
 
@@ -73,21 +76,31 @@ type End = {
 let deviceName = "";
 
 async function open(device: Device, { stage, kind, run, connection }: End) {
-  const room = { slots: 2, slotBytes: bytes };
+  const room = { slots: Math.max(2, ahead), slotBytes: bytes };
   const { link } = await openLinkOver(connection, run, { device, stage, neighbour: 1 - stage, kind, room });
-  const tensor: Tensor = { ptr: device.allocate(bytes, "a message"), dtype: "u8", shape: [bytes] };
+  const tensors = range(ahead).map((): Tensor => ({ ptr: device.allocate(bytes, "a message"), dtype: "u8", shape: [bytes] }));
+  const tensor = tensors[0]!;
   const byte: Tensor = { ptr: device.allocate(256, "an answer"), dtype: "u8", shape: [1] };
   deviceName = device.name;
-  return { link, tensor, byte };
+  /** Sends or receives all messages of a stream, `ahead` at a time. */
+  const stream = async (pass: (tag: string, tensor: Tensor) => Promise<void>): Promise<void> => {
+    const passing: Promise<void>[] = [];
+    for (const message of range(messages)) {
+      if (message >= ahead) await passing[message - ahead];
+      passing.push(pass("stream", tensors[message % ahead]!));
+    }
+    await Promise.all(passing);
+  };
+  return { link, tensor, byte, stream };
 }
 
 /** What the other process does for one kind. */
 async function receive(end: End): Promise<void> {
   using device = openBenchDevice(end.stage);
-  const { link, tensor, byte } = await open(device, end);
+  const { link, tensor, byte, stream } = await open(device, end);
   let [first, most] = [0, 0];
   for (const round of range(rounds)) {
-    for (const _ of range(messages)) await link.receive("stream", tensor);
+    await stream((tag, into) => link.receive(tag, into));
     await link.send("answer", byte);
     for (const _ of range(messages)) {
       await link.receive("single", tensor);
@@ -105,7 +118,7 @@ async function receive(end: End): Promise<void> {
 
 async function measure(end: End): Promise<Record<"stream" | "single" | "copy", number[]> & { growth: string }> {
   using device = openBenchDevice(end.stage);
-  const { link, tensor, byte } = await open(device, end);
+  const { link, tensor, byte, stream } = await open(device, end);
   const copyTo: Tensor = { ...tensor, ptr: device.allocate(bytes, "a copy") };
   const rates = { stream: [] as number[], single: [] as number[], copy: [] as number[] };
   const timed = async (into: number[], act: () => Promise<void>) => {
@@ -116,7 +129,7 @@ async function measure(end: End): Promise<Record<"stream" | "single" | "copy", n
   let [first, most] = [0, 0];
   for (const round of range(rounds)) {
     await timed(rates.stream, async () => {
-      for (const _ of range(messages)) await link.send("stream", tensor);
+      await stream((tag, from) => link.send(tag, from));
       await link.receive("answer", byte);
       await device.idle();
     });
@@ -164,7 +177,14 @@ function report(kind: LinkKind, { stream, single, copy, growth }: Awaited<Return
   const machine =
     values.device === "cuda" ? `${deviceName}${gpus[0] === gpus[1] ? "" : " to another"}` : `${model}, ${cores} cores`;
   const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-  const cells = [date, git.stdout.toString().trim() || "?", machine, kind, values.mib, values.rounds];
+  const cells = [
+    date,
+    git.stdout.toString().trim() || "?",
+    machine,
+    kind,
+    ahead > 1 ? `${values.mib}, ${ahead} ahead` : values.mib,
+    values.rounds,
+  ];
   const row = `| ${[...cells, ...[stream, single, copy].map(spread), growth].join(" | ")} |\n`;
   process.stdout.write(row);
   if (values.write) keep(row);

@@ -1,9 +1,9 @@
 // What `mlora plan` says of memory beside what a device gives: different mixes of batch, length, rank and number of adapters, and the paper's
 // model fitted to what was measured.
 //
-//   bun scripts/bench/memory.ts [--shape llama2-7b] [--mixes 20] [--device cuda] [--mlora dist/mlora] [--write]
+//   bun scripts/bench/memory.ts [--shape llama2-7b] [--mixes 20] [--device cuda] [--gpus 1] [--mlora dist/mlora] [--write]
 //
-// Each mix is one `mlora bench` of two steps. --write adds a row to docs/measurements/memory.md.
+// Each mix is one `mlora bench` of a few steps, on one of so many GPUs. --write adds a row to docs/measurements/memory.md.
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,6 +19,7 @@ const { values } = parseArgs({
     shape: { type: "string", default: "llama2-7b" },
     mixes: { type: "string", default: "20" },
     device: { type: "string", default: "cuda" },
+    gpus: { type: "string", default: "1" },
     mlora: { type: "string", default: join(ROOT, "dist", "mlora") },
     write: { type: "boolean", default: false },
   },
@@ -38,20 +39,34 @@ const mixes = range(Number(values.mixes)).map(
   }),
 );
 
-function measure({ adapters, rows, length, rank }: Mix): Report {
+async function measure({ adapters, rows, length, rank }: Mix, gpu: number): Promise<Report> {
   const settings = { shape: values.shape, device: values.device, adapters, rows, length, rank, targets: "qkvo", steps: 1 };
   const flags = Object.entries(settings).flatMap(([key, value]) => [`--${key}`, `${value}`]);
-  const { exitCode, stdout, stderr } = Bun.spawnSync([...values.mlora.split(" "), "bench", ...flags, "--json"]);
-  if (exitCode !== 0) throw new Error(`mlora bench ${flags.join(" ")}: exit code ${exitCode}\n${stderr}`);
-  return JSON.parse(`${stdout}`);
+  const visible = values.device === "cuda" ? { CUDA_VISIBLE_DEVICES: `${gpu}` } : {};
+  const child = Bun.spawn([...values.mlora.split(" "), "bench", ...flags, "--json"], {
+    stdout: "pipe",
+    stderr: "pipe",
+    env: { ...process.env, ...visible },
+  });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  if (code !== 0) throw new Error(`mlora bench ${flags.join(" ")}: exit code ${code}\n${err}`);
+  return JSON.parse(out);
 }
 
-const reports = mixes.map((mix) => {
-  const report = measure(mix);
+const reports: Report[] = [];
+let next = 0;
+async function measureAll(gpu: number): Promise<void> {
+  while (next < mixes.length) {
+    const i = next++;
+    reports[i] = await measure(mixes[i]!, gpu);
+    say(mixes[i]!, reports[i]!);
+  }
+}
+function say(mix: Mix, report: Report): void {
   const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
   console.log(`${JSON.stringify(mix)}: planned ${gib(report.planned_bytes)} GiB, taken ${gib(report.device_bytes)} GiB`);
-  return report;
-});
+}
+await Promise.all(range(Number(values.gpus)).map(measureAll));
 
 const error = (predicted: (report: Report) => number) =>
   sum(reports.map((report) => Math.abs(predicted(report) / report.device_bytes - 1))) / reports.length;

@@ -9,6 +9,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
@@ -125,7 +126,7 @@ async function timeSteps(
   const kept = counting ? { keeper: counting.keeper, keepEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
   const { bus, lost, links } = stages;
-  const peak = await bus.request(0, { type: "peak" });
+  const peak = await peakOf(plan, bus);
   const times: number[] = [];
   const tracer = await Tracer.open(bus);
   let traced: Promise<void> | null = null;
@@ -170,6 +171,15 @@ async function timeSteps(
   } catch (error) {
     throw await stages.causeOf(error);
   }
+}
+
+/** What the devices of all stages can do together, in FLOP/s; each is asked once. */
+async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
+  const devices = stages.map(({ device: { host, kind, ordinal } }) => `${host} ${kind} ${ordinal}`);
+  const once = [...new Set(devices)].map((device) => devices.indexOf(device));
+  let total = 0;
+  for (const stage of once) total += await bus.request(stage, { type: "peak" });
+  return total;
 }
 
 /** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each; no gradient of the weights. */

@@ -2,9 +2,13 @@
 // over the bus, so the stages must be on one.
 
 import * as v from "valibot";
+import { sleep } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { checked, type End, type Opening } from "./opening.ts";
 import type { Carrier } from "./slots.ts";
+
+/** Until what was given to the bus is on its way. */
+const FLUSH_MS = 20;
 
 const ticketSchema = v.strictObject({ ids: v.nullable(v.instance(Uint8Array)) });
 
@@ -16,6 +20,7 @@ export function openNccl({ device, first, mine, control }: End): Opening {
     async connect(ticket) {
       const ids = exchange.ids ?? checked(ticketSchema, ticket).ids;
       if (ids?.length !== 256) throw new RunError("link.protocol", "it gave no ids for NCCL");
+      await sleep(FLUSH_MS); // NCCL waits for the neighbour with the whole process: what it needs from us must have left
       exchange.connect(ids);
       return null;
     },

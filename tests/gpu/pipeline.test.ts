@@ -12,18 +12,23 @@ afterAll(() => place[Symbol.dispose]());
 
 const outputOf = (recipe: string) => join(recipe, "..", "out");
 
+type Environment = Readonly<Record<string, string>>;
+/** For processes that are to share a GPU where there are several. */
+const ONE_GPU = { CUDA_VISIBLE_DEVICES: "0" };
+
 async function expectSame(
   adapters: readonly number[],
   precision: string,
   stages: number,
   link: string,
   why: RegExp,
+  environment: Environment = {},
 ): Promise<void> {
   const text = unlike(adapters, "cuda").replace('path = "../model"', `path = "../model"\nprecision = "${precision}"`);
   const [one, several] = [place.project(text, SUMS), place.project(text, SUMS)];
   const alone = await place.mlora("run", one, "--stages", "1");
   expect(alone.code, alone.err).toBe(0);
-  const { code, err } = await place.mlora("run", several, "--stages", `${stages}`, "--link", link);
+  const { code, err } = await place.start(["run", several, "--stages", `${stages}`, "--link", link], environment).ended;
   expect(code, err).toBe(0);
   expect(err.match(/; to stage \d by .*/g)?.every((line) => why.test(line))).toBe(true);
   for (const i of adapters) expect(leftOf(outputOf(several), `a${i}`)).toEqual(leftOf(outputOf(one), `a${i}`));
@@ -38,11 +43,11 @@ const cases = [
 ] as const;
 
 /** A run whose stages are killed in turn while it goes comes to what an undisturbed one does. */
-async function expectToSurvive(stages: number, kills: number): Promise<void> {
+async function expectToSurvive(stages: number, kills: number, environment: Environment = {}): Promise<void> {
   const adapters = [0, 3, 6];
   const text = longer(unlike(adapters, "cuda", "checkpoint = { steps = 4 }\nrestarts = 100"), 40);
   const [disturbed, undisturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
-  const run = place.start(["run", disturbed, "--stages", `${stages}`]);
+  const run = place.start(["run", disturbed, "--stages", `${stages}`], environment);
   const alive = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage --orders"));
   const kept = () => adapters.flatMap((i) => checkpointsIn(join(outputOf(disturbed), "checkpoints", `a${i}`))).join();
   for (let kill = 0; kill < kills; kill++) {
@@ -59,13 +64,13 @@ async function expectToSurvive(stages: number, kills: number): Promise<void> {
 }
 
 needs("gpu")("stages that share a GPU", () => {
-  test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2), 120_000);
+  test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2, ONE_GPU), 120_000);
 
   test.each(cases)(
     "%p stages in %s by the link %s: losses, evaluations and weights as one process",
     async (stages, precision, link) => {
       const why = link === "auto" ? / by ipc: both use one GPU/ : new RegExp(` by ${link}: `);
-      await expectSame([0, 3, 5, 6], precision, stages, link, why);
+      await expectSame([0, 3, 5, 6], precision, stages, link, why, ONE_GPU);
     },
   );
 });

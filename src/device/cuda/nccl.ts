@@ -73,10 +73,18 @@ export class NcclExchange implements Exchange {
     this.#emptied = range(slots).map(() => receive.newEvent());
   }
 
+  /** Waits for the neighbour, who must do the same at the same time. */
   connect(ids: Uint8Array): void {
     const [rightwards, leftwards] = range(2).map((i) => this.#join(ids.subarray(i * NCCL_ID_BYTES, (i + 1) * NCCL_ID_BYTES)));
     const [toThem, toUs] = this.first ? [rightwards!, leftwards!] : [leftwards!, rightwards!];
     this.#communicators = { toUs, toThem };
+    // The first send of a communicator waits, with the whole process, for the first receive at the other end: so they come here, in step.
+    const byte: Tensor = { ptr: this.#slots.ptr, dtype: "u8", shape: [1] };
+    const leave = () => void this.put(byte);
+    const arrive = () => this.expect(0, 1);
+    for (const act of this.first ? [leave, arrive] : [arrive, leave]) act();
+    this.#arriving.synchronise();
+    this.#leaving.synchronise();
   }
 
   put(from: Tensor): Promise<void> {

@@ -2,7 +2,7 @@
 //
 // "echo" takes messages in an order of its own within each group of `group`, checks them, and sends each back with every byte
 // turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.
-// "slow" takes all, slowly. "sink" takes all as fast as it can, and says when it has.
+// "slow" takes all, slowly.
 
 import { Rng } from "../../../src/base/rng.ts";
 import type { Address } from "../../../src/bus/address.ts";
@@ -15,7 +15,7 @@ import { openLink } from "../../../src/link/open.ts";
 import { asNeighbour, contents, same, takeTensor } from "../link.ts";
 
 export type EchoInput = {
-  readonly mode: "echo" | "stuck" | "gone" | "slow" | "sink";
+  readonly mode: "echo" | "stuck" | "gone" | "slow";
   readonly kind: "auto" | LinkKind;
   /** Where the link is opened over; left out, the IPC with the test. */
   readonly bus?: { readonly address: Address; readonly run: string };
@@ -61,11 +61,6 @@ if (import.meta.main) {
       await Bun.sleep(5);
       await link.receive(`there.${message}`, tensor(sizes[message]!));
     }
-  if (mode === "sink") {
-    for (const size of sizes) await link.receive("sink", tensor(size));
-    await device.idle();
-    await link.send("got", tensor(1));
-  }
   link[Symbol.dispose]();
   say({ done: true });
   await connection?.[Symbol.asyncDispose]();
