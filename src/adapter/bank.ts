@@ -37,6 +37,8 @@ export type Site = {
 };
 
 export type Factor = "A" | "B";
+/** What there is of each adapter. */
+export type Block = "params" | "grads" | "m" | "v";
 
 const GROUP_ORDER = Object.keys(GROUPS);
 
@@ -186,8 +188,16 @@ export class AdapterBank implements Disposable {
     return adapters.map((adapter) => all.slice(adapter * count, (adapter + 1) * count));
   }
 
-  /** An adapter's whole state as it lies on the device: f32 blocks of `layout.size`. */
-  async read(adapter: number, what: "params" | "grads" | "m" | "v"): Promise<Float32Array<ArrayBuffer>> {
+  /**
+   * An adapter's whole state as it lies on the device: f32 blocks of `layout.size`, as they are now; resolves when they may be changed.
+   */
+  async snapshot(adapter: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
+    const { bytes } = await this.device.snapshot(what.map((block) => this.#row(adapter, block)));
+    return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
+  }
+
+  /** The same of one block, at once. */
+  async read(adapter: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
     return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
   }
 
@@ -200,7 +210,7 @@ export class AdapterBank implements Disposable {
     return { ...copy, ptr: copy.ptr + slot * this.layout.size * 2, shape: [this.layout.size] };
   }
 
-  #row(adapter: number, what: "params" | "grads" | "m" | "v"): Tensor {
+  #row(adapter: number, what: Block): Tensor {
     const whole = { params: this.#params, grads: this.#grads, m: this.#m, v: this.#v }[what];
     return { ptr: whole.ptr + adapter * this.layout.size * 4, dtype: "f32", shape: [this.layout.size] };
   }

@@ -10,7 +10,14 @@ export interface Bus extends AsyncDisposable {
   ): Promise<StageReply[T]>;
 }
 
+/** A reply that comes while later requests are handled already. */
+export class Later<T> {
+  constructor(readonly reply: Promise<T>) {}
+}
+
 /** What a stage does with each kind of request. */
 export type StageHandlers = {
-  readonly [T in StageRequest["type"]]: (request: Extract<StageRequest, { readonly type: T }>) => Promise<StageReply[T]>;
+  readonly [T in StageRequest["type"]]: (
+    request: Extract<StageRequest, { readonly type: T }>,
+  ) => Promise<StageReply[T] | Later<StageReply[T]>>;
 };

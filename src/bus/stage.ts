@@ -7,7 +7,7 @@ import { invariant, RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
-import type { StageHandlers } from "./bus.ts";
+import { Later, type StageHandlers } from "./bus.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import { type Ask, readAsk, writeAnswer, writeFailure } from "./exchange.ts";
 import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
@@ -243,11 +243,16 @@ class Joined implements Seat {
       return this.#refuse(`a request was refused: ${textOf(error)}`);
     }
     this.#answered++;
-    try {
-      channel.send(writeAnswer(ask.id, await this.#handle(ask.request)));
-    } catch (error) {
-      channel.send(writeFailure(ask.id, error));
-    }
+    const reply = async (value: Promise<unknown>): Promise<void> => {
+      try {
+        const found = await value;
+        if (found instanceof Later) void reply(found.reply);
+        else if (!this.#closed) channel.send(writeAnswer(ask.id, found));
+      } catch (error) {
+        if (!this.#closed) channel.send(writeFailure(ask.id, error));
+      }
+    };
+    await reply(this.#handle(ask.request));
   }
 
   /** The handler's reply; throws what it throws, and where the request is none. */

@@ -74,6 +74,11 @@ export class CpuDevice implements Device {
     return Promise.resolve(new Uint8Array(hostView(from.ptr, sizeOf(from.shape) * bytesOf(from.dtype)).slice(0)));
   }
 
+  async snapshot(from: readonly Tensor[]) {
+    const bytes = await Promise.all(from.map((tensor) => this.read(tensor)));
+    return { bytes: Promise.resolve(bytes) };
+  }
+
   zero(tensor: Tensor): void {
     this.#host.kernels.native_zero(tensor.ptr, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
   }

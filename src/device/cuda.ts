@@ -19,10 +19,11 @@ import { linearFamily } from "./cuda/linear.ts";
 import type { Choice, Kind } from "./cuda/manifest.ts";
 import { rowFamilies } from "./cuda/rows.ts";
 import { openSharing } from "./cuda/sharing.ts";
+import { Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
-import type { Device, Sharing, Span, Tensor } from "./device.ts";
+import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 /** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
@@ -45,6 +46,7 @@ export class CudaDevice implements Device, Launcher {
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
+  #snapshots: Snapshots | null = null;
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
 
@@ -147,6 +149,11 @@ export class CudaDevice implements Device, Launcher {
     return to;
   }
 
+  snapshot(from: readonly Tensor[]): Promise<Snapshot> {
+    this.#snapshots ??= new Snapshots(this.#driver, this.#stream);
+    return this.#snapshots.take(from);
+  }
+
   zero(tensor: Tensor): void {
     const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
     this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
@@ -247,6 +254,7 @@ export class CudaDevice implements Device, Launcher {
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
+    this.#snapshots?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();

@@ -80,6 +80,9 @@ export interface Mailbox extends Disposable {
 /** A tensor in a process's memory: the block that it lies in, where there, and the event to wait for, by its number. */
 export type Offered = { readonly block: Uint8Array; readonly from: number; readonly ready: number };
 
+/** The bytes of tensors on their way to the host. */
+export type Snapshot = { readonly bytes: Promise<readonly Uint8Array<ArrayBuffer>[]> };
+
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
   /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
@@ -102,6 +105,11 @@ export interface Device extends Disposable {
   fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void;
   /** Waits for all earlier work, then copies the tensor's bytes to the host. */
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Reads tensors as all earlier work leaves them, beside later work: resolves when that may be enqueued. One such reading goes on at a
+   * time; the next waits for its bytes.
+   */
+  snapshot(from: readonly Tensor[]): Promise<Snapshot>;
   zero(tensor: Tensor): void;
   /** Device to device; same bytes. */
   copy(to: Tensor, from: Tensor): void;

@@ -62,6 +62,10 @@ export class NullDevice implements Device {
     return Promise.resolve(new Uint8Array(bytes));
   }
 
+  async snapshot(from: readonly Tensor[]) {
+    return { bytes: Promise.all(from.map((tensor) => this.read(tensor))) };
+  }
+
   zero(tensor: Tensor): void {
     this.#check(tensor, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
   }

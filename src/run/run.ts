@@ -52,6 +52,12 @@ export type RunOptions = {
   readonly keepOpen?: boolean;
 };
 
+/**
+ * Checkpoints by the clock that may be under way at once: adapters that are due together are kept one after the other, so that the host's
+ * memory holds a few of them.
+ */
+const MOST_SAVES = 4;
+
 /** Trains all adapters of the plan. Throws what a stage failed with; what one adapter fails with ends that adapter alone. */
 export const run = (options: RunOptions): Promise<RunResult> => new Training(options).run();
 
@@ -277,7 +283,8 @@ export class Training {
     const { keepEvery } = this.options;
     if (!keepEvery || saving) return false;
     if (keepEvery.steps !== null && steps % keepEvery.steps === 0) return true;
-    return keepEvery.minutes !== null && now() - savedAt >= 60_000 * keepEvery.minutes;
+    if (keepEvery.minutes === null || now() - savedAt < 60_000 * keepEvery.minutes) return false;
+    return this.#roster.all.filter((live) => live.saving).length < MOST_SAVES; // else at a later step
   }
 
   /** An evaluation decides whether the adapter goes on: until then it makes no step. */

@@ -7,7 +7,7 @@ import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";
 import { putFactor } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { StageHandlers } from "../bus/bus.ts";
+import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -122,7 +122,7 @@ export class Stage implements Disposable {
         await this.admit(slot, adapter);
         return null;
       },
-      read: ({ slot, what }) => Promise.all(what.map((block) => this.bank.read(slot, block))),
+      read: async ({ slot, what }) => new Later((await this.bank.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
         for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.bank.write(slot, what, blocks[what]);
         return null;

@@ -6,7 +6,9 @@ import { RequestError, RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { VERSION } from "../../src/base/version.ts";
+import { Later } from "../../src/bus/bus.ts";
 import { natsBus } from "../../src/bus/coordinator.ts";
+import { localBus } from "../../src/bus/local.ts";
 import { type Connection, connect } from "../../src/bus/nats.ts";
 import { PROTOCOL, writePacket } from "../../src/bus/packets.ts";
 import { joinRun } from "../../src/bus/stage.ts";
@@ -69,6 +71,31 @@ needs("nats")("the bus over NATS", () => {
     );
     expect(handled).toEqual(range(100));
     expect(answered).toEqual(range(100));
+  });
+
+  test("a reply that comes later lets later requests be handled and answered first, whether it is a value or a failure", async () => {
+    const late = [0, 1].map(() => Promise.withResolvers<Float32Array[]>());
+    const stage = () =>
+      handlers({
+        read: async ({ slot }) => new Later(late[slot]!.promise),
+        backward: async ({ pass }) => [{ loss: pass, hits: 1 }],
+      });
+    await using company = await assemble(server.address, [stage()]);
+    await using local = localBus([stage()], async () => undefined);
+    const asked = [company.bus, local].flatMap((bus) =>
+      [0, 1].map((slot) => bus.request(0, { type: "read", slot, what: ["params"] })),
+    );
+    const told = Promise.allSettled(asked);
+    for (const bus of [company.bus, local])
+      expect(await bus.request(0, { type: "backward", pass: 3 })).toEqual([{ loss: 3, hits: 1 }]);
+    late[1]!.reject(new RunError("cuda.driver", "the copy failed"));
+    late[0]!.resolve([new Float32Array([4, 2])]);
+    const [value, failure, localValue, localFailure] = await told;
+    for (const found of [value, localValue]) expect(found).toEqual({ status: "fulfilled", value: [new Float32Array([4, 2])] });
+    for (const found of [failure, localFailure]) {
+      expect(found!.status).toBe("rejected");
+      expect((found as PromiseRejectedResult).reason.message).toContain("the copy failed");
+    }
   });
 
   test("40 MiB go there and back in pieces, around them small requests, all in order", async () => {
