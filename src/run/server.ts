@@ -31,7 +31,7 @@ export type Server = AsyncDisposable & {
 
 /**
  * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
- * a free port, unless `host` and `port` say where others reach it. Throws a RunError, `nats.start`.
+ * a free port, unless `host` and `port` say where others reach it. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
  */
 export async function startServer({ host = "127.0.0.1", port = -1, token = randomToken() } = {}): Promise<Server> {
   const program = assetPath("nats-server");
@@ -79,13 +79,16 @@ async function listening(child: Child, folder: string): Promise<string> {
     ending = how;
   });
   for (const limit = now() + START_MS; now() < limit; await sleep(5)) {
-    if (ending) throw new RunError("nats.start", `nats-server ${describeEnding(ending)}`);
+    if (ending) throw new RunError(wasKilled(ending) ? "nats.ended" : "nats.start", `nats-server ${describeEnding(ending)}`);
     const ports = readdirSync(folder).find((name) => name.endsWith(`_${child.pid}.ports`));
     const url = ports && urlIn(join(folder, ports));
     if (url) return url;
   }
   throw new RunError("nats.start", `nats-server did not listen within ${START_MS / 1000} s`);
 }
+
+/** By somebody, so that it may be started again; what it ends with by itself it would end with again. */
+const wasKilled = ({ signal }: Ending): boolean => signal === "SIGKILL" || signal === "SIGTERM";
 
 /** Null while the file is not yet whole. */
 function urlIn(ports: string): string | null {

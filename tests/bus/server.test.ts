@@ -8,6 +8,7 @@ import { connect } from "../../src/bus/nats.ts";
 import { startServer } from "../../src/run/server.ts";
 import { isAlive, script, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
+import { childrenOf } from "../helpers/program.ts";
 
 const folders = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith("mlora-nats-"));
 
@@ -33,6 +34,16 @@ needs("nats")("a server of our own", () => {
     await using server = await starting;
     expect(server.address.login).toEqual({ token: token! });
     expect(folders()).toEqual([]);
+  });
+
+  test("one that is killed while it starts has ended, as one that is killed later has: a run starts it again", async () => {
+    const starting = startServer();
+    const server = childrenOf(process.pid).find((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(folders()[0]!));
+    process.kill(server!, "SIGKILL");
+    expect(await starting.catch((error) => [error.code, error.message])).toEqual([
+      "nats.ended",
+      "nats-server was killed by SIGKILL",
+    ]);
   });
 
   test("its token is long, another each time, and neither among its arguments nor in its environment nor in what it says", async () => {

@@ -50,7 +50,7 @@ const rss = (pid: number): number => {
 
 describe("shared memory between two processes", () => {
   test("carries messages of all sizes, taken in any order, bit for bit, both ways", async () => {
-    const before = handles().length;
+    const before = handles();
     const room = { slots: 3, slotBytes: 40 * MIB };
     const all = sizes(1, 60, room.slotBytes);
     const { other, link, why } = await toEcho({ mode: "echo", room, sizes: all, group: room.slots });
@@ -76,7 +76,7 @@ describe("shared memory between two processes", () => {
     expect(await other.exited).toBe(0); // nothing is left open there
     link[Symbol.dispose]();
     await Bun.sleep(20);
-    expect([handles().length, maps()]).toEqual([before, 0]);
+    expect([handles().filter((handle) => !before.includes(handle)), maps()]).toEqual([[], 0]); // of what was there some may be gone
   });
 
   test("lets no more under way than there are slots, and needs no memory for those that wait", async () => {
