@@ -1,4 +1,4 @@
-// Norms of gradients and the AdamW step.
+// Norms of gradients, and the steps of AdamW and SGD.
 #include "native.h"
 #include <math.h>
 
@@ -29,8 +29,20 @@ static void adamw_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// One step of one adapter's n parameters; `table` is its row of the kernel's table.
+// m is the buffer of the momentum. It begins as zeros, so that it is the gradient itself after the first step, as PyTorch has it.
+static void sgd_range(void *context, int64_t begin, int64_t end) {
+  const adamw_args *a = context;
+  float lr = a->table[1], momentum = a->table[2], nesterov = a->table[3], decay = a->table[6];
+  for (int64_t i = begin; i < end; i++) {
+    float d = a->grads[i] * a->coefficient + decay * a->params[i];
+    float m = a->m[i] = momentum * a->m[i] + d;
+    a->params[i] -= lr * (nesterov != 0 ? d + momentum * m : m);
+    a->grads[i] = 0;
+  }
+}
+
+// One step of one adapter's n parameters; `table` is its row of the kernel's table, whose first number says which optimizer's.
 void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const float *table) {
   adamw_args a = {params, grads, m, v, table[9], table};
-  parallel(n, BLOCK, adamw_range, &a);
+  parallel(n, BLOCK, table[0] == 2 ? sgd_range : adamw_range, &a);
 }

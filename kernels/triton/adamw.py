@@ -1,11 +1,13 @@
-"""AdamW of all adapters in one launch, and the squares of their gradients' norms.
+"""AdamW or SGD, each adapter its own, of all adapters in one launch, and the squares of their gradients' norms.
 
     grad_norm     squares[l, s] = sum of squares of tensor s of adapter l: (first element, rows, columns) = tensors[s]
-    adamw_step    for adapters that are active:  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
+    adamw_step    for adapters whose optimizer is 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
                   p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps);  grad = 0,  copy = bf16(p)
+                  of those whose optimizer is 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
+                  p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 10] = active, lr, 1 - beta1, beta2,
-1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient; tensors i32[S, 3]; squares f32[L, S]. Needs: P a multiple of 128, at
+Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 10] = optimizer, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, of SGD momentum and nesterov (0 or 1) as the third and the fourth; tensors i32[S, 3]; squares f32[L, S]. Needs: P a multiple of 128, at
 most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8 columns.
 
 Blind to padding. The padded rank depends on the company, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at the
@@ -16,7 +18,7 @@ adds every 16th element of its rows. Places and order of what is not zero are th
 Launch:
     grad_norm        grid (SLICES, S, L); part f32[L, S, SLICES] is scratch, written everywhere
     grad_norm_sum    then, grid (ceil(L S / BLOCK)), size = L S
-    adamw_step       grid (ceil(P / BLOCK), L), no scratch; inactive adapters' programs end at once
+    adamw_step       grid (ceil(P / BLOCK), L), no scratch; programs of adapters without an optimizer (0) end at once
 """
 import triton
 import triton.language as tl
@@ -78,8 +80,10 @@ def grad_norm_sum(part, squares, size, SLICES: tl.constexpr, BLOCK: tl.constexpr
 def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """BLOCK parameters of one adapter. See the top of the file."""
     row = table + tl.program_id(1) * 10
-    if tl.load(row) != 1.0:
+    optimizer = tl.load(row)
+    if optimizer == 0.0:
         return
+    adam = optimizer == 1.0
     P = P // 128 * 128
     lr, rest1, beta2, rest2, eps = tl.load(row + 1), tl.load(row + 2), tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)
     decay, correction1, correction2, coefficient = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8), tl.load(row + 9)
@@ -88,19 +92,26 @@ def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: t
     at = tl.program_id(1).to(tl.int64) * P + i
     g = tl.load(grads + at, mask=inside, other=0.0)
     m_I = tl.load(m + at, mask=inside, other=0.0)
-    v_I = tl.load(v + at, mask=inside, other=0.0)
+    second = i < tl.where(adam, P, 0)  # v is AdamW's
+    v_I = tl.load(v + at, mask=second, other=0.0)
     p = tl.load(params + at, mask=inside, other=0.0)
     g *= coefficient
-    m_I += (g - m_I) * rest1
-    v_I = beta2 * v_I + rest2 * g * g
-    below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
-    p = p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below)
+    if adam:
+        m_I += (g - m_I) * rest1
+        v_I = beta2 * v_I + rest2 * g * g
+        below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
+        p = p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below)
+    else:
+        momentum, nesterov = rest1, beta2
+        d = g + decay * p
+        m_I = momentum * m_I + d
+        p -= lr * tl.where(nesterov != 0.0, d + momentum * m_I, m_I)
     # With a bf16 copy a thread reads 8 neighbours and writes 4, so what one has to read another writes: all must have read. Without
     # the barrier a few gradients in a million were read as the zeros that replace them.
     tl.debug_barrier()
     tl.store(grads + at, tl.zeros((BLOCK,), tl.float32), mask=inside)
     tl.store(m + at, m_I, mask=inside)
-    tl.store(v + at, v_I, mask=inside)
+    tl.store(v + at, v_I, mask=second)
     tl.store(params + at, p, mask=inside)
     if COPY:
         tl.store(copy + at, p.to(tl.bfloat16), mask=inside)

@@ -159,7 +159,7 @@ export class AdapterBank implements Disposable {
     }
   }
 
-  /** One AdamW step of the adapters whose row of `table` f32[L, 10] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[L, 10] says so (kernels.ts, adamw_step). */
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];

@@ -17,7 +17,15 @@ export type AdamStep = {
   readonly coefficient: number;
 };
 
-/** What a stage keeps of an adapter: its part of the parameters and of the two moments, each a block as base/layout.ts lays it out. */
+/** One adapter's step of stochastic gradient descent with momentum. */
+export type SgdStep = Pick<AdamStep, "adapter" | "t" | "learningRate" | "weightDecay" | "coefficient"> & {
+  readonly momentum: number;
+  readonly nesterov: boolean;
+};
+
+export type OptimizerStep = AdamStep | SgdStep;
+
+/** What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero), each a block as base/layout.ts lays it out. */
 export type BlockName = "params" | "m" | "v";
 
 /** The device of a stage, as it announces itself: what the coordinator plans from. The same as the device's own report. */
@@ -81,7 +89,7 @@ export type StageRequest =
   | { readonly type: "backward"; readonly pass: number }
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
   | { readonly type: "squares"; readonly adapters: readonly number[] }
-  | { readonly type: "step"; readonly steps: readonly AdamStep[] }
+  | { readonly type: "step"; readonly steps: readonly OptimizerStep[] }
   /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. */
   | { readonly type: "admit"; readonly slot: number; readonly adapter: AdmittedAdapter }
   | { readonly type: "read"; readonly slot: number; readonly what: readonly BlockName[] }

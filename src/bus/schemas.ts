@@ -6,10 +6,10 @@ import type { Preference } from "../base/objective.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
-  AdamStep,
   AdmittedAdapter,
   BaseModel,
   KernelSpan,
+  OptimizerStep,
   SequenceLoss,
   StageReply,
   StageReport,
@@ -73,16 +73,17 @@ const microBatch: Schema<MicroBatch> = v.strictObject({
   tokens: count,
 });
 
-const adamStep: Schema<AdamStep> = v.strictObject({
+const anyStep = {
   adapter: count,
   t: v.pipe(count, v.minValue(1)),
   learningRate: real,
-  beta1: real,
-  beta2: real,
-  eps: real,
   weightDecay: real,
   coefficient: real,
-});
+};
+const optimizerStep: Schema<OptimizerStep> = v.union([
+  v.strictObject({ ...anyStep, beta1: real, beta2: real, eps: real }),
+  v.strictObject({ ...anyStep, momentum: real, nesterov: v.boolean() }),
+]);
 
 const admitted: Schema<AdmittedAdapter> = v.strictObject({
   rank: natural,
@@ -182,7 +183,7 @@ export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>
   backward: v.strictObject({ type: v.literal("backward"), pass: count }),
   evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
   squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
-  step: v.strictObject({ type: v.literal("step"), steps: v.array(adamStep) }),
+  step: v.strictObject({ type: v.literal("step"), steps: v.array(optimizerStep) }),
   admit: v.strictObject({ type: v.literal("admit"), slot: count, adapter: admitted }),
   read: v.strictObject({ type: v.literal("read"), slot: count, what: v.array(blockName) }),
   write: v.strictObject({

@@ -254,7 +254,7 @@ function rowKernels(host: Host) {
       const rows = new Float32Array(hostView(table.ptr, adapters * 40));
       for (let i = 0; i < adapters; i++) {
         const at = i * count * 4;
-        if (rows[i * 10] === 1)
+        if (rows[i * 10] !== 0)
           c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40);
       }
     },

@@ -175,10 +175,13 @@ export type Kernels = {
    */
   grad_norm: { readonly grads: Tensor; readonly tensors: Tensor; readonly squares: Tensor };
   /**
-   * One AdamW step (Loshchilov and Hutter 2019, as PyTorch computes it) of the adapters whose `table` row says active, with
-   * their gradients multiplied by `coefficient` (clipping); then their gradients become 0. params, grads, m, v f32[L, P]; copy
-   * bf16[L, P] or null: what the kernels read. table f32[L, 10] = active, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight
-   * decay, 1 - beta1^t, 1 - beta2^t, coefficient; differences from 1 come from doubles, since 1 - 0.999f is off by 1e-5.
+   * One step of each adapter whose `table` row says so, with its gradients multiplied by `coefficient` (clipping); then its
+   * gradients become 0. params, grads, m, v f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 10]:
+   * 1, AdamW (Loshchilov and Hutter 2019, as PyTorch computes it): 1, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight decay,
+   * 1 - beta1^t, 1 - beta2^t, coefficient; differences from 1 come from doubles, since 1 - 0.999f is off by 1e-5.
+   * 2, SGD (as PyTorch computes it): 2, learning rate, momentum, nesterov (0 or 1), -, -, weight decay, -, -, coefficient; d = g + decay p,
+   * m = momentum m + d, p -= lr (nesterov ? d + momentum m : m), and v stays as it is.
+   * 0: nothing of the adapter is touched.
    */
   adamw_step: {
     readonly params: Tensor;

@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter 2019) of all adapters in one launch, with each adapter's own rate, step and clipping.
+// AdamW (Loshchilov and Hutter 2019) or SGD of all adapters in one launch, with each adapter's own rate, step and clipping.
 
 import { op } from "./op.ts";
 

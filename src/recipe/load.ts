@@ -207,6 +207,7 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
   if (all.halving !== undefined && adapter.halving?.group === undefined && !swept)
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
+  checkOptimizer(adapter, defaults, at, faults);
   const { objective = "sft" } = all;
   const wanted = typeof objective === "string" ? objective : objective.name;
   if (wanted !== "sft")
@@ -225,6 +226,18 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "rank"], message: `is ${all.rank}: orthogonal initialisation wants an even rank` });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
+}
+
+const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;
+
+/** Keys of another optimizer; in [defaults] they are for the adapters that have it. */
+function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
+  const { optimizer = "adamw", momentum = 0, nesterov = false } = { ...defaults, ...adapter };
+  for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])
+    if (adapter[key] !== undefined && of !== optimizer)
+      faults.push({ path: [...at, key], message: `is for ${of}; leave it out with the optimizer ${optimizer}` });
+  if (optimizer === "sgd" && nesterov && momentum === 0)
+    faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
 }
 
 const heldOut = (data: AdapterTable["data"]): boolean =>

@@ -5,6 +5,16 @@ import type { Objective } from "../base/objective.ts";
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
 
+/** Weight decay is AdamW's own, apart from the gradient; SGD adds it to the gradient. */
+export type Optimizer = {
+  readonly learningRate: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number | null;
+} & (
+  | { readonly name: "adamw"; readonly beta1: number; readonly beta2: number; readonly eps: number }
+  | { readonly name: "sgd"; readonly momentum: number; readonly nesterov: boolean }
+);
+
 export type AdapterRecipe = {
   /** Names a folder and a bus subject: letters, digits, '_' and '-'. */
   readonly name: string;
@@ -33,15 +43,7 @@ export type AdapterRecipe = {
   readonly targets: readonly string[] | "all-linear";
   /** A PEFT adapter directory to continue from, absolute. */
   readonly initialAdapter: string | null;
-  readonly optimizer: {
-    readonly name: "adamw";
-    readonly learningRate: number;
-    readonly beta1: number;
-    readonly beta2: number;
-    readonly eps: number;
-    readonly weightDecay: number;
-    readonly maxGradNorm: number | null;
-  };
+  readonly optimizer: Optimizer;
   readonly schedule: {
     readonly name: "constant" | "linear" | "cosine";
     /** Below 1: a share of all steps; else a number of steps. */

@@ -23,6 +23,8 @@ const DEFAULTS = {
   learning_rate: 2e-4,
   betas: [0.9, 0.999],
   eps: 1e-8,
+  momentum: 0,
+  nesterov: false,
   weight_decay: 0,
   max_grad_norm: 1,
   scheduler: "linear",
@@ -119,13 +121,12 @@ export function resolveAdapter(
     targets: t.targets,
     initialAdapter: t.from === undefined ? null : place(t.from),
     optimizer: {
-      name: t.optimizer,
       learningRate: t.learning_rate,
-      beta1: t.betas[0],
-      beta2: t.betas[1],
-      eps: t.eps,
       weightDecay: t.weight_decay,
       maxGradNorm: t.max_grad_norm === false ? null : t.max_grad_norm,
+      ...(t.optimizer === "sgd"
+        ? { name: "sgd", momentum: t.momentum, nesterov: t.nesterov }
+        : { name: "adamw", beta1: t.betas[0], beta2: t.betas[1], eps: t.eps }),
     },
     schedule: { name: t.scheduler, warmup: t.warmup, minRatio: t.min_lr_ratio },
     ...lengthOf(adapter, defaults),
@@ -169,8 +170,9 @@ export function adapterTable(a: AdapterRecipe) {
     ...optional("from", a.initialAdapter),
     optimizer: a.optimizer.name,
     learning_rate: a.optimizer.learningRate,
-    betas: [a.optimizer.beta1, a.optimizer.beta2],
-    eps: a.optimizer.eps,
+    ...(a.optimizer.name === "sgd"
+      ? { momentum: a.optimizer.momentum, nesterov: a.optimizer.nesterov }
+      : { betas: [a.optimizer.beta1, a.optimizer.beta2], eps: a.optimizer.eps }),
     weight_decay: a.optimizer.weightDecay,
     max_grad_norm: a.optimizer.maxGradNorm ?? false,
     scheduler: a.schedule.name,

@@ -4,7 +4,7 @@
 import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
+import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { isRight } from "../objective/preference.ts";
 import { judged } from "../objective/weigh.ts";
 import { endsOf, type Pass, type StepRef } from "../schedule/lists.ts";
@@ -94,7 +94,7 @@ export class Executor {
     return { loss, tokens, squares: squares!, preference };
   }
 
-  async step(stage: number, steps: readonly AdamStep[]): Promise<void> {
+  async step(stage: number, steps: readonly OptimizerStep[]): Promise<void> {
     await this.#send(stage, this.bus.request(stage, { type: "step", steps }));
   }
 

@@ -1,7 +1,8 @@
 // The optimizer steps of all adapters: decided when the first stage is told, reported when the last has been.
 
 import { now } from "../base/clock.ts";
-import type { AdamStep } from "../bus/messages.ts";
+import type { OptimizerStep } from "../bus/messages.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { StepRef } from "../schedule/lists.ts";
 import { rateFactor } from "../schedule/rate.ts";
@@ -27,7 +28,7 @@ const SMOOTHING = 0.8;
 
 export class Steps {
   /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
-  readonly #made = new Map<string, AdamStep | null>();
+  readonly #made = new Map<string, OptimizerStep | null>();
 
   /** Tokens of all steps that were made here. */
   tokens = 0;
@@ -51,7 +52,7 @@ export class Steps {
    * An adapter's step from its mini-batch's loss and gradient norm; null where they are no numbers, which ends the adapter. Here its
    * iteration ends: the first stage has not begun its next mini-batch, and does so only if it stays active.
    */
-  async #decide(ref: StepRef): Promise<AdamStep | null> {
+  async #decide(ref: StepRef): Promise<OptimizerStep | null> {
     const { executor, of, failed, decided } = this.options;
     const live = of(ref);
     const { recipe, steps } = live.plan;
@@ -63,13 +64,20 @@ export class Steps {
       failed(live, `${message}; lower the learning rate or set max_grad_norm`);
       return null;
     }
-    const { beta1, beta2, eps, weightDecay, maxGradNorm } = recipe.optimizer;
-    const learningRate = recipe.optimizer.learningRate * rateFactor(recipe.schedule, ref.step, steps);
+    const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;
+    const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
     live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
     if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
     decided();
-    return { adapter: live.slot!, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
+    return {
+      adapter: live.slot!,
+      t: ref.step + 1,
+      learningRate,
+      weightDecay,
+      coefficient,
+      ...ruleOf(recipe.optimizer),
+    };
   }
 
   /** Counts and tells of the step that an adapter has made. */
@@ -99,5 +107,11 @@ export class Steps {
     });
   }
 }
+
+/** What is the optimizer's own. */
+const ruleOf = (optimizer: AdapterRecipe["optimizer"]) => {
+  if (optimizer.name === "sgd") return { momentum: optimizer.momentum, nesterov: optimizer.nesterov };
+  return { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
+};
 
 const keyOf = ({ adapter, step }: StepRef): string => `${adapter}.${step}`;

@@ -8,7 +8,7 @@ import { invariant } from "../base/errors.ts";
 import { putFactor } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
-import type { AdamStep, SequenceLoss } from "../bus/messages.ts";
+import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
@@ -28,9 +28,9 @@ import { ropeTables } from "../model/rope.ts";
 import { type FillTensor, loadWeights, type Part, type Weights, weightBytes } from "../model/weights.ts";
 import { headLoss } from "../objective/head.ts";
 import { weighted } from "../objective/weigh.ts";
-import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
 
@@ -173,14 +173,8 @@ export class Stage implements Disposable {
     return losses;
   }
 
-  async step(steps: readonly AdamStep[]): Promise<void> {
-    const table = new Float32Array(this.config.sizes.slots * ADAMW_TABLE_WIDTH);
-    for (const s of steps) {
-      const betas = [1 - s.beta1, s.beta2, 1 - s.beta2];
-      const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
-      const row = [1, s.learningRate, ...betas, s.eps, s.weightDecay, ...corrections, s.coefficient];
-      table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
-    }
+  async step(steps: readonly OptimizerStep[]): Promise<void> {
+    const table = stepTable(steps, this.config.sizes.slots);
     await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));
   }
 

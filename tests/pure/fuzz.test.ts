@@ -76,7 +76,8 @@ learning_rate = [1e-3, 1e-4]
     expect(again, `round ${round}, ${shown(text)}`).toEqual(recipe);
     for (const { rank, alpha, dropout, optimizer } of recipe.adapters) {
       expect(rank >= 1 && rank <= 256 && Number.isInteger(rank) && alpha > 0 && dropout >= 0 && dropout < 1).toBe(true);
-      expect(Object.values(optimizer).every((x) => x === null || typeof x === "string" || Number.isFinite(x))).toBe(true);
+      const sound = (x: unknown) => x === null || typeof x === "string" || typeof x === "boolean" || Number.isFinite(x);
+      expect(Object.values(optimizer).every(sound)).toBe(true);
     }
   }
   expect(refused).toBeGreaterThan(ROUNDS / 4); // else this damages nothing

@@ -100,6 +100,17 @@ describe("a fault is told with its place", () => {
       '8:1: adapter[0].template is given, but format is not "template"',
     ],
     [
+      "betas of SGD",
+      HEAD + adapter('optimizer = "sgd"\nbetas = [0.9, 0.99]'),
+      "9:1: adapter[0].betas is for adamw; leave it out",
+    ],
+    ["momentum of AdamW", HEAD + adapter("momentum = 0.9"), "8:1: adapter[0].momentum is for sgd; leave it out"],
+    [
+      "nesterov without momentum",
+      HEAD + adapter('optimizer = "sgd"\nnesterov = true'),
+      "9:1: adapter[0].nesterov looks ahead by the momentum: give momentum",
+    ],
+    [
       "output on the model",
       `[model]\npath = "m"\n[run]\noutput = "m"\n${adapter()}`,
       "4:1: run.output is the base model's own folder; choose another",
@@ -151,6 +162,16 @@ describe("a fault is told with its place", () => {
     const { lines } = refused(HEAD + adapter(`sweep = { rank = ${many}, steps = ${many} }`));
     expect(lines[0]).toContain("make 1600 adapters");
   });
+});
+
+test("optimizers may be swept; what [defaults] say of another one is not for them", () => {
+  const text = `${HEAD}[defaults]\nbetas = [0.8, 0.9]\nmomentum = 0.7\n${adapter('sweep = { optimizer = ["adamw", "sgd"] }')}`;
+  const { adapters } = parse(text);
+  expect(adapters.map(({ optimizer }) => optimizer)).toEqual([
+    { name: "adamw", learningRate: 2e-4, weightDecay: 0, maxGradNorm: 1, beta1: 0.8, beta2: 0.9, eps: 1e-8 },
+    { name: "sgd", learningRate: 2e-4, weightDecay: 0, maxGradNorm: 1, momentum: 0.7, nesterov: false },
+  ]);
+  expect(parse(formatRecipe(parse(text))).adapters).toEqual(adapters);
 });
 
 test("files that are no recipes are refused by name", () => {

@@ -104,6 +104,49 @@ def adamw(kind, small):
     return case
 
 
+def sgd(kind, small):
+    """Adapters with SGD, one with AdamW and an idle one in one launch, beside torch.optim.SGD and the formula in float64; v is poison."""
+    case = Case(kind)
+    for P in (128, 1152) if small else (128, 128 * 37, 128 * 1025):
+        params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.full((4, P), float("nan"), device=DEVICE)
+        v[3] = 0
+        copy = None if kind == "f32" else torch.full((4, P), 7.0, device=DEVICE, dtype=torch.bfloat16)
+        settings = {1: (3e-2, 0.9, 0, 0.01, 0.37), 2: (1e-1, 0.8, 1, 0.2, 1.0)}  # lr, momentum, nesterov, decay, coefficient
+        torch_params = {l: params[l].clone().requires_grad_() for l in settings}
+        torch_sgd = {l: torch.optim.SGD([torch_params[l]], lr=s[0], momentum=s[1], nesterov=bool(s[2]), weight_decay=s[3], foreach=False) for l, s in settings.items()}
+        state64 = {l: [params[l].double(), m[l].double()] for l in settings}
+        idle, beside = params[0].clone(), params[3].clone()
+        for step in (1, 2, 3):
+            grads = torch.randn(4, P, device=DEVICE) * 0.1
+            table = torch.full((4, 10), float("nan"), device=DEVICE)
+            table[0, 0] = 0
+            table[3] = torch.tensor([1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 1 - 0.9**step, 1 - 0.999**step, 1], device=DEVICE)
+            for l, (lr, momentum, nesterov, decay, coefficient) in settings.items():
+                nan = float("nan")
+                table[l] = torch.tensor([2, lr, momentum, nesterov, nan, nan, decay, nan, nan, coefficient], device=DEVICE)
+                torch_params[l].grad = grads[l] * coefficient
+                torch_sgd[l].step()
+                p64, m64 = state64[l]
+                d = grads[l].double() * coefficient + decay * p64
+                m64 *= momentum
+                m64 += d
+                p64 -= lr * (d + momentum * m64 if nesterov else m64)
+            run.adamw_step(kind, params, grads, m, v, copy, table)
+            case.same("gradients", grads[1:], torch.zeros(3, P, device=DEVICE))
+        for l in settings:
+            case.near("params", params[l], state64[l][0], 1e-6)
+            case.near("m", m[l], state64[l][1], 1e-6)
+            case.near("params beside torch", params[l], torch_params[l].detach().double(), 1e-6)
+            if copy is not None:
+                case.same("copy", copy[l], stored(params[l], torch.bfloat16))
+        case.same("params of the idle one", params[0], idle)
+        if not bool(v[:3].isnan().all()):
+            case.wrong.append("v of SGD is written")
+        if bool((params[3] == beside).any()) or not bool((params[3].isfinite() & v[3].isfinite()).all()):
+            case.wrong.append("AdamW beside SGD made no step")
+    return case
+
+
 def adamw_far(case):
     """Two adapters of 2^30 + 128 parameters: what lies beyond 2^31 elements is stepped as the same numbers elsewhere."""
     P, n = 2**30 + 128, 4096

@@ -1,0 +1,19 @@
+// The table of an optimizer's step: what device/kernels.ts says of adamw_step, from what the coordinator says of each adapter.
+
+import type { OptimizerStep } from "../bus/messages.ts";
+import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
+
+/** f32[slots, width]; adapters that make no step have a row of zeros. Differences from 1 are taken in doubles. */
+export function stepTable(steps: readonly OptimizerStep[], slots: number): Float32Array {
+  const table = new Float32Array(slots * ADAMW_TABLE_WIDTH);
+  for (const step of steps) table.set(rowOf(step), step.adapter * ADAMW_TABLE_WIDTH);
+  return table;
+}
+
+function rowOf(step: OptimizerStep): number[] {
+  const { t, learningRate, weightDecay, coefficient } = step;
+  if ("momentum" in step) return [2, learningRate, step.momentum, step.nesterov ? 1 : 0, 0, 0, weightDecay, 0, 0, coefficient];
+  const { beta1, beta2, eps } = step;
+  const corrections = [1 - beta1 ** t, 1 - beta2 ** t];
+  return [1, learningRate, 1 - beta1, beta2, 1 - beta2, eps, weightDecay, ...corrections, coefficient];
+}

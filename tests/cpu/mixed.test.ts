@@ -1,0 +1,48 @@
+// All kinds, objectives and optimizers in one run, from the command line: each comes out as it does alone.
+
+import { afterAll, expect, test } from "bun:test";
+import { join } from "node:path";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
+import { until } from "../helpers/bus.ts";
+import { MIXED_FILES, MIXED_NAMES, mixedRecipe } from "../helpers/mixed.ts";
+import { leftOf, longer, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace(2);
+afterAll(() => place[Symbol.dispose]());
+const outputOf = (path: string) => join(path, "..", "out");
+
+async function done(names: readonly string[], run: object = {}): Promise<string> {
+  const path = place.project(mixedRecipe(names, "cpu", run), MIXED_FILES);
+  const { code, err } = await place.mlora("run", path);
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  return path;
+}
+
+test("each equals its run alone, bit for bit, on one stage and on two, and each learns", async () => {
+  const together = await done(MIXED_NAMES);
+  const variants = [await done(MIXED_NAMES, { stages: 2 }), await done(MIXED_NAMES.toReversed(), { slots: 5 })];
+  for (const name of MIXED_NAMES) {
+    const here = leftOf(outputOf(together), name);
+    for (const other of [await done([name]), ...variants]) expect(leftOf(outputOf(other), name), name).toEqual(here);
+    expect(Number(here.evaluations.at(-1)!["loss"]), name).toBeLessThan(Number(here.evaluations[0]!["loss"]));
+  }
+}, 300_000);
+
+test("killed and gone on with, it comes to the same; a changed optimizer is refused", async () => {
+  const names = MIXED_NAMES.filter((name) => /sgd|nesterov|plain|sft/.test(name));
+  const text = longer(mixedRecipe(names, "cpu", { checkpoint: { steps: 10 } }), 30);
+  const undisturbed = place.project(text, MIXED_FILES);
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
+  const path = place.project(text, MIXED_FILES);
+  const run = place.start(["run", path]);
+  const kept = join(outputOf(path), "checkpoints", "nesterov");
+  await until("a checkpoint", 20_000, () => checkpointsIn(kept).length > 0);
+  run.kill("SIGKILL");
+  await run.ended;
+  await Bun.write(path, text.replace("momentum = 0.8", "momentum = 0.7"));
+  const changed = await place.mlora("run", path);
+  expect([changed.code, changed.err]).toEqual([2, expect.stringContaining("'nesterov': momentum was 0.8, is 0.7")]);
+  await Bun.write(path, text);
+  expect((await place.mlora("run", path)).code).toBe(0);
+  for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
+}, 180_000);

@@ -1,0 +1,49 @@
+// A run of all that can be mixed: kinds, objectives and optimizers beside each other, ranks from 4 to 128. The table is the list: what is
+// new gets a line there, and tests/cpu/mixed.test.ts and tests/gpu/mixed.test.ts hold it against its run alone.
+
+import { stringify } from "smol-toml";
+import { FILES } from "./preferences.ts";
+
+type Settings = Readonly<Record<string, unknown>> & { readonly rank: number; readonly data: keyof typeof FILES };
+
+/** An adapter's own keys, by its name; what they leave out is in `common`. */
+export const MIXED: Readonly<Record<string, Settings>> = {
+  sft: { data: "rows.jsonl", rank: 4, targets: ["q_proj", "v_proj"] },
+  rslora: { data: "rows.jsonl", rank: 128, rslora: true, init: "gaussian", learning_rate: 1e-3 },
+  sgd: { data: "rows.jsonl", rank: 12, optimizer: "sgd", momentum: 0.9, weight_decay: 0.01, learning_rate: 0.05 },
+  nesterov: {
+    data: "pairs.jsonl",
+    rank: 24,
+    objective: { name: "dpo", beta: 0.4 },
+    ...{ optimizer: "sgd", momentum: 0.8, nesterov: true, learning_rate: 0.1, max_grad_norm: false },
+  },
+  dpo: { data: "pairs.jsonl", rank: 64, objective: { name: "dpo", beta: 0.5 }, dropout: 0.1 },
+  ipo: { data: "pairs.jsonl", rank: 5, objective: { name: "dpo", loss: "ipo", beta: 0.2, reference: "base" } },
+  cpo: { data: "pairs.jsonl", rank: 16, objective: "cpo", targets: ["o_proj", "gate_proj", "up_proj"] },
+  simpo: { data: "pairs.jsonl", rank: 48, objective: { name: "simpo", gamma: 0.5 }, init: "orthogonal" },
+  orpo: { data: "pairs.jsonl", rank: 8, objective: "orpo", weight_decay: 0.1, accumulation: 3 },
+  kto: { data: "labels.jsonl", rank: 32, objective: { name: "kto", beta: 0.3, undesirable: 1.5 }, batch_size: 4 },
+  plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
+};
+
+export const MIXED_NAMES = Object.keys(MIXED);
+export const MIXED_FILES = FILES;
+
+/** `names` of them in one run; `run` and `precision` are further keys of the recipe. */
+export const mixedRecipe = (names: readonly string[], device: string, run: object = {}, precision = "auto"): string =>
+  stringify({
+    model: { path: "../model", precision },
+    run: { output: "out", device, tokens_per_microbatch: 150, ...run },
+    adapter: names.map((name) => {
+      const i = MIXED_NAMES.indexOf(name);
+      const { data, ...own } = MIXED[name]!;
+      const common = {
+        learning_rate: 3e-3,
+        dropout: i % 3 === 1 ? 0.05 : 0,
+        batch_size: 2 + (i % 3),
+        steps: 9 + (i % 4),
+        eval_every: 5,
+      };
+      return { name, data: { train: data, split: 0.25 }, ...common, ...own };
+    }),
+  });
