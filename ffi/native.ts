@@ -15,6 +15,8 @@ export const native = {
   product: { args: [P, I, I, I, I, I, F, P, I, P, I, F, P, I], returns: "void" },
   rows_gather: { args: [P, P, P, I, I], returns: "void" },
   rows_scatter: { args: [P, P, P, I, I], returns: "void" },
+  pool_forward: { args: [P, P, P, I, I], returns: "void" },
+  pool_backward: { args: [P, P, P, I, I], returns: "void" },
   rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },
   rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
   swiglu_forward: { args: [P, P, I, I], returns: "void" },

@@ -1,4 +1,4 @@
-"""What is compiled of the memory-bound kernels: embed, rmsnorm, rope, swiglu, xent, adamw and fill. No Triton is needed to read it.
+"""What is compiled of the memory-bound kernels: embed, pool, rmsnorm, rope, swiglu, xent, adamw and fill. No Triton is needed to read it.
 
 A row is what linear_variants.py says, with `kinds`, the kinds of launch that it serves, and `module`, the file of its kernel. None
 of these kernels uses tensor cores, so all are compiled for sm_80 and run on later chips too. A launcher takes the row of its
@@ -16,6 +16,8 @@ HALVES = {"ptr": ((32, 1), (64, 1), (128, 0)), "f32": ((128, 0),)}  # HALF and E
 PARAMETERS = {
     "rows_gather": "x:*i32 rows:*i32 y:*i32 W:i32",
     "rows_scatter": "dy:*i32 rows:*i32 dx:*i32 W:i32",
+    "pool_forward": "x:c bounds:*i32 y:c H:i32",
+    "pool_backward": "dy:c bounds:*i32 dx:c H:i32",
     "rmsnorm_forward": "x:c weight:c y:c rstd:*fp32 H:i32 eps:fp32",
     "rmsnorm_backward": "dy:c x:c weight:c rstd:*fp32 residual:c dx:c H:i32",
     "rope_forward": "qkv:c positions:*i32 cos:*fp32 sin:*fp32 q_weight:c k_weight:c out:c heads:i32 kv_heads:i32 touched:i32 D:i32 eps:fp32",
@@ -55,6 +57,8 @@ def variants():
             for norm, pairs, warps in ((0, 4096, 8), (1, 1024, 4)):
                 yield variant("rope", "rope_forward", warps, kind, HALF=half, HEADS=pairs // half, EXACT=exact, NORM=norm)
                 yield variant("rope", "rope_backward", warps, kind, HALF=half, HEADS=pairs // half, EXACT=exact, NORM=norm)
+        yield variant("pool", "pool_forward", 4, kind, BLOCK=512)
+        yield variant("pool", "pool_backward", 4, kind, BLOCK=512)
         yield variant("swiglu", "swiglu_forward", 4, kind, BLOCK=1024)
         yield variant("swiglu", "swiglu_backward", 4, kind, BLOCK=1024)
         yield variant("xent", "xent", 16, kind, LANES=512, BLOCK=8192)

@@ -28,8 +28,17 @@ export type Objective =
       readonly desirable: number;
       readonly undesirable: number;
       readonly reference: Reference;
+    }
+  | {
+      readonly name: "cit";
+      /** The most that the contrast counts, beside the answer's own loss. */
+      readonly lambda: number;
+      readonly temperature: number;
+      /** What stands for a sequence: its last token's hidden state, or the mean of all. */
+      readonly pooling: "last" | "mean";
     };
 
+/** Objectives over rows of two sequences: preferences, and the paraphrases of contrastive instruction tuning. */
 export type Preference = Exclude<Objective, { readonly name: "sft" }>;
 
 /** The reference that it measures against; null for those that need none. */

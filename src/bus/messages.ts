@@ -110,8 +110,11 @@ export type StageSpan = {
 
 export type KernelSpan = { readonly kernel: string; readonly start: number; readonly end: number };
 
-/** For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. */
-export type SequenceLoss = { readonly loss: number; readonly hits: number };
+/**
+ * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. For the first of a
+ * row of CIT also the cosines of its pooled state with the paraphrase's of each row of its share.
+ */
+export type SequenceLoss = { readonly loss: number; readonly hits: number; readonly similar?: readonly number[] };
 
 export type StageReply = {
   /** Of each neighbour, the one before first: the link to it and why it is that one. */

@@ -49,6 +49,7 @@ const preference: Schema<Preference> = v.variant("name", [
   v.strictObject({ name: v.literal("simpo"), beta: real, gamma: real, labelSmoothing: real }),
   v.strictObject({ name: v.literal("orpo"), lambda: real }),
   v.strictObject({ name: v.literal("kto"), beta: real, desirable: real, undesirable: real, reference }),
+  v.strictObject({ name: v.literal("cit"), lambda: real, temperature: real, pooling: v.picklist(["last", "mean"]) }),
 ]);
 const packedPreference: Schema<PackedPreference> = v.strictObject({
   objective: preference,
@@ -103,8 +104,10 @@ const stageSpan: Schema<StageSpan> = v.strictObject({
 });
 const kernelSpan: Schema<KernelSpan> = v.strictObject({ kernel: v.string(), start: real, end: real });
 
+/** A number, or what came of one that is none. */
+const perhaps = v.union([real, v.nan()]);
 const losses: Schema<readonly SequenceLoss[] | null> = v.nullable(
-  v.array(v.strictObject({ loss: v.union([real, v.nan()]), hits: count })),
+  v.array(v.strictObject({ loss: perhaps, hits: count, similar: v.exactOptional(v.array(perhaps)) })),
 );
 
 export const stageReport: Schema<StageReport> = v.strictObject({

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Plan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
+import type { Judgement } from "../run/executor.ts";
 import { shortPath } from "./prepare.ts";
 import { count, duration, table } from "./table.ts";
 
@@ -21,13 +22,17 @@ export function metricsObserver(plan: Plan, append: (line: string) => void): Obs
         grad_norm: gradNorm,
         tokens,
         tokens_per_second: Math.round(tokensPerSecond * 10) / 10,
-        ...(preference ? { accuracy: preference.accuracy, reward_margin: preference.margin } : {}),
+        ...(preference ? judgement(preference) : {}),
       }),
     evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
     saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
     failed: (adapter, message) => write("failed", adapter, { message }),
   };
 }
+
+/** Of CIT the margin is one of cosines: to the likest paraphrase of another row. */
+const judgement = ({ accuracy, margin, contrast }: Judgement) =>
+  contrast === null ? { accuracy, reward_margin: margin } : { accuracy, similarity_margin: margin, contrastive_loss: contrast };
 
 /** The table at the end: what each adapter learned, and where it lies. */
 export function summary({ adapters: all, seconds, tokens }: RunResult, { adapters: planned }: Plan, output: string): string[] {

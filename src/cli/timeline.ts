@@ -15,7 +15,7 @@ const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
   ["rmsnorm", /^rmsnorm_/],
   ["rope", /^rope_/],
   ["swiglu", /^swiglu_/],
-  ["embed", /^(embed|rows)_/],
+  ["embed", /^(embed|rows|pool)_/],
   ["xent", /^xent/],
   ["adamw", /^(adamw|grad_norm)/],
 ];

@@ -5,7 +5,7 @@ import type { Objective } from "../base/objective.ts";
 import { Rng } from "../base/rng.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { type Example, exampleReader, type FormatOptions, labelledReader, pairedReader } from "./format.ts";
+import { type Example, exampleReader, type FormatOptions, labelledReader, pairedReader, paraphrasedReader } from "./format.ts";
 import { checkDataFile, type Fields, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -103,12 +103,13 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
   if (faults.length > 0)
     throw new RequestError("data.row", faults.join("\n"), `adapter '${recipe.name}': mend or remove the rows named`);
   if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
+  if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };
 }
 
-/** What rows a file must have: for KTO single answers with labels, for other preferences two answers, else one. */
-const kindOf = ({ name }: Objective): "single" | "labelled" | "paired" =>
-  name === "sft" ? "single" : name === "kto" ? "labelled" : "paired";
+/** What rows a file must have: for KTO single answers with labels, for CIT paraphrases, for other preferences two answers, else one. */
+const kindOf = ({ name }: Objective): "single" | "labelled" | "paraphrased" | "paired" =>
+  name === "sft" ? "single" : name === "kto" ? "labelled" : name === "cit" ? "paraphrased" : "paired";
 
 type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
 
@@ -119,7 +120,8 @@ function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe
     const read = exampleReader(options);
     return (fields: Fields): TokenisedRow => ({ own: tokens(read(fields)), other: null });
   }
-  const read = kind === "labelled" ? labelledReader(options) : pairedReader(options);
+  const readers = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
+  const read = readers[kind](options);
   return (fields: Fields): TokenisedRow => {
     const { own, other, label } = read(fields);
     return { own: tokens(own), other: other && tokens(other), ...(kind === "labelled" ? { label } : {}) };
@@ -127,13 +129,9 @@ function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe
 }
 
 /** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
-function mismatched(samples: readonly Sample[], file: string, { name, maxLength }: DatasetRecipe): Sample[] {
-  if (samples.length < 2)
-    throw new RequestError(
-      "data.file",
-      `${file}: has one row`,
-      `adapter '${name}' needs two or more: KTO measures answers to other prompts`,
-    );
+function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): Sample[] {
+  if (samples.length < 2) throw oneRow(file, recipe, "KTO measures answers to other prompts");
+  const { maxLength } = recipe;
   const answerFrom = ({ mask }: Sample) => mask.indexOf(1);
   return samples.map((sample, i) => {
     const next = samples[(i + 1) % samples.length]!;
@@ -144,6 +142,9 @@ function mismatched(samples: readonly Sample[], file: string, { name, maxLength 
     return { ...sample, other };
   });
 }
+
+const oneRow = (file: string, { name }: DatasetRecipe, why: string): RequestError =>
+  new RequestError("data.file", `${file}: has one row`, `adapter '${name}' needs two or more: ${why}`);
 
 function nothingIn(file: string, rows: number, { name, maxLength, overlong }: DatasetRecipe): RequestError {
   const why =

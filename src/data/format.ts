@@ -15,7 +15,10 @@ export type Example =
   | { readonly kind: "pair"; readonly prompt: string; readonly completion: string }
   | { readonly kind: "text"; readonly text: string };
 
-/** A row of preferences: a prompt with two answers, the better one first; or, of KTO, with one answer and whether it is desirable. */
+/**
+ * A row of two sequences: of preferences a prompt with two answers, the better one first; of KTO one answer, and whether it is desirable; of
+ * CIT an instruction with its answer, and a paraphrase with the same answer.
+ */
 export type PreferenceExample = { readonly own: Example; readonly other: Example | null; readonly label: boolean };
 
 export type FormatOptions = Pick<AdapterRecipe, "format" | "template" | "system"> & {
@@ -59,6 +62,15 @@ export function pairedReader(options: FormatOptions): (fields: Fields) => Prefer
   };
 }
 
+/** Reads rows of an answer to two instructions that mean the same: prompt, paraphrase, completion. */
+export function paraphrasedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
+  return (fields) => {
+    const { paraphrase: prompt, completion } = fields;
+    const own = pairOf(fields, options);
+    return { own, other: naming("paraphrase", () => pairOf({ prompt, completion }, options), "prompt"), label: true };
+  };
+}
+
 /** Reads rows of single answers: prompt, completion, label. */
 export function labelledReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
   return (fields) => {
@@ -69,12 +81,12 @@ export function labelledReader(options: FormatOptions): (fields: Fields) => Pref
   };
 }
 
-/** Faults of a completion that stands under another name. */
-function naming<T>(name: string, read: () => T): T {
+/** Faults of a completion, or of another field, that stands under another name. */
+function naming<T>(name: string, read: () => T, known = "completion"): T {
   try {
     return read();
   } catch (error) {
-    if (error instanceof RowFault) throw new RowFault(error.message.replace("completion", name));
+    if (error instanceof RowFault) throw new RowFault(error.message.replace(known, name));
     throw error;
   }
 }

@@ -158,6 +158,9 @@ function rowKernels(host: Host) {
     rows_gather: ({ x, rows, y }: Kernels["rows_gather"]) => gather(x, rows, y),
     rows_scatter: ({ dy, rows, dx }: Kernels["rows_scatter"]) =>
       c.rows_scatter(dy.ptr, rows.ptr, dx.ptr, dim(dy, 0), dim(dy, 1)),
+    pool_forward: ({ x, bounds, y }: Kernels["pool_forward"]) => c.pool_forward(x.ptr, bounds.ptr, y.ptr, dim(y, 0), dim(y, 1)),
+    pool_backward: ({ dy, bounds, dx }: Kernels["pool_backward"]) =>
+      c.pool_backward(dy.ptr, bounds.ptr, dx.ptr, dim(dy, 0), dim(dy, 1)),
     rmsnorm_forward: ({ x, weight, y, rstd, eps }: Kernels["rmsnorm_forward"]) =>
       c.rmsnorm_forward(x.ptr, weight.ptr, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
     rmsnorm_backward: ({ dy, x, weight, rstd, residual, dx }: Kernels["rmsnorm_backward"]) =>

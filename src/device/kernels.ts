@@ -151,6 +151,10 @@ export type Kernels = {
 
   /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
+  /** y[p] = the mean of rows bounds[p, 0] .. bounds[p, 1] (at least one) of x: x c[T, H], bounds i32[P, 2], y c[P, H]. In their order. */
+  pool_forward: { readonly x: Tensor; readonly bounds: Tensor; readonly y: Tensor };
+  /** dx[t] = dy[p] / rows of p, for the p whose row t is: dy c[P, H], dx c[T, H], every row of which is one p's. */
+  pool_backward: { readonly dy: Tensor; readonly bounds: Tensor; readonly dx: Tensor };
   /** dx[rows[t]] = dy[t] for distinct rows, those below zero left out; other rows of dx are left as they are. */
   rows_scatter: { readonly dy: Tensor; readonly rows: Tensor; readonly dx: Tensor };
   /**

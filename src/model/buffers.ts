@@ -66,6 +66,8 @@ export type HeadBuffers = {
   readonly gradH: Tensor; // [T, H]
   readonly rstd: Tensor;
   readonly logits: Tensor; // [chunk, tableRows]
+  readonly poolRows: Tensor; // i32[T] of pooled hidden states (objective/pool.ts)
+  readonly poolBounds: Tensor; // i32[T, 2]
 };
 
 const widths = (spec: ModelSpec) => ({
@@ -134,6 +136,8 @@ export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets,
     gradH: take(compute, targets, spec.hidden),
     rstd: take("f32", targets),
     logits: take(compute, chunk, tableRows(spec)),
+    poolRows: take("i32", targets),
+    poolBounds: take("i32", targets, 2),
   };
 }
 

@@ -3,8 +3,8 @@
 import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
 import { preferenceLoss, type RowLoss, type ScoredRow } from "./preference.ts";
 
-/** Of each sequence, the sum of its targets' losses: minus its log-probability. */
-type Losses = readonly { readonly loss: number }[];
+/** Of each sequence, the sum of its targets' losses: minus its log-probability. Of CIT, at a row's first sequence also its cosines. */
+type Losses = readonly { readonly loss: number; readonly similar?: readonly number[] }[];
 
 /** The rows of a share as they were found, and what they come to. */
 export function judged({ sequences }: MicroBatch, preference: PackedPreference, losses: Losses) {
@@ -12,7 +12,8 @@ export function judged({ sequences }: MicroBatch, preference: PackedPreference, 
   const scored = (at: number) => ({ logp: -losses[at]!.loss, targets: sequences[at]!.targets });
   const rows = labels.map((label, i): ScoredRow => {
     const at = firstSequence + 2 * i;
-    return { own: scored(at), other: scored(at + 1), reference: references?.[i] ?? null, label };
+    const similar = losses[at]!.similar ?? null;
+    return { own: scored(at), other: scored(at + 1), reference: references?.[i] ?? null, label, similar };
   });
   return { rows, found: preferenceLoss(objective, rows, whole) };
 }

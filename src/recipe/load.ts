@@ -112,7 +112,20 @@ const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
   halving: ["rung", "keep", "group"],
   data: ["train", "eval", "split"],
   template: ["prompt", "completion"],
-  objective: ["name", "loss", "beta", "label_smoothing", "reference", "alpha", "gamma", "lambda", "desirable", "undesirable"],
+  objective: [
+    "name",
+    "loss",
+    "beta",
+    "label_smoothing",
+    "reference",
+    "alpha",
+    "gamma",
+    "lambda",
+    "desirable",
+    "undesirable",
+    "temperature",
+    "pooling",
+  ],
 };
 
 /** The faults of an issue: of a choice between forms, those of the table when a table was given. */
@@ -220,6 +233,11 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
           path: [...at, key],
           message: `is for supervised fine-tuning; leave it out with the objective ${wanted}`,
         });
+  if (wanted === "cit" && all.batch_size === 1)
+    faults.push({
+      path: [...at, "batch_size"],
+      message: "is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
+    });
   if (adapter.init !== undefined && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)

@@ -50,7 +50,7 @@ function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterR
 
 type ObjectiveTable = Exclude<NonNullable<AdapterTable["objective"]>, string>;
 
-/** With the defaults of TRL, but SimPO's: those of its paper. */
+/** With the defaults of TRL, but SimPO's and CIT's temperature: those of their papers. */
 function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path: string) => string): Objective {
   const table = (typeof given === "string" ? { name: given } : given) as ObjectiveTable;
   const reference = (named = "start") => (named === "start" || named === "base" ? named : { folder: place(named) });
@@ -74,6 +74,10 @@ function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path
     case "kto": {
       const { beta = 0.1, desirable = 1, undesirable = 1 } = table;
       return { name: "kto", beta, desirable, undesirable, reference: reference(table.reference) };
+    }
+    case "cit": {
+      const { lambda = 1, temperature = 0.05, pooling = "last" } = table;
+      return { name: "cit", lambda, temperature, pooling };
     }
     default:
       return table satisfies never;

@@ -74,6 +74,12 @@ export const objectiveTables = {
     undesirable: v.exactOptional(positive()),
     reference: v.exactOptional(reference),
   }),
+  cit: v.strictObject({
+    name: v.literal("cit"),
+    lambda: v.exactOptional(positive()),
+    temperature: v.exactOptional(positive()),
+    pooling: v.exactOptional(oneOf("last", "mean")),
+  }),
 };
 export const OBJECTIVES = Object.keys(objectiveTables) as (keyof typeof objectiveTables)[];
 

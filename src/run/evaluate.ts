@@ -54,7 +54,7 @@ export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Pro
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
   const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
   const batches = cut(rows, samples.map(inputLength), batchSize, plan.budget);
-  const whole = wholeOf(samples);
+  const whole = wholeOf(samples, objective);
   const evaluated: Promise<Evaluated>[] = [];
   const send = async (): Promise<void> => {
     for (const [i, of] of batches.entries()) {

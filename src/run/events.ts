@@ -3,6 +3,7 @@
 import type { Outcome } from "../files/record.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { Judgement } from "./executor.ts";
 
 export type StepEvent = {
   readonly adapter: number;
@@ -14,8 +15,7 @@ export type StepEvent = {
   readonly gradNorm: number;
   readonly tokens: number;
   readonly tokensPerSecond: number;
-  /** Of preferences: the share of rows that were judged right, and the mean margin of their rewards. */
-  readonly preference: { readonly accuracy: number; readonly margin: number } | null;
+  readonly preference: Judgement | null;
 };
 
 export type EvaluationEvent = Evaluation & { readonly adapter: number; readonly step: number };

@@ -20,13 +20,15 @@ export type MiniBatch = {
   readonly tokens: number;
   /** Of each stage, first stage first: sums of squares, tensor by tensor. */
   readonly squares: readonly Float32Array[];
-  /** Of preferences: the share of rows that were judged right, and the mean margin of their rewards. */
-  readonly preference: { readonly accuracy: number; readonly margin: number } | null;
+  readonly preference: Judgement | null;
 };
 
+/** Of preferences: the share of rows that were judged right, and the mean margin of their rewards; of CIT also the mean contrast. */
+export type Judgement = { readonly accuracy: number; readonly margin: number; readonly contrast: number | null };
+
 type Sum = Judged & { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
-/** Of preferences: rows, those that were judged right, and the sum of their rewards' margins. */
-type Judged = { rows: number; right: number; margin: number };
+/** Of preferences: rows, those that were judged right, and the sum of their rewards' margins; of CIT also the contrast, else null. */
+type Judged = { rows: number; right: number; margin: number; contrast: number | null };
 
 export class Executor {
   readonly #batches = new Map<number, MicroBatch>();
@@ -89,8 +91,8 @@ export class Executor {
     );
     await this.#until(() => squares !== null);
     this.#sums.delete(keyOf(ref));
-    const { loss, tokens, rows, right, margin } = found;
-    const preference = rows === 0 ? null : { accuracy: right / rows, margin: margin / rows };
+    const { loss, tokens, rows, right, margin, contrast } = found;
+    const preference = rows === 0 ? null : { accuracy: right / rows, margin: margin / rows, contrast };
     return { loss, tokens, squares: squares!, preference };
   }
 
@@ -122,6 +124,7 @@ export class Executor {
         sums.loss += sum(found.map((row) => row.loss));
         sums.right += rows.filter((row, i) => isRight(row, found[i]!)).length;
         sums.margin += sum(found.map(({ rewards: [own, other] }) => own - (other ?? 0)));
+        for (const { contrast } of found) if (contrast) sums.contrast = (sums.contrast ?? 0) + contrast.loss;
         sums.rows += rows.length;
         at += 2 * rows.length;
         continue;
@@ -136,7 +139,7 @@ export class Executor {
 
   #sumOf(ref: StepRef): Sum {
     const key = keyOf(ref);
-    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, right: 0, margin: 0 };
+    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, right: 0, margin: 0, contrast: null };
     this.#sums.set(key, found);
     return found;
   }

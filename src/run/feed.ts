@@ -3,7 +3,7 @@
 import type { Objective } from "../base/objective.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import type { Row, Share, SharePreference, Tokens } from "../schedule/pack.ts";
+import { type Row, type Share, type SharePreference, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { ShareRef } from "../schedule/shares.ts";
 import type { RowReferences } from "./references.ts";
 
@@ -21,10 +21,10 @@ function preferenceOf(
   return { preference: { objective, whole, references: references && rows.map((row) => references.get(row)!) } };
 }
 
-/** What the rows of a mini-batch, or of an evaluation, are divided by. */
-export const wholeOf = (rows: readonly Row[]): SharePreference["whole"] => ({
+/** What the rows of a mini-batch, or of an evaluation, are divided by: CIT learns both answers of a row, preferences the first. */
+export const wholeOf = (rows: readonly Row[], objective: Objective): SharePreference["whole"] => ({
   rows: rows.length,
-  tokens: sum(rows.map(countTargets)),
+  tokens: sum(rows.flatMap((row) => (objective.name === "cit" ? sequencesOf(row) : [row])).map(countTargets)),
 });
 
 /** A share of a training pass, for the slot that the adapter has: its loss is averaged over the adapter's whole mini-batch. */
@@ -35,7 +35,10 @@ export function trainingShare(
   references: RowReferences | null,
   ref: ShareRef,
 ): Share {
-  const whole = wholeOf(ref.miniBatch.map((row) => samples[row]!));
+  const whole = wholeOf(
+    ref.miniBatch.map((row) => samples[row]!),
+    recipe.objective,
+  );
   return {
     adapter: slot,
     samples: ref.rows.map((row) => samples[row]!),

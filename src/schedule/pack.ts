@@ -10,7 +10,10 @@ import { alignUp, range, sum } from "../base/shape.ts";
 /** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
-/** A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable. */
+/**
+ * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable; of CIT
+ * the answer to a paraphrase.
+ */
 export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean };
 
 /** The sequences of a row, in the order in which they are packed. */

@@ -30,6 +30,7 @@ import { headLoss } from "../objective/head.ts";
 import { weighted } from "../objective/weigh.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
@@ -150,11 +151,12 @@ export class Stage implements Disposable {
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, sequences);
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
-    await timed("backward", async () => {
-      if (last) await this.#lossWithGradient(inFlight, grad);
+    const contrasts = await timed("backward", async () => {
+      const found = last ? await this.#lossWithGradient(inFlight, grad) : null;
       decoder.backward(batch, acts, work);
+      return found;
     });
-    const losses = last ? await this.#losses(batch, sequences) : null;
+    const losses = last ? withSimilar(await this.#losses(batch, sequences), contrasts) : null;
     if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
     this.#inFlight.delete(pass);
     this.#free.push(slot);
@@ -167,8 +169,11 @@ export class Stage implements Disposable {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.part.last) return null;
-    await this.#recorder.timer(null, batch.sequences)("evaluate", () => this.#loss(inFlight, null));
-    const losses = await this.#losses(inFlight.batch, batch.sequences);
+    const contrasts = await this.#recorder.timer(null, batch.sequences)("evaluate", () => {
+      this.#loss(inFlight, null);
+      return contrastsOf(this.#ground(inFlight), batch);
+    });
+    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences), contrasts);
     await this.device.idle();
     return losses;
   }
@@ -213,19 +218,31 @@ export class Stage implements Disposable {
   }
 
   /** Targets of preferences count by what the whole batch's losses are: these are computed first, without gradients. */
-  async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<void> {
+  async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
-    if (tables.preferences.length > 0) {
-      this.#loss(inFlight, null);
-      this.device.write(batch.weights, weighted(tables, await this.#losses(batch, tables.sequences)));
+    if (tables.preferences.length === 0) {
+      this.#loss(inFlight, grad);
+      return null;
     }
+    const ground = this.#ground(inFlight);
+    this.#loss(inFlight, null);
+    const contrasts = await contrastsOf(ground, tables);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences), contrasts);
+    this.device.write(batch.weights, weighted(tables, losses));
     this.#loss(inFlight, grad);
+    if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
+    return contrasts;
   }
 
-  #loss({ batch, acts }: InFlight, grad: Tensor | null): void {
+  #ground({ batch, acts }: InFlight): Ground {
     const { normEps: eps, vocab: classes } = this.config.spec;
     const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
-    headLoss(this.device, head, this.head!, firstRows(acts.inputs.at(-1)!, batch.rows), batch, grad);
+    return { device: this.device, head, buffers: this.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
+  }
+
+  #loss(inFlight: InFlight, grad: Tensor | null): void {
+    const { device, head, buffers, hidden } = this.#ground(inFlight);
+    headLoss(device, head, buffers, hidden, inFlight.batch, grad);
   }
 
   /** Sums of the targets' losses for each sequence, in double precision. */

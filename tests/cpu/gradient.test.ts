@@ -119,3 +119,28 @@ describe("preferences", () => {
       return expectGradients(spec, "selective", sharesOf, preferenceLoss);
     });
 });
+
+// lambda so small that it, and not the ratio of the losses, is the weight: the ratio counts as a number, which differences do not see.
+const PARAPHRASES: readonly Preference[] = [
+  { name: "cit", lambda: 0.15, temperature: 0.3, pooling: "last" },
+  { name: "cit", lambda: 0.2, temperature: 0.4, pooling: "mean" },
+];
+
+describe("contrastive instruction tuning", () => {
+  for (const [i, objective] of PARAPHRASES.entries())
+    test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, beside another`, () => {
+      const spec = tinyFamilies[["qwen3", "mistral"][i]!]!;
+      const sharesOf = (rng: Rng): Share[] =>
+        adapters.map((_, adapter) => {
+          const row = (own: number, other: number) => ({
+            ...randomTokens(rng, spec.vocab, own),
+            other: randomTokens(rng, spec.vocab, other),
+          });
+          const whole = { rows: 5, tokens: 60 };
+          const mine = adapter === 0 ? objective : i === 0 ? PARAPHRASES[1]! : PREFERENCES[4]!;
+          const samples = [row(9, 13), row(4, 3), row(7, 12), row(2, 5)];
+          return { ...common(adapter, 0.1), samples, preference: { objective: mine, whole, references: null } };
+        });
+      return expectGradients(spec, "selective", sharesOf, preferenceLoss);
+    });
+});

@@ -31,6 +31,7 @@ test("every objective learns what it is given: losses fall and held-out rows are
   for (const name of NAMES) {
     const all = evaluations(path, name);
     expect(all.at(-1)!.loss, name).toBeLessThan(all[0]!.loss);
+    expect("contrastive_loss" in steps(path, name)[0]!).toBe(name === "cit");
     if (name !== "sft") expect(all.at(-1)!.exact / all.at(-1)!.rows, name).toBeGreaterThan(0.8);
     expect("accuracy" in steps(path, name)[0]!).toBe(name !== "sft");
   }
@@ -108,10 +109,31 @@ test.each([
   ["an empty answer", "dpo", '{"prompt": "a", "chosen": " ", "rejected": "c"}', "data.row", "has an empty 'chosen'"],
   ["no prompt", "orpo", '{"chosen": "b", "rejected": "c"}', "data.row", "lacks the field 'prompt'"],
   ["no label", "kto", '{"prompt": "a", "completion": "b"}', "data.row", "in 'label', wants true or false"],
+  ["no paraphrase", "cit", '{"prompt": "a", "completion": "b"}', "data.row", "lacks the field 'paraphrase'"],
+  [
+    "an empty paraphrase",
+    "cit",
+    '{"prompt": "a", "paraphrase": " ", "completion": "b"}',
+    "data.row",
+    "has an empty 'paraphrase'",
+  ],
+  [
+    "half a conversation",
+    "cit",
+    '{"prompt": [], "paraphrase": "b", "completion": []}',
+    "data.row",
+    "no list of turns in 'prompt'",
+  ],
+  ["one row for CIT", "cit", '{"prompt": "a", "paraphrase": "c", "completion": "b"}', "data.file", "has one row"],
   ["one row for KTO", "kto", '{"prompt": "a", "completion": "b", "label": true}', "data.file", "has one row"],
 ])("data with %s is refused", async (_, name, row, code, message) => {
   const text = recipe([name]).replace(", split = 0.25", "");
-  const path = place.project(text, { ...FILES, "pairs.jsonl": `${row}\n`, "labels.jsonl": `${row}\n` });
+  const path = place.project(text, {
+    ...FILES,
+    "pairs.jsonl": `${row}\n`,
+    "labels.jsonl": `${row}\n`,
+    "paraphrases.jsonl": `${row}\n`,
+  });
   const { code: exit, err } = await place.mlora("run", path);
   expect([exit, err]).toEqual([2, expect.stringContaining(`error[${code}]`)]);
   expect(err).toContain(message);
@@ -123,12 +145,40 @@ test.each([
   ["a key of another objective", 'objective = { name = "orpo", beta = 1 }', "beta is an unknown key"],
   ["an absurd beta", 'objective = { name = "dpo", beta = 0 }', "beta wants a number above 0"],
   ["a format of supervised rows", 'objective = "dpo"\nformat = "text"', "is for supervised fine-tuning"],
+  ["a temperature of nothing", 'objective = { name = "cit", temperature = 0 }', "temperature wants a number above 0"],
+  [
+    "a pooling that is none",
+    'objective = { name = "cit", pooling = "first" }',
+    'pooling wants "last" or "mean", found "first"',
+  ],
+
   ["a reference that is not there", 'objective = { name = "dpo", reference = "none" }', "none"],
 ])("a recipe with %s is refused", async (_, keys, message) => {
   const text = recipe(["sft"]).replace('objective = "sft"', keys).replace("rows.jsonl", "pairs.jsonl");
   const { code, err } = await place.mlora("run", place.project(text, FILES));
   expect([code, err]).toEqual([2, expect.stringContaining(message)]);
 });
+
+type Contrast = { readonly contrastive_loss: number; readonly similarity_margin: number };
+
+test("CIT's paraphrases may be conversations, and its answers are learned under both", async () => {
+  const turn = (role: string, content: string) => [{ role, content }];
+  const chats = range(24).map((i) => ({
+    prompt: turn("user", `What is ${i * i} + 1?`),
+    paraphrase: turn("user", `Add 1 to ${i * i}:`),
+    completion: turn("assistant", `${i * i + 1}`),
+  }));
+  const plain = await done(recipe(["cit"]));
+  const path = place.project(recipe(["cit"]), { ...FILES, "paraphrases.jsonl": lines(chats) });
+  expect((await place.mlora("run", path)).code).toBe(0);
+  expect(leftOf(outputOf(path), "cit")).toEqual(leftOf(outputOf(plain), "cit"));
+  // What the contrast is there for: with a weight that is next to nothing paraphrases are told apart less and less.
+  const without = await done(recipe(["cit"]).replace("temperature = 0.1", "temperature = 0.1, lambda = 1e-6"));
+  const [late, left] = [path, without].map((of) => steps(of, "cit").slice(-10)) as unknown as Contrast[][];
+  const total = (of: Contrast[], key: keyof Contrast) => of.reduce((all, step) => all + step[key], 0);
+  expect(total(late!, "contrastive_loss")).toBeLessThan(0.5 * total(left!, "contrastive_loss"));
+  expect(total(late!, "similarity_margin")).toBeGreaterThan(2 * total(left!, "similarity_margin"));
+}, 60_000);
 
 test("conversations may stand for prompts: what both begin with is the prompt", async () => {
   const turn = (role: string, content: string) => ({ role, content });

@@ -23,6 +23,7 @@ export const MIXED: Readonly<Record<string, Settings>> = {
   simpo: { data: "pairs.jsonl", rank: 48, objective: { name: "simpo", gamma: 0.5 }, init: "orthogonal" },
   orpo: { data: "pairs.jsonl", rank: 8, objective: "orpo", weight_decay: 0.1, accumulation: 3 },
   kto: { data: "labels.jsonl", rank: 32, objective: { name: "kto", beta: 0.3, undesirable: 1.5 }, batch_size: 4 },
+  cit: { data: "paraphrases.jsonl", rank: 20, objective: { name: "cit", temperature: 0.2, pooling: "mean" }, batch_size: 4 },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 

@@ -16,6 +16,9 @@ export const FILES = {
       label: i % 3 !== 0,
     })),
   ),
+  "paraphrases.jsonl": lines(
+    range(24).map((i) => ({ prompt: `What is ${i * i} + 1?`, paraphrase: `Add 1 to ${i * i}:`, completion: `${i * i + 1}` })),
+  ),
 };
 
 const OBJECTIVES: Readonly<Record<string, string>> = {
@@ -28,6 +31,7 @@ const OBJECTIVES: Readonly<Record<string, string>> = {
   orpo: '"orpo"',
   kto: '{ name = "kto", beta = 0.3, undesirable = 1.5 }',
   sft: '"sft"',
+  cit: '{ name = "cit", temperature = 0.1 }',
 };
 export const NAMES = Object.keys(OBJECTIVES);
 
@@ -42,12 +46,12 @@ ${run}
 ${names
   .map((name) => {
     const i = NAMES.indexOf(name);
-    const file = name === "sft" ? "rows" : name === "kto" ? "labels" : "pairs";
+    const file = name === "sft" ? "rows" : name === "kto" ? "labels" : name === "cit" ? "paraphrases" : "pairs";
     return `[[adapter]]
 name = "${name}"
 objective = ${OBJECTIVES[name]}
 data = { train = "${file}.jsonl", split = 0.25 }
-rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1][i]}
+rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1, 9][i]}
 dropout = ${i % 2 ? 0.1 : 0}
 batch_size = ${[3, 2, 4][i % 3]}
 accumulation = ${[1, 2][i % 2]}

@@ -24,7 +24,7 @@ function randomRows(rng: Rng, count: number): ScoredRow[] {
   return Array.from({ length: count }, () => {
     const [own, other] = [scored(), scored()];
     const near = ({ logp }: { logp: number }) => logp + 6 * (rng.uniform() - 0.5);
-    return { own, other, reference: [near(own), near(other)] as const, label: rng.below(2) === 1 };
+    return { own, other, reference: [near(own), near(other)] as const, label: rng.below(2) === 1, similar: null };
   });
 }
 
@@ -70,6 +70,7 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
       other: { logp: other, targets: 5 },
       reference: [-10, -10],
       label: true,
+      similar: null,
     });
     for (const row of [extreme(-1e-12, -1e5), extreme(-1e5, -1e-12), extreme(0, 0)])
       for (const { loss, slopes } of preferenceLoss(objective, [row], whole))
@@ -99,6 +100,7 @@ test.each(CASES.map((golden) => [nameOf(golden.objective), golden] as const))(
         other: { logp: r.other[i]!, targets: r.other_targets[i]! },
         reference: [r.own_ref[i]!, r.other_ref[i]!],
         label: r.label[i]!,
+        similar: null,
       }),
     );
     const whole = { rows: rows.length, tokens: r.own_targets.reduce((a, b) => a + b) };
@@ -116,7 +118,13 @@ test.each(CASES.map((golden) => [nameOf(golden.objective), golden] as const))(
 );
 
 test("a policy that is its reference has the loss of no preference, and no row is judged right", () => {
-  const row: ScoredRow = { own: { logp: -9, targets: 4 }, other: { logp: -7, targets: 3 }, reference: [-9, -7], label: true };
+  const row: ScoredRow = {
+    own: { logp: -9, targets: 4 },
+    other: { logp: -7, targets: 3 },
+    reference: [-9, -7],
+    label: true,
+    similar: null,
+  };
   const [found] = preferenceLoss(OBJECTIVES[0]!, [row], { rows: 1, tokens: 4 });
   expect(found!.loss).toBeCloseTo(Math.log(2), 12);
   expect(isRight(row, found!)).toBe(false);

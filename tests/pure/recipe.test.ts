@@ -106,6 +106,11 @@ describe("a fault is told with its place", () => {
     ],
     ["momentum of AdamW", HEAD + adapter("momentum = 0.9"), "8:1: adapter[0].momentum is for sgd; leave it out"],
     [
+      "nothing to tell apart",
+      HEAD + adapter('objective = "cit"\nbatch_size = 1'),
+      "9:1: adapter[0].batch_size is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
+    ],
+    [
       "nesterov without momentum",
       HEAD + adapter('optimizer = "sgd"\nnesterov = true'),
       "9:1: adapter[0].nesterov looks ahead by the momentum: give momentum",

@@ -1,4 +1,4 @@
-// Launches of the memory-bound kernels: embed, rmsnorm, rope, swiglu, xent, adamw and fill of kernels/triton.
+// Launches of the memory-bound kernels: embed, pool, rmsnorm, rope, swiglu, xent, adamw and fill of kernels/triton.
 
 import { bytesOf } from "../../base/dtype.ts";
 import { invariant } from "../../base/errors.ts";
@@ -48,6 +48,17 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
       const kernel = gpu.kernel("rows_scatter");
       const W = words(dy);
       gpu.launch(kernel, [dim(dy, 0), cdiv(W, kernel.constant("BLOCK"))], { dy, rows, dx, W });
+    },
+
+    pool_forward: ({ x, bounds, y }) => {
+      const kernel = gpu.kernel("pool_forward");
+      const [P, H] = [dim(y, 0), dim(y, 1)];
+      gpu.launch(kernel, [P, cdiv(H, kernel.constant("BLOCK"))], { x, bounds, y, H });
+    },
+    pool_backward: ({ dy, bounds, dx }) => {
+      const kernel = gpu.kernel("pool_backward");
+      const [P, H] = [dim(dy, 0), dim(dy, 1)];
+      gpu.launch(kernel, [P, cdiv(H, kernel.constant("BLOCK"))], { dy, bounds, dx, H });
     },
 
     rmsnorm_forward: ({ x, weight, y, rstd, eps }) => {

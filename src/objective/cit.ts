@@ -1,0 +1,50 @@
+// Contrastive instruction tuning (Yan et al. 2024, section 3, as mLoRA has it): the answer's own loss under an instruction and under its
+// paraphrase, and a contrast of what the model makes of them. The pooled hidden state of a row's instruction shall be more like its
+// paraphrase's than like any other paraphrase of the micro-batch, and the other way round.
+//
+//     - sum of log pi / targets  +  w mean of (-log softmax_j(s_ij / t)[i] - log softmax_j(s_ji / t)[i]) / 2,     s_ij = cos(u_i, v_j)
+//
+// w = min(lambda, generation / contrast), a number without a gradient: lambda bounds how much the contrast may count, and the ratio keeps
+// it from outgrowing the answer's loss. Negatives, and so both means of w, are those of the adapter's own micro-batch, never another's.
+
+import type { Objective } from "../base/objective.ts";
+import { range, sum } from "../base/shape.ts";
+import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+
+type Cit = Extract<Objective, { name: "cit" }>;
+
+function logSumExp(values: readonly number[]): number {
+  const top = Math.max(...values);
+  return top + Math.log(sum(values.map((value) => Math.exp(value - top))));
+}
+
+/** `similar` of a row: the cosines of its instruction with all paraphrases. The margin is to the likest of the others. */
+export function cit({ lambda, temperature }: Cit, all: readonly ScoredRow[], whole: Whole): RowLoss[] {
+  const places = range(all.length);
+  const cosines = all.map(({ similar }) => similar!);
+  const z = cosines.map((row) => row.map((cosine) => cosine / temperature));
+  const [byRow, byColumn] = [z.map(logSumExp), places.map((j) => logSumExp(z.map((row) => row[j]!)))];
+  const contrast = places.map((i) => (byRow[i]! + byColumn[i]!) / 2 - z[i]![i]!);
+
+  const sequences = all.flatMap(({ own, other }) => [own, other]);
+  const generation = -sum(sequences.map(({ logp }) => logp)) / sum(sequences.map(({ targets }) => targets));
+  const mean = sum(contrast) / all.length;
+  const weight = mean > 0 ? Math.min(lambda, generation / mean) : lambda;
+
+  const by = weight / (2 * temperature * whole.rows);
+  return all.map(({ own, other }, i) => {
+    const likest = Math.max(...cosines[i]!.filter((_, j) => j !== i));
+    const mine = cosines[i]![i]!;
+    return {
+      loss: (weight * contrast[i]!) / whole.rows - (own.logp + other.logp) / whole.tokens,
+      slopes: [-1 / whole.tokens, -1 / whole.tokens],
+      rewards: [mine, all.length > 1 ? likest : mine], // alone it is told from nothing
+      contrast: {
+        loss: contrast[i]! / whole.rows,
+        pulls: places.map(
+          (j) => by * (Math.exp(z[i]![j]! - byRow[i]!) + Math.exp(z[i]![j]! - byColumn[j]!) - (i === j ? 2 : 0)),
+        ),
+      },
+    };
+  });
+}

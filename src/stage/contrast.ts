@@ -1,0 +1,98 @@
+// The contrastive shares of a micro-batch on the last stage: how alike their pooled hidden states are, and what follows for the stream's
+// gradient. The numbers are objective/cit.ts's; a share sees its own rows only.
+
+import type { SequenceLoss } from "../bus/messages.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
+import type { HeadBuffers } from "../model/buffers.ts";
+import { cosineGradients, cosines } from "../objective/cosine.ts";
+import type { HeadWeights } from "../objective/head.ts";
+import { addPooledGradient, type Pools, pooled } from "../objective/pool.ts";
+import { judged } from "../objective/weigh.ts";
+import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
+
+/** Where the last stage has the head and the stream of a micro-batch. */
+export type Ground = {
+  readonly device: Device;
+  readonly head: HeadWeights;
+  readonly buffers: HeadBuffers;
+  readonly hidden: Tensor;
+};
+
+/** A share: the pooled states of its instructions and of their paraphrases, and the cosine of each with each. */
+type Contrast = {
+  readonly preference: PackedPreference;
+  readonly us: readonly Float32Array[];
+  readonly vs: readonly Float32Array[];
+  readonly similar: readonly (readonly number[])[];
+};
+export type Contrasts = { readonly pools: Pools; readonly shares: readonly Contrast[] };
+
+/** First row and end of each sequence: padding rows have empty bounds. */
+function sequenceRows(bounds: Int32Array): (readonly [first: number, end: number])[] {
+  const found: (readonly [number, number])[] = [];
+  for (let row = 0; row < bounds.length / 2; row++)
+    if (bounds[2 * row] === row && bounds[2 * row + 1]! > row) found.push([row, bounds[2 * row + 1]!]);
+  return found;
+}
+
+/** The rows whose mean stands for a sequence: all, or the last, which predicts its last token. */
+function poolsOf({ bounds }: MicroBatch, shares: readonly PackedPreference[]): Pools {
+  const sequences = sequenceRows(bounds);
+  const rows: number[] = [];
+  const edges: number[] = [];
+  for (const { objective, firstSequence, labels } of shares)
+    for (const [first, end] of sequences.slice(firstSequence, firstSequence + 2 * labels.length)) {
+      edges.push(rows.length);
+      for (let row = objective.name === "cit" && objective.pooling === "mean" ? first : end - 1; row < end; row++)
+        rows.push(row);
+      edges.push(rows.length);
+    }
+  return { rows: Int32Array.from(rows), bounds: Int32Array.from(edges) };
+}
+
+/** Null where the micro-batch has no such share. */
+export async function contrastsOf({ device, head, buffers, hidden }: Ground, tables: MicroBatch): Promise<Contrasts | null> {
+  const mine = tables.preferences.filter(({ objective }) => objective.name === "cit");
+  if (mine.length === 0) return null;
+  const pools = poolsOf(tables, mine);
+  const all = toF32(await device.read(pooled(device, head, buffers, hidden, pools)), device.compute);
+  const width = hidden.shape[1]!;
+  let at = 0;
+  const next = () => all.subarray(at * width, ++at * width);
+  const shares = mine.map((preference) => {
+    const pairs = preference.labels.map(() => [next(), next()] as const);
+    const [us, vs] = [pairs.map(([u]) => u), pairs.map(([, v]) => v)];
+    return { preference, us, vs, similar: cosines(us, vs) };
+  });
+  return { pools, shares };
+}
+
+/** The losses, with each row's cosines at its first sequence. */
+export function withSimilar(losses: readonly SequenceLoss[], contrasts: Contrasts | null): readonly SequenceLoss[] {
+  const similar = new Map(
+    contrasts?.shares.flatMap(({ preference, similar: of }) =>
+      of.map((row, i) => [preference.firstSequence + 2 * i, row] as const),
+    ),
+  );
+  return similar.size === 0 ? losses : losses.map((loss, i) => (similar.has(i) ? { ...loss, similar: similar.get(i)! } : loss));
+}
+
+/** Adds the contrasts' part to the gradient of the stream, c[M, H]; `losses` are those with cosines. */
+export function addContrastGradient(
+  { device, head, buffers, hidden }: Ground,
+  tables: MicroBatch,
+  { pools, shares }: Contrasts,
+  losses: readonly SequenceLoss[],
+  grad: Tensor,
+): void {
+  const gradients = shares.flatMap(({ preference, us, vs }) => {
+    const slopes = judged(tables, preference, losses).found.map(({ contrast }) => contrast!.pulls);
+    const by = cosineGradients(us, vs, slopes);
+    return us.flatMap((_, i) => [by.us[i]!, by.vs[i]!]);
+  });
+  const width = hidden.shape[1]!;
+  const dy = new Float32Array(gradients.length * width);
+  for (const [i, gradient] of gradients.entries()) dy.set(gradient, i * width);
+  addPooledGradient(device, head, buffers, hidden, pools, device.compute === "bf16" ? toBf16(dy) : dy, grad);
+}
