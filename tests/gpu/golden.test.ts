@@ -1,10 +1,12 @@
-// Against Hugging Face PEFT on the GPU: the goldens of the cpu device's test, in fp32 and in bf16.
+// Against Hugging Face PEFT and torch on the GPU: the goldens of the cpu device's tests, in fp32 and in bf16.
 
+import { comparesWithTorch } from "../helpers/cit.ts";
 import { needs } from "../helpers/needs.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 
 needs("gpu")("cuda in fp32", () => {
   comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true);
+  comparesWithTorch("cuda", "fp32", { loss: 1e-4, gradNorm: 1e-3, weights: 1e-4 });
 });
 
 // bf16 keeps 8 bits: each product's output is off by up to 0.4 %, and ten steps of AdamW follow the signs of small gradients.

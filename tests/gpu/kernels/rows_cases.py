@@ -1,4 +1,4 @@
-"""Cases of the kernels that treat each row by itself: gather, scatter, RMSNorm, rope, SwiGLU, cross-entropy.
+"""Cases of the kernels that treat each row by itself: gather, scatter, pool, RMSNorm, rope, SwiGLU, cross-entropy.
 
 Each function takes the kind and whether to stay small (the interpreter), and returns a Case. What a row gets may not depend on
 where it lies: `elsewhere` runs every other row by itself, last first, and wants the same bits.
@@ -6,7 +6,7 @@ where it lies: `elsewhere` runs every other row by itself, last first, and wants
 import torch
 
 import rows_launch as run
-from rows_check import Case, floats, ints, poison, rnd
+from rows_check import Case, floats, ints, limit_of, poison, rnd
 from rows_launch import DEVICE
 
 WIDTHS = (64, 576, 896, 2048, 4096, 5120, 8192)
@@ -43,6 +43,30 @@ def rows(kind, small):
         case.same("gather beyond 2^31", y[0], table[-1])
         run.rows_scatter(kind, y, ints([many - 2]), table)
         case.same("scatter beyond 2^31", table[-2], table[-1])
+    return case
+
+
+def pool(kind, small):
+    """Pools of unequal sizes, one row among them, that lie in another order and leave rows of nobody between them."""
+    case = Case(kind)
+    for H in (64, 896) if small else (*WIDTHS, 1000, 16384):
+        sizes = (1, 5, 1, 9) if small else (1, 300, 1, 2, 77, 513)
+        T = sum(sizes) + len(sizes)
+        first = torch.tensor([0, *(n + 1 for n in sizes[:-1])]).cumsum(0).tolist()
+        edges = [[f, f + n] for f, n in zip(first, sizes)][::-1]
+        bounds, x, dy = ints(edges), rnd(kind, T, H) + 0.5, rnd(kind, len(sizes), H)
+        y, dx = poison(kind, len(sizes), H), poison(kind, T, H)
+        run.pool_forward(kind, x, bounds, y)
+        case.near("y", y, torch.stack([x[a:b].double().mean(0) for a, b in edges]))
+        case.same("one row is itself", y[-1], x[0])
+        run.pool_backward(kind, dy, bounds, dx)
+        for p, (a, b) in enumerate(edges):
+            case.near("dx", dx[a:b], (dy[p].double() / (b - a)).expand(b - a, H), limit_of(kind, H))  # its rows are the same
+            if not bool(dx[b].isnan().all()):
+                case.wrong.append("a row of nobody is written")
+        alone = poison(kind, 1, H)
+        run.pool_forward(kind, x, bounds[1:2].contiguous(), alone)
+        case.same("y alone", alone[0], y[1])
     return case
 
 

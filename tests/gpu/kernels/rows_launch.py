@@ -65,6 +65,19 @@ def rows_scatter(kind, dy, rows, dx):
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
 
 
+def pool(kernel, kind, given, bounds, out, P):
+    row, H = find(kernel, kind), given.shape[1]
+    launch(row, (P, cdiv(H, row["constants"]["BLOCK"])), given, bounds, out, H)
+
+
+def pool_forward(kind, x, bounds, y):
+    pool("pool_forward", kind, x, bounds, y, y.shape[0])
+
+
+def pool_backward(kind, dy, bounds, dx):
+    pool("pool_backward", kind, dy, bounds, dx, dy.shape[0])
+
+
 def rmsnorm_forward(kind, x, weight, y, rstd, eps):
     M, H = x.shape
     launch(find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H), (M,), x, weight, y, rstd, H, eps)
