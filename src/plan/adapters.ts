@@ -6,7 +6,7 @@ import { countParameters } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { cut, epochOrder, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
 export type { BankAdapter } from "../adapter/bank.ts";
 
@@ -74,6 +74,20 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     parameters: countParameters(spec, spec.layers, targets, recipe.rank),
     reference: data.reference ?? null,
   };
+}
+
+/** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */
+export function checkContrast({ name, recipe, work }: AdapterPlan, budget: number): void {
+  if (recipe.objective.name !== "cit") return;
+  for (const { epoch, microBatches } of stepsOf(work, budget)) {
+    if (microBatches.some((rows) => rows.length > 1)) return;
+    if (epoch > 0) break;
+  }
+  throw new RequestError(
+    "plan.contrast",
+    `adapter '${name}': cit tells the rows of a micro-batch apart, and with ${budget} tokens each row would be alone in its own`,
+    "raise run.tokens_per_microbatch, or lower max_length",
+  );
 }
 
 /** Padded rows of the largest pass that an adapter needs by itself: of a micro-batch, or of an evaluation. */

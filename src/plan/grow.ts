@@ -3,15 +3,27 @@
 import { groupsOf } from "../base/layout.ts";
 import { maxOf } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapter } from "./adapters.ts";
+import {
+  type AdapterPlan,
+  checkContrast,
+  type DataSummary,
+  largestRows,
+  longestRow,
+  onStages,
+  planAdapter,
+} from "./adapters.ts";
 import type { Plan } from "./plan.ts";
 
 /** Adapters as they would stand behind those of the plan. Throws RequestErrors where the model cannot have them. */
-export const lateAdapters = (
-  { spec, adapters }: Plan,
+export function lateAdapters(
+  { spec, adapters, budget }: Plan,
   recipes: readonly AdapterRecipe[],
   data: readonly DataSummary[],
-): AdapterPlan[] => recipes.map((recipe, i) => planAdapter(recipe, adapters.length + i, spec, data[i]!));
+): AdapterPlan[] {
+  const late = recipes.map((recipe, i) => planAdapter(recipe, adapters.length + i, spec, data[i]!));
+  for (const adapter of late) checkContrast(adapter, budget);
+  return late;
+}
 
 /** What the stages, as they were opened, lack for these adapters; null where they have room. */
 export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {

@@ -11,7 +11,15 @@ import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapter } from "./adapters.ts";
+import {
+  type AdapterPlan,
+  checkContrast,
+  type DataSummary,
+  largestRows,
+  longestRow,
+  onStages,
+  planAdapter,
+} from "./adapters.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 
@@ -87,6 +95,7 @@ export function makePlan(
   const device = commonOf(devices);
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
+  for (const adapter of adapters) checkContrast(adapter, budget);
   const positions = maxOf(data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)));
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);

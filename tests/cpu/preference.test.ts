@@ -159,6 +159,13 @@ test.each([
   expect([code, err]).toEqual([2, expect.stringContaining(message)]);
 });
 
+test("rows that would each be alone in a micro-batch have nothing to be told apart from: the plan says so", async () => {
+  const text = recipe(["cit"]).replace("tokens_per_microbatch = 150", "tokens_per_microbatch = 50");
+  const { code, err } = await place.mlora("run", place.project(text, FILES));
+  expect([code, err]).toEqual([2, expect.stringContaining("error[plan.contrast]")]);
+  expect(err).toContain("with 50 tokens each row would be alone");
+});
+
 type Contrast = { readonly contrastive_loss: number; readonly similarity_margin: number };
 
 test("CIT's paraphrases may be conversations, and its answers are learned under both", async () => {
