@@ -50,7 +50,7 @@ function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterR
 
 type ObjectiveTable = Exclude<NonNullable<AdapterTable["objective"]>, string>;
 
-/** With the defaults of TRL, but SimPO's and CIT's temperature: those of their papers. */
+/** With the defaults of TRL, but SimPO's, which are its paper's, and CIT's, which are those of its authors' code (luka-group/CoIN). */
 function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path: string) => string): Objective {
   const table = (typeof given === "string" ? { name: given } : given) as ObjectiveTable;
   const reference = (named = "start") => (named === "start" || named === "base" ? named : { folder: place(named) });
@@ -76,7 +76,7 @@ function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path
       return { name: "kto", beta, desirable, undesirable, reference: reference(table.reference) };
     }
     case "cit": {
-      const { lambda = 1, temperature = 0.05, pooling = "last" } = table;
+      const { lambda = 1000, temperature = 0.05, pooling = "last" } = table;
       return { name: "cit", lambda, temperature, pooling };
     }
     default:
