@@ -21,6 +21,7 @@ export class SideStream implements Disposable {
   readonly #out = new Answer();
   readonly #order: number; // its meaning is taken at each wait, so one is enough
   readonly #idle: number[] = []; // events that nobody waits for
+  readonly #unsettled: { readonly event: number; readonly resolve: () => void; readonly reject: (error: Error) => void }[] = [];
 
   constructor(
     private readonly driver: Driver,
@@ -52,12 +53,29 @@ export class SideStream implements Disposable {
   }
 
   /** Resolves when what this stream has now is done; throws what went wrong on the GPU. */
-  async settled(): Promise<void> {
+  settled(): Promise<void> {
     const event = this.#idle.pop() ?? this.newEvent();
     this.record(event);
-    const status = await until(() => (this.#closed ? result.SUCCESS : this.driver.cuEventQuery(event)));
-    check(this.driver, "a copy between stages", status);
-    this.#idle.push(event);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#unsettled.push({ event, resolve, reject });
+    if (this.#unsettled.length === 1) void this.#settle();
+    return promise;
+  }
+
+  /** A stream does its work in order: the first event is the only one to ask for. */
+  async #settle(): Promise<void> {
+    for (let first = this.#unsettled[0]; first; first = this.#unsettled[0]) {
+      const { event, resolve, reject } = first;
+      try {
+        const status = await until(() => (this.#closed ? result.SUCCESS : this.driver.cuEventQuery(event)));
+        check(this.driver, "a copy between stages", status);
+        this.#idle.push(event);
+        resolve();
+      } catch (error) {
+        reject(error as Error);
+      }
+      this.#unsettled.shift();
+    }
   }
 
   /** Waits, with the whole process, until all that this stream has is done. */

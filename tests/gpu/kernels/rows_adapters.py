@@ -142,7 +142,8 @@ def sgd(kind, small):
         case.same("params of the idle one", params[0], idle)
         if not bool(v[:3].isnan().all()):
             case.wrong.append("v of SGD is written")
-        if bool((params[3] == beside).any()) or not bool((params[3].isfinite() & v[3].isfinite()).all()):
+        still = (params[3] == beside).double().mean()  # a few come back by chance to what they were
+        if float(still) > 0.01 or not bool((params[3].isfinite() & v[3].isfinite()).all()):
             case.wrong.append("AdamW beside SGD made no step")
     return case
 
