@@ -26,6 +26,6 @@ export const native = {
   dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
   xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
   grad_norm: { args: [P, I, I], returns: F },
-  adamw_step: { args: [P, P, P, P, L, P], returns: "void" },
+  adamw_step: { args: [P, P, P, P, L, P, P], returns: "void" },
   random_fill: { args: [P, L, U, F], returns: "void" },
 } as const;

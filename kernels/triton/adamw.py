@@ -4,8 +4,9 @@
     adamw_step    for adapters that are active:  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
                   p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps);  grad = 0,  copy = bf16(p)
 
-Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 10] = active, lr, 1 - beta1, beta2,
-1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient; tensors i32[S, 3]; squares f32[L, S]. Needs: P a multiple of 128, at
+Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 11] = active, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B; factors i32[P / 128] = 1 where
+128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3]; squares f32[L, S]. Needs: P a multiple of 128, at
 most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8 columns.
 
 Blind to padding. The padded rank depends on the company, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at the
@@ -75,9 +76,9 @@ def grad_norm_sum(part, squares, size, SLICES: tl.constexpr, BLOCK: tl.constexpr
 
 
 @triton.jit
-def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
+def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """BLOCK parameters of one adapter. See the top of the file."""
-    row = table + tl.program_id(1) * 10
+    row = table + tl.program_id(1) * 11
     if tl.load(row) != 1.0:
         return
     P = P // 128 * 128
@@ -85,6 +86,7 @@ def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: t
     decay, correction1, correction2, coefficient = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8), tl.load(row + 9)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < P
+    lr = tl.where(tl.load(factors + i // 128, mask=inside, other=0) == 1, tl.load(row + 10), lr)
     at = tl.program_id(1).to(tl.int64) * P + i
     g = tl.load(grads + at, mask=inside, other=0.0)
     m_I = tl.load(m + at, mask=inside, other=0.0)

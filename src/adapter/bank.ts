@@ -7,8 +7,10 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import {
   type AdapterLayout,
+  ALIGN,
   type FactorPlace,
   factorPlace,
+  factorTable,
   groupShape,
   type LayerRange,
   layoutAdapters,
@@ -16,7 +18,7 @@ import {
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { adamwStep, gradNorm } from "../ops/adamw.ts";
+import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
 export type BankAdapter = { readonly rank: number; readonly scale: number; readonly targets: readonly Linear[] };
@@ -45,7 +47,8 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   const block = adapters * layout.size;
   const copy = compute === "bf16" ? [block * 2] : [];
   const norms = [layout.tensors.length * 12, adapters * layout.tensors.length * 4];
-  return arenaBytes([...Array(4).fill(block * 4), ...copy, ...norms, adapters * 40, ...Array(groups * 2).fill(adapters * 12)]);
+  const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
+  return arenaBytes([...Array(4).fill(block * 4), ...copy, ...norms, ...optimizer, ...Array(groups * 2).fill(adapters * 12)]);
 }
 
 export class AdapterBank implements Disposable {
@@ -58,6 +61,7 @@ export class AdapterBank implements Disposable {
   readonly #copy: Tensor | null;
   readonly #tensors: Tensor;
   readonly #squares: Tensor;
+  readonly #factors: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
   /** Of each group: what the kernels read of the adapters' ranks and scales. */
@@ -87,7 +91,9 @@ export class AdapterBank implements Disposable {
     this.#tensors = this.#arena.tensor("i32", tensors.length, 3);
     this.#squares = this.#arena.tensor("f32", count, tensors.length);
     device.write(this.#tensors, Int32Array.from(tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#table = this.#arena.tensor("f32", count, 10);
+    this.#factors = this.#arena.tensor("i32", this.layout.size / ALIGN);
+    device.write(this.#factors, factorTable(this.layout));
+    this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
     for (const group of groups) this.#addSites(group);
@@ -157,11 +163,11 @@ export class AdapterBank implements Disposable {
     }
   }
 
-  /** One AdamW step of the adapters whose row of `table` f32[L, 10] says so (kernels.ts, adamw_step). */
+  /** One AdamW step of the adapters whose row of `table` f32[L, 11] says so (kernels.ts, adamw_step). */
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
-    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, table: this.#table });
+    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
   }
 
   /**

@@ -8,8 +8,8 @@ import { invariant } from "./errors.ts";
 import { alignUp } from "./shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
 
-/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. */
-const ALIGN = 128;
+/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
+export const ALIGN = 128;
 
 export type LayerRange = { readonly from: number; readonly to: number };
 
@@ -34,6 +34,15 @@ export function groupShape(spec: ModelSpec, group: Group): { readonly in: number
   const firstColumn = [0];
   for (const linear of linears) firstColumn.push(firstColumn.at(-1)! + linearShape(spec, linear).out);
   return { in: linearShape(spec, linears[0]!).in, firstColumn };
+}
+
+/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: what the optimizer tells A and B apart by. */
+export function factorTable({ sites, tensors, size }: AdapterLayout): Int32Array<ArrayBuffer> {
+  const table = new Int32Array(size / ALIGN);
+  const ups = new Set(sites.map(({ b }) => b));
+  for (const { offset, rows, columns } of tensors)
+    if (ups.has(offset)) table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
+  return table;
 }
 
 /** The groups that hold at least one of the targets. */

@@ -9,6 +9,8 @@ export type AdamStep = {
   readonly adapter: number;
   readonly t: number;
   readonly learningRate: number;
+  /** The rate of B as a multiple of that of A (LoRA+); 1 for one rate. */
+  readonly ratio: number;
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;

@@ -77,6 +77,7 @@ const adamStep: Schema<AdamStep> = v.strictObject({
   adapter: count,
   t: v.pipe(count, v.minValue(1)),
   learningRate: real,
+  ratio: real,
   beta1: real,
   beta2: real,
   eps: real,

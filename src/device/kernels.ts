@@ -177,8 +177,9 @@ export type Kernels = {
   /**
    * One AdamW step (Loshchilov and Hutter 2019, as PyTorch computes it) of the adapters whose `table` row says active, with
    * their gradients multiplied by `coefficient` (clipping); then their gradients become 0. params, grads, m, v f32[L, P]; copy
-   * bf16[L, P] or null: what the kernels read. table f32[L, 10] = active, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight
-   * decay, 1 - beta1^t, 1 - beta2^t, coefficient; differences from 1 come from doubles, since 1 - 0.999f is off by 1e-5.
+   * bf16[L, P] or null: what the kernels read. table f32[L, 11] = active, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight
+   * decay, 1 - beta1^t, 1 - beta2^t, coefficient, learning rate of B (LoRA+, Hayou et al. 2024); differences from 1 come from doubles,
+   * since 1 - 0.999f is off by 1e-5. factors i32[P / 128]: 1 where 128 elements of a block are of a B, else 0.
    */
   adamw_step: {
     readonly params: Tensor;
@@ -186,6 +187,7 @@ export type Kernels = {
     readonly m: Tensor;
     readonly v: Tensor;
     readonly copy: Tensor | null;
+    readonly factors: Tensor;
     readonly table: Tensor;
   };
 

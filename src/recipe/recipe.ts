@@ -28,6 +28,8 @@ export type AdapterRecipe = {
   readonly dropout: number;
   /** Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank. */
   readonly rslora: boolean;
+  /** The learning rate of B as a multiple of that of A (LoRA+, Hayou et al. 2024); 1 for plain LoRA. */
+  readonly loraPlusRatio: number;
   /** What a fresh adapter begins with (adapter/init.ts). */
   readonly init: "default" | "gaussian" | "orthogonal";
   readonly targets: readonly string[] | "all-linear";

@@ -104,6 +104,7 @@ export const adapterEntries = {
   alpha: positive(),
   dropout: between(0, 1),
   rslora: truth,
+  lora_plus_ratio: positive(),
   init: oneOf("default", "gaussian", "orthogonal"),
   targets: v.union(
     [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],

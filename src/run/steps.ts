@@ -69,7 +69,8 @@ export class Steps {
     live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
     if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
     decided();
-    return { adapter: live.slot!, t: ref.step + 1, learningRate, beta1, beta2, eps, weightDecay, coefficient };
+    const { loraPlusRatio: ratio } = recipe;
+    return { adapter: live.slot!, t: ref.step + 1, learningRate, ratio, beta1, beta2, eps, weightDecay, coefficient };
   }
 
   /** Counts and tells of the step that an adapter has made. */

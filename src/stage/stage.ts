@@ -178,7 +178,7 @@ export class Stage implements Disposable {
     for (const s of steps) {
       const betas = [1 - s.beta1, s.beta2, 1 - s.beta2];
       const corrections = [1 - s.beta1 ** s.t, 1 - s.beta2 ** s.t];
-      const row = [1, s.learningRate, ...betas, s.eps, s.weightDecay, ...corrections, s.coefficient];
+      const row = [1, s.learningRate, ...betas, s.eps, s.weightDecay, ...corrections, s.coefficient, s.learningRate * s.ratio];
       table.set(row, s.adapter * ADAMW_TABLE_WIDTH);
     }
     await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));

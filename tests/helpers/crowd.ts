@@ -37,6 +37,7 @@ const settings = (i: number) => ({
   batchSize: [2, 3, 1, 4, 2, 2, 5, 3][i % 8]!,
   accumulation: [1, 2, 3, 1, 2, 1, 1, 2][i % 8]!,
   learningRate: 0.01 * (1 + (i % 8)),
+  ratio: [1, 1, 4, 1, 16, 1, 1, 2.5][i % 8]!,
   maxGradNorm: i % 2 === 0 ? 0.5 : null,
 });
 
@@ -119,9 +120,10 @@ export async function train(
         const steps = action.steps.map(({ adapter, step }) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
-          const { learningRate, maxGradNorm } = crowd[adapter]!;
+          const { learningRate, ratio, maxGradNorm } = crowd[adapter]!;
           const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[adapter]!)), maxGradNorm);
-          return { adapter, t: step + 1, learningRate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, coefficient };
+          const betas = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+          return { adapter, t: step + 1, learningRate, ratio, ...betas, weightDecay: 0.01, coefficient };
         });
         for (const stage of stages) stage.step(steps);
       }

@@ -46,7 +46,7 @@ for (const [family, spec] of Object.entries(tinyFamilies))
             for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
             await stage.forward(0, batchOf(device, spec.vocab));
             await stage.backward(0);
-            const step = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
+            const step = { learningRate: 1e-3, ratio: 1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
             await stage.step([{ adapter: 1, t: 1, ...step }]);
             await stage.evaluate(batchOf(device, spec.vocab));
             expect(device.allocations).toBe(allocations);

@@ -26,9 +26,9 @@ adamw_of_params = adamw.adamw_step
 
 
 @triton.jit
-def adamw_of_p(p, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
+def adamw_of_p(p, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """Triton's own launcher, which is not what mlora uses, cannot bind a parameter of the name `params`."""
-    adamw_of_params(p, grads, m, v, copy, table, P, BLOCK, COPY)
+    adamw_of_params(p, grads, m, v, copy, factors, table, P, BLOCK, COPY)
 
 
 def cdiv(a, b):
@@ -120,10 +120,10 @@ def grad_norm(kind, grads, tensors, squares, part):
     launch(total, (cdiv(L * S, total["constants"]["BLOCK"]),), part, squares, L * S)
 
 
-def adamw_step(kind, params, grads, m, v, copy, table):
+def adamw_step(kind, params, grads, m, v, copy, factors, table):
     L, P = params.shape
     row = find("adamw_step", kind, COPY=int(copy is not None))
-    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, table, P)
+    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, factors, table, P)
 
 
 def random_fill(kind, out, seed, scale):
