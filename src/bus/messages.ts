@@ -49,6 +49,7 @@ export type AdmittedAdapter = {
   readonly scale: number;
   readonly targets: readonly Linear[];
   readonly seed: number;
+  readonly method?: "lora" | "dora";
   readonly init: "default" | "gaussian" | "orthogonal";
 };
 
@@ -67,6 +68,7 @@ export type StageSetup = {
     readonly rank: number;
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
+    readonly magnitudes: boolean;
     readonly inFlight: number;
     readonly positions: number;
   };

@@ -90,6 +90,7 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   scale: real,
   targets: linears,
   seed: count,
+  method: v.exactOptional(v.picklist(["lora", "dora"])),
   init: v.picklist(["default", "gaussian", "orthogonal"]),
 });
 const blockName = v.picklist(["params", "m", "v"]);
@@ -167,6 +168,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     rank: natural,
     recomputation: v.picklist(["none", "selective", "full"]),
     groups: v.array(v.picklist(GROUP_NAMES)),
+    magnitudes: v.boolean(),
     inFlight: natural,
     positions: natural,
   }),

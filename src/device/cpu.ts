@@ -9,7 +9,7 @@ import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
-import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
+import { doraKernels, linearKernels, ROW_TILE } from "./cpu/linear.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
@@ -32,7 +32,11 @@ export class CpuDevice implements Device {
   constructor(threads = usableCores()) {
     this.#host = openHost(threads);
     this.name = `${processor().model}, ${this.#host.threads} threads`;
-    this.#kernels = { ...rowKernels(this.#host), ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)) };
+    this.#kernels = {
+      ...rowKernels(this.#host),
+      ...doraKernels(this.#host),
+      ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)),
+    };
   }
 
   memory() {

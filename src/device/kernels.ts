@@ -149,6 +149,51 @@ export type Kernels = {
   /** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
   lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
 
+  /**
+   * DoRA's norms of the adapter in `slot`: norm[n] = |weight[n] + scale sum_r b[slot, n, r] a[slot, g R + r]| over the rows of the linears
+   * that it targets; gain[slot, n] = m[slot, n] / norm[n] and inverse[slot, n] = 1 / norm[n], or 0 for a row of zeros. With begins = 1
+   * m[slot, n] first becomes norm[n]. Other rows are left as they are. m f32[L, N], L strided; gain, inverse f32[L, N].
+   */
+  dora_norm: {
+    readonly weight: Tensor;
+    readonly a: Tensor;
+    readonly b: Tensor;
+    readonly scale: Tensor;
+    readonly ranks: Tensor;
+    readonly firstColumn: readonly number[];
+    readonly m: Tensor;
+    readonly gain: Tensor;
+    readonly inverse: Tensor;
+    readonly slot: number;
+    readonly begins: 0 | 1;
+  };
+  /**
+   * y = gain[adapter] z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1; y's other rows are left as they are.
+   * z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
+   */
+  dora_forward: {
+    readonly z: Tensor;
+    readonly bias: Tensor | null;
+    readonly residual: Tensor | null;
+    readonly gain: Tensor;
+    readonly decomposed: Tensor;
+    readonly y: Tensor;
+    readonly tileAdapter: Tensor;
+  };
+  /**
+   * In the tiles of decomposed adapters dm[adapter, n] += inverse[adapter, n] sum_m dy[m, n] z[m, n], then z becomes gain[adapter, n]
+   * dy[m, n]; in all other tiles z becomes dy. dm f32[L, N], L strided; an adapter's tiles lie side by side and are summed in order.
+   */
+  dora_backward: {
+    readonly dy: Tensor;
+    readonly z: Tensor;
+    readonly gain: Tensor;
+    readonly inverse: Tensor;
+    readonly decomposed: Tensor;
+    readonly dm: Tensor;
+    readonly tileAdapter: Tensor;
+  };
+
   /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
   /** dx[rows[t]] = dy[t] for distinct rows, those below zero left out; other rows of dx are left as they are. */

@@ -22,7 +22,7 @@ export type AdapterRecipe = {
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
   readonly objective: Objective;
-  readonly method: "lora";
+  readonly method: "lora" | "dora";
   readonly rank: number;
   readonly alpha: number;
   readonly dropout: number;

@@ -99,7 +99,7 @@ export const adapterEntries = {
     [oneOf(...OBJECTIVES), ...Object.values(objectiveTables)],
     wants(`${OBJECTIVES.map((name) => `"${name}"`).join(" or ")}, or a table with one of them as name`),
   ),
-  method: oneOf("lora"),
+  method: oneOf("lora", "dora"),
   rank: whole(1, 256),
   alpha: positive(),
   dropout: between(0, 1),

@@ -1,4 +1,4 @@
-// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+.
+// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+ and DoRA.
 
 import { comparesWithPeft } from "../helpers/peft.ts";
 

@@ -31,6 +31,7 @@ const settings = (i: number) => ({
     rank: [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
     targets: LINEARS.filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0) as readonly Linear[],
+    method: i % 8 === 2 || i % 8 === 5 ? "dora" : "lora",
   } satisfies BankAdapter,
   seed: 1000 + i,
   dropout: [0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i % 8]!,

@@ -114,9 +114,7 @@ export function loadGolden(name: GoldenModel): Golden {
   return {
     name,
     model: join(name === "kinds" ? join(FOLDER, "llama") : folder, "model"),
-    adapters: adapters
-      .filter(({ method = "lora" }) => method === "lora")
-      .map((adapter) => adapterOf(adapter, join(folder, adapter.name), logits(adapter.name))),
+    adapters: adapters.map((adapter) => adapterOf(adapter, join(folder, adapter.name), logits(adapter.name))),
     probe: Int32Array.from(probe),
     logits: logits("base"),
   };

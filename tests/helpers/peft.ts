@@ -97,7 +97,7 @@ export function comparesWithPeft(
           let [difference, size] = [0, 0];
           for (let layer = 0; layer < plan.spec.layers; layer++)
             for (const linear of ours.targets)
-              for (const factor of ["A", "B"] as const) {
+              for (const factor of ours.method === "dora" ? (["A", "B", "M"] as const) : (["A", "B"] as const)) {
                 const want = theirs.tensor(layer, linear, factor);
                 for (const [j, value] of ours.tensor(layer, linear, factor).entries()) {
                   difference += (value - want[j]!) ** 2;

@@ -18,6 +18,9 @@ type Family = Exclude<
   | "lora_down_grad"
   | "attention_forward"
   | "attention_backward"
+  | "dora_norm"
+  | "dora_forward"
+  | "dora_backward"
 >;
 
 export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
