@@ -161,7 +161,7 @@ export class AdapterBank implements Disposable {
     this.device.zero({ ...inverse, ptr: inverse.ptr + slot * columns * 4, shape: [columns] });
   }
 
-  /** Before the next forward pass an adapter's magnitudes become the norms of its rows, unless they are written before. */
+  /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
   beginMagnitudes(slot: number): void {
     this.#stale.set(slot, true);
   }

@@ -41,17 +41,19 @@ export class Decoder {
   /** Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. */
   forward(batch: Batch, acts: Activations, work: Workspace): Tensor {
     const { device, weights, part } = this;
-    dora.refresh(
-      device,
-      this.bank,
-      weights.layers.map(({ linears }, i) => [part.from + i, linears] as const),
-    );
+    this.refresh();
     if (part.first)
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
     weights.layers.forEach((layer, i) => {
       this.#forwardLayer(layer, part.from + i, batch, this.#cut(acts, i, batch.rows), work);
     });
     return firstRows(acts.inputs[weights.layers.length]!, batch.rows);
+  }
+
+  /** Computes what follows from parameters that have changed since the last pass. */
+  refresh(): void {
+    const layers = this.weights.layers.map(({ linears }, i) => [this.part.from + i, linears] as const);
+    dora.refresh(this.device, this.bank, layers);
   }
 
   /**

@@ -196,7 +196,9 @@ export class Stage implements Disposable {
           putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows: place.rows, columns: place.columns }));
         }
     this.bank.write(slot, "params", block);
-    if (adapter.method === "dora") this.bank.beginMagnitudes(slot);
+    if (adapter.method !== "dora") return;
+    this.bank.beginMagnitudes(slot);
+    this.decoder.refresh(); // at once: they are part of what is read
   }
 
   [Symbol.dispose](): void {
