@@ -28,6 +28,9 @@ export const native = {
   dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
   xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
   grad_norm: { args: [P, I, I], returns: F },
-  adamw_step: { args: [P, P, P, P, L, P], returns: "void" },
+  adamw_step: { args: [P, P, P, P, L, P, P], returns: "void" },
+  dora_norm: { args: [P, P, P, I, I, I, I, F, P, P, P, I], returns: "void" },
+  dora_forward: { args: [P, P, P, P, P, I, I], returns: "void" },
+  dora_backward: { args: [P, P, P, P, P, I, I], returns: "void" },
   random_fill: { args: [P, L, U, F], returns: "void" },
 } as const;

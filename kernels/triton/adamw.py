@@ -6,8 +6,10 @@
                   of those whose optimizer is 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
                   p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 10] = optimizer, lr, 1 - beta1, beta2,
-1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, of SGD momentum and nesterov (0 or 1) as the third and the fourth; tensors i32[S, 3]; squares f32[L, S]. Needs: P a multiple of 128, at
+Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 11] = optimizer, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and the fourth;
+factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3]; squares f32[L, S].
+Needs: P a multiple of 128, at
 most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8 columns.
 
 Blind to padding. The padded rank depends on the company, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at the
@@ -77,9 +79,9 @@ def grad_norm_sum(part, squares, size, SLICES: tl.constexpr, BLOCK: tl.constexpr
 
 
 @triton.jit
-def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
+def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """BLOCK parameters of one adapter. See the top of the file."""
-    row = table + tl.program_id(1) * 10
+    row = table + tl.program_id(1) * 11
     optimizer = tl.load(row)
     if optimizer == 0.0:
         return
@@ -89,6 +91,7 @@ def adamw_step(params, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: t
     decay, correction1, correction2, coefficient = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8), tl.load(row + 9)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < P
+    lr = tl.where(tl.load(factors + i // 128, mask=inside, other=0) == 1, tl.load(row + 10), lr)
     at = tl.program_id(1).to(tl.int64) * P + i
     g = tl.load(grads + at, mask=inside, other=0.0)
     m_I = tl.load(m + at, mask=inside, other=0.0)

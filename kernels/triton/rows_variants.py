@@ -27,7 +27,7 @@ PARAMETERS = {
     "xent": "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32",
     "grad_norm": "grads:*fp32 tensors:*i32 part:*fp32 P:i64",
     "grad_norm_sum": "part:*fp32 squares:*fp32 size:i32",
-    "adamw_step": "params:*fp32 grads:*fp32 m:*fp32 v:*fp32 copy:*bf16 table:*fp32 P:i64",
+    "adamw_step": "params:*fp32 grads:*fp32 m:*fp32 v:*fp32 copy:*bf16 factors:*i32 table:*fp32 P:i64",
     "random_fill": "out:c size:i64 seed:i32 scale:fp32",
 }
 

@@ -5,10 +5,11 @@ GPU), arch that it is compiled for, dtype, constants, warps, stages, signature (
 launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are one.
 """
 import attention_variants
+import dora_variants
 import linear_variants
 import rows_variants
 
-FAMILIES = (linear_variants, attention_variants, rows_variants)
+FAMILIES = (linear_variants, attention_variants, rows_variants, dora_variants)
 
 
 def variants():

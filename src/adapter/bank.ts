@@ -7,19 +7,37 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import {
   type AdapterLayout,
+  ALIGN,
+  type Factor,
   type FactorPlace,
   factorPlace,
+  factorTable,
   groupShape,
   type LayerRange,
   layoutAdapters,
+  type Method,
 } from "../base/layout.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { adamwStep, gradNorm } from "../ops/adamw.ts";
+import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
-export type BankAdapter = { readonly rank: number; readonly scale: number; readonly targets: readonly Linear[] };
+export type BankAdapter = {
+  readonly rank: number;
+  readonly scale: number;
+  readonly targets: readonly Linear[];
+  readonly method?: Method;
+};
+
+/** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
+export type Magnitudes = {
+  readonly m: Tensor; // f32[L, N], trained
+  readonly dm: Tensor;
+  readonly gain: Tensor; // f32[L, N] = m / norm; 1 where an adapter has no magnitudes
+  readonly inverse: Tensor; // f32[L, N] = 1 / norm, or 0
+  readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters
+};
 
 /** One group of linears in one layer: the stacked tensors of all adapters there. */
 export type Site = {
@@ -34,9 +52,11 @@ export type Site = {
   readonly rank: number;
   /** Names the group within the whole model, for dropout. */
   readonly module: number;
+  /** Null in a run without DoRA adapters. */
+  readonly magnitudes: Magnitudes | null;
 };
 
-export type Factor = "A" | "B";
+export type { Factor } from "../base/layout.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 
@@ -47,7 +67,19 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   const block = adapters * layout.size;
   const copy = compute === "bf16" ? [block * 2] : [];
   const norms = [layout.tensors.length * 12, adapters * layout.tensors.length * 4];
-  return arenaBytes([...Array(4).fill(block * 4), ...copy, ...norms, adapters * 40, ...Array(groups * 2).fill(adapters * 12)]);
+  const own = layout.sites.flatMap(({ m }, i) =>
+    m === null ? [] : Array(2).fill(adapters * layout.tensors[3 * i + 2]!.columns * 4),
+  );
+  if (own.length > 0) own.push(adapters * 4);
+  const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
+  return arenaBytes([
+    ...Array(4).fill(block * 4),
+    ...copy,
+    ...norms,
+    ...optimizer,
+    ...own,
+    ...Array(groups * 2).fill(adapters * 12),
+  ]);
 }
 
 export class AdapterBank implements Disposable {
@@ -60,8 +92,12 @@ export class AdapterBank implements Disposable {
   readonly #copy: Tensor | null;
   readonly #tensors: Tensor;
   readonly #squares: Tensor;
+  readonly #factors: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
+  readonly #decomposed: Tensor | null;
+  /** Slots of DoRA adapters whose gains are not those of their parameters; true where the magnitudes begin as the norms. */
+  readonly #stale = new Map<number, boolean>();
   /** Of each group: what the kernels read of the adapters' ranks and scales. */
   readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor }>();
   /** Who has each slot; null for nobody. */
@@ -74,8 +110,9 @@ export class AdapterBank implements Disposable {
     slots: number,
     groups: readonly Group[],
     paddedRank: number,
+    magnitudes = false,
   ) {
-    this.layout = layoutAdapters(spec, layers, groups, paddedRank);
+    this.layout = layoutAdapters(spec, layers, groups, paddedRank, magnitudes);
     this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
     const count = slots;
     const block = [count, this.layout.size] as const;
@@ -89,9 +126,12 @@ export class AdapterBank implements Disposable {
     this.#tensors = this.#arena.tensor("i32", tensors.length, 3);
     this.#squares = this.#arena.tensor("f32", count, tensors.length);
     device.write(this.#tensors, Int32Array.from(tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#table = this.#arena.tensor("f32", count, 10);
+    this.#factors = this.#arena.tensor("i32", this.layout.size / ALIGN);
+    device.write(this.#factors, factorTable(this.layout));
+    this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
+    this.#decomposed = magnitudes ? this.#arena.tensor("i32", count) : null;
     for (const group of groups) this.#addSites(group);
     this.#writeTables();
   }
@@ -110,12 +150,43 @@ export class AdapterBank implements Disposable {
   admit(slot: number, adapter: BankAdapter): void {
     invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
     this.#adapters[slot] = adapter;
+    this.#stale.delete(slot);
     for (const what of ["params", "grads", "m", "v"] as const) this.device.zero(this.#row(slot, what));
     if (this.#copy) this.device.zero(this.#copyRow(this.#copy, slot));
     this.#writeTables();
+    for (const { magnitudes } of this.#sites.values()) if (magnitudes) this.#begin(magnitudes, slot);
+  }
+
+  #begin({ gain, inverse }: Magnitudes, slot: number): void {
+    const columns = gain.shape[1]!;
+    this.device.write({ ...gain, ptr: gain.ptr + slot * columns * 4, shape: [columns] }, new Float32Array(columns).fill(1));
+    this.device.zero({ ...inverse, ptr: inverse.ptr + slot * columns * 4, shape: [columns] });
+  }
+
+  /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
+  beginMagnitudes(slot: number): void {
+    this.#stale.set(slot, true);
+  }
+
+  /** The slots whose gains have to be computed before the next forward pass; from here on they count as computed. */
+  takeStale(): ReadonlyMap<number, boolean> {
+    const taken = new Map(this.#stale);
+    this.#stale.clear();
+    return taken;
+  }
+
+  /** How many of these adapters have magnitudes. */
+  decomposed(adapters: Iterable<number>): "none" | "some" | "all" {
+    const dora = [...adapters].map((slot) => this.#adapters[slot]?.method === "dora");
+    return dora.every((is) => is) ? "all" : dora.some((is) => is) ? "some" : "none";
   }
 
   #writeTables(): void {
+    if (this.#decomposed)
+      this.device.write(
+        this.#decomposed,
+        Int32Array.from(this.#adapters, (adapter) => Number(adapter?.method === "dora")),
+      );
     for (const [group, { ranks, scale }] of this.#tables) {
       const targeted = (value: (adapter: BankAdapter) => number) =>
         this.#adapters.flatMap((adapter) =>
@@ -143,7 +214,17 @@ export class AdapterBank implements Disposable {
     const weights = this.#copy ?? this.#params;
     for (const at of this.layout.sites.filter((site) => site.group === group)) {
       const down = [at.a, linears.length * rank, width] as const;
-      const up = [at.b, firstColumn.at(-1)!, rank] as const;
+      const columns = firstColumn.at(-1)!;
+      const up = [at.b, columns, rank] as const;
+      const row = (of: Tensor): Tensor => ({ ptr: of.ptr + at.m! * 4, dtype: "f32", shape: [count, columns], stride: size });
+      const magnitudes = this.#decomposed && {
+        m: row(this.#params),
+        dm: row(this.#grads),
+        gain: this.#arena.tensor("f32", count, columns),
+        inverse: this.#arena.tensor("f32", count, columns),
+        decomposed: this.#decomposed,
+      };
+      if (magnitudes) for (let slot = 0; slot < count; slot++) this.#begin(magnitudes, slot);
       this.#sites.set(`${at.layer}.${group}`, {
         a: part(weights, ...down),
         b: part(weights, ...up),
@@ -155,15 +236,18 @@ export class AdapterBank implements Disposable {
         linears: linears.length,
         rank,
         module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
+        magnitudes,
       });
     }
   }
 
-  /** One optimizer step of the adapters whose row of `table` f32[L, 10] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[L, 11] says so (kernels.ts, adamw_step). */
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
+    for (const [slot, adapter] of this.#adapters.entries())
+      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] !== 0) this.#stale.set(slot, false);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
-    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, table: this.#table });
+    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
   }
 
   /**
@@ -203,6 +287,7 @@ export class AdapterBank implements Disposable {
 
   write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
     this.device.write(this.#row(adapter, what), values);
+    if (what === "params" && this.#adapters[adapter]?.method === "dora") this.#stale.set(adapter, false);
     if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));
   }
 

@@ -6,19 +6,21 @@ import type { Device, Tensor } from "../device/device.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { Site } from "./bank.ts";
+import * as dora from "./dora.ts";
 
 /** Whose rows a micro-batch holds, on the device. */
-export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor };
+export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor } & dora.Company;
 
-type Frozen = { readonly weight: Tensor; readonly bias: Tensor | null };
+export type Frozen = { readonly weight: Tensor; readonly bias: Tensor | null };
 
-/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. */
+/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. `z` is scratch of DoRA's. */
 export function forward(
   device: Device,
   site: Site | null,
   rows: RowTables,
   { weight, bias }: Frozen,
   io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
+  z: Tensor | null,
 ): void {
   const { x, s, y, residual } = io;
   if (!site) {
@@ -28,7 +30,9 @@ export function forward(
   const { tileAdapter } = rows;
   const { b, ranks, scale, firstColumn } = site;
   down(device, site, rows, x, s);
-  linearForward(device, { x, weight, bias, residual, y, lora: { s, b, scale, ranks, tileAdapter, firstColumn } });
+  const low = { s, b, scale, ranks, tileAdapter, firstColumn };
+  if (rows.decomposed !== "all") linearForward(device, { x, weight, bias, residual, y, lora: low });
+  if (rows.decomposed !== "none") dora.forward(device, site, rows, { weight, bias }, { x, y, residual, lora: low }, z!);
 }
 
 /** s = A drop(x) alone, where the output is not wanted again. */
@@ -38,7 +42,7 @@ export function down(device: Device, site: Site, rows: RowTables, x: Tensor, s: 
 
 /**
  * dx = dy W + drop'(ds A), with dA and dB added to the bank's gradients. `ds` is scratch of s's shape; `dx` null where nobody
- * needs the gradient of the input.
+ * needs the gradient of the input. `z` is scratch of DoRA's.
  */
 export function backward(
   device: Device,
@@ -46,14 +50,20 @@ export function backward(
   rows: RowTables,
   weight: Tensor,
   io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
+  z: Tensor | null,
 ): void {
-  const { x, s, ds, dy, dx } = io;
+  const { x, s, ds, dx } = io;
+  let { dy } = io;
   if (!site) {
     if (dx) linearBackward(device, { dy, weight, dx, lora: null });
     return;
   }
   const { tileAdapter } = rows;
   const { a, b, da, db, ranks, scale, firstColumn, module } = site;
+  if (rows.decomposed !== "none") {
+    const low = { s, b, scale, ranks, tileAdapter, firstColumn };
+    dy = dora.backward(device, site, rows, weight, { x, dy, lora: low }, z!);
+  }
   loraUpGrad(device, { dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter });
   loraDownGrad(device, { x, ds, da, ranks, module, ...rows });
   if (dx) linearBackward(device, { dy, weight, dx, lora: { ds, a, ranks, module, ...rows } });

@@ -1,27 +1,39 @@
 // Where an adapter's parameters lie: one flat block an adapter, the same for all adapters of a run.
 //
-// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R], each beginning at a multiple of
-// ALIGN elements. G linears share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so
+// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R], and where a run has DoRA adapters the
+// magnitudes of the rows, M [N]; each begins at a multiple of ALIGN elements. G linears share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so
 // that it can leave a device and come back as one copy.
 
 import { invariant } from "./errors.ts";
 import { alignUp } from "./shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
 
-/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. */
-const ALIGN = 128;
+/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
+export const ALIGN = 128;
 
 export type LayerRange = { readonly from: number; readonly to: number };
 
-/** Where the tensors of one group in one layer begin, in elements from the adapter's block. */
-export type SiteLayout = { readonly layer: number; readonly group: Group; readonly a: number; readonly b: number };
+/** What an adapter is (recipe/recipe.ts); left out: "lora". */
+export type Method = "lora" | "dora";
+
+/** The tensors of a linear: A [rank, in], B [out, rank], and DoRA's magnitudes M [out]. */
+export type Factor = "A" | "B" | "M";
+
+/** Where the tensors of one group in one layer begin, in elements from the adapter's block; `m` null where there are none. */
+export type SiteLayout = {
+  readonly layer: number;
+  readonly group: Group;
+  readonly a: number;
+  readonly b: number;
+  readonly m: number | null;
+};
 
 /** A matrix within an adapter's block. */
 export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
 
 export type AdapterLayout = {
   readonly sites: readonly SiteLayout[];
-  /** A and B of each site, in the order of the sites. */
+  /** The tensors of each site, in the order of the sites. */
   readonly tensors: readonly Place[];
   readonly rank: number;
   /** Elements of an adapter's block. */
@@ -36,13 +48,28 @@ export function groupShape(spec: ModelSpec, group: Group): { readonly in: number
   return { in: linearShape(spec, linears[0]!).in, firstColumn };
 }
 
+/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: what the optimizer tells A and B apart by. */
+export function factorTable({ sites, tensors, size }: AdapterLayout): Int32Array<ArrayBuffer> {
+  const table = new Int32Array(size / ALIGN);
+  const ups = new Set(sites.map(({ b }) => b));
+  for (const { offset, rows, columns } of tensors)
+    if (ups.has(offset)) table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
+  return table;
+}
+
 /** The groups that hold at least one of the targets. */
 export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   const wanted = new Set(targets);
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
-export function layoutAdapters(spec: ModelSpec, layers: LayerRange, groups: readonly Group[], rank: number): AdapterLayout {
+export function layoutAdapters(
+  spec: ModelSpec,
+  layers: LayerRange,
+  groups: readonly Group[],
+  rank: number,
+  magnitudes = false,
+): AdapterLayout {
   const sites: SiteLayout[] = [];
   const tensors: Place[] = [];
   let at = 0;
@@ -57,12 +84,13 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, groups: read
       const { in: width, firstColumn } = groupShape(spec, group);
       const a = take((firstColumn.length - 1) * rank, width);
       const b = take(firstColumn.at(-1)!, rank);
-      sites.push({ layer, group, a, b });
+      const m = magnitudes ? take(1, firstColumn.at(-1)!) : null;
+      sites.push({ layer, group, a, b, m });
     }
   return { sites, tensors, rank, size: at };
 }
 
-/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart. A is [rank, in], B is [out, rank]. */
+/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; M is one row. */
 export type FactorPlace = Place & { readonly stride: number };
 
 /** Where a factor of an adapter of this rank lies. Its linear's group must be in the layout. */
@@ -72,7 +100,7 @@ export function factorPlace(
   rank: number,
   layer: number,
   linear: Linear,
-  factor: "A" | "B",
+  factor: Factor,
 ): FactorPlace {
   const site = layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
   invariant(site, `no factors for ${linear} of layer ${layer}`);
@@ -80,6 +108,10 @@ export function factorPlace(
   const { in: width, out } = linearShape(spec, linear);
   if (factor === "A") return { offset: site.a + index * layout.rank * width, rows: rank, columns: width, stride: width };
   const { firstColumn } = groupShape(spec, site.group);
+  if (factor === "M") {
+    invariant(site.m !== null, `no magnitudes for ${linear} of layer ${layer}`);
+    return { offset: site.m + firstColumn[index]!, rows: 1, columns: out, stride: out };
+  }
   return { offset: site.b + firstColumn[index]! * layout.rank, rows: out, columns: rank, stride: layout.rank };
 }
 
@@ -99,28 +131,39 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 }
 
 /** Trained parameters of an adapter, padding left out. */
-export function countParameters(spec: ModelSpec, layers: number, targets: readonly Linear[], rank: number): number {
+export function countParameters(
+  spec: ModelSpec,
+  layers: number,
+  targets: readonly Linear[],
+  rank: number,
+  method: Method = "lora",
+): number {
   let perLayer = 0;
   for (const linear of targets) {
     const { in: width, out } = linearShape(spec, linear);
-    perLayer += rank * (width + out);
+    perLayer += rank * (width + out) + (method === "dora" ? out : 0);
   }
   return perLayer * layers;
 }
 
-/** A factor of an adapter by its place in the model: A is [rank, in], B is [out, rank]. */
+/** A factor of an adapter by its place in the model. */
 export type FactorTensor = {
   readonly layer: number;
   readonly linear: Linear;
-  readonly factor: "A" | "B";
+  readonly factor: Factor;
   readonly values: Float32Array;
 };
 
 /** The factors of an adapter in a range of layers, in order, without their values. */
-export function factorsIn({ from, to }: LayerRange, targets: readonly Linear[]): Omit<FactorTensor, "values">[] {
+export function factorsIn(
+  { from, to }: LayerRange,
+  targets: readonly Linear[],
+  method: Method = "lora",
+): Omit<FactorTensor, "values">[] {
+  const names: readonly Factor[] = method === "dora" ? ["A", "B", "M"] : ["A", "B"];
   const ordered = LINEARS.filter((linear) => targets.includes(linear));
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
-    for (const linear of ordered) for (const factor of ["A", "B"] as const) factors.push({ layer, linear, factor });
+    for (const linear of ordered) for (const factor of names) factors.push({ layer, linear, factor });
   return factors;
 }

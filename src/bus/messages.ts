@@ -9,6 +9,8 @@ export type AdamStep = {
   readonly adapter: number;
   readonly t: number;
   readonly learningRate: number;
+  /** The rate of B as a multiple of that of A (LoRA+); 1 for one rate. */
+  readonly ratio: number;
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
@@ -18,14 +20,17 @@ export type AdamStep = {
 };
 
 /** One adapter's step of stochastic gradient descent with momentum. */
-export type SgdStep = Pick<AdamStep, "adapter" | "t" | "learningRate" | "weightDecay" | "coefficient"> & {
+export type SgdStep = Pick<AdamStep, "adapter" | "t" | "learningRate" | "ratio" | "weightDecay" | "coefficient"> & {
   readonly momentum: number;
   readonly nesterov: boolean;
 };
 
 export type OptimizerStep = AdamStep | SgdStep;
 
-/** What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero), each a block as base/layout.ts lays it out. */
+/**
+ * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
+ * each a block as base/layout.ts lays it out.
+ */
 export type BlockName = "params" | "m" | "v";
 
 /** The device of a stage, as it announces itself: what the coordinator plans from. The same as the device's own report. */
@@ -55,6 +60,7 @@ export type AdmittedAdapter = {
   readonly scale: number;
   readonly targets: readonly Linear[];
   readonly seed: number;
+  readonly method?: "lora" | "dora";
   readonly init: "default" | "gaussian" | "orthogonal";
 };
 
@@ -73,6 +79,7 @@ export type StageSetup = {
     readonly rank: number;
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
+    readonly magnitudes: boolean;
     readonly inFlight: number;
     readonly positions: number;
   };

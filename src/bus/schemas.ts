@@ -78,6 +78,7 @@ const anyStep = {
   adapter: count,
   t: v.pipe(count, v.minValue(1)),
   learningRate: real,
+  ratio: real,
   weightDecay: real,
   coefficient: real,
 };
@@ -91,6 +92,7 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   scale: real,
   targets: linears,
   seed: count,
+  method: v.exactOptional(v.picklist(["lora", "dora"])),
   init: v.picklist(["default", "gaussian", "orthogonal"]),
 });
 const blockName = v.picklist(["params", "m", "v"]);
@@ -170,6 +172,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     rank: natural,
     recomputation: v.picklist(["none", "selective", "full"]),
     groups: v.array(v.picklist(GROUP_NAMES)),
+    magnitudes: v.boolean(),
     inFlight: natural,
     positions: natural,
   }),

@@ -83,8 +83,8 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
 function referenceAdapter({ objective }: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
   const reference = referenceOf(objective);
   if (reference === null || typeof reference === "string") return null;
-  const { rank, alpha, rslora, targets } = readPeftAdapter(reference.folder, spec);
-  return { rank, targets, scale: scaleOf({ rank, alpha, rslora }) };
+  const { rank, alpha, rslora, targets, method } = readPeftAdapter(reference.folder, spec);
+  return { rank, targets, method, scale: scaleOf({ rank, alpha, rslora }) };
 }
 
 /** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
@@ -92,6 +92,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
   const saved = readPeftAdapter(adapter.initialAdapter, spec);
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
+    ["method", adapter.method, saved.method],
     ["rank", adapter.rank, saved.rank],
     ["alpha", adapter.alpha, saved.alpha],
     ["rslora", adapter.rslora, saved.rslora],

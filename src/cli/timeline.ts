@@ -17,6 +17,7 @@ const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
   ["swiglu", /^swiglu_/],
   ["embed", /^(embed|rows|pool)_/],
   ["xent", /^xent/],
+  ["dora", /^dora_/],
   ["adamw", /^(adamw|grad_norm)/],
 ];
 

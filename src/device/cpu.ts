@@ -9,7 +9,7 @@ import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
-import { linearKernels, ROW_TILE } from "./cpu/linear.ts";
+import { doraKernels, linearKernels, ROW_TILE } from "./cpu/linear.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
@@ -32,7 +32,11 @@ export class CpuDevice implements Device {
   constructor(threads = usableCores()) {
     this.#host = openHost(threads);
     this.name = `${processor().model}, ${this.#host.threads} threads`;
-    this.#kernels = { ...rowKernels(this.#host), ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)) };
+    this.#kernels = {
+      ...rowKernels(this.#host),
+      ...doraKernels(this.#host),
+      ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)),
+    };
   }
 
   memory() {
@@ -252,13 +256,13 @@ function rowKernels(host: Host) {
         sums[i] = c.grad_norm(block + offset! * 4, rows!, columns!);
       }
     },
-    adamw_step: ({ params, grads, m, v, table }: Kernels["adamw_step"]) => {
-      const [adapters, count] = [dim(params, 0), dim(params, 1)];
-      const rows = new Float32Array(hostView(table.ptr, adapters * 40));
+    adamw_step: ({ params, grads, m, v, factors, table }: Kernels["adamw_step"]) => {
+      const [adapters, count, width] = [dim(params, 0), dim(params, 1), dim(table, 1)];
+      const rows = new Float32Array(hostView(table.ptr, adapters * width * 4));
       for (let i = 0; i < adapters; i++) {
         const at = i * count * 4;
-        if (rows[i * 10] !== 0)
-          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, table.ptr + i * 40);
+        if (rows[i * width] !== 0)
+          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, factors.ptr, table.ptr + i * width * 4);
       }
     },
     random_fill: ({ out, seed, scale }: Kernels["random_fill"]) => c.random_fill(out.ptr, sizeOf(out.shape), seed >>> 0, scale),

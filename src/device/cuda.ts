@@ -11,6 +11,7 @@ import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
+import { doraFamily } from "./cuda/dora.ts";
 import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
 import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
@@ -80,7 +81,7 @@ export class CudaDevice implements Device, Launcher {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
     }
-    this.#implementations = { ...linearFamily(this), ...attentionFamily(this), ...rowFamilies(this) };
+    this.#implementations = { ...linearFamily(this), ...attentionFamily(this), ...rowFamilies(this), ...doraFamily(this) };
   }
 
   memory() {

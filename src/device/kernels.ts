@@ -149,6 +149,51 @@ export type Kernels = {
   /** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
   lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
 
+  /**
+   * DoRA's norms of the adapter in `slot`: norm[n] = |weight[n] + scale sum_r b[slot, n, r] a[slot, g R + r]| over the rows of the linears
+   * that it targets; gain[slot, n] = m[slot, n] / norm[n] and inverse[slot, n] = 1 / norm[n], or 0 for a row of zeros. With begins = 1
+   * m[slot, n] first becomes norm[n]. Other rows are left as they are. m f32[L, N], L strided; gain, inverse f32[L, N].
+   */
+  dora_norm: {
+    readonly weight: Tensor;
+    readonly a: Tensor;
+    readonly b: Tensor;
+    readonly scale: Tensor;
+    readonly ranks: Tensor;
+    readonly firstColumn: readonly number[];
+    readonly m: Tensor;
+    readonly gain: Tensor;
+    readonly inverse: Tensor;
+    readonly slot: number;
+    readonly begins: 0 | 1;
+  };
+  /**
+   * y = gain[adapter] z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1; y's other rows are left as they are.
+   * z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
+   */
+  dora_forward: {
+    readonly z: Tensor;
+    readonly bias: Tensor | null;
+    readonly residual: Tensor | null;
+    readonly gain: Tensor;
+    readonly decomposed: Tensor;
+    readonly y: Tensor;
+    readonly tileAdapter: Tensor;
+  };
+  /**
+   * In the tiles of decomposed adapters dm[adapter, n] += inverse[adapter, n] sum_m dy[m, n] z[m, n], then z becomes gain[adapter, n]
+   * dy[m, n]; in all other tiles z becomes dy. dm f32[L, N], L strided; an adapter's tiles lie side by side and are summed in order.
+   */
+  dora_backward: {
+    readonly dy: Tensor;
+    readonly z: Tensor;
+    readonly gain: Tensor;
+    readonly inverse: Tensor;
+    readonly decomposed: Tensor;
+    readonly dm: Tensor;
+    readonly tileAdapter: Tensor;
+  };
+
   /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
   /** y[p] = the mean of rows bounds[p, 0] .. bounds[p, 1] (at least one) of x: x c[T, H], bounds i32[P, 2], y c[P, H]. In their order. */
@@ -180,12 +225,13 @@ export type Kernels = {
   grad_norm: { readonly grads: Tensor; readonly tensors: Tensor; readonly squares: Tensor };
   /**
    * One step of each adapter whose `table` row says so, with its gradients multiplied by `coefficient` (clipping); then its
-   * gradients become 0. params, grads, m, v f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 10]:
+   * gradients become 0. params, grads, m, v f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 11]:
    * 1, AdamW (Loshchilov and Hutter 2019, as PyTorch computes it): 1, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight decay,
-   * 1 - beta1^t, 1 - beta2^t, coefficient; differences from 1 come from doubles, since 1 - 0.999f is off by 1e-5.
-   * 2, SGD (as PyTorch computes it): 2, learning rate, momentum, nesterov (0 or 1), -, -, weight decay, -, -, coefficient; d = g + decay p,
-   * m = momentum m + d, p -= lr (nesterov ? d + momentum m : m), and v stays as it is.
-   * 0: nothing of the adapter is touched.
+   * 1 - beta1^t, 1 - beta2^t, coefficient, learning rate of B (LoRA+, Hayou et al. 2024); differences from 1 come from doubles, since
+   * 1 - 0.999f is off by 1e-5.
+   * 2, SGD (as PyTorch computes it): 2, learning rate, momentum, nesterov (0 or 1), -, -, weight decay, -, -, coefficient, learning rate of B;
+   * d = g + decay p, m = momentum m + d, p -= lr (nesterov ? d + momentum m : m), and v stays as it is.
+   * 0: nothing of the adapter is touched. factors i32[P / 128]: 1 where 128 elements of a block are of a B, else 0.
    */
   adamw_step: {
     readonly params: Tensor;
@@ -193,6 +239,7 @@ export type Kernels = {
     readonly m: Tensor;
     readonly v: Tensor;
     readonly copy: Tensor | null;
+    readonly factors: Tensor;
     readonly table: Tensor;
   };
 

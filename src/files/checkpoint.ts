@@ -9,7 +9,16 @@ import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readSync, rena
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
+import {
+  type AdapterLayout,
+  type Factor,
+  type FactorTensor,
+  factorPlace,
+  factorsIn,
+  type LayerRange,
+  type Method,
+  takeFactor,
+} from "../base/layout.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { removeQuietly, syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
@@ -50,6 +59,7 @@ export type Snapshot = {
   readonly spec: ModelSpec;
   readonly rank: number;
   readonly targets: readonly Linear[];
+  readonly method?: Method | undefined;
   readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
@@ -65,10 +75,10 @@ const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTenso
 
 /** Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is changed. */
 export function writeCheckpoint(folder: string, progress: Progress, snapshot: Snapshot, keep: number): void {
-  const { spec, rank, targets, stages } = snapshot;
+  const { spec, rank, targets, method, stages } = snapshot;
   const tensors = BLOCKS.flatMap((what) =>
     stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets).map((at) => {
+      factorsIn(part, targets, method).map((at) => {
         const place = factorPlace(spec, layout, rank, at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
@@ -125,7 +135,7 @@ export function readCheckpoint(folder: string): Checkpoint {
 function factorsOf(path: string, wanted: BlockName): FactorTensor[] {
   using file = openSafetensors(path);
   return [...file.tensors].flatMap(([name, { bytes }]) => {
-    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, "A" | "B"];
+    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor];
     if (what !== wanted) return [];
     const values = new Float32Array(new ArrayBuffer(bytes));
     file.readInto(name, new Uint8Array(values.buffer));

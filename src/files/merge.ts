@@ -1,4 +1,4 @@
-// An adapter merged into its base model: W + scale B A for each linear that it targets, and everything else as it is. All of it goes
+// An adapter merged into its base model: W + scale B A for each linear that it targets, its rows of DoRA's lengths, and everything else as it is. All of it goes
 // through memory in pieces of rows, so that a model needs no more room than its adapter and one piece.
 
 import { join } from "node:path";
@@ -107,6 +107,7 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, 
   const factors = site && {
     a: adapter.tensor(site.layer, site.linear, "A"),
     b: adapter.tensor(site.layer, site.linear, "B"),
+    m: adapter.method === "dora" ? adapter.tensor(site.layer, site.linear, "M") : null,
   };
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
@@ -120,6 +121,7 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, 
     const values = toF32(raw, from);
     if (factors) {
       addProduct(values, width, factors.b.subarray(row * adapter.rank, (row + count) * adapter.rank), factors.a, scale);
+      if (factors.m) setLengths(values, width, factors.m.subarray(row, row + count));
       if (!allFinite(values))
         throw new RunError(
           "export.values",
@@ -146,6 +148,17 @@ export function addProduct(values: Float32Array, width: number, b: Float32Array,
     }
     const first = row * width;
     for (let i = 0; i < width; i++) values[first + i] = values[first + i]! + scale * sums[i]!;
+  }
+}
+
+/** Gives each row of `width` values its length; a row of zeros stays one. */
+export function setLengths(values: Float32Array, width: number, lengths: Float32Array): void {
+  for (const [row, length] of lengths.entries()) {
+    const of = values.subarray(row * width, (row + 1) * width);
+    let squares = 0;
+    for (let i = 0; i < width; i++) squares += of[i]! * of[i]!;
+    const gain = squares > 0 ? length / Math.sqrt(squares) : 0;
+    for (let i = 0; i < width; i++) of[i] = of[i]! * gain;
   }
 }
 

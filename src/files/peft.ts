@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import type { Factor, Method } from "../base/layout.ts";
 import { sizeOf } from "../base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
 import { writeFileAtomic } from "./atomic.ts";
@@ -15,23 +16,26 @@ export type PeftAdapter = {
   readonly dropout: number;
   readonly targets: readonly Linear[];
   readonly rslora: boolean;
+  /** Left out: "lora". */
+  readonly method?: Method;
   readonly baseModel: string;
 };
 
-/** A factor of one linear in one layer: A is [rank, in], B is [out, rank]. */
+/** A factor of one linear in one layer. */
 export type PeftFactor = {
   readonly layer: number;
   readonly linear: Linear;
-  readonly factor: "A" | "B";
+  readonly factor: Factor;
   readonly values: Float32Array;
 };
 
 const PREFIX = "base_model.model.model.layers.";
-const tensorName = (layer: number, linear: Linear, factor: "A" | "B"): string =>
-  `${PREFIX}${layer}.${modulePath(linear)}.lora_${factor}.weight`;
+const NAMES = { A: "lora_A.weight", B: "lora_B.weight", M: "lora_magnitude_vector" } as const;
+const tensorName = (layer: number, linear: Linear, factor: Factor): string =>
+  `${PREFIX}${layer}.${modulePath(linear)}.${NAMES[factor]}`;
 
 /** The fields that PEFT writes for a LoRA; those that we have no other value for are its defaults. */
-const configOf = ({ rank, alpha, dropout, targets, rslora, baseModel }: PeftAdapter) => ({
+const configOf = ({ rank, alpha, dropout, targets, rslora, method, baseModel }: PeftAdapter) => ({
   alpha_pattern: {},
   auto_mapping: null,
   base_model_name_or_path: baseModel,
@@ -60,14 +64,16 @@ const configOf = ({ rank, alpha, dropout, targets, rslora, baseModel }: PeftAdap
   target_parameters: null,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
-  use_dora: false,
+  use_dora: method === "dora",
   use_rslora: rslora,
 });
 
 /** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
   const tensors = factors.map(({ layer, linear, factor, values }) => {
-    const shape = factor === "A" ? [adapter.rank, values.length / adapter.rank] : [values.length / adapter.rank, adapter.rank];
+    const { rank } = adapter;
+    const outer = values.length / rank;
+    const shape = { A: [rank, outer], B: [outer, rank], M: [values.length] }[factor];
     return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
   });
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -76,7 +82,8 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
 }
 
 export type SavedAdapter = PeftAdapter & {
-  readonly tensor: (layer: number, linear: Linear, factor: "A" | "B") => Float32Array;
+  readonly method: Method;
+  readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
 /** Reads an adapter that PEFT or mlora wrote for a model of this spec. Throws a RequestError that lists what does not fit. */
@@ -93,7 +100,8 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, "A")));
-  checkTensors(file, spec, targets, rank);
+  const method = config["use_dora"] === true ? "dora" : "lora";
+  checkTensors(file, spec, targets, rank, method);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     const raw = new Uint8Array(bytes);
@@ -109,21 +117,25 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
     dropout,
     targets,
     rslora: config["use_rslora"] === true,
+    method,
     baseModel: String(config["base_model_name_or_path"] ?? ""),
     tensor: (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!,
   };
 }
 
-/** Only plain LoRA is read; anything that would change the numbers is refused by name. */
+/** Only LoRA and DoRA are read; anything that would change the numbers is refused by name. */
 function checkKind(config: JsonObject, path: string): void {
   const isEmpty = (value: unknown) =>
     value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
   const refuse = (key: string) =>
-    new RequestError("peft.kind", `${path}: ${key} is ${JSON.stringify(config[key])}`, "mlora continues plain LoRA adapters");
+    new RequestError(
+      "peft.kind",
+      `${path}: ${key} is ${JSON.stringify(config[key])}`,
+      "mlora continues LoRA and DoRA adapters",
+    );
   if (config["peft_type"] !== "LORA") throw refuse("peft_type");
   if ((config["bias"] ?? "none") !== "none") throw refuse("bias");
   for (const key of [
-    "use_dora",
     "lora_bias",
     "fan_in_fan_out",
     "modules_to_save",
@@ -151,13 +163,14 @@ function countOf(config: JsonObject, key: string, path: string): number {
 
 const SHOWN = 5;
 
-function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly Linear[], rank: number): void {
+function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly Linear[], rank: number, method: Method): void {
   const wanted = new Map<string, readonly number[]>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of targets) {
       const { in: width, out } = linearShape(spec, linear);
       wanted.set(tensorName(layer, linear, "A"), [rank, width]);
       wanted.set(tensorName(layer, linear, "B"), [out, rank]);
+      if (method === "dora") wanted.set(tensorName(layer, linear, "M"), [out]);
     }
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear of layer 0"] : [];
   for (const [name, shape] of wanted) {

@@ -20,6 +20,8 @@ export type BatchTables = {
 export type Batch = { readonly rows: number; readonly targets: number } & { readonly [K in keyof BatchTables]: Tensor } & {
   readonly loss: Tensor; // f32[T]
   readonly hit: Tensor; // i32[T]
+  /** Whose tiles these are: no DoRA adapter's, some, or all. */
+  readonly decomposed: "none" | "some" | "all";
 };
 
 export type BatchSizes = {
@@ -48,11 +50,12 @@ export function takeBatch(
     weights: take("f32", targets),
     loss: take("f32", targets),
     hit: take("i32", targets),
+    decomposed: "none",
   };
 }
 
 /** Uploads a micro-batch's tables into `batch`; returns them cut to its size. */
-export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Batch {
+export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "decomposed"> {
   const upload = (to: Tensor, data: Int32Array | Float32Array): Tensor => {
     const width = to.shape.length === 2 ? to.shape[1]! : 1;
     if (data.length > 0) device.write(to, data);

@@ -2,7 +2,8 @@
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { sizeOf } from "../base/shape.ts";
+import { groupShape } from "../base/layout.ts";
+import { maxOf, sizeOf } from "../base/shape.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -22,6 +23,8 @@ export type Sizes = {
   readonly recomputation: Recomputation;
   /** Groups of linears that adapters target: only their inputs are needed again. */
   readonly groups: readonly Group[];
+  /** Whether there are DoRA adapters. */
+  readonly magnitudes: boolean;
 };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -57,6 +60,8 @@ export type Workspace = {
   readonly gradAct: Tensor; // [M, I]
   readonly ds: Tensor; // [M, 3 R]
   readonly delta: Tensor; // [Q, M]
+  /** [M, N] of the widest group: products that DoRA scales; null where no adapter is one. */
+  readonly z: Tensor | null;
 };
 
 /** Buffers of the output head and the loss. */
@@ -104,7 +109,8 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
   };
 }
 
-export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, { rows, rank }: Sizes): Workspace {
+export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): Workspace {
+  const { rows, rank, groups, magnitudes } = sizes;
   const w = widths(spec);
   return {
     h: take(compute, rows, w.hidden),
@@ -116,6 +122,7 @@ export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, { row
     gradAct: take(compute, rows, w.inner),
     ds: take(compute, rows, 3 * rank),
     delta: take("f32", spec.heads, rows),
+    z: magnitudes ? take(compute, rows, maxOf(groups.map((group) => groupShape(spec, group).firstColumn.at(-1)!))) : null,
   };
 }
 

@@ -4,6 +4,7 @@
 // ends at the first layer's input, where nobody is left to learn.
 
 import type { AdapterBank } from "../adapter/bank.ts";
+import * as dora from "../adapter/dora.ts";
 import * as lora from "../adapter/lora.ts";
 import type { Group, ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
@@ -38,14 +39,21 @@ export class Decoder {
   ) {}
 
   /** Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. */
-  forward(batch: Batch, acts: Activations): Tensor {
+  forward(batch: Batch, acts: Activations, work: Workspace): Tensor {
     const { device, weights, part } = this;
+    this.refresh();
     if (part.first)
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
     weights.layers.forEach((layer, i) => {
-      this.#forwardLayer(layer, part.from + i, batch, this.#cut(acts, i, batch.rows));
+      this.#forwardLayer(layer, part.from + i, batch, this.#cut(acts, i, batch.rows), work);
     });
     return firstRows(acts.inputs[weights.layers.length]!, batch.rows);
+  }
+
+  /** Computes what follows from parameters that have changed since the last pass. */
+  refresh(): void {
+    const layers = this.weights.layers.map(({ linears }, i) => [this.part.from + i, linears] as const);
+    dora.refresh(this.device, this.bank, layers);
   }
 
   /**
@@ -57,7 +65,7 @@ export class Decoder {
     for (let i = weights.layers.length - 1; i >= 0; i--) {
       const cut = this.#cut(acts, i, batch.rows);
       const layer = weights.layers[i]!;
-      if (this.recomputation === "full") this.#forwardLayer(layer, part.from + i, batch, cut, false);
+      if (this.recomputation === "full") this.#forwardLayer(layer, part.from + i, batch, cut, work, false);
       this.#backwardLayer(layer, part.from + i, batch, cut, work, !(part.first && i === 0));
     }
   }
@@ -94,11 +102,11 @@ export class Decoder {
   }
 
   /** s of a group has as many columns as the group has linears, each of the padded rank. */
-  #forwardLayer(w: LayerWeights, layer: number, batch: Batch, a: Cut, output = true): void {
+  #forwardLayer(w: LayerWeights, layer: number, batch: Batch, a: Cut, work: Workspace, output = true): void {
     const { device, spec, bank } = this;
     const eps = spec.normEps;
     const linear = (group: Group, x: Tensor, y: Tensor, residual: Tensor | null) =>
-      lora.forward(device, bank.site(layer, group), batch, w.linears[group], { x, s: a.s[group], y, residual });
+      lora.forward(device, bank.site(layer, group), batch, w.linears[group], { x, s: a.s[group], y, residual }, work.z);
 
     rmsnormForward(device, { x: a.x, weight: w.inputNorm, y: a.h1, rstd: a.rstd1, eps });
     linear("qkv", a.h1, a.qkv, null);
@@ -136,7 +144,7 @@ export class Decoder {
     const linear = (group: Group, x: Tensor, dy: Tensor, dx: Tensor | null) => {
       const s = a.s[group];
       const ds = { ...work.ds, shape: s.shape };
-      lora.backward(device, bank.site(layer, group), batch, w.linears[group].weight, { x, s, ds, dy, dx });
+      lora.backward(device, bank.site(layer, group), batch, w.linears[group].weight, { x, s, ds, dy, dx }, work.z);
     };
     // What adapters read is kept, or computed again; full has just run the layer.
     const wanted = (group: Group) => bank.site(layer, group) !== null;

@@ -3,7 +3,7 @@
 import { op } from "./op.ts";
 
 /** Numbers of an adapter's row in the table; kernels.ts says which. */
-export const ADAMW_TABLE_WIDTH = 10;
+export const ADAMW_TABLE_WIDTH = 11;
 
 export const gradNorm = op("grad_norm", { grads: "f32 L P", tensors: "i32 S 3", squares: "f32 L S" });
 export const adamwStep = op("adamw_step", {
@@ -12,5 +12,6 @@ export const adamwStep = op("adamw_step", {
   m: "f32 L P",
   v: "f32 L P",
   copy: "bf16 L P",
+  factors: "i32 F",
   table: `f32 L ${ADAMW_TABLE_WIDTH}`,
 });

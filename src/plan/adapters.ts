@@ -66,12 +66,13 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     rank: recipe.rank,
     scale: scaleOf(recipe),
     targets,
+    method: recipe.method,
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),
     stepsPerEpoch: stepsPerEpoch(work),
     tokens: totalTokens(work),
-    parameters: countParameters(spec, spec.layers, targets, recipe.rank),
+    parameters: countParameters(spec, spec.layers, targets, recipe.rank, recipe.method),
     reference: data.reference ?? null,
   };
 }

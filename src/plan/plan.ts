@@ -110,7 +110,8 @@ export function makePlan(
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
-  const shared = { rank: padRank(adapters, device), groups, positions };
+  const magnitudes = onStages(adapters).some(({ method }) => method === "dora");
+  const shared = { rank: padRank(adapters, device), groups, magnitudes, positions };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;

@@ -240,6 +240,8 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     });
   if (adapter.init !== undefined && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
+  if (all.method === "dora" && (all.lora_plus_ratio ?? 1) !== 1)
+    faults.push({ path: [...at, "lora_plus_ratio"], message: 'is LoRA+, for the method "lora"; leave it out with "dora"' });
   if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)
     faults.push({ path: [...at, "rank"], message: `is ${all.rank}: orthogonal initialisation wants an even rank` });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)

@@ -32,12 +32,14 @@ export type AdapterRecipe = {
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
   readonly objective: Objective;
-  readonly method: "lora";
+  readonly method: "lora" | "dora";
   readonly rank: number;
   readonly alpha: number;
   readonly dropout: number;
   /** Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank. */
   readonly rslora: boolean;
+  /** The learning rate of B as a multiple of that of A (LoRA+, Hayou et al. 2024); 1 for plain LoRA. */
+  readonly loraPlusRatio: number;
   /** What a fresh adapter begins with (adapter/init.ts). */
   readonly init: "default" | "gaussian" | "orthogonal";
   readonly targets: readonly string[] | "all-linear";

@@ -105,11 +105,12 @@ export const adapterEntries = {
     [oneOf(...OBJECTIVES), ...Object.values(objectiveTables)],
     wants(`${OBJECTIVES.map((name) => `"${name}"`).join(" or ")}, or a table with one of them as name`),
   ),
-  method: oneOf("lora"),
+  method: oneOf("lora", "dora"),
   rank: whole(1, 256),
   alpha: positive(),
   dropout: between(0, 1),
   rslora: truth,
+  lora_plus_ratio: positive(),
   init: oneOf("default", "gaussian", "orthogonal"),
   targets: v.union(
     [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],

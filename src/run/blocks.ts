@@ -11,19 +11,19 @@ import {
 } from "../base/layout.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 
-type Shape = Pick<AdapterPlan, "rank" | "targets">;
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method">;
 
 /** How the blocks of a stage are laid out. */
 export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
   const { part, sizes } = stages[stage]!;
-  return layoutAdapters(spec, part, sizes.groups, sizes.rank);
+  return layoutAdapters(spec, part, sizes.groups, sizes.rank, sizes.magnitudes);
 }
 
 /** The factors in the blocks of all stages, first stage first, in the order of the layers. */
-export const factorsOf = (plan: Plan, { rank, targets }: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
+export const factorsOf = (plan: Plan, { rank, targets, method }: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
     const layout = layoutOf(plan, stage);
-    return factorsIn(plan.stages[stage]!.part, targets).map((at) => {
+    return factorsIn(plan.stages[stage]!.part, targets, method).map((at) => {
       const place = factorPlace(plan.spec, layout, rank, at.layer, at.linear, at.factor);
       return { ...at, values: takeFactor(block, place) };
     });

@@ -22,10 +22,10 @@ const TOLERANCE = 1e-6;
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, recipe }: AdapterPlan,
+  { rank, scale, targets, method = "lora", recipe }: AdapterPlan,
   init = recipe.init,
 ): Promise<unknown> {
-  const adapter = { rank, scale, targets, seed: recipe.seed, init };
+  const adapter = { rank, scale, targets, method, seed: recipe.seed, init };
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
@@ -64,9 +64,9 @@ export async function putFactors(
 }
 
 /** The factors of a PEFT adapter directory, in the order of the layers. */
-export function readFactors(folder: string, { spec }: Plan, { targets }: AdapterPlan): FactorTensor[] {
+export function readFactors(folder: string, { spec }: Plan, { targets, method }: AdapterPlan): FactorTensor[] {
   const saved = readPeftAdapter(folder, spec);
-  return factorsIn({ from: 0, to: spec.layers }, targets).map((at) => ({
+  return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => ({
     ...at,
     values: saved.tensor(at.layer, at.linear, at.factor),
   }));
@@ -120,6 +120,6 @@ function write(
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
-  const { alpha, dropout, rslora } = recipe;
-  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, baseModel: run.model.path }, factors);
+  const { alpha, dropout, rslora, method } = recipe;
+  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, baseModel: run.model.path }, factors);
 }

@@ -74,6 +74,7 @@ export class Steps {
       adapter: live.slot!,
       t: ref.step + 1,
       learningRate,
+      ratio: recipe.loraPlusRatio,
       weightDecay,
       coefficient,
       ...ruleOf(recipe.optimizer),

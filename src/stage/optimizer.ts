@@ -11,9 +11,10 @@ export function stepTable(steps: readonly OptimizerStep[], slots: number): Float
 }
 
 function rowOf(step: OptimizerStep): number[] {
-  const { t, learningRate, weightDecay, coefficient } = step;
-  if ("momentum" in step) return [2, learningRate, step.momentum, step.nesterov ? 1 : 0, 0, 0, weightDecay, 0, 0, coefficient];
+  const { t, learningRate, ratio, weightDecay, coefficient } = step;
+  const last = [coefficient, learningRate * ratio];
+  if ("momentum" in step) return [2, learningRate, step.momentum, step.nesterov ? 1 : 0, 0, 0, weightDecay, 0, 0, ...last];
   const { beta1, beta2, eps } = step;
   const corrections = [1 - beta1 ** t, 1 - beta2 ** t];
-  return [1, learningRate, 1 - beta1, beta2, 1 - beta2, eps, weightDecay, ...corrections, coefficient];
+  return [1, learningRate, 1 - beta1, beta2, 1 - beta2, eps, weightDecay, ...corrections, ...last];
 }

@@ -82,7 +82,7 @@ export class Stage implements Disposable {
     const weightArena = new Arena(device, weightBytes(spec, part, device.compute), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, part, fill);
     const { rows, rank, groups, slots: adapters } = sizes;
-    const bank = new AdapterBank(device, spec, part, adapters, groups, rank);
+    const bank = new AdapterBank(device, spec, part, adapters, groups, rank, sizes.magnitudes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, layout: bank.layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
@@ -195,6 +195,9 @@ export class Stage implements Disposable {
           putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows: place.rows, columns: place.columns }));
         }
     this.bank.write(slot, "params", block);
+    if (adapter.method !== "dora") return;
+    this.bank.beginMagnitudes(slot);
+    this.decoder.refresh(); // at once: they are part of what is read
   }
 
   [Symbol.dispose](): void {
@@ -206,13 +209,14 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
     const { acts, batch: memory } = this.slots[slot]!;
-    const batch = writeBatch(this.device, memory, tables);
+    const decomposed = this.bank.decomposed(tables.tileAdapter);
+    const batch = { ...writeBatch(this.device, memory, tables), decomposed };
     const { first, last } = this.config.part;
     const tag = `activation.${pass ?? "evaluation"}`;
     const timed = this.#recorder.timer(pass, tables.sequences);
     const into = firstRows(acts.inputs[0]!, batch.rows);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, this.work));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
   }

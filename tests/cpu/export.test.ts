@@ -19,15 +19,18 @@ afterAll(() => place[Symbol.dispose]());
 const at = (name: string) => join(place.root, name);
 const spec = readModelSpec(place.model);
 
+const factorsOf = (method?: string) => (method === "dora" ? (["A", "B", "M"] as const) : (["A", "B"] as const));
+
 /** An adapter of random factors, in a folder of the workplace. */
 function writeAdapter(name: string, more: Partial<PeftAdapter> = {}, of: ModelSpec = spec): string {
   const adapter = { rank: 3, alpha: 6, dropout: 0, targets: LINEARS, rslora: false, baseModel: place.model, ...more };
   const rng = new Rng(5);
   const factors: PeftFactor[] = range(of.layers).flatMap((layer) =>
     adapter.targets.flatMap((linear) =>
-      (["A", "B"] as const).map((factor) => {
-        const size = adapter.rank * linearShape(of, linear)[factor === "A" ? "in" : "out"];
-        return { layer, linear, factor, values: Float32Array.from({ length: size }, () => 0.2 * rng.normal()) };
+      factorsOf(adapter.method).map((factor) => {
+        const size = (factor === "M" ? 1 : adapter.rank) * linearShape(of, linear)[factor === "A" ? "in" : "out"];
+        const middle = factor === "M" ? 1 : 0;
+        return { layer, linear, factor, values: Float32Array.from({ length: size }, () => middle + 0.2 * rng.normal()) };
       }),
     ),
   );
@@ -73,9 +76,9 @@ function tensorsOf(folder: string, of: ModelSpec = spec): Map<string, Float32Arr
   );
 }
 
-/** W + scale B A, written down once more: one number after the other. */
+/** W + scale B A, with DoRA its rows of lengths M, written down once more: one number after the other. */
 function mergedBy(hand: Map<string, Float32Array>, adapter: string, scale: number): Map<string, Float32Array> {
-  const { rank, targets, tensor } = readPeftAdapter(adapter, spec);
+  const { rank, targets, method, tensor } = readPeftAdapter(adapter, spec);
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of targets) {
       const [a, b] = [tensor(layer, linear, "A"), tensor(layer, linear, "B")];
@@ -86,6 +89,11 @@ function mergedBy(hand: Map<string, Float32Array>, adapter: string, scale: numbe
           let sum = 0;
           for (let r = 0; r < rank; r++) sum += b[o * rank + r]! * a[r * width + i]!;
           w[o * width + i]! += scale * sum;
+        }
+      if (method === "dora")
+        for (const [o, length] of tensor(layer, linear, "M").entries()) {
+          const norm = Math.hypot(...w.subarray(o * width, (o + 1) * width));
+          for (let i = 0; i < width; i++) w[o * width + i]! *= length / norm;
         }
     }
   return hand;
@@ -153,6 +161,7 @@ targets = ["q_proj", "down_proj"]
 
   for (const [what, more, scale] of [
     ["alpha / rank", { rank: 3, alpha: 6 }, 2],
+    ["DoRA's", { rank: 3, alpha: 9, method: "dora", targets: ["k_proj", "o_proj", "down_proj"] as Linear[] }, 3],
     ["alpha / sqrt(rank)", { rank: 4, alpha: 3, rslora: true, targets: ["v_proj", "up_proj"] as Linear[] }, 1.5],
   ] as const)
     for (const [stored, base] of [

@@ -26,6 +26,11 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and who makes no s
   using arena = new Arena(device, 1 << 16, "a test");
   const [params, grads, m, v] = [1, 2, 3, 4].map(() => arena.tensor("f32", slots, SIZE));
   const table = arena.tensor("f32", slots, ADAMW_TABLE_WIDTH);
+  const factors = arena.tensor("i32", Math.ceil(SIZE / 128));
+  device.write(
+    factors,
+    Int32Array.from({ length: factors.shape[0]! }, (_, i) => i % 2),
+  );
   const idle = new Array(SIZE).fill(7) as number[];
   device.write(params!, Float32Array.from([...CASES.flatMap(({ start }) => start), ...idle]));
   for (const zeros of [m!, v!]) device.zero(zeros);
@@ -33,11 +38,18 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and who makes no s
     device.write(grads!, Float32Array.from([...CASES.flatMap(({ gradients }) => gradients[step]!), ...idle]));
     const steps = CASES.map(({ optimizer, rates, coefficients }, adapter): OptimizerStep => {
       const { name: _, weight_decay: weightDecay, ...rule } = optimizer;
-      const common = { adapter, t: step + 1, learningRate: rates[step]!, weightDecay, coefficient: coefficients[step]! };
+      const common = {
+        adapter,
+        t: step + 1,
+        learningRate: rates[step]!,
+        weightDecay,
+        coefficient: coefficients[step]!,
+        ratio: 1,
+      };
       return { ...common, ...rule } as unknown as OptimizerStep;
     });
     device.write(table, stepTable(steps, slots));
-    adamwStep(device, { params: params!, grads: grads!, m: m!, v: v!, copy: null, table });
+    adamwStep(device, { params: params!, grads: grads!, m: m!, v: v!, copy: null, factors, table });
   }
   const read = async (of: typeof table) => new Float32Array((await device.read(of)).buffer);
   const [p, g, second] = [await read(params!), await read(grads!), await read(v!)];

@@ -31,12 +31,14 @@ const settings = (i: number) => ({
     rank: [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
     targets: LINEARS.filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0) as readonly Linear[],
+    method: i % 8 === 2 || i % 8 === 5 ? "dora" : "lora",
   } satisfies BankAdapter,
   seed: 1000 + i,
   dropout: [0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i % 8]!,
   batchSize: [2, 3, 1, 4, 2, 2, 5, 3][i % 8]!,
   accumulation: [1, 2, 3, 1, 2, 1, 1, 2][i % 8]!,
   learningRate: 0.01 * (1 + (i % 8)),
+  ratio: [1, 1, 4, 1, 16, 1, 1, 2.5][i % 8]!,
   maxGradNorm: i % 2 === 0 ? 0.5 : null,
 });
 
@@ -119,9 +121,10 @@ export async function train(
         const steps = action.steps.map(({ adapter, step }) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
-          const { learningRate, maxGradNorm } = crowd[adapter]!;
+          const { learningRate, ratio, maxGradNorm } = crowd[adapter]!;
           const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[adapter]!)), maxGradNorm);
-          return { adapter, t: step + 1, learningRate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, coefficient };
+          const betas = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+          return { adapter, t: step + 1, learningRate, ratio, ...betas, weightDecay: 0.01, coefficient };
         });
         for (const stage of stages) stage.step(steps);
       }

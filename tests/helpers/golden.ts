@@ -11,7 +11,8 @@ import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
-export type GoldenModel = (typeof GOLDEN_MODELS)[number];
+/** "kinds": adapters of the other kinds, on the Llama model. */
+export type GoldenModel = (typeof GOLDEN_MODELS)[number] | "kinds";
 
 export type GoldenStep = {
   /** Rows of the data, in order, as PEFT was given them. */
@@ -84,6 +85,8 @@ type FileAdapter = {
   readonly rank: number;
   readonly alpha: number;
   readonly rslora: boolean;
+  readonly method?: AdapterRecipe["method"];
+  readonly lora_plus_ratio?: number;
   readonly targets: readonly Linear[];
   readonly batch_size: number;
   readonly accumulation: number;
@@ -110,7 +113,7 @@ export function loadGolden(name: GoldenModel): Golden {
   const logits = readTensors(join(folder, "logits.safetensors"));
   return {
     name,
-    model: join(folder, "model"),
+    model: join(name === "kinds" ? join(FOLDER, "llama") : folder, "model"),
     adapters: adapters.map((adapter) => adapterOf(adapter, join(folder, adapter.name), logits(adapter.name))),
     probe: Int32Array.from(probe),
     logits: logits("base"),
@@ -197,11 +200,12 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     system: null,
     trainOn: "completion",
     objective: { name: "sft" },
-    method: "lora",
+    method: adapter.method ?? "lora",
     rank: adapter.rank,
     alpha: adapter.alpha,
     dropout: 0,
     rslora: adapter.rslora,
+    loraPlusRatio: adapter.lora_plus_ratio ?? 1,
     init: "default",
     targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
     initialAdapter,

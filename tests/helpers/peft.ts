@@ -17,7 +17,7 @@ import { run } from "../../src/run/run.ts";
 import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
 import { openLocalStages } from "../../src/stage/local.ts";
-import { GOLDEN_MODELS, type Golden, goldenRecipe, loadGolden } from "../helpers/golden.ts";
+import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
@@ -45,8 +45,14 @@ const close = (got: number, want: number, tolerance: number, what: string) => {
 };
 
 /** Declares the tests of one kind of device; `exact` says whether greedy decoding must give what PEFT's gives, row by row. */
-export function comparesWithPeft(kind: DeviceKind, precision: Precision, tolerance: Tolerance, exact: boolean): void {
-  for (const name of GOLDEN_MODELS)
+export function comparesWithPeft(
+  kind: DeviceKind,
+  precision: Precision,
+  tolerance: Tolerance,
+  exact: boolean,
+  names: readonly GoldenModel[] = GOLDEN_MODELS,
+): void {
+  for (const name of names)
     describe(`${name}, as PEFT trains it`, () => {
       const golden = loadGolden(name);
 
@@ -69,7 +75,7 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
             observers: [{ ...quiet, stepped }],
             stop: new AbortController().signal,
           });
-          expect(result.adapters.map(({ status }) => status)).toEqual(["done", "done", "done"]);
+          expect(result.adapters.map(({ status }) => status)).toEqual(golden.adapters.map(() => "done"));
         }
         for (const [i, adapter] of golden.adapters.entries()) {
           expect(steps[i]!.length).toBe(adapter.steps.length);
@@ -91,7 +97,7 @@ export function comparesWithPeft(kind: DeviceKind, precision: Precision, toleran
           let [difference, size] = [0, 0];
           for (let layer = 0; layer < plan.spec.layers; layer++)
             for (const linear of ours.targets)
-              for (const factor of ["A", "B"] as const) {
+              for (const factor of ours.method === "dora" ? (["A", "B", "M"] as const) : (["A", "B"] as const)) {
                 const want = theirs.tensor(layer, linear, factor);
                 for (const [j, value] of ours.tensor(layer, linear, factor).entries()) {
                   difference += (value - want[j]!) ** 2;

@@ -83,17 +83,19 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
   layers: 2,
   rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
   groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
+  magnitudes: adapters.some(({ method }) => method === "dora"),
   recomputation: "selective",
   inFlight: 1,
   positions: 64,
   ...changes,
 });
 
-/** Random A and B, so that gradients of both are alive: a function of the seed and the place, on any number of stages. */
+/** Random factors, so that gradients of all are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
   return (await readAdapter(stage, adapter)).map((at) => {
-    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
-    return { ...at, values: Float32Array.from(at.values, () => 0.3 * rng.normal()) };
+    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M"].indexOf(at.factor));
+    const middle = at.factor === "M" ? 1 : 0; // lengths of rows
+    return { ...at, values: Float32Array.from(at.values, () => middle + 0.3 * rng.normal()) };
   });
 }
 

@@ -255,7 +255,8 @@ describe("a base model's weights", () => {
   });
 });
 
-const adapter = { rank: 3, alpha: 6, dropout: 0.1, targets: ["q_proj", "up_proj"], rslora: false, baseModel: "base" } as const;
+const config = { rank: 3, alpha: 6, dropout: 0.1, targets: ["q_proj", "up_proj"], rslora: false } as const;
+const adapter = { ...config, method: "lora", baseModel: "base" } as const;
 const factorsOf = (targets: readonly Linear[], rank: number) =>
   [0, 1].flatMap((layer) =>
     targets.flatMap((linear) =>
@@ -293,7 +294,7 @@ describe("PEFT adapters", () => {
     const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
     for (const [key, value] of [
       ["peft_type", "IA3"],
-      ["use_dora", true],
+      ["lora_bias", true],
       ["bias", "all"],
       ["rank_pattern", { q_proj: 4 }],
       ["modules_to_save", ["lm_head"]],

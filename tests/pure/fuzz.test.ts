@@ -112,7 +112,9 @@ test("messages", () => {
     { type: "forward", pass: 3, batch },
     {
       type: "step",
-      steps: [{ adapter: 0, t: 1, learningRate: 1e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, coefficient: 1 }],
+      steps: [
+        { adapter: 0, t: 1, learningRate: 1e-3, ratio: 1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, coefficient: 1 },
+      ],
     },
     { type: "admit", slot: 0, adapter: { rank: 4, scale: 2, targets: ["q_proj"], seed: 3, init: "default" } },
     { type: "write", slot: 1, blocks: { params: new Float32Array(6), m: new Float32Array(6), v: new Float32Array(6) } },

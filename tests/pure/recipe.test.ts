@@ -95,6 +95,12 @@ describe("a fault is told with its place", () => {
       "8:22: adapter[0].sweep.rank[1] wants a whole number from 1 to 256, found 0.5",
     ],
     [
+      "LoRA+ of DoRA",
+      HEAD + adapter('method = "dora"\nlora_plus_ratio = 16'),
+      '9:1: adapter[0].lora_plus_ratio is LoRA+, for the method "lora"; leave it out with "dora"',
+    ],
+    ["method", HEAD + adapter('method = "loha"'), '8:1: adapter[0].method wants "lora" or "dora", found "loha"'],
+    [
       "template without format",
       HEAD + adapter('template = { prompt = "a", completion = "b" }'),
       '8:1: adapter[0].template is given, but format is not "template"',

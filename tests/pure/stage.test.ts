@@ -29,30 +29,41 @@ const batchOf = (device: NullDevice, vocab: number) => {
   return pack(shares, adapters.length, device.rowTile);
 };
 
+const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapters[1], method: "dora" }] } as const;
+
 for (const [family, spec] of Object.entries(tinyFamilies))
   for (const compute of ["f32", "bf16"] as const)
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
-        test("takes what the plan says, once, and gives it back", async () => {
-          const device = new NullDevice(compute);
-          const sizes = tinySizes(device, adapters, { recomputation, layers: spec.layers });
-          const config = { spec, part: wholeModel(spec), sizes };
-          {
-            using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-            const parts = stageMemory(spec, config.part, sizes, device);
-            const planned = sum(Object.values(parts));
-            expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
-            const { allocations } = device;
-            for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
-            await stage.forward(0, batchOf(device, spec.vocab));
-            await stage.backward(0);
-            const step = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
-            await stage.step([{ adapter: 1, t: 1, ...step }]);
-            await stage.evaluate(batchOf(device, spec.vocab));
-            expect(device.allocations).toBe(allocations);
-          }
-          expect(device.live.size).toBe(0);
-        });
+        for (const [which, crowd] of Object.entries(crowds))
+          test(`takes what the plan says, once, and gives it back${which}`, async () => {
+            const device = new NullDevice(compute);
+            const sizes = tinySizes(device, crowd, { recomputation, layers: spec.layers });
+            const config = { spec, part: wholeModel(spec), sizes };
+            {
+              using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
+              const parts = stageMemory(spec, config.part, sizes, device);
+              const planned = sum(Object.values(parts));
+              expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
+              const { allocations } = device;
+              for (const [slot, adapter] of crowd.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
+              await stage.forward(0, batchOf(device, spec.vocab));
+              await stage.backward(0);
+              const step = {
+                learningRate: 1e-3,
+                ratio: 1,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weightDecay: 0,
+                coefficient: 1,
+              };
+              await stage.step([{ adapter: 1, t: 1, ...step }]);
+              await stage.evaluate(batchOf(device, spec.vocab));
+              expect(device.allocations).toBe(allocations);
+            }
+            expect(device.live.size).toBe(0);
+          });
       });
 
 test("a frozen weight is multiplied once for all adapters, forward and backward", async () => {

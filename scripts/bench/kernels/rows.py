@@ -84,8 +84,9 @@ def problems():
         yield "grad_norm", f"{L} of rank {R}, {P * L / 1e6:.0f} M", lambda: run.grad_norm(KIND, grads, tensors, squares, part), grads.nbytes
         if R == 16:
             params, m, v, copy = torch.randn(L, P, device="cuda"), torch.zeros(L, P, device="cuda"), torch.zeros(L, P, device="cuda"), rnd(L, P)
-            table = torch.tensor([[1, 1e-4, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1]] * L, device="cuda")
-            yield "adamw_step", f"{L} of rank {R}, {P * L / 1e6:.0f} M", lambda: run.adamw_step(KIND, params, grads, m, v, copy, table), 8 * grads.nbytes + copy.nbytes
+            table = torch.tensor([[1, 1e-4, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1, 1e-4]] * L, device="cuda")
+            factors = torch.zeros(P // 128, device="cuda", dtype=torch.int32)
+            yield "adamw_step", f"{L} of rank {R}, {P * L / 1e6:.0f} M", lambda: run.adamw_step(KIND, params, grads, m, v, copy, factors, table), 8 * grads.nbytes + copy.nbytes
             del params, m, v, copy
     out = rnd(1 << 30)
     yield "random_fill", "1 G numbers", lambda: run.random_fill(KIND, out, 7, 0.02), out.nbytes

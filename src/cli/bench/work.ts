@@ -26,6 +26,7 @@ export type BenchOptions = {
   readonly trace?: string;
   readonly checkpoint?: number;
   readonly json?: boolean;
+  readonly method?: string;
 };
 
 const TARGETS: Readonly<Record<string, readonly string[]>> = {
@@ -52,6 +53,7 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
 export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
   const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!;
   const rank = natural(options, "rank", 16);
+  const method = oneOf("method", options.method ?? "lora", ["lora", "dora"]);
   const adapter = (i: number): AdapterRecipe => ({
     name: `bench-${i}`,
     train: [],
@@ -63,10 +65,11 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     system: null,
     trainOn: "all",
     objective: { name: "sft" },
-    method: "lora",
+    method,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,
+    loraPlusRatio: 1,
     rslora: false,
     init: "default",
     targets,

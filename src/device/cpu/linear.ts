@@ -4,7 +4,7 @@
 // the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
 // tile, so that the path does not depend on how many there are.
 
-import { alignUp } from "../../base/shape.ts";
+import { alignUp, range } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
@@ -190,6 +190,52 @@ export function linearKernels(host: Host, scratch: Scratch) {
           1,
         );
       });
+    },
+  };
+}
+
+/** DoRA's part of a linear layer (src/adapter/dora.ts). */
+export function doraKernels(host: Host) {
+  const c = host.kernels;
+  const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;
+  return {
+    dora_norm({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins }: Kernels["dora_norm"]): void {
+      const [width, linears] = [dim(weight, 1), dim(ranks, 1)];
+      for (let g = 0; g < linears; g++) {
+        const rank = ints(ranks)[slot * linears + g]!;
+        if (rank === 0) continue;
+        const [first, down] = [firstColumn[g]!, partOf(a, slot, (g * dim(a, 1)) / linears)];
+        const up = partOf(b, slot, first);
+        const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
+        const factor = floats(scale)[slot * linears + g]!;
+        const rows = [firstColumn[g + 1]! - first, width, rank, up.ld] as const;
+        c.dora_norm(rowsOf(weight, first).ptr, down.ptr, up.ptr, ...rows, factor, lengths!, gains!, inverses!, begins);
+      }
+    },
+
+    dora_forward({ z, bias, residual, gain, decomposed, y, tileAdapter }: Kernels["dora_forward"]): void {
+      const width = dim(y, 1);
+      for (const { row, rows, adapter } of segments(tileAdapter, dim(y, 0))) {
+        if (ints(decomposed)[adapter] !== 1) continue;
+        const more = residual && rowsOf(residual, row).ptr;
+        c.dora_forward(rowsOf(z, row).ptr, rowOf(gain, adapter), bias?.ptr ?? null, more, rowsOf(y, row).ptr, rows, width);
+      }
+    },
+
+    dora_backward({ dy, z, gain, inverse, decomposed, dm, tileAdapter }: Kernels["dora_backward"]): void {
+      const [rows, width] = [dim(dy, 0), dim(dy, 1)];
+      const others = new Set(range(Math.ceil(rows / ROW_TILE)));
+      for (const segment of segments(tileAdapter, rows)) {
+        const { row, adapter } = segment;
+        if (ints(decomposed)[adapter] !== 1) continue;
+        for (let tile = row / ROW_TILE; tile * ROW_TILE < row + segment.rows; tile++) others.delete(tile);
+        const own = [rowOf(gain, adapter), rowOf(inverse, adapter), rowOf(dm, adapter)] as const;
+        c.dora_backward(rowsOf(dy, row).ptr, rowsOf(z, row).ptr, ...own, segment.rows, width);
+      }
+      for (const tile of others) {
+        const count = Math.min(ROW_TILE, rows - tile * ROW_TILE);
+        c.native_copy(rowsOf(z, tile * ROW_TILE).ptr, rowsOf(dy, tile * ROW_TILE).ptr, count * width * F32);
+      }
     },
   };
 }

@@ -18,6 +18,9 @@ type Family = Exclude<
   | "lora_down_grad"
   | "attention_forward"
   | "attention_backward"
+  | "dora_norm"
+  | "dora_forward"
+  | "dora_backward"
 >;
 
 export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
@@ -112,10 +115,10 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
       const add = gpu.kernel("grad_norm_sum");
       gpu.launch(add, [cdiv(L * S, add.constant("BLOCK"))], { part, squares, size: L * S });
     },
-    adamw_step: ({ params, grads, m, v, copy, table }) => {
+    adamw_step: ({ params, grads, m, v, copy, factors, table }) => {
       const [L, P] = [dim(params, 0), dim(params, 1)];
       const kernel = gpu.kernel("adamw_step", { COPY: flag(copy) });
-      gpu.launch(kernel, [cdiv(P, kernel.constant("BLOCK")), L], { params, grads, m, v, copy, table, P });
+      gpu.launch(kernel, [cdiv(P, kernel.constant("BLOCK")), L], { params, grads, m, v, copy, factors, table, P });
     },
 
     random_fill: ({ out, seed, scale }) => {

@@ -42,7 +42,7 @@ def refuse_unmatched(adapter: Path, model: torch.nn.Module) -> None:
     modules = {name for name, _ in model.named_modules()}
     for name in load_file(adapter / "adapter_model.safetensors"):
         module, _, factor = name.removeprefix("base_model.model.").rpartition(".lora_")
-        if module not in modules or factor not in ("A.weight", "B.weight"):
+        if module not in modules or factor not in ("A.weight", "B.weight", "magnitude_vector"):
             sys.exit(f"{adapter}: {name} is no factor of a linear layer of the model")
 
 

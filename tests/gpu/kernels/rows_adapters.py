@@ -67,32 +67,41 @@ def adamw(kind, small):
         params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE)
         params[1, : P // 2] = 0  # as B starts
         copy = None if kind == "f32" else torch.full((4, P), 7.0, device=DEVICE, dtype=torch.bfloat16)
-        settings = {1: (3e-4, 0.9, 0.999, 1e-8, 0.01, 0.37), 2: (1e-2, 0.8, 0.95, 1e-6, 0.0, 1.0)}  # lr, betas, eps, decay, coefficient
-        torch_params = {l: params[l].clone().requires_grad_() for l in settings}
-        torch_adamw = {l: torch.optim.AdamW([torch_params[l]], lr=s[0], betas=s[1:3], eps=s[3], weight_decay=s[4], foreach=False) for l, s in settings.items()}
+        # lr, betas, eps, decay, coefficient, and how much larger the rate of B is
+        settings = {1: (3e-4, 0.9, 0.999, 1e-8, 0.01, 0.37, 1.0), 2: (1e-2, 0.8, 0.95, 1e-6, 0.0, 1.0, 4.0)}
+        factors = torch.randint(0, 2, (P // 128,), device=DEVICE, dtype=torch.int32)
+        of_b = factors.bool().repeat_interleave(128)
+        torch_params = {l: [params[l][part].clone().requires_grad_() for part in (~of_b, of_b)] for l in settings}
+        torch_adamw = {}
+        for l, s in settings.items():
+            groups = [dict(params=[part], lr=lr) for part, lr in zip(torch_params[l], (s[0], s[0] * s[6]))]
+            torch_adamw[l] = torch.optim.AdamW(groups, betas=s[1:3], eps=s[3], weight_decay=s[4], foreach=False)
         state64 = {l: [params[l].double(), m[l].double(), v[l].double()] for l in settings}
         idle = [t[[0, 3]].clone() for t in (params, m, v)]
         for step in (1, 2, 3):
             grads = torch.randn(4, P, device=DEVICE) * 0.1
-            table = torch.full((4, 10), float("nan"), device=DEVICE)
+            table = torch.full((4, 11), float("nan"), device=DEVICE)
             table[:, 0] = 0
-            for l, (lr, b1, b2, eps, decay, coefficient) in settings.items():
-                table[l] = torch.tensor([1, lr, 1 - b1, b2, 1 - b2, eps, decay, 1 - b1**step, 1 - b2**step, coefficient], device=DEVICE)
-                torch_params[l].grad = grads[l] * coefficient
+            for l, (lr, b1, b2, eps, decay, coefficient, ratio) in settings.items():
+                table[l] = torch.tensor([1, lr, 1 - b1, b2, 1 - b2, eps, decay, 1 - b1**step, 1 - b2**step, coefficient, lr * ratio], device=DEVICE)
+                for part, mine in zip(torch_params[l], (~of_b, of_b)):
+                    part.grad = grads[l][mine] * coefficient
                 torch_adamw[l].step()
                 p64, m64, v64 = state64[l]
                 g = grads[l].double() * coefficient
                 m64 += (g - m64) * (1 - b1)
                 v64 += (g * g - v64) * (1 - b2)
+                lr = torch.where(of_b, lr * ratio, lr).double()
                 p64 += -lr * decay * p64 - lr / (1 - b1**step) * m64 / ((v64 / (1 - b2**step)).sqrt() + eps)
             kept = grads[[0, 3]].clone()
-            run.adamw_step(kind, params, grads, m, v, copy, table)
+            run.adamw_step(kind, params, grads, m, v, copy, factors, table)
             case.same("gradients of active adapters", grads[1:3], torch.zeros(2, P, device=DEVICE))
             case.same("gradients of the others", grads[[0, 3]], kept)
         for l in settings:
             for name, ours, exact in zip(("params", "m", "v"), (params[l], m[l], v[l]), state64[l]):
                 case.near(name, ours, exact, 1e-6)
-            case.near("params beside torch", params[l], torch_params[l].detach().double(), 1e-6)
+            for part, mine in zip(torch_params[l], (~of_b, of_b)):
+                case.near("params beside torch", params[l][mine], part.detach().double(), 1e-6)
             if copy is not None:
                 case.same("copy", copy[l], stored(params[l], torch.bfloat16))
         for name, before, now in zip(("params", "m", "v"), idle, (params, m, v)):
@@ -111,32 +120,40 @@ def sgd(kind, small):
         params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.full((4, P), float("nan"), device=DEVICE)
         v[3] = 0
         copy = None if kind == "f32" else torch.full((4, P), 7.0, device=DEVICE, dtype=torch.bfloat16)
-        settings = {1: (3e-2, 0.9, 0, 0.01, 0.37), 2: (1e-1, 0.8, 1, 0.2, 1.0)}  # lr, momentum, nesterov, decay, coefficient
-        torch_params = {l: params[l].clone().requires_grad_() for l in settings}
-        torch_sgd = {l: torch.optim.SGD([torch_params[l]], lr=s[0], momentum=s[1], nesterov=bool(s[2]), weight_decay=s[3], foreach=False) for l, s in settings.items()}
+        # lr, momentum, nesterov, decay, coefficient, and how much larger the rate of B is
+        settings = {1: (3e-2, 0.9, 0, 0.01, 0.37, 1.0), 2: (1e-1, 0.8, 1, 0.2, 1.0, 3.0)}
+        factors = torch.randint(0, 2, (P // 128,), device=DEVICE, dtype=torch.int32)
+        of_b = factors.bool().repeat_interleave(128)
+        torch_params = {l: [params[l][part].clone().requires_grad_() for part in (~of_b, of_b)] for l in settings}
+        torch_sgd = {}
+        for l, s in settings.items():
+            groups = [dict(params=[part], lr=lr) for part, lr in zip(torch_params[l], (s[0], s[0] * s[5]))]
+            torch_sgd[l] = torch.optim.SGD(groups, momentum=s[1], nesterov=bool(s[2]), weight_decay=s[3], foreach=False)
         state64 = {l: [params[l].double(), m[l].double()] for l in settings}
         idle, beside = params[0].clone(), params[3].clone()
         for step in (1, 2, 3):
             grads = torch.randn(4, P, device=DEVICE) * 0.1
-            table = torch.full((4, 10), float("nan"), device=DEVICE)
+            table = torch.full((4, 11), float("nan"), device=DEVICE)
             table[0, 0] = 0
-            table[3] = torch.tensor([1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 1 - 0.9**step, 1 - 0.999**step, 1], device=DEVICE)
-            for l, (lr, momentum, nesterov, decay, coefficient) in settings.items():
+            table[3] = torch.tensor([1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 1 - 0.9**step, 1 - 0.999**step, 1, 1e-3], device=DEVICE)
+            for l, (lr, momentum, nesterov, decay, coefficient, ratio) in settings.items():
                 nan = float("nan")
-                table[l] = torch.tensor([2, lr, momentum, nesterov, nan, nan, decay, nan, nan, coefficient], device=DEVICE)
-                torch_params[l].grad = grads[l] * coefficient
+                table[l] = torch.tensor([2, lr, momentum, nesterov, nan, nan, decay, nan, nan, coefficient, lr * ratio], device=DEVICE)
+                for part, mine in zip(torch_params[l], (~of_b, of_b)):
+                    part.grad = grads[l][mine] * coefficient
                 torch_sgd[l].step()
                 p64, m64 = state64[l]
                 d = grads[l].double() * coefficient + decay * p64
                 m64 *= momentum
                 m64 += d
-                p64 -= lr * (d + momentum * m64 if nesterov else m64)
-            run.adamw_step(kind, params, grads, m, v, copy, table)
+                p64 -= torch.where(of_b, lr * ratio, lr).double() * (d + momentum * m64 if nesterov else m64)
+            run.adamw_step(kind, params, grads, m, v, copy, factors, table)
             case.same("gradients", grads[1:], torch.zeros(3, P, device=DEVICE))
         for l in settings:
             case.near("params", params[l], state64[l][0], 1e-6)
             case.near("m", m[l], state64[l][1], 1e-6)
-            case.near("params beside torch", params[l], torch_params[l].detach().double(), 1e-6)
+            for part, mine in zip(torch_params[l], (~of_b, of_b)):
+                case.near("params beside torch", params[l][mine], part.detach().double(), 1e-6)
             if copy is not None:
                 case.same("copy", copy[l], stored(params[l], torch.bfloat16))
         case.same("params of the idle one", params[0], idle)
@@ -151,15 +168,17 @@ def sgd(kind, small):
 def adamw_far(case):
     """Two adapters of 2^30 + 128 parameters: what lies beyond 2^31 elements is stepped as the same numbers elsewhere."""
     P, n = 2**30 + 128, 4096
-    table = torch.tensor([[1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1]] * 2, device=DEVICE)
+    table = torch.tensor([[1, 1e-3, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1, 2e-3]] * 2, device=DEVICE)
     params, grads, m, v = (torch.ones(2, P, device=DEVICE) for _ in range(4))
     copy = torch.zeros(2, P, device=DEVICE, dtype=torch.bfloat16)
+    factors = torch.zeros(P // 128, device=DEVICE, dtype=torch.int32)
+    factors[-n // 128 :] = torch.arange(n // 128) % 2
     near = [torch.rand(2, n, device=DEVICE) for _ in range(4)]
     for big, few in zip((params, grads, m, v), near):
         big[:, -n:] = few
-    run.adamw_step("ptr", params, grads, m, v, copy, table)
+    run.adamw_step("ptr", params, grads, m, v, copy, factors, table)
     few_copy = torch.zeros(2, n, device=DEVICE, dtype=torch.bfloat16)
-    run.adamw_step("ptr", *near, few_copy, table)
+    run.adamw_step("ptr", *near, few_copy, factors[-n // 128 :].contiguous(), table)
     for name, big, few in zip(("params", "grads", "m", "v", "copy"), (params, grads, m, v, copy), (*near, few_copy)):
         case.same(f"{name} far away", big[:, -n:], few)
     for name, big, expected in (("grads", grads, 0.0), ("params", params, float(params[0, 0]))):

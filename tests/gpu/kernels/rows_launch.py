@@ -1,7 +1,7 @@
 """How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels alone.
 
 Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from the
-rows of rows_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
+rows of rows_variants.py and dora_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
 """
 import importlib
 import os
@@ -13,12 +13,13 @@ import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import adamw  # noqa: E402
+import dora_variants  # noqa: E402
 from rows_variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
-ROWS = list(variants())
+ROWS = [*variants(), *dora_variants.variants()]
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
 
@@ -26,9 +27,9 @@ adamw_of_params = adamw.adamw_step
 
 
 @triton.jit
-def adamw_of_p(p, grads, m, v, copy, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
+def adamw_of_p(p, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """Triton's own launcher, which is not what mlora uses, cannot bind a parameter of the name `params`."""
-    adamw_of_params(p, grads, m, v, copy, table, P, BLOCK, COPY)
+    adamw_of_params(p, grads, m, v, copy, factors, table, P, BLOCK, COPY)
 
 
 def cdiv(a, b):
@@ -133,13 +134,37 @@ def grad_norm(kind, grads, tensors, squares, part):
     launch(total, (cdiv(L * S, total["constants"]["BLOCK"]),), part, squares, L * S)
 
 
-def adamw_step(kind, params, grads, m, v, copy, table):
+def adamw_step(kind, params, grads, m, v, copy, factors, table):
     L, P = params.shape
     row = find("adamw_step", kind, COPY=int(copy is not None))
-    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, table, P)
+    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, factors, table, P)
 
 
 def random_fill(kind, out, seed, scale):
     row, size = find("random_fill", kind), out.numel()
     signed = seed - (1 << 32) if seed >= 1 << 31 else seed
     launch(row, (cdiv(size, row["constants"]["BLOCK"]),), out, size, signed, scale)
+
+
+def dora_norm(kind, w, a, b, scale, ranks, first_column, m, gain, inverse, slot, begins):
+    (N, K), G = w.shape, ranks.shape[1]
+    row = find("dora_norm", kind, R=b.shape[2])
+    for g in range(G):
+        first, last = first_column[g : g + 2]
+        strides = a.stride(0), b.stride(0), m.stride(0)
+        grid = (cdiv(last - first, row["constants"]["BN"]),)
+        launch(row, grid, w, a, b, scale, ranks, m, gain, inverse, *strides, slot, begins, g, G, first, last, N, K)
+
+
+def dora_forward(kind, z, bias, residual, gain, decomposed, y, tile_adapter):
+    M, N = y.shape
+    row = find("dora_forward", kind, BIAS=int(bias is not None), RESIDUAL=int(residual is not None))
+    grid = (M // row["constants"]["ROWS"], cdiv(N, row["constants"]["BN"]))
+    launch(row, grid, z, y if bias is None else bias, y if residual is None else residual, gain, decomposed, y, tile_adapter, N)
+
+
+def dora_backward(kind, dy, z, gain, inverse, decomposed, dm, tile_adapter):
+    (M, N), L = dy.shape, len(dm)
+    row = find("dora_backward", kind)
+    grid = (cdiv(N, row["constants"]["BN"]), L + M // 128)
+    launch(row, grid, dy, z, gain, inverse, decomposed, dm, tile_adapter, dm.stride(0), L, M, N)

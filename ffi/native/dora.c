@@ -1,0 +1,93 @@
+// DoRA: the norms of the rows of W + scale B A, and their lengths as factors. Formulas: src/device/kernels.ts.
+#include "native.h"
+#include <math.h>
+
+#define COLUMNS 64 // columns of a row that are summed together, and that a thread takes at a time
+
+typedef struct {
+  const float *weight, *a, *b;
+  int width, rank, stride, begins;
+  float scale, *m, *gain, *inverse;
+} norm_args;
+
+static void norm_range(void *context, int64_t begin, int64_t end) {
+  const norm_args *n = context;
+  for (int64_t row = begin; row < end; row++) {
+    const float *w = n->weight + row * n->width, *b = n->b + row * n->stride;
+    double squares = 0;
+    for (int first = 0; first < n->width; first += COLUMNS) {
+      int count = n->width - first < COLUMNS ? n->width - first : COLUMNS;
+      float sums[COLUMNS] = {0};
+      for (int r = 0; r < n->rank; r++)
+        for (int i = 0; i < count; i++) sums[i] += b[r] * n->a[(int64_t)r * n->width + first + i];
+      for (int i = 0; i < count; i++) {
+        double value = w[first + i] + n->scale * sums[i];
+        squares += value * value;
+      }
+    }
+    float norm = (float)sqrt(squares);
+    if (n->begins) n->m[row] = norm;
+    n->inverse[row] = norm > 0 ? 1 / norm : 0;
+    n->gain[row] = norm > 0 ? n->m[row] / norm : 0;
+  }
+}
+
+// One linear of one adapter: weight [rows, width], a [rank, width], rows of b `stride` apart.
+void dora_norm(const float *weight, const float *a, const float *b, int rows, int width, int rank, int stride, float scale,
+               float *m, float *gain, float *inverse, int begins) {
+  norm_args args = {weight, a, b, width, rank, stride, begins, scale, m, gain, inverse};
+  parallel(rows, 1, norm_range, &args);
+}
+
+typedef struct {
+  const float *z, *gain, *bias, *residual;
+  float *y;
+  int width;
+} forward_args;
+
+static void forward_range(void *context, int64_t begin, int64_t end) {
+  const forward_args *f = context;
+  for (int64_t row = begin; row < end; row++)
+    for (int n = 0; n < f->width; n++) {
+      int64_t i = row * f->width + n;
+      float y = f->gain[n] * f->z[i];
+      if (f->bias) y += f->bias[n];
+      if (f->residual) y += f->residual[i];
+      f->y[i] = y;
+    }
+}
+
+// The rows of one adapter.
+void dora_forward(const float *z, const float *gain, const float *bias, const float *residual, float *y, int rows, int width) {
+  forward_args args = {z, gain, bias, residual, y, width};
+  parallel(rows, 1, forward_range, &args);
+}
+
+typedef struct {
+  const float *dy, *gain, *inverse;
+  float *z, *dm;
+  int rows, width;
+} backward_args;
+
+static void backward_range(void *context, int64_t begin, int64_t end) {
+  const backward_args *b = context;
+  for (int64_t first = begin; first < end; first += COLUMNS) {
+    int count = end - first < COLUMNS ? (int)(end - first) : COLUMNS;
+    float sums[COLUMNS] = {0};
+    for (int64_t row = 0; row < b->rows; row++) {
+      const float *dy = b->dy + row * b->width + first;
+      float *z = b->z + row * b->width + first;
+      for (int i = 0; i < count; i++) {
+        sums[i] += dy[i] * z[i];
+        z[i] = b->gain[first + i] * dy[i];
+      }
+    }
+    for (int i = 0; i < count; i++) b->dm[first + i] += b->inverse[first + i] * sums[i];
+  }
+}
+
+// The rows of one adapter, each column from row to row.
+void dora_backward(const float *dy, float *z, const float *gain, const float *inverse, float *dm, int rows, int width) {
+  backward_args args = {dy, gain, inverse, z, dm, rows, width};
+  parallel(width, COLUMNS, backward_range, &args);
+}

@@ -1,0 +1,81 @@
+// DoRA (Liu et al. 2024): a weight's rows have trained lengths, and a LoRA turns them.
+//
+//     y  = g z + bias + residual,   z = W x + scale B A drop(x),   g = m / norm,   norm = |W + scale B A| of each row
+//     dz = g dy,                    dm = sum over rows of dy z / norm
+//
+// The norm counts as a constant in the backward pass (section 4.3 of the paper), as in PEFT. All behind dz is LoRA's. With dropout PEFT
+// drops the input of its term (g - 1) W x, too; here W x sees all of x, so the two agree without dropout. z is made anew in the backward
+// pass: one frozen product more.
+//
+// What a pass computes for adapters without magnitudes is what it computes without this file: `forward` writes the tiles of DoRA
+// adapters alone.
+
+import { invariant } from "../base/errors.ts";
+import type { Group } from "../base/spec.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { Kernels } from "../device/kernels.ts";
+import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
+import { linearForward } from "../ops/linear.ts";
+import type { AdapterBank, Site } from "./bank.ts";
+
+/** Whether the rows of a pass are of DoRA adapters. */
+export type Company = { readonly decomposed: "none" | "some" | "all" };
+type Rows = { readonly tileAdapter: Tensor };
+type Low = NonNullable<Kernels["linear_forward"]["lora"]>;
+
+/** z cut to a product's shape. */
+const cut = (z: Tensor, like: Tensor): Tensor => ({ ...z, shape: like.shape });
+
+/** Writes the rows of DoRA adapters in y; `z` is scratch of at least y's size. */
+export function forward(
+  device: Device,
+  { magnitudes }: Site,
+  { tileAdapter }: Rows,
+  { weight, bias }: { readonly weight: Tensor; readonly bias: Tensor | null },
+  io: { readonly x: Tensor; readonly y: Tensor; readonly residual: Tensor | null; readonly lora: Low },
+  z: Tensor,
+): void {
+  const { x, y, residual, lora } = io;
+  invariant(residual?.ptr !== y.ptr, "DoRA reads the residual after y was written");
+  const product = cut(z, y);
+  linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
+  const { gain, decomposed } = magnitudes!;
+  doraForward(device, { z: product, bias, residual, gain, decomposed, y, tileAdapter });
+}
+
+/** Adds dm to the bank's gradients and returns dz, which lies in `z`; the rows of other adapters are dy's. */
+export function backward(
+  device: Device,
+  { magnitudes }: Site,
+  { tileAdapter }: Rows,
+  weight: Tensor,
+  { x, dy, lora }: { readonly x: Tensor; readonly dy: Tensor; readonly lora: Low },
+  z: Tensor,
+): Tensor {
+  const product = cut(z, dy);
+  linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
+  const { dm, gain, inverse, decomposed } = magnitudes!;
+  doraBackward(device, { dy, z: product, gain, inverse, decomposed, dm, tileAdapter });
+  return product;
+}
+
+/** Computes the gains of the adapters that have been stepped or written since the last pass: once a step. */
+export function refresh(
+  device: Device,
+  bank: AdapterBank,
+  layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Tensor }>>]>,
+): void {
+  const stale = bank.takeStale();
+  if (stale.size === 0) return;
+  for (const [layer, linears] of layers)
+    for (const group of Object.keys(linears) as Group[]) {
+      const site = bank.site(layer, group);
+      if (!site?.magnitudes) continue;
+      const { a, b, scale, ranks, firstColumn } = site;
+      const { m, gain, inverse } = site.magnitudes;
+      for (const [slot, begins] of stale) {
+        const args = { a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins: begins ? 1 : 0 } as const;
+        doraNorm(device, { weight: linears[group].weight, ...args });
+      }
+    }
+}
