@@ -243,7 +243,7 @@ export class AdapterBank implements Disposable {
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
     for (const [slot, adapter] of this.#adapters.entries())
-      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] === 1) this.#stale.set(slot, false);
+      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] !== 0) this.#stale.set(slot, false);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
     adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
   }
