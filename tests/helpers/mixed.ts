@@ -24,6 +24,9 @@ export const MIXED: Readonly<Record<string, Settings>> = {
   orpo: { data: "pairs.jsonl", rank: 8, objective: "orpo", weight_decay: 0.1, accumulation: 3 },
   kto: { data: "labels.jsonl", rank: 32, objective: { name: "kto", beta: 0.3, undesirable: 1.5 }, batch_size: 4 },
   cit: { data: "paraphrases.jsonl", rank: 20, objective: { name: "cit", temperature: 0.2, pooling: "mean" }, batch_size: 4 },
+  plus: { data: "rows.jsonl", rank: 10, lora_plus_ratio: 8, learning_rate: 1e-3 },
+  dora: { data: "rows.jsonl", rank: 16, method: "dora", dropout: 0.1, learning_rate: 2e-3 },
+  preferring: { data: "pairs.jsonl", rank: 7, method: "dora", objective: "dpo", targets: ["q_proj", "down_proj"] },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 
