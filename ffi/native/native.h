@@ -12,6 +12,9 @@
 typedef void (*range_fn)(void *context, int64_t begin, int64_t end);
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
 
+// Which of the pool's threads this is: 0 is the caller of parallel().
+int thread_number(void);
+
 // Threads that share the work, the caller among them.
 int machine_cores(void);
 

@@ -43,8 +43,10 @@ static void work(void) {
 
 static int has_work(void) { return (uint32_t)atomic_load_explicit(&pool.ticket, memory_order_acquire) != 0; }
 
-static void *helper(void *unused) {
-  (void)unused;
+static _Thread_local int number;
+
+static void *helper(void *which) {
+  number = (int)(intptr_t)which;
   for (;;) {
     for (int spin = 0; spin < SPINS + YIELDS && !has_work(); spin++)
       if (spin < SPINS) relax();
@@ -68,7 +70,7 @@ int native_threads(int threads, int cores) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   while (pool.threads < threads) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, helper, NULL) != 0) break;
+    if (pthread_create(&thread, NULL, helper, (void *)(intptr_t)pool.threads) != 0) break;
     pthread_detach(thread);
     pool.threads++;
   }
@@ -76,6 +78,7 @@ int native_threads(int threads, int cores) {
 }
 
 int machine_cores(void) { return pool.cores; }
+int thread_number(void) { return number; }
 
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context) {
   int64_t grains = (n + grain - 1) / grain, most = (int64_t)pool.threads * PIECES_A_THREAD;

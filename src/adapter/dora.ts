@@ -14,6 +14,7 @@ import { invariant } from "../base/errors.ts";
 import type { Group } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Kernels } from "../device/kernels.ts";
+import type { Weight } from "../device/packed.ts";
 import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
 import { linearForward } from "../ops/linear.ts";
 import type { AdapterBank, Site } from "./bank.ts";
@@ -31,7 +32,7 @@ export function forward(
   device: Device,
   { magnitudes }: Site,
   { tileAdapter }: Rows,
-  { weight, bias }: { readonly weight: Tensor; readonly bias: Tensor | null },
+  { weight, bias }: { readonly weight: Weight; readonly bias: Tensor | null },
   io: { readonly x: Tensor; readonly y: Tensor; readonly residual: Tensor | null; readonly lora: Low },
   z: Tensor,
 ): void {
@@ -48,7 +49,7 @@ export function backward(
   device: Device,
   { magnitudes }: Site,
   { tileAdapter }: Rows,
-  weight: Tensor,
+  weight: Weight,
   { x, dy, lora }: { readonly x: Tensor; readonly dy: Tensor; readonly lora: Low },
   z: Tensor,
 ): Tensor {
@@ -63,7 +64,7 @@ export function backward(
 export function refresh(
   device: Device,
   bank: AdapterBank,
-  layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Tensor }>>]>,
+  layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Weight }>>]>,
 ): void {
   const stale = bank.takeStale();
   if (stale.size === 0) return;

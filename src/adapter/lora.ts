@@ -3,6 +3,7 @@
 // An adapter kind is one such file. `io` names the tensors of the group's frozen layer; `batch` says whose rows they are.
 
 import type { Device, Tensor } from "../device/device.ts";
+import type { Weight } from "../device/packed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { Site } from "./bank.ts";
@@ -11,7 +12,7 @@ import * as dora from "./dora.ts";
 /** Whose rows a micro-batch holds, on the device. */
 export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor } & dora.Company;
 
-export type Frozen = { readonly weight: Tensor; readonly bias: Tensor | null };
+export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 
 /** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. `z` is scratch of DoRA's. */
 export function forward(
@@ -48,7 +49,7 @@ export function backward(
   device: Device,
   site: Site | null,
   rows: RowTables,
-  weight: Tensor,
+  weight: Weight,
   io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
   z: Tensor | null,
 ): void {

@@ -1,6 +1,7 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
+import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 
@@ -40,6 +41,8 @@ export type StageReport = {
   readonly compute: "f32" | "bf16";
   readonly rowTile: number;
   readonly paddedRanks: readonly number[];
+  /** Threads of a CPU that share the work; 0 of a GPU. */
+  readonly threads: number;
   readonly totalBytes: number;
   readonly freeBytes: number;
   /** Which of them it is, and how many such devices its machine has. */
@@ -82,6 +85,7 @@ export type StageSetup = {
     readonly magnitudes: boolean;
     readonly inFlight: number;
     readonly positions: number;
+    readonly format: WeightFormat;
   };
   readonly device: DeviceChoice;
   readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";

@@ -3,6 +3,7 @@
 
 import * as v from "valibot";
 import type { Preference } from "../base/objective.ts";
+import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
@@ -118,6 +119,7 @@ export const stageReport: Schema<StageReport> = v.strictObject({
   compute,
   rowTile: count,
   paddedRanks: v.array(count),
+  threads: count,
   totalBytes: count,
   freeBytes: count,
   ordinal: count,
@@ -175,6 +177,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     magnitudes: v.boolean(),
     inFlight: natural,
     positions: natural,
+    format: v.picklist(WEIGHT_FORMATS),
   }),
   device: v.strictObject({ kind, compute, ordinal: count, sharers: natural }),
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),

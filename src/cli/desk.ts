@@ -231,8 +231,8 @@ export class Desk {
   }
 
   #grown({ recipe: { adapters }, data }: Request): Request {
-    const { recipe, spec, data: before } = this.request;
-    return { spec, recipe: { ...recipe, adapters: [...recipe.adapters, ...adapters] }, data: [...before, ...data] };
+    const { recipe, data: before, ...model } = this.request;
+    return { ...model, recipe: { ...recipe, adapters: [...recipe.adapters, ...adapters] }, data: [...before, ...data] };
   }
 
   #refuseTaken(training: Training, adapters: readonly AdapterRecipe[]): void {

@@ -3,6 +3,7 @@
 
 import { mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { parse } from "smol-toml";
 import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
@@ -46,6 +47,11 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   using base = openBaseModel(baseFolder, spec);
   const merge: Merge = { spec, base, adapter, scale: scaleOf(adapter), dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
+  const held = heldIn(adapterFolder);
+  if (held !== null)
+    say(
+      `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
+    );
   const part = makePart(output);
   try {
     copyBeside(baseFolder, part);
@@ -103,6 +109,18 @@ function bytesIn(text: string): number {
 
 const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+
+/** How the base was quantised where the adapter was trained, as far as the recipe in the run's folder tells; null where it was not. */
+function heldIn(adapterFolder: string): "int8" | "nf4" | null {
+  try {
+    const { model } = parse(readFileSync(join(adapterFolder, "..", "recipe.toml"), "utf8")) as {
+      model?: { precision?: unknown };
+    };
+    return model?.precision === "int8" || model?.precision === "nf4" ? model.precision : null;
+  } catch {
+    return null; // an adapter from elsewhere
+  }
+}
 
 /** The base model's folder: the one that is named, or the one that the adapter names. */
 function baseOf(adapter: string, named: string | null): string {

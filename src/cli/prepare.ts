@@ -8,7 +8,7 @@ import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
-import { openBaseModel } from "../files/basemodel.ts";
+import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readPeftAdapter } from "../files/peft.ts";
 import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
@@ -20,7 +20,13 @@ import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule
 import { describeDevice } from "../stage/probe.ts";
 
 /** What was asked, with the data read: all that a plan needs beside the devices. */
-export type Request = { readonly recipe: Recipe; readonly spec: ModelSpec; readonly data: readonly RequestData[] };
+export type Request = {
+  readonly recipe: Recipe;
+  readonly spec: ModelSpec;
+  readonly data: readonly RequestData[];
+  /** All linear weights are bf16 in the model's files. */
+  readonly exact: boolean;
+};
 /** An adapter's rows, and the adapter from a file that they are measured against. */
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
 export type Prepared = Request & { readonly plan: Plan };
@@ -39,7 +45,7 @@ export function prepare(recipePath: string, overrides: Overrides): Prepared {
   return { ...request, plan: planOn(request, devices) };
 }
 
-export function readRecipe(recipePath: string, overrides: Overrides): Omit<Request, "data"> {
+export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
   for (const adapter of recipe.adapters) resolveTargets(adapter, spec); // before the data, which may be long
@@ -50,12 +56,6 @@ export function readRecipe(recipePath: string, overrides: Overrides): Omit<Reque
 export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: number): StageDevice[] {
   const describe = (ordinal: number) => describeDevice(run.device, model.precision, ordinal);
   const first = describe(0);
-  if (model.precision === "bf16" && first.compute !== "bf16")
-    throw new RequestError(
-      "plan.precision",
-      `model.precision is bf16, but the ${first.kind} device computes in fp32`,
-      'set precision to "auto" or "fp32"',
-    );
   const stages = count ?? stageCount(run.stages, spec, first.count);
   const found = range(Math.min(stages, first.count)).map((ordinal) => (ordinal === 0 ? first : describe(ordinal)));
   return range(stages).map((stage) => ({ ...found[stage % found.length]!, host: "" }));
@@ -64,12 +64,12 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
   data.map(({ train, eval: held, reference }) => ({ train: summary(train), eval: summary(held), reference }));
 
-export const planOn = ({ recipe, spec, data }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
-  makePlan(recipe, spec, summariesOf(data), devices, options);
+export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
+  makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
 /** Reads what the recipe names, and checks it. */
 export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
-  openBaseModel(recipe.model.path, spec)[Symbol.dispose](); // the files are whole and fit the configuration
+  const exact = linearsAreBf16(recipe.model.path, spec); // also: the files are whole and fit the configuration
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
@@ -77,7 +77,7 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data };
+  return { recipe, spec, data, exact };
 }
 
 function referenceAdapter({ objective }: AdapterRecipe, spec: ModelSpec): BankAdapter | null {

@@ -4,6 +4,7 @@
 import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
+import { PRECISIONS, type Precision } from "../base/precision.ts";
 import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
 import { type Connection, connect } from "../bus/nats.ts";
 import { joinRun } from "../bus/stage.ts";
@@ -44,7 +45,7 @@ type Orders = {
   readonly run: string;
   readonly stage: number | null;
   readonly device: "auto" | "cpu" | "cuda";
-  readonly precision: "auto" | "fp32" | "bf16";
+  readonly precision: Precision;
   readonly ordinal: number;
   readonly folder: string | null;
   readonly joinMs: number;
@@ -97,7 +98,7 @@ function ordersFromFlags({ nats, run, stage, device, precision, gpu, model }: St
     run: runId(`${run}`),
     stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
     device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
-    precision: oneOf("precision", precision ?? "auto", ["auto", "fp32", "bf16"]),
+    precision: oneOf("precision", precision ?? "auto", PRECISIONS),
     ordinal: wholeNumber("gpu", gpu ?? 0, 0),
     folder: model === undefined ? null : `${model}`,
     joinMs: JOIN_MS,

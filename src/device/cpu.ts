@@ -10,6 +10,7 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { doraKernels, linearKernels, ROW_TILE } from "./cpu/linear.ts";
+import { packedKernels } from "./cpu/packed.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
@@ -21,6 +22,7 @@ export class CpuDevice implements Device {
   readonly rowTile = ROW_TILE;
   readonly sharing = null;
   readonly paddedRanks = [];
+  readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
   readonly name: string;
   readonly #host: Host;
   readonly #kernels: Implementations;
@@ -32,11 +34,17 @@ export class CpuDevice implements Device {
   constructor(threads = usableCores()) {
     this.#host = openHost(threads);
     this.name = `${processor().model}, ${this.#host.threads} threads`;
+    const scratch = (bytes: number) => this.#scratchOf(bytes);
     this.#kernels = {
       ...rowKernels(this.#host),
-      ...doraKernels(this.#host),
-      ...linearKernels(this.#host, (bytes) => this.#scratchOf(bytes)),
+      ...doraKernels(this.#host, scratch),
+      ...linearKernels(this.#host, scratch),
+      ...packedKernels(this.#host),
     };
+  }
+
+  get threads(): number {
+    return this.#host.threads;
   }
 
   memory() {

@@ -9,6 +9,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
+import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { doraFamily } from "./cuda/dora.ts";
@@ -18,6 +19,7 @@ import { KernelSet } from "./cuda/kernels.ts";
 import type { Implementations, Launcher } from "./cuda/launcher.ts";
 import { linearFamily } from "./cuda/linear.ts";
 import type { Choice, Kind } from "./cuda/manifest.ts";
+import { packedFamily } from "./cuda/packed.ts";
 import { rowFamilies } from "./cuda/rows.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Snapshots } from "./cuda/snapshots.ts";
@@ -33,6 +35,8 @@ export const CUDA_ROW_TILE = 128;
 export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly rowTile = CUDA_ROW_TILE;
+  readonly threads = 0;
+  readonly formats: readonly WeightFormat[] = ["dense", "int8", "nf4"];
   readonly paddedRanks: readonly number[];
   readonly name: string;
   readonly multiprocessors: number;
@@ -81,7 +85,13 @@ export class CudaDevice implements Device, Launcher {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
     }
-    this.#implementations = { ...linearFamily(this), ...attentionFamily(this), ...rowFamilies(this), ...doraFamily(this) };
+    this.#implementations = {
+      ...linearFamily(this),
+      ...attentionFamily(this),
+      ...packedFamily(this),
+      ...rowFamilies(this),
+      ...doraFamily(this),
+    };
   }
 
   memory() {

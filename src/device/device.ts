@@ -4,6 +4,7 @@
 // `null` (runs nothing, records everything).
 
 import type { DType } from "../base/dtype.ts";
+import type { WeightFormat } from "../base/precision.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 /** A place in device memory. Rows are contiguous; `rowStride` (elements) is given where the first dimension is strided. */
@@ -93,6 +94,10 @@ export interface Device extends Disposable {
   readonly rowTile: number;
   /** The padded ranks that its kernels know, ascending; empty where any will do. */
   readonly paddedRanks: readonly number[];
+  /** How it can hold the base's linear weights. */
+  readonly formats: readonly WeightFormat[];
+  /** Threads that share the work, each with scratch of its own; 0 where it is not so. */
+  readonly threads: number;
   memory(): { readonly total: number; readonly free: number };
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;

@@ -19,6 +19,7 @@
 // keeps all. `module` numbers the group within the whole model: layer * 4 + group.
 
 import type { Tensor } from "./device.ts";
+import type { PackedWeight, Weight } from "./packed.ts";
 
 /** What every kernel that touches adapters reads. */
 type AdapterArgs = { readonly tileAdapter: Tensor; readonly ranks: Tensor };
@@ -109,11 +110,12 @@ export type Kernels = {
   lora_down: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly a: Tensor; readonly s: Tensor };
   /**
    * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or null,
-   * s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product.
+   * s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken apart to c
+   * first.
    */
   linear_forward: {
     readonly x: Tensor;
-    readonly weight: Tensor;
+    readonly weight: Weight;
     readonly bias: Tensor | null;
     readonly residual: Tensor | null;
     readonly y: Tensor;
@@ -139,10 +141,13 @@ export type Kernels = {
     readonly ds: Tensor;
     readonly db: Tensor;
   };
-  /** dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K], ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the forward's mask. */
+  /**
+   * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the forward's
+   * mask.
+   */
   linear_backward: {
     readonly dy: Tensor;
-    readonly weight: Tensor;
+    readonly weight: Weight;
     readonly dx: Tensor;
     readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor; readonly a: Tensor }) | null;
   };
@@ -155,7 +160,7 @@ export type Kernels = {
    * m[slot, n] first becomes norm[n]. Other rows are left as they are. m f32[L, N], L strided; gain, inverse f32[L, N].
    */
   dora_norm: {
-    readonly weight: Tensor;
+    readonly weight: Weight;
     readonly a: Tensor;
     readonly b: Tensor;
     readonly scale: Tensor;
@@ -249,6 +254,11 @@ export type Kernels = {
    * exact and the product is rounded once (to bf16 once more), so all devices make the same numbers: a model's random weights.
    */
   random_fill: { readonly out: Tensor; readonly seed: number; readonly scale: number };
+
+  /** Quantises linear `linear` of a packed weight from its rows c[n, K]; absmax f32[B], B >= n K / 64, is scratch. What to: packed.ts. */
+  quantise: { readonly from: Tensor; readonly weight: PackedWeight; readonly linear: number; readonly absmax: Tensor };
+  /** All of a packed weight as c[N, K]. */
+  dequantise: { readonly weight: PackedWeight; readonly out: Tensor };
 };
 
 export type KernelName = keyof Kernels;

@@ -1,6 +1,7 @@
 // The null device: runs nothing, records everything. Order, memory and leaks of a whole step are tested on it in milliseconds.
 
 import { bytesOf } from "../base/dtype.ts";
+import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Device, Sharing, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
@@ -10,6 +11,8 @@ export class NullDevice implements Device {
   readonly name = "null";
   readonly sharing: Sharing | null = null;
   readonly paddedRanks: readonly number[];
+  readonly formats = WEIGHT_FORMATS;
+  readonly threads = 0;
   /** Kernels in the order of their launches. */
   readonly launched: KernelName[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */

@@ -3,6 +3,7 @@
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
+import type { Precision } from "../base/precision.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
@@ -14,14 +15,14 @@ import type { Device } from "./device.ts";
 const DRIVER_BYTES = 256 * 2 ** 20;
 
 export type DeviceKind = "cpu" | "cuda";
-export type Precision = "auto" | "fp32" | "bf16";
-
 export type DeviceReport = {
   readonly kind: DeviceKind;
   readonly name: string;
   readonly compute: "f32" | "bf16";
   readonly rowTile: number;
   readonly paddedRanks: readonly number[];
+  /** Threads of a CPU that share the work, at most; 0 of a GPU. */
+  readonly threads: number;
   readonly totalBytes: number;
   readonly freeBytes: number;
   /** Which of them it is, and how many such devices there are. */
@@ -39,7 +40,7 @@ export type DeviceReport = {
 export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport {
   if (wanted === "cpu") return cpuReport(null);
   try {
-    return cudaReport(precision === "fp32" ? "f32" : "bf16", ordinal);
+    return cudaReport(precision, ordinal);
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     if (wanted === "auto") return cpuReport(error.message);
@@ -74,6 +75,7 @@ function cpuReport(note: string | null): DeviceReport {
     compute: "f32",
     rowTile: ROW_TILE,
     paddedRanks: [],
+    threads: usableCores(),
     totalBytes,
     freeBytes,
     ordinal: 0,
@@ -83,7 +85,8 @@ function cpuReport(note: string | null): DeviceReport {
 }
 
 /** A GPU by its place among those that the driver lists: CUDA_VISIBLE_DEVICES decides which these are. */
-function cudaReport(compute: "f32" | "bf16", ordinal: number): DeviceReport {
+function cudaReport(precision: Precision, ordinal: number): DeviceReport {
+  const compute = precision === "fp32" ? "f32" : "bf16";
   const { gpus } = listGpus();
   const gpu = gpus[ordinal];
   if (!gpu)
@@ -109,6 +112,7 @@ function cudaReport(compute: "f32" | "bf16", ordinal: number): DeviceReport {
     compute,
     rowTile: CUDA_ROW_TILE,
     paddedRanks: ranks,
+    threads: 0,
     totalBytes,
     freeBytes,
     ordinal,

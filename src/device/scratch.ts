@@ -2,9 +2,11 @@
 //
 // The kernels check at each launch that what they need was reserved, so these formulas are bounds that a test plays through.
 
+import { bytesOf } from "../base/dtype.ts";
 import { type AdapterLayout, groupShape } from "../base/layout.ts";
-import { alignUp, sum } from "../base/shape.ts";
-import type { Group, ModelSpec } from "../base/spec.ts";
+import type { WeightFormat } from "../base/precision.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
+import { GROUP_NAMES, type Group, type ModelSpec } from "../base/spec.ts";
 import type { Device } from "./device.ts";
 
 export type ScratchNeed = {
@@ -14,6 +16,8 @@ export type ScratchNeed = {
   readonly rows: number; // of the largest micro-batch
   readonly rank: number; // padded
   readonly adapters: number;
+  /** How the base's linear weights are held. */
+  readonly format: WeightFormat;
   readonly layout: Pick<AdapterLayout, "tensors">;
 };
 
@@ -23,16 +27,41 @@ const [ROW_TILE, UP_CHUNK, DOWN_CHUNK] = [128, 8, 4];
 const DOWN_PART = 1024;
 /** Parts of a tensor that grad_norm sums apart. */
 const NORM_SLICES = 32;
+/** Columns of a weight that a thread of the cpu device takes apart at a time, at most (ffi/native/product.c). */
+const WIDEST_PIECE = 288;
 const UP_COLUMNS = { f32: 64, bf16: 128 };
 
 /** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
-export function scratchBytes({ kind, compute }: Pick<Device, "kind" | "compute">, need: ScratchNeed): number {
+export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): number {
+  const { kind, compute } = device;
   const { spec, rows } = need;
-  if (kind === "cpu") return rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4; // the dropped x
+  if (kind === "cpu") {
+    const dropped = rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4; // x under its mask
+    return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
+  }
   const linears = need.groups.flatMap((group) => linearScratch(compute, group, need));
   const norms = need.adapters * need.layout.tensors.length * NORM_SLICES * 4;
-  return alignUp(Math.max(norms, ...linears), 256);
+  return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
 }
+
+/** Of a product over the base's weights: what is packed is taken apart, a group at a time. */
+function frozenScratch(compute: "f32" | "bf16", { spec, format }: ScratchNeed): number {
+  if (format === "dense") return 0;
+  const sizes = GROUP_NAMES.map((group) => {
+    const { in: width, firstColumn } = groupShape(spec, group);
+    return width * firstColumn.at(-1)!;
+  });
+  return maxOf(sizes) * bytesOf(compute);
+}
+
+/** The longest row that a group of linears reads or makes. */
+const longest = (spec: ModelSpec): number =>
+  maxOf(
+    GROUP_NAMES.flatMap((group) => {
+      const { in: width, firstColumn } = groupShape(spec, group);
+      return [width, firstColumn.at(-1)!];
+    }),
+  );
 
 function linearScratch(compute: "f32" | "bf16", group: Group, { spec, rows, rank }: ScratchNeed): number[] {
   const { in: width, firstColumn } = groupShape(spec, group);

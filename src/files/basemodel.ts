@@ -4,6 +4,7 @@
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
 import { readJsonObject } from "./json.ts";
 import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
@@ -85,6 +86,15 @@ export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
     close();
     throw error;
   }
+}
+
+/** Whether every linear weight of the layers is bf16. Opens the files and checks them as `openBaseModel` does. */
+export function linearsAreBf16(folder: string, spec: ModelSpec): boolean {
+  using files = openBaseModel(folder, spec);
+  const linears = range(spec.layers).flatMap((layer) =>
+    LINEARS.map((linear) => `model.layers.${layer}.${modulePath(linear)}.weight`),
+  );
+  return linears.every((name) => files.tensor(name).dtype === "bf16");
 }
 
 type Found = { readonly file: SafetensorsFile; readonly actual: string };

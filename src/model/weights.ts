@@ -1,15 +1,29 @@
 // The frozen weights of a range of layers on a device, and which tensors of a Hugging Face model fill them.
 //
-// Linears that share an input lie under each other in one matrix, so that each group is one product.
+// Linears that share an input lie under each other in one matrix, so that each group is one product. Where they are packed, each is
+// filled as the device computes, then packed, one after the other: beside what is held there is never more than one of them.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { groupShape, type LayerRange } from "../base/layout.ts";
-import { sizeOf } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, type Linear, type ModelSpec, modulePath, tableRows } from "../base/spec.ts";
-import { type Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
+import type { PackedFormat, WeightFormat } from "../base/precision.ts";
+import { maxOf, sizeOf } from "../base/shape.ts";
+import {
+  GROUP_NAMES,
+  GROUPS,
+  type Group,
+  LINEARS,
+  type Linear,
+  linearShape,
+  type ModelSpec,
+  modulePath,
+  tableRows,
+} from "../base/spec.ts";
+import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import { quantise } from "../ops/packed.ts";
 
-export type LinearWeights = { readonly weight: Tensor; readonly bias: Tensor | null };
+export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
 export type LayerWeights = {
   readonly inputNorm: Tensor;
@@ -78,8 +92,15 @@ function slotsOf(spec: ModelSpec, part: Part) {
   };
 }
 
+/** What a group's weight becomes in a format, all but its address. */
+function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeight, "ptr"> {
+  const firstRow = [0];
+  for (const { rows } of from) firstRow.push(firstRow.at(-1)! + rows);
+  return { format, shape: [shape[0]!, shape[1]!], firstRow };
+}
+
 /** Bytes of the arena that `loadWeights` fills. */
-export function weightBytes(spec: ModelSpec, part: Part, dtype: DType): number {
+export function weightBytes(spec: ModelSpec, part: Part, dtype: DType, format: WeightFormat): number {
   const slots = slotsOf(spec, part);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
@@ -89,7 +110,8 @@ export function weightBytes(spec: ModelSpec, part: Part, dtype: DType): number {
   for (const layer of slots.layers) {
     for (const slot of [layer.inputNorm, layer.postNorm, layer.qNorm, layer.kNorm]) count(slot);
     for (const { weight, bias } of layer.linears) {
-      count(weight);
+      if (format === "dense") count(weight);
+      else sizes.push(partsOf(packedOf(weight, format)).bytes);
       count(bias);
     }
   }
@@ -99,14 +121,25 @@ export function weightBytes(spec: ModelSpec, part: Part, dtype: DType): number {
 /** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
 export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
 
+/** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
+function openBench(device: Device, spec: ModelSpec) {
+  const most = maxOf(LINEARS.map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
+  const blocks = Math.ceil(most / NF4_BLOCK);
+  const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
+  const values = arena.tensor(device.compute, most);
+  return { values, absmax: arena.tensor("f32", blocks), [Symbol.dispose]: () => arena[Symbol.dispose]() };
+}
+
 /** Carves the weights of a part out of an arena and has each of them filled, in the order of the layers. */
 export async function loadWeights(
   device: Device,
   arena: Arena,
   spec: ModelSpec,
   part: Part,
+  format: WeightFormat,
   fill: FillTensor,
 ): Promise<Weights> {
+  using bench = format === "dense" ? null : openBench(device, spec);
   const load = async (slot: Slot): Promise<Tensor> => {
     const whole = arena.tensor(device.compute, ...slot.shape);
     let row = 0;
@@ -117,6 +150,18 @@ export async function loadWeights(
     if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
     return whole;
   };
+  const pack = async (slot: Slot): Promise<Weight> => {
+    if (format === "dense") return load(slot);
+    const layout = packedOf(slot, format);
+    const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
+    for (const [linear, { name, rows }] of slot.from.entries()) {
+      const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
+      await fill(name, from);
+      quantise(device, { from, weight, linear, absmax: bench!.absmax });
+    }
+    await device.idle(); // before what it was made from is released
+    return weight;
+  };
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, part);
   const embedding = await maybe(slots.embedding);
@@ -124,7 +169,7 @@ export async function loadWeights(
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
     for (const [i, { weight, bias }] of layer.linears.entries())
-      linears[GROUP_NAMES[i]!] = { weight: await load(weight), bias: await maybe(bias) };
+      linears[GROUP_NAMES[i]!] = { weight: await pack(weight), bias: await maybe(bias) };
     layers.push({
       inputNorm: await load(layer.inputNorm),
       postNorm: await load(layer.postNorm),

@@ -3,7 +3,7 @@
 import { op } from "./op.ts";
 
 export const doraNorm = op("dora_norm", {
-  weight: "c N K",
+  weight: "w N K",
   a: "c L S K",
   b: "c L N R",
   scale: "f32 L G",

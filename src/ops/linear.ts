@@ -4,7 +4,7 @@ import { op } from "./op.ts";
 
 export const linearForward = op("linear_forward", {
   x: "c M K",
-  weight: "c N K",
+  weight: "w N K",
   bias: "c N",
   residual: "c M N",
   y: "c M N",
@@ -15,7 +15,7 @@ export const linearForward = op("linear_forward", {
 });
 export const linearBackward = op("linear_backward", {
   dy: "c M N",
-  weight: "c N K",
+  weight: "w N K",
   dx: "c M K",
   ds: "c M S",
   a: "c L S K",

@@ -1,18 +1,22 @@
 // How an op is made: the name of a kernel and the types and shapes of its tensors. Checks them, then launches.
 //
-// A spec reads "c M 2I": element type (c: the device's compute type), then a size for each dimension: a letter that must mean
-// the same size in all tensors of the call, with a factor before it, or a number.
+// A spec reads "c M 2I": element type (c: the device's compute type; w: that, or a packed weight), then a size for each dimension: a
+// letter that must mean the same size in all tensors of the call, with a factor before it, or a number.
 
 import type { DType } from "../base/dtype.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import type { Device } from "../device/device.ts";
 import type { KernelName, Kernels } from "../device/kernels.ts";
+import { isPacked, type Weight } from "../device/packed.ts";
 
-type Spec = { readonly dtype: DType | "c"; readonly sizes: readonly { readonly factor: number; readonly letter: string }[] };
+type Spec = {
+  readonly dtype: DType | "c" | "w";
+  readonly sizes: readonly { readonly factor: number; readonly letter: string }[];
+};
 
 function parse(text: string): Spec {
   const [dtype, ...sizes] = text.split(" ");
   return {
-    dtype: dtype as DType | "c",
+    dtype: dtype as Spec["dtype"],
     sizes: sizes.map((size) => {
       const [, factor, letter] = /^(\d*)([A-Z]?)$/.exec(size)!;
       return { factor: factor === "" ? 1 : Number(factor), letter: letter! };
@@ -20,7 +24,7 @@ function parse(text: string): Spec {
   };
 }
 
-const isTensor = (value: unknown): value is Tensor => typeof value === "object" && value !== null && "ptr" in value;
+const isTensor = (value: unknown): value is Weight => typeof value === "object" && value !== null && "ptr" in value;
 
 /** A wrong call of an op is our bug: the message is for the developer. */
 const wrong = (kernel: string, name: string, what: string): Error => new Error(`${kernel}: '${name}' ${what}`);
@@ -42,8 +46,9 @@ export function op<K extends KernelName>(
     for (const [name, { dtype, sizes: want }] of parsed) {
       const tensor = values[name];
       if (!isTensor(tensor)) continue;
-      const type = dtype === "c" ? device.compute : dtype;
-      if (tensor.dtype !== type) throw wrong(kernel, name, `is ${tensor.dtype}, wanted ${type}`);
+      const type = dtype === "c" || dtype === "w" ? device.compute : dtype;
+      const held = isPacked(tensor) ? tensor.format : tensor.dtype;
+      if (held !== type && !(dtype === "w" && isPacked(tensor))) throw wrong(kernel, name, `is ${held}, wanted ${type}`);
       if (tensor.shape.length !== want.length) throw wrong(kernel, name, `has shape [${tensor.shape}]`);
       want.forEach(({ factor, letter }, i) => {
         const size = tensor.shape[i]!;

@@ -4,6 +4,7 @@
 import { bankBytes } from "../adapter/bank.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { layoutAdapters } from "../base/layout.ts";
+import type { WeightFormat } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -23,6 +24,8 @@ export type StageSizes = Sizes & {
   readonly inFlight: number;
   /** Longest sequence. */
   readonly positions: number;
+  /** How the base's linear weights are held. */
+  readonly format: WeightFormat;
 };
 
 /** Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for evaluations. */
@@ -47,9 +50,9 @@ export function stageMemory(
   spec: ModelSpec,
   part: Part,
   sizes: StageSizes,
-  device: Pick<Device, "kind" | "compute" | "rowTile">,
+  device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
-  const { groups, slots } = sizes;
+  const { groups, slots, format } = sizes;
   const buffers = bufferBytes(device.compute, spec, sizes, part.last);
   const tables = countBytes((take) => {
     for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
@@ -60,9 +63,9 @@ export function stageMemory(
   const layout = layoutAdapters(spec, part, groups, sizes.rank, sizes.magnitudes);
   const room = linkRoom(spec, sizes, device.compute);
   const neighbours = Number(!part.first) + Number(!part.last);
-  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, layout };
+  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
-    weights: weightBytes(spec, part, device.compute),
+    weights: weightBytes(spec, part, device.compute, format),
     adapters: bankBytes(slots, layout, device.compute, groups.length),
     activations: buffers.activations * sizes.inFlight,
     workspace: buffers.workspace + tables + rope + scratchBytes(device, need),

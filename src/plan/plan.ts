@@ -4,6 +4,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { groupsOf } from "../base/layout.ts";
+import { weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
@@ -82,6 +83,8 @@ export type PlanOptions = {
   readonly unplanned?: number;
   /** Bytes on a device at most, whatever it says is free: it has refused more. */
   readonly ceiling?: number;
+  /** All linear weights are bf16 in the model's files. */
+  readonly exact?: boolean;
 };
 
 /** `devices` are those of the stages, first stage first. */
@@ -90,7 +93,7 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
@@ -111,7 +114,8 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
   const magnitudes = onStages(adapters).some(({ method }) => method === "dora");
-  const shared = { rank: padRank(adapters, device), groups, magnitudes, positions };
+  const format = weightFormat(recipe.model.precision, device.compute, exact);
+  const shared = { rank: padRank(adapters, device), groups, magnitudes, positions, format };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;

@@ -1,6 +1,7 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
 import type { Objective } from "../base/objective.ts";
+import type { Precision } from "../base/precision.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
@@ -76,7 +77,7 @@ export type Stages = "auto" | number | readonly number[];
 
 export type Recipe = {
   readonly path: string;
-  readonly model: { readonly path: string; readonly precision: "auto" | "fp32" | "bf16" };
+  readonly model: { readonly path: string; readonly precision: Precision };
   readonly run: {
     readonly output: string;
     readonly seed: number;

@@ -1,6 +1,7 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
+import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
 
 const show = (value: unknown): string => {
@@ -174,7 +175,7 @@ const Adapter = v.strictObject({ name, sweep: v.exactOptional(Sweep), ...optiona
 export type AdapterTable = v.InferOutput<typeof Adapter>;
 
 export const RecipeTable = v.strictObject({
-  model: v.strictObject({ path: text, precision: v.optional(oneOf("auto", "fp32", "bf16")) }, (issue) =>
+  model: v.strictObject({ path: text, precision: v.optional(oneOf(...PRECISIONS)) }, (issue) =>
     issue.input === undefined ? "is missing: it says where the base model is" : `wants a table, found ${show(issue.input)}`,
   ),
   run: v.strictObject(

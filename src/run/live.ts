@@ -1,6 +1,7 @@
 // An adapter while a run goes on: where it stands, and what it has come to.
 
 import { now } from "../base/clock.ts";
+import { isQuantised } from "../base/precision.ts";
 import type { Progress } from "../files/checkpoint.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { adapterTable } from "../recipe/resolve.ts";
@@ -132,8 +133,15 @@ export function restore(live: Live, progress: Progress): void {
 const BESIDE = ["data", "priority", "eval_every"];
 
 /** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data and its base model. */
-export function madeOf({ budget }: Plan, { recipe }: AdapterPlan, data: AdapterData, model: string): Progress["made"] {
-  const settings = Object.entries({ ...adapterTable(recipe), tokens_per_microbatch: budget });
+export function madeOf(
+  { budget, recipe: run }: Plan,
+  { recipe }: AdapterPlan,
+  data: AdapterData,
+  model: string,
+): Progress["made"] {
+  const { precision } = run.model;
+  const base = isQuantised(precision) ? { precision } : {}; // else the base is what its files say
+  const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: budget });
   const deciding = Object.fromEntries(settings.filter(([key]) => !BESIDE.includes(key)));
   return { settings: JSON.stringify(deciding), data: fingerprint(data), model };
 }

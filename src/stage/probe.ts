@@ -1,6 +1,7 @@
 // What devices there are, for those who plan and those who ask: found out without taking any of their memory.
 
-import { chooseDevice, type DeviceKind, type DeviceReport, type Precision } from "../device/open.ts";
+import type { Precision } from "../base/precision.ts";
+import { chooseDevice, type DeviceKind, type DeviceReport } from "../device/open.ts";
 
 export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 

@@ -4,8 +4,9 @@
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
 import { type Init, initialise } from "../adapter/init.ts";
 import { now } from "../base/clock.ts";
-import { invariant } from "../base/errors.ts";
+import { invariant, RunError } from "../base/errors.ts";
 import { putFactor } from "../base/layout.ts";
+import type { WeightFormat } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
@@ -53,6 +54,16 @@ type InFlight = {
 /** Memory that one micro-batch in flight holds. */
 type Slot = { readonly batch: Batch; readonly acts: Activations };
 
+/** A coordinator plans from what a stage says of its device; what that cannot hold, it says itself. */
+function requireFormat({ name, formats }: Device, format: WeightFormat): void {
+  if (!formats.includes(format))
+    throw new RunError(
+      "device.precision",
+      `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
+      "leave model.precision out, or choose one of these",
+    );
+}
+
 export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
@@ -79,11 +90,12 @@ export class Stage implements Disposable {
   static async open(device: Device, config: StageConfig, fill: FillTensor, neighbours: Neighbours): Promise<Stage> {
     const { spec, part, sizes } = config;
     const freeBefore = device.memory().free;
-    const weightArena = new Arena(device, weightBytes(spec, part, device.compute), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, part, fill);
-    const { rows, rank, groups, slots: adapters } = sizes;
+    const { rows, rank, groups, slots: adapters, format } = sizes;
+    requireFormat(device, format);
+    const weightArena = new Arena(device, weightBytes(spec, part, device.compute, format), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, part, format, fill);
     const bank = new AdapterBank(device, spec, part, adapters, groups, rank, sizes.magnitudes);
-    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, layout: bank.layout }));
+    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: bank.layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
       const work = takeWorkspace(take, device.compute, spec, sizes);

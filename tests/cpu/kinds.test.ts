@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { linearShape } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import type { Tensor } from "../../src/device/device.ts";
 import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 import { tinySpec, tinyStage } from "../helpers/tiny.ts";
@@ -18,7 +19,7 @@ test("a fresh DoRA has its magnitudes before any pass: the lengths of the frozen
     const group = linear === "k_proj" ? "qkv" : "down";
     const first = linear === "k_proj" ? linearShape(spec, "q_proj").out : 0;
     const { weight } = stage.decoder.weights.layers[layer]!.linears[group];
-    const all = new Float32Array((await stage.device.read(weight)).buffer);
+    const all = new Float32Array((await stage.device.read(weight as Tensor)).buffer);
     const width = weight.shape[1]!;
     expect(values.length).toBe(linearShape(spec, linear).out);
     for (const [n, value] of values.entries())

@@ -8,6 +8,17 @@ import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
 needs("gpu")("company changes nothing on the GPU", () => {
+  test.each(["int8", "nf4"] as const)("over a base in %s", async (format) => {
+    const ground: Ground = { spec: gpuFamilies["qwen2"]!, open: () => new CudaDevice("bf16"), passRows: 2048, format };
+    const everyone = await train(range(12), ground);
+    const staged = await train([1, 2, 5], ground, [1]);
+    for (const i of [1, 2, 5]) {
+      const alone = (await train([i], ground)).get(i)!;
+      expectSame(everyone.get(i)!, alone);
+      expectSame(staged.get(i)!, alone);
+    }
+  });
+
   for (const compute of ["bf16", "f32"] as const)
     for (const [family, spec] of Object.entries(gpuFamilies))
       describe(`${family} in ${compute}`, () => {

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
@@ -41,9 +42,17 @@ async function putFactors(stage: Stage): Promise<void> {
 }
 
 /** Losses and gradients of one pass of unequal sequences, a crowd of four adapters. */
-async function pass(device: Device, spec: ModelSpec, dropout: number, recomputation: Recomputation) {
+async function pass(
+  device: Device,
+  spec: ModelSpec,
+  dropout: number,
+  recomputation: Recomputation,
+  format: WeightFormat = "dense",
+) {
   const rows = 1280; // multiples of both devices' row tiles come to no more
-  using stage = await tinyStage(device, spec, adapters, [5, 6, 7, 8], { recomputation, rows, targets: rows, positions: 200 });
+  using stage = await tinyStage(device, spec, adapters, [5, 6, 7, 8], {
+    ...{ recomputation, rows, targets: rows, positions: 200, format },
+  });
   await putFactors(stage);
   const rng = new Rng(9);
   const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43], [90, 7]];
@@ -76,6 +85,15 @@ const distance = (got: ArrayLike<number>, want: ArrayLike<number>): number => {
   return Math.sqrt(difference / size);
 };
 
+/** Of a pass that a GPU has made, from what the cpu device makes. */
+function expectNear(got: Passed, want: Passed, allowed: { readonly loss: number; readonly gradient: number }): void {
+  expect(distance(got.losses, want.losses), "losses").toBeLessThan(allowed.loss);
+  for (const [a, of] of want.gradients.entries())
+    for (const [i, gradient] of of.entries())
+      expect(distance(got.gradients[a]![i]!, gradient), `gradient ${i} of adapter ${a}`).toBeLessThan(allowed.gradient);
+}
+type Passed = Awaited<ReturnType<typeof pass>>;
+
 needs("gpu")("a step on the GPU", () => {
   for (const [family, spec] of Object.entries(gpuFamilies))
     for (const compute of ["f32", "bf16"] as const)
@@ -85,13 +103,17 @@ needs("gpu")("a step on the GPU", () => {
             const dropout = recomputation === "selective" ? 0 : 0.1;
             const want = await pass(new CpuDevice(), spec, dropout, recomputation);
             const got = await pass(new CudaDevice(compute), spec, dropout, recomputation);
-            const allowed = TOLERANCE[compute];
-            expect(distance(got.losses, want.losses), "losses").toBeLessThan(allowed.loss);
-            for (const [a, of] of want.gradients.entries())
-              for (const [i, gradient] of of.entries())
-                expect(distance(got.gradients[a]![i]!, gradient), `gradient ${i} of adapter ${a}`).toBeLessThan(
-                  allowed.gradient,
-                );
+            expectNear(got, want, TOLERANCE[compute]);
           });
         });
+
+  for (const format of ["int8", "nf4"] as const)
+    for (const compute of ["f32", "bf16"] as const)
+      test(`over a base in ${format}, computed in ${compute}, is the cpu device's`, async () => {
+        for (const family of ["qwen2", "biased"]) {
+          const spec = gpuFamilies[family]!;
+          const want = await pass(new CpuDevice(), spec, 0.1, "selective", format);
+          expectNear(await pass(new CudaDevice(compute), spec, 0.1, "selective", format), want, TOLERANCE[compute]);
+        }
+      });
 });

@@ -15,6 +15,7 @@ export const REPORT: StageReport = {
   compute: "f32",
   rowTile: 24,
   paddedRanks: [],
+  threads: 2,
   totalBytes: 2 ** 30,
   freeBytes: 2 ** 29,
   ordinal: 0,

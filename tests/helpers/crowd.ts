@@ -3,11 +3,13 @@
 import { expect } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { FactorTensor } from "../../src/base/layout.ts";
+import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { localLink } from "../../src/link/local.ts";
+import type { FillTensor } from "../../src/model/weights.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
@@ -23,6 +25,10 @@ export type Ground = {
   readonly open: () => Device;
   /** Rows of a pass: small enough that a crowd needs several passes a round. */
   readonly passRows: number;
+  /** How the base's linear weights are held; left out, as the device computes. */
+  readonly format?: WeightFormat;
+  /** The base model's weights; left out, random ones. */
+  readonly fill?: (device: Device) => FillTensor;
 };
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
@@ -52,7 +58,7 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1) }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
   const crowd = who.map(settings);
@@ -69,9 +75,9 @@ export async function train(
   const stages = await Promise.all(
     parts.map((part, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, { layers: part.to - part.from, rows, targets: rows });
+      const sizes = tinySizes(devices[i]!, adapters, { layers: part.to - part.from, rows, targets: rows, format });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
-      return Stage.open(devices[i]!, { spec, part, sizes }, randomFill(devices[i]!, 1), neighbours);
+      return Stage.open(devices[i]!, { spec, part, sizes }, fill(devices[i]!), neighbours);
     }),
   );
   try {

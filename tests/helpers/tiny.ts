@@ -87,6 +87,7 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
   recomputation: "selective",
   inFlight: 1,
   positions: 64,
+  format: "dense",
   ...changes,
 });
 

@@ -22,6 +22,7 @@ const device = (ordinal: number): StageDevice => ({
   compute: "f32",
   rowTile: 24,
   paddedRanks: [],
+  threads: 2,
   totalBytes: 2 ** 40,
   freeBytes: 2 ** 40,
   ordinal,

@@ -1,5 +1,6 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
+import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../base/spec.ts";
@@ -38,7 +39,7 @@ const TARGETS: Readonly<Record<string, readonly string[]>> = {
 export const natural = (options: BenchOptions, flag: keyof BenchOptions, fallback: number): number =>
   wholeNumber(flag, options[flag] ?? fallback, 1);
 
-export const precisionOf = ({ precision }: BenchOptions) => oneOf("precision", precision ?? "auto", ["auto", "fp32", "bf16"]);
+export const precisionOf = ({ precision }: BenchOptions) => oneOf("precision", precision ?? "auto", PRECISIONS);
 
 /** `rows` rows of `length` tokens, each with a target. */
 export function randomRows(spec: ModelSpec, rows: number, length: number, seed: number): AdapterData {

@@ -63,12 +63,9 @@ const devicesOf = ({ stages }: Plan): StageDevice[] => stages.map(({ device }) =
 
 type Change = { readonly change: string; readonly request: Request };
 
-function* changes(
-  { recipe, spec, data }: Request,
-  { budget, device, slots }: Plan,
-  { microBatch }: Rehearsal,
-): Generator<Change> {
-  const withRun = (run: Partial<Recipe["run"]>) => ({ spec, data, recipe: { ...recipe, run: { ...recipe.run, ...run } } });
+function* changes(request: Request, { budget, device, slots }: Plan, { microBatch }: Rehearsal): Generator<Change> {
+  const { recipe, data } = request;
+  const withRun = (run: Partial<Recipe["run"]>) => ({ ...request, recipe: { ...recipe, run: { ...recipe.run, ...run } } });
   if (slots === recipe.run.slots && slots < recipe.adapters.length)
     yield {
       change: `run.slots = "auto" (now ${slots}) would let more adapters train at once`,
@@ -81,8 +78,8 @@ function* changes(
     yield { change, request: withRun({ tokensPerMicrobatch: tokens }) };
   }
   const adapters = [...recipe.adapters, ...recipe.adapters];
-  const request = { spec, data: [...data, ...data], recipe: { ...recipe, adapters } };
-  yield { change: "Twice as many such adapters would help", request };
+  const twice = { ...request, data: [...data, ...data], recipe: { ...recipe, adapters } };
+  yield { change: "Twice as many such adapters would help", request: twice };
 }
 
 /** Null where it cannot be: for want of memory, say. */

@@ -7,7 +7,9 @@
 import { alignUp, range } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
+import { isPacked, type Weight } from "../packed.ts";
 import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
+import { expandRows, packedProduct, type Scratch, widestPiece } from "./packed.ts";
 
 /** A multiple of the rows that OpenBLAS's x86 kernels take at a time (12 and 16 divide 48; 24 was enough on all of them). */
 export const ROW_TILE = 24;
@@ -16,7 +18,7 @@ const SMALL_PRODUCT = 1e6;
 
 /** Columns of the narrowest piece that ffi/native/product.c cuts n columns into. */
 function narrowestPiece(host: Host, n: number): number {
-  const widest = host.cores <= 2 ? 288 : 192;
+  const widest = widestPiece(host.cores);
   const columns = alignUp(Math.ceil(n / (2 * Math.ceil(n / (2 * widest)))), 16);
   return Math.min(n, n % columns || columns);
 }
@@ -26,11 +28,14 @@ const rowsOf = (t: Tensor, row = 0): Matrix => ({ ptr: t.ptr + row * dim(t, 1) *
 const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + column * F32, ld: m.ld });
 
 /** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of ROW_TILE) is. */
-function frozen(host: Host, x: Tensor, w: Tensor, transposed: boolean, y: Tensor, beta: number): void {
+function frozen(host: Host, scratch: Scratch, x: Tensor, w: Weight, transposed: boolean, y: Tensor, beta: number): void {
   const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
   const step = ROW_TILE * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
-  for (let row = 0; row < m; row += step)
-    host.product([Math.min(step, m - row), n, k], rowsOf(x, row), false, rowsOf(w), transposed, rowsOf(y, row), 1, beta);
+  for (let row = 0; row < m; row += step) {
+    const [size, from, to] = [[Math.min(step, m - row), n, k] as const, rowsOf(x, row), rowsOf(y, row)];
+    if (isPacked(w)) packedProduct(host, scratch, size, from, w, transposed, to, beta);
+    else host.product(size, from, false, rowsOf(w), transposed, to, 1, beta);
+  }
 }
 
 type Segment = { readonly row: number; readonly rows: number; readonly adapter: number };
@@ -65,9 +70,6 @@ function applyDropout(host: Host, args: Masked, { row, rows, adapter }: Segment,
 }
 
 const drops = (args: Masked, adapter: number): boolean => unsigned(args.dropout)[adapter * 4 + 2] !== 0;
-
-/** Grow-only memory of the device for what a kernel needs while it runs. */
-export type Scratch = (bytes: number) => number;
 
 /** An adapter's rows of x under its mask. */
 function masked(host: Host, scratch: Scratch, args: Masked & { readonly x: Tensor }, segment: Segment): Matrix {
@@ -114,7 +116,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
     linear_forward({ x, weight, bias, residual, y, lora }: Kernels["linear_forward"]): void {
       if (residual && residual.ptr !== y.ptr) host.kernels.native_copy(y.ptr, residual.ptr, dim(y, 0) * dim(y, 1) * F32);
       if (bias) addBias(y, bias, residual !== null);
-      frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
+      frozen(host, scratch, x, weight, true, y, residual || bias ? 1 : 0);
       if (!lora) return;
       const scales = floats(lora.scale);
       const linears = dim(lora.ranks, 1);
@@ -149,7 +151,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
     },
 
     linear_backward({ dy, weight, dx, lora }: Kernels["linear_backward"]): void {
-      frozen(host, dy, weight, false, dx, 0);
+      frozen(host, scratch, dy, weight, false, dx, 0);
       if (!lora) return;
       const width = dim(dx, 1);
       const padded = dim(lora.ds, 1) / dim(lora.ranks, 1);
@@ -195,12 +197,12 @@ export function linearKernels(host: Host, scratch: Scratch) {
 }
 
 /** DoRA's part of a linear layer (src/adapter/dora.ts). */
-export function doraKernels(host: Host) {
+export function doraKernels(host: Host, scratch: Scratch) {
   const c = host.kernels;
   const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;
   return {
     dora_norm({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins }: Kernels["dora_norm"]): void {
-      const [width, linears] = [dim(weight, 1), dim(ranks, 1)];
+      const [width, linears] = [weight.shape[1]!, dim(ranks, 1)];
       for (let g = 0; g < linears; g++) {
         const rank = ints(ranks)[slot * linears + g]!;
         if (rank === 0) continue;
@@ -208,8 +210,16 @@ export function doraKernels(host: Host) {
         const up = partOf(b, slot, first);
         const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
         const factor = floats(scale)[slot * linears + g]!;
-        const rows = [firstColumn[g + 1]! - first, width, rank, up.ld] as const;
-        c.dora_norm(rowsOf(weight, first).ptr, down.ptr, up.ptr, ...rows, factor, lengths!, gains!, inverses!, begins);
+        const count = firstColumn[g + 1]! - first;
+        const step = isPacked(weight) ? widestPiece(host.cores) : count; // rows are independent of each other
+        for (let row = 0; row < count; row += step) {
+          const rows = [Math.min(step, count - row), width, rank, up.ld] as const;
+          const w = isPacked(weight)
+            ? expandRows(host, scratch, weight, first + row, rows[0])
+            : rowsOf(weight, first + row).ptr;
+          const [length, gained, inverted] = [lengths!, gains!, inverses!].map((of) => of + row * F32);
+          c.dora_norm(w, down.ptr, up.ptr + row * up.ld * F32, ...rows, factor, length!, gained!, inverted!, begins);
+        }
       }
     },
 

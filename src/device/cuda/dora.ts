@@ -2,6 +2,7 @@
 
 import type { Kernels } from "../kernels.ts";
 import { cdiv, dim, flag, type Launcher, strideOf } from "./launcher.ts";
+import { denseOf } from "./packed.ts";
 
 type Family = "dora_norm" | "dora_forward" | "dora_backward";
 
@@ -10,13 +11,14 @@ const ROW_TILE = 128;
 export function doraFamily(gpu: Launcher): { readonly [K in Family]: (args: Kernels[K]) => void } {
   return {
     dora_norm: ({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins }) => {
-      const [N, K, G] = [dim(weight, 0), dim(weight, 1), dim(ranks, 1)];
+      const w = denseOf(gpu, weight);
+      const [N, K, G] = [dim(w, 0), dim(w, 1), dim(ranks, 1)];
       const kernel = gpu.kernel("dora_norm", { R: dim(b, 2) });
       const strides = { a_stride: strideOf(a), b_stride: strideOf(b), m_stride: m.stride ?? N };
       for (let g = 0; g < G; g++) {
         const [first, last] = [firstColumn[g]!, firstColumn[g + 1]!];
         gpu.launch(kernel, [cdiv(last - first, kernel.constant("BN"))], {
-          ...{ w: weight, a, b, scale, ranks, m, gain, inverse, ...strides },
+          ...{ w, a, b, scale, ranks, m, gain, inverse, ...strides },
           ...{ slot, begins, g, G, first, last, N, K },
         });
       }

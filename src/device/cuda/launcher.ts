@@ -8,6 +8,7 @@ import type { Choice } from "./manifest.ts";
 
 /** The device as launchers see it. */
 export type Launcher = {
+  readonly compute: "f32" | "bf16";
   readonly multiprocessors: number;
   /** Whether groups of linears whose boundaries lie between tiles have kernels of their own. */
   readonly hasWhole: boolean;

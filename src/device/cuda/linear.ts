@@ -4,6 +4,7 @@ import { sum } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { cdiv, dim, flag, type Launcher, strideOf } from "./launcher.ts";
+import { denseOf } from "./packed.ts";
 
 type Family = "linear_forward" | "linear_backward" | "lora_down" | "lora_up_grad" | "lora_down_grad";
 
@@ -42,14 +43,15 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
     },
 
     linear_forward: ({ x, weight, bias, residual, y, lora }) => {
-      const [M, K, N] = [dim(x, 0), dim(x, 1), dim(weight, 0)];
+      const w = denseOf(gpu, weight);
+      const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
       const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
       const kernel = lora
         ? forwardWithLora(gpu, lora, options, first1, first2)
         : gpu.kernel("linear_forward", { ...options, LORA: 0 });
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
-        ...{ x, w: weight, y, bias, residual, M, N, K, first1, first2 },
+        ...{ x, w, y, bias, residual, M, N, K, first1, first2 },
         ...{ s: lora?.s ?? null, b: lora?.b ?? null, scale: lora?.scale ?? null, ranks: lora?.ranks ?? null },
         ...{ tile_adapter: lora?.tileAdapter ?? null, b_stride: lora ? strideOf(lora.b) : 0 },
       });
@@ -81,10 +83,11 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
     },
 
     linear_backward: ({ dy, weight, dx, lora }) => {
-      const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(weight, 1)];
+      const w = denseOf(gpu, weight);
+      const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
       const kernel = gpu.kernel("linear_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
-        ...{ dy, w: weight, dx, M, N, K, ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
+        ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
         ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
         ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
       });

@@ -18,6 +18,8 @@ type Family = Exclude<
   | "lora_down_grad"
   | "attention_forward"
   | "attention_backward"
+  | "quantise"
+  | "dequantise"
   | "dora_norm"
   | "dora_forward"
   | "dora_backward"

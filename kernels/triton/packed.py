@@ -1,0 +1,146 @@
+"""Frozen weights in fewer bits, and back. Formats and their sources: src/device/packed.ts; ffi/native/packed.c does the same.
+
+    int8_quantise     codes[n, k] = round(x[n, k] / scale[n]), scale[n] = max |x[n, k]| / 127
+    nf4_quantise      codes and absmax of blocks of 64 values; two codes to a byte, the first in the high half
+    nf4_mean          mean = sum absmax / blocks, in a fixed order
+    nf4_nest          codes of absmax - mean, in blocks of 256 with a scale each
+    nf4_dequantise    out[i] = book[code] (dynamic[absmax] nested + mean)
+    int8_dequantise   out[n, k] = codes[n, k] scale[n]
+
+Rounding: to nearest even, and to the lower of two codes of nf4 that are as near.
+
+Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absmax f32 in nf4_quantise, nf4_mean and as input of
+nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
+
+Launch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest
+(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK)); int8_dequantise (N, ceil(K / BLOCK)). No scratch.
+"""
+import triton
+import triton.language as tl
+
+NF4_BLOCK = tl.constexpr(64)
+NESTED_BLOCK = tl.constexpr(256)
+
+
+@triton.jit
+def int8_quantise(x, codes, scale, K, BLOCK: tl.constexpr):
+    """A row a program, read twice: the second time from a cache."""
+    K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
+    first = tl.program_id(0).to(tl.int64) * K
+    most = tl.zeros((BLOCK,), tl.float32)
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.abs(tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32)))
+    largest = tl.max(most)
+    inverse = tl.where(largest > 0, tl.div_rn(127.0, largest), 0.0)
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        v = tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32) * inverse
+        tl.store(codes + first + k, nearest_whole(v).to(tl.int8), mask=k < K)
+    tl.store(scale + tl.program_id(0), tl.div_rn(largest, 127.0))
+
+
+@triton.jit
+def nearest_whole(v):
+    """To nearest even, of |v| < 2^22: the sum has no bits left for a fraction."""
+    return (v + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def nf4_value(code):
+    """The 16 values of the code book, chosen bit by bit: quantiles of the normal distribution (QLoRA, appendix E)."""
+    b0, b1, b2, b3 = (code & 1) != 0, (code & 2) != 0, (code & 4) != 0, (code & 8) != 0
+    v0 = tl.where(b1, tl.where(b0, -0.39491748809814453, -0.5250730514526367), tl.where(b0, -0.6961928009986877, -1.0))
+    v1 = tl.where(b1, tl.where(b0, 0.0, -0.09105003625154495), tl.where(b0, -0.18477343022823334, -0.28444138169288635))
+    v2 = tl.where(b1, tl.where(b0, 0.33791524171829224, 0.24611230194568634), tl.where(b0, 0.16093020141124725, 0.07958029955625534))
+    v3 = tl.where(b1, tl.where(b0, 1.0, 0.7229568362236023), tl.where(b0, 0.5626170039176941, 0.44070982933044434))
+    return tl.where(b3, tl.where(b2, v3, v2), tl.where(b2, v1, v0))
+
+
+@triton.jit
+def nf4_code(v):
+    """The code of the nearest value: how many of the middles between neighbours lie below v."""
+    code = tl.zeros_like(v).to(tl.int32)
+    for q in tl.static_range(15):
+        code += (v > (nf4_value(q) + nf4_value(q + 1)) * 0.5).to(tl.int32)
+    return code
+
+
+@triton.jit
+def dynamic_value(q):
+    """
+    Of the signed dynamic code of 8 bits, ascending: 127 is 0, 255 is 1; p counts the others from the smallest, of either sign. Computed in
+    f64 and rounded once, as on a CPU.
+    """
+    p = tl.where(q >= 128, q - 128, 126 - q)
+    exponent = ((p + 1).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # floor(log2(p + 1)): p = 2^exponent - 1 + step
+    count = ((exponent + 127) << 23).to(tl.float32, bitcast=True).to(tl.float64)
+    step = (p + 1).to(tl.float64) - count
+    power = tl.where(exponent == 6, 1.0, tl.where(exponent == 5, 10.0, tl.where(exponent == 4, 100.0, tl.where(
+        exponent == 3, 1e3, tl.where(exponent == 2, 1e4, tl.where(exponent == 1, 1e5, 1e6)))))).to(tl.float64)
+    value = ((1.0 + 9.0 * (step + 0.5) / count) / (10.0 * power)).to(tl.float32)
+    value = tl.where(q >= 128, value, -value)
+    return tl.where(q == 127, 0.0, tl.where(q == 255, 1.0, value))
+
+
+@triton.jit
+def nf4_quantise(x, codes, absmax, size, BLOCKS: tl.constexpr):
+    """BLOCKS blocks a program."""
+    block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    i = block[:, None] * NF4_BLOCK + tl.arange(0, NF4_BLOCK)[None, :]
+    v = tl.load(x + i, mask=i < size, other=0.0).to(tl.float32)
+    most = tl.max(tl.abs(v), axis=1)
+    inverse = tl.where(most > 0, tl.div_rn(1.0, most), 0.0)
+    code = nf4_code(v * inverse[:, None])
+    high, low = tl.split(code.reshape(BLOCKS, NF4_BLOCK // 2, 2))
+    at = block[:, None] * (NF4_BLOCK // 2) + tl.arange(0, NF4_BLOCK // 2)[None, :]
+    tl.store(codes + at, (high * 16 + low).to(tl.uint8), mask=2 * at < size)
+    tl.store(absmax + block, most, mask=block * NF4_BLOCK < size)
+
+
+@triton.jit
+def nf4_mean(absmax, mean, blocks, BLOCK: tl.constexpr):
+    """One program, for the order of the sum."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    for first in range(0, blocks, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        total += tl.load(absmax + i, mask=i < blocks, other=0.0).to(tl.float64)
+    tl.store(mean, (tl.sum(total) / blocks.to(tl.float64)).to(tl.float32))
+
+
+@triton.jit
+def nf4_nest(absmax, mean, nested, codes, blocks):
+    """A block of 256 absolute maxima a program."""
+    i = tl.program_id(0) * NESTED_BLOCK + tl.arange(0, NESTED_BLOCK)
+    v = tl.where(i < blocks, tl.load(absmax + i, mask=i < blocks, other=0.0) - tl.load(mean), 0.0)
+    most = tl.max(tl.abs(v))
+    v *= tl.where(most > 0, tl.div_rn(1.0, most), 0.0)
+    code = tl.zeros_like(v).to(tl.int32)
+    for q in range(255):
+        code += (v > (dynamic_value(q) + dynamic_value(q + 1)) * 0.5).to(tl.int32)
+    tl.store(codes + i, code.to(tl.uint8), mask=i < blocks)
+    tl.store(nested + tl.program_id(0), most)
+
+
+@triton.jit
+def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
+    """BLOCK values a program, of BLOCK / 64 blocks."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    block = tl.program_id(0).to(tl.int64) * (BLOCK // NF4_BLOCK) + tl.arange(0, BLOCK // NF4_BLOCK)
+    some = block * NF4_BLOCK < size
+    most = dynamic_value(tl.load(absmax + block, mask=some, other=0).to(tl.int32)) * tl.load(nested + block // NESTED_BLOCK, mask=some, other=0.0)
+    most += tl.load(mean)
+    at = tl.arange(0, BLOCK // 2)
+    byte = tl.load(codes + first // 2 + at, mask=first + 2 * at < size, other=0).to(tl.int32)
+    value = tl.join(nf4_value(byte >> 4), nf4_value(byte & 15)).reshape(BLOCK // NF4_BLOCK, NF4_BLOCK) * most[:, None]
+    i = first + tl.arange(0, BLOCK)
+    tl.store(out + i, value.reshape(BLOCK).to(out.dtype.element_ty), mask=i < size)
+
+
+@triton.jit
+def int8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
+    """A part of a row a program."""
+    K = K // 8 * 8
+    n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.float32)
+    tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)

@@ -1,0 +1,95 @@
+// Precisions as a user meets them: in recipes and plans, over stages, when a run goes on, and when an adapter is merged.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
+import { until } from "../helpers/bus.ts";
+import { needs } from "../helpers/needs.ts";
+import { leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace(3);
+afterAll(() => place[Symbol.dispose]());
+const outputOf = (path: string) => join(path, "..", "out");
+const ADAPTERS = [0, 3, 5];
+
+const recipe = (precision: string, more = ""): string =>
+  unlike(ADAPTERS, "cpu", more).replace('path = "../model"', `path = "../model"\nprecision = "${precision}"`);
+const left = (path: string) => ADAPTERS.map((i) => leftOf(outputOf(path), `a${i}`));
+
+async function done(precision: string, ...flags: string[]): Promise<string> {
+  const path = place.project(recipe(precision), SUMS);
+  const { code, err } = await place.mlora("run", path, ...flags);
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  return path;
+}
+
+test("a base that is bf16 in its files is held so on a CPU, which changes no number; int8 and nf4 change them, a little", async () => {
+  const exact = left(await done("fp32"));
+  for (const precision of ["auto", "bf16"]) expect(left(await done(precision))).toEqual(exact);
+  for (const [precision, most] of [
+    ["int8", 0.01],
+    ["nf4", 0.1],
+  ] as const)
+    for (const [i, { steps, weights }] of left(await done(precision)).entries()) {
+      expect(weights).not.toBe(exact[i]!.weights);
+      for (const [at, { loss }] of steps.entries()) {
+        const off = Math.abs(Number(loss) / Number(exact[i]!.steps[at]!["loss"]) - 1);
+        expect(off, `${precision}, a${i}, step ${at}`).toBeLessThan(most);
+      }
+    }
+});
+
+needs("nats")("over several stages", () => {
+  test.each(["int8", "nf4"])("%s: losses, evaluations and weights as one process", async (precision) => {
+    expect(left(await done(precision, "--stages", "3"))).toEqual(left(await done(precision)));
+  });
+});
+
+test("plans count what is held", async () => {
+  const weights: number[] = [];
+  for (const precision of ["fp32", "bf16", "int8", "nf4"]) {
+    const { out, err } = await place.mlora("plan", place.project(recipe(precision), SUMS), "--json");
+    expect(err).toBe("");
+    weights.push(JSON.parse(out).memory_bytes.weights);
+  }
+  expect(weights).toEqual(weights.toSorted((a, b) => b - a));
+  expect(new Set(weights).size).toBe(4);
+});
+
+test("an unknown precision is refused with those that there are", async () => {
+  const { code, err } = await place.mlora("plan", place.project(recipe("int4"), SUMS));
+  expect(code).toBe(2);
+  expect(err).toContain('model.precision wants "auto" or "fp32" or "bf16" or "int8" or "nf4", found "int4"');
+});
+
+test("a run goes on in its precision alone; one that loses nothing may change", async () => {
+  const text = longer(recipe("nf4", "checkpoint = { steps = 3 }"), 200);
+  const path = place.project(text, SUMS);
+  const run = place.start(["run", path]);
+  const folders = ADAPTERS.map((i) => join(outputOf(path), "checkpoints", `a${i}`));
+  await until("checkpoints", 20_000, () => folders.every((folder) => existsSync(folder) && checkpointsIn(folder).length > 0));
+  run.kill("SIGKILL");
+  await run.ended;
+  const other = await place.mlora(
+    "run",
+    place.project(text.replace('"nf4"', '"int8"').replace('"out"', `"${outputOf(path)}"`), SUMS),
+  );
+  expect([other.code, other.err]).toEqual([2, expect.stringContaining('adapter \'a0\': precision was "nf4", is "int8"')]);
+});
+
+test("an adapter that was trained on a quantised base is merged into the weights as they were, and that is told", async () => {
+  const [packed, plain] = [await done("nf4"), await done("auto")];
+  const to = (path: string) => join(path, "..", "merged");
+  const [told, silent] = [packed, plain].map((path) => place.mlora("export", join(outputOf(path), "a0"), "--output", to(path)));
+  const [{ code, err }, other] = [await told!, await silent!];
+  expect([code, err]).toEqual([
+    0,
+    expect.stringMatching(/^notice: it was trained on .*model in nf4; it is merged into the weights as/m),
+  ]);
+  expect([other.code, other.err]).toEqual([0, expect.not.stringContaining("notice")]);
+  expect(existsSync(join(to(packed), "model.safetensors"))).toBe(true);
+  expect(readFileSync(join(to(packed), "model.safetensors")).length).toBe(
+    readFileSync(join(to(plain), "model.safetensors")).length,
+  );
+});
