@@ -6,11 +6,12 @@ launch (numbers that a launcher needs and the kernel does not). Rows of several 
 """
 import attention_variants
 import dora_variants
+import fp8_variants
 import linear_variants
 import packed_variants
 import rows_variants
 
-FAMILIES = (linear_variants, attention_variants, rows_variants, dora_variants, packed_variants)
+FAMILIES = (linear_variants, attention_variants, rows_variants, dora_variants, packed_variants, fp8_variants)
 
 
 def variants():

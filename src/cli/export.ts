@@ -8,6 +8,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
+import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
@@ -111,12 +112,12 @@ const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: fal
 const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 
 /** How the base was quantised where the adapter was trained, as far as the recipe in the run's folder tells; null where it was not. */
-function heldIn(adapterFolder: string): "int8" | "nf4" | null {
+function heldIn(adapterFolder: string): string | null {
   try {
     const { model } = parse(readFileSync(join(adapterFolder, "..", "recipe.toml"), "utf8")) as {
       model?: { precision?: unknown };
     };
-    return model?.precision === "int8" || model?.precision === "nf4" ? model.precision : null;
+    return isQuantised(model?.precision as Precision) ? `${model?.precision}` : null;
   } catch {
     return null; // an adapter from elsewhere
   }

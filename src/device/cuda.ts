@@ -14,6 +14,7 @@ import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { doraFamily } from "./cuda/dora.ts";
 import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
+import { isHopper } from "./cuda/gpus.ts";
 import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Implementations, Launcher } from "./cuda/launcher.ts";
@@ -36,7 +37,7 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly rowTile = CUDA_ROW_TILE;
   readonly threads = 0;
-  readonly formats: readonly WeightFormat[] = ["dense", "int8", "nf4"];
+  readonly formats: readonly WeightFormat[];
   readonly paddedRanks: readonly number[];
   readonly name: string;
   readonly multiprocessors: number;
@@ -74,6 +75,7 @@ export class CudaDevice implements Device, Launcher {
     this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
     const kind = kindFor(compute, major, minor);
     this.hasWhole = kind === "tma";
+    this.formats = ["dense", "int8", "nf4", ...(kind === "tma" ? (["fp8"] as const) : [])];
     this.#kernels = new KernelSet(driver, kind, major);
     this.paddedRanks = this.#kernels.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
@@ -282,5 +284,5 @@ export class CudaDevice implements Device, Launcher {
 /** Hopper's own kernels run on Hopper alone; all others take those for Ampere. */
 function kindFor(compute: "f32" | "bf16", major: number, minor: number): Kind {
   if (compute === "f32") return "f32";
-  return major === 9 && minor === 0 ? "tma" : "ptr";
+  return isHopper({ major, minor }) ? "tma" : "ptr";
 }

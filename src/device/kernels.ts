@@ -111,7 +111,7 @@ export type Kernels = {
   /**
    * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or null,
    * s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken apart to c
-   * first.
+   * first; fp8 is multiplied as it is, with each row of x rounded to e4m3 at its own scale.
    */
   linear_forward: {
     readonly x: Tensor;
@@ -143,7 +143,7 @@ export type Kernels = {
   };
   /**
    * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the forward's
-   * mask.
+   * mask. With fp8 it is dy times the weight's scales, row by row, that is rounded to e4m3.
    */
   linear_backward: {
     readonly dy: Tensor;

@@ -6,7 +6,7 @@ import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
-import { gpuMemory, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
+import { gpuMemory, isHopper, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
 import { paddedRanks, readManifest } from "./cuda/manifest.ts";
 import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
@@ -38,12 +38,12 @@ export type DeviceReport = {
  * asked for cannot be had.
  */
 export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport {
-  if (wanted === "cpu") return cpuReport(null);
+  if (wanted === "cpu") return cpuReport(precision, null);
   try {
     return cudaReport(precision, ordinal);
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
-    if (wanted === "auto") return cpuReport(error.message);
+    if (wanted === "auto") return cpuReport(precision, error.message);
     throw new RequestError("device.cuda", error.message, error.hint ?? 'set device to "cpu" or "auto"', { cause: error });
   }
 }
@@ -65,7 +65,13 @@ export function openDevice({
   }
 }
 
-function cpuReport(note: string | null): DeviceReport {
+function cpuReport(precision: Precision, note: string | null): DeviceReport {
+  if (precision === "fp8")
+    throw new RequestError(
+      "device.precision",
+      `fp8 needs a Hopper GPU, and this is the cpu device${note === null ? "" : `: ${note}`}`,
+      'set precision to "int8" or "nf4", which run everywhere',
+    );
   const { model, cores } = requireProcessor();
   const { totalBytes, availableBytes: freeBytes } = memory();
   const name = `${model}, ${cores} cores`;
@@ -100,6 +106,12 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
       "cuda.unsupported",
       `${gpu.name} has compute capability ${gpu.capability}; mlora's kernels run from ${OLDEST}.0 on (Ampere, Ada, Hopper and later)`,
       'set device to "cpu", or use another GPU',
+    );
+  if (precision === "fp8" && !isHopper(gpu))
+    throw new RequestError(
+      "device.precision",
+      `fp8 needs compute capability 9.0 (Hopper), for which its kernels are made; ${gpu.name} has ${gpu.capability}`,
+      'set precision to "int8" or "nf4", which run on it',
     );
   const ranks = paddedRanks(readManifest(), compute === "f32" ? "f32" : "ptr");
   const { free, total: totalBytes } = gpuMemory(ordinal);

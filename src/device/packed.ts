@@ -2,6 +2,7 @@
 //
 //   bf16   values bf16[N, K]
 //   int8   codes i8[N, K]; scale f32[N]: w = code scale, the largest of a row is 127
+//   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], the largest of a row is 448
 //   nf4    codes u8[N K / 2], two to a byte, the first in the high half; absmax u8[B]; nested f32[S]; mean f32[G]
 //
 // nf4 is QLoRA's (Dettmers et al. 2023) as bitsandbytes has it: a linear is flattened and cut into blocks of 64 values, w =
@@ -45,7 +46,8 @@ export function partsOf({ format, shape: [rows, width], firstRow }: Layout) {
   const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
     codes: format === "bf16" ? 2 * size : format === "nf4" ? size / 2 : size,
-    scale: format === "int8" ? 4 * rows : 0,
+    turned: format === "fp8" ? size : 0,
+    scale: format === "int8" || format === "fp8" ? 4 * rows : 0,
     absmax: sum(linears.map(({ absmax }) => absmax)),
     nested: sum(linears.map(({ nested }) => nested)),
     mean: sum(linears.map(({ mean }) => mean)),
@@ -56,8 +58,8 @@ export function partsOf({ format, shape: [rows, width], firstRow }: Layout) {
     at = alignUp(at + bytes[part], ALIGN);
     return begins;
   };
-  const [codes, scale] = [begin("codes"), begin("scale")];
-  return { codes, scale, absmax: begin("absmax"), nested: begin("nested"), mean: begin("mean"), bytes: at };
+  const [codes, turned, scale] = [begin("codes"), begin("turned"), begin("scale")];
+  return { codes, turned, scale, absmax: begin("absmax"), nested: begin("nested"), mean: begin("mean"), bytes: at };
 }
 
 /** One linear of a packed weight: its rows, and addresses of its own codes, scales and blocks. */

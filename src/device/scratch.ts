@@ -44,14 +44,18 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
 }
 
-/** Of a product over the base's weights: what is packed is taken apart, a group at a time. */
-function frozenScratch(compute: "f32" | "bf16", { spec, format }: ScratchNeed): number {
+/**
+ * Of a product over the base's weights: what is packed is taken apart, a group at a time. fp8 rounds its other factor, row by row, and is
+ * taken apart for DoRA's norms alone.
+ */
+function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;
   const sizes = GROUP_NAMES.map((group) => {
     const { in: width, firstColumn } = groupShape(spec, group);
     return width * firstColumn.at(-1)!;
   });
-  return maxOf(sizes) * bytesOf(compute);
+  const rounded = format === "fp8" ? alignUp(rows * longest(spec), 256) + rows * 4 : 0;
+  return Math.max(rounded, maxOf(sizes) * bytesOf(compute));
 }
 
 /** The longest row that a group of linears reads or makes. */

@@ -4,7 +4,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { groupsOf } from "../base/layout.ts";
-import { weightFormat } from "../base/precision.ts";
+import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
@@ -115,6 +115,7 @@ export function makePlan(
   const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
   const magnitudes = onStages(adapters).some(({ method }) => method === "dora");
   const format = weightFormat(recipe.model.precision, device.compute, exact);
+  checkFormat(format, spec);
   const shared = { rank: padRank(adapters, device), groups, magnitudes, positions, format };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {

@@ -60,7 +60,7 @@ function requireFormat({ name, formats }: Device, format: WeightFormat): void {
     throw new RunError(
       "device.precision",
       `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
-      "leave model.precision out, or choose one of these",
+      "int8 and nf4 run everywhere; fp8 needs a Hopper GPU",
     );
 }
 

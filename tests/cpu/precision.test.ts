@@ -60,7 +60,13 @@ test("plans count what is held", async () => {
 test("an unknown precision is refused with those that there are", async () => {
   const { code, err } = await place.mlora("plan", place.project(recipe("int4"), SUMS));
   expect(code).toBe(2);
-  expect(err).toContain('model.precision wants "auto" or "fp32" or "bf16" or "int8" or "nf4", found "int4"');
+  expect(err).toContain('model.precision wants "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8", found "int4"');
+});
+
+test("fp8 is refused on a CPU, with what runs there", async () => {
+  const { code, err } = await place.mlora("plan", place.project(recipe("fp8"), SUMS));
+  expect([code, err]).toEqual([2, expect.stringContaining("fp8 needs a Hopper GPU, and this is the cpu device")]);
+  expect(err).toContain('set precision to "int8" or "nf4"');
 });
 
 test("a run goes on in its precision alone; one that loses nothing may change", async () => {

@@ -8,8 +8,9 @@ import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
 needs("gpu")("company changes nothing on the GPU", () => {
-  test.each(["int8", "nf4"] as const)("over a base in %s", async (format) => {
-    const ground: Ground = { spec: gpuFamilies["qwen2"]!, open: () => new CudaDevice("bf16"), passRows: 2048, format };
+  test.each(["int8", "nf4", "fp8"] as const)("over a base in %s", async (format) => {
+    const spec = { ...gpuFamilies["qwen2"]!, intermediate: 272 }; // fp8 wants multiples of 16
+    const ground: Ground = { spec, open: () => new CudaDevice("bf16"), passRows: 2048, format };
     const everyone = await train(range(12), ground);
     const staged = await train([1, 2, 5], ground, [1]);
     for (const i of [1, 2, 5]) {

@@ -8,6 +8,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
+import { linearBackward, linearForward } from "../../src/ops/linear.ts";
 import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -63,4 +64,58 @@ needs("gpu")("packed weights on the GPU", () => {
               throw new Error(`value ${i} of ${rows} x ${columns}: ${got.values[i]}, ${value} on the cpu`);
         }
       });
+
+  test("fp8 products are exact where e4m3 is: both of them, beside sums in f64", async () => {
+    using gpu = new CudaDevice("bf16");
+    const [rows, K, linears] = [256, 400, [208, 48, 64]] as const;
+    const firstRow = [0, 208, 256, 320];
+    const N = 320;
+    const rng = new Rng(12);
+    // Values of e4m3 with few bits, and a 448 in each row: the scales are 1, and rounding loses nothing.
+    const exact = (n: number, columns: number) =>
+      Float32Array.from({ length: n * columns }, (_, i) =>
+        i % columns === 5 ? 448 : (rng.below(2) === 0 ? 1 : -1) * (8 + rng.below(8)) * 2 ** (rng.below(9) - 6),
+      );
+    const layout = { format: "fp8", shape: [N, K] as const, firstRow } as const;
+    using arena = new Arena(gpu, partsOf(layout).bytes + 4 * (N * K + rows * (K + N)) + 65536, "a test");
+    gpu.reserveScratch(rows * K + 65536);
+    const weight: PackedWeight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
+    const [w, x, dy] = [exact(N, K), exact(rows, K), exact(rows, N)];
+    const put = (values: Float32Array, ...shape: number[]) => {
+      const tensor = arena.tensor("bf16", ...shape);
+      gpu.write(
+        tensor,
+        Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16),
+      );
+      return tensor;
+    };
+    const [from, xs, dys] = [put(w, N, K), put(x, rows, K), put(dy, rows, N)];
+    for (const [linear, count] of linears.entries())
+      quantise(gpu, {
+        from: { ...from, ptr: from.ptr + firstRow[linear]! * K * 2, shape: [count, K] },
+        weight,
+        linear,
+        absmax: arena.tensor("f32", 1),
+      });
+    const [y, dx] = [arena.tensor("bf16", rows, N), arena.tensor("bf16", rows, K)];
+    linearForward(gpu, { x: xs, weight, bias: null, residual: null, y, lora: null });
+    linearBackward(gpu, { dy: dys, weight, dx, lora: null });
+    const valuesOf = async (of: typeof y) =>
+      new Float32Array(Uint32Array.from(new Uint16Array((await gpu.read(of)).buffer), (half) => half << 16).buffer);
+    const check = (got: Float32Array, width: number, depth: number, a: Float32Array, b: (n: number, k: number) => number) => {
+      for (let m = 0; m < rows; m++)
+        for (let n = 0; n < width; n++) {
+          let [want, size] = [0, 0];
+          for (let k = 0; k < depth; k++) {
+            const term = a[m * depth + k]! * b(n, k);
+            want += term;
+            size += Math.abs(term);
+          }
+          const off = Math.abs(got[m * width + n]! - want);
+          if (!(off <= 4e-3 * Math.abs(want) + 2e-4 * size)) throw new Error(`${m}, ${n}: ${got[m * width + n]}, not ${want}`);
+        }
+    };
+    check(await valuesOf(y), N, K, x, (n, k) => w[n * K + k]!);
+    check(await valuesOf(dx), K, N, dy, (k, n) => w[n * K + k]!);
+  });
 });

@@ -27,6 +27,9 @@ export const OLDEST = 8;
 /** Whether the kernels run on it at all. */
 export const isSupported = ({ major }: Pick<Gpu, "major">): boolean => major >= OLDEST;
 
+/** Whether it runs the kernels that are made for Hopper alone. */
+export const isHopper = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean => major === 9 && minor === 0;
+
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
 export function listGpus(): Gpus {
   const driver = openQueries();

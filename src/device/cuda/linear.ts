@@ -3,6 +3,7 @@
 import { sum } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
+import { fp8Backward, fp8Forward, isFp8 } from "./fp8.ts";
 import { cdiv, dim, flag, type Launcher, strideOf } from "./launcher.ts";
 import { denseOf } from "./packed.ts";
 
@@ -11,10 +12,10 @@ type Family = "linear_forward" | "linear_backward" | "lora_down" | "lora_up_grad
 const ROW_TILE = 128;
 
 /** G of `s` [M, G R], where R is the padded rank. */
-const shapeOf = (s: Tensor, groups: number) => ({ G: groups, R: dim(s, 1) / groups });
+export const shapeOf = (s: Tensor, groups: number) => ({ G: groups, R: dim(s, 1) / groups });
 
 /** Where the second and the third linear of a group begin; N where there is none. */
-const boundaries = (firstColumn: readonly number[]) => {
+export const boundaries = (firstColumn: readonly number[]) => {
   const N = firstColumn.at(-1)!;
   const [, first1 = N, first2 = N] = firstColumn;
   return { first1, first2 };
@@ -43,13 +44,12 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
     },
 
     linear_forward: ({ x, weight, bias, residual, y, lora }) => {
+      if (isFp8(weight)) return fp8Forward(gpu, { x, weight, bias, residual, y, lora });
       const w = denseOf(gpu, weight);
       const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
       const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
-      const kernel = lora
-        ? forwardWithLora(gpu, lora, options, first1, first2)
-        : gpu.kernel("linear_forward", { ...options, LORA: 0 });
+      const kernel = forwardVariant(gpu, "linear_forward", lora, options, first1, first2);
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
         ...{ x, w, y, bias, residual, M, N, K, first1, first2 },
         ...{ s: lora?.s ?? null, b: lora?.b ?? null, scale: lora?.scale ?? null, ranks: lora?.ranks ?? null },
@@ -83,6 +83,7 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
     },
 
     linear_backward: ({ dy, weight, dx, lora }) => {
+      if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
       const w = denseOf(gpu, weight);
       const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
       const kernel = gpu.kernel("linear_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
@@ -112,21 +113,23 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
 }
 
 /** One persistent program for each multiprocessor, or for each tile where there are fewer. */
-const productGrid = (gpu: Launcher, BM: number, BN: number, rows: number, columns: number) =>
+export const productGrid = (gpu: Launcher, BM: number, BN: number, rows: number, columns: number) =>
   [Math.min(gpu.multiprocessors, cdiv(rows, BM) * cdiv(columns, BN))] as const;
 
 /** WHOLE: each half of a tile of the product belongs to one linear, so that its low-rank product is made once. */
-function forwardWithLora(
+export function forwardVariant(
   gpu: Launcher,
-  { s, ranks }: NonNullable<Kernels["linear_forward"]["lora"]>,
+  name: "linear_forward" | "fp8_forward",
+  lora: Kernels["linear_forward"]["lora"],
   options: Readonly<Record<string, number>>,
   first1: number,
   first2: number,
 ) {
-  const choice = { ...shapeOf(s, dim(ranks, 1)), ...options, LORA: 1 };
-  if (choice.G === 1) return gpu.kernel("linear_forward", { ...choice, WHOLE: 1 });
-  const any = gpu.kernel("linear_forward", { ...choice, WHOLE: 0 });
+  if (!lora) return gpu.kernel(name, { ...options, LORA: 0 });
+  const choice = { ...shapeOf(lora.s, dim(lora.ranks, 1)), ...options, LORA: 1 };
+  if (choice.G === 1) return gpu.kernel(name, { ...choice, WHOLE: 1 });
+  const any = gpu.kernel(name, { ...choice, WHOLE: 0 });
   const half = any.constant("BN") / 2;
   const whole = gpu.hasWhole && first1 % half === 0 && first2 % half === 0;
-  return whole ? gpu.kernel("linear_forward", { ...choice, WHOLE: 1 }) : any;
+  return whole ? gpu.kernel(name, { ...choice, WHOLE: 1 }) : any;
 }

@@ -5,11 +5,16 @@ import { range, sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { isPacked, linearOf, NESTED_BLOCK, NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../packed.ts";
+import { fp8Quantise } from "./fp8.ts";
 import { cdiv, dim, type Launcher } from "./launcher.ts";
 
 export const packedFamily = (gpu: Launcher) => ({
   quantise: ({ from, weight, linear, absmax }: Kernels["quantise"]): void => {
     const { codes, scale, rows, ...nf4 } = linearOf(weight, linear);
+    if (weight.format === "fp8") {
+      fp8Quantise(gpu, from, weight, linear);
+      return;
+    }
     if (weight.format !== "nf4") {
       gpu.launch(gpu.kernel("int8_quantise"), [dim(from, 0)], { x: from, codes, scale, K: dim(from, 1) });
       return;
@@ -37,8 +42,8 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor): void {
   const { format, shape, firstRow, ptr } = weight;
   const [N, K] = shape;
   const parts = partsOf(weight);
-  if (format === "int8") {
-    const kernel = gpu.kernel("int8_dequantise");
+  if (format === "int8" || format === "fp8") {
+    const kernel = gpu.kernel(`${format}_dequantise`);
     const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K };
     gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK"))], args);
     return;

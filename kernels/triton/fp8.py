@@ -1,0 +1,127 @@
+"""The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by Hopper's tensor cores.
+
+    fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] columns[k] or x[m, k], scale[m] = max |v| / 448
+    turn              turned[k, n] = codes[n, k]
+    fp8_dequantise    out[n, k] = codes[n, k] scale[n]
+    fp8_forward       y[m, n]  = x_scale[m] w_scale[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n] + what linear_forward adds for adapters
+    fp8_backward      dx[m, k] = dy_scale[m] sum_n dy[m, n] turned[k, n] + what linear_backward adds for adapters
+
+x and dy are codes of fp8_quantise, row by row, so that company changes nothing; dy's have the weight's scales in them (columns), so that
+one scale a row is left. The tensor cores want both factors to run along the sum, hence the turned copy. They keep about 14 bits of a
+sum (more would take the registers of a second accumulator), a tenth of what rounding to e4m3 loses.
+
+Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the rest as
+linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise (N, ceil(K / BLOCK));
+the products as linear.py, by tensor descriptors. No scratch.
+"""
+import triton
+import triton.language as tl
+
+from dropout import dropout_row_key, dropout_settings
+from linear import ROW_TILE, backward_half, forward_half
+from tile import halves, tile_place
+
+MOST = tl.constexpr(448.0)  # the largest e4m3
+
+
+@triton.jit
+def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """A row a program, read twice: the second time from a cache."""
+    K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
+    first = tl.program_id(0).to(tl.int64) * K
+    most = tl.zeros((BLOCK,), tl.float32)
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        v = tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32)
+        if COLUMNS:
+            v *= tl.load(columns + k, mask=k < K, other=0.0)
+        most = tl.maximum(most, tl.abs(v))
+    largest = tl.max(most)
+    inverse = tl.where(largest > 0, tl.div_rn(MOST, largest), 0.0)
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        v = tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32)
+        if COLUMNS:
+            v *= tl.load(columns + k, mask=k < K, other=0.0)
+        v = tl.minimum(tl.maximum(v * inverse, -MOST), MOST)
+        tl.store(codes + first + k, v.to(tl.float8e4nv), mask=k < K)
+    tl.store(scale + tl.program_id(0), tl.div_rn(largest, MOST))
+
+
+@triton.jit
+def turn(codes, turned, N, K, BLOCK: tl.constexpr):
+    """A tile of bytes a program."""
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = (n < N)[:, None] & (k < K)[None, :]
+    tile = tl.load(codes + n.to(tl.int64)[:, None] * K + k[None, :], mask=inside, other=0)
+    tl.store(turned + k.to(tl.int64)[:, None] * N + n[None, :], tile.T, mask=inside.T)
+
+
+@triton.jit
+def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
+    """A part of a row a program."""
+    K = K // 16 * 16
+    n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    code = tl.load(codes + n * K + k, mask=k < K, other=0.0).to(tl.float32)
+    tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
+
+
+@triton.jit
+def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
+    """Half a tile at a time: the columns' scales take registers."""
+    n = n0 + tl.arange(0, H)
+    return acc * tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]
+
+
+@triton.jit
+def fp8_forward(x, x_scale, w, w_scale, y, bias, residual, s, b, scale, ranks, tile_adapter, b_stride, M, N, K, first1, first2,
+                G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, WHOLE: tl.constexpr):
+    """y = x w^T with their scales + bias + residual + scale s b^T. See the top of the file."""
+    H: tl.constexpr = BN // 2
+    tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
+        tile_m, tile_n = tile_place(tile, tiles_m, tiles_n, GROUP)
+        m0, n0 = tile_m * BM, tile_n * BN
+        acc = tl.zeros((BM, BN), tl.float32)
+        for k in range(tl.cdiv(K, BK)):
+            acc = tl.dot(x.load([m0, k * BK]), w.load([n0, k * BK]).T, acc)
+        adapter = -1
+        if LORA:
+            adapter = tl.load(tile_adapter + m0 // ROW_TILE)
+        left, right = halves(acc, BM, BN)
+        left = scaled(left, x_scale, w_scale, m0, n0, N, BM, H)
+        forward_half(left, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0, first1, first2, M, N,
+                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, True)
+        right = scaled(right, x_scale, w_scale, m0, n0 + H, N, BM, H)
+        forward_half(right, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0 + H, first1, first2, M, N,
+                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, True)
+
+
+@triton.jit
+def fp8_backward(dy, dy_scale, w, dx, ds, a, ranks, tile_adapter, row_number, dropout, module, a_stride, M, N, K,
+                 G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+                 LORA: tl.constexpr):
+    """dx = dy w with dy's scales + drop'(ds a); w is turned. See the top of the file."""
+    H: tl.constexpr = BN // 2
+    tiles_m, tiles_k = tl.cdiv(M, BM), tl.cdiv(K, BN)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_k, tl.num_programs(0), flatten=True):
+        tile_m, tile_k = tile_place(tile, tiles_m, tiles_k, GROUP)
+        m0, k0 = tile_m * BM, tile_k * BN
+        acc = tl.zeros((BM, BN), tl.float32)
+        for n in range(tl.cdiv(N, BK)):
+            acc = tl.dot(dy.load([m0, n * BK]), w.load([k0, n * BK]).T, acc)
+        acc *= tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None]
+        adapter = -1
+        row_key0 = 0
+        row_key1 = 0
+        threshold = 0
+        inverse = 1.0
+        if LORA:
+            adapter = tl.load(tile_adapter + m0 // ROW_TILE)
+            seed, step, threshold, inverse = dropout_settings(dropout, tl.maximum(adapter, 0))
+            row_key0, row_key1 = dropout_row_key(seed, step, module, tl.load(row_number + m0 + tl.arange(0, BM)))
+        left, right = halves(acc, BM, BN)
+        backward_half(left, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0, M, K, G, R, RB, BM, H, LORA, True)
+        backward_half(right, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0 + H, M, K, G, R, RB, BM, H, LORA, True)

@@ -1,0 +1,74 @@
+// Launches of kernels/triton/fp8.py: the frozen product in e4m3, with both of its factors rounded row by row.
+
+import { alignUp, sizeOf } from "../../base/shape.ts";
+import type { Tensor } from "../device.ts";
+import type { Kernels } from "../kernels.ts";
+import { isPacked, linearOf, type PackedWeight, partsOf, type Weight } from "../packed.ts";
+import { cdiv, dim, flag, type Launcher, strideOf } from "./launcher.ts";
+import { boundaries, forwardVariant, productGrid, shapeOf } from "./linear.ts";
+
+const ALIGN = 256;
+
+export const isFp8 = (weight: Weight): weight is PackedWeight => isPacked(weight) && weight.format === "fp8";
+
+/** Codes of a matrix, as a tensor of bytes. */
+const codesAt = (ptr: number, rows: number, columns: number): Tensor => ({ ptr, dtype: "u8", shape: [rows, columns] });
+
+export function fp8Forward(
+  gpu: Launcher,
+  args: Omit<Kernels["linear_forward"], "weight"> & { readonly weight: PackedWeight },
+): void {
+  const { x, weight, bias, residual, y, lora } = args;
+  const [M, [N, K]] = [dim(x, 0), weight.shape];
+  const parts = partsOf(weight);
+  const { codes, scale } = rounded(gpu, x, null);
+  const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
+  const kernel = forwardVariant(gpu, "fp8_forward", lora, { BIAS: flag(bias), RESIDUAL: flag(residual) }, first1, first2);
+  gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
+    ...{ x: codes, x_scale: scale, w: codesAt(weight.ptr + parts.codes, N, K), w_scale: weight.ptr + parts.scale },
+    ...{ y, bias, residual, M, N, K, first1, first2 },
+    ...{ s: lora?.s ?? null, b: lora?.b ?? null, scale: lora?.scale ?? null, ranks: lora?.ranks ?? null },
+    ...{ tile_adapter: lora?.tileAdapter ?? null, b_stride: lora ? strideOf(lora.b) : 0 },
+  });
+}
+
+export function fp8Backward(
+  gpu: Launcher,
+  args: Omit<Kernels["linear_backward"], "weight"> & { readonly weight: PackedWeight },
+): void {
+  const { dy, weight, dx, lora } = args;
+  const [M, [N, K]] = [dim(dy, 0), weight.shape];
+  const parts = partsOf(weight);
+  const { codes, scale } = rounded(gpu, dy, weight.ptr + parts.scale);
+  const kernel = gpu.kernel("fp8_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
+  gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
+    ...{ dy: codes, dy_scale: scale, w: codesAt(weight.ptr + parts.turned, K, N), dx, M, N, K },
+    ...{ ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
+    ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
+    ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
+  });
+}
+
+/** Codes and scales of a linear's rows, and, once all of the group's are there, the turned copy. */
+export function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: number): void {
+  const { codes, scale } = linearOf(weight, linear);
+  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
+  gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
+  if (linear < weight.firstRow.length - 2) return;
+  const [N, K] = weight.shape;
+  const parts = partsOf(weight);
+  const turn = gpu.kernel("turn");
+  const BLOCK = turn.constant("BLOCK");
+  const args = { codes: weight.ptr + parts.codes, turned: weight.ptr + parts.turned, N, K };
+  gpu.launch(turn, [cdiv(K, BLOCK), cdiv(N, BLOCK)], args);
+}
+
+/** The rows of x, times `columns` f32 where that is not null, in scratch. */
+function rounded(gpu: Launcher, x: Tensor, columns: number | null): { readonly codes: Tensor; readonly scale: number } {
+  const [rows, width] = [dim(x, 0), dim(x, 1)];
+  const codes = gpu.scratch(alignUp(sizeOf(x.shape), ALIGN) + 4 * rows);
+  const scale = codes + alignUp(sizeOf(x.shape), ALIGN);
+  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: columns === null ? 0 : 1 });
+  gpu.launch(kernel, [rows], { x, columns, codes, scale, K: width });
+  return { codes: codesAt(codes, rows, width), scale };
+}
