@@ -10,6 +10,7 @@ static const float BOOK[16] = {
     0.07958029955625534f,  0.16093020141124725f,  0.24611230194568634f,  0.33791524171829224f,
     0.44070982933044434f,  0.5626170039176941f,   0.7229568362236023f,   1.0f,
 };
+#define TO_WHOLE 12582912.0f // what is added to it has no bits left for a fraction: rounds to nearest even, once with the product
 static float pairs[256][2]; // what the two codes of a byte stand for
 static float dynamic[256];  // the signed dynamic code of 8 bits
 
@@ -72,7 +73,7 @@ static void pack_int8(void *context, int64_t begin, int64_t end) {
     int8_t *to = (int8_t *)a->to->codes + row * a->columns;
     float most = absolute_most(from, a->columns), inverse = most > 0 ? 127 / most : 0;
     a->to->scale[row] = most / 127;
-    for (int64_t k = 0; k < a->columns; k++) to[k] = (int8_t)rintf(from[k] * inverse);
+    for (int64_t k = 0; k < a->columns; k++) to[k] = (int8_t)(fmaf(from[k], inverse, TO_WHOLE) - TO_WHOLE);
   }
 }
 

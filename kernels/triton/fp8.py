@@ -69,9 +69,13 @@ def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
-    """Half a tile at a time: the columns' scales take registers."""
+    """
+    Half a tile at a time: the columns' scales take registers. Chosen by a mask, so that no variant contracts the product with what is added
+    to it where another contracts that: an adapter's padded rank, and so its variant, depends on its company.
+    """
     n = n0 + tl.arange(0, H)
-    return acc * tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]
+    scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]
+    return tl.where((n < N)[None, :], acc * scales, 0.0)
 
 
 @triton.jit
@@ -112,7 +116,8 @@ def fp8_backward(dy, dy_scale, w, dx, ds, a, ranks, tile_adapter, row_number, dr
         acc = tl.zeros((BM, BN), tl.float32)
         for n in range(tl.cdiv(N, BK)):
             acc = tl.dot(dy.load([m0, n * BK]), w.load([k0, n * BK]).T, acc)
-        acc *= tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None]
+        k = k0 + tl.arange(0, BN)
+        acc = tl.where((k < K)[None, :], acc * tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None], 0.0)  # as in `scaled`
         adapter = -1
         row_key0 = 0
         row_key1 = 0

@@ -35,15 +35,15 @@ def int8_quantise(x, codes, scale, K, BLOCK: tl.constexpr):
     inverse = tl.where(largest > 0, tl.div_rn(127.0, largest), 0.0)
     for k0 in range(0, K, BLOCK):
         k = k0 + tl.arange(0, BLOCK)
-        v = tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32) * inverse
-        tl.store(codes + first + k, nearest_whole(v).to(tl.int8), mask=k < K)
+        v = tl.load(x + first + k, mask=k < K, other=0.0).to(tl.float32)
+        tl.store(codes + first + k, nearest_whole(v, inverse).to(tl.int8), mask=k < K)
     tl.store(scale + tl.program_id(0), tl.div_rn(largest, 127.0))
 
 
 @triton.jit
-def nearest_whole(v):
-    """To nearest even, of |v| < 2^22: the sum has no bits left for a fraction."""
-    return (v + 12582912.0) - 12582912.0
+def nearest_whole(v, inverse):
+    """v inverse to nearest even, below 2^22: the sum has no bits left for a fraction. Rounded once, as in packed.c."""
+    return tl.fma(v, inverse + tl.zeros_like(v), tl.zeros_like(v) + 12582912.0) - 12582912.0
 
 
 @triton.jit

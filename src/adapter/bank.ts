@@ -21,6 +21,7 @@ import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import type { Company } from "./dora.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
 export type BankAdapter = {
@@ -36,7 +37,7 @@ export type Magnitudes = {
   readonly dm: Tensor;
   readonly gain: Tensor; // f32[L, N] = m / norm; 1 where an adapter has no magnitudes
   readonly inverse: Tensor; // f32[L, N] = 1 / norm, or 0
-  readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters
+  readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters with a target in the group
 };
 
 /** One group of linears in one layer: the stacked tensors of all adapters there. */
@@ -50,6 +51,7 @@ export type Site = {
   readonly firstColumn: readonly number[];
   readonly linears: number;
   readonly rank: number;
+  readonly group: Group;
   /** Names the group within the whole model, for dropout. */
   readonly module: number;
   /** Null in a run without DoRA adapters. */
@@ -70,7 +72,7 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   const own = layout.sites.flatMap(({ m }, i) =>
     m === null ? [] : Array(2).fill(adapters * layout.tensors[3 * i + 2]!.columns * 4),
   );
-  if (own.length > 0) own.push(adapters * 4);
+  if (own.length > 0) own.push(...Array(groups).fill(adapters * 4));
   const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
   return arenaBytes([
     ...Array(4).fill(block * 4),
@@ -95,11 +97,10 @@ export class AdapterBank implements Disposable {
   readonly #factors: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
-  readonly #decomposed: Tensor | null;
   /** Slots of DoRA adapters whose gains are not those of their parameters; true where the magnitudes begin as the norms. */
   readonly #stale = new Map<number, boolean>();
-  /** Of each group: what the kernels read of the adapters' ranks and scales. */
-  readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor }>();
+  /** Of each group: what the kernels read of the adapters' ranks and scales, and whose rows have magnitudes. */
+  readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
   /** Who has each slot; null for nobody. */
   readonly #adapters: (BankAdapter | null)[];
 
@@ -131,8 +132,7 @@ export class AdapterBank implements Disposable {
     this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
-    this.#decomposed = magnitudes ? this.#arena.tensor("i32", count) : null;
-    for (const group of groups) this.#addSites(group);
+    for (const group of groups) this.#addSites(group, magnitudes);
     this.#writeTables();
   }
 
@@ -175,19 +175,23 @@ export class AdapterBank implements Disposable {
     return taken;
   }
 
-  /** How many of these adapters have magnitudes. */
-  decomposed(adapters: Iterable<number>): "none" | "some" | "all" {
-    const dora = [...adapters].map((slot) => this.#adapters[slot]?.method === "dora");
-    return dora.every((is) => is) ? "all" : dora.some((is) => is) ? "some" : "none";
+  /** How many of these adapters have magnitudes in each group. */
+  decomposed(adapters: Iterable<number>): Company["decomposed"] {
+    const slots = new Set(adapters);
+    const count = (group: Group) => {
+      const are = [...slots].map((slot) => isDecomposed(this.#adapters[slot], group));
+      return are.every((is) => is) ? "all" : are.some((is) => is) ? "some" : "none";
+    };
+    return { qkv: count("qkv"), o: count("o"), gateUp: count("gateUp"), down: count("down") };
   }
 
   #writeTables(): void {
-    if (this.#decomposed)
-      this.device.write(
-        this.#decomposed,
-        Int32Array.from(this.#adapters, (adapter) => Number(adapter?.method === "dora")),
-      );
-    for (const [group, { ranks, scale }] of this.#tables) {
+    for (const [group, { ranks, scale, decomposed }] of this.#tables) {
+      if (decomposed)
+        this.device.write(
+          decomposed,
+          Int32Array.from(this.#adapters, (adapter) => Number(isDecomposed(adapter, group))),
+        );
       const targeted = (value: (adapter: BankAdapter) => number) =>
         this.#adapters.flatMap((adapter) =>
           (GROUPS[group] as readonly Linear[]).map((linear) => (adapter?.targets.includes(linear) ? value(adapter) : 0)),
@@ -197,13 +201,14 @@ export class AdapterBank implements Disposable {
     }
   }
 
-  #addSites(group: Group): void {
+  #addSites(group: Group, decomposes: boolean): void {
     const { in: width, firstColumn } = groupShape(this.spec, group);
     const linears: readonly Linear[] = GROUPS[group];
     const count = this.#adapters.length;
     const ranks = this.#arena.tensor("i32", count, linears.length);
     const scale = this.#arena.tensor("f32", count, linears.length);
-    this.#tables.set(group, { ranks, scale });
+    const decomposed = decomposes ? this.#arena.tensor("i32", count) : null;
+    this.#tables.set(group, { ranks, scale, decomposed });
     const { rank, size } = this.layout;
     const part = (of: Tensor, offset: number, rows: number, columns: number): Tensor => ({
       ptr: of.ptr + offset * bytesOf(of.dtype),
@@ -217,12 +222,12 @@ export class AdapterBank implements Disposable {
       const columns = firstColumn.at(-1)!;
       const up = [at.b, columns, rank] as const;
       const row = (of: Tensor): Tensor => ({ ptr: of.ptr + at.m! * 4, dtype: "f32", shape: [count, columns], stride: size });
-      const magnitudes = this.#decomposed && {
+      const magnitudes = decomposed && {
         m: row(this.#params),
         dm: row(this.#grads),
         gain: this.#arena.tensor("f32", count, columns),
         inverse: this.#arena.tensor("f32", count, columns),
-        decomposed: this.#decomposed,
+        decomposed,
       };
       if (magnitudes) for (let slot = 0; slot < count; slot++) this.#begin(magnitudes, slot);
       this.#sites.set(`${at.layer}.${group}`, {
@@ -235,6 +240,7 @@ export class AdapterBank implements Disposable {
         firstColumn,
         linears: linears.length,
         rank,
+        group,
         module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
         magnitudes,
       });
@@ -310,6 +316,13 @@ export class AdapterBank implements Disposable {
     this.#arena[Symbol.dispose]();
   }
 }
+
+/**
+ * A group where a DoRA adapter has no target is computed for it as for any other adapter: as it is where no such group has low-rank products
+ * at all.
+ */
+const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
+  adapter?.method === "dora" && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
 
 /** Round to nearest even, as the optimizer's kernel writes the copy. */
 function toBf16(values: Float32Array): Uint16Array {

@@ -19,8 +19,8 @@ import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
 import { linearForward } from "../ops/linear.ts";
 import type { AdapterBank, Site } from "./bank.ts";
 
-/** Whether the rows of a pass are of DoRA adapters. */
-export type Company = { readonly decomposed: "none" | "some" | "all" };
+/** Whose rows a pass has, for each group: no DoRA adapter's that has a target there, some, or all. */
+export type Company = { readonly decomposed: Readonly<Record<Group, "none" | "some" | "all">> };
 type Rows = { readonly tileAdapter: Tensor };
 type Low = NonNullable<Kernels["linear_forward"]["lora"]>;
 

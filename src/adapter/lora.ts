@@ -32,8 +32,9 @@ export function forward(
   const { b, ranks, scale, firstColumn } = site;
   down(device, site, rows, x, s);
   const low = { s, b, scale, ranks, tileAdapter, firstColumn };
-  if (rows.decomposed !== "all") linearForward(device, { x, weight, bias, residual, y, lora: low });
-  if (rows.decomposed !== "none") dora.forward(device, site, rows, { weight, bias }, { x, y, residual, lora: low }, z!);
+  if (rows.decomposed[site.group] !== "all") linearForward(device, { x, weight, bias, residual, y, lora: low });
+  if (rows.decomposed[site.group] !== "none")
+    dora.forward(device, site, rows, { weight, bias }, { x, y, residual, lora: low }, z!);
 }
 
 /** s = A drop(x) alone, where the output is not wanted again. */
@@ -61,7 +62,7 @@ export function backward(
   }
   const { tileAdapter } = rows;
   const { a, b, da, db, ranks, scale, firstColumn, module } = site;
-  if (rows.decomposed !== "none") {
+  if (rows.decomposed[site.group] !== "none") {
     const low = { s, b, scale, ranks, tileAdapter, firstColumn };
     dy = dora.backward(device, site, rows, weight, { x, dy, lora: low }, z!);
   }

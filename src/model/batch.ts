@@ -1,5 +1,6 @@
 // A micro-batch on the device: the tables that kernels read. One is kept for each micro-batch in flight.
 
+import type { Company } from "../adapter/dora.ts";
 import type { DType } from "../base/dtype.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -20,9 +21,7 @@ export type BatchTables = {
 export type Batch = { readonly rows: number; readonly targets: number } & { readonly [K in keyof BatchTables]: Tensor } & {
   readonly loss: Tensor; // f32[T]
   readonly hit: Tensor; // i32[T]
-  /** Whose tiles these are: no DoRA adapter's, some, or all. */
-  readonly decomposed: "none" | "some" | "all";
-};
+} & Company;
 
 export type BatchSizes = {
   readonly rows: number;
@@ -50,7 +49,7 @@ export function takeBatch(
     weights: take("f32", targets),
     loss: take("f32", targets),
     hit: take("i32", targets),
-    decomposed: "none",
+    decomposed: { qkv: "none", o: "none", gateUp: "none", down: "none" },
   };
 }
 

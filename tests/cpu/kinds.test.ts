@@ -1,12 +1,14 @@
 // The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+ and DoRA.
 
 import { expect, test } from "bun:test";
-import { linearShape } from "../../src/base/spec.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { LINEARS, linearShape } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
+import { pack } from "../../src/schedule/pack.ts";
 import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
-import { tinySpec, tinyStage } from "../helpers/tiny.ts";
+import { randomTokens, tinySpec, tinyStage } from "../helpers/tiny.ts";
 
 comparesWithPeft("cpu", "fp32", { loss: 1e-6, gradNorm: 5e-6, weights: 1e-5 }, true, ["kinds"]);
 
@@ -24,5 +26,32 @@ test("a fresh DoRA has its magnitudes before any pass: the lengths of the frozen
     expect(values.length).toBe(linearShape(spec, linear).out);
     for (const [n, value] of values.entries())
       expect(value).toBeCloseTo(Math.hypot(...all.subarray((first + n) * width, (first + n + 1) * width)), 5);
+  }
+});
+
+test("a group where a DoRA adapter has no target is computed for it as for any other", async () => {
+  const spec = tinySpec();
+  const adapters = [
+    { rank: 2, scale: 1, targets: LINEARS },
+    { rank: 3, scale: 2, targets: ["k_proj"], method: "dora" },
+  ] as const;
+  const device = new CpuDevice(2);
+  const launched: string[] = [];
+  const launch = device.launch.bind(device);
+  device.launch = (kernel, args) => {
+    launched.push(kernel);
+    launch(kernel, args);
+  };
+  using stage = await tinyStage(device, spec, adapters, [4, 5]);
+  for (const who of [[1], [0, 1], [0]]) {
+    launched.length = 0;
+    const rng = new Rng(3);
+    const share = (adapter: number) => ({
+      ...{ adapter, samples: [randomTokens(rng, spec.vocab, 9)], seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 },
+    });
+    await stage.forward(0, pack(who.map(share), 2, device.rowTile));
+    await stage.backward(0);
+    const made = (kernel: string) => launched.filter((name) => name === kernel).length;
+    expect([made("dora_forward"), made("dora_backward")]).toEqual(who.includes(1) ? [spec.layers, spec.layers] : [0, 0]);
   }
 });
