@@ -1,0 +1,91 @@
+// What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out losses.
+//
+//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--device auto] [--mlora "bun src/main.ts"] [--write]
+//
+// Needs the quickstart's base model: scripts/model. Ratios to the first precision count. --write adds the rows to
+// docs/measurements/quality.md.
+
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+const ROOT = join(import.meta.dir, "..", "..");
+const FILE = join(ROOT, "docs", "measurements", "quality.md");
+const { values } = parseArgs({
+  options: {
+    precisions: { type: "string", default: "auto int8 nf4" },
+    device: { type: "string", default: "auto" },
+    mlora: { type: "string", default: `${process.execPath} ${join(ROOT, "src", "main.ts")}` },
+    write: { type: "boolean", default: false },
+  },
+});
+
+type Line = {
+  readonly type: string;
+  readonly adapter: string;
+  readonly loss: number;
+  readonly exact: number;
+  readonly rows: number;
+};
+
+/** The last evaluation of each adapter. */
+async function trained(precision: string): Promise<Map<string, Line>> {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-quality-"));
+  try {
+    const recipe = readFileSync(join(ROOT, "recipes", "quickstart.toml"), "utf8")
+      .replace(/^precision = .*$/m, `precision = "${precision}"`)
+      .replaceAll('"../models/', `"${join(ROOT, "models")}/`)
+      .replaceAll('"data/', `"${join(ROOT, "recipes", "data")}/`)
+      .replace(/^output = .*$/m, 'output = "out"');
+    writeFileSync(join(folder, "recipe.toml"), recipe);
+    const command = [...values.mlora.split(" "), "run", join(folder, "recipe.toml"), "--device", values.device];
+    const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
+    const [err, code] = await Promise.all([child.stderr.text(), child.exited]);
+    if (code !== 0) throw new Error(`${command.join(" ")}: exit code ${code}\n${err}`);
+    const lines = readFileSync(join(folder, "out", "metrics.jsonl"), "utf8")
+      .trimEnd()
+      .split("\n");
+    const found = lines.map((line): Line => JSON.parse(line)).filter(({ type }) => type === "evaluation");
+    return new Map(found.map((line) => [line.adapter, line]));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
+let first: Map<string, Line> | null = null;
+let rows = "";
+for (const precision of values.precisions.split(" ")) {
+  const found = await trained(precision);
+  first ??= found;
+  for (const [adapter, { loss, exact, rows: of }] of found) {
+    const date = new Date().toISOString().slice(0, 16).replace("T", " ");
+    const ratio = (loss / first.get(adapter)!.loss).toFixed(3);
+    const cells = [
+      date,
+      commit,
+      values.device,
+      precision,
+      adapter,
+      loss.toFixed(4),
+      ratio,
+      `${((100 * exact) / of).toFixed(0)} %`,
+    ];
+    rows += `| ${cells.join(" | ")} |\n`;
+    process.stdout.write(`| ${cells.join(" | ")} |\n`);
+  }
+}
+const HEAD = `# Quality over a base in fewer bits
+
+Rows of \`bun scripts/bench/quality.ts --write\`: the quickstart's adapters on SmolLM2-135M-Instruct, the last held-out loss of each, its ratio to
+that of the first precision, and the share of answers that are exactly right.
+
+| date (UTC) | commit | device | precision | adapter | held-out loss | ratio | exact match |
+| --- | --- | --- | --- | --- | ---: | ---: | ---: |
+`;
+if (values.write) {
+  const text = existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD;
+  const end = text.lastIndexOf("|\n") + 2; // behind the table
+  writeFileSync(FILE, text.slice(0, end) + rows + text.slice(end));
+}
