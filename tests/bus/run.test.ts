@@ -2,7 +2,6 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { startServer } from "../../src/run/server.ts";
@@ -57,7 +56,7 @@ async function underWay(running: Running, path: string, adapters: number) {
   return { children, stages, server: children.find((pid) => commandOf(pid).includes("nats-server"))! };
 }
 
-const temporary = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith("mlora-nats-"));
+const temporary = (): string[] => readdirSync(place.temporary).filter((name) => name.startsWith("mlora-nats-"));
 
 needs("nats")("a run over several processes", () => {
   test.each([

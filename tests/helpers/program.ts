@@ -18,11 +18,14 @@ export type Running = {
 export class Workplace implements Disposable {
   readonly root = mkdtempSync(join(tmpdir(), "mlora-program-"));
   readonly model = join(this.root, "model");
+  /** Where the programs have their temporary files: nobody else's are there. */
+  readonly temporary = join(this.root, "tmp");
   #made = 0;
   readonly #running = new Set<Bun.Subprocess>();
 
   constructor(layers?: number) {
     writeTinyModel(this.model, layers);
+    mkdirSync(this.temporary);
   }
 
   /** `environment`: beside ours. */
@@ -32,7 +35,7 @@ export class Workplace implements Disposable {
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
-      env: { ...process.env, MLORA_CACHE: join(this.root, "cache"), ...environment },
+      env: { ...process.env, TMPDIR: this.temporary, MLORA_CACHE: join(this.root, "cache"), ...environment },
     });
     this.#running.add(child);
     void child.exited.then(() => this.#running.delete(child));
