@@ -1,7 +1,8 @@
 // What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out losses.
 //
-//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--device auto] [--mlora "bun src/main.ts"] [--write]
+//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--data FILE] [--device auto] [--mlora "bun src/main.ts"] [--write]
 //
+// With --data one adapter on the first rows of that file instead, which have a question and an answer: harder, so that losses stay large.
 // Needs the quickstart's base model: scripts/model. Ratios to the first precision count. --write adds the rows to
 // docs/measurements/quality.md.
 
@@ -15,6 +16,7 @@ const FILE = join(ROOT, "docs", "measurements", "quality.md");
 const { values } = parseArgs({
   options: {
     precisions: { type: "string", default: "auto int8 nf4" },
+    data: { type: "string" },
     device: { type: "string", default: "auto" },
     mlora: { type: "string", default: `${process.execPath} ${join(ROOT, "src", "main.ts")}` },
     write: { type: "boolean", default: false },
@@ -29,16 +31,42 @@ type Line = {
   readonly rows: number;
 };
 
-/** The last evaluation of each adapter. */
-async function trained(precision: string): Promise<Map<string, Line>> {
-  const folder = mkdtempSync(join(tmpdir(), "mlora-quality-"));
-  try {
-    const recipe = readFileSync(join(ROOT, "recipes", "quickstart.toml"), "utf8")
+const [TRAINED, HELD] = [200, 40];
+
+/** The recipe, in a folder with its data. */
+function recipeIn(folder: string, precision: string): string {
+  if (values.data === undefined)
+    return readFileSync(join(ROOT, "recipes", "quickstart.toml"), "utf8")
       .replace(/^precision = .*$/m, `precision = "${precision}"`)
       .replaceAll('"../models/', `"${join(ROOT, "models")}/`)
       .replaceAll('"data/', `"${join(ROOT, "recipes", "data")}/`)
       .replace(/^output = .*$/m, 'output = "out"');
-    writeFileSync(join(folder, "recipe.toml"), recipe);
+  const rows = readFileSync(values.data, "utf8").split("\n");
+  writeFileSync(join(folder, "train.jsonl"), `${rows.slice(0, TRAINED).join("\n")}\n`);
+  writeFileSync(join(folder, "eval.jsonl"), `${rows.slice(TRAINED, TRAINED + HELD).join("\n")}\n`);
+  return `[model]
+path = "${join(ROOT, "models", "SmolLM2-135M-Instruct")}"
+precision = "${precision}"
+[run]
+output = "out"
+[[adapter]]
+name = "answers"
+data = { train = "train.jsonl", eval = "eval.jsonl" }
+format = "template"
+template = { prompt = "{question}", completion = "{answer}" }
+rank = 16
+learning_rate = 5e-4
+batch_size = 8
+epochs = 1
+max_length = 192
+`;
+}
+
+/** The last evaluation of each adapter. */
+async function trained(precision: string): Promise<Map<string, Line>> {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-quality-"));
+  try {
+    writeFileSync(join(folder, "recipe.toml"), recipeIn(folder, precision));
     const command = [...values.mlora.split(" "), "run", join(folder, "recipe.toml"), "--device", values.device];
     const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
     const [err, code] = await Promise.all([child.stderr.text(), child.exited]);
