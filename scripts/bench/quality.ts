@@ -53,7 +53,7 @@ output = "out"
 name = "answers"
 data = { train = "train.jsonl", eval = "eval.jsonl" }
 format = "template"
-template = { prompt = "{question}", completion = "{answer}" }
+template = { prompt = "{{ question }}", completion = "{{ answer }}" }
 rank = 16
 learning_rate = 5e-4
 batch_size = 8
