@@ -11,12 +11,19 @@ import { clip, type Fields, RowFault } from "./jsonl.ts";
 export type PairTemplates = { readonly prompt: (fields: Fields) => string; readonly completion: (fields: Fields) => string };
 
 /** Compiles both texts. Throws a RequestError, `data.template`; what is returned throws a RowFault for a row that does not fit. */
-export const compileTemplates = ({ prompt, completion }: NonNullable<AdapterRecipe["template"]>): PairTemplates => ({
-  prompt: compile("prompt", prompt),
-  completion: compile("completion", completion),
-});
+export function compileTemplates({ prompt, completion }: NonNullable<AdapterRecipe["template"]>): PairTemplates {
+  const compiled = [compile("prompt", prompt), compile("completion", completion)] as const;
+  if (compiled.every(({ fields }) => fields === 0))
+    throw new RequestError(
+      "data.template",
+      "template writes no field of a row: all rows would be the same",
+      "a field is written {{ name }}",
+    );
+  return { prompt: compiled[0].render, completion: compiled[1].render };
+}
 
-function compile(name: string, text: string): (fields: Fields) => string {
+/** A template, and how many fields of a row it knows of. */
+function compile(name: string, text: string): { readonly render: (fields: Fields) => string; readonly fields: number } {
   let template: Template;
   try {
     template = new Template(text);
@@ -28,7 +35,7 @@ function compile(name: string, text: string): (fields: Fields) => string {
     );
   }
   const names = namesOf(template.parsed);
-  return (fields) => {
+  const render = (fields: Fields): string => {
     const missing = [...names.needed].find((field) => !Object.hasOwn(fields, field));
     if (missing !== undefined) throw new RowFault(`lacks the field '${clip(missing)}' that template.${name} writes`);
     // Only what is asked for: a field that bears the name of a function of Jinja is an error to it.
@@ -39,6 +46,7 @@ function compile(name: string, text: string): (fields: Fields) => string {
       throw new RowFault(`does not fit template.${name}: ${clip(textOf(error))}`);
     }
   };
+  return { render, fields: names.all.size };
 }
 
 /** A node of the syntax tree: which parts it has depends on its type. */

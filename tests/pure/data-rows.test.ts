@@ -302,12 +302,16 @@ describe("faults", () => {
     );
   });
 
-  test("a template's field that a row lacks; a template that is none", () => {
+  test("a template's field that a row lacks; a template that is none, or that writes no field", () => {
     const template = { prompt: "{{ qestion }}", completion: "{{ answer }}" };
     const content = lines({ question: "a", answer: "b" });
     expect(faultOf(() => load(content, { format: "template", template })).message).toMatch(/:1: lacks the field 'qestion'/);
     const broken = { prompt: "{{ question", completion: "x" };
     expect(faultOf(() => load(content, { format: "template", template: broken })).code).toBe("data.template");
+    const blind = { prompt: "{question}", completion: "{answer}" }; // not as Jinja writes fields
+    expect(faultOf(() => load(content, { format: "template", template: blind })).message).toContain("writes no field of a row");
+    const constant = { prompt: "Write a poem.", completion: "{{ answer }}" };
+    expect(said(load(content, { format: "template", template: constant })).length).toBe(1);
   });
 
   test("what the chat template refuses, in its own words", () => {
