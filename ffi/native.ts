@@ -29,6 +29,8 @@ export const native = {
   rope_backward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
   attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
   attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
+  cache_write: { args: [P, P, P, I, I, I, I], returns: "void" },
+  attention_decode: { args: [P, P, P, P, I, I, I, I, F, I], returns: "void" },
   dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
   xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
   grad_norm: { args: [P, I, I], returns: F },

@@ -5,13 +5,14 @@ GPU), arch that it is compiled for, dtype, constants, warps, stages, signature (
 launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are one.
 """
 import attention_variants
+import decode_variants
 import dora_variants
 import fp8_variants
 import linear_variants
 import packed_variants
 import rows_variants
 
-FAMILIES = (linear_variants, attention_variants, rows_variants, dora_variants, packed_variants, fp8_variants)
+FAMILIES = (linear_variants, attention_variants, decode_variants, rows_variants, dora_variants, packed_variants, fp8_variants)
 
 
 def variants():

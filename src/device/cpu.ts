@@ -249,6 +249,10 @@ function rowKernels(host: Host) {
         a.window,
       );
     },
+    cache_write: ({ qkv, places, cache, heads, kvHeads, headDim }: Kernels["cache_write"]) =>
+      c.cache_write(qkv.ptr, places.ptr, cache.ptr, dim(qkv, 0), heads, kvHeads, headDim),
+    attention_decode: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window }: Kernels["attention_decode"]) =>
+      c.attention_decode(qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window),
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
     swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),

@@ -1,4 +1,4 @@
-// The kernels of a training step: their names and arguments, the one contract of all devices. `ops/` checks shapes and calls
+// The kernels of a training step and of generation: their names and arguments, the one contract of all devices. `ops/` checks shapes and calls
 // them; device/cpu implements them over BLAS and C, kernels/triton for GPUs, under the same names.
 //
 // Letters: M rows (tokens of a micro-batch, packed), H hidden, K input and N output features of a linear, G linears that share
@@ -97,6 +97,25 @@ export type Kernels = {
     readonly dout: Tensor;
     readonly delta: Tensor;
     readonly dqkv: Tensor;
+    readonly scale: number;
+    readonly window: number;
+  };
+
+  /**
+   * cache[places[m]] = k and v of row m, or nothing where places[m] < 0: qkv c[M, (Q + 2C) D], places i32[M], distinct; cache
+   * c[S, 2 C D], the heads of k, then those of v. Other rows of the cache stay as they are.
+   */
+  cache_write: Heads & { readonly qkv: Tensor; readonly places: Tensor; readonly cache: Tensor };
+  /**
+   * Attention of single rows over keys that were kept, their own among them. Row m of qkv c[M, (Q + 2C) D] sees rows
+   * max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of cache c[S, 2 C D] (none: out is 0), window 0 = no limit; k and v of qkv
+   * are not read. out c[M, Q D].
+   */
+  attention_decode: Heads & {
+    readonly qkv: Tensor;
+    readonly cache: Tensor;
+    readonly bounds: Tensor;
+    readonly out: Tensor;
     readonly scale: number;
     readonly window: number;
   };

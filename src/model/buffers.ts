@@ -64,6 +64,9 @@ export type Workspace = {
   readonly z: Tensor | null;
 };
 
+/** What a forward pass overwrites. */
+export type ForwardWork = Pick<Workspace, "h" | "act" | "z">;
+
 /** Buffers of the output head and the loss. */
 export type HeadBuffers = {
   readonly x: Tensor; // [T, H] target rows of the stream, then their gradient
@@ -82,7 +85,7 @@ const widths = (spec: ModelSpec) => ({
   inner: spec.intermediate,
 });
 
-function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: Workspace) {
+function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork) {
   const { rows, rank, recomputation, groups } = sizes;
   const w = widths(spec);
   const qkv = take(compute, rows, w.qkv);
@@ -109,12 +112,21 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
   };
 }
 
-export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): Workspace {
-  const { rows, rank, groups, magnitudes } = sizes;
+export function takeForwardWork(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): ForwardWork {
+  const { rows, groups, magnitudes } = sizes;
   const w = widths(spec);
   return {
     h: take(compute, rows, w.hidden),
     act: take(compute, rows, w.inner),
+    z: magnitudes ? take(compute, rows, maxOf(groups.map((group) => groupShape(spec, group).firstColumn.at(-1)!))) : null,
+  };
+}
+
+export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): Workspace {
+  const { rows, rank } = sizes;
+  const w = widths(spec);
+  return {
+    ...takeForwardWork(take, compute, spec, sizes),
     grad: take(compute, rows, w.hidden),
     gradH: take(compute, rows, w.hidden),
     gradAttention: take(compute, rows, w.attention),
@@ -122,12 +134,11 @@ export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, sizes
     gradAct: take(compute, rows, w.inner),
     ds: take(compute, rows, 3 * rank),
     delta: take("f32", spec.heads, rows),
-    z: magnitudes ? take(compute, rows, maxOf(groups.map((group) => groupShape(spec, group).firstColumn.at(-1)!))) : null,
   };
 }
 
 /** With full recomputation all layers share one layer's buffers. */
-export function takeActivations(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: Workspace): Activations {
+export function takeActivations(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork): Activations {
   const inputs = Array.from({ length: sizes.layers + 1 }, () => take(compute, sizes.rows, spec.hidden));
   if (sizes.recomputation === "full") {
     const shared = takeLayer(take, compute, spec, sizes, work);

@@ -9,13 +9,14 @@ import * as lora from "../adapter/lora.ts";
 import type { Group, ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { attentionBackward, attentionForward } from "../ops/attention.ts";
+import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from "../ops/attention.ts";
 import { embedForward } from "../ops/embed.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import type { Batch } from "./batch.ts";
-import type { Activations, LayerActivations, Recomputation, Workspace } from "./buffers.ts";
+import type { Activations, ForwardWork, LayerActivations, Recomputation, Workspace } from "./buffers.ts";
+import type { Cached } from "./generation.ts";
 import type { LayerWeights, Part, Weights } from "./weights.ts";
 
 export type RopeTables = { readonly cos: Tensor; readonly sin: Tensor };
@@ -26,6 +27,8 @@ type Cut = Omit<LayerActivations, "s"> & {
   readonly x: Tensor;
   readonly out: Tensor;
 };
+
+type LayerCached = Omit<Cached, "cache"> & { readonly cache: Tensor };
 
 export class Decoder {
   constructor(
@@ -38,14 +41,25 @@ export class Decoder {
     readonly recomputation: Recomputation,
   ) {}
 
-  /** Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. */
-  forward(batch: Batch, acts: Activations, work: Workspace): Tensor {
+  /**
+   * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With `cached`
+   * keys and values are kept, and `batch.bounds` are rows of the cache where these are what is seen.
+   */
+  forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
     const { device, weights, part } = this;
     this.refresh();
     if (part.first)
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
     weights.layers.forEach((layer, i) => {
-      this.#forwardLayer(layer, part.from + i, batch, this.#cut(acts, i, batch.rows), work);
+      this.#forwardLayer(
+        layer,
+        part.from + i,
+        batch,
+        this.#cut(acts, i, batch.rows),
+        work,
+        true,
+        cached && { ...cached, cache: cached.cache[i]! },
+      );
     });
     return firstRows(acts.inputs[weights.layers.length]!, batch.rows);
   }
@@ -102,7 +116,15 @@ export class Decoder {
   }
 
   /** s of a group has as many columns as the group has linears, each of the padded rank. */
-  #forwardLayer(w: LayerWeights, layer: number, batch: Batch, a: Cut, work: Workspace, output = true): void {
+  #forwardLayer(
+    w: LayerWeights,
+    layer: number,
+    batch: Batch,
+    a: Cut,
+    work: ForwardWork,
+    output = true,
+    cached: LayerCached | null = null,
+  ): void {
     const { device, spec, bank } = this;
     const eps = spec.normEps;
     const linear = (group: Group, x: Tensor, y: Tensor, residual: Tensor | null) =>
@@ -113,14 +135,11 @@ export class Decoder {
     const { positions } = batch;
     const norms = { qWeight: w.qNorm, kWeight: w.kNorm, eps };
     ropeForward(device, { qkv: a.qkv, out: a.rotated, positions, ...this.rope, ...norms, ...this.#heads() });
-    attentionForward(device, {
-      qkv: a.rotated,
-      bounds: batch.bounds,
-      out: a.attention,
-      lse: a.lse,
-      ...this.#heads(),
-      ...this.#attentionScale(layer),
-    });
+    const { rotated: qkv, attention: out, lse } = a;
+    const attention = { qkv, bounds: batch.bounds, out, ...this.#heads(), ...this.#attentionScale(layer) };
+    if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...this.#heads() });
+    if (cached?.from === "cache") attentionDecode(device, { ...attention, cache: cached.cache });
+    else attentionForward(device, { ...attention, lse });
     linear("o", a.attention, a.mid, a.x);
     rmsnormForward(device, { x: a.mid, weight: w.postNorm, y: a.h2, rstd: a.rstd2, eps });
     linear("gateUp", a.h2, a.gateUp, null);

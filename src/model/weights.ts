@@ -43,6 +43,7 @@ export type Weights = {
 
 /** Which part of the model a stage holds. */
 export type Part = LayerRange & { readonly first: boolean; readonly last: boolean };
+export const wholeModel = ({ layers }: ModelSpec): Part => ({ from: 0, to: layers, first: true, last: true });
 
 /** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };

@@ -116,7 +116,7 @@ export function makePlan(
   const magnitudes = onStages(adapters).some(({ method }) => method === "dora");
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
-  const shared = { rank: padRank(adapters, device), groups, magnitudes, positions, format };
+  const shared = { rank: padRank(adapters.flatMap(ranksOf), device), groups, magnitudes, positions, format };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;
@@ -223,18 +223,20 @@ export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memo
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
 
+type Ranked = { readonly name: string; readonly rank: number };
+const ranksOf = (adapter: AdapterPlan): Ranked[] => onStages([adapter]).map(({ rank }) => ({ name: adapter.name, rank }));
+
 /** The rank that all adapters' factors are padded to: one that the device's kernels know. */
-function padRank(adapters: readonly AdapterPlan[], { paddedRanks, name }: DeviceReport): number {
-  const rankOf = (adapter: AdapterPlan) => maxOf(onStages([adapter]).map(({ rank }) => rank));
-  const largest = adapters.reduce((a, b) => (rankOf(b) > rankOf(a) ? b : a));
-  const most = rankOf(largest);
+export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: DeviceReport): number {
+  const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
+  const most = largest.rank;
   if (paddedRanks.length === 0) return most;
   const padded = paddedRanks.find((rank) => rank >= most);
   if (padded === undefined)
     throw new RequestError(
       "plan.rank",
       `adapter '${largest.name}' has rank ${most}; the kernels for ${name} go up to ${paddedRanks.at(-1)}`,
-      `lower the rank to ${paddedRanks.at(-1)}, or train on the cpu device`,
+      `lower the rank to ${paddedRanks.at(-1)}, or use the cpu device`,
     );
   return padded;
 }

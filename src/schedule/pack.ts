@@ -91,6 +91,13 @@ function dropoutRow({ seed, step, dropout }: Share): number[] {
   return [seed | 0, step | 0, threshold | 0, floatBits(1 / (1 - dropout))];
 }
 
+/** The dropout table of adapters that drop nothing. */
+export function noDropout(adapters: number): Int32Array {
+  const table = new Int32Array(4 * adapters);
+  for (const adapter of range(adapters)) table[4 * adapter + 3] = floatBits(1);
+  return table;
+}
+
 /** Packs the shares in their order; `adapters` is the size of the tables, one share an adapter at most. */
 export function pack(shares: readonly Share[], adapters: number, rowTile: number): MicroBatch {
   const rows = sum(shares.map((share) => shareRows(share.samples, rowTile)));
@@ -100,9 +107,8 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
     bounds: new Int32Array(2 * rows),
     rowNumber: new Int32Array(rows),
     tileAdapter: new Int32Array(rows / rowTile).fill(-1),
-    dropout: new Int32Array(4 * adapters),
+    dropout: noDropout(adapters),
   };
-  for (const adapter of range(adapters)) tables.dropout[4 * adapter + 3] = floatBits(1);
   const targetRows: number[] = [];
   const targetIds: number[] = [];
   const weights: number[] = [];

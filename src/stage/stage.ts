@@ -55,7 +55,7 @@ type InFlight = {
 type Slot = { readonly batch: Batch; readonly acts: Activations };
 
 /** A coordinator plans from what a stage says of its device; what that cannot hold, it says itself. */
-function requireFormat({ name, formats }: Device, format: WeightFormat): void {
+export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
   if (!formats.includes(format))
     throw new RunError(
       "device.precision",

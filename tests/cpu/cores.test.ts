@@ -9,9 +9,9 @@ const CORES = ["Haswell", "Zen", "Sandybridge", "Nehalem"];
 
 for (const core of CORES)
   test(`company changes nothing with OpenBLAS's kernels for ${core}`, async () => {
-    const file = join(import.meta.dir, "company.test.ts");
+    const files = ["company.test.ts", "generate.test.ts"].map((name) => join(import.meta.dir, name));
     const env = { ...process.env, MLORA_BLAS_CORE: core };
-    const child = Bun.spawn([process.execPath, "test", file], { env, stdout: "ignore", stderr: "pipe" });
+    const child = Bun.spawn([process.execPath, "test", ...files], { env, stdout: "ignore", stderr: "pipe" });
     const [said, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
     expect(code, said).toBe(0);
   }, 60_000);

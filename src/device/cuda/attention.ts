@@ -1,10 +1,14 @@
-// Launches of kernels/triton/attention.py: flash attention, forward and backward.
+// Launches of kernels/triton/attention.py and decode.py: flash attention, forward and backward, and attention over what is kept.
 
+import { bytesOf } from "../../base/dtype.ts";
 import { RequestError } from "../../base/errors.ts";
+import type { KernelName } from "../kernels.ts";
 import type { Kernel } from "./kernel.ts";
-import { dim, type Implementations, type Launcher } from "./launcher.ts";
+import { cdiv, dim, type Implementations, type Launcher } from "./launcher.ts";
 
-export function attentionFamily(gpu: Launcher): Pick<Implementations, "attention_forward" | "attention_backward"> {
+type Family = Extract<KernelName, "attention_forward" | "attention_backward" | "attention_decode" | "cache_write">;
+
+export function attentionFamily(gpu: Launcher): Pick<Implementations, Family> {
   /** The variant for heads of D, or the narrowest that masks what a head has not. */
   const variant = (name: string, D: number): Kernel => {
     const all = gpu.variants(name);
@@ -34,6 +38,17 @@ export function attentionFamily(gpu: Launcher): Pick<Implementations, "attention
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...shared, ...sizes, out });
       const keys = variant("attention_backward_kv", D);
       gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...shared, ...sizes });
+    },
+    /** Copies of bits, in words of 4 bytes. */
+    cache_write: ({ qkv, places, cache, heads, headDim: D }) => {
+      const kernel = gpu.kernel("cache_write");
+      const [W, skip] = [dim(cache, 1), heads * D].map((values) => (values * bytesOf(qkv.dtype)) / 4);
+      gpu.launch(kernel, [dim(qkv, 0), cdiv(W!, kernel.constant("BLOCK"))], { qkv, places, cache, W: W!, skip: skip! });
+    },
+    attention_decode: ({ qkv, cache, bounds, out, heads, kvHeads, headDim: D, scale, window }) => {
+      gpu.launch(variant("attention_decode", D), [dim(qkv, 0), heads], {
+        ...{ qkv, cache, bounds, out, D, heads, kv_heads: kvHeads, scale, window },
+      });
     },
   };
 }

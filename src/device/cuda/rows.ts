@@ -18,6 +18,8 @@ type Family = Exclude<
   | "lora_down_grad"
   | "attention_forward"
   | "attention_backward"
+  | "attention_decode"
+  | "cache_write"
   | "quantise"
   | "dequantise"
   | "dora_norm"

@@ -1,0 +1,73 @@
+// What generation takes of a device: how many sequences grow at once, and how long each may become.
+
+import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
+import { formatBytes } from "../base/bytes.ts";
+import { RequestError } from "../base/errors.ts";
+import { groupsOf, layoutAdapters } from "../base/layout.ts";
+import type { WeightFormat } from "../base/precision.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { DeviceReport } from "../device/open.ts";
+import { scratchBytes } from "../device/scratch.ts";
+import { alikePlaces } from "../device/tile.ts";
+import { countBytes } from "../model/buffers.ts";
+import { type GenerationSizes, takeGeneration } from "../model/generation.ts";
+import { weightBytes, wholeModel } from "../model/weights.ts";
+import { promptRows } from "../schedule/decode.ts";
+import { padRank } from "./plan.ts";
+
+/** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for none. */
+export type Wish = { readonly adapter: number; readonly prompt: number; readonly limit: number };
+
+/** Rows of a pass that reads prompts, at most, where no prompt is longer. */
+const PASS_ROWS = { cpu: 288, cuda: 4096 } as const;
+/** The share of a device's free memory that is taken. */
+const SHARE = { cpu: 0.7, cuda: 0.95 } as const;
+
+/** As many sequences at once as there are and as fit. Throws a RequestError, `generate.memory`, where not one fits. */
+export function planGeneration(
+  spec: ModelSpec,
+  device: DeviceReport,
+  adapters: readonly (BankAdapter & { readonly name: string })[],
+  wishes: readonly Wish[],
+  format: WeightFormat,
+): GenerationSizes {
+  const { rowTile } = device;
+  const tile = { rows: rowTile, alike: alikePlaces(device) };
+  const tiles = new Set(wishes.map(({ adapter }) => adapter)).size;
+  const prompts = wishes.map(({ prompt }) => promptRows(prompt, tile));
+  const rows = maxOf([...prompts, tiles * rowTile, Math.min(sum(prompts), PASS_ROWS[device.kind])]);
+  const shared = {
+    rows: alignUp(rows, rowTile),
+    capacity: maxOf(wishes.map(({ prompt, limit }) => prompt + limit)),
+    adapters: adapters.length,
+    rank: adapters.length === 0 ? 0 : padRank(adapters, device),
+    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
+    magnitudes: adapters.some(({ method }) => method === "dora"),
+    format,
+  };
+  const most = Math.min(wishes.length, tiles * tile.alike.length);
+  const free = device.freeBytes * SHARE[device.kind];
+  const bytes = (sequences: number) => generationBytes(spec, device, { ...shared, sequences });
+  let sequences = most;
+  while (sequences > 1 && bytes(sequences) > free) sequences = Math.floor(sequences / 2);
+  if (bytes(sequences) > free)
+    throw new RequestError(
+      "generate.memory",
+      `one sequence of ${shared.capacity} tokens needs ${formatBytes(bytes(1))} on ${device.name}, which has ${formatBytes(free)} for it`,
+      "lower --max-new-tokens, or hold the base in fewer bits: --precision nf4",
+    );
+  return { ...shared, sequences };
+}
+
+function generationBytes(spec: ModelSpec, device: DeviceReport, sizes: GenerationSizes): number {
+  const { rows, adapters, rank, groups, magnitudes, format } = sizes;
+  const part = wholeModel(spec);
+  const layout = layoutAdapters(spec, part, groups, rank, magnitudes);
+  return (
+    weightBytes(spec, part, device.compute, format) +
+    bankBytes(Math.max(1, adapters), layout, device.compute, groups.length) +
+    scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout }) +
+    countBytes((take) => takeGeneration(take, device, spec, sizes))
+  );
+}

@@ -1,0 +1,81 @@
+// A tiny random model that generates, with adapters of random factors: for tests of passes and of what company changes (nothing).
+
+import type { BankAdapter } from "../../src/adapter/bank.ts";
+import { factorsIn, groupsOf } from "../../src/base/layout.ts";
+import type { WeightFormat } from "../../src/base/precision.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { alignUp, range } from "../../src/base/shape.ts";
+import { LINEARS, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { Sampling } from "../../src/data/sample.ts";
+import type { Device } from "../../src/device/device.ts";
+import type { GenerationSizes } from "../../src/model/generation.ts";
+import { type Generation, generate } from "../../src/run/generate.ts";
+import { Generator } from "../../src/stage/generator.ts";
+import { randomFill } from "./tiny.ts";
+
+export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
+
+/** Adapters of unequal ranks and targets, one of them a DoRA. */
+export const ADAPTERS: readonly BankAdapter[] = [
+  { rank: 3, scale: 1.1, targets: LINEARS },
+  { rank: 16, scale: 0.5, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
+  { rank: 5, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
+];
+
+export function factorsFor(spec: ModelSpec, { rank, targets, method }: BankAdapter, seed: number) {
+  return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
+    const { in: width, out } = linearShape(spec, at.linear);
+    const size = { A: rank * width, B: out * rank, M: out }[at.factor];
+    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M"].indexOf(at.factor));
+    const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
+    return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };
+  });
+}
+
+/** A generator for the whole of a random model, with all of ADAPTERS. */
+export async function tinyGenerator(
+  device: Device,
+  spec: ModelSpec,
+  changes: Partial<GenerationSizes> = {},
+  adapters: readonly BankAdapter[] = ADAPTERS,
+): Promise<Generator> {
+  const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
+  const sizes: GenerationSizes = {
+    rows: alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile,
+    sequences: 8,
+    capacity: 128,
+    adapters: adapters.length,
+    rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
+    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
+    magnitudes: adapters.some(({ method }) => method === "dora"),
+    format: "dense" as WeightFormat,
+    ...changes,
+  };
+  const generator = await Generator.open(device, spec, sizes, randomFill(device, 1));
+  for (const [slot, adapter] of adapters.entries()) generator.load(slot, adapter, factorsFor(spec, adapter, 50 + slot));
+  return generator;
+}
+
+/** Prompts of unequal lengths for each adapter and the base, `each` of them. */
+export function tinyPrompts(spec: ModelSpec, each: number, adapters = ADAPTERS.length): Generation[] {
+  const rng = new Rng(17);
+  const lengths = [1, 7, 70, 24, 2, 25, 40];
+  return range((adapters + 1) * each).map((i) => ({
+    adapter: (i % (adapters + 1)) - 1,
+    prompt: range(lengths[i % lengths.length]!).map(() => rng.below(spec.vocab)),
+    limit: 5 + (i % 9),
+    seed: 11,
+  }));
+}
+
+/** All tokens of each. */
+export async function generated(
+  generator: Generator,
+  wanted: readonly Generation[],
+  sampling: Sampling = GREEDY,
+  stops: ReadonlySet<number> = new Set(),
+): Promise<number[][]> {
+  const all = wanted.map(() => [] as number[]);
+  for await (const { index, token } of generate(generator, wanted, sampling, stops)) all[index]!.push(token);
+  return all;
+}
