@@ -8,6 +8,7 @@ import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
 import type { ExportFlags } from "./cli/export.ts";
+import type { GenerateFlags } from "./cli/generate.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
@@ -16,6 +17,9 @@ import { nearest } from "./recipe/suggest.ts";
 const FAILED = 1;
 const WRONG_REQUEST = 2;
 const BUG = 70;
+
+/** Of a command, the flag that may be given several times. */
+const REPEATED: Readonly<Record<string, string>> = { generate: "adapter" };
 
 /** Each command is imported when it is run, so that it costs the others nothing. */
 function commandLine(): CAC {
@@ -91,6 +95,27 @@ function commandLine(): CAC {
     .option("--shard <size>", "The largest size of a file of weights (default: 5GB)")
     .option("--json", "For machines")
     .action(async (adapter: string, flags: ExportFlags) => (await import("./cli/export.ts")).exportModel(`${adapter}`, flags));
+  cli
+    .command("generate [base]", "Continue prompts with adapters, many at once; [base] is a base model's folder or a recipe")
+    .option("--adapter <folder>", "An adapter's folder, or its name in the recipe; repeat for several; 'base' for none")
+    .option("--prompt <text>", "What is to be continued or answered")
+    .option(
+      "--prompts <file>",
+      'JSONL as for training; a row\'s "adapter" names who answers, else all do; answers are compared',
+    )
+    .option("--system <text>", "The system message, instead of the recipe's")
+    .option("--raw", "Without the model's chat template")
+    .option("--max-new-tokens <number>", "At most so many tokens (default: 128)")
+    .option("--temperature <number>", "0 takes the likeliest token; higher is more by chance (default: 0)")
+    .option("--top-p <number>", "Only the likeliest tokens that have this probability together (default: 1)")
+    .option("--top-k <number>", "Only so many of the likeliest tokens (default: 0, all)")
+    .option("--seed <number>", "The same seed gives the same text (default: 0)")
+    .option("--device <device>", "auto, cpu or cuda")
+    .option("--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8")
+    .option("--json", "For machines: a line for each answer")
+    .action(async (base: unknown, flags: GenerateFlags) =>
+      (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
+    );
   cli
     .command("doctor", "Say what this machine has and lacks")
     .option("--json", "For machines")
@@ -174,7 +199,8 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     cli.parse(["", "", ...args], { run: false }); // with `run` it would not wait for the command
     for (const [flag, value] of Object.entries(cli.options))
-      if (flag !== "--" && Array.isArray(value)) throw usageError(cli, `--${flag} was given ${value.length} times`);
+      if (flag !== "--" && Array.isArray(value) && !(REPEATED[cli.matchedCommandName ?? ""] === flag))
+        throw usageError(cli, `--${flag} was given ${value.length} times`);
     if (cli.options["help"]) return 0;
     if (!cli.matchedCommand && cli.args[0] !== undefined) unknownCommand(cli, cli.args[0]);
     if (!cli.matchedCommand) {

@@ -10,14 +10,13 @@ import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
-import type { ModelSpec } from "../base/spec.ts";
 import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
-import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { scaleOf } from "../plan/adapters.ts";
+import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 import { oneOf } from "./flags.ts";
 import { shortPath } from "./prepare.ts";
 import { count, duration } from "./table.ts";
@@ -32,6 +31,7 @@ export type ExportFlags = {
 
 const DTYPES = { bf16: { ours: "bf16", theirs: "bfloat16" }, fp32: { ours: "f32", theirs: "float32" } } as const;
 const SHARD = "5GB"; // as transformers divides a model
+const ASK: Asking = { command: "export", flag: "--base" };
 
 /** Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or reads otherwise. */
 export function exportModel(folder: string, { base: named, output: to, dtype: type, shard, json = false }: ExportFlags): void {
@@ -41,10 +41,10 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const dtype = oneOf("dtype", `${type ?? "bf16"}`, ["bf16", "fp32"]);
   const mostBytes = bytesIn(`${shard ?? SHARD}`);
   const adapterFolder = resolve(folder);
-  const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`);
+  const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`, ASK);
   const output = freeFolder(`${to}`, baseFolder);
   const spec = readModelSpec(baseFolder);
-  const adapter = adapterFor(adapterFolder, spec);
+  const adapter = adapterFor(adapterFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
   const merge: Merge = { spec, base, adapter, scale: scaleOf(adapter), dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
@@ -108,9 +108,6 @@ function bytesIn(text: string): number {
   return bytes;
 }
 
-const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
-
 /** How the base was quantised where the adapter was trained, as far as the recipe in the run's folder tells; null where it was not. */
 function heldIn(adapterFolder: string): string | null {
   try {
@@ -120,38 +117,6 @@ function heldIn(adapterFolder: string): string | null {
     return isQuantised(model?.precision as Precision) ? `${model?.precision}` : null;
   } catch {
     return null; // an adapter from elsewhere
-  }
-}
-
-/** The base model's folder: the one that is named, or the one that the adapter names. */
-function baseOf(adapter: string, named: string | null): string {
-  const config = join(adapter, "adapter_config.json");
-  if (!isFile(config))
-    throw new RequestError(
-      "export.adapter",
-      `${adapter} ${isFolder(adapter) ? "has no adapter_config.json" : "is no folder"}`,
-      "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums",
-    );
-  const written = readJsonObject(config, "peft.config")["base_model_name_or_path"];
-  const from = named ?? (typeof written === "string" ? written : "");
-  const base = resolve(from);
-  const hint = "give --base the Hugging Face folder of the model that the adapter was trained on";
-  if (from === "") throw new RequestError("export.base", `${config} names no base model`, hint);
-  if (!isFolder(base)) {
-    const what = named === null ? `${config}: the base model '${from}'` : `--base ${from}`;
-    throw new RequestError("export.base", `${what} is no folder here`, hint);
-  }
-  if (!isFile(join(base, "config.json"))) throw new RequestError("export.base", `${base} has no config.json`, hint);
-  return realpathSync(base);
-}
-
-function adapterFor(folder: string, spec: ModelSpec): SavedAdapter {
-  try {
-    return readPeftAdapter(folder, spec);
-  } catch (error) {
-    if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
-    const { code, message } = error;
-    throw new RequestError(code, message, "give --base the model that the adapter was trained on", { cause: error });
   }
 }
 

@@ -158,7 +158,8 @@ function nothingIn(file: string, rows: number, { name, maxLength, overlong }: Da
   );
 }
 
-function checkIds(ids: readonly number[], vocab: number): void {
+/** Throws a RowFault for a token that the model has not. */
+export function checkIds(ids: readonly number[], vocab: number): void {
   const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocab));
   if (wrong !== undefined)
     throw new RowFault(`has the token ${wrong}; the model knows ${vocab} (the tokenizer is another model's)`);

@@ -15,7 +15,7 @@ export type TokenRow = { readonly ids: number[]; readonly mask: number[] };
  * that the model reads the same prompt when the completion is not there yet. Throws a RowFault.
  */
 export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
-  const begin = tokenizer.addBos && tokenizer.bos !== null ? [tokenizer.bos] : [];
+  const begin = beginOf(tokenizer);
   switch (example.kind) {
     case "text":
       return learn([...begin, ...encode(example.text, tokenizer), ...(tokenizer.eos === null ? [] : [tokenizer.eos])]);
@@ -44,6 +44,14 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
       return example satisfies never;
   }
 }
+
+/** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
+export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
+  if (example.kind === "chat") return encode(tokenizer.renderChat(example.messages, true), tokenizer);
+  return [...beginOf(tokenizer), ...encode(example.kind === "pair" ? example.prompt : example.text, tokenizer)];
+}
+
+const beginOf = ({ addBos, bos }: Tokenizer): number[] => (addBos && bos !== null ? [bos] : []);
 
 const learn = (ids: number[], target: (index: number) => boolean = () => true): TokenRow => ({
   ids,

@@ -3,8 +3,10 @@
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
 import { type FactorTensor, putFactor } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { BaseModel } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { alikePlaces } from "../device/tile.ts";
 import { toF32 } from "../files/convert.ts";
@@ -18,6 +20,7 @@ import { rowsGather } from "../ops/embed.ts";
 import { linearForward } from "../ops/linear.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { GenerationPass, Tile } from "../schedule/decode.ts";
+import { weightsOf } from "./base.ts";
 import { requireFormat } from "./stage.ts";
 
 type Buffers = ReturnType<typeof takeGeneration>;
@@ -99,5 +102,22 @@ export class Generator implements Disposable {
   [Symbol.dispose](): void {
     for (const arena of this.arenas) arena[Symbol.dispose]();
     this.device[Symbol.dispose]();
+  }
+}
+
+/** A generator on a device of its own, over a base model's files. Disposing it closes the device. */
+export async function openGenerator(
+  on: Parameters<typeof openDevice>[0],
+  model: BaseModel,
+  spec: ModelSpec,
+  sizes: GenerationSizes,
+): Promise<Generator> {
+  const device = openDevice(on);
+  try {
+    using source = weightsOf(model, spec, device);
+    return await Generator.open(device, spec, sizes, source.fill);
+  } catch (error) {
+    device[Symbol.dispose]();
+    throw error;
   }
 }

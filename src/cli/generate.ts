@@ -1,0 +1,87 @@
+// `mlora generate`: what trained adapters say. Many prompts under many adapters grow together, a token each in a pass.
+
+import { now } from "../base/clock.ts";
+import { RequestError } from "../base/errors.ts";
+import { checkFormat, weightFormat } from "../base/precision.ts";
+import type { Sampling } from "../data/sample.ts";
+import { linearsAreBf16 } from "../files/basemodel.ts";
+import { stopTokens } from "../files/generation.ts";
+import { planGeneration } from "../plan/generation.ts";
+import { type Generation, generate as grow } from "../run/generate.ts";
+import { openGenerator } from "../stage/generator.ts";
+import { describeDevice } from "../stage/probe.ts";
+import { wholeNumber } from "./flags.ts";
+import { isExact, Printer } from "./generate/print.ts";
+import { type GenerateFlags, type GenerateRequest, readGenerateRequest } from "./generate/request.ts";
+import { shortPath } from "./prepare.ts";
+import { count, duration } from "./table.ts";
+
+export type { GenerateFlags } from "./generate/request.ts";
+
+const MAX_NEW_TOKENS = 128;
+
+/** Generates, and says what it did on stderr. Throws a RequestError where that cannot be as asked. */
+export async function generate(what: string | undefined, flags: GenerateFlags): Promise<void> {
+  const sampling = samplingOf(flags);
+  const limit = wholeNumber("max-new-tokens", flags.maxNewTokens ?? MAX_NEW_TOKENS, 1);
+  const seed = wholeNumber("seed", flags.seed ?? 0, 0);
+  const request = readGenerateRequest(what, flags);
+  const { base, spec, tokenizer, adapters, questions } = request;
+  const generations = questions.map(({ adapter, ids }, i): Generation => {
+    return { adapter, prompt: ids, limit: limitOf(request, i, limit), seed };
+  });
+  const device = describeDevice(request.device, request.precision);
+  const format = weightFormat(request.precision, device.compute, linearsAreBf16(base, spec));
+  checkFormat(format, spec);
+  const wishes = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
+  const sizes = planGeneration(spec, device, adapters, wishes, format);
+  const stops = new Set([...stopTokens(base), ...(tokenizer.eos === null ? [] : [tokenizer.eos])]);
+  const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
+  say(`${shortPath(base)} on ${device.name}, ${names}`);
+  using generator = await openGenerator({ ...device, sharers: 1 }, { folder: base }, spec, sizes);
+  for (const [slot, { factors, ...adapter }] of adapters.entries()) generator.load(slot, adapter, factors);
+  const printer = new Printer(questions, tokenizer, flags.json ?? false);
+  const begun = now();
+  for await (const grown of grow(generator, generations, sampling, stops)) printer.take(grown);
+  say(summary(printer, (now() - begun) / 1000));
+}
+
+const say = (line: string): void => {
+  process.stderr.write(`${line}\n`);
+};
+
+/** Without a temperature the likeliest token; with --top-p or --top-k alone, a temperature of 1. */
+function samplingOf({ temperature, topP, topK }: GenerateFlags): Sampling {
+  const chosen = temperature ?? (topP === undefined && topK === undefined ? 0 : 1);
+  if (typeof chosen !== "number" || !(chosen >= 0) || chosen > 100)
+    throw new RequestError("cli.flag", `--temperature is ${chosen}`, "give it a number from 0 (the likeliest token) on");
+  const most = topP ?? 1;
+  if (typeof most !== "number" || !(most > 0 && most <= 1))
+    throw new RequestError("cli.flag", `--top-p is ${most}`, "give it a number above 0, up to 1");
+  return { temperature: chosen, topP: most, topK: wholeNumber("top-k", topK ?? 0, 0) };
+}
+
+/** Tokens that may follow: as many as wanted and as a known answer has, within the model's positions. */
+function limitOf({ spec, questions }: GenerateRequest, i: number, wanted: number): number {
+  const { ids, expected, place } = questions[i]!;
+  const left = spec.maxPositions - ids.length;
+  if (ids.length === 0 || left < 1)
+    throw new RequestError(
+      "generate.length",
+      ids.length === 0
+        ? `${place}: the prompt has no token`
+        : `${place}: the prompt has ${ids.length} tokens, the base model ${spec.maxPositions} positions`,
+      "give it another prompt",
+    );
+  return Math.min(left, Math.max(wanted, expected?.length ?? 0));
+}
+
+function summary({ answers }: Printer, seconds: number): string {
+  const tokens = answers.reduce((all, { ids }) => all + ids.length, 0);
+  const known = answers.filter((answer) => isExact(answer) !== null);
+  const exactly = [...Map.groupBy(known, ({ question }) => question.name)].map(([name, of]) => {
+    return `${name} ${of.filter((answer) => isExact(answer)).length} of ${of.length}`;
+  });
+  const speed = `${count(tokens)} tokens in ${duration(seconds)}, ${(tokens / seconds).toFixed(1)} tokens/s`;
+  return exactly.length === 0 ? speed : `${speed}; exactly right: ${exactly.join(", ")}`;
+}

@@ -1,0 +1,181 @@
+// What `mlora generate` was asked: which base model, which adapters, which prompts. All that can be wrong is found here, before a weight
+// is read.
+
+import { basename, join, resolve } from "node:path";
+import { RequestError } from "../../base/errors.ts";
+import { type FactorTensor, factorsIn } from "../../base/layout.ts";
+import { PRECISIONS, type Precision } from "../../base/precision.ts";
+import type { ModelSpec } from "../../base/spec.ts";
+import { checkIds, loadDataset } from "../../data/dataset.ts";
+import type { FormatOptions } from "../../data/format.ts";
+import { RowFault } from "../../data/jsonl.ts";
+import { type Prompt, promptOf, readPrompts, splitAnswer } from "../../data/prompts.ts";
+import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
+import { readModelSpec } from "../../files/config.ts";
+import { type BankAdapter, scaleOf } from "../../plan/adapters.ts";
+import { loadRecipe } from "../../recipe/load.ts";
+import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
+import { type Asking, adapterFor, baseOf, isFile, isFolder } from "../adapters.ts";
+import { oneOf } from "../flags.ts";
+
+export type GenerateFlags = {
+  readonly adapter?: unknown;
+  readonly prompt?: unknown;
+  readonly prompts?: unknown;
+  readonly system?: unknown;
+  readonly raw?: boolean;
+  readonly maxNewTokens?: unknown;
+  readonly temperature?: unknown;
+  readonly topP?: unknown;
+  readonly topK?: unknown;
+  readonly seed?: unknown;
+  readonly device?: unknown;
+  readonly precision?: unknown;
+  readonly json?: boolean;
+};
+
+/** Names the base model alone. */
+export const BASE = "base";
+const ASK: Asking = { command: "generate", flag: "mlora generate" };
+
+/** An adapter and where it lies; null for the base alone. */
+type Named = { readonly name: string; readonly folder: string | null; readonly recipe: AdapterRecipe | null };
+/** One that has been read, and its slot. */
+export type LoadedAdapter = BankAdapter & { readonly name: string; readonly factors: readonly FactorTensor[] };
+/** A prompt for one of the adapters: its slot, or -1. */
+export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
+
+export type GenerateRequest = {
+  readonly base: string;
+  readonly spec: ModelSpec;
+  readonly tokenizer: Tokenizer;
+  readonly adapters: readonly LoadedAdapter[];
+  readonly questions: readonly Question[];
+  readonly device: "auto" | "cpu" | "cuda";
+  readonly precision: Precision;
+};
+
+/** Reads what is named. Throws RequestErrors. */
+export function readGenerateRequest(what: string | undefined, flags: GenerateFlags): GenerateRequest {
+  const recipe = what?.endsWith(".toml") ? loadRecipe(what) : null;
+  const named = namedBy(flags.adapter, recipe);
+  const base = recipe?.model.path ?? baseFolder(what, named);
+  const spec = readModelSpec(base);
+  const tokenizer = loadTokenizer(base);
+  const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
+    if (folder === null) return [];
+    const saved = adapterFor(folder, spec, ASK);
+    const { rank, targets, method } = saved;
+    const places = factorsIn({ from: 0, to: spec.layers }, targets, method);
+    const factors = places.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
+    return [{ name, rank, targets, method, scale: scaleOf(saved), factors }];
+  });
+  const questions = questionsOf(flags, named, adapters, tokenizer, spec);
+  const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
+  const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
+  return { base, spec, tokenizer, adapters, questions, device, precision };
+}
+
+/** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
+function namedBy(flag: unknown, recipe: Recipe | null): readonly Named[] {
+  const given = flag === undefined ? [] : (Array.isArray(flag) ? flag : [flag]).map(String);
+  const ofRecipe = (adapter: AdapterRecipe): Named => {
+    return { name: adapter.name, folder: join(recipe!.run.output, adapter.name), recipe: adapter };
+  };
+  if (given.length === 0 && recipe) {
+    const left = recipe.adapters.map(ofRecipe).filter(({ folder }) => isFile(join(folder!, "adapter_config.json")));
+    if (left.length > 0) return left;
+    throw new RequestError(
+      "generate.adapter",
+      `${recipe.run.output} holds none of the recipe's adapters`,
+      `train them first (mlora run), or give --adapter ${BASE} for the base model alone`,
+    );
+  }
+  const named = given.map((text): Named => {
+    const known = recipe?.adapters.find(({ name }) => name === text);
+    if (known) return ofRecipe(known);
+    if (text === BASE) return { name: BASE, folder: null, recipe: null };
+    return { name: basename(resolve(text)), folder: resolve(text), recipe: null };
+  });
+  const twice = named.find(({ name }, i) => named.findIndex((other) => other.name === name) !== i);
+  // Adapters of several runs may bear one name: then the paths tell them apart.
+  const all = twice ? named.map((of, i) => ({ ...of, name: given[i]! })) : named;
+  const same = all.find(({ name }, i) => all.findIndex((other) => other.name === name) !== i);
+  if (same) throw new RequestError("cli.flag", `--adapter ${same.name} was given twice`, "name each adapter once");
+  return all.length > 0 ? all : [{ name: BASE, folder: null, recipe: null }];
+}
+
+/** The base that is named, or that the adapters name. */
+function baseFolder(given: string | undefined, named: readonly Named[]): string {
+  const folders = named.flatMap(({ folder }) => (folder === null ? [] : [folder]));
+  if (folders.length === 0) {
+    if (given === undefined)
+      throw new RequestError("generate.base", "no base model is named", "give a base model's folder, a recipe, or --adapter");
+    if (!isFolder(given))
+      throw new RequestError("generate.base", `${given} is no folder`, "give a Hugging Face folder, or a recipe (*.toml)");
+    return resolve(given);
+  }
+  const bases = folders.map((folder) => baseOf(folder, given ?? null, ASK));
+  const other = bases.findIndex((base) => base !== bases[0]);
+  if (other > 0)
+    throw new RequestError(
+      "generate.base",
+      `${folders[0]} was trained on ${bases[0]}, ${folders[other]} on ${bases[other]}`,
+      "generate with adapters of one base model at a time, or name the base model",
+    );
+  return bases[0]!;
+}
+
+/** --prompt and every row of --prompts that names no adapter go to each adapter; without both, a recipe's evaluation rows to their own. */
+function questionsOf(
+  flags: GenerateFlags,
+  named: readonly Named[],
+  adapters: readonly LoadedAdapter[],
+  tokenizer: Tokenizer,
+  spec: ModelSpec,
+): readonly Question[] {
+  const optionsOf = ({ recipe }: Pick<Named, "recipe">): FormatOptions => ({
+    format: recipe?.format ?? "auto",
+    template: recipe?.template ?? null,
+    system: flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`,
+    asChat: !flags.raw && (recipe?.chatTemplate ?? true) && tokenizer.hasChatTemplate,
+  });
+  const ask = (of: Named, prompt: Prompt, place: string): Question => {
+    return { ...prompt, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
+  };
+  if (flags.prompt !== undefined && flags.prompts !== undefined)
+    throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
+  if (flags.prompt !== undefined)
+    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, optionsOf(of), tokenizer, spec), "--prompt"));
+  if (flags.prompts !== undefined) {
+    const file = `${flags.prompts}`;
+    const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);
+    return named.flatMap((of) => {
+      const options = (name: string | null) => optionsOf(name === null ? of : find(name));
+      const rows = readPrompts(file, options, tokenizer, spec.vocab);
+      return rows.flatMap((row) => ((row.adapter ?? of.name) === of.name ? [ask(of, row, row.place)] : []));
+    });
+  }
+  const questions = named.flatMap((of) => {
+    if (!of.recipe) return [];
+    const { eval: rows } = loadDataset({ ...of.recipe, trainOn: "completion" }, tokenizer, spec.vocab);
+    return rows.map((row) => ask(of, splitAnswer(row), `${row.source.file}:${row.source.line}`));
+  });
+  if (questions.length > 0) return questions;
+  throw new RequestError("generate.prompt", "there is no prompt", "give --prompt TEXT or --prompts FILE.jsonl");
+}
+
+function unknownAdapter(name: string, named: readonly Named[]): never {
+  throw new RowFault(`names the adapter '${name}'; there are ${named.map((of) => of.name).join(", ")}`);
+}
+
+function fromFlag(text: string, options: FormatOptions, tokenizer: Tokenizer, spec: ModelSpec): Prompt {
+  try {
+    const prompt = promptOf(text, options, tokenizer);
+    checkIds(prompt.ids, spec.vocab);
+    return prompt;
+  } catch (error) {
+    if (!(error instanceof RowFault)) throw error;
+    throw new RequestError("generate.prompt", `--prompt ${error.message.replace("'prompt'", "text")}`);
+  }
+}

@@ -1,0 +1,102 @@
+// Prompts that are to be continued, as training would have tokenised them, and the answers that they should get where these are known.
+
+import { RequestError } from "../base/errors.ts";
+import { checkIds } from "./dataset.ts";
+import { type Example, exampleReader, type FormatOptions } from "./format.ts";
+import { checkDataFile, type Fields, placeOf, RowFault, rowsOf } from "./jsonl.ts";
+import { promptIds, type TokenRow, tokenise } from "./tokenise.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+export type Prompt = { readonly ids: readonly number[]; readonly expected: readonly number[] | null };
+
+/** A row of a file; `adapter` is what it says of who answers. */
+export type PromptRow = Prompt & { readonly adapter: string | null; readonly place: string };
+
+/** Faults of a file that are told before the rest is left unread. */
+const SHOWN = 5;
+const ANSWER = "-"; // stands where there is none yet
+
+/** The last answer of a row, and all before it. */
+export function splitAnswer({ ids, mask }: { readonly ids: ArrayLike<number>; readonly mask: ArrayLike<number> }): Prompt {
+  let to = mask.length;
+  while (to > 0 && mask[to - 1] !== 1) to--;
+  let from = to;
+  while (from > 0 && mask[from - 1] === 1) from--;
+  const all = Array.from(ids);
+  return { ids: all.slice(0, from), expected: from < to ? all.slice(from, to) : null };
+}
+
+/** A prompt by itself: a user's turn where there is a chat template and it is wanted, else plain text. */
+export function promptOf(text: string, options: Pick<FormatOptions, "asChat" | "system">, tokenizer: Tokenizer): Prompt {
+  const read = exampleReader({ format: "prompt-completion", template: null, ...options });
+  return unanswered(read({ prompt: text, completion: ANSWER }), tokenizer);
+}
+
+/** Reads rows in any form that training reads; they may lack the answer. Throws a RowFault. */
+export function promptReader(options: FormatOptions, tokenizer: Tokenizer): (fields: Fields) => Prompt {
+  const read = exampleReader(options);
+  return (fields) => {
+    const completed = withAnswer(fields);
+    const example = read(completed);
+    if (completed !== fields || example.kind === "text") return unanswered(example, tokenizer);
+    const row: TokenRow = tokenise(example, tokenizer, "completion");
+    return splitAnswer(row);
+  };
+}
+
+/** The same fields where there is an answer among them, else with one that stands for it. */
+function withAnswer(fields: Fields): Fields {
+  for (const field of ["messages", "conversations"]) {
+    const turns = fields[field];
+    if (!Array.isArray(turns) || turns.length === 0) continue;
+    const { role, from } = (turns.at(-1) ?? {}) as { role?: unknown; from?: unknown };
+    if (role === "assistant" || from === "assistant" || from === "gpt") return fields;
+    return { ...fields, [field]: [...turns, { role: "assistant", content: ANSWER }] };
+  }
+  if ("prompt" in fields && !("completion" in fields)) {
+    const completion = Array.isArray(fields["prompt"]) ? [{ role: "assistant", content: ANSWER }] : ANSWER;
+    return { ...fields, completion };
+  }
+  if ("instruction" in fields && !("output" in fields)) return { ...fields, output: ANSWER };
+  return fields;
+}
+
+function unanswered(example: Example, tokenizer: Tokenizer): Prompt {
+  const before = example.kind === "chat" ? { ...example, messages: example.messages.slice(0, -1) } : example;
+  return { ids: promptIds(before, tokenizer), expected: null };
+}
+
+/**
+ * Reads a file of prompts; a row's "adapter" names who answers, `optionsOf` says how that adapter's rows are read. A RequestError,
+ * `data.row`, names the lines that cannot be used.
+ */
+export function readPrompts(
+  file: string,
+  optionsOf: (adapter: string | null) => FormatOptions,
+  tokenizer: Tokenizer,
+  vocab: number,
+): readonly PromptRow[] {
+  checkDataFile(file);
+  const readers = new Map<string | null, (fields: Fields) => Prompt>();
+  const rows: PromptRow[] = [];
+  const faults: string[] = [];
+  for (const row of rowsOf(file)) {
+    const place = placeOf(row.source);
+    try {
+      if ("fault" in row) throw new RowFault(row.fault);
+      const { adapter = null, ...fields } = row.fields;
+      if (adapter !== null && typeof adapter !== "string") throw new RowFault("has no text in 'adapter'");
+      if (!readers.has(adapter)) readers.set(adapter, promptReader(optionsOf(adapter), tokenizer));
+      const prompt = readers.get(adapter)!(fields);
+      checkIds(prompt.ids, vocab);
+      rows.push({ ...prompt, adapter, place });
+    } catch (error) {
+      if (!(error instanceof RowFault)) throw error;
+      faults.push(`${place}: ${error.message}`);
+      if (faults.length === SHOWN) break;
+    }
+  }
+  if (faults.length > 0) throw new RequestError("data.row", faults.join("\n"), "mend or remove the rows named");
+  if (rows.length === 0) throw new RequestError("data.file", `${file}: has no rows`);
+  return rows;
+}
