@@ -114,7 +114,11 @@ function commandLine(): CAC {
     .option("--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8")
     .option("--json", "For machines: a line for each answer")
     .action(async (base: unknown, flags: GenerateFlags) =>
-      (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
+      (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, {
+        ...flags,
+        ...(flags.prompt === undefined ? {} : { prompt: typed("prompt") }),
+        ...(flags.system === undefined ? {} : { system: typed("system") }),
+      }),
     );
   cli
     .command("doctor", "Say what this machine has and lacks")
@@ -154,6 +158,13 @@ function commandLine(): CAC {
       .map((section) => ({ ...section, body: section.body.replace(/ +$/gm, "") })),
   ]);
   return cli;
+}
+
+/** A flag's text as it was typed: cac makes numbers of what looks like one, and 0 of none. */
+function typed(flag: string): string {
+  const args = process.argv.slice(2);
+  const at = args.findIndex((arg) => arg === `--${flag}` || arg.startsWith(`--${flag}=`));
+  return (args[at] === `--${flag}` ? args[at + 1] : args[at]?.slice(flag.length + 3)) ?? "";
 }
 
 /** Flags that go before what a recipe says. cac makes numbers of what looks like one, also of a folder's name. */

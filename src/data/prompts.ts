@@ -4,7 +4,7 @@ import { RequestError } from "../base/errors.ts";
 import { checkIds } from "./dataset.ts";
 import { type Example, exampleReader, type FormatOptions } from "./format.ts";
 import { checkDataFile, type Fields, placeOf, RowFault, rowsOf } from "./jsonl.ts";
-import { promptIds, type TokenRow, tokenise } from "./tokenise.ts";
+import { promptIds, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export type Prompt = { readonly ids: readonly number[]; readonly expected: readonly number[] | null };
@@ -23,7 +23,7 @@ export function splitAnswer({ ids, mask }: { readonly ids: ArrayLike<number>; re
   let from = to;
   while (from > 0 && mask[from - 1] === 1) from--;
   const all = Array.from(ids);
-  return { ids: all.slice(0, from), expected: from < to ? all.slice(from, to) : null };
+  return to === 0 ? { ids: all, expected: null } : { ids: all.slice(0, from), expected: all.slice(from, to) };
 }
 
 /** A prompt by itself: a user's turn where there is a chat template and it is wanted, else plain text. */
@@ -35,13 +35,26 @@ export function promptOf(text: string, options: Pick<FormatOptions, "asChat" | "
 /** Reads rows in any form that training reads; they may lack the answer. Throws a RowFault. */
 export function promptReader(options: FormatOptions, tokenizer: Tokenizer): (fields: Fields) => Prompt {
   const read = exampleReader(options);
+  const { template } = options;
+  const open =
+    options.format === "template" && template && exampleReader({ ...options, template: { ...template, completion: ANSWER } });
   return (fields) => {
+    if (open && !fits(read, fields)) return unanswered(open(fields), tokenizer); // its completion's fields may be what is asked for
     const completed = withAnswer(fields);
     const example = read(completed);
     if (completed !== fields || example.kind === "text") return unanswered(example, tokenizer);
-    const row: TokenRow = tokenise(example, tokenizer, "completion");
-    return splitAnswer(row);
+    return splitAnswer(tokenise(example, tokenizer, "completion"));
   };
+}
+
+function fits(read: (fields: Fields) => Example, fields: Fields): boolean {
+  try {
+    read(fields);
+    return true;
+  } catch (error) {
+    if (error instanceof RowFault) return false;
+    throw error;
+  }
 }
 
 /** The same fields where there is an answer among them, else with one that stands for it. */

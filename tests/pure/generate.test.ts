@@ -1,0 +1,132 @@
+// Passes of generation as tables, and the order in which sequences get room.
+
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { range } from "../../src/base/shape.ts";
+import { alikePlaces } from "../../src/device/tile.ts";
+import { stopTokens } from "../../src/files/generation.ts";
+import { type Engine, type Grown, generate } from "../../src/run/generate.ts";
+import { decode, type GenerationPass, prefill, seat, seatedRows, type Tile } from "../../src/schedule/decode.ts";
+
+const tile: Tile = { rows: 4, alike: [0, 1, 2] };
+
+describe("a pass", () => {
+  test("reads prompts, each from a tile of its own on", () => {
+    const pass = prefill(
+      [
+        { adapter: 1, ids: [5, 6, 7, 8, 9], firstRow: 20 },
+        { adapter: -1, ids: [3], firstRow: 0 },
+      ],
+      2,
+      tile,
+    );
+    expect([...pass.ids]).toEqual([5, 6, 7, 8, 9, 0, 0, 0, 3, 0, 0, 0]);
+    expect([...pass.positions].slice(0, 5)).toEqual([0, 1, 2, 3, 4]);
+    expect([...pass.places]).toEqual([20, 21, 22, 23, 24, -1, -1, -1, 0, -1, -1, -1]);
+    expect([...pass.tileAdapter]).toEqual([1, 1, -1]);
+    expect([...pass.bounds]).toEqual([0, 5, 0, 5, 0, 5, 0, 5, 0, 5, 5, 5, 6, 6, 7, 7, 8, 9, 9, 9, 10, 10, 11, 11]);
+    expect([...pass.targetRows]).toEqual([4, 8, -1, -1]);
+  });
+
+  test("lets sequences grow, those of an adapter in one tile, at places that are alike", () => {
+    const of = (adapter: number, length: number, firstRow: number) => ({ adapter, ids: range(length), firstRow });
+    const pass = decode([of(1, 3, 10), of(-1, 1, 0), of(1, 2, 40), of(1, 7, 50)], 2, tile);
+    expect([...pass.tileAdapter]).toEqual([-1, 1]);
+    expect([...pass.ids]).toEqual([0, 0, 0, 0, 2, 1, 6, 0]);
+    expect([...pass.positions]).toEqual([0, 0, 0, 0, 2, 1, 6, 0]);
+    expect([...pass.places]).toEqual([0, -1, -1, -1, 12, 41, 56, -1]);
+    expect([...pass.bounds]).toEqual([0, 1, 0, 0, 0, 0, 0, 0, 10, 13, 40, 42, 50, 57, 0, 0]);
+    expect([...pass.targetRows]).toEqual([4, 0, 5, -1, 6, -1, -1, -1]);
+    expect(() =>
+      decode(
+        range(4).map((i) => of(0, 1, i)),
+        2,
+        tile,
+      ),
+    ).toThrow("more than 3 sequences");
+    expect(() => prefill([of(0, 1, 0), of(0, 1, 1)], 2, tile)).toThrow("two prompts of one adapter");
+  });
+
+  test("seats", () => {
+    expect(range(7).map((i) => seat(i, tile))).toEqual([0, 1, 2, 4, 5, 6, 8]);
+    expect([0, 1, 3, 4].map((count) => seatedRows(count, tile))).toEqual([0, 4, 4, 8]);
+    expect(alikePlaces({ kind: "cpu", rowTile: 24 })).toEqual([0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17]);
+    expect(alikePlaces({ kind: "cuda", rowTile: 128 })).toEqual(range(128));
+  });
+});
+
+/** An engine whose next token is one more than the last. */
+function counting(sequences: number, rows: number) {
+  const passes: GenerationPass[] = [];
+  const engine: Engine = {
+    tile,
+    sizes: { rows, sequences, capacity: 50, adapters: 2 },
+    run: async (pass, count) => {
+      passes.push(pass);
+      const wanted = [...pass.targetRows].filter((row) => row >= 0);
+      expect(wanted.length).toBe(count);
+      return wanted.map((row) => {
+        const logits = new Float32Array(100);
+        logits[pass.ids[row]! + 1] = 1;
+        return logits;
+      });
+    },
+  };
+  return { engine, passes };
+}
+
+describe("many sequences", () => {
+  const wanted = range(20).map((i) => ({ adapter: (i % 3) - 1, prompt: range(1 + (i % 7)), limit: 1 + (i % 5), seed: 0 }));
+
+  test("all get what they asked for, whatever room there is", async () => {
+    for (const [sequences, rows] of [
+      [1, 8],
+      [2, 8],
+      [5, 12],
+      [9, 100],
+      [20, 1000],
+    ] as const) {
+      const { engine, passes } = counting(sequences, rows);
+      const tokens = wanted.map(() => [] as number[]);
+      const ends: Grown[] = [];
+      for await (const grown of generate(engine, wanted, { temperature: 0, topK: 0, topP: 1 }, new Set([9]))) {
+        tokens[grown.index]!.push(grown.token);
+        if (grown.end) ends.push(grown);
+      }
+      for (const [i, { prompt, limit }] of wanted.entries()) {
+        const all = range(limit).map((step) => prompt.length + step);
+        const stop = all.indexOf(9);
+        expect(tokens[i]!).toEqual(stop < 0 ? all : all.slice(0, stop + 1));
+        expect(ends.find(({ index }) => index === i)!.end).toBe(stop < 0 ? "length" : "stop");
+      }
+      for (const pass of passes) {
+        expect(pass.ids.length).toBeLessThanOrEqual(Math.max(rows, 12));
+        const kept = [...pass.places].filter((place) => place >= 0);
+        expect(new Set(kept).size).toBe(kept.length);
+        expect(Math.max(...kept)).toBeLessThan(sequences * 50);
+      }
+    }
+  });
+});
+
+test("what ends a text is read from the model's folder", () => {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-stops-"));
+  try {
+    const put = (name: string, eos: unknown) => writeFileSync(join(folder, name), JSON.stringify({ eos_token_id: eos }));
+    expect(stopTokens(folder)).toEqual([]);
+    put("config.json", 3);
+    expect(stopTokens(folder)).toEqual([3]);
+    put("generation_config.json", [7, 8]);
+    expect(stopTokens(folder)).toEqual([7, 8]);
+    put("generation_config.json", null);
+    expect(stopTokens(folder)).toEqual([3]);
+    for (const wrong of ["</s>", [1, "2"], -1, 0.5]) {
+      put("generation_config.json", wrong);
+      expect(() => stopTokens(folder)).toThrow("wants token ids");
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
