@@ -55,5 +55,5 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
         total = total * kept + tl.sum(p, axis=0)
         acc = acc * kept + tl.sum(p[:, None] * v, axis=0)
         most = larger
-    result = tl.where(total > 0.0, acc / total, 0.0)
+    result = acc / tl.where(total > 0.0, total, 1.0)  # of no keys: 0
     tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)

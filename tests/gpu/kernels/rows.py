@@ -13,6 +13,7 @@ import torch
 
 import rows_adapters
 import rows_cases
+import rows_decode
 import rows_dora
 from rows_launch import INTERPRET
 
@@ -20,6 +21,7 @@ SEED = int(time.time())
 CASES = {  # side by side on one GPU: those with the largest tensors first and last
     **{name: getattr(rows_adapters, name) for name in ("adamw", "sgd", "grad_norm", "random_fill")},
     **{name: getattr(rows_cases, name) for name in ("rows", "pool", "rmsnorm", "rope", "xent", "swiglu")},
+    "decode": rows_decode.decode,
     "dora": rows_dora.dora,
 }
 KINDS = ("ptr", "f32")

@@ -1,7 +1,7 @@
 """How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels alone.
 
 Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from the
-rows of rows_variants.py and dora_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
+rows of rows_variants.py, decode_variants.py and dora_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
 """
 import importlib
 import os
@@ -13,13 +13,14 @@ import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import adamw  # noqa: E402
+import decode_variants  # noqa: E402
 import dora_variants  # noqa: E402
 from rows_variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
-ROWS = [*variants(), *dora_variants.variants()]
+ROWS = [*variants(), *decode_variants.variants(), *dora_variants.variants()]
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
 
@@ -64,6 +65,17 @@ def rows_gather(kind, x, rows, y):
 def rows_scatter(kind, dy, rows, dx):
     row, W = find("rows_scatter", kind), words(dy).shape[1]
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
+
+
+def cache_write(kind, qkv, places, cache, Q, C, D):
+    row, W = find("cache_write", kind), words(cache).shape[1]
+    launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
+
+
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window):
+    exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
+    row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window)
 
 
 def pool(kernel, kind, given, bounds, out, P):

@@ -1,0 +1,78 @@
+// Generation on the GPU: its kernels against float64, its greedy tokens against the cpu device's, and what company changes (nothing).
+
+import { describe, expect, test } from "bun:test";
+import { range } from "../../src/base/shape.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
+import { CudaDevice } from "../../src/device/cuda.ts";
+import { decode, prefill } from "../../src/schedule/decode.ts";
+import { decodesLikeFloat64 } from "../helpers/decode.ts";
+import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
+import { gpuFamilies } from "../helpers/gpu.ts";
+import { needs } from "../helpers/needs.ts";
+
+const bytes = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
+
+needs("gpu")("the kernels of generation in f32", () => decodesLikeFloat64(() => new CudaDevice("f32"), 3e-6));
+// Rounded to bf16 once: a part in 2^8 at most, and about half of that on average.
+needs("gpu")("the kernels of generation in bf16", () => decodesLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8));
+
+needs("gpu")("generation on the GPU", () => {
+  for (const [family, spec] of Object.entries(gpuFamilies))
+    describe(family, () => {
+      test("in f32 has the cpu device's greedy tokens", async () => {
+        using cpu = await tinyGenerator(new CpuDevice(), spec, { sequences: 16 });
+        using gpu = await tinyGenerator(new CudaDevice("f32"), spec, { sequences: 16 });
+        const prompts = tinyPrompts(spec, 4); // the likeliest token is at least 5e-3 above the next in all of these
+        expect(await generated(gpu, prompts)).toEqual(await generated(cpu, prompts));
+      });
+
+      for (const compute of ["f32", "bf16"] as const) {
+        test(`in ${compute} a token's logits over what is kept are near those of reading the whole again`, async () => {
+          using generator = await tinyGenerator(new CudaDevice(compute), spec);
+          const { tile } = generator;
+          for (const { adapter, prompt } of tinyPrompts(spec, 1)) {
+            const ids = [...prompt];
+            const [kept, again] = [
+              { adapter, ids, firstRow: 128 },
+              { adapter, ids, firstRow: 512 },
+            ];
+            await generator.run(prefill([kept], ADAPTERS.length, tile), 1);
+            for (const i of range(6)) {
+              ids.push((7 * i + ids.length) % spec.vocab);
+              const [logits] = await generator.run(decode([kept], ADAPTERS.length, tile), 1);
+              const [whole] = await generator.run(prefill([again], ADAPTERS.length, tile), 1);
+              const size = Math.hypot(...whole!);
+              const off = Math.hypot(...whole!.map((value, j) => value - logits![j]!)) / size;
+              expect(off).toBeLessThan(compute === "f32" ? 1e-5 : 3e-2);
+            }
+          }
+        });
+
+        test(`in ${compute} company changes no bit of the logits, and no token`, async () => {
+          using generator = await tinyGenerator(new CudaDevice(compute), spec, { sequences: 40 });
+          const { tile } = generator;
+          const wanted = tinyPrompts(spec, 9);
+          const sampling = { temperature: 0.9, topK: 0, topP: 0.95 };
+          const together = await generated(generator, wanted, sampling);
+          expect((await generated(generator, wanted.toReversed(), sampling)).reverse()).toEqual(together);
+          for (const i of [0, 1, 2, 3, 30]) expect(await generated(generator, [wanted[i]!], sampling)).toEqual([together[i]!]);
+
+          for (const adapter of [-1, 0, 1, 2]) {
+            const mine = { adapter, ids: range(9).map((i) => (5 * i + 3) % 53), firstRow: 0 };
+            await generator.run(prefill([{ ...mine, ids: mine.ids.slice(0, -1) }], ADAPTERS.length, tile), 1);
+            const [alone] = await generator.run(decode([mine], ADAPTERS.length, tile), 1);
+            const others = [-1, 0, 1, 2].flatMap((of) => {
+              return range(9).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 128 + 20 * (of + 1) + i }));
+            });
+            for (const before of [0, 1, 4, 9]) {
+              const same = others.filter((other) => other.adapter === adapter);
+              const beside = others.filter((other) => other.adapter !== adapter);
+              const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before)];
+              const all = await generator.run(decode(sequences, ADAPTERS.length, tile), sequences.length);
+              expect(bytes(all[sequences.indexOf(mine)]!)).toBe(bytes(alone!));
+            }
+          }
+        });
+      }
+    });
+});
