@@ -169,7 +169,7 @@ export class CudaDevice implements Device, Launcher {
 
   zero(tensor: Tensor): void {
     const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
-    this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
+    if (bytes > 0) this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
   }
 
   copy(to: Tensor, from: Tensor): void {

@@ -26,6 +26,13 @@ needs("gpu")("generation on the GPU", () => {
         expect(await generated(gpu, prompts)).toEqual(await generated(cpu, prompts));
       });
 
+      test("without any adapter, too", async () => {
+        const alone = tinyPrompts(spec, 12, 0);
+        using cpu = await tinyGenerator(new CpuDevice(), spec, {}, []);
+        using gpu = await tinyGenerator(new CudaDevice("f32"), spec, {}, []);
+        expect(await generated(gpu, alone)).toEqual(await generated(cpu, alone));
+      });
+
       for (const compute of ["f32", "bf16"] as const) {
         test(`in ${compute} a token's logits over what is kept are near those of reading the whole again`, async () => {
           using generator = await tinyGenerator(new CudaDevice(compute), spec);
