@@ -15,6 +15,7 @@ export type PromptRow = Prompt & { readonly adapter: string | null; readonly pla
 /** Faults of a file that are told before the rest is left unread. */
 const SHOWN = 5;
 const ANSWER = "-"; // stands where there is none yet
+const ANSWER_TEMPLATE = `{{ completion | default("${ANSWER}") }}`; // a template has to name a field
 
 /** The last answer of a row, and all before it. */
 export function splitAnswer({ ids, mask }: { readonly ids: ArrayLike<number>; readonly mask: ArrayLike<number> }): Prompt {
@@ -37,7 +38,9 @@ export function promptReader(options: FormatOptions, tokenizer: Tokenizer): (fie
   const read = exampleReader(options);
   const { template } = options;
   const open =
-    options.format === "template" && template && exampleReader({ ...options, template: { ...template, completion: ANSWER } });
+    options.format === "template" &&
+    template &&
+    exampleReader({ ...options, template: { ...template, completion: ANSWER_TEMPLATE } });
   return (fields) => {
     if (open && !fits(read, fields)) return unanswered(open(fields), tokenizer); // its completion's fields may be what is asked for
     const completed = withAnswer(fields);

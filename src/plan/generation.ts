@@ -60,7 +60,12 @@ export function planGeneration(
   return { ...shared, sequences };
 }
 
-function generationBytes(spec: ModelSpec, device: DeviceReport, sizes: GenerationSizes): number {
+/** All that a generator of these sizes takes of a device. */
+export function generationBytes(
+  spec: ModelSpec,
+  device: Pick<DeviceReport, "kind" | "compute" | "rowTile" | "threads">,
+  sizes: GenerationSizes,
+): number {
   const { rows, adapters, rank, groups, magnitudes, format } = sizes;
   const part = wholeModel(spec);
   const layout = layoutAdapters(spec, part, groups, rank, magnitudes);

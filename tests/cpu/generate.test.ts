@@ -3,6 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import { chooseDevice } from "../../src/device/open.ts";
+import { generationBytes, planGeneration } from "../../src/plan/generation.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
 import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { tinyFamilies, tinySpec } from "../helpers/tiny.ts";
@@ -78,5 +80,39 @@ describe("bit for bit", () => {
         expect(bits(all[sequences.indexOf(mine)]!), `adapter ${adapter}, place ${before}`).toBe(bits(alone!));
       }
     }
+  });
+});
+
+describe("memory", () => {
+  test("is what was planned, and all of it is given back", async () => {
+    for (const [family, format] of [
+      ["llama", "dense"],
+      ["qwen2", "nf4"],
+      ["qwen3", "int8"],
+    ] as const)
+      for (const adapters of [ADAPTERS, ADAPTERS.slice(0, 1), []]) {
+        const spec = tinyFamilies[family]!;
+        const device = new CpuDevice(2);
+        const generator = await tinyGenerator(device, spec, { format }, adapters);
+        await generated(generator, tinyPrompts(spec, 3, adapters.length));
+        expect(device.allocated).toBe(generationBytes(spec, device, generator.sizes));
+        generator[Symbol.dispose]();
+        expect(device.allocated).toBe(0);
+      }
+  });
+
+  const report = chooseDevice("cpu", "fp32");
+  const spec = tinyFamilies["llama"]!;
+  const named = ADAPTERS.map((adapter, i) => ({ ...adapter, name: `a${i}` }));
+  const wishes = range(100).map((i) => ({ adapter: (i % 4) - 1, prompt: 3 + i, limit: 20 }));
+  const planned = (freeBytes: number) => planGeneration(spec, { ...report, freeBytes }, named, wishes, "dense");
+
+  test("as much as there is decides how many sequences grow at once", () => {
+    const most = planned(2 ** 30);
+    expect(most).toMatchObject({ sequences: 48, capacity: 122, adapters: 3, rank: 16, rows: 288, magnitudes: true });
+    const enough = (sequences: number) => generationBytes(spec, report, { ...most, sequences });
+    expect(planned(enough(12) / 0.7 + 1).sequences).toBe(12);
+    expect(planned(enough(12) / 0.7 - 1).sequences).toBe(6);
+    expect(() => planned(enough(1) / 0.7 - 1)).toThrow("one sequence of 122 tokens needs");
   });
 });

@@ -88,6 +88,13 @@ describe("a row", () => {
     ).not.toBeNull();
   });
 
+  test("of a template whose prompt is the same for all", () => {
+    const same = { ...chat, format: "template", template: { prompt: "Q", completion: "{{ a }}" } } as const;
+    const read = promptReader(same, tokenizer);
+    expect(read({ a: "A" }).expected).not.toBeNull();
+    expect(read({})).toEqual({ ids: read({ a: "A" }).ids, expected: null });
+  });
+
   test("of text is continued", () => {
     expect(promptReader({ ...chat, format: "text" }, tokenizer)({ text: "Once" })).toEqual({
       ids: tokenizer.encode("Once"),
