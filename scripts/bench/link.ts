@@ -87,7 +87,7 @@ async function open(device: Device, { stage, kind, run, connection }: End) {
     const passing: Promise<void>[] = [];
     for (const message of range(messages)) {
       if (message >= ahead) await passing[message - ahead];
-      passing.push(pass("stream", tensors[message % ahead]!));
+      passing.push(pass(`stream.${message}`, tensors[message % ahead]!)); // a tag each, as passes have
     }
     await Promise.all(passing);
   };
