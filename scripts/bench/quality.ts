@@ -1,8 +1,10 @@
 // What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out losses.
 //
-//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--data FILE] [--device auto] [--mlora "bun src/main.ts"] [--write]
+//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--device auto] [--mlora "bun src/main.ts"] [--write]
+//                                [--data FILE [--rows 200] [--held 40] [--epochs 1]]
 //
-// With --data one adapter on the first rows of that file instead, which have a question and an answer: harder, so that losses stay large.
+// With --data one adapter on the first --rows of that file instead, and evaluated on --held rows behind them; they have a question and an answer:
+// harder, so that losses stay large.
 // Needs the quickstart's base model: scripts/model. Ratios to the first precision count. --write adds the rows to
 // docs/measurements/quality.md.
 
@@ -17,6 +19,9 @@ const { values } = parseArgs({
   options: {
     precisions: { type: "string", default: "auto int8 nf4" },
     data: { type: "string" },
+    rows: { type: "string", default: "200" },
+    held: { type: "string", default: "40" },
+    epochs: { type: "string", default: "1" },
     device: { type: "string", default: "auto" },
     mlora: { type: "string", default: `${process.execPath} ${join(ROOT, "src", "main.ts")}` },
     write: { type: "boolean", default: false },
@@ -31,7 +36,7 @@ type Line = {
   readonly rows: number;
 };
 
-const [TRAINED, HELD] = [200, 40];
+const [trainedRows, heldRows] = [Number(values.rows), Number(values.held)];
 
 /** The recipe, in a folder with its data. */
 function recipeIn(folder: string, precision: string): string {
@@ -42,8 +47,8 @@ function recipeIn(folder: string, precision: string): string {
       .replaceAll('"data/', `"${join(ROOT, "recipes", "data")}/`)
       .replace(/^output = .*$/m, 'output = "out"');
   const rows = readFileSync(values.data, "utf8").split("\n");
-  writeFileSync(join(folder, "train.jsonl"), `${rows.slice(0, TRAINED).join("\n")}\n`);
-  writeFileSync(join(folder, "eval.jsonl"), `${rows.slice(TRAINED, TRAINED + HELD).join("\n")}\n`);
+  writeFileSync(join(folder, "train.jsonl"), `${rows.slice(0, trainedRows).join("\n")}\n`);
+  writeFileSync(join(folder, "eval.jsonl"), `${rows.slice(trainedRows, trainedRows + heldRows).join("\n")}\n`);
   return `[model]
 path = "${join(ROOT, "models", "SmolLM2-135M-Instruct")}"
 precision = "${precision}"
@@ -57,7 +62,7 @@ template = { prompt = "{{ question }}", completion = "{{ answer }}" }
 rank = 16
 learning_rate = 5e-4
 batch_size = 8
-epochs = 1
+epochs = ${values.epochs}
 max_length = 192
 `;
 }
@@ -95,7 +100,7 @@ for (const precision of values.precisions.split(" ")) {
       commit,
       values.device,
       precision,
-      adapter,
+      values.data === undefined ? adapter : `${adapter}, ${trainedRows} rows, epochs ${values.epochs}`,
       loss.toFixed(4),
       ratio,
       `${((100 * exact) / of).toFixed(0)} %`,
