@@ -6,13 +6,12 @@
 // All adapters are kept each so many seconds; what one such save costs is told as a share of a minute. --write adds a row to
 // docs/measurements/checkpoint.md.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { range } from "../../src/base/shape.ts";
+import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const FILE = join(ROOT, "docs", "measurements", "checkpoint.md");
 const { values } = parseArgs({
   options: {
     shape: { type: "string", default: "llama2-7b" },
@@ -53,12 +52,7 @@ const pairs = range(Number(values.rounds)).map((round) => {
 const costs = pairs.map(({ cost }) => cost).sort((a, b) => a - b);
 const cost = costs[costs.length >> 1]!;
 const { device, rank } = pairs[0]!.report;
-const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim();
-const date = new Date().toISOString().slice(0, 16).replace("T", " ");
 const share = `${((100 * cost) / 60).toFixed(1)} %`;
-const cells = [date, commit, device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), share];
-const row = `| ${cells.join(" | ")} |\n`;
-console.log(row);
 const HEAD = `# Checkpoints
 
 Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save of all adapters prolongs training, and what that is of a minute.
@@ -66,4 +60,4 @@ Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save 
 | date (UTC) | commit | device | shape | adapters | rank | rounds | seconds a save | at one a minute |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
 `;
-if (values.write) writeFileSync(FILE, (existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD) + row);
+tableOf("checkpoint", HEAD, values.write)(device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), share);

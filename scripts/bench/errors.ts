@@ -3,10 +3,8 @@
 //   bun scripts/bench/errors.ts [--device cpu] [--formats "dense int8 nf4"] [--rows 128] [--in 2048] [--out 1024] [--write]
 //
 // Normal weights and inputs, rounded to what the device computes with before anything is measured. --write adds the rows to
-// docs/measurements/precision.md.
+// docs/measurements/errors.md.
 
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
@@ -16,8 +14,8 @@ import { openDevice } from "../../src/device/open.ts";
 import { type PackedWeight, partsOf, type Weight } from "../../src/device/packed.ts";
 import { linearBackward, linearForward } from "../../src/ops/linear.ts";
 import { quantise } from "../../src/ops/packed.ts";
+import { tableOf } from "./table.ts";
 
-const FILE = join(import.meta.dir, "..", "..", "docs", "measurements", "precision.md");
 const { values } = parseArgs({
   options: {
     device: { type: "string", default: "cpu" },
@@ -86,10 +84,14 @@ function errorOf(found: Float32Array, wanted: Float64Array): string {
 
 const [w, x, dy] = [normal(1, 0.02, N, K), normal(2, 1, M, K), normal(3, 1, M, N)];
 const wanted = { y: product(x.values, w.values, K), dx: product(dy.values, turned(w.values, N, K), N) };
-const commit =
-  Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: import.meta.dir })
-    .stdout.toString()
-    .trim() || "?";
+const HEAD = `# Errors of products over a packed base
+
+Rows of \`bun scripts/bench/errors.ts --write\`: relative errors of the two products of a frozen weight, of normal numbers, beside sums in f64.
+
+| date (UTC) | commit | device | held as | M x K x N | x W^T | dy W |
+| --- | --- | --- | --- | --- | ---: | ---: |
+`;
+const keep = tableOf("errors", HEAD, values.write);
 
 function held(format: WeightFormat): Weight {
   if (format === "dense") return w.tensor;
@@ -99,30 +101,11 @@ function held(format: WeightFormat): Weight {
   return weight;
 }
 
-let rows = "";
 for (const format of values.formats.split(" ") as WeightFormat[]) {
   const weight = held(format);
   const [y, dx] = [arena.tensor(dtype, M, N), arena.tensor(dtype, M, K)];
   linearForward(device, { x: x.tensor, weight, bias: null, residual: null, y, lora: null });
   linearBackward(device, { dy: dy.tensor, weight, dx, lora: null });
-  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
   const name = format === "dense" ? dtype : format;
-  const errors = [errorOf(await read(y), wanted.y), errorOf(await read(dx), wanted.dx)];
-  const row = `| ${[date, commit, device.name, name, `${M} x ${K} x ${N}`, ...errors].join(" | ")} |\n`;
-  process.stdout.write(row);
-  rows += row;
-}
-
-const HEAD = `
-Rows of \`bun scripts/bench/errors.ts --write\`: relative errors of the two products of a frozen weight, of normal numbers, beside sums in f64.
-
-| date (UTC) | commit | device | held as | M x K x N | x W^T | dy W |
-| --- | --- | --- | --- | --- | ---: | ---: |
-`;
-if (values.write) {
-  const text = readFileSync(FILE, "utf8");
-  const at = text.includes(HEAD) ? text.indexOf("|\n\n", text.indexOf(HEAD) + HEAD.length) : -1;
-  const kept = text.includes(HEAD) ? text : text + HEAD;
-  const end = at < 0 ? kept.length : at + 2;
-  writeFileSync(FILE, kept.slice(0, end) + rows + kept.slice(end));
+  keep(device.name, name, `${M} x ${K} x ${N}`, errorOf(await read(y), wanted.y), errorOf(await read(dx), wanted.dx));
 }

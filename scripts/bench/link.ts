@@ -9,8 +9,6 @@
 // round. With --nats the other process is started by hand, elsewhere, with the same numbers; else here, on a server of its own.
 // --write adds the rows to docs/measurements/link.md.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { processor } from "../../src/base/machine.ts";
 import { range } from "../../src/base/shape.ts";
@@ -22,9 +20,9 @@ import { openDevice } from "../../src/device/open.ts";
 import type { LinkKind } from "../../src/link/link.ts";
 import { openLinkOver } from "../../src/link/open.ts";
 import { startServer } from "../../src/run/server.ts";
+import { tableOf } from "./table.ts";
 
-const FILE = join(import.meta.dir, "..", "..", "docs", "measurements", "link.md");
-const HEADER = `# Links between two processes
+const HEAD = `# Links between two processes
 
 Rows of \`scripts/bench/link --write\`: GB/s, medians of the rounds with their range. "stream" is messages back to back, "single" one
 at a time, each answered before the next goes; "copy" is a copy of as many bytes within the device's memory; "growth" is by how many
@@ -52,6 +50,7 @@ const { values } = parseArgs({
 });
 const [bytes, messages, rounds] = [Number(values.mib) * 2 ** 20, Number(values.messages), Number(values.rounds)];
 const ahead = Number(values.ahead);
+const keep = tableOf("link", HEAD, values.write);
 const kinds = values.kinds.split(" ") as LinkKind[];
 const gpus = values.gpus.split(" ").map(Number);
 
@@ -154,13 +153,6 @@ async function measure(end: End): Promise<Record<"stream" | "single" | "copy", n
   return { ...rates, growth: `${(most - first).toFixed(0)}, ${theirs.toFixed(0)}` };
 }
 
-function keep(row: string): void {
-  if (!existsSync(FILE)) writeFileSync(FILE, HEADER);
-  const text = readFileSync(FILE, "utf8");
-  const end = text.lastIndexOf("|\n") + 2; // behind the table
-  writeFileSync(FILE, text.slice(0, end) + row + text.slice(end));
-}
-
 async function all(address: Address, run: string, child: boolean): Promise<void> {
   await using connection = await connect(address, "mlora bench link");
   const receives = values.receive || child;
@@ -173,21 +165,16 @@ async function all(address: Address, run: string, child: boolean): Promise<void>
 
 function report(kind: LinkKind, { stream, single, copy, growth }: Awaited<ReturnType<typeof measure>>): void {
   const { model, cores } = processor();
-  const git = Bun.spawnSync(["git", "rev-parse", "--short", "HEAD"], { cwd: import.meta.dir });
   const machine =
     values.device === "cuda" ? `${deviceName}${gpus[0] === gpus[1] ? "" : " to another"}` : `${model}, ${cores} cores`;
-  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-  const cells = [
-    date,
-    git.stdout.toString().trim() || "?",
+  keep(
     machine,
     kind,
     ahead > 1 ? `${values.mib}, ${ahead} ahead` : values.mib,
     values.rounds,
-  ];
-  const row = `| ${[...cells, ...[stream, single, copy].map(spread), growth].join(" | ")} |\n`;
-  process.stdout.write(row);
-  if (values.write) keep(row);
+    ...[stream, single, copy].map(spread),
+    growth,
+  );
 }
 
 if (values.child) {

@@ -5,15 +5,14 @@
 //
 // Each mix is one `mlora bench` of a few steps, on one of so many GPUs. --write adds a row to docs/measurements/memory.md.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
 import { fitMemory } from "../../src/plan/model.ts";
+import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const FILE = join(ROOT, "docs", "measurements", "memory.md");
 const { values } = parseArgs({
   options: {
     shape: { type: "string", default: "llama2-7b" },
@@ -81,21 +80,6 @@ const samples = mixes.map(({ adapters, rows, length }, i) => ({
 }));
 const paper = fitMemory(samples).meanError;
 const share = (of: number) => `${(100 * of).toFixed(2)} %`;
-const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim();
-const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-const cells = [
-  date,
-  commit,
-  reports[0]!.device,
-  values.shape,
-  mixes.length,
-  share(plain),
-  share(corrected),
-  share(worst),
-  share(paper),
-];
-const row = `| ${cells.join(" | ")} |\n`;
-console.log(row);
 const HEAD = `# Memory, planned and taken
 
 Rows of \`bun scripts/bench/memory.ts --write\`: mixes of adapters, rows, length and rank. Mean absolute error of the plan, of the plan with
@@ -105,4 +89,12 @@ fitted to the same measurements, which knows nothing of ranks and adapters.
 | date (UTC) | commit | device | shape | mixes | plan | plan, corrected | worst | paper's model |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
 `;
-if (values.write) writeFileSync(FILE, (existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD) + row);
+tableOf("memory", HEAD, values.write)(
+  reports[0]!.device,
+  values.shape,
+  mixes.length,
+  share(plain),
+  share(corrected),
+  share(worst),
+  share(paper),
+);

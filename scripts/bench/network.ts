@@ -1,7 +1,8 @@
 // The two halves of scripts/bench/network that are no shell: the recipe that it trains, and what came of it.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { tableOf } from "./table.ts";
 
 const [what, root, work, ...rest] = process.argv.slice(2) as [string, string, string, ...string[]];
 
@@ -27,8 +28,7 @@ tokens_per_microbatch = 256
 ${Array.from({ length: adapters }, (_, i) => one(i)).join("")}`;
 }
 
-const FILE = join(root, "docs", "measurements", "network.md");
-const HEADER = `# A pipeline over a slow network
+const HEAD = `# A pipeline over a slow network
 
 Rows of \`scripts/bench/network --write\`: two network namespaces of one machine with a wire between them that tc slows down, as in the
 paper's clusters of 1 Gbit/s; a cpu stage in each, on one core, SmolLM2-135M, eight adapters. "link" is what 32 MiB messages over NATS
@@ -48,25 +48,14 @@ function report(rate: string, write: boolean): void {
   const wire = (Number(number) * (unit === "g" ? 1000 : 1)) / 8;
   const { otherData } = JSON.parse(readFileSync(join(work, "trace.json"), "utf8"));
   const { schedule } = JSON.parse(readFileSync(join(work, "plan.json"), "utf8"));
-  const git = Bun.spawnSync(["git", "rev-parse", "--short", "HEAD"], { cwd: root });
-  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-  const cells = [
-    date,
-    git.stdout.toString().trim() || "?",
-    machine,
+  tableOf("network", HEAD, write)(
+    machine ?? "?",
     rate,
     `${carried.toFixed(0)} (${((100 * carried) / wire).toFixed(0)} %)`,
     otherData.adapters.length,
     otherData.bubble.toFixed(3),
     schedule.bubble.toFixed(3),
-  ];
-  const row = `| ${cells.join(" | ")} |\n`;
-  process.stdout.write(row);
-  if (!write) return;
-  if (!existsSync(FILE)) writeFileSync(FILE, HEADER);
-  const text = readFileSync(FILE, "utf8");
-  const end = text.lastIndexOf("|\n") + 2; // behind the table
-  writeFileSync(FILE, text.slice(0, end) + row + text.slice(end));
+  );
 }
 
 if (what === "recipe") process.stdout.write(recipe(Number(rest[0])));

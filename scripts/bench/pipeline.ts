@@ -7,13 +7,12 @@
 // --peers runs PEFT with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. --write adds the rows to
 // docs/measurements/pipeline.md.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { sum } from "../../src/base/shape.ts";
+import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const FILE = join(ROOT, "docs", "measurements", "pipeline.md");
 const { values } = parseArgs({
   options: {
     shapes: { type: "string", default: "llama2-7b llama2-13b" },
@@ -53,8 +52,17 @@ async function bench(shape: string, adapters: number, stages: number, gpu?: numb
   return JSON.parse(await output([...values.mlora.split(" "), "bench", ...flags, "--json"], only));
 }
 
-const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
-const written: string[] = [];
+const HEAD = `# A pipeline over two GPUs
+
+Rows of \`bun scripts/bench/pipeline.ts --write\`: rank 16 on q, k, v, o, dropout 0.05, ${values.rows} x ${values.length} tokens an adapter's mini-batch, bf16. "beside"
+is tokens/s divided by those of one GPU; memory is of all GPUs together; bubbles are the idle share of both stages' time while both train.
+PEFT's rows are compiled layer by layer, with as many rows on each GPU.
+
+| date (UTC) | commit | GPU | shape | what | tokens/s | beside one GPU | GiB | bubble, measured | simulated | link |
+| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
+`;
+const keep = tableOf("pipeline", HEAD, values.write);
+
 function report(
   gpu: string,
   shape: string,
@@ -64,10 +72,7 @@ function report(
   ratio: number,
   rest: readonly string[],
 ): void {
-  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-  const cells = [date, commit, gpu, shape, what, tokens.toFixed(0), ratio.toFixed(2), (bytes / 2 ** 30).toFixed(1), ...rest];
-  written.push(`| ${cells.join(" | ")} |\n`);
-  process.stdout.write(written.at(-1)!);
+  keep(gpu, shape, what, tokens.toFixed(0), ratio.toFixed(2), (bytes / 2 ** 30).toFixed(1), ...rest);
 }
 
 const NOTHING = ["", "", ""];
@@ -101,18 +106,4 @@ for (const shape of values.shapes.split(" ")) {
   report(one.device, shape, "PEFT, FSDP, 1 adapter", peer.tokens_per_s, peer.device_bytes, beside(peer.tokens_per_s), NOTHING);
 }
 
-const HEAD = `# A pipeline over two GPUs
-
-Rows of \`bun scripts/bench/pipeline.ts --write\`: rank 16 on q, k, v, o, dropout 0.05, ${values.rows} x ${values.length} tokens an adapter's mini-batch, bf16. "beside"
-is tokens/s divided by those of one GPU; memory is of all GPUs together; bubbles are the idle share of both stages' time while both train.
-PEFT's rows are compiled layer by layer, with as many rows on each GPU.
-
-| date (UTC) | commit | GPU | shape | what | tokens/s | beside one GPU | GiB | bubble, measured | simulated | link |
-| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
-`;
-if (values.write) {
-  const text = existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD;
-  const end = text.lastIndexOf("|\n") + 2; // behind the table
-  writeFileSync(FILE, text.slice(0, end) + written.join("") + text.slice(end));
-}
 if (failures.length > 0) throw new Error(failures.join("\n"));

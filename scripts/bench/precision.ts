@@ -5,12 +5,11 @@
 // Each case is one `mlora bench`, beside the case that it is compared with in the same run. Ratios count. Needs a GPU; fp8 needs Hopper.
 // --write adds the rows to docs/measurements/precision.md.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const FILE = join(ROOT, "docs", "measurements", "precision.md");
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -51,22 +50,6 @@ async function measure(settings: Settings): Promise<Report> {
   return JSON.parse(out);
 }
 
-const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
-const found = new Map<string, Report>();
-let rows = "";
-for (const name of positionals.length > 0 ? positionals : Object.keys(CASES)) {
-  const { settings, of, asked = "" } = CASES[name]!;
-  const report = await measure(settings);
-  found.set(name, report);
-  const beside = of === undefined ? undefined : found.get(of);
-  const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-  const ratio = beside ? (report.tokens_per_s / beside.tokens_per_s).toFixed(2) : "";
-  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(1);
-  const memory = `${gib(report.device_bytes)} (${gib(report.planned_bytes)})`;
-  const row = `| ${[date, commit, report.device, name, report.tokens_per_s, ratio, memory, asked].join(" | ")} |\n`;
-  process.stdout.write(row);
-  rows += row;
-}
 const HEAD = `# Precisions and kinds of adapters
 
 Rows of \`bun scripts/bench/precision.ts --write\`: four adapters of 2 x 512 tokens each, rank 16 on q, k, v, o, dropout 0.05, of the Llama-2-7B
@@ -75,8 +58,15 @@ shape where nothing else is said. The ratio is that of tokens/s to the bf16 row'
 | date (UTC) | commit | GPU | case | tokens/s | ratio | GiB (planned) | asked |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: |
 `;
-if (values.write) {
-  const text = existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD;
-  const end = text.lastIndexOf("|\n") + 2; // behind the table
-  writeFileSync(FILE, text.slice(0, end) + rows + text.slice(end));
+const keep = tableOf("precision", HEAD, values.write);
+const found = new Map<string, Report>();
+for (const name of positionals.length > 0 ? positionals : Object.keys(CASES)) {
+  const { settings, of, asked = "" } = CASES[name]!;
+  const report = await measure(settings);
+  found.set(name, report);
+  const beside = of === undefined ? undefined : found.get(of);
+  const ratio = beside ? (report.tokens_per_s / beside.tokens_per_s).toFixed(2) : "";
+  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(1);
+  const memory = `${gib(report.device_bytes)} (${gib(report.planned_bytes)})`;
+  keep(report.device, name, report.tokens_per_s, ratio, memory, asked);
 }

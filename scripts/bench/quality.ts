@@ -8,13 +8,13 @@
 // Needs the quickstart's base model: scripts/model. Ratios to the first precision count. --write adds the rows to
 // docs/measurements/quality.md.
 
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const FILE = join(ROOT, "docs", "measurements", "quality.md");
 const { values } = parseArgs({
   options: {
     precisions: { type: "string", default: "auto int8 nf4" },
@@ -86,29 +86,6 @@ async function trained(precision: string): Promise<Map<string, Line>> {
   }
 }
 
-const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
-let first: Map<string, Line> | null = null;
-let rows = "";
-for (const precision of values.precisions.split(" ")) {
-  const found = await trained(precision);
-  first ??= found;
-  for (const [adapter, { loss, exact, rows: of }] of found) {
-    const date = new Date().toISOString().slice(0, 16).replace("T", " ");
-    const ratio = (loss / first.get(adapter)!.loss).toFixed(3);
-    const cells = [
-      date,
-      commit,
-      values.device,
-      precision,
-      values.data === undefined ? adapter : `${adapter}, ${trainedRows} rows, epochs ${values.epochs}`,
-      loss.toFixed(4),
-      ratio,
-      `${((100 * exact) / of).toFixed(0)} %`,
-    ];
-    rows += `| ${cells.join(" | ")} |\n`;
-    process.stdout.write(`| ${cells.join(" | ")} |\n`);
-  }
-}
 const HEAD = `# Quality over a base in fewer bits
 
 Rows of \`bun scripts/bench/quality.ts --write\`: the quickstart's adapters on SmolLM2-135M-Instruct, the last held-out loss of each, its ratio to
@@ -117,8 +94,20 @@ that of the first precision, and the share of answers that are exactly right.
 | date (UTC) | commit | device | precision | adapter | held-out loss | ratio | exact match |
 | --- | --- | --- | --- | --- | ---: | ---: | ---: |
 `;
-if (values.write) {
-  const text = existsSync(FILE) ? readFileSync(FILE, "utf8") : HEAD;
-  const end = text.lastIndexOf("|\n") + 2; // behind the table
-  writeFileSync(FILE, text.slice(0, end) + rows + text.slice(end));
+const keep = tableOf("quality", HEAD, values.write);
+let first: Map<string, Line> | null = null;
+for (const precision of values.precisions.split(" ")) {
+  const found = await trained(precision);
+  first ??= found;
+  for (const [adapter, { loss, exact, rows: of }] of found) {
+    const ratio = (loss / first.get(adapter)!.loss).toFixed(3);
+    keep(
+      values.device,
+      precision,
+      values.data === undefined ? adapter : `${adapter}, ${trainedRows} rows, epochs ${values.epochs}`,
+      loss.toFixed(4),
+      ratio,
+      `${((100 * exact) / of).toFixed(0)} %`,
+    );
+  }
 }

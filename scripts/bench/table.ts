@@ -1,0 +1,26 @@
+// Measurements as rows of a table in docs/measurements: printed as they come, and kept with --write.
+
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+const ROOT = join(import.meta.dir, "..", "..");
+
+/** Now, in UTC, to the minute. */
+export const date = (): string => new Date().toISOString().slice(0, 16).replace("T", " ");
+
+/** What was measured, as Git names it. */
+export const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
+
+/** The table of docs/measurements/NAME.md, which begins with `head` where there is none yet; its first columns are date and commit. */
+export function tableOf(name: string, head: string, write: boolean) {
+  const file = join(ROOT, "docs", "measurements", `${name}.md`);
+  /** Prints a row, and writes it behind the last one. */
+  return (...cells: readonly (string | number)[]): void => {
+    const row = `| ${[date(), commit, ...cells].join(" | ")} |\n`;
+    process.stdout.write(row);
+    if (!write) return;
+    const text = existsSync(file) ? readFileSync(file, "utf8") : head;
+    const end = text.lastIndexOf("|\n") + 2;
+    writeFileSync(file, text.slice(0, end) + row + text.slice(end));
+  };
+}
