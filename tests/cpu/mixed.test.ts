@@ -11,8 +11,8 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 const outputOf = (path: string) => join(path, "..", "out");
 
-async function done(names: readonly string[], run: object = {}): Promise<string> {
-  const path = place.project(mixedRecipe(names, "cpu", run), MIXED_FILES);
+async function done(names: readonly string[], run: object = {}, precision = "auto"): Promise<string> {
+  const path = place.project(mixedRecipe(names, "cpu", run, precision), MIXED_FILES);
   const { code, err } = await place.mlora("run", path);
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
   return path;
@@ -27,6 +27,16 @@ test("each equals its run alone, bit for bit, on one stage and on two, and each 
     expect(Number(here.evaluations.at(-1)!["loss"]), name).toBeLessThan(Number(here.evaluations[0]!["loss"]));
   }
 }, 300_000);
+
+for (const precision of ["int8", "nf4"])
+  test(`over a base in ${precision} each equals its run in half of the company, on two stages`, async () => {
+    const together = await done(MIXED_NAMES, {}, precision);
+    for (const half of [0, 1]) {
+      const names = MIXED_NAMES.filter((_, i) => i % 2 === half);
+      const apart = await done(names, { stages: 2 }, precision);
+      for (const name of names) expect(leftOf(outputOf(apart), name), name).toEqual(leftOf(outputOf(together), name));
+    }
+  }, 300_000);
 
 test("killed and gone on with, it comes to the same; a changed optimizer is refused", async () => {
   const names = MIXED_NAMES.filter((name) => /sgd|nesterov|plain|sft|cit/.test(name));

@@ -10,8 +10,8 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 const outputOf = (path: string) => join(path, "..", "out");
 
-async function done(names: readonly string[], device: string, precision: string): Promise<string> {
-  const path = place.project(mixedRecipe(names, device, {}, precision), MIXED_FILES);
+async function done(names: readonly string[], device: string, precision: string, run: object = {}): Promise<string> {
+  const path = place.project(mixedRecipe(names, device, run, precision), MIXED_FILES);
   const { code, err } = await place.mlora("run", path);
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
   return path;
@@ -25,6 +25,16 @@ needs("gpu")("a mixed run on the GPU", () => {
         const [here, alone] = [together, await done([name], "cuda", precision)].map((path) => leftOf(outputOf(path), name));
         expect(alone, name).toEqual(here!);
         expect(Number(here!.evaluations.at(-1)!["loss"]), name).toBeLessThan(Number(here!.evaluations[0]!["loss"]));
+      }
+    }, 600_000);
+
+  for (const precision of ["int8", "nf4", "fp8"])
+    test(`over a base in ${precision} each equals its run in half of the company, on two stages`, async () => {
+      const together = await done(MIXED_NAMES, "cuda", precision);
+      for (const half of [0, 1]) {
+        const names = MIXED_NAMES.filter((_, i) => i % 2 === half);
+        const apart = await done(names, "cuda", precision, { stages: 2 });
+        for (const name of names) expect(leftOf(outputOf(apart), name), name).toEqual(leftOf(outputOf(together), name));
       }
     }, 600_000);
 
