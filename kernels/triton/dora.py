@@ -1,19 +1,20 @@
 """DoRA's part of a linear layer (Liu et al. 2024): the norms of rows, and their lengths as factors. Memory-bound.
 
-    dora_norm        norm[n] = |w[n] + scale[l, g] sum_r b[l, n, r] a[l, g R + r]| of one adapter l in rows first .. last, those of linear g;
-                     with begins = 1 m[l, n] = norm[n]; gain[l, n] = m[l, n] / norm[n], inverse[l, n] = 1 / norm[n], 0 for rows of zeros
+    dora_norm        norm[n] = |w[n] + scale[l, g] sum_r b[l, n, r] a[l, g R + r]| of adapters l with stale[l] != 0, in rows first .. last,
+                     those of linear g; m[l, n] = norm[n] where stale[l] = 2; gain[l, n] = m[l, n] / norm[n], inverse[l, n] = 1 / norm[n],
+                     0 for rows of zeros
     dora_forward     y[m, n] = gain[l, n] z[m, n] + bias[n] + residual[m, n] in the tiles of decomposed adapters
     dora_backward    dm[l, n] += inverse[l, n] sum_m dy[m, n] z[m, n], z[m, n] = gain[l, n] dy[m, n] there; z = dy in all other tiles
 
 Shapes: w c[N, K]; a c[L, G R, K] and b c[L, N, R], m and dm f32[L, N], L strided; gain, inverse f32[L, N]; dy, z, y, residual c[M, N];
-decomposed i32[L]. Needs: M a multiple of 128, K and N multiples of 8, R 16 to 256, the tiles of an adapter side by side, 16-byte
+decomposed, stale i32[L]. Needs: M a multiple of 128, K and N multiples of 8, R 16 to 256, the tiles of an adapter side by side, 16-byte
 alignment. A linear that the adapter does not target (rank 0) is left as it is. No scratch.
 
 Order of sums: over k in blocks of BK, and over an adapter's rows from its own first tile on, ROWS lanes apart. So no result depends on
-the company or on R. The weight is summed with its low-rank product in registers, tile by tile: no cancellation, and W + B A is nowhere.
+the company or on R. Adapters beside each other read a weight's rows at the same time, so from memory once. The weight is summed with its low-rank product in registers, tile by tile: no cancellation, and W + B A is nowhere.
 
 Launch (T = M / 128):
-    dora_norm        a linear at a time, grid (ceil((last - first) / BN))
+    dora_norm        a linear at a time, grid (L, ceil((last - first) / BN))
     dora_forward     grid (M / ROWS, ceil(N / BN))
     dora_backward    grid (ceil(N / BN), L + T): adapters, then the tiles that are copied
 """
@@ -26,35 +27,41 @@ ROW_TILE = tl.constexpr(128)  # an adapter's rows begin at a multiple of this
 
 
 @triton.jit
-def dora_norm(w, a, b, scale, ranks, m, gain, inverse, a_stride, b_stride, m_stride, slot, begins, g, G, first, last, N, K,
+def dora_norm(w, a, b, scale, ranks, m, gain, inverse, stale, a_stride, b_stride, m_stride, g, G, first, last, N, K,
               R: tl.constexpr, RB: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """BN rows of one linear of adapter `slot`. See the top of the file."""
+    """BN rows of one linear of one adapter. See the top of the file."""
     K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
+    slot = tl.program_id(0)
+    kind = tl.load(stale + slot)
     rank = tl.load(ranks + slot * G + g)
-    if rank == 0:
+    if (kind == 0) | (rank == 0):
         return
-    n = first + tl.program_id(0) * BN + tl.arange(0, BN)
+    n = first + tl.program_id(1) * BN + tl.arange(0, BN)
     inside = n < last
     factor = tl.load(scale + slot * G + g)
     a_g = a + tl.cast(slot, tl.int64) * a_stride + tl.cast(g * R, tl.int64) * K
     b_row = b + tl.cast(slot, tl.int64) * b_stride + n.to(tl.int64)[:, None] * R
     w_row = w + n.to(tl.int64)[:, None] * K
     squares = tl.zeros((BN, BK), tl.float32)
+    r = tl.arange(0, RB)
+    b_NR = tl.load(b_row + r[None, :], mask=inside[:, None], other=0.0)
     for k0 in range(0, K, BK):
         k = k0 + tl.arange(0, BK)
-        low = tl.zeros((BN, BK), tl.float32)
-        for r0 in range(0, rank, RB):
-            r = r0 + tl.arange(0, RB)
-            b_NR = tl.load(b_row + r[None, :], mask=inside[:, None], other=0.0)
-            a_RK = tl.load(a_g + r.to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
-            low = tl.dot(b_NR, a_RK, low, input_precision="ieee")
+        a_RK = tl.load(a_g + r.to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+        low = tl.dot(b_NR, a_RK, tl.zeros((BN, BK), tl.float32), input_precision="ieee")
+        if R > RB:  # a loop within keeps the compiler from loading ahead, so there is none where it is not wanted
+            for r0 in range(RB, rank, RB):
+                more = r0 + tl.arange(0, RB)
+                b_more = tl.load(b_row + more[None, :], mask=inside[:, None], other=0.0)
+                a_more = tl.load(a_g + more.to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+                low = tl.dot(b_more, a_more, low, input_precision="ieee")
         value = tl.load(w_row + k[None, :], mask=inside[:, None] & (k < K)[None, :], other=0.0).to(tl.float32) + factor * low
         squares += value * value
     norm = tl.sqrt_rn(tl.sum(squares, axis=1))
     at = tl.cast(slot, tl.int64) * N + n
     m_at = m + tl.cast(slot, tl.int64) * m_stride + n
     length = tl.load(m_at, mask=inside, other=0.0)
-    if begins == 1:
+    if kind == 2:
         length = norm
         tl.store(m_at, norm, mask=inside)
     some = norm > 0

@@ -6,11 +6,11 @@ from linear_variants import RANKS, rank_block
 
 DTYPE = {"ptr": "bf16", "f32": "fp32"}
 KINDS = {"ptr": ["tma", "ptr"], "f32": ["f32"]}
-NORM = {"ptr": dict(BN=64, BK=64), "f32": dict(BN=32, BK=32)}
+NORM = {"ptr": dict(BN=32, BK=64), "f32": dict(BN=32, BK=32)}
 
 PARAMETERS = {
-    "dora_norm": "w:c a:c b:c scale:*fp32 ranks:*i32 m:*fp32 gain:*fp32 inverse:*fp32 a_stride:i64 b_stride:i64 m_stride:i64 "
-    "slot:i32 begins:i32 g:i32 G:i32 first:i32 last:i32 N:i32 K:i32",
+    "dora_norm": "w:c a:c b:c scale:*fp32 ranks:*i32 m:*fp32 gain:*fp32 inverse:*fp32 stale:*i32 a_stride:i64 b_stride:i64 m_stride:i64 "
+    "g:i32 G:i32 first:i32 last:i32 N:i32 K:i32",
     "dora_forward": "z:c bias:c residual:c gain:*fp32 decomposed:*i32 y:c tile_adapter:*i32 N:i32",
     "dora_backward": "dy:c z:c gain:*fp32 inverse:*fp32 decomposed:*i32 dm:*fp32 tile_adapter:*i32 dm_stride:i64 L:i32 M:i32 N:i32",
 }
@@ -26,8 +26,8 @@ def variants():
     """Every row of this family."""
     for kind in KINDS:
         for R in RANKS[kind]:
-            yield variant("dora_norm", kind, 3, R=R, RB=rank_block(R), **NORM[kind])
+            yield variant("dora_norm", kind, 4, R=R, RB=rank_block(R), **NORM[kind])
         for bias in (0, 1):
             for residual in (0, 1):
                 yield variant("dora_forward", kind, 1, ROWS=16, BN=256, BIAS=bias, RESIDUAL=residual)
-        yield variant("dora_backward", kind, 2, ROWS=32, BN=64)
+        yield variant("dora_backward", kind, 2, ROWS=64, BN=32)

@@ -62,6 +62,7 @@ export type { Factor } from "../base/layout.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 
+const [FRESH, STALE, BEGINS] = [0, 1, 2];
 const GROUP_ORDER = Object.keys(GROUPS);
 
 /** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
@@ -69,10 +70,10 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   const block = adapters * layout.size;
   const copy = compute === "bf16" ? [block * 2] : [];
   const norms = [layout.tensors.length * 12, adapters * layout.tensors.length * 4];
-  const own = layout.sites.flatMap(({ m }, i) =>
-    m === null ? [] : Array(2).fill(adapters * layout.tensors[3 * i + 2]!.columns * 4),
-  );
-  if (own.length > 0) own.push(...Array(groups).fill(adapters * 4));
+  const columns = new Map(layout.tensors.map((place) => [place.offset, place.columns]));
+  const own = layout.sites.flatMap(({ m }) => (m === null ? [] : Array(2).fill(adapters * columns.get(m)! * 4)));
+  const decomposed = new Set(layout.sites.flatMap(({ m, group }) => (m === null ? [] : [group]))).size;
+  if (decomposed > 0) own.push(...Array(decomposed + 1).fill(adapters * 4));
   const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
   return arenaBytes([
     ...Array(4).fill(block * 4),
@@ -97,8 +98,9 @@ export class AdapterBank implements Disposable {
   readonly #factors: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
-  /** Slots of DoRA adapters whose gains are not those of their parameters; true where the magnitudes begin as the norms. */
-  readonly #stale = new Map<number, boolean>();
+  /** Of each slot: whether its gains are not those of its parameters, and whether its magnitudes begin as the norms (kernels.ts, dora_norm). */
+  readonly #stale: Int32Array;
+  readonly #staleTable: Tensor | null;
   /** Of each group: what the kernels read of the adapters' ranks and scales, and whose rows have magnitudes. */
   readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
   /** Who has each slot; null for nobody. */
@@ -111,7 +113,7 @@ export class AdapterBank implements Disposable {
     slots: number,
     groups: readonly Group[],
     paddedRank: number,
-    magnitudes = false,
+    magnitudes: readonly Group[] = [],
   ) {
     this.layout = layoutAdapters(spec, layers, groups, paddedRank, magnitudes);
     this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
@@ -132,7 +134,9 @@ export class AdapterBank implements Disposable {
     this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
-    for (const group of groups) this.#addSites(group, magnitudes);
+    for (const group of groups) this.#addSites(group, magnitudes.includes(group));
+    this.#stale = new Int32Array(count);
+    this.#staleTable = magnitudes.length > 0 ? this.#arena.tensor("i32", count) : null;
     this.#writeTables();
   }
 
@@ -150,7 +154,7 @@ export class AdapterBank implements Disposable {
   admit(slot: number, adapter: BankAdapter): void {
     invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
     this.#adapters[slot] = adapter;
-    this.#stale.delete(slot);
+    this.#stale[slot] = FRESH;
     for (const what of ["params", "grads", "m", "v"] as const) this.device.zero(this.#row(slot, what));
     if (this.#copy) this.device.zero(this.#copyRow(this.#copy, slot));
     this.#writeTables();
@@ -165,14 +169,15 @@ export class AdapterBank implements Disposable {
 
   /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
   beginMagnitudes(slot: number): void {
-    this.#stale.set(slot, true);
+    this.#stale[slot] = BEGINS;
   }
 
-  /** The slots whose gains have to be computed before the next forward pass; from here on they count as computed. */
-  takeStale(): ReadonlyMap<number, boolean> {
-    const taken = new Map(this.#stale);
-    this.#stale.clear();
-    return taken;
+  /** i32[L], whose gains have to be computed before the next forward pass, from here on they count as computed; null where nobody's. */
+  takeStale(): Tensor | null {
+    if (this.#stale.every((is) => is === FRESH)) return null;
+    this.device.write(this.#staleTable!, this.#stale);
+    this.#stale.fill(FRESH);
+    return this.#staleTable;
   }
 
   /** How many of these adapters have magnitudes in each group. */
@@ -251,7 +256,7 @@ export class AdapterBank implements Disposable {
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
     for (const [slot, adapter] of this.#adapters.entries())
-      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] !== 0) this.#stale.set(slot, false);
+      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] !== 0) this.#stale[slot] = STALE;
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
     adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
   }
@@ -293,7 +298,7 @@ export class AdapterBank implements Disposable {
 
   write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
     this.device.write(this.#row(adapter, what), values);
-    if (what === "params" && this.#adapters[adapter]?.method === "dora") this.#stale.set(adapter, false);
+    if (what === "params" && this.#adapters[adapter]?.method === "dora") this.#stale[adapter] = STALE;
     if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));
   }
 

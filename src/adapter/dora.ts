@@ -4,8 +4,8 @@
 //     dz = g dy,                    dm = sum over rows of dy z / norm
 //
 // The norm counts as a constant in the backward pass (section 4.3 of the paper), as in PEFT. All behind dz is LoRA's. With dropout PEFT
-// drops the input of its term (g - 1) W x, too; here W x sees all of x, so the two agree without dropout. z is made anew in the backward
-// pass: one frozen product more.
+// drops the input of its term (g - 1) W x, too; here W x sees all of x, so the two agree without dropout. z is kept for the backward
+// pass, like all products of matrices; with full recomputation a layer's are shared, and that of the down projection is made again.
 //
 // What a pass computes for adapters without magnitudes is what it computes without this file: `forward` writes the tiles of DoRA
 // adapters alone.
@@ -21,13 +21,15 @@ import type { AdapterBank, Site } from "./bank.ts";
 
 /** Whose rows a pass has, for each group: no DoRA adapter's that has a target there, some, or all. */
 export type Company = { readonly decomposed: Readonly<Record<Group, "none" | "some" | "all">> };
+/** Where z is: kept since the forward pass, or scratch. */
+export type Product = { readonly kept: Tensor | null; readonly scratch: Tensor | null };
 type Rows = { readonly tileAdapter: Tensor };
 type Low = NonNullable<Kernels["linear_forward"]["lora"]>;
 
 /** z cut to a product's shape. */
 const cut = (z: Tensor, like: Tensor): Tensor => ({ ...z, shape: like.shape });
 
-/** Writes the rows of DoRA adapters in y; `z` is scratch of at least y's size. */
+/** Writes the rows of DoRA adapters in y, and the product in `z`, which is of at least y's size. */
 export function forward(
   device: Device,
   { magnitudes }: Site,
@@ -44,17 +46,17 @@ export function forward(
   doraForward(device, { z: product, bias, residual, gain, decomposed, y, tileAdapter });
 }
 
-/** Adds dm to the bank's gradients and returns dz, which lies in `z`; the rows of other adapters are dy's. */
+/** Adds dm to the bank's gradients and returns dz, which lies where z was; the rows of other adapters are dy's. */
 export function backward(
   device: Device,
   { magnitudes }: Site,
   { tileAdapter }: Rows,
   weight: Weight,
   { x, dy, lora }: { readonly x: Tensor; readonly dy: Tensor; readonly lora: Low },
-  z: Tensor,
+  { kept, scratch }: Product,
 ): Tensor {
-  const product = cut(z, dy);
-  linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
+  const product = cut((kept ?? scratch)!, dy);
+  if (!kept) linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
   const { dm, gain, inverse, decomposed } = magnitudes!;
   doraBackward(device, { dy, z: product, gain, inverse, decomposed, dm, tileAdapter });
   return product;
@@ -67,16 +69,13 @@ export function refresh(
   layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Weight }>>]>,
 ): void {
   const stale = bank.takeStale();
-  if (stale.size === 0) return;
+  if (!stale) return;
   for (const [layer, linears] of layers)
     for (const group of Object.keys(linears) as Group[]) {
       const site = bank.site(layer, group);
       if (!site?.magnitudes) continue;
       const { a, b, scale, ranks, firstColumn } = site;
       const { m, gain, inverse } = site.magnitudes;
-      for (const [slot, begins] of stale) {
-        const args = { a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins: begins ? 1 : 0 } as const;
-        doraNorm(device, { weight: linears[group].weight, ...args });
-      }
+      doraNorm(device, { weight: linears[group].weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale });
     }
 }

@@ -14,7 +14,7 @@ export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tens
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 
-/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. `z` is scratch of DoRA's. */
+/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. DoRA's product is left in `z`. */
 export function forward(
   device: Device,
   site: Site | null,
@@ -44,7 +44,7 @@ export function down(device: Device, site: Site, rows: RowTables, x: Tensor, s: 
 
 /**
  * dx = dy W + drop'(ds A), with dA and dB added to the bank's gradients. `ds` is scratch of s's shape; `dx` null where nobody
- * needs the gradient of the input. `z` is scratch of DoRA's.
+ * needs the gradient of the input. `z` is where DoRA's product is, or scratch in which it is made again.
  */
 export function backward(
   device: Device,
@@ -52,7 +52,7 @@ export function backward(
   rows: RowTables,
   weight: Weight,
   io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
-  z: Tensor | null,
+  z: dora.Product,
 ): void {
   const { x, s, ds, dx } = io;
   let { dy } = io;
@@ -64,7 +64,7 @@ export function backward(
   const { a, b, da, db, ranks, scale, firstColumn, module } = site;
   if (rows.decomposed[site.group] !== "none") {
     const low = { s, b, scale, ranks, tileAdapter, firstColumn };
-    dy = dora.backward(device, site, rows, weight, { x, dy, lora: low }, z!);
+    dy = dora.backward(device, site, rows, weight, { x, dy, lora: low }, z);
   }
   loraUpGrad(device, { dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter });
   loraDownGrad(device, { x, ds, da, ranks, module, ...rows });

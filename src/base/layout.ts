@@ -63,12 +63,16 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
+/** The groups where a DoRA adapter has a target. */
+export const magnitudesOf = (adapters: readonly { readonly targets: readonly Linear[]; readonly method?: Method }[]) =>
+  groupsOf(adapters.flatMap(({ method, targets }) => (method === "dora" ? targets : [])));
+
 export function layoutAdapters(
   spec: ModelSpec,
   layers: LayerRange,
   groups: readonly Group[],
   rank: number,
-  magnitudes = false,
+  magnitudes: readonly Group[] = [],
 ): AdapterLayout {
   const sites: SiteLayout[] = [];
   const tensors: Place[] = [];
@@ -84,7 +88,7 @@ export function layoutAdapters(
       const { in: width, firstColumn } = groupShape(spec, group);
       const a = take((firstColumn.length - 1) * rank, width);
       const b = take(firstColumn.at(-1)!, rank);
-      const m = magnitudes ? take(1, firstColumn.at(-1)!) : null;
+      const m = magnitudes.includes(group) ? take(1, firstColumn.at(-1)!) : null;
       sites.push({ layer, group, a, b, m });
     }
   return { sites, tensors, rank, size: at };

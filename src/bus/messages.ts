@@ -82,7 +82,7 @@ export type StageSetup = {
     readonly rank: number;
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
-    readonly magnitudes: boolean;
+    readonly magnitudes: readonly Group[];
     readonly inFlight: number;
     readonly positions: number;
     readonly format: WeightFormat;

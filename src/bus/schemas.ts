@@ -174,7 +174,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     rank: natural,
     recomputation: v.picklist(["none", "selective", "full"]),
     groups: v.array(v.picklist(GROUP_NAMES)),
-    magnitudes: v.boolean(),
+    magnitudes: v.array(v.picklist(GROUP_NAMES)),
     inFlight: natural,
     positions: natural,
     format: v.picklist(WEIGHT_FORMATS),

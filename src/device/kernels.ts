@@ -174,9 +174,9 @@ export type Kernels = {
   lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
 
   /**
-   * DoRA's norms of the adapter in `slot`: norm[n] = |weight[n] + scale sum_r b[slot, n, r] a[slot, g R + r]| over the rows of the linears
-   * that it targets; gain[slot, n] = m[slot, n] / norm[n] and inverse[slot, n] = 1 / norm[n], or 0 for a row of zeros. With begins = 1
-   * m[slot, n] first becomes norm[n]. Other rows are left as they are. m f32[L, N], L strided; gain, inverse f32[L, N].
+   * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r b[l, n, r] a[l, g R + r]| over the
+   * rows of the linears that l targets; gain[l, n] = m[l, n] / norm[n] and inverse[l, n] = 1 / norm[n], or 0 for a row of zeros. Where
+   * stale is 2 m[l, n] first becomes norm[n]. All else is left as it is. m f32[L, N], L strided; gain, inverse f32[L, N].
    */
   dora_norm: {
     readonly weight: Weight;
@@ -188,8 +188,7 @@ export type Kernels = {
     readonly m: Tensor;
     readonly gain: Tensor;
     readonly inverse: Tensor;
-    readonly slot: number;
-    readonly begins: 0 | 1;
+    readonly stale: Tensor;
   };
   /**
    * y = gain[adapter] z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1; y's other rows are left as they are.

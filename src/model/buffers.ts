@@ -3,7 +3,7 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { groupShape } from "../base/layout.ts";
-import { maxOf, sizeOf } from "../base/shape.ts";
+import { sizeOf } from "../base/shape.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -23,8 +23,8 @@ export type Sizes = {
   readonly recomputation: Recomputation;
   /** Groups of linears that adapters target: only their inputs are needed again. */
   readonly groups: readonly Group[];
-  /** Whether there are DoRA adapters. */
-  readonly magnitudes: boolean;
+  /** Groups where DoRA adapters have targets. */
+  readonly magnitudes: readonly Group[];
 };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -40,6 +40,8 @@ export type LayerActivations = {
   readonly rstd2: Tensor;
   readonly gateUp: Tensor;
   readonly s: Readonly<Record<Group, Tensor>>;
+  /** Products that DoRA scales, where the backward pass finds them; null where there is no DoRA, or they are made again. */
+  readonly z: Readonly<Record<Group, Tensor | null>>;
   readonly h1: Tensor; // outputs of the two norms and of the activation: shared by all layers when not kept
   readonly h2: Tensor;
   readonly act: Tensor;
@@ -60,7 +62,7 @@ export type Workspace = {
   readonly gradAct: Tensor; // [M, I]
   readonly ds: Tensor; // [M, 3 R]
   readonly delta: Tensor; // [Q, M]
-  /** [M, N] of the widest group: products that DoRA scales; null where no adapter is one. */
+  /** [M, H] the product that DoRA scales of the down projection, where that is made again: with full recomputation. */
   readonly z: Tensor | null;
 };
 
@@ -86,10 +88,14 @@ const widths = (spec: ModelSpec) => ({
 });
 
 function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork) {
-  const { rows, rank, recomputation, groups } = sizes;
+  const { rows, rank, recomputation, groups, magnitudes } = sizes;
   const w = widths(spec);
   const qkv = take(compute, rows, w.qkv);
   const kept = (group: Group) => recomputation === "none" && groups.includes(group);
+  const product = (group: Group) => {
+    const isMade = magnitudes.includes(group) && !(group === "down" && recomputation === "full");
+    return isMade ? take(compute, rows, groupShape(spec, group).firstColumn.at(-1)!) : null;
+  };
   const low = (group: Group, linears: number) => take(compute, groups.includes(group) ? rows : 0, linears * rank);
   return {
     rstd1: take("f32", rows),
@@ -106,6 +112,7 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
       gateUp: low("gateUp", 2),
       down: low("down", 1),
     },
+    z: { qkv: product("qkv"), o: product("o"), gateUp: product("gateUp"), down: product("down") },
     h1: kept("qkv") ? take(compute, rows, w.hidden) : work.h,
     h2: kept("gateUp") ? take(compute, rows, w.hidden) : work.h,
     act: kept("down") ? take(compute, rows, w.inner) : work.act,
@@ -113,12 +120,12 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
 }
 
 export function takeForwardWork(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): ForwardWork {
-  const { rows, groups, magnitudes } = sizes;
+  const { rows, recomputation, magnitudes } = sizes;
   const w = widths(spec);
   return {
     h: take(compute, rows, w.hidden),
     act: take(compute, rows, w.inner),
-    z: magnitudes ? take(compute, rows, maxOf(groups.map((group) => groupShape(spec, group).firstColumn.at(-1)!))) : null,
+    z: recomputation === "full" && magnitudes.includes("down") ? take(compute, rows, w.hidden) : null,
   };
 }
 

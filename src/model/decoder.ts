@@ -87,7 +87,8 @@ export class Decoder {
   #cut(acts: Activations, i: number, rows: number): Cut {
     const layer = acts.layers[i]!;
     const of = (t: Tensor) => firstRows(t, rows);
-    const { s } = layer;
+    const { s, z } = layer;
+    const cut = (t: Tensor | null) => t && of(t);
     return {
       x: of(acts.inputs[i]!),
       out: of(acts.inputs[i + 1]!),
@@ -100,6 +101,7 @@ export class Decoder {
       rstd2: of(layer.rstd2),
       gateUp: of(layer.gateUp),
       s: { qkv: of(s.qkv), o: of(s.o), gateUp: of(s.gateUp), down: of(s.down) },
+      z: { qkv: cut(z.qkv), o: cut(z.o), gateUp: cut(z.gateUp), down: cut(z.down) },
       h1: of(layer.h1),
       h2: of(layer.h2),
       act: of(layer.act),
@@ -128,7 +130,14 @@ export class Decoder {
     const { device, spec, bank } = this;
     const eps = spec.normEps;
     const linear = (group: Group, x: Tensor, y: Tensor, residual: Tensor | null) =>
-      lora.forward(device, bank.site(layer, group), batch, w.linears[group], { x, s: a.s[group], y, residual }, work.z);
+      lora.forward(
+        device,
+        bank.site(layer, group),
+        batch,
+        w.linears[group],
+        { x, s: a.s[group], y, residual },
+        a.z[group] ?? work.z,
+      );
 
     rmsnormForward(device, { x: a.x, weight: w.inputNorm, y: a.h1, rstd: a.rstd1, eps });
     linear("qkv", a.h1, a.qkv, null);
@@ -163,7 +172,17 @@ export class Decoder {
     const linear = (group: Group, x: Tensor, dy: Tensor, dx: Tensor | null) => {
       const s = a.s[group];
       const ds = { ...work.ds, shape: s.shape };
-      lora.backward(device, bank.site(layer, group), batch, w.linears[group].weight, { x, s, ds, dy, dx }, work.z);
+      lora.backward(
+        device,
+        bank.site(layer, group),
+        batch,
+        w.linears[group].weight,
+        { x, s, ds, dy, dx },
+        {
+          kept: a.z[group],
+          scratch: work.z,
+        },
+      );
     };
     // What adapters read is kept, or computed again; full has just run the layer.
     const wanted = (group: Group) => bank.site(layer, group) !== null;

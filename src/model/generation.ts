@@ -22,11 +22,11 @@ export type GenerationSizes = {
   /** Sequences that grow at once, and tokens that each may have. */
   readonly sequences: number;
   readonly capacity: number;
-  /** Of the adapters: how many, their padded rank, the groups of linears that they target, whether there are magnitudes. */
+  /** Of the adapters: how many, their padded rank, the groups of linears that they target, and those where there are magnitudes. */
   readonly adapters: number;
   readonly rank: number;
   readonly groups: readonly Group[];
-  readonly magnitudes: boolean;
+  readonly magnitudes: readonly Group[];
   readonly format: WeightFormat;
 };
 

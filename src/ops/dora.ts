@@ -11,6 +11,7 @@ export const doraNorm = op("dora_norm", {
   m: "f32 L N",
   gain: "f32 L N",
   inverse: "f32 L N",
+  stale: "i32 L",
 });
 export const doraForward = op("dora_forward", {
   z: "c M N",

@@ -3,7 +3,7 @@
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError } from "../base/errors.ts";
-import { groupsOf, layoutAdapters } from "../base/layout.ts";
+import { groupsOf, layoutAdapters, magnitudesOf } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -43,7 +43,7 @@ export function planGeneration(
     adapters: adapters.length,
     rank: adapters.length === 0 ? 0 : padRank(adapters, device),
     groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-    magnitudes: adapters.some(({ method }) => method === "dora"),
+    magnitudes: magnitudesOf(adapters),
     format,
   };
   const most = Math.min(wishes.length, tiles * tile.alike.length);

@@ -1,6 +1,6 @@
 // Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
 
-import { groupsOf } from "../base/layout.ts";
+import { groupsOf, magnitudesOf } from "../base/layout.ts";
 import { maxOf } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import {
@@ -33,7 +33,7 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
   const groups = groupsOf(onStages(late).flatMap(({ targets }) => targets)).filter((group) => !sizes.groups.includes(group));
   if (groups.length > 0) return `room for factors of ${groups.join(", ")}`;
-  if (!sizes.magnitudes && onStages(late).some(({ method }) => method === "dora")) return "room for the magnitudes of DoRA";
+  if (magnitudesOf(onStages(late)).some((group) => !sizes.magnitudes.includes(group))) return "room for the magnitudes of DoRA";
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, budget, device.rowTile)));

@@ -3,7 +3,7 @@
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { groupsOf } from "../base/layout.ts";
+import { groupsOf, magnitudesOf } from "../base/layout.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -113,7 +113,7 @@ export function makePlan(
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
-  const magnitudes = onStages(adapters).some(({ method }) => method === "dora");
+  const magnitudes = magnitudesOf(onStages(adapters));
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
   const shared = { rank: padRank(adapters.flatMap(ranksOf), device), groups, magnitudes, positions, format };

@@ -1,7 +1,7 @@
 // A tiny random model that generates, with adapters of random factors: for tests of passes and of what company changes (nothing).
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import { factorsIn, groupsOf } from "../../src/base/layout.ts";
+import { factorsIn, groupsOf, magnitudesOf } from "../../src/base/layout.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
@@ -47,7 +47,7 @@ export async function tinyGenerator(
     adapters: adapters.length,
     rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
     groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-    magnitudes: adapters.some(({ method }) => method === "dora"),
+    magnitudes: magnitudesOf(adapters),
     format: "dense" as WeightFormat,
     ...changes,
   };

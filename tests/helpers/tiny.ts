@@ -2,7 +2,7 @@
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { FactorTensor } from "../../src/base/layout.ts";
-import { groupsOf } from "../../src/base/layout.ts";
+import { groupsOf, magnitudesOf } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
@@ -83,7 +83,7 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
   layers: 2,
   rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
   groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-  magnitudes: adapters.some(({ method }) => method === "dora"),
+  magnitudes: magnitudesOf(adapters),
   recomputation: "selective",
   inFlight: 1,
   positions: 64,

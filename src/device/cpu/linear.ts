@@ -201,26 +201,28 @@ export function doraKernels(host: Host, scratch: Scratch) {
   const c = host.kernels;
   const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;
   return {
-    dora_norm({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins }: Kernels["dora_norm"]): void {
+    dora_norm({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale }: Kernels["dora_norm"]): void {
       const [width, linears] = [weight.shape[1]!, dim(ranks, 1)];
-      for (let g = 0; g < linears; g++) {
-        const rank = ints(ranks)[slot * linears + g]!;
-        if (rank === 0) continue;
-        const [first, down] = [firstColumn[g]!, partOf(a, slot, (g * dim(a, 1)) / linears)];
-        const up = partOf(b, slot, first);
-        const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
-        const factor = floats(scale)[slot * linears + g]!;
-        const count = firstColumn[g + 1]! - first;
-        const step = isPacked(weight) ? widestPiece(host.cores) : count; // rows are independent of each other
-        for (let row = 0; row < count; row += step) {
-          const rows = [Math.min(step, count - row), width, rank, up.ld] as const;
-          const w = isPacked(weight)
-            ? expandRows(host, scratch, weight, first + row, rows[0])
-            : rowsOf(weight, first + row).ptr;
-          const [length, gained, inverted] = [lengths!, gains!, inverses!].map((of) => of + row * F32);
-          c.dora_norm(w, down.ptr, up.ptr + row * up.ld * F32, ...rows, factor, length!, gained!, inverted!, begins);
+      for (const [slot, is] of ints(stale).entries())
+        for (let g = 0; g < linears; g++) {
+          const rank = ints(ranks)[slot * linears + g]!;
+          if (is === 0 || rank === 0) continue;
+          const [first, down] = [firstColumn[g]!, partOf(a, slot, (g * dim(a, 1)) / linears)];
+          const up = partOf(b, slot, first);
+          const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
+          const factor = floats(scale)[slot * linears + g]!;
+          const count = firstColumn[g + 1]! - first;
+          const step = isPacked(weight) ? widestPiece(host.cores) : count; // rows are independent of each other
+          for (let row = 0; row < count; row += step) {
+            const rows = [Math.min(step, count - row), width, rank, up.ld] as const;
+            const w = isPacked(weight)
+              ? expandRows(host, scratch, weight, first + row, rows[0])
+              : rowsOf(weight, first + row).ptr;
+            const [length, gained, inverted] = [lengths!, gains!, inverses!].map((of) => of + row * F32);
+            const begins = is === 2 ? 1 : 0;
+            c.dora_norm(w, down.ptr, up.ptr + row * up.ld * F32, ...rows, factor, length!, gained!, inverted!, begins);
+          }
         }
-      }
     },
 
     dora_forward({ z, bias, residual, gain, decomposed, y, tileAdapter }: Kernels["dora_forward"]): void {

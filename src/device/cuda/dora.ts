@@ -10,16 +10,16 @@ const ROW_TILE = 128;
 
 export function doraFamily(gpu: Launcher): { readonly [K in Family]: (args: Kernels[K]) => void } {
   return {
-    dora_norm: ({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, slot, begins }) => {
+    dora_norm: ({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale }) => {
       const w = denseOf(gpu, weight);
-      const [N, K, G] = [dim(w, 0), dim(w, 1), dim(ranks, 1)];
+      const [N, K, L, G] = [dim(w, 0), dim(w, 1), dim(ranks, 0), dim(ranks, 1)];
       const kernel = gpu.kernel("dora_norm", { R: dim(b, 2) });
       const strides = { a_stride: strideOf(a), b_stride: strideOf(b), m_stride: m.stride ?? N };
       for (let g = 0; g < G; g++) {
         const [first, last] = [firstColumn[g]!, firstColumn[g + 1]!];
-        gpu.launch(kernel, [cdiv(last - first, kernel.constant("BN"))], {
-          ...{ w, a, b, scale, ranks, m, gain, inverse, ...strides },
-          ...{ slot, begins, g, G, first, last, N, K },
+        gpu.launch(kernel, [L, cdiv(last - first, kernel.constant("BN"))], {
+          ...{ w, a, b, scale, ranks, m, gain, inverse, stale, ...strides },
+          ...{ g, G, first, last, N, K },
         });
       }
     },

@@ -22,7 +22,7 @@ def norms(case, kind, K, columns, R, ranks):
         block = torch.randn(2, N + 256, device=DEVICE)
         before, gain, inverse = block.clone(), floats(2, N), floats(2, N)
         m = block[:, 128 : 128 + N]
-        run.dora_norm(kind, w, a, b, scale, table, bounds, m, gain, inverse, 1, begins)
+        run.dora_norm(kind, w, a, b, scale, table, bounds, m, gain, inverse, ints([0, 1 + begins]))
         case.same("another adapter's", block[0], before[0])
         case.same("its other parameters", block[1, :128], before[1, :128])
         for g, rank in enumerate(ranks):
@@ -38,6 +38,10 @@ def norms(case, kind, K, columns, R, ranks):
             some = norm > 0
             case.near("gain", gain[1, at], torch.where(some, length / norm, 0.0), 2e-6)
             case.near("inverse", inverse[1, at], torch.where(some, 1 / norm, 0.0), 2e-6)
+        beside = floats(2, N), floats(2, N)
+        run.dora_norm(kind, w, a, b, scale, table, bounds, m, *beside, ints([1, 1]))
+        case.same("gain beside another's", beside[0][1], gain[1])
+        case.same("inverse beside another's", beside[1][1], inverse[1])
 
 
 def scaled(case, kind, tiles, N, decomposed):

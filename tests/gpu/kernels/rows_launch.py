@@ -158,14 +158,14 @@ def random_fill(kind, out, seed, scale):
     launch(row, (cdiv(size, row["constants"]["BLOCK"]),), out, size, signed, scale)
 
 
-def dora_norm(kind, w, a, b, scale, ranks, first_column, m, gain, inverse, slot, begins):
-    (N, K), G = w.shape, ranks.shape[1]
+def dora_norm(kind, w, a, b, scale, ranks, first_column, m, gain, inverse, stale):
+    (N, K), (L, G) = w.shape, ranks.shape
     row = find("dora_norm", kind, R=b.shape[2])
     for g in range(G):
         first, last = first_column[g : g + 2]
         strides = a.stride(0), b.stride(0), m.stride(0)
-        grid = (cdiv(last - first, row["constants"]["BN"]),)
-        launch(row, grid, w, a, b, scale, ranks, m, gain, inverse, *strides, slot, begins, g, G, first, last, N, K)
+        grid = (L, cdiv(last - first, row["constants"]["BN"]))
+        launch(row, grid, w, a, b, scale, ranks, m, gain, inverse, stale, *strides, g, G, first, last, N, K)
 
 
 def dora_forward(kind, z, bias, residual, gain, decomposed, y, tile_adapter):
