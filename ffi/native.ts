@@ -38,5 +38,7 @@ export const native = {
   dora_norm: { args: [P, P, P, I, I, I, I, F, P, P, P, I], returns: "void" },
   dora_forward: { args: [P, P, P, P, P, I, I], returns: "void" },
   dora_backward: { args: [P, P, P, P, P, I, I], returns: "void" },
+  vera_expand: { args: [P, P, I, I, I, I, U, F], returns: "void" },
+  vera_reduce: { args: [P, P, I, I, I, I, U, F], returns: "void" },
   random_fill: { args: [P, L, U, F], returns: "void" },
 } as const;

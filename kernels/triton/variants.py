@@ -11,8 +11,9 @@ import fp8_variants
 import linear_variants
 import packed_variants
 import rows_variants
+import vera_variants
 
-FAMILIES = (linear_variants, attention_variants, decode_variants, rows_variants, dora_variants, packed_variants, fp8_variants)
+FAMILIES = (linear_variants, attention_variants, decode_variants, rows_variants, dora_variants, vera_variants, packed_variants, fp8_variants)
 
 
 def variants():

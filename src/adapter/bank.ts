@@ -1,12 +1,13 @@
 // The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as many slots
 // as adapters train at once; one that leaves makes room for another.
 //
-// Knows indices, ranks and scales; names, data and steps belong to others. What a kind adds to a linear layer is lora.ts.
+// Knows indices, ranks and scales; names, data and steps belong to others. What a kind adds to a linear layer is lora.ts, dora.ts, vera.ts.
 
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import {
   type AdapterLayout,
+  type AdapterRoom,
   ALIGN,
   type Factor,
   type FactorPlace,
@@ -16,12 +17,15 @@ import {
   type LayerRange,
   layoutAdapters,
   type Method,
+  MOST_RANK,
 } from "../base/layout.ts";
+import { type Draw, projectionOf } from "../base/projection.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { Company } from "./dora.ts";
+import { settle } from "./vera.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
 export type BankAdapter = {
@@ -29,6 +33,8 @@ export type BankAdapter = {
   readonly scale: number;
   readonly targets: readonly Linear[];
   readonly method?: Method;
+  /** VeRA: the seed of its projections. */
+  readonly projectionSeed?: number;
 };
 
 /** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
@@ -38,6 +44,15 @@ export type Magnitudes = {
   readonly gain: Tensor; // f32[L, N] = m / norm; 1 where an adapter has no magnitudes
   readonly inverse: Tensor; // f32[L, N] = 1 / norm, or 0
   readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters with a target in the group
+};
+
+/** What VeRA adds to a group of linears (vera.ts): vectors that are trained, and what the projections are drawn by. */
+export type Vectors = {
+  readonly d: Tensor; // f32[L, G 256]
+  readonly b: Tensor; // f32[L, N]
+  readonly dd: Tensor;
+  readonly db: Tensor;
+  readonly projection: Tensor; // i32[L, 5] (kernels.ts, vera_expand)
 };
 
 /** One group of linears in one layer: the stacked tensors of all adapters there. */
@@ -56,6 +71,8 @@ export type Site = {
   readonly module: number;
   /** Null in a run without DoRA adapters. */
   readonly magnitudes: Magnitudes | null;
+  /** Null in a run without VeRA adapters. */
+  readonly vectors: Vectors | null;
 };
 
 export type { Factor } from "../base/layout.ts";
@@ -63,6 +80,8 @@ export type { Factor } from "../base/layout.ts";
 export type Block = "params" | "grads" | "m" | "v";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
+const PROJECTION_WIDTH = 5;
+type Refreshed = "dora" | "vera";
 const GROUP_ORDER = Object.keys(GROUPS);
 
 /** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
@@ -74,6 +93,8 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   const own = layout.sites.flatMap(({ m }) => (m === null ? [] : Array(2).fill(adapters * columns.get(m)! * 4)));
   const decomposed = new Set(layout.sites.flatMap(({ m, group }) => (m === null ? [] : [group]))).size;
   if (decomposed > 0) own.push(...Array(decomposed + 1).fill(adapters * 4));
+  if (layout.sites.some(({ lambdaB }) => lambdaB !== null))
+    own.push(adapters * PROJECTION_WIDTH * 4, adapters * 4, adapters * 4);
   const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
   return arenaBytes([
     ...Array(4).fill(block * 4),
@@ -98,9 +119,11 @@ export class AdapterBank implements Disposable {
   readonly #factors: Tensor;
   readonly #table: Tensor;
   readonly #arena: Arena;
-  /** Of each slot: whether its gains are not those of its parameters, and whether its magnitudes begin as the norms (kernels.ts, dora_norm). */
-  readonly #stale: Int32Array;
-  readonly #staleTable: Tensor | null;
+  /** Of each slot: whether what follows from its parameters is not theirs, and for DoRA whether its magnitudes begin as the norms. */
+  readonly #stale: Readonly<Record<Refreshed, { readonly slots: Int32Array; readonly table: Tensor | null }>>;
+  /** For VeRA: what the projections are drawn by, and whose gradients are to be settled. */
+  readonly #projection: Tensor | null;
+  readonly #settling: Tensor | null;
   /** Of each group: what the kernels read of the adapters' ranks and scales, and whose rows have magnitudes. */
   readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
   /** Who has each slot; null for nobody. */
@@ -111,11 +134,10 @@ export class AdapterBank implements Disposable {
     readonly spec: ModelSpec,
     layers: LayerRange,
     slots: number,
-    groups: readonly Group[],
-    paddedRank: number,
-    magnitudes: readonly Group[] = [],
+    room: AdapterRoom,
   ) {
-    this.layout = layoutAdapters(spec, layers, groups, paddedRank, magnitudes);
+    const { groups, magnitudes, vectors } = room;
+    this.layout = layoutAdapters(spec, layers, room);
     this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
     const count = slots;
     const block = [count, this.layout.size] as const;
@@ -134,15 +156,25 @@ export class AdapterBank implements Disposable {
     this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
     for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
     if (this.#copy) device.zero(this.#copy);
-    for (const group of groups) this.#addSites(group, magnitudes.includes(group));
-    this.#stale = new Int32Array(count);
-    this.#staleTable = magnitudes.length > 0 ? this.#arena.tensor("i32", count) : null;
+    const slotTable = (kinds: readonly Group[], width = 1) =>
+      kinds.length > 0 ? this.#arena.tensor("i32", ...(width === 1 ? [count] : [count, width])) : null;
+    this.#projection = slotTable(vectors, PROJECTION_WIDTH);
+    this.#settling = slotTable(vectors);
+    this.#stale = {
+      dora: { slots: new Int32Array(count), table: slotTable(magnitudes) },
+      vera: { slots: new Int32Array(count), table: slotTable(vectors) },
+    };
+    for (const group of groups) this.#addSites(group, magnitudes.includes(group), vectors.includes(group));
     this.#writeTables();
   }
 
   /** The tensors of a group in a layer, or null where no adapter has a target. */
   site(layer: number, group: Group): Site | null {
     return this.#sites.get(`${layer}.${group}`) ?? null;
+  }
+
+  get sites(): Iterable<Site> {
+    return this.#sites.values();
   }
 
   /** The adapters in the slots; null where there is none. */
@@ -154,7 +186,7 @@ export class AdapterBank implements Disposable {
   admit(slot: number, adapter: BankAdapter): void {
     invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
     this.#adapters[slot] = adapter;
-    this.#stale[slot] = FRESH;
+    for (const { slots } of Object.values(this.#stale)) slots[slot] = FRESH;
     for (const what of ["params", "grads", "m", "v"] as const) this.device.zero(this.#row(slot, what));
     if (this.#copy) this.device.zero(this.#copyRow(this.#copy, slot));
     this.#writeTables();
@@ -169,15 +201,31 @@ export class AdapterBank implements Disposable {
 
   /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
   beginMagnitudes(slot: number): void {
-    this.#stale[slot] = BEGINS;
+    this.#stale.dora.slots[slot] = BEGINS;
   }
 
-  /** i32[L], whose gains have to be computed before the next forward pass, from here on they count as computed; null where nobody's. */
-  takeStale(): Tensor | null {
-    if (this.#stale.every((is) => is === FRESH)) return null;
-    this.device.write(this.#staleTable!, this.#stale);
-    this.#stale.fill(FRESH);
-    return this.#staleTable;
+  /** i32[L], for whom something has to be computed before the next forward pass; from here on it counts as computed. Null where for nobody. */
+  takeStale(kind: Refreshed): Tensor | null {
+    const { slots, table } = this.#stale[kind];
+    if (slots.every((is) => is === FRESH)) return null;
+    this.device.write(table!, slots);
+    slots.fill(FRESH);
+    return table;
+  }
+
+  /** To be called when an adapter's parameters have changed. */
+  #changed(slot: number): void {
+    const method = this.#adapters[slot]?.method;
+    if (method === "dora" || method === "vera") this.#stale[method].slots[slot] = STALE;
+  }
+
+  /** Gradients of factors that follow from vectors become those of the vectors. */
+  #settle(slots: Iterable<number>): void {
+    const which = new Int32Array(this.#adapters.length);
+    for (const slot of slots) which[slot] = Number(this.#adapters[slot]?.method === "vera");
+    if (!which.includes(1)) return;
+    this.device.write(this.#settling!, which);
+    settle(this.device, this, this.#settling!);
   }
 
   /** How many of these adapters have magnitudes in each group. */
@@ -191,6 +239,11 @@ export class AdapterBank implements Disposable {
   }
 
   #writeTables(): void {
+    if (this.#projection)
+      this.device.write(
+        this.#projection,
+        Int32Array.from(this.#adapters.flatMap((adapter) => projectionRow(this.spec, adapter))),
+      );
     for (const [group, { ranks, scale, decomposed }] of this.#tables) {
       if (decomposed)
         this.device.write(
@@ -206,7 +259,7 @@ export class AdapterBank implements Disposable {
     }
   }
 
-  #addSites(group: Group, decomposes: boolean): void {
+  #addSites(group: Group, decomposes: boolean, hasVectors: boolean): void {
     const { in: width, firstColumn } = groupShape(this.spec, group);
     const linears: readonly Linear[] = GROUPS[group];
     const count = this.#adapters.length;
@@ -226,10 +279,12 @@ export class AdapterBank implements Disposable {
       const down = [at.a, linears.length * rank, width] as const;
       const columns = firstColumn.at(-1)!;
       const up = [at.b, columns, rank] as const;
-      const row = (of: Tensor): Tensor => ({ ptr: of.ptr + at.m! * 4, dtype: "f32", shape: [count, columns], stride: size });
+      const vector = (of: Tensor, offset: number, width: number): Tensor => {
+        return { ptr: of.ptr + offset * 4, dtype: "f32", shape: [count, width], stride: size };
+      };
       const magnitudes = decomposed && {
-        m: row(this.#params),
-        dm: row(this.#grads),
+        m: vector(this.#params, at.m!, columns),
+        dm: vector(this.#grads, at.m!, columns),
         gain: this.#arena.tensor("f32", count, columns),
         inverse: this.#arena.tensor("f32", count, columns),
         decomposed,
@@ -248,6 +303,15 @@ export class AdapterBank implements Disposable {
         group,
         module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
         magnitudes,
+        vectors: hasVectors
+          ? {
+              d: vector(this.#params, at.lambdaD!, linears.length * MOST_RANK),
+              b: vector(this.#params, at.lambdaB!, columns),
+              dd: vector(this.#grads, at.lambdaD!, linears.length * MOST_RANK),
+              db: vector(this.#grads, at.lambdaB!, columns),
+              projection: this.#projection!,
+            }
+          : null,
       });
     }
   }
@@ -255,8 +319,9 @@ export class AdapterBank implements Disposable {
   /** One optimizer step of the adapters whose row of `table` f32[L, 11] says so (kernels.ts, adamw_step). */
   step(table: Float32Array): void {
     this.device.write(this.#table, table);
-    for (const [slot, adapter] of this.#adapters.entries())
-      if (adapter?.method === "dora" && table[slot * ADAMW_TABLE_WIDTH] !== 0) this.#stale[slot] = STALE;
+    const stepped = [...this.#adapters.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);
+    this.#settle(stepped);
+    for (const slot of stepped) this.#changed(slot);
     const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
     adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
   }
@@ -266,6 +331,7 @@ export class AdapterBank implements Disposable {
    * that order over all stages they give the norm, the same whatever the company and the cut into stages.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
+    this.#settle(adapters);
     const { size, tensors } = this.layout;
     const count = tensors.length;
     const rowOf = (of: Tensor, adapter: number, width: number): Tensor => ({
@@ -293,12 +359,13 @@ export class AdapterBank implements Disposable {
 
   /** The same of one block, at once. */
   async read(adapter: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
+    if (what === "grads") this.#settle([adapter]);
     return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
   }
 
   write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
     this.device.write(this.#row(adapter, what), values);
-    if (what === "params" && this.#adapters[adapter]?.method === "dora") this.#stale[adapter] = STALE;
+    if (what === "params") this.#changed(adapter);
     if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));
   }
 
@@ -328,6 +395,14 @@ export class AdapterBank implements Disposable {
  */
 const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
   adapter?.method === "dora" && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
+
+/** What an adapter's projections are drawn by; zeros where it has none. */
+function projectionRow(spec: ModelSpec, adapter: BankAdapter | null): number[] {
+  if (adapter?.method !== "vera") return Array(PROJECTION_WIDTH).fill(0);
+  const { width, a, b } = projectionOf(spec, adapter.targets, adapter.rank, adapter.projectionSeed ?? 0);
+  const bits = ({ bound }: Draw) => new Int32Array(Float32Array.of(bound).buffer)[0]!;
+  return [a.key | 0, b.key | 0, width, bits(a), bits(b)];
+}
 
 /** Round to nearest even, as the optimizer's kernel writes the copy. */
 function toBf16(values: Float32Array): Uint16Array {

@@ -20,12 +20,16 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
+  /** What VeRA's lambda_d begins as. */
+  readonly dInitial?: number | undefined;
 };
 
-/** f32[rows * columns] */
+/** f32[rows * columns]. DoRA's M is 0 here: it begins as the norms of rows, which only the device knows. */
 export function initialise(init: Init, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns } = at;
+  const { seed, layer, linear, factor, rows, columns, dInitial = 0.1 } = at;
   const values = new Float32Array(rows * columns);
+  if (factor === "lambda_d") return values.fill(dInitial);
+  if (factor === "M" || factor === "lambda_b") return values;
   const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;

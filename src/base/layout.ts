@@ -1,8 +1,9 @@
 // Where an adapter's parameters lie: one flat block an adapter, the same for all adapters of a run.
 //
-// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R], and where a run has DoRA adapters the
-// magnitudes of the rows, M [N]; each begins at a multiple of ALIGN elements. G linears share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so
-// that it can leave a device and come back as one copy.
+// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R]; where DoRA adapters have targets the magnitudes
+// of the rows, M [N]; where VeRA adapters have them their vectors, d [G * 256] and b [N]. Each begins at a multiple of ALIGN elements. G linears
+// share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so that it can leave a device and come
+// back as one copy.
 
 import { invariant } from "./errors.ts";
 import { alignUp } from "./shape.ts";
@@ -11,21 +12,34 @@ import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, typ
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
 export const ALIGN = 128;
 
+/** The largest rank there is. VeRA's d has room for it whatever the padded rank is, so that its norm is summed alike in any company. */
+export const MOST_RANK = 256;
+
 export type LayerRange = { readonly from: number; readonly to: number };
 
 /** What an adapter is (recipe/recipe.ts); left out: "lora". */
-export type Method = "lora" | "dora";
+export const METHODS = ["lora", "dora", "vera"] as const;
+export type Method = (typeof METHODS)[number];
 
-/** The tensors of a linear: A [rank, in], B [out, rank], and DoRA's magnitudes M [out]. */
-export type Factor = "A" | "B" | "M";
+/** The tensors of a linear: A [rank, in], B [out, rank], DoRA's magnitudes M [out], and VeRA's vectors: lambda_d [rank], lambda_b [out]. */
+export type Factor = "A" | "B" | "M" | "lambda_d" | "lambda_b";
 
-/** Where the tensors of one group in one layer begin, in elements from the adapter's block; `m` null where there are none. */
+/** What is trained of each linear; the rest follows from it. */
+const TRAINED: Readonly<Record<Method, readonly Factor[]>> = {
+  lora: ["A", "B"],
+  dora: ["A", "B", "M"],
+  vera: ["lambda_d", "lambda_b"],
+};
+
+/** Where the tensors of one group in one layer begin, in elements from the adapter's block; null where there are none. */
 export type SiteLayout = {
   readonly layer: number;
   readonly group: Group;
   readonly a: number;
   readonly b: number;
   readonly m: number | null;
+  readonly lambdaD: number | null;
+  readonly lambdaB: number | null;
 };
 
 /** A matrix within an adapter's block. */
@@ -63,16 +77,29 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
-/** The groups where a DoRA adapter has a target. */
-export const magnitudesOf = (adapters: readonly { readonly targets: readonly Linear[]; readonly method?: Method }[]) =>
-  groupsOf(adapters.flatMap(({ method, targets }) => (method === "dora" ? targets : [])));
+/** What the adapters of a run have room for. */
+export type AdapterRoom = {
+  /** Padded. */
+  readonly rank: number;
+  /** Where any adapter has a target, where a DoRA has one, and where a VeRA has one. */
+  readonly groups: readonly Group[];
+  readonly magnitudes: readonly Group[];
+  readonly vectors: readonly Group[];
+};
+
+type Targeting = { readonly targets: readonly Linear[]; readonly method?: Method };
+
+/** The groups that adapters need room in. */
+export function roomOf(adapters: readonly Targeting[]): Omit<AdapterRoom, "rank"> {
+  const of = (...methods: readonly Method[]) =>
+    groupsOf(adapters.flatMap(({ method = "lora", targets }) => (methods.includes(method) ? targets : [])));
+  return { groups: of(...METHODS), magnitudes: of("dora"), vectors: of("vera") };
+}
 
 export function layoutAdapters(
   spec: ModelSpec,
   layers: LayerRange,
-  groups: readonly Group[],
-  rank: number,
-  magnitudes: readonly Group[] = [],
+  { groups, rank, magnitudes, vectors }: AdapterRoom,
 ): AdapterLayout {
   const sites: SiteLayout[] = [];
   const tensors: Place[] = [];
@@ -89,12 +116,14 @@ export function layoutAdapters(
       const a = take((firstColumn.length - 1) * rank, width);
       const b = take(firstColumn.at(-1)!, rank);
       const m = magnitudes.includes(group) ? take(1, firstColumn.at(-1)!) : null;
-      sites.push({ layer, group, a, b, m });
+      const lambdaD = vectors.includes(group) ? take(1, (firstColumn.length - 1) * MOST_RANK) : null;
+      const lambdaB = vectors.includes(group) ? take(1, firstColumn.at(-1)!) : null;
+      sites.push({ layer, group, a, b, m, lambdaD, lambdaB });
     }
   return { sites, tensors, rank, size: at };
 }
 
-/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; M is one row. */
+/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; the others are one row. */
 export type FactorPlace = Place & { readonly stride: number };
 
 /** Where a factor of an adapter of this rank lies. Its linear's group must be in the layout. */
@@ -112,9 +141,14 @@ export function factorPlace(
   const { in: width, out } = linearShape(spec, linear);
   if (factor === "A") return { offset: site.a + index * layout.rank * width, rows: rank, columns: width, stride: width };
   const { firstColumn } = groupShape(spec, site.group);
-  if (factor === "M") {
-    invariant(site.m !== null, `no magnitudes for ${linear} of layer ${layer}`);
-    return { offset: site.m + firstColumn[index]!, rows: 1, columns: out, stride: out };
+  if (factor === "lambda_d") {
+    invariant(site.lambdaD !== null, `no vectors for ${linear} of layer ${layer}`);
+    return { offset: site.lambdaD + index * MOST_RANK, rows: 1, columns: rank, stride: rank };
+  }
+  if (factor !== "B") {
+    const at = factor === "M" ? site.m : site.lambdaB;
+    invariant(at !== null, `no ${factor} for ${linear} of layer ${layer}`);
+    return { offset: at + firstColumn[index]!, rows: 1, columns: out, stride: out };
   }
   return { offset: site.b + firstColumn[index]! * layout.rank, rows: out, columns: rank, stride: layout.rank };
 }
@@ -145,7 +179,8 @@ export function countParameters(
   let perLayer = 0;
   for (const linear of targets) {
     const { in: width, out } = linearShape(spec, linear);
-    perLayer += rank * (width + out) + (method === "dora" ? out : 0);
+    const sizes = { A: rank * width, B: rank * out, M: out, lambda_d: rank, lambda_b: out };
+    for (const factor of TRAINED[method]) perLayer += sizes[factor];
   }
   return perLayer * layers;
 }
@@ -164,10 +199,9 @@ export function factorsIn(
   targets: readonly Linear[],
   method: Method = "lora",
 ): Omit<FactorTensor, "values">[] {
-  const names: readonly Factor[] = method === "dora" ? ["A", "B", "M"] : ["A", "B"];
   const ordered = LINEARS.filter((linear) => targets.includes(linear));
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
-    for (const linear of ordered) for (const factor of names) factors.push({ layer, linear, factor });
+    for (const linear of ordered) for (const factor of TRAINED[method]) factors.push({ layer, linear, factor });
   return factors;
 }

@@ -1,6 +1,7 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
+import type { Method } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
@@ -63,7 +64,10 @@ export type AdmittedAdapter = {
   readonly scale: number;
   readonly targets: readonly Linear[];
   readonly seed: number;
-  readonly method?: "lora" | "dora";
+  readonly method?: Method;
+  /** VeRA: the seed of its projections, and what its lambda_d begins as. */
+  readonly projectionSeed?: number;
+  readonly dInitial?: number;
   readonly init: "default" | "gaussian" | "orthogonal";
 };
 
@@ -83,6 +87,7 @@ export type StageSetup = {
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
     readonly magnitudes: readonly Group[];
+    readonly vectors: readonly Group[];
     readonly inFlight: number;
     readonly positions: number;
     readonly format: WeightFormat;

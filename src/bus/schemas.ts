@@ -2,6 +2,7 @@
 // that a schema gives what its type says.
 
 import * as v from "valibot";
+import { METHODS } from "../base/layout.ts";
 import type { Preference } from "../base/objective.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
@@ -93,7 +94,9 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   scale: real,
   targets: linears,
   seed: count,
-  method: v.exactOptional(v.picklist(["lora", "dora"])),
+  method: v.exactOptional(v.picklist(METHODS)),
+  projectionSeed: v.exactOptional(count),
+  dInitial: v.exactOptional(real),
   init: v.picklist(["default", "gaussian", "orthogonal"]),
 });
 const blockName = v.picklist(["params", "m", "v"]);
@@ -175,6 +178,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     recomputation: v.picklist(["none", "selective", "full"]),
     groups: v.array(v.picklist(GROUP_NAMES)),
     magnitudes: v.array(v.picklist(GROUP_NAMES)),
+    vectors: v.array(v.picklist(GROUP_NAMES)),
     inFlight: natural,
     positions: natural,
     format: v.picklist(WEIGHT_FORMATS),

@@ -83,8 +83,9 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
 function referenceAdapter({ objective }: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
   const reference = referenceOf(objective);
   if (reference === null || typeof reference === "string") return null;
-  const { rank, alpha, rslora, targets, method } = readPeftAdapter(reference.folder, spec);
-  return { rank, targets, method, scale: scaleOf({ rank, alpha, rslora }) };
+  const saved = readPeftAdapter(reference.folder, spec);
+  const { rank, targets, method } = saved;
+  return { rank, targets, method: method === "vera" ? "lora" : method, scale: scaleOf(saved) }; // a frozen VeRA is a LoRA
 }
 
 /** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
@@ -94,10 +95,20 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
     ["method", adapter.method, saved.method],
     ["rank", adapter.rank, saved.rank],
-    ["alpha", adapter.alpha, saved.alpha],
-    ["rslora", adapter.rslora, saved.rslora],
+    ...(saved.vera
+      ? ([["projection_seed", adapter.projectionSeed, saved.vera.projectionSeed]] as const)
+      : ([
+          ["alpha", adapter.alpha, saved.alpha],
+          ["rslora", adapter.rslora, saved.rslora],
+        ] as const)),
     ["targets", resolveTargets(adapter, spec).join(", "), saved.targets.join(", ")],
   ];
+  if (saved.vera && !saved.vera.isDrawnHere)
+    throw new RequestError(
+      "plan.from",
+      `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
+      "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
+    );
   const faults = pairs.filter(([, wanted, found]) => wanted !== found);
   if (faults.length === 0) return;
   const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");

@@ -9,7 +9,7 @@ import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
-import { doraKernels, linearKernels, ROW_TILE } from "./cpu/linear.ts";
+import { doraKernels, linearKernels, ROW_TILE, veraKernels } from "./cpu/linear.ts";
 import { packedKernels } from "./cpu/packed.ts";
 import type { Device, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
@@ -38,6 +38,7 @@ export class CpuDevice implements Device {
     this.#kernels = {
       ...rowKernels(this.#host),
       ...doraKernels(this.#host, scratch),
+      ...veraKernels(this.#host),
       ...linearKernels(this.#host, scratch),
       ...packedKernels(this.#host),
     };

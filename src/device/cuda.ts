@@ -27,6 +27,7 @@ import { Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
+import { veraFamily } from "./cuda/vera.ts";
 import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
@@ -93,6 +94,7 @@ export class CudaDevice implements Device, Launcher {
       ...packedFamily(this),
       ...rowFamilies(this),
       ...doraFamily(this),
+      ...veraFamily(this),
     };
   }
 

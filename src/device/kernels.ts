@@ -26,6 +26,15 @@ type AdapterArgs = { readonly tileAdapter: Tensor; readonly ranks: Tensor };
 type DropoutArgs = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
 type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
+type Projected = {
+  readonly side: "a" | "b";
+  readonly vector: Tensor;
+  readonly ranks: Tensor;
+  readonly firstColumn: readonly number[];
+  readonly which: Tensor;
+  readonly projection: Tensor;
+};
+
 export type Kernels = {
   /** x[m] = table[ids[m]]: ids i32[M], table c[V, H], x c[M, H]. */
   embed_forward: { readonly ids: Tensor; readonly table: Tensor; readonly x: Tensor };
@@ -216,6 +225,17 @@ export type Kernels = {
     readonly dm: Tensor;
     readonly tileAdapter: Tensor;
   };
+
+  /**
+   * VeRA's factors of the adapters l whose `which` i32[L] is not 0: factor[l, i, j] = vector[l, i] draw(i, j) where rank says that there is
+   * something, all else is left as it is. Side a: factor c[L, G R, K], row i = g R + r for r below ranks[l, g], draw = element r width + j of
+   * key A and bound A; side b: factor c[L, N, R], columns j below ranks[l, g], draw = element n rank + j of key B and bound B, n the row
+   * within its linear. projection i32[L, 5]: keys A and B, width, the bits of bounds A and B (f32); element i is ((mix(key ^ i) >> 8) 2^-23 -
+   * 1) bound. vector f32[L, G 256] (side a: that of linear g begins at 256 g) or f32[L, N], L strided as factor is.
+   */
+  vera_expand: Projected & { readonly factor: Tensor };
+  /** vector[l, i] += sum over j of grad[l, i, j] draw(i, j), of the same elements, and these become 0. grad as factor, in f32. */
+  vera_reduce: Projected & { readonly grad: Tensor };
 
   /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };

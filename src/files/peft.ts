@@ -1,8 +1,11 @@
 // Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them.
+//
+// A VeRA's file has its projections beside its vectors: PEFT draws its own by PyTorch's generator.
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import type { Factor, Method } from "../base/layout.ts";
+import { type Factor, factorsIn, type Method } from "../base/layout.ts";
+import { type Draw, drawn, type Projection, projectionOf } from "../base/projection.ts";
 import { sizeOf } from "../base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
 import { writeFileAtomic } from "./atomic.ts";
@@ -18,7 +21,15 @@ export type PeftAdapter = {
   readonly rslora: boolean;
   /** Left out: "lora". */
   readonly method?: Method;
+  readonly vera?: VeraFields | null;
   readonly baseModel: string;
+};
+
+/** What only a VeRA has. */
+export type VeraFields = {
+  readonly projectionSeed: number;
+  readonly dInitial: number;
+  readonly projection: Projection;
 };
 
 /** A factor of one linear in one layer. */
@@ -30,7 +41,14 @@ export type PeftFactor = {
 };
 
 const PREFIX = "base_model.model.model.layers.";
-const NAMES = { A: "lora_A.weight", B: "lora_B.weight", M: "lora_magnitude_vector" } as const;
+const NAMES: Readonly<Record<Factor, string>> = {
+  A: "lora_A.weight",
+  B: "lora_B.weight",
+  M: "lora_magnitude_vector",
+  lambda_d: "vera_lambda_d",
+  lambda_b: "vera_lambda_b",
+};
+const PROJECTIONS = { a: "base_model.vera_A", b: "base_model.vera_B" } as const;
 const tensorName = (layer: number, linear: Linear, factor: Factor): string =>
   `${PREFIX}${layer}.${modulePath(linear)}.${NAMES[factor]}`;
 
@@ -68,21 +86,57 @@ const configOf = ({ rank, alpha, dropout, targets, rslora, method, baseModel }: 
   use_rslora: rslora,
 });
 
+/** The fields of a VeRA; its projections are in the file. */
+const veraConfigOf = ({ rank, dropout, targets, baseModel, vera }: PeftAdapter) => ({
+  auto_mapping: null,
+  base_model_name_or_path: baseModel,
+  bias: "none",
+  d_initial: vera!.dInitial,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  init_weights: true,
+  layers_pattern: null,
+  layers_to_transform: null,
+  modules_to_save: null,
+  peft_type: "VERA",
+  projection_prng_key: vera!.projectionSeed,
+  r: rank,
+  revision: null,
+  save_projection: true,
+  target_modules: targets,
+  task_type: "CAUSAL_LM",
+  vera_dropout: dropout,
+});
+
 /** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
+  const { rank, vera } = adapter;
   const tensors = factors.map(({ layer, linear, factor, values }) => {
-    const { rank } = adapter;
     const outer = values.length / rank;
-    const shape = { A: [rank, outer], B: [outer, rank], M: [values.length] }[factor];
+    const shape = factor === "A" ? [rank, outer] : factor === "B" ? [outer, rank] : [values.length];
     return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
   });
+  if (vera) {
+    const { width, height, a, b } = vera.projection;
+    const put = (name: string, shape: [number, number], draw: Draw) => {
+      tensors.push({ name, dtype: "f32", shape, data: drawn(draw, shape[0] * shape[1]) });
+    };
+    put(PROJECTIONS.a, [rank, width], a);
+    put(PROJECTIONS.b, [height, rank], b);
+  }
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
-  writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(configOf(adapter), null, 2)}\n`);
+  writeFileAtomic(
+    join(folder, "adapter_config.json"),
+    `${JSON.stringify(vera ? veraConfigOf(adapter) : configOf(adapter), null, 2)}\n`,
+  );
 }
 
-export type SavedAdapter = PeftAdapter & {
+export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
   readonly method: Method;
+  /** Of a VeRA: whether its projections are those that mlora draws from the seed. */
+  readonly vera?: Omit<VeraFields, "projection"> & { readonly isDrawnHere: boolean };
+  /** A factor; of a VeRA, A and B are diag(d) A and diag(b) B, so that it can be taken for a LoRA with a scale of 1. */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
@@ -91,16 +145,19 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
   checkKind(config, path);
-  const [rank, alpha] = [countOf(config, "r", path), numberOf(config, "lora_alpha", path)];
-  const dropout = config["lora_dropout"] ?? 0;
+  const isVera = config["peft_type"] === "VERA";
+  const rank = countOf(config, "r", path);
+  const alpha = isVera ? rank : numberOf(config, "lora_alpha", path);
+  const dropoutKey = isVera ? "vera_dropout" : "lora_dropout";
+  const dropout = config[dropoutKey] ?? 0;
   if (typeof dropout !== "number" || !(dropout >= 0 && dropout < 1))
     throw new RequestError(
       "peft.config",
-      `${path}: lora_dropout is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
+      `${path}: ${dropoutKey} is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
-  const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, "A")));
-  const method = config["use_dora"] === true ? "dora" : "lora";
+  const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, isVera ? "lambda_b" : "A")));
+  const method = isVera ? "vera" : config["use_dora"] === true ? "dora" : "lora";
   checkTensors(file, spec, targets, rank, method);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
@@ -111,19 +168,36 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
       throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
     values.set(name, read);
   }
+  const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
+  const shared = { rank, dropout, targets, method, baseModel: String(config["base_model_name_or_path"] ?? "") } as const;
+  if (!isVera) return { ...shared, alpha, rslora: config["use_rslora"] === true, tensor };
+  const [a, b] = [values.get(PROJECTIONS.a)!, values.get(PROJECTIONS.b)!];
+  const projectionSeed = Number(config["projection_prng_key"] ?? 0);
+  const ours = projectionOf(spec, targets, rank, projectionSeed);
+  const isDrawnHere = [drawn(ours.a, a.length), drawn(ours.b, b.length)].every((values, i) =>
+    values.every((value, at) => value === (i === 0 ? a : b)[at]),
+  );
   return {
-    rank,
-    alpha,
-    dropout,
-    targets,
-    rslora: config["use_rslora"] === true,
-    method,
-    baseModel: String(config["base_model_name_or_path"] ?? ""),
-    tensor: (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!,
+    ...shared,
+    ...{ alpha, rslora: false },
+    vera: { projectionSeed, dInitial: Number(config["d_initial"] ?? 0.1), isDrawnHere },
+    tensor: (layer, linear, factor) => {
+      if (factor === "A") return scaledRows(a, ours.width, linearShape(spec, linear).in, tensor(layer, linear, "lambda_d"));
+      if (factor === "B") return scaledRows(b, rank, rank, tensor(layer, linear, "lambda_b"));
+      return tensor(layer, linear, factor);
+    },
   };
 }
 
-/** Only LoRA and DoRA are read; anything that would change the numbers is refused by name. */
+/** The first rows of a matrix of rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
+function scaledRows(matrix: Float32Array, stride: number, width: number, factors: Float32Array): Float32Array {
+  const out = new Float32Array(factors.length * width);
+  for (const [i, factor] of factors.entries())
+    for (let j = 0; j < width; j++) out[i * width + j] = matrix[i * stride + j]! * factor;
+  return out;
+}
+
+/** Only LoRA, DoRA and VeRA are read; anything that would change the numbers is refused by name. */
 function checkKind(config: JsonObject, path: string): void {
   const isEmpty = (value: unknown) =>
     value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
@@ -131,9 +205,9 @@ function checkKind(config: JsonObject, path: string): void {
     new RequestError(
       "peft.kind",
       `${path}: ${key} is ${JSON.stringify(config[key])}`,
-      "mlora continues LoRA and DoRA adapters",
+      "mlora reads LoRA, DoRA and VeRA adapters",
     );
-  if (config["peft_type"] !== "LORA") throw refuse("peft_type");
+  if (config["peft_type"] !== "LORA" && config["peft_type"] !== "VERA") throw refuse("peft_type");
   if ((config["bias"] ?? "none") !== "none") throw refuse("bias");
   for (const key of [
     "lora_bias",
@@ -168,10 +242,15 @@ function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly 
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of targets) {
       const { in: width, out } = linearShape(spec, linear);
-      wanted.set(tensorName(layer, linear, "A"), [rank, width]);
-      wanted.set(tensorName(layer, linear, "B"), [out, rank]);
-      if (method === "dora") wanted.set(tensorName(layer, linear, "M"), [out]);
+      const shapes = { A: [rank, width], B: [out, rank], M: [out], lambda_d: [rank], lambda_b: [out] };
+      for (const { factor } of factorsIn({ from: layer, to: layer + 1 }, [linear], method))
+        wanted.set(tensorName(layer, linear, factor), shapes[factor]);
     }
+  if (method === "vera" && targets.length > 0) {
+    const { width, height } = projectionOf(spec, targets, rank, 0);
+    wanted.set(PROJECTIONS.a, [rank, width]);
+    wanted.set(PROJECTIONS.b, [height, rank]);
+  }
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear of layer 0"] : [];
   for (const [name, shape] of wanted) {
     const entry = file.tensors.get(name);

@@ -2,7 +2,7 @@
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { groupShape } from "../base/layout.ts";
+import { type AdapterRoom, groupShape } from "../base/layout.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
@@ -14,17 +14,12 @@ import type { Device, Tensor } from "../device/device.ts";
  */
 export type Recomputation = "none" | "selective" | "full";
 
-export type Sizes = {
+export type Sizes = AdapterRoom & {
   readonly rows: number; // most of a micro-batch, a multiple of the row tile
   readonly targets: number; // most target rows of a micro-batch, a multiple of the row tile
   readonly chunk: number; // rows of a chunk of logits
   readonly layers: number; // of this stage
-  readonly rank: number; // padded
   readonly recomputation: Recomputation;
-  /** Groups of linears that adapters target: only their inputs are needed again. */
-  readonly groups: readonly Group[];
-  /** Groups where DoRA adapters have targets. */
-  readonly magnitudes: readonly Group[];
 };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -91,6 +86,7 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
   const { rows, rank, recomputation, groups, magnitudes } = sizes;
   const w = widths(spec);
   const qkv = take(compute, rows, w.qkv);
+  // Only the inputs of targeted groups are needed again.
   const kept = (group: Group) => recomputation === "none" && groups.includes(group);
   const product = (group: Group) => {
     const isMade = magnitudes.includes(group) && !(group === "down" && recomputation === "full");

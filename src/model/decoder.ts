@@ -6,6 +6,7 @@
 import type { AdapterBank } from "../adapter/bank.ts";
 import * as dora from "../adapter/dora.ts";
 import * as lora from "../adapter/lora.ts";
+import * as vera from "../adapter/vera.ts";
 import type { Group, ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -67,6 +68,7 @@ export class Decoder {
   /** Computes what follows from parameters that have changed since the last pass. */
   refresh(): void {
     const layers = this.weights.layers.map(({ linears }, i) => [this.part.from + i, linears] as const);
+    vera.refresh(this.device, this.bank);
     dora.refresh(this.device, this.bank, layers);
   }
 

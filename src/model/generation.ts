@@ -1,8 +1,9 @@
 // Memory of generation: the keys and values that are kept of each sequence, and the buffers of a pass that nobody goes back through.
 
 import type { DType } from "../base/dtype.ts";
+import type { AdapterRoom } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { alikePlaces } from "../device/tile.ts";
 import { takeBatch } from "./batch.ts";
@@ -16,17 +17,13 @@ export type Cached = { readonly cache: Cache; readonly places: Tensor; readonly 
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 
-export type GenerationSizes = {
+export type GenerationSizes = AdapterRoom & {
   /** Rows of the largest pass, a multiple of the row tile. */
   readonly rows: number;
   /** Sequences that grow at once, and tokens that each may have. */
   readonly sequences: number;
   readonly capacity: number;
-  /** Of the adapters: how many, their padded rank, the groups of linears that they target, and those where there are magnitudes. */
   readonly adapters: number;
-  readonly rank: number;
-  readonly groups: readonly Group[];
-  readonly magnitudes: readonly Group[];
   readonly format: WeightFormat;
 };
 
@@ -57,16 +54,17 @@ export function takeGeneration(
   spec: ModelSpec,
   sizes: GenerationSizes,
 ) {
-  const { rows, sequences, capacity, adapters, rank, groups, magnitudes } = sizes;
+  const { rows, sequences, capacity, adapters, rank, groups, magnitudes, vectors } = sizes;
   const targets = Math.ceil(sequences / alikePlaces({ kind, rowTile }).length) * rowTile;
-  const ofPass = { rank, groups, magnitudes, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
-  const vectors = () => take(compute, targets, spec.hidden);
+  const room = { rank, groups, magnitudes, vectors };
+  const ofPass = { ...room, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
+  const states = () => take(compute, targets, spec.hidden);
   return {
     rope: { cos: take("f32", capacity, spec.headDim / 2), sin: take("f32", capacity, spec.headDim / 2) },
     cache: takeCache(take, compute, spec, sequences * capacity),
     places: take("i32", rows),
     batch: takeBatch(take, { rows, targets, adapters: Math.max(1, adapters), rowTile }),
     ...takeForward(take, compute, spec, { ...ofPass, rows }),
-    head: { x: vectors(), h: vectors(), rstd: take("f32", targets), logits: take(compute, rowTile, tableRows(spec)) },
+    head: { x: states(), h: states(), rstd: take("f32", targets), logits: take(compute, rowTile, tableRows(spec)) },
   };
 }

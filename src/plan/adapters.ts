@@ -35,9 +35,14 @@ export type AdapterPlan = BankAdapter & {
   readonly reference: BankAdapter | null;
 };
 
-/** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). */
-export const scaleOf = ({ alpha, rank, rslora }: Pick<AdapterRecipe, "alpha" | "rank" | "rslora">): number =>
-  rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+/** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
+export const scaleOf = ({
+  alpha,
+  rank,
+  rslora,
+  method,
+}: Pick<AdapterRecipe, "alpha" | "rank" | "rslora" | "method">): number =>
+  method === "vera" ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
 
 /** The linears that an adapter targets, in the model's order. A name that no linear has is a RequestError. */
 export function resolveTargets({ name, targets }: Pick<AdapterRecipe, "name" | "targets">, spec: ModelSpec): readonly Linear[] {
@@ -67,6 +72,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     scale: scaleOf(recipe),
     targets,
     method: recipe.method,
+    ...(recipe.method === "vera" ? { projectionSeed: recipe.projectionSeed } : {}),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

@@ -3,7 +3,7 @@
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError } from "../base/errors.ts";
-import { groupsOf, layoutAdapters, magnitudesOf } from "../base/layout.ts";
+import { layoutAdapters, roomOf } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -42,8 +42,7 @@ export function planGeneration(
     capacity: maxOf(wishes.map(({ prompt, limit }) => prompt + limit)),
     adapters: adapters.length,
     rank: adapters.length === 0 ? 0 : padRank(adapters, device),
-    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-    magnitudes: magnitudesOf(adapters),
+    ...roomOf(adapters),
     format,
   };
   const most = Math.min(wishes.length, tiles * tile.alike.length);
@@ -66,9 +65,9 @@ export function generationBytes(
   device: Pick<DeviceReport, "kind" | "compute" | "rowTile" | "threads">,
   sizes: GenerationSizes,
 ): number {
-  const { rows, adapters, rank, groups, magnitudes, format } = sizes;
+  const { rows, adapters, rank, groups, format } = sizes;
   const part = wholeModel(spec);
-  const layout = layoutAdapters(spec, part, groups, rank, magnitudes);
+  const layout = layoutAdapters(spec, part, sizes);
   return (
     weightBytes(spec, part, device.compute, format) +
     bankBytes(Math.max(1, adapters), layout, device.compute, groups.length) +

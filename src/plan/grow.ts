@@ -1,6 +1,6 @@
 // Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
 
-import { groupsOf, magnitudesOf } from "../base/layout.ts";
+import { roomOf } from "../base/layout.ts";
 import { maxOf } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import {
@@ -31,9 +31,11 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   const { sizes } = stages[0]!;
   const rank = maxOf(onStages(late).map((adapter) => adapter.rank));
   if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
-  const groups = groupsOf(onStages(late).flatMap(({ targets }) => targets)).filter((group) => !sizes.groups.includes(group));
-  if (groups.length > 0) return `room for factors of ${groups.join(", ")}`;
-  if (magnitudesOf(onStages(late)).some((group) => !sizes.magnitudes.includes(group))) return "room for the magnitudes of DoRA";
+  const room = roomOf(onStages(late));
+  const without = (what: keyof typeof room) => room[what].filter((group) => !sizes[what].includes(group));
+  if (without("groups").length > 0) return `room for factors of ${without("groups").join(", ")}`;
+  if (without("magnitudes").length > 0) return "room for the magnitudes of DoRA";
+  if (without("vectors").length > 0) return "room for the vectors of VeRA";
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, budget, device.rowTile)));

@@ -60,7 +60,7 @@ export function stageMemory(
   const rope = countBytes((take) => {
     for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
   });
-  const layout = layoutAdapters(spec, part, groups, sizes.rank, sizes.magnitudes);
+  const layout = layoutAdapters(spec, part, sizes);
   const room = linkRoom(spec, sizes, device.compute);
   const neighbours = Number(!part.first) + Number(!part.last);
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };

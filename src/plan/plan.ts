@@ -3,7 +3,7 @@
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { groupsOf, magnitudesOf } from "../base/layout.ts";
+import { roomOf } from "../base/layout.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -112,11 +112,9 @@ export function makePlan(
   const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, budget, rowTile));
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
-  const groups = groupsOf(onStages(adapters).flatMap(({ targets }) => targets));
-  const magnitudes = magnitudesOf(onStages(adapters));
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
-  const shared = { rank: padRank(adapters.flatMap(ranksOf), device), groups, magnitudes, positions, format };
+  const shared = { rank: padRank(adapters.flatMap(ranksOf), device), ...roomOf(onStages(adapters)), positions, format };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((part, stage) => {
       const inFlight = parts.length - stage + spare;

@@ -1,5 +1,6 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
+import type { Method } from "../base/layout.ts";
 import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
 
@@ -33,7 +34,7 @@ export type AdapterRecipe = {
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
   readonly objective: Objective;
-  readonly method: "lora" | "dora";
+  readonly method: Method;
   readonly rank: number;
   readonly alpha: number;
   readonly dropout: number;
@@ -41,6 +42,9 @@ export type AdapterRecipe = {
   readonly rslora: boolean;
   /** The learning rate of B as a multiple of that of A (LoRA+, Hayou et al. 2024); 1 for plain LoRA. */
   readonly loraPlusRatio: number;
+  /** VeRA: the seed of its frozen projections, and what lambda_d begins as. */
+  readonly projectionSeed: number;
+  readonly dInitial: number;
   /** What a fresh adapter begins with (adapter/init.ts). */
   readonly init: "default" | "gaussian" | "orthogonal";
   readonly targets: readonly string[] | "all-linear";

@@ -13,7 +13,8 @@ const DEFAULTS = {
   train_on: "completion",
   objective: "sft",
   method: "lora",
-  rank: 16,
+  projection_seed: 0,
+  d_initial: 0.1,
   alpha: 32,
   dropout: 0,
   rslora: false,
@@ -39,6 +40,9 @@ const DEFAULTS = {
   priority: 0,
   min_delta: 0,
 } as const;
+
+/** VeRA's ranks cost no parameters: PEFT's default for it is 256. */
+const RANKS = { lora: 16, dora: 16, vera: 256 } as const;
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
@@ -118,11 +122,13 @@ export function resolveAdapter(
     trainOn: t.train_on,
     objective: objectiveOf(t.objective, place),
     method: t.method,
-    rank: t.rank,
+    rank: t.rank ?? RANKS[t.method],
     alpha: t.alpha,
     dropout: t.dropout,
     rslora: t.rslora,
     loraPlusRatio: t.lora_plus_ratio,
+    projectionSeed: t.projection_seed,
+    dInitial: t.d_initial,
     init: t.init,
     targets: t.targets,
     initialAdapter: t.from === undefined ? null : place(t.from),
@@ -168,11 +174,11 @@ export function adapterTable(a: AdapterRecipe) {
     objective: objectiveTable(a.objective),
     method: a.method,
     rank: a.rank,
-    alpha: a.alpha,
     dropout: a.dropout,
-    rslora: a.rslora,
-    lora_plus_ratio: a.loraPlusRatio,
-    ...(a.initialAdapter === null ? { init: a.init } : {}),
+    ...(a.method === "vera"
+      ? { projection_seed: a.projectionSeed, d_initial: a.dInitial }
+      : { alpha: a.alpha, rslora: a.rslora, lora_plus_ratio: a.loraPlusRatio }),
+    ...(a.initialAdapter === null && a.method !== "vera" ? { init: a.init } : {}),
     targets: a.targets === "all-linear" ? a.targets : [...a.targets],
     ...optional("from", a.initialAdapter),
     optimizer: a.optimizer.name,

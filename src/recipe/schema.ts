@@ -1,6 +1,7 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
+import { METHODS, MOST_RANK } from "../base/layout.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
 
@@ -106,12 +107,14 @@ export const adapterEntries = {
     [oneOf(...OBJECTIVES), ...Object.values(objectiveTables)],
     wants(`${OBJECTIVES.map((name) => `"${name}"`).join(" or ")}, or a table with one of them as name`),
   ),
-  method: oneOf("lora", "dora"),
-  rank: whole(1, 256),
+  method: oneOf(...METHODS),
+  rank: whole(1, MOST_RANK),
   alpha: positive(),
   dropout: between(0, 1),
   rslora: truth,
   lora_plus_ratio: positive(),
+  projection_seed: whole(0, SEED),
+  d_initial: positive(),
   init: oneOf("default", "gaussian", "orthogonal"),
   targets: v.union(
     [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],

@@ -16,7 +16,7 @@ type Shape = Pick<AdapterPlan, "rank" | "targets" | "method">;
 /** How the blocks of a stage are laid out. */
 export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
   const { part, sizes } = stages[stage]!;
-  return layoutAdapters(spec, part, sizes.groups, sizes.rank, sizes.magnitudes);
+  return layoutAdapters(spec, part, sizes);
 }
 
 /** The factors in the blocks of all stages, first stage first, in the order of the layers. */

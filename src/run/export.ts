@@ -2,6 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import { type FactorTensor, factorsIn } from "../base/layout.ts";
+import { projectionOf } from "../base/projection.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
@@ -22,10 +23,11 @@ const TOLERANCE = 1e-6;
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, method = "lora", recipe }: AdapterPlan,
+  { rank, scale, targets, method = "lora", projectionSeed, recipe }: AdapterPlan,
   init = recipe.init,
 ): Promise<unknown> {
-  const adapter = { rank, scale, targets, method, seed: recipe.seed, init };
+  const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
+  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...ofVera };
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
@@ -115,11 +117,13 @@ export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
 }
 
 function write(
-  { recipe: run }: Plan,
+  { recipe: run, spec }: Plan,
   { recipe, rank, targets }: AdapterPlan,
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
-  const { alpha, dropout, rslora, method } = recipe;
-  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, baseModel: run.model.path }, factors);
+  const { alpha, dropout, rslora, method, projectionSeed, dInitial } = recipe;
+  const projection = () => projectionOf(spec, targets, rank, projectionSeed);
+  const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
+  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, baseModel: run.model.path }, factors);
 }

@@ -43,12 +43,12 @@ export class Generator implements Disposable {
 
   /** Takes all memory that it will ever use, and loads the frozen weights through `fill`. */
   static async open(device: Device, spec: ModelSpec, sizes: GenerationSizes, fill: FillTensor): Promise<Generator> {
-    const { rows, rank, groups, magnitudes, format } = sizes;
+    const { rows, rank, groups, format } = sizes;
     const part = wholeModel(spec);
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, part, device.compute, format), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, part, format, fill);
-    const bank = new AdapterBank(device, spec, part, Math.max(1, sizes.adapters), groups, rank, magnitudes);
+    const bank = new AdapterBank(device, spec, part, Math.max(1, sizes.adapters), sizes);
     const need = { spec, groups, rows, rank, adapters: sizes.adapters, format, layout: bank.layout };
     device.reserveScratch(scratchBytes(device, need));
     const carve = (take: Parameters<typeof takeGeneration>[0]) => takeGeneration(take, device, spec, sizes);

@@ -5,7 +5,7 @@ import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
 import { type Init, initialise } from "../adapter/init.ts";
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
-import { putFactor } from "../base/layout.ts";
+import { factorsIn, putFactor } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
@@ -37,7 +37,7 @@ import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init };
+export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number };
 
 export type StageConfig = { readonly spec: ModelSpec; readonly part: Part; readonly sizes: StageSizes };
 
@@ -94,7 +94,7 @@ export class Stage implements Disposable {
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, part, device.compute, format), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, part, format, fill);
-    const bank = new AdapterBank(device, spec, part, adapters, groups, rank, sizes.magnitudes);
+    const bank = new AdapterBank(device, spec, part, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: bank.layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
@@ -196,15 +196,16 @@ export class Stage implements Disposable {
   }
 
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
-  async admit(slot: number, { seed, init, ...adapter }: StageAdapter): Promise<void> {
+  async admit(slot: number, { seed, init, dInitial, ...adapter }: StageAdapter): Promise<void> {
     this.bank.admit(slot, adapter);
     const block = new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
     const { from, to } = this.config.part;
     for (let layer = from; layer < to; layer++)
       for (const linear of adapter.targets)
-        for (const factor of ["A", "B"] as const) {
+        for (const { factor } of factorsIn({ from: layer, to: layer + 1 }, [linear], adapter.method)) {
           const place = this.bank.place(slot, layer, linear, factor);
-          putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows: place.rows, columns: place.columns }));
+          const { rows, columns } = place;
+          putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
         }
     this.bank.write(slot, "params", block);
     if (adapter.method !== "dora") return;

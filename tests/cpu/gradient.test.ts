@@ -17,6 +17,7 @@ const adapters: readonly BankAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
   { rank: 5, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 4, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
+  { rank: 6, scale: 1, targets: ["q_proj", "k_proj", "o_proj", "down_proj"], method: "vera", projectionSeed: 3 },
 ];
 
 const WEIGHT = 0.05;
@@ -43,7 +44,7 @@ async function expectGradients(
   sharesOf: (rng: Rng) => readonly Share[],
   total: typeof weightedLoss,
 ): Promise<void> {
-  using stage = await tinyStage(new CpuDevice(2), spec, adapters, [5, 6, 7], { recomputation });
+  using stage = await tinyStage(new CpuDevice(2), spec, adapters, [5, 6, 7, 8], { recomputation });
   const batch = pack(sharesOf(new Rng(9)), adapters.length, stage.device.rowTile);
   // The same masks: they are a function of seed, step, module and row.
   const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
@@ -58,11 +59,11 @@ async function expectGradients(
       const direction = directions[i]!.values;
       const gradient = gradients[i]!.values;
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-      const step = 0.004;
+      const step = at.factor.startsWith("lambda") ? 0.03 : 0.004; // a vector is few numbers: a short step drowns in rounding
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.bank.takeStale(); // DoRA's norms count as constants: they stay as they are
+        if (at.factor !== "M") stage.bank.takeStale("dora"); // DoRA's norms count as constants: they stay as they are
         return lossOf();
       };
       // Four points, so that the error of the difference is of fourth order.

@@ -1,7 +1,7 @@
 // A tiny random model that generates, with adapters of random factors: for tests of passes and of what company changes (nothing).
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import { factorsIn, groupsOf, magnitudesOf } from "../../src/base/layout.ts";
+import { factorsIn, roomOf } from "../../src/base/layout.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
@@ -25,8 +25,8 @@ export const ADAPTERS: readonly BankAdapter[] = [
 export function factorsFor(spec: ModelSpec, { rank, targets, method }: BankAdapter, seed: number) {
   return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
     const { in: width, out } = linearShape(spec, at.linear);
-    const size = { A: rank * width, B: out * rank, M: out }[at.factor];
-    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M"].indexOf(at.factor));
+    const size = { A: rank * width, B: out * rank, M: out, lambda_d: rank, lambda_b: out }[at.factor];
+    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
     const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
     return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };
   });
@@ -46,8 +46,7 @@ export async function tinyGenerator(
     capacity: 128,
     adapters: adapters.length,
     rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
-    groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-    magnitudes: magnitudesOf(adapters),
+    ...roomOf(adapters),
     format: "dense" as WeightFormat,
     ...changes,
   };

@@ -11,8 +11,8 @@ import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
-/** "kinds": adapters of the other kinds, on the Llama model. */
-export type GoldenModel = (typeof GOLDEN_MODELS)[number] | "kinds";
+/** "kinds" and "vera": adapters of the other kinds, on the Llama model. */
+export type GoldenModel = (typeof GOLDEN_MODELS)[number] | "kinds" | "vera";
 
 export type GoldenStep = {
   /** Rows of the data, in order, as PEFT was given them. */
@@ -87,6 +87,7 @@ type FileAdapter = {
   readonly rslora: boolean;
   readonly method?: AdapterRecipe["method"];
   readonly lora_plus_ratio?: number;
+  readonly projection_seed?: number;
   readonly targets: readonly Linear[];
   readonly batch_size: number;
   readonly accumulation: number;
@@ -113,7 +114,7 @@ export function loadGolden(name: GoldenModel): Golden {
   const logits = readTensors(join(folder, "logits.safetensors"));
   return {
     name,
-    model: join(name === "kinds" ? join(FOLDER, "llama") : folder, "model"),
+    model: join(name === "kinds" || name === "vera" ? join(FOLDER, "llama") : folder, "model"),
     adapters: adapters.map((adapter) => adapterOf(adapter, join(folder, adapter.name), logits(adapter.name))),
     probe: Int32Array.from(probe),
     logits: logits("base"),
@@ -206,6 +207,8 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     dropout: 0,
     rslora: adapter.rslora,
     loraPlusRatio: adapter.lora_plus_ratio ?? 1,
+    projectionSeed: adapter.projection_seed ?? 0,
+    dInitial: 0.1,
     init: "default",
     targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
     initialAdapter,

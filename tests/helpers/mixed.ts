@@ -27,6 +27,15 @@ export const MIXED: Readonly<Record<string, Settings>> = {
   plus: { data: "rows.jsonl", rank: 10, lora_plus_ratio: 8, learning_rate: 1e-3 },
   dora: { data: "rows.jsonl", rank: 16, method: "dora", dropout: 0.1, learning_rate: 2e-3 },
   preferring: { data: "pairs.jsonl", rank: 7, method: "dora", objective: "dpo", targets: ["q_proj", "down_proj"] },
+  vera: { data: "rows.jsonl", rank: 40, method: "vera", learning_rate: 2e-2, projection_seed: 7 },
+  judged: {
+    data: "pairs.jsonl",
+    rank: 9,
+    method: "vera",
+    objective: "dpo",
+    targets: ["k_proj", "o_proj"],
+    learning_rate: 5e-2,
+  },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 

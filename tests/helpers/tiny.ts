@@ -2,7 +2,7 @@
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { FactorTensor } from "../../src/base/layout.ts";
-import { groupsOf, magnitudesOf } from "../../src/base/layout.ts";
+import { roomOf } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
@@ -82,8 +82,7 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
   chunk: device.rowTile,
   layers: 2,
   rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
-  groups: groupsOf(adapters.flatMap(({ targets }) => targets)),
-  magnitudes: magnitudesOf(adapters),
+  ...roomOf(adapters),
   recomputation: "selective",
   inFlight: 1,
   positions: 64,
@@ -94,7 +93,7 @@ export const tinySizes = (device: Device, adapters: readonly BankAdapter[], chan
 /** Random factors, so that gradients of all are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
   return (await readAdapter(stage, adapter)).map((at) => {
-    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M"].indexOf(at.factor));
+    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
     const middle = at.factor === "M" ? 1 : 0; // lengths of rows
     return { ...at, values: Float32Array.from(at.values, () => middle + 0.3 * rng.normal()) };
   });

@@ -1,5 +1,6 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
+import { METHODS } from "../../base/layout.ts";
 import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
@@ -54,7 +55,7 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
 export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
   const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!;
   const rank = natural(options, "rank", 16);
-  const method = oneOf("method", options.method ?? "lora", ["lora", "dora"]);
+  const method = oneOf("method", options.method ?? "lora", METHODS);
   const adapter = (i: number): AdapterRecipe => ({
     name: `bench-${i}`,
     train: [],
@@ -67,6 +68,8 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     trainOn: "all",
     objective: { name: "sft" },
     method,
+    projectionSeed: 0,
+    dInitial: 0.1,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,

@@ -65,7 +65,8 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, spec, ASK);
-    const { rank, targets, method } = saved;
+    const { rank, targets } = saved;
+    const method = saved.method === "vera" ? "lora" : saved.method; // a frozen VeRA is a LoRA
     const places = factorsIn({ from: 0, to: spec.layers }, targets, method);
     const factors = places.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
     return [{ name, rank, targets, method, scale: scaleOf(saved), factors }];

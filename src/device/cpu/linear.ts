@@ -4,6 +4,7 @@
 // the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
 // tile, so that the path does not depend on how many there are.
 
+import { MOST_RANK } from "../../base/layout.ts";
 import { alignUp, range } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
@@ -193,6 +194,34 @@ export function linearKernels(host: Host, scratch: Scratch) {
         );
       });
     },
+  };
+}
+
+/** VeRA's factors and the gradients of its vectors (src/adapter/vera.ts), a linear of an adapter at a time. */
+export function veraKernels({ kernels: c }: Host) {
+  const each = (of: Tensor, args: Kernels["vera_expand"] | Kernels["vera_reduce"], apply: typeof c.vera_expand): void => {
+    const { side, vector, ranks, firstColumn, which, projection } = args;
+    const linears = dim(ranks, 1);
+    const [padded, ld] = [dim(of, 1) / linears, dim(of, 2)];
+    for (const [slot, is] of ints(which).entries()) {
+      const [keyA, keyB, width] = ints(projection).subarray(slot * 5);
+      const [boundA, boundB] = floats(projection).subarray(slot * 5 + 3);
+      for (let g = 0; g < linears; g++) {
+        const rank = ints(ranks)[slot * linears + g]!;
+        if (is === 0 || rank === 0) continue;
+        const first = side === "a" ? g * padded : firstColumn[g]!;
+        const sizes =
+          side === "a" ? ([rank, ld, ld, width!] as const) : ([firstColumn[g + 1]! - first, rank, ld, rank] as const);
+        const [key, bound] = side === "a" ? [keyA!, boundA!] : [keyB!, boundB!];
+        const at = side === "a" ? g * MOST_RANK : first;
+        const from = vector.ptr + (slot * (vector.stride ?? dim(vector, 1)) + at) * F32;
+        apply(partOf(of, slot, first).ptr, from, ...sizes, key >>> 0, bound);
+      }
+    }
+  };
+  return {
+    vera_expand: (args: Kernels["vera_expand"]): void => each(args.factor, args, c.vera_expand),
+    vera_reduce: (args: Kernels["vera_reduce"]): void => each(args.grad, args, c.vera_reduce),
   };
 }
 

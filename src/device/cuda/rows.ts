@@ -25,6 +25,8 @@ type Family = Exclude<
   | "dora_norm"
   | "dora_forward"
   | "dora_backward"
+  | "vera_expand"
+  | "vera_reduce"
 >;
 
 export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {

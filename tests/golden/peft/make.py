@@ -59,6 +59,7 @@ class Adapter:
     method: str = "lora"
     lora_plus_ratio: float = 1.0  # the rate of B over that of A
     random_b: bool = False  # else PEFT's own initialisation, B = 0
+    projection_seed: int = 0
 
 
 ADAPTERS = [
@@ -81,6 +82,28 @@ KINDS = [
     # B begins as zero, so that the norms are those of the frozen rows.
     Adapter("fresh", 5, 16.0, ["o_proj", "gate_proj", "down_proj"], 7, 1, 2, 4e-3, 0.0, None, "linear", 0, rslora=True, method="dora"),
 ]  # fmt: skip
+
+# Linears of every shape: the projections are as wide as the widest, and each reads its corner.
+VERA = [
+    Adapter("all", 12, 12.0, ALL, 14, 2, 3, 4e-2, 0.1, 0.05, "cosine", 2, min_lr_ratio=0.1, random_b=True, method="vera", projection_seed=5),
+    Adapter("fresh", 33, 33.0, ["k_proj", "o_proj", "up_proj"], 7, 1, 2, 2e-2, 0.0, None, "linear", 0, method="vera"),
+]  # fmt: skip
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """lowbias32, of i64 that hold 32 bits."""
+    low = 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & low
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & low
+    return x ^ (x >> 16)
+
+
+def projection(seed: int, side: int, fan_in: int, shape: torch.Size) -> torch.Tensor:
+    """VeRA's A (side 1) or B (2), as mlora draws them: PEFT's bounds, but a hash for PyTorch's generator."""
+    key = mix(mix(torch.tensor(seed)) ^ side)
+    bits = mix(key ^ torch.arange(shape.numel()))
+    bound = torch.tensor((6 / fan_in) ** 0.5).float()
+    return (((bits >> 8).double() * 2**-23 - 1).float() * bound).reshape(shape)
 
 
 def make_rows(golden: Golden, adapter: Adapter) -> list[dict]:
@@ -109,6 +132,8 @@ def steps_of(adapter: Adapter) -> list[list[list[int]]]:
 
 def wrap(base: torch.nn.Module, golden: Golden, adapter: Adapter) -> peft.PeftModel:
     """The base model with the adapter at its initial values, which are fp32 numbers whatever the model's type is."""
+    if adapter.method == "vera":
+        return wrap_vera(base, golden, adapter)
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -124,6 +149,26 @@ def wrap(base: torch.nn.Module, golden: Golden, adapter: Adapter) -> peft.PeftMo
         for name, parameter in trained(model).items():
             if adapter.random_b and ".lora_B." in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator(golden.name, name)))
+            parameter.copy_(parameter.float())
+    return model
+
+
+def wrap_vera(base: torch.nn.Module, golden: Golden, adapter: Adapter) -> peft.PeftModel:
+    config = peft.VeraConfig(
+        r=adapter.rank,
+        target_modules=adapter.targets,
+        projection_prng_key=adapter.projection_seed,
+        save_projection=True,
+        task_type="CAUSAL_LM",
+    )
+    model = peft.get_peft_model(base, config).train()
+    a, b = model.base_model.vera_A["default"], model.base_model.vera_B["default"]
+    with torch.no_grad():
+        a.copy_(projection(adapter.projection_seed, 1, a.shape[1], a.shape))
+        b.copy_(projection(adapter.projection_seed, 2, adapter.rank, b.shape))
+        for name, parameter in trained(model).items():
+            if adapter.random_b:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(golden.name, name)))
             parameter.copy_(parameter.float())
     return model
 
@@ -308,7 +353,7 @@ def make(golden: Golden, name: str, adapters_of: list[Adapter]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Makes the golden files of tests/golden/peft.")
-    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), "kinds", []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), "kinds", "vera", []], metavar="NAME")
     names = parser.parse_args().names
     warnings.simplefilter("ignore", FutureWarning)  # transformers about itself
     torch.set_num_threads(1)
@@ -320,3 +365,5 @@ if __name__ == "__main__":
             make(golden, golden.name, ADAPTERS)
     if not names or "kinds" in names:
         make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "kinds", KINDS)
+    if not names or "vera" in names:
+        make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "vera", VERA)
