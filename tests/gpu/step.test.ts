@@ -21,6 +21,7 @@ const adapters: readonly BankAdapter[] = [
   { rank: 40, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 16, scale: 0.9, targets: ["k_proj", "o_proj"] },
   { rank: 5, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
+  { rank: 33, scale: 1, targets: ["q_proj", "o_proj", "up_proj"], method: "vera", projectionSeed: 3 },
 ];
 /** Relative differences: rounding of f32 in another order of sums, and of bf16 through a few layers. */
 const TOLERANCE = { f32: { loss: 2e-6, gradient: 1e-5 }, bf16: { loss: 5e-3, gradient: 5e-2 } };
@@ -30,6 +31,7 @@ async function putFactors(stage: Stage): Promise<void> {
   for (const adapter of adapters.keys()) {
     const factors = (await readAdapter(stage, adapter)).map((at) => {
       const rng = new Rng(70 + adapter, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
+      if (at.factor.startsWith("lambda")) return { ...at, values: at.values.map(() => 0.5 * rng.normal()) };
       const size = at.factor === "A" ? 1 / Math.sqrt(stage.config.spec.hidden) : 0.2 / Math.sqrt(adapters[adapter]!.rank);
       const values =
         at.factor === "M"
@@ -41,7 +43,7 @@ async function putFactors(stage: Stage): Promise<void> {
   }
 }
 
-/** Losses and gradients of one pass of unequal sequences, a crowd of four adapters. */
+/** Losses and gradients of one pass of unequal sequences, a crowd of five adapters. */
 async function pass(
   device: Device,
   spec: ModelSpec,
@@ -50,12 +52,12 @@ async function pass(
   format: WeightFormat = "dense",
 ) {
   const rows = 1280; // multiples of both devices' row tiles come to no more
-  using stage = await tinyStage(device, spec, adapters, [5, 6, 7, 8], {
+  using stage = await tinyStage(device, spec, adapters, [5, 6, 7, 8, 9], {
     ...{ recomputation, rows, targets: rows, positions: 200, format },
   });
   await putFactors(stage);
   const rng = new Rng(9);
-  const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43], [90, 7]];
+  const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43], [90, 7], [17, 60]];
   const shares = adapters.map((_, adapter) => ({
     adapter,
     samples: lengths[adapter]!.map((length) => randomTokens(rng, spec.vocab, length)),

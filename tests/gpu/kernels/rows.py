@@ -15,6 +15,7 @@ import rows_adapters
 import rows_cases
 import rows_decode
 import rows_dora
+import rows_vera
 from rows_launch import INTERPRET
 
 SEED = int(time.time())
@@ -23,6 +24,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     **{name: getattr(rows_cases, name) for name in ("rows", "pool", "rmsnorm", "rope", "xent", "swiglu")},
     "decode": rows_decode.decode,
     "dora": rows_dora.dora,
+    "vera": rows_vera.vera,
 }
 KINDS = ("ptr", "f32")
 

@@ -1,7 +1,7 @@
 """How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels alone.
 
 Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from the
-rows of rows_variants.py, decode_variants.py and dora_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
+rows of rows_variants.py, decode_variants.py, dora_variants.py and vera_variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
 """
 import importlib
 import os
@@ -15,12 +15,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import adamw  # noqa: E402
 import decode_variants  # noqa: E402
 import dora_variants  # noqa: E402
+import vera_variants  # noqa: E402
 from rows_variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
-ROWS = [*variants(), *decode_variants.variants(), *dora_variants.variants()]
+ROWS = [*variants(), *decode_variants.variants(), *dora_variants.variants(), *vera_variants.variants()]
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
 
@@ -166,6 +167,17 @@ def dora_norm(kind, w, a, b, scale, ranks, first_column, m, gain, inverse, stale
         strides = a.stride(0), b.stride(0), m.stride(0)
         grid = (L, cdiv(last - first, row["constants"]["BN"]))
         launch(row, grid, w, a, b, scale, ranks, m, gain, inverse, stale, *strides, g, G, first, last, N, K)
+
+
+def vera(kind, kernel, side, of, vector, ranks, which, projection, first_column):
+    """vera_expand or vera_reduce of every linear; `vector` as the bank has it: [L, G 256] of side 0, [L, N] of side 1."""
+    (L, rows_all, ld), G = of.shape, ranks.shape[1]
+    row = find(kernel, kind, SIDE=side)
+    for g in range(G):
+        padded = rows_all // G
+        first, rows, at = (g * padded, padded, g * 256) if side == 0 else (first_column[g], first_column[g + 1] - first_column[g], first_column[g])
+        grid = (L, cdiv(rows, row["constants"]["BI"])) + ((cdiv(ld, row["constants"]["BJ"]),) if kernel == "vera_expand" else ())
+        launch(row, grid, of[:, first:], vector[:, at:], ranks, which, projection, of.stride(0), vector.stride(0), g, G, rows, ld)
 
 
 def dora_forward(kind, z, bias, residual, gain, decomposed, y, tile_adapter):
