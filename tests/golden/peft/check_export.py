@@ -41,8 +41,10 @@ def refuse_unmatched(adapter: Path, model: torch.nn.Module) -> None:
     """PEFT only warns where a tensor of the file has no place in the model, so that a wrong name would go unseen."""
     modules = {name for name, _ in model.named_modules()}
     for name in load_file(adapter / "adapter_model.safetensors"):
-        module, _, factor = name.removeprefix("base_model.model.").rpartition(".lora_")
-        if module not in modules or factor not in ("A.weight", "B.weight", "magnitude_vector"):
+        if name in ("base_model.vera_A", "base_model.vera_B"):
+            continue
+        module, _, factor = name.removeprefix("base_model.model.").rpartition(".vera_" if ".vera_" in name else ".lora_")
+        if module not in modules or factor not in ("A.weight", "B.weight", "magnitude_vector", "lambda_d", "lambda_b"):
             sys.exit(f"{adapter}: {name} is no factor of a linear layer of the model")
 
 
