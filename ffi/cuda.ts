@@ -42,6 +42,7 @@ export const cuda = {
   cuMemcpyDtoDAsync_v2: { args: [P, P, N, P], returns: I },
   /** address, byte, count, stream */
   cuMemsetD8Async: { args: [P, U, N, P], returns: I },
+  cuMemsetD2D8Async: { args: [P, N, U, N, N, P], returns: I },
   cuStreamCreate: { args: [P, U], returns: I },
   cuStreamDestroy_v2: { args: [P], returns: I },
   cuStreamQuery: { args: [P], returns: I },

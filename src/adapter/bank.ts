@@ -35,6 +35,8 @@ export type BankAdapter = {
   readonly method?: Method;
   /** VeRA: the seed of its projections. */
   readonly projectionSeed?: number;
+  /** Ranks from here on are frozen (base/init.ts, isPrincipal); left out, none is. */
+  readonly trainedRank?: number;
 };
 
 /** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
@@ -219,10 +221,14 @@ export class AdapterBank implements Disposable {
     if (method === "dora" || method === "vera") this.#stale[method].slots[slot] = STALE;
   }
 
-  /** Gradients of factors that follow from vectors become those of the vectors. */
+  /** Gradients of factors that follow from vectors become those of the vectors; what is frozen loses its own. */
   #settle(slots: Iterable<number>): void {
     const which = new Int32Array(this.#adapters.length);
-    for (const slot of slots) which[slot] = Number(this.#adapters[slot]?.method === "vera");
+    for (const slot of slots) {
+      const adapter = this.#adapters[slot];
+      which[slot] = Number(adapter?.method === "vera");
+      if (adapter?.trainedRank !== undefined) this.#freeze(slot, adapter.trainedRank);
+    }
     if (!which.includes(1)) return;
     this.device.write(this.#settling!, which);
     settle(this.device, this, this.#settling!);
@@ -236,6 +242,18 @@ export class AdapterBank implements Disposable {
       return are.every((is) => is) ? "all" : are.some((is) => is) ? "some" : "none";
     };
     return { qkv: count("qkv"), o: count("o"), gateUp: count("gateUp"), down: count("down") };
+  }
+
+  #freeze(slot: number, trained: number): void {
+    const { rank: padded, size } = this.layout;
+    const frozen = padded - trained;
+    const ptr = (offset: number) => this.#grads.ptr + (slot * size + offset) * 4;
+    for (const { group, a, b } of this.layout.sites) {
+      const { in: width, firstColumn } = groupShape(this.spec, group);
+      for (const g of firstColumn.slice(1).keys())
+        this.device.zero({ ptr: ptr(a + (g * padded + trained) * width), dtype: "f32", shape: [frozen * width] });
+      this.device.zero({ ptr: ptr(b + trained), dtype: "f32", shape: [firstColumn.at(-1)!, frozen], stride: padded });
+    }
   }
 
   #writeTables(): void {

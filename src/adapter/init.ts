@@ -1,6 +1,7 @@
 // What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place alone, so that it is the
 // same on any number of stages.
 
+import type { Init } from "../base/init.ts";
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
@@ -10,7 +11,8 @@ import type { Factor } from "./bank.ts";
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
  * orthogonal: both random, their rows and columns in spaces at right angles, so that B A is zero (Xu, Datta 2024); the rank is even.
  */
-export type Init = "default" | "gaussian" | "orthogonal";
+export type Random = "default" | "gaussian" | "orthogonal";
+export const isRandom = (init: Init): init is Random => init === "default" || init === "gaussian" || init === "orthogonal";
 
 export type FactorAt = {
   readonly seed: number;
@@ -25,7 +27,7 @@ export type FactorAt = {
 };
 
 /** f32[rows * columns]. DoRA's M is 0 here: it begins as the norms of rows, which only the device knows. */
-export function initialise(init: Init, at: FactorAt): Float32Array {
+export function initialise(init: Random, at: FactorAt): Float32Array {
   const { seed, layer, linear, factor, rows, columns, dInitial = 0.1 } = at;
   const values = new Float32Array(rows * columns);
   if (factor === "lambda_d") return values.fill(dInitial);

@@ -1,6 +1,7 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
+import type { Init } from "../base/init.ts";
 import type { Method } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
@@ -68,7 +69,9 @@ export type AdmittedAdapter = {
   /** VeRA: the seed of its projections, and what its lambda_d begins as. */
   readonly projectionSeed?: number;
   readonly dInitial?: number;
-  readonly init: "default" | "gaussian" | "orthogonal";
+  readonly init: Init;
+  /** Ranks from here on are frozen; left out, none is. */
+  readonly trainedRank?: number;
 };
 
 /** All that a stage must know before its first micro-batch: its share of the model, and the memory that it takes. */

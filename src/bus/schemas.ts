@@ -2,6 +2,7 @@
 // that a schema gives what its type says.
 
 import * as v from "valibot";
+import { type Init, isInit } from "../base/init.ts";
 import { METHODS } from "../base/layout.ts";
 import type { Preference } from "../base/objective.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
@@ -97,7 +98,8 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   method: v.exactOptional(v.picklist(METHODS)),
   projectionSeed: v.exactOptional(count),
   dInitial: v.exactOptional(real),
-  init: v.picklist(["default", "gaussian", "orthogonal"]),
+  init: v.custom<Init>((text) => typeof text === "string" && isInit(text)),
+  trainedRank: v.exactOptional(natural),
 });
 const blockName = v.picklist(["params", "m", "v"]);
 

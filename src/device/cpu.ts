@@ -93,7 +93,10 @@ export class CpuDevice implements Device {
   }
 
   zero(tensor: Tensor): void {
-    this.#host.kernels.native_zero(tensor.ptr, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
+    const { ptr, dtype, shape, stride } = tensor;
+    const [rows, width] = stride === undefined ? [1, sizeOf(shape)] : [shape[0]!, shape[1]!];
+    for (let row = 0; row < rows; row++)
+      this.#host.kernels.native_zero(ptr + row * (stride ?? 0) * bytesOf(dtype), width * bytesOf(dtype));
   }
 
   copy(to: Tensor, from: Tensor): void {

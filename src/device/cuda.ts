@@ -170,8 +170,13 @@ export class CudaDevice implements Device, Launcher {
   }
 
   zero(tensor: Tensor): void {
-    const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
-    if (bytes > 0) this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
+    const { ptr, shape, stride } = tensor;
+    const size = bytesOf(tensor.dtype);
+    const bytes = sizeOf(shape) * size;
+    if (bytes > 0 && stride !== undefined) {
+      const [rows, width] = [shape[0]!, shape[1]! * size];
+      this.#check("cuMemsetD2D8", this.#driver.cuMemsetD2D8Async(ptr, stride * size, 0, width, rows, this.#stream));
+    } else if (bytes > 0) this.#check("cuMemsetD8", this.#driver.cuMemsetD8Async(tensor.ptr, 0, bytes, this.#stream));
   }
 
   copy(to: Tensor, from: Tensor): void {

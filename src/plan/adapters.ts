@@ -2,6 +2,7 @@
 
 import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
+import { isPrincipal } from "../base/init.ts";
 import { countParameters } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
@@ -68,7 +69,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     index,
     recipe,
     work,
-    rank: recipe.rank,
+    ...(isPrincipal(recipe.init) ? { rank: 2 * recipe.rank, trainedRank: recipe.rank } : { rank: recipe.rank }),
     scale: scaleOf(recipe),
     targets,
     method: recipe.method,

@@ -5,6 +5,8 @@ import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
+import { isPrincipal } from "../base/init.ts";
+import { MOST_RANK } from "../base/layout.ts";
 import { type Path, Places } from "./places.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "./recipe.ts";
 import { adapterTable, resolveAdapter } from "./resolve.ts";
@@ -241,6 +243,7 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
   if (adapter.init !== undefined && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
+  checkInit(adapter, defaults, at, faults);
   if (all.method === "dora" && (all.lora_plus_ratio ?? 1) !== 1)
     faults.push({ path: [...at, "lora_plus_ratio"], message: 'is LoRA+, for the method "lora"; leave it out with "dora"' });
   if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)
@@ -258,6 +261,21 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
   const [wrong, of] = method === "vera" ? [LORA_KEYS, 'the methods "lora" and "dora"'] : [VERA_KEYS, 'the method "vera"'];
   for (const key of wrong)
     if (adapter[key] !== undefined) faults.push({ path: [...at, key], message: `is for ${of}; leave it out with "${method}"` });
+}
+
+/** A part of the weight as the beginning: what would change what is frozen beside it, or what it is taken off. */
+function checkInit(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
+  const all = { ...defaults, ...adapter };
+  const { init = "default", method = "lora", rank = 16 } = all;
+  if (!isPrincipal(init) || method === "vera") return;
+  const wrong = (key: "dropout" | "weight_decay" | "method" | "rank", why: string) =>
+    faults.push({ path: [...at, key], message: `${why} with the initialisation "${init}"` });
+  if (method !== "lora") wrong("method", `is "${method}", and has to be "lora"`);
+  if ((all.dropout ?? 0) > 0) wrong("dropout", `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
+  if ((all.weight_decay ?? 0) > 0)
+    wrong("weight_decay", `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
+  if (2 * rank > MOST_RANK)
+    wrong("rank", `is ${rank}, and has to be ${MOST_RANK / 2} or less, for as much again is kept frozen,`);
 }
 
 const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;

@@ -1,5 +1,6 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
+import type { Init } from "../base/init.ts";
 import type { Method } from "../base/layout.ts";
 import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
@@ -45,8 +46,8 @@ export type AdapterRecipe = {
   /** VeRA: the seed of its frozen projections, and what lambda_d begins as. */
   readonly projectionSeed: number;
   readonly dInitial: number;
-  /** What a fresh adapter begins with (adapter/init.ts). */
-  readonly init: "default" | "gaussian" | "orthogonal";
+  /** What a fresh adapter begins with. */
+  readonly init: Init;
   readonly targets: readonly string[] | "all-linear";
   /** A PEFT adapter directory to continue from, absolute. */
   readonly initialAdapter: string | null;

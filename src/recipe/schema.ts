@@ -1,6 +1,7 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
+import { INITS, type Init, isInit } from "../base/init.ts";
 import { METHODS, MOST_RANK } from "../base/layout.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
@@ -115,7 +116,10 @@ export const adapterEntries = {
   lora_plus_ratio: positive(),
   projection_seed: whole(0, SEED),
   d_initial: positive(),
-  init: oneOf("default", "gaussian", "orthogonal"),
+  init: v.custom<Init>(
+    (text) => typeof text === "string" && isInit(text),
+    wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`),
+  ),
   targets: v.union(
     [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],
     wants('"all-linear" or a list of linear layers'),

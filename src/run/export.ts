@@ -23,11 +23,12 @@ const TOLERANCE = 1e-6;
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, method = "lora", projectionSeed, recipe }: AdapterPlan,
+  { rank, scale, targets, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
   init = recipe.init,
 ): Promise<unknown> {
   const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
-  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...ofVera };
+  const frozen = trainedRank === undefined ? {} : { trainedRank };
+  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...ofVera, ...frozen };
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
@@ -118,11 +119,13 @@ export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
 
 function write(
   { recipe: run, spec }: Plan,
-  { recipe, rank, targets }: AdapterPlan,
+  { recipe, rank, scale, targets, trainedRank }: AdapterPlan,
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
-  const { alpha, dropout, rslora, method, projectionSeed, dInitial } = recipe;
+  const { dropout, method, projectionSeed, dInitial } = recipe;
+  // With a frozen half it is a LoRA of twice the rank and the same scale: as PEFT converts its own.
+  const { alpha, rslora } = trainedRank === undefined ? recipe : { alpha: scale * rank, rslora: false };
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
   const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
   writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, baseModel: run.model.path }, factors);

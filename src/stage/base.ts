@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { openBaseModel } from "../files/basemodel.ts";
@@ -16,6 +16,25 @@ export type WeightSource = Disposable & { readonly fill: FillTensor };
 
 export const weightsOf = (model: BaseModel, spec: ModelSpec, device: Device): WeightSource =>
   "folder" in model ? fromFolder(model.folder, spec, device) : random(model.randomSeed, device);
+
+/** A linear's weight f32[out, in] as the model's files have it, however the device holds it. */
+export type OriginalWeight = (layer: number, linear: Linear) => Float32Array;
+
+export const noOriginal: OriginalWeight = () => {
+  throw new Error("a stage that has no weights to read again");
+};
+
+export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeight {
+  return (layer, linear) => {
+    if (!("folder" in model)) return noOriginal(layer, linear);
+    using files = openBaseModel(model.folder, spec);
+    const name = `model.layers.${layer}.${modulePath(linear)}.weight`;
+    const { bytes, dtype } = files.tensor(name);
+    const raw = new Uint8Array(bytes);
+    files.read(name, raw);
+    return toF32(raw, dtype!);
+  };
+}
 
 /** Reads each tensor from the model's files, converted to what the device computes in. */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {

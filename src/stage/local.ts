@@ -5,7 +5,7 @@ import { localBus } from "../bus/local.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { openDevice } from "../device/open.ts";
 import { localLink } from "../link/local.ts";
-import { weightsOf } from "./base.ts";
+import { originalWeights, weightsOf } from "./base.ts";
 import { Stage } from "./stage.ts";
 
 /** Opens the stages, first stage first. Disposing the bus closes all. */
@@ -19,7 +19,9 @@ export async function openLocalStages(setups: readonly StageSetup[]): Promise<Bu
     const device = devices[i]!;
     using source = weightsOf(setup.model, setup.spec, device);
     const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
-    const stage = opened.use(await Stage.open(device, setup, source.fill, neighbours));
+    const stage = opened.use(
+      await Stage.open(device, setup, source.fill, neighbours, originalWeights(setup.model, setup.spec)),
+    );
     handlers.push({ ...stage.handlers(), open: () => Promise.reject(new Error("a local stage is open from the start")) });
   }
   const closing = opened.move();

@@ -9,7 +9,7 @@ import type { Seat } from "../bus/stage.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { openLinkOver } from "../link/open.ts";
-import { weightsOf } from "./base.ts";
+import { originalWeights, weightsOf } from "./base.ts";
 import { Stage } from "./stage.ts";
 
 export type ServeOptions = {
@@ -56,7 +56,7 @@ async function open(options: ServeOptions, setup: StageSetup, signal: AbortSigna
   const model = folder !== null && "folder" in setup.model ? { folder } : setup.model;
   using source = weightsOf(model, setup.spec, device);
   const neighbours = { previous: previous?.link ?? null, next: next?.link ?? null };
-  const stage = await Stage.open(device, setup, source.fill, neighbours);
+  const stage = await Stage.open(device, setup, source.fill, neighbours, originalWeights(model, setup.spec));
   owner = stage;
   log(1, () => `stage ${seat.stage} has layers ${setup.part.from} to ${setup.part.to - 1}`);
   return { stage, links: links.map(({ why }) => why) };

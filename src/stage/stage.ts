@@ -1,11 +1,9 @@
 // A stage: a range of layers on one device, with the adapters' share of them. It does what it is told, in the order that it is
 // told, and decides nothing.
 
-import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
-import { type Init, initialise } from "../adapter/init.ts";
+import { AdapterBank } from "../adapter/bank.ts";
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
-import { factorsIn, putFactor } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
@@ -31,13 +29,12 @@ import { headLoss } from "../objective/head.ts";
 import { weighted } from "../objective/weigh.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import { noOriginal, type OriginalWeight } from "./base.ts";
+import { initialBlock, type StageAdapter } from "./begin.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
-
-/** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number };
 
 export type StageConfig = { readonly spec: ModelSpec; readonly part: Part; readonly sizes: StageSizes };
 
@@ -81,13 +78,23 @@ export class Stage implements Disposable {
     private readonly weights: Weights,
     private readonly neighbours: Neighbours,
     private readonly freeBefore: number,
+    private readonly original: OriginalWeight,
   ) {
     this.#free = slots.map((_, i) => i);
     this.#recorder = new Recorder(device);
   }
 
-  /** Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. */
-  static async open(device: Device, config: StageConfig, fill: FillTensor, neighbours: Neighbours): Promise<Stage> {
+  /**
+   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for adapters
+   * that begin as a part of it.
+   */
+  static async open(
+    device: Device,
+    config: StageConfig,
+    fill: FillTensor,
+    neighbours: Neighbours,
+    original: OriginalWeight = noOriginal,
+  ): Promise<Stage> {
     const { spec, part, sizes } = config;
     const freeBefore = device.memory().free;
     const { rows, rank, groups, slots: adapters, format } = sizes;
@@ -114,7 +121,7 @@ export class Stage implements Disposable {
 
     const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
     const arenas = [weightArena, bank, arena];
-    return new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore);
+    return new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
   }
 
   /** The stage's side of the bus, once it is open. */
@@ -196,17 +203,9 @@ export class Stage implements Disposable {
   }
 
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
-  async admit(slot: number, { seed, init, dInitial, ...adapter }: StageAdapter): Promise<void> {
+  async admit(slot: number, adapter: StageAdapter): Promise<void> {
     this.bank.admit(slot, adapter);
-    const block = new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
-    const { from, to } = this.config.part;
-    for (let layer = from; layer < to; layer++)
-      for (const linear of adapter.targets)
-        for (const { factor } of factorsIn({ from: layer, to: layer + 1 }, [linear], adapter.method)) {
-          const place = this.bank.place(slot, layer, linear, factor);
-          const { rows, columns } = place;
-          putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
-        }
+    const block = initialBlock(this.bank, { ...this.config, original: this.original }, slot, adapter);
     this.bank.write(slot, "params", block);
     if (adapter.method !== "dora") return;
     this.bank.beginMagnitudes(slot);

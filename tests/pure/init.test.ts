@@ -1,7 +1,7 @@
 // What adapters begin with: the distributions that PEFT has, and nothing added to the base model.
 
 import { describe, expect, test } from "bun:test";
-import { type FactorAt, type Init, initialise } from "../../src/adapter/init.ts";
+import { type FactorAt, initialise, type Random } from "../../src/adapter/init.ts";
 
 const at = (factor: "A" | "B", rank: number, outer: number, more: Partial<FactorAt> = {}): FactorAt => ({
   seed: 7,
@@ -17,7 +17,7 @@ const deviation = (values: Float32Array): number => {
   return Math.sqrt(values.reduce((total, x) => total + (x - mean) ** 2, 0) / values.length);
 };
 
-describe.each(["default", "gaussian", "orthogonal"] as const satisfies readonly Init[])("%s", (init) => {
+describe.each(["default", "gaussian", "orthogonal"] as const satisfies readonly Random[])("%s", (init) => {
   test("adds nothing: B A is zero", () => {
     for (const [rank, inner, outer] of [
       [2, 5, 3],

@@ -1,0 +1,19 @@
+// What an adapter begins with (adapter/init.ts, adapter/principal.ts): names as PEFT has them.
+
+export const INITS = ["default", "gaussian", "orthogonal", "pissa", "olora"] as const;
+/** pissa_niter_4: PiSSA by four rounds of a randomised decomposition instead of an exact one. */
+export type Init = (typeof INITS)[number] | `pissa_niter_${number}`;
+
+/** Rounds of the randomised decomposition, null where the name is another. */
+export function roundsOf(init: string): number | null {
+  const [, rounds] = /^pissa_niter_([0-9]{1,2})$/.exec(init) ?? [];
+  return rounds === undefined ? null : Number(rounds);
+}
+
+export const isInit = (text: string): text is Init => (INITS as readonly string[]).includes(text) || roundsOf(text) !== null;
+
+/**
+ * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; ours belongs to all adapters,
+ * so the adapter keeps A0 and -B0 beside A and B, frozen: it has twice the rank, and adds nothing at the beginning.
+ */
+export const isPrincipal = (init: Init): boolean => init === "olora" || init.startsWith("pissa");

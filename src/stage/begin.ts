@@ -1,0 +1,55 @@
+// What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
+
+import type { AdapterBank, BankAdapter } from "../adapter/bank.ts";
+import { initialise, isRandom } from "../adapter/init.ts";
+import { principalFactors } from "../adapter/principal.ts";
+import type { Init } from "../base/init.ts";
+import { factorsIn, type LayerRange, putFactor } from "../base/layout.ts";
+import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import { matrix } from "../device/algebra.ts";
+import type { OriginalWeight } from "./base.ts";
+
+/** An adapter as a stage sees it: `seed` decides its initial factors. */
+export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
+
+type Place = { readonly layer: number; readonly linear: Linear };
+
+/** f32[layout.size] of the adapter in `slot`. */
+export function initialBlock(
+  bank: AdapterBank,
+  { spec, part, original }: { readonly spec: ModelSpec; readonly part: LayerRange; readonly original: OriginalWeight },
+  slot: number,
+  adapter: StageAdapter,
+): Float32Array<ArrayBuffer> {
+  const { init, seed, dInitial, targets, method } = adapter;
+  const block = new Float32Array(new ArrayBuffer(4 * bank.layout.size));
+  let begun: ReturnType<typeof principal> | null = null;
+  for (const { layer, linear, factor } of factorsIn(part, targets, method)) {
+    const place = bank.place(slot, layer, linear, factor);
+    const { rows, columns } = place;
+    if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
+    else {
+      if (factor === "A") begun = principal(spec, adapter, { layer, linear }, original);
+      putFactor(block, place, factor === "A" ? begun!.a : begun!.b);
+    }
+  }
+  return block;
+}
+
+/** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
+function principal(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
+  const { init, seed, rank, scale, trainedRank: trained = rank / 2 } = adapter;
+  const { in: width, out } = linearShape(spec, linear);
+  const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
+  const begun = principalFactors(init, weight, trained, scale, [seed, layer, LINEARS.indexOf(linear)]);
+  const [a, b] = [new Float32Array(rank * width), new Float32Array(out * rank)];
+  a.set(begun.a);
+  a.set(begun.a, trained * width);
+  for (let n = 0; n < out; n++)
+    for (let r = 0; r < trained; r++) {
+      const value = begun.b[n * trained + r]!;
+      b[n * rank + r] = value;
+      b[n * rank + trained + r] = -value;
+    }
+  return { a, b };
+}
