@@ -36,6 +36,16 @@ export const MIXED: Readonly<Record<string, Settings>> = {
     targets: ["k_proj", "o_proj"],
     learning_rate: 5e-2,
   },
+  pissa: { data: "rows.jsonl", rank: 11, init: "pissa", dropout: 0, learning_rate: 2e-3 },
+  rounds: {
+    data: "pairs.jsonl",
+    rank: 4,
+    init: "pissa_niter_4",
+    objective: "orpo",
+    dropout: 0,
+    targets: ["v_proj", "down_proj"],
+  },
+  olora: { data: "labels.jsonl", rank: 6, init: "olora", objective: "kto", dropout: 0, batch_size: 4, learning_rate: 2e-3 },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 
