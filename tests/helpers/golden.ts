@@ -4,6 +4,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { type Init, isPrincipal } from "../../src/base/init.ts";
 import { LINEARS, type Linear, modulePath } from "../../src/base/spec.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
@@ -11,8 +12,9 @@ import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
-/** "kinds" and "vera": adapters of the other kinds, on the Llama model. */
-export type GoldenModel = (typeof GOLDEN_MODELS)[number] | "kinds" | "vera";
+/** Adapters of the other kinds, and of other beginnings. */
+const ON_LLAMA = ["kinds", "vera", "principal"] as const;
+export type GoldenModel = (typeof GOLDEN_MODELS)[number] | (typeof ON_LLAMA)[number];
 
 export type GoldenStep = {
   /** Rows of the data, in order, as PEFT was given them. */
@@ -88,6 +90,7 @@ type FileAdapter = {
   readonly method?: AdapterRecipe["method"];
   readonly lora_plus_ratio?: number;
   readonly projection_seed?: number;
+  readonly init?: Init;
   readonly targets: readonly Linear[];
   readonly batch_size: number;
   readonly accumulation: number;
@@ -114,7 +117,7 @@ export function loadGolden(name: GoldenModel): Golden {
   const logits = readTensors(join(folder, "logits.safetensors"));
   return {
     name,
-    model: join(name === "kinds" || name === "vera" ? join(FOLDER, "llama") : folder, "model"),
+    model: join((ON_LLAMA as readonly string[]).includes(name) ? join(FOLDER, "llama") : folder, "model"),
     adapters: adapters.map((adapter) => adapterOf(adapter, join(folder, adapter.name), logits(adapter.name))),
     probe: Int32Array.from(probe),
     logits: logits("base"),
@@ -190,6 +193,7 @@ const spreadOf = ({ grad_norms: gradNorms, ...spread }: FileSpread): Spread => (
 
 function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
   const [beta1, beta2] = adapter.betas;
+  const { init = "default" } = adapter;
   return {
     name: adapter.name,
     train: [],
@@ -209,9 +213,9 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     loraPlusRatio: adapter.lora_plus_ratio ?? 1,
     projectionSeed: adapter.projection_seed ?? 0,
     dInitial: 0.1,
-    init: "default",
+    init,
     targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
-    initialAdapter,
+    initialAdapter: isPrincipal(init) ? null : initialAdapter,
     patience: null,
     minDelta: 0,
     halving: null,

@@ -60,6 +60,7 @@ class Adapter:
     lora_plus_ratio: float = 1.0  # the rate of B over that of A
     random_b: bool = False  # else PEFT's own initialisation, B = 0
     projection_seed: int = 0
+    init: str = "default"
 
 
 ADAPTERS = [
@@ -87,6 +88,13 @@ KINDS = [
 VERA = [
     Adapter("all", 12, 12.0, ALL, 14, 2, 3, 4e-2, 0.1, 0.05, "cosine", 2, min_lr_ratio=0.1, random_b=True, method="vera", projection_seed=5),
     Adapter("fresh", 33, 33.0, ["k_proj", "o_proj", "up_proj"], 7, 1, 2, 2e-2, 0.0, None, "linear", 0, method="vera"),
+]  # fmt: skip
+
+
+# Factors that begin as a part of the weight. PEFT takes it off the weight.
+PRINCIPAL = [
+    Adapter("pissa", 5, 8.0, ["q_proj", "k_proj", "o_proj", "gate_proj", "down_proj"], 14, 2, 3, 4e-3, 0.0, 0.5, "cosine", 2, init="pissa"),
+    Adapter("olora", 4, 6.0, ["v_proj", "o_proj", "up_proj", "down_proj"], 7, 1, 2, 4e-3, 0.0, None, "linear", 0, init="olora", rslora=True),
 ]  # fmt: skip
 
 
@@ -141,6 +149,7 @@ def wrap(base: torch.nn.Module, golden: Golden, adapter: Adapter) -> peft.PeftMo
         target_modules=adapter.targets,
         use_rslora=adapter.rslora,
         use_dora=adapter.method == "dora",
+        init_lora_weights=True if adapter.init == "default" else adapter.init,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(generator(golden.name, golden.seed, adapter.name).initial_seed() % 2**32)
@@ -304,10 +313,14 @@ def make_adapter(golden: Golden, adapter: Adapter, base: Path, folder: Path, pro
     save_file({name: gradient.contiguous() for name, gradient in gradients.items()}, folder / "gradients.safetensors")
     one_by_one = replace(adapter, batch_size=1, accumulation=adapter.batch_size * adapter.accumulation)
     other = run(wrap(load_model(base), golden, adapter), one_by_one)
-    double = wrap(to_float64(load_model(base)), golden, adapter)
+    double = wrap(to_float64(load_model(base)), golden, replace(adapter, init="default"))
     with torch.no_grad():  # magnitudes begin as norms, which are rounded in fp32
         for name, parameter in trained(double).items():
             parameter.copy_(result[2][name])
+        if adapter.init != "default":  # which PEFT knows in 32 bits only
+            for module in double.modules():
+                if isinstance(module, peft.tuners.lora.Linear):
+                    module.weight.sub_(module.get_delta_weight("default"))
     exact = run(double, adapter)
 
     spread = dict(float64=distance(result, exact), one_by_one=distance(other, result))
@@ -353,7 +366,7 @@ def make(golden: Golden, name: str, adapters_of: list[Adapter]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Makes the golden files of tests/golden/peft.")
-    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), "kinds", "vera", []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), "kinds", "vera", "principal", []], metavar="NAME")
     names = parser.parse_args().names
     warnings.simplefilter("ignore", FutureWarning)  # transformers about itself
     torch.set_num_threads(1)
@@ -367,3 +380,5 @@ if __name__ == "__main__":
         make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "kinds", KINDS)
     if not names or "vera" in names:
         make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "vera", VERA)
+    if not names or "principal" in names:
+        make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "principal", PRINCIPAL)
