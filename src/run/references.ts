@@ -16,7 +16,7 @@ export type References = { readonly train: RowReferences; readonly eval: RowRefe
 
 /**
  * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
- * An adapter whose B is zero is the base: it adds exact zeros.
+ * An adapter whose B is zero is the base: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot.
  */
 export async function beginIn(
   bus: Bus,
@@ -25,6 +25,7 @@ export async function beginIn(
   slot: number,
   data: AdapterData,
   known: References | null,
+  isKept = false,
 ): Promise<References | null> {
   const { objective, initialAdapter } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
@@ -40,7 +41,8 @@ export async function beginIn(
     await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
     found = await measure();
   }
-  await admit(bus, slot, adapter);
+  // What was kept will replace it: no need to compute a beginning that nothing is measured of.
+  await admit(bus, slot, adapter, isKept && reference !== "start" ? "default" : adapter.recipe.init);
   if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
   if (reference === "start") found = await measure();
   return found;

@@ -2,6 +2,7 @@
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
+import { isPrincipal } from "../base/init.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -84,7 +85,10 @@ export class Roster {
     const { index } = live.plan;
     const fill = async (): Promise<void> => {
       const kept = keeper.load(plan, live.plan, (text) => tell.noticed(index, text));
-      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references);
+      const { init } = live.plan.recipe;
+      if (isPrincipal(init) && !kept)
+        tell.noticed(index, `begins as a part of the base model's weights (${init}), which is computed now`);
+      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references, kept !== null);
       if (kept) {
         restore(live, kept.progress);
         await writeState(bus, slot, kept.blocks);
