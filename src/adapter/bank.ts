@@ -19,13 +19,13 @@ import {
   type Method,
   MOST_RANK,
 } from "../base/layout.ts";
-import { type Draw, projectionOf } from "../base/projection.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { Company } from "./dora.ts";
-import { settle } from "./vera.ts";
+import type { Magnitudes, Site } from "./site.ts";
+import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
 export type BankAdapter = {
@@ -39,50 +39,11 @@ export type BankAdapter = {
   readonly trainedRank?: number;
 };
 
-/** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
-export type Magnitudes = {
-  readonly m: Tensor; // f32[L, N], trained
-  readonly dm: Tensor;
-  readonly gain: Tensor; // f32[L, N] = m / norm; 1 where an adapter has no magnitudes
-  readonly inverse: Tensor; // f32[L, N] = 1 / norm, or 0
-  readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters with a target in the group
-};
-
-/** What VeRA adds to a group of linears (vera.ts): vectors that are trained, and what the projections are drawn by. */
-export type Vectors = {
-  readonly d: Tensor; // f32[L, G 256]
-  readonly b: Tensor; // f32[L, N]
-  readonly dd: Tensor;
-  readonly db: Tensor;
-  readonly projection: Tensor; // i32[L, 5] (kernels.ts, vera_expand)
-};
-
-/** One group of linears in one layer: the stacked tensors of all adapters there. */
-export type Site = {
-  readonly a: Tensor;
-  readonly b: Tensor;
-  readonly da: Tensor;
-  readonly db: Tensor;
-  readonly ranks: Tensor;
-  readonly scale: Tensor;
-  readonly firstColumn: readonly number[];
-  readonly linears: number;
-  readonly rank: number;
-  readonly group: Group;
-  /** Names the group within the whole model, for dropout. */
-  readonly module: number;
-  /** Null in a run without DoRA adapters. */
-  readonly magnitudes: Magnitudes | null;
-  /** Null in a run without VeRA adapters. */
-  readonly vectors: Vectors | null;
-};
-
 export type { Factor } from "../base/layout.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
-const PROJECTION_WIDTH = 5;
 type Refreshed = "dora" | "vera";
 const GROUP_ORDER = Object.keys(GROUPS);
 
@@ -413,14 +374,6 @@ export class AdapterBank implements Disposable {
  */
 const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
   adapter?.method === "dora" && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
-
-/** What an adapter's projections are drawn by; zeros where it has none. */
-function projectionRow(spec: ModelSpec, adapter: BankAdapter | null): number[] {
-  if (adapter?.method !== "vera") return Array(PROJECTION_WIDTH).fill(0);
-  const { width, a, b } = projectionOf(spec, adapter.targets, adapter.rank, adapter.projectionSeed ?? 0);
-  const bits = ({ bound }: Draw) => new Int32Array(Float32Array.of(bound).buffer)[0]!;
-  return [a.key | 0, b.key | 0, width, bits(a), bits(b)];
-}
 
 /** Round to nearest even, as the optimizer's kernel writes the copy. */
 function toBf16(values: Float32Array): Uint16Array {

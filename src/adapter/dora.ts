@@ -17,7 +17,8 @@ import type { Kernels } from "../device/kernels.ts";
 import type { Weight } from "../device/packed.ts";
 import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
 import { linearForward } from "../ops/linear.ts";
-import type { AdapterBank, Site } from "./bank.ts";
+import type { AdapterBank } from "./bank.ts";
+import type { Site } from "./site.ts";
 
 /** Whose rows a pass has, for each group: no DoRA adapter's that has a target there, some, or all. */
 export type Company = { readonly decomposed: Readonly<Record<Group, "none" | "some" | "all">> };

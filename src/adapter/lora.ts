@@ -6,8 +6,8 @@ import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
-import type { Site } from "./bank.ts";
 import * as dora from "./dora.ts";
+import type { Site } from "./site.ts";
 
 /** Whose rows a micro-batch holds, on the device. */
 export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor } & dora.Company;

@@ -7,9 +7,11 @@
 //
 //     dd[r] = sum over k of (diag(d) A)'[r, k] A[r, k],   db[n] = sum over r of (diag(b) B)'[n, r] B[n, r]
 
+import { type Draw, projectionOf } from "../base/projection.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { veraExpand, veraReduce } from "../ops/vera.ts";
-import type { AdapterBank } from "./bank.ts";
+import type { AdapterBank, BankAdapter } from "./bank.ts";
 
 /** Makes the factors of the adapters whose vectors have changed since the last pass. */
 export function refresh(device: Device, bank: AdapterBank): void {
@@ -31,4 +33,14 @@ export function settle(device: Device, bank: AdapterBank, which: Parameters<type
     veraReduce(device, { grad: da, vector: vectors.dd, side: "a", ...shared });
     veraReduce(device, { grad: db, vector: vectors.db, side: "b", ...shared });
   }
+}
+
+export const PROJECTION_WIDTH = 5;
+
+/** What an adapter's projections are drawn by, for the kernels (kernels.ts, vera_expand); zeros where it has none. */
+export function projectionRow(spec: ModelSpec, adapter: BankAdapter | null): number[] {
+  if (adapter?.method !== "vera") return Array(PROJECTION_WIDTH).fill(0);
+  const { width, a, b } = projectionOf(spec, adapter.targets, adapter.rank, adapter.projectionSeed ?? 0);
+  const bits = ({ bound }: Draw) => new Int32Array(Float32Array.of(bound).buffer)[0]!;
+  return [a.key | 0, b.key | 0, width, bits(a), bits(b)];
 }
