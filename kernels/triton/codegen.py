@@ -21,7 +21,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 knobs.compilation.disable_line_info = True
 
-CAPABILITY = {"sm_80": 80, "sm_90a": 90}
+CAPABILITY = {"sm_80": 80, "sm_89": 89, "sm_90a": 90}
 HIDDEN = ["global_scratch", "profile_scratch"]
 SCALARS = {"i32": ("i32", 4), "i64": ("i64", 8), "fp32": ("f32", 4)}  # the launcher's name and bytes, by Triton's
 

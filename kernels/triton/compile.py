@@ -12,7 +12,7 @@ manifest with all its files, and the next one goes on. Builds of one folder wait
 The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with what codegen.py says of each, `ptx` and
 `cubins` (by the major compute capability that they run on) as paths in the folder, source_sha256, ptx_sha256, cubins_sha256.
 
-Cubins spare a start the driver's compiler: sm_90a is Hopper's; sm_80 is for all of capability 8; what is compiled for sm_80 and also
+Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled for sm_80 and also
 launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80 PTX.
 """
 import argparse
@@ -78,6 +78,8 @@ def machines(row):
     """ptxas's name of the machine that a cubin is for, by major compute capability."""
     if row["arch"] == "sm_90a":
         return {"9": "sm_90a"}
+    if row["arch"] == "sm_89":
+        return {"8": "sm_89"}
     return {"8": "sm_80"} | ({} if row["kinds"] == ["ptr"] else {"9": "sm_90"})
 
 

@@ -1,4 +1,4 @@
-"""The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by Hopper's tensor cores.
+"""The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by the tensor cores of Hopper, or of Ada by pointers.
 
     fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] columns[k] or x[m, k], scale[m] = max |v| / 448
     turn              turned[k, n] = codes[n, k]
@@ -12,14 +12,14 @@ sum (more would take the registers of a second accumulator), a tenth of what rou
 
 Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the rest as
 linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise (N, ceil(K / BLOCK));
-the products as linear.py, by tensor descriptors. No scratch.
+the products as linear.py. No scratch.
 """
 import triton
 import triton.language as tl
 
 from dropout import dropout_row_key, dropout_settings
 from linear import ROW_TILE, backward_half, forward_half
-from tile import halves, tile_place
+from tile import halves, load_tile, tile_place
 
 MOST = tl.constexpr(448.0)  # the largest e4m3
 
@@ -81,41 +81,47 @@ def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
 @triton.jit
 def fp8_forward(x, x_scale, w, w_scale, y, bias, residual, s, b, scale, ranks, tile_adapter, b_stride, M, N, K, first1, first2,
                 G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, WHOLE: tl.constexpr):
+                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, WHOLE: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
     """y = x w^T with their scales + bias + residual + scale s b^T. See the top of the file."""
+    if not DESC:
+        K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
+        N = N // 16 * 16
     H: tl.constexpr = BN // 2
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLAT):
         tile_m, tile_n = tile_place(tile, tiles_m, tiles_n, GROUP)
         m0, n0 = tile_m * BM, tile_n * BN
         acc = tl.zeros((BM, BN), tl.float32)
         for k in range(tl.cdiv(K, BK)):
-            acc = tl.dot(x.load([m0, k * BK]), w.load([n0, k * BK]).T, acc)
+            acc = tl.dot(load_tile(x, m0, k * BK, M, K, BM, BK, DESC), load_tile(w, n0, k * BK, N, K, BN, BK, DESC).T, acc)
         adapter = -1
         if LORA:
             adapter = tl.load(tile_adapter + m0 // ROW_TILE)
         left, right = halves(acc, BM, BN)
         left = scaled(left, x_scale, w_scale, m0, n0, N, BM, H)
         forward_half(left, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0, first1, first2, M, N,
-                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, True)
+                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, DESC)
         right = scaled(right, x_scale, w_scale, m0, n0 + H, N, BM, H)
         forward_half(right, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0 + H, first1, first2, M, N,
-                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, True)
+                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, DESC)
 
 
 @triton.jit
 def fp8_backward(dy, dy_scale, w, dx, ds, a, ranks, tile_adapter, row_number, dropout, module, a_stride, M, N, K,
                  G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-                 LORA: tl.constexpr):
+                 LORA: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
     """dx = dy w with dy's scales + drop'(ds a); w is turned. See the top of the file."""
+    if not DESC:
+        K = K // 16 * 16
+        N = N // 16 * 16
     H: tl.constexpr = BN // 2
     tiles_m, tiles_k = tl.cdiv(M, BM), tl.cdiv(K, BN)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_k, tl.num_programs(0), flatten=True):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_k, tl.num_programs(0), flatten=FLAT):
         tile_m, tile_k = tile_place(tile, tiles_m, tiles_k, GROUP)
         m0, k0 = tile_m * BM, tile_k * BN
         acc = tl.zeros((BM, BN), tl.float32)
         for n in range(tl.cdiv(N, BK)):
-            acc = tl.dot(dy.load([m0, n * BK]), w.load([k0, n * BK]).T, acc)
+            acc = tl.dot(load_tile(dy, m0, n * BK, M, N, BM, BK, DESC), load_tile(w, k0, n * BK, K, N, BN, BK, DESC).T, acc)
         k = k0 + tl.arange(0, BN)
         acc = tl.where((k < K)[None, :], acc * tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None], 0.0)  # as in `scaled`
         adapter = -1
@@ -128,5 +134,5 @@ def fp8_backward(dy, dy_scale, w, dx, ds, a, ranks, tile_adapter, row_number, dr
             seed, step, threshold, inverse = dropout_settings(dropout, tl.maximum(adapter, 0))
             row_key0, row_key1 = dropout_row_key(seed, step, module, tl.load(row_number + m0 + tl.arange(0, BM)))
         left, right = halves(acc, BM, BN)
-        backward_half(left, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0, M, K, G, R, RB, BM, H, LORA, True)
-        backward_half(right, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0 + H, M, K, G, R, RB, BM, H, LORA, True)
+        backward_half(left, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0, M, K, G, R, RB, BM, H, LORA, DESC)
+        backward_half(right, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0 + H, M, K, G, R, RB, BM, H, LORA, DESC)

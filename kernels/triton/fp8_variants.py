@@ -1,7 +1,14 @@
-"""What is compiled of fp8.py, for Hopper alone. No Triton is needed to read it. A row is what linear_variants.py says."""
+"""What is compiled of fp8.py: for Hopper, and by pointers for Ada, whose PTX runs on what is later. No Triton is needed to read it.
+
+A row is what linear_variants.py says.
+"""
 from linear_variants import GROUPS, RANKS, forward_shapes, rank_block_backward, rank_block_forward
 
-PRODUCT = dict(BM=128, BN=256, BK=128, GROUP=16)
+PRODUCT = {
+    "tma": dict(BM=128, BN=256, BK=128, GROUP=16, DESC=1, FLAT=1),
+    "ptr": dict(BM=128, BN=128, BK=64, GROUP=8, DESC=0, FLAT=0),
+}
+ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
 WARPS, STAGES = 8, 3
 PARAMETERS = {
     "fp8_quantise": "x:*bf16 columns:*fp32 codes:*fp8e4nv scale:*fp32 K:i32",
@@ -23,27 +30,28 @@ def blocks_of(kernel, BM, BN, BK, RB):
     return shared | dict(dy=("fp8e4nv", (BM, BK)), dx=("bf16", (BM, half)), ds=("bf16", (BM, RB)), a=("bf16", (1, RB, half)))
 
 
-def variant(kernel, warps, stages=1, **constants):
+def variant(kernel, kind, warps, stages=1, **constants):
     signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     if "d" in signature.values():
         blocks = blocks_of(kernel, *(constants[name] for name in ("BM", "BN", "BK", "RB")))
         for name, (dtype, block) in blocks.items():
-            signature[name] = f"tensordesc<{dtype}[{','.join(map(str, block))}]>"
-    return dict(module="fp8", kernel=kernel, kinds=["tma"], arch="sm_90a", dtype="bf16", constants=constants, warps=warps, stages=stages, signature=signature)
+            signature[name] = f"tensordesc<{dtype}[{','.join(map(str, block))}]>" if constants["DESC"] else f"*{dtype}"
+    return dict(module="fp8", kernel=kernel, kinds=[kind], arch=ARCH[kind], dtype="bf16", constants=constants, warps=warps, stages=stages, signature=signature)
 
 
 def variants():
     """Every row of this family."""
-    for columns in (0, 1):
-        yield variant("fp8_quantise", 8, COLUMNS=columns, BLOCK=4096)
-    yield variant("turn", 4, BLOCK=64)
-    yield variant("fp8_dequantise", 4, BLOCK=2048)
-    for bias, residual in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        yield variant("fp8_forward", WARPS, STAGES, G=1, R=16, RB=16, **PRODUCT, BIAS=bias, RESIDUAL=residual, LORA=0, WHOLE=1)
-    yield variant("fp8_backward", WARPS, STAGES, G=1, R=16, RB=16, **PRODUCT, LORA=0)
-    for R in RANKS["tma"]:
-        for G, bias, residual, whole in forward_shapes("tma"):
-            RB = rank_block_forward(R, whole, residual)
-            yield variant("fp8_forward", WARPS, STAGES, G=G, R=R, RB=RB, **PRODUCT, BIAS=bias, RESIDUAL=residual, LORA=1, WHOLE=whole)
-        for G in GROUPS:
-            yield variant("fp8_backward", WARPS, STAGES, G=G, R=R, RB=rank_block_backward(G, R), **PRODUCT, LORA=1)
+    for kind, product in PRODUCT.items():
+        for columns in (0, 1):
+            yield variant("fp8_quantise", kind, 8, COLUMNS=columns, BLOCK=4096)
+        yield variant("turn", kind, 4, BLOCK=64)
+        yield variant("fp8_dequantise", kind, 4, BLOCK=2048)
+        for bias, residual in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            yield variant("fp8_forward", kind, WARPS, STAGES, G=1, R=16, RB=16, **product, BIAS=bias, RESIDUAL=residual, LORA=0, WHOLE=1)
+        yield variant("fp8_backward", kind, WARPS, STAGES, G=1, R=16, RB=16, **product, LORA=0)
+        for R in RANKS[kind]:
+            for G, bias, residual, whole in forward_shapes(kind):
+                RB = rank_block_forward(R, whole, residual)
+                yield variant("fp8_forward", kind, WARPS, STAGES, G=G, R=R, RB=RB, **product, BIAS=bias, RESIDUAL=residual, LORA=1, WHOLE=whole)
+            for G in GROUPS:
+                yield variant("fp8_backward", kind, WARPS, STAGES, G=G, R=R, RB=rank_block_backward(G, R), **product, LORA=1)

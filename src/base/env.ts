@@ -6,6 +6,7 @@ const NAMES = {
   MLORA_BLAS_CORE:
     "the processor that OpenBLAS shall compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
+  MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
   MLORA_NATS_TOKEN:
     "the token for --nats, and of the server that --listen starts; also MLORA_NATS_USER with MLORA_NATS_PASSWORD",
   MLORA_NATS_USER: "the user for --nats",

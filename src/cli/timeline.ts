@@ -18,6 +18,7 @@ const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
   ["embed", /^(embed|rows|pool)_/],
   ["xent", /^xent/],
   ["dora", /^dora_/],
+  ["vera", /^vera_/],
   ["adamw", /^(adamw|grad_norm)/],
 ];
 

@@ -7,6 +7,7 @@ import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BL
 import { fixedBytes } from "../../ffi/memory.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { environment } from "../base/env.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { WeightFormat } from "../base/precision.ts";
@@ -14,7 +15,7 @@ import { sizeOf } from "../base/shape.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { doraFamily } from "./cuda/dora.ts";
 import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
-import { isHopper } from "./cuda/gpus.ts";
+import { isHopper, multipliesFp8 } from "./cuda/gpus.ts";
 import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Implementations, Launcher } from "./cuda/launcher.ts";
@@ -76,7 +77,8 @@ export class CudaDevice implements Device, Launcher {
     this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
     const kind = kindFor(compute, major, minor);
     this.hasWhole = kind === "tma";
-    this.formats = ["dense", "int8", "nf4", ...(kind === "tma" ? (["fp8"] as const) : [])];
+    const hasFp8 = compute === "bf16" && multipliesFp8({ major, minor });
+    this.formats = ["dense", "int8", "nf4", ...(hasFp8 ? (["fp8"] as const) : [])];
     this.#kernels = new KernelSet(driver, kind, major);
     this.paddedRanks = this.#kernels.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
@@ -291,5 +293,5 @@ export class CudaDevice implements Device, Launcher {
 /** Hopper's own kernels run on Hopper alone; all others take those for Ampere. */
 function kindFor(compute: "f32" | "bf16", major: number, minor: number): Kind {
   if (compute === "f32") return "f32";
-  return isHopper({ major, minor }) ? "tma" : "ptr";
+  return isHopper({ major, minor }) && environment("MLORA_KERNELS") !== "ptr" ? "tma" : "ptr";
 }

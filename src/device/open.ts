@@ -6,7 +6,7 @@ import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
-import { gpuMemory, isHopper, isSupported, listGpus, OLDEST } from "./cuda/gpus.ts";
+import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
 import { paddedRanks, readManifest } from "./cuda/manifest.ts";
 import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
@@ -69,7 +69,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
   if (precision === "fp8")
     throw new RequestError(
       "device.precision",
-      `fp8 needs a Hopper GPU, and this is the cpu device${note === null ? "" : `: ${note}`}`,
+      `fp8 needs an Ada or Hopper GPU, or a later one, and this is the cpu device${note === null ? "" : `: ${note}`}`,
       'set precision to "int8" or "nf4", which run everywhere',
     );
   const { model, cores } = requireProcessor();
@@ -107,10 +107,10 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
       `${gpu.name} has compute capability ${gpu.capability}; mlora's kernels run from ${OLDEST}.0 on (Ampere, Ada, Hopper and later)`,
       'set device to "cpu", or use another GPU',
     );
-  if (precision === "fp8" && !isHopper(gpu))
+  if (precision === "fp8" && !multipliesFp8(gpu))
     throw new RequestError(
       "device.precision",
-      `fp8 needs compute capability 9.0 (Hopper), for which its kernels are made; ${gpu.name} has ${gpu.capability}`,
+      `fp8 needs compute capability 8.9 or later (Ada, Hopper), whose tensor cores have it; ${gpu.name} has ${gpu.capability}`,
       'set precision to "int8" or "nf4", which run on it',
     );
   const ranks = paddedRanks(readManifest(), compute === "f32" ? "f32" : "ptr");

@@ -185,7 +185,7 @@ describe("what is wrong is said, and nothing is begun", () => {
     ["top-p", [place.model, "--prompt", "a", "--top-p", "0"], "--top-p is 0"],
     ["top-k", [place.model, "--prompt", "a", "--top-k=-1"], "--top-k is -1"],
     ["two seeds", [place.model, "--prompt", "a", "--seed", "1", "--seed", "2"], "--seed was given 2 times"],
-    ["fp8", [place.model, "--prompt", "a", "--precision", "fp8"], "fp8 needs a Hopper GPU"],
+    ["fp8", [place.model, "--prompt", "a", "--precision", "fp8"], "fp8 needs an Ada or Hopper GPU"],
   ];
   test.each(cases)("%s", async (_, args, message) => {
     const { code, out, err } = await generate(...args);

@@ -65,7 +65,10 @@ test("an unknown precision is refused with those that there are", async () => {
 
 test("fp8 is refused on a CPU, with what runs there", async () => {
   const { code, err } = await place.mlora("plan", place.project(recipe("fp8"), SUMS));
-  expect([code, err]).toEqual([2, expect.stringContaining("fp8 needs a Hopper GPU, and this is the cpu device")]);
+  expect([code, err]).toEqual([
+    2,
+    expect.stringContaining("fp8 needs an Ada or Hopper GPU, or a later one, and this is the cpu device"),
+  ]);
   expect(err).toContain('set precision to "int8" or "nf4"');
 });
 

@@ -30,6 +30,10 @@ export const isSupported = ({ major }: Pick<Gpu, "major">): boolean => major >= 
 /** Whether it runs the kernels that are made for Hopper alone. */
 export const isHopper = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean => major === 9 && minor === 0;
 
+/** Whether its tensor cores multiply e4m3: from Ada on. */
+export const multipliesFp8 = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean =>
+  major > 8 || (major === 8 && minor >= 9);
+
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
 export function listGpus(): Gpus {
   const driver = openQueries();
