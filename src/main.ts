@@ -3,7 +3,7 @@
 
 import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
-import { MloraError, RequestError } from "./base/errors.ts";
+import { MloraError, RequestError, RunError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
@@ -242,9 +242,15 @@ function report(error: unknown): number {
 
 /** Ends the process once everything written has left it; a reader that went away (`mlora ... | head`) is no fault. */
 const end = (code: number): void => {
-  process.stdout.end(() => process.exit(code));
+  process.exitCode = Math.max(Number(process.exitCode ?? 0), code); // what is still to leave may yet find the disk full
+  process.stdout.end(() => process.exit());
 };
 
+// Nobody reads what is said on stderr any more: a run is worth more than its progress, and goes on.
+process.stderr.on("error", () => undefined);
+process.stdout.on("error", (error: Error & { readonly code?: string }) => {
+  if (error.code !== "EPIPE") end(report(new RunError("cli.output", `standard output cannot be written: ${error.message}`)));
+});
 process.on("uncaughtException", (error) => end(report(error)));
 process.on("unhandledRejection", (error) => end(report(error)));
 end(await main(process.argv.slice(2)).catch(report));
