@@ -52,6 +52,18 @@ describe("a good recipe", () => {
     expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
   });
 
+  test("a sweep over tables numbers them", () => {
+    const sweep =
+      'sweep = { objective = ["sft", { name = "dpo", beta = 0.5 }], data = ["b.jsonl", { train = "c.jsonl", split = 0.5 }] }';
+    const { adapters } = parse(`${HEAD}[[adapter]]\nname = "a"\n${sweep}`);
+    expect(adapters.map(({ name, train, objective }) => [name, train[0], objective.name])).toEqual([
+      ["a-objectivesft-datab-jsonl", "/here/b.jsonl", "sft"],
+      ["a-objectivesft-data2", "/here/c.jsonl", "sft"],
+      ["a-objective2-datab-jsonl", "/here/b.jsonl", "dpo"],
+      ["a-objective2-data2", "/here/c.jsonl", "dpo"],
+    ]);
+  });
+
   test("written out, it loads again to the same", () => {
     const rich = `${HEAD}seed = 3\ntokens_per_microbatch = 512\n[defaults]\nmax_grad_norm = false\n${adapter(
       'format = "template"\ntemplate = { prompt = "{{ q }}\\n", completion = """{{ "a" }}""" }\nsystem = "Be brief."\nbetas = [0.8, 0.95]\nwarmup = 10',
@@ -120,6 +132,32 @@ describe("a fault is told with its place", () => {
       "nesterov without momentum",
       HEAD + adapter('optimizer = "sgd"\nnesterov = true'),
       "9:1: adapter[0].nesterov looks ahead by the momentum: give momentum",
+    ],
+    [
+      "a key of PEFT's",
+      HEAD + adapter("lora_alpha = 32"),
+      "8:1: adapter[0].lora_alpha is an unknown key; did you mean 'alpha'?",
+    ],
+    [
+      "a key of another objective",
+      HEAD + adapter('objective = { name = "dpo", gamma = 1 }'),
+      "8:29: adapter[0].objective.gamma is an unknown key; known are name, loss, beta, label_smoothing, reference",
+    ],
+    [
+      "an unknown objective",
+      HEAD + adapter('objective = { name = "ppo" }'),
+      '8:15: adapter[0].objective.name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found "ppo"',
+    ],
+    [
+      "an objective without a name",
+      HEAD + adapter("sweep.objective = [{ beta = 1 }]"),
+      '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found nothing',
+    ],
+    ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] wants a number from 0 to below 1, found nothing"],
+    [
+      "the folder of checkpoints",
+      `${HEAD}[[adapter]]\nname = "Checkpoints"\ndata = "d"`,
+      "6:1: adapter[0].name 'Checkpoints' is where a run keeps its checkpoints; give it another",
     ],
     [
       "output on the model",
