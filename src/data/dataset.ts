@@ -40,7 +40,6 @@ export type DatasetRecipe = Pick<
   | "objective"
   | "maxLength"
   | "overlong"
-  | "seed"
 >;
 
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
@@ -179,8 +178,11 @@ function fit(
   };
 }
 
-/** Holds out a share of the rows, the same for the same seed; at least one row is left to train on. */
-function splitRows(rows: readonly Sample[], { evalSplit, seed, name, train: files }: DatasetRecipe) {
+/**
+ * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same ones, whatever
+ * its seed: adapters of a sweep are held against each other.
+ */
+function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };
   const held = Math.max(1, Math.round(rows.length * evalSplit));
   if (held >= rows.length)
@@ -189,6 +191,6 @@ function splitRows(rows: readonly Sample[], { evalSplit, seed, name, train: file
       `${files.join(", ")}: ${rows.length} rows, ${held} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(seed, 0x5b117).shuffle([...rows.keys()]).slice(0, held));
+  const chosen = new Set(new Rng(0x5b117).shuffle([...rows.keys()]).slice(0, held));
   return { train: rows.filter((_, i) => !chosen.has(i)), eval: rows.filter((_, i) => chosen.has(i)) };
 }
