@@ -9,7 +9,7 @@ import { isPrincipal } from "../base/init.ts";
 import { MOST_RANK } from "../base/layout.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
-import { adapterTable, resolveAdapter } from "./resolve.ts";
+import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
 import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, objectiveTables, RecipeTable } from "./schema.ts";
 import { nearest } from "./suggest.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
@@ -207,8 +207,9 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
-  for (const key of ["patience", "halving"] as const)
-    if (all[key] !== undefined && !heldOut(all.data))
+  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving }; // in [defaults], evaluations are for those that have rows
+  for (const key of ["eval_every", "patience", "halving"] as const)
+    if (asked[key] !== undefined && !heldOut(all.data))
       faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
@@ -281,9 +282,6 @@ function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path
   if (optimizer === "sgd" && nesterov && momentum === 0)
     faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
 }
-
-const heldOut = (data: AdapterTable["data"]): boolean =>
-  typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
 
 function seedOf({ seed }: Overrides, fallback = 42): number {
   if (seed === undefined) return fallback;

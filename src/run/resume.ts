@@ -52,8 +52,8 @@ export function findKept(
   if (!begun && plan.adapters.every(({ name }) => ended.has(name)))
     throw new RequestError(
       "resume.finished",
-      `${output} holds another run, which is finished`,
-      "choose another output, or move this one away",
+      `the run in ${output} is finished: all adapters of the recipe have ended`,
+      "choose another output, or move this one away; to train an adapter further, give its folder as `from` in another run",
     );
   return { ended, steps };
 }

@@ -101,7 +101,7 @@ describe("a run", () => {
       expect(bytes("again").equals(bytes("out"))).toBe(true);
     }
     const taken = await mlora("run", recipe);
-    expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("holds another run")]);
+    expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("is finished: all adapters of the recipe have ended")]);
   });
 
   test("is what its plan said", async () => {

@@ -103,7 +103,7 @@ describe("numbers that are none", () => {
     const { code, out } = await place.mlora("run", path);
     expect([code, out]).toEqual([0, expect.stringMatching(/dropped +1 .* -> NaN/)]);
     const again = await place.mlora("run", path);
-    expect([again.code, again.err]).toEqual([2, expect.stringContaining("holds another run, which is finished")]);
+    expect([again.code, again.err]).toEqual([2, expect.stringContaining("is finished: all adapters of the recipe have ended")]);
   });
 });
 

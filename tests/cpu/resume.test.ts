@@ -70,7 +70,10 @@ test("Ctrl-C keeps every adapter where it stands; the same command goes on from 
   expect(again.err).not.toContain("at step 0 of");
   await expectSame(disturbed, undisturbed, adapters);
   const finished = await place.mlora("run", disturbed);
-  expect([finished.code, finished.err]).toEqual([2, expect.stringContaining("holds another run, which is finished")]);
+  expect([finished.code, finished.err]).toEqual([
+    2,
+    expect.stringContaining("is finished: all adapters of the recipe have ended"),
+  ]);
   const nothing = await place.mlora("run", place.project(text, SUMS), "--resume");
   expect([nothing.code, nothing.err]).toEqual([2, expect.stringContaining("holds no run to go on with")]);
 });

@@ -52,6 +52,13 @@ describe("a good recipe", () => {
     expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
   });
 
+  test("evaluations of [defaults] are for the adapters that have rows for them", () => {
+    const text = `${HEAD}[defaults]\neval_every = 5\n${adapter()}[[adapter]]\nname = "b"\ndata = { train = "b.jsonl", split = 0.1 }\n`;
+    const recipe = parse(text);
+    expect(recipe.adapters.map(({ evalEvery }) => evalEvery)).toEqual([null, 5]);
+    expect(parse(formatRecipe(recipe))).toEqual(recipe);
+  });
+
   test("a sweep over tables numbers them", () => {
     const sweep =
       'sweep = { objective = ["sft", { name = "dpo", beta = 0.5 }], data = ["b.jsonl", { train = "c.jsonl", split = 0.5 }] }';
@@ -154,6 +161,11 @@ describe("a fault is told with its place", () => {
       '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found nothing',
     ],
     ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] wants a number from 0 to below 1, found nothing"],
+    [
+      "evaluations of nothing",
+      HEAD + adapter("eval_every = 5"),
+      "8:1: adapter[0].eval_every needs held-out rows: give data.eval or data.split",
+    ],
     [
       "the folder of checkpoints",
       `${HEAD}[[adapter]]\nname = "Checkpoints"\ndata = "d"`,
