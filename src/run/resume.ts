@@ -35,11 +35,11 @@ export function findKept(
   const steps = new Map<string, number>();
   const differences: string[] = [];
   for (const [i, adapter] of plan.adapters.entries()) {
-    if (ended.has(adapter.name)) continue;
-    const progress = newest(checkpointFolder(output, adapter.name), adapter.name, notice);
-    if (!progress) continue;
-    steps.set(adapter.name, progress.step);
-    differences.push(...compare(adapter.name, progress.made, madeOf(plan, adapter, data[i]!, model)));
+    const over = ended.get(adapter.name);
+    const progress = over ? null : newest(checkpointFolder(output, adapter.name), adapter.name, notice);
+    if (progress) steps.set(adapter.name, progress.step);
+    const made = (over ?? progress)?.made;
+    if (made) differences.push(...compare(adapter.name, made, madeOf(plan, adapter, data[i]!, model)));
   }
   const names = new Set(plan.adapters.map(({ name }) => name));
   for (const name of record.keys()) if (!names.has(name)) differences.push(`adapter '${name}' is not in the recipe any more`);
