@@ -64,7 +64,9 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const desk = new Desk({ request, stop, fixed: crew !== null });
   const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false, outcomes: new Map() };
   let resumed = claim.continued ? goOn(job, plan) : null;
-  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
+  say(
+    `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
+  );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 

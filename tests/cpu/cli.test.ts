@@ -124,6 +124,14 @@ describe("a run", () => {
     expect((await mlora("plan", recipe)).out).toContain("parameters");
   });
 
+  test("takes of a CPU what was planned, and a plan says how it holds the base", async () => {
+    const { code, out } = await mlora("bench", "--device", "cpu", "--steps", "1", "--rows", "1", "--length", "16", "--json");
+    const { planned_bytes: planned, device_bytes: taken } = JSON.parse(out);
+    expect([code, taken]).toEqual([0, planned]);
+    const recipe = project(two().replace("[run]", 'precision = "int8"\n[run]'), data);
+    expect((await mlora("plan", recipe)).out).toMatch(/^ {2}base model .*, held as int8$/m);
+  });
+
   test("continues an adapter that was saved", async () => {
     const recipe = project(two(), data);
     await mlora("run", recipe);
