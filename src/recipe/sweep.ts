@@ -23,7 +23,10 @@ function label(key: string, value: unknown, index: number): string {
   const simple = typeof value === "number" || typeof value === "boolean" || typeof value === "string";
   const small = typeof value === "number" && value !== 0 && Math.abs(value) < 0.01;
   const exact = small ? value.toExponential() : simple ? `${value}` : `${index + 1}`;
-  const text = exact.replaceAll(".", typeof value === "number" ? "p" : "-").replace(/[^A-Za-z0-9-]+/g, "-");
+  const text = exact
+    .replaceAll(".", typeof value === "number" ? "p" : "-")
+    .replace("e+", "e")
+    .replace(/[^A-Za-z0-9-]+/g, "-");
   return `${short[key] ?? key.replaceAll("_", "")}${text}`;
 }
 

@@ -20,7 +20,7 @@ const FINAL = ["done", "early", "dropped"];
 /**
  * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the recipe,
  * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
- * `begun`: this run has been here itself, and may have nothing left to do but to wait for more adapters.
+ * `open`: there may be nothing left to do but to wait for more adapters.
  */
 export function findKept(
   output: string,
@@ -28,7 +28,7 @@ export function findKept(
   data: readonly AdapterData[],
   model: string,
   notice: (text: string) => void,
-  begun = false,
+  open = false,
 ): Resumed {
   const record = readRecord(output);
   const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
@@ -49,7 +49,7 @@ export function findKept(
       `the run in ${output} was begun otherwise:\n  ${differences.join("\n  ")}`,
       "give back what was changed, or choose another output",
     );
-  if (!begun && plan.adapters.every(({ name }) => ended.has(name)))
+  if (!open && plan.adapters.every(({ name }) => ended.has(name)))
     throw new RequestError(
       "resume.finished",
       `the run in ${output} is finished: all adapters of the recipe have ended`,

@@ -223,6 +223,12 @@ needs("nats")("a run that goes on", () => {
     const { code, err } = await run.ended;
     expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);
     same(path, alone, [4]);
+
+    // Nothing is left to do, and again it waits: whoever keeps a run open may start it again.
+    const again = start(path, "--keep-open");
+    await becomes(path, "a0", "done");
+    await told("stop", outputOf(path));
+    expect((await again.ended).code).toBe(0);
   }, 180_000);
 
   test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {

@@ -1,7 +1,7 @@
 // Recipes: what holds by default, what is refused and where, and that nothing but a RequestError ever comes out.
 
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
@@ -50,6 +50,8 @@ describe("a good recipe", () => {
     );
     expect(new Set(adapters.map(({ name }) => name)).size).toBe(8);
     expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
+    const extremes = parse(HEAD + adapter("sweep.learning_rate = [1e-30, 1e30]")).adapters;
+    expect(extremes.map(({ name }) => name)).toEqual(["a-lr1e-30", "a-lr1e30"]);
   });
 
   test("evaluations of [defaults] are for the adapters that have rows for them", () => {
@@ -57,6 +59,19 @@ describe("a good recipe", () => {
     const recipe = parse(text);
     expect(recipe.adapters.map(({ evalEvery }) => evalEvery)).toEqual([null, 5]);
     expect(parse(formatRecipe(recipe))).toEqual(recipe);
+  });
+
+  test("is the README's", () => {
+    const readme = readFileSync(join(import.meta.dir, "..", "..", "README.md"), "utf8");
+    const [whole] = [...readme.matchAll(/^```toml\n(.*?)^```/gms)]
+      .map(([, text]) => text!)
+      .filter((text) => /^\[model\]/.test(text));
+    expect(parse(whole!).adapters.map(({ rank, optimizer }) => [rank, optimizer.learningRate])).toEqual([
+      [8, 5e-4],
+      [8, 1e-3],
+      [16, 5e-4],
+      [16, 1e-3],
+    ]);
   });
 
   test("a sweep over tables numbers them", () => {
