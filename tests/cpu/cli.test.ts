@@ -124,6 +124,15 @@ describe("a run", () => {
     expect((await mlora("plan", recipe)).out).toContain("parameters");
   });
 
+  test("goes where its flag says, also where that looks like a number", async () => {
+    const recipe = project(two(), data);
+    for (const folder of ["0612", "1e3", "0x10"])
+      for (const flag of [["--output", folder], [`--output=${folder}`]])
+        expect(JSON.parse((await mlora("plan", recipe, "--json", ...flag)).out).output).toEndWith(`/${folder}`);
+    for (const wrong of [["--output"], ["--output", "1", "--output", "2"]])
+      expect((await mlora("plan", recipe, ...wrong)).code).toBe(2);
+  });
+
   test("takes of a CPU what was planned, and a plan says how it holds the base", async () => {
     const { code, out } = await mlora("bench", "--device", "cpu", "--steps", "1", "--rows", "1", "--length", "16", "--json");
     const { planned_bytes: planned, device_bytes: taken } = JSON.parse(out);
