@@ -363,3 +363,20 @@ describe("faults", () => {
     }
   });
 });
+
+test("preferences may be whole conversations, also with the prompt once more as a text beside them", () => {
+  const turn = (role: string, content: string) => ({ role, content });
+  const talk = (answer: string) => [turn("user", "Hi"), turn("assistant", answer)];
+  const dpo = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;
+  const read = (row: object) => load(lines(row), dpo).train.map(({ ids, mask, other }) => ({ ids, mask, other }));
+  const whole = { chosen: talk("Hello"), rejected: talk("Go away") };
+  const apart = {
+    prompt: [turn("user", "Hi")],
+    chosen: [turn("assistant", "Hello")],
+    rejected: [turn("assistant", "Go away")],
+  };
+  expect(read(whole)).toEqual(read(apart));
+  expect(read({ prompt: "Hi", ...whole })).toEqual(read(apart));
+  expect(read({ prompt: "Hi", chosen: "Hello", rejected: "Go away" })).toEqual(read(apart));
+  expect(faultOf(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
+});
