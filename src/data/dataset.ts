@@ -100,7 +100,11 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
     }
   }
   if (faults.length > 0)
-    throw new RequestError("data.row", faults.join("\n"), `adapter '${recipe.name}': mend or remove the rows named`);
+    throw new RequestError(
+      "data.row",
+      faults.join("\n"),
+      `adapter '${recipe.name}': mend or remove the rows named${faults.length === SHOWN ? "; what follows them was not read" : ""}`,
+    );
   if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
   if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };

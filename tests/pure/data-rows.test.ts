@@ -338,6 +338,7 @@ describe("faults", () => {
   test("the first five of a file are told at once", () => {
     const fault = faultOf(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
+    expect(fault.hint).toEndWith("; what follows them was not read");
   });
 
   test("a token that the model does not know", () => {
