@@ -3,7 +3,7 @@
 
 import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
-import { MloraError, RequestError } from "./base/errors.ts";
+import { MloraError, RequestError, RunError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
@@ -114,11 +114,7 @@ function commandLine(): CAC {
     .option("--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8")
     .option("--json", "For machines: a line for each answer")
     .action(async (base: unknown, flags: GenerateFlags) =>
-      (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, {
-        ...flags,
-        ...(flags.prompt === undefined ? {} : { prompt: typed("prompt") }),
-        ...(flags.system === undefined ? {} : { system: typed("system") }),
-      }),
+      (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
     );
   cli
     .command("doctor", "Say what this machine has and lacks")
@@ -160,16 +156,24 @@ function commandLine(): CAC {
   return cli;
 }
 
-/** A flag's text as it was typed: cac makes numbers of what looks like one, and 0 of none. */
-function typed(flag: string): string {
-  const args = process.argv.slice(2);
-  const at = args.findIndex((arg) => arg === `--${flag}` || arg.startsWith(`--${flag}=`));
-  return (args[at] === `--${flag}` ? args[at + 1] : args[at]?.slice(flag.length + 3)) ?? "";
+/** What is no number, however it looks: a folder may be called 0612, and a prompt be 1e3. */
+const TEXT = /<(folder|file|text|id)>/;
+
+/** Gives flags that are texts back as they were typed, where cac has made numbers of them. */
+function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[]): void {
+  for (const { name, rawName } of matchedCommand?.options ?? []) {
+    const [value, flag] = [options[name], `--${name}`];
+    if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is told later
+    const typed = args.flatMap((arg, i) =>
+      arg === flag ? [args[i + 1] ?? ""] : arg.startsWith(`${flag}=`) ? [arg.slice(flag.length + 1)] : [],
+    );
+    options[name] = Array.isArray(value) ? typed : typed[0];
+  }
 }
 
-/** Flags that go before what a recipe says. cac makes numbers of what looks like one, also of a folder's name. */
+/** Flags that go before what a recipe says. */
 const overrides = ({ output, device, seed, stages }: Overrides): Overrides => ({
-  ...(output === undefined ? {} : { output: `${output}` }),
+  ...(output === undefined ? {} : { output }),
   ...(device === undefined ? {} : { device: `${device}` }),
   ...(seed === undefined ? {} : { seed }),
   ...(stages === undefined ? {} : { stages }),
@@ -212,6 +216,7 @@ async function main(args: readonly string[]): Promise<number> {
     for (const [flag, value] of Object.entries(cli.options))
       if (flag !== "--" && Array.isArray(value) && !(REPEATED[cli.matchedCommandName ?? ""] === flag))
         throw usageError(cli, `--${flag} was given ${value.length} times`);
+    restoreTexts(cli, args);
     if (cli.options["help"]) return 0;
     if (!cli.matchedCommand && cli.args[0] !== undefined) unknownCommand(cli, cli.args[0]);
     if (!cli.matchedCommand) {
@@ -242,9 +247,15 @@ function report(error: unknown): number {
 
 /** Ends the process once everything written has left it; a reader that went away (`mlora ... | head`) is no fault. */
 const end = (code: number): void => {
-  process.stdout.end(() => process.exit(code));
+  process.exitCode = Math.max(Number(process.exitCode ?? 0), code); // what is still to leave may yet find the disk full
+  process.stdout.end(() => process.exit());
 };
 
+// Nobody reads what is said on stderr any more: a run is worth more than its progress, and goes on.
+process.stderr.on("error", () => undefined);
+process.stdout.on("error", (error: Error & { readonly code?: string }) => {
+  if (error.code !== "EPIPE") end(report(new RunError("cli.output", `standard output cannot be written: ${error.message}`)));
+});
 process.on("uncaughtException", (error) => end(report(error)));
 process.on("unhandledRejection", (error) => end(report(error)));
 end(await main(process.argv.slice(2)).catch(report));

@@ -212,7 +212,7 @@ function text(report: Report): string {
   const bytes = (key: string) => formatBytes(report[key] as number);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
-    `${shape} on ${device} in ${compute}: ${adapters} adapters of rank ${rank}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
+    `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${rank}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
     `  ${count(report.tokens_per_s)} tokens/s, ${report.ms} ms a step (median)`,
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
     `  kernels, ms: ${families.join(", ")}`,

@@ -129,7 +129,9 @@ export class Desk {
       return "the run ends: what was begun is finished and everything is saved";
     }
     const training = this.#training;
-    if (!training) throw new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
+    const coming = request.type === "add" || request.type === "fork"; // who has just been added has no stages yet, and may be who comes now
+    if (!training || (coming && this.#suspend.signal.aborted))
+      throw new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
     const { controls } = training;
     if (request.type === "stop") return controls.stop(request.adapter!);
     if (request.type === "pause") return controls.pause(request.adapter);

@@ -42,7 +42,10 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   for (const [slot, { factors, ...adapter }] of adapters.entries()) generator.load(slot, adapter, factors);
   const printer = new Printer(questions, tokenizer, flags.json ?? false);
   const begun = now();
-  for await (const grown of grow(generator, generations, sampling, stops)) printer.take(grown);
+  for await (const grown of grow(generator, generations, sampling, stops)) {
+    printer.take(grown);
+    if (process.stdout.errored) return; // whoever read has enough (`mlora generate ... | head`)
+  }
   say(summary(printer, (now() - begun) / 1000));
 }
 

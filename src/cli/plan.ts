@@ -158,8 +158,8 @@ function planText({ plan, data }: Prepared): string[] {
   );
   const memoryRows = [...Object.entries(memory), ["total", totalBytes(memory)] as const];
   return [
-    `${shortPath(recipe.path)}: ${adapters.length} adapters on ${shortPath(recipe.model.path)}`,
-    `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}`,
+    `${shortPath(recipe.path)}: ${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}`,
+    `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${sizes.format === "dense" ? device.compute : sizes.format}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),

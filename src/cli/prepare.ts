@@ -10,7 +10,7 @@ import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
-import { readPeftAdapter } from "../files/peft.ts";
+import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
@@ -80,18 +80,29 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   return { recipe, spec, data, exact };
 }
 
-function referenceAdapter({ objective }: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
-  const reference = referenceOf(objective);
+function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
+  const reference = referenceOf(adapter.objective);
   if (reference === null || typeof reference === "string") return null;
-  const saved = readPeftAdapter(reference.folder, spec);
+  const saved = savedAdapter(reference.folder, adapter, "objective.reference", spec);
   const { rank, targets, method } = saved;
   return { rank, targets, method: method === "vera" ? "lora" : method, scale: scaleOf(saved) }; // a frozen VeRA is a LoRA
+}
+
+/** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
+function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
+  try {
+    return readPeftAdapter(folder, spec);
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    const { code, message, hint = "it wants a folder as PEFT writes it, of an adapter of this base model" } = error;
+    throw new RequestError(code, message, `adapter '${name}', ${key}: ${hint}`, { cause: error });
+  }
 }
 
 /** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
 function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
-  const saved = readPeftAdapter(adapter.initialAdapter, spec);
+  const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
     ["method", adapter.method, saved.method],
     ["rank", adapter.rank, saved.rank],

@@ -10,8 +10,8 @@ import { count, duration } from "./table.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;
-/** More bars than this do not fit on a screen: the adapters beyond share the run's bar. */
-const MOST_BARS = 24;
+/** Adapters with a bar of their own; those beyond share the run's. Bars that do not all fit on the screen could not be drawn anew. */
+const mostBars = ({ rows }: NodeJS.WriteStream): number => Math.min(24, Math.max(0, (rows || 24) - 2));
 
 export type Progress = Observer & Disposable;
 
@@ -78,6 +78,7 @@ export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (nam
 function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const names = ["all adapters", ...plan.adapters.map(({ name }) => name)];
   const width = Math.max(...names.map((name) => name.length));
+  const most = mostBars(stream);
   const multi = new MultiBar(
     {
       stream,
@@ -96,7 +97,7 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const start = { detail: "evaluating" };
   const runBar = multi.create(pace.total, pace.behind, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
   const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
-    index < MOST_BARS ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined;
+    index < most ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined;
   const adapterBars = plan.adapters.map(barOf);
   const say = (line: string) => multi.log(`${line}\n`);
   let open = true; // stopping twice would draw the bars again, below the table

@@ -40,7 +40,8 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
     all,
     planned.map(({ recipe }) => recipe),
   );
-  const change = (before: string | null, after: string | null) => `${before ?? "-"} -> ${after ?? "-"}`;
+  const change = (before: string | null, after: string | null) =>
+    before === null && after === null ? "-" : `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const held = adapters.some(({ before, after }) => before ?? after);
   const mixed = planned.some(({ recipe }) => recipe.objective.name !== "sft"); // preferences are judged, not written

@@ -63,8 +63,10 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const model = modelFingerprint(recipe.model.path);
   const desk = new Desk({ request, stop, fixed: crew !== null });
   const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false, outcomes: new Map() };
-  let resumed = claim.continued ? goOn(job, plan) : null;
-  say(`${plan.adapters.length} adapters on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`);
+  let resumed = claim.continued ? goOn(job, plan, job.keepOpen) : null;
+  say(
+    `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
+  );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
@@ -89,7 +91,9 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     }
     plan = planner.plan(desk.request);
     const { rows } = plan.stages[0]!.sizes;
-    say(`  ${plan.slots} of ${plan.adapters.length} adapters at once, passes of at most ${rows} rows`);
+    say(
+      `  ${Math.min(plan.slots, plan.adapters.length)} of ${plan.adapters.length} adapters at once, passes of at most ${rows} rows`,
+    );
     resumed = goOn(job, plan, true);
   }
 }
@@ -107,9 +111,9 @@ type Job = {
 };
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
-function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan, begun = false): Resumed {
+function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan, open = false): Resumed {
   const { output } = request.recipe.run;
-  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`), begun);
+  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`), open);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   const where = plan.adapters.map(({ name, steps }) => {

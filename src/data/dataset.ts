@@ -40,7 +40,6 @@ export type DatasetRecipe = Pick<
   | "objective"
   | "maxLength"
   | "overlong"
-  | "seed"
 >;
 
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
@@ -101,7 +100,11 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
     }
   }
   if (faults.length > 0)
-    throw new RequestError("data.row", faults.join("\n"), `adapter '${recipe.name}': mend or remove the rows named`);
+    throw new RequestError(
+      "data.row",
+      faults.join("\n"),
+      `adapter '${recipe.name}': mend or remove the rows named${faults.length === SHOWN ? "; what follows them was not read" : ""}`,
+    );
   if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
   if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };
@@ -179,8 +182,11 @@ function fit(
   };
 }
 
-/** Holds out a share of the rows, the same for the same seed; at least one row is left to train on. */
-function splitRows(rows: readonly Sample[], { evalSplit, seed, name, train: files }: DatasetRecipe) {
+/**
+ * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same ones, whatever
+ * its seed: adapters of a sweep are held against each other.
+ */
+function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };
   const held = Math.max(1, Math.round(rows.length * evalSplit));
   if (held >= rows.length)
@@ -189,6 +195,6 @@ function splitRows(rows: readonly Sample[], { evalSplit, seed, name, train: file
       `${files.join(", ")}: ${rows.length} rows, ${held} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(seed, 0x5b117).shuffle([...rows.keys()]).slice(0, held));
+  const chosen = new Set(new Rng(0x5b117).shuffle([...rows.keys()]).slice(0, held));
   return { train: rows.filter((_, i) => !chosen.has(i)), eval: rows.filter((_, i) => chosen.has(i)) };
 }

@@ -53,10 +53,15 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
   };
 }
 
-/** Reads rows of preferences as TRL's users know them: prompt (or the beginning that both have in common), chosen, rejected. */
+/**
+ * Reads rows of preferences as TRL's users know them: prompt, chosen, rejected. Of two whole conversations the prompt is the beginning that
+ * both have in common; a text that stands beside them says the same again (UltraFeedback).
+ */
 export function pairedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
+  const isWhole = ({ prompt, chosen, rejected }: Fields) =>
+    prompt === undefined || (typeof prompt === "string" && Array.isArray(chosen) && Array.isArray(rejected));
   return (fields) => {
-    const { prompt, chosen, rejected } = "prompt" in fields ? fields : { ...fields, ...withPrompt(fields) };
+    const { prompt, chosen, rejected } = isWhole(fields) ? withPrompt(fields) : fields;
     const answer = (name: string, completion: unknown) => naming(name, () => pairOf({ prompt, completion }, options));
     return { own: answer("chosen", chosen), other: answer("rejected", rejected), label: true };
   };

@@ -99,6 +99,8 @@ export interface Device extends Disposable {
   /** Threads that share the work, each with scratch of its own; 0 where it is not so. */
   readonly threads: number;
   memory(): { readonly total: number; readonly free: number };
+  /** Bytes that were allocated here and not released, scratch included. */
+  readonly allocated: number;
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
   release(ptr: number): void;

@@ -34,6 +34,9 @@ const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
 const evaluation = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
 
+/** What an adapter is made of: its settings, its data and its base model, as fingerprints. */
+export const madeSchema = v.strictObject({ settings: v.string(), data: v.string(), model: v.string() });
+
 const progressSchema = v.strictObject({
   format: v.literal(FORMAT),
   adapter: v.string(),
@@ -46,8 +49,7 @@ const progressSchema = v.strictObject({
   before: v.nullable(evaluation),
   /** Of early stopping (schedule/sweeps.ts). */
   best: v.nullable(v.strictObject({ loss: measured, step: v.number(), since: v.number(), judged: v.number() })),
-  /** What the adapter is made of: its settings, its data and its base model, as fingerprints. */
-  made: v.strictObject({ settings: v.string(), data: v.string(), model: v.string() }),
+  made: madeSchema,
   sha256: v.string(),
 });
 type Written = v.InferOutput<typeof progressSchema>;

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { RequestError } from "../base/errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
+import { madeSchema } from "./checkpoint.ts";
 import { measured, readJsonObject } from "./json.ts";
 
 const RECORD = "run.json";
@@ -25,6 +26,7 @@ const outcome = v.strictObject({
   firstLoss: v.nullable(v.number()),
   lastLoss: v.nullable(v.number()),
   folder: v.nullable(v.string()),
+  made: madeSchema,
 });
 /** How an adapter came out. */
 export type Outcome = v.InferOutput<typeof outcome>;

@@ -8,9 +8,9 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
 import { MOST_RANK } from "../base/layout.ts";
 import { type Path, Places } from "./places.ts";
-import type { AdapterRecipe, Overrides, Recipe } from "./recipe.ts";
-import { adapterTable, resolveAdapter } from "./resolve.ts";
-import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
+import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
+import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
+import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, objectiveTables, RecipeTable } from "./schema.ts";
 import { nearest } from "./suggest.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
 
@@ -114,20 +114,6 @@ const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
   halving: ["rung", "keep", "group"],
   data: ["train", "eval", "split"],
   template: ["prompt", "completion"],
-  objective: [
-    "name",
-    "loss",
-    "beta",
-    "label_smoothing",
-    "reference",
-    "alpha",
-    "gamma",
-    "lambda",
-    "desirable",
-    "undesirable",
-    "temperature",
-    "pooling",
-  ],
 };
 
 /** The faults of an issue: of a choice between forms, those of the table when a table was given. */
@@ -141,9 +127,14 @@ function faultsOf(issue: v.BaseIssue<unknown>, before: Path = []): Fault[] {
   if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
   if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
   const table = path.filter((part) => typeof part === "string").at(-2) ?? "";
-  const allowed = SECTION_KEYS[table] ?? (path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS);
+  const own = path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS;
+  const allowed = table === "objective" ? objectiveKeys(issue.path.at(-1)!.input) : (SECTION_KEYS[table] ?? own);
   return [{ path, message: unknownKey(String(path.at(-1)), allowed) }];
 }
+
+/** What an objective's table may hold, by its name, which has been found to be one. */
+const objectiveKeys = (table: unknown): string[] =>
+  Object.keys(objectiveTables[(table as { readonly name: keyof typeof objectiveTables }).name].entries);
 
 function unknownKey(key: string, allowed: readonly string[]): string {
   const meant = nearest(key, allowed);
@@ -192,6 +183,7 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
 function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
   const folded = name.toLowerCase(); // some file systems do not tell them apart
   if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
+  if (folded === CHECKPOINTS) faults.push({ path, message: `'${name}' is where a run keeps its checkpoints; give it another` });
   if (taken.has(folded)) faults.push({ path, message: `'${name}' is the name of two adapters; each needs its own` });
   taken.set(folded, path);
 }
@@ -215,8 +207,9 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
-  for (const key of ["patience", "halving"] as const)
-    if (all[key] !== undefined && !heldOut(all.data))
+  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving }; // in [defaults], evaluations are for those that have rows
+  for (const key of ["eval_every", "patience", "halving"] as const)
+    if (asked[key] !== undefined && !heldOut(all.data))
       faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
@@ -289,9 +282,6 @@ function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path
   if (optimizer === "sgd" && nesterov && momentum === 0)
     faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
 }
-
-const heldOut = (data: AdapterTable["data"]): boolean =>
-  typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
 
 function seedOf({ seed }: Overrides, fallback = 42): number {
   if (seed === undefined) return fallback;

@@ -8,6 +8,9 @@ import type { Precision } from "../base/precision.ts";
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
 
+/** In a run's folder, beside those of its adapters: none of them is called so. */
+export const CHECKPOINTS = "checkpoints";
+
 /** Weight decay is AdamW's own, apart from the gradient; SGD adds it to the gradient. */
 export type Optimizer = {
   readonly learningRate: number;

@@ -46,6 +46,10 @@ const RANKS = { lora: 16, dora: 16, vera: 256 } as const;
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
+/** Whether an adapter has rows to be measured on. */
+export const heldOut = (data: AdapterTable["data"]): boolean =>
+  typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
+
 /** Epochs and steps exclude each other: whoever speaks last, the adapter before [defaults], decides. */
 function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterRecipe, "epochs" | "steps"> {
   for (const { epochs, steps } of [adapter, defaults])
@@ -148,7 +152,7 @@ export function resolveAdapter(
     overlong: t.overlong,
     shuffle: t.shuffle,
     seed: t.seed ?? hash(runSeed, hashText(t.name)),
-    evalEvery: t.eval_every ?? null,
+    evalEvery: heldOut(t.data) ? (t.eval_every ?? null) : null,
     priority: t.priority,
     patience: t.patience ?? null,
     minDelta: t.min_delta,

@@ -7,6 +7,7 @@ import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
 
 const show = (value: unknown): string => {
+  if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null && !(value instanceof Date)) return "a table";
   const text = typeof value === "string" ? `"${value}"` : String(value);
@@ -85,6 +86,8 @@ export const objectiveTables = {
   }),
 };
 export const OBJECTIVES = Object.keys(objectiveTables) as (keyof typeof objectiveTables)[];
+const NAMES = OBJECTIVES.map((name) => `"${name}"`).join(" or ");
+const OBJECTIVE_TABLES = Object.values(objectiveTables);
 
 /** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
 export const adapterEntries = {
@@ -105,8 +108,8 @@ export const adapterEntries = {
   system: text,
   train_on: oneOf("completion", "all"),
   objective: v.union(
-    [oneOf(...OBJECTIVES), ...Object.values(objectiveTables)],
-    wants(`${OBJECTIVES.map((name) => `"${name}"`).join(" or ")}, or a table with one of them as name`),
+    [oneOf(...OBJECTIVES), v.variant("name", OBJECTIVE_TABLES, wants(NAMES))],
+    wants(`${NAMES}, or a table with one of them as name`),
   ),
   method: oneOf(...METHODS),
   rank: whole(1, MOST_RANK),

@@ -21,8 +21,12 @@ function label(key: string, value: unknown, index: number): string {
     dropout: "drop",
   };
   const simple = typeof value === "number" || typeof value === "boolean" || typeof value === "string";
-  const exact = typeof value === "number" && value !== 0 && Math.abs(value) < 0.01 ? value.toExponential() : `${value}`;
-  const text = simple ? exact.replaceAll(".", "p").replace(/[^A-Za-z0-9-]+/g, "-") : `${index + 1}`;
+  const small = typeof value === "number" && value !== 0 && Math.abs(value) < 0.01;
+  const exact = small ? value.toExponential() : simple ? `${value}` : `${index + 1}`;
+  const text = exact
+    .replaceAll(".", typeof value === "number" ? "p" : "-")
+    .replace("e+", "e")
+    .replace(/[^A-Za-z0-9-]+/g, "-");
   return `${short[key] ?? key.replaceAll("_", "")}${text}`;
 }
 

@@ -50,7 +50,7 @@ export class Finisher {
   /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
   async finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop, keepStopped } = this.options;
-    const { steps, tokens, firstLoss, lastLoss, before } = live;
+    const { steps, tokens, firstLoss, lastLoss, before, made } = live;
     const { name, index } = live.plan;
     let after: Evaluation | null = null;
     let folder: string | null = null;
@@ -69,7 +69,7 @@ export class Finisher {
     this.options.roster.free(live);
     if (outcome.status === "failed") this.options.tell.failed(index, outcome.message!);
     const seconds = secondsOf(live);
-    live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder };
+    live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder, made };
     this.options.tell.ended(index, live.result);
     if (outcome.status === "failed" || outcome.status === "stopped") return;
     await live.kept; // a save that is under way would find its folder gone

@@ -16,6 +16,7 @@ import {
 } from "../files/checkpoint.ts";
 import type { FromSaver, ToSaver } from "../files/saver.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { CHECKPOINTS } from "../recipe/recipe.ts";
 import { blocksOf, layoutOf } from "./blocks.ts";
 
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
@@ -51,7 +52,7 @@ export function memoryKeeper(): Keeper {
 
 /** Where the checkpoints of an adapter lie in a run's folder. */
 export const checkpointFolder = (output: string, name: string, which: Which = "latest"): string =>
-  join(output, "checkpoints", name, ...(which === "best" ? [which] : []));
+  join(output, CHECKPOINTS, name, ...(which === "best" ? [which] : []));
 
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);

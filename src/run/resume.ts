@@ -20,7 +20,7 @@ const FINAL = ["done", "early", "dropped"];
 /**
  * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the recipe,
  * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
- * `begun`: this run has been here itself, and may have nothing left to do but to wait for more adapters.
+ * `open`: there may be nothing left to do but to wait for more adapters.
  */
 export function findKept(
   output: string,
@@ -28,18 +28,18 @@ export function findKept(
   data: readonly AdapterData[],
   model: string,
   notice: (text: string) => void,
-  begun = false,
+  open = false,
 ): Resumed {
   const record = readRecord(output);
   const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
   const steps = new Map<string, number>();
   const differences: string[] = [];
   for (const [i, adapter] of plan.adapters.entries()) {
-    if (ended.has(adapter.name)) continue;
-    const progress = newest(checkpointFolder(output, adapter.name), adapter.name, notice);
-    if (!progress) continue;
-    steps.set(adapter.name, progress.step);
-    differences.push(...compare(adapter.name, progress.made, madeOf(plan, adapter, data[i]!, model)));
+    const over = ended.get(adapter.name);
+    const progress = over ? null : newest(checkpointFolder(output, adapter.name), adapter.name, notice);
+    if (progress) steps.set(adapter.name, progress.step);
+    const made = (over ?? progress)?.made;
+    if (made) differences.push(...compare(adapter.name, made, madeOf(plan, adapter, data[i]!, model)));
   }
   const names = new Set(plan.adapters.map(({ name }) => name));
   for (const name of record.keys()) if (!names.has(name)) differences.push(`adapter '${name}' is not in the recipe any more`);
@@ -49,11 +49,11 @@ export function findKept(
       `the run in ${output} was begun otherwise:\n  ${differences.join("\n  ")}`,
       "give back what was changed, or choose another output",
     );
-  if (!begun && plan.adapters.every(({ name }) => ended.has(name)))
+  if (!open && plan.adapters.every(({ name }) => ended.has(name)))
     throw new RequestError(
       "resume.finished",
-      `${output} holds another run, which is finished`,
-      "choose another output, or move this one away",
+      `the run in ${output} is finished: all adapters of the recipe have ended`,
+      "choose another output, or move this one away; to train an adapter further, give its folder as `from` in another run",
     );
   return { ended, steps };
 }

@@ -39,18 +39,34 @@ export function cut(rows: readonly number[], lengths: readonly number[], batchSi
   const tokens = sum(rows.map((row) => Math.min(lengths[row]!, budget)));
   const longestFirst = [...rows.keys()].sort((a, b) => lengths[rows[b]!]! - lengths[rows[a]!]! || a - b);
   for (let count = Math.max(Math.ceil(rows.length / batchSize), Math.ceil(tokens / budget)); count < rows.length; count++) {
-    const batches = range(count).map(() => ({ places: [] as number[], tokens: 0 }));
+    const batches = range(count).map((index) => ({ index, places: [] as number[], tokens: 0 }));
+    const open = [...batches]; // a heap: the one with the fewest tokens is on top, the first of them
     for (const place of longestFirst) {
-      const open = batches.filter(({ places }) => places.length < batchSize);
-      const emptiest = open.reduce((a, b) => (b.tokens < a.tokens ? b : a));
+      const emptiest = open[0]!;
       emptiest.places.push(place);
       emptiest.tokens += lengths[rows[place]!]!;
+      if (emptiest.places.length === batchSize) {
+        open[0] = open.at(-1)!;
+        open.pop();
+      }
+      sink(open, (a, b) => a.tokens - b.tokens || a.index - b.index);
     }
     if (batches.some((batch) => batch.tokens > budget && batch.places.length > 1)) continue;
     const inOrder = batches.map(({ places }) => places.sort((a, b) => a - b)).sort(([a], [b]) => a! - b!);
     return inOrder.map((places) => places.map((place) => rows[place]!));
   }
   return rows.map((row) => [row]);
+}
+
+/** Lets the top of a heap, which may be in disorder, come down to its place. */
+function sink<T>(heap: T[], compare: (a: T, b: T) => number): void {
+  for (let at = 0; ; ) {
+    const [left, right] = [2 * at + 1, 2 * at + 2];
+    const child = right < heap.length && compare(heap[right]!, heap[left]!) < 0 ? right : left;
+    if (child >= heap.length || compare(heap[at]!, heap[child]!) <= 0) return;
+    [heap[at], heap[child]] = [heap[child]!, heap[at]!];
+    at = child;
+  }
 }
 
 /** The steps of an adapter in order, from step `from` on. The last of an epoch may have fewer rows; no row is left out and none is repeated. */

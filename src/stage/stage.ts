@@ -147,10 +147,16 @@ export class Stage implements Disposable {
         for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.bank.write(slot, what, blocks[what]);
         return null;
       },
-      clock: async () => ({ now: now(), takenBytes: this.freeBefore - this.device.memory().free }),
+      clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
       peak: () => measurePeak(this.device),
       trace: ({ passes, kernels }) => this.#recorder.record(passes, kernels),
     };
+  }
+
+  /** Of a GPU, what its driver takes for us, too. How much of the host's memory is free says more of other programs than of this one. */
+  get #takenBytes(): number {
+    const { device } = this;
+    return device.kind === "cpu" ? device.allocated : this.freeBefore - device.memory().free;
   }
 
   async forward(pass: number, batch: MicroBatch): Promise<void> {

@@ -108,9 +108,11 @@ needs("nats")("a run that goes on", () => {
     writeFileSync(join(path, "..", "alike.toml"), alike);
     expect(await told("add", id, join(path, "..", "alike.toml"))).toBe("b2: added");
     expect(await refusal("add", id, join(path, "..", "taken.toml"))).toContain("has an adapter 'a2' already");
-    expect(await told("add", id, join(path, "..", "more.toml"))).toMatch(
-      /^a3, a4: added; the stages are opened again, with room for rank 16/,
-    );
+    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml"))); // at once: only one of them can be granted
+    const granted = (await Promise.all(asked)).filter(({ code }) => code === 0);
+    expect(granted.map(({ out }) => out)).toEqual([
+      expect.stringMatching(/^a3, a4: added; the stages are opened again, with room for rank 16/),
+    ]);
     const { code, err } = await run.ended;
     expect([code, err]).toEqual([0, expect.stringContaining("the stages are opened again")]);
     same(path, first, [2]);
@@ -221,6 +223,12 @@ needs("nats")("a run that goes on", () => {
     const { code, err } = await run.ended;
     expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);
     same(path, alone, [4]);
+
+    // Nothing is left to do, and again it waits: whoever keeps a run open may start it again.
+    const again = start(path, "--keep-open");
+    await becomes(path, "a0", "done");
+    await told("stop", outputOf(path));
+    expect((await again.ended).code).toBe(0);
   }, 180_000);
 
   test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {

@@ -101,7 +101,7 @@ describe("a run", () => {
       expect(bytes("again").equals(bytes("out"))).toBe(true);
     }
     const taken = await mlora("run", recipe);
-    expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("holds another run")]);
+    expect([taken.code, taken.err]).toEqual([2, expect.stringContaining("is finished: all adapters of the recipe have ended")]);
   });
 
   test("is what its plan said", async () => {
@@ -122,6 +122,23 @@ describe("a run", () => {
     }
     expect(memory.total).toBe(memory.weights + memory.adapters + memory.activations + memory.workspace + memory.head);
     expect((await mlora("plan", recipe)).out).toContain("parameters");
+  });
+
+  test("goes where its flag says, also where that looks like a number", async () => {
+    const recipe = project(two(), data);
+    for (const folder of ["0612", "1e3", "0x10"])
+      for (const flag of [["--output", folder], [`--output=${folder}`]])
+        expect(JSON.parse((await mlora("plan", recipe, "--json", ...flag)).out).output).toEndWith(`/${folder}`);
+    for (const wrong of [["--output"], ["--output", "1", "--output", "2"]])
+      expect((await mlora("plan", recipe, ...wrong)).code).toBe(2);
+  });
+
+  test("takes of a CPU what was planned, and a plan says how it holds the base", async () => {
+    const { code, out } = await mlora("bench", "--device", "cpu", "--steps", "1", "--rows", "1", "--length", "16", "--json");
+    const { planned_bytes: planned, device_bytes: taken } = JSON.parse(out);
+    expect([code, taken]).toEqual([0, planned]);
+    const recipe = project(two().replace("[run]", 'precision = "int8"\n[run]'), data);
+    expect((await mlora("plan", recipe)).out).toMatch(/^ {2}base model .*, held as int8$/m);
   });
 
   test("continues an adapter that was saved", async () => {
@@ -192,6 +209,7 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
     ["a name that leaves the folder", () => [one("").replace('"a"', '"../a"')], 'found "../a"'],
     ["rank 0", () => [one("rank = 0")], "found 0"],
     ["a target that the model has not", () => [one('targets = ["q_proj", "wqkv"]')], "'wqkv' is no linear layer"],
+    ["no adapter to go on from", () => [one('from = "gone"')], "adapter 'a', from: it wants a folder as PEFT writes it"],
     ["no such data", () => [one("")], "d.jsonl: no such file"],
     ["an empty data file", () => [one(""), { "d.jsonl": "\n" }], "d.jsonl"],
     ["a row that is no JSON", () => withRow("{oops"), "d.jsonl:3: "],

@@ -85,7 +85,7 @@ describe("numbers that are none", () => {
     ["a weight, with nothing held out", 'learning_rate = 1e39\ndata = "rows.jsonl"'],
   ] as const)
     test(`after the last step, ${what}: the adapter is not saved, and the run can go on`, async () => {
-      const once = unlike([0, 1], "cpu").replace("steps = 6", "steps = 1");
+      const once = unlike([0, 1], "cpu").replace("steps = 6", "steps = 1").replace("eval_every = 2\n", "");
       const path = place.project(withThat(once, "a0", `${settings}\nscheduler = "constant"\nwarmup = 0`), SUMS);
       for (const goesOn of [false, true]) {
         const ended = await place.mlora("run", path);
@@ -103,7 +103,7 @@ describe("numbers that are none", () => {
     const { code, out } = await place.mlora("run", path);
     expect([code, out]).toEqual([0, expect.stringMatching(/dropped +1 .* -> NaN/)]);
     const again = await place.mlora("run", path);
-    expect([again.code, again.err]).toEqual([2, expect.stringContaining("holds another run, which is finished")]);
+    expect([again.code, again.err]).toEqual([2, expect.stringContaining("is finished: all adapters of the recipe have ended")]);
   });
 });
 

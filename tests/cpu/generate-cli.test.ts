@@ -164,6 +164,7 @@ describe("what is wrong is said, and nothing is begun", () => {
   writeAdapter("lost", ADAPTERS[0]!, 1, at("gone"));
   writeAdapter("elsewhere", ADAPTERS[0]!, 1, at("stopping-2"));
   cpSync(place.model, at("stopping-2"), { recursive: true });
+  const recipe = '[model]\npath = "../model"\n[run]\noutput = "out"\n[[adapter]]\nname = "a"\ndata = "d"\n';
   const cases: readonly (readonly [string, readonly string[], string])[] = [
     ["no base", ["--prompt", "a"], "no base model is named"],
     ["no prompt", [place.model], "there is no prompt"],
@@ -171,6 +172,12 @@ describe("what is wrong is said, and nothing is begun", () => {
     ["no such base", ["nowhere", "--prompt", "a"], "nowhere is no folder"],
     ["an empty prompt", [place.model, "--prompt", ""], "--prompt has an empty text"],
     ["no adapter there", [...chosen("nowhere"), "--prompt", "a"], "is no folder"],
+    [
+      "nobody of the recipe",
+      [place.project(recipe), ...chosen("b"), "--prompt", "a"],
+      "and the recipe names none 'b'\nhint: it has a",
+    ],
+    ["nobody yet", [place.project(recipe), ...chosen("a"), "--prompt", "a"], "the adapter 'a' is not in"],
     ["its base is gone", [...chosen("lost"), "--prompt", "a"], "gone' is no folder here"],
     ["two bases", [...chosen("elsewhere", folders[0]!), "--prompt", "a"], "was trained on"],
     ["twice", [...chosen(folders[0]!, folders[0]!), "--prompt", "a"], "was given twice"],

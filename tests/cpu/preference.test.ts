@@ -127,7 +127,7 @@ test.each([
   ["one row for CIT", "cit", '{"prompt": "a", "paraphrase": "c", "completion": "b"}', "data.file", "has one row"],
   ["one row for KTO", "kto", '{"prompt": "a", "completion": "b", "label": true}', "data.file", "has one row"],
 ])("data with %s is refused", async (_, name, row, code, message) => {
-  const text = recipe([name]).replace(", split = 0.25", "");
+  const text = recipe([name]).replace(", split = 0.25", "").replace("eval_every = 7\n", "");
   const path = place.project(text, {
     ...FILES,
     "pairs.jsonl": `${row}\n`,

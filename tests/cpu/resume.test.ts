@@ -70,7 +70,13 @@ test("Ctrl-C keeps every adapter where it stands; the same command goes on from 
   expect(again.err).not.toContain("at step 0 of");
   await expectSame(disturbed, undisturbed, adapters);
   const finished = await place.mlora("run", disturbed);
-  expect([finished.code, finished.err]).toEqual([2, expect.stringContaining("holds another run, which is finished")]);
+  expect([finished.code, finished.err]).toEqual([
+    2,
+    expect.stringContaining("is finished: all adapters of the recipe have ended"),
+  ]);
+  writeFileSync(disturbed, text.replace("rank = 3\n", "rank = 4\n")); // also of who has ended: the recipe that is kept would not be true
+  const changed = await place.mlora("run", disturbed);
+  expect([changed.code, changed.err]).toEqual([2, expect.stringContaining("adapter 'a0': rank was 3, is 4")]);
   const nothing = await place.mlora("run", place.project(text, SUMS), "--resume");
   expect([nothing.code, nothing.err]).toEqual([2, expect.stringContaining("holds no run to go on with")]);
 });

@@ -28,7 +28,6 @@ const recipe = (train: string): DatasetRecipe => ({
   objective: { name: "sft" },
   maxLength: 64,
   overlong: "truncate",
-  seed: 3,
 });
 
 /** What was refused; nothing but a RequestError may be thrown. */

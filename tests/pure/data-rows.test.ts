@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles, type Sample } from "../../src/data/dataset.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
+import { parseRecipe } from "../../src/recipe/load.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-rows-"));
@@ -37,7 +38,6 @@ const recipe = (train: string, changes: Partial<DatasetRecipe> = {}): DatasetRec
   objective: { name: "sft" },
   maxLength: 512,
   overlong: "truncate",
-  seed: 7,
   ...changes,
 });
 const load = (content: string | Uint8Array, changes: Partial<DatasetRecipe> = {}, tokenizer: Tokenizer = smollm): Dataset =>
@@ -209,16 +209,17 @@ describe("held-out rows", () => {
   const rows = lines(...Array.from({ length: 40 }, (_, i) => ({ text: `row ${i}` })));
   const linesOf = (samples: readonly Sample[]) => samples.map(({ source }) => source.line);
 
-  test("are the share asked for, the same for a seed, others for another, and never in both parts", () => {
+  test("are the share asked for, the same for all whose rows they are, and never in both parts", () => {
     const path = file(rows);
-    const split = (seed: number) => loadDataset(recipe(path, { evalSplit: 0.25, seed }), smollm, VOCAB);
-    const [one, again, other] = [split(1), split(1), split(2)];
-    expect(one.eval.length).toBe(10);
-    expect([...linesOf(one.train), ...linesOf(one.eval)].sort((a, b) => a - b)).toEqual(
+    const sweep = `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = { train = "${path}", split = 0.25 }\n`;
+    const { adapters } = parseRecipe(`${sweep}sweep = { learning_rate = [1e-3, 1e-4] }\n`, "/here/r.toml");
+    expect(adapters[0]!.seed).not.toBe(adapters[1]!.seed);
+    const [one, other] = adapters.map((adapter) => loadDataset(adapter, smollm, VOCAB));
+    expect(one!.eval.length).toBe(10);
+    expect([...linesOf(one!.train), ...linesOf(one!.eval)].sort((a, b) => a - b)).toEqual(
       Array.from({ length: 40 }, (_, i) => i + 1),
     );
-    expect(linesOf(again.eval)).toEqual(linesOf(one.eval));
-    expect(linesOf(other.eval)).not.toEqual(linesOf(one.eval));
+    expect(linesOf(other!.eval)).toEqual(linesOf(one!.eval));
   });
 
   test("are at least one, and never all", () => {
@@ -236,7 +237,7 @@ test("adapters that read a file in the same way share its rows; those that do no
   const path = file(lines({ text: "one two three four" }));
   const read: ReadFiles = new Map();
   const get = (changes: Partial<DatasetRecipe>) => loadDataset(recipe(path, changes), smollm, VOCAB, read).train[0]!;
-  expect(get({ name: "b", seed: 9 })).toBe(get({}));
+  expect(get({ name: "b" })).toBe(get({}));
   expect(get({ maxLength: 3 }).ids.length).toBe(3);
   expect(get({}).ids.length).toBeGreaterThan(3);
 });
@@ -337,6 +338,7 @@ describe("faults", () => {
   test("the first five of a file are told at once", () => {
     const fault = faultOf(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
+    expect(fault.hint).toEndWith("; what follows them was not read");
   });
 
   test("a token that the model does not know", () => {
@@ -361,4 +363,21 @@ describe("faults", () => {
       expect(why(path).message).toStartWith(`${path}: ${message}`);
     }
   });
+});
+
+test("preferences may be whole conversations, also with the prompt once more as a text beside them", () => {
+  const turn = (role: string, content: string) => ({ role, content });
+  const talk = (answer: string) => [turn("user", "Hi"), turn("assistant", answer)];
+  const dpo = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;
+  const read = (row: object) => load(lines(row), dpo).train.map(({ ids, mask, other }) => ({ ids, mask, other }));
+  const whole = { chosen: talk("Hello"), rejected: talk("Go away") };
+  const apart = {
+    prompt: [turn("user", "Hi")],
+    chosen: [turn("assistant", "Hello")],
+    rejected: [turn("assistant", "Go away")],
+  };
+  expect(read(whole)).toEqual(read(apart));
+  expect(read({ prompt: "Hi", ...whole })).toEqual(read(apart));
+  expect(read({ prompt: "Hi", chosen: "Hello", rejected: "Go away" })).toEqual(read(apart));
+  expect(faultOf(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
 });

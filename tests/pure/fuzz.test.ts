@@ -266,6 +266,7 @@ test("adapters and records of runs", () => {
     firstLoss: 2,
     lastLoss: 1,
     folder: "/out/a",
+    made: { settings: "{}", data: "d", model: "m" },
   };
   writeRecord(folder, [outcome, { ...outcome, name: "b", status: "failed", message: "no" }]);
   const names = ["adapter_model.safetensors", "adapter_config.json", "run.json"];

@@ -1,7 +1,7 @@
 // Recipes: what holds by default, what is refused and where, and that nothing but a RequestError ever comes out.
 
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
@@ -50,6 +50,40 @@ describe("a good recipe", () => {
     );
     expect(new Set(adapters.map(({ name }) => name)).size).toBe(8);
     expect(adapters[0]!.name).toBe("a-rank1-lr1e-4-targetsall-linear");
+    const extremes = parse(HEAD + adapter("sweep.learning_rate = [1e-30, 1e30]")).adapters;
+    expect(extremes.map(({ name }) => name)).toEqual(["a-lr1e-30", "a-lr1e30"]);
+  });
+
+  test("evaluations of [defaults] are for the adapters that have rows for them", () => {
+    const text = `${HEAD}[defaults]\neval_every = 5\n${adapter()}[[adapter]]\nname = "b"\ndata = { train = "b.jsonl", split = 0.1 }\n`;
+    const recipe = parse(text);
+    expect(recipe.adapters.map(({ evalEvery }) => evalEvery)).toEqual([null, 5]);
+    expect(parse(formatRecipe(recipe))).toEqual(recipe);
+  });
+
+  test("is the README's", () => {
+    const readme = readFileSync(join(import.meta.dir, "..", "..", "README.md"), "utf8");
+    const [whole] = [...readme.matchAll(/^```toml\n(.*?)^```/gms)]
+      .map(([, text]) => text!)
+      .filter((text) => /^\[model\]/.test(text));
+    expect(parse(whole!).adapters.map(({ rank, optimizer }) => [rank, optimizer.learningRate])).toEqual([
+      [8, 5e-4],
+      [8, 1e-3],
+      [16, 5e-4],
+      [16, 1e-3],
+    ]);
+  });
+
+  test("a sweep over tables numbers them", () => {
+    const sweep =
+      'sweep = { objective = ["sft", { name = "dpo", beta = 0.5 }], data = ["b.jsonl", { train = "c.jsonl", split = 0.5 }] }';
+    const { adapters } = parse(`${HEAD}[[adapter]]\nname = "a"\n${sweep}`);
+    expect(adapters.map(({ name, train, objective }) => [name, train[0], objective.name])).toEqual([
+      ["a-objectivesft-datab-jsonl", "/here/b.jsonl", "sft"],
+      ["a-objectivesft-data2", "/here/c.jsonl", "sft"],
+      ["a-objective2-datab-jsonl", "/here/b.jsonl", "dpo"],
+      ["a-objective2-data2", "/here/c.jsonl", "dpo"],
+    ]);
   });
 
   test("written out, it loads again to the same", () => {
@@ -120,6 +154,37 @@ describe("a fault is told with its place", () => {
       "nesterov without momentum",
       HEAD + adapter('optimizer = "sgd"\nnesterov = true'),
       "9:1: adapter[0].nesterov looks ahead by the momentum: give momentum",
+    ],
+    [
+      "a key of PEFT's",
+      HEAD + adapter("lora_alpha = 32"),
+      "8:1: adapter[0].lora_alpha is an unknown key; did you mean 'alpha'?",
+    ],
+    [
+      "a key of another objective",
+      HEAD + adapter('objective = { name = "dpo", gamma = 1 }'),
+      "8:29: adapter[0].objective.gamma is an unknown key; known are name, loss, beta, label_smoothing, reference",
+    ],
+    [
+      "an unknown objective",
+      HEAD + adapter('objective = { name = "ppo" }'),
+      '8:15: adapter[0].objective.name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found "ppo"',
+    ],
+    [
+      "an objective without a name",
+      HEAD + adapter("sweep.objective = [{ beta = 1 }]"),
+      '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found nothing',
+    ],
+    ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] wants a number from 0 to below 1, found nothing"],
+    [
+      "evaluations of nothing",
+      HEAD + adapter("eval_every = 5"),
+      "8:1: adapter[0].eval_every needs held-out rows: give data.eval or data.split",
+    ],
+    [
+      "the folder of checkpoints",
+      `${HEAD}[[adapter]]\nname = "Checkpoints"\ndata = "d"`,
+      "6:1: adapter[0].name 'Checkpoints' is where a run keeps its checkpoints; give it another",
     ],
     [
       "output on the model",

@@ -75,6 +75,30 @@ describe("the steps of an adapter", () => {
     ]);
     expect(cut([], [], 3, 20)).toEqual([]);
   });
+
+  test("are cut the same however many they are: each row, the longest first, goes to the emptiest micro-batch, the first of them", () => {
+    const plainly = (rows: readonly number[], lengths: readonly number[], batchSize: number): number[][] => {
+      const batches = range(Math.ceil(rows.length / batchSize)).map(() => [] as number[]);
+      const tokens = (batch: readonly number[]) => sum(batch.map((row) => lengths[row]!));
+      for (const row of rows.toSorted((a, b) => lengths[b]! - lengths[a]! || rows.indexOf(a) - rows.indexOf(b))) {
+        const open = batches.filter((batch) => batch.length < batchSize);
+        open.reduce((a, b) => (tokens(b) < tokens(a) ? b : a)).push(row);
+      }
+      const places = batches.map((batch) => batch.map((row) => rows.indexOf(row)).sort((a, b) => a - b));
+      return places.sort(([a], [b]) => a! - b!).map((of) => of.map((place) => rows[place]!));
+    };
+    const rng = new Rng(31);
+    for (let i = 0; i < 200; i++) {
+      const lengths = range(1 + rng.below(60)).map(() => 1 + rng.below(1 + rng.below(30)));
+      const rows = rng.shuffle(range(lengths.length));
+      const batchSize = 1 + rng.below(7);
+      expect(cut(rows, lengths, batchSize, 1e6)).toEqual(plainly(rows, lengths, batchSize));
+    }
+    const many = range(100_000).map((i) => 1 + (i % 97)); // held-out rows are cut all at once
+    const begun = performance.now();
+    expect(cut(range(many.length), many, 2, 1e9).length).toBe(50_000);
+    expect(performance.now() - begun).toBeLessThan(5_000);
+  });
 });
 
 describe("packing", () => {

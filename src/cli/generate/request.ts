@@ -98,6 +98,15 @@ function namedBy(flag: unknown, recipe: Recipe | null): readonly Named[] {
     if (text === BASE) return { name: BASE, folder: null, recipe: null };
     return { name: basename(resolve(text)), folder: resolve(text), recipe: null };
   });
+  for (const { name, folder, recipe: own } of recipe ? named : [])
+    if (folder !== null && !isFile(join(folder, "adapter_config.json")))
+      throw new RequestError(
+        "generate.adapter",
+        own
+          ? `the adapter '${name}' is not in ${recipe!.run.output}`
+          : `${folder} holds no adapter, and the recipe names none '${name}'`,
+        own ? "train it first (mlora run)" : `it has ${recipe!.adapters.map((adapter) => adapter.name).join(", ")}`,
+      );
   const twice = named.find(({ name }, i) => named.findIndex((other) => other.name === name) !== i);
   // Adapters of several runs may bear one name: then the paths tell them apart.
   const all = twice ? named.map((of, i) => ({ ...of, name: given[i]! })) : named;
