@@ -112,7 +112,7 @@ needs("gpu")("a step on the GPU", () => {
   test("over a base in fp8 is near that of bf16: by what rounding to e4m3 loses", async () => {
     for (const spec of [gpuFamilies["qwen3"]!, { ...gpuFamilies["qwen2"]!, intermediate: 272 }]) {
       const want = await pass(new CudaDevice("bf16"), spec, 0.1, "selective");
-      expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective", "fp8"), want, { loss: 2e-2, gradient: 0.35 });
+      expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective", "fp8"), want, { loss: 2e-2, gradient: 0.4 });
     }
   });
 
