@@ -128,5 +128,6 @@ function write(
   const { alpha, rslora } = trainedRank === undefined ? recipe : { alpha: scale * rank, rslora: false };
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
   const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
-  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, baseModel: run.model.path }, factors);
+  const begun = trainedRank === undefined ? null : { init: recipe.init, rank: trainedRank, alpha: recipe.alpha };
+  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, begun, baseModel: run.model.path }, factors);
 }

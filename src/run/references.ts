@@ -36,8 +36,9 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const judge = { ...adapter, ...adapter.reference! };
-    await admit(bus, slot, judge);
+    const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
+    const judge = { ...own, ...adapter.reference! };
+    await admit(bus, slot, judge, "default");
     await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
     found = await measure();
   }

@@ -205,7 +205,7 @@ export class Stage implements Disposable {
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
   async admit(slot: number, adapter: StageAdapter): Promise<void> {
     this.bank.admit(slot, adapter);
-    const block = initialBlock(this.bank, { ...this.config, original: this.original }, slot, adapter);
+    const block = await initialBlock(this.bank, { ...this.config, original: this.original }, slot, adapter);
     this.bank.write(slot, "params", block);
     if (adapter.method !== "dora") return;
     this.bank.beginMagnitudes(slot);
