@@ -16,17 +16,17 @@ export type StageAdapter = BankAdapter & { readonly seed: number; readonly init:
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * f32[layout.size] of the adapter in `slot`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
+ * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
  * messages come through.
  */
-export async function initialBlock(
+export async function fillInitial(
+  block: Float32Array,
   bank: AdapterBank,
   { spec, part, original }: { readonly spec: ModelSpec; readonly part: LayerRange; readonly original: OriginalWeight },
   slot: number,
   adapter: StageAdapter,
-): Promise<Float32Array<ArrayBuffer>> {
+): Promise<void> {
   const { init, seed, dInitial, targets, method } = adapter;
-  const block = new Float32Array(new ArrayBuffer(4 * bank.layout.size));
   let begun: ReturnType<typeof principal> | null = null;
   for (const { layer, linear, factor } of factorsIn(part, targets, method)) {
     const place = bank.place(slot, layer, linear, factor);
@@ -40,7 +40,6 @@ export async function initialBlock(
       putFactor(block, place, factor === "A" ? begun!.a : begun!.b);
     }
   }
-  return block;
 }
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
