@@ -109,8 +109,9 @@ export type StageRequest =
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
   | { readonly type: "squares"; readonly adapters: readonly number[] }
   | { readonly type: "step"; readonly steps: readonly OptimizerStep[] }
-  /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. */
-  | { readonly type: "admit"; readonly slot: number; readonly adapter: AdmittedAdapter }
+  /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With
+   * `layer` it is so when all of a stage's layers have come, in their order: for what takes long to begin. */
+  | { readonly type: "admit"; readonly slot: number; readonly adapter: AdmittedAdapter; readonly layer?: number }
   | { readonly type: "read"; readonly slot: number; readonly what: readonly BlockName[] }
   | { readonly type: "write"; readonly slot: number; readonly blocks: Readonly<Partial<Record<BlockName, Float32Array>>> }
   | { readonly type: "clock" }

@@ -199,7 +199,7 @@ export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>
   evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
   squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
   step: v.strictObject({ type: v.literal("step"), steps: v.array(optimizerStep) }),
-  admit: v.strictObject({ type: v.literal("admit"), slot: count, adapter: admitted }),
+  admit: v.strictObject({ type: v.literal("admit"), slot: count, adapter: admitted, layer: v.exactOptional(count) }),
   read: v.strictObject({ type: v.literal("read"), slot: count, what: v.array(blockName) }),
   write: v.strictObject({
     type: v.literal("write"),

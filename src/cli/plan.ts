@@ -60,6 +60,7 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
     adapters: adapters.map((adapter, i) => ({
       name: adapter.name,
       rank: adapter.trainedRank ?? adapter.rank,
+      frozen_rank: adapter.rank - (adapter.trainedRank ?? adapter.rank),
       alpha: adapter.recipe.alpha,
       scale: adapter.scale,
       dropout: adapter.recipe.dropout,
@@ -142,7 +143,12 @@ function planText({ plan, data }: Prepared): string[] {
   const adapterLines = table<Row>(
     [
       { title: "adapter", of: ({ adapter }) => adapter.name },
-      { title: "rank", of: ({ adapter: { rank, trainedRank } }) => `${trainedRank ?? rank}`, ...right },
+      {
+        title: "rank",
+        of: ({ adapter: { rank, trainedRank } }) =>
+          trainedRank === undefined ? `${rank}` : `${trainedRank} + ${rank - trainedRank} frozen`,
+        ...right,
+      },
       { title: "targets", of: ({ adapter }) => `${adapter.targets.length}`, ...right },
       { title: "learning rate", of: ({ adapter }) => `${adapter.recipe.optimizer.learningRate}`, ...right },
       { title: "batch", of: ({ adapter: { work } }) => `${work.batchSize} x ${work.accumulation}`, ...right },

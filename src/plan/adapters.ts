@@ -5,7 +5,7 @@ import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
 import { countParameters } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import { LINEARS, type Linear, type ModelSpec } from "../base/spec.ts";
+import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
@@ -61,6 +61,7 @@ export function resolveTargets({ name, targets }: Pick<AdapterRecipe, "name" | "
 /** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
 export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const targets: readonly Linear[] = resolveTargets(recipe, spec);
+  if (isPrincipal(recipe.init)) checkDirections(recipe, targets, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
@@ -82,6 +83,20 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     parameters: countParameters(spec, spec.layers, targets, recipe.rank, recipe.method),
     reference: data.reference ?? null,
   };
+}
+
+/** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */
+function checkDirections({ name, rank, init }: AdapterRecipe, targets: readonly Linear[], spec: ModelSpec): void {
+  for (const linear of targets) {
+    const { in: width, out } = linearShape(spec, linear);
+    const most = Math.min(width, out);
+    if (rank > most)
+      throw new RequestError(
+        "plan.rank",
+        `adapter '${name}': ${linear} is [${out}, ${width}], and has no ${rank} directions for "${init}" to begin with`,
+        `lower the rank to ${most}, or leave ${linear} out of the targets`,
+      );
+  }
 }
 
 /** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */

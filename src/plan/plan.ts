@@ -221,8 +221,9 @@ export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memo
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
 
-type Ranked = { readonly name: string; readonly rank: number };
-const ranksOf = (adapter: AdapterPlan): Ranked[] => onStages([adapter]).map(({ rank }) => ({ name: adapter.name, rank }));
+type Ranked = { readonly name: string; readonly rank: number; readonly trainedRank?: number | undefined };
+const ranksOf = (adapter: AdapterPlan): Ranked[] =>
+  onStages([adapter]).map(({ rank, trainedRank }) => ({ name: adapter.name, rank, trainedRank }));
 
 /** The rank that all adapters' factors are padded to: one that the device's kernels know. */
 export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: DeviceReport): number {
@@ -230,12 +231,15 @@ export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: Devi
   const most = largest.rank;
   if (paddedRanks.length === 0) return most;
   const padded = paddedRanks.find((rank) => rank >= most);
-  if (padded === undefined)
+  if (padded === undefined) {
+    const [limit, { trainedRank }] = [paddedRanks.at(-1)!, largest];
+    const parts = trainedRank === undefined ? "" : ` (${trainedRank} trained, as much kept of its beginning)`;
     throw new RequestError(
       "plan.rank",
-      `adapter '${largest.name}' has rank ${most}; the kernels for ${name} go up to ${paddedRanks.at(-1)}`,
-      `lower the rank to ${paddedRanks.at(-1)}, or use the cpu device`,
+      `adapter '${largest.name}' has rank ${most}${parts}; the kernels for ${name} go up to ${limit}`,
+      `lower the rank to ${trainedRank === undefined ? limit : Math.floor(limit / 2)}, or use the cpu device`,
     );
+  }
   return padded;
 }
 

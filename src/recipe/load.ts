@@ -260,7 +260,7 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
 function checkInit(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora", rank = 16 } = all;
-  if (!isPrincipal(init) || method === "vera") return;
+  if (!isPrincipal(init) || method === "vera" || all.from !== undefined) return;
   const wrong = (key: "dropout" | "weight_decay" | "method" | "rank", why: string) =>
     faults.push({ path: [...at, key], message: `${why} with the initialisation "${init}"` });
   if (method !== "lora") wrong("method", `is "${method}", and has to be "lora"`);

@@ -133,7 +133,7 @@ export function resolveAdapter(
     loraPlusRatio: t.lora_plus_ratio,
     projectionSeed: t.projection_seed,
     dInitial: t.d_initial,
-    init: t.init,
+    init: t.from === undefined && t.method !== "vera" ? t.init : "default", // they begin otherwise, whatever [defaults] say
     targets: t.targets,
     initialAdapter: t.from === undefined ? null : place(t.from),
     optimizer: {

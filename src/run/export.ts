@@ -19,16 +19,18 @@ const SFT = { name: "sft" } as const;
 /** f32 is written and read as it is, so that only a wrong file makes a difference. */
 const TOLERANCE = 1e-6;
 
-/** Gives a slot to an adapter, on all stages in one go; as its recipe begins it, unless `init` says otherwise. */
+/** Gives a slot to an adapter, on all stages in one go; as its recipe begins it, unless `init` says otherwise. `only`: one layer (begin.ts). */
 export function admit(
   bus: Bus,
   slot: number,
   { rank, scale, targets, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
   init = recipe.init,
+  only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
   const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
   const frozen = trainedRank === undefined ? {} : { trainedRank };
   const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...ofVera, ...frozen };
+  if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
@@ -128,5 +130,6 @@ function write(
   const { alpha, rslora } = trainedRank === undefined ? recipe : { alpha: scale * rank, rslora: false };
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
   const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
-  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, baseModel: run.model.path }, factors);
+  const begun = trainedRank === undefined ? null : { init: recipe.init, rank: trainedRank, alpha: recipe.alpha };
+  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, begun, baseModel: run.model.path }, factors);
 }

@@ -6,6 +6,7 @@ import type { Bus } from "../bus/bus.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { epochOrder, totalSteps, type Work } from "../schedule/steps.ts";
+import { begin } from "./begin.ts";
 import { runThrough } from "./evaluate.ts";
 import { admit, putFactors, readFactors } from "./export.ts";
 import type { AdapterData } from "./live.ts";
@@ -16,7 +17,7 @@ export type References = { readonly train: RowReferences; readonly eval: RowRefe
 
 /**
  * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
- * An adapter whose B is zero is the base: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot.
+ * An adapter whose B is zero is the base: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot. `told` hears of what takes long.
  */
 export async function beginIn(
   bus: Bus,
@@ -26,6 +27,7 @@ export async function beginIn(
   data: AdapterData,
   known: References | null,
   isKept = false,
+  told: (text: string) => void = () => undefined,
 ): Promise<References | null> {
   const { objective, initialAdapter } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
@@ -36,13 +38,14 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const judge = { ...adapter, ...adapter.reference! };
-    await admit(bus, slot, judge);
+    const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
+    const judge = { ...own, ...adapter.reference! };
+    await admit(bus, slot, judge, "default");
     await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
     found = await measure();
   }
   // What was kept will replace it: no need to compute a beginning that nothing is measured of.
-  await admit(bus, slot, adapter, isKept && reference !== "start" ? "default" : adapter.recipe.init);
+  await (isKept && reference !== "start" ? admit(bus, slot, adapter, "default") : begin(bus, plan, adapter, slot, told));
   if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
   if (reference === "start") found = await measure();
   return found;

@@ -2,7 +2,6 @@
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
-import { isPrincipal } from "../base/init.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -84,11 +83,9 @@ export class Roster {
     live.standing = "joining";
     const { index } = live.plan;
     const fill = async (): Promise<void> => {
-      const kept = keeper.load(plan, live.plan, (text) => tell.noticed(index, text));
-      const { init } = live.plan.recipe;
-      if (isPrincipal(init) && !kept)
-        tell.noticed(index, `begins as a part of the base model's weights (${init}), which is computed now`);
-      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references, kept !== null);
+      const notice = (text: string) => tell.noticed(index, text);
+      const kept = keeper.load(plan, live.plan, notice);
+      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references, kept !== null, notice);
       if (kept) {
         restore(live, kept.progress);
         await writeState(bus, slot, kept.blocks);

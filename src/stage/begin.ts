@@ -3,6 +3,7 @@
 import type { AdapterBank, BankAdapter } from "../adapter/bank.ts";
 import { initialise, isRandom } from "../adapter/init.ts";
 import { principalFactors } from "../adapter/principal.ts";
+import { sleep } from "../base/clock.ts";
 import type { Init } from "../base/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../base/layout.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
@@ -14,26 +15,31 @@ export type StageAdapter = BankAdapter & { readonly seed: number; readonly init:
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
-/** f32[layout.size] of the adapter in `slot`. */
-export function initialBlock(
+/**
+ * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
+ * messages come through.
+ */
+export async function fillInitial(
+  block: Float32Array,
   bank: AdapterBank,
   { spec, part, original }: { readonly spec: ModelSpec; readonly part: LayerRange; readonly original: OriginalWeight },
   slot: number,
   adapter: StageAdapter,
-): Float32Array<ArrayBuffer> {
+): Promise<void> {
   const { init, seed, dInitial, targets, method } = adapter;
-  const block = new Float32Array(new ArrayBuffer(4 * bank.layout.size));
   let begun: ReturnType<typeof principal> | null = null;
   for (const { layer, linear, factor } of factorsIn(part, targets, method)) {
     const place = bank.place(slot, layer, linear, factor);
     const { rows, columns } = place;
     if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
     else {
-      if (factor === "A") begun = principal(spec, adapter, { layer, linear }, original);
+      if (factor === "A") {
+        await sleep(0);
+        begun = principal(spec, adapter, { layer, linear }, original);
+      }
       putFactor(block, place, factor === "A" ? begun!.a : begun!.b);
     }
   }
-  return block;
 }
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */

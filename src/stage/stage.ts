@@ -30,7 +30,7 @@ import { weighted } from "../objective/weigh.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
 import { noOriginal, type OriginalWeight } from "./base.ts";
-import { initialBlock, type StageAdapter } from "./begin.ts";
+import { fillInitial, type StageAdapter } from "./begin.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
@@ -65,6 +65,8 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
+  /** By slot: parameters of adapters whose beginning comes layer by layer. */
+  readonly #beginning = new Map<number, Float32Array>();
 
   private constructor(
     readonly device: Device,
@@ -138,8 +140,8 @@ export class Stage implements Disposable {
         await this.step(steps);
         return null;
       },
-      admit: async ({ slot, adapter }) => {
-        await this.admit(slot, adapter);
+      admit: async ({ slot, adapter, layer }) => {
+        await this.admit(slot, adapter, layer);
         return null;
       },
       read: async ({ slot, what }) => new Later((await this.bank.snapshot(slot, what)).values),
@@ -208,10 +210,19 @@ export class Stage implements Disposable {
     await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));
   }
 
-  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. */
-  async admit(slot: number, adapter: StageAdapter): Promise<void> {
-    this.bank.admit(slot, adapter);
-    const block = initialBlock(this.bank, { ...this.config, original: this.original }, slot, adapter);
+  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: as bus/messages.ts says of it. */
+  async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
+    const { spec, part } = this.config;
+    const anew = layer === undefined || layer === part.from;
+    if (anew) this.bank.admit(slot, adapter);
+    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
+    const layers = layer === undefined ? part : { from: layer, to: layer + 1 };
+    await fillInitial(block, this.bank, { spec, part: layers, original: this.original }, slot, adapter);
+    if (layers.to < part.to) {
+      this.#beginning.set(slot, block);
+      return;
+    }
+    this.#beginning.delete(slot);
     this.bank.write(slot, "params", block);
     if (adapter.method !== "dora") return;
     this.bank.beginMagnitudes(slot);

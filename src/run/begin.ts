@@ -1,0 +1,42 @@
+// An adapter that begins with parts of the frozen weights (adapter/principal.ts): its stages decompose them layer by layer, so that others
+// train in between, and people hear how far it is. It may take minutes.
+
+import { now } from "../base/clock.ts";
+import { isPrincipal } from "../base/init.ts";
+import { range, sum } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { admit } from "./export.ts";
+
+/** Milliseconds between two words about it. */
+const SILENCE = 10_000;
+
+/** Gives a slot to an adapter, as its recipe begins it. `told` hears of progress. */
+export async function begin(
+  bus: Bus,
+  { stages }: Plan,
+  adapter: AdapterPlan,
+  slot: number,
+  told: (text: string) => void,
+  silence = SILENCE,
+): Promise<void> {
+  const { init } = adapter.recipe;
+  if (!isPrincipal(init)) {
+    await admit(bus, slot, adapter);
+    return;
+  }
+  const all = sum(stages.map(({ part }) => part.to - part.from));
+  told(`begins as a part of the base model's weights (${init}), which is computed now`);
+  let [done, last] = [0, now()];
+  const through = async (stage: number): Promise<void> => {
+    const { from, to } = stages[stage]!.part;
+    for (let layer = from; layer < to; layer++) {
+      await admit(bus, slot, adapter, init, { stage, layer });
+      done++;
+      if (now() - last < silence) continue;
+      last = now();
+      told(`${init}: ${done} of ${all} layers are decomposed`);
+    }
+  };
+  await Promise.all(range(bus.stages).map(through));
+}
