@@ -30,7 +30,7 @@ ROW_TILE = tl.constexpr(128)  # an adapter's rows begin at a multiple of this
 def dora_norm(w, a, b, scale, ranks, m, gain, inverse, stale, a_stride, b_stride, m_stride, g, G, first, last, N, K,
               R: tl.constexpr, RB: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """BN rows of one linear of one adapter. See the top of the file."""
-    K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
+    K, a_stride, b_stride = K // 8 * 8, a_stride // 8 * 8, b_stride // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
     slot = tl.program_id(0)
     kind = tl.load(stale + slot)
     rank = tl.load(ranks + slot * G + g)

@@ -55,3 +55,44 @@ test("a group where a DoRA adapter has no target is computed for it as for any o
     expect([made("dora_forward"), made("dora_backward")]).toEqual(who.includes(1) ? [spec.layers, spec.layers] : [0, 0]);
   }
 });
+
+test("products of DoRA are kept; with full recomputation, only down's is made again behind its layer; the same bit for bit", async () => {
+  const spec = tinySpec();
+  const targets = ["q_proj", "o_proj", "up_proj", "down_proj"] as const;
+  const adapters = [
+    { rank: 2, scale: 1, targets: LINEARS },
+    { rank: 3, scale: 2, targets, method: "dora" },
+  ] as const;
+  const found: Float32Array[] = [];
+  for (const recomputation of ["none", "selective", "full"] as const) {
+    const device = new CpuDevice(2);
+    let products = 0;
+    const launch = device.launch.bind(device);
+    device.launch = (kernel, args) => {
+      if (kernel === "linear_forward" && "lora" in args && args.lora) products++; // the head has none
+      launch(kernel, args);
+    };
+    using stage = await tinyStage(device, spec, adapters, [4, 5], { recomputation });
+    const rng = new Rng(3);
+    const shares = adapters.map((_, adapter) => ({
+      ...{
+        adapter,
+        samples: [randomTokens(rng, spec.vocab, 9 + adapter)],
+        seed: 1,
+        step: 0,
+        dropout: 0.1,
+        firstRow: 0,
+        weight: 1,
+      },
+    }));
+    await stage.forward(0, pack(shares, 2, device.rowTile));
+    products = 0;
+    await stage.backward(0);
+    // Full recomputation runs a layer again for company of both kinds, but for the product of down, which comes behind it.
+    expect(products).toBe(recomputation === "full" ? spec.layers * (3 * 2 + 1) : 0);
+    for (const adapter of [0, 1]) found.push(await stage.bank.read(adapter, "grads"));
+  }
+  const [lora, decomposed, ...others] = found;
+  expect(decomposed!.some((value) => value !== 0)).toBe(true);
+  for (const [i, other] of others.entries()) expect(other).toEqual(i % 2 === 0 ? lora! : decomposed!);
+});

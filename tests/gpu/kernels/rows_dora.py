@@ -80,7 +80,7 @@ def scaled(case, kind, tiles, N, decomposed):
 
 def dora(kind, small):
     case = Case(kind)
-    shapes = [(40, (24, 8, 16), 16, (3, 0, 16)), (72, (40,), 64, (64,))] if small else [
+    shapes = [(40, (24, 8, 16), 16, (3, 0, 16)), (72, (40,), 64, (64,)), (40, (24,), 256, (200,))] if small else [
         (4096, (4096, 4096, 4096), 16, (16, 0, 13)), (576, (576, 192, 192), 64, (64, 33, 5)), (11008, (4096,), 16, (8,)), (1032, (776, 200), 256, (256, 100))]
     if small and kind == "ptr":
         shapes = []  # the interpreter multiplies no bf16
