@@ -5,18 +5,17 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
+import type { Factor, Method } from "../base/kinds.ts";
 import {
   type AdapterLayout,
   type AdapterRoom,
   ALIGN,
-  type Factor,
   type FactorPlace,
   factorPlace,
   factorTable,
   groupShape,
   type LayerRange,
   layoutAdapters,
-  type Method,
   MOST_RANK,
 } from "../base/layout.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
@@ -39,7 +38,7 @@ export type BankAdapter = {
   readonly trainedRank?: number;
 };
 
-export type { Factor } from "../base/layout.ts";
+export type { Factor } from "../base/kinds.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 

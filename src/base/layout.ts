@@ -6,7 +6,8 @@
 // back as one copy.
 
 import { invariant } from "./errors.ts";
-import { alignUp } from "./shape.ts";
+import { type Factor, factorShape, KINDS, METHODS, type Method } from "./kinds.ts";
+import { alignUp, sizeOf, sum } from "./shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
@@ -16,20 +17,6 @@ export const ALIGN = 128;
 export const MOST_RANK = 256;
 
 export type LayerRange = { readonly from: number; readonly to: number };
-
-/** What an adapter is (recipe/recipe.ts); left out: "lora". */
-export const METHODS = ["lora", "dora", "vera"] as const;
-export type Method = (typeof METHODS)[number];
-
-/** The tensors of a linear: A [rank, in], B [out, rank], DoRA's magnitudes M [out], and VeRA's vectors: lambda_d [rank], lambda_b [out]. */
-export type Factor = "A" | "B" | "M" | "lambda_d" | "lambda_b";
-
-/** What is trained of each linear; the rest follows from it. */
-const TRAINED: Readonly<Record<Method, readonly Factor[]>> = {
-  lora: ["A", "B"],
-  dora: ["A", "B", "M"],
-  vera: ["lambda_d", "lambda_b"],
-};
 
 /** Where the tensors of one group in one layer begin, in elements from the adapter's block; null where there are none. */
 export type SiteLayout = {
@@ -176,12 +163,8 @@ export function countParameters(
   rank: number,
   method: Method = "lora",
 ): number {
-  let perLayer = 0;
-  for (const linear of targets) {
-    const { in: width, out } = linearShape(spec, linear);
-    const sizes = { A: rank * width, B: rank * out, M: out, lambda_d: rank, lambda_b: out };
-    for (const factor of TRAINED[method]) perLayer += sizes[factor];
-  }
+  const { trained } = KINDS[method];
+  const perLayer = sum(targets.flatMap((linear) => trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank)))));
   return perLayer * layers;
 }
 
@@ -202,6 +185,6 @@ export function factorsIn(
   const ordered = LINEARS.filter((linear) => targets.includes(linear));
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
-    for (const linear of ordered) for (const factor of TRAINED[method]) factors.push({ layer, linear, factor });
+    for (const linear of ordered) for (const factor of KINDS[method].trained) factors.push({ layer, linear, factor });
   return factors;
 }

@@ -2,7 +2,7 @@
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
 import type { Init } from "../base/init.ts";
-import type { Method } from "../base/layout.ts";
+import type { Method } from "../base/kinds.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";

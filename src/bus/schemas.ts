@@ -3,7 +3,7 @@
 
 import * as v from "valibot";
 import { type Init, isInit } from "../base/init.ts";
-import { METHODS } from "../base/layout.ts";
+import { METHODS } from "../base/kinds.ts";
 import type { Preference } from "../base/objective.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";

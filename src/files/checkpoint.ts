@@ -9,16 +9,8 @@ import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readSync, rena
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
-import {
-  type AdapterLayout,
-  type Factor,
-  type FactorTensor,
-  factorPlace,
-  factorsIn,
-  type LayerRange,
-  type Method,
-  takeFactor,
-} from "../base/layout.ts";
+import type { Factor, Method } from "../base/kinds.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { removeQuietly, syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";

@@ -4,7 +4,8 @@
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { type Factor, factorsIn, type Method } from "../base/layout.ts";
+import { type Factor, factorShape, type Method } from "../base/kinds.ts";
+import { factorsIn } from "../base/layout.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../base/projection.ts";
 import { sizeOf } from "../base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
@@ -115,7 +116,7 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
   const { rank, vera } = adapter;
   const tensors = factors.map(({ layer, linear, factor, values }) => {
     const outer = values.length / rank;
-    const shape = factor === "A" ? [rank, outer] : factor === "B" ? [outer, rank] : [values.length];
+    const shape = factor === "A" ? [rank, outer] : factor === "B" ? [outer, rank] : [values.length]; // of any model
     return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
   });
   if (vera) {
@@ -250,10 +251,8 @@ function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly 
   const wanted = new Map<string, readonly number[]>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of targets) {
-      const { in: width, out } = linearShape(spec, linear);
-      const shapes = { A: [rank, width], B: [out, rank], M: [out], lambda_d: [rank], lambda_b: [out] };
       for (const { factor } of factorsIn({ from: layer, to: layer + 1 }, [linear], method))
-        wanted.set(tensorName(layer, linear, factor), shapes[factor]);
+        wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rank));
     }
   if (method === "vera" && targets.length > 0) {
     const { width, height } = projectionOf(spec, targets, rank, 0);

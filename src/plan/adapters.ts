@@ -3,6 +3,7 @@
 import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
+import { KINDS } from "../base/kinds.ts";
 import { countParameters } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
@@ -43,7 +44,7 @@ export const scaleOf = ({
   rslora,
   method,
 }: Pick<AdapterRecipe, "alpha" | "rank" | "rslora" | "method">): number =>
-  method === "vera" ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+  !KINDS[method].isScaled ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
 
 /** The linears that an adapter targets, in the model's order. A name that no linear has is a RequestError. */
 export function resolveTargets({ name, targets }: Pick<AdapterRecipe, "name" | "targets">, spec: ModelSpec): readonly Linear[] {

@@ -6,6 +6,7 @@ import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
+import { KINDS, METHODS, OWN_KEYS } from "../base/kinds.ts";
 import { MOST_RANK } from "../base/layout.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
@@ -237,23 +238,20 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
   checkInit(adapter, defaults, at, faults);
-  if (all.method === "dora" && (all.lora_plus_ratio ?? 1) !== 1)
-    faults.push({ path: [...at, "lora_plus_ratio"], message: 'is LoRA+, for the method "lora"; leave it out with "dora"' });
   if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)
     faults.push({ path: [...at, "rank"], message: `is ${all.rank}: orthogonal initialisation wants an even rank` });
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }
 
-const LORA_KEYS = ["alpha", "rslora", "lora_plus_ratio", "init"] as const;
-const VERA_KEYS = ["projection_seed", "d_initial"] as const;
-
-/** Keys of another method; in [defaults] they are for the adapters that have it. */
+/** Keys of another kind; in [defaults] they are for the adapters that have it. */
 function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { method = "lora" } = { ...defaults, ...adapter };
-  const [wrong, of] = method === "vera" ? [LORA_KEYS, 'the methods "lora" and "dora"'] : [VERA_KEYS, 'the method "vera"'];
-  for (const key of wrong)
-    if (adapter[key] !== undefined) faults.push({ path: [...at, key], message: `is for ${of}; leave it out with "${method}"` });
+  for (const key of OWN_KEYS) {
+    if (adapter[key] === undefined || KINDS[method].keys.includes(key)) continue;
+    const of = METHODS.filter((other) => KINDS[other].keys.includes(key)).map((other) => `"${other}"`);
+    faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
+  }
 }
 
 /** A part of the weight as the beginning: what would change what is frozen beside it, or what it is taken off. */

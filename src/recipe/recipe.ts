@@ -1,7 +1,7 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
 import type { Init } from "../base/init.ts";
-import type { Method } from "../base/layout.ts";
+import type { Method } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
 

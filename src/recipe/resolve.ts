@@ -1,6 +1,7 @@
 // From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
 
 import { dirname, resolve } from "node:path";
+import { KINDS } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import { hash, hashText } from "../base/rng.ts";
 import type { AdapterRecipe } from "./recipe.ts";
@@ -40,9 +41,6 @@ const DEFAULTS = {
   priority: 0,
   min_delta: 0,
 } as const;
-
-/** VeRA's ranks cost no parameters: PEFT's default for it is 256. */
-const RANKS = { lora: 16, dora: 16, vera: 256 } as const;
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
@@ -111,6 +109,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
+  const { keys, rank } = KINDS[t.method];
   const data =
     t.data === undefined ? { train: [] } : typeof t.data === "string" || Array.isArray(t.data) ? { train: t.data } : t.data;
   const { train, eval: held, split } = data as { train: string | string[]; eval?: string | string[]; split?: number };
@@ -126,14 +125,14 @@ export function resolveAdapter(
     trainOn: t.train_on,
     objective: objectiveOf(t.objective, place),
     method: t.method,
-    rank: t.rank ?? RANKS[t.method],
+    rank: t.rank ?? rank,
     alpha: t.alpha,
     dropout: t.dropout,
     rslora: t.rslora,
-    loraPlusRatio: t.lora_plus_ratio,
+    loraPlusRatio: keys.includes("lora_plus_ratio") ? t.lora_plus_ratio : DEFAULTS.lora_plus_ratio,
     projectionSeed: t.projection_seed,
     dInitial: t.d_initial,
-    init: t.from === undefined && t.method !== "vera" ? t.init : "default", // they begin otherwise, whatever [defaults] say
+    init: t.from === undefined && keys.includes("init") ? t.init : "default", // they begin otherwise, whatever [defaults] say
     targets: t.targets,
     initialAdapter: t.from === undefined ? null : place(t.from),
     optimizer: {
@@ -163,6 +162,14 @@ export function resolveAdapter(
 /** The reverse: the table that resolves to this adapter, with nothing left to defaults. */
 export function adapterTable(a: AdapterRecipe) {
   const optional = (key: string, value: unknown) => (value === null ? {} : { [key]: value });
+  const own: Readonly<Record<string, unknown>> = {
+    alpha: a.alpha,
+    rslora: a.rslora,
+    lora_plus_ratio: a.loraPlusRatio,
+    ...(a.initialAdapter === null ? { init: a.init } : {}),
+    projection_seed: a.projectionSeed,
+    d_initial: a.dInitial,
+  };
   return {
     name: a.name,
     data: {
@@ -179,10 +186,7 @@ export function adapterTable(a: AdapterRecipe) {
     method: a.method,
     rank: a.rank,
     dropout: a.dropout,
-    ...(a.method === "vera"
-      ? { projection_seed: a.projectionSeed, d_initial: a.dInitial }
-      : { alpha: a.alpha, rslora: a.rslora, lora_plus_ratio: a.loraPlusRatio }),
-    ...(a.initialAdapter === null && a.method !== "vera" ? { init: a.init } : {}),
+    ...Object.fromEntries(KINDS[a.method].keys.filter((key) => key in own).map((key) => [key, own[key]])),
     targets: a.targets === "all-linear" ? a.targets : [...a.targets],
     ...optional("from", a.initialAdapter),
     optimizer: a.optimizer.name,

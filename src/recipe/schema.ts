@@ -2,7 +2,8 @@
 
 import * as v from "valibot";
 import { INITS, type Init, isInit } from "../base/init.ts";
-import { METHODS, MOST_RANK } from "../base/layout.ts";
+import { METHODS } from "../base/kinds.ts";
+import { MOST_RANK } from "../base/layout.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
 

@@ -131,7 +131,7 @@ describe("a fault is told with its place", () => {
     [
       "LoRA+ of DoRA",
       HEAD + adapter('method = "dora"\nlora_plus_ratio = 16'),
-      '9:1: adapter[0].lora_plus_ratio is LoRA+, for the method "lora"; leave it out with "dora"',
+      '9:1: adapter[0].lora_plus_ratio is for the method "lora"; leave it out with "dora"',
     ],
     ["method", HEAD + adapter('method = "loha"'), '8:1: adapter[0].method wants "lora" or "dora" or "vera", found "loha"'],
     [

@@ -1,6 +1,6 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
-import { METHODS } from "../../base/layout.ts";
+import { METHODS } from "../../base/kinds.ts";
 import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
