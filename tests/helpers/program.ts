@@ -90,7 +90,7 @@ name = "a${i}"
 rank = ${[3, 8, 1, 16, 5, 12, 7, 4][i]}
 init = "${["default", "gaussian", "default", "orthogonal", "default", "gaussian", "default", "orthogonal"][i]}"
 method = "${i % 4 === 1 ? "dora" : "lora"}"
-lora_plus_ratio = ${[4, 1, 1, 8][i % 4]}
+${i % 4 === 1 ? "" : `lora_plus_ratio = ${[4, 1, 1, 8][i % 4]}`}
 dropout = ${[0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i]}
 targets = ${targets[i % 3]}
 batch_size = ${[3, 1, 2, 4, 5, 2, 1, 3][i]}
