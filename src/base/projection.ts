@@ -23,11 +23,11 @@ export type Draw = { readonly key: number; readonly bound: number };
 export function projectionOf(spec: ModelSpec, targets: readonly Linear[], rank: number, seed: number): Projection {
   const shapes = targets.map((linear) => linearShape(spec, linear));
   const width = maxOf(shapes.map((shape) => shape.in));
-  const draw = (side: number, fanIn: number): Draw => ({
-    key: mix(mix(seed) ^ side),
-    bound: Math.fround(Math.sqrt(6 / fanIn)),
-  });
-  return { rank, width, height: maxOf(shapes.map(({ out }) => out)), a: draw(1, width), b: draw(2, rank) };
+  const key = mix(mix(seed) ^ 1);
+  const draw = (key: number, fanIn: number): Draw => ({ key, bound: Math.fround(Math.sqrt(6 / fanIn)) });
+  // The highest bit, which no index has, tells B from A: so no element of one is an element of the other.
+  const [a, b] = [draw(key, width), draw((key ^ 0x80000000) >>> 0, rank)];
+  return { rank, width, height: maxOf(shapes.map(({ out }) => out)), a, b };
 }
 
 /** The first elements of a draw, in the order of a matrix's rows. */

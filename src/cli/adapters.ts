@@ -41,7 +41,7 @@ export function adapterFor(folder: string, spec: ModelSpec, { flag }: Asking): S
     return readPeftAdapter(folder, spec);
   } catch (error) {
     if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
-    const { code, message } = error;
-    throw new RequestError(code, message, `give ${flag} the model that the adapter was trained on`, { cause: error });
+    const { code, message, hint } = error;
+    throw new RequestError(code, message, hint ?? `give ${flag} the model that the adapter was trained on`, { cause: error });
   }
 }

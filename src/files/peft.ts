@@ -268,9 +268,11 @@ function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly 
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
+  const isDrawnAnew = method === "vera" && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   throw new RequestError(
     "peft.tensors",
     `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}`,
+    isDrawnAnew ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True" : undefined,
   );
 }

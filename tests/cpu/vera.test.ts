@@ -43,6 +43,15 @@ function valuesOf(path: string): Map<string, { readonly shape: readonly number[]
   );
 }
 
+test("no element of A is one of B, for a seed where they once were the same in another order", () => {
+  const { a, b } = projectionOf(readModelSpec(place.model), ["q_proj"], 8, 2561);
+  const [count, seen] = [2 ** 22, new Uint8Array(2 ** 24)];
+  const placeOf = (value: number) => (value + 1) * 2 ** 23;
+  for (const value of drawn({ ...a, bound: 1 }, count)) seen[placeOf(value)] = 1;
+  const shared = drawn({ ...b, bound: 1 }, count).filter((value) => seen[placeOf(value)] === 1).length;
+  expect(shared / count).toBeLessThan(0.25); // of 24 bits each, 22 % by chance
+});
+
 test("learns; merged, it has the loss that it had, and says the same token for token", async () => {
   const path = place.project(recipe("rank = 24\nprojection_seed = 11\ntargets = ['q_proj', 'k_proj', 'down_proj']\n"), rows);
   const { code, err } = await place.mlora("run", path);
@@ -125,6 +134,22 @@ test("projections of another program are read, merged and generated with, but no
   const saved = readPeftAdapter(folder, spec);
   expect(saved.vera!.isDrawnHere).toBe(false);
   expect(saved.tensor(0, "k_proj", "A")[7]! / saved.tensor(0, "k_proj", "lambda_d")[0]!).toBeCloseTo(a.values[7]!, 5);
+  tensors.delete("base_model.vera_A");
+  const without = join(place.root, "without");
+  cpSync(folder, without, { recursive: true });
+  writeSafetensors(
+    join(without, "adapter_model.safetensors"),
+    [...tensors].map(([name, { shape, values }]) => ({ name, shape, dtype: "f32" as const, data: values })),
+  );
+  const unsaved = await place.mlora(
+    "export",
+    without,
+    "--base",
+    join(GOLDEN, "llama", "model"),
+    "--output",
+    join(place.root, "x"),
+  );
+  expect([unsaved.code, unsaved.err]).toEqual([2, expect.stringContaining("save_projection=True")]);
   const path = place.project(
     recipe(`rank = 33\ntargets = ${JSON.stringify(targets)}\nfrom = "${folder}"\n`, join(GOLDEN, "llama", "model")),
     rows,

@@ -108,7 +108,7 @@ def mix(x: torch.Tensor) -> torch.Tensor:
 
 def projection(seed: int, side: int, fan_in: int, shape: torch.Size) -> torch.Tensor:
     """VeRA's A (side 1) or B (2), as mlora draws them: PEFT's bounds, but a hash for PyTorch's generator."""
-    key = mix(mix(torch.tensor(seed)) ^ side)
+    key = mix(mix(torch.tensor(seed)) ^ 1) ^ (0x80000000 if side == 2 else 0)
     bits = mix(key ^ torch.arange(shape.numel()))
     bound = torch.tensor((6 / fan_in) ** 0.5).float()
     return (((bits >> 8).double() * 2**-23 - 1).float() * bound).reshape(shape)
