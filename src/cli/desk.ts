@@ -1,9 +1,10 @@
 // Where a run is asked from elsewhere, and answers: `mlora ps` and its like. Adapters that come are checked here as those of a recipe are
 // before a run, so that a wrong request is its sender's and never the run's.
 
-import { existsSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
+import * as v from "valibot";
 import { now } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
@@ -18,12 +19,13 @@ import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { AdapterKey } from "../recipe/schema.ts";
-import { announce } from "../run/registry.ts";
+import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 
-/** In a run's folder: the adapters that came while it went on. */
+/** In a run's folder: the adapters that came while it went on, and who is paused. */
 const ADDED = "added.toml";
+const PAUSED = "paused.json";
 
 /** What a copy may have otherwise: all else decides what its steps so far were. */
 const FORK_KEYS: readonly AdapterKey[] = [
@@ -53,9 +55,27 @@ export function withAdded(recipe: Recipe): Recipe {
   return { ...recipe, adapters: [...recipe.adapters, ...added] };
 }
 
+/** The names in a file of those who are paused; none where there is no such file. */
+function readPaused(path: string): readonly string[] {
+  if (!existsSync(path)) return [];
+  const parsed = v.safeParse(v.array(v.string()), tryParse(readFileSync(path, "utf8")));
+  if (parsed.success) return parsed.output;
+  throw new RequestError("run.paused", `${path} is no list of names`, "remove it to have all adapters go on");
+}
+
+function tryParse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 export type DeskOptions = {
   readonly request: Request;
   readonly stop: AbortController;
+  /** Makes the run known on this machine. */
+  readonly known: Announcement;
   /** Stages cannot be opened again: they came from elsewhere. */
   readonly fixed: boolean;
 };
@@ -67,8 +87,8 @@ export class Desk {
   #suspend = new AbortController();
   #training: Training | null = null;
   #plan: Plan | null = null;
-  /** Who stays paused when the stages are opened again. */
-  #paused: readonly string[] = [];
+  /** Who stays paused when the stages are opened again, or the same command is given again. */
+  #paused: readonly string[];
   readonly #added: AdapterRecipe[];
   readonly #started = now();
 
@@ -76,6 +96,7 @@ export class Desk {
     this.request = options.request;
     const path = join(this.#output, ADDED);
     this.#added = existsSync(path) ? [...loadRecipe(path).adapters] : [];
+    this.#paused = readPaused(join(this.#output, PAUSED));
   }
 
   get #output(): string {
@@ -92,22 +113,42 @@ export class Desk {
   attend(training: Training, plan: Plan): Disposable {
     this.#training = training;
     this.#plan = plan;
-    for (const name of this.#paused) training.controls.pause(name);
+    const ended = /^(done|early|dropped|stopped|failed)$/;
+    const waits = training.controls.adapters.filter(({ name, state }) => this.#paused.includes(name) && !ended.test(state));
+    for (const { name } of waits) training.controls.pause(name);
     return {
       [Symbol.dispose]: () => {
-        const paused = training.controls.adapters.filter(({ state }) => state === "paused" || state === "pausing");
-        this.#paused = paused.map(({ name }) => name);
+        this.#keepPaused(training);
         this.#training = null;
       },
     };
   }
 
-  /** Answers on this server, and makes the run known on this machine, until it is disposed. */
+  /** Who is paused. */
+  get paused(): readonly string[] {
+    return this.#paused;
+  }
+
+  #keepPaused({ controls }: Training): void {
+    const paused = controls.adapters.filter(({ state }) => state === "paused" || state === "pausing").map(({ name }) => name);
+    if (`${paused}` === `${this.#paused}`) return;
+    this.#paused = paused;
+    writeFileAtomic(join(this.#output, PAUSED), `${JSON.stringify(paused)}\n`);
+  }
+
+  /** Says something to an adapter, or to all, and keeps who is paused by then. */
+  #kept(training: Training, said: string): string {
+    this.#keepPaused(training);
+    return said;
+  }
+
+  /** Answers on this server, until it is disposed. */
   open({ connection, run }: { readonly connection: Connection; readonly run: string }): Disposable {
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
     stack.use(serveControl(connection, run, async (request) => this.#answer(request), refuse));
-    stack.use(announce({ run, output: this.#output, address: connection.address }));
+    stack.defer(() => this.options.known.reachable(null));
+    this.options.known.reachable(connection.address);
     return stack;
   }
 
@@ -133,9 +174,9 @@ export class Desk {
     if (!training || (coming && this.#suspend.signal.aborted))
       throw new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
     const { controls } = training;
-    if (request.type === "stop") return controls.stop(request.adapter!);
-    if (request.type === "pause") return controls.pause(request.adapter);
-    if (request.type === "resume") return controls.resume(request.adapter);
+    if (request.type === "stop") return this.#kept(training, controls.stop(request.adapter!));
+    if (request.type === "pause") return this.#kept(training, controls.pause(request.adapter));
+    if (request.type === "resume") return this.#kept(training, controls.resume(request.adapter));
     if (request.type === "add") return this.#add(training, request.text, request.path);
     return this.#fork(training, request);
   }

@@ -27,7 +27,9 @@ export async function ps(json: boolean): Promise<void> {
   );
   const text = json
     ? JSON.stringify(
-        runs.map(({ entry: { run, pid, output }, status, fault }) => ({ run, pid, output, fault, ...status })),
+        runs.map(({ entry: { run, pid, output, address }, status, fault }) => {
+          return { run, pid, output, fault, ...(status ?? { state: address ? null : "opening", adapters: [] }) };
+        }),
         null,
         2,
       )
@@ -118,6 +120,7 @@ function find(name: string): RunEntry {
 }
 
 async function ask<R extends ControlRequest>({ address, run }: RunEntry, request: R) {
+  if (!address) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
   await using connection = await connect(address, "mlora control");
   return await askControl(connection, run, request, request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other);
 }

@@ -13,6 +13,7 @@ import type { Overrides } from "../recipe/recipe.ts";
 import { gatherCrew } from "../run/crew.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
 import { diskKeeper } from "../run/keeper.ts";
+import { announce } from "../run/registry.ts";
 import { findKept, type Resumed } from "../run/resume.ts";
 import { Training } from "../run/run.ts";
 import { Tracer } from "../run/trace.ts";
@@ -61,17 +62,23 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);
-  const desk = new Desk({ request, stop, fixed: crew !== null });
+  const id = crew?.run ?? newRunId();
+  using known = announce({ run: id, output });
+  const desk = new Desk({ request, stop, known, fixed: crew !== null });
   const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false, outcomes: new Map() };
   let resumed = claim.continued ? goOn(job, plan, job.keepOpen) : null;
   say(
     `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
   );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  const paused = plan.adapters
+    .map(({ name }) => name)
+    .filter((name) => desk.paused.includes(name) && !resumed?.ended.has(name));
+  const [stay, they] = paused.length === 1 ? ["stays", "it"] : ["stay", "them"];
+  if (paused.length > 0) say(`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${id} has ${they} go on`);
   writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
 
   const base = { folder: recipe.model.path };
-  const id = newRunId();
   for (let lost = 0; ; ) {
     const now: Plan = plan;
     const open = () => (crew ? openCrew(crew, now, base, link) : openStages(now, base, link, stop.signal, id));
@@ -153,7 +160,13 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   const observers = [progress, metricsObserver(plan, metrics.append), recording(job, output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
   const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
-  const kept = { keeper, keepEvery: checkpoint, model, resumed: resumed?.ended ?? new Map() };
+  const kept = {
+    keeper,
+    keepEvery: checkpoint,
+    model,
+    resumed: resumed?.ended ?? new Map(),
+    steps: resumed?.steps ?? new Map(),
+  };
   const { suspend } = desk.renewed();
   const training = new Training({
     ...{ plan, data, bus, output, observers, lost, stop, suspend, keepOpen },

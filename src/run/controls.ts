@@ -31,14 +31,14 @@ export class Controls {
   /** The adapters, as they stand. */
   get adapters(): AdapterStatus[] {
     return this.options.all.map((live) => {
-      const { plan, standing, goes, steps, lastLoss, tokens, result } = live;
+      const { plan, standing, goes, steps, keptSteps, lastLoss, tokens, result } = live;
       const going = standing === "active" || standing === "held";
       const rate = going ? live.rate : null;
       const state = result?.status ?? (ON_STAGES.includes(standing) && goes === "paused" ? "pausing" : STATES[standing]);
       return {
         name: plan.name,
         state,
-        step: result?.steps ?? steps,
+        step: result?.steps ?? Math.max(steps, keptSteps),
         steps: plan.steps,
         loss: result?.lastLoss ?? lastLoss,
         tokensPerSecond: rate,

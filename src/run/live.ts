@@ -47,6 +47,8 @@ export type Live = {
   begun: number;
   decided: number;
   steps: number;
+  /** Steps that it had made when it was kept, where it has not been on the stages since. */
+  keptSteps: number;
   /** The step under way, from when it is decided. */
   step: MadeStep | null;
   tokens: number;
@@ -87,6 +89,7 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
     begun: 0,
     decided: 0,
     steps: 0,
+    keptSteps: 0,
     step: null,
     tokens: 0,
     secondsBefore: 0,

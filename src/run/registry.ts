@@ -17,23 +17,29 @@ const entry = v.strictObject({
   process: v.string(),
   /** The run's folder. */
   output: v.string(),
-  address: addressSchema,
+  /** Null while its stages are being opened: it has no server then. */
+  address: v.nullable(addressSchema),
 });
 type Entry = v.InferOutput<typeof entry>;
 export type RunEntry = Omit<Entry, "process"> & { readonly pid: number };
 
-/** Makes a run known until it is disposed; null where no folder can be had for that. */
-export function announce(run: Omit<Entry, "process">): Disposable | null {
+/** A run that is known until it is disposed; `reachable` says where it answers, or that it does not just now. */
+export type Announcement = Disposable & { readonly reachable: (address: Entry["address"]) => void };
+
+/** Makes a run known, not yet reachable. Where no folder can be had for that it stays unknown. */
+export function announce(run: Omit<Entry, "process" | "address">): Announcement {
   knownRuns(); // takes away what killed runs have left
+  const written = (path: string, address: Entry["address"]) =>
+    writeFileAtomic(path, `${JSON.stringify({ ...run, address, process: stampOfProcess() })}\n`, 0o600);
   for (const cache of cacheFolders())
     try {
       const path = join(ownFolder(cache, FOLDER), `${run.run}.json`);
-      writeFileAtomic(path, `${JSON.stringify({ ...run, process: stampOfProcess() })}\n`, 0o600);
-      return { [Symbol.dispose]: () => rmSync(path, { force: true }) };
+      written(path, null);
+      return { reachable: (address) => written(path, address), [Symbol.dispose]: () => rmSync(path, { force: true }) };
     } catch {
       // the next folder may do
     }
-  return null;
+  return { reachable: () => undefined, [Symbol.dispose]: () => undefined };
 }
 
 /** The runs on this machine, by their ids. */

@@ -41,6 +41,8 @@ export type RunOptions = {
   readonly model?: string;
   /** Where the run goes on: adapters that ended before, by name. The others begin as they were kept. */
   readonly resumed?: ReadonlyMap<string, AdapterResult>;
+  /** At which step an adapter was kept that has not ended. */
+  readonly steps?: ReadonlyMap<string, number>;
   readonly observers: readonly Observer[];
   /** Aborted, with its reason, when a stage is gone. */
   readonly lost?: AbortSignal | null;
@@ -138,9 +140,10 @@ export class Training {
   }
 
   #enter(adapter: AdapterPlan, data: AdapterData): void {
-    const { plan, model = "", resumed } = this.options;
+    const { plan, model = "", resumed, steps } = this.options;
     const live = freshLive(adapter, data, madeOf(plan, adapter, data, model), this.#roster.all.length);
     live.result = resumed?.get(adapter.name) ?? null;
+    live.keptSteps = steps?.get(adapter.name) ?? 0;
     if (live.result) live.standing = "ended";
     this.#roster.all.push(live);
   }

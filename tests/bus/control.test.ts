@@ -205,6 +205,54 @@ needs("nats")("a run that goes on", () => {
     same(path, await undisturbed(text), [1, 2]);
   }, 180_000);
 
+  test("is known while its stages are opened again, and who is paused keeps its step", async () => {
+    const path = place.project(
+      longer(unlike([0, 1], "cpu", "stages = 2\nrestarts = 9\ncheckpoint = { steps = 5 }"), 400),
+      SUMS,
+    );
+    const run = start(path);
+    await begun(path, 12, "a1");
+    await told("pause", outputOf(path), "a1");
+    await becomes(path, "a1", "paused");
+    const before = (await list())[0]!.adapters.find(({ name }) => name === "a1")!.step;
+    const stages = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage"));
+    const old = stages();
+    process.kill(old[0]!, "SIGKILL");
+    for (let i = 0; ; i++) {
+      const [only, ...others] = await list();
+      expect([only?.run, others.length]).toEqual([expect.any(String), 0]); // never unknown, though it may be opening its stages
+      const a1 = only!.adapters.find(({ name }) => name === "a1");
+      if (a1?.state === "paused" && !stages().includes(old[1]!)) {
+        expect(a1.step).toBe(before);
+        break;
+      }
+      expect(i, JSON.stringify(only)).toBeLessThan(300);
+    }
+    run.kill("SIGINT");
+    await run.ended;
+  }, 180_000);
+
+  test("keeps who is paused when its coordinator is killed and the same command is given again", async () => {
+    const text = longer(unlike([0, 2], "cpu", "checkpoint = { steps = 5 }"), 60);
+    const path = place.project(text, SUMS);
+    const first = start(path);
+    await begun(path, 12, "a2");
+    await told("pause", outputOf(path), "a2");
+    await becomes(path, "a2", "paused");
+    first.kill("SIGKILL");
+    await first.ended;
+    const again = start(path);
+    await becomes(path, "a0", "done");
+    expect(await stateOf(path, "a2")).toBe("paused");
+    await told("resume", outputOf(path), "a2");
+    const { code, err } = await again.ended;
+    expect([code, err]).toEqual([
+      0,
+      expect.stringMatching(/notice: a2 stays paused, as before: mlora resume \S+ has it go on/),
+    ]);
+    same(path, await undisturbed(text), [0, 2]);
+  }, 180_000);
+
   test("waits on for more adapters when a stage dies while there is nothing to do", async () => {
     const text = unlike([0], "cpu", "stages = 2");
     const late = unlike([4], "cpu");
