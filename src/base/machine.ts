@@ -54,6 +54,12 @@ export function usableCores(read: Read = readFile): number {
   return Math.max(1, Math.min(availableParallelism(), Math.ceil(quota)));
 }
 
+/** Whether this process was started with SIGHUP ignored, as nohup does: then the loss of its terminal is nothing to it. */
+export function ignoresHangup(read: Read = readFile): boolean {
+  const [, ignored = "0"] = /^SigIgn:\s+([0-9a-f]+)$/m.exec(read("/proc/self/status") ?? "") ?? [];
+  return (BigInt(`0x${ignored}`) & 1n) === 1n; // SIGHUP is signal 1
+}
+
 export function memory(read: Read = readFile): Memory {
   const [, kib] = /^MemAvailable:\s+(\d+) kB$/m.exec(read("/proc/meminfo") ?? "") ?? [];
   const available = kib === undefined ? freemem() : Number(kib) * 1024;

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { ignoresHangup } from "../base/machine.ts";
 import { newRunId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { modelFingerprint } from "../files/basemodel.ts";
@@ -230,9 +231,9 @@ const say = (line: string): void => {
   process.stderr.write(`${line}\n`);
 };
 
-/** Calls `stop` at the first Ctrl-C or SIGTERM; a second ends the process as if nobody listened. */
+/** Calls `stop` at the first Ctrl-C or SIGTERM, or when the terminal is gone (SIGHUP; not under nohup); a second ends the process as if nobody listened. */
 function onInterrupt(stop: () => void): Disposable {
-  const signals = ["SIGINT", "SIGTERM"] as const;
+  const signals = ["SIGINT", "SIGTERM", ...(ignoresHangup() ? [] : (["SIGHUP"] as const))] as const;
   const release = () => {
     for (const signal of signals) process.off(signal, handle);
   };

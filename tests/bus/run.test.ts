@@ -157,11 +157,14 @@ needs("nats")("a run over several processes", () => {
     for (const pid of children) await until("its children end", 2_000, async () => !(await isAlive(pid)));
   });
 
-  test("Ctrl-C finishes what was begun, saves every adapter, and leaves no process", async () => {
+  test.each([
+    ["Ctrl-C", "SIGINT"],
+    ["the loss of its terminal", "SIGHUP"],
+  ] as const)("%s finishes what was begun, saves every adapter, and leaves no process", async (_, signal) => {
     const path = place.project(forever(recipe([0, 1, 2])), SUMS);
     const run = place.start(["run", path, "--stages", "3"]);
     const { children } = await underWay(run, path, 3);
-    run.kill("SIGINT");
+    run.kill(signal);
     const { code, out, err } = await run.ended;
     expect([code, err.match(/^error.*/gm)]).toEqual([1, [expect.stringContaining("stopped before the end")]]);
     for (const i of range(3)) {
@@ -170,6 +173,22 @@ needs("nats")("a run over several processes", () => {
     }
     for (const pid of children) expect(await isAlive(pid)).toBe(false);
   });
+
+  test("under nohup the loss of its terminal is nothing to it", async () => {
+    const path = place.project(forever(recipe([0])), SUMS);
+    const ignoring = `trap "" HUP; exec "$0" "$@"`;
+    const command = ["sh", "-c", ignoring, process.execPath, join(import.meta.dir, "..", "..", "src", "main.ts"), "run", path];
+    const env = { ...process.env, TMPDIR: place.temporary, MLORA_CACHE: join(place.root, "cache") };
+    const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe", env });
+    const steps = () => metrics(outputOf(path), "step").length;
+    const made = () => existsSync(join(outputOf(path), "metrics.jsonl"));
+    await until("the first steps", 20_000, () => made() && steps() > 2);
+    child.kill("SIGHUP");
+    const before = steps();
+    await until("more steps", 20_000, () => steps() > before + 5);
+    child.kill("SIGINT");
+    expect([await child.exited, await child.stderr.text()]).toEqual([1, expect.stringContaining("stopped before the end")]);
+  }, 60_000);
 
   test("the server's token is in no argument and no environment of any process of the run", async () => {
     const path = place.project(forever(recipe([0, 1])), SUMS);
