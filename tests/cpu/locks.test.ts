@@ -90,8 +90,10 @@ describe("two runs in one output folder", () => {
         }
       const begin = `${Date.now() + 1500}`;
       const helper = join(import.meta.dir, "..", "helpers", "claim.ts");
+      const through = join(place.root, "through");
+      mkdirSync(through);
       const claims = Array.from({ length: 4 }, async () => {
-        const child = Bun.spawn([process.execPath, helper, begin, "40", ...folders], { stdout: "pipe" });
+        const child = Bun.spawn([process.execPath, helper, begin, "40", "4", through, ...folders], { stdout: "pipe" });
         return JSON.parse(await child.stdout.text()) as string[];
       });
       const all = await Promise.all(claims);
