@@ -4,36 +4,37 @@
 // ends where the conversation up to it ends. Some templates write a turn in another way once others follow (Qwen 3 leaves out
 // its thoughts, Mistral moves the system message); there, an end mark or a rendering with marks for answers shows the place.
 
-import type { Message } from "./format.ts";
+import type { Chat, Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A piece of text, in characters. */
 export type Span = { readonly from: number; readonly to: number };
 
-type Chat = Pick<Tokenizer, "renderChat" | "specials">;
+type Renderer = Pick<Tokenizer, "renderChat" | "specials">;
 
-/** The text of a conversation and its answers: the assistant's turns from the message `answersFrom` on, in order. */
+/** The text of a conversation and the answers in it that are learned, in order. */
 export function renderAnswers(
-  messages: readonly Message[],
-  answersFrom: number,
-  chat: Chat,
+  chat: Extract<Example, { kind: "chat" }>,
+  renderer: Renderer,
 ): { readonly text: string; readonly answers: readonly Span[] } {
-  const text = chat.renderChat(messages, false);
-  const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant");
+  const { messages, answersFrom, unlearned } = chat;
+  const text = renderer.renderChat(chat, false);
+  const isAnswer = (i: number) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i);
+  const turns = [...messages.keys()].filter(isAnswer);
   let marked: ReadonlyMap<number, Span> | null = null;
   const byMark = (turn: number): Span | undefined => {
-    marked ??= findMarked(messages, turns, text, chat);
+    marked ??= findMarked(chat, turns, text, renderer);
     return marked.get(turn);
   };
   // A template without a generation prompt, or with one always: what it ends with says nothing of the turn's end.
-  const endsOpen = chat.renderChat(messages, true) === text;
+  const endsOpen = renderer.renderChat(chat, true) === text;
   const answers = turns.map((turn) => {
-    const before = turn === 0 ? null : attempt(messages.slice(0, turn), true, chat);
+    const before = turn === 0 ? null : attempt({ ...chat, messages: messages.slice(0, turn) }, true, renderer);
     const from = before !== null && text.startsWith(before) ? before.length : byMark(turn)?.from;
     if (from === undefined) throw lost(turn);
-    const upTo = attempt(messages.slice(0, turn + 1), false, chat);
-    const byPrefix = upTo === null ? null : endAfter(text, from, upTo, chat.specials);
+    const upTo = attempt({ ...chat, messages: messages.slice(0, turn + 1) }, false, renderer);
+    const byPrefix = upTo === null ? null : endAfter(text, from, upTo, renderer.specials);
     const to = endsOpen ? (byMark(turn)?.to ?? byPrefix) : (byPrefix ?? byMark(turn)?.to);
     if (to == null || to <= from) throw lost(turn);
     return { from, to };
@@ -45,9 +46,9 @@ const lost = (turn: number): RowFault =>
   new RowFault(`has a turn (message ${turn + 1}) that the model's chat template rewrites, so that its place cannot be told`);
 
 /** A part of a conversation; null where the template has none without the rest. */
-function attempt(messages: readonly Message[], prompt: boolean, chat: Chat): string | null {
+function attempt(chat: Chat, prompt: boolean, renderer: Renderer): string | null {
   try {
-    return chat.renderChat(messages, prompt);
+    return renderer.renderChat(chat, prompt);
   } catch (error) {
     if (error instanceof RowFault) return null;
     throw error;
@@ -73,13 +74,14 @@ function trimToMark(text: string, from: number, to: number, specials: readonly s
 const markOf = (turn: number): string => `\u{f8fe}${turn}\u{f8ff}`;
 
 /** Turns by their marks; none where the template writes something else when it sees a mark in an answer's place. */
-function findMarked(messages: readonly Message[], turns: readonly number[], text: string, chat: Chat): Map<number, Span> {
+function findMarked(chat: Chat, turns: readonly number[], text: string, renderer: Renderer): Map<number, Span> {
+  const { messages } = chat;
   const answers = new Map(turns.map((turn) => [turn, answerOf(messages[turn]!.content)]));
   const marked = messages.map((message, i) => {
     const answer = answers.get(i);
     return answer === undefined ? message : { ...message, content: replaceLast(message.content, answer, markOf(i)) };
   });
-  let rest = attempt(marked, false, chat) ?? "";
+  let rest = attempt({ ...chat, messages: marked }, false, renderer) ?? "";
   let rebuilt = "";
   const spans = new Map<number, Span>();
   for (const [turn, answer] of answers) {
@@ -88,7 +90,7 @@ function findMarked(messages: readonly Message[], turns: readonly number[], text
     rebuilt += rest.slice(0, at);
     rest = rest.slice(at + markOf(turn).length);
     const from = rebuilt.length - (rebuilt.endsWith(" ") ? 1 : 0); // a space behind a header is the assistant's to write
-    spans.set(turn, { from, to: rebuilt.length + answer.length + endMark(rest, chat.specials) });
+    spans.set(turn, { from, to: rebuilt.length + answer.length + endMark(rest, renderer.specials) });
     rebuilt += answer;
   }
   return rebuilt + rest === text ? spans : new Map();

@@ -9,9 +9,12 @@ import { compileTemplates } from "./template.ts";
 /** A turn of a conversation. What else the row says of it (tool calls, a name) goes to the chat template as it is. */
 export type Message = { readonly role: string; readonly content: string; readonly [more: string]: unknown };
 
+/** A conversation as a chat template sees it: `variables` stand beside the turns (`tools`, and whatever else the template asks for). */
+export type Chat = { readonly messages: readonly Message[]; readonly variables: Readonly<Record<string, unknown>> };
+
 export type Example =
-  /** Turns of the assistant from `answersFrom` on are what is learned. */
-  | { readonly kind: "chat"; readonly messages: readonly Message[]; readonly answersFrom: number }
+  /** Assistant turns from `answersFrom` on are learned, except those at the indices in `unlearned`. */
+  | (Chat & { readonly kind: "chat"; readonly answersFrom: number; readonly unlearned: ReadonlySet<number> })
   | { readonly kind: "pair"; readonly prompt: string; readonly completion: string }
   | { readonly kind: "text"; readonly text: string };
 
@@ -166,8 +169,9 @@ function chatOf(messages: readonly Message[], system: string | null, answersFrom
   const answers = messages.slice(answersFrom).filter(({ role }) => role === "assistant");
   if (answers.length === 0) throw new RowFault("has no turn of the assistant");
   if (answers.some(saysNothing)) throw new RowFault("has an empty turn of the assistant");
-  if (system === null || messages.some(({ role }) => role === "system")) return { kind: "chat", messages, answersFrom };
-  return { kind: "chat", messages: [{ role: "system", content: system }, ...messages], answersFrom: answersFrom + 1 };
+  const chat = { kind: "chat", variables: {}, unlearned: new Set<number>() } as const;
+  if (system === null || messages.some(({ role }) => role === "system")) return { ...chat, messages, answersFrom };
+  return { ...chat, messages: [{ role: "system", content: system }, ...messages], answersFrom: answersFrom + 1 };
 }
 
 /** A prompt and its completion: a user's and an assistant's turn, or plain text behind plain text. */

@@ -31,7 +31,7 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
       return learn(ids, trainOn === "all" ? undefined : (i) => i >= prompt.length);
     }
     case "chat": {
-      const { text, answers } = renderAnswers(example.messages, example.answersFrom, tokenizer);
+      const { text, answers } = renderAnswers(example, tokenizer);
       if (trainOn === "all") return learn(encode(text, tokenizer));
       const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), answers));
       if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
@@ -47,7 +47,7 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
 
 /** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
-  if (example.kind === "chat") return encode(tokenizer.renderChat(example.messages, true), tokenizer);
+  if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
   return [...beginOf(tokenizer), ...encode(example.kind === "pair" ? example.prompt : example.text, tokenizer)];
 }
 

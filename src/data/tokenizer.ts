@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
-import type { Message } from "./format.ts";
+import type { Chat } from "./format.ts";
 import { clip, RowFault } from "./jsonl.ts";
 import { mendTokenizer } from "./mend.ts";
 import { type Place, placeTokens } from "./surface.ts";
@@ -23,7 +23,7 @@ export type Tokenizer = {
   readonly addBos: boolean;
   readonly hasChatTemplate: boolean;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
-  readonly renderChat: (messages: readonly Message[], prompt: boolean) => string;
+  readonly renderChat: (chat: Chat, prompt: boolean) => string;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
 };
@@ -61,10 +61,10 @@ export function loadTokenizer(folder: string): Tokenizer {
     eos,
     addBos: bos !== null && addsBos(hub, bos, config),
     hasChatTemplate: chat !== null,
-    renderChat: (messages, prompt) => {
+    renderChat: ({ messages, variables }, prompt) => {
       if (!chat) throw new RowFault("is a conversation, but the base model has no chat template");
       try {
-        return chat.render({ messages, add_generation_prompt: prompt, ...names });
+        return chat.render({ ...names, ...variables, messages, add_generation_prompt: prompt });
       } catch (error) {
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }

@@ -33,11 +33,12 @@ function checkTexts(tokenizer: Tokenizer, texts: readonly GoldenText[], base: st
 }
 
 function checkChat(tokenizer: Tokenizer, { messages, text, ids, mask }: GoldenChat): void {
-  expect(tokenizer.renderChat(messages, false)).toBe(text);
-  const whole = tokenise({ kind: "chat", messages, answersFrom: 0 }, tokenizer, "all");
+  const chat = { kind: "chat", messages, variables: {}, answersFrom: 0, unlearned: new Set<number>() } as const;
+  expect(tokenizer.renderChat(chat, false)).toBe(text);
+  const whole = tokenise(chat, tokenizer, "all");
   expect(whole.ids).toEqual([...ids]);
   expect(whole.mask).toEqual(ids.map((_, i) => (i === 0 ? 0 : 1)));
-  const row = tokenise({ kind: "chat", messages, answersFrom: 0 }, tokenizer, "completion");
+  const row = tokenise(chat, tokenizer, "completion");
   const end = mask.lastIndexOf(1) + 1;
   expect(row.ids).toEqual(ids.slice(0, end));
   expect(row.mask).toEqual(mask.slice(0, end));
