@@ -12,8 +12,8 @@ import { sum } from "../base/shape.ts";
 import { type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
 import type { Connection } from "../bus/nats.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { resolveTargets } from "../plan/adapters.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
+import { placeAdapter } from "../plan/places.ts";
 import { type AdapterPlan, DEFAULT_TOKENS, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -219,7 +219,7 @@ export class Desk {
         "give it the run's model.precision and run.tokens_per_microbatch",
       );
     this.#refuseTaken(training, asked.adapters);
-    for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);
+    for (const adapter of asked.adapters) placeAdapter(adapter, plan.spec);
     const late = readRequest({ ...recipe, adapters: asked.adapters }, plan.spec);
     const summaries = summariesOf(late.data);
     const adapters = lateAdapters(plan, asked.adapters, summaries);

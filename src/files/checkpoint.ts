@@ -11,6 +11,7 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import type { Factor, Method } from "../base/kinds.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
+import { type Placement, rankAt } from "../base/placement.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { removeQuietly, syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
@@ -54,6 +55,7 @@ export type Snapshot = {
   readonly rank: number;
   readonly targets: readonly Linear[];
   readonly method?: Method | undefined;
+  readonly places?: Placement | undefined;
   readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
@@ -69,11 +71,11 @@ const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTenso
 
 /** Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is changed. */
 export function writeCheckpoint(folder: string, progress: Progress, snapshot: Snapshot, keep: number): void {
-  const { spec, rank, targets, method, stages } = snapshot;
+  const { spec, targets, method, places, stages } = snapshot;
   const tensors = BLOCKS.flatMap((what) =>
     stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets, method).map((at) => {
-        const place = factorPlace(spec, layout, rank, at.layer, at.linear, at.factor);
+      factorsIn(part, targets, method, places).map((at) => {
+        const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
       }),

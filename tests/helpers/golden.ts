@@ -91,7 +91,11 @@ type FileAdapter = {
   readonly lora_plus_ratio?: number;
   readonly projection_seed?: number;
   readonly init?: Init;
-  readonly targets: readonly Linear[];
+  readonly targets: readonly Linear[] | string;
+  readonly exclude?: readonly string[] | string | null;
+  readonly layers?: readonly number[] | null;
+  readonly rank_pattern?: Readonly<Record<string, number>>;
+  readonly alpha_pattern?: Readonly<Record<string, number>>;
   readonly batch_size: number;
   readonly accumulation: number;
   readonly learning_rate: number;
@@ -214,7 +218,12 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     projectionSeed: adapter.projection_seed ?? 0,
     dInitial: 0.1,
     init,
-    targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
+    targets:
+      typeof adapter.targets === "string" ? adapter.targets : LINEARS.filter((linear) => adapter.targets.includes(linear)),
+    exclude: adapter.exclude ?? null,
+    layers: adapter.layers ?? null,
+    rankPattern: adapter.rank_pattern ?? {},
+    alphaPattern: adapter.alpha_pattern ?? {},
     initialAdapter: isPrincipal(init) ? null : initialAdapter,
     patience: null,
     minDelta: 0,
