@@ -9,6 +9,7 @@ import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { layoutAdapters } from "../../src/base/layout.ts";
+import { rankAt } from "../../src/base/placement.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS } from "../../src/base/spec.ts";
 import { decode, encode } from "../../src/bus/codec.ts";
@@ -16,7 +17,6 @@ import { readAnswer, readAsk, writeAnswer, writeAsk } from "../../src/bus/exchan
 import { readPacket, writePacket } from "../../src/bus/packets.ts";
 import { REPLIES, REQUESTS } from "../../src/bus/schemas.ts";
 import { BLOCKS, readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
-import { rankAt } from "../../src/base/placement.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { readRecord, writeRecord } from "../../src/files/record.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
