@@ -8,17 +8,22 @@ import { RowFault } from "./jsonl.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** mask[i] = 1: token i is to be predicted from those before it. The first token never is. */
-export type TokenRow = { readonly ids: number[]; readonly mask: number[] };
+export type TokenRow = {
+  readonly ids: number[];
+  readonly mask: number[];
+  /** The end of a plain prompt has other ids when its completion follows; what differs is learned with the completion. */
+  readonly joined?: true;
+};
 
 /**
- * The ids of a conversation are those of its whole text. A plain prompt and its completion are tokenised each by itself, so
- * that the model reads the same prompt when the completion is not there yet. Throws a RowFault.
+ * The ids are those of the whole text, of a plain prompt with its completion, too: no space comes between them that nobody wrote. What is
+ * learned of a completion begins where the ids are no longer those of the prompt alone. Marks that texts bring are not put there twice.
+ * Throws a RowFault.
  */
 export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
-  const begin = beginOf(tokenizer);
   switch (example.kind) {
     case "text":
-      return learn([...begin, ...encode(example.text, tokenizer), ...(tokenizer.eos === null ? [] : [tokenizer.eos])]);
+      return learn(ended(begun(example.text, tokenizer), tokenizer));
     case "pair": {
       if (tokenizer.eos === null)
         throw new RequestError(
@@ -26,9 +31,12 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
           "tokenizer_config.json names no eos_token that the tokenizer knows, so a completion cannot be ended",
           'add "eos_token" to it',
         );
-      const prompt = [...begin, ...encode(example.prompt, tokenizer)];
-      const ids = [...prompt, ...encode(example.completion, tokenizer), tokenizer.eos];
-      return learn(ids, trainOn === "all" ? undefined : (i) => i >= prompt.length);
+      const prompt = begun(example.prompt, tokenizer);
+      const ids = ended(begun(wellFormed(example.prompt) + wellFormed(example.completion), tokenizer), tokenizer);
+      if (trainOn === "all") return learn(ids);
+      let common = 0;
+      while (common < prompt.length && common < ids.length - 1 && prompt[common] === ids[common]) common++;
+      return { ...learn(ids, (i) => i >= common), ...(common < prompt.length ? { joined: true } : {}) };
     }
     case "chat": {
       const { text, answers } = renderAnswers(example, tokenizer);
@@ -48,10 +56,17 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
 /** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
   if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
-  return [...beginOf(tokenizer), ...encode(example.kind === "pair" ? example.prompt : example.text, tokenizer)];
+  return begun(example.kind === "pair" ? example.prompt : example.text, tokenizer);
 }
 
-const beginOf = ({ addBos, bos }: Tokenizer): number[] => (addBos && bos !== null ? [bos] : []);
+/** Plain text begins with the model's mark where it is used to that. */
+function begun(text: string, tokenizer: Tokenizer): number[] {
+  const { addBos, bos } = tokenizer;
+  const ids = encode(text, tokenizer);
+  return addBos && bos !== null && ids[0] !== bos ? [bos, ...ids] : ids;
+}
+
+const ended = (ids: number[], { eos }: Tokenizer): number[] => (eos === null || ids.at(-1) === eos ? ids : [...ids, eos]);
 
 const learn = (ids: number[], target: (index: number) => boolean = () => true): TokenRow => ({
   ids,

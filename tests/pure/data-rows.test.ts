@@ -108,9 +108,10 @@ describe("forms", () => {
   test("prompt and completion as plain text: begun as the model begins, ended, and cut where the completion begins", () => {
     const rows = lines({ prompt: "Q: 1+1\nA:", completion: " 2" });
     const [sample] = load(rows, { chatTemplate: false }, llama2).train;
-    const [prompt, completion] = [llama2.encode("Q: 1+1\nA:"), llama2.encode(" 2")];
-    expect([...sample!.ids]).toEqual([llama2.bos!, ...prompt, ...completion, llama2.eos!]);
-    expect([...sample!.mask]).toEqual([0, ...prompt.map(() => 0), ...completion.map(() => 1), 1]);
+    const [prompt, whole] = [llama2.encode("Q: 1+1\nA:"), llama2.encode("Q: 1+1\nA: 2")];
+    expect(whole.slice(0, prompt.length)).toEqual(prompt);
+    expect([...sample!.ids]).toEqual([llama2.bos!, ...whole, llama2.eos!]);
+    expect([...sample!.mask]).toEqual([0, ...whole.map((_, i) => (i < prompt.length ? 0 : 1)), 1]);
     const [noBos] = load(rows, { chatTemplate: false }, smollm).train;
     expect([...noBos!.ids]).toEqual([...smollm.encode("Q: 1+1\nA:"), ...smollm.encode(" 2"), smollm.eos!]);
   });
@@ -327,7 +328,8 @@ describe("faults", () => {
     expect(faultOf(() => load(turns(user, { role: "assistant", content: "x" }), {}, plain)).message).toMatch(
       /no chat template/,
     );
-    expect(said(load(good, {}, plain), plain)).toEqual([["ab<|im_end|>", "b<|im_end|>"]]);
+    const pair = JSON.stringify({ prompt: "a", completion: " b" });
+    expect(said(load(pair, {}, plain), plain)).toEqual([["a b<|im_end|>", " b<|im_end|>"]]);
   });
 
   test("a completion that cannot be ended, for a tokenizer that names no end", () => {
