@@ -7,9 +7,11 @@ import { referenceOf } from "../base/objective.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
-import { loadTokenizer } from "../data/tokenizer.ts";
+import { unstopped } from "../data/ends.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { stopTokens } from "../files/generation.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
@@ -26,6 +28,8 @@ export type Request = {
   readonly data: readonly RequestData[];
   /** All linear weights are bf16 in the model's files. */
   readonly exact: boolean;
+  /** What the run's user should know of it. */
+  readonly notices: readonly string[];
 };
 /** An adapter's rows, and the adapter from a file that they are measured against. */
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
@@ -77,7 +81,29 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data, exact };
+  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...joinNotices(recipe, data)] };
+}
+
+function joinNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
+  return data.flatMap(({ joined, counts }, i) => {
+    const name = adapters[i]!.name;
+    if (joined === 0) return [];
+    return [
+      `${name}: in ${joined} of ${counts.rows} rows the prompt's last token is another one when its completion follows, so the adapter learns after other ` +
+        "tokens than it is asked with: end prompts where a token ends (not in a space)",
+    ];
+  });
+}
+
+/** Programs that serve an adapter stop where the base model does. */
+function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
+  if (!adapters.some(({ chatTemplate, format }) => chatTemplate && format !== "text")) return [];
+  const ends = unstopped(tokenizer, stopTokens(model.path));
+  if (ends.length === 0) return [];
+  return [
+    `the chat template ends answers with ${ends.join(" or ")}, at which ${shortPath(model.path)} does not stop: give the server of its adapters ` +
+      "this token to stop at (mlora generate does it, mlora export writes it)",
+  ];
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {

@@ -24,6 +24,8 @@ export type Dataset = {
     readonly truncated: number;
     readonly dropped: number;
   };
+  /** Rows with a plain prompt whose end has other ids when the completion follows (tokenise.ts). */
+  readonly joined: number;
 };
 
 export type DatasetRecipe = Pick<
@@ -49,6 +51,7 @@ type FileRows = {
   readonly rows: number;
   readonly truncated: number;
   readonly dropped: number;
+  readonly joined: number;
 };
 
 /** Faults of a file that are told before the rest is left unread. */
@@ -65,11 +68,12 @@ export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: 
     return rows;
   };
   const [train, held] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
-  const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...held].map((file) => file[count]));
+  const total = (count: "rows" | "truncated" | "dropped" | "joined") => sum([...train, ...held].map((file) => file[count]));
   const samples = train.flatMap((file) => file.samples);
   return {
     ...(held.length > 0 ? { train: samples, eval: held.flatMap((file) => file.samples) } : splitRows(samples, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
+    joined: total("joined"),
   };
 }
 
@@ -78,7 +82,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
   const toRow = rowReader({ format, template, system, asChat: chatTemplate && tokenizer.hasChatTemplate }, recipe, tokenizer);
   const samples: Sample[] = [];
   const faults: string[] = [];
-  const counts = { rows: 0, truncated: 0, dropped: 0 };
+  const counts = { rows: 0, truncated: 0, dropped: 0, joined: 0 };
   for (const row of rowsOf(file)) {
     counts.rows++;
     try {
@@ -90,6 +94,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
         counts.dropped++;
         continue;
       }
+      if (own.joined || other?.joined) counts.joined++;
       if (fitting.truncated || fittingOther?.truncated) counts.truncated++;
       const more = fittingOther?.sequence ? { other: fittingOther.sequence } : {};
       samples.push({ ...fitting.sequence, ...more, ...(label === undefined ? {} : { label }), source: row.source });
