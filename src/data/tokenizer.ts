@@ -1,14 +1,17 @@
-// The base model's tokenizer and chat template, from its folder, by Hugging Face's own packages.
+// The base model's tokenizer and chat template, from its folder. Hugging Face's own packages merge words into tokens, decode, and
+// render; how a text becomes words is ours (added-tokens.ts, pre-tokenise.ts), for there the package differs from the original.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
+import { type AddedToken, sectioner } from "./added-tokens.ts";
 import type { Chat } from "./format.ts";
 import { clip, RowFault } from "./jsonl.ts";
-import { mendTokenizer } from "./mend.ts";
+import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
 import { type Place, placeTokens } from "./surface.ts";
+import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {
   /** Ids of a text; special tokens in it are recognised, none are added. */
@@ -19,7 +22,7 @@ export type Tokenizer = {
   readonly decode: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
-  /** Whether the model expects plain text to begin with `bos`. */
+  /** Whether plain text begins with `bos`: where tokenizer.json puts it there. transformers 5 does not hear of "add_bos_token". */
   readonly addBos: boolean;
   readonly hasChatTemplate: boolean;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
@@ -27,8 +30,6 @@ export type Tokenizer = {
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
 };
-
-type Json = Record<string, unknown>;
 
 /** What Llama's templates take for today where they are not told: a run shall read the same on any day. */
 const DATE = "26 Jul 2024";
@@ -40,15 +41,17 @@ const DATE = "26 Jul 2024";
 export function loadTokenizer(folder: string): Tokenizer {
   const json = readJson(folder, "tokenizer.json");
   const config = { ...optionalJson(folder, "special_tokens_map.json"), ...optionalJson(folder, "tokenizer_config.json") };
-  const hub = open(folder, json, config);
+  const { hub, encode, added } = open(folder, json, config);
   const specialText = (name: string) => tokenText(config[name]) ?? undefined;
-  const id = (name: string): number | null => hub.token_to_id(specialText(name) ?? "") ?? null;
+  const id = (name: string): number | null => {
+    const text = specialText(name);
+    return added.find(({ content }) => content === text)?.id ?? null;
+  };
   const [bos, eos] = [id("bos_token"), id("eos_token")];
   const chat = chatTemplateOf(folder, config);
   const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token"), date_string: DATE };
-  const added = [...hub.get_added_tokens_decoder().values()].map(({ content }) => content);
-  const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(added) };
-  const encode = (text: string) => (text === "" ? { ids: [], tokens: [] } : hub.encode(text, { add_special_tokens: false }));
+  const texts = added.map(({ content }) => content);
+  const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(texts) };
   return {
     encode: (text) => encode(text).ids,
     encodePieces: (pieces) => {
@@ -59,7 +62,7 @@ export function loadTokenizer(folder: string): Tokenizer {
       ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
     bos,
     eos,
-    addBos: bos !== null && addsBos(hub, bos, config),
+    addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,
     hasChatTemplate: chat !== null,
     renderChat: ({ messages, variables }, prompt) => {
       if (!chat) throw new RowFault("is a conversation, but the base model has no chat template");
@@ -69,7 +72,7 @@ export function loadTokenizer(folder: string): Tokenizer {
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
-    specials: added.sort((a, b) => b.length - a.length),
+    specials: texts.sort((a, b) => b.length - a.length),
   };
 }
 
@@ -92,16 +95,73 @@ function readJson(folder: string, name: string): Json {
   return value as Json;
 }
 
-function open(folder: string, json: Json, config: Json): HubTokenizer {
+type Encoding = { readonly ids: number[]; readonly tokens: string[] };
+type Opened = {
+  readonly hub: HubTokenizer;
+  readonly encode: (text: string) => Encoding;
+  readonly added: readonly AddedToken[];
+};
+
+function open(folder: string, json: Json, config: Json): Opened {
   try {
-    mendTokenizer(json);
-    const hub = new HubTokenizer(json, config);
+    resolveTokenizer(json, config, optionalJson(folder, "config.json")["model_type"]);
+    const added = addedTokensOf(json, config);
+    const hub = new HubTokenizer({ ...json, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
     quicken(hub);
-    hub.decode(hub.encode("a").ids); // what is broken inside shows when it is used
-    return hub;
+    const encode = encoderOf(hub, json, added);
+    hub.decode(encode("a").ids); // what is broken inside shows when it is used
+    return { hub, encode, added };
   } catch (error) {
     throw unusable(join(folder, "tokenizer.json"), `cannot be used: ${clip(textOf(error))}`);
   }
+}
+
+/** The added tokens of tokenizer.json, with those that transformers adds by tokenizer_config.json. */
+function addedTokensOf(json: Json, config: Json): AddedToken[] {
+  const tokens = new Map(((json["added_tokens"] ?? []) as AddedToken[]).map((token) => [token.content, token]));
+  const vocab = new Map(Object.entries((json["model"] as Json)["vocab"] as Record<string, number>));
+  const lastId = () => [...vocab.values(), ...[...tokens.values()].map(({ id }) => id)].reduce((a, b) => Math.max(a, b), -1);
+  const add = (token: Omit<AddedToken, "id">) => {
+    const id = tokens.get(token.content)?.id ?? vocab.get(token.content) ?? lastId() + 1;
+    tokens.set(token.content, { ...token, id });
+  };
+  for (const token of Object.values((config["added_tokens_decoder"] ?? {}) as Record<string, AddedToken>)) add(token);
+  const more = ["additional_special_tokens", "extra_special_tokens"].flatMap((key) =>
+    Object.values((config[key] ?? []) as object),
+  );
+  for (const token of [...SPECIALS.map((key) => config[key]), ...more]) {
+    const content = tokenText(token);
+    if (content && !tokens.has(content)) add({ special: true, ...(typeof token === "object" ? token : {}), content });
+  }
+  return [...tokens.values()];
+}
+
+const SPECIALS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+function encoderOf(hub: HubTokenizer, json: Json, added: readonly AddedToken[]): (text: string) => Encoding {
+  const sectionsOf = sectioner(added, normaliserOf(json["normalizer"]));
+  const wordsOf = preTokeniserOf(json["pre_tokenizer"]);
+  const { vocab } = json["model"] as { vocab: Record<string, number> };
+  const model = hub.model!;
+  const ids = model.tokens_to_ids;
+  // the package counts added tokens as words of the vocabulary, which a text's own words never become
+  for (const { content } of added) if (!Object.hasOwn(vocab, content)) ids.delete(content);
+  return (text) => {
+    const encoding: Encoding = { ids: [], tokens: [] };
+    for (const [i, section] of sectionsOf(text).entries()) {
+      if ("token" in section) {
+        encoding.ids.push(section.token.id);
+        encoding.tokens.push(section.token.content);
+        continue;
+      }
+      for (const word of wordsOf(section.text, i === 0))
+        for (const token of model([word])) {
+          encoding.ids.push((ids.get(token) ?? model.unk_token_id)!);
+          encoding.tokens.push(token);
+        }
+    }
+    return encoding;
+  };
 }
 
 /** Words whose tokens are kept at hand. */
@@ -126,11 +186,6 @@ function tokenText(token: unknown): string | null {
   if (typeof token === "string") return token;
   const content = (token as { content?: unknown } | null | undefined)?.content;
   return typeof content === "string" ? content : null;
-}
-
-function addsBos(hub: HubTokenizer, bos: number, config: Json): boolean {
-  if (typeof config["add_bos_token"] === "boolean") return config["add_bos_token"];
-  return hub.encode("a", { add_special_tokens: true }).ids[0] === bos;
 }
 
 /** chat_template.jinja, or the template in tokenizer_config.json: one text, or several by name ("default" counts). */
