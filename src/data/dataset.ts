@@ -114,9 +114,9 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
 const kindOf = ({ name }: Objective): "single" | "labelled" | "paraphrased" | "paired" =>
   name === "sft" ? "single" : name === "kto" ? "labelled" : name === "cit" ? "paraphrased" : "paired";
 
-type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
+export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
 
-function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe, tokenizer: Tokenizer) {
+export function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe, tokenizer: Tokenizer) {
   const kind = kindOf(objective);
   const tokens = (example: Example) => tokenise(example, tokenizer, trainOn);
   if (kind === "single") {
@@ -169,7 +169,7 @@ export function checkIds(ids: readonly number[], vocab: number): void {
 }
 
 /** The sequence within max_length; none where it is dropped: too long, or nothing to learn is left. */
-function fit(
+export function fit(
   { ids, mask }: TokenRow,
   { maxLength, overlong }: DatasetRecipe,
 ): { readonly sequence: Sequence | null; readonly truncated: boolean } {
