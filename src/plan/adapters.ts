@@ -8,6 +8,7 @@ import { rankAt } from "../base/placement.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import { linearShape, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
 import { type PlacedAdapter, placeAdapter } from "./places.ts";
@@ -46,6 +47,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  checkLearns(recipe, totalSteps(work));
   return {
     name: recipe.name,
     index,
@@ -69,6 +71,18 @@ const twice = ({ places, ...uniform }: PlacedAdapter): PlacedAdapter => ({
   ...{ ...uniform, rank: 2 * uniform.rank },
   ...(places ? { places: { ...places, ranks: places.ranks.map((row) => row.map((rank) => 2 * rank)) } } : {}),
 });
+
+/** Throws a RequestError, `plan.rate`, where an adapter would come out as it began. */
+function checkLearns({ name, schedule, optimizer: { learningRate } }: AdapterRecipe, steps: number): void {
+  if (learns(schedule, learningRate, steps)) return;
+  const all = steps === 1 ? "its only step" : `none of its ${steps} steps`;
+  throw new RequestError(
+    "plan.rate",
+    `adapter '${name}' would learn nothing: ${all} has a learning rate ${steps === 1 ? "of 0" : "above 0"}` +
+      ` (warmup = ${schedule.warmup}, learning_rate = ${learningRate})`,
+    "lower warmup below the number of steps, train for more steps, or raise learning_rate",
+  );
+}
 
 /** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */
 function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, spec: ModelSpec): void {

@@ -74,6 +74,9 @@ const layerRange = v.pipe(
     return from! <= to!;
   }, "wants the first layer before the last"),
 );
+/** What a chat template is given of a row itself. */
+const RESERVED = ["messages", "add_generation_prompt"];
+
 /** "start", "base" or the folder of a PEFT adapter. */
 const reference = text;
 
@@ -134,7 +137,12 @@ export const adapterEntries = {
   ),
   format: oneOf(...FORMATS),
   template: v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
-  chat_template: truth,
+  chat_template: v.union([truth, text], wants("true, false or the file of a template")),
+  chat_template_kwargs: v.pipe(
+    v.record(v.string(), v.unknown(), wants("a table")),
+    v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+  ),
+  thoughts: oneOf("as-template", "every-turn", "drop"),
   system: text,
   train_on: oneOf("completion", "all"),
   objective: v.union(

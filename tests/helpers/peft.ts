@@ -49,15 +49,6 @@ const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
 };
 
-/** The factors in PEFT's file, also of those that need a changed base model and so are refused. */
-function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
-  const copy = mkdtempSync(join(root, "plain-"));
-  cpSync(folder, copy, { recursive: true });
-  const config = join(copy, "adapter_config.json");
-  writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, "utf8")), init_lora_weights: true }));
-  return readPeftAdapter(copy, spec);
-}
-
 /** How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them. */
 function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, begun: SavedAdapter): number {
   const added = (of: SavedAdapter, layer: number, linear: Linear) => {
@@ -75,6 +66,20 @@ function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, be
       }
     }
   return Math.sqrt(difference / size);
+}
+
+/** The factors in a golden's folder. One that begins as a part of the weight is refused as an adapter, for PEFT takes that off the weight. */
+function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
+  const copy = mkdtempSync(join(tmpdir(), "mlora-golden-"));
+  try {
+    cpSync(folder, copy, { recursive: true });
+    const path = join(copy, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    writeFileSync(path, JSON.stringify({ ...config, init_lora_weights: true }));
+    return readPeftAdapter(copy, spec);
+  } finally {
+    rmSync(copy, { recursive: true });
+  }
 }
 
 /** Declares the tests of one kind of device; `exact` says whether greedy decoding must give what PEFT's gives, row by row. */

@@ -72,7 +72,7 @@ describe("a recipe's keys", () => {
 
   test("an expression of Python's alone is told with its place", () => {
     expect(() => recipe('targets = "(?P<n>q)"')).toThrow("/r.toml:6:1");
-    expect(() => recipe('rank_pattern = { "(?i)q" = 3 }')).toThrow("'(?i)'");
+    expect(() => recipe('rank_pattern = { "(?i)q" = 3 }')).toThrow("'(?i' means");
     expect(() => recipe('layers = "3-1"')).toThrow("the first layer before the last");
   });
 
