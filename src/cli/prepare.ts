@@ -2,12 +2,12 @@
 // any weight is read.
 
 import { relative } from "node:path";
-import { stringify } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { PatternTable } from "../base/targeting.ts";
 import { type Dataset, loadDataset, type ReadFiles, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
@@ -161,8 +161,10 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
     );
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
-  if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
-  if (faults.length === 0) return;
+  if (faults.length === 0) {
+    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
+    return;
+  }
   const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
   throw new RequestError(
     "plan.from",
@@ -176,16 +178,22 @@ const BY_PLACE = ["rank", "alpha", "targets"];
 
 function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError {
   const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(saved);
-  const patterns = { rank_pattern: rankPattern, alpha_pattern: alphaPattern };
-  const keys = {
-    ...{ rank, ...(saved.method === "vera" ? {} : { alpha }), targets: [...targets] },
-    ...(layers ? { layers: [...layers] } : {}),
-    ...Object.fromEntries(Object.entries(patterns).filter(([, table]) => Object.keys(table).length > 0)),
+  const inline = (table: PatternTable) => {
+    const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
+    return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
   };
+  const lines = [
+    `rank = ${rank}`,
+    ...(saved.method === "vera" ? [] : [`alpha = ${alpha}`]),
+    `targets = ${JSON.stringify(targets)}`,
+    ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
+    ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
+    ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
+  ];
   return new RequestError(
     "plan.from",
     `adapter '${name}' cannot continue ${initialAdapter}: its ranks or scales differ from the recipe's in some layer`,
-    `give the adapter what it has there:\n${stringify(keys).trim()}`,
+    `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`,
   );
 }
 

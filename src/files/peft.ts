@@ -15,6 +15,7 @@ import { pathOf } from "../base/targeting.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
+import { cardOf } from "./peftcard.ts";
 import { checkPeftConfig } from "./peftconfig.ts";
 import { type ConfiguredPlaces, configuredPlaces, type PlaceFields, placeFields } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
@@ -31,8 +32,8 @@ export type PeftAdapter = {
   readonly places?: Placement;
   readonly vera?: VeraFields | null;
   readonly baseModel: string;
-  /** Of an adapter that keeps its beginning frozen beside it: what that was, and the rank and alpha of what was trained. */
-  readonly begun?: { readonly init: string; readonly rank: number; readonly alpha: number } | null;
+  /** Of an adapter that keeps its beginning frozen beside it, half of each rank: what that was. */
+  readonly begun?: { readonly init: string } | null;
 };
 
 /** What only a VeRA has. */
@@ -139,18 +140,12 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
   }
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
-  if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter.begun, adapter.rank));
+  if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
   writeFileAtomic(
     join(folder, "adapter_config.json"),
     `${JSON.stringify((vera ? veraConfigOf : configOf)(adapter, placeFields(adapter)), null, 2)}\n`,
   );
 }
-
-const cardOf = ({ init, rank, alpha }: NonNullable<PeftAdapter["begun"]>, twice: number): string =>
-  `A LoRA of rank ${rank} and alpha ${alpha} that began with ${init}, written as a plain LoRA of rank ${twice}: the first half of its rank was
-trained, the second is what it began with, negated, so that it goes with the base model as it is (what PEFT writes with
-path_initial_model_for_weight_conversion).
-`;
 
 export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
   readonly method: Method;

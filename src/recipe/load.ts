@@ -265,7 +265,8 @@ function ranksOf(
   sweep: AdapterTable["sweep"],
   at: Path,
 ): { readonly path: Path; readonly rank: number }[] {
-  const { method = "lora", rank = KINDS[method].rank, rank_pattern = {} } = { ...defaults, ...adapter };
+  const { method = "lora", rank_pattern = {}, ...all } = { ...defaults, ...adapter };
+  const { rank = KINDS[method].rank } = all;
   const placeOf = (key: "rank" | "rank_pattern"): Path => {
     if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
     return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
@@ -290,7 +291,8 @@ function checkInit(
   if (all.from !== undefined || !KINDS[method].keys.includes("init")) return; // [defaults] are for the others
   if (init === "orthogonal")
     for (const { path, rank } of ranks)
-      if (rank % 2 === 1) faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
+      if (rank % 2 === 1)
+        faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
   if (!isPrincipal(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
   if (method !== "lora") wrong([...at, "method"], `is "${method}", and has to be "lora"`);

@@ -77,7 +77,7 @@ describe("a recipe's keys", () => {
   });
 
   const [MOST, EVEN] = [
-    'has to be 128 or less, for as much again is kept frozen, with the initialisation',
+    "has to be 128 or less, for as much again is kept frozen, with the initialisation",
     'expected an even rank with the initialisation "orthogonal"',
   ];
   test.each([
