@@ -12,9 +12,9 @@ import { type Dataset, loadDataset, type ReadFiles, tokenizerOf } from "../data/
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
 import type { BankAdapter } from "../plan/adapters.ts";
@@ -77,9 +77,9 @@ export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-/** Reads what the recipe names, and checks it. */
-export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
-  const exact = linearsAreBf16(recipe.model.path, spec); // also: the files are whole and fit the configuration
+/** Reads what the recipe names, and checks it; `config` is the spec of the model's config.json, or of its files. */
+export function readRequest(recipe: Recipe, config: ModelSpec): Request {
+  const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
@@ -87,7 +87,7 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+  return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 
 /** Rows that are cut or dropped are counted in the plan's table. */
