@@ -178,6 +178,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
       "save the adapter as safetensors: save_pretrained(folder, safe_serialization=True)",
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
+  checkPrefix(file);
   const method = isVera ? "vera" : config["use_dora"] === true ? "dora" : "lora";
   const rslora = config["use_rslora"] === true;
   const hasOwn = (layer: number, linear: Linear) => file.tensors.has(tensorName(layer, linear, isVera ? "lambda_b" : "A"));
@@ -276,25 +277,23 @@ function checkTensors(
   const isDrawnAnew = method === "vera" && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
-  const wrapper = wrapperOf(file);
   throw new RequestError(
     "peft.tensors",
     `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}${asked}`,
-    wrapper !== null
-      ? `its tensors are called ${wrapper}..., expected ${PREFIX}...: it was trained on a model that has this one as a part`
-      : isDrawnAnew
-        ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True"
-        : undefined,
+    isDrawnAnew ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True" : undefined,
   );
 }
 
-/** What the layers of a file are called, where they are those of a part of a larger model. */
-function wrapperOf({ tensors }: SafetensorsFile): string | null {
-  for (const name of tensors.keys()) {
-    const [, prefix] = /^(.*?\blayers\.)\d+\./.exec(name) ?? [];
-    if (prefix !== undefined && prefix !== PREFIX) return prefix;
-  }
-  return null;
+/** Throws a RequestError where a file's layers are called otherwise, as in a model that has the base as a part. */
+function checkPrefix({ path, tensors }: SafetensorsFile): void {
+  const prefixes = [...tensors.keys()].flatMap((name) => /^(.*?\blayers\.)\d+\./.exec(name)?.[1] ?? []);
+  const other = prefixes.find((prefix) => prefix !== PREFIX);
+  if (other === undefined || prefixes.includes(PREFIX)) return;
+  throw new RequestError(
+    "peft.tensors",
+    `${path} does not fit the base model: its tensors' names begin with '${other}', expected '${PREFIX}'`,
+    "it was trained on a model that is built otherwise around its layers; if they are this model's, rename the adapter's tensors",
+  );
 }
 
 /** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */
