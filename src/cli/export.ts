@@ -11,6 +11,7 @@ import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
@@ -20,6 +21,7 @@ import { readModelSpec } from "../files/config.ts";
 import { writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
 import type { SavedAdapter } from "../files/peft.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 import { oneOf } from "./flags.ts";
@@ -48,11 +50,12 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const adapterFolder = resolve(folder);
   const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`, ASK);
   const output = freeFolder(`${to}`, baseFolder);
-  const spec = readModelSpec(baseFolder);
+  const { spec, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
   const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
+  for (const notice of notices) say(`notice: ${notice}`);
   const held = heldIn(adapterFolder);
   if (held !== null)
     say(
@@ -61,7 +64,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const part = makePart(output);
   try {
     copyBeside(baseFolder, part);
-    writeConfig(baseFolder, part, DTYPES[dtype].theirs);
+    writeConfig(baseFolder, part, spec, DTYPES[dtype].theirs);
     addStops(baseFolder, part);
     writeWeights(part, shards, merge);
     const started = now();
@@ -210,12 +213,13 @@ function copyBeside(base: string, part: string): void {
   }
 }
 
-/** The base's config.json with the type that is stored; transformers 5 calls it dtype. */
-function writeConfig(base: string, part: string, stored: string): void {
+/** The base's config.json with the type that is stored, which transformers 5 calls dtype, and with the head as it is written. */
+function writeConfig(base: string, part: string, { tiedEmbeddings }: ModelSpec, stored: string): void {
   const config = readJsonObject(join(base, "config.json"), "model.config");
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...types }, null, 2)}\n`);
+  const head = config["tie_word_embeddings"] === true && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
+  writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...head, ...types }, null, 2)}\n`);
 }
 
 /** A merged model stops where its adapter learned to end answers. */

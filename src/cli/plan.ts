@@ -2,6 +2,7 @@
 
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
+import type { Placement } from "../base/placement.ts";
 import { sum } from "../base/shape.ts";
 import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
@@ -72,7 +73,7 @@ export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal
       dropout: adapter.recipe.dropout,
       targets: adapter.targets,
       modules: countModules(adapter, spec.layers),
-      ...(adapter.places ? { places: adapter.places } : {}),
+      ...(adapter.places ? { places: trainedPlaces(adapter, adapter.places) } : {}),
       learning_rate: adapter.recipe.optimizer.learningRate,
       batch_size: adapter.work.batchSize,
       accumulation: adapter.work.accumulation,
@@ -90,6 +91,12 @@ export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal
     ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
   };
 }
+
+/** As `rank`: of an adapter with a frozen half, what is trained. */
+const trainedPlaces = ({ rank, trainedRank = rank }: AdapterPlan, places: Placement): Placement => ({
+  ...places,
+  ranks: places.ranks.map((row) => row.map((own) => (own * trainedRank) / rank)),
+});
 
 const scheduleJson = (rehearsal: Rehearsal) => ({
   bubble: rehearsal.simulation.bubble,

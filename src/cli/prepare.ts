@@ -2,20 +2,20 @@
 // any weight is read.
 
 import { relative } from "node:path";
-import { stringify } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
 import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { PatternTable } from "../base/targeting.ts";
 import { type Dataset, loadDataset, type ReadFiles, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
 import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
@@ -78,9 +78,9 @@ export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-/** Reads what the recipe names, and checks it. */
-export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
-  const exact = linearsAreBf16(recipe.model.path, spec); // also: the files are whole and fit the configuration
+/** Reads what the recipe names, and checks it; `config` is the spec of the model's config.json, or of its files. */
+export function readRequest(recipe: Recipe, config: ModelSpec): Request {
+  const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const tokenizer = loadTokenizer(recipe.model.path);
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
@@ -88,7 +88,7 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+  return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 
 /** Rows that are cut or dropped are counted in the plan's table. */
@@ -169,8 +169,10 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (isPrincipal(adapter.init)) return;
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
-  if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
-  if (faults.length === 0) return;
+  if (faults.length === 0) {
+    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
+    return;
+  }
   const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
   throw new RequestError(
     "plan.from",
@@ -204,16 +206,22 @@ const BY_PLACE = ["rank", "alpha", "targets"];
 
 function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError {
   const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(saved);
-  const patterns = { rank_pattern: rankPattern, alpha_pattern: alphaPattern };
-  const keys = {
-    ...{ rank, ...(saved.method === "vera" ? {} : { alpha }), targets: [...targets] },
-    ...(layers ? { layers: [...layers] } : {}),
-    ...Object.fromEntries(Object.entries(patterns).filter(([, table]) => Object.keys(table).length > 0)),
+  const inline = (table: PatternTable) => {
+    const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
+    return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
   };
+  const lines = [
+    `rank = ${rank}`,
+    ...(saved.method === "vera" ? [] : [`alpha = ${alpha}`]),
+    `targets = ${JSON.stringify(targets)}`,
+    ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
+    ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
+    ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
+  ];
   return new RequestError(
     "plan.from",
     `adapter '${name}' cannot continue ${initialAdapter}: its ranks or scales differ from the recipe's in some layer`,
-    `give the adapter what it has there:\n${stringify(keys).trim()}`,
+    `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`,
   );
 }
 

@@ -3,24 +3,31 @@
 
 import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
+import type { DType } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
 import { readJsonObject } from "./json.ts";
 import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
 
 export type BaseModelFiles = Disposable & {
+  /** Tensors of the files that the spec knows nothing of. */
+  readonly unused: readonly string[];
   readonly tensor: (name: string) => TensorEntry;
   /** Fills `into` with the tensor's bytes from byte `from` of it on. */
   readonly read: (name: string, into: Uint8Array, from?: number) => void;
 };
 
-const COMPUTED = ["f32", "f16", "bf16"];
+const COMPUTED = ["f32", "f16", "bf16"] as const;
+/** Whether weights may be of this type. */
+export const isWeightType = (dtype: DType | null): dtype is (typeof COMPUTED)[number] =>
+  (COMPUTED as readonly unknown[]).includes(dtype);
+export const EMBEDDING = "model.embed_tokens.weight";
+export const HEAD = "lm_head.weight";
 
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>();
-  shapes.set("model.embed_tokens.weight", [spec.vocab, spec.hidden]);
+  shapes.set(EMBEDDING, [spec.vocab, spec.hidden]);
   for (let layer = 0; layer < spec.layers; layer++) {
     const at = `model.layers.${layer}`;
     for (const norm of ["input_layernorm", "post_attention_layernorm"]) shapes.set(`${at}.${norm}.weight`, [spec.hidden]);
@@ -34,58 +41,53 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
     }
   }
   shapes.set("model.norm.weight", [spec.hidden]);
-  if (!spec.tiedEmbeddings) shapes.set("lm_head.weight", [spec.vocab, spec.hidden]);
+  if (!spec.tiedEmbeddings) shapes.set(HEAD, [spec.vocab, spec.hidden]);
   return shapes;
 }
 
 /** Opens the model's files. A RequestError "model.weights" lists what is missing or has another shape. */
 export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
-  const files = openFiles(folder);
-  const close = () => {
-    for (const file of new Set(files.values())) file[Symbol.dispose]();
-  };
+  const files = openTensors(folder);
   try {
-    const find = finder(files);
+    // A head alone is the embedding, too.
+    const find = (name: string) => files.find(name) ?? (spec.tiedEmbeddings && name === EMBEDDING ? files.find(HEAD) : null);
     checkAll(folder, spec, find);
-    const entry = (name: string) => {
-      const { file, actual } = find(name)!;
-      return { file, actual, tensor: file.tensors.get(actual)! };
-    };
+    const used = new Set([...tensorShapes(spec).keys()].map((name) => find(name)!.actual));
     return {
-      tensor: (name) => entry(name).tensor,
+      unused: files.names.filter((name) => !used.has(name)),
+      tensor: (name) => find(name)!.entry,
       read: (name, into, from = 0) => {
-        const { file, actual } = entry(name);
+        const { file, actual } = find(name)!;
         file.readInto(actual, into, from);
       },
-      [Symbol.dispose]: close,
+      [Symbol.dispose]: () => files[Symbol.dispose](),
     };
   } catch (error) {
-    close();
+    files[Symbol.dispose]();
     throw error;
   }
 }
 
-/** Whether every linear weight of the layers is bf16. Opens the files and checks them as `openBaseModel` does. */
-export function linearsAreBf16(folder: string, spec: ModelSpec): boolean {
-  using files = openBaseModel(folder, spec);
-  const linears = range(spec.layers).flatMap((layer) =>
-    LINEARS.map((linear) => `model.layers.${layer}.${modulePath(linear)}.weight`),
-  );
-  return linears.every((name) => files.tensor(name).dtype === "bf16");
-}
+export type FoundTensor = { readonly file: SafetensorsFile; readonly actual: string; readonly entry: TensorEntry };
 
-type Found = { readonly file: SafetensorsFile; readonly actual: string };
-
-/** Tensors by name; some files leave out the "model." in front. */
-const finder =
-  (files: ReadonlyMap<string, SafetensorsFile>) =>
-  (name: string): Found | null => {
+/** A model's files as they are: tensors by name; some leave out the "model." in front. */
+export function openTensors(folder: string) {
+  const files = openFiles(folder);
+  const find = (name: string): FoundTensor | null => {
     for (const actual of [name, name.replace(/^model\./, "")]) {
       const file = files.get(actual);
-      if (file) return { file, actual };
+      if (file) return { file, actual, entry: file.tensors.get(actual)! };
     }
     return null;
   };
+  return {
+    names: [...files.keys()],
+    find,
+    [Symbol.dispose]: () => {
+      for (const file of new Set(files.values())) file[Symbol.dispose]();
+    },
+  };
+}
 
 /** Which file holds which tensor. */
 function openFiles(folder: string): Map<string, SafetensorsFile> {
@@ -131,14 +133,13 @@ function openShards(folder: string, path: string): Map<string, SafetensorsFile> 
 
 const SHOWN = 5;
 
-function checkAll(folder: string, spec: ModelSpec, find: (name: string) => Found | null): void {
+function checkAll(folder: string, spec: ModelSpec, find: (name: string) => FoundTensor | null): void {
   const faults: string[] = [];
   for (const [name, shape] of tensorShapes(spec)) {
-    const found = find(name);
-    const entry = found?.file.tensors.get(found.actual);
+    const entry = find(name)?.entry;
     if (!entry) faults.push(`${name} is missing`);
     else if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
-    else if (!entry.dtype || !COMPUTED.includes(entry.dtype)) faults.push(`${name} is ${entry.type}, wanted F32, F16 or BF16`);
+    else if (!isWeightType(entry.dtype)) faults.push(`${name} is ${entry.type}, wanted F32, F16 or BF16`);
   }
   if (faults.length === 0) return;
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";

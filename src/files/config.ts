@@ -58,7 +58,8 @@ export function specOf(config: JsonObject, path: string): ModelSpec {
   if (heads % kvHeads !== 0)
     throw read.wrong("num_key_value_heads", `${kvHeads} does not divide num_attention_heads, ${heads}`);
   const layers = read.count("num_hidden_layers", 32);
-  const rope = ropeOf(config, read);
+  const maxPositions = read.count("max_position_embeddings", defaults.positions);
+  const rope = ropeOf(config, read, maxPositions);
   const bias = read.flag("attention_bias", false) && (family === "llama" || family === "qwen3");
   return {
     family,
@@ -71,7 +72,7 @@ export function specOf(config: JsonObject, path: string): ModelSpec {
     vocab: read.count("vocab_size", family.startsWith("qwen") ? 151936 : 32000),
     normEps: read.number("rms_norm_eps", defaults.eps),
     ...rope,
-    maxPositions: read.count("max_position_embeddings", defaults.positions),
+    maxPositions,
     windows: windowsOf(config, family, layers, read, defaults.window),
     qkvBias: family === "qwen2" || bias,
     oBias: bias,
@@ -107,9 +108,14 @@ function familyOf(config: JsonObject, read: Reader): Family {
   return ARCHITECTURES[name as keyof typeof ARCHITECTURES];
 }
 
-/** rope_theta and rope_scaling, or rope_parameters since transformers 5. */
-function ropeOf(config: JsonObject, read: Reader): { readonly ropeTheta: number; readonly ropeScaling: RopeScaling | null } {
-  const key = config["rope_parameters"] == null ? "rope_scaling" : "rope_parameters";
+/** rope_theta and rope_scaling, or rope_parameters since transformers 5, where the former wins over the latter. */
+function ropeOf(
+  config: JsonObject,
+  read: Reader,
+  maxPositions: number,
+): { readonly ropeTheta: number; readonly ropeScaling: RopeScaling | null } {
+  const isGiven = (value: unknown) => value != null && (typeof value !== "object" || Object.keys(value).length > 0);
+  const key = isGiven(config["rope_scaling"]) || config["rope_parameters"] == null ? "rope_scaling" : "rope_parameters";
   const table = config[key];
   if (table != null && (typeof table !== "object" || Array.isArray(table)))
     throw read.wrong(key, `is ${JSON.stringify(table)}, wants an object`);
@@ -140,7 +146,10 @@ function ropeOf(config: JsonObject, read: Reader): { readonly ropeTheta: number;
   const [lowFreqFactor, highFreqFactor] = [inner.number("low_freq_factor", null), inner.number("high_freq_factor", null)];
   if (highFreqFactor <= lowFreqFactor)
     throw inner.wrong("high_freq_factor", `${highFreqFactor} is not above low_freq_factor, ${lowFreqFactor}`);
-  const originalMaxPositions = inner.count("original_max_position_embeddings", null);
+  // As transformers 5: what stands outside the table wins, and else all positions are original ones.
+  const original = "original_max_position_embeddings";
+  const from = [read, inner].find(({ source }) => Object.hasOwn(source, original));
+  const originalMaxPositions = from?.count(original, null) ?? maxPositions;
   return {
     ropeTheta,
     ropeScaling: { kind: "llama3", factor: inner.number("factor", null), lowFreqFactor, highFreqFactor, originalMaxPositions },
@@ -186,7 +195,7 @@ class Reader {
   /** A finite number above 0; `fallback` null: it must be there. */
   number(key: string, fallback: number | null): number {
     const value = this.source[key] ?? fallback;
-    if (value === null) throw this.wrong(key, "is missing");
+    if (value === null) throw this.wrong(key, Object.hasOwn(this.source, key) ? "is null" : "is missing");
     if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
       throw this.wrong(key, `is ${JSON.stringify(value)}, wants a number above 0`);
     return value;

@@ -15,6 +15,7 @@ import { pathOf } from "../base/targeting.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
+import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
 import { type ConfiguredPlaces, configuredPlaces, type PlaceFields, placeFields } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
@@ -31,8 +32,8 @@ export type PeftAdapter = {
   readonly places?: Placement;
   readonly vera?: VeraFields | null;
   readonly baseModel: string;
-  /** Of an adapter that keeps its beginning frozen beside it: what that was, and the rank and alpha of what was trained. */
-  readonly begun?: { readonly init: string; readonly rank: number; readonly alpha: number } | null;
+  /** Of an adapter that keeps its beginning frozen beside it, half of each rank: what that was. */
+  readonly begun?: { readonly init: string } | null;
 };
 
 /** What only a VeRA has. */
@@ -139,22 +140,18 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
   }
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
-  if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter.begun, adapter.rank));
+  if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
   writeFileAtomic(
     join(folder, "adapter_config.json"),
     `${JSON.stringify((vera ? veraConfigOf : configOf)(adapter, placeFields(adapter)), null, 2)}\n`,
   );
 }
 
-const cardOf = ({ init, rank, alpha }: NonNullable<PeftAdapter["begun"]>, twice: number): string =>
-  `A LoRA of rank ${rank} and alpha ${alpha} that began with ${init}, written as a plain LoRA of rank ${twice}: the first half of its rank was
-trained, the second is what it began with, negated, so that it goes with the base model as it is (what PEFT writes with
-path_initial_model_for_weight_conversion).
-`;
-
-export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
+export type SavedAdapter = Omit<PeftAdapter, "vera" | "begun"> & {
   readonly method: Method;
   readonly scale: number;
+  /** Of one that PEFT takes off the base model: what its file says of the half that was trained. */
+  readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
   /** Of a VeRA: whether its projections are those that mlora draws from the seed. */
   readonly vera?: Omit<VeraFields, "projection"> & { readonly isDrawnHere: boolean };
   /** A factor; of a VeRA, A and B are diag(d) A and diag(b) B, so that it can be taken for a LoRA with a scale of 1. */
@@ -200,6 +197,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
       "save the adapter as safetensors: save_pretrained(folder, safe_serialization=True)",
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
+  checkPrefix(file);
   const method = isVera ? "vera" : config["use_dora"] === true ? "dora" : "lora";
   const rslora = config["use_rslora"] === true;
   const hasOwn = (layer: number, linear: Linear) => file.tensors.has(tensorName(layer, linear, isVera ? "lambda_b" : "A"));
@@ -348,25 +346,23 @@ function checkTensors(
   const isDrawnAnew = method === "vera" && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
-  const wrapper = wrapperOf(file);
   throw new RequestError(
     "peft.tensors",
     `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}${asked}`,
-    wrapper !== null
-      ? `its tensors are called ${wrapper}..., expected ${PREFIX}...: it was trained on a model that has this one as a part`
-      : isDrawnAnew
-        ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True"
-        : undefined,
+    isDrawnAnew ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True" : undefined,
   );
 }
 
-/** What the layers of a file are called, where they are those of a part of a larger model. */
-function wrapperOf({ tensors }: SafetensorsFile): string | null {
-  for (const name of tensors.keys()) {
-    const [, prefix] = /^(.*?\blayers\.)\d+\./.exec(name) ?? [];
-    if (prefix !== undefined && prefix !== PREFIX) return prefix;
-  }
-  return null;
+/** Throws a RequestError where a file's layers are called otherwise, as in a model that has the base as a part. */
+function checkPrefix({ path, tensors }: SafetensorsFile): void {
+  const prefixes = [...tensors.keys()].flatMap((name) => /^(.*?\blayers\.)\d+\./.exec(name)?.[1] ?? []);
+  const other = prefixes.find((prefix) => prefix !== PREFIX);
+  if (other === undefined || prefixes.includes(PREFIX)) return;
+  throw new RequestError(
+    "peft.tensors",
+    `${path} does not fit the base model: its tensors' names begin with '${other}', expected '${PREFIX}'`,
+    "it was trained on a model that is built otherwise around its layers; if they are this model's, rename the adapter's tensors",
+  );
 }
 
 /** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */

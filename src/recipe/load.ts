@@ -160,7 +160,7 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
         const one = { ...own, ...values, name } as AdapterTable;
         checkName(name, [...at, adapter.sweep ? "sweep" : "name"], taken, faults);
         checkLength(one, at, faults);
-        checkTogether(one, defaults, adapter.sweep !== undefined, at, faults);
+        checkTogether(one, defaults, adapter.sweep, at, faults);
         return faults.length > 0 ? [] : [resolveAdapter(one, defaults, path, seed, adapter.name)];
       });
     })
@@ -199,7 +199,13 @@ function checkLength(
 }
 
 /** What two keys must agree on. */
-function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: boolean, at: Path, faults: Fault[]): void {
+function checkTogether(
+  adapter: AdapterTable,
+  defaults: DefaultsTable,
+  sweep: AdapterTable["sweep"],
+  at: Path,
+  faults: Fault[],
+): void {
   const all = { ...defaults, ...adapter };
   if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
   else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
@@ -214,7 +220,7 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
       faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
-  if (all.halving !== undefined && adapter.halving?.group === undefined && !swept)
+  if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
   checkOptimizer(adapter, defaults, at, faults);
   const { objective = "sft" } = all;
@@ -237,9 +243,7 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
   if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
-  checkInit(adapter, defaults, at, faults);
-  if (all.init === "orthogonal" && (all.rank ?? 16) % 2 === 1)
-    faults.push({ path: [...at, "rank"], message: `is ${all.rank}: orthogonal initialisation wants an even rank` });
+  checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
   if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }
@@ -254,19 +258,51 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
   }
 }
 
-/** A part of the weight as the beginning: what would change what is frozen beside it, or what it is taken off. */
-function checkInit(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
+/** All the ranks that an adapter is given, each with its place: in the adapter, in its sweep, or in [defaults]. */
+function ranksOf(
+  adapter: AdapterTable,
+  defaults: DefaultsTable,
+  sweep: AdapterTable["sweep"],
+  at: Path,
+): { readonly path: Path; readonly rank: number }[] {
+  const { method = "lora", rank_pattern = {}, ...all } = { ...defaults, ...adapter };
+  const { rank = KINDS[method].rank } = all;
+  const placeOf = (key: "rank" | "rank_pattern"): Path => {
+    if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
+    return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
+  };
+  const patterns = KINDS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
+  return [
+    { path: placeOf("rank"), rank },
+    ...patterns.map(([pattern, rank]) => ({ path: [...placeOf("rank_pattern"), pattern], rank })),
+  ];
+}
+
+/** What a beginning needs; a part of the weight: nothing that would change what is frozen beside it, or what it is taken off. */
+function checkInit(
+  adapter: AdapterTable,
+  defaults: DefaultsTable,
+  ranks: ReturnType<typeof ranksOf>,
+  at: Path,
+  faults: Fault[],
+): void {
   const all = { ...defaults, ...adapter };
-  const { init = "default", method = "lora", rank = 16 } = all;
-  if (!isPrincipal(init) || method === "vera" || (all.from !== undefined && adapter.init === undefined)) return;
-  const wrong = (key: "dropout" | "weight_decay" | "method" | "rank", why: string) =>
-    faults.push({ path: [...at, key], message: `${why} with the initialisation "${init}"` });
-  if (method !== "lora") wrong("method", `is "${method}", and has to be "lora"`);
-  if ((all.dropout ?? 0) > 0) wrong("dropout", `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
+  const { init = "default", method = "lora" } = all;
+  if ((all.from !== undefined && adapter.init === undefined) || !KINDS[method].keys.includes("init")) return; // [defaults] are for the others
+  if (init === "orthogonal")
+    for (const { path, rank } of ranks)
+      if (rank % 2 === 1)
+        faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
+  if (!isPrincipal(init)) return;
+  const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
+  if (method !== "lora") wrong([...at, "method"], `is "${method}", and has to be "lora"`);
+  if ((all.dropout ?? 0) > 0)
+    wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
   if ((all.weight_decay ?? 0) > 0)
-    wrong("weight_decay", `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
-  if (2 * rank > MOST_RANK)
-    wrong("rank", `is ${rank}, and has to be ${MOST_RANK / 2} or less, for as much again is kept frozen,`);
+    wrong([...at, "weight_decay"], `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
+  for (const { path, rank } of ranks)
+    if (2 * rank > MOST_RANK)
+      wrong(path, `is ${rank}, and has to be ${MOST_RANK / 2} or less, for as much again is kept frozen,`);
 }
 
 const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;

@@ -172,7 +172,7 @@ function write(
     trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
   const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
-  const begun = trainedRank === undefined ? null : { init: recipe.init, rank: trainedRank, alpha: recipe.alpha };
+  const begun = trainedRank === undefined ? null : { init: recipe.init };
   const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
   writePeftAdapter(folder, { ...placing, dropout, method, vera, begun, baseModel: run.model.path }, factors);
 }

@@ -5,13 +5,14 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, 
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
 import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
 import { type PeftAdapter, type PeftFactor, readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
+import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
@@ -42,7 +43,7 @@ function writeAdapter(name: string, more: Partial<PeftAdapter> = {}, of: ModelSp
 function writeBase(name: string, dtype: "f16" | "f32", shards: number): string {
   const folder = at(name);
   cpSync(place.model, folder, { recursive: true, filter: (path) => !path.endsWith(".safetensors") });
-  const values = tensorsOf(place.model);
+  const values = tensorsOf(place.model, spec);
   const tensors = [...tensorShapes(spec)].map(([name, shape], i) => {
     const data = Float32Array.from(values.get(name)!, (value) => value * 1.01); // no number of bf16
     return {
@@ -61,42 +62,6 @@ function writeBase(name: string, dtype: "f16" | "f32", shards: number): string {
   const weight_map = Object.fromEntries(tensors.map(({ name, file }) => [name, file]));
   writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ metadata: {}, weight_map }));
   return folder;
-}
-
-/** All tensors of a model, as f32. */
-function tensorsOf(folder: string, of: ModelSpec = spec): Map<string, Float32Array> {
-  using files = openBaseModel(folder, of);
-  return new Map(
-    [...tensorShapes(of).keys()].map((name) => {
-      const { bytes, dtype } = files.tensor(name);
-      const raw = new Uint8Array(bytes);
-      files.read(name, raw);
-      return [name, toF32(raw, dtype!)];
-    }),
-  );
-}
-
-/** W + scale B A, with DoRA its rows of lengths M, written down once more: one number after the other. */
-function mergedBy(hand: Map<string, Float32Array>, adapter: string, scale: number): Map<string, Float32Array> {
-  const { rank, targets, method, tensor } = readPeftAdapter(adapter, spec);
-  for (let layer = 0; layer < spec.layers; layer++)
-    for (const linear of targets) {
-      const [a, b] = [tensor(layer, linear, "A"), tensor(layer, linear, "B")];
-      const { out, in: width } = linearShape(spec, linear);
-      const w = hand.get(`model.layers.${layer}.${modulePath(linear)}.weight`)!;
-      for (let o = 0; o < out; o++)
-        for (let i = 0; i < width; i++) {
-          let sum = 0;
-          for (let r = 0; r < rank; r++) sum += b[o * rank + r]! * a[r * width + i]!;
-          w[o * width + i]! += scale * sum;
-        }
-      if (method === "dora")
-        for (const [o, length] of tensor(layer, linear, "M").entries()) {
-          const norm = Math.hypot(...w.subarray(o * width, (o + 1) * width));
-          for (let i = 0; i < width; i++) w[o * width + i]! *= length / norm;
-        }
-    }
-  return hand;
 }
 
 const rounded = (values: Float32Array) => toF32(new Uint8Array(toBf16(values).buffer), "bf16");
@@ -175,7 +140,7 @@ targets = ["q_proj", "down_proj"]
       test(`is W + ${what} B A, of a base in ${stored}`, async () => {
         const name = `${scale}-${stored.slice(0, 4)}`;
         const [from, adapter] = [base(), writeAdapter(`adapter-${name}`, more)];
-        const want = mergedBy(tensorsOf(from), adapter, scale);
+        const want = mergedBy(tensorsOf(from, spec), adapter, spec, () => scale);
         for (const dtype of ["fp32", "bf16"]) {
           const to = at(`merged-${name}-${dtype}`);
           const args = ["--base", from, "--output", to, "--dtype", dtype, "--json"];
@@ -183,7 +148,7 @@ targets = ["q_proj", "down_proj"]
           expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("error") });
           const parameters = [...tensorShapes(spec).values()].reduce((all, shape) => all + sizeOf(shape), 0);
           expect(JSON.parse(out)).toMatchObject({ output: to, base: from, dtype, scale, parameters });
-          const got = tensorsOf(to);
+          const got = tensorsOf(to, spec);
           for (const [name, values] of want) {
             const right = dtype === "fp32" ? values : rounded(values);
             const worst = values.reduce((most, _, i) => Math.max(most, Math.abs(right[i]! - got.get(name)![i]!)), 0);
@@ -241,7 +206,7 @@ targets = ["q_proj", "down_proj"]
     const index = json(many, "model.safetensors.index.json");
     expect(new Set(Object.values(index.weight_map))).toEqual(new Set(files));
     expect(index.metadata.total_size).toBe([...tensorShapes(spec).values()].reduce((all, shape) => all + 2 * sizeOf(shape), 0));
-    expect(tensorsOf(many)).toEqual(tensorsOf(one));
+    expect(tensorsOf(many, spec)).toEqual(tensorsOf(one, spec));
   }, 30_000);
 
   test("that reads otherwise than it was computed is told", () => {

@@ -1,11 +1,13 @@
 // The hand-written backward pass against finite differences of the forward pass: every family, every linear, with dropout and
-// without. In f32 with a step that balances truncation and rounding, along random directions of each factor.
+// without, adapters that are alike in all layers and such as are not. In f32 with a step that balances truncation and rounding, along random directions of each factor.
 
 import { describe, expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
+import type { FactorTensor } from "../../src/base/layout.ts";
 import type { Preference } from "../../src/base/objective.ts";
+import { placed, rankAt, scaleAt, trainedAt } from "../../src/base/placement.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { judged } from "../../src/objective/weigh.ts";
@@ -18,6 +20,46 @@ const adapters: readonly BankAdapter[] = [
   { rank: 5, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 4, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
   { rank: 6, scale: 1, targets: ["q_proj", "k_proj", "o_proj", "down_proj"], method: "vera", projectionSeed: 3 },
+];
+
+/** Of each layer, the ranks and scales of the linears that it has. */
+type Layers = readonly Readonly<Partial<Record<Linear, readonly [rank: number, scale: number]>>>[];
+const byPlace = (layers: Layers) =>
+  placed(layers.length, (layer, linear) => {
+    const [rank, scale] = layers[layer]![linear] ?? [0, 0];
+    return rank === 0 ? null : { rank, scale };
+  });
+
+/** Another rank and scale in each linear of each layer; linears, groups of them and a whole layer left out. */
+const uneven: readonly BankAdapter[] = [
+  byPlace([
+    { q_proj: [3, 1.7], v_proj: [7, 0.3], o_proj: [1, 2], up_proj: [2, 0.9], down_proj: [5, 1.1] },
+    { q_proj: [6, 0.6], k_proj: [2, 1.3], gate_proj: [4, 0.7], up_proj: [9, 0.4] },
+  ]),
+  { ...byPlace([{}, { k_proj: [3, 0.8], v_proj: [1, 1.9], gate_proj: [5, 0.5], down_proj: [2, 1.4] }]), method: "dora" },
+  {
+    ...byPlace([
+      { q_proj: [4, 0.7], k_proj: [2, 1.2], down_proj: [3, 0.9] },
+      { k_proj: [6, 0.5], o_proj: [1, 1.6], up_proj: [2, 1.1] },
+    ]),
+    method: "dora",
+  },
+  {
+    ...byPlace([
+      { q_proj: [6, 1], down_proj: [6, 1] },
+      { v_proj: [6, 1], o_proj: [6, 1] },
+    ]),
+    method: "vera",
+    projectionSeed: 3,
+  },
+  // As PiSSA and OLoRA are trained: the second half of each rank is frozen.
+  {
+    ...byPlace([
+      { q_proj: [4, 0.8], k_proj: [10, 0.3], v_proj: [2, 1.5], gate_proj: [6, 0.6] },
+      { o_proj: [8, 0.5], up_proj: [2, 1.2], down_proj: [4, 0.7] },
+    ]),
+    trainedRank: 5,
+  },
 ];
 
 const WEIGHT = 0.05;
@@ -38,26 +80,38 @@ const preferenceLoss = (batch: MicroBatch, losses: readonly SequenceLoss[]): num
     .flatMap((preference) => judged(batch, preference, losses).found)
     .reduce((total, { loss }) => total + loss, 0);
 
+/** Zero where a factor is frozen: rows of A, columns of B. */
+function withinTrained(adapter: BankAdapter, at: FactorTensor): FactorTensor {
+  if (adapter.trainedRank === undefined) return at;
+  const [rank, trained] = [rankAt(adapter, at.layer, at.linear), trainedAt(adapter, at.layer, at.linear)];
+  const width = at.values.length / rank;
+  const rankOf = (i: number) => (at.factor === "A" ? Math.floor(i / width) : i % rank);
+  return { ...at, values: at.values.map((value, i) => (rankOf(i) < trained ? value : 0)) };
+}
+
 async function expectGradients(
   spec: ModelSpec,
   recomputation: "none" | "selective" | "full",
   sharesOf: (rng: Rng) => readonly Share[],
   total: typeof weightedLoss,
+  of = adapters,
 ): Promise<void> {
-  using stage = await tinyStage(new CpuDevice(2), spec, adapters, [5, 6, 7, 8], { recomputation });
-  const batch = pack(sharesOf(new Rng(9)), adapters.length, stage.device.rowTile);
+  const seeds = of.map((_, adapter) => 5 + adapter);
+  using stage = await tinyStage(new CpuDevice(2), spec, of, seeds, { recomputation });
+  const batch = pack(sharesOf(new Rng(9)), of.length, stage.device.rowTile);
   // The same masks: they are a function of seed, step, module and row.
   const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
   await stage.forward(0, batch);
   await stage.backward(0);
 
-  for (const adapter of adapters.keys()) {
+  for (const adapter of of.keys()) {
     const gradients = factorsOf(stage, adapter, await stage.bank.read(adapter, "grads"));
     const start = await readAdapter(stage, adapter);
-    const directions = await randomFactors(stage, adapter, 123);
+    const directions = (await randomFactors(stage, adapter, 123)).map((at) => withinTrained(of[adapter]!, at));
     for (const [i, at] of start.entries()) {
       const direction = directions[i]!.values;
       const gradient = gradients[i]!.values;
+      expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
       const step = at.factor.startsWith("lambda") ? 0.03 : 0.004; // a vector is few numbers: a short step drowns in rounding
       const lossAt = async (moved: number): Promise<number> => {
@@ -95,6 +149,36 @@ for (const [name, spec] of Object.entries(tinyFamilies))
             weightedLoss,
           ));
       });
+
+describe("ranks and scales that differ by layer and linear", () => {
+  test("hold what the other adapters do not: linears and layers left out, and no two places alike", () => {
+    const [lora, ...others] = uneven;
+    const sites = [0, 1].flatMap((layer) =>
+      LINEARS.map((linear) => [rankAt(lora!, layer, linear), scaleAt(lora!, layer, linear)]),
+    );
+    const used = sites.filter(([rank]) => rank! > 0);
+    expect([sites.length > used.length, new Set(used.map(String)).size]).toEqual([true, used.length]);
+    for (const adapter of [lora!, ...others]) expect(adapter.places).toBeDefined();
+  });
+
+  let turn = 0;
+  for (const [name, spec] of Object.entries(tinyFamilies))
+    for (const dropout of [0, 0.1]) {
+      const recomputation = (["none", "selective", "full"] as const)[turn++ % 3]!;
+      test(`${name}, dropout ${dropout}, recomputation ${recomputation}: gradients agree with finite differences`, () =>
+        expectGradients(
+          spec,
+          recomputation,
+          (rng) =>
+            uneven.map((_, adapter) => ({
+              ...common(adapter, dropout),
+              samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
+            })),
+          weightedLoss,
+          uneven,
+        ));
+    }
+});
 
 const PREFERENCES: readonly Preference[] = [
   { name: "dpo", loss: "sigmoid", beta: 0.3, labelSmoothing: 0.1, reference: "base" },

@@ -22,6 +22,7 @@ steps = 8\nlearning_rate = 3e-3\ndata = { train = "rows.jsonl", eval = "rows.jso
 );
 const output = join(recipe, "..", "out");
 const at = (name: string) => join(output, name);
+const SCALES: Readonly<Record<string, number>> = { pissa: 1.5, quick: 18.4752, olora: 6.4 };
 
 test("the plan tells the recipe's rank, what is frozen beside it, and what is trained", async () => {
   const { code, out } = await place.mlora("plan", recipe, "--json");
@@ -43,7 +44,9 @@ test("each begins with the base's loss, learns, and is merged as generation has 
     expect(losses(name).at(-1)!).toBeLessThan(losses(name)[0]!);
     const config = JSON.parse(readFileSync(join(at(name), "adapter_config.json"), "utf8"));
     expect([config.r, config.init_lora_weights]).toEqual([{ pissa: 8, quick: 6, olora: 10 }[name], true]);
-    expect(readFileSync(join(at(name), "README.md"), "utf8")).toContain(`A LoRA of rank ${config.r / 2} and alpha`);
+    expect(readFileSync(join(at(name), "README.md"), "utf8")).toContain(
+      `A LoRA of rank ${config.r / 2} and scale ${SCALES[name]} that began with`,
+    );
     const merged = join(place.root, `merged-${name}`);
     expect((await place.mlora("export", at(name), "--output", merged, "--dtype", "fp32")).code).toBe(0);
     const say = async (...of: string[]) => {

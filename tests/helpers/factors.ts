@@ -5,9 +5,8 @@ import type { Stage } from "../../src/stage/stage.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {
-  const { targets, method } = stage.bank.adapters[slot]!;
-  const places = factorsIn(stage.config.part, targets, method);
-  return places.map((at) => ({
+  const { targets, method, places } = stage.bank.adapters[slot]!;
+  return factorsIn(stage.config.part, targets, method, places).map((at) => ({
     ...at,
     values: takeFactor(block, stage.bank.place(slot, at.layer, at.linear, at.factor)),
   }));

@@ -76,6 +76,56 @@ describe("a recipe's keys", () => {
     expect(() => recipe('layers = "3-1"')).toThrow("the first layer before the last");
   });
 
+  const [MOST, EVEN] = [
+    "has to be 128 or less, for as much again is kept frozen, with the initialisation",
+    'expected an even rank with the initialisation "orthogonal"',
+  ];
+  test.each([
+    [
+      "what is kept frozen beside it has no room",
+      'init = "pissa"\nrank_pattern = { v_proj = 128, q_proj = 129 }',
+      [`7:32: adapter[0].rank_pattern.q_proj is 129, and ${MOST} "pissa"`],
+    ],
+    [
+      "nor has it where both are too large",
+      'rank = 200\ninit = "olora"\n[adapter.rank_pattern]\n"0\\\\..*" = 3\n".*" = 250',
+      [`6:1: adapter[0].rank is 200, and ${MOST} "olora"`, `10:1: adapter[0].rank_pattern..* is 250, and ${MOST} "olora"`],
+    ],
+    [
+      "an odd rank has no halves",
+      'init = "orthogonal"\nrank_pattern = { v_proj = 6,\n q_proj = 7 }',
+      [`8:2: adapter[0].rank_pattern.q_proj is 7, ${EVEN}`],
+    ],
+    [
+      "in a sweep, too",
+      'init = "orthogonal"\nsweep.rank_pattern = [{ q_proj = 4 }, { q_proj = 5 }]',
+      [`7:1: adapter[0].sweep.rank_pattern.q_proj is 5, ${EVEN}`],
+    ],
+    [
+      "in [defaults], too, for the adapters that begin so",
+      'init = "orthogonal"\n[[adapter]]\nname = "b"\ndata = "d"\n[defaults]\nrank = 3\nrank_pattern = { q_proj = 5 }',
+      [`11:1: defaults.rank is 3, ${EVEN}`, `12:18: defaults.rank_pattern.q_proj is 5, ${EVEN}`],
+    ],
+  ])("a rank that its beginning cannot have is told with its place: %s", (_, keys, told) => {
+    const thrown = (() => {
+      try {
+        recipe(keys);
+        return "";
+      } catch (error) {
+        return (error as Error).message;
+      }
+    })();
+    expect(thrown.split("\n")).toEqual(told.map((line) => `/r.toml:${line}`));
+  });
+
+  test("ranks are free where the adapter begins otherwise than [defaults] say", () => {
+    const others = 'from = "x"\n[[adapter]]\nname = "b"\ndata = "d"\nmethod = "vera"\n[defaults]\ninit = "orthogonal"\n';
+    expect(recipe(`${others}rank = 3\nrank_pattern = { q_proj = 5 }`).adapters.map(({ init }) => init)).toEqual([
+      "default",
+      "default",
+    ]);
+  });
+
   test("written out, they load to the same", () => {
     const one = recipe('layers = "0-1"\nexclude = ["k_proj"]\nrank_pattern = { "a\\\\.b" = 3 }\nalpha_pattern = { c = 0.5 }');
     expect(parseRecipe(formatRecipe(one), "/r.toml")).toEqual(one);

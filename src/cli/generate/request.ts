@@ -12,6 +12,7 @@ import { RowFault } from "../../data/jsonl.ts";
 import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
+import { readModelFacts } from "../../files/modelfacts.ts";
 import type { BankAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
@@ -48,6 +49,10 @@ export type Question = Prompt & { readonly adapter: number; readonly name: strin
 export type GenerateRequest = {
   readonly base: string;
   readonly spec: ModelSpec;
+  /** All linear weights of the base are bf16 in its files. */
+  readonly isBf16: boolean;
+  /** What a user should know of the base. */
+  readonly notices: readonly string[];
   readonly tokenizer: Tokenizer;
   /** The tokens that end what the adapters are trained to say. */
   readonly ends: readonly number[];
@@ -62,7 +67,7 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const recipe = what?.endsWith(".toml") ? loadRecipe(what) : null;
   const named = namedBy(flags.adapter, recipe);
   const base = recipe?.model.path ?? baseFolder(what, named);
-  const spec = readModelSpec(base);
+  const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
   const tokenizer = loadTokenizer(base);
   const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
     if (folder === null) return [];
@@ -77,7 +82,7 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
-  return { base, spec, tokenizer, ends, adapters, questions, device, precision };
+  return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
