@@ -10,6 +10,7 @@ import { begin } from "./begin.ts";
 import { runThrough } from "./evaluate.ts";
 import { admit, putFactors, readFactors } from "./export.ts";
 import type { AdapterData } from "./live.ts";
+import { checkSource } from "./sources.ts";
 
 /** Of each row that is used, the log-probabilities of its two sequences. */
 export type RowReferences = ReadonlyMap<number, readonly [own: number, other: number]>;
@@ -31,6 +32,11 @@ export async function beginIn(
 ): Promise<References | null> {
   const { objective, initialAdapter } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
+  const saved = (folder: string, of: AdapterPlan) => {
+    const factors = readFactors(folder, plan, of);
+    checkSource(data.sources ?? [], folder);
+    return factors;
+  };
   const measure = () => referencesOf(bus, plan, adapter, slot, data);
   let found = known;
   if (reference === "base") {
@@ -41,12 +47,15 @@ export async function beginIn(
     const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
     await admit(bus, slot, judge, "default");
-    await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
+    await putFactors(bus, plan, judge, slot, saved(reference.folder, judge));
     found = await measure();
   }
   // What was kept will replace it: no need to compute a beginning that nothing is measured of.
-  await (isKept && reference !== "start" ? admit(bus, slot, adapter, "default") : begin(bus, plan, adapter, slot, told));
-  if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
+  if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
+  else {
+    await begin(bus, plan, adapter, slot, told);
+    if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, saved(initialAdapter, adapter));
+  }
   if (reference === "start") found = await measure();
   return found;
 }
