@@ -1,6 +1,6 @@
 // Faults of file calls, one in each run, walking over all calls and kinds; what was done is in the state file, so that it goes on there.
 //
-//   bun scripts/nightly/faults.ts --faults 2000 [--seed 1] [--state FILE] [--minutes 480]
+//   bun scripts/nightly/faults.ts [--from 0] --faults 2000 [--seed 1] [--state FILE] [--minutes 480]
 //
 // Prints each fault that is not survived, and a summary; fails if there is one.
 
@@ -13,6 +13,7 @@ import { Workplace } from "../../tests/helpers/program.ts";
 
 const { values } = parseArgs({
   options: {
+    from: { type: "string", default: "0" },
     faults: { type: "string", default: "2000" },
     seed: { type: "string", default: "1" },
     state: { type: "string", default: "faults.jsonl" },
@@ -34,7 +35,7 @@ using place = new Workplace(1);
 const injector = new Injector(place);
 const calls = await injector.calls();
 const end = now() + 60_000 * Number(values.minutes);
-for (let i = 0; i < Number(values.faults) && now() < end; i++) {
+for (let i = Number(values.from); i < Number(values.faults) && now() < end; i++) {
   if (done.has(i)) continue;
   const rng = new Rng(Number(values.seed), i);
   const fault = { number: 1 + (i % calls), kind: KINDS[(Math.floor(i / calls) + rng.below(KINDS.length)) % KINDS.length]! };

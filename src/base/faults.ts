@@ -39,7 +39,7 @@ const OTHERS = [
 ];
 
 const codeOf = (error: unknown): string => {
-  const { code } = error as { code?: unknown };
+  const { code } = (error ?? {}) as { code?: unknown };
   return typeof code === "string" ? code : "";
 };
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { now } from "../base/clock.ts";
-import { RequestError, RunError } from "../base/errors.ts";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sum } from "../base/shape.ts";
 import { type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
@@ -19,6 +19,7 @@ import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { AdapterKey } from "../recipe/schema.ts";
+import { forgetKept } from "../run/keeper.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
@@ -89,7 +90,9 @@ export class Desk {
   #plan: Plan | null = null;
   /** Who stays paused when the stages are opened again, or the same command is given again. */
   #paused: readonly string[];
-  readonly #added: AdapterRecipe[];
+  #added: readonly AdapterRecipe[];
+  /** Copies that are still to be made, by name: until they are, they are no part of what the run does. */
+  readonly #copies = new Map<string, { readonly of: string; readonly after: number; readonly request: Request }>();
   readonly #started = now();
 
   constructor(private readonly options: DeskOptions) {
@@ -116,6 +119,13 @@ export class Desk {
     const ended = /^(done|early|dropped|stopped|failed)$/;
     const waits = training.controls.adapters.filter(({ name, state }) => this.#paused.includes(name) && !ended.test(state));
     for (const { name } of waits) training.controls.pause(name);
+    for (const [name, { of, after, request }] of this.#copies)
+      try {
+        training.controls.fork(of, this.#copyOf(plan, request), after);
+      } catch (error) {
+        log(0, () => `notice: the copy ${name} of ${of} was not made: ${textOf(error)}`);
+        this.#copies.delete(name);
+      }
     return {
       [Symbol.dispose]: () => {
         this.#keepPaused(training);
@@ -154,13 +164,20 @@ export class Desk {
 
   /** Those that joined are in the run's folder, so that the run can go on with them after anything. */
   readonly observer = {
-    joined: ({ recipe }: AdapterPlan): void => this.#remember([recipe]),
+    joined: ({ name, recipe }: AdapterPlan): void => {
+      this.#remember([recipe]);
+      const copy = this.#copies.get(name);
+      if (copy) this.request = this.#grown(copy.request);
+      this.#copies.delete(name);
+    },
   };
 
   #remember(adapters: readonly AdapterRecipe[]): void {
     const known = new Set(this.#added.map(({ name }) => name));
-    this.#added.push(...adapters.filter(({ name }) => !known.has(name)));
-    writeFileAtomic(join(this.#output, ADDED), formatRecipe({ ...this.request.recipe, adapters: this.#added }));
+    const added = [...this.#added, ...adapters.filter(({ name }) => !known.has(name))];
+    if (added.length === known.size) return;
+    writeFileAtomic(join(this.#output, ADDED), formatRecipe({ ...this.request.recipe, adapters: added }));
+    this.#added = added;
   }
 
   #answer(request: ControlRequest): RunStatus | string {
@@ -232,12 +249,10 @@ export class Desk {
     const more = needed.slots > plan.slots && !training.controls.hasFreeSlot;
     if (lack !== null && this.options.fixed)
       throw new RequestError("control.room", `the stages have no ${lack}`, "start a run of its own for them");
-    if (lack === null && (!more || this.options.fixed)) {
-      this.request = grown;
-      return training.controls.add(adapters, late.data);
-    }
+    for (const { name } of asked.adapters) forgetKept(this.#output, name); // of another that was here: these begin anew
     this.#remember(asked.adapters);
     this.request = grown;
+    if (lack === null && (!more || this.options.fixed)) return training.controls.add(adapters, late.data);
     this.#suspend.abort();
     const names = asked.adapters.map(({ name }) => name).join(", ");
     return `${names}: added; the stages are opened again, with ${lack ?? `${needed.slots} slots instead of ${plan.slots}`}`;
@@ -266,11 +281,21 @@ export class Desk {
     });
     const { adapters } = parseRecipe(text, `the copy of ${adapter}`);
     this.#refuseTaken(training, adapters);
-    const data = request.data[from]!;
-    const [copy] = lateAdapters(plan, adapters, summariesOf([data]));
-    const said = training.controls.fork(adapter, copy!);
-    this.request = this.#grown({ ...request, recipe: { ...request.recipe, adapters }, data: [data] });
-    return said;
+    const asked = { ...request, recipe: { ...request.recipe, adapters }, data: [request.data[from]!] };
+    const copy = this.#copyOf(plan, asked);
+    const after = training.controls.stepOf(adapter);
+    this.#copies.set(name, { of: adapter, after, request: asked }); // before, as it may be made at once
+    try {
+      return training.controls.fork(adapter, copy, after);
+    } catch (error) {
+      this.#copies.delete(name);
+      throw error;
+    }
+  }
+
+  /** A copy as an adapter of this plan. */
+  #copyOf(plan: Plan, { recipe: { adapters }, data }: Request): AdapterPlan {
+    return lateAdapters(plan, adapters, summariesOf(data))[0]!;
   }
 
   #grown({ recipe: { adapters }, data }: Request): Request {

@@ -1,8 +1,8 @@
 // `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters. It is written
 // beside its final place, read back and compared, and renamed: under its name there is a whole model or none.
 
-import { mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { parse } from "smol-toml";
 import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
@@ -10,18 +10,18 @@ import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
-import { processOf, stampOfProcess } from "../base/process.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
-import { removeQuietly, syncFolder, writeFileAtomic } from "../files/atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
-import { writeStopTokens } from "../files/generation.ts";
+import { GENERATION, writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
-import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
+import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
+import { openPart, type Part } from "../files/part.ts";
 import type { SavedAdapter } from "../files/peft.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 import { oneOf } from "./flags.ts";
@@ -61,18 +61,19 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
     say(
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
-  const part = makePart(output);
+  const copied = copiedFrom(baseFolder);
+  const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
-    copyBeside(baseFolder, part);
-    writeConfig(baseFolder, part, spec, DTYPES[dtype].theirs);
-    addStops(baseFolder, part);
-    writeWeights(part, shards, merge);
+    copyBeside(baseFolder, part.path, copied);
+    writeConfig(baseFolder, part.path, spec, DTYPES[dtype].theirs);
+    addStops(baseFolder, part.path);
+    writeWeights(part.path, shards, merge);
     const started = now();
-    verifyMerged(part, shards, merge);
+    verifyMerged(part.path, shards, merge);
     say(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
-    moveTo(output, part);
+    part.finish();
   } catch (error) {
-    removeQuietly(part);
+    part.discard();
     throw error instanceof MloraError ? error : writeError(output, error);
   }
   const facts = factsOf(merge, shards, (now() - begun) / 1000);
@@ -158,20 +159,10 @@ function freeFolder(path: string, base: string): string {
   }
 }
 
-/** In a part: who writes it, so that the next export knows what a killed one left. */
-const STAMP = ".mlora-export";
-
-/** Makes the folder beside `output` that becomes it; removes those that killed exports to the same place left. */
-function makePart(output: string): string {
-  const [folder, name] = [dirname(output), basename(output)];
-  const part = `${output}.${process.pid}.part`;
+/** The folder beside `output` that becomes it. */
+function partOf(output: string, names: readonly string[]): Part {
   try {
-    mkdirSync(folder, { recursive: true });
-    for (const other of readdirSync(folder))
-      if (other.startsWith(name) && /^\.\d+\.part$/.test(other.slice(name.length))) removeStale(join(folder, other));
-    mkdirSync(part);
-    writeFileSync(join(part, STAMP), stampOfProcess());
-    return part;
+    return openPart(output, names);
   } catch (error) {
     throw new RequestError(
       "export.output",
@@ -182,27 +173,18 @@ function makePart(output: string): string {
   }
 }
 
-function removeStale(part: string): void {
-  const stamp = join(part, STAMP);
-  if (isFile(stamp) && processOf(readFileSync(stamp, "utf8")) === null) removeQuietly(part);
-}
-
-/** Gives the whole model its name. */
-function moveTo(output: string, part: string): void {
-  rmSync(join(part, STAMP));
-  syncFolder(part);
-  renameSync(part, output); // onto an empty folder, too
-  syncFolder(dirname(output));
-}
-
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
 
 /** Tokenizer, templates, settings of generation, licence. */
-function copyBeside(base: string, part: string): void {
-  for (const name of readdirSync(base).sort()) {
+const copiedFrom = (base: string): string[] =>
+  readdirSync(base)
+    .sort()
+    .filter((name) => !NOT_COPIED.test(name) && isFile(join(base, name)));
+
+function copyBeside(base: string, part: string, names: readonly string[]): void {
+  for (const name of names) {
     const from = join(base, name);
-    if (NOT_COPIED.test(name) || !isFile(from)) continue;
     let bytes: Uint8Array;
     try {
       bytes = readFileSync(from);

@@ -24,6 +24,7 @@ import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevi
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
 import { countTargets } from "../run/feed.ts";
+import { type Source, sourcesOf } from "../run/sources.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
 import { frozenOf } from "./adapters.ts";
@@ -38,8 +39,8 @@ export type Request = {
   /** What the run's user should know of it. */
   readonly notices: readonly string[];
 };
-/** An adapter's rows, and the adapter from a file that they are measured against. */
-export type RequestData = Dataset & { readonly reference: BankAdapter | null };
+/** An adapter's rows, the adapter from a file that they are measured against, and all adapters from files that it is made from. */
+export type RequestData = Dataset & { readonly reference: BankAdapter | null; readonly sources: readonly Source[] };
 export type Prepared = Request & { readonly plan: Plan };
 
 const summary = (rows: readonly Row[]) =>
@@ -86,7 +87,7 @@ export function readRequest(recipe: Recipe, config: ModelSpec): Request {
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
   const data = recipe.adapters.map((adapter, i) => {
-    return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
+    return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]!, sources: sourcesOf(adapter) };
   });
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }

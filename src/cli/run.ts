@@ -20,6 +20,7 @@ import { diskKeeper, type Keeper } from "../run/keeper.ts";
 import { announce } from "../run/registry.ts";
 import { findKept, type Resumed } from "../run/resume.ts";
 import { Training } from "../run/run.ts";
+import { checkModel } from "../run/sources.ts";
 import { Tracer } from "../run/trace.ts";
 import { Desk, withAdded } from "./desk.ts";
 import { linkOf } from "./flags.ts";
@@ -133,7 +134,7 @@ type Job = {
   readonly keepOpen: boolean;
   /** Adapters that have ended since this command was given: those that were stopped, or failed, stay so when stages are opened again. */
   readonly outcomes: Map<string, AdapterResult>;
-  /** The furthest step that each adapter was kept at since this command was given. */
+  /** The furthest step that each adapter was kept at, or ended at, since this command was given. */
   readonly kept: Map<string, number>;
 };
 
@@ -144,25 +145,17 @@ const noting = (keeper: Keeper, kept: Map<string, number>): Keeper => ({
   ...keeper,
   save: async (plan, adapter, what, which) => {
     await keeper.save(plan, adapter, what, which);
-    kept.set(adapter.name, Math.max(kept.get(adapter.name) ?? 0, what.progress.step));
+    reached(kept, adapter.name, what.progress.step);
   },
 });
+
+const reached = (kept: Map<string, number>, name: string, step: number): void =>
+  void kept.set(name, Math.max(kept.get(name) ?? 0, step));
 
 /** Also where one is a link to the other: what is being read is never written over. */
 function isSameFile(a: string, b: string): boolean {
   const [one, other] = [a, b].map((path) => statSync(path, { throwIfNoEntry: false, bigint: true }));
   return one !== undefined && other !== undefined && one.dev === other.dev && one.ino === other.ino;
-}
-
-/** The stages have opened the base model that what is kept was made with. */
-function checkModel({ model, desk: { request } }: Job): void {
-  const { path } = request.recipe.model;
-  if (modelFingerprint(path) === model) return;
-  throw new RequestError(
-    "resume.changed",
-    `the base model in ${path} was changed while the run went on`,
-    "give the run back the model that it began with; what was kept is whole",
-  );
 }
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
@@ -194,7 +187,7 @@ const isRefusal = (error: unknown): boolean => error instanceof MloraError && er
 /** From opened stages to closed ones. */
 async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
   await using stages = await open();
-  checkModel(job);
+  checkModel(plan.recipe.model.path, job.model);
   for (const line of stageLines(plan, stages)) say(line);
   await job.planner.measure(plan, stages.bus);
   using _control = stages.control && job.desk.open(stages.control);
@@ -212,9 +205,10 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   using metrics = openAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, (text) => say(`notice: ${text}`));
   using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
-  const observers = [progress, metricsObserver(plan, lines.append), recording(job, output, resumed), desk.observer];
+  const recorded = recording(job, output, resumed);
+  const observers: Observer[] = [desk.observer, progress, metricsObserver(plan, lines.append), recorded];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
-  const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
+  const data = desk.request.data.map(({ train, eval: held, sources }) => ({ train, eval: held, sources }));
   const kept = {
     keeper,
     keepEvery: checkpoint,
@@ -243,11 +237,12 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
 }
 
 /** Keeps in the run's folder which adapters have ended. */
-function recording({ outcomes }: Job, output: string, resumed: Resumed | null): Observer {
+function recording({ outcomes, kept }: Job, output: string, resumed: Resumed | null): Observer {
   const all = new Map<string, AdapterResult>(resumed?.ended);
   return {
     ended: (_, result) => {
       outcomes.set(result.name, result);
+      if (result.status !== "failed") reached(kept, result.name, result.steps);
       all.set(result.name, result);
       writeRecord(output, all.values());
     },

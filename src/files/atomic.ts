@@ -1,6 +1,16 @@
 // Writing files so that nobody ever sees half of one: a temporary name beside it, synced, then renamed.
 
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { dirname, resolve } from "node:path";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { writeError } from "../base/faults.ts";
@@ -34,10 +44,10 @@ export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => v
   }
 }
 
-/** Removes a file or a folder, if it can: the fault that is told is the first one, not that of cleaning up after it. */
+/** Removes a file, if it can: the fault that is told is the first one, not that of cleaning up after it. */
 export function removeQuietly(path: string): void {
   try {
-    rmSync(path, { recursive: true, force: true });
+    unlinkSync(path);
   } catch {
     // It was never there, or its disk is gone.
   }

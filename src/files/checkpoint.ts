@@ -32,8 +32,13 @@ const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
 const evaluation = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
 
-/** What an adapter is made of: its settings, its data and its base model, as fingerprints. */
-export const madeSchema = v.strictObject({ settings: v.string(), data: v.string(), model: v.string() });
+/** What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as fingerprints. */
+export const madeSchema = v.strictObject({
+  settings: v.string(),
+  data: v.string(),
+  model: v.string(),
+  adapters: v.exactOptional(v.record(v.string(), v.string())),
+});
 
 const progressSchema = v.strictObject({
   format: v.literal(FORMAT),

@@ -1,4 +1,4 @@
-// Tells one base model from another by every byte of its files. Read once: what a file's bytes came to is kept in the cache folder beside
+// Tells one base model, or saved adapter, from another by every byte of its files. Read once: what a file's bytes came to is kept in the cache folder beside
 // its size, times and inode.
 
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
@@ -25,6 +25,12 @@ export function modelFingerprint(folder: string): string {
   const names = readdirSync(folder).filter((name) => /\.safetensors(\.index\.json)?$/.test(name));
   for (const name of names.sort()) hasher.update(`${name} ${fileFingerprint(join(folder, name))};`);
   return hasher.digest("hex");
+}
+
+/** Of the adapter in `folder`, as PEFT writes one. Throws as the above. */
+export function adapterFingerprint(folder: string): string {
+  const hasher = new Bun.CryptoHasher("sha256").update(readFileSync(join(folder, "adapter_config.json")));
+  return hasher.update(fileFingerprint(join(folder, "adapter_model.safetensors"))).digest("hex");
 }
 
 /** Of a file's bytes, from the cache where it is the same file. */

@@ -6,11 +6,11 @@ import { RequestError } from "../base/errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { readJsonObject } from "./json.ts";
 
-const FILE = "generation_config.json";
+export const GENERATION = "generation_config.json";
 
 /** The ids that end a text: eos_token_id of generation_config.json, else of config.json; a number, a list, or none. */
 export function stopTokens(folder: string): readonly number[] {
-  for (const name of [FILE, "config.json"]) {
+  for (const name of [GENERATION, "config.json"]) {
     const path = join(folder, name);
     const ids = existsSync(path) ? readJsonObject(path, "model.generation")["eos_token_id"] : null;
     if (ids == null) continue;
@@ -33,7 +33,7 @@ export function writeStopTokens(base: string, folder: string, ends: readonly num
   const stops = stopTokens(base);
   const added = ends.filter((id) => !stops.includes(id));
   if (added.length === 0) return [];
-  const path = join(base, FILE);
+  const path = join(base, GENERATION);
   const config = existsSync(path)
     ? readJsonObject(path, "model.generation")
     : Object.fromEntries(
@@ -41,7 +41,7 @@ export function writeStopTokens(base: string, folder: string, ends: readonly num
       );
   const ids = [...stops, ...added];
   writeFileAtomic(
-    join(folder, FILE),
+    join(folder, GENERATION),
     `${JSON.stringify({ ...config, eos_token_id: ids.length === 1 ? ids[0] : ids }, null, 2)}\n`,
   );
   return added;

@@ -58,6 +58,9 @@ export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostByte
   }));
 }
 
+/** Names of all files of the merged model's weights. */
+export const filesOf = (shards: readonly Shard[]): string[] => [...shards.map(({ file }) => file), INDEX];
+
 /** Writes one file, synced and renamed. Throws a RunError. */
 export function writeShard(folder: string, shard: Shard, merge: Merge): void {
   const entries = shard.tensors.map(({ name, shape }) => ({ name, shape, dtype: merge.dtype }));

@@ -1,6 +1,6 @@
 // Removing what this program has written, and nothing else: by the names that it gives, in folders that are reached through no link.
 
-import { closeSync, constants, lstatSync, openSync, readdirSync, rmdirSync, unlinkSync } from "node:fs";
+import { closeSync, constants, lstatSync, openSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
@@ -35,6 +35,20 @@ function within<T>(folder: string, use: (path: string, names: readonly string[])
 /** Names of the folders in a folder; links to folders are none. */
 export const foldersIn = (folder: string): string[] =>
   within(folder, (path, names) => names.filter((name) => lstatSync(join(path, name)).isDirectory())) ?? [];
+
+/** The text of a file in a folder; null where there is none. Neither may be a link. */
+export function readOwn(folder: string, name: string): string | null {
+  return within(folder, (path, names) => {
+    const file = join(path, name);
+    if (!names.includes(name) || !lstatSync(file).isFile()) return null;
+    const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      return readFileSync(fd, "utf8");
+    } finally {
+      closeSync(fd);
+    }
+  });
+}
 
 /** Removes the files of a folder whose names `isOurs`; a link of such a name is left. */
 export function removeFiles(folder: string, isOurs: (name: string) => boolean): void {

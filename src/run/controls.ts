@@ -99,20 +99,25 @@ export class Controls {
     return `${adapters.map((adapter) => adapter.name).join(", ")}: added`;
   }
 
-  /** A copy of an adapter, `plan`, goes on beside it from the step that it has come to. */
-  fork(name: string, plan: AdapterPlan): string {
+  /** The step under way of an adapter, or its last one. */
+  stepOf(name: string): number {
+    const { steps, begun, keptSteps } = this.#find(name);
+    return Math.max(steps, begun, keptSteps);
+  }
+
+  /** A copy of an adapter, `plan`, goes on beside it from the step that it has come to, or comes to: `after`. */
+  fork(name: string, plan: AdapterPlan, after = this.stepOf(name)): string {
     const live = this.#find(name);
     if (live.standing === "ended") throw already(live, "has ended: continue it by `from`, in a recipe of its own");
-    const made = Math.max(live.steps, live.begun);
-    if (plan.steps <= made)
+    if (plan.steps <= after)
       throw new RequestError(
         "control.fork",
-        `'${name}' has made ${made} steps, '${plan.name}' would end after ${plan.steps}`,
+        `'${name}' has made ${after} steps, '${plan.name}' would end after ${plan.steps}`,
         "give it more steps",
       );
-    live.forks.push({ plan, data: live.data });
+    live.forks.push({ plan, data: live.data, after });
     if (!ON_STAGES.includes(live.standing)) this.options.fork(live);
-    return `${plan.name}: goes on from ${name}, after ${stepsText(live)}`;
+    return `${plan.name}: goes on from ${name}, after step ${after}`;
   }
 
   #find(name: string): Live {

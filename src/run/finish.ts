@@ -2,7 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { RunError, textOf } from "../base/errors.ts";
+import { MloraError, RunError, textOf } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
 import { removeAdapter } from "../files/output.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -65,7 +65,7 @@ export class Finisher {
     } catch (error) {
       if (!isOwn(error)) throw error;
       outcome = { status: "failed", message: textOf(error) }; // the others go on
-      if (isOfFiles(error)) await this.#keepTrained(live);
+      if (!isOfNumbers(error)) await this.#keepTrained(live);
     }
     this.options.roster.free(live);
     if (outcome.status === "failed") this.options.tell.failed(index, outcome.message!);
@@ -77,7 +77,7 @@ export class Finisher {
     this.#forget(live); // not before it is known to have ended
   }
 
-  /** What was trained is whole, and only its folder could not be written: the same command saves it without training it again. */
+  /** What was trained is whole, and only its folder could not be written or read: the same command saves it without training it again. */
   async #keepTrained(live: Live): Promise<void> {
     await live.kept;
     if (this.options.keepStopped && live.slot !== null && live.steps > 0) await this.options.roster.keep(live);
@@ -148,8 +148,9 @@ export class Finisher {
   }
 }
 
-/** Whether it is the disk's fault, not that of the adapter's numbers. */
-const isOfFiles = (error: unknown): boolean => error instanceof RunError && error.code.startsWith("files.");
+/** Whether it is the fault of the adapter's numbers, not of its files. */
+const isOfNumbers = (error: unknown): boolean =>
+  error instanceof MloraError && ["export.loss", "peft.values"].includes(error.code);
 
 /** After its last step no training loss would show that an adapter's numbers are none. */
 function checked(last: Evaluation | null): Evaluation | null {

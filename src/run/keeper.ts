@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { hintOf } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import {
   BLOCKS,
@@ -56,6 +57,17 @@ export function memoryKeeper(): Keeper {
 export const checkpointFolder = (output: string, name: string, which: Which = "latest"): string =>
   join(output, CHECKPOINTS, name, ...(which === "best" ? [which] : []));
 
+/** Removes all that was kept under this name in a run's folder. Throws a RunError where it cannot be removed. */
+export function forgetKept(output: string, name: string): void {
+  const folder = checkpointFolder(output, name);
+  try {
+    removeCheckpoints(checkpointFolder(output, name, "best"));
+    removeCheckpoints(folder);
+  } catch (error) {
+    throw new RunError("files.remove", `cannot remove ${folder}: ${textOf(error)}`, hintOf(error), { cause: error });
+  }
+}
+
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
 
@@ -91,15 +103,7 @@ export function diskKeeper(output: string, keep: number): Keeper {
         }
       return null;
     },
-    forget({ name }) {
-      const folder = checkpointFolder(output, name);
-      try {
-        removeCheckpoints(checkpointFolder(output, name, "best"));
-        removeCheckpoints(folder);
-      } catch (error) {
-        throw new RunError("files.remove", `cannot remove ${folder}: ${textOf(error)}`, undefined, { cause: error });
-      }
-    },
+    forget: ({ name }) => forgetKept(output, name),
     [Symbol.asyncDispose]: () => saver.end(),
   };
 }

@@ -10,9 +10,14 @@ import type { Evaluation } from "./evaluate.ts";
 import type { AdapterResult } from "./events.ts";
 import type { MiniBatch } from "./executor.ts";
 import type { References } from "./references.ts";
+import type { Source } from "./sources.ts";
 
-/** The tokenised rows of an adapter. */
-export type AdapterData = { readonly train: readonly Row[]; readonly eval: readonly Row[] };
+/** The tokenised rows of an adapter, and what else it is made from. */
+export type AdapterData = {
+  readonly train: readonly Row[];
+  readonly eval: readonly Row[];
+  readonly sources?: readonly Source[];
+};
 
 /**
  * waiting: for a slot. joining: its slot is being filled. active: it trains. held: it has a slot, and the next step waits for an
@@ -70,8 +75,8 @@ export type Live = {
   latest: Evaluation | null;
   /** Tokens a second, lately; null before its second step. */
   rate: number | null;
-  /** Copies that shall go on from its next step, under other names. */
-  readonly forks: { readonly plan: AdapterPlan; readonly data: AdapterData }[];
+  /** Copies that go on from it under other names, from its next step, when it has made as many as `after`. */
+  readonly forks: { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number }[];
   result: AdapterResult | null;
 };
 
@@ -124,6 +129,16 @@ export const progressOf = (live: Live): Progress => ({
   made: live.made,
 });
 
+/** Takes out the copies that can be made of it as it is now. */
+export function dueForks(live: Live): Live["forks"] {
+  const due = live.forks.filter(({ after }) => after <= madeBy(live));
+  for (const fork of due) live.forks.splice(live.forks.indexOf(fork), 1);
+  return due;
+}
+
+/** Steps that it has made, whether it is on the stages or not. */
+const madeBy = ({ steps, keptSteps }: Live): number => Math.max(steps, keptSteps);
+
 /** Puts an adapter where it stood. */
 export function restore(live: Live, progress: Progress): void {
   const { step, tokens, seconds, firstLoss, lastLoss, before, best } = progress;
@@ -135,7 +150,7 @@ export function restore(live: Live, progress: Progress): void {
 /** Keys of an adapter that decide only when and where it is trained; its data is compared by its content. */
 const BESIDE = ["data", "priority", "eval_every"];
 
-/** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data and its base model. */
+/** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data, its base model, saved adapters. */
 export function madeOf(
   { budget, recipe: run }: Plan,
   { recipe }: AdapterPlan,
@@ -146,7 +161,9 @@ export function madeOf(
   const base = isQuantised(precision) ? { precision } : {}; // else the base is what its files say
   const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: budget });
   const deciding = Object.fromEntries(settings.filter(([key]) => !BESIDE.includes(key)));
-  return { settings: JSON.stringify(deciding), data: fingerprint(data), model };
+  const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
+  const named = Object.keys(adapters).length > 0 ? { adapters } : {};
+  return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };
 }
 
 function fingerprint({ train, eval: held }: AdapterData): string {

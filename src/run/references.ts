@@ -10,6 +10,7 @@ import { begin } from "./begin.ts";
 import { runThrough } from "./evaluate.ts";
 import { admit, putSaved } from "./export.ts";
 import type { AdapterData } from "./live.ts";
+import { checkSource } from "./sources.ts";
 
 /** Of each row that is used, the log-probabilities of its two sequences. */
 export type RowReferences = ReadonlyMap<number, readonly [own: number, other: number]>;
@@ -31,6 +32,10 @@ export async function beginIn(
 ): Promise<References | null> {
   const { objective, initialAdapter } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
+  const saved = async (folder: string, of: AdapterPlan) => {
+    await putSaved(bus, plan, of, slot, folder, (init) => begin(bus, plan, of, slot, told, { init }));
+    checkSource(data.sources ?? [], folder);
+  };
   const measure = () => referencesOf(bus, plan, adapter, slot, data);
   let found = known;
   if (reference === "base") {
@@ -40,13 +45,13 @@ export async function beginIn(
   if (reference !== null && typeof reference === "object") {
     const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
-    await putSaved(bus, plan, judge, slot, reference.folder, (init) => begin(bus, plan, judge, slot, told, { init }));
+    await saved(reference.folder, judge);
     found = await measure();
   }
   // What was kept will replace it: no need to compute a beginning that nothing is measured of.
   if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
   else if (initialAdapter === null) await begin(bus, plan, adapter, slot, told);
-  else await putSaved(bus, plan, adapter, slot, initialAdapter, (init) => begin(bus, plan, adapter, slot, told, { init }));
+  else await saved(initialAdapter, adapter);
   if (reference === "start") found = await measure();
   return found;
 }

@@ -77,6 +77,9 @@ function compare(name: string, was: Progress["made"], is: Progress["made"]): str
     .filter((key) => JSON.stringify(before![key]) !== JSON.stringify(now![key]))
     .map((key) => `adapter '${name}': ${key} was ${JSON.stringify(before![key])}, is ${JSON.stringify(now![key])}`);
   if (was.data !== is.data) changed.push(`adapter '${name}': its data has other rows`);
+  const named = new Set([was, is].flatMap(({ adapters = {} }) => Object.keys(adapters)));
+  for (const key of named)
+    if (was.adapters?.[key] !== is.adapters?.[key]) changed.push(`adapter '${name}': the adapter that ${key} names is another`);
   if (was.model !== is.model) changed.push(`adapter '${name}': the base model is another`);
   return changed;
 }

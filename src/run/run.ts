@@ -21,7 +21,18 @@ import { readState } from "./export.ts";
 import { trainingShare } from "./feed.ts";
 import { Finisher } from "./finish.ts";
 import { isOwn, type Keeper, type Kept, memoryKeeper } from "./keeper.ts";
-import { type AdapterData, freshLive, isCounted, isEvaluated, isHeld, isRung, type Live, madeOf, progressOf } from "./live.ts";
+import {
+  type AdapterData,
+  dueForks,
+  freshLive,
+  isCounted,
+  isEvaluated,
+  isHeld,
+  isRung,
+  type Live,
+  madeOf,
+  progressOf,
+} from "./live.ts";
 import { Roster } from "./roster.ts";
 import { decideRungs } from "./rungs.ts";
 import { Steps } from "./steps.ts";
@@ -124,7 +135,7 @@ export class Training {
     this.controls = new Controls({
       all: this.#roster.all,
       hasFreeSlot: () => this.#roster.hasFreeSlot,
-      enter: (adapter, data) => this.#join(adapter, data),
+      enter: (adapter, data) => this.#joinAnew(adapter, data),
       leave: (live, goes) => this.#roster.leave(live, goes),
       end: (live) => this.#end(live, "stopped"),
       fork: (live) => this.#forkKept(live),
@@ -152,9 +163,15 @@ export class Training {
   #join(late: AdapterPlan, data: AdapterData): void {
     const { adapters } = this.options.plan;
     const adapter = { ...late, index: adapters.length };
+    this.#tell.joined(adapter); // it may not be possible to write it down: then it has not come
     adapters.push(adapter);
     this.#enter(adapter, data);
-    this.#tell.joined(adapter);
+  }
+
+  /** The same of one that begins: what was kept under its name is of another. */
+  #joinAnew(adapter: AdapterPlan, data: AdapterData): void {
+    this.#keeper.forget(adapter);
+    this.#join(adapter, data);
   }
 
   async run(): Promise<RunResult> {
@@ -240,7 +257,7 @@ export class Training {
 
   /** All stages have been told of the step, and of nothing of the adapter's beyond: what is asked of them now is as it is after it. */
   async #afterStep(live: Live): Promise<void> {
-    for (const fork of live.forks.splice(0)) this.#beside.goOn(this.#fork(live, fork));
+    for (const fork of dueForks(live)) this.#beside.goOn(this.#fork(live, fork));
     if (live.steps === live.plan.steps) return this.#end(live, "done");
     if (this.#isDue(live)) this.#beside.goOn(this.#roster.keep(live));
     if (live.standing === "held") return this.#beside.goOn(this.#hold(live));
@@ -258,28 +275,35 @@ export class Training {
   }
 
   /** A copy begins as the adapter is now: kept under the copy's name, it comes as any other that was kept. */
-  async #fork(live: Live, { plan: copy, data }: Live["forks"][number], kept?: Kept): Promise<void> {
+  async #fork(live: Live, fork: Live["forks"][number], kept?: Kept): Promise<void> {
     const { plan, bus, model = "" } = this.options;
+    const { plan: copy, data } = fork;
     const made = madeOf(plan, copy, data, model);
     const progress = { ...(kept?.progress ?? progressOf(live)), adapter: copy.name, made, best: null };
     try {
       const blocks = kept?.blocks ?? (await readState(bus, live.slot!));
+      this.#keeper.forget(copy);
       await this.#keeper.save(plan, copy, { progress, blocks });
       this.#join(copy, data);
       this.#settle();
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.#tell.noticed(live.plan.index, `the copy ${copy.name} was not made: ${textOf(error)}`);
+      this.#unmade(live, fork, textOf(error));
     }
   }
 
   /** The same where the adapter is on no stage; one that has made no step is begun anew. */
   #forkKept(live: Live): void {
-    for (const fork of live.forks.splice(0)) {
+    for (const fork of dueForks(live)) {
       const kept = this.#keeper.load(this.options.plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text));
       if (kept) this.#beside.goOn(this.#fork(live, fork, kept));
-      else this.#join(fork.plan, fork.data);
+      else if (fork.after === 0) this.#joinAnew(fork.plan, fork.data);
+      else this.#unmade(live, fork, "it was not kept");
     }
+  }
+
+  #unmade({ plan: { index } }: Live, { plan: { name } }: Live["forks"][number], why: string): void {
+    this.#tell.noticed(index, `the copy ${name} was not made: ${why}`);
   }
 
   #isDue({ steps, saving, savedAt }: Live): boolean {
@@ -318,6 +342,7 @@ export class Training {
   /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
   #end(live: Live, status: AdapterResult["status"], message: string | null = null): void {
     live.standing = "ended";
+    for (const fork of live.forks.splice(0)) this.#unmade(live, fork, `its last step is ${live.steps}`);
     this.#beside.goOn(this.#finisher.finish(live, status, message));
   }
 }

@@ -29,4 +29,13 @@ needs("faults")("faults of file calls", () => {
     }
     expect(hit).toBeGreaterThan(0);
   }, 240_000);
+
+  test("on a file system that cannot sync folders the run works, with a notice of each thread that writes", async () => {
+    const injector = new Injector(place);
+    await injector.calls();
+    const { first } = await injector.come({ number: 0, kind: "unsynced" });
+    expect(first.code).toBe(0);
+    const said = /^notice: .* cannot be synced \(EINVAL: .*\): a power cut may undo the last files written$/gm;
+    expect([1, 2]).toContain(first.err.match(said)?.length ?? 0); // its own, and the saver's
+  }, 240_000);
 });

@@ -4,7 +4,7 @@
 //
 //   faults FOLDER NUMBER KIND REPORT -- PROGRAM ARGUMENTS...
 //
-// KIND: none, short, delay, kill, or an errno's name. REPORT gets the number of calls, and on a second line the call that was chosen. The
+// KIND: none, short, delay, kill, or an errno's name; "unsynced": all calls of fsync on folders fail, as on a file system that has none. REPORT gets the number of calls, and on a second line the call that was chosen. The
 // exit code is the program's; 128 + the signal where one ended it; 99 where this cannot be done here.
 
 #define _GNU_SOURCE
@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -126,6 +127,13 @@ static void pathOf(const Call *call, int i, char *path, size_t size) {
   }
 }
 
+static int isFolder(int pid, long fd) {
+  char name[64];
+  struct stat found;
+  snprintf(name, sizeof name, "/proc/%d/fd/%ld", pid, fd);
+  return !stat(name, &found) && S_ISDIR(found.st_mode);
+}
+
 /** Does half of a read or a write in the program's place; -1 where it is no such call or too short. */
 static long half(const Call *call, int i) {
   const char *name = CALLS[i].name;
@@ -198,6 +206,8 @@ int main(int argc, char **argv) {
     answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
     const int i = indexOf(call.data.nr);
     pathOf(&call, i, path, sizeof path);
+    if (!strcmp(kind, "unsynced") && call.data.nr == SYS_fsync && isFolder((int)call.pid, (long)call.data.args[0]))
+      answer.flags = 0, answer.error = -EINVAL;
     if (!strncmp(path, folder, strlen(folder)) && ++seen == chosen && strcmp(kind, "none")) {
       snprintf(told, sizeof told, "%s %s %s", kind, CALLS[i].name, path);
       long done = strcmp(kind, "short") ? -1 : half(&call, i);

@@ -1,4 +1,4 @@
-// A small run in which one file call fails, is done by half, is late, or is the last (faults.c); and what has to hold after it: the same
+// A small run in which one file call fails, is done by half, is late, or is the last (faults.c), or in which no folder can be synced; and what has to hold after it: the same
 // command comes to the bytes of an undisturbed run, or says why not, and nothing outside the run's folder has changed.
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import { type Ended, leftOf, SUMS, unlike, type Workplace } from "./program.ts";
 
 export const KINDS = ["ENOSPC", "EIO", "EMFILE", "EDQUOT", "EINTR", "EROFS", "short", "delay", "kill"] as const;
 export type FaultKind = (typeof KINDS)[number];
-export type Fault = { readonly number: number; readonly kind: FaultKind | "none" };
+export type Fault = { readonly number: number; readonly kind: FaultKind | "none" | "unsynced" };
 
 const NAMES = ["a0", "a2"];
 const RECIPE = unlike([0, 2], "cpu", "checkpoint = { steps = 2 }").replaceAll(/^steps = \d+$/gm, "steps = 5");

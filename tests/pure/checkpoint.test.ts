@@ -1,12 +1,24 @@
-// Checkpoints on disk: the one of a step that has one already, and those that are damaged; and metrics of any size, taken back.
+// Checkpoints on disk: the one of a step that has one already, those that are damaged, full disks; and metrics of any size, taken back.
 
 import { afterAll, expect, test } from "bun:test";
-import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { layoutAdapters } from "../../src/base/layout.ts";
 import { checkpointsIn, readCheckpoint, setAside, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { rewindMetrics } from "../../src/files/record.ts";
+import { smallDisk } from "../helpers/disk.ts";
+import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-checkpoint-"));
@@ -24,6 +36,11 @@ const snapshot = {
   ...{ spec, rank: 4, targets: ["o_proj"] as const },
   stages: [{ part, layout, blocks: { params: block(), m: block(), v: block() } }],
 };
+
+/** The same of twice the rank. */
+const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, magnitudes: [], vectors: [] });
+const blocks = () => new Float32Array(wide.size).fill(0.5);
+const large = { rank: 8, stages: [{ part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
 
 test("the checkpoint of a step that has one takes a name of its own, and the old one goes after it", () => {
   const folder = join(root, "same");
@@ -44,6 +61,48 @@ test("a damaged one is neither the newest nor one of those that are kept", () =>
   for (const step of [4, 5]) writeCheckpoint(folder, at(step), snapshot, 2);
   expect(checkpointsIn(folder).map((path) => readCheckpoint(path).progress.step)).toEqual([5, 4]);
   expect(readdirSync(folder)).toContain("step-000000009.damaged");
+});
+
+/** What a disk in memory gives room by. */
+const PAGE = 4096;
+
+needs("disks")("on a full disk", () => {
+  /** A disk with room for this many checkpoints and a half. */
+  function disk(folder: string, checkpoints: number): Disposable {
+    const apart = join(root, "size");
+    writeCheckpoint(apart, at(1), snapshot, 1);
+    const bytes = statSync(join(checkpointsIn(apart)[0]!, "state.safetensors")).size;
+    const pages = Math.ceil(bytes / PAGE) + 1; // and one for checkpoint.json
+    return smallDisk(folder, (Math.ceil((checkpoints + 0.5) * pages) * PAGE) / 1024);
+  }
+  const stepsIn = (folder: string) => checkpointsIn(folder).map((path) => readCheckpoint(path).progress.step);
+
+  test("the older of two makes room for the next, which is told; the newest stays until its successor is there", () => {
+    const folder = join(root, "full");
+    using _ = disk(folder, 2);
+    const notices: string[] = [];
+    for (const step of [3, 6, 9, 12]) writeCheckpoint(folder, at(step), snapshot, 3, (text) => notices.push(text));
+    expect(stepsIn(folder)).toEqual([12, 9]);
+    const told = (step: number) =>
+      new RegExp(`^the disk is full: the checkpoint .*/step-00000000${step} makes room for step ${step + 6}$`);
+    expect(notices).toEqual([3, 6].map((step) => expect.stringMatching(told(step))));
+  });
+
+  test("the only one stays, and so does the older of two where its room would not be enough", () => {
+    for (const [checkpoints, before, next] of [
+      [1, [3], snapshot],
+      [2, [3, 6], { ...snapshot, ...large }],
+    ] as const) {
+      const folder = join(root, `small-${checkpoints}`);
+      using _ = disk(folder, checkpoints);
+      const notices: string[] = [];
+      for (const step of before) writeCheckpoint(folder, at(step), snapshot, 3);
+      expect(() => writeCheckpoint(folder, at(9), next, 3, (text) => notices.push(text))).toThrow(/cannot write .*ENOSPC/);
+      expect(stepsIn(folder)).toEqual(before.toReversed());
+      expect(readdirSync(folder).filter((name) => name.endsWith(".part"))).toEqual([]);
+      expect(notices).toEqual([]);
+    }
+  });
 });
 
 test("200 MB of metrics are taken back in memory that does not grow with them", () => {
