@@ -6,8 +6,9 @@ import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
-import { loadTokenizer } from "../data/tokenizer.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { type ReadingOptions, readData } from "../data/reading.ts";
+import { lazyArray } from "../data/rows.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
@@ -31,17 +32,28 @@ export type Request = {
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
 export type Prepared = Request & { readonly plan: Plan };
 
-const summary = (rows: readonly Row[]) =>
-  rows.map((row) => {
-    const targets = sum(sequencesOf(row).map(countTargets));
-    return { length: inputLength(row), longest: longestSequence(row), targets };
-  });
+/** Of all rows, in three arrays: counted once, however often the run is planned. */
+const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
+
+function summary(rows: readonly Row[]): DataSummary["train"] {
+  const known = counted.get(rows);
+  if (known) return known;
+  const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
+  for (const [i, row] of rows.entries()) {
+    lengths[i] = inputLength(row);
+    longest[i] = longestSequence(row);
+    targets[i] = sum(sequencesOf(row).map(countTargets));
+  }
+  const found = lazyArray(rows.length, (i) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! }));
+  counted.set(rows, found);
+  return found;
+}
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export function prepare(recipePath: string, overrides: Overrides): Prepared {
+export async function prepare(recipePath: string, overrides: Overrides, reading: Reading = {}): Promise<Prepared> {
   const { recipe, spec } = readRecipe(recipePath, overrides);
   const devices = localDevices(recipe, spec);
-  const request = readRequest(recipe, spec);
+  const request = await readRequest(recipe, spec, reading);
   return { ...request, plan: planOn(request, devices) };
 }
 
@@ -67,17 +79,15 @@ export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-/** Reads what the recipe names, and checks it. */
-export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
+export type Reading = Pick<ReadingOptions, "signal" | "progress">;
+
+/** Reads what the recipe names, and checks it; the data in a thread of its own. */
+export async function readRequest(recipe: Recipe, spec: ModelSpec, reading: Reading = {}): Promise<Request> {
   const exact = linearsAreBf16(recipe.model.path, spec); // also: the files are whole and fit the configuration
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
-  const tokenizer = loadTokenizer(recipe.model.path);
-  const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
-  const data = recipe.adapters.map((adapter, i) => {
-    return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
-  });
-  return { recipe, spec, data, exact };
+  const data = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  return { recipe, spec, data: data.map((of, i) => ({ ...of, reference: references[i]! })), exact };
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {

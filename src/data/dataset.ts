@@ -6,15 +6,12 @@ import { Rng } from "../base/rng.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { type Example, exampleReader, type FormatOptions, labelledReader, pairedReader, paraphrasedReader } from "./format.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
+import { checkDataFile, type Fields, placeOf, RowFault, type RowRead, rowsOf } from "./jsonl.ts";
+import { chosenOf, joined, RowPacker, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
-type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
-
-/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
-export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
+export type { Sample } from "./rows.ts";
 
 export type Dataset = {
   readonly train: readonly Sample[];
@@ -54,32 +51,38 @@ type FileRows = {
 /** Faults of a file that are told before the rest is left unread. */
 const SHOWN = 5;
 
-/** Reads an adapter's data. Every RequestError names the file, and the line where there is one. */
-export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: ReadFiles = new Map()): Dataset {
+/** Reads an adapter's data; `row` is told of each row before it is read. Every RequestError names the file, and the line where there is one. */
+export function loadDataset(
+  recipe: DatasetRecipe,
+  tokenizer: Tokenizer,
+  vocab: number,
+  read: ReadFiles = new Map(),
+  row: RowRead = () => undefined,
+): Dataset {
   for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
   const { format, template, chatTemplate, system, trainOn, objective, maxLength, overlong } = recipe;
   const rowsIn = (file: string): FileRows => {
     const key = JSON.stringify([file, format, template, chatTemplate, system, trainOn, kindOf(objective), maxLength, overlong]);
-    const rows = read.get(key) ?? readFile(file, recipe, tokenizer, vocab);
+    const rows = read.get(key) ?? readFile(file, recipe, tokenizer, vocab, row);
     read.set(key, rows);
     return rows;
   };
   const [train, held] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...held].map((file) => file[count]));
-  const samples = train.flatMap((file) => file.samples);
+  const samples = joined(train.map((file) => file.samples));
   return {
-    ...(held.length > 0 ? { train: samples, eval: held.flatMap((file) => file.samples) } : splitRows(samples, recipe)),
+    ...(held.length > 0 ? { train: samples, eval: joined(held.map((file) => file.samples)) } : splitRows(samples, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
   };
 }
 
-function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number): FileRows {
+function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
   const { format, template, system, chatTemplate } = recipe;
   const toRow = rowReader({ format, template, system, asChat: chatTemplate && tokenizer.hasChatTemplate }, recipe, tokenizer);
-  const samples: Sample[] = [];
+  const packer = new RowPacker(file);
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(file)) {
+  for (const row of rowsOf(file, (place, bytes) => read(place, bytes, packer.bytes))) {
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
@@ -92,7 +95,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       }
       if (fitting.truncated || fittingOther?.truncated) counts.truncated++;
       const more = fittingOther?.sequence ? { other: fittingOther.sequence } : {};
-      samples.push({ ...fitting.sequence, ...more, ...(label === undefined ? {} : { label }), source: row.source });
+      packer.push({ ...fitting.sequence, ...more, ...(label === undefined ? {} : { label }), source: row.source });
     } catch (error) {
       if (!(error instanceof RowFault)) throw error;
       faults.push(`${placeOf(row.source)}: ${error.message}`);
@@ -105,6 +108,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       faults.join("\n"),
       `adapter '${recipe.name}': mend or remove the rows named${faults.length === SHOWN ? "; what follows them was not read" : ""}`,
     );
+  const samples = packer.rows;
   if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
   if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };
@@ -132,18 +136,20 @@ function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe
 }
 
 /** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
-function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): Sample[] {
+function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): readonly Sample[] {
   if (samples.length < 2) throw oneRow(file, recipe, "KTO measures answers to other prompts");
   const { maxLength } = recipe;
   const answerFrom = ({ mask }: Sample) => mask.indexOf(1);
-  return samples.map((sample, i) => {
+  const packer = new RowPacker(file);
+  for (const [i, sample] of samples.entries()) {
     const next = samples[(i + 1) % samples.length]!;
     const [prompt, answer] = [answerFrom(sample), answerFrom(next)];
     const join = <T extends Int32Array | Uint8Array>(a: T, b: T, type: { from(values: Iterable<number>): T }): T =>
       type.from([...a.subarray(0, prompt), ...b.subarray(answer)].slice(0, maxLength));
     const other = { ids: join(sample.ids, next.ids, Int32Array), mask: join(sample.mask, next.mask, Uint8Array) };
-    return { ...sample, other };
-  });
+    packer.push({ ...sample, other });
+  }
+  return packer.rows;
 }
 
 const oneRow = (file: string, { name }: DatasetRecipe, why: string): RequestError =>
@@ -196,5 +202,5 @@ function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: D
       "lower data.split, or give more rows",
     );
   const chosen = new Set(new Rng(0x5b117).shuffle([...rows.keys()]).slice(0, held));
-  return { train: rows.filter((_, i) => !chosen.has(i)), eval: rows.filter((_, i) => chosen.has(i)) };
+  return { train: chosenOf(rows, (row) => !chosen.has(row)), eval: chosenOf(rows, (row) => chosen.has(row)) };
 }
