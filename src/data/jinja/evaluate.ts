@@ -4,7 +4,7 @@
 // JavaScript's, and what those do otherwise (digits, 1.0, None, keys' order, slices, strip's argument, loop controls) reaches
 // from its lexer to its every filter, so that mending it from outside would have been longer than this.
 
-import { hasFilter, runFilter } from "./filters.ts";
+import { hasFilter, MARKS, runFilter } from "./filters.ts";
 import { failAt, TemplateError } from "./lexer.ts";
 import { charge } from "./limits.ts";
 import { attributeOf, calculate, compares, itemOf, negate, positive, sliceOf } from "./operators.ts";
@@ -247,8 +247,9 @@ class Compiler {
         return this.#call(expr.callee, expr, null);
       case "filter": {
         if (!expr.operand) return failAt(expr.line, `the filter '${expr.name}' has nothing before it`);
-        const [operand, filter] = [this.value(expr.operand), this.#filter(expr)];
-        return (scope) => filter(scope, operand(scope));
+        if (MARKS.includes(expr.name))
+          return failAt(expr.line, `the filter '${expr.name}' is supported only last in what is printed`);
+        return this.#filtered(expr, expr.operand);
       }
       case "test": {
         if (!hasTest(expr.name)) return failAt(expr.line, `unknown test '${expr.name}'`);
@@ -324,7 +325,6 @@ class Compiler {
         sliceOf(
           object(scope),
           bounds.map((bound) => bound(scope)),
-          path,
         );
     }
     const index = this.value(expr.index);
@@ -371,6 +371,11 @@ class Compiler {
     };
   }
 
+  #filtered(expr: Extract<Expr, { readonly type: "filter" }>, before: Expr): Value {
+    const [operand, filter] = [this.value(before), this.#filter(expr)];
+    return (scope) => filter(scope, operand(scope));
+  }
+
   /** The filters of {% filter %} and {% set %}: the innermost has no operand yet. */
   #piped(expr: Expr): (scope: Scope, text: string) => unknown {
     if (expr.type !== "filter") return failAt(expr.line, "expected a filter");
@@ -380,7 +385,11 @@ class Compiler {
 
   /** The text of an expression that is written. */
   #written(expr: Expr): (scope: Scope) => string {
-    const [value, check] = [this.value(expr), this.#check(expr)];
+    const value =
+      expr.type === "filter" && expr.operand && MARKS.includes(expr.name)
+        ? this.#filtered(expr, expr.operand)
+        : this.value(expr);
+    const check = this.#check(expr);
     return (scope) => {
       charge(1);
       const written = value(scope);

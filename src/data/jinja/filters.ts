@@ -27,6 +27,7 @@ import {
   jsonOf,
   lengthOf,
   type Named,
+  present,
   Range,
   Stream,
   Tuple,
@@ -36,6 +37,12 @@ import {
 } from "./values.ts";
 
 type Filter = readonly [params: readonly string[], call: (...args: unknown[]) => unknown];
+
+/**
+ * Filters whose text Jinja marks as safe: what is joined to it is escaped from then on. That is not followed here, so they may only
+ * stand last in what is printed.
+ */
+export const MARKS = ["escape", "e", "forceescape", "safe"];
 
 export const hasFilter = (name: string): boolean => Object.hasOwn(FILTERS, name) || name in BY_NAME;
 
@@ -100,6 +107,7 @@ function rounded(value: unknown, precision: unknown, method: unknown): unknown {
 const FLOAT_TEXT = /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+)?$/i;
 
 function toFloat(value: unknown): number | null {
+  present(value);
   if (isNumber(value)) return doubleOf(value);
   if (typeof value !== "string") return null;
   const text = strip(value, null, true, true);
@@ -158,7 +166,7 @@ function tojson(value: unknown, ascii: unknown, indented: unknown, separators: u
   });
 }
 
-const escape = (value: unknown): string =>
+const escapeHtml = (value: unknown): string =>
   sized(
     textOf(value).replace(
       /[&<>'"]/g,
@@ -228,7 +236,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       );
     },
   ],
-  escape: [["s"], escape],
+  escape: [["s"], escapeHtml],
   first: [
     ["seq"],
     (value) => {
@@ -319,7 +327,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       let at = 0;
       return new Stream(
         Array.from({ length: Math.max(0, count) }, (_, i) => {
-          const part = items.slice(at, (at += size + (i < extra ? 1 : 0)));
+          const part = items.slice(at, at + size + (i < extra ? 1 : 0));
+          at += part.length;
           return fill !== undefined && fill !== null && i >= extra ? [...part, fill] : part;
         }),
       );
@@ -346,10 +355,12 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   truncate: [
     ["s", "length?", "killwords?", "end?", "leeway?"],
     (value, length = 255, kill = false, end = "...", leeway = 5) => {
-      const [chars, tail, most] = [charsOf(asText("truncate", value)), asText("truncate", end), asInt("truncate", length)];
+      const [tail, most] = [asText("truncate", end), asInt("truncate", length)];
       if (most < lengthOf(tail)) throw new TemplateError(`expected length >= ${lengthOf(tail)}, got ${most}`);
-      if (chars.length <= most + (leeway === null ? 5 : asInt("truncate", leeway))) return value;
-      const head = chars.slice(0, most - lengthOf(tail)).join("");
+      if (lengthOf(value) <= most + (leeway === null ? 5 : asInt("truncate", leeway))) return value;
+      const head = charsOf(asText("truncate", value))
+        .slice(0, most - lengthOf(tail))
+        .join("");
       return `${isTrue(kill) || !head.includes(" ") ? head : head.slice(0, head.lastIndexOf(" "))}${tail}`;
     },
   ],
@@ -414,6 +425,7 @@ const BY_NAME: Readonly<Record<string, (value: unknown, args: readonly unknown[]
     }
     if (args.length === 0) throw new TemplateError("map requires a filter argument");
     const [name, ...rest] = args;
+    if (MARKS.includes(asText("map", name))) throw new TemplateError(`the filter '${String(name)}' is not supported in map`);
     return new Stream(iterate(value).map((item) => runFilter(asText("map", name), item, rest, named)));
   },
   select: (value, args, named) => picked(value, null, args, named, true),

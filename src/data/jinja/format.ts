@@ -1,6 +1,6 @@
 // Numbers as texts: "%d of %s" % values, "{:>8}".format(value), and rounding to decimal places, all as in Python.
 
-import { numberText } from "../json.ts";
+import { type Float, numberText } from "../json.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge, fits } from "./limits.ts";
 import { attributeOf, itemOf } from "./operators.ts";
@@ -15,6 +15,7 @@ import {
   isNumber,
   lengthOf,
   type Named,
+  Range,
   reprOf,
   Tuple,
   textOf,
@@ -62,16 +63,16 @@ function general(value: number, precision: number, alternate: boolean): string {
 }
 
 /** A number by its conversion, without sign and padding. */
-function magnitude(value: number | bigint | boolean | { readonly value: number }, { type, precision, flags }: Spec): string {
+function magnitude(value: number | bigint | boolean | Float, { type, precision, flags }: Spec): string {
   const kind = type.toLowerCase();
   let text: string;
   if ("dixo".includes(kind) || kind === "b") {
-    const whole = isInt(value) ? bigOf(value) : BigInt(Math.trunc(doubleOf(value as number)));
+    const whole = isInt(value) ? bigOf(value) : BigInt(Math.trunc(doubleOf(value)));
     const base = { x: 16, o: 8, b: 2 }[kind] ?? 10;
     const digits = (whole < 0n ? -whole : whole).toString(base).padStart(precision ?? 0, "0");
     text = flags.includes("#") && base !== 10 ? `0${kind}${digits}` : digits;
   } else {
-    const number = Math.abs(doubleOf(value as number));
+    const number = Math.abs(doubleOf(value));
     if (!Number.isFinite(number)) text = numberText(number);
     else if (kind === "f") text = fixedText(number, precision ?? 6);
     else if (kind === "e") text = exponential(number, precision ?? 6);
@@ -128,7 +129,11 @@ export function formatPercent(text: string, values: unknown): string {
       ? sign + "0".repeat(missing) + body
       : " ".repeat(missing) + sign + body;
   });
-  if (next < items.length && !byName && !(isDict(values) || Array.isArray(values)))
+  if (
+    next < items.length &&
+    !byName &&
+    !(isDict(values) || Array.isArray(values) || values instanceof Undefined || values instanceof Range)
+  )
     throw new TemplateError("not all arguments converted during string formatting");
   return result;
 }
@@ -174,14 +179,21 @@ function formatSpec(value: unknown, spec: string): string {
 }
 
 /** text.format(...). */
-export function formatBraces(text: string, args: readonly unknown[], named: Named): string {
-  let next = 0;
+export function formatBraces(
+  text: string,
+  args: readonly unknown[],
+  named: Named,
+  counter = { next: 0, byNumber: false },
+): string {
   return text.replace(/\{\{|\}\}|\{((?:[^{}]|\{[^{}]*\})*)\}|[{}]/g, (whole, field: string | undefined) => {
     if (whole === "{{" || whole === "}}") return whole[0]!;
     if (field === undefined) throw new TemplateError("a single brace in a format");
     const [, path = "", conversion, spec = ""] = /^([^!:]*)(?:!([rsa]))?(?::([\s\S]*))?$/.exec(field) ?? [];
     const [, first = "", rest = ""] = /^([^.[]*)(.*)$/s.exec(path)!;
-    let value = first === "" ? args[next++] : /^\d+$/.test(first) ? args[Number(first)] : named.get(first);
+    if (/^\d+$/.test(first)) counter.byNumber = true;
+    if (counter.byNumber && (counter.next > 0 || first === ""))
+      throw new TemplateError("a format cannot number some fields and not others");
+    let value = first === "" ? args[counter.next++] : /^\d+$/.test(first) ? args[Number(first)] : named.get(first);
     if (value === undefined) throw new TemplateError(`the format has no value for '{${path}}'`);
     for (const [step, attribute, index] of rest.matchAll(/\.([^.[]+)|\[([^\]]+)\]/g)) {
       if (attribute?.startsWith("_")) throw new TemplateError(`access to '${step}' is refused`);
@@ -191,9 +203,6 @@ export function formatBraces(text: string, args: readonly unknown[], named: Name
           : attributeOf(value, attribute, null);
     }
     const shown = conversion === undefined ? value : conversion === "s" ? textOf(value) : reprOf(value);
-    return formatSpec(shown, formatBracesIn(spec, args, named));
+    return formatSpec(shown, spec.includes("{") ? formatBraces(spec, args, named, counter) : spec);
   });
 }
-
-const formatBracesIn = (spec: string, args: readonly unknown[], named: Named): string =>
-  spec.includes("{") ? formatBraces(spec, args, named) : spec;

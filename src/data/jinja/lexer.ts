@@ -44,7 +44,7 @@ export function tokensOf(template: string): readonly Token[] {
   const match = (pattern: RegExp): string | null => {
     pattern.lastIndex = at;
     const found = pattern.exec(text);
-    return found && found[0];
+    return found?.[0] ?? null;
   };
   /** The text before a tag, as far as it counts: `sign` is the tag's own. */
   const data = (to: number, sign: string, block: boolean) => {
@@ -101,7 +101,7 @@ export function tokensOf(template: string): readonly Token[] {
       const [type, value] = token;
       if ("([{".includes(value) && type === value) open.push(value);
       else if (type in CLOSES && open.pop() !== CLOSES[type]) return failAt(line, `unexpected '${value}'`);
-      push(type, type === "string" ? unescape(value.slice(1, -1), line) : value);
+      push(type, type === "string" ? unescapeText(value.slice(1, -1), line) : value);
       advance(at + value.length);
     }
   }
@@ -138,7 +138,7 @@ const SIMPLE: Readonly<Record<string, string>> = {
 };
 
 /** Python's escapes; one that it does not know stays with its backslash. */
-const unescape = (text: string, line: number): string =>
+const unescapeText = (text: string, line: number): string =>
   text.includes("\\")
     ? text.replace(
         /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([\s\S]))/g,

@@ -74,9 +74,9 @@ function split(text: string, separator: unknown, most: unknown, fromRight: boole
     if (fromRight) {
       const kept = limit === 0 ? [] : words.slice(-limit);
       const last = words[words.length - limit - 1]!;
-      return [strip(text.slice(0, last.index + last[0].length), null, true, false), ...kept.map(([word]) => word)];
+      return [text.slice(0, last.index + last[0].length), ...kept.map(([word]) => word)];
     }
-    return [...words.slice(0, limit).map(([word]) => word), strip(text.slice(words[limit]!.index), null, false, true)];
+    return [...words.slice(0, limit).map(([word]) => word), text.slice(words[limit]!.index)];
   }
   const by = asText("split", separator);
   if (by === "") throw new TemplateError("split: the separator is empty");

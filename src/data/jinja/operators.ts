@@ -72,7 +72,7 @@ function repeat(value: string | unknown[] | Tuple, times: number): unknown {
 }
 
 const divisor = <T extends number | bigint>(value: T): T => {
-  if (value == 0) throw new TemplateError("division by zero");
+  if (Number(value) === 0) throw new TemplateError("division by zero");
   return value;
 };
 
@@ -173,11 +173,28 @@ export function attributeOf(object: unknown, name: string, path: string | null):
 
 const hasNull = (dict: Dict, key: unknown): boolean => dictGet(dict, key) === null;
 
+/** What Python's values have and these do not: better refused than taken for missing. */
+const PYTHONS: Readonly<Record<string, readonly string[]>> = {
+  str: ["encode", "isprintable", "maketrans", "translate"],
+  int: ["as_integer_ratio", "bit_count", "conjugate", "denominator", "from_bytes", "imag", "numerator", "real", "to_bytes"],
+  bool: ["as_integer_ratio", "bit_count", "conjugate", "denominator", "from_bytes", "imag", "numerator", "real", "to_bytes"],
+  float: ["as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "real"],
+  dict: ["fromkeys"],
+  Range: ["start", "stop", "step"],
+  Func: ["name", "arguments", "caller", "catch_kwargs", "catch_varargs", "explicit_caller"],
+  dict_keys: ["isdisjoint", "mapping"],
+  dict_values: ["mapping"],
+  dict_items: ["isdisjoint", "mapping"],
+};
+
 function ownAttribute(object: unknown, name: string): unknown {
   if (object instanceof Namespace) return object.fields.get(name);
   if (object instanceof Attributed) return object.attribute(name);
   if (object instanceof Group && (name === "grouper" || name === "list")) return object.items[name === "list" ? 1 : 0];
-  return methodOf(object, name);
+  const own = methodOf(object, name);
+  if (own === undefined && (PYTHONS[typeName(object)] ?? []).includes(name))
+    throw new TemplateError(`'${name}' of a ${typeName(object)} is not supported`);
+  return own;
 }
 
 /** `object[index]`: a key goes before a method. */
@@ -209,22 +226,25 @@ const listOf = (object: unknown): readonly unknown[] | null =>
   Array.isArray(object) ? object : object instanceof Tuple || object instanceof Range ? object.items : null;
 
 /** `object[start:stop:step]`. */
-export function sliceOf(object: unknown, bounds: readonly unknown[], path: string | null): unknown {
+export function sliceOf(object: unknown, bounds: readonly unknown[]): unknown {
   present(object);
   const items = typeof object === "string" ? charsOf(object) : listOf(object);
-  if (!items) return missing(object, "slice", path);
+  if (!items) throw typeFault("there is no slice of", object);
   const [start, stop, by] = bounds.map((bound) => {
     if (bound === null) return null;
-    if (!isInt(bound)) return Number.NaN;
+    if (!isInt(bound)) throw typeFault("a slice takes whole numbers, not", bound);
     return Number(bound);
   }) as [number | null, number | null, number | null];
-  if ([start, stop, by].some(Number.isNaN)) return missing(object, "slice", path);
   const step = by ?? 1;
   if (step === 0) throw new TemplateError("a slice's step cannot be zero");
   const [low, high] = step > 0 ? [0, items.length] : [-1, items.length - 1];
   const clamp = (bound: number | null, otherwise: number) =>
     bound === null ? otherwise : Math.min(high, Math.max(low, bound < 0 ? bound + items.length : bound));
   const [from, to] = [clamp(start, step > 0 ? low : high), clamp(stop, step > 0 ? high : low)];
+  if (object instanceof Range) {
+    const at = (i: number) => object.start + i * object.step;
+    return new Range(at(from), at(to), object.step * step);
+  }
   fits(items.length);
   const picked: unknown[] = [];
   for (let i = from; step > 0 ? i < to : i > to; i += step) picked.push(items[i]);

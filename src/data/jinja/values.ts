@@ -101,6 +101,12 @@ const keyOf = (key: unknown): unknown => {
 /** A dict of a template's own. Keys that are equal in Python (1, 1.0, true) are one; the first form is kept. */
 export class DictMap extends Map<unknown, unknown> {
   readonly forms = new Map<unknown, unknown>();
+  override has(key: unknown): boolean {
+    return super.has(keyOf(key));
+  }
+  override get(key: unknown): unknown {
+    return super.get(keyOf(key));
+  }
   override set(key: unknown, value: unknown): this {
     const known = keyOf(key);
     if (!this.has(known)) this.forms?.set(known, key);
