@@ -1,10 +1,12 @@
 // Jinja templates as transformers renders them: trim_blocks, lstrip_blocks, loop controls, {% generation %}, its own tojson, and
 // Python's values (jinja/evaluate.ts says why this is an interpreter of our own). Values are what json.ts's parseJson makes.
 
-import { compileBody, type Strict } from "./jinja/evaluate.ts";
+import type { Body } from "./jinja/ast.ts";
+import { compileBody } from "./jinja/evaluate.ts";
+import type { Strict } from "./jinja/expressions.ts";
 import { TemplateError } from "./jinja/lexer.ts";
 import { beginSteps } from "./jinja/limits.ts";
-import { type Body, parseTemplate } from "./jinja/parser.ts";
+import { parseTemplate } from "./jinja/parser.ts";
 import { Output, Scope } from "./jinja/scope.ts";
 
 export class Template {
@@ -34,6 +36,6 @@ export class Template {
   }
 }
 
-export type { Body, Expr, Statement } from "./jinja/parser.ts";
+export { type Body, type Expr, pathOf } from "./jinja/ast.ts";
 export { parseDay, strftimeNow } from "./jinja/strftime.ts";
 export { type Strict, TemplateError };

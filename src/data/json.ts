@@ -186,8 +186,9 @@ function textJson(text: string, ascii: boolean): string {
   return ascii ? quoted.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`) : quoted;
 }
 
-const CONTROL = /[\0-\x1f"\\]/g;
-const quote = (text: string): string => `"${text.replace(CONTROL, (unit) => JSON.stringify(unit).slice(1, -1))}"`;
+const CONTROLS = "\\0-\\x1f";
+const ESCAPED = new RegExp(`[${CONTROLS}"\\\\]`, "g");
+const quote = (text: string): string => `"${text.replace(ESCAPED, (unit) => JSON.stringify(unit).slice(1, -1))}"`;
 
 /** A number as Python prints it: 1, 1.0, 1e-07, 1e+16; in JSON the infinite ones have other names. */
 export function numberText(value: number | bigint | Float, json = false): string {

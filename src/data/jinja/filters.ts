@@ -2,10 +2,12 @@
 
 import { floatOf } from "../json.ts";
 import { asInt, asText, bindArgs } from "./args.ts";
-import { fixedText, formatPercent } from "./format.ts";
+import { formatPercent } from "./format.ts";
+import { indent } from "./indent.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge, fits, sized } from "./limits.ts";
-import { capitalize, joinTexts, replace, splitLines, strip } from "./methods.ts";
+import { capitalize, joinTexts, replace, strip } from "./methods.ts";
+import { rounded, toFloat, toInt } from "./numbers.ts";
 import { attributeOf, calculate, itemOf } from "./operators.ts";
 import { runTest } from "./tests.ts";
 import {
@@ -20,15 +22,13 @@ import {
   intOf,
   isDict,
   isFloat,
-  isInt,
   isNumber,
   isTrue,
   iterate,
   jsonOf,
   lengthOf,
   type Named,
-  present,
-  Range,
+  Safe,
   Stream,
   Tuple,
   textOf,
@@ -38,16 +38,14 @@ import {
 
 type Filter = readonly [params: readonly string[], call: (...args: unknown[]) => unknown];
 
-/**
- * Filters whose text Jinja marks as safe: what is joined to it is escaped from then on. That is not followed here, so they may only
- * stand last in what is printed.
- */
-export const MARKS = ["escape", "e", "forceescape", "safe"];
+/** Filters that take a text marked as safe; of others it is not followed what they would escape. */
+const TAKE_SAFE = ["safe", "escape", "e", "forceescape", "default", "d", "tojson"];
 
 export const hasFilter = (name: string): boolean => Object.hasOwn(FILTERS, name) || name in BY_NAME;
 
 export function runFilter(name: string, value: unknown, args: readonly unknown[], named: Named): unknown {
   charge(1);
+  if (value instanceof Safe && !TAKE_SAFE.includes(name)) throw typeFault(`the filter '${name}' is not supported for`, value);
   const special = BY_NAME[name];
   if (special) return special(value, args, named);
   if (!Object.hasOwn(FILTERS, name)) throw new TemplateError(`unknown filter '${name}'`);
@@ -85,68 +83,6 @@ function best(value: unknown, caseSensitive: unknown, attribute: unknown, sign: 
   const get = getter(attribute);
   const key = (item: unknown) => folded(get(item), caseSensitive);
   return items.reduce((kept, item) => (sign * compare(key(item), key(kept)) < 0 ? item : kept));
-}
-
-function rounded(value: unknown, precision: unknown, method: unknown): unknown {
-  if (!isNumber(value)) throw typeFault("round is not possible for", value);
-  const places = asInt("round", precision);
-  if (method === "common") {
-    if (!isInt(value)) return floatOf(places > 330 ? doubleOf(value) : Number(fixedText(doubleOf(value), places)));
-    if (places >= 0) return intOf(bigOf(value));
-    const unit = 10n ** BigInt(-places);
-    const [half, whole] = [bigOf(value) * 2n, bigOf(value)];
-    let low = whole / unit;
-    if (whole < 0n && whole % unit !== 0n) low -= 1n;
-    const over = half - low * unit * 2n;
-    return intOf((over > unit || (over === unit && low % 2n !== 0n) ? low + 1n : low) * unit);
-  }
-  if (method !== "ceil" && method !== "floor") throw new TemplateError("method must be common, ceil or floor");
-  return floatOf(Math[method](doubleOf(value) * 10 ** places) / 10 ** places);
-}
-
-const FLOAT_TEXT = /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+)?$/i;
-
-function toFloat(value: unknown): number | null {
-  present(value);
-  if (isNumber(value)) return doubleOf(value);
-  if (typeof value !== "string") return null;
-  const text = strip(value, null, true, true);
-  if (FLOAT_TEXT.test(text)) return Number(text.replaceAll("_", ""));
-  const special = /^([+-]?)(inf(inity)?|nan)$/i.exec(text);
-  if (!special) return null;
-  return special[2]!.toLowerCase() === "nan"
-    ? Number.NaN
-    : special[1] === "-"
-      ? Number.NEGATIVE_INFINITY
-      : Number.POSITIVE_INFINITY;
-}
-
-function toInt(value: unknown, otherwise: unknown, base: number): unknown {
-  if (isInt(value)) return intOf(bigOf(value));
-  if (typeof value === "string") {
-    const text = strip(value, null, true, true)
-      .toLowerCase()
-      .replace(/(\d)_(?=\d)/g, "$1");
-    const [, sign = "", digits = ""] = /^([+-]?)(.*)$/s.exec(text)!;
-    const prefix = { 16: "0x", 8: "0o", 2: "0b" }[base];
-    if (base === 10 && /^\d+$/.test(digits)) return intOf(BigInt(digits) * (sign === "-" ? -1n : 1n));
-    const pattern = { 16: /^(0x)?[\da-f]+$/, 8: /^(0o)?[0-7]+$/, 2: /^(0b)?[01]+$/ }[base];
-    if (pattern?.test(digits))
-      return intOf(BigInt(digits.startsWith(prefix!) ? digits : `${prefix}${digits}`) * (sign === "-" ? -1n : 1n));
-  }
-  const number = toFloat(value);
-  return number === null || !Number.isFinite(number) ? otherwise : intOf(BigInt(Math.trunc(number)));
-}
-
-function indent(value: unknown, width: unknown, first: unknown, blank: unknown): string {
-  const by = typeof width === "string" ? width : " ".repeat(Math.max(0, asInt("indent", width)));
-  const lines = splitLines(`${asText("indent", value)}\n`);
-  fits(textOf(value).length + lines.length * by.length);
-  const [head = "", ...rest] = lines;
-  const body = isTrue(blank)
-    ? lines.join(`\n${by}`)
-    : [head, ...rest.map((line) => (line === "" ? line : by + line))].join("\n");
-  return isTrue(first) ? by + body : body;
 }
 
 function tojson(value: unknown, ascii: unknown, indented: unknown, separators: unknown, sort: unknown): string {
@@ -236,7 +172,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       );
     },
   ],
-  escape: [["s"], escapeHtml],
+  escape: [["s"], (value) => (value instanceof Safe ? value : new Safe(escapeHtml(value)))],
+  forceescape: [["s"], (value) => new Safe(escapeHtml(value))],
   first: [
     ["seq"],
     (value) => {
@@ -316,7 +253,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     },
   ],
   round: [["value", "precision?", "method?"], (value, precision = 0, method = "common") => rounded(value, precision, method)],
-  safe: [["value"], (value) => textOf(value)],
+  safe: [["value"], (value) => new Safe(textOf(value))],
   slice: [
     ["value", "slices", "fill_with?"],
     (value, slices, fill) => {
@@ -390,13 +327,18 @@ const FILTERS: Readonly<Record<string, Filter>> = {
         return inQuery ? text.replaceAll("%20", "+") : text.replaceAll("%2F", "/");
       };
       if (typeof value === "string" || isNumber(value) || value === null) return quote(value, false);
-      const pairs = isDict(value) ? dictEntries(value) : iterate(value).map(iterate);
+      const pairs = isDict(value) ? dictEntries(value) : iterate(value).map(pairOf);
       return pairs.map(([key, item]) => `${quote(key, true)}=${quote(item, true)}`).join("&");
     },
   ],
   wordcount: [["s"], (value) => sized(textOf(value)).match(/[\p{L}\p{N}\p{Mn}_]+/gu)?.length ?? 0],
 };
-const ALIASES: Readonly<Record<string, string>> = { d: "default", e: "escape", forceescape: "escape", count: "length" };
+const pairOf = (value: unknown): readonly unknown[] => {
+  const pair = iterate(value);
+  if (pair.length !== 2) throw new TemplateError(`expected 2 values to unpack, found ${pair.length}`);
+  return pair;
+};
+const ALIASES: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 
 const methodOnly = (dict: object, name: string): unknown =>
   ["get", "keys", "values", "items", "copy"].includes(name)
@@ -425,7 +367,6 @@ const BY_NAME: Readonly<Record<string, (value: unknown, args: readonly unknown[]
     }
     if (args.length === 0) throw new TemplateError("map requires a filter argument");
     const [name, ...rest] = args;
-    if (MARKS.includes(asText("map", name))) throw new TemplateError(`the filter '${String(name)}' is not supported in map`);
     return new Stream(iterate(value).map((item) => runFilter(asText("map", name), item, rest, named)));
   },
   select: (value, args, named) => picked(value, null, args, named, true),
@@ -448,5 +389,3 @@ function picked(
   const test = name === undefined ? isTrue : (item: unknown) => runTest(asText("select", name), item, rest, named);
   return new Stream(iterate(value).filter((item) => test(get(item)) === wanted));
 }
-
-export { Range };

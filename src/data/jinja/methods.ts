@@ -1,6 +1,5 @@
 // Methods of Python's texts, lists, tuples and dicts. What would change a list or a dict is refused, as in Jinja's sandbox.
 
-import { floatOf } from "../json.ts";
 import { asInt, asText, bindArgs } from "./args.ts";
 import { formatBraces } from "./format.ts";
 import { SPACES, TemplateError } from "./lexer.ts";
@@ -24,7 +23,6 @@ import {
   type Named,
   Range,
   Tuple,
-  typeName,
   View,
 } from "./values.ts";
 
@@ -33,7 +31,8 @@ type Method<T> = readonly [params: readonly string[], call: (self: T, ...args: u
 
 const SPACE = new RegExp(`[${SPACES}]`);
 const WORDS = new RegExp(`[^${SPACES}]+`, "g");
-const LINE_END = /\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]/g;
+const CONTROL_ENDS = "\\n\\r\\v\\f\\x1c\\x1d\\x1e\\x85\\u2028\\u2029";
+const LINE_END = new RegExp(`\\r\\n|[${CONTROL_ENDS}]`, "g");
 
 /** Takes characters off a text's ends: white space, or those of `chars`. */
 export function strip(text: string, chars: unknown, left: boolean, right: boolean): string {
@@ -346,5 +345,3 @@ const refused = (kind: string, name: string): Func =>
   new Func(name, () => {
     throw new TemplateError(`${kind}.${name}() is refused: templates must not change what they are given (as in transformers)`);
   });
-
-export { floatOf, typeName };

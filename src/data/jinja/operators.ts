@@ -1,5 +1,6 @@
 // Python's arithmetic, and what stands behind a dot or between brackets.
 
+import { Float, floatOf } from "../json.ts";
 import { formatPercent } from "./format.ts";
 import { TemplateError } from "./lexer.ts";
 import { fits, sized } from "./limits.ts";
@@ -14,8 +15,6 @@ import {
   dictGet,
   doubleOf,
   equal,
-  Float,
-  floatOf,
   Group,
   hasPairs,
   intOf,
@@ -180,8 +179,8 @@ const PYTHONS: Readonly<Record<string, readonly string[]>> = {
   bool: ["as_integer_ratio", "bit_count", "conjugate", "denominator", "from_bytes", "imag", "numerator", "real", "to_bytes"],
   float: ["as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "real"],
   dict: ["fromkeys"],
-  Range: ["start", "stop", "step"],
-  Func: ["name", "arguments", "caller", "catch_kwargs", "catch_varargs", "explicit_caller"],
+  range: ["start", "stop", "step"],
+  function: ["name", "arguments", "caller", "catch_kwargs", "catch_varargs", "explicit_caller"],
   dict_keys: ["isdisjoint", "mapping"],
   dict_values: ["mapping"],
   dict_items: ["isdisjoint", "mapping"],

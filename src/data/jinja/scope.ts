@@ -11,7 +11,6 @@ import {
   isDict,
   isInt,
   iterate,
-  lengthOf,
   type Named,
   Namespace,
   Range,
@@ -156,5 +155,3 @@ export function setField(namespace: unknown, name: string, value: unknown): void
   if (name.startsWith("_")) throw new TemplateError(`a namespace's field must not begin with an underscore: '${name}'`);
   namespace.fields.set(name, value);
 }
-
-export { lengthOf };

@@ -1,5 +1,6 @@
 // Jinja's tests: "x is defined" and its like.
 
+import { Float } from "../json.ts";
 import { bindArgs } from "./args.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge } from "./limits.ts";
@@ -9,7 +10,6 @@ import {
   Attributed,
   contains,
   equal,
-  Float,
   Func,
   isDict,
   isFloat,
@@ -17,6 +17,7 @@ import {
   isNumber,
   type Named,
   Range,
+  Safe,
   Stream,
   Tuple,
   textOf,
@@ -33,6 +34,7 @@ const isSequence = (value: unknown): boolean =>
   value instanceof Tuple ||
   value instanceof Range ||
   value instanceof Undefined ||
+  value instanceof Safe ||
   isDict(value);
 const remainder = (value: unknown, by: unknown): boolean => equal(calculate("%", value, by), 0);
 
@@ -67,7 +69,7 @@ const TESTS: Readonly<Record<string, Test>> = {
     (value, other) => value === other || (value instanceof Float && other instanceof Float && value.value === other.value),
   ],
   sequence: [["value"], isSequence],
-  string: [["value"], (value) => typeof value === "string"],
+  string: [["value"], (value) => typeof value === "string" || value instanceof Safe],
   true: [["value"], (value) => value === true],
   undefined: [["value"], (value) => value instanceof Undefined],
   upper: [["value"], (value) => isUpper(textOf(value))],

@@ -3,7 +3,7 @@
 // Texts, booleans, null (None), arrays (lists) and numbers are JavaScript's own; ints beyond 2^53 are bigints, floats with a
 // whole value are json.ts's Float. A dict is a Map or a row's plain object. All else is a `Native`.
 
-import { Float, floatOf, type JsonStyle, keysOf, numberText, writeJson } from "../json.ts";
+import { Float, type JsonStyle, keysOf, numberText, writeJson } from "../json.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge, sized } from "./limits.ts";
 
@@ -58,6 +58,16 @@ export class View extends Native {
 /** What map, select and their like give: it can be gone through once. */
 export class Stream extends Native {
   constructor(readonly rest: unknown[]) {
+    super();
+  }
+}
+
+/**
+ * A text marked as safe by `safe` or `escape`. Python escapes what is joined to one with "+" and the like; here it may be printed,
+ * joined with "~", tested and compared, and all else is an error.
+ */
+export class Safe extends Native {
+  constructor(readonly text: string) {
     super();
   }
 }
@@ -150,8 +160,11 @@ export function typeName(value: unknown): string {
   if (value instanceof Tuple) return "tuple";
   if (value instanceof View) return value.kind;
   if (value instanceof Stream) return "generator";
+  if (value instanceof Range) return "range";
+  if (value instanceof Func) return "function";
+  if (value instanceof Safe) return "Markup";
   if (isDict(value)) return "dict";
-  return (value as object).constructor.name;
+  return value instanceof Namespace ? "Namespace" : "LoopContext";
 }
 
 /** An Undefined that is used says what is missing. */
@@ -207,6 +220,7 @@ export function isTrue(value: unknown): boolean {
   if (isNumber(value)) return doubleOf(value) !== 0;
   if (Array.isArray(value)) return value.length > 0;
   if (value instanceof Tuple || value instanceof Range || value instanceof View) return value.items.length > 0;
+  if (value instanceof Safe) return value.text !== "";
   if (isDict(value)) return value instanceof Map ? value.size > 0 : Object.keys(value).length > 0;
   return true;
 }
@@ -218,6 +232,7 @@ export function equal(a: unknown, b: unknown): boolean {
     if (isInt(a) && isInt(b)) return bigOf(a) === bigOf(b);
     return doubleOf(a) === doubleOf(b);
   }
+  if (a instanceof Safe || b instanceof Safe) return equal(a instanceof Safe ? a.text : a, b instanceof Safe ? b.text : b);
   if (a instanceof Undefined) return b instanceof Undefined;
   const sameItems = (x: readonly unknown[], y: readonly unknown[]) =>
     x.length === y.length && x.every((item, i) => equal(item, y[i]));
@@ -276,6 +291,7 @@ export function contains(container: unknown, item: unknown): boolean {
 export function textOf(value: unknown): string {
   if (typeof value === "string") return value;
   if (value instanceof Undefined) return "";
+  if (value instanceof Safe) return value.text;
   return reprOf(value);
 }
 
@@ -287,6 +303,7 @@ export function reprOf(value: unknown, depth = 0): string {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value === "number" || typeof value === "bigint" || value instanceof Float) return numberText(value);
   if (value instanceof Undefined) return "Undefined";
+  if (value instanceof Safe) return `Markup(${quoted(value.text)})`;
   const all = (items: readonly unknown[]) => items.map((item) => reprOf(item, depth + 1)).join(", ");
   if (Array.isArray(value)) return sized(`[${all(value)}]`);
   if (value instanceof Tuple) return sized(`(${all(value.items)}${value.items.length === 1 ? "," : ""})`);
@@ -335,14 +352,16 @@ export function jsonOf(value: unknown, style: JsonStyle): string {
 /** Tuples are lists to JSON. */
 const plain = (value: unknown): unknown => {
   if (value instanceof Tuple) return value.items.map(plain);
+  if (value instanceof Safe) return value.text;
   if (Array.isArray(value) && value.some((item) => item instanceof Native || isDict(item) || Array.isArray(item)))
     return value.map(plain);
-  if (value instanceof Map && [...value.values()].some((item) => item instanceof Tuple)) {
+  if (
+    value instanceof Map &&
+    [...value.values()].some((item) => item instanceof Native || Array.isArray(item) || isDict(item))
+  ) {
     const copy = new DictMap();
     for (const [key, item] of dictEntries(value)) copy.set(key, plain(item));
     return copy;
   }
   return value;
 };
-
-export { Float, floatOf };
