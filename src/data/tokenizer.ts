@@ -2,10 +2,10 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
 import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import type { Chat } from "./format.ts";
+import { parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, RowFault } from "./jsonl.ts";
 import { mendTokenizer } from "./mend.ts";
 import { type Place, placeTokens } from "./surface.ts";
@@ -24,14 +24,16 @@ export type Tokenizer = {
   readonly hasChatTemplate: boolean;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
+  /** Whether a conversation's template has asked for today's date, and got the fixed one. */
+  readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
 };
 
 type Json = Record<string, unknown>;
 
-/** What Llama's templates take for today where they are not told: a run shall read the same on any day. */
-const DATE = "26 Jul 2024";
+/** What templates take for today, unless the conversation's `date_string` says otherwise: a run reads the same on any day. */
+export const DATE = "26 Jul 2024";
 
 /**
  * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws
@@ -45,7 +47,15 @@ export function loadTokenizer(folder: string): Tokenizer {
   const id = (name: string): number | null => hub.token_to_id(specialText(name) ?? "") ?? null;
   const [bos, eos] = [id("bos_token"), id("eos_token")];
   const chat = chatTemplateOf(folder, config);
-  const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token"), date_string: DATE };
+  let dated = false;
+  const today = (date: unknown) => {
+    const day = (typeof date === "string" ? parseDay(date) : null) ?? parseDay(DATE)!;
+    return strftimeNow(day, () => {
+      dated = true;
+    });
+  };
+  // As transformers has it: all special tokens by name, and null where there are no tools or documents.
+  const names = { ...specialTexts(config), tools: null, documents: null, date_string: DATE, strftime_now: today(DATE) };
   const added = [...hub.get_added_tokens_decoder().values()].map(({ content }) => content);
   const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(added) };
   const encode = (text: string) => (text === "" ? { ids: [], tokens: [] } : hub.encode(text, { add_special_tokens: false }));
@@ -64,11 +74,14 @@ export function loadTokenizer(folder: string): Tokenizer {
     renderChat: ({ messages, variables }, prompt) => {
       if (!chat) throw new RowFault("is a conversation, but the base model has no chat template");
       try {
-        return chat.render({ ...names, ...variables, messages, add_generation_prompt: prompt });
+        const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
+        return chat.render({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
       } catch (error) {
+        if (!(error instanceof TemplateError)) throw error;
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
+    usedDate: () => dated,
     specials: added.sort((a, b) => b.length - a.length),
   };
 }
@@ -126,6 +139,12 @@ function tokenText(token: unknown): string | null {
   if (typeof token === "string") return token;
   const content = (token as { content?: unknown } | null | undefined)?.content;
   return typeof content === "string" ? content : null;
+}
+
+/** The special tokens that a template may write: bos_token, eos_token, pad_token, ... */
+function specialTexts(config: Json): Json {
+  const named = Object.keys(config).filter((name) => /^[a-z_]+_token$/.test(name) && tokenText(config[name]) !== null);
+  return Object.fromEntries(named.map((name) => [name, tokenText(config[name])]));
 }
 
 function addsBos(hub: HubTokenizer, bos: number, config: Json): boolean {
