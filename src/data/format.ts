@@ -3,6 +3,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { AdapterRecipe, Format } from "../recipe/recipe.ts";
+import { stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 import { compileTemplates } from "./template.ts";
 
@@ -84,7 +85,7 @@ export function labelledReader(options: FormatOptions): (fields: Fields) => Pref
   return (fields) => {
     const { label } = fields;
     if (typeof label !== "boolean")
-      throw new RowFault(`has ${clip(JSON.stringify(label) ?? "nothing")} in 'label', wants true or false`);
+      throw new RowFault(`has ${clip(stringifyJson(label) ?? "nothing")} in 'label', wants true or false`);
     return { own: pairOf(fields, options), other: null, label };
   };
 }
@@ -104,7 +105,7 @@ function withPrompt(fields: Fields): Fields {
   if (!Array.isArray(fields["chosen"]) || !Array.isArray(fields["rejected"]))
     throw new RowFault("lacks the field 'prompt'; only two conversations, in 'chosen' and 'rejected', can do without");
   const [chosen, rejected] = [turnsOf(fields, "chosen"), turnsOf(fields, "rejected")];
-  const same = (i: number) => JSON.stringify(chosen[i]) === JSON.stringify(rejected[i]);
+  const same = (i: number) => stringifyJson(chosen[i]) === stringifyJson(rejected[i]);
   let common = 0;
   while (common < Math.min(chosen.length, rejected.length) && same(common)) common++;
   if (common === 0) throw new RowFault("has in 'chosen' and 'rejected' conversations that begin differently");
@@ -128,7 +129,7 @@ function textField(fields: Fields, name: string, optional = false): string {
   const value = fields[name];
   if (optional && value == null) return "";
   if (value === undefined) throw new RowFault(`lacks the field '${name}'`);
-  if (typeof value !== "string") throw new RowFault(`has ${clip(JSON.stringify(value))} in '${name}', wants a text`);
+  if (typeof value !== "string") throw new RowFault(`has ${clip(stringifyJson(value))} in '${name}', wants a text`);
   return optional ? value : nonEmpty(value, name);
 }
 
@@ -157,7 +158,7 @@ function turnOf(turn: unknown, place: string): Message {
   const { [roleKey]: said, [contentKey]: content, ...more } = turn as Record<string, unknown>;
   const role = roleKey === "from" ? (SHAREGPT_ROLES.get(String(said)) ?? said) : said;
   if (typeof role !== "string" || !ROLES.includes(role))
-    throw new RowFault(`has ${clip(JSON.stringify(said) ?? "nothing")} as ${place}.${roleKey}; known are ${ROLES.join(", ")}`);
+    throw new RowFault(`has ${clip(stringifyJson(said) ?? "nothing")} as ${place}.${roleKey}; known are ${ROLES.join(", ")}`);
   if (content == null && Array.isArray(more["tool_calls"])) return { ...more, role, content: "" };
   if (typeof content !== "string") throw new RowFault(`has no text in ${place}.${contentKey}`);
   return { ...more, role, content };

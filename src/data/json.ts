@@ -29,8 +29,8 @@ export function keysOf(object: object): readonly string[] {
   return [...order.filter((key) => Object.hasOwn(object, key)), ...keys.filter((key) => !known.has(key))];
 }
 
-/** Signs that JSON.parse may change something: a number of 16 digits, a fraction or exponent, a key of digits, a minus zero. */
-const RISKY = /\d{16}|\d[.eE][\d+-]|"\d+"\s*:|-0/;
+/** Signs that JSON.parse may change something: a number of 16 digits, with an exponent or a whole fraction; a key of digits. */
+const RISKY = /(?:^|[:,[])\s*-?(?:[\d.]{16}|\d+\.0+(?!\d)|\d+(?:\.\d+)?[eE])|"(?:\d|\\u003\d)+"\s*:/;
 
 /**
  * The value of a JSON text. Of equal keys the last one counts, in the place of the first, as in Python. Throws a SyntaxError for what is
@@ -122,7 +122,7 @@ class Reader {
 function numberOf(text: string): unknown {
   if (/^-?\d+$/.test(text)) {
     const value = Number(text);
-    return Number.isSafeInteger(value) ? value + 0 || 0 : BigInt(text);
+    return Number.isSafeInteger(value) ? value : BigInt(text);
   }
   const value = Number(text);
   if (!Number.isFinite(value)) throw new SyntaxError(`the number ${text.slice(0, 40)} is beyond the range of a float`);
