@@ -5,9 +5,10 @@
 // leaves out thoughts, Mistral moves the system message, Phi 3 ends the whole chat), so no rendering is believed by itself:
 // spans must lie in order, hold what their turns say and nothing of what another says.
 
-import type { Chat, Example, Message } from "./format.ts";
+import type { Chat, Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import type { Message } from "./turns.ts";
 
 /** A piece of text, in characters. */
 export type Span = { readonly from: number; readonly to: number };

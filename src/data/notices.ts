@@ -1,0 +1,82 @@
+// What a reader of rows tells of them, by kind: how many rows and turns, and one example. Nothing is left out without a word.
+
+import { clip, placeOf, type Source } from "./jsonl.ts";
+
+export type NoticeKind =
+  | "thoughts"
+  | "answers"
+  | "tool calls"
+  | "context"
+  | "empty thoughts"
+  | "fields"
+  | "template arguments"
+  | "too long"
+  | "nothing to learn"
+  | "same answers"
+  | "joined prompts"
+  | "cut";
+
+export type Notice = {
+  readonly kind: NoticeKind;
+  readonly rows: number;
+  readonly turns: number;
+  /** "rows.jsonl:3, turn 2: 'the words that are lost'". */
+  readonly example: string;
+};
+
+/** What each kind means, as the end of "n rows ..." or "n turns of m rows ...", and what to do. */
+const MEANINGS: Readonly<Record<NoticeKind, readonly [says: string, hint: string]>> = {
+  thoughts: [
+    "have thoughts that the chat template leaves out",
+    'thoughts = "every-turn" trains each turn with the prompt it is written after; "drop" takes all thoughts away',
+  ],
+  answers: ["have words of an answer that the chat template leaves out", "they are not learned"],
+  "tool calls": ["have a tool's call that the chat template leaves out or rewrites", "give a template that writes calls of tools"],
+  context: ["have words that the chat template leaves out of what the model reads", ""],
+  "empty thoughts": ["get an empty think block from the chat template", "it is read, and not learned"],
+  fields: ["have fields that are not used", ""],
+  "template arguments": ["have arguments that the chat template does not ask for", ""],
+  "too long": ["are longer than max_length and dropped", "raise max_length"],
+  "nothing to learn": ["have nothing to learn within max_length and are dropped", "raise max_length"],
+  "same answers": ["have two answers with the same tokens and are dropped: they teach nothing", ""],
+  "joined prompts": [
+    "have a prompt whose last token is another one when its completion follows",
+    "end prompts where a token ends, not in a space",
+  ],
+  cut: ["are cut to max_length", ""],
+};
+
+/** A line for people. */
+export function noticeText({ kind, rows, turns, example }: Notice): string {
+  const many = (n: number, what: string) => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`;
+  const [says, hint] = MEANINGS[kind];
+  const who = turns > 0 ? `${many(turns, "turn")} of ${many(rows, "row")}` : many(rows, "row");
+  return `${who} ${says} (${example})${hint === "" ? "" : `; ${hint}`}`;
+}
+
+/** Counts by kind while rows are read. */
+export class NoticeBook {
+  readonly #counts = new Map<NoticeKind, { rows: number; turns: number; example: string; last: Source | null }>();
+
+  /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are told. */
+  add(kind: NoticeKind, source: Source, what: string, turn?: number): void {
+    const where = `${placeOf(source)}${turn === undefined ? "" : `, turn ${turn + 1}`}`;
+    const known = this.#counts.get(kind) ?? { rows: 0, turns: 0, example: what === "" ? where : `${where}: ${clip(what)}`, last: null };
+    if (known.last !== source) known.rows++;
+    known.last = source;
+    if (turn !== undefined) known.turns++;
+    this.#counts.set(kind, known);
+  }
+
+  get notices(): readonly Notice[] {
+    return [...this.#counts].map(([kind, { rows, turns, example }]) => ({ kind, rows, turns, example }));
+  }
+}
+
+/** Those of several files, together. */
+export function mergedNotices(all: readonly (readonly Notice[])[]): readonly Notice[] {
+  const kinds = Map.groupBy(all.flat(), ({ kind }) => kind);
+  return [...kinds].map(([kind, [first, ...others]]) =>
+    others.reduce((sum, { rows, turns }) => ({ ...sum, rows: sum.rows + rows, turns: sum.turns + turns }), { ...first!, kind }),
+  );
+}
