@@ -150,7 +150,8 @@ function textField(fields: Fields, name: string, optional = false): string {
   const value = fields[name];
   if (optional && value == null) return "";
   if (value === undefined) throw new RowFault(`lacks the field '${name}'`);
-  if (typeof value !== "string") throw new RowFault(`has ${clip(stringifyJson(value))} in '${name}', wants a text`);
+  if (typeof value !== "string")
+    throw new RowFault(`has ${clip(stringifyJson(value) ?? "nothing")} in '${name}', wants a text`);
   return optional ? value : nonEmpty(value, name);
 }
 

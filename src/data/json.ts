@@ -144,12 +144,11 @@ export const stringifyJson = (value: unknown): string | undefined =>
 const keysAndValues = (value: object): readonly (readonly [string, unknown])[] | null =>
   Array.isArray(value) ? null : keysOf(value).map((key) => [key, (value as Record<string, unknown>)[key]] as const);
 
-/** Writes as Python's json.dumps. `entriesOf` gives an object's keys, as texts, with their values; null for a list. */
-export function writeJson(
-  value: unknown,
-  style: JsonStyle,
-  entriesOf: (value: object) => readonly (readonly [string, unknown])[] | null,
-): string {
+/** Of an object its keys, as texts, with their values; null for a list, and a text for what is one. */
+export type EntriesOf = (value: object) => readonly (readonly [string, unknown])[] | string | null;
+
+/** Writes as Python's json.dumps. */
+export function writeJson(value: unknown, style: JsonStyle, entriesOf: EntriesOf): string {
   const { indent = null } = style;
   const [item, colon] = [style.item ?? (indent === null ? ", " : ","), style.key ?? ": "];
   const write = (part: unknown, margin: string): string => {
@@ -158,6 +157,7 @@ export function writeJson(
     if (typeof part === "boolean") return String(part);
     if (typeof part === "number" || typeof part === "bigint" || part instanceof Float) return numberText(part, true);
     const entries = entriesOf(part as object);
+    if (typeof entries === "string") return textJson(entries, style.ascii ?? false);
     const inner = indent === null ? "" : `${margin}${indent}`;
     const wrap = (open: string, parts: readonly string[], close: string): string => {
       if (parts.length === 0) return open + close;

@@ -50,7 +50,7 @@ describe("as transformers renders it", () => {
     const given = { ...specials, tools: null, documents: null, add_generation_prompt: false };
     const found = rows.map((row) => hash(rendered(text, { ...given, ...(parseJson(row) as object) })));
     expect(found).toEqual(hashes[name]!);
-    expect(found.filter((one) => one !== null).length).toBeGreaterThan(10);
+    expect(found.filter((one) => one !== null).length).toBeGreaterThan(5);
   });
 });
 
@@ -99,7 +99,7 @@ describe("what is refused", () => {
     ["output", "{% set x = 'a' * 1000000 %}{% for a in range(99999) %}{{ x }}{% endfor %}"],
     ["repetition", "{{ 'ab' * 10 ** 12 }}"],
     ["width", "{{ '%999999999999d' % 1 }}"],
-    ["powers", "{{ 9 ** 9 ** 9 }}"],
+    ["powers", "{{ 9 ** (9 ** 9) }}"],
     ["products", "{% set ns = namespace(x=3) %}{% for a in range(99999) %}{% set ns.x = ns.x * ns.x %}{% endfor %}"],
     ["ranges", "{{ range(10 ** 15) | list | length }}"],
     ["replacement", "{% set x = 'a' * 1000000 %}{{ x | replace('a', x) }}"],

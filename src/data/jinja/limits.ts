@@ -21,7 +21,13 @@ export function charge(steps: number): void {
     throw new TemplateError(`takes more than ${STEPS} steps for one row: shorten the row, or mend the template's loops`);
 }
 
-/** Checks a text that grew. */
+/** Checks a text that was joined, which costs nothing until it is read. */
+export function grown(text: string): string {
+  if (text.length > LENGTH) throw tooLong();
+  return text;
+}
+
+/** Checks a text that was made anew. */
 export function sized(text: string): string {
   if (text.length > LENGTH) throw tooLong();
   charge(text.length >> 6);

@@ -3,7 +3,7 @@
 import { Float, floatOf } from "../json.ts";
 import { formatPercent } from "./format.ts";
 import { TemplateError } from "./lexer.ts";
-import { fits, sized } from "./limits.ts";
+import { fits, grown } from "./limits.ts";
 import { methodOf } from "./methods.ts";
 import {
   Attributed,
@@ -35,7 +35,7 @@ const isWhole = (value: unknown): value is number => typeof value === "number" &
 
 export function calculate(operator: string, a: unknown, b: unknown): unknown {
   if (operator === "+") {
-    if (typeof a === "string" && typeof b === "string") return sized(a + b);
+    if (typeof a === "string" && typeof b === "string") return grown(a + b);
     if (isWhole(a) && isWhole(b) && Number.isSafeInteger(a + b)) return a + b;
     if (Array.isArray(a) && Array.isArray(b)) return joined(a, b);
     if (a instanceof Tuple && b instanceof Tuple) return new Tuple(joined(a.items, b.items));

@@ -1,7 +1,7 @@
 // Where a template's variables live, what it writes to, and the object `loop`.
 
 import { TemplateError } from "./lexer.ts";
-import { charge, sized } from "./limits.ts";
+import { charge, grown } from "./limits.ts";
 import {
   Attributed,
   DictMap,
@@ -45,7 +45,7 @@ export class Scope {
 export class Output {
   text = "";
   write(text: string): void {
-    this.text = sized(this.text + text);
+    this.text = grown(this.text + text);
   }
 }
 

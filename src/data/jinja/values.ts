@@ -3,7 +3,7 @@
 // Texts, booleans, null (None), arrays (lists) and numbers are JavaScript's own; ints beyond 2^53 are bigints, floats with a
 // whole value are json.ts's Float. A dict is a Map or a row's plain object. All else is a `Native`.
 
-import { Float, type JsonStyle, keysOf, numberText, writeJson } from "../json.ts";
+import { type EntriesOf, Float, type JsonStyle, keysOf, numberText, writeJson } from "../json.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge, sized } from "./limits.ts";
 
@@ -23,6 +23,9 @@ export class Undefined extends Native {
 export class Tuple extends Native {
   constructor(readonly items: readonly unknown[]) {
     super();
+  }
+  [Symbol.iterator](): Iterator<unknown> {
+    return this.items[Symbol.iterator]();
   }
 }
 
@@ -334,10 +337,11 @@ function quoted(text: string): string {
 
 /** json.dumps(). */
 export function jsonOf(value: unknown, style: JsonStyle): string {
-  const entries = (object: object): readonly (readonly [string, unknown])[] | null => {
+  const entries: EntriesOf = (object) => {
     charge(1);
     if (Array.isArray(object)) return null;
     if (object instanceof Tuple) return null;
+    if (object instanceof Safe) return object.text;
     if (!isDict(object)) throw typeFault("JSON has no form for", object);
     return dictEntries(object).map(([key, item]) => {
       if (typeof key === "string") return [key, item];
@@ -346,22 +350,5 @@ export function jsonOf(value: unknown, style: JsonStyle): string {
       throw typeFault("JSON has no key of", key);
     });
   };
-  return sized(writeJson(plain(value), style, entries));
+  return sized(writeJson(value, style, entries));
 }
-
-/** Tuples are lists to JSON. */
-const plain = (value: unknown): unknown => {
-  if (value instanceof Tuple) return value.items.map(plain);
-  if (value instanceof Safe) return value.text;
-  if (Array.isArray(value) && value.some((item) => item instanceof Native || isDict(item) || Array.isArray(item)))
-    return value.map(plain);
-  if (
-    value instanceof Map &&
-    [...value.values()].some((item) => item instanceof Native || Array.isArray(item) || isDict(item))
-  ) {
-    const copy = new DictMap();
-    for (const [key, item] of dictEntries(value)) copy.set(key, plain(item));
-    return copy;
-  }
-  return value;
-};
