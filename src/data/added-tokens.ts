@@ -19,14 +19,25 @@ export type AddedToken = {
 /** A token, or a piece of text between tokens. */
 export type Section = { readonly token: AddedToken } | { readonly text: string };
 
-type Finder = (text: string) => Section[];
+/** What becomes of the text's characters from `from` to before `to`, in order. */
+export type Run = { readonly from: number; readonly to: number; readonly sections: readonly Section[] };
 
-/** Cuts a text at its added tokens and normalises what lies between. */
-export function sectioner(tokens: readonly AddedToken[], normalise: Normaliser): (text: string) => Section[] {
+type Found = Section & { readonly from: number; readonly to: number };
+type Finder = (text: string) => Found[];
+
+/** Cuts a text at its added tokens and normalises what lies between. A run is a single section unless the normaliser changed its text. */
+export function sectioner(tokens: readonly AddedToken[], normalise: Normaliser): (text: string) => Run[] {
   const isNormalised = ({ normalized, special }: AddedToken) => normalized ?? !special;
   const raw = finder(new Map(tokens.filter((token) => !isNormalised(token)).map((token) => [token.content, token])));
-  const normalised = finder(new Map(tokens.filter(isNormalised).map((token) => [normalise(token.content), token])));
-  return (text) => raw(text).flatMap((section) => ("token" in section ? [section] : normalised(normalise(section.text))));
+  const second = finder(new Map(tokens.filter(isNormalised).map((token) => [normalise(token.content), token])));
+  return (text) =>
+    raw(text).flatMap((found): Run[] => {
+      if ("token" in found) return [{ from: found.from, to: found.to, sections: [found] }];
+      const changed = normalise(found.text);
+      const sections = second(changed);
+      if (changed !== found.text) return [{ from: found.from, to: found.to, sections }];
+      return sections.map((section) => ({ from: found.from + section.from, to: found.from + section.to, sections: [section] }));
+    });
 }
 
 type Node = { readonly next: Map<number, Node>; token: AddedToken | null };
@@ -45,7 +56,10 @@ function finder(tokens: ReadonlyMap<string, AddedToken>): Finder {
     node.token = token;
   }
   return (text) => {
-    const sections: Section[] = [];
+    const sections: Found[] = [];
+    const between = (to: number) => {
+      if (to > from) sections.push({ text: text.slice(from, to), from, to });
+    };
     let from = 0; // what is before it has its section
     for (let at = 0; at < text.length; ) {
       const found = longestAt(root, text, at);
@@ -56,13 +70,13 @@ function finder(tokens: ReadonlyMap<string, AddedToken>): Finder {
       const { token, end } = found;
       if (!token.single_word || !(isWord(charBefore(text, at)) || isWord(charAt(text, end)))) {
         const start = Math.max(token.lstrip ? spacesBefore(text, at) : at, from);
-        if (start > from) sections.push({ text: text.slice(from, start) });
-        sections.push({ token });
+        between(start);
         from = token.rstrip ? spacesBehind(text, end) : end;
+        sections.push({ token, from: start, to: from });
       }
       at = Math.max(end, from);
     }
-    if (from < text.length) sections.push({ text: text.slice(from) });
+    between(text.length);
     return sections;
   };
 }

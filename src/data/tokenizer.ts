@@ -10,7 +10,7 @@ import { type AddedToken, sectioner } from "./added-tokens.ts";
 import type { Chat } from "./format.ts";
 import { clip, RowFault } from "./jsonl.ts";
 import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
-import { type Place, placeTokens } from "./surface.ts";
+import { type Place, placeTokens, type TokenRun } from "./surface.ts";
 import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {
@@ -41,7 +41,7 @@ const DATE = "26 Jul 2024";
 export function loadTokenizer(folder: string): Tokenizer {
   const json = readJson(folder, "tokenizer.json");
   const config = { ...optionalJson(folder, "special_tokens_map.json"), ...optionalJson(folder, "tokenizer_config.json") };
-  const { hub, encode, added } = open(folder, json, config);
+  const { hub, encode, added, byteLevel } = open(folder, json, config);
   const specialText = (name: string) => tokenText(config[name]) ?? undefined;
   const id = (name: string): number | null => {
     const text = specialText(name);
@@ -51,12 +51,12 @@ export function loadTokenizer(folder: string): Tokenizer {
   const chat = chatTemplateOf(folder, config);
   const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token"), date_string: DATE };
   const texts = added.map(({ content }) => content);
-  const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(texts) };
+  const spelling = { byteLevel, added: new Set(texts) };
   return {
     encode: (text) => encode(text).ids,
     encodePieces: (pieces) => {
-      const { ids, tokens } = encode(pieces.join(""));
-      return { ids, places: placeTokens(tokens, pieces, spelling) };
+      const { ids, runs } = encode(pieces.join(""));
+      return { ids, places: placeTokens(runs, pieces, spelling) };
     },
     decode: (ids) =>
       ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
@@ -95,11 +95,13 @@ function readJson(folder: string, name: string): Json {
   return value as Json;
 }
 
-type Encoding = { readonly ids: number[]; readonly tokens: string[] };
+type Encoding = { readonly ids: number[]; readonly runs: readonly TokenRun[] };
 type Opened = {
   readonly hub: HubTokenizer;
   readonly encode: (text: string) => Encoding;
   readonly added: readonly AddedToken[];
+  /** Whether each character of a token is a byte. */
+  readonly byteLevel: boolean;
 };
 
 function open(folder: string, json: Json, config: Json): Opened {
@@ -108,9 +110,10 @@ function open(folder: string, json: Json, config: Json): Opened {
     const added = addedTokensOf(json, config);
     const hub = new HubTokenizer({ ...json, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
     quicken(hub);
-    const encode = encoderOf(hub, json, added);
+    const byteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
+    const encode = encoderOf(hub, json, added, byteLevel);
     hub.decode(encode("a").ids); // what is broken inside shows when it is used
-    return { hub, encode, added };
+    return { hub, encode, added, byteLevel };
   } catch (error) {
     throw unusable(join(folder, "tokenizer.json"), `cannot be used: ${clip(textOf(error))}`);
   }
@@ -138,7 +141,12 @@ function addedTokensOf(json: Json, config: Json): AddedToken[] {
 
 const SPECIALS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-function encoderOf(hub: HubTokenizer, json: Json, added: readonly AddedToken[]): (text: string) => Encoding {
+function encoderOf(
+  hub: HubTokenizer,
+  json: Json,
+  added: readonly AddedToken[],
+  byteLevel: boolean,
+): (text: string) => Encoding {
   const sectionsOf = sectioner(added, normaliserOf(json["normalizer"]));
   const wordsOf = preTokeniserOf(json["pre_tokenizer"]);
   const { vocab } = json["model"] as { vocab: Record<string, number> };
@@ -147,20 +155,28 @@ function encoderOf(hub: HubTokenizer, json: Json, added: readonly AddedToken[]):
   // the package counts added tokens as words of the vocabulary, which a text's own words never become
   for (const { content } of added) if (!Object.hasOwn(vocab, content)) ids.delete(content);
   return (text) => {
-    const encoding: Encoding = { ids: [], tokens: [] };
-    for (const [i, section] of sectionsOf(text).entries()) {
-      if ("token" in section) {
-        encoding.ids.push(section.token.id);
-        encoding.tokens.push(section.token.content);
-        continue;
-      }
-      for (const word of wordsOf(section.text, i === 0))
-        for (const token of model([word])) {
-          encoding.ids.push((ids.get(token) ?? model.unk_token_id)!);
-          encoding.tokens.push(token);
+    const all: number[] = [];
+    const runs = sectionsOf(text).map(({ from, to, sections }): TokenRun => {
+      const tokens: string[] = [];
+      let spelt = 0;
+      for (const [i, section] of sections.entries()) {
+        if ("token" in section) {
+          all.push(section.token.id);
+          tokens.push(section.token.content);
+          continue;
         }
-    }
-    return encoding;
+        for (const word of wordsOf(section.text, from === 0 && i === 0)) {
+          spelt += word.length;
+          for (const token of model([word])) {
+            all.push((ids.get(token) ?? model.unk_token_id)!);
+            tokens.push(token);
+          }
+        }
+      }
+      const length = byteLevel ? Buffer.byteLength(text.slice(from, to)) : to - from;
+      return { from, to, tokens, isAdded: sections.length === 1 && "token" in sections[0]!, prefixed: spelt === length + 1 };
+    });
+    return { ids: all, runs };
   };
 }
 
