@@ -8,6 +8,7 @@ import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
+import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
@@ -81,19 +82,25 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...joinNotices(recipe, data)] };
+  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 
-function joinNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
-  return data.flatMap(({ joined, counts }, i) => {
-    const name = adapters[i]!.name;
-    if (joined === 0) return [];
-    return [
-      `${name}: in ${joined} of ${counts.rows} rows the prompt's last token is another one when its completion follows, so the adapter learns after other ` +
-        "tokens than it is asked with: end prompts where a token ends (not in a space)",
-    ];
-  });
+/** Rows that are cut or dropped are counted in the plan's table. */
+const IN_TABLE: readonly NoticeKind[] = ["cut"];
+
+/** What was lost or left out of the rows; adapters of a sweep read the same ones. */
+function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
+  const named = data.flatMap(({ notices }, i) =>
+    notices
+      .filter(({ kind }) => !IN_TABLE.includes(kind))
+      .map((notice) => ({ text: noticeText(notice), name: adapters[i]!.name })),
+  );
+  return [...Map.groupBy(named, ({ text }) => text)].map(([text, of]) => `${namesOf(of.map(({ name }) => name))}: ${text}`);
 }
+
+/** "a, b and 6 more". */
+const namesOf = (names: readonly string[]): string =>
+  names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
 
 /** Programs that serve an adapter stop where the base model does. */
 function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {

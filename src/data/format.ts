@@ -83,7 +83,11 @@ export function paraphrasedReader(options: FormatOptions): (fields: Fields) => P
   return (fields) => {
     const { paraphrase: prompt, completion } = fields;
     const own = pairOf(fields, options);
-    return { own, other: naming("paraphrase", () => pairOf({ ...fields, prompt, completion }, options), "prompt"), label: true };
+    return {
+      own,
+      other: naming("paraphrase", () => pairOf({ ...fields, prompt, completion }, options), "prompt"),
+      label: true,
+    };
   };
 }
 
@@ -108,11 +112,12 @@ function naming<T>(name: string, read: () => T, known = "completion"): T {
 }
 
 /** A row of preferences with its prompt told apart from its answers. */
-function withPrompt(fields: Fields): Pick<Fields, "prompt" | "chosen" | "rejected"> {
+function withPrompt(fields: Fields): Record<"prompt" | "chosen" | "rejected", unknown> {
   const { prompt, chosen, rejected } = fields;
   const conversations = Array.isArray(chosen) && Array.isArray(rejected);
   if (Array.isArray(prompt) && conversations) {
-    const isAgain = (answer: readonly unknown[]) => answer.length > prompt.length && prompt.every((turn, i) => isSame(turn, answer[i]));
+    const isAgain = (answer: readonly unknown[]) =>
+      answer.length > prompt.length && prompt.every((turn, i) => isSame(turn, answer[i]));
     if (!isAgain(chosen) || !isAgain(rejected)) return { prompt, chosen, rejected };
     return { prompt, chosen: chosen.slice(prompt.length), rejected: rejected.slice(prompt.length) };
   }
@@ -179,11 +184,14 @@ function chatOf(given: readonly Turn[], from: number, fields: Fields, options: F
   const system = systemOf(fields) ?? options.system;
   const led = system === null || given.some(isSystem) ? given : [plainTurn("system", system), ...given];
   const answersFrom = from + led.length - given.length;
-  const turns = options.thoughts === "drop" ? led.map(({ message, learned }) => ({ message: withoutThoughts(message), learned })) : led;
+  const turns =
+    options.thoughts === "drop" ? led.map(({ message, learned }) => ({ message: withoutThoughts(message), learned })) : led;
   const answers = turns.slice(answersFrom).filter(({ message: { role } }) => role === "assistant");
   if (answers.length === 0) throw new RowFault("has no turn of the assistant");
-  if (answers.some(({ message, learned }) => learned && isSilent(message))) throw new RowFault("has an empty turn of the assistant");
-  if (!answers.some(({ learned }) => learned)) throw new RowFault("has no turn that is learned: all have weight 0 or train false");
+  if (answers.some(({ message, learned }) => learned && isSilent(message)))
+    throw new RowFault("has an empty turn of the assistant");
+  if (!answers.some(({ learned }) => learned))
+    throw new RowFault("has no turn that is learned: all have weight 0 or train false");
   const unlearned = new Set([...turns.keys()].filter((i) => !turns[i]!.learned));
   const messages = forTemplate(
     turns.map(({ message }) => message),
@@ -193,8 +201,15 @@ function chatOf(given: readonly Turn[], from: number, fields: Fields, options: F
 }
 
 /** A prompt and its completion: a user's and an assistant's turn, or plain text behind plain text. */
-function pair(prompt: string, completion: string, fields: Fields, options: FormatOptions, before: readonly Turn[] = []): Example {
-  if (options.asChat) return chatOf([...before, plainTurn("user", prompt), plainTurn("assistant", completion)], 0, fields, options);
+function pair(
+  prompt: string,
+  completion: string,
+  fields: Fields,
+  options: FormatOptions,
+  before: readonly Turn[] = [],
+): Example {
+  if (options.asChat)
+    return chatOf([...before, plainTurn("user", prompt), plainTurn("assistant", completion)], 0, fields, options);
   const system = systemOf(fields) ?? options.system;
   return { kind: "pair", prompt: system === null ? prompt : `${system}\n\n${prompt}`, completion };
 }
@@ -247,8 +262,13 @@ const READ: Readonly<Record<Exclude<Format, "auto" | "template">, readonly strin
 /** Fields that chats read besides. */
 const OF_CHATS = [...SYSTEM, "tools", "chat_template_kwargs"];
 
-/** Names of fields that say something and that the example made of them does not use. */
-export function unusedFields(fields: Fields, format: Exclude<Format, "template">, example: Example, chatTemplate: string | null): string[] {
+/** Names of fields that say something and that the example made of them does not use; `format` is that of single answers. */
+export function unusedFields(
+  fields: Fields,
+  format: Exclude<Format, "template">,
+  example: Example,
+  chatTemplate: string | null,
+): string[] {
   const form = format === "auto" ? formatOf(fields) : format;
   const isChat = example.kind === "chat";
   const asks = (name: string) => isChat && chatTemplate !== null && new RegExp(`\\b${name}\\b`).test(chatTemplate);
@@ -256,7 +276,8 @@ export function unusedFields(fields: Fields, format: Exclude<Format, "template">
     if (saysNothing(fields[name])) return false;
     if (name === "tools") return !asks(name);
     if (name === "chat_template_kwargs") return !isChat;
-    if (SYSTEM.includes(name)) return isChat ? !example.messages.some(({ content }) => content === fields[name]) : form === "text";
+    if (SYSTEM.includes(name))
+      return isChat ? !example.messages.some(({ content }) => content === fields[name]) : form === "text";
     return !READ[form].includes(name) && !OF_CHATS.includes(name);
   });
 }

@@ -1,5 +1,6 @@
 // What a reader of rows tells of them, by kind: how many rows and turns, and one example. Nothing is left out without a word.
 
+import { sum } from "../base/shape.ts";
 import { clip, placeOf, type Source } from "./jsonl.ts";
 
 export type NoticeKind =
@@ -31,7 +32,10 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [says: string, hint: string
     'thoughts = "every-turn" trains each turn with the prompt it is written after; "drop" takes all thoughts away',
   ],
   answers: ["have words of an answer that the chat template leaves out", "they are not learned"],
-  "tool calls": ["have a tool's call that the chat template leaves out or rewrites", "give a template that writes calls of tools"],
+  "tool calls": [
+    "have a tool's call that the chat template leaves out or rewrites",
+    "give a template that writes calls of tools",
+  ],
   context: ["have words that the chat template leaves out of what the model reads", ""],
   "empty thoughts": ["get an empty think block from the chat template", "it is read, and not learned"],
   fields: ["have fields that are not used", ""],
@@ -61,7 +65,12 @@ export class NoticeBook {
   /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are told. */
   add(kind: NoticeKind, source: Source, what: string, turn?: number): void {
     const where = `${placeOf(source)}${turn === undefined ? "" : `, turn ${turn + 1}`}`;
-    const known = this.#counts.get(kind) ?? { rows: 0, turns: 0, example: what === "" ? where : `${where}: ${clip(what)}`, last: null };
+    const known = this.#counts.get(kind) ?? {
+      rows: 0,
+      turns: 0,
+      example: what === "" ? where : `${where}: ${clip(what)}`,
+      last: null,
+    };
     if (known.last !== source) known.rows++;
     known.last = source;
     if (turn !== undefined) known.turns++;
@@ -76,7 +85,10 @@ export class NoticeBook {
 /** Those of several files, together. */
 export function mergedNotices(all: readonly (readonly Notice[])[]): readonly Notice[] {
   const kinds = Map.groupBy(all.flat(), ({ kind }) => kind);
-  return [...kinds].map(([kind, [first, ...others]]) =>
-    others.reduce((sum, { rows, turns }) => ({ ...sum, rows: sum.rows + rows, turns: sum.turns + turns }), { ...first!, kind }),
-  );
+  return [...kinds].map(([kind, of]) => ({
+    kind,
+    rows: sum(of.map(({ rows }) => rows)),
+    turns: sum(of.map(({ turns }) => turns)),
+    example: of[0]!.example,
+  }));
 }

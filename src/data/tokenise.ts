@@ -5,6 +5,8 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { renderAnswers, type Span } from "./answers.ts";
 import type { Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
+import { type Loss, lossesOf } from "./kept.ts";
+import { emptyThoughts } from "./thoughts.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** mask[i] = 1: token i is to be predicted from those before it. The first token never is. */
@@ -13,6 +15,10 @@ export type TokenRow = {
   readonly mask: number[];
   /** The end of a plain prompt has other ids when its completion follows; what differs is learned with the completion. */
   readonly joined?: true;
+  /** What the turns of a conversation say and the text does not. */
+  readonly losses?: readonly Loss[];
+  /** Turns, from 0, that the template gives an empty think block which the data does not have. */
+  readonly emptied?: readonly number[];
 };
 
 /**
@@ -38,19 +44,60 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
       while (common < prompt.length && common < ids.length - 1 && prompt[common] === ids[common]) common++;
       return { ...learn(ids, (i) => i >= common), ...(common < prompt.length ? { joined: true } : {}) };
     }
-    case "chat": {
-      const { text, answers } = renderAnswers(example, tokenizer);
-      if (trainOn === "all") return learn(encode(text, tokenizer));
-      const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), answers));
-      if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
-      const inAnswer = (i: number) => places[i]!.first % 2 === 1 || places[i]!.last > places[i]!.first;
-      const row = learn(ids, inAnswer);
-      const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
-      return { ids: ids.slice(0, end), mask: row.mask.slice(0, end) };
-    }
+    case "chat":
+      return tokeniseChat(example, tokenizer, trainOn);
     default:
       return example satisfies never;
   }
+}
+
+type ChatExample = Extract<Example, { readonly kind: "chat" }>;
+
+function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+  const { messages, answersFrom, unlearned } = example;
+  const { text, answers } = renderAnswers(example, tokenizer);
+  const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
+  const losses = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
+  checkSaid(turns, losses, example);
+  const told = losses.length > 0 ? { losses } : {};
+  if (trainOn === "all") return { ...learn(...allBut(example, text, tokenizer)), ...told };
+  // An empty think block that the data does not have is read, as the template has it, and never learned.
+  const empty = answers.map(({ from, to }, i) => emptyThoughts(text.slice(from, to), messages[turns[i]!]!));
+  const spans = answers.map(({ from, to }, i) => ({ from: from + empty[i]!, to }));
+  const emptied = turns.filter((_, i) => empty[i]! > 0);
+  const { ids, inside } = encodeSpans(text, spans, tokenizer);
+  const row = learn(ids, inside);
+  const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
+  return { ids: ids.slice(0, end), mask: row.mask.slice(0, end), ...told, ...(emptied.length > 0 ? { emptied } : {}) };
+}
+
+/** A row of whose answers the template leaves nothing would train on something else. */
+function checkSaid(turns: readonly number[], losses: readonly Loss[], { messages }: ChatExample): void {
+  const isGone = (turn: number) => {
+    const { content, reasoning_content: thoughts, tool_calls: calls } = messages[turn]!;
+    const said = [content.trim() !== "", typeof thoughts === "string", Array.isArray(calls)].filter((is) => is).length;
+    const gone = new Set(losses.filter((loss) => loss.turn === turn && loss.whole).map(({ kind }) => kind));
+    return gone.size > 0 && gone.size >= said;
+  };
+  if (turns.every(isGone))
+    throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
+}
+
+/** The ids of a text, and which of them are learned where all are but the turns that are context alone. */
+function allBut(example: ChatExample, text: string, tokenizer: Tokenizer): [number[], ((i: number) => boolean)?] {
+  const { messages, unlearned } = example;
+  if (unlearned.size === 0) return [encode(text, tokenizer)];
+  const others = new Set([...messages.keys()].filter((i) => !unlearned.has(i)));
+  const { answers } = renderAnswers({ ...example, answersFrom: 0, unlearned: others }, tokenizer);
+  const { ids, inside } = encodeSpans(text, answers, tokenizer);
+  return [ids, (i) => !inside(i)];
+}
+
+/** The ids of a text, and whether a token holds something of a span. */
+function encodeSpans(text: string, spans: readonly Span[], tokenizer: Tokenizer) {
+  const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), spans));
+  if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
+  return { ids, inside: (i: number) => places[i]!.first % 2 === 1 || places[i]!.last > places[i]!.first };
 }
 
 /** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
@@ -73,7 +120,19 @@ const learn = (ids: number[], target: (index: number) => boolean = () => true): 
   mask: ids.map((_, i) => (i > 0 && target(i) ? 1 : 0)),
 });
 
-const encode = (text: string, tokenizer: Tokenizer): number[] => tokenizer.encode(wellFormed(text));
+function encode(text: string, tokenizer: Tokenizer): number[] {
+  const ids = tokenizer.encode(wellFormed(text));
+  const rare = RARE.exec(text);
+  if (rare && !tokenizer.decode(ids).includes(rare[0]))
+    throw new RowFault(
+      `has the character U+${rare[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}, for which the tokenizer has no token`,
+    );
+  return ids;
+}
+
+/** Characters that some tokenizers have no bytes for, and leave out: controls, and code points that nothing is assigned to. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const RARE = /[\x00-\x08\x0b\x0c\x0e-\x1f\u{40000}-\u{bffff}]/u;
 
 /** JSON can spell half a character ("\ud83d"), which no tokenizer can. */
 function wellFormed(text: string): string {

@@ -37,15 +37,23 @@ function turnOf(turn: unknown, place: string): Turn {
   const role = roleKey === "from" ? (SHAREGPT_ROLES.get(String(said)) ?? said) : said;
   if (typeof role !== "string" || !ROLES.includes(role))
     throw new RowFault(`has ${clip(stringify(said))} as ${place}.${roleKey}; known are ${ROLES.join(", ")}`);
-  const { learned, ...more } = learnedOf(rest, role, place);
+  const { learned, more } = learnedOf(rest, role, place);
   if (roleKey === "from" && said === "function_call")
     return { message: { ...more, role, content: "", tool_calls: callsIn(written, `${place}.${contentKey}`) }, learned };
   const calls = toolCallsOf(more["tool_calls"], place);
-  const { thoughts, content, ...others } = thoughtsOf(more, written, place, `${place}.${contentKey}`, calls !== null);
-  if (thoughts !== null && role !== "assistant") throw new RowFault(`has thoughts in ${place}, which is no turn of the assistant`);
+  const { thoughts, content, others } = thoughtsOf(more, written, place, `${place}.${contentKey}`, calls !== null);
+  if (thoughts !== null && role !== "assistant")
+    throw new RowFault(`has thoughts in ${place}, which is no turn of the assistant`);
   const { tool_calls: _, ...kept } = others;
   return {
-    message: { ...(thoughts === null ? {} : { thinking: thoughts }), ...kept, role, content, ...named(calls), ...reasoning(thoughts) },
+    message: {
+      ...(thoughts === null ? {} : { thinking: thoughts }),
+      ...kept,
+      role,
+      content,
+      ...named(calls),
+      ...reasoning(thoughts),
+    },
     learned,
   };
 }
@@ -56,7 +64,7 @@ const reasoning = (thoughts: string | null) => (thoughts === null ? {} : { reaso
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
-const stringify = (value: unknown): string => (value === undefined ? "nothing" : stringifyJson(value));
+const stringify = (value: unknown): string => stringifyJson(value) ?? "nothing";
 
 /** What is null says nothing: `datasets` writes each key of one turn into all turns. */
 function withoutNulls(object: Record<string, unknown>): Record<string, unknown> {
@@ -65,9 +73,9 @@ function withoutNulls(object: Record<string, unknown>): Record<string, unknown> 
 }
 
 /** OpenAI's and Mistral's `weight`, and `train`: whether a turn of the assistant is an example or context. */
-function learnedOf(rest: Record<string, unknown>, role: string, place: string): { learned: boolean } & Record<string, unknown> {
+function learnedOf(rest: Record<string, unknown>, role: string, place: string) {
   const { weight: given, train, ...more } = rest;
-  if (given === undefined && train === undefined) return { ...more, learned: true };
+  if (given === undefined && train === undefined) return { more, learned: true };
   const weight = given instanceof Float ? given.value : given; // 1.0
   if (weight !== undefined && weight !== 0 && weight !== 1)
     throw new RowFault(`has ${clip(stringify(given))} in ${place}.weight, expected 0 or 1`);
@@ -79,7 +87,7 @@ function learnedOf(rest: Record<string, unknown>, role: string, place: string): 
   const learned = (byWeight ?? train) as boolean;
   if (train === true && role !== "assistant")
     throw new RowFault(`has train true in ${place}: only turns of the assistant are learned (train_on = "all" learns all)`);
-  return { ...more, learned };
+  return { more, learned };
 }
 
 /** The names under which data sets have thoughts. */
@@ -87,20 +95,21 @@ const THOUGHTS = ["reasoning_content", "reasoning", "thinking"];
 
 function thoughtsOf(more: Record<string, unknown>, written: unknown, place: string, at: string, silent: boolean) {
   const found = THOUGHTS.filter((name) => more[name] !== undefined && more[name] !== "");
-  for (const name of found)
-    if (typeof more[name] !== "string") throw new RowFault(`has no text in ${place}.${name}`);
+  for (const name of found) if (typeof more[name] !== "string") throw new RowFault(`has no text in ${place}.${name}`);
   const [first, ...others] = found;
   const different = others.find((name) => more[name] !== more[first!]);
   if (different) throw new RowFault(`has different thoughts in ${place}.${first} and ${place}.${different}: leave one out`);
   const thoughts = first === undefined ? null : (more[first] as string);
-  const rest = Object.fromEntries(Object.entries(more).filter(([name]) => !(THOUGHTS.includes(name) && more[name] === "")));
+  const rest: Record<string, unknown> = Object.fromEntries(
+    Object.entries(more).filter(([name]) => !(THOUGHTS.includes(name) && more[name] === "")),
+  );
   const content = written === undefined && (silent || thoughts !== null) ? "" : contentOf(written, at);
-  if (thoughts === null) return { ...rest, thoughts, content };
+  if (thoughts === null) return { others: rest, thoughts, content };
   const inside = splitThoughts(content);
-  if (inside.thoughts === null) return { ...rest, thoughts, content };
+  if (inside.thoughts === null) return { others: rest, thoughts, content };
   if (inside.thoughts.trim() !== thoughts.trim())
     throw new RowFault(`has thoughts in ${place}.${first} and others within ${at}: leave one out`);
-  return { ...rest, thoughts, content: inside.answer };
+  return { others: rest, thoughts, content: inside.answer };
 }
 
 const BLOCK = /^\s*<think>([\s\S]*?)<\/think>[^\S\n]*\n{0,2}/;

@@ -17,7 +17,7 @@ export function variablesOf(fields: Fields, recipe: ChatVariables): ChatVariable
 function toolsOf(given: unknown): readonly unknown[] | null {
   if (given == null || given === "") return null;
   const wrong = () => new RowFault(`has ${clip(stringifyJson(given)!)} in 'tools', expected a list of tools, or its JSON text`);
-  let tools = given;
+  let tools: unknown = given;
   if (typeof given === "string")
     try {
       tools = parseJson(given);

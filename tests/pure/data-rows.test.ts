@@ -33,6 +33,8 @@ const recipe = (train: string, changes: Partial<DatasetRecipe> = {}): DatasetRec
   format: "auto",
   template: null,
   chatTemplate: true,
+  chatVariables: {},
+  thoughts: "as-template",
   system: null,
   trainOn: "completion",
   objective: { name: "sft" },
@@ -170,7 +172,7 @@ describe("forms", () => {
     const qwen = goldenTokenizer("qwen3");
     const [sample] = load(lines({ messages }), {}, qwen).train;
     expect(learned(sample!, qwen)).toBe(
-      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|><think>\n\n</think>\n\nTwo.<|im_end|>',
+      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>Two.<|im_end|>', // the template's empty think block is read, not learned
     );
   });
 });
@@ -202,7 +204,7 @@ describe("length", () => {
   test("a file of which nothing is left says how many rows it had", () => {
     const fault = faultOf(() => load(rows, { maxLength: 1 }));
     expect(fault.code).toBe("data.file");
-    expect(fault.message).toMatch(/\.jsonl: has no usable row: all 2 have nothing to learn within max_length 1$/);
+    expect(fault.message).toMatch(/\.jsonl: has no usable row: 2 rows have nothing to learn within max_length and are dropped/);
   });
 });
 
@@ -300,7 +302,7 @@ describe("faults", () => {
 
   test("an unknown form says what was found and what is known", () => {
     expect(faultOf(() => load('{"question": "a", "answer": "b"}')).message).toMatch(
-      /has the fields question, answer; wants messages/,
+      /has the fields question, answer; expected messages/,
     );
   });
 
@@ -340,7 +342,7 @@ describe("faults", () => {
   test("the first five of a file are told at once", () => {
     const fault = faultOf(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
-    expect(fault.hint).toEndWith("; what follows them was not read");
+    expect(fault.hint).toEndWith("; later rows were not checked");
   });
 
   test("a token that the model does not know", () => {

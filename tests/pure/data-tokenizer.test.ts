@@ -32,6 +32,20 @@ function checkTexts(tokenizer: Tokenizer, texts: readonly GoldenText[], base: st
   }
 }
 
+/** Qwen 3's template writes an empty think block into answers without thoughts; transformers' mask takes it in, and it is not learned here. */
+function withoutEmptyThoughts(ids: readonly number[], mask: readonly number[], tokenizer: Tokenizer): number[] {
+  const learned = [...mask];
+  const texts = ids.map((id) => tokenizer.decode([id]));
+  for (const [i, text] of texts.entries()) {
+    if (text !== "<think>" || mask[i] !== 1 || mask[i - 1] === 1) continue;
+    let close = i + 1;
+    while (texts[close]?.trim() === "") close++;
+    if (texts[close] !== "</think>") continue;
+    for (let at = i; at <= close || texts[at]?.trim() === ""; at++) learned[at] = 0;
+  }
+  return learned;
+}
+
 function checkChat(tokenizer: Tokenizer, { messages, text, ids, mask }: GoldenChat): void {
   const chat = { kind: "chat", messages, variables: {}, answersFrom: 0, unlearned: new Set<number>() } as const;
   expect(tokenizer.renderChat(chat, false)).toBe(text);
@@ -39,9 +53,10 @@ function checkChat(tokenizer: Tokenizer, { messages, text, ids, mask }: GoldenCh
   expect(whole.ids).toEqual([...ids]);
   expect(whole.mask).toEqual(ids.map((_, i) => (i === 0 ? 0 : 1)));
   const row = tokenise(chat, tokenizer, "completion");
-  const end = mask.lastIndexOf(1) + 1;
+  const learned = withoutEmptyThoughts(ids, mask, tokenizer);
+  const end = learned.lastIndexOf(1) + 1;
   expect(row.ids).toEqual(ids.slice(0, end));
-  expect(row.mask).toEqual(mask.slice(0, end));
+  expect(row.mask).toEqual(learned.slice(0, end));
 }
 
 describe.each(goldenNames)("%s", (name) => {
