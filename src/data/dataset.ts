@@ -225,7 +225,7 @@ function tellFields(fields: Fields, example: Example, options: FormatOptions, so
 }
 
 /** A row within max_length; no sample where it is dropped. */
-function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe, book: NoticeBook) {
+export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe, book: NoticeBook) {
   const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
   const none = { sample: null, cut: false };
   const dropped = fitted.find(({ dropped }) => dropped !== null)?.dropped;
@@ -280,7 +280,7 @@ function nothingIn(file: string, rows: number, notices: readonly Notice[], { nam
 }
 
 /** Why rows are dropped. */
-const DROPS: readonly NoticeKind[] = ["too long", "nothing to learn", "same answers"];
+export const DROPS: readonly NoticeKind[] = ["too long", "nothing to learn", "same answers"];
 
 /** Throws a RowFault for a token that the model has not. */
 export function checkIds(ids: readonly number[], vocab: number): void {

@@ -7,6 +7,7 @@ import { environment } from "../../src/base/env.ts";
 import { tokenise } from "../../src/data/tokenise.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
 import {
+import { withoutEmptyThoughts } from "../helpers/thoughts.ts";
   type GoldenCase,
   type GoldenChat,
   type GoldenText,
@@ -30,20 +31,6 @@ function checkTexts(tokenizer: Tokenizer, texts: readonly GoldenText[], base: st
       expect(lossless(tokenizer.decode(ids))).toBe(lossless(decoded ?? text));
     }
   }
-}
-
-/** Qwen 3's template writes an empty think block into answers without thoughts; transformers' mask takes it in, and it is not learned here. */
-function withoutEmptyThoughts(ids: readonly number[], mask: readonly number[], tokenizer: Tokenizer): number[] {
-  const learned = [...mask];
-  const texts = ids.map((id) => tokenizer.decode([id]));
-  for (const [i, text] of texts.entries()) {
-    if (text !== "<think>" || mask[i] !== 1 || mask[i - 1] === 1) continue;
-    let close = i + 1;
-    while (texts[close]?.trim() === "") close++;
-    if (texts[close] !== "</think>") continue;
-    for (let at = i; at <= close || texts[at]?.trim() === ""; at++) learned[at] = 0;
-  }
-  return learned;
 }
 
 function checkChat(tokenizer: Tokenizer, { messages, text, ids, mask }: GoldenChat): void {
