@@ -191,6 +191,7 @@ export function rowReader(
     const tokens = (example: Example): TokenRow => {
       const row = tokenise(example, tokenizer, trainOn);
       tell(row, source, book);
+      if (example.kind === "chat" && tokenizer.usedDate()) book.add("today", source, "");
       return row;
     };
     tellFields(fields, own, kind === "single" ? options : { ...options, format: "prompt-completion" }, source, book);

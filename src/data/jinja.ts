@@ -9,6 +9,9 @@ import { beginSteps } from "./jinja/limits.ts";
 import { parseTemplate } from "./jinja/parser.ts";
 import { Output, Scope } from "./jinja/scope.ts";
 
+/** What templates take for today, unless the conversation's `date_string` says otherwise: a run reads the same on any day. */
+export const DATE = "26 Jul 2024";
+
 export class Template {
   readonly body: Body;
   readonly #run: ReturnType<typeof compileBody>;

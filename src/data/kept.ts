@@ -7,33 +7,45 @@ import { stringifyJson } from "./json.ts";
 import { type Message, splitThoughts } from "./turns.ts";
 
 export type LossKind = "thoughts" | "answers" | "tool calls" | "context";
-/** `words` of the turn `turn`, from 0, are not in the text. `whole`: nothing that the turn says of this kind is there. */
-export type Loss = { readonly kind: LossKind; readonly turn: number; readonly words: string; readonly whole: boolean };
+/** `words` of the turn `turn`, from 0, are not in the text. */
+export type Loss = { readonly kind: LossKind; readonly turn: number; readonly words: string };
 
-/** `spans`: where the turns lie in the text whose place is known; of others the words may stand anywhere. */
-export function lossesOf({ messages }: Chat, text: string, spans: ReadonlyMap<number, Span>): Loss[] {
-  return messages.flatMap((message, turn) => {
+/**
+ * What is lost of a conversation's turns, and the learned turns of which nothing is left. `spans`: where the learned turns lie in the text;
+ * what the others say may stand anywhere, and thoughts of theirs are left out as they are when the model writes what follows.
+ */
+export function lossesOf({ messages }: Chat, text: string, spans: ReadonlyMap<number, Span>) {
+  const losses: Loss[] = [];
+  const silenced: number[] = [];
+  for (const [turn, message] of messages.entries()) {
     const span = spans.get(turn);
     const region = span ? text.slice(span.from, span.to) : text;
-    const isAnswer = message.role === "assistant";
-    return partsOf(message, isAnswer).flatMap(({ kind, said }) => {
+    const parts = partsOf(message, span !== undefined).filter(({ said }) => said.trim() !== "");
+    let gone = 0;
+    for (const { kind, said } of parts) {
       const lost = missing(said, region, kind === "tool calls");
-      return lost === null ? [] : [{ kind: isAnswer ? kind : "context", turn, ...lost }];
-    });
-  });
+      if (lost === null) continue;
+      losses.push({ kind: span ? kind : "context", turn, words: lost.words });
+      if (lost.whole) gone++;
+    }
+    if (span && gone > 0 && gone === parts.length) silenced.push(turn);
+  }
+  return { losses, silenced };
 }
 
 type Part = { readonly kind: LossKind; readonly said: string };
 
-function partsOf(message: Message, isAnswer: boolean): Part[] {
-  if (!isAnswer) return [{ kind: "context", said: message.content }];
+function partsOf(message: Message, isLearned: boolean): Part[] {
+  if (message.role !== "assistant") return [{ kind: "context", said: message.content }];
   const { thoughts, answer } = splitThoughts(message.content);
   const own = message["reasoning_content"];
+  const calls = wordsOf(message["tool_calls"]).map((said) => ({ kind: "tool calls", said }) as const);
+  if (!isLearned) return [{ kind: "context", said: answer }, ...calls];
   return [
     ...(thoughts === null ? [] : [{ kind: "thoughts", said: thoughts } as const]),
     ...(typeof own === "string" ? [{ kind: "thoughts", said: own } as const] : []),
     { kind: "answers", said: answer },
-    ...wordsOf(message["tool_calls"]).map((said) => ({ kind: "tool calls", said }) as const),
+    ...calls,
   ];
 }
 

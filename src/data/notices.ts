@@ -1,6 +1,7 @@
 // What a reader of rows tells of them, by kind: how many rows and turns, and one example. Nothing is left out without a word.
 
 import { sum } from "../base/shape.ts";
+import { DATE } from "./jinja.ts";
 import { clip, placeOf, type Source } from "./jsonl.ts";
 
 export type NoticeKind =
@@ -15,6 +16,7 @@ export type NoticeKind =
   | "nothing to learn"
   | "same answers"
   | "joined prompts"
+  | "today"
   | "cut";
 
 export type Notice = {
@@ -46,6 +48,10 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [says: string, hint: string
   "joined prompts": [
     "have a prompt whose last token is another one when its completion follows",
     "end prompts where a token ends, not in a space",
+  ],
+  today: [
+    `have a chat template that asks for today's date, and get ${DATE}, so that they read the same on any day`,
+    "chat_template_kwargs = { date_string = ... } gives another",
   ],
   cut: ["are cut to max_length", ""],
 };

@@ -6,9 +6,8 @@
 
 import { RequestError, textOf } from "../base/errors.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { type Expr, parseDay, pathOf, type Strict, strftimeNow, Template, TemplateError } from "./jinja.ts";
+import { DATE, type Expr, parseDay, pathOf, type Strict, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
-import { DATE } from "./tokenizer.ts";
 
 export type PairTemplates = { readonly prompt: (fields: Fields) => string; readonly completion: (fields: Fields) => string };
 

@@ -57,8 +57,9 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const { messages, answersFrom, unlearned } = example;
   const { text, answers } = renderAnswers(example, tokenizer);
   const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
-  const losses = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
-  checkSaid(turns, losses, example);
+  const { losses, silenced } = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
+  if (silenced.length === turns.length)
+    throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
   const told = losses.length > 0 ? { losses } : {};
   if (trainOn === "all") return { ...learn(...allBut(example, text, tokenizer)), ...told };
   // An empty think block that the data does not have is read, as the template has it, and never learned.
@@ -69,18 +70,6 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const row = learn(ids, inside);
   const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
   return { ids: ids.slice(0, end), mask: row.mask.slice(0, end), ...told, ...(emptied.length > 0 ? { emptied } : {}) };
-}
-
-/** A row of whose answers the template leaves nothing would train on something else. */
-function checkSaid(turns: readonly number[], losses: readonly Loss[], { messages }: ChatExample): void {
-  const isGone = (turn: number) => {
-    const { content, reasoning_content: thoughts, tool_calls: calls } = messages[turn]!;
-    const said = [content.trim() !== "", typeof thoughts === "string", Array.isArray(calls)].filter((is) => is).length;
-    const gone = new Set(losses.filter((loss) => loss.turn === turn && loss.whole).map(({ kind }) => kind));
-    return gone.size > 0 && gone.size >= said;
-  };
-  if (turns.every(isGone))
-    throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
 }
 
 /** The ids of a text, and which of them are learned where all are but the turns that are context alone. */

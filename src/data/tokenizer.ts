@@ -7,7 +7,7 @@ import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
 import type { Chat } from "./format.ts";
-import { parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
+import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, RowFault } from "./jsonl.ts";
 import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
 import { type Place, placeTokens, type TokenRun } from "./surface.ts";
@@ -36,9 +36,6 @@ export type Tokenizer = {
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
 };
-
-/** What templates take for today, unless the conversation's `date_string` says otherwise: a run reads the same on any day. */
-export const DATE = "26 Jul 2024";
 
 /**
  * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws

@@ -3,10 +3,10 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
 import { Rng } from "../../src/base/rng.ts";
 import { endMarks, renderAnswers } from "../../src/data/answers.ts";
 import type { Message } from "../../src/data/format.ts";
+import { Template } from "../../src/data/jinja.ts";
 import { RowFault } from "../../src/data/jsonl.ts";
 import { tokenise } from "../../src/data/tokenise.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";

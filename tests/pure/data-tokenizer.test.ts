@@ -7,7 +7,6 @@ import { environment } from "../../src/base/env.ts";
 import { tokenise } from "../../src/data/tokenise.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
 import {
-import { withoutEmptyThoughts } from "../helpers/thoughts.ts";
   type GoldenCase,
   type GoldenChat,
   type GoldenText,
@@ -15,6 +14,7 @@ import { withoutEmptyThoughts } from "../helpers/thoughts.ts";
   goldenTokenizer,
   readGolden,
 } from "../helpers/golden-tokenizers.ts";
+import { withoutEmptyThoughts } from "../helpers/thoughts.ts";
 
 const sha256 = (ids: readonly number[]) => new Bun.CryptoHasher("sha256").update(ids.join(",")).digest("hex");
 
