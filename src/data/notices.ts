@@ -27,41 +27,38 @@ export type Notice = {
   readonly example: string;
 };
 
-/** What each kind means, as the end of "n rows ..." or "n turns of m rows ...", and what to do. */
-const MEANINGS: Readonly<Record<NoticeKind, readonly [says: string, hint: string]>> = {
+/** What each kind is called before its count, and what to do. */
+const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string]>> = {
   thoughts: [
-    "have thoughts that the chat template leaves out",
+    "thoughts left out by the chat template",
     'thoughts = "every-turn" trains each turn with the prompt it is written after; "drop" takes all thoughts away',
   ],
-  answers: ["have words of an answer that the chat template leaves out", "they are not learned"],
-  "tool calls": [
-    "have a tool's call that the chat template leaves out or rewrites",
-    "give a template that writes calls of tools",
-  ],
-  context: ["have words that the chat template leaves out of what the model reads", ""],
-  "empty thoughts": ["get an empty think block from the chat template", "it is read, and not learned"],
-  fields: ["have fields that are not used", ""],
-  "template arguments": ["have arguments that the chat template does not ask for", ""],
-  "too long": ["are longer than max_length and dropped", "raise max_length"],
-  "nothing to learn": ["have nothing to learn within max_length and are dropped", "raise max_length"],
-  "same answers": ["have two answers with the same tokens and are dropped: they teach nothing", ""],
+  answers: ["words of an answer left out by the chat template", ""],
+  "tool calls": ["calls of tools left out or rewritten by the chat template", ""],
+  context: ["words that are not answers left out by the chat template", ""],
+  "empty thoughts": ["an empty think block added by the chat template, which is read and not learned", ""],
+  fields: ["fields that are not used", ""],
+  "template arguments": ["arguments that the chat template does not ask for", ""],
+  "too long": ["longer than max_length, dropped", "raise max_length"],
+  "nothing to learn": ["nothing to learn within max_length, dropped", "raise max_length"],
+  "same answers": ["two answers with the same tokens, which teach nothing, dropped", ""],
   "joined prompts": [
-    "have a prompt whose last token is another one when its completion follows",
+    "a prompt whose last token changes when its completion follows",
     "end prompts where a token ends, not in a space",
   ],
   today: [
-    `have a chat template that asks for today's date, and get ${DATE}, so that they read the same on any day`,
+    `today's date in the chat template is ${DATE}, so that rows read the same on any day`,
     "chat_template_kwargs = { date_string = ... } gives another",
   ],
-  cut: ["are cut to max_length", ""],
+  cut: ["cut to max_length", ""],
 };
 
 /** A line for people. */
 export function noticeText({ kind, rows, turns, example }: Notice): string {
   const many = (n: number, what: string) => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`;
-  const [says, hint] = MEANINGS[kind];
-  const who = turns > 0 ? `${many(turns, "turn")} of ${many(rows, "row")}` : many(rows, "row");
-  return `${who} ${says} (${example})${hint === "" ? "" : `; ${hint}`}`;
+  const [what, hint] = MEANINGS[kind];
+  const count = turns > 0 ? `${many(turns, "turn")} of ${many(rows, "row")}` : many(rows, "row");
+  return `${what}: ${count} (${example})${hint === "" ? "" : `; ${hint}`}`;
 }
 
 /** Counts by kind while rows are read. */

@@ -105,6 +105,6 @@ test("a prompt whose end is another token when its completion follows is counted
   const { code, out, err } = await place.mlora("plan", path, "--json");
   expect(code, err).toBe(0);
   expect(JSON.parse(out).notices).toEqual([
-    expect.stringContaining("x: in 1 of 2 rows the prompt's last token is another one"),
+    expect.stringContaining("x: a prompt whose last token changes when its completion follows: 1 row"),
   ]);
 });
