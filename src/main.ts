@@ -7,6 +7,7 @@ import { MloraError, RequestError, RunError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
+import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
 import type { RunFlags } from "./cli/run.ts";
@@ -52,6 +53,15 @@ function commandLine(): CAC {
         ...(svg === undefined ? {} : { svg: `${svg}` }),
         json,
       }),
+    );
+  cli
+    .command("data <recipe> [adapter]", "Show rows as they will be trained: what is learned, cut and dropped")
+    .option("--row <number>", "This row of the files, from 1, instead of counts and the first rows")
+    .option("--eval", "Rows of the evaluation files")
+    .option("--ids", "A line for each token, with its id and its weight in the loss")
+    .option("--json", "For machines")
+    .action(async (recipe: string, adapter: string | undefined, flags: DataFlags) =>
+      (await import("./cli/data.ts")).data(recipe, adapter, flags),
     );
   const remote = () => import("./cli/remote.ts");
   cli

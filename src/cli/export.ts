@@ -10,9 +10,12 @@ import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
+import { answerEnds } from "../data/ends.ts";
+import { loadTokenizer } from "../data/tokenizer.ts";
 import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { scaleOf } from "../plan/adapters.ts";
@@ -57,6 +60,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   try {
     copyBeside(baseFolder, part);
     writeConfig(baseFolder, part, DTYPES[dtype].theirs);
+    addStops(baseFolder, part);
     writeWeights(part, shards, merge);
     const started = now();
     verifyMerged(part, shards, merge);
@@ -199,6 +203,23 @@ function writeConfig(base: string, part: string, stored: string): void {
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...types }, null, 2)}\n`);
+}
+
+/** A merged model stops where its adapter learned to end answers. */
+function addStops(base: string, part: string): void {
+  let ends: readonly number[];
+  let names = (id: number) => `${id}`;
+  try {
+    const tokenizer = loadTokenizer(base);
+    ends = answerEnds(tokenizer);
+    names = (id) => `${tokenizer.decode([id])} (${id})`;
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    say(`notice: ${error.message}; so the merged model stops only at the tokens at which the base model does`);
+    return;
+  }
+  const added = writeStopTokens(base, part, ends);
+  if (added.length > 0) say(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
 }
 
 function writeWeights(part: string, shards: readonly Shard[], merge: Merge): void {

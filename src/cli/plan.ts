@@ -37,7 +37,7 @@ export async function plan(recipePath: string, options: PlanOptions): Promise<vo
 }
 
 /** For machines: every number of the text, by name. */
-export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) {
+export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal | null) {
   const { recipe, spec, device, adapters, stages, budget } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -76,6 +76,7 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
       tokens: adapter.tokens,
       parameters: adapter.parameters,
     })),
+    notices,
     memory_bytes: { ...memory, total: totalBytes(memory) },
     memory_model: modelOf(plan),
     ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
@@ -133,7 +134,7 @@ function titleOf({ recipe, adapters, stages }: Plan): string {
   return `${basename(recipe.path)}: ${where}`;
 }
 
-function planText({ plan, data }: Prepared): string[] {
+function planText({ plan, data, notices }: Prepared): string[] {
   const { recipe, spec, device, adapters, stages } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -170,6 +171,7 @@ function planText({ plan, data }: Prepared): string[] {
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
+    ...notices.map((notice) => `  notice       ${notice}`),
     "",
     ...adapterLines,
     "",

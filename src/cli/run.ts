@@ -72,6 +72,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
   );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  for (const notice of request.notices) say(`notice: ${notice}`);
   const paused = plan.adapters
     .map(({ name }) => name)
     .filter((name) => desk.paused.includes(name) && !resumed?.ended.has(name));

@@ -11,9 +11,9 @@ export type Answer = {
   end: Grown["end"];
 };
 
-/** Greedy decoding of an answer that is known gives exactly it: its tokens, end mark included, come first. Null where none is known. */
-export const isExact = ({ question: { expected }, ids }: Answer): boolean | null =>
-  expected?.every((id, i) => ids[i] === id) ?? null;
+/** What was generated is exactly the answer that is known, its end mark included, and ended there. Null where none is known. */
+export const isExact = ({ question: { expected }, ids, end }: Answer): boolean | null =>
+  expected && end === "stop" && ids.length === expected.length && expected.every((id, i) => ids[i] === id);
 
 /** The text of an answer, without the token that ended it. Half a character at its end is held back until it is whole or the end. */
 function textOf({ ids, end }: Answer, tokenizer: Tokenizer): string {
