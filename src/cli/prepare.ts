@@ -7,10 +7,14 @@ import { referenceOf } from "../base/objective.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { unstopped } from "../data/ends.ts";
+import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { type ReadingOptions, readData } from "../data/reading.ts";
 import { lazyArray } from "../data/rows.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { stopTokens } from "../files/generation.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
@@ -27,6 +31,8 @@ export type Request = {
   readonly data: readonly RequestData[];
   /** All linear weights are bf16 in the model's files. */
   readonly exact: boolean;
+  /** What the run's user should know of it. */
+  readonly notices: readonly string[];
 };
 /** An adapter's rows, and the adapter from a file that they are measured against. */
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
@@ -86,8 +92,38 @@ export async function readRequest(recipe: Recipe, spec: ModelSpec, reading: Read
   const exact = linearsAreBf16(recipe.model.path, spec); // also: the files are whole and fit the configuration
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
-  const data = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
-  return { recipe, spec, data: data.map((of, i) => ({ ...of, reference: references[i]! })), exact };
+  const tokenizer = loadTokenizer(recipe.model.path);
+  const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  const data = read.map((of, i) => ({ ...of, reference: references[i]! }));
+  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+}
+
+/** Rows that are cut or dropped are counted in the plan's table. */
+const IN_TABLE: readonly NoticeKind[] = ["cut"];
+
+/** What was lost or left out of the rows; adapters of a sweep read the same ones. */
+function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
+  const named = data.flatMap(({ notices }, i) =>
+    notices
+      .filter(({ kind }) => !IN_TABLE.includes(kind))
+      .map((notice) => ({ text: noticeText(notice), name: adapters[i]!.name })),
+  );
+  return [...Map.groupBy(named, ({ text }) => text)].map(([text, of]) => `${namesOf(of.map(({ name }) => name))}: ${text}`);
+}
+
+/** "a, b and 6 more". */
+const namesOf = (names: readonly string[]): string =>
+  names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
+
+/** Programs that serve an adapter stop where the base model does. */
+function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
+  if (!adapters.some(({ chatTemplate, format }) => chatTemplate && format !== "text")) return [];
+  const ends = unstopped(tokenizer, stopTokens(model.path));
+  if (ends.length === 0) return [];
+  return [
+    `the chat template ends answers with ${ends.join(" or ")}, at which ${shortPath(model.path)} does not stop: give the server of its adapters ` +
+      "this token to stop at (mlora generate does it, mlora export writes it)",
+  ];
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
