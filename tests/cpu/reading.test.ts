@@ -28,10 +28,10 @@ const chat = (i: number) => ({
   unused: 1,
 });
 
-/** Half a second and more for each row, below the most steps that a template may take. */
+/** A tenth of a second and more for each row, below the most steps that a template may take. */
 const SLOW =
   "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}" +
-  "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}";
+  "{% for i in range(1000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}";
 const slowly = (name: string, template = "slow.jinja") => adapter(name, `data = "slow.jsonl"\nchat_template = "${template}"`);
 const slow = { "slow.jsonl": lines(Array.from({ length: 500 }, (_, i) => chat(i + 1))), "slow.jinja": SLOW };
 
@@ -76,9 +76,9 @@ describe("limits", () => {
   const path = () => place.project(HEAD + slowly("a"), slow);
 
   test("a row that takes too long is named", async () => {
-    await expect(read(path(), { rowMs: 200 })).rejects.toMatchObject({
+    await expect(read(path(), { rowMs: 100 })).rejects.toMatchObject({
       code: "data.slow",
-      message: expect.stringMatching(/slow\.jsonl:\d+: reading this row has taken more than 0.2 s$/),
+      message: expect.stringMatching(/slow\.jsonl:\d+: reading this row has taken more than 0.1 s$/),
     });
   }, 30_000);
 
