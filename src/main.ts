@@ -5,6 +5,7 @@ import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
 import { MloraError, RequestError, RunError } from "./base/errors.ts";
 import { setLogLevel } from "./base/log.ts";
+import { writeStderr, writeStdout } from "./base/terminal.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
 import type { DataFlags } from "./cli/data.ts";
@@ -216,7 +217,7 @@ async function main(args: readonly string[]): Promise<number> {
     return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
   }
   if (args[0] === "--version" || args[0] === "-v") {
-    process.stdout.write(`mlora ${VERSION}\n`);
+    writeStdout(`mlora ${VERSION}\n`);
     return 0;
   }
   setLogLevel(Number(environment("MLORA_DEBUG")) || 0);
@@ -251,7 +252,7 @@ function report(error: unknown): number {
           `error[bug]: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
           `this is a bug in mlora ${VERSION}`,
         ];
-  process.stderr.write(`${lines.join("\n")}\n`);
+  writeStderr(`${lines.join("\n")}\n`);
   return error instanceof MloraError ? error.exit : BUG;
 }
 

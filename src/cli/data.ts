@@ -3,6 +3,7 @@
 import { basename } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/dataset.ts";
 import { type InspectedRow, type InspectedSequence, inspectRows } from "../data/inspect.ts";
 import { noticeText } from "../data/notices.ts";
@@ -13,7 +14,7 @@ import { sequencesOf } from "../schedule/pack.ts";
 import { binsOf, drawHistogram } from "./draw/histogram.ts";
 import { screenOf } from "./draw/screen.ts";
 import { type Screen, wrapped } from "./draw/terminal.ts";
-import { drawRuns, legend, runsOf, visible } from "./draw/tokens.ts";
+import { drawRuns, legend, runsOf } from "./draw/tokens.ts";
 import { percent } from "./draw/words.ts";
 import { wholeNumber } from "./flags.ts";
 import { readRecipe, shortPath } from "./prepare.ts";
@@ -47,13 +48,12 @@ export function data(recipePath: string, adapter: string | undefined, flags: Dat
     return { of, rows, dataset };
   });
   const text = flags.json
-    ? JSON.stringify(
+    ? jsonText(
         told.map(({ of, rows, dataset }) => ({
           adapter: of.name,
           ...(dataset ? countsOf(dataset) : {}),
           rows: rows.map((row) => rowJson(row, tokenizer)),
         })),
-        null,
         2,
       )
     : told
@@ -65,7 +65,7 @@ export function data(recipePath: string, adapter: string | undefined, flags: Dat
           `  ${legend(screen.colour)}`,
         ])
         .join("\n");
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`, { painted: flags.json !== true && screen.colour });
 }
 
 function chosen(adapters: readonly AdapterRecipe[], name: string | undefined): readonly AdapterRecipe[] {
@@ -155,7 +155,7 @@ function idLines({ ids, mask, kept }: InspectedSequence, tokenizer: Tokenizer): 
       { title: "at", of: (i: number) => `${i}`, ...right },
       { title: "id", of: (i) => `${ids[i]}`, ...right },
       { title: "weight", of: (i) => (i >= kept ? "cut" : `${mask[i]}`), ...right },
-      { title: "text", of: (i) => visible(JSON.stringify(tokenizer.decode([ids[i]!]))) },
+      { title: "text", of: (i) => jsonText(tokenizer.decode([ids[i]!])) },
     ],
     [...ids.keys()],
   );

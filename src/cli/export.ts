@@ -10,6 +10,7 @@ import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
+import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
@@ -72,15 +73,15 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   }
   const facts = factsOf(merge, shards, (now() - begun) / 1000);
   const text = json
-    ? JSON.stringify({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, null, 2)
+    ? jsonText({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, 2)
     : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (rank ${adapter.rank}, scale ${merge.scale}) into ` +
       `${shortPath(output)}: ${count(facts.parameters)} parameters in ${dtype}, ${formatBytes(facts.bytes)}, ` +
       `${shards.length === 1 ? "1 file" : `${shards.length} files`}`;
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`);
 }
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 function factsOf({ adapter, scale, dtype }: Merge, shards: readonly Shard[], seconds: number) {

@@ -3,6 +3,7 @@
 import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { answerEnds } from "../data/ends.ts";
 import type { Sampling } from "../data/sample.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
@@ -51,7 +52,7 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
 }
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 /** Without a temperature the likeliest token; with --top-p or --top-k alone, a temperature of 1. */

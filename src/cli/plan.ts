@@ -3,6 +3,7 @@
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
+import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { modelOf } from "../plan/model.ts";
@@ -30,10 +31,13 @@ export async function plan(recipePath: string, options: PlanOptions): Promise<vo
   const { plan } = prepared;
   const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
   if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));
+  const screen = screenOf(process.stdout);
   const text = options.json
-    ? JSON.stringify(planJson(prepared, rehearsal), null, 2)
-    : [...planText(prepared), ...scheduleText(prepared, rehearsal, screenOf(process.stdout)), ...drawnText(svg)].join("\n");
-  process.stdout.write(`${text}\n`);
+    ? jsonText(planJson(prepared, rehearsal), 2)
+    : [...planText(prepared).map(visible), ...scheduleText(prepared, rehearsal, screen), ...drawnText(svg).map(visible)].join(
+        "\n",
+      );
+  writeStdout(`${text}\n`, { painted: options.json !== true && screen.colour });
 }
 
 /** For machines: every number of the text, by name. */
@@ -97,7 +101,14 @@ function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: S
   if (!rehearsal || plan.stages.length === 1) return [];
   const said = [...numbersOf(plan, rehearsal), ...adviceFor(prepared, rehearsal), assumptionsOf(plan)];
   const drawn = drawTerminal(plan, rehearsal, screen);
-  return ["", ...stageTable(plan, rehearsal), "", ...drawn, "", ...said.flatMap((text) => wrapped(text, screen.width))];
+  return [
+    "",
+    ...stageTable(plan, rehearsal),
+    "",
+    ...drawn,
+    "",
+    ...said.flatMap((text) => wrapped(visible(text), screen.width)),
+  ];
 }
 
 function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehearsal): string[] {

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { ignoresHangup } from "../base/machine.ts";
+import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { newRunId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { modelFingerprint } from "../files/basemodel.ts";
@@ -200,7 +201,7 @@ function recording({ outcomes }: Job, output: string, resumed: Resumed | null): 
 }
 
 function conclude(result: RunResult, plan: Plan, output: string): void {
-  process.stdout.write(`${summary(result, plan, output).join("\n")}\n`);
+  writeStdout(`${summary(result, plan, output).join("\n")}\n`);
   const failed = result.adapters.filter(({ status }) => status === "failed");
   if (failed.length > 0)
     throw new RunError(
@@ -229,7 +230,7 @@ const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
   `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 /** Calls `stop` at the first Ctrl-C or SIGTERM, or when the terminal is gone (SIGHUP; not under nohup); a second ends the process as if nobody listened. */

@@ -1,5 +1,7 @@
 // A sequence of tokens as text that shows which of them are learned and which are cut off: in colours on a terminal, in brackets elsewhere.
 
+import { visible } from "../../base/terminal.ts";
+
 /** What becomes of a token: its loss counts, it is only read, or it lies beyond max_length. */
 export type Role = "learned" | "read" | "cut";
 /** Neighbouring tokens of one role, as text. */
@@ -44,13 +46,3 @@ export const legend = (colour: boolean): string =>
   colour
     ? `${COLOURS.learned}learned${RESET}, read, ${COLOURS.cut}cut off${RESET}`
     : `${BRACKETS.learned.join("learned")}, read, ${BRACKETS.cut.join("cut off")}`;
-
-/** Control characters but the line break as what they are called: "\t", "\x1b". */
-export const visible = (text: string): string =>
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  text.replaceAll(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (char) => {
-    const code = char.codePointAt(0)!;
-    return (
-      { 9: "\\t", 13: "\\r" }[code] ?? (code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16)}`)
-    );
-  });
