@@ -4,7 +4,6 @@ import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { answerEnds } from "../data/ends.ts";
 import type { Sampling } from "../data/sample.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { stopTokens } from "../files/generation.ts";
@@ -37,7 +36,7 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   checkFormat(format, spec);
   const wishes = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
   const sizes = planGeneration(spec, device, adapters, wishes, format);
-  const stops = new Set([...stopTokens(base), ...answerEnds(tokenizer)]);
+  const stops = new Set([...stopTokens(base), ...request.ends]);
   const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
   say(`${shortPath(base)} on ${device.name}, ${names}`);
   using generator = await openGenerator({ ...device, sharers: 1 }, { folder: base }, spec, sizes);

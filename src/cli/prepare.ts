@@ -6,7 +6,7 @@ import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Dataset } from "../data/dataset.ts";
+import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { type ReadingOptions, readData } from "../data/reading.ts";
@@ -117,8 +117,10 @@ const namesOf = (names: readonly string[]): string =>
 
 /** Programs that serve an adapter stop where the base model does. */
 function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
-  if (!adapters.some(({ chatTemplate, format }) => chatTemplate && format !== "text")) return [];
-  const ends = unstopped(tokenizer, stopTokens(model.path));
+  const chats = adapters.filter(({ chatTemplate, format }) => chatTemplate !== false && format !== "text");
+  const templates = new Map(chats.map((adapter) => [adapter.chatTemplate, adapter]));
+  const stops = stopTokens(model.path);
+  const ends = [...new Set([...templates.values()].flatMap((of) => unstopped(tokenizerOf(of, tokenizer), stops)))];
   if (ends.length === 0) return [];
   return [
     `the chat template ends answers with ${ends.join(" or ")}, at which ${shortPath(model.path)} does not stop: give the server of its adapters ` +

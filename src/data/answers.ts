@@ -117,6 +117,7 @@ function endOf(turn: number, from: number, { chat, text, contents, renderer }: P
   const closing = closingOf(renderer);
   const at = closing === null ? -1 : text.slice(spokenTo, edge).lastIndexOf(closing);
   if (at >= 0) return spokenTo + at + closing!.length;
+  if (whole && common === spokenTo && said) return common; // nothing closes the turn
   if (common <= spokenTo) return null;
   return markBefore(text, spokenTo, edge, specials)?.to ?? (whole ? common : null);
 }

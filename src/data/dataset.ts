@@ -213,9 +213,10 @@ function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[
   return turns.map((turn) => ({ ...chat, messages: messages.slice(0, turn + 1), answersFrom: turn, unlearned: new Set() }));
 }
 
-function tell({ losses = [], emptied = [], joined }: TokenRow, source: Source, book: NoticeBook): void {
+function tell({ losses = [], emptied = [], unended = [], joined }: TokenRow, source: Source, book: NoticeBook): void {
   for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
   for (const turn of emptied) book.add("empty thoughts", source, "", turn);
+  for (const turn of unended) book.add("no end", source, "", turn);
   if (joined) book.add("joined prompts", source, "");
 }
 

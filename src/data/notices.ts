@@ -10,6 +10,7 @@ export type NoticeKind =
   | "tool calls"
   | "context"
   | "empty thoughts"
+  | "no end"
   | "fields"
   | "template arguments"
   | "too long"
@@ -37,6 +38,10 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
   "tool calls": ["calls of tools left out or rewritten by the chat template", ""],
   context: ["words that are not answers left out by the chat template", ""],
   "empty thoughts": ["an empty think block added by the chat template, which is read and not learned", ""],
+  "no end": [
+    "answers that the chat template ends with no token, so that to stop is not learned",
+    "name a template that ends them (chat_template)",
+  ],
   fields: ["fields that are not used", ""],
   "template arguments": ["arguments that the chat template does not ask for", ""],
   "too long": ["longer than max_length, dropped", "raise max_length"],

@@ -50,7 +50,7 @@ export function withoutThoughts(message: Message): Message {
   return { ...rest, role: message.role, content: splitThoughts(message.content).answer };
 }
 
-const EMPTY = /^\s*<think>\s*<\/think>\s*/;
+const EMPTY = /^\s*<think>\s*<\/think>\n{0,2}/;
 
 /** Characters of an empty think block that a template writes at an answer's beginning and the data does not have; 0 for none. */
 export function emptyThoughts(answer: string, { content }: Message): number {

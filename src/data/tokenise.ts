@@ -19,6 +19,8 @@ export type TokenRow = {
   readonly losses?: readonly Loss[];
   /** Turns, from 0, that the template gives an empty think block which the data does not have. */
   readonly emptied?: readonly number[];
+  /** Learned turns, from 0, behind which the template puts no token that ends them. */
+  readonly unended?: readonly number[];
 };
 
 /**
@@ -66,10 +68,19 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const empty = answers.map(({ from, to }, i) => emptyThoughts(text.slice(from, to), messages[turns[i]!]!));
   const spans = answers.map(({ from, to }, i) => ({ from: from + empty[i]!, to }));
   const emptied = turns.filter((_, i) => empty[i]! > 0);
+  const isEnded = ({ from, to }: Span) =>
+    tokenizer.specials.some((special) => text.slice(from, to).trimEnd().endsWith(special));
+  const unended = turns.filter((_, i) => !isEnded(spans[i]!));
   const { ids, inside } = encodeSpans(text, spans, tokenizer);
   const row = learn(ids, inside);
   const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
-  return { ids: ids.slice(0, end), mask: row.mask.slice(0, end), ...told, ...(emptied.length > 0 ? { emptied } : {}) };
+  return {
+    ids: ids.slice(0, end),
+    mask: row.mask.slice(0, end),
+    ...told,
+    ...(emptied.length > 0 ? { emptied } : {}),
+    ...(unended.length > 0 ? { unended } : {}),
+  };
 }
 
 /** The ids of a text, and which of them are learned where all are but the turns that are context alone. */

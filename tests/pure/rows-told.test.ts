@@ -148,6 +148,16 @@ describe("thoughts", () => {
   });
 });
 
+test("answers that the template ends with no token are learned whole, and told", () => {
+  const chatTemplate = fileOf(
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "open.jinja",
+  );
+  const dataset = load(lines({ messages: [user("a"), assistant("b c")] }), { chatTemplate });
+  expect(learnedOf(dataset.train[0]!)).toBe("b c");
+  expect(told(dataset, "no end")).toMatchObject({ rows: 1, turns: 1 });
+});
+
 describe("tools", () => {
   const calls = { tool_calls: [{ type: "function", function: { name: "sky", arguments: { at: "Oslo" } } }] };
   const called = assistant("", calls);

@@ -7,6 +7,7 @@ import { type FactorTensor, factorsIn } from "../../base/layout.ts";
 import { PRECISIONS, type Precision } from "../../base/precision.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
+import { answerEnds } from "../../data/ends.ts";
 import { RowFault } from "../../data/jsonl.ts";
 import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
@@ -48,6 +49,8 @@ export type GenerateRequest = {
   readonly base: string;
   readonly spec: ModelSpec;
   readonly tokenizer: Tokenizer;
+  /** The tokens that end what the adapters are trained to say. */
+  readonly ends: readonly number[];
   readonly adapters: readonly LoadedAdapter[];
   readonly questions: readonly Question[];
   readonly device: "auto" | "cpu" | "cuda";
@@ -73,7 +76,9 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const questions = questionsOf(flags, named, adapters, tokenizer, spec);
   const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
   const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
-  return { base, spec, tokenizer, adapters, questions, device, precision };
+  const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
+  const ends = [...new Set(tokenizers.flatMap(answerEnds))];
+  return { base, spec, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
