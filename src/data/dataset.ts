@@ -133,6 +133,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       if (faults.length === SHOWN) break;
     }
   }
+  read(null, 0, packer.bytes);
   if (faults.length > 0)
     throw new RequestError(
       "data.row",

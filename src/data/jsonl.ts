@@ -12,8 +12,8 @@ const NEWLINE = 0x0a;
 /** Where a row stands; lines count from 1. */
 export type Source = { readonly file: string; readonly line: number };
 export type Fields = Readonly<Record<string, unknown>>;
-/** Told of each row before it is read: its place, the bytes of its file up to its end, and those that the rows before take in memory. */
-export type RowRead = (place: Source, bytes: number, held: number) => void;
+/** Told of each row before it is read, and with null when a file's rows are read: its place, the bytes of its file up to its end, and those that the rows before take in memory. */
+export type RowRead = (place: Source | null, bytes: number, held: number) => void;
 export type Row = { readonly source: Source; readonly fields: Fields };
 
 /** A row that cannot be used, and why: "has an empty 'completion'". The place is put before it. */

@@ -29,7 +29,7 @@ export type FromReader =
     }
   | { readonly type: "bug"; readonly message: string };
 
-/** Where the thread is, in `place`: the number of the file, the line, rows begun and bytes read of all files. */
+/** Where the thread is, in `place`: the number of the file, the line (0 between files), rows begun and bytes read of all files. */
 export const PLACE = { file: 0, line: 1, rows: 2, bytes: 3, numbers: 4 } as const;
 
 parentPort?.on("message", (asked: ToReader) => {
@@ -49,7 +49,12 @@ function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader):
   const numbers = new Map(files.map((file, i) => [file, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
-  const row = ({ file, line }: Source, bytes: number, held: number): void => {
+  const row = (at: Source | null, bytes: number, held: number): void => {
+    if (!at) {
+      place[PLACE.line] = 0; // what follows, over all rows, is no row's fault
+      return;
+    }
+    const { file, line } = at;
     if (file !== current || line <= begun) [current, before, heldBefore] = [file, before + inFile, heldBefore + heldHere];
     [begun, inFile, heldHere] = [line, bytes, held];
     place[PLACE.file] = numbers.get(file) ?? 0;

@@ -61,7 +61,8 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   const look = setInterval(() => {
     options.progress?.({ rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes });
     if (place[PLACE.rows] !== rows) [rows, since] = [place[PLACE.rows]!, now()];
-    if (rows > 0 && now() - since > rowMs) reject(tooSlow(`${files[place[PLACE.file]!]}:${place[PLACE.line]}`, rowMs));
+    if (place[PLACE.line]! > 0 && now() - since > rowMs)
+      reject(tooSlow(`${files[place[PLACE.file]!]}:${place[PLACE.line]}`, rowMs));
   }, LOOK_MS);
   try {
     thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
