@@ -293,7 +293,7 @@ describe("files that go away", () => {
       const text = longer(unlike([0, 1], "cpu", KEPT), 40);
       const path = place.project(text, SUMS);
       mkdirSync(outputOf(path));
-      writeFileSync(join(outputOf(path), "recipe.toml.4711.tmp"), "[mod");
+      writeFileSync(join(outputOf(path), ".mlora-run.json.4711.tmp"), "{");
       expect((await place.mlora("run", path)).code).toBe(0);
       await expectSame(path, text, ["a0", "a1"]);
       expect(readFileSync(join(outputOf(path), "recipe.toml"), "utf8")).toContain("[model]");
