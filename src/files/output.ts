@@ -3,6 +3,7 @@
 import { linkSync, lstatSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import { randomText } from "../base/secret.ts";
 import { hintOf, isTemporary, makeFolder, removeQuietly } from "./atomic.ts";
@@ -59,7 +60,15 @@ const OF_ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "README.
 const isHalf = (names: readonly string[]) => (name: string) => names.some((of) => isTemporary(name, of));
 
 /** Removes what killed runs left half written, in the places where a run writes it. */
-function tidy(folder: string, { adapters, checkpoints }: Places): void {
+function tidy(folder: string, places: Places): void {
+  try {
+    removeHalves(folder, places);
+  } catch (error) {
+    log(0, () => `notice: what an earlier run left half written is still there: ${textOf(error)}`);
+  }
+}
+
+function removeHalves(folder: string, { adapters, checkpoints }: Places): void {
   removeFiles(folder, (name) => isHalfMarker(name) || isHalf(OF_RUN)(name));
   for (const adapter of adapters) {
     const place = join(folder, adapter);

@@ -2,6 +2,8 @@
 
 import { closeSync, constants, lstatSync, openSync, readdirSync, rmdirSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
+import { RunError, textOf } from "../base/errors.ts";
+import { hintOf } from "./atomic.ts";
 
 /** Faults after which a folder that may hold other files is left as it is. */
 const KEPT = ["ENOENT", "ENOTEMPTY", "EEXIST"];
@@ -17,11 +19,14 @@ function within<T>(folder: string, use: (path: string, names: readonly string[])
     fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
   } catch (error) {
     if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(error))) return null;
-    throw error;
+    throw new RunError("files.folder", `cannot read ${folder}: ${textOf(error)}`, hintOf(error), { cause: error });
   }
   try {
     const path = `/proc/self/fd/${fd}`;
     return use(path, readdirSync(path));
+  } catch (error) {
+    if (error instanceof RunError) throw error;
+    throw new RunError("files.remove", `cannot change ${folder}: ${textOf(error)}`, hintOf(error), { cause: error });
   } finally {
     closeSync(fd);
   }
