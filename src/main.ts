@@ -11,6 +11,7 @@ import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
+import { systemError } from "./files/faults.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
 
@@ -233,7 +234,8 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 /** Says what went wrong on stderr; returns the exit code. */
-function report(error: unknown): number {
+function report(thrown: unknown): number {
+  const error = systemError(thrown) ?? thrown;
   const lines =
     error instanceof MloraError
       ? [`error[${error.code}]: ${error.message}`, ...(error.hint ? [`hint: ${error.hint}`] : [])]

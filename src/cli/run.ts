@@ -26,7 +26,7 @@ import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
 import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
-import { metricsObserver, summary } from "./results.ts";
+import { metricsObserver, patient, summary } from "./results.ts";
 import { type OpenStages, openCrew, openStages } from "./stages.ts";
 import { tracePath, tracing, writeTrace } from "./timeline.ts";
 
@@ -208,8 +208,9 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   await using disk = diskKeeper(output, checkpoint?.keep ?? 1);
   const keeper = noting(disk, job.kept);
   using metrics = openAppender(join(output, "metrics.jsonl"));
+  const lines = patient(metrics.append, (text) => say(`notice: ${text}`));
   using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
-  const observers = [progress, metricsObserver(plan, metrics.append), recording(job, output, resumed), desk.observer];
+  const observers = [progress, metricsObserver(plan, lines.append), recording(job, output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
   const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
   const kept = {
@@ -234,6 +235,8 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
     return result;
   } catch (error) {
     throw await stages.causeOf(error);
+  } finally {
+    lines.flush();
   }
 }
 

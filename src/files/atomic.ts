@@ -2,27 +2,10 @@
 
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { RunError, textOf } from "../base/errors.ts";
+import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
-
-const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "make room on the disk",
-  EDQUOT: "make room in your quota",
-  EACCES: "choose a folder that you may write to",
-  EPERM: "choose a folder that you may write to",
-  EROFS: "choose a folder on a disk that may be written",
-  EMFILE: "raise the limit of open files (ulimit -n)",
-  ENFILE: "raise the machine's limit of open files (fs.file-max)",
-  EIO: "check the disk (dmesg); choose a folder on another one",
-};
-
-/** The way out of a failed write, where there is one. */
-export const hintOf = (error: unknown): string | undefined => HINTS[(error as { code?: string }).code ?? ""];
-
-/** What a failed write becomes: the path, the system's reason, the way out. */
-export const writeError = (path: string, error: unknown): RunError =>
-  new RunError("files.write", `cannot write ${path}: ${textOf(error)}`, hintOf(error), { cause: error });
+import { writeError } from "./faults.ts";
 
 /** The name of a file that is being written: nobody else has it, and `isTemporary` knows it. */
 const temporaryOf = (path: string): string => `${path}.${process.pid}-${randomText(6)}.tmp`;
@@ -110,10 +93,10 @@ export function openAppender(path: string): Appender {
     append: (line) => {
       try {
         if (fd === null) return;
-        if (counted && fstatSync(fd).nlink === 0) throw new Error("it was removed"); // what is written now would be lost
+        if (counted && fstatSync(fd).nlink === 0) throw new RunError("files.removed", `cannot write ${path}: it was removed`); // or it would be lost
         appendWhole(fd, new TextEncoder().encode(`${line}\n`));
       } catch (error) {
-        throw writeError(path, error);
+        throw error instanceof MloraError ? error : writeError(path, error);
       }
     },
     [Symbol.dispose]: () => {

@@ -6,8 +6,9 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import { randomText } from "../base/secret.ts";
-import { hintOf, isTemporary, makeFolder, removeQuietly } from "./atomic.ts";
+import { isTemporary, makeFolder, removeQuietly } from "./atomic.ts";
 import { removeHalfCheckpoints } from "./checkpoint.ts";
+import { hintOf } from "./faults.ts";
 import { isHalfMarker, isRun, writeMarker } from "./marker.ts";
 import { foldersIn, removeFiles, removeFolder } from "./owned.ts";
 
