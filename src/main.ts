@@ -4,6 +4,7 @@
 import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
 import { MloraError, RequestError, RunError } from "./base/errors.ts";
+import { systemError } from "./base/faults.ts";
 import { setLogLevel } from "./base/log.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
@@ -11,7 +12,6 @@ import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
-import { systemError } from "./files/faults.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
 

@@ -3,9 +3,9 @@
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { writeError } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
-import { writeError } from "./faults.ts";
 
 /** The name of a file that is being written: nobody else has it, and `isTemporary` knows it. */
 const temporaryOf = (path: string): string => `${path}.${process.pid}-${randomText(6)}.tmp`;

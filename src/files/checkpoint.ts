@@ -11,12 +11,12 @@ import { closeSync, existsSync, openSync, readSync, renameSync, statfsSync, stat
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
+import { hintOf, writeError } from "../base/faults.ts";
 import type { Factor, Method } from "../base/kinds.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
 import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
-import { hintOf, writeError } from "./faults.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";

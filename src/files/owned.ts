@@ -3,7 +3,7 @@
 import { closeSync, constants, lstatSync, openSync, readdirSync, rmdirSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { RunError, textOf } from "../base/errors.ts";
-import { hintOf } from "./faults.ts";
+import { hintOf } from "../base/faults.ts";
 
 /** Faults after which a folder that may hold other files is left as it is. */
 const KEPT = ["ENOENT", "ENOTEMPTY", "EEXIST"];

@@ -5,9 +5,9 @@ import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { hintOf } from "../base/faults.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { madeSchema } from "./checkpoint.ts";
-import { hintOf } from "./faults.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { linesOf } from "./lines.ts";
 

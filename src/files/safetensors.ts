@@ -4,8 +4,8 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { readError, readHintOf } from "../base/faults.ts";
 import { replaceFile } from "./atomic.ts";
-import { readError, readHintOf } from "./faults.ts";
 
 const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
 const READ_CHUNK = 64 << 20;

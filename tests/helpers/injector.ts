@@ -75,7 +75,7 @@ export class Injector {
     if (existsSync(join(folder, ".mlora-run.json"))) symlinkSync(join("..", "mine"), join(folder, "link"));
     const second = await this.place.mlora("run", path);
     const finished = second.code === 2 && second.err.includes("error[resume.finished]");
-    if (second.code !== 0 && !(first.code === 0 && finished)) fail("the same command does not go on", second);
+    if (second.code !== 0 && !finished) fail("the same command does not go on", second);
     const left = this.#left(path);
     if (!Bun.deepEquals(left, this.#calm)) fail("what was trained is not what an undisturbed run trains", second);
     if (!Bun.deepEquals(this.#outside(path), before)) fail("something outside the run's folder has changed", second);

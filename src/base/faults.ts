@@ -1,6 +1,6 @@
 // What the system's refusal of a file call becomes: the path, the reason, the way out. None of these is a bug.
 
-import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { MloraError, RunError, textOf } from "./errors.ts";
 
 const ANY: Readonly<Record<string, string>> = {
   EMFILE: "raise the limit of open files (ulimit -n)",
