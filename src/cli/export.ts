@@ -11,9 +11,13 @@ import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
+import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { answerEnds } from "../data/ends.ts";
+import { loadTokenizer } from "../data/tokenizer.ts";
 import { removeQuietly, syncFolder, writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { scaleOf } from "../plan/adapters.ts";
@@ -58,6 +62,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   try {
     copyBeside(baseFolder, part);
     writeConfig(baseFolder, part, DTYPES[dtype].theirs);
+    addStops(baseFolder, part);
     writeWeights(part, shards, merge);
     const started = now();
     verifyMerged(part, shards, merge);
@@ -69,15 +74,15 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   }
   const facts = factsOf(merge, shards, (now() - begun) / 1000);
   const text = json
-    ? JSON.stringify({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, null, 2)
+    ? jsonText({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, 2)
     : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (rank ${adapter.rank}, scale ${merge.scale}) into ` +
       `${shortPath(output)}: ${count(facts.parameters)} parameters in ${dtype}, ${formatBytes(facts.bytes)}, ` +
       `${shards.length === 1 ? "1 file" : `${shards.length} files`}`;
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`);
 }
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 function factsOf({ adapter, scale, dtype }: Merge, shards: readonly Shard[], seconds: number) {
@@ -200,6 +205,23 @@ function writeConfig(base: string, part: string, stored: string): void {
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...types }, null, 2)}\n`);
+}
+
+/** A merged model stops where its adapter learned to end answers. */
+function addStops(base: string, part: string): void {
+  let ends: readonly number[];
+  let names = (id: number) => `${id}`;
+  try {
+    const tokenizer = loadTokenizer(base);
+    ends = answerEnds(tokenizer);
+    names = (id) => `${tokenizer.decode([id])} (${id})`;
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    say(`notice: ${error.message}; so the merged model stops only at the tokens at which the base model does`);
+    return;
+  }
+  const added = writeStopTokens(base, part, ends);
+  if (added.length > 0) say(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
 }
 
 function writeWeights(part: string, shards: readonly Shard[], merge: Merge): void {

@@ -2,6 +2,7 @@
 
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { describeAddress, parseAddress } from "../bus/address.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
 import type { StageDevice } from "../plan/plan.ts";
@@ -76,7 +77,7 @@ export function crewOf({ server, run, stages, here }: Others, devices: readonly 
   const missing = stages - here;
   const where = "address" in server ? describeAddress(server.address) : `${server.host}:${server.port}`;
   if (missing > 0)
-    process.stderr.write(
+    writeStderr(
       `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, start\n` +
         `  mlora stage --nats ${where} --run ${run}\n`,
     );

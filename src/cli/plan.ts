@@ -3,6 +3,7 @@
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
+import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { modelOf } from "../plan/model.ts";
@@ -30,14 +31,17 @@ export async function plan(recipePath: string, options: PlanOptions): Promise<vo
   const { plan } = prepared;
   const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
   if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));
+  const screen = screenOf(process.stdout);
   const text = options.json
-    ? JSON.stringify(planJson(prepared, rehearsal), null, 2)
-    : [...planText(prepared), ...scheduleText(prepared, rehearsal, screenOf(process.stdout)), ...drawnText(svg)].join("\n");
-  process.stdout.write(`${text}\n`);
+    ? jsonText(planJson(prepared, rehearsal), 2)
+    : [...planText(prepared).map(visible), ...scheduleText(prepared, rehearsal, screen), ...drawnText(svg).map(visible)].join(
+        "\n",
+      );
+  writeStdout(`${text}\n`, { painted: options.json !== true && screen.colour });
 }
 
 /** For machines: every number of the text, by name. */
-export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) {
+export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal | null) {
   const { recipe, spec, device, adapters, stages, budget } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -76,6 +80,7 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
       tokens: adapter.tokens,
       parameters: adapter.parameters,
     })),
+    notices,
     memory_bytes: { ...memory, total: totalBytes(memory) },
     memory_model: modelOf(plan),
     ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
@@ -96,7 +101,14 @@ function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: S
   if (!rehearsal || plan.stages.length === 1) return [];
   const said = [...numbersOf(plan, rehearsal), ...adviceFor(prepared, rehearsal), assumptionsOf(plan)];
   const drawn = drawTerminal(plan, rehearsal, screen);
-  return ["", ...stageTable(plan, rehearsal), "", ...drawn, "", ...said.flatMap((text) => wrapped(text, screen.width))];
+  return [
+    "",
+    ...stageTable(plan, rehearsal),
+    "",
+    ...drawn,
+    "",
+    ...said.flatMap((text) => wrapped(visible(text), screen.width)),
+  ];
 }
 
 function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehearsal): string[] {
@@ -133,7 +145,7 @@ function titleOf({ recipe, adapters, stages }: Plan): string {
   return `${basename(recipe.path)}: ${where}`;
 }
 
-function planText({ plan, data }: Prepared): string[] {
+function planText({ plan, data, notices }: Prepared): string[] {
   const { recipe, spec, device, adapters, stages } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -170,6 +182,7 @@ function planText({ plan, data }: Prepared): string[] {
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
+    ...notices.map((notice) => `  notice       ${notice}`),
     "",
     ...adapterLines,
     "",

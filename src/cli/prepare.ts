@@ -6,10 +6,13 @@ import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Dataset, loadDataset, type ReadFiles } from "../data/dataset.ts";
-import { loadTokenizer } from "../data/tokenizer.ts";
+import { type Dataset, loadDataset, type ReadFiles, tokenizerOf } from "../data/dataset.ts";
+import { unstopped } from "../data/ends.ts";
+import { type NoticeKind, noticeText } from "../data/notices.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { stopTokens } from "../files/generation.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
@@ -26,6 +29,8 @@ export type Request = {
   readonly data: readonly RequestData[];
   /** All linear weights are bf16 in the model's files. */
   readonly exact: boolean;
+  /** What the run's user should know of it. */
+  readonly notices: readonly string[];
 };
 /** An adapter's rows, and the adapter from a file that they are measured against. */
 export type RequestData = Dataset & { readonly reference: BankAdapter | null };
@@ -77,7 +82,37 @@ export function readRequest(recipe: Recipe, spec: ModelSpec): Request {
   const data = recipe.adapters.map((adapter, i) => {
     return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]! };
   });
-  return { recipe, spec, data, exact };
+  return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+}
+
+/** Rows that are cut or dropped are counted in the plan's table. */
+const IN_TABLE: readonly NoticeKind[] = ["cut"];
+
+/** What was lost or left out of the rows; adapters of a sweep read the same ones. */
+function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
+  const named = data.flatMap(({ notices }, i) =>
+    notices
+      .filter(({ kind }) => !IN_TABLE.includes(kind))
+      .map((notice) => ({ text: noticeText(notice), name: adapters[i]!.name })),
+  );
+  return [...Map.groupBy(named, ({ text }) => text)].map(([text, of]) => `${namesOf(of.map(({ name }) => name))}: ${text}`);
+}
+
+/** "a, b and 6 more". */
+const namesOf = (names: readonly string[]): string =>
+  names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
+
+/** Programs that serve an adapter stop where the base model does. */
+function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
+  const chats = adapters.filter(({ chatTemplate, format }) => chatTemplate !== false && format !== "text");
+  const templates = new Map(chats.map((adapter) => [adapter.chatTemplate, adapter]));
+  const stops = stopTokens(model.path);
+  const ends = [...new Set([...templates.values()].flatMap((of) => unstopped(tokenizerOf(of, tokenizer), stops)))];
+  if (ends.length === 0) return [];
+  return [
+    `the chat template ends answers with ${ends.join(" or ")}, at which ${shortPath(model.path)} does not stop: give the server of its adapters ` +
+      "this token to stop at (mlora generate does it, mlora export writes it)",
+  ];
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { parse } from "smol-toml";
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { jsonText, writeStdout } from "../base/terminal.ts";
 import { type AdapterStatus, askControl, type ControlRequest, type RunStatus } from "../bus/control.ts";
 import { connect } from "../bus/nats.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
@@ -26,17 +27,16 @@ export async function ps(json: boolean): Promise<void> {
     }),
   );
   const text = json
-    ? JSON.stringify(
+    ? jsonText(
         runs.map(({ entry: { run, pid, output, address }, status, fault }) => {
           return { run, pid, output, fault, ...(status ?? { state: address ? null : "opening", adapters: [] }) };
         }),
-        null,
         2,
       )
     : runs.length === 0
       ? "no run goes on here"
       : runs.flatMap((run, i) => [...(i > 0 ? [""] : []), ...runLines(run)]).join("\n");
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`);
 }
 
 type Known = { readonly entry: RunEntry; readonly status: RunStatus | null; readonly fault: string | null };
@@ -126,5 +126,5 @@ async function ask<R extends ControlRequest>({ address, run }: RunEntry, request
 }
 
 const say = (line: string): void => {
-  process.stdout.write(`${line}\n`);
+  writeStdout(`${line}\n`);
 };

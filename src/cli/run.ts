@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { ignoresHangup } from "../base/machine.ts";
 import { sum } from "../base/shape.ts";
+import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { newRunId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
@@ -83,6 +84,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
   );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  for (const notice of request.notices) say(`notice: ${notice}`);
   const paused = plan.adapters
     .map(({ name }) => name)
     .filter((name) => desk.paused.includes(name) && !resumed?.ended.has(name));
@@ -253,7 +255,7 @@ function recording({ outcomes }: Job, output: string, resumed: Resumed | null): 
 }
 
 function conclude(result: RunResult, plan: Plan, output: string): void {
-  process.stdout.write(`${summary(result, plan, output).join("\n")}\n`);
+  writeStdout(`${summary(result, plan, output).join("\n")}\n`);
   const failed = result.adapters.filter(({ status }) => status === "failed");
   if (failed.length > 0)
     throw new RunError(
@@ -282,7 +284,7 @@ const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
   `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 /** Calls `stop` at the first Ctrl-C or SIGTERM, or when the terminal is gone (SIGHUP; not under nohup); a second ends the process as if nobody listened. */

@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { PRECISIONS, type Precision } from "../base/precision.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
 import { type Connection, connect } from "../bus/nats.ts";
 import { joinRun } from "../bus/stage.ts";
@@ -57,8 +58,7 @@ export async function stage(flags: StageFlags): Promise<void> {
   const { address, run, stage, device, precision, ordinal, folder, joinMs } = orders;
   const report = describeDevice(device, precision, ordinal);
   await using connection = await reach(address, run, joinMs);
-  if (!flags.orders)
-    process.stderr.write(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
+  if (!flags.orders) writeStderr(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
   await using seat = await joinRun(connection, run, { stage, report, joinMs });
   const reason = await serveStage({ connection, run, seat, folder });
   if (reason) throw reason;
@@ -72,7 +72,7 @@ async function reach(address: Address, run: string, limitMs: number): Promise<Co
       return await connect(address, `mlora ${run} stage`);
     } catch (error) {
       if (!(error instanceof RequestError) || !AWAY.includes(error.code) || now() > limit) throw error;
-      if (!waiting) process.stderr.write(`waiting for the NATS server at ${describeAddress(address)}\n`);
+      if (!waiting) writeStderr(`waiting for the NATS server at ${describeAddress(address)}\n`);
       await sleep(RETRY_MS);
     }
   }

@@ -8,6 +8,7 @@ import { countParameters } from "../base/layout.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
 export type { BankAdapter } from "../adapter/bank.ts";
@@ -66,6 +67,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  checkLearns(recipe, totalSteps(work));
   return {
     name: recipe.name,
     index,
@@ -84,6 +86,18 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     parameters: countParameters(spec, spec.layers, targets, recipe.rank, recipe.method),
     reference: data.reference ?? null,
   };
+}
+
+/** Throws a RequestError, `plan.rate`, where an adapter would come out as it began. */
+function checkLearns({ name, schedule, optimizer: { learningRate } }: AdapterRecipe, steps: number): void {
+  if (learns(schedule, learningRate, steps)) return;
+  const all = steps === 1 ? "its only step" : `none of its ${steps} steps`;
+  throw new RequestError(
+    "plan.rate",
+    `adapter '${name}' would learn nothing: ${all} has a learning rate ${steps === 1 ? "of 0" : "above 0"}` +
+      ` (warmup = ${schedule.warmup}, learning_rate = ${learningRate})`,
+    "lower warmup below the number of steps, train for more steps, or raise learning_rate",
+  );
 }
 
 /** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */

@@ -32,8 +32,12 @@ export type AdapterRecipe = {
   readonly format: Format;
   /** Jinja texts over a row's fields, for format "template". */
   readonly template: { readonly prompt: string; readonly completion: string } | null;
-  /** Put plain prompts into the model's chat template, where it has one. */
-  readonly chatTemplate: boolean;
+  /** Put plain prompts into the model's chat template, where it has one; a path names another template's file, absolute. */
+  readonly chatTemplate: boolean | string;
+  /** What the chat template is given beside the turns, by name; a row's own goes before it. */
+  readonly chatVariables: Readonly<Record<string, unknown>>;
+  /** As the template has them, each turn with just what stands before it when it is written, or none at all. */
+  readonly thoughts: "as-template" | "every-turn" | "drop";
   /** System message of chats that have none. */
   readonly system: string | null;
   readonly trainOn: "completion" | "all";

@@ -45,6 +45,9 @@ const name = v.pipe(
 
 const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
 const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more")));
+/** What a chat template is given of a row itself. */
+const RESERVED = ["messages", "add_generation_prompt"];
+
 /** "start", "base" or the folder of a PEFT adapter. */
 const reference = text;
 
@@ -105,7 +108,12 @@ export const adapterEntries = {
   ),
   format: oneOf(...FORMATS),
   template: v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
-  chat_template: truth,
+  chat_template: v.union([truth, text], wants("true, false or the file of a template")),
+  chat_template_kwargs: v.pipe(
+    v.record(v.string(), v.unknown(), wants("a table")),
+    v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+  ),
+  thoughts: oneOf("as-template", "every-turn", "drop"),
   system: text,
   train_on: oneOf("completion", "all"),
   objective: v.union(

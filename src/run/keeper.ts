@@ -125,6 +125,7 @@ function startSaver() {
   const writing = new Set<Promise<void>>();
   let thread: Worker | null = null;
   let count = 0;
+  let ended = false;
   const start = (): Worker => {
     const worker = new Worker(CODE);
     worker.on("message", ({ id, notice, failure }: FromSaver) => {
@@ -145,6 +146,7 @@ function startSaver() {
   };
   return {
     save(what: Omit<ToSaver, "id">): Promise<void> {
+      if (ended) return Promise.reject(new RunError("checkpoint.closed", "the run ended before this checkpoint was begun"));
       thread ??= start();
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       const id = count++;
@@ -155,8 +157,9 @@ function startSaver() {
       thread.postMessage({ id, ...what } satisfies ToSaver, owned);
       return promise;
     },
-    /** Waits for what is being written. */
+    /** Waits for what is being written, and takes nothing more. */
     async end(): Promise<void> {
+      ended = true;
       await Promise.allSettled(writing);
       await thread?.terminate();
       thread = null;

@@ -202,6 +202,8 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     format: "text",
     template: null,
     chatTemplate: false,
+    chatVariables: {},
+    thoughts: "as-template",
     system: null,
     trainOn: "completion",
     objective: { name: "sft" },

@@ -23,6 +23,8 @@ const recipe = (train: string): DatasetRecipe => ({
   format: "auto",
   template: null,
   chatTemplate: true,
+  chatVariables: {},
+  thoughts: "as-template",
   system: "Be brief.",
   trainOn: "completion",
   objective: { name: "sft" },
@@ -126,8 +128,12 @@ test("a tokenizer of another kind says what is supported", () => {
   expect(refusal("unigram", () => void goldenTokenizer("llama2", { model }))?.message).toMatch(
     /its model is "Unigram"; supported is "BPE"/,
   );
-  const merged = { type: "Split", pattern: { String: " " }, behavior: "MergedWithPrevious", invert: false };
-  expect(refusal("split", () => void goldenTokenizer("llama2", { pre_tokenizer: merged }))?.message).toMatch(
-    /splits by "MergedWithPrevious"/,
+  const words = { type: "Whitespace" };
+  expect(refusal("pre-tokenizer", () => void goldenTokenizer("llama2", { pre_tokenizer: words }))?.message).toMatch(
+    /its pre_tokenizer has a step "Whitespace"; supported are Split/,
+  );
+  const lower = { type: "Lowercase" };
+  expect(refusal("normalizer", () => void goldenTokenizer("llama2", { normalizer: lower }))?.message).toMatch(
+    /its normalizer has a step "Lowercase"; supported are NFC/,
   );
 });

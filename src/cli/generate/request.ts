@@ -6,10 +6,10 @@ import { RequestError } from "../../base/errors.ts";
 import { type FactorTensor, factorsIn } from "../../base/layout.ts";
 import { PRECISIONS, type Precision } from "../../base/precision.ts";
 import type { ModelSpec } from "../../base/spec.ts";
-import { checkIds, loadDataset } from "../../data/dataset.ts";
-import type { FormatOptions } from "../../data/format.ts";
+import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
+import { answerEnds } from "../../data/ends.ts";
 import { RowFault } from "../../data/jsonl.ts";
-import { type Prompt, promptOf, readPrompts, splitAnswer } from "../../data/prompts.ts";
+import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { type BankAdapter, scaleOf } from "../../plan/adapters.ts";
@@ -49,6 +49,8 @@ export type GenerateRequest = {
   readonly base: string;
   readonly spec: ModelSpec;
   readonly tokenizer: Tokenizer;
+  /** The tokens that end what the adapters are trained to say. */
+  readonly ends: readonly number[];
   readonly adapters: readonly LoadedAdapter[];
   readonly questions: readonly Question[];
   readonly device: "auto" | "cpu" | "cuda";
@@ -74,7 +76,9 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const questions = questionsOf(flags, named, adapters, tokenizer, spec);
   const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
   const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
-  return { base, spec, tokenizer, adapters, questions, device, precision };
+  const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
+  const ends = [...new Set(tokenizers.flatMap(answerEnds))];
+  return { base, spec, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
@@ -144,25 +148,28 @@ function questionsOf(
   tokenizer: Tokenizer,
   spec: ModelSpec,
 ): readonly Question[] {
-  const optionsOf = ({ recipe }: Pick<Named, "recipe">): FormatOptions => ({
-    format: recipe?.format ?? "auto",
-    template: recipe?.template ?? null,
-    system: flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`,
-    asChat: !flags.raw && (recipe?.chatTemplate ?? true) && tokenizer.hasChatTemplate,
-  });
+  const readingOf = ({ recipe }: Pick<Named, "recipe">): Reading => {
+    const chatTemplate = flags.raw ? false : (recipe?.chatTemplate ?? true);
+    const own = tokenizerOf({ chatTemplate }, tokenizer);
+    const { format = "auto", template = null, chatVariables = {}, thoughts = "as-template" } = recipe ?? {};
+    const system = flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`;
+    return {
+      options: formatOptionsOf({ format, template, system, chatVariables, thoughts, chatTemplate }, own),
+      tokenizer: own,
+    };
+  };
   const ask = (of: Named, prompt: Prompt, place: string): Question => {
     return { ...prompt, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
   };
   if (flags.prompt !== undefined && flags.prompts !== undefined)
     throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
   if (flags.prompt !== undefined)
-    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, optionsOf(of), tokenizer, spec), "--prompt"));
+    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, readingOf(of), spec), "--prompt"));
   if (flags.prompts !== undefined) {
     const file = `${flags.prompts}`;
     const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);
     return named.flatMap((of) => {
-      const options = (name: string | null) => optionsOf(name === null ? of : find(name));
-      const rows = readPrompts(file, options, tokenizer, spec.vocab);
+      const rows = readPrompts(file, (name) => readingOf(name === null ? of : find(name)), spec.vocab);
       return rows.flatMap((row) => ((row.adapter ?? of.name) === of.name ? [ask(of, row, row.place)] : []));
     });
   }
@@ -179,9 +186,9 @@ function unknownAdapter(name: string, named: readonly Named[]): never {
   throw new RowFault(`names the adapter '${name}'; there are ${named.map((of) => of.name).join(", ")}`);
 }
 
-function fromFlag(text: string, options: FormatOptions, tokenizer: Tokenizer, spec: ModelSpec): Prompt {
+function fromFlag(text: string, reading: Reading, spec: ModelSpec): Prompt {
   try {
-    const prompt = promptOf(text, options, tokenizer);
+    const prompt = promptOf(text, reading);
     checkIds(prompt.ids, spec.vocab);
     return prompt;
   } catch (error) {
