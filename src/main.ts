@@ -4,6 +4,7 @@
 import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
 import { MloraError, RequestError, RunError } from "./base/errors.ts";
+import { systemError } from "./base/faults.ts";
 import { setLogLevel } from "./base/log.ts";
 import { writeStderr, writeStdout } from "./base/terminal.ts";
 import { VERSION } from "./base/version.ts";
@@ -244,7 +245,8 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 /** Says what went wrong on stderr; returns the exit code. */
-function report(error: unknown): number {
+function report(thrown: unknown): number {
+  const error = systemError(thrown) ?? thrown;
   const lines =
     error instanceof MloraError
       ? [`error[${error.code}]: ${error.message}`, ...(error.hint ? [`hint: ${error.hint}`] : [])]

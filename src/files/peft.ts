@@ -2,6 +2,7 @@
 //
 // A VeRA's file has its projections beside its vectors: PEFT draws its own by PyTorch's generator.
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { type Factor, factorShape, type Method } from "../base/kinds.ts";
@@ -12,6 +13,7 @@ import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from ".
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
+import { checkPeftConfig } from "./peftconfig.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
@@ -154,7 +156,7 @@ export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
 export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  checkKind(config, path);
+  checkPeftConfig(config, path);
   const isVera = config["peft_type"] === "VERA";
   const rank = countOf(config, "r", path);
   const alpha = isVera ? rank : numberOf(config, "lora_alpha", path);
@@ -164,6 +166,12 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
     throw new RequestError(
       "peft.config",
       `${path}: ${dropoutKey} is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
+    );
+  if (!existsSync(join(folder, "adapter_model.safetensors")) && existsSync(join(folder, "adapter_model.bin")))
+    throw new RequestError(
+      "peft.tensors",
+      `${folder} has adapter_model.bin, expected adapter_model.safetensors`,
+      "save the adapter as safetensors: save_pretrained(folder, safe_serialization=True)",
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, isVera ? "lambda_b" : "A")));
@@ -205,31 +213,6 @@ function scaledRows(matrix: Float32Array, stride: number, width: number, factors
   for (const [i, factor] of factors.entries())
     for (let j = 0; j < width; j++) out[i * width + j] = matrix[i * stride + j]! * factor;
   return out;
-}
-
-/** Only LoRA, DoRA and VeRA are read; anything that would change the numbers is refused by name. */
-function checkKind(config: JsonObject, path: string): void {
-  const isEmpty = (value: unknown) =>
-    value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
-  const refuse = (key: string) =>
-    new RequestError(
-      "peft.kind",
-      `${path}: ${key} is ${JSON.stringify(config[key])}`,
-      "mlora reads LoRA, DoRA and VeRA adapters",
-    );
-  if (config["peft_type"] !== "LORA" && config["peft_type"] !== "VERA") throw refuse("peft_type");
-  if ((config["bias"] ?? "none") !== "none") throw refuse("bias");
-  for (const key of [
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "target_parameters",
-    "trainable_token_indices",
-  ])
-    if (!isEmpty(config[key])) throw refuse(key);
 }
 
 function numberOf(config: JsonObject, key: string, path: string): number {

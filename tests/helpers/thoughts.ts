@@ -11,7 +11,7 @@ export function withoutEmptyThoughts(ids: readonly number[], mask: readonly numb
     let close = i + 1;
     while (texts[close]?.trim() === "") close++;
     if (texts[close] !== "</think>") continue;
-    for (let at = i; at <= close || texts[at]?.trim() === ""; at++) learned[at] = 0;
+    for (let at = i; at <= close || /^\n+$/.test(texts[at] ?? ""); at++) learned[at] = 0; // not an answer's indentation
   }
   return learned;
 }
