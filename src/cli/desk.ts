@@ -13,8 +13,8 @@ import { type ControlRequest, type RunStatus, serveControl, type Underway } from
 import type { Connection } from "../bus/nats.ts";
 import type { ReadProgress } from "../data/reading.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { resolveTargets } from "../plan/adapters.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
+import { placeAdapter } from "../plan/places.ts";
 import { type AdapterPlan, DEFAULT_TOKENS, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -227,7 +227,7 @@ export class Desk {
         "give it the run's model.precision and run.tokens_per_microbatch",
       );
     this.#refuseTaken(training, asked.adapters);
-    for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);
+    for (const adapter of asked.adapters) placeAdapter(adapter, plan.spec);
     return asked;
   }
 

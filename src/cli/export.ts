@@ -20,7 +20,7 @@ import { readModelSpec } from "../files/config.ts";
 import { writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
-import { scaleOf } from "../plan/adapters.ts";
+import type { SavedAdapter } from "../files/peft.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 import { oneOf } from "./flags.ts";
 import { shortPath } from "./prepare.ts";
@@ -51,7 +51,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const spec = readModelSpec(baseFolder);
   const adapter = adapterFor(adapterFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
-  const merge: Merge = { spec, base, adapter, scale: scaleOf(adapter), dtype: DTYPES[dtype].ours };
+  const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   const held = heldIn(adapterFolder);
   if (held !== null)
@@ -75,7 +75,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const facts = factsOf(merge, shards, (now() - begun) / 1000);
   const text = json
     ? jsonText({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, 2)
-    : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (rank ${adapter.rank}, scale ${merge.scale}) into ` +
+    : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (${placesText(adapter)}) into ` +
       `${shortPath(output)}: ${count(facts.parameters)} parameters in ${dtype}, ${formatBytes(facts.bytes)}, ` +
       `${shards.length === 1 ? "1 file" : `${shards.length} files`}`;
   writeStdout(`${text}\n`);
@@ -85,13 +85,24 @@ const say = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 
-function factsOf({ adapter, scale, dtype }: Merge, shards: readonly Shard[], seconds: number) {
+/** "rank 16, scale 2"; of an adapter with several of them, the least and the largest. */
+function placesText({ rank, scale, places }: SavedAdapter): string {
+  const span = (table: readonly (readonly number[])[], of: number) => {
+    const values = places ? table.flat().filter((_, i) => places.ranks.flat()[i]! > 0) : [of];
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    return least === most ? `${most}` : `${least} to ${most}`;
+  };
+  return `rank ${span(places?.ranks ?? [], rank)}, scale ${span(places?.scales ?? [], scale)}`;
+}
+
+function factsOf({ adapter, dtype }: Merge, shards: readonly Shard[], seconds: number) {
   const tensors = shards.flatMap((shard) => shard.tensors);
   const bytes = shards.reduce((all, shard) => all + shard.bytes, 0);
   return {
     rank: adapter.rank,
-    scale,
+    scale: adapter.scale,
     targets: adapter.targets,
+    ...(adapter.places ? { places: adapter.places } : {}),
     tensors: tensors.length,
     merged_tensors: tensors.filter(({ site }) => site !== null).length,
     parameters: bytes / bytesOf(dtype),

@@ -3,10 +3,12 @@
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
+import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { modelOf } from "../plan/model.ts";
+import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import { adviceFor } from "./draw/advice.ts";
@@ -72,6 +74,8 @@ export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal
       scale: adapter.scale,
       dropout: adapter.recipe.dropout,
       targets: adapter.targets,
+      modules: countModules(adapter, spec.layers),
+      ...(adapter.places ? { places: adapter.places } : {}),
       learning_rate: adapter.recipe.optimizer.learningRate,
       batch_size: adapter.work.batchSize,
       accumulation: adapter.work.accumulation,
@@ -140,6 +144,9 @@ function memoryText(plan: Plan): string {
   return `  memory model: ${formatBytes(b0)}, ${token}, ${square} for B L^2`;
 }
 
+/** Whether an adapter has several ranks. */
+const hasRanks = (places: AdapterPlan["places"]): boolean => new Set(places?.ranks.flat().filter((rank) => rank > 0)).size > 1;
+
 const drawnText = (svg: string | null): string[] => (svg === null ? [] : ["", `the schedule is drawn in ${shortPath(svg)}`]);
 
 function titleOf({ recipe, adapters, stages }: Plan): string {
@@ -160,11 +167,18 @@ function planText({ plan, data, notices }: Prepared): string[] {
       { title: "adapter", of: ({ adapter }) => adapter.name },
       {
         title: "rank",
-        of: ({ adapter: { rank, trainedRank } }) =>
-          trainedRank === undefined ? `${rank}` : `${trainedRank} + ${rank - trainedRank} frozen`,
+        of: ({ adapter: { rank, trainedRank, places } }) =>
+          `${trainedRank === undefined ? `${rank}` : `${trainedRank} + ${rank - trainedRank} frozen`}${hasRanks(places) ? " at most" : ""}`,
         ...right,
       },
-      { title: "targets", of: ({ adapter }) => `${adapter.targets.length}`, ...right },
+      {
+        title: "targets",
+        of: ({ adapter }) =>
+          adapter.places
+            ? `${count(countModules(adapter, spec.layers))} of ${count(spec.layers * LINEARS.length)} modules`
+            : `${adapter.targets.length}`,
+        ...right,
+      },
       { title: "learning rate", of: ({ adapter }) => `${adapter.recipe.optimizer.learningRate}`, ...right },
       { title: "batch", of: ({ adapter: { work } }) => `${work.batchSize} x ${work.accumulation}`, ...right },
       { title: "rows", of: ({ adapter }) => count(adapter.rows), ...right },

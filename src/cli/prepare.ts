@@ -2,8 +2,10 @@
 // any weight is read.
 
 import { relative } from "node:path";
+import { stringify } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
+import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Dataset, tokenizerOf } from "../data/dataset.ts";
@@ -16,13 +18,16 @@ import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
-import { type BankAdapter, resolveTargets, scaleOf } from "../plan/adapters.ts";
+import { placeFields } from "../files/peftplaces.ts";
+import type { BankAdapter } from "../plan/adapters.ts";
+import { placeAdapter } from "../plan/places.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
 import { countTargets } from "../run/feed.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { describeDevice } from "../stage/probe.ts";
+import { frozenOf } from "./adapters.ts";
 
 /** What was asked, with the data read: all that a plan needs beside the devices. */
 export type Request = {
@@ -66,7 +71,7 @@ export async function prepare(recipePath: string, overrides: Overrides, reading:
 export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
-  for (const adapter of recipe.adapters) resolveTargets(adapter, spec); // before the data, which may be long
+  for (const adapter of recipe.adapters) placeAdapter(adapter, spec); // before the data, which may be long
   return { recipe, spec };
 }
 
@@ -131,9 +136,7 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
   const reference = referenceOf(adapter.objective);
   if (reference === null || typeof reference === "string") return null;
-  const saved = savedAdapter(reference.folder, adapter, "objective.reference", spec);
-  const { rank, targets, method } = saved;
-  return { rank, targets, method: method === "vera" ? "lora" : method, scale: scaleOf(saved) }; // a frozen VeRA is a LoRA
+  return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
 }
 
 /** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
@@ -151,16 +154,17 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
 function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
   const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
+  const asked = placeAdapter(adapter, spec);
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
     ["method", adapter.method, saved.method],
-    ["rank", adapter.rank, saved.rank],
+    ["rank", asked.rank, saved.rank],
     ...(saved.vera
       ? ([["projection_seed", adapter.projectionSeed, saved.vera.projectionSeed]] as const)
       : ([
           ["alpha", adapter.alpha, saved.alpha],
           ["rslora", adapter.rslora, saved.rslora],
         ] as const)),
-    ["targets", resolveTargets(adapter, spec).join(", "), saved.targets.join(", ")],
+    ["targets", asked.targets.join(", "), saved.targets.join(", ")],
   ];
   if (saved.vera && !saved.vera.isDrawnHere)
     throw new RequestError(
@@ -168,13 +172,33 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
       `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
       "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
     );
-  const faults = pairs.filter(([, wanted, found]) => wanted !== found);
+  const isUniform = !asked.places && !saved.places;
+  const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
+  if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
   if (faults.length === 0) return;
   const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
   throw new RequestError(
     "plan.from",
     `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${told}`,
     "give the adapter the values of the one that it continues",
+  );
+}
+
+/** What patterns and layers may change, and what is compared place by place then. */
+const BY_PLACE = ["rank", "alpha", "targets"];
+
+function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError {
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(saved);
+  const patterns = { rank_pattern: rankPattern, alpha_pattern: alphaPattern };
+  const keys = {
+    ...{ rank, ...(saved.method === "vera" ? {} : { alpha }), targets: [...targets] },
+    ...(layers ? { layers: [...layers] } : {}),
+    ...Object.fromEntries(Object.entries(patterns).filter(([, table]) => Object.keys(table).length > 0)),
+  };
+  return new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: its ranks or scales differ from the recipe's in some layer`,
+    `give the adapter what it has there:\n${stringify(keys).trim()}`,
   );
 }
 

@@ -14,6 +14,7 @@ import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import type { Factor, Method } from "../base/kinds.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
+import { type Placement, rankAt } from "../base/placement.ts";
 import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
@@ -59,6 +60,7 @@ export type Snapshot = {
   readonly rank: number;
   readonly targets: readonly Linear[];
   readonly method?: Method | undefined;
+  readonly places?: Placement | undefined;
   readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
@@ -103,11 +105,12 @@ export function writeCheckpoint(
   for (const old of older.slice(Math.max(0, keep - 1))) removeCheckpoint(old);
 }
 
-function tensorsOf({ spec, rank, targets, method, stages }: Snapshot): TensorData[] {
+function tensorsOf(snapshot: Snapshot): TensorData[] {
+  const { spec, targets, method, places, stages } = snapshot;
   return BLOCKS.flatMap((what) =>
     stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets, method).map((at) => {
-        const place = factorPlace(spec, layout, rank, at.layer, at.linear, at.factor);
+      factorsIn(part, targets, method, places).map((at) => {
+        const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
       }),

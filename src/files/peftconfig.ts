@@ -9,10 +9,21 @@ const ANY: ReadonlySet<string> = new Set([
   ...["peft_type", "r", "lora_alpha", "lora_dropout", "vera_dropout", "use_dora", "use_rslora", "target_modules"],
   ...["projection_prng_key", "save_projection", "d_initial", "init_weights", "bias", "init_lora_weights"],
   ...["task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "runtime_config"],
-  ...["megatron_config", "megatron_core", "exclude_modules", "layers_pattern", "ensure_weight_tying", "qalora_group_size"],
+  ...[
+    "megatron_config",
+    "megatron_core",
+    "exclude_modules",
+    "layers_pattern",
+    "layers_to_transform",
+    "ensure_weight_tying",
+    "qalora_group_size",
+  ],
+  ...["rank_pattern", "alpha_pattern"],
   ...["eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config"],
 ]);
 
+/** A VeRA has one rank, for its projections are shared. */
+const PATTERNS = ["rank_pattern", "alpha_pattern"];
 const BOOLEANS = ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias", "use_qalora"] as const;
 
 /** Beginnings that leave the base model as it is, so that the file is a plain LoRA. */
@@ -37,5 +48,6 @@ export function checkPeftConfig(config: JsonObject, path: string): void {
   const init = config["init_lora_weights"];
   const name = typeof init === "string" ? init.toLowerCase() : (init ?? null);
   if (!PLAIN_INITS.includes(name)) throw refuse("init_lora_weights", CONVERT);
+  for (const key of PATTERNS) if (config["peft_type"] === "VERA" && !isEmpty(config[key])) throw refuse(key);
   for (const key of Object.keys(config)) if (!ANY.has(key) && !isEmpty(config[key])) throw refuse(key);
 }

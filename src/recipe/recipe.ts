@@ -4,6 +4,7 @@ import type { Init } from "../base/init.ts";
 import type { Method } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
+import type { PatternTable } from "../base/targeting.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
@@ -55,7 +56,15 @@ export type AdapterRecipe = {
   readonly dInitial: number;
   /** What a fresh adapter begins with. */
   readonly init: Init;
-  readonly targets: readonly string[] | "all-linear";
+  /** Linears, modules by the end of their paths, a regular expression of whole paths, or "all-linear". */
+  readonly targets: readonly string[] | string;
+  /** As targets, and wins over them. */
+  readonly exclude: readonly string[] | string | null;
+  /** The only layers, ascending; null: all. */
+  readonly layers: readonly number[] | null;
+  /** Ranks and alphas of the modules whose paths end with a match of a regular expression; the first counts. */
+  readonly rankPattern: PatternTable;
+  readonly alphaPattern: PatternTable;
   /** A PEFT adapter directory to continue from, absolute. */
   readonly initialAdapter: string | null;
   readonly optimizer: Optimizer;

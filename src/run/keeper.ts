@@ -110,11 +110,12 @@ const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32A
   v: v[stage]!,
 });
 
-const snapshotOf = (plan: Plan, { rank, targets, method }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
+const snapshotOf = (plan: Plan, { rank, targets, method, places }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
   spec: plan.spec,
   rank,
   targets,
   method,
+  places,
   stages: plan.stages.map(({ part }, stage) => ({ part, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
 });
 

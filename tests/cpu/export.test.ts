@@ -247,7 +247,7 @@ targets = ["q_proj", "down_proj"]
   test("that reads otherwise than it was computed is told", () => {
     const adapter = readPeftAdapter(writeAdapter("adapter-damage"), spec);
     using base = openBaseModel(place.model, spec);
-    const merge: Merge = { spec, base, adapter, scale: 2, dtype: "bf16" };
+    const merge: Merge = { spec, base, adapter, dtype: "bf16" };
     const shards = shardsOf(merge, 1e9);
     const folder = at("damaged");
     mkdirSync(folder);

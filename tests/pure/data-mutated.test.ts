@@ -8,6 +8,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenFolder, goldenKinds, goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 
@@ -16,20 +17,11 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const VOCAB = 1600;
 const recipe = (train: string): DatasetRecipe => ({
-  name: "a",
+  ...PLAIN_RECIPE,
   train: [train],
-  eval: [],
   evalSplit: 0.2,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
-  chatVariables: {},
-  thoughts: "as-template",
   system: "Be brief.",
-  trainOn: "completion",
-  objective: { name: "sft" },
   maxLength: 64,
-  overlong: "truncate",
 });
 
 /** What was refused; nothing but a RequestError may be thrown. */

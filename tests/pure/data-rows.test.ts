@@ -8,6 +8,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles, type Sample } from "../../src/data/dataset.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-rows-"));
@@ -26,20 +27,9 @@ const smollm = goldenTokenizer("smollm");
 const VOCAB = 1600;
 
 const recipe = (train: string, changes: Partial<DatasetRecipe> = {}): DatasetRecipe => ({
-  name: "a",
+  ...PLAIN_RECIPE,
   train: [train],
-  eval: [],
-  evalSplit: 0,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
-  chatVariables: {},
-  thoughts: "as-template",
-  system: null,
-  trainOn: "completion",
-  objective: { name: "sft" },
   maxLength: 512,
-  overlong: "truncate",
   ...changes,
 });
 const load = (content: string | Uint8Array, changes: Partial<DatasetRecipe> = {}, tokenizer: Tokenizer = smollm): Dataset =>

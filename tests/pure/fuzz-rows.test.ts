@@ -6,11 +6,12 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
-import { type DatasetRecipe, rowReader, type TokenisedRow } from "../../src/data/dataset.ts";
+import { rowReader, type TokenisedRow } from "../../src/data/dataset.ts";
 import { parseJson } from "../../src/data/json.ts";
 import { type Fields, RowFault } from "../../src/data/jsonl.ts";
 import { NoticeBook, type NoticeKind } from "../../src/data/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { writeByteTokenizer } from "../helpers/model.ts";
 import { RowMaker } from "../helpers/random-rows.ts";
 
@@ -30,22 +31,6 @@ function tokenizerOf(name: string, template: string): Tokenizer {
   return loadTokenizer(folder);
 }
 
-const RECIPE: DatasetRecipe = {
-  name: "a",
-  train: [],
-  eval: [],
-  evalSplit: 0,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
-  chatVariables: {},
-  thoughts: "as-template",
-  system: null,
-  trainOn: "completion",
-  objective: { name: "sft" },
-  maxLength: 1 << 20,
-  overlong: "truncate",
-};
 const OBJECTIVES = {
   single: { name: "sft" },
   paired: { name: "orpo", lambda: 0.1 },
@@ -112,7 +97,7 @@ test(`${ROWS} rows over ${NAMES.length} templates lose nothing without a word`, 
     let rows: readonly TokenisedRow[];
     const fields = parseJson(text) as Fields;
     try {
-      const read = rowReader({ ...RECIPE, objective: OBJECTIVES[form], thoughts }, tokenizer);
+      const read = rowReader({ ...PLAIN_RECIPE, maxLength: 1 << 20, objective: OBJECTIVES[form], thoughts }, tokenizer);
       rows = read(fields, { file: "rows.jsonl", line: i + 1 }, book);
     } catch (error) {
       if (!(error instanceof RowFault)) throw new Error(where, { cause: error });

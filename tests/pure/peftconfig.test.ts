@@ -15,7 +15,6 @@ describe("adapter_config.json", () => {
   test("a key or value that would change the numbers is refused by name", () => {
     for (const [key, value] of [
       ["fan_in_fan_out", true],
-      ["layers_to_transform", [0]],
       ["target_parameters", ["experts.down_proj"]],
       ["trainable_token_indices", [1]],
       ["init_lora_weights", "pissa"],

@@ -8,6 +8,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type Sample } from "../../src/data/dataset.ts";
 import type { NoticeKind } from "../../src/data/notices.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 
 const work = mkdtempSync(join(tmpdir(), "mlora-told-"));
@@ -24,25 +25,10 @@ const qwen = goldenTokenizer("qwen3");
 const smollm = goldenTokenizer("smollm");
 const llama = goldenTokenizer("llama3");
 
-const RECIPE: Omit<DatasetRecipe, "train"> = {
-  name: "a",
-  eval: [],
-  evalSplit: 0,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
-  chatVariables: {},
-  thoughts: "as-template",
-  system: null,
-  trainOn: "completion",
-  objective: { name: "sft" },
-  maxLength: 1000,
-  overlong: "truncate",
-};
 const DPO = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;
 
 function load(rows: string, more: Partial<DatasetRecipe> = {}, tokenizer: Tokenizer = qwen): Dataset {
-  return loadDataset({ ...RECIPE, train: [fileOf(rows)], ...more }, tokenizer, 100_000);
+  return loadDataset({ ...PLAIN_RECIPE, train: [fileOf(rows)], ...more }, tokenizer, 100_000);
 }
 function faultOf(act: () => unknown): RequestError {
   try {

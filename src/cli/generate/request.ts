@@ -12,10 +12,10 @@ import { RowFault } from "../../data/jsonl.ts";
 import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
-import { type BankAdapter, scaleOf } from "../../plan/adapters.ts";
+import type { BankAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, isFile, isFolder } from "../adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../adapters.ts";
 import { oneOf } from "../flags.ts";
 
 export type GenerateFlags = {
@@ -67,11 +67,10 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, spec, ASK);
-    const { rank, targets } = saved;
-    const method = saved.method === "vera" ? "lora" : saved.method; // a frozen VeRA is a LoRA
-    const places = factorsIn({ from: 0, to: spec.layers }, targets, method);
-    const factors = places.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
-    return [{ name, rank, targets, method, scale: scaleOf(saved), factors }];
+    const adapter = frozenOf(saved);
+    const at = factorsIn({ from: 0, to: spec.layers }, adapter.targets, adapter.method, adapter.places);
+    const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
+    return [{ name, ...adapter, factors }];
   });
   const questions = questionsOf(flags, named, adapters, tokenizer, spec);
   const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
