@@ -48,7 +48,9 @@ async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
     // A thread's code is a program of its own.
-    entrypoints: ["main.ts", "bus/pulse.ts", "link/courier.ts", "files/saver.ts"].map((file) => join(ROOT, "src", file)),
+    entrypoints: ["main.ts", "bus/pulse.ts", "link/courier.ts", "files/saver.ts", "data/reader.ts"].map((file) =>
+      join(ROOT, "src", file),
+    ),
     root: ROOT,
     minify: true,
     sourcemap: "linked", // embedded, so that the stack of a bug names our lines

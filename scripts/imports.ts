@@ -61,7 +61,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
   { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/run/spawn.ts"] },
-  { what: "threads", effect: /\bnew Worker\(/g, doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/run/keeper.ts"] },
+  {
+    what: "threads",
+    effect: /\bnew Worker\(/g,
+    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/run/keeper.ts", "src/data/reading.ts"],
+  },
   {
     what: "the clock",
     effect: /\b(Date\.now|performance\.\w+|Bun\.nanoseconds|process\.hrtime)\b|\bnew Date\(\)/g,

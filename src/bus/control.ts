@@ -25,6 +25,8 @@ const request = v.variant("type", [
   v.strictObject({ type: v.literal("resume"), adapter: who }),
   /** The adapters of a recipe, `text`, whose paths are absolute, join the run; `path` names it in messages. */
   v.strictObject({ type: v.literal("add"), text: v.pipe(v.string(), v.maxLength(MOST_TEXT)), path: v.string() }),
+  /** What came of an addition whose data was still read when it was last asked for. */
+  v.strictObject({ type: v.literal("outcome"), ticket: v.pipe(v.string(), v.maxLength(64)) }),
   /** A copy of an adapter goes on beside it under another name; `changes` are a recipe's keys. */
   v.strictObject({
     type: v.literal("fork"),
@@ -64,14 +66,23 @@ const status = v.strictObject({
 });
 export type RunStatus = v.InferOutput<typeof status>;
 
-/** A status is answered with one; all else with a sentence that says what is done. */
-type ReplyOf<R extends ControlRequest> = R extends { readonly type: "status" } ? RunStatus : string;
+/** The data of adapters that are to come is being read, so far: their outcome is to be asked for by the ticket. */
+const underway = v.strictObject({ ticket: v.string(), reading: v.string() });
+export type Underway = v.InferOutput<typeof underway>;
+
+/** A status is answered with one; all else with a sentence that says what is done, an addition also with how far it is. */
+type ReplyOf<R extends ControlRequest> = R extends { readonly type: "status" }
+  ? RunStatus
+  : R extends { readonly type: "add" | "outcome" }
+    ? string | Underway
+    : string;
+const REPLIES = { status, sentence: v.string(), addition: v.union([v.string(), underway]) };
 
 /** Answers all that is asked of the run, until it is disposed. What `handle` throws goes to whoever asked. */
 export function serveControl(
   connection: Connection,
   run: string,
-  handle: (request: ControlRequest) => Promise<RunStatus | string>,
+  handle: (request: ControlRequest) => Promise<RunStatus | string | Underway>,
   refuse: Refuse,
 ): Disposable {
   const session = randomText(20);
@@ -123,7 +134,8 @@ export async function askControl<R extends ControlRequest>(
     try {
       const answer = readAnswer(packet.bytes);
       if ("failure" in answer) return reject(errorFrom(answer.failure, null));
-      const parsed = v.safeParse(asked.type === "status" ? status : v.string(), answer.value);
+      const kind = asked.type === "status" ? "status" : /^(add|outcome)$/.test(asked.type) ? "addition" : "sentence";
+      const parsed = v.safeParse(REPLIES[kind] as v.GenericSchema<unknown>, answer.value);
       if (parsed.success) resolve(parsed.output as ReplyOf<R>);
       else malformed(issuesOf(parsed.issues));
     } catch (error) {

@@ -9,8 +9,9 @@ import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sum } from "../base/shape.ts";
-import { type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
+import { type ControlRequest, type RunStatus, serveControl, type Underway } from "../bus/control.ts";
 import type { Connection } from "../bus/nats.ts";
+import type { ReadProgress } from "../data/reading.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
 import { placeAdapter } from "../plan/places.ts";
@@ -22,6 +23,7 @@ import type { AdapterKey } from "../recipe/schema.ts";
 import { forgetKept } from "../run/keeper.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
+import { Additions } from "./additions.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 
 /** In a run's folder: the adapters that came while it went on, and who is paused. */
@@ -94,6 +96,7 @@ export class Desk {
   /** Copies that are still to be made, by name: until they are, they are no part of what the run does. */
   readonly #copies = new Map<string, { readonly of: string; readonly after: number; readonly request: Request }>();
   readonly #started = now();
+  readonly #additions = new Additions();
 
   constructor(private readonly options: DeskOptions) {
     this.request = options.request;
@@ -156,7 +159,8 @@ export class Desk {
   open({ connection, run }: { readonly connection: Connection; readonly run: string }): Disposable {
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
-    stack.use(serveControl(connection, run, async (request) => this.#answer(request), refuse));
+    stack.use(serveControl(connection, run, async (request) => await this.#answer(request), refuse));
+    stack.defer(() => this.#additions.end(opening()));
     stack.defer(() => this.options.known.reachable(null));
     this.options.known.reachable(connection.address);
     return stack;
@@ -180,21 +184,25 @@ export class Desk {
     this.#added = added;
   }
 
-  #answer(request: ControlRequest): RunStatus | string {
+  #answer(request: ControlRequest): RunStatus | string | Promise<string | Underway> {
     if (request.type === "status") return this.#status();
     if (request.type === "stop" && request.adapter === null) {
       this.options.stop.abort(new RunError("run.stopped", "stopped before any training"));
       return "the run ends: what was begun is finished and everything is saved";
     }
+    if (request.type === "outcome") return this.#additions.ask(request.ticket);
     const training = this.#training;
     const coming = request.type === "add" || request.type === "fork"; // who has just been added has no stages yet, and may be who comes now
-    if (!training || (coming && this.#suspend.signal.aborted))
-      throw new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
+    if (!training || (coming && this.#suspend.signal.aborted)) throw opening();
     const { controls } = training;
     if (request.type === "stop") return this.#kept(training, controls.stop(request.adapter!));
     if (request.type === "pause") return this.#kept(training, controls.pause(request.adapter));
     if (request.type === "resume") return this.#kept(training, controls.resume(request.adapter));
-    if (request.type === "add") return this.#add(training, request.text, request.path);
+    if (request.type === "add") {
+      const { text, path } = request;
+      this.#asked(training, text, path); // what is wrong without a look at the data is said at once
+      return this.#additions.begin((signal, progress) => this.#add(text, path, signal, progress));
+    }
     return this.#fork(training, request);
   }
 
@@ -216,8 +224,8 @@ export class Desk {
     };
   }
 
-  /** Checks as for a run of their own; then they join, or the stages are opened again with room for them. */
-  #add(training: Training, text: string, path: string): string {
+  /** The recipe that adapters come by, checked against the run. */
+  #asked(training: Training, text: string, path: string): Recipe {
     const plan = this.#plan!;
     const { recipe } = this.request;
     const asked = parseRecipe(text, path);
@@ -237,7 +245,20 @@ export class Desk {
       );
     this.#refuseTaken(training, asked.adapters);
     for (const adapter of asked.adapters) placeAdapter(adapter, plan.spec);
-    const late = readRequest({ ...recipe, adapters: asked.adapters }, plan.spec);
+    return asked;
+  }
+
+  /** Checks as for a run of their own; then they join, or the stages are opened again with room for them. */
+  async #add(text: string, path: string, signal: AbortSignal, progress: (progress: ReadProgress) => void): Promise<string> {
+    const { spec } = this.request;
+    const { adapters: read } = parseRecipe(text, path);
+    const either = AbortSignal.any([signal, this.options.stop.signal]);
+    const late = await readRequest({ ...this.request.recipe, adapters: read }, spec, { signal: either, progress });
+    // The run has gone on meanwhile: others may have come.
+    const training = this.#training;
+    if (!training || this.#suspend.signal.aborted) throw opening();
+    const asked = this.#asked(training, text, path);
+    const plan = this.#plan!;
     const summaries = summariesOf(late.data);
     const adapters = lateAdapters(plan, asked.adapters, summaries);
     const grown = this.#grown(late);
@@ -309,3 +330,6 @@ export class Desk {
     if (twice) throw new RequestError("control.name", `the run has an adapter '${twice.name}' already`, "give it another name");
   }
 }
+
+const opening = (): RequestError =>
+  new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");

@@ -20,6 +20,7 @@ import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";
 import { assumptionsOf, layersOf, numbersOf, overBound, percent, placeOf } from "./draw/words.ts";
 import { fileOf } from "./flags.ts";
 import { type Prepared, prepare, shortPath } from "./prepare.ts";
+import { readProgress } from "./reading.ts";
 import { count, table } from "./table.ts";
 
 export type PlanOptions = Overrides & {
@@ -30,7 +31,9 @@ export type PlanOptions = Overrides & {
 
 export async function plan(recipePath: string, options: PlanOptions): Promise<void> {
   const svg = options.svg === undefined ? null : fileOf("svg", options.svg);
-  const prepared = prepare(recipePath, options);
+  using progress = readProgress();
+  const prepared = await prepare(recipePath, options, progress);
+  progress[Symbol.dispose]();
   const { plan } = prepared;
   const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
   if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));

@@ -9,9 +9,11 @@ import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
-import { type Dataset, loadDataset, type ReadFiles, tokenizerOf } from "../data/dataset.ts";
+import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
+import { type ReadingOptions, readData } from "../data/reading.ts";
+import { lazyArray } from "../data/rows.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
@@ -43,17 +45,28 @@ export type Request = {
 export type RequestData = Dataset & { readonly reference: BankAdapter | null; readonly sources: readonly Source[] };
 export type Prepared = Request & { readonly plan: Plan };
 
-const summary = (rows: readonly Row[]) =>
-  rows.map((row) => {
-    const targets = sum(sequencesOf(row).map(countTargets));
-    return { length: inputLength(row), longest: longestSequence(row), targets };
-  });
+/** Of all rows, in three arrays: counted once, however often the run is planned. */
+const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
+
+function summary(rows: readonly Row[]): DataSummary["train"] {
+  const known = counted.get(rows);
+  if (known) return known;
+  const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
+  for (const [i, row] of rows.entries()) {
+    lengths[i] = inputLength(row);
+    longest[i] = longestSequence(row);
+    targets[i] = sum(sequencesOf(row).map(countTargets));
+  }
+  const found = lazyArray(rows.length, (i) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! }));
+  counted.set(rows, found);
+  return found;
+}
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export function prepare(recipePath: string, overrides: Overrides): Prepared {
+export async function prepare(recipePath: string, overrides: Overrides, reading: Reading = {}): Promise<Prepared> {
   const { recipe, spec } = readRecipe(recipePath, overrides);
   const devices = localDevices(recipe, spec);
-  const request = readRequest(recipe, spec);
+  const request = await readRequest(recipe, spec, reading);
   return { ...request, plan: planOn(request, devices) };
 }
 
@@ -79,16 +92,16 @@ export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-/** Reads what the recipe names, and checks it; `config` is the spec of the model's config.json, or of its files. */
-export function readRequest(recipe: Recipe, config: ModelSpec): Request {
+export type Reading = Pick<ReadingOptions, "signal" | "progress">;
+
+/** Reads what the recipe names, and checks it, the data in a thread of its own; `config` is the spec of the model's config.json, or of its files. */
+export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
   const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
-  const tokenizer = loadTokenizer(recipe.model.path);
-  const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
-  const data = recipe.adapters.map((adapter, i) => {
-    return { ...loadDataset(adapter, tokenizer, spec.vocab, read), reference: references[i]!, sources: sourcesOf(adapter) };
-  });
+  const tokenizer = loadTokenizer(recipe.model.path);
+  const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 

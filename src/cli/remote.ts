@@ -10,9 +10,10 @@ import { connect } from "../bus/nats.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
 import { knownRuns, type RunEntry } from "../run/registry.ts";
 import { shortPath } from "./prepare.ts";
+import { openLine } from "./reading.ts";
 import { count, duration, table } from "./table.ts";
 
-/** A run may compute a pass before it answers, and reads data before adapters join. */
+/** A run may compute a pass before it answers, and several while others ask it. */
 const PATIENCE_MS = { status: 10_000, other: 120_000 };
 
 /** All runs of this user on this machine, with what each says of itself. */
@@ -78,11 +79,22 @@ export async function tell(run: string, type: "stop" | "pause" | "resume", adapt
   say(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
 }
 
-/** The recipe is read here, where its relative paths mean something; the run checks it against itself. */
+/** The recipe is read here, where its relative paths mean something; the run checks it against itself, and reads its data. */
 export async function add(run: string, recipe: string): Promise<void> {
   const entry = find(run);
   const path = resolve(recipe);
-  say(await ask(entry, { type: "add", text: formatRecipe(loadRecipe(path)), path }));
+  const text = formatRecipe(loadRecipe(path));
+  await using connection = await reach(entry);
+  const put = (request: Extract<ControlRequest, { type: "add" | "outcome" }>) =>
+    askControl(connection, entry.run, request, PATIENCE_MS.other);
+  using line = openLine();
+  let answer = await put({ type: "add", text, path });
+  while (typeof answer !== "string") {
+    line.show(`reading: ${answer.reading}`);
+    answer = await put({ type: "outcome", ticket: answer.ticket });
+  }
+  line[Symbol.dispose]();
+  say(answer);
 }
 
 export async function fork(run: string, adapter: string, name: string, set: string): Promise<void> {
@@ -119,10 +131,14 @@ function find(name: string): RunEntry {
   );
 }
 
-async function ask<R extends ControlRequest>({ address, run }: RunEntry, request: R) {
+async function reach({ address }: RunEntry) {
   if (!address) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
-  await using connection = await connect(address, "mlora control");
-  return await askControl(connection, run, request, request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other);
+  return await connect(address, "mlora control");
+}
+
+async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
+  await using connection = await reach(entry);
+  return await askControl(connection, entry.run, request, request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other);
 }
 
 const say = (line: string): void => {

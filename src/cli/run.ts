@@ -28,6 +28,7 @@ import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
 import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
+import { readProgress } from "./reading.ts";
 import { metricsObserver, patient, summary } from "./results.ts";
 import { type OpenStages, openCrew, openStages } from "./stages.ts";
 import { tracePath, tracing, writeTrace } from "./timeline.ts";
@@ -52,18 +53,20 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const devices = () => localDevices(recipe, spec, others?.here);
   const here = devices(); // before the data, which may be long
   const planner = new Planner(devices);
-  const request = readRequest(recipe, spec);
+  const stop = new AbortController();
+  using _signals = onInterrupt(() => {
+    say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
+    stop.abort(new RunError("run.stopped", "stopped before any training"));
+  });
+  using reading = readProgress();
+  const request = await readRequest(recipe, spec, { signal: stop.signal, progress: reading.progress });
+  reading[Symbol.dispose]();
   let plan = others ? null : planOn(request, here);
   const { output, restarts } = recipe.run;
   using claim = claimOutput(output);
   if (flags.resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
 
-  const stop = new AbortController();
-  using _signals = onInterrupt(() => {
-    say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
-    stop.abort(new RunError("run.stopped", "stopped before any training"));
-  });
   await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);

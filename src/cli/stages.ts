@@ -43,7 +43,7 @@ export async function openStages(
   }
   await using opened = new AsyncDisposableStack();
   const control = run === null ? null : await openControl(run, opened);
-  const bus = opened.use(await openLocalStages(setupsOf(plan, model, link)));
+  const bus = opened.use(await openLocalStages(setupsOf(plan, model, link), signal));
   const kept = opened.move();
   const causeOf = (error: unknown) => Promise.resolve(error);
   return { bus, lost: null, links: [], causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };

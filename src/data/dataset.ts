@@ -16,16 +16,13 @@ import {
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
+import { checkDataFile, type Fields, placeOf, RowFault, type RowRead, rowsOf, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
+import { chosenOf, joined, RowPacker, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
-type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
-
-/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
-export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
+export type { Sample } from "./rows.ts";
 
 export type Dataset = {
   readonly train: readonly Sample[];
@@ -70,8 +67,14 @@ type FileRows = {
 /** Faults of a file that are told before the rest is left unread. */
 const SHOWN = 5;
 
-/** Reads an adapter's data. Every RequestError names the file, and the line where there is one. */
-export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: ReadFiles = new Map()): Dataset {
+/** Reads an adapter's data; `row` is told of each row before it is read. Every RequestError names the file, and the line where there is one. */
+export function loadDataset(
+  recipe: DatasetRecipe,
+  tokenizer: Tokenizer,
+  vocab: number,
+  read: ReadFiles = new Map(),
+  row: RowRead = () => undefined,
+): Dataset {
   for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
   const { format, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } = recipe;
   const form = [
@@ -89,27 +92,27 @@ export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: 
   const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: string): FileRows => {
     const key = stringifyJson([file, ...form])!;
-    const rows = read.get(key) ?? readFile(file, recipe, own, vocab);
+    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row);
     read.set(key, rows);
     return rows;
   };
   const [train, held] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...held].map((file) => file[count]));
-  const samples = train.flatMap((file) => file.samples);
+  const samples = joined(train.map((file) => file.samples));
   return {
-    ...(held.length > 0 ? { train: samples, eval: held.flatMap((file) => file.samples) } : splitRows(samples, recipe)),
+    ...(held.length > 0 ? { train: samples, eval: joined(held.map((file) => file.samples)) } : splitRows(samples, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
     notices: mergedNotices([...new Set([...train, ...held])].map(({ notices }) => notices)),
   };
 }
 
-function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number): FileRows {
+function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
   const toRows = rowReader(recipe, tokenizer);
-  const samples: Sample[] = [];
+  const packer = new RowPacker(file);
   const book = new NoticeBook();
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(file)) {
+  for (const row of rowsOf(file, (place, bytes) => read(place, bytes, packer.bytes))) {
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
@@ -120,7 +123,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
         if (!sample) continue;
         isCut ||= cut;
         isKept = true;
-        samples.push(sample);
+        packer.push(sample);
       }
       if (isCut) counts.truncated++;
       if (!isKept) counts.dropped++;
@@ -130,12 +133,14 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       if (faults.length === SHOWN) break;
     }
   }
+  read(null, 0, packer.bytes);
   if (faults.length > 0)
     throw new RequestError(
       "data.row",
       faults.join("\n"),
       `adapter '${recipe.name}': fix or remove the rows listed${faults.length === SHOWN ? "; later rows were not checked" : ""}`,
     );
+  const samples = packer.rows;
   if (samples.length === 0) throw nothingIn(file, counts.rows, book.notices, recipe);
   if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   const rows = recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples;
@@ -255,18 +260,20 @@ const isSame = (one: Sequence, other: Sequence): boolean =>
   one.ids.length === other.ids.length && one.ids.every((id, i) => id === other.ids[i]);
 
 /** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
-function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): Sample[] {
+function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): readonly Sample[] {
   if (samples.length < 2) throw oneRow(file, recipe, "KTO measures answers to other prompts");
   const { maxLength } = recipe;
   const answerFrom = ({ mask }: Sample) => mask.indexOf(1);
-  return samples.map((sample, i) => {
+  const packer = new RowPacker(file);
+  for (const [i, sample] of samples.entries()) {
     const next = samples[(i + 1) % samples.length]!;
     const [prompt, answer] = [answerFrom(sample), answerFrom(next)];
     const join = <T extends Int32Array | Uint8Array>(a: T, b: T, type: { from(values: Iterable<number>): T }): T =>
       type.from([...a.subarray(0, prompt), ...b.subarray(answer)].slice(0, maxLength));
     const other = { ids: join(sample.ids, next.ids, Int32Array), mask: join(sample.mask, next.mask, Uint8Array) };
-    return { ...sample, other };
-  });
+    packer.push({ ...sample, other });
+  }
+  return packer.rows;
 }
 
 const oneRow = (file: string, { name }: DatasetRecipe, why: string): RequestError =>
@@ -312,19 +319,21 @@ export function fit(
 function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };
   // What comes from one row is held out together.
-  const first = new Map<string, number>();
-  const group = rows.map(({ source }) => {
-    const place = placeOf(source);
-    if (!first.has(place)) first.set(place, first.size);
-    return first.get(place)!;
-  });
-  const held = Math.max(1, Math.round(first.size * evalSplit));
-  if (held >= first.size)
+  const lines = new Map<string, Map<number, number>>(files.map((file) => [file, new Map()]));
+  const group = new Int32Array(rows.length);
+  let first = 0;
+  for (const [i, { source }] of rows.entries()) {
+    const groups = lines.get(source.file)!;
+    if (!groups.has(source.line)) groups.set(source.line, first++);
+    group[i] = groups.get(source.line)!;
+  }
+  const held = Math.max(1, Math.round(first * evalSplit));
+  if (held >= first)
     throw new RequestError(
       "data.split",
-      `${files.join(", ")}: ${first.size} rows, ${held} held out: none is left for '${name}'`,
+      `${files.join(", ")}: ${first} rows, ${held} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(0x5b117).shuffle(range(first.size)).slice(0, held));
-  return { train: rows.filter((_, i) => !chosen.has(group[i]!)), eval: rows.filter((_, i) => chosen.has(group[i]!)) };
+  const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, held));
+  return { train: chosenOf(rows, (i) => !chosen.has(group[i]!)), eval: chosenOf(rows, (i) => chosen.has(group[i]!)) };
 }

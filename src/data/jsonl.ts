@@ -12,6 +12,8 @@ const NEWLINE = 0x0a;
 /** Where a row stands; lines count from 1. */
 export type Source = { readonly file: string; readonly line: number };
 export type Fields = Readonly<Record<string, unknown>>;
+/** Told of each row before it is read, and with null when a file's rows are read: its place, the bytes of its file up to its end, and those that the rows before take in memory. */
+export type RowRead = (place: Source | null, bytes: number, held: number) => void;
 export type Row = { readonly source: Source; readonly fields: Fields };
 
 /** A row that cannot be used, and why: "has an empty 'completion'". The place is put before it. */
@@ -29,11 +31,20 @@ export function checkDataFile(file: string): void {
   if (stat.size === 0) throw unreadable(file, "is empty");
 }
 
-/** The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow. */
-export function* rowsOf(file: string): Generator<Row | { readonly source: Source; readonly fault: string }> {
+/**
+ * The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow. `begin` is told
+ * of each line before it is parsed, and of the file's bytes up to its end.
+ */
+export function* rowsOf(
+  file: string,
+  begin: (place: Source, bytes: number) => void = () => undefined,
+): Generator<Row | { readonly source: Source; readonly fault: string }> {
   const decoder = new TextDecoder("utf-8", { fatal: true }); // takes a byte order mark away
+  let read = 0;
   for (const { line, bytes } of linesOf(file)) {
     const source = { file, line };
+    read += bytes.length + 1;
+    begin(source, read);
     const row = parse(decoder, bytes);
     if (row) yield { source, ...row };
   }

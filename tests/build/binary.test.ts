@@ -5,6 +5,8 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../../package.json";
+import { writeTinyModel } from "../helpers/model.ts";
+import { sums } from "../helpers/program.ts";
 
 const BUILT = join(import.meta.dir, "../../dist/mlora");
 
@@ -102,6 +104,17 @@ test("obeys no .env and no bunfig.toml of the folder it runs in", async () => {
   writeFileSync(join(folder, ".env"), "MLORA_CACHE=/proc/nowhere\n");
   const { out, code } = await run(["doctor"], { TMPDIR: folder }, folder);
   expect([code, out.includes("obeyed")]).toEqual([0, false]);
+});
+
+test("reads data in a thread that it brings with it", async () => {
+  const folder = join(place, "project");
+  writeTinyModel(join(folder, "model"));
+  writeFileSync(join(folder, "rows.jsonl"), sums(20));
+  const adapter = '[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n';
+  writeFileSync(join(folder, "recipe.toml"), `[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n${adapter}`);
+  const { out, err, code } = await run(["plan", join(folder, "recipe.toml"), "--json"], { TMPDIR: place });
+  expect([code, err]).toEqual([0, ""]);
+  expect(JSON.parse(out).adapters[0].rows).toBe(20);
 });
 
 test("a reader that goes away is no fault", async () => {

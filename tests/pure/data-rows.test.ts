@@ -230,7 +230,7 @@ test("adapters that read a file in the same way share its rows; those that do no
   const path = file(lines({ text: "one two three four" }));
   const read: ReadFiles = new Map();
   const get = (changes: Partial<DatasetRecipe>) => loadDataset(recipe(path, changes), smollm, VOCAB, read).train[0]!;
-  expect(get({ name: "b" })).toBe(get({}));
+  expect(get({ name: "b" }).ids.buffer).toBe(get({}).ids.buffer);
   expect(get({ maxLength: 3 }).ids.length).toBe(3);
   expect(get({}).ids.length).toBeGreaterThan(3);
 });

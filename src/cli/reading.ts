@@ -1,0 +1,52 @@
+// What a person sees while data is read: one line on a terminal, drawn anew; elsewhere a line now and then.
+
+import { formatBytes } from "../base/bytes.ts";
+import { now } from "../base/clock.ts";
+import type { ReadProgress } from "../data/reading.ts";
+import { count } from "./table.ts";
+
+/** Milliseconds before the first word, and between lines where there is no terminal. */
+const [QUIET_MS, LINE_MS] = [1_000, 10_000];
+/** Takes the line away that stands there. */
+const CLEAR = "\r\x1b[K";
+
+/** "12,000 rows, 3.1 MB of 40 MB (8 %), 4,000 rows/s" */
+export function readText({ rows, bytes, totalBytes }: ReadProgress, seconds: number): string {
+  const percent = Math.floor((100 * bytes) / Math.max(1, totalBytes));
+  const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
+  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${percent} %)${rate}`;
+}
+
+type Stream = Pick<NodeJS.WriteStream, "isTTY" | "write">;
+
+/** One line that is drawn anew; without a terminal, a line each LINE_MS. Disposing takes it away. */
+export function openLine(stream: Stream = process.stderr): Disposable & { readonly show: (text: string) => void } {
+  let [drawn, saidAt] = [false, now()];
+  return {
+    show(text) {
+      if (stream.isTTY) stream.write(`${CLEAR}${text}`);
+      else if (now() - saidAt >= LINE_MS) {
+        stream.write(`${text}\n`);
+        saidAt = now();
+      }
+      drawn = stream.isTTY;
+    },
+    [Symbol.dispose]() {
+      if (drawn) stream.write(CLEAR);
+      drawn = false;
+    },
+  };
+}
+
+/** Shows how far the reading is, where it takes long enough to ask. */
+export function readProgress(stream?: Stream): Disposable & { readonly progress: (progress: ReadProgress) => void } {
+  const started = now();
+  const line = openLine(stream);
+  return {
+    progress(progress) {
+      const ms = now() - started;
+      if (progress.rows > 0 && ms >= QUIET_MS) line.show(`reading: ${readText(progress, ms / 1000)}`);
+    },
+    [Symbol.dispose]: () => line[Symbol.dispose](),
+  };
+}

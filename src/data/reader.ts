@@ -1,0 +1,75 @@
+// The thread that reads, templates and tokenises data, so that a run trains, answers and hears signals meanwhile. Started by reading.ts.
+
+import { parentPort } from "node:worker_threads";
+import { MloraError, RequestError, RunError } from "../base/errors.ts";
+import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
+import type { Source } from "./jsonl.ts";
+import { buffersOf, type PackedRows, pack } from "./rows.ts";
+import { loadTokenizer } from "./tokenizer.ts";
+
+export type ToReader = {
+  readonly adapters: readonly DatasetRecipe[];
+  readonly files: readonly string[];
+  readonly model: string;
+  readonly vocab: number;
+  /** Bytes of packed rows at most, of all files together. */
+  readonly mostBytes: number;
+  /** PLACE numbers, shared. */
+  readonly place: Float64Array;
+};
+export type PackedDataset = Omit<Dataset, "train" | "eval"> & { readonly train: PackedRows; readonly eval: PackedRows };
+export type FromReader =
+  | { readonly type: "read"; readonly data: readonly PackedDataset[] }
+  | {
+      readonly type: "failed";
+      readonly wrong: boolean;
+      readonly code: string;
+      readonly message: string;
+      readonly hint?: string;
+    }
+  | { readonly type: "bug"; readonly message: string };
+
+/** Where the thread is, in `place`: the number of the file, the line (0 between files), rows begun and bytes read of all files. */
+export const PLACE = { file: 0, line: 1, rows: 2, bytes: 3, numbers: 4 } as const;
+
+parentPort?.on("message", (asked: ToReader) => {
+  const answer = (message: FromReader, buffers: readonly ArrayBuffer[] = []) => parentPort?.postMessage(message, [...buffers]);
+  try {
+    const data = readAll(asked);
+    answer({ type: "read", data }, buffersOf(data.flatMap(({ train, eval: held }) => [train, held])));
+  } catch (error) {
+    if (!(error instanceof MloraError)) return answer({ type: "bug", message: `${(error as Error)?.stack ?? error}` });
+    const { code, message, hint } = error;
+    answer({ type: "failed", wrong: !(error instanceof RunError), code, message, ...(hint === undefined ? {} : { hint }) });
+  }
+});
+
+function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader): PackedDataset[] {
+  const tokenizer = loadTokenizer(model);
+  const numbers = new Map(files.map((file, i) => [file, i]));
+  const read: ReadFiles = new Map(); // a sweep's adapters share their rows
+  let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
+  const row = (at: Source | null, bytes: number, held: number): void => {
+    if (!at) {
+      place[PLACE.line] = 0; // what follows, over all rows, is no row's fault
+      return;
+    }
+    const { file, line } = at;
+    if (file !== current || line <= begun) [current, before, heldBefore] = [file, before + inFile, heldBefore + heldHere];
+    [begun, inFile, heldHere] = [line, bytes, held];
+    place[PLACE.file] = numbers.get(file) ?? 0;
+    place[PLACE.line] = line;
+    place[PLACE.rows]!++;
+    place[PLACE.bytes] = before + inFile;
+    if (heldBefore + held <= mostBytes) return;
+    throw new RequestError(
+      "data.memory",
+      `${file}:${line}: the rows up to here take ${heldBefore + held} bytes, ${mostBytes} at most are there for them`,
+      "use fewer rows, or lower max_length",
+    );
+  };
+  return adapters.map((adapter) => {
+    const { train, eval: held, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row);
+    return { ...rest, train: pack(train), eval: pack(held) };
+  });
+}

@@ -1,0 +1,83 @@
+// Reads data in a thread of its own (reader.ts), within limits of time and memory.
+
+import { statSync } from "node:fs";
+import { Worker } from "node:worker_threads";
+import { now } from "../base/clock.ts";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { memory } from "../base/machine.ts";
+import type { Dataset, DatasetRecipe } from "./dataset.ts";
+import { checkDataFile } from "./jsonl.ts";
+import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
+import { unpack } from "./rows.ts";
+
+/** How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. */
+export type ReadProgress = { readonly rows: number; readonly bytes: number; readonly totalBytes: number };
+
+export type ReadingOptions = {
+  /** The base model's folder, which has the tokenizer. */
+  readonly model: string;
+  readonly vocab: number;
+  /** Aborted: the thread ends at once, and the reading fails with the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Called a few times a second. */
+  readonly progress?: (progress: ReadProgress) => void;
+  /** Milliseconds for one row: to parse it, to apply its template and to tokenise it. */
+  readonly rowMs?: number;
+  /** Bytes of packed rows at most. */
+  readonly mostBytes?: number;
+};
+
+const ROW_MS = 30_000;
+const LOOK_MS = 100;
+/** The share of the free memory that rows may take. */
+const SHARE = 0.8;
+
+/** As bus/heartbeat.ts has it. */
+const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./reader.ts", import.meta.url);
+
+/**
+ * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long, and
+ * `data.memory` for rows that take too much.
+ */
+export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
+  const { model, vocab, signal, rowMs = ROW_MS, mostBytes = SHARE * memory().availableBytes } = options;
+  signal?.throwIfAborted();
+  const files = [...new Set(adapters.flatMap(({ train, eval: held }) => [...train, ...held]))];
+  for (const file of files) checkDataFile(file);
+  const totalBytes = files.reduce((all, file) => all + statSync(file).size, 0);
+  const place = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers));
+  const thread = new Worker(CODE);
+  const { promise, resolve, reject } = Promise.withResolvers<readonly PackedDataset[]>();
+  const stop = () => reject(signal!.reason);
+  signal?.addEventListener("abort", stop);
+  thread.on("message", (message: FromReader) => {
+    if (message.type === "read") return resolve(message.data);
+    if (message.type === "bug") return reject(new Error(`the reader: ${message.message}`));
+    const { wrong, code, message: text, hint } = message;
+    reject(wrong ? new RequestError(code, text, hint) : new RunError(code, text, hint));
+  });
+  thread.on("error", (error) => reject(new Error(`the reader: ${textOf(error)}`)));
+  let [rows, since] = [-1, now()];
+  const look = setInterval(() => {
+    options.progress?.({ rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes });
+    if (place[PLACE.rows] !== rows) [rows, since] = [place[PLACE.rows]!, now()];
+    if (place[PLACE.line]! > 0 && now() - since > rowMs)
+      reject(tooSlow(`${files[place[PLACE.file]!]}:${place[PLACE.line]}`, rowMs));
+  }, LOOK_MS);
+  try {
+    thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
+    const data = await promise;
+    return data.map(({ train, eval: held, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(held) }));
+  } finally {
+    clearInterval(look);
+    signal?.removeEventListener("abort", stop);
+    await thread.terminate();
+  }
+}
+
+const tooSlow = (place: string, ms: number): RequestError =>
+  new RequestError(
+    "data.slow",
+    `${place}: reading this row has taken more than ${ms / 1000} s`,
+    "see whether a loop of the template ends, or remove the row",
+  );

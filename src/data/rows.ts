@@ -1,0 +1,197 @@
+// Tokenised rows in a few large arrays: a million rows as objects of their own would take several times their tokens, and could not be
+// handed from a thread to another without a copy. To those who read them they are an array of samples.
+
+import { invariant } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import type { Source } from "./jsonl.ts";
+
+/** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
+export type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
+
+/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
+export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
+
+/** Tokens of a piece of memory: the first is small, for small files, and no sequence lies in two. */
+const [FIRST, LARGEST] = [1 << 12, 1 << 20];
+/** Numbers of a sequence in the index: its piece, its place there and its length. */
+const WIDTH = 3;
+const UNLABELLED = 2;
+
+/** The rows of one file, as a thread hands them over; `index` has two sequences a row where `paired`. */
+export type PackedFile = {
+  readonly file: string;
+  readonly paired: boolean;
+  readonly pieces: readonly Sequence[];
+  readonly index: Int32Array;
+  readonly lines: Int32Array;
+  readonly labels: Uint8Array;
+};
+/** Rows of files, one after the other; of these `chosen`, where it is there. */
+export type PackedRows = { readonly files: readonly PackedFile[]; readonly chosen: Int32Array | null };
+
+/** An Int32Array that grows. */
+class Numbers {
+  #all = new Int32Array(64);
+  length = 0;
+  push(...values: readonly number[]): void {
+    if (this.length + values.length > this.#all.length) {
+      const larger = new Int32Array(2 * this.#all.length);
+      larger.set(this.#all);
+      this.#all = larger;
+    }
+    for (const value of values) this.#all[this.length++] = value;
+  }
+  get values(): Int32Array<ArrayBuffer> {
+    return this.#all.slice(0, this.length);
+  }
+}
+
+/** Packs the rows of one file. All rows have another sequence, or none. */
+export class RowPacker {
+  readonly #pieces: Sequence[] = [];
+  readonly #index = new Numbers();
+  readonly #lines = new Numbers();
+  readonly #labels = new Numbers();
+  #used = 0;
+  #paired = false;
+
+  constructor(private readonly file: string) {}
+
+  get length(): number {
+    return this.#lines.length;
+  }
+
+  /** Bytes that the rows take. */
+  get bytes(): number {
+    return 5 * this.#pieces.reduce((all, { ids }) => all + ids.length, 0) + 4 * this.#index.length + 5 * this.length;
+  }
+
+  push({ ids, mask, other, label, source }: Sample): void {
+    invariant(this.length === 0 || this.#paired === (other !== undefined), `${this.file}: rows of one and of two sequences`);
+    this.#paired = other !== undefined;
+    this.#put(ids, mask);
+    if (other) this.#put(other.ids, other.mask);
+    this.#lines.push(source.line);
+    this.#labels.push(label === undefined ? UNLABELLED : Number(label));
+  }
+
+  get rows(): readonly Sample[] {
+    const packed: PackedFile = {
+      file: this.file,
+      paired: this.#paired,
+      pieces: this.#pieces,
+      index: this.#index.values,
+      lines: this.#lines.values,
+      labels: Uint8Array.from(this.#labels.values),
+    };
+    return unpack({ files: [packed], chosen: null });
+  }
+
+  #put(ids: Int32Array, mask: Uint8Array): void {
+    let piece = this.#pieces.at(-1);
+    if (!piece || this.#used + ids.length > piece.ids.length) {
+      const size = Math.max(ids.length, Math.min(LARGEST, 2 * (piece?.ids.length ?? FIRST / 2)));
+      piece = { ids: new Int32Array(size), mask: new Uint8Array(size) };
+      this.#pieces.push(piece);
+      this.#used = 0;
+    }
+    piece.ids.set(ids, this.#used);
+    piece.mask.set(mask, this.#used);
+    this.#index.push(this.#pieces.length - 1, this.#used, ids.length);
+    this.#used += ids.length;
+  }
+}
+
+const packedOf = new WeakMap<readonly Sample[], PackedRows>();
+
+/** The rows as they can be handed to another thread. They must have come from here. */
+export function pack(rows: readonly Sample[]): PackedRows {
+  if (rows.length === 0) return { files: [], chosen: null };
+  const packed = packedOf.get(rows);
+  invariant(packed, "rows that are not packed");
+  return packed;
+}
+
+/** The buffers of packed rows, each once: what is handed over without a copy. */
+export function buffersOf(all: readonly PackedRows[]): ArrayBuffer[] {
+  const views = all.flatMap(({ files, chosen }) => [
+    ...files.flatMap(({ pieces, index, lines, labels }) => [
+      ...pieces.flatMap(({ ids, mask }) => [ids, mask]),
+      index,
+      lines,
+      labels,
+    ]),
+    ...(chosen ? [chosen] : []),
+  ]);
+  return [...new Set(views.map(({ buffer }) => buffer as ArrayBuffer))];
+}
+
+/** Packed rows as an array of samples, which are made when they are read. */
+export function unpack(packed: PackedRows): readonly Sample[] {
+  const { files, chosen } = packed;
+  const starts = [0];
+  for (const { lines } of files) starts.push(starts.at(-1)! + lines.length);
+  const rows = lazyArray(chosen?.length ?? starts.at(-1)!, (i) => {
+    const row = chosen ? chosen[i]! : i;
+    let at = 0;
+    while (row >= starts[at + 1]!) at++;
+    return sampleOf(files[at]!, row - starts[at]!);
+  });
+  packedOf.set(rows, packed);
+  return rows;
+}
+
+function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, row: number): Sample {
+  const sequence = (number: number): Sequence => {
+    const [piece, from, length] = index.subarray(WIDTH * number, WIDTH * number + WIDTH) as unknown as [number, number, number];
+    const { ids, mask } = pieces[piece]!;
+    return { ids: ids.subarray(from, from + length), mask: mask.subarray(from, from + length) };
+  };
+  const own = sequence(paired ? 2 * row : row);
+  const label = labels[row]!;
+  return {
+    ...own,
+    ...(paired ? { other: sequence(2 * row + 1) } : {}),
+    ...(label === UNLABELLED ? {} : { label: label === 1 }),
+    source: { file, line: lines[row]! },
+  };
+}
+
+/** The rows of several files, one after the other. */
+export function joined(lists: readonly (readonly Sample[])[]): readonly Sample[] {
+  if (lists.length === 1) return lists[0]!;
+  const all = lists.map(pack);
+  invariant(
+    all.every(({ chosen }) => chosen === null),
+    "rows are chosen after they are joined",
+  );
+  return unpack({ files: all.flatMap(({ files }) => files), chosen: null });
+}
+
+/** Those of the rows whose numbers `is` says yes to. */
+export function chosenOf(rows: readonly Sample[], is: (row: number) => boolean): readonly Sample[] {
+  const { files, chosen } = pack(rows);
+  invariant(chosen === null, "rows are chosen once");
+  return unpack({ files, chosen: Int32Array.from(range(rows.length).filter(is)) });
+}
+
+/** An array, to all who only read it, whose elements are made when they are asked for. */
+export function lazyArray<T>(length: number, at: (index: number) => T): readonly T[] {
+  const indexOf = (key: string | symbol): number | null => {
+    const index = typeof key === "string" ? Number(key) : Number.NaN;
+    return Number.isInteger(index) && index >= 0 && index < length ? index : null;
+  };
+  const iterate = function* (): Generator<T> {
+    for (let i = 0; i < length; i++) yield at(i);
+  };
+  const handler: ProxyHandler<T[]> = {
+    get(target, key) {
+      if (key === "length") return length;
+      if (key === Symbol.iterator) return iterate;
+      const index = indexOf(key);
+      return index === null ? Reflect.get(target, key) : at(index);
+    },
+    has: (target, key) => indexOf(key) !== null || Reflect.has(target, key),
+  };
+  return new Proxy<T[]>([], handler);
+}
