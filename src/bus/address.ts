@@ -106,7 +106,7 @@ function seedIn(text: string): string {
 }
 
 /** The content of the file that a variable names. */
-function fileOf(name: Variable, read: (name: Variable) => string | undefined): string | undefined {
+export function fileOf(name: Variable, read: (name: Variable) => string | undefined = environment): string | undefined {
   const path = read(name);
   if (path === undefined) return undefined;
   try {

@@ -9,8 +9,8 @@ import { now } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sum } from "../base/shape.ts";
-import { type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
-import type { Connection } from "../bus/nats.ts";
+import { Answers, type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
+import { newRunKey, type SealedConnection } from "../bus/seal.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { resolveTargets } from "../plan/adapters.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
@@ -84,6 +84,7 @@ export type DeskOptions = {
 export class Desk {
   /** What the run does by now: its recipe and data, with all that was added. */
   request: Request;
+  readonly #answers = new Answers();
   #suspend = new AbortController();
   #training: Training | null = null;
   #plan: Plan | null = null;
@@ -142,13 +143,14 @@ export class Desk {
     return said;
   }
 
-  /** Answers on this server, until it is disposed. */
-  open({ connection, run }: { readonly connection: Connection; readonly run: string }): Disposable {
+  /** Answers on this server, until it is disposed: to who has the key of this time, which this user alone can read. */
+  open({ connection, run }: { readonly connection: SealedConnection; readonly run: string }): Disposable {
+    const own = connection.derived(newRunKey());
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
-    stack.use(serveControl(connection, run, async (request) => this.#answer(request), refuse));
+    stack.use(serveControl(own, run, async (request) => this.#answer(request), refuse, this.#answers));
     stack.defer(() => this.options.known.reachable(null));
-    this.options.known.reachable(connection.address);
+    this.options.known.reachable({ address: own.address, key: own.key });
     return stack;
   }
 

@@ -20,7 +20,7 @@ import { Training } from "../run/run.ts";
 import { Tracer } from "../run/trace.ts";
 import { Desk, withAdded } from "./desk.ts";
 import { linkOf } from "./flags.ts";
-import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
+import { crewOf, expectOthers, joined, type OtherFlags, othersOf } from "./others.ts";
 import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
@@ -60,6 +60,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
     stop.abort(new RunError("run.stopped", "stopped before any training"));
   });
+  using _expected = others && expectOthers(others);
   await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);

@@ -21,6 +21,14 @@ const GRACE_MS = 500;
 const ENVIRONMENT = { GOGC: "400" };
 const MAX_PAYLOAD = 8 * 2 ** 20;
 
+export type ServerOptions = {
+  readonly host?: string;
+  readonly port?: number;
+  readonly token?: string;
+  /** For TLS: a certificate and its key, in PEM. Null for none. */
+  readonly certificate?: { readonly cert: string; readonly key: string } | null;
+};
+
 export type Server = AsyncDisposable & {
   /** Where it listens, and the token: for `connect`, and for children through their standard input. */
   readonly address: Address;
@@ -33,17 +41,20 @@ export type Server = AsyncDisposable & {
  * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
  * a free port, unless `host` and `port` say where others reach it. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
  */
-export async function startServer({ host = "127.0.0.1", port = -1, token = randomToken() } = {}): Promise<Server> {
+export async function startServer(options: ServerOptions = {}): Promise<Server> {
+  const { host = "127.0.0.1", port = -1, token = randomToken(), certificate = null } = options;
   const program = assetPath("nats-server");
   const folder = mkdtempSync(join(tmpdir(), "mlora-nats-")); // mode 0700
   try {
     const file = join(folder, "server.conf");
-    writeFileSync(file, config(folder, `${host}:${port}`, token), { mode: 0o600, flag: "wx" });
+    const write = (name: string, text: string) => writeFileSync(join(folder, name), text, { mode: 0o600, flag: "wx" });
+    for (const [name, pem] of Object.entries(certificate ?? {})) write(`${name}.pem`, pem);
+    write("server.conf", config(folder, `${host}:${port}`, token) + (certificate ? tlsConfig(folder) : ""));
     const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
       const servers = [await listening(child, folder)];
       return {
-        address: { servers, login: { token } },
+        address: { servers, login: { token }, tls: certificate && { ca: certificate.cert } },
         pid: child.pid,
         ended: child.ended,
         [Symbol.asyncDispose]: async () => void (await child.stop(GRACE_MS)),
@@ -70,6 +81,13 @@ max_pending: ${32 * MAX_PAYLOAD}
 write_deadline: "60s"
 ping_interval: "20s"
 ping_max: 5
+`;
+
+const tlsConfig = (folder: string): string => `
+tls {
+  cert_file: ${JSON.stringify(join(folder, "cert.pem"))}
+  key_file: ${JSON.stringify(join(folder, "key.pem"))}
+}
 `;
 
 /** Its URL, from the file that it writes when it listens. */
