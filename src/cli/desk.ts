@@ -21,6 +21,7 @@ import { adapterTable } from "../recipe/resolve.ts";
 import type { AdapterKey } from "../recipe/schema.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
+import { checkReadable, withoutRows } from "./granted.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 
 /** In a run's folder: the adapters that came while it went on, and who is paused. */
@@ -222,7 +223,7 @@ export class Desk {
       );
     this.#refuseTaken(training, asked.adapters);
     for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);
-    const late = readRequest({ ...recipe, adapters: asked.adapters }, plan.spec);
+    const late = this.#read(asked.adapters, plan, path);
     const summaries = summariesOf(late.data);
     const adapters = lateAdapters(plan, asked.adapters, summaries);
     const grown = this.#grown(late);
@@ -243,6 +244,16 @@ export class Desk {
     this.#suspend.abort();
     const names = asked.adapters.map(({ name }) => name).join(", ");
     return `${names}: added; the stages are opened again, with ${lack ?? `${needed.slots} slots instead of ${plan.slots}`}`;
+  }
+
+  /** For a request that travelled, and so does its answer. */
+  #read(adapters: readonly AdapterRecipe[], { spec }: Plan, path: string): Request {
+    checkReadable(adapters);
+    try {
+      return readRequest({ ...this.request.recipe, adapters }, spec);
+    } catch (error) {
+      throw withoutRows(error, path);
+    }
   }
 
   #fork(training: Training, { adapter, name, changes }: Extract<ControlRequest, { type: "fork" }>): string {
