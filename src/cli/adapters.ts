@@ -6,6 +6,7 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import type { BankAdapter } from "../plan/adapters.ts";
 
 /** Which command asks, for the codes of its errors, and what of it names a base model. */
 export type Asking = { readonly command: string; readonly flag: string };
@@ -45,3 +46,9 @@ export function adapterFor(folder: string, spec: ModelSpec, { flag }: Asking): S
     throw new RequestError(code, message, hint ?? `give ${flag} the model that the adapter was trained on`, { cause: error });
   }
 }
+
+/** A saved adapter as one that is not trained: then a VeRA is a LoRA. */
+export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): BankAdapter => ({
+  ...{ rank, scale, targets, method: method === "vera" ? "lora" : method },
+  ...(places ? { places } : {}),
+});

@@ -2,6 +2,7 @@
 
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { describeAddress, fileOf, parseAddress } from "../bus/address.ts";
 import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
@@ -102,7 +103,7 @@ export function expectOthers({ server, run, stages, here, key, keyGiven }: Other
   const tls = "address" in server ? server.address.tls : server.certificate;
   const saved = keyGiven ? null : open.use(saveKey(run, key));
   const how = saved ? `copy ${saved.path} (its key) there, and start` : "start, with the same MLORA_RUN_KEY,";
-  process.stderr.write(
+  writeStderr(
     `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, ${how}\n` +
       `  mlora stage --nats ${tls ? "tls://" : ""}${where} --run ${run}${saved ? " --key FILE" : ""}\n`,
   );

@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { PRECISIONS, type Precision } from "../base/precision.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
 import { connectSealed, type RunKey, runKeySchema, type SealedConnection } from "../bus/seal.ts";
 import { joinRun } from "../bus/stage.ts";
@@ -63,8 +64,7 @@ export async function stage(flags: StageFlags): Promise<void> {
   const { run, stage, device, precision, ordinal, folder, joinMs } = orders;
   const report = describeDevice(device, precision, ordinal);
   await using connection = await reach(orders);
-  if (joinMs === JOIN_MS)
-    process.stderr.write(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
+  if (joinMs === JOIN_MS) writeStderr(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
   await using seat = await joinRun(connection, run, { stage, report, joinMs });
   const reason = await serveStage({ run, seat, folder });
   if (reason) throw reason;
@@ -78,7 +78,7 @@ async function reach({ address, key, run, joinMs: limitMs }: Orders): Promise<Se
       return await connectSealed(address, `mlora ${run} stage`, key);
     } catch (error) {
       if (!(error instanceof RequestError) || !AWAY.includes(error.code) || now() > limit) throw error;
-      if (!waiting) process.stderr.write(`waiting for the NATS server at ${describeAddress(address)}\n`);
+      if (!waiting) writeStderr(`waiting for the NATS server at ${describeAddress(address)}\n`);
       await sleep(RETRY_MS);
     }
   }

@@ -2,6 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import { type FactorTensor, factorsIn } from "../base/layout.ts";
+import { alphaOf, samePlaces, scaleOf } from "../base/placement.ts";
 import { projectionOf } from "../base/projection.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
@@ -23,13 +24,14 @@ const TOLERANCE = 1e-6;
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
+  { rank, scale, targets, places, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
   init = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
   const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
   const frozen = trainedRank === undefined ? {} : { trainedRank };
-  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...ofVera, ...frozen };
+  const uneven = places ? { places } : {};
+  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...uneven, ...ofVera, ...frozen };
   if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
@@ -69,9 +71,12 @@ export async function putFactors(
 }
 
 /** The factors of a PEFT adapter directory, in the order of the layers. */
-export function readFactors(folder: string, { spec }: Plan, { targets, method }: AdapterPlan): FactorTensor[] {
+export function readFactors(folder: string, { spec }: Plan, adapter: AdapterPlan): FactorTensor[] {
+  const { name, targets, method, places } = adapter;
   const saved = readPeftAdapter(folder, spec);
-  return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => ({
+  if (!samePlaces(saved, adapter, spec.layers))
+    throw new RunError("export.mismatch", `adapter '${name}': the ranks or scales in ${folder} are not those in training`);
+  return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => ({
     ...at,
     values: saved.tensor(at.layer, at.linear, at.factor),
   }));
@@ -121,15 +126,18 @@ export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
 
 function write(
   { recipe: run, spec }: Plan,
-  { recipe, rank, scale, targets, trainedRank }: AdapterPlan,
+  { recipe, rank, scale, targets, places, trainedRank }: AdapterPlan,
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
   const { dropout, method, projectionSeed, dInitial } = recipe;
   // With a frozen half it is a LoRA of twice the rank and the same scale: as PEFT converts its own.
-  const { alpha, rslora } = trainedRank === undefined ? recipe : { alpha: scale * rank, rslora: false };
+  const rslora = trainedRank === undefined && recipe.rslora;
+  const alpha =
+    trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
   const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
   const begun = trainedRank === undefined ? null : { init: recipe.init, rank: trainedRank, alpha: recipe.alpha };
-  writePeftAdapter(folder, { rank, alpha, dropout, targets, rslora, method, vera, begun, baseModel: run.model.path }, factors);
+  const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
+  writePeftAdapter(folder, { ...placing, dropout, method, vera, begun, baseModel: run.model.path }, factors);
 }

@@ -6,6 +6,7 @@ import { principalFactors } from "../adapter/principal.ts";
 import { sleep } from "../base/clock.ts";
 import type { Init } from "../base/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../base/layout.ts";
+import { rankAt, scaleAt } from "../base/placement.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import type { OriginalWeight } from "./base.ts";
@@ -26,9 +27,9 @@ export async function fillInitial(
   slot: number,
   adapter: StageAdapter,
 ): Promise<void> {
-  const { init, seed, dInitial, targets, method } = adapter;
+  const { init, seed, dInitial, targets, method, places } = adapter;
   let begun: ReturnType<typeof principal> | null = null;
-  for (const { layer, linear, factor } of factorsIn(part, targets, method)) {
+  for (const { layer, linear, factor } of factorsIn(part, targets, method, places)) {
     const place = bank.place(slot, layer, linear, factor);
     const { rows, columns } = place;
     if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
@@ -44,7 +45,9 @@ export async function fillInitial(
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
 function principal(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
-  const { init, seed, rank, scale, trainedRank: trained = rank / 2 } = adapter;
+  const { init, seed } = adapter;
+  const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
+  const trained = rank / 2;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
   const begun = principalFactors(init, weight, trained, scale, [seed, layer, LINEARS.indexOf(linear)]);

@@ -9,6 +9,7 @@ import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
 import { canMount } from "./disk.ts";
+import { canInject } from "./injector.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 
@@ -22,6 +23,8 @@ const HAVE = {
   kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
   /** The right to mount small disks. */
   disks: () => (canMount() ? 1 : 0),
+  /** A C compiler, and a kernel that lets system calls be answered by another process. */
+  faults: () => (canInject() ? 1 : 0),
 } as const;
 
 /**
