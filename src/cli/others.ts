@@ -3,7 +3,7 @@
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { describeAddress, fileOf, parseAddress } from "../bus/address.ts";
+import { describeAddress, fileOf, isLoopback, parseAddress } from "../bus/address.ts";
 import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
 import type { StageDevice } from "../plan/plan.ts";
@@ -45,6 +45,8 @@ export function othersOf({ nats, listen, run: id, here, insecure = false }: Othe
       "--nats and --listen exclude each other",
       "name a server, or where the run's own listens",
     );
+  if (insecure && listen === undefined)
+    throw new RequestError("cli.flag", "--insecure goes with --listen", "write tls:// in --nats, or nats://");
   if (nats === undefined && listen === undefined) {
     const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
     if (flag !== null)
@@ -83,9 +85,14 @@ function listenOf(listen: string, insecure: boolean): Listen {
     );
   const cert = fileOf("MLORA_NATS_CERT");
   const key = fileOf("MLORA_NATS_KEY");
-  const local = /^(127\.|localhost$|\[::1\]$)/.test(host);
+  if (cert !== undefined && key !== undefined && /^(0\.0\.0\.0|\[[0:]+\])$/.test(host))
+    throw new RequestError(
+      "nats.certificate",
+      `--listen ${listen}: no certificate vouches for ${host}, which is all addresses of this machine`,
+      "give the address that stages elsewhere use, as the certificate has it",
+    );
   if (cert !== undefined && key !== undefined) return { host, port: Number(port), token, certificate: { cert, key } };
-  if (!local && !insecure)
+  if (!isLoopback(host) && !insecure)
     throw new RequestError(
       "nats.certificate",
       `--listen ${listen} lets other machines in, without a certificate: the token would cross the network unencrypted`,

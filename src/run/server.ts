@@ -52,7 +52,8 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     write("server.conf", config(folder, `${host}:${port}`, token) + (certificate ? tlsConfig(folder) : ""));
     const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
-      const servers = [await listening(child, folder)];
+      const url = await listening(child, folder);
+      const servers = [certificate ? url.replace(/\/\/.*(?=:\d+$)/, `//${host}`) : url]; // by the name that the certificate has
       return {
         address: { servers, login: { token }, tls: certificate && { ca: certificate.cert } },
         pid: child.pid,
