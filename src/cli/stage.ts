@@ -104,7 +104,7 @@ function ordersFromFlags(flags: StageFlags): Orders {
       `mlora stage needs ${nats === undefined ? "--nats" : "--run"}`,
       "give --nats URL, --run ID and --key FILE, as the coordinator prints them",
     );
-  const join = { address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`), run: runId(`${run}`) };
+  const join = { run: runId(`${run}`), address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`) };
   return { ...join, ...placeFromFlags(flags) };
 }
 
