@@ -85,13 +85,8 @@ function listenOf(listen: string, insecure: boolean): Listen {
     );
   const cert = fileOf("MLORA_NATS_CERT");
   const key = fileOf("MLORA_NATS_KEY");
-  if (cert !== undefined && key !== undefined && /^(0\.0\.0\.0|\[[0:]+\])$/.test(host))
-    throw new RequestError(
-      "nats.certificate",
-      `--listen ${listen}: no certificate vouches for ${host}, which is all addresses of this machine`,
-      "give the address that stages elsewhere use, as the certificate has it",
-    );
-  if (cert !== undefined && key !== undefined) return { host, port: Number(port), token, certificate: { cert, key } };
+  if (cert !== undefined && key !== undefined)
+    return { host, port: Number(port), token, certificate: { cert, key, ca: fileOf("MLORA_NATS_CA") } };
   if (!isLoopback(host) && !insecure)
     throw new RequestError(
       "nats.certificate",
