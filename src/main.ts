@@ -43,6 +43,7 @@ function commandLine(): CAC {
     .option("--listen <host:port>", "Instead: where the run's own server listens for them")
     .option("--run <id>", "With --nats or --listen: the run's id, instead of a random one")
     .option("--here <number>", "With --nats or --listen: stages that are started on this machine (default: 0)")
+    .option("--insecure", "With --listen: let other machines in without a certificate (MLORA_NATS_CERT, MLORA_NATS_KEY)")
     .action(async (recipe: string, flags: RunFlags) =>
       (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
     );
@@ -92,12 +93,13 @@ function commandLine(): CAC {
     .command("stage", "Be one stage of a run that a coordinator elsewhere waits for")
     .option("--nats <url>", "The NATS server that the coordinator prints")
     .option("--run <id>", "The run's id, as the coordinator prints it")
+    .option("--key <file>", "The file with the run's key, copied from where the coordinator prints (default: MLORA_RUN_KEY)")
     .option("--stage <number>", "Which stage, from 0 (default: one that is free)")
     .option("--device <device>", "auto, cpu or cuda")
     .option("--precision <precision>", "auto, bf16, fp32, int8, nf4 or fp8, as the recipe has it")
     .option("--gpu <number>", "Which of several GPUs (default: 0)")
     .option("--model <folder>", "Where the base model lies on this machine, if not where the coordinator has it")
-    .option("--orders", "Take all this from standard input, as a coordinator gives it")
+    .option("--orders", "Take server, run and key from standard input, and what else a coordinator gives")
     .action(async (flags: StageFlags) => (await import("./cli/stage.ts")).stage(flags));
   cli
     .command("export <adapter>", "Merge an adapter's folder into its base model: a model for programs without adapters")

@@ -2,7 +2,7 @@
 //
 //   scripts/bench/link [--kinds "shm nats"] [--device cpu] [--gpus "0 0"] [--mib 32] [--ahead 1]
 //                    [--messages 40] [--rounds 5] [--write]
-//   scripts/bench/link --nats URL --run ID --receive     on one machine, and the same without --receive on the other
+//   scripts/bench/link --nats URL --run ID --key KEY --receive     on one machine, and the same without --receive on the other
 //
 // Messages back to back, of which as many as --ahead says may be under way, then one at a time, each answered by one byte before the next goes: medians of the rounds with their range.
 // Beside them how fast the device copies as many bytes within its memory, and by how much the two processes grew after the first
@@ -13,7 +13,7 @@ import { parseArgs } from "node:util";
 import { processor } from "../../src/base/machine.ts";
 import { range } from "../../src/base/shape.ts";
 import { type Address, parseAddress } from "../../src/bus/address.ts";
-import { connect } from "../../src/bus/nats.ts";
+import { connectSealed, newRunKey, type RunKey, type SealedConnection } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { openDevice } from "../../src/device/open.ts";
@@ -43,6 +43,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "5" },
     nats: { type: "string" },
     run: { type: "string" },
+    key: { type: "string" },
     receive: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
     child: { type: "boolean", default: false },
@@ -69,7 +70,7 @@ type End = {
   readonly stage: number;
   readonly kind: LinkKind;
   readonly run: string;
-  readonly connection: Awaited<ReturnType<typeof connect>>;
+  readonly connection: SealedConnection;
 };
 
 let deviceName = "";
@@ -153,8 +154,8 @@ async function measure(end: End): Promise<Record<"stream" | "single" | "copy", n
   return { ...rates, growth: `${(most - first).toFixed(0)}, ${theirs.toFixed(0)}` };
 }
 
-async function all(address: Address, run: string, child: boolean): Promise<void> {
-  await using connection = await connect(address, "mlora bench link");
+async function all(address: Address, key: RunKey, run: string, child: boolean): Promise<void> {
+  await using connection = await connectSealed(address, "mlora bench link", key);
   const receives = values.receive || child;
   for (const kind of kinds) {
     const end = { stage: receives ? 1 : 0, kind, run: `${run}-${kind}`, connection };
@@ -178,20 +179,20 @@ function report(kind: LinkKind, { stream, single, copy, growth }: Awaited<Return
 }
 
 if (values.child) {
-  const { address, run } = (await Bun.stdin.json()) as { address: Address; run: string };
-  await all(address, run, true);
+  const { address, key, run } = (await Bun.stdin.json()) as { address: Address; key: RunKey; run: string };
+  await all(address, key, run, true);
 } else if (values.nats !== undefined) {
-  if (!values.run) throw new Error("--nats wants --run, the same for both ends");
-  await all(parseAddress(values.nats), values.run, false);
+  if (!values.run || !values.key) throw new Error("--nats wants --run and --key, the same for both ends");
+  await all(parseAddress(values.nats), values.key, values.run, false);
 } else {
   await using server = await startServer();
-  const start = { address: server.address, run: newRunId() };
+  const start = { address: server.address, key: newRunKey(), run: newRunId() };
   const child = Bun.spawn([process.execPath, import.meta.path, ...process.argv.slice(2), "--child"], {
     stdin: new TextEncoder().encode(JSON.stringify(start)),
     stdout: "inherit",
     stderr: "inherit",
     env: { ...process.env, BUN_FEATURE_FLAG_NO_ORPHANS: "1" },
   });
-  await all(start.address, start.run, false);
+  await all(start.address, start.key, start.run, false);
   if ((await child.exited) !== 0) throw new Error("the other process failed");
 }

@@ -1,5 +1,8 @@
 // The only reader of the environment. What shapes a run is in its recipe; these say where and how loudly it happens.
 
+import { existsSync, statSync } from "node:fs";
+import { isAbsolute, join } from "node:path";
+
 const NAMES = {
   MLORA_DEBUG: "0 quiet, 1 stages and steps, 2 each launch with its time, 3 arguments and plans",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
@@ -7,13 +10,15 @@ const NAMES = {
     "the processor that OpenBLAS shall compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
   MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
+  MLORA_RUN_KEY: "with --nats or --listen: the key of the run, of 32 characters or more; a new one for each run",
   MLORA_NATS_TOKEN:
     "the token for --nats, and of the server that --listen starts; also MLORA_NATS_USER with MLORA_NATS_PASSWORD",
   MLORA_NATS_USER: "the user for --nats",
   MLORA_NATS_PASSWORD: "the user's password for --nats",
   MLORA_NATS_NKEY: "the file that holds the nkey's seed for --nats",
   MLORA_NATS_CA: "the file with the certificates that vouch for the server of --nats, where the system's do not",
-  MLORA_NATS_CERT: "the file with our own certificate, where the server of --nats asks for one",
+  MLORA_NATS_CERT:
+    "the file with our own certificate: of the server that --listen starts, or where that of --nats asks for one",
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
   NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
   FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",
@@ -26,6 +31,29 @@ export type Variable = keyof typeof NAMES;
 /** A variable's value; one that is unset or empty is undefined. */
 export const environment = (name: Variable): string | undefined => process.env[name] || undefined;
 
-/** All of it, for a child that shall have the same. */
-export const inheritedEnvironment = (): Record<string, string> =>
-  Object.fromEntries(Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined));
+/**
+ * What a child has of it: all but what would have its runtime or its loader run other code. Of LD_LIBRARY_PATH it keeps the folders that hold
+ * the driver's or NCCL's library, which only root and this user can write to: in containers these are found by nothing else.
+ */
+export function inheritedEnvironment(variables: Readonly<NodeJS.ProcessEnv> = process.env): Record<string, string> {
+  const kept = Object.entries(variables).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !CODE.test(entry[0]),
+  );
+  const folders = (variables["LD_LIBRARY_PATH"] ?? "").split(":").filter(holdsDriver).join(":");
+  return { ...Object.fromEntries(kept), ...(folders === "" ? {} : { LD_LIBRARY_PATH: folders }) };
+}
+
+/** Of Bun, of the loader, of the C library, of OpenSSL. BUN_FEATURE_FLAG_NO_ORPHANS is set anew for each child (run/spawn.ts). */
+const CODE = /^(BUN_|NODE_|LD_|GCONV_PATH$|GLIBC_TUNABLES$|MALLOC_|OPENSSL_(CONF|MODULES|ENGINES)$)/;
+const DRIVERS = ["libcuda.so.1", "libnccl.so.2"];
+
+function holdsDriver(folder: string): boolean {
+  if (!isAbsolute(folder)) return false;
+  try {
+    const { uid, mode } = statSync(folder);
+    const own = (uid === 0 || uid === process.getuid?.()) && (mode & 0o022) === 0;
+    return own && DRIVERS.some((name) => existsSync(join(folder, name)));
+  } catch {
+    return false;
+  }
+}

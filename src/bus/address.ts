@@ -28,6 +28,9 @@ const FORMS = 'give --nats as "nats://host:port", or "tls://host:port"; several 
 export const describeAddress = ({ servers }: Address): string =>
   servers.map((server) => server.replace(/^\w+:\/\//, "")).join(", ");
 
+/** Whether a host, as a URL has it, is this machine to itself. */
+export const isLoopback = (host: string): boolean => /^(127(\.\d{1,3}){3}|localhost|\[?::1\]?)$/.test(host);
+
 /**
  * What `--nats` names, as "nats://host:4222", "tls://user:password@host", "nats://token@a,nats://b": credentials from the URL, or
  * else from the environment (MLORA_NATS_*, base/env.ts). Throws a RequestError, `nats.address`, that holds none of them.
@@ -106,7 +109,7 @@ function seedIn(text: string): string {
 }
 
 /** The content of the file that a variable names. */
-function fileOf(name: Variable, read: (name: Variable) => string | undefined): string | undefined {
+export function fileOf(name: Variable, read: (name: Variable) => string | undefined = environment): string | undefined {
   const path = read(name);
   if (path === undefined) return undefined;
   try {

@@ -8,8 +8,8 @@
 
 import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";
-import type { Connection } from "./nats.ts";
 import { type PacketOf, type Refuse, writePacket } from "./packets.ts";
+import type { SealedConnection } from "./seal.ts";
 
 /** Of the sizes that were measured, the fastest. */
 const CHUNK_BYTES = 2 ** 20;
@@ -32,7 +32,7 @@ export type Channel = Disposable & {
 };
 
 export type ChannelOptions = {
-  readonly connection: Connection;
+  readonly connection: SealedConnection;
   readonly run: string;
   /** Where the peer listens. */
   readonly subject: string;

@@ -1,15 +1,16 @@
 // What can be asked of a run while it goes on, from another process: how it stands, and to change who trains. The coordinator answers.
 //
 // A request is one message and so is its answer: an answer that does not come means that nobody listens, or that the coordinator
-// computes just then (a single stage's passes are computed in its process).
+// computes just then (a single stage's passes are computed in its process). A request whose connection is lost may be made again under
+// its number, at the run's next address: it is done once, and answered as often as it is asked.
 
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import { errorFrom, readAnswer, readAsk, writeAnswer, writeAsk, writeFailure } from "./exchange.ts";
-import type { Connection } from "./nats.ts";
 import { issuesOf, type Refuse, readPacket, writePacket } from "./packets.ts";
+import type { SealedConnection } from "./seal.ts";
 import { subjectsOf } from "./subjects.ts";
 
 const name = v.pipe(v.string(), v.maxLength(64));
@@ -78,12 +79,39 @@ type ReplyOf<R extends ControlRequest> = R extends { readonly type: "status" }
     : string;
 const REPLIES = { status, sentence: v.string(), addition: v.union([v.string(), underway]) };
 
+/** What the latest requests of a run came to, by their numbers: for all its servers, one after the other. */
+export class Answers {
+  readonly #known = new Map<string, Promise<string | RunStatus | Underway>>();
+
+  /** Does it, or gives what it came to before. Where the run was not ready it may be asked again. */
+  once(number: string, handle: () => Promise<string | RunStatus | Underway>): Promise<string | RunStatus | Underway> {
+    const known = this.#known.get(number);
+    if (known) return known;
+    const answer = handle();
+    this.#known.set(number, answer);
+    answer.catch((error) => {
+      if (isStarting(error)) this.#known.delete(number);
+    });
+    const [oldest] = this.#known.keys();
+    if (this.#known.size > MOST_ANSWERS) this.#known.delete(oldest!);
+    return answer;
+  }
+}
+const MOST_ANSWERS = 1000;
+
+/** The run cannot be told anything just now, and has done nothing. */
+export const isStarting = (error: unknown): boolean => error instanceof RequestError && error.code === "control.starting";
+
+/** A name for a request, the same however often it is asked. */
+export const newRequestNumber = (): string => randomText(20);
+
 /** Answers all that is asked of the run, until it is disposed. What `handle` throws goes to whoever asked. */
 export function serveControl(
-  connection: Connection,
+  connection: SealedConnection,
   run: string,
   handle: (request: ControlRequest) => Promise<RunStatus | string | Underway>,
   refuse: Refuse,
+  answers = new Answers(),
 ): Disposable {
   const session = randomText(20);
   const subjects = subjectsOf(run);
@@ -93,7 +121,7 @@ export function serveControl(
       if (packet) refuse(`a message (${packet.kind}) on ${subject} from ${packet.from} was refused: it asks nothing`);
       return;
     }
-    const { from, version } = packet;
+    const { from, version, number } = packet;
     const tell = (answer: Uint8Array) =>
       connection.publish(subjects.answer(from), writePacket(run, session, { kind: "answer", bytes: answer }));
     const content = packet.bytes.slice(); // a message is only lent
@@ -105,7 +133,9 @@ export function serveControl(
         if (version !== VERSION) throw otherVersion(version);
         const parsed = v.safeParse(request, ask.request);
         if (!parsed.success) throw new RequestError("control.request", issuesOf(parsed.issues));
-        tell(writeAnswer(id, await handle(parsed.output)));
+        const asked = parsed.output;
+        const done = asked.type === "status" ? handle(asked) : answers.once(number, () => handle(asked));
+        tell(writeAnswer(id, await done));
       } catch (error) {
         tell(writeFailure(id, error));
       }
@@ -117,12 +147,16 @@ export function serveControl(
 const otherVersion = (version: string): RequestError =>
   new RequestError("control.version", `the run is of mlora ${VERSION}, this is ${version}`, "use the same mlora for both");
 
-/** Asks a run something and waits for its answer. Throws what the run says is wrong, and a RunError, `control.silent`. */
+/**
+ * Asks a run something and waits for its answer. Throws what the run says is wrong, and RunErrors: `control.silent`, and `control.lost`
+ * where the connection is lost first: then the run may have heard it, and may be asked again under the same `number`.
+ */
 export async function askControl<R extends ControlRequest>(
-  connection: Connection,
+  connection: SealedConnection,
   run: string,
   asked: R,
   timeoutMs: number,
+  number = newRequestNumber(),
 ): Promise<ReplyOf<R>> {
   const session = randomText(20);
   const subjects = subjectsOf(run);
@@ -143,6 +177,13 @@ export async function askControl<R extends ControlRequest>(
     }
   });
   const silent = `the run ${run} has not answered within ${timeoutMs / 1000} s`;
+  const lost = () => {
+    const message = `the connection to the run ${run} was lost before it answered`;
+    reject(new RunError("control.lost", message, "see with mlora ps whether it was heard, or ask again"));
+  };
+  using _watching = connection.watch((state) => state === "lost" && lost());
+  if (connection.over.aborted) lost();
+  connection.over.addEventListener("abort", lost, { once: true });
   const timer = setTimeout(
     () => reject(new RunError("control.silent", silent, "it computes a long pass, hangs, or has just ended; ask again")),
     timeoutMs,
@@ -150,11 +191,12 @@ export async function askControl<R extends ControlRequest>(
   try {
     connection.publish(
       subjects.control,
-      writePacket(run, session, { kind: "ask", version: VERSION, bytes: writeAsk(0, asked) }),
+      writePacket(run, session, { kind: "ask", version: VERSION, number, bytes: writeAsk(0, asked) }),
     );
-    await connection.flush();
+    void connection.flush().catch(lost);
     return await promise;
   } finally {
     clearTimeout(timer);
+    connection.over.removeEventListener("abort", lost);
   }
 }

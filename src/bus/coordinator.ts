@@ -12,9 +12,9 @@ import { type Channel, openChannel } from "./channel.ts";
 import { errorFrom, readAnswer, writeAsk } from "./exchange.ts";
 import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
 import type { StageReply, StageReport, StageRequest } from "./messages.ts";
-import type { Connection } from "./nats.ts";
 import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
 import { REPLIES } from "./schemas.ts";
+import type { SealedConnection } from "./seal.ts";
 import { type Subjects, subjectsOf } from "./subjects.ts";
 
 /** A stage that has joined. */
@@ -27,7 +27,7 @@ export type StageInfo = {
 
 export interface NatsBus extends Bus {
   readonly infos: readonly StageInfo[];
-  readonly connection: Connection;
+  readonly connection: SealedConnection;
   /** Aborted, with the first RunError, when a stage, the server or the connection is gone: the run cannot go on. */
   readonly lost: AbortSignal;
   /** For what is known otherwise, as that a stage's process has ended: its requests fail with this, those to come as well. */
@@ -70,7 +70,12 @@ type Place = {
  * lowest that is free. Disposing tells the stages that they are done; the connection stays. Throws a RunError, `bus.join`, when
  * not all have come in time, and what `lost` would tell.
  */
-export async function natsBus(connection: Connection, run: string, stages: number, options: GatherOptions): Promise<NatsBus> {
+export async function natsBus(
+  connection: SealedConnection,
+  run: string,
+  stages: number,
+  options: GatherOptions,
+): Promise<NatsBus> {
   const bus = new Gathering(connection, run, stages, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
   try {
     await bus.gather(options);
@@ -94,7 +99,7 @@ class Gathering implements NatsBus {
   #closed = false;
 
   constructor(
-    readonly connection: Connection,
+    readonly connection: SealedConnection,
     readonly run: string,
     readonly stages: number,
     private readonly tell: Refuse,

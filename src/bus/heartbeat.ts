@@ -2,8 +2,8 @@
 
 import { Worker } from "node:worker_threads";
 import { RunError } from "../base/errors.ts";
-import type { Connection } from "./nats.ts";
 import type { FromPulse, ToPulse } from "./pulse.ts";
+import type { SealedConnection } from "./seal.ts";
 
 export type Heartbeat = AsyncDisposable & {
   /** From now on it is expected to beat. */
@@ -19,7 +19,7 @@ const CODE = Bun.isStandaloneExecutable ? "./src/bus/pulse.ts" : new URL("./puls
  * was not heard of for too long, and with null for the server. Throws as `connect` does.
  */
 export async function startHeartbeat(
-  { address }: Connection,
+  { address, key }: Pick<SealedConnection, "address" | "key">,
   run: string,
   session: string,
   silent: (session: string | null) => void,
@@ -37,7 +37,7 @@ export async function startHeartbeat(
     if (beating) throw error; // a bug of ours: to go on without a pulse is to be taken for dead
     reject(error);
   });
-  say({ type: "start", address, run, session });
+  say({ type: "start", address, key, run, session });
   try {
     await promise;
     beating = true;

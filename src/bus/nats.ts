@@ -23,6 +23,8 @@ export interface Connection extends AsyncDisposable {
   readonly server: string;
   /** The server's: "2.15.1". */
   readonly version: string;
+  /** Whether TLS protects it. */
+  readonly encrypted: boolean;
   /** Most bytes of a message. */
   readonly maxPayload: number;
   /** `bytes` are not copied: they may not be changed until the next turn of the event loop, or a `flush`. */
@@ -89,13 +91,18 @@ function wrap(client: NatsConnection, address: Address): Connection {
       else if (status.type === "error" && status.error instanceof PermissionViolationError) {
         const { operation, subject } = status.error;
         const what = `the NATS server at ${server} does not allow a ${operation} on '${subject}'`;
-        fail("nats.permission", what, "the user needs leave to publish and subscribe on 'mlora.>'");
+        fail(
+          "nats.permission",
+          what,
+          `the user must be allowed to publish and subscribe on '${subject.split(".").slice(0, 2).join(".")}.>'`,
+        );
       }
   })();
   return {
     address,
     server,
     version: client.info?.version ?? "unknown",
+    encrypted: Boolean(address.tls) || client.info?.tls_required === true,
     maxPayload: client.info?.max_payload ?? 2 ** 20,
     publish: (subject, bytes) => {
       if (!client.isClosed()) client.publish(subject, bytes);
@@ -144,7 +151,7 @@ function connectError(error: unknown, address: Address): MloraError {
       "start nats-server there, or correct --nats",
       because,
     );
-  if (/ENOTFOUND|EAI_AGAIN|getaddrinfo|DNS/i.test(text + code))
+  if (/ENOTFOUND|EAI_AGAIN|getaddrinfo/i.test(text + code))
     return new RequestError("nats.host", `no machine is known as ${describeAddress(address)}`, "correct --nats", because);
   if (error instanceof TimeoutError || /timeout|ETIMEDOUT/i.test(text + code))
     return new RequestError(

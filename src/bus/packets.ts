@@ -7,7 +7,7 @@ import { decode, encode } from "./codec.ts";
 import { stageReport } from "./schemas.ts";
 
 /** Changed with anything that crosses the wire. */
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 export const BEAT_MS = 1_000;
 /** Who is not heard of for this long is gone: noticed within 5 s, with a beat before the death and a late look after it. */
 export const SILENCE_MS = 4_000;
@@ -47,8 +47,8 @@ const packet = v.variant("kind", [
   /** The sender is leaving: done, or for a reason. */
   v.object({ kind: v.literal("bye"), to: session, reason: v.nullable(text) }),
   v.object({ kind: v.literal("beat") }),
-  /** Somebody asks something of the run (control.ts), and is answered. */
-  v.object({ kind: v.literal("ask"), version: text, bytes: content }),
+  /** Asks something of the run (control.ts), and is answered; the same `number` again is the same request. */
+  v.object({ kind: v.literal("ask"), version: text, number: session, bytes: content }),
   v.object({ kind: v.literal("answer"), bytes: content }),
 ]);
 const envelope = v.looseObject({ v: v.number(), run: text, from: session });

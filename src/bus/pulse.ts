@@ -7,8 +7,8 @@ import { parentPort } from "node:worker_threads";
 import { now } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
 import type { Address } from "./address.ts";
-import { connect } from "./nats.ts";
 import { BEAT_MS, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
+import { connectSealed, type RunKey } from "./seal.ts";
 import { subjectsOf } from "./subjects.ts";
 
 /** How often it looks who is silent. */
@@ -17,7 +17,7 @@ const LOOK_MS = 200;
 const LATE_MS = 1.5 * BEAT_MS;
 
 export type ToPulse =
-  | { readonly type: "start"; readonly address: Address; readonly run: string; readonly session: string }
+  | { readonly type: "start"; readonly address: Address; readonly key: RunKey; readonly run: string; readonly session: string }
   | { readonly type: "watch" | "forget"; readonly session: string };
 export type FromPulse =
   | { readonly type: "beating" }
@@ -39,13 +39,13 @@ parentPort?.on("message", (message: ToPulse) => {
     });
 });
 
-async function start({ address, run, session }: Extract<ToPulse, { type: "start" }>): Promise<void> {
-  const connection = await connect(address, `mlora ${run} pulse`);
+async function start({ address, key, run, session }: Extract<ToPulse, { type: "start" }>): Promise<void> {
+  const connection = await connectSealed(address, `mlora ${run} pulse`, key);
   const subjects = subjectsOf(run);
   const beat = () => connection.publish(subjects.beat(session), writePacket(run, session, { kind: "beat" }));
   let echo = now();
   connection.subscribe(subjects.beat("*"), (bytes, subject) => {
-    const from = readPacket(bytes, subject, run, () => {})?.from; // what is none is not heard; the main thread names forgers
+    const from = readPacket(bytes, subject, run, () => {})?.from; // malformed packets are ignored
     if (from === session) echo = now();
     else if (from !== undefined && heard.has(from)) heard.set(from, now());
   });

@@ -12,9 +12,9 @@ import { type Channel, openChannel } from "./channel.ts";
 import { type Ask, readAsk, writeAnswer, writeFailure } from "./exchange.ts";
 import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
 import type { StageReport, StageRequest } from "./messages.ts";
-import type { Connection } from "./nats.ts";
 import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
 import { REQUESTS } from "./schemas.ts";
+import type { SealedConnection } from "./seal.ts";
 import { type Subjects, subjectsOf } from "./subjects.ts";
 
 export type JoinOptions = {
@@ -31,6 +31,8 @@ export type JoinOptions = {
 export interface Seat extends AsyncDisposable {
   readonly stage: number;
   readonly stages: number;
+  /** For the links to its neighbours: sealed by a key that is of this run's present coordinator alone. */
+  readonly links: SealedConnection;
   /** Resolves when the run is over for this stage: null when it is done, a RunError when the coordinator or the server is gone. */
   readonly ended: Promise<RunError | null>;
   /** Answers requests from now on, those that have come already first; each once, in their order, one after the other. Call it once. */
@@ -47,7 +49,7 @@ const SETTLE_MS = 1_000;
  * Joins a run on this connection. Throws what the coordinator has against it, as another version (RequestError, `bus.*`), or a
  * RunError, `bus.join`, when no coordinator answers.
  */
-export async function joinRun(connection: Connection, run: string, options: JoinOptions): Promise<Seat> {
+export async function joinRun(connection: SealedConnection, run: string, options: JoinOptions): Promise<Seat> {
   const seat = new Joined(connection, run, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
   try {
     await seat.join(options);
@@ -84,7 +86,7 @@ class Joined implements Seat {
   #hello: () => void = () => undefined;
 
   constructor(
-    readonly connection: Connection,
+    readonly connection: SealedConnection,
     readonly run: string,
     private readonly tell: Refuse,
   ) {
@@ -98,6 +100,10 @@ class Joined implements Seat {
 
   get stages(): number {
     return this.#bound.stages;
+  }
+
+  get links(): SealedConnection {
+    return this.connection.derived(this.#bound.coordinator);
   }
 
   get ended(): Promise<RunError | null> {
@@ -132,7 +138,11 @@ class Joined implements Seat {
       if (now() < limit) return this.#hello();
       const message = `no coordinator of the run ${run} answered at ${connection.server} within ${joinMs / 1000} s`;
       this.#sealed.reject(
-        new RunError("bus.join", message, "see that mlora run still waits for its stages, and that --run is its id"),
+        new RunError(
+          "bus.join",
+          message,
+          "see that mlora run still waits for its stages, that --run is its id, and that the key is this run's",
+        ),
       );
     }, HELLO_MS);
     this.#hello();

@@ -9,8 +9,8 @@ import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { sum } from "../base/shape.ts";
-import { type ControlRequest, type RunStatus, serveControl, type Underway } from "../bus/control.ts";
-import type { Connection } from "../bus/nats.ts";
+import { Answers, type ControlRequest, type RunStatus, serveControl, type Underway } from "../bus/control.ts";
+import { newRunKey, type SealedConnection } from "../bus/seal.ts";
 import type { ReadProgress } from "../data/reading.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
@@ -24,6 +24,7 @@ import { forgetKept } from "../run/keeper.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
 import { Additions } from "./additions.ts";
+import { checkReadable, withoutRows } from "./granted.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 
 /** In a run's folder: the adapters that came while it went on, and who is paused. */
@@ -87,6 +88,7 @@ export type DeskOptions = {
 export class Desk {
   /** What the run does by now: its recipe and data, with all that was added. */
   request: Request;
+  readonly #answers = new Answers();
   #suspend = new AbortController();
   #training: Training | null = null;
   #plan: Plan | null = null;
@@ -155,14 +157,15 @@ export class Desk {
     return said;
   }
 
-  /** Answers on this server, until it is disposed. */
-  open({ connection, run }: { readonly connection: Connection; readonly run: string }): Disposable {
+  /** Answers on this server, until it is disposed: to who has the key of this time, which this user alone can read. */
+  open({ connection, run }: { readonly connection: SealedConnection; readonly run: string }): Disposable {
+    const own = connection.derived(newRunKey());
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
-    stack.use(serveControl(connection, run, async (request) => await this.#answer(request), refuse));
+    stack.use(serveControl(own, run, async (request) => await this.#answer(request), refuse, this.#answers));
     stack.defer(() => this.#additions.end(opening()));
     stack.defer(() => this.options.known.reachable(null));
-    this.options.known.reachable(connection.address);
+    this.options.known.reachable({ address: own.address, key: own.key });
     return stack;
   }
 
@@ -245,6 +248,7 @@ export class Desk {
       );
     this.#refuseTaken(training, asked.adapters);
     for (const adapter of asked.adapters) placeAdapter(adapter, plan.spec);
+    checkReadable(asked.adapters);
     return asked;
   }
 
@@ -253,7 +257,11 @@ export class Desk {
     const { spec } = this.request;
     const { adapters: read } = parseRecipe(text, path);
     const either = AbortSignal.any([signal, this.options.stop.signal]);
-    const late = await readRequest({ ...this.request.recipe, adapters: read }, spec, { signal: either, progress });
+    const late = await readRequest({ ...this.request.recipe, adapters: read }, spec, { signal: either, progress }).catch(
+      (error) => {
+        throw withoutRows(error, path); // the answer travels
+      },
+    );
     // The run has gone on meanwhile: others may have come.
     const training = this.#training;
     if (!training || this.#suspend.signal.aborted) throw opening();

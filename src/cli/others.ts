@@ -3,11 +3,13 @@
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { describeAddress, parseAddress } from "../bus/address.ts";
+import { describeAddress, fileOf, isLoopback, parseAddress } from "../bus/address.ts";
+import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
 import type { StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import type { Crew, CrewOptions } from "../run/crew.ts";
+import { givenKey, saveKey } from "../run/keyfile.ts";
 import { wholeNumber } from "./flags.ts";
 
 export type OtherFlags = {
@@ -19,6 +21,8 @@ export type OtherFlags = {
   readonly run?: string;
   /** With `nats` or `listen`: stages that are started on this machine. */
   readonly here?: number;
+  /** With `listen`: without a certificate, also where other machines are let in. */
+  readonly insecure?: boolean;
 };
 
 /** How long stages on other machines may take to join. */
@@ -29,15 +33,20 @@ export type Others = Pick<NonNullable<CrewOptions["join"]>, "server"> & {
   readonly run: string;
   readonly stages: number;
   readonly here: number;
+  readonly key: RunKey;
+  /** The key came with the environment, and stages have it that way. */
+  readonly keyGiven: boolean;
 };
 
-export function othersOf({ nats, listen, run: id, here }: OtherFlags, { run }: Recipe): Others | null {
+export function othersOf({ nats, listen, run: id, here, insecure = false }: OtherFlags, { run }: Recipe): Others | null {
   if (nats !== undefined && listen !== undefined)
     throw new RequestError(
       "cli.flag",
       "--nats and --listen exclude each other",
       "name a server, or where the run's own listens",
     );
+  if (insecure && listen === undefined)
+    throw new RequestError("cli.flag", "--insecure goes with --listen", "write tls:// in --nats, or nats://");
   if (nats === undefined && listen === undefined) {
     const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
     if (flag !== null)
@@ -54,12 +63,16 @@ export function othersOf({ nats, listen, run: id, here }: OtherFlags, { run }: R
   const started = here === undefined ? 0 : wholeNumber("here", here, 0);
   if (started > stages)
     throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
-  const server = nats === undefined ? listenOf(`${listen}`) : { address: parseAddress(`${nats}`) };
-  return { server, run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started };
+  const server = nats === undefined ? listenOf(`${listen}`, insecure) : { address: parseAddress(`${nats}`) };
+  const given = givenKey();
+  const key = { key: given ?? newRunKey(), keyGiven: given !== null };
+  return { server, run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started, ...key };
 }
 
+type Listen = Extract<Others["server"], { readonly port: number }>;
+
 /** Where our own server listens; its token is the one that others are given in their environment. */
-function listenOf(listen: string): { host: string; port: number; token: string } {
+function listenOf(listen: string, insecure: boolean): Listen {
   const [, host, port] = /^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})$/.exec(listen) ?? [];
   const token = environment("MLORA_NATS_TOKEN");
   if (host === undefined || Number(port) > 65535)
@@ -70,19 +83,41 @@ function listenOf(listen: string): { host: string; port: number; token: string }
       `--listen lets other machines in, by a token: MLORA_NATS_TOKEN is ${token === undefined ? "not set" : "shorter than 16 characters"}`,
       "set it to the same long random text here and where stages are started",
     );
-  return { host, port: Number(port), token };
+  const cert = fileOf("MLORA_NATS_CERT");
+  const key = fileOf("MLORA_NATS_KEY");
+  if (cert !== undefined && key !== undefined)
+    return { host, port: Number(port), token, certificate: { cert, key, ca: fileOf("MLORA_NATS_CA") } };
+  if (!isLoopback(host) && !insecure)
+    throw new RequestError(
+      "nats.certificate",
+      `--listen ${listen} lets other machines in, without a certificate: the token would cross the network unencrypted`,
+      "set MLORA_NATS_CERT and MLORA_NATS_KEY to files of a certificate (scripts/launch makes one), or give --insecure",
+    );
+  return { host, port: Number(port), token, certificate: null };
 }
 
-export function crewOf({ server, run, stages, here }: Others, devices: readonly StageDevice[]): Omit<CrewOptions, "signal"> {
+/** Says how the missing stages are started. Until it is disposed their key is in a file, unless it was given. */
+export function expectOthers({ server, run, stages, here, key, keyGiven }: Others): Disposable {
   const missing = stages - here;
+  const open = new DisposableStack();
+  if (missing === 0) return open;
   const where = "address" in server ? describeAddress(server.address) : `${server.host}:${server.port}`;
-  if (missing > 0)
-    writeStderr(
-      `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, start\n` +
-        `  mlora stage --nats ${where} --run ${run}\n`,
-    );
+  const tls = "address" in server ? server.address.tls : server.certificate;
+  const saved = keyGiven ? null : open.use(saveKey(run, key));
+  const how = saved ? `copy ${saved.path} (its key) there, and start` : "start, with the same MLORA_RUN_KEY,";
+  writeStderr(
+    `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, ${how}\n` +
+      `  mlora stage --nats ${tls ? "tls://" : ""}${where} --run ${run}${saved ? " --key FILE" : ""}\n`,
+  );
+  return open;
+}
+
+export function crewOf(
+  { server, run, stages, here, key }: Others,
+  devices: readonly StageDevice[],
+): Omit<CrewOptions, "signal"> {
   const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
-  return { stages, here: started, run, join: { server, joinMs: JOIN_MS } };
+  return { stages, here: started, run, join: { server, joinMs: JOIN_MS, key } };
 }
 
 export const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));

@@ -3,10 +3,18 @@
 import { resolve } from "node:path";
 import { parse } from "smol-toml";
 import { formatBytes } from "../base/bytes.ts";
-import { RequestError, textOf } from "../base/errors.ts";
-import { jsonText, writeStdout } from "../base/terminal.ts";
-import { type AdapterStatus, askControl, type ControlRequest, type RunStatus } from "../bus/control.ts";
-import { connect } from "../bus/nats.ts";
+import { now, sleep } from "../base/clock.ts";
+import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import {
+  type AdapterStatus,
+  askControl,
+  type ControlRequest,
+  isStarting,
+  newRequestNumber,
+  type RunStatus,
+} from "../bus/control.ts";
+import { connectSealed } from "../bus/seal.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
 import { knownRuns, type RunEntry } from "../run/registry.ts";
 import { shortPath } from "./prepare.ts";
@@ -15,6 +23,9 @@ import { count, duration, table } from "./table.ts";
 
 /** A run may compute a pass before it answers, and several while others ask it. */
 const PATIENCE_MS = { status: 10_000, other: 120_000 };
+/** How long a server that is lost is sought while the list of runs still names it: a run notices the end of its server within seconds. */
+const AWAY_MS = 15_000;
+const LOOK_MS = 100;
 
 /** All runs of this user on this machine, with what each says of itself. */
 export async function ps(json: boolean): Promise<void> {
@@ -29,8 +40,8 @@ export async function ps(json: boolean): Promise<void> {
   );
   const text = json
     ? jsonText(
-        runs.map(({ entry: { run, pid, output, address }, status, fault }) => {
-          return { run, pid, output, fault, ...(status ?? { state: address ? null : "opening", adapters: [] }) };
+        runs.map(({ entry: { run, pid, output, reach }, status, fault }) => {
+          return { run, pid, output, fault, ...(status ?? { state: reach ? null : "opening", adapters: [] }) };
         }),
         2,
       )
@@ -84,9 +95,7 @@ export async function add(run: string, recipe: string): Promise<void> {
   const entry = find(run);
   const path = resolve(recipe);
   const text = formatRecipe(loadRecipe(path));
-  await using connection = await reach(entry);
-  const put = (request: Extract<ControlRequest, { type: "add" | "outcome" }>) =>
-    askControl(connection, entry.run, request, PATIENCE_MS.other);
+  const put = (request: Extract<ControlRequest, { type: "add" | "outcome" }>) => ask(entry, request);
   using line = openLine();
   let answer = await put({ type: "add", text, path });
   while (typeof answer !== "string") {
@@ -131,15 +140,37 @@ function find(name: string): RunEntry {
   );
 }
 
-async function reach({ address }: RunEntry) {
-  if (!address) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
-  return await connect(address, "mlora control");
+/**
+ * Asks a run, and again under the same number where the connection is lost: at its new address, once its stages are opened again. Throws
+ * `control.lost` where there is none.
+ */
+async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
+  const patience = request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other;
+  const number = newRequestNumber();
+  const begin = now();
+  let lost: RunError | null = null;
+  let away = begin;
+  for (let at: RunEntry | undefined = entry; ; at = knownRuns().find(({ run }) => run === entry.run)) {
+    if (lost && !at) throw new RunError("control.lost", `${lost.message}, and the run is over`, "look into its folder");
+    try {
+      if (!at?.reach) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
+      await using connection = await connectSealed(at.reach.address, "mlora control", at.reach.key);
+      return await askControl(connection, entry.run, request, patience, number);
+    } catch (error) {
+      if (isLost(error)) {
+        if (!lost) writeStderr(`notice: ${error.message}; it is asked again where it answers next\n`);
+        lost = error;
+      } else if (!lost || !isAway(error)) throw error;
+      if (isStarting(error)) away = now(); // it is on its way back
+      if (now() - begin > patience || now() - away > AWAY_MS) throw lost;
+    }
+    await sleep(LOOK_MS);
+  }
 }
 
-async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
-  await using connection = await reach(entry);
-  return await askControl(connection, entry.run, request, request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other);
-}
+const isLost = (error: unknown): error is RunError => error instanceof RunError && error.code === "control.lost";
+const isAway = (error: unknown): boolean =>
+  isStarting(error) || (error instanceof MloraError && error.code.startsWith("nats."));
 
 const say = (line: string): void => {
   writeStdout(`${line}\n`);

@@ -24,7 +24,7 @@ import { checkModel } from "../run/sources.ts";
 import { Tracer } from "../run/trace.ts";
 import { Desk, withAdded } from "./desk.ts";
 import { linkOf } from "./flags.ts";
-import { crewOf, joined, type OtherFlags, othersOf } from "./others.ts";
+import { crewOf, expectOthers, joined, type OtherFlags, othersOf } from "./others.ts";
 import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
@@ -67,6 +67,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   if (flags.resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
 
+  using _expected = others && expectOthers(others);
   await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
   plan ??= planOn(request, joined(crew!));
   const model = modelFingerprint(recipe.model.path);

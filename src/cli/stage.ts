@@ -1,5 +1,5 @@
 // `mlora stage`: one stage of a run, in a process of its own. A coordinator on this machine starts it with its orders on standard
-// input; on other machines people do, with the run's id and its NATS server.
+// input; on other machines people do, with the run's id, its key and its NATS server, or scripts/launch, with both.
 
 import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
@@ -7,9 +7,10 @@ import { RequestError, RunError } from "../base/errors.ts";
 import { PRECISIONS, type Precision } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
-import { type Connection, connect } from "../bus/nats.ts";
+import { connectSealed, type RunKey, runKeySchema, type SealedConnection } from "../bus/seal.ts";
 import { joinRun } from "../bus/stage.ts";
 import { runId } from "../bus/subjects.ts";
+import { keyFor } from "../run/keyfile.ts";
 import { describeDevice } from "../stage/probe.ts";
 import { serveStage } from "../stage/serve.ts";
 import { oneOf, wholeNumber } from "./flags.ts";
@@ -18,6 +19,7 @@ export type StageFlags = {
   readonly orders?: boolean;
   readonly nats?: string;
   readonly run?: string;
+  readonly key?: string;
   readonly stage?: number;
   readonly device?: string;
   readonly precision?: string;
@@ -33,16 +35,20 @@ const RETRY_MS = 500;
 const AWAY = ["nats.refused", "nats.timeout"];
 
 const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-/** As run/crew.ts writes them. */
+/** As run/crew.ts writes them; scripts/launch writes the secrets alone, and gives the rest by flags. */
 const ordersSchema = v.strictObject({
   address: addressSchema,
+  key: runKeySchema,
   run: v.string(),
-  stage: number,
-  device: v.strictObject({ kind: v.picklist(["cpu", "cuda"]), compute: v.picklist(["f32", "bf16"]), ordinal: number }),
+  stage: v.optional(number),
+  device: v.optional(
+    v.strictObject({ kind: v.picklist(["cpu", "cuda"]), compute: v.picklist(["f32", "bf16"]), ordinal: number }),
+  ),
 });
 
 type Orders = {
   readonly address: Address;
+  readonly key: RunKey;
   readonly run: string;
   readonly stage: number | null;
   readonly device: "auto" | "cpu" | "cuda";
@@ -54,22 +60,22 @@ type Orders = {
 
 /** Serves until the run is over. Throws a RunError where it is not over in order. */
 export async function stage(flags: StageFlags): Promise<void> {
-  const orders = flags.orders ? await ordersFromInput() : ordersFromFlags(flags);
-  const { address, run, stage, device, precision, ordinal, folder, joinMs } = orders;
+  const orders = flags.orders ? await ordersFromInput(flags) : ordersFromFlags(flags);
+  const { run, stage, device, precision, ordinal, folder, joinMs } = orders;
   const report = describeDevice(device, precision, ordinal);
-  await using connection = await reach(address, run, joinMs);
-  if (!flags.orders) writeStderr(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
+  await using connection = await reach(orders);
+  if (joinMs === JOIN_MS) writeStderr(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
   await using seat = await joinRun(connection, run, { stage, report, joinMs });
-  const reason = await serveStage({ connection, run, seat, folder });
+  const reason = await serveStage({ run, seat, folder });
   if (reason) throw reason;
 }
 
 /** The server may come up later than the stage, where people start both. */
-async function reach(address: Address, run: string, limitMs: number): Promise<Connection> {
+async function reach({ address, key, run, joinMs: limitMs }: Orders): Promise<SealedConnection> {
   const limit = now() + limitMs;
   for (let waiting = false; ; waiting = true) {
     try {
-      return await connect(address, `mlora ${run} stage`);
+      return await connectSealed(address, `mlora ${run} stage`, key);
     } catch (error) {
       if (!(error instanceof RequestError) || !AWAY.includes(error.code) || now() > limit) throw error;
       if (!waiting) writeStderr(`waiting for the NATS server at ${describeAddress(address)}\n`);
@@ -78,29 +84,35 @@ async function reach(address: Address, run: string, limitMs: number): Promise<Co
   }
 }
 
-async function ordersFromInput(): Promise<Orders> {
+async function ordersFromInput(flags: StageFlags): Promise<Orders> {
   const checked = v.safeParse(ordersSchema, await Bun.stdin.json().catch(() => null));
-  if (!checked.success) throw new RunError("stage.orders", "the orders on standard input are none", "use --nats and --run");
-  const { address, run, stage, device } = checked.output;
+  if (!checked.success)
+    throw new RunError("stage.orders", "standard input does not hold valid stage settings", "use --nats, --run and --key");
+  const { address, key, run, stage, device } = checked.output;
+  const join = { address, key, run: runId(run) };
+  if (stage === undefined || device === undefined) return { ...join, ...placeFromFlags(flags) };
   const precision = device.compute === "bf16" ? "bf16" : "fp32";
-  return { address, run, stage, device: device.kind, precision, ordinal: device.ordinal, folder: null, joinMs: CHILD_JOIN_MS };
+  const place = { stage, device: device.kind, precision, ordinal: device.ordinal, folder: null } as const;
+  return { ...join, ...place, joinMs: CHILD_JOIN_MS };
 }
 
-function ordersFromFlags({ nats, run, stage, device, precision, gpu, model }: StageFlags): Orders {
+function ordersFromFlags(flags: StageFlags): Orders {
+  const { nats, run, key } = flags;
   if (nats === undefined || run === undefined)
     throw new RequestError(
       "stage.flags",
       `mlora stage needs ${nats === undefined ? "--nats" : "--run"}`,
-      "give --nats URL and --run ID, as the coordinator prints them",
+      "give --nats URL, --run ID and --key FILE, as the coordinator prints them",
     );
-  return {
-    address: parseAddress(`${nats}`),
-    run: runId(`${run}`),
-    stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
-    device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
-    precision: oneOf("precision", precision ?? "auto", PRECISIONS),
-    ordinal: wholeNumber("gpu", gpu ?? 0, 0),
-    folder: model === undefined ? null : `${model}`,
-    joinMs: JOIN_MS,
-  };
+  const join = { run: runId(`${run}`), address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`) };
+  return { ...join, ...placeFromFlags(flags) };
 }
+
+const placeFromFlags = ({ stage, device, precision, gpu, model }: StageFlags): Omit<Orders, "address" | "key" | "run"> => ({
+  stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
+  device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
+  precision: oneOf("precision", precision ?? "auto", PRECISIONS),
+  ordinal: wholeNumber("gpu", gpu ?? 0, 0),
+  folder: model === undefined ? null : `${model}`,
+  joinMs: JOIN_MS,
+});

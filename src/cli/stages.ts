@@ -5,7 +5,7 @@ import { MloraError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
-import { type Connection, connect } from "../bus/nats.ts";
+import { connectSealed, newRunKey, type SealedConnection } from "../bus/seal.ts";
 import { newRunId } from "../bus/subjects.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type Crew, gatherCrew } from "../run/crew.ts";
@@ -22,7 +22,7 @@ export type OpenStages = AsyncDisposable & {
   /** What the run really failed with, where this is only what came of it. */
   readonly causeOf: (error: unknown) => Promise<unknown>;
   /** Where the run can be asked and told things; null where there is no server. */
-  readonly control: { readonly connection: Connection; readonly run: string } | null;
+  readonly control: { readonly connection: SealedConnection; readonly run: string } | null;
 };
 
 /** A stage that is gone is noticed within this time, and with it why the others failed. */
@@ -53,7 +53,7 @@ export async function openStages(
 async function openControl(run: string, opened: AsyncDisposableStack): Promise<OpenStages["control"]> {
   try {
     const { address } = opened.use(await startServer());
-    return { connection: opened.use(await connect(address, `mlora ${run}`)), run };
+    return { connection: opened.use(await connectSealed(address, `mlora ${run}`, newRunKey())), run };
   } catch (error) {
     log(0, () => `notice: this run cannot be watched or told anything from elsewhere: ${textOf(error)}`);
     return null;

@@ -77,7 +77,8 @@ const VERDICTS: Readonly<Record<LinkKind, (a: Offer, b: Offer) => Verdict>> = {
     if (a.gpu.uuid === b.gpu.uuid) return no("both use one GPU");
     if (a.nccl === null || b.nccl === null) return no(a.ncclMissing ?? b.ncclMissing ?? "NCCL is missing");
     if (a.nccl !== b.nccl) return no(`NCCL ${versionOf(a.nccl)} and ${versionOf(b.nccl)} do not go together`);
-    return yes(`both have NCCL ${versionOf(a.nccl)}`);
+    const open = a.host === b.host ? "" : ", and it does not encrypt what it carries between them";
+    return yes(`both have NCCL ${versionOf(a.nccl)}${open}`);
   },
   shm: (a, b) => (a.host === b.host ? yes("both run on one machine") : no(ELSEWHERE)),
   nats: (a, b) => (a.bus && b.bus ? yes("both are on the bus") : no("there is no bus between them")),

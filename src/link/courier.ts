@@ -4,7 +4,7 @@
 import { parentPort } from "node:worker_threads";
 import { sleep } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
-import { connect } from "../bus/nats.ts";
+import { connectSealed } from "../bus/seal.ts";
 import { subjectsOf } from "../bus/subjects.ts";
 import { hostBytes } from "../device/shared.ts";
 import { BulkSender, bulkReceiver, PROBE_MS, type Publish, readHead, writeHead } from "./bulk.ts";
@@ -55,8 +55,8 @@ parentPort?.on("message", (message: ToCourier) => {
 });
 
 async function start({ pair, lane, inbox, outbox }: Extract<ToCourier, { type: "start" }>): Promise<void> {
-  const { address, run, stage, neighbour } = pair;
-  const connection = open.use(await connect(address, `mlora ${run} link ${stage} ${neighbour}`));
+  const { address, key, run, stage, neighbour } = pair;
+  const connection = open.use(await connectSealed(address, `mlora ${run} link ${stage} ${neighbour}`, key));
   connection.over.addEventListener("abort", () => fail(connection.over.reason));
   const subjects = subjectsOf(run);
   const to = subjects.link(stage, neighbour, `bulk-${lane}`);

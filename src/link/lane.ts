@@ -5,8 +5,8 @@ import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { Address } from "../bus/address.ts";
 import { openChannel } from "../bus/channel.ts";
-import type { Connection } from "../bus/nats.ts";
 import { readPacket } from "../bus/packets.ts";
+import type { RunKey, SealedConnection } from "../bus/seal.ts";
 import { subjectsOf } from "../bus/subjects.ts";
 import { type Channel, Queue } from "./channel.ts";
 
@@ -14,7 +14,7 @@ import { type Channel, Queue } from "./channel.ts";
 export type Pair = { readonly run: string; readonly stage: number; readonly neighbour: number };
 
 /** And how to get on their bus; secret. */
-export type BusPair = Pair & { readonly address: Address };
+export type BusPair = Pair & { readonly address: Address; readonly key: RunKey };
 
 /** How long what was sent may take to arrive after the channel was closed. */
 const LINGER_MS = 1_000;
@@ -25,7 +25,7 @@ export type BusChannel = Channel & {
 };
 
 /** Opens our end; `lane` keeps several channels of a pair apart. It is over when the connection is. */
-export function busChannel(connection: Connection, { run, stage, neighbour }: Pair, lane: string): BusChannel {
+export function busChannel(connection: SealedConnection, { run, stage, neighbour }: Pair, lane: string): BusChannel {
   const subjects = subjectsOf(run);
   const queue = new Queue<Uint8Array>();
   const [from, to] = [sessionOf(stage, neighbour), sessionOf(neighbour, stage)];

@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import type { Address } from "../bus/address.ts";
 import { decode, encode } from "../bus/codec.ts";
-import type { Connection } from "../bus/nats.ts";
+import type { RunKey, SealedConnection } from "../bus/seal.ts";
 import type { Device } from "../device/device.ts";
 import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
@@ -29,7 +29,7 @@ export type LinkOptions = {
   /** For the opening, and for NCCL's link; belongs to the link. */
   readonly channel: Channel;
   /** The bus that both are on; null where there is none. */
-  readonly bus: { readonly address: Address; readonly run: string } | null;
+  readonly bus: { readonly address: Address; readonly key: RunKey; readonly run: string } | null;
   /** Ends the link, whenever; its reason is a RunError. */
   readonly signal?: AbortSignal;
   /** How long the neighbour has for each step of the opening. */
@@ -78,13 +78,13 @@ export async function openLink(options: LinkOptions): Promise<OpenLink> {
 
 /** The same, where both ends are on a bus: what they need to agree goes over it. */
 export const openLinkOver = (
-  connection: Connection,
+  connection: SealedConnection,
   run: string,
   options: Omit<LinkOptions, "channel" | "bus">,
 ): Promise<OpenLink> => {
   const { stage, neighbour } = options;
   const channel = busChannel(connection, { run, stage, neighbour }, "control");
-  return openLink({ ...options, channel, bus: { address: connection.address, run } });
+  return openLink({ ...options, channel, bus: { address: connection.address, key: connection.key, run } });
 };
 
 const isBetter = (a: LinkKind, b: LinkKind): boolean => a !== "local" && LINK_KINDS.indexOf(a) < LINK_KINDS.indexOf(b);

@@ -5,11 +5,11 @@ import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { range } from "../base/shape.ts";
-import { type Address, describeAddress } from "../bus/address.ts";
+import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
 import type { StageReport } from "../bus/messages.ts";
-import { connect } from "../bus/nats.ts";
-import { startServer } from "./server.ts";
+import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
+import { type ServerOptions, startServer } from "./server.ts";
 import { type Child, describeEnding, startSelf } from "./spawn.ts";
 
 /** How long stages that we start may take to join: they only load the program. */
@@ -20,9 +20,10 @@ const GRACE_MS = 1_000;
 /** Until the end of a child is known for certain. */
 const HEARD_MS = 100;
 
-/** What a stage that we start is told, through its standard input: the address is secret. */
+/** What a stage that we start is told, through its standard input: address and key are secret. */
 export type StageOrders = {
   readonly address: Address;
+  readonly key: RunKey;
   readonly run: string;
   readonly stage: number;
   readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
@@ -34,8 +35,10 @@ export type CrewOptions = {
   readonly here: readonly StageOrders["device"][];
   /** For stages that join from elsewhere: on which server, or where ours shall listen. Null: all are started here. */
   readonly join: {
-    readonly server: { readonly address: Address } | { readonly host: string; readonly port: number; readonly token: string };
+    readonly server: { readonly address: Address } | Required<ServerOptions>;
     readonly joinMs: number;
+    /** What stages elsewhere are given. */
+    readonly key: RunKey;
   } | null;
   readonly run: string;
   readonly signal: AbortSignal;
@@ -60,10 +63,12 @@ export async function gatherCrew({ stages, here, join, run, signal }: CrewOption
     for (const stage of range(stages)) fail(stage, error);
   });
   const address = theirs ?? server!.address;
+  const key = join?.key ?? newRunKey();
   log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
   try {
-    const connection = opened.use(await connect(address, `mlora ${run}`));
-    const children = here.map((device, stage) => startStage({ address, run, stage, device }));
+    const connection = opened.use(await connectSealed(address, `mlora ${run}`, key));
+    if (join && !connection.encrypted) warnOpen("host" in join.server ? join.server : connection);
+    const children = here.map((device, stage) => startStage({ address, key, run, stage, device }));
     opened.defer(() => farewell(children, bus !== null && !bus.lost.aborted));
     for (const [stage, child] of children.entries())
       void child.ended.then((how) => {
@@ -81,6 +86,14 @@ export async function gatherCrew({ stages, here, join, run, signal }: CrewOption
     await sleep(HEARD_MS); // who cannot connect to a server that has just died shall say that it has died
     throw broken.signal.aborted ? broken.signal.reason : error;
   }
+}
+
+/** Of a server that others reach over a network, ours by where it listens, without TLS. */
+function warnOpen(at: { readonly host: string; readonly port: number } | { readonly server: string }): void {
+  const where = "host" in at ? `${at.host}:${at.port}` : at.server;
+  if (isLoopback(where.replace(/:\d+$/, ""))) return;
+  const what = "its messages are sealed, its credentials and subjects are not";
+  log(0, () => `notice: the connection to ${where} is not encrypted: ${what}`);
 }
 
 const startStage = (orders: StageOrders): Child => {

@@ -1,4 +1,5 @@
-// The runs that go on here and now: a file for each, that only this user may read, since it says how the run is reached. A run that was
+// The runs that go on here and now: a file for each, that only this user may read, since it says how the run is reached, and has the key
+// that its requests are sealed by: who can read it is the run's owner. A run that was
 // killed leaves its file; whoever looks next takes it away.
 
 import { readdirSync, readFileSync, rmSync } from "node:fs";
@@ -6,7 +7,8 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
-import { addressSchema } from "../bus/address.ts";
+import { type Address, addressSchema } from "../bus/address.ts";
+import { type RunKey, runKeySchema } from "../bus/seal.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 
 const FOLDER = "runs";
@@ -17,25 +19,27 @@ const entry = v.strictObject({
   process: v.string(),
   /** The run's folder. */
   output: v.string(),
-  /** Null while its stages are being opened: it has no server then. */
-  address: v.nullable(addressSchema),
+  /** Null while its stages are being opened: it has no server then. The key is another each time. */
+  reach: v.nullable(v.strictObject({ address: addressSchema, key: runKeySchema })),
 });
 type Entry = v.InferOutput<typeof entry>;
+/** Where a run is asked, and the key of what is asked and answered. */
+export type Reach = { readonly address: Address; readonly key: RunKey };
 export type RunEntry = Omit<Entry, "process"> & { readonly pid: number };
 
 /** A run that is known until it is disposed; `reachable` says where it answers, or that it does not just now. */
-export type Announcement = Disposable & { readonly reachable: (address: Entry["address"]) => void };
+export type Announcement = Disposable & { readonly reachable: (reach: Reach | null) => void };
 
 /** Makes a run known, not yet reachable. Where no folder can be had for that it stays unknown. */
-export function announce(run: Omit<Entry, "process" | "address">): Announcement {
+export function announce(run: Omit<Entry, "process" | "reach">): Announcement {
   knownRuns(); // takes away what killed runs have left
-  const written = (path: string, address: Entry["address"]) =>
-    writeFileAtomic(path, `${JSON.stringify({ ...run, address, process: stampOfProcess() })}\n`, 0o600);
+  const written = (path: string, reach: Reach | null) =>
+    writeFileAtomic(path, `${JSON.stringify({ ...run, reach, process: stampOfProcess() })}\n`, 0o600);
   for (const cache of cacheFolders())
     try {
       const path = join(ownFolder(cache, FOLDER), `${run.run}.json`);
       written(path, null);
-      return { reachable: (address) => written(path, address), [Symbol.dispose]: () => rmSync(path, { force: true }) };
+      return { reachable: (reach) => written(path, reach), [Symbol.dispose]: () => rmSync(path, { force: true }) };
     } catch {
       // the next folder may do
     }

@@ -19,7 +19,17 @@ const START_MS = 10_000;
 const GRACE_MS = 500;
 /** Activations that go by it are garbage at once: with Go's collector as it is, it carries a fifth less (docs/measurements/link.md). */
 const ENVIRONMENT = { GOGC: "400" };
+/** All addresses of this machine. */
+const WILDCARDS = ["0.0.0.0", "[::]"];
 const MAX_PAYLOAD = 8 * 2 ** 20;
+
+export type ServerOptions = {
+  readonly host?: string;
+  readonly port?: number;
+  readonly token?: string;
+  /** For TLS, in PEM: a certificate, its key, and what vouches for it (default: itself). Null for none. */
+  readonly certificate?: { readonly cert: string; readonly key: string; readonly ca?: string | undefined } | null;
+};
 
 export type Server = AsyncDisposable & {
   /** Where it listens, and the token: for `connect`, and for children through their standard input. */
@@ -33,17 +43,22 @@ export type Server = AsyncDisposable & {
  * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
  * a free port, unless `host` and `port` say where others reach it. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
  */
-export async function startServer({ host = "127.0.0.1", port = -1, token = randomToken() } = {}): Promise<Server> {
+export async function startServer(options: ServerOptions = {}): Promise<Server> {
+  const { host = "127.0.0.1", port = -1, token = randomToken(), certificate = null } = options;
   const program = assetPath("nats-server");
   const folder = mkdtempSync(join(tmpdir(), "mlora-nats-")); // mode 0700
   try {
     const file = join(folder, "server.conf");
-    writeFileSync(file, config(folder, `${host}:${port}`, token), { mode: 0o600, flag: "wx" });
+    const write = (name: string, text: string) => writeFileSync(join(folder, name), text, { mode: 0o600, flag: "wx" });
+    if (certificate) for (const name of ["cert", "key"] as const) write(`${name}.pem`, certificate[name]);
+    write("server.conf", config(folder, `${host}:${port}`, token) + (certificate ? tlsConfig(folder) : ""));
     const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
-      const servers = [await listening(child, folder)];
+      const url = await listening(child, folder);
+      // By the name that it was given, which its certificate has; what it reports is an address.
+      const servers = [WILDCARDS.includes(host) ? url : url.replace(/(?<=:\/\/).*(?=:\d+$)/, host)];
       return {
-        address: { servers, login: { token } },
+        address: { servers, login: { token }, tls: certificate && { ca: certificate.ca ?? certificate.cert } },
         pid: child.pid,
         ended: child.ended,
         [Symbol.asyncDispose]: async () => void (await child.stop(GRACE_MS)),
@@ -70,6 +85,13 @@ max_pending: ${32 * MAX_PAYLOAD}
 write_deadline: "60s"
 ping_interval: "20s"
 ping_max: 5
+`;
+
+const tlsConfig = (folder: string): string => `
+tls {
+  cert_file: ${JSON.stringify(join(folder, "cert.pem"))}
+  key_file: ${JSON.stringify(join(folder, "key.pem"))}
+}
 `;
 
 /** Its URL, from the file that it writes when it listens. */

@@ -5,7 +5,6 @@ import { log } from "../base/log.ts";
 import type { StageHandlers } from "../bus/bus.ts";
 import { Gate } from "../bus/gate.ts";
 import type { StageSetup } from "../bus/messages.ts";
-import type { Connection } from "../bus/nats.ts";
 import type { Seat } from "../bus/stage.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
@@ -14,7 +13,6 @@ import { originalWeights, weightsOf } from "./base.ts";
 import { Stage } from "./stage.ts";
 
 export type ServeOptions = {
-  readonly connection: Connection;
   readonly run: string;
   readonly seat: Seat;
   /** Where the base model lies on this machine; null: where the coordinator has it. */
@@ -67,8 +65,8 @@ async function open(options: ServeOptions, setup: StageSetup, signal: AbortSigna
 
 const linkTo = (
   neighbour: number,
-  { connection, run, seat }: ServeOptions,
+  { run, seat }: ServeOptions,
   { link: kind, room }: StageSetup,
   device: Device,
   signal: AbortSignal,
-) => openLinkOver(connection, run, { device, stage: seat.stage, neighbour, kind, room, signal });
+) => openLinkOver(seat.links, run, { device, stage: seat.stage, neighbour, kind, room, signal });

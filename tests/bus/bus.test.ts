@@ -9,17 +9,17 @@ import { VERSION } from "../../src/base/version.ts";
 import { Later } from "../../src/bus/bus.ts";
 import { natsBus } from "../../src/bus/coordinator.ts";
 import { localBus } from "../../src/bus/local.ts";
-import { type Connection, connect } from "../../src/bus/nats.ts";
 import { PROTOCOL, writePacket } from "../../src/bus/packets.ts";
+import type { SealedConnection } from "../../src/bus/seal.ts";
 import { joinRun } from "../../src/bus/stage.ts";
 import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
 import { type Server, startServer } from "../../src/run/server.ts";
-import { assemble, handlers, JOIN, REPORT, until } from "../helpers/bus.ts";
+import { assemble, connect, handlers, JOIN, REPORT, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 
 needs("nats")("the bus over NATS", () => {
   let server: Server;
-  let outsider: Connection;
+  let outsider: SealedConnection;
   beforeAll(async () => {
     server = await startServer();
     outsider = await connect(server.address, "outsider");
@@ -189,7 +189,7 @@ needs("nats")("the bus over NATS", () => {
       [
         stageAt(0),
         encode({ v: PROTOCOL + 1, run, from: me, ...bye }),
-        /speaks version 2 of the protocol, this mlora version 1/,
+        /speaks version 3 of the protocol, this mlora version 2/,
       ],
       [stageAt(0), writePacket(run, me, bye), new RegExp(`a message \\(bye\\) on ${stageAt(0)} from ${me} was refused`)],
       [coordinator, writePacket(run, me, bye), new RegExp(`a message \\(bye\\) on ${coordinator} from ${me} was refused`)],

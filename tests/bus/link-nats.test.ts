@@ -3,13 +3,14 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
 import { RunError } from "../../src/base/errors.ts";
 import { range } from "../../src/base/shape.ts";
-import { type Connection, connect } from "../../src/bus/nats.ts";
+import type { SealedConnection } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { busChannel } from "../../src/link/lane.ts";
 import type { Link, LinkKind } from "../../src/link/link.ts";
 import { openLink } from "../../src/link/open.ts";
 import { type Server, startServer } from "../../src/run/server.ts";
+import { connect, KEY } from "../helpers/bus.ts";
 import type { EchoInput } from "../helpers/link/echo.ts";
 import { bytesAt, contents, failure, neighbour, same, sizes, takeTensor } from "../helpers/link.ts";
 import { needs } from "../helpers/needs.ts";
@@ -18,7 +19,7 @@ const MIB = 2 ** 20;
 
 needs("nats")("over a server", () => {
   let server: Server;
-  let connection: Connection;
+  let connection: SealedConnection;
   let device: CpuDevice;
   beforeAll(async () => {
     server = await startServer();
@@ -36,7 +37,7 @@ needs("nats")("over a server", () => {
   type Wish = { readonly mine?: "auto" | LinkKind; readonly theirs?: "auto" | LinkKind; readonly signal?: AbortSignal };
   async function toEcho(input: Omit<EchoInput, "kind">, { mine = "nats", theirs = "auto", signal }: Wish = {}) {
     const run = newRunId();
-    const bus = { address: server.address, run };
+    const bus = { address: server.address, key: KEY, run };
     const other = neighbour("echo", { ...input, kind: theirs, bus });
     const channel = busChannel(connection, { run, stage: 0, neighbour: 1 }, "control");
     const options = { device, stage: 0, neighbour: 1, kind: mine, room: input.room, channel, bus };

@@ -5,7 +5,7 @@ import type { Address } from "../../src/bus/address.ts";
 import type { StageHandlers } from "../../src/bus/bus.ts";
 import { type NatsBus, natsBus } from "../../src/bus/coordinator.ts";
 import type { StageReport } from "../../src/bus/messages.ts";
-import { connect } from "../../src/bus/nats.ts";
+import { connectSealed, type RunKey } from "../../src/bus/seal.ts";
 import { joinRun, type Seat } from "../../src/bus/stage.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 
@@ -24,6 +24,9 @@ export const REPORT: StageReport = {
 };
 
 export const JOIN = { joinMs: 15_000 };
+/** The key of all runs of these tests, and a connection that has it. */
+export const KEY: RunKey = "k".repeat(40);
+export const connect = (address: Address, name: string) => connectSealed(address, name, KEY);
 
 /** Handlers of which a test gives those that it uses. */
 export const handlers = (some: Partial<StageHandlers>): StageHandlers => {

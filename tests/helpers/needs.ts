@@ -23,6 +23,9 @@ const HAVE = {
   kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
   /** The right to mount small disks. */
   disks: () => (canMount() ? 1 : 0),
+  /** Files of other users are made, and read, by root alone. */
+  root: () => (process.getuid!() === 0 ? 1 : 0),
+  openssl: () => (Bun.which("openssl") ? 1 : 0),
   /** A C compiler, and a kernel that lets system calls be answered by another process. */
   faults: () => (canInject() ? 1 : 0),
 } as const;

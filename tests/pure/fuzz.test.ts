@@ -134,7 +134,12 @@ test("messages", () => {
       bytes: writeAsk(7, requests[1]),
     }),
     writePacket("run", "aaaaaaaaaaaa", { kind: "welcome", host: "h", pid: 3, stage: 0, stages: 2, sealed: true }),
-    writePacket("run", "aaaaaaaaaaaa", { kind: "ask", version: "0.1.0", bytes: writeAsk(0, { type: "status" }) }),
+    writePacket("run", "aaaaaaaaaaaa", {
+      kind: "ask",
+      version: "0.1.0",
+      number: "cccccccccccc",
+      bytes: writeAsk(0, { type: "status" }),
+    }),
   ];
   for (const request of requests) expect(v.safeParse(REQUESTS[request.type] as v.GenericSchema, request).success).toBe(true);
   const rng = new Rng(2);

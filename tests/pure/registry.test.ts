@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseAddress } from "../../src/bus/address.ts";
+import { newRunKey } from "../../src/bus/seal.ts";
 import { announce, knownRuns } from "../../src/run/registry.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-registry-"));
@@ -17,15 +18,15 @@ afterAll(() => {
 });
 
 test("a run is known while its stages are opened, then where it answers, then no more", () => {
-  const here = () => knownRuns().map(({ run, output, address, pid }) => ({ run, output, address, own: pid === process.pid }));
-  const address = parseAddress("nats://127.0.0.1:4222");
+  const here = () => knownRuns().map(({ run, output, reach, pid }) => ({ run, output, reach, own: pid === process.pid }));
+  const reach = { address: parseAddress("nats://127.0.0.1:4222"), key: newRunKey() };
   {
     using known = announce({ run: "tonight", output: "/out" });
-    expect(here()).toEqual([{ run: "tonight", output: "/out", address: null, own: true }]);
-    known.reachable(address);
-    expect(here()).toEqual([{ run: "tonight", output: "/out", address, own: true }]);
+    expect(here()).toEqual([{ run: "tonight", output: "/out", reach: null, own: true }]);
+    known.reachable(reach);
+    expect(here()).toEqual([{ run: "tonight", output: "/out", reach, own: true }]);
     known.reachable(null);
-    expect(here()[0]!.address).toBeNull();
+    expect(here()[0]!.reach).toBeNull();
   }
   expect(here()).toEqual([]);
 });

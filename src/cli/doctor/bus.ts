@@ -4,7 +4,7 @@
 import { now, sleep } from "../../base/clock.ts";
 import { RunError } from "../../base/errors.ts";
 import { startHeartbeat } from "../../bus/heartbeat.ts";
-import { connect } from "../../bus/nats.ts";
+import { connectSealed, newRunKey } from "../../bus/seal.ts";
 import { newRunId, subjectsOf } from "../../bus/subjects.ts";
 import { startServer } from "../../run/server.ts";
 
@@ -16,7 +16,7 @@ export type BusFindings = { readonly version: string; readonly roundMicroseconds
 /** Throws a RunError where any of it fails; leaves nothing behind. */
 export async function checkBus(): Promise<BusFindings> {
   await using server = await startServer();
-  await using connection = await connect(server.address, "mlora doctor");
+  await using connection = await connectSealed(server.address, "mlora doctor", newRunKey());
   const run = newRunId();
   await using _ = await startHeartbeat(connection, run, newRunId(), () => undefined);
 

@@ -2,9 +2,8 @@
 // and waits.
 
 import { natsBus } from "../../../src/bus/coordinator.ts";
-import { connect } from "../../../src/bus/nats.ts";
 import { startServer } from "../../../src/run/server.ts";
-import { JOIN } from "../bus.ts";
+import { connect, JOIN } from "../bus.ts";
 
 const { run, stages } = await Bun.stdin.json();
 process.on("SIGINT", () => console.log("interrupted"));

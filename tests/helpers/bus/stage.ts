@@ -1,9 +1,8 @@
 // A stage process for tests: joins the run that its standard input names, says "joined", and does what it is asked: `backward` of
 // pass n blocks the whole main thread for n milliseconds, as a kernel does. Says at its end why it ended.
 
-import { connect } from "../../../src/bus/nats.ts";
 import { joinRun } from "../../../src/bus/stage.ts";
-import { handlers, JOIN, REPORT } from "../bus.ts";
+import { connect, handlers, JOIN, REPORT } from "../bus.ts";
 
 const { address, run, stage } = await Bun.stdin.json();
 const connection = await connect(address, "stage");

@@ -6,7 +6,7 @@
 
 import { Rng } from "../../../src/base/rng.ts";
 import type { Address } from "../../../src/bus/address.ts";
-import { connect } from "../../../src/bus/nats.ts";
+import { connectSealed, type RunKey } from "../../../src/bus/seal.ts";
 import { CpuDevice } from "../../../src/device/cpu.ts";
 import { CudaDevice } from "../../../src/device/cuda.ts";
 import { busChannel } from "../../../src/link/lane.ts";
@@ -18,7 +18,7 @@ export type EchoInput = {
   readonly mode: "echo" | "stuck" | "gone" | "slow";
   readonly kind: "auto" | LinkKind;
   /** Where the link is opened over; left out, the IPC with the test. */
-  readonly bus?: { readonly address: Address; readonly run: string };
+  readonly bus?: { readonly address: Address; readonly key: RunKey; readonly run: string };
   readonly room: Slots;
   readonly sizes: readonly number[];
   readonly group: number;
@@ -29,7 +29,7 @@ export type EchoInput = {
 if (import.meta.main) {
   const { input, channel, told, say } = await asNeighbour<EchoInput>();
   const { mode, kind, room, sizes, group, bus = null } = input;
-  const connection = bus && (await connect(bus.address, "echo"));
+  const connection = bus && (await connectSealed(bus.address, "echo", bus.key));
   const control = connection ? busChannel(connection, { run: bus!.run, stage: 1, neighbour: 0 }, "control") : channel;
   using device = input.cuda ? new CudaDevice("bf16") : new CpuDevice(1);
   const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, room, channel: control, bus });
