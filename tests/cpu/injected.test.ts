@@ -30,6 +30,20 @@ needs("faults")("faults of file calls", () => {
     expect(hit).toBeGreaterThan(0);
   }, 240_000);
 
+  test("an adapter that cannot be written, or read back, loses none of its steps", async () => {
+    const injector = new Injector(place);
+    await injector.calls();
+    const kinds: string[] = [];
+    for (let number = 1; ; number += 3) {
+      const { call, first, second } = await injector.come({ number, kind: "EIO", below: "a0/adapter_model.safetensors" });
+      if (call === "") break;
+      kinds.push(call.split(" ")[1]!);
+      expect([call, first.code, first.err]).toEqual([call, 1, expect.stringContaining("1 of 2 adapters failed: a0")]);
+      expect([call, second.err]).toEqual([call, expect.stringContaining("a0 at step 5 of 5")]);
+    }
+    expect(kinds).toEqual(expect.arrayContaining(["write", "pread"]));
+  }, 240_000);
+
   test("on a file system that cannot sync folders the run works, with a notice of each thread that writes", async () => {
     const injector = new Injector(place);
     await injector.calls();

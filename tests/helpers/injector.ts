@@ -8,7 +8,8 @@ import { type Ended, leftOf, SUMS, unlike, type Workplace } from "./program.ts";
 
 export const KINDS = ["ENOSPC", "EIO", "EMFILE", "EDQUOT", "EINTR", "EROFS", "short", "delay", "kill"] as const;
 export type FaultKind = (typeof KINDS)[number];
-export type Fault = { readonly number: number; readonly kind: FaultKind | "none" | "unsynced" };
+/** `below`: counts only calls on paths that begin so, in the run's folder. */
+export type Fault = { readonly number: number; readonly kind: FaultKind | "none" | "unsynced"; readonly below?: string };
 
 const NAMES = ["a0", "a2"];
 const RECIPE = unlike([0, 2], "cpu", "checkpoint = { steps = 2 }").replaceAll(/^steps = \d+$/gm, "steps = 5");
@@ -86,9 +87,9 @@ export class Injector {
     return { call, calls, first, second };
   }
 
-  async #injected(path: string, { number, kind }: Fault): Promise<Omit<Came, "second">> {
+  async #injected(path: string, { number, kind, below = "" }: Fault): Promise<Omit<Came, "second">> {
     const report = join(path, "..", "report");
-    const prefix = [this.#program, join(path, "..", "out"), `${number}`, kind, report, "--"];
+    const prefix = [this.#program, join(path, "..", "out", below), `${number}`, kind, report, "--"];
     const first = await this.place.start(["run", path], {}, prefix).ended;
     const [calls = "", call = ""] = readFileSync(report, "utf8").split("\n");
     rmSync(report);

@@ -21,8 +21,8 @@ const [OWN, LATE] = [[0, 1, 3], 2];
 const TWIN = "twin";
 const KEPT = "checkpoint = { steps = 3 }\nrestarts = 1000";
 /** With room for more than its own, and without: then the stages are opened again when one joins. */
-const RUNS = [`${KEPT}\nslots = 6`, KEPT].map((more) => longer(unlike(OWN, "cpu", more), 8));
-const COMES = longer(unlike([LATE], "cpu"), 4);
+const RUNS = [`${KEPT}\nslots = 6`, KEPT].map((more) => longer(unlike(OWN, "cpu", more), 4));
+const COMES = longer(unlike([LATE], "cpu"), 2);
 const MOST_STAGES = 3;
 const LIMIT_MS = 240_000;
 
@@ -31,7 +31,7 @@ export const MOMENTS = ["beginning", "step", "checkpoint", "export", "request"] 
 type Moment = (typeof MOMENTS)[number];
 export const VICTIMS = ["coordinator", "stage", "server"] as const;
 type Victim = (typeof VICTIMS)[number];
-/** What was killed and when, whatever of the run had come by its end, and how long it took. */
+/** What was killed and when, and what had come to the run by its end. */
 export type Came = { readonly kills: readonly `${Moment} ${Victim}`[]; readonly joined: boolean; readonly forked: boolean };
 
 const outputOf = (path: string) => join(path, "..", "out");
@@ -149,7 +149,7 @@ class KilledRun {
         this.#run = null;
       });
     }
-    await Bun.sleep(1);
+    await Bun.sleep(2);
     this.#ask();
   }
 
@@ -191,7 +191,7 @@ class KilledRun {
       this.kills.push(`${moment} ${victim}`);
       break;
     }
-    if (victim === "coordinator") while (this.#run !== null) await Bun.sleep(1);
+    if (victim === "coordinator") while (this.#run !== null) await Bun.sleep(5);
   }
 
   /** A test whether something of the kind has begun since now. */
@@ -207,7 +207,7 @@ class KilledRun {
     const isHere = (folder: string, half: RegExp) => names(folder).some((name) => half.test(name));
     const adapters = () => names(output).filter((name) => /^(a\d|twin)$/.test(name)).length;
     const [lines, exported, asked] = [this.#lines(), adapters(), this.#asked];
-    const more = 1 + this.rng.below(60);
+    const more = 1 + this.rng.below(40);
     const nextLines = () => this.#lines() < lines || this.#lines() >= lines + more;
     if (moment === "step") return nextLines;
     if (moment === "request") return () => this.#asked > asked || nextLines();
