@@ -67,6 +67,8 @@ export class Stage implements Disposable {
   readonly #free: number[];
   /** By slot: parameters of adapters whose beginning comes layer by layer. */
   readonly #beginning = new Map<number, Float32Array>();
+  /** What a pass failed with. */
+  #failure: { readonly error: unknown } | null = null;
 
   private constructor(
     readonly device: Device,
@@ -130,11 +132,11 @@ export class Stage implements Disposable {
   handlers(): Omit<StageHandlers, "open"> {
     return {
       forward: async ({ pass, batch }) => {
-        await this.forward(pass, batch);
+        await this.#whole(() => this.forward(pass, batch));
         return null;
       },
-      backward: ({ pass }) => this.backward(pass),
-      evaluate: ({ batch }) => this.evaluate(batch),
+      backward: ({ pass }) => this.#whole(() => this.backward(pass)),
+      evaluate: ({ batch }) => this.#whole(() => this.evaluate(batch)),
       squares: ({ adapters }) => this.bank.gradSquares(adapters),
       step: async ({ steps }) => {
         await this.step(steps);
@@ -232,6 +234,20 @@ export class Stage implements Disposable {
   [Symbol.dispose](): void {
     for (const arena of this.arenas) arena[Symbol.dispose]();
     this.device[Symbol.dispose]();
+  }
+
+  /**
+   * A pass. Those that were sent before the coordinator heard of one that failed lack what it would have left, its memory among it: they
+   * fail with the same error, so that whichever is heard first says what went wrong.
+   */
+  async #whole<T>(pass: () => Promise<T>): Promise<T> {
+    if (this.#failure) throw this.#failure.error;
+    try {
+      return await pass();
+    } catch (error) {
+      this.#failure = { error };
+      throw error;
+    }
   }
 
   async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {

@@ -1,10 +1,12 @@
 // A whole step on the null device: memory as planned, no allocation while training, nothing left at the end.
 
 import { describe, expect, test } from "bun:test";
+import { RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { sum } from "../../src/base/shape.ts";
+import { range, sum } from "../../src/base/shape.ts";
 import { LINEARS } from "../../src/base/spec.ts";
 import { NullDevice } from "../../src/device/null.ts";
+import type { Link } from "../../src/link/link.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { Stage } from "../../src/stage/stage.ts";
@@ -92,4 +94,25 @@ test("a stage refuses a backward pass without its forward", async () => {
     next: null,
   });
   expect(stage.backward(3)).rejects.toThrow("pass 3");
+});
+
+test("passes that follow one that failed fail with the same error, however many had been sent", async () => {
+  const device = new NullDevice();
+  const spec = tinyFamilies["llama"]!;
+  const sizes = tinySizes(device, adapters, { layers: 1, inFlight: 2 });
+  const lost = new RunError("link.lost", "stage 0 is gone");
+  const refuse = () => Promise.reject(lost);
+  const previous: Link = { kind: "shm", send: refuse, receive: refuse, [Symbol.dispose]: () => undefined };
+  const part = { from: 1, to: 2, first: false, last: true };
+  using stage = await Stage.open(device, { spec, part, sizes }, randomFill(device, 1), { previous, next: null });
+  const { forward, backward, evaluate } = stage.handlers();
+  const batch = batchOf(device, spec.vocab);
+  const sent = [
+    ...range(4).map(() => () => evaluate({ type: "evaluate", batch })),
+    ...range(4).flatMap((pass) => [
+      () => forward({ type: "forward", pass, batch }),
+      () => backward({ type: "backward", pass }),
+    ]),
+  ];
+  for (const pass of sent) await expect(pass()).rejects.toBe(lost);
 });
