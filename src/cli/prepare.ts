@@ -3,6 +3,7 @@
 
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { isPrincipal } from "../base/init.ts";
 import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
@@ -15,10 +16,10 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
-import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
-import type { BankAdapter } from "../plan/adapters.ts";
-import { placeAdapter } from "../plan/places.ts";
+import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
+import type { PlacedAdapter } from "../plan/places.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
@@ -58,7 +59,7 @@ export function prepare(recipePath: string, overrides: Overrides): Prepared {
 export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
-  for (const adapter of recipe.adapters) placeAdapter(adapter, spec); // before the data, which may be long
+  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may be long
   return { recipe, spec };
 }
 
@@ -126,10 +127,15 @@ function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter 
   return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
 }
 
+/** A recipe is checked by ranks and scales alone: its adapters' factors are computed where they begin. */
+const noPart: PartOfWeight = () => {
+  throw new Error("a part of a weight is asked for while a recipe is checked");
+};
+
 /** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
 function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec);
+    return readPeftAdapter(folder, spec, noPart);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     const { code, message, hint = "it wants a folder as PEFT writes it, of an adapter of this base model" } = error;
@@ -141,7 +147,8 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
 function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
   const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
-  const asked = placeAdapter(adapter, spec);
+  const asked = stagePlaces(adapter, spec);
+  checkBeginning(adapter, asked, saved, spec);
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
     ["method", adapter.method, saved.method],
     ["rank", asked.rank, saved.rank],
@@ -159,6 +166,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
       `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
       "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
     );
+  if (isPrincipal(adapter.init)) return;
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
@@ -173,16 +181,54 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   );
 }
 
+/**
+ * What began as a part of the weight is continued with that part frozen beside it (`init` as it was), or as the LoRA of twice the rank that it is with the base; so is
+ * what was converted to that.
+ */
+function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: SavedAdapter, spec: ModelSpec): void {
+  const { name, init, initialAdapter } = adapter;
+  const isSame = samePlaces(asked, saved, spec.layers);
+  const { begun } = saved;
+  if (isPrincipal(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
+  const isUniform = !asked.places && !saved.places;
+  const told = begun
+    ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`
+    : isUniform
+      ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
+      : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
+  // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
+  const kept = begun && saved.method === "lora" ? begun.init : null;
+  const uniform = kept
+    ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
+    : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
+  throw new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: ${told}`,
+    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
+  );
+}
+
 /** What patterns and layers may change, and what is compared place by place then. */
 const BY_PLACE = ["rank", "alpha", "targets"];
 
-function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError {
-  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(saved);
+const DIFFER = "its ranks or scales differ from the recipe's in some layer";
+
+const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
+  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
+
+/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps the other half of each rank frozen. */
+function placeHint(saved: SavedAdapter, init: string | null = null): string {
+  const share = init === null ? 1 : 2;
+  const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
+  const places = saved.places && ranks ? { places: { ...saved.places, ranks } } : {};
+  const of = { ...saved, ...places, rank: saved.rank / share, alpha: saved.alpha / share };
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of);
   const inline = (table: PatternTable) => {
     const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
     return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
   };
   const lines = [
+    ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
     ...(saved.method === "vera" ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
@@ -190,11 +236,7 @@ function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapte
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
   ];
-  return new RequestError(
-    "plan.from",
-    `adapter '${name}' cannot continue ${initialAdapter}: its ranks or scales differ from the recipe's in some layer`,
-    `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`,
-  );
+  return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
 }
 
 /** A path as people want to read it: relative to here when that is shorter. */

@@ -240,7 +240,7 @@ function checkTogether(
       path: [...at, "batch_size"],
       message: "is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
     });
-  if (adapter.init !== undefined && all.from !== undefined)
+  if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
   checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
@@ -288,8 +288,8 @@ function checkInit(
 ): void {
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora" } = all;
-  if (all.from !== undefined || !KINDS[method].keys.includes("init")) return; // [defaults] are for the others
-  if (init === "orthogonal")
+  if (!KINDS[method].keys.includes("init") || (all.from !== undefined && adapter.init === undefined)) return; // [defaults] are for the others
+  if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
