@@ -38,7 +38,7 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
+    const { trainedRank: _, places: __, ...own } = adapter; // it lies elsewhere, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
     await putSaved(bus, plan, judge, slot, reference.folder, (init) => begin(bus, plan, judge, slot, told, { init }));
     found = await measure();

@@ -12,6 +12,7 @@ import { pathOf } from "../../src/base/targeting.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
+import { FILES } from "../helpers/preferences.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(3);
@@ -82,7 +83,7 @@ const recipeOf = (adapters: readonly object[], model = place.model) =>
       },
       adapter: adapters,
     }),
-    { "rows.jsonl": sums(12) },
+    { ...FILES, "rows.jsonl": sums(12) },
   );
 const recipe = recipeOf(NAMES.map((name) => ({ name, ...CASES[name]!.keys })));
 const outputOf = (path: string) => join(path, "..", "out");
@@ -211,4 +212,26 @@ describe("trained", () => {
       expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
       expect(lossesOf(on, "on")[0]! / lossesOf(recipe, name).at(-1)!).toBeCloseTo(1, 6);
     }, 60_000);
+
+  test("preferences are measured against an adapter of other places: one of several ranks, and one of a single rank", async () => {
+    await run;
+    const plain = recipeOf([{ name: "plain", rank: 4 }]);
+    expect((await place.mlora("run", plain)).code).toBe(0);
+    const { keys } = CASES["lora"]!;
+    for (const folder of [folderOf("lora"), folderOf("dora"), join(outputOf(plain), "plain")]) {
+      const preferring = {
+        data: { train: "pairs.jsonl", eval: "pairs.jsonl" },
+        steps: 1,
+        objective: { name: "dpo", reference: folder },
+      };
+      const path = recipeOf([
+        { name: "uneven", ...keys, ...preferring },
+        { name: "even", rank: 3, ...preferring },
+      ]);
+      const { code, err } = await place.mlora("run", path);
+      expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+      // Before their first step both are the base.
+      expect(lossesOf(path, "uneven")[0]!).toBe(lossesOf(path, "even")[0]!);
+    }
+  }, 60_000);
 });
