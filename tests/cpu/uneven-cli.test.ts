@@ -1,7 +1,7 @@
 // Adapters whose ranks and scales differ by layer and linear, from the command line: planned, trained, exported, generated with, continued.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
 import { countParameters } from "../../src/base/layout.ts";
@@ -11,9 +11,10 @@ import { LINEARS, type Linear } from "../../src/base/spec.ts";
 import { pathOf } from "../../src/base/targeting.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
+import { until } from "../helpers/bus.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { FILES } from "../helpers/preferences.ts";
-import { metrics, sums, Workplace } from "../helpers/program.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(3);
 afterAll(() => place[Symbol.dispose]());
@@ -235,3 +236,23 @@ describe("trained", () => {
     }
   }, 60_000);
 });
+
+test("interrupted on two stages they go on on one, to the same numbers; another pattern is told as what has changed", async () => {
+  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!.keys, steps: 100, eval_every: 40 }));
+  const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
+  const run = place.start(["run", disturbed, "--stages", "2"]);
+  const file = join(outputOf(disturbed), "metrics.jsonl");
+  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 40);
+  run.kill("SIGINT");
+  expect((await run.ended).code).toBe(1);
+
+  const text = readFileSync(disturbed, "utf8");
+  writeFileSync(disturbed, text.replace("down_proj = 2", "down_proj = 3"));
+  const changed = await place.mlora("run", disturbed, "--resume");
+  expect([changed.code, changed.err]).toEqual([2, expect.stringContaining('"down_proj":2}, is {')]);
+  writeFileSync(disturbed, text);
+  const again = await place.mlora("run", disturbed, "--resume");
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: lora at step [1-9]/m)]);
+  for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
+}, 120_000);
