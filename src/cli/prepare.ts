@@ -204,27 +204,45 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   const isSame = samePlaces(asked, saved, spec.layers);
   const { begun } = saved;
   if (isPrincipal(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
+  const isUniform = !asked.places && !saved.places;
   const told = begun
-    ? `it began with ${begun.init}, rank ${begun.rank} and alpha ${begun.alpha}`
-    : `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`;
-  const values = begun && !saved.places ? `rank = ${begun.rank} and alpha = ${begun.alpha}` : "its ranks and alphas";
+    ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`
+    : isUniform
+      ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
+      : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
+  // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
+  const kept = begun && saved.method === "lora" ? begun.init : null;
+  const uniform = kept
+    ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
+    : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
   throw new RequestError(
     "plan.from",
     `adapter '${name}' cannot continue ${initialAdapter}: ${told}`,
-    begun ? `give the adapter init = "${begun.init}", ${values}` : `leave init out to train all of it`,
+    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
   );
 }
 
 /** What patterns and layers may change, and what is compared place by place then. */
 const BY_PLACE = ["rank", "alpha", "targets"];
 
-function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError {
-  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(saved);
+const DIFFER = "its ranks or scales differ from the recipe's in some layer";
+
+const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
+  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
+
+/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps the other half of each rank frozen. */
+function placeHint(saved: SavedAdapter, init: string | null = null): string {
+  const share = init === null ? 1 : 2;
+  const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
+  const places = saved.places && ranks ? { places: { ...saved.places, ranks } } : {};
+  const of = { ...saved, ...places, rank: saved.rank / share, alpha: saved.alpha / share };
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of);
   const inline = (table: PatternTable) => {
     const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
     return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
   };
   const lines = [
+    ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
     ...(saved.method === "vera" ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
@@ -232,11 +250,7 @@ function otherPlaces({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapte
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
   ];
-  return new RequestError(
-    "plan.from",
-    `adapter '${name}' cannot continue ${initialAdapter}: its ranks or scales differ from the recipe's in some layer`,
-    `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`,
-  );
+  return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
 }
 
 /** A path as people want to read it: relative to here when that is shorter. */

@@ -288,8 +288,8 @@ function checkInit(
 ): void {
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora" } = all;
-  if ((all.from !== undefined && adapter.init === undefined) || !KINDS[method].keys.includes("init")) return; // [defaults] are for the others
-  if (init === "orthogonal")
+  if (!KINDS[method].keys.includes("init") || (all.from !== undefined && adapter.init === undefined)) return; // [defaults] are for the others
+  if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });

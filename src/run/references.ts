@@ -43,7 +43,7 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
+    const { trainedRank: _, places: __, ...own } = adapter; // it lies elsewhere, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
     await saved(reference.folder, judge);
     found = await measure();

@@ -151,3 +151,19 @@ test("a recipe that takes it for another is told what it is", async () => {
   const odd = await refused(`from = "${join(plain, "..", "out", "plain")}"\ninit = "pissa"\nrank = 4\nalpha = 5`);
   expect(odd).toContain("it has rank 5, and pissa wants one of twice the recipe's rank 4");
 }, 120_000);
+
+test("one of several ranks is told as a recipe has it, with its half frozen; with DoRA, all of it", async () => {
+  for (const dora of [false, true]) {
+    const from = `from = "${unconverted("pissa", { uneven: true, dora })}"\n${dora ? 'method = "dora"\n' : ""}`;
+    const plan = (keys: string) => place.mlora("plan", project(`[[adapter]]\nname = "on"\n${from}${keys}\n${DATA}\n`));
+    const { code, err } = await plan("rank = 3\nalpha = 5");
+    const [told, hint] = err.split("hint: give the adapter what it has there, and no exclude:\n");
+    expect([code, told]).toEqual([
+      2,
+      expect.stringContaining("it began with pissa, and its ranks or scales differ from the recipe's in some layer"),
+    ]);
+    expect(hint!.startsWith('init = "pissa"')).toBe(!dora);
+    const planned = await plan(hint!);
+    expect([planned.code, planned.err]).toEqual([0, ""]);
+  }
+}, 60_000);

@@ -1,7 +1,7 @@
 // Adapters whose ranks and scales differ by layer and linear, from the command line: planned, trained, exported, generated with, continued.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
 import { countParameters } from "../../src/base/layout.ts";
@@ -11,8 +11,10 @@ import { LINEARS, type Linear } from "../../src/base/spec.ts";
 import { pathOf } from "../../src/base/targeting.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
+import { until } from "../helpers/bus.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
-import { metrics, sums, Workplace } from "../helpers/program.ts";
+import { FILES } from "../helpers/preferences.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(3);
 afterAll(() => place[Symbol.dispose]());
@@ -82,7 +84,7 @@ const recipeOf = (adapters: readonly object[], model = place.model) =>
       },
       adapter: adapters,
     }),
-    { "rows.jsonl": sums(12) },
+    { ...FILES, "rows.jsonl": sums(12) },
   );
 const recipe = recipeOf(NAMES.map((name) => ({ name, ...CASES[name]!.keys })));
 const outputOf = (path: string) => join(path, "..", "out");
@@ -211,4 +213,46 @@ describe("trained", () => {
       expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
       expect(lossesOf(on, "on")[0]! / lossesOf(recipe, name).at(-1)!).toBeCloseTo(1, 6);
     }, 60_000);
+
+  test("preferences are measured against an adapter of other places: one of several ranks, and one of a single rank", async () => {
+    await run;
+    const plain = recipeOf([{ name: "plain", rank: 4 }]);
+    expect((await place.mlora("run", plain)).code).toBe(0);
+    const { keys } = CASES["lora"]!;
+    for (const folder of [folderOf("lora"), folderOf("dora"), join(outputOf(plain), "plain")]) {
+      const preferring = {
+        data: { train: "pairs.jsonl", eval: "pairs.jsonl" },
+        steps: 1,
+        objective: { name: "dpo", reference: folder },
+      };
+      const path = recipeOf([
+        { name: "uneven", ...keys, ...preferring },
+        { name: "even", rank: 3, ...preferring },
+      ]);
+      const { code, err } = await place.mlora("run", path);
+      expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+      // Before their first step both are the base.
+      expect(lossesOf(path, "uneven")[0]!).toBe(lossesOf(path, "even")[0]!);
+    }
+  }, 60_000);
 });
+
+test("interrupted on two stages they go on on one, to the same numbers; another pattern is told as what has changed", async () => {
+  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!.keys, steps: 100, eval_every: 40 }));
+  const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
+  const run = place.start(["run", disturbed, "--stages", "2"]);
+  const file = join(outputOf(disturbed), "metrics.jsonl");
+  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 40);
+  run.kill("SIGINT");
+  expect((await run.ended).code).toBe(1);
+
+  const text = readFileSync(disturbed, "utf8");
+  writeFileSync(disturbed, text.replace("down_proj = 2", "down_proj = 3"));
+  const changed = await place.mlora("run", disturbed, "--resume");
+  expect([changed.code, changed.err]).toEqual([2, expect.stringContaining('"down_proj":2}, is {')]);
+  writeFileSync(disturbed, text);
+  const again = await place.mlora("run", disturbed, "--resume");
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: lora at step [1-9]/m)]);
+  for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
+}, 120_000);
