@@ -237,6 +237,15 @@ export class Stage implements Disposable {
   async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
+    try {
+      return await this.#runIn(slot, kind, pass, tables);
+    } catch (error) {
+      this.#free.push(slot); // or what is asked next would fail with another reason than this one
+      throw error;
+    }
+  }
+
+  async #runIn(slot: number, kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {
     const { acts, batch: memory } = this.slots[slot]!;
     const decomposed = this.bank.decomposed(tables.tileAdapter);
     const batch = { ...writeBatch(this.device, memory, tables), decomposed };

@@ -1,10 +1,12 @@
 // A whole step on the null device: memory as planned, no allocation while training, nothing left at the end.
 
 import { describe, expect, test } from "bun:test";
+import type { RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sum } from "../../src/base/shape.ts";
 import { LINEARS } from "../../src/base/spec.ts";
 import { NullDevice } from "../../src/device/null.ts";
+import { localLink } from "../../src/link/local.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { Stage } from "../../src/stage/stage.ts";
@@ -92,4 +94,19 @@ test("a stage refuses a backward pass without its forward", async () => {
     next: null,
   });
   expect(stage.backward(3)).rejects.toThrow("pass 3");
+});
+
+test("a stage whose neighbour is gone fails each request with that reason, however many come", async () => {
+  const spec = tinyFamilies["llama"]!;
+  const [before, device] = [new NullDevice(), new NullDevice()];
+  const sizes = tinySizes(device, adapters, { layers: 1 });
+  const [there, here] = localLink(before, device);
+  const part = { from: spec.layers - 1, to: spec.layers, first: false, last: true };
+  using stage = await Stage.open(device, { spec, part, sizes }, randomFill(device, 1), { previous: here, next: null });
+  there[Symbol.dispose]();
+  const codeOf = (work: Promise<unknown>) => work.then(String, (error: RunError) => error.code);
+  for (let i = 0; i < 9; i++) {
+    expect(await codeOf(stage.evaluate(batchOf(device, spec.vocab)))).toBe("link.closed");
+    expect(await codeOf(stage.forward(i, batchOf(device, spec.vocab)))).toBe("link.closed");
+  }
 });
