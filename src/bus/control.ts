@@ -16,6 +16,8 @@ const name = v.pipe(v.string(), v.maxLength(64));
 const who = v.nullable(name);
 /** Bytes of a recipe's text at most: it travels in one message. */
 const MOST_TEXT = 512 * 1024;
+/** A run's server that is not there again within this time is gone, and the run with it or with other stages. */
+const LOST_MS = 2_000;
 
 const request = v.variant("type", [
   v.strictObject({ type: v.literal("status") }),
@@ -117,7 +119,7 @@ export function serveControl(
 const otherVersion = (version: string): RequestError =>
   new RequestError("control.version", `the run is of mlora ${VERSION}, this is ${version}`, "use the same mlora for both");
 
-/** Asks a run something and waits for its answer. Throws what the run says is wrong, and a RunError, `control.silent`. */
+/** Asks a run something and waits for its answer. Throws what the run says is wrong, and RunErrors, `control.silent` and `control.lost`. */
 export async function askControl<R extends ControlRequest>(
   connection: Connection,
   run: string,
@@ -147,6 +149,13 @@ export async function askControl<R extends ControlRequest>(
     () => reject(new RunError("control.silent", silent, "it computes a long pass, hangs, or has just ended; ask again")),
     timeoutMs,
   );
+  const lost = `the run ${run} has not answered: the connection to its server is lost`;
+  const hint = "it opens its stages again, or has ended; see mlora ps";
+  let gone: ReturnType<typeof setTimeout> | undefined;
+  using _watch = connection.watch((state) => {
+    clearTimeout(gone);
+    if (state === "lost") gone = setTimeout(() => reject(new RunError("control.lost", lost, hint)), LOST_MS);
+  });
   try {
     connection.publish(
       subjects.control,
@@ -156,5 +165,6 @@ export async function askControl<R extends ControlRequest>(
     return await promise;
   } finally {
     clearTimeout(timer);
+    clearTimeout(gone);
   }
 }

@@ -3,6 +3,7 @@
 
 import { relative } from "node:path";
 import { stringify } from "smol-toml";
+import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
@@ -46,18 +47,23 @@ export type Prepared = Request & { readonly plan: Plan };
 /** Of all rows, in three arrays: counted once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
 
-function summary(rows: readonly Row[]): DataSummary["train"] {
-  const known = counted.get(rows);
-  if (known) return known;
+/** Milliseconds between two moments at which timers, requests and signals are let in. */
+const LOOK_MS = 50;
+
+async function countRows(rows: readonly Row[]): Promise<void> {
+  if (counted.has(rows)) return;
   const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
+  let looked = now();
   for (const [i, row] of rows.entries()) {
     lengths[i] = inputLength(row);
     longest[i] = longestSequence(row);
     targets[i] = sum(sequencesOf(row).map(countTargets));
+    if (now() - looked < LOOK_MS) continue;
+    await sleep(0);
+    looked = now();
   }
-  const found = lazyArray(rows.length, (i) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! }));
-  counted.set(rows, found);
-  return found;
+  const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
+  counted.set(rows, lazyArray(rows.length, at));
 }
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
@@ -85,12 +91,12 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 }
 
 export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
-  data.map(({ train, eval: held, reference }) => ({ train: summary(train), eval: summary(held), reference }));
+  data.map(({ train, eval: held, reference }) => ({ train: counted.get(train)!, eval: counted.get(held)!, reference }));
 
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-export type Reading = Pick<ReadingOptions, "signal" | "progress">;
+export type Reading = Omit<ReadingOptions, "model" | "vocab">;
 
 /** Reads what the recipe names, and checks it; the data in a thread of its own. */
 export async function readRequest(recipe: Recipe, spec: ModelSpec, reading: Reading = {}): Promise<Request> {
@@ -100,6 +106,7 @@ export async function readRequest(recipe: Recipe, spec: ModelSpec, reading: Read
   const tokenizer = loadTokenizer(recipe.model.path);
   const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]! }));
+  for (const { train, eval: held } of data) for (const rows of [train, held]) await countRows(rows);
   return { recipe, spec, data, exact, notices: [...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 
