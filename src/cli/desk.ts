@@ -8,6 +8,7 @@ import * as v from "valibot";
 import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
+import { memory } from "../base/machine.ts";
 import { sum } from "../base/shape.ts";
 import { Answers, type ControlRequest, type RunStatus, serveControl, type Underway } from "../bus/control.ts";
 import { newRunKey, type SealedConnection } from "../bus/seal.ts";
@@ -30,6 +31,9 @@ import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 /** In a run's folder: the adapters that came while it went on, and who is paused. */
 const ADDED = "added.toml";
 const PAUSED = "paused.json";
+
+/** What the reading of an addition may take: the run's own memory may not all be touched yet, and others wait for their turn. */
+const [ADD_SHARE, ADD_MS] = [0.5, 3_600_000];
 
 /** What a copy may have otherwise: all else decides what its steps so far were. */
 const FORK_KEYS: readonly AdapterKey[] = [
@@ -105,6 +109,7 @@ export class Desk {
     const path = join(this.#output, ADDED);
     this.#added = existsSync(path) ? [...loadRecipe(path).adapters] : [];
     this.#paused = readPaused(join(this.#output, PAUSED));
+    options.stop.signal.addEventListener("abort", () => this.#additions.end(ending()));
   }
 
   get #output(): string {
@@ -196,6 +201,7 @@ export class Desk {
     if (request.type === "outcome") return this.#additions.ask(request.ticket);
     const training = this.#training;
     const coming = request.type === "add" || request.type === "fork"; // who has just been added has no stages yet, and may be who comes now
+    if (coming && this.options.stop.signal.aborted) throw ending();
     if (!training || (coming && this.#suspend.signal.aborted)) throw opening();
     const { controls } = training;
     if (request.type === "stop") return this.#kept(training, controls.stop(request.adapter!));
@@ -256,12 +262,14 @@ export class Desk {
   async #add(text: string, path: string, signal: AbortSignal, progress: (progress: ReadProgress) => void): Promise<string> {
     const { spec } = this.request;
     const { adapters: read } = parseRecipe(text, path);
-    const either = AbortSignal.any([signal, this.options.stop.signal]);
-    const late = await readRequest({ ...this.request.recipe, adapters: read }, spec, { signal: either, progress }).catch(
+    const most = Math.floor(ADD_SHARE * memory().availableBytes);
+    const limits = { allMs: ADD_MS, mostBytes: most, mostGrowth: most };
+    const late = await readRequest({ ...this.request.recipe, adapters: read }, spec, { signal, progress, ...limits }).catch(
       (error) => {
         throw withoutRows(error, path); // the answer travels
       },
     );
+    signal.throwIfAborted();
     // The run has gone on meanwhile: others may have come.
     const training = this.#training;
     if (!training || this.#suspend.signal.aborted) throw opening();
@@ -339,5 +347,11 @@ export class Desk {
   }
 }
 
+const ending = (): RequestError =>
+  new RequestError(
+    "control.ending",
+    "the run ends: nothing is added to it any more",
+    "add it when the run goes on, or to another",
+  );
 const opening = (): RequestError =>
   new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");

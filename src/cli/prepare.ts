@@ -2,6 +2,7 @@
 // any weight is read.
 
 import { relative } from "node:path";
+import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
 import { referenceOf } from "../base/objective.ts";
@@ -48,18 +49,23 @@ export type Prepared = Request & { readonly plan: Plan };
 /** Of all rows, in three arrays: counted once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
 
-function summary(rows: readonly Row[]): DataSummary["train"] {
-  const known = counted.get(rows);
-  if (known) return known;
+/** Milliseconds between two moments at which timers, requests and signals are let in. */
+const LOOK_MS = 50;
+
+async function countRows(rows: readonly Row[]): Promise<void> {
+  if (counted.has(rows)) return;
   const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
+  let looked = now();
   for (const [i, row] of rows.entries()) {
     lengths[i] = inputLength(row);
     longest[i] = longestSequence(row);
     targets[i] = sum(sequencesOf(row).map(countTargets));
+    if (now() - looked < LOOK_MS) continue;
+    await sleep(0);
+    looked = now();
   }
-  const found = lazyArray(rows.length, (i) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! }));
-  counted.set(rows, found);
-  return found;
+  const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
+  counted.set(rows, lazyArray(rows.length, at));
 }
 
 /** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
@@ -87,12 +93,12 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 }
 
 export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
-  data.map(({ train, eval: held, reference }) => ({ train: summary(train), eval: summary(held), reference }));
+  data.map(({ train, eval: held, reference }) => ({ train: counted.get(train)!, eval: counted.get(held)!, reference }));
 
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-export type Reading = Pick<ReadingOptions, "signal" | "progress">;
+export type Reading = Omit<ReadingOptions, "model" | "vocab">;
 
 /** Reads what the recipe names, and checks it, the data in a thread of its own; `config` is the spec of the model's config.json, or of its files. */
 export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
@@ -102,6 +108,7 @@ export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Re
   const tokenizer = loadTokenizer(recipe.model.path);
   const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
+  for (const { train, eval: held } of data) for (const rows of [train, held]) await countRows(rows);
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 

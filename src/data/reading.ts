@@ -23,24 +23,30 @@ export type ReadingOptions = {
   readonly progress?: (progress: ReadProgress) => void;
   /** Milliseconds for one row: to parse it, to apply its template and to tokenise it. */
   readonly rowMs?: number;
+  /** Milliseconds for all of it. */
+  readonly allMs?: number;
   /** Bytes of packed rows at most. */
   readonly mostBytes?: number;
+  /** Bytes that the process may grow by at most meanwhile: a long row takes many times its size while it is read. */
+  readonly mostGrowth?: number;
 };
 
 const ROW_MS = 30_000;
 const LOOK_MS = 100;
-/** The share of the free memory that rows may take. */
+/** The share of the free memory that rows may take, and reading them. */
 const SHARE = 0.8;
 
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./reader.ts", import.meta.url);
 
 /**
- * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long, and
- * `data.memory` for rows that take too much.
+ * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long or all that take
+ * more than `allMs`, and `data.memory` for rows that take too much, at rest or while they are read.
  */
 export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
-  const { model, vocab, signal, rowMs = ROW_MS, mostBytes = SHARE * memory().availableBytes } = options;
+  const { model, vocab, signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
+  const most = Math.floor(SHARE * memory().availableBytes);
+  const { mostBytes = most, mostGrowth = most } = options;
   signal?.throwIfAborted();
   const files = [...new Set(adapters.flatMap(({ train, eval: held }) => [...train, ...held]))];
   for (const file of files) checkDataFile(file);
@@ -57,12 +63,17 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
     reject(wrong ? new RequestError(code, text, hint) : new RunError(code, text, hint));
   });
   thread.on("error", (error) => reject(new Error(`the reader: ${textOf(error)}`)));
-  let [rows, since] = [-1, now()];
+  const [begun, before] = [now(), process.memoryUsage.rss()];
+  let [rows, since] = [-1, begun];
+  const at = () => `${files[place[PLACE.file]!]}${place[PLACE.line]! > 0 ? `:${place[PLACE.line]}` : ""}`;
   const look = setInterval(() => {
-    options.progress?.({ rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes });
+    const progress = { rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes };
+    options.progress?.(progress);
     if (place[PLACE.rows] !== rows) [rows, since] = [place[PLACE.rows]!, now()];
-    if (place[PLACE.line]! > 0 && now() - since > rowMs)
-      reject(tooSlow(`${files[place[PLACE.file]!]}:${place[PLACE.line]}`, rowMs));
+    if (place[PLACE.line]! > 0 && now() - since > rowMs) reject(tooSlow(at(), rowMs));
+    if (now() - begun > allMs) reject(tooLong(progress, allMs));
+    const grown = process.memoryUsage.rss() - before;
+    if (grown > mostGrowth) reject(tooMuch(at(), grown, mostGrowth));
   }, LOOK_MS);
   try {
     thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
@@ -80,4 +91,18 @@ const tooSlow = (place: string, ms: number): RequestError =>
     "data.slow",
     `${place}: reading this row has taken more than ${ms / 1000} s`,
     "see whether a loop of the template ends, or remove the row",
+  );
+
+const tooLong = ({ rows, bytes, totalBytes }: ReadProgress, ms: number): RequestError =>
+  new RequestError(
+    "data.slow",
+    `the data is not read after ${ms / 1000} s: ${rows} rows, ${bytes} bytes of ${totalBytes} so far`,
+    "use fewer rows, or a template that takes less time",
+  );
+
+const tooMuch = (place: string, grown: number, most: number): RequestError =>
+  new RequestError(
+    "data.memory",
+    `${place}: the process has grown by ${grown} bytes while data is read, ${most} at most are there for it`,
+    "use fewer or shorter rows, or lower max_length",
   );

@@ -1,14 +1,14 @@
 // Data is read in a thread: with the same rows, while everything else goes on, within limits of time and memory.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readlinkSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { loadDataset } from "../../src/data/dataset.ts";
 import { readData } from "../../src/data/reading.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { until } from "../helpers/bus.ts";
-import { metrics, SUMS, sums, unlike, Workplace } from "../helpers/program.ts";
+import { filesOf, metrics, SUMS, sums, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -90,6 +90,27 @@ describe("limits", () => {
     });
   });
 
+  test("a reading that takes too long in all says how far it is", async () => {
+    await expect(read(path(), { allMs: 1_000 })).rejects.toMatchObject({
+      code: "data.slow",
+      message: expect.stringMatching(/^the data is not read after 1 s: \d+ rows, \d+ bytes of \d+ so far$/),
+    });
+  }, 30_000);
+
+  test("a row that takes too much memory while it is read is named, and others are read after it", async () => {
+    const rows = [
+      { prompt: "short", completion: "row" },
+      { prompt: "Long", completion: "word ".repeat(6 << 20) },
+    ];
+    const one = place.project(`${HEAD}${adapter("a", 'data = "rows.jsonl"\nmax_length = 64')}`, { "rows.jsonl": lines(rows) });
+    await expect(read(one, { mostGrowth: 100 << 20 })).rejects.toMatchObject({
+      code: "data.memory",
+      message: expect.stringMatching(/rows\.jsonl:2: the process has grown by \d+ bytes/),
+    });
+    const few = place.project(HEAD + adapter("a", 'data = "rows.jsonl"'), { "rows.jsonl": sums(20) });
+    expect((await read(few))[0]!.counts.rows).toBe(20);
+  }, 60_000);
+
   test("a reading that is aborted ends at once, with the reason, and timers go on meanwhile", async () => {
     const stop = new AbortController();
     let ticks = 0;
@@ -111,16 +132,6 @@ describe("limits", () => {
     expect([code, err]).toEqual([2, expect.stringMatching(/slow\.jsonl:1.*steps for one row/)]);
   }, 60_000);
 });
-
-/** Files that a process has open. */
-const filesOf = (pid: number): string[] =>
-  readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
-    try {
-      return [readlinkSync(`/proc/${pid}/fd/${fd}`)];
-    } catch {
-      return []; // closed meanwhile
-    }
-  });
 
 for (const signal of ["SIGINT", "SIGTERM"] as const)
   test(`${signal} while data is read ends the run at once`, async () => {
