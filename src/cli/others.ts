@@ -83,7 +83,8 @@ function listenOf(listen: string, insecure: boolean): Listen {
   const cert = fileOf("MLORA_NATS_CERT");
   const key = fileOf("MLORA_NATS_KEY");
   const local = /^(127\.|localhost$|\[::1\]$)/.test(host);
-  if (cert !== undefined && key !== undefined) return { host, port: Number(port), token, certificate: { cert, key } };
+  if (cert !== undefined && key !== undefined)
+    return { host, port: Number(port), token, certificate: { cert, key, ca: fileOf("MLORA_NATS_CA") } };
   if (!local && !insecure)
     throw new RequestError(
       "nats.certificate",

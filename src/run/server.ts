@@ -19,14 +19,16 @@ const START_MS = 10_000;
 const GRACE_MS = 500;
 /** Activations that go by it are garbage at once: with Go's collector as it is, it carries a fifth less (docs/measurements/link.md). */
 const ENVIRONMENT = { GOGC: "400" };
+/** All addresses of this machine. */
+const WILDCARDS = ["0.0.0.0", "[::]"];
 const MAX_PAYLOAD = 8 * 2 ** 20;
 
 export type ServerOptions = {
   readonly host?: string;
   readonly port?: number;
   readonly token?: string;
-  /** For TLS: a certificate and its key, in PEM. Null for none. */
-  readonly certificate?: { readonly cert: string; readonly key: string } | null;
+  /** For TLS, in PEM: a certificate, its key, and what vouches for it (default: itself). Null for none. */
+  readonly certificate?: { readonly cert: string; readonly key: string; readonly ca?: string | undefined } | null;
 };
 
 export type Server = AsyncDisposable & {
@@ -48,13 +50,15 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
   try {
     const file = join(folder, "server.conf");
     const write = (name: string, text: string) => writeFileSync(join(folder, name), text, { mode: 0o600, flag: "wx" });
-    for (const [name, pem] of Object.entries(certificate ?? {})) write(`${name}.pem`, pem);
+    if (certificate) for (const name of ["cert", "key"] as const) write(`${name}.pem`, certificate[name]);
     write("server.conf", config(folder, `${host}:${port}`, token) + (certificate ? tlsConfig(folder) : ""));
     const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
-      const servers = [await listening(child, folder)];
+      const url = await listening(child, folder);
+      // By the name that it was given, which its certificate has; what it reports is an address.
+      const servers = [WILDCARDS.includes(host) ? url : url.replace(/(?<=:\/\/).*(?=:\d+$)/, host)];
       return {
-        address: { servers, login: { token }, tls: certificate && { ca: certificate.cert } },
+        address: { servers, login: { token }, tls: certificate && { ca: certificate.ca ?? certificate.cert } },
         pid: child.pid,
         ended: child.ended,
         [Symbol.asyncDispose]: async () => void (await child.stop(GRACE_MS)),
