@@ -1,23 +1,36 @@
 // Machines that ssh reaches, with nothing between them but a network that can be cut (hosts/hosts.sh): no right of root's is needed,
 // only that of namespaces. All processes are in one PID namespace, which ends when this process does, however it ends.
 
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "./bus.ts";
 import { childrenOf, type Ended } from "./program.ts";
 
 const UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--uts", "--fork", "--mount-proc"];
-const ENTER = ["--user", "--net", "--mount", "--pid", "--uts"];
+const ENTER = ["--preserve-credentials", "--user", "--net", "--mount", "--pid", "--uts"];
 const START_MS = 60_000;
+/** Number, command line and environment of each process, a NUL after each process. */
+const LIST = String.raw`exec 2>/dev/null
+for process in /proc/[0-9]*; do
+  echo "$(basename "$process")"
+  tr '\0\n' '  ' <"$process/cmdline"
+  echo
+  tr '\0' '\n' <"$process/environ"
+  printf '\0'
+done`;
 
-/** Its path; null where there is none: in many PATHs there is no sbin. */
-export const sshdPath = (): string | null =>
-  ["/usr/sbin/sshd", "/usr/local/sbin/sshd"].find(existsSync) ?? Bun.which("sshd");
+/** Its path; null where there is none. In many PATHs there is no sbin. */
+export const sshdPath = (): string | null => Bun.which("sshd", { PATH: `${process.env["PATH"]}:/usr/sbin:/usr/local/sbin` });
 
 /** Whether this user may make all that the hosts are made of. */
 export function canMakeHosts(): boolean {
   if (["unshare", "nsenter", "ip"].some((program) => Bun.which(program) === null)) return false;
-  const steps = ["ip link add v0 type veth peer name v1", "ip link add v2 type bridge", "mount -t tmpfs t /mnt", "unshare -U true"];
+  const steps = [
+    "ip link add v0 type veth peer name v1",
+    "ip link add v2 type bridge",
+    "mount -t tmpfs t /mnt",
+    "unshare -U true",
+  ];
   return Bun.spawnSync([...UNSHARE, "sh", "-c", steps.join(" && ")], { stderr: "ignore" }).exitCode === 0;
 }
 
@@ -98,19 +111,13 @@ export class Hosts implements AsyncDisposable {
     if (code !== 0) throw new Error(err);
   }
 
-  /** Command line and environment of every process of all machines. */
-  async processes(): Promise<{ readonly command: string; readonly environment: string }[]> {
-    const files = 'for p in /proc/[0-9]*; do tr "\\0" " " <$p/cmdline; printf "\\0"; tr "\\0" "\\n" <$p/environ; printf "\\0"; done';
-    const texts = (await this.run("bash", "-c", `exec 2>/dev/null; ${files}`)).out.split("\0");
-    return Array.from({ length: Math.floor(texts.length / 2) }, (_, i) => ({
-      command: texts[2 * i]!,
-      environment: texts[2 * i + 1]!,
-    }));
-  }
-
-  /** What the sshd of a host has logged. */
-  log(name: string): string {
-    return readFileSync(join(this.folder, `sshd.${name}.txt`), "utf8");
+  /** All processes of all machines; `pid` is for the machine "here". */
+  async processes(): Promise<{ readonly pid: string; readonly command: string; readonly environment: string }[]> {
+    const { out } = await this.run("bash", "-c", LIST);
+    return out.split("\0").map((text) => {
+      const [pid = "", command = "", ...environment] = text.split("\n");
+      return { pid, command, environment: environment.join("\n") };
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

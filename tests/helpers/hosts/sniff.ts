@@ -24,5 +24,8 @@ for (;;) {
   if (length < 40 || packet[0]! >> 4 !== 4 || packet[9] !== TCP) continue;
   const segment = (packet[0]! & 15) * 4;
   if (![packet.readUInt16BE(segment), packet.readUInt16BE(segment + 2)].includes(Number(port))) continue;
-  writeSync(file, packet.subarray(segment + (packet[segment + 12]! >> 4) * 4, Math.min(length, packet.readUInt16BE(2) || length)));
+  writeSync(
+    file,
+    packet.subarray(segment + (packet[segment + 12]! >> 4) * 4, Math.min(length, packet.readUInt16BE(2) || length)),
+  );
 }

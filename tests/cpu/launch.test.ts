@@ -1,0 +1,58 @@
+// What scripts/launch refuses before it reaches for any host. tests/build/launch.test.ts has it launch.
+
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const LAUNCH = join(import.meta.dir, "..", "..", "scripts", "launch");
+const folder = mkdtempSync(join(tmpdir(), "mlora-launch-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+writeFileSync(join(folder, "r.toml"), "");
+// Who calls ssh has gone too far.
+writeFileSync(join(folder, "ssh"), "#!/bin/sh\necho ssh was called >&2\nexit 255\n", { mode: 0o755 });
+
+async function launch(...args: readonly string[]) {
+  const child = Bun.spawn([LAUNCH, "--mlora", "/bin/true", ...args], {
+    cwd: folder,
+    env: { PATH: `${folder}:${process.env["PATH"]}`, TMPDIR: folder },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { code, out, first: err.split("\n")[0] };
+}
+
+const LISTEN = ["--listen", "127.0.0.1:4222"];
+
+test.each([
+  [["--listen"], "--listen needs a value"],
+  [["--lisen", "a:1"], "unknown option --lisen"],
+  [["none.toml", "a"], "there is no recipe none.toml"],
+  [[...LISTEN, "--here", "x[$(touch here)]", "r.toml", "a"], "--here x[$(touch here)]: expected a number of stages"],
+  [["--listen", "a", "r.toml", "a"], "--listen a: expected HOST:PORT"],
+  [[...LISTEN, "r.toml", "a:0"], "a:0: expected a number of stages after the colon"],
+  [[...LISTEN, "r.toml", "a:2:2"], "a:2:2: expected a number of stages after the colon"],
+  [[...LISTEN, "r.toml", "-oProxyCommand=true"], "-oProxyCommand=true: expected the name of a host"],
+  [[...LISTEN, "r.toml", "a b"], "a b: expected the name of a host"],
+  [[...LISTEN, "r.toml", ":2"], ":2: expected the name of a host"],
+  [[...LISTEN, "r.toml", "a", "b", "a:2"], "a is named twice"],
+])("%p is refused: %s", async (args, message) => {
+  expect(await launch(...args)).toEqual({ code: 2, out: "", first: `scripts/launch: ${message}` });
+});
+
+test("without a recipe or a host it says how it is called, and --help says it on standard output", async () => {
+  const usage = /^Trains over several machines/;
+  for (const args of [[], ["r.toml"], ["r.toml", "--", "--seed", "1"]])
+    expect(await launch(...args)).toEqual({ code: 2, out: "", first: expect.stringMatching(usage) });
+  expect(await launch("--help")).toEqual({ code: 0, out: expect.stringMatching(usage), first: "" });
+});
+
+test.each([
+  ["[fe80::1]:2", "fe80::1"],
+  ["me@[fe80::1]", "me@fe80::1"],
+  ["me@a:2", "me@a"],
+])("%p is the host %s", async (host, name) => {
+  const { code, first } = await launch(...LISTEN, "r.toml", host);
+  expect([code, first]).toEqual([2, `scripts/launch: ssh does not let us into ${name}: ssh was called`]);
+});
