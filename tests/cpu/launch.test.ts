@@ -1,7 +1,7 @@
 // What scripts/launch refuses before it reaches for any host. tests/build/launch.test.ts has it launch.
 
 import { afterAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -9,18 +9,22 @@ const LAUNCH = join(import.meta.dir, "..", "..", "scripts", "launch");
 const folder = mkdtempSync(join(tmpdir(), "mlora-launch-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 writeFileSync(join(folder, "r.toml"), "");
-// Who calls ssh has gone too far.
-writeFileSync(join(folder, "ssh"), "#!/bin/sh\necho ssh was called >&2\nexit 255\n", { mode: 0o755 });
+const program = (name: string, lines: string) => writeFileSync(join(folder, name), `#!/bin/sh\n${lines}\n`, { mode: 0o755 });
+program("mlora", "echo mlora 1.2.3");
+program("other", "echo other 1.2.3");
+mkdirSync(join(folder, "bin"));
+program("bin/ssh", "echo ssh was called >&2; exit 255"); // nothing that is refused comes to this
 
 async function launch(...args: readonly string[]) {
-  const child = Bun.spawn([LAUNCH, "--mlora", "/bin/true", ...args], {
+  const child = Bun.spawn([LAUNCH, "--mlora", "mlora", ...args], {
     cwd: folder,
-    env: { PATH: `${folder}:${process.env["PATH"]}`, TMPDIR: folder },
+    env: { PATH: `${folder}/bin:${process.env["PATH"]}`, TMPDIR: folder },
     stdout: "pipe",
     stderr: "pipe",
   });
   const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { code, out, first: err.split("\n")[0] };
+  const [first] = err.split("\n").filter((line) => !line.startsWith("scripts/launch: --insecure"));
+  return { code, out, first };
 }
 
 const LISTEN = ["--listen", "127.0.0.1:4222"];
@@ -31,6 +35,9 @@ test.each([
   [["none.toml", "a"], "there is no recipe none.toml"],
   [[...LISTEN, "--here", "x[$(touch here)]", "r.toml", "a"], "--here x[$(touch here)]: expected a number of stages"],
   [["--listen", "a", "r.toml", "a"], "--listen a: expected HOST:PORT"],
+  [["--listen", "a:x", "r.toml", "a"], "--listen a:x: expected HOST:PORT"],
+  [["--mlora", "none", "r.toml", "a"], "there is no program ./none"],
+  [["--insecure", ...LISTEN, "--mlora", "other", "r.toml", "a"], "./other is not a program of mlora's that runs here"],
   [[...LISTEN, "r.toml", "a:0"], "a:0: expected a number of stages after the colon"],
   [[...LISTEN, "r.toml", "a:2:2"], "a:2:2: expected a number of stages after the colon"],
   [[...LISTEN, "r.toml", "-oProxyCommand=true"], "-oProxyCommand=true: expected the name of a host"],
