@@ -68,6 +68,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
     doors: ["src/base/clock.ts"],
   },
   {
+    what: "text for a terminal",
+    effect: /\bprocess\.(stdout|stderr)\.write\b|\bconsole\.\w+\(/g,
+    doors: ["src/base/terminal.ts"],
+  },
+  {
     what: "randomness without a seed",
     effect: /\bMath\.random\b|\b(getRandomValues|randomUUID|randomBytes)\b/g,
     doors: ["src/base/secret.ts"],

@@ -4,9 +4,12 @@
 import { type CAC, type Command, cac } from "cac";
 import { environment } from "./base/env.ts";
 import { MloraError, RequestError, RunError } from "./base/errors.ts";
+import { systemError } from "./base/faults.ts";
 import { setLogLevel } from "./base/log.ts";
+import { writeStderr, writeStdout } from "./base/terminal.ts";
 import { VERSION } from "./base/version.ts";
 import type { BenchOptions } from "./cli/bench.ts";
+import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
 import type { RunFlags } from "./cli/run.ts";
@@ -53,6 +56,15 @@ function commandLine(): CAC {
         ...(svg === undefined ? {} : { svg: `${svg}` }),
         json,
       }),
+    );
+  cli
+    .command("data <recipe> [adapter]", "Show rows as they will be trained: what is learned, cut and dropped")
+    .option("--row <number>", "This row of the files, from 1, instead of counts and the first rows")
+    .option("--eval", "Rows of the evaluation files")
+    .option("--ids", "A line for each token, with its id and its weight in the loss")
+    .option("--json", "For machines")
+    .action(async (recipe: string, adapter: string | undefined, flags: DataFlags) =>
+      (await import("./cli/data.ts")).data(recipe, adapter, flags),
     );
   const remote = () => import("./cli/remote.ts");
   cli
@@ -208,7 +220,7 @@ async function main(args: readonly string[]): Promise<number> {
     return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
   }
   if (args[0] === "--version" || args[0] === "-v") {
-    process.stdout.write(`mlora ${VERSION}\n`);
+    writeStdout(`mlora ${VERSION}\n`);
     return 0;
   }
   setLogLevel(Number(environment("MLORA_DEBUG")) || 0);
@@ -235,7 +247,8 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 /** Says what went wrong on stderr; returns the exit code. */
-function report(error: unknown): number {
+function report(thrown: unknown): number {
+  const error = systemError(thrown) ?? thrown;
   const lines =
     error instanceof MloraError
       ? [`error[${error.code}]: ${error.message}`, ...(error.hint ? [`hint: ${error.hint}`] : [])]
@@ -243,7 +256,7 @@ function report(error: unknown): number {
           `error[bug]: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
           `this is a bug in mlora ${VERSION}`,
         ];
-  process.stderr.write(`${lines.join("\n")}\n`);
+  writeStderr(`${lines.join("\n")}\n`);
   return error instanceof MloraError ? error.exit : BUG;
 }
 

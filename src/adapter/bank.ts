@@ -18,12 +18,16 @@ import {
   layoutAdapters,
   MOST_RANK,
 } from "../base/layout.ts";
+import { type Placement, rankAt, scaleAt, trainedAt } from "../base/placement.ts";
+import { sizeOf } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { Company } from "./dora.ts";
+import { toBf16 } from "./round.ts";
 import type { Magnitudes, Site } from "./site.ts";
+import { placeTable, tableBytes } from "./table.ts";
 import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
@@ -31,6 +35,8 @@ export type BankAdapter = {
   readonly rank: number;
   readonly scale: number;
   readonly targets: readonly Linear[];
+  /** Where layers or linears differ; then `rank` is the largest. */
+  readonly places?: Placement;
   readonly method?: Method;
   /** VeRA: the seed of its projections. */
   readonly projectionSeed?: number;
@@ -64,7 +70,7 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
     ...norms,
     ...optimizer,
     ...own,
-    ...Array(groups * 2).fill(adapters * 12),
+    ...Array(groups * 2).fill((layout.sites.length / Math.max(1, groups)) * tableBytes(adapters)),
   ]);
 }
 
@@ -88,6 +94,7 @@ export class AdapterBank implements Disposable {
   readonly #settling: Tensor | null;
   /** Of each group: what the kernels read of the adapters' ranks and scales, and whose rows have magnitudes. */
   readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
+  readonly #layers: LayerRange;
   /** Who has each slot; null for nobody. */
   readonly #adapters: (BankAdapter | null)[];
 
@@ -100,6 +107,7 @@ export class AdapterBank implements Disposable {
   ) {
     const { groups, magnitudes, vectors } = room;
     this.layout = layoutAdapters(spec, layers, room);
+    this.#layers = layers;
     this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
     const count = slots;
     const block = [count, this.layout.size] as const;
@@ -187,7 +195,7 @@ export class AdapterBank implements Disposable {
     for (const slot of slots) {
       const adapter = this.#adapters[slot];
       which[slot] = Number(adapter?.method === "vera");
-      if (adapter?.trainedRank !== undefined) this.#freeze(slot, adapter.trainedRank);
+      if (adapter?.trainedRank !== undefined) this.#freeze(slot, adapter);
     }
     if (!which.includes(1)) return;
     this.device.write(this.#settling!, which);
@@ -204,15 +212,22 @@ export class AdapterBank implements Disposable {
     return { qkv: count("qkv"), o: count("o"), gateUp: count("gateUp"), down: count("down") };
   }
 
-  #freeze(slot: number, trained: number): void {
+  /** Zeroes the gradients of the frozen half; an adapter of several ranks freezes half of each. */
+  #freeze(slot: number, adapter: BankAdapter): void {
     const { rank: padded, size } = this.layout;
-    const frozen = padded - trained;
     const ptr = (offset: number) => this.#grads.ptr + (slot * size + offset) * 4;
-    for (const { group, a, b } of this.layout.sites) {
+    const zeroColumns = (b: number, rows: number, trained: number) =>
+      this.device.zero({ ptr: ptr(b + trained), dtype: "f32", shape: [rows, padded - trained], stride: padded });
+    for (const { layer, group, a, b } of this.layout.sites) {
       const { in: width, firstColumn } = groupShape(this.spec, group);
-      for (const g of firstColumn.slice(1).keys())
-        this.device.zero({ ptr: ptr(a + (g * padded + trained) * width), dtype: "f32", shape: [frozen * width] });
-      this.device.zero({ ptr: ptr(b + trained), dtype: "f32", shape: [firstColumn.at(-1)!, frozen], stride: padded });
+      const linears: readonly Linear[] = GROUPS[group];
+      const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
+      for (const [g, first] of trained.entries())
+        this.device.zero({ ptr: ptr(a + (g * padded + first) * width), dtype: "f32", shape: [(padded - first) * width] });
+      if (trained.every((first) => first === trained[0])) zeroColumns(b, firstColumn.at(-1)!, trained[0]!);
+      else
+        for (const [g, first] of trained.entries())
+          zeroColumns(b + firstColumn[g]! * padded, firstColumn[g + 1]! - firstColumn[g]!, first);
     }
   }
 
@@ -228,21 +243,26 @@ export class AdapterBank implements Disposable {
           decomposed,
           Int32Array.from(this.#adapters, (adapter) => Number(isDecomposed(adapter, group))),
         );
-      const targeted = (value: (adapter: BankAdapter) => number) =>
-        this.#adapters.flatMap((adapter) =>
-          (GROUPS[group] as readonly Linear[]).map((linear) => (adapter?.targets.includes(linear) ? value(adapter) : 0)),
-        );
-      this.device.write(ranks, Int32Array.from(targeted((adapter) => adapter.rank)));
-      this.device.write(scale, Float32Array.from(targeted((adapter) => adapter.scale)));
+      this.device.write(ranks, placeTable(new Int32Array(sizeOf(ranks.shape)), this.#layers, group, this.#adapters, rankAt));
+      this.device.write(scale, placeTable(new Float32Array(sizeOf(scale.shape)), this.#layers, group, this.#adapters, scaleAt));
     }
+  }
+
+  /** Elements before a layer's part of a group's tables. */
+  #tableAt(layer: number): number {
+    return ((layer - this.#layers.from) * tableBytes(this.#adapters.length)) / 4;
   }
 
   #addSites(group: Group, decomposes: boolean, hasVectors: boolean): void {
     const { in: width, firstColumn } = groupShape(this.spec, group);
     const linears: readonly Linear[] = GROUPS[group];
     const count = this.#adapters.length;
-    const ranks = this.#arena.tensor("i32", count, linears.length);
-    const scale = this.#arena.tensor("f32", count, linears.length);
+    const elements = this.#tableAt(this.#layers.to);
+    const ranks = this.#arena.tensor("i32", elements);
+    const scale = this.#arena.tensor("f32", elements);
+    const tableOf = (of: Tensor, layer: number): Tensor => {
+      return { ...of, ptr: of.ptr + this.#tableAt(layer) * 4, shape: [count, linears.length] };
+    };
     const decomposed = decomposes ? this.#arena.tensor("i32", count) : null;
     this.#tables.set(group, { ranks, scale, decomposed });
     const { rank, size } = this.layout;
@@ -273,8 +293,8 @@ export class AdapterBank implements Disposable {
         b: part(weights, ...up),
         da: part(this.#grads, ...down),
         db: part(this.#grads, ...up),
-        ranks,
-        scale,
+        ranks: tableOf(ranks, at.layer),
+        scale: tableOf(scale, at.layer),
         firstColumn,
         linears: linears.length,
         rank,
@@ -358,7 +378,7 @@ export class AdapterBank implements Disposable {
 
   /** Where a factor of an adapter's linear lies in its block. */
   place(adapter: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
-    const { rank } = this.#adapters[adapter]!;
+    const rank = rankAt(this.#adapters[adapter]!, layer, linear);
     return factorPlace(this.spec, this.layout, rank, layer, linear, factor);
   }
 
@@ -373,14 +393,3 @@ export class AdapterBank implements Disposable {
  */
 const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
   adapter?.method === "dora" && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
-
-/** Round to nearest even, as the optimizer's kernel writes the copy. */
-function toBf16(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const out = new Uint16Array(bits.length);
-  for (let i = 0; i < out.length; i++) {
-    const u = bits[i]!; // Uint16Array.from with a function takes 30 times as long
-    out[i] = (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
-  }
-  return out;
-}

@@ -23,11 +23,22 @@ export type Kind = {
 };
 
 /** Keys of a recipe that are of some kinds. */
-export const OWN_KEYS = ["alpha", "rslora", "lora_plus_ratio", "init", "projection_seed", "d_initial"] as const;
+export const OWN_KEYS = [
+  "alpha",
+  "rank_pattern",
+  "alpha_pattern",
+  "rslora",
+  "lora_plus_ratio",
+  "init",
+  "projection_seed",
+  "d_initial",
+] as const;
+
+const PATTERNS = ["rank_pattern", "alpha_pattern"] as const;
 
 export const KINDS: Readonly<Record<Method, Kind>> = {
-  lora: { trained: ["A", "B"], rank: 16, isScaled: true, keys: ["alpha", "rslora", "lora_plus_ratio", "init"] },
-  dora: { trained: ["A", "B", "M"], rank: 16, isScaled: true, keys: ["alpha", "rslora", "init"] },
+  lora: { trained: ["A", "B"], rank: 16, isScaled: true, keys: ["alpha", ...PATTERNS, "rslora", "lora_plus_ratio", "init"] },
+  dora: { trained: ["A", "B", "M"], rank: 16, isScaled: true, keys: ["alpha", ...PATTERNS, "rslora", "init"] },
   // Its ranks cost no parameters: PEFT's default is 256.
   vera: { trained: ["lambda_d", "lambda_b"], rank: 256, isScaled: false, keys: ["projection_seed", "d_initial"] },
 };

@@ -7,7 +7,8 @@
 
 import { invariant } from "./errors.ts";
 import { type Factor, factorShape, KINDS, METHODS, type Method } from "./kinds.ts";
-import { alignUp, sizeOf, sum } from "./shape.ts";
+import { type Placed, type Placement, rankAt } from "./placement.ts";
+import { alignUp, range, sizeOf, sum } from "./shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
@@ -156,16 +157,12 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 }
 
 /** Trained parameters of an adapter, padding left out. */
-export function countParameters(
-  spec: ModelSpec,
-  layers: number,
-  targets: readonly Linear[],
-  rank: number,
-  method: Method = "lora",
-): number {
-  const { trained } = KINDS[method];
-  const perLayer = sum(targets.flatMap((linear) => trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank)))));
-  return perLayer * layers;
+export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: Method = "lora"): number {
+  const ofLinear = (linear: Linear, rank: number) =>
+    rank === 0 ? 0 : sum(KINDS[method].trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
+  return sum(
+    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(linear, rankAt(adapter, layer, linear)))),
+  );
 }
 
 /** A factor of an adapter by its place in the model. */
@@ -181,10 +178,12 @@ export function factorsIn(
   { from, to }: LayerRange,
   targets: readonly Linear[],
   method: Method = "lora",
+  places?: Placement,
 ): Omit<FactorTensor, "values">[] {
-  const ordered = LINEARS.filter((linear) => targets.includes(linear));
+  const of = { rank: 1, targets, places };
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
-    for (const linear of ordered) for (const factor of KINDS[method].trained) factors.push({ layer, linear, factor });
+    for (const linear of LINEARS.filter((linear) => rankAt(of, layer, linear) > 0))
+      for (const factor of KINDS[method].trained) factors.push({ layer, linear, factor });
   return factors;
 }

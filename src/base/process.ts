@@ -1,10 +1,13 @@
 // Who a process is, written down so that another process can tell whether it still runs.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 
-/** This process: told from others that had or will have its number by its start, its machine's boot, and the machine. */
-export const stampOfProcess = (): string => `${process.pid} ${startOf(process.pid)} ${bootId()} ${hostname()}`;
+/**
+ * This process: told from others that had or will have its number by its start, its machine's boot and the namespace that numbers
+ * processes there (a container has one of its own), and the machine.
+ */
+export const stampOfProcess = (): string => `${process.pid} ${startOf(process.pid)} ${bootId()}.${namespace()} ${hostname()}`;
 
 /** The process of a stamp, where it runs, or may run on another machine; null where it is over, or the text is no stamp. */
 export function processOf(stamp: string): { readonly pid: number; readonly elsewhere: string | null } | null {
@@ -12,7 +15,10 @@ export function processOf(stamp: string): { readonly pid: number; readonly elsew
   if (host === undefined) return null;
   const pid = Number(number);
   if (host !== hostname()) return { pid, elsewhere: host }; // whether it still runs cannot be seen from here
-  const runs = boot === bootId() && isRunning(pid) && [start, UNSEEN].includes(startOf(pid) ?? "over");
+  const [booted, numbered] = boot!.split(".");
+  if (booted === bootId() && numbered !== undefined && numbered !== namespace())
+    return { pid, elsewhere: `${host}, in another container` }; // its number is another process's here
+  const runs = booted === bootId() && isRunning(pid) && [start, UNSEEN].includes(startOf(pid) ?? "over");
   return runs ? { pid, elsewhere: null } : null;
 }
 
@@ -31,6 +37,15 @@ function bootId(): string {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
   } catch {
     return "unknown";
+  }
+}
+
+/** The inode of the PID namespace. */
+function namespace(): string {
+  try {
+    return /\d+/.exec(readlinkSync("/proc/self/ns/pid"))![0];
+  } catch {
+    return "0";
   }
 }
 

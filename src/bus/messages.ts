@@ -3,6 +3,7 @@
 
 import type { Init } from "../base/init.ts";
 import type { Method } from "../base/kinds.ts";
+import type { Placement } from "../base/placement.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
@@ -64,6 +65,7 @@ export type AdmittedAdapter = {
   readonly rank: number;
   readonly scale: number;
   readonly targets: readonly Linear[];
+  readonly places?: Placement;
   readonly seed: number;
   readonly method?: Method;
   /** VeRA: the seed of its projections, and what its lambda_d begins as. */

@@ -151,7 +151,7 @@ function connectError(error: unknown, address: Address): MloraError {
       "start nats-server there, or correct --nats",
       because,
     );
-  if (/ENOTFOUND|EAI_AGAIN|getaddrinfo|DNS/i.test(text + code))
+  if (/ENOTFOUND|EAI_AGAIN|getaddrinfo/i.test(text + code))
     return new RequestError("nats.host", `no machine is known as ${describeAddress(address)}`, "correct --nats", because);
   if (error instanceof TimeoutError || /timeout|ETIMEDOUT/i.test(text + code))
     return new RequestError(

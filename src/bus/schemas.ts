@@ -94,6 +94,7 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   rank: natural,
   scale: real,
   targets: linears,
+  places: v.exactOptional(v.strictObject({ ranks: v.array(v.array(count)), scales: v.array(v.array(real)) })),
   seed: count,
   method: v.exactOptional(v.picklist(METHODS)),
   projectionSeed: v.exactOptional(count),

@@ -54,7 +54,10 @@ export const seal = (connection: Connection, key: RunKey): SealedConnection => {
       });
     },
     derived: (context) => seal(connection, createHmac("sha256", key).update(`mlora context\0${context}`).digest("hex")),
-    [Symbol.asyncDispose]: () => connection[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: async () => {
+      if (untold > 0) tell();
+      await connection[Symbol.asyncDispose]();
+    },
   };
 };
 
@@ -135,16 +138,19 @@ function opened(own: Buffer, subject: string, frame: Buffer): Uint8Array | null 
 
 let untold = 0;
 let told = Number.NEGATIVE_INFINITY;
+let lately = ""; // the subject of the last
 
 /** Whoever sends one such message can send millions: the first is told at once, the others by their number. */
 function dropped(subject: string): void {
   untold++;
-  if (now() - told < NOTICE_MS) return;
-  const what = untold === 1 ? "a message" : `${untold} messages`;
-  log(
-    0,
-    () =>
-      `notice: ${what} without this run's seal, or heard before, dropped (on ${subject}): another user of the server sends them, or a stage has another key`,
-  );
+  lately = subject;
+  if (now() - told >= NOTICE_MS) tell();
+}
+
+function tell(): void {
+  const what = untold === 1 ? "a message was" : `${untold} messages were`;
+  const why = "another user of the server sends them, or a stage has another key";
+  const text = `notice: ${what} dropped, without this run's seal or heard before (last on ${lately}): ${why}`;
+  log(0, () => text);
   [untold, told] = [0, now()];
 }

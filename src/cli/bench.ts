@@ -9,6 +9,7 @@ import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { jsonText, writeStdout } from "../base/terminal.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
@@ -88,7 +89,7 @@ export async function bench(options: BenchOptions): Promise<void> {
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     losses,
   };
-  process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : text(report));
+  writeStdout(options.json ? `${jsonText(report)}\n` : text(report));
 }
 
 /** Keeps in a folder that goes with it, and counts. */

@@ -12,8 +12,8 @@ import { sum } from "../base/shape.ts";
 import { Answers, type ControlRequest, type RunStatus, serveControl } from "../bus/control.ts";
 import { newRunKey, type SealedConnection } from "../bus/seal.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { resolveTargets } from "../plan/adapters.ts";
 import { lacking, lateAdapters } from "../plan/grow.ts";
+import { placeAdapter } from "../plan/places.ts";
 import { type AdapterPlan, DEFAULT_TOKENS, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -222,7 +222,7 @@ export class Desk {
         "give it the run's model.precision and run.tokens_per_microbatch",
       );
     this.#refuseTaken(training, asked.adapters);
-    for (const adapter of asked.adapters) resolveTargets(adapter, plan.spec);
+    for (const adapter of asked.adapters) placeAdapter(adapter, plan.spec);
     const late = this.#read(asked.adapters, plan, path);
     const summaries = summariesOf(late.data);
     const adapters = lateAdapters(plan, asked.adapters, summaries);

@@ -2,6 +2,7 @@
 // the report. The command itself fails only where nothing could be trained.
 
 import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { jsonText, writeStdout } from "../base/terminal.ts";
 import { VERSION } from "../base/version.ts";
 import { PARTS, type Part } from "./doctor/parts.ts";
 
@@ -20,7 +21,7 @@ export async function doctor({ json = false }: DoctorOptions): Promise<void> {
   for (const part of PARTS) found.set(part.name, await examine(part)); // one by one: a crash then comes after the last good line
   const lacking = PARTS.filter(({ name, needed }) => needed && found.get(name)!.state !== "ok").map(({ name }) => name);
   const fit = lacking.length === 0;
-  process.stdout.write(json ? asJson(found, fit) : asText(found, fit));
+  writeStdout(json ? asJson(found, fit) : asText(found, fit));
   if (!fit) throw new RunError("doctor.unfit", `this machine cannot train: see ${lacking.join(", ")} above`);
 }
 
@@ -49,5 +50,5 @@ function asJson(found: ReadonlyMap<string, Finding>, fit: boolean): string {
     name.replaceAll(" ", "_").toLowerCase(),
     { ...rest, ...facts },
   ]);
-  return `${JSON.stringify({ version: VERSION, can_train: fit, parts: Object.fromEntries(parts) }, null, 2)}\n`;
+  return `${jsonText({ version: VERSION, can_train: fit, parts: Object.fromEntries(parts) }, 2)}\n`;
 }

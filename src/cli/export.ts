@@ -8,14 +8,19 @@ import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
+import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
-import { hintOf, removeQuietly, syncFolder, writeError, writeFileAtomic } from "../files/atomic.ts";
+import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { answerEnds } from "../data/ends.ts";
+import { loadTokenizer } from "../data/tokenizer.ts";
+import { removeQuietly, syncFolder, writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
+import { writeStopTokens } from "../files/generation.ts";
 import { readJsonObject } from "../files/json.ts";
 import { type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
-import { scaleOf } from "../plan/adapters.ts";
+import type { SavedAdapter } from "../files/peft.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 import { oneOf } from "./flags.ts";
 import { shortPath } from "./prepare.ts";
@@ -44,9 +49,9 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`, ASK);
   const output = freeFolder(`${to}`, baseFolder);
   const spec = readModelSpec(baseFolder);
-  const adapter = adapterFor(adapterFolder, spec, ASK);
+  const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
-  const merge: Merge = { spec, base, adapter, scale: scaleOf(adapter), dtype: DTYPES[dtype].ours };
+  const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   const held = heldIn(adapterFolder);
   if (held !== null)
@@ -57,6 +62,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   try {
     copyBeside(baseFolder, part);
     writeConfig(baseFolder, part, DTYPES[dtype].theirs);
+    addStops(baseFolder, part);
     writeWeights(part, shards, merge);
     const started = now();
     verifyMerged(part, shards, merge);
@@ -68,24 +74,35 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   }
   const facts = factsOf(merge, shards, (now() - begun) / 1000);
   const text = json
-    ? JSON.stringify({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, null, 2)
-    : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (rank ${adapter.rank}, scale ${merge.scale}) into ` +
+    ? jsonText({ adapter: adapterFolder, base: baseFolder, output, dtype, ...facts }, 2)
+    : `merged ${count(facts.merged_tensors)} of ${count(facts.tensors)} tensors (${placesText(adapter)}) into ` +
       `${shortPath(output)}: ${count(facts.parameters)} parameters in ${dtype}, ${formatBytes(facts.bytes)}, ` +
       `${shards.length === 1 ? "1 file" : `${shards.length} files`}`;
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`);
 }
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
-function factsOf({ adapter, scale, dtype }: Merge, shards: readonly Shard[], seconds: number) {
+/** "rank 16, scale 2"; of an adapter with several of them, the least and the largest. */
+function placesText({ rank, scale, places }: SavedAdapter): string {
+  const span = (table: readonly (readonly number[])[], of: number) => {
+    const values = places ? table.flat().filter((_, i) => places.ranks.flat()[i]! > 0) : [of];
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    return least === most ? `${most}` : `${least} to ${most}`;
+  };
+  return `rank ${span(places?.ranks ?? [], rank)}, scale ${span(places?.scales ?? [], scale)}`;
+}
+
+function factsOf({ adapter, dtype }: Merge, shards: readonly Shard[], seconds: number) {
   const tensors = shards.flatMap((shard) => shard.tensors);
   const bytes = shards.reduce((all, shard) => all + shard.bytes, 0);
   return {
     rank: adapter.rank,
-    scale,
+    scale: adapter.scale,
     targets: adapter.targets,
+    ...(adapter.places ? { places: adapter.places } : {}),
     tensors: tensors.length,
     merged_tensors: tensors.filter(({ site }) => site !== null).length,
     parameters: bytes / bytesOf(dtype),
@@ -199,6 +216,23 @@ function writeConfig(base: string, part: string, stored: string): void {
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...types }, null, 2)}\n`);
+}
+
+/** A merged model stops where its adapter learned to end answers. */
+function addStops(base: string, part: string): void {
+  let ends: readonly number[];
+  let names = (id: number) => `${id}`;
+  try {
+    const tokenizer = loadTokenizer(base);
+    ends = answerEnds(tokenizer);
+    names = (id) => `${tokenizer.decode([id])} (${id})`;
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    say(`notice: ${error.message}; so the merged model stops only at the tokens at which the base model does`);
+    return;
+  }
+  const added = writeStopTokens(base, part, ends);
+  if (added.length > 0) say(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
 }
 
 function writeWeights(part: string, shards: readonly Shard[], merge: Merge): void {

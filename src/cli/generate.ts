@@ -3,6 +3,7 @@
 import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
+import { writeStderr } from "../base/terminal.ts";
 import type { Sampling } from "../data/sample.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { stopTokens } from "../files/generation.ts";
@@ -35,7 +36,7 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   checkFormat(format, spec);
   const wishes = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
   const sizes = planGeneration(spec, device, adapters, wishes, format);
-  const stops = new Set([...stopTokens(base), ...(tokenizer.eos === null ? [] : [tokenizer.eos])]);
+  const stops = new Set([...stopTokens(base), ...request.ends]);
   const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
   say(`${shortPath(base)} on ${device.name}, ${names}`);
   using generator = await openGenerator({ ...device, sharers: 1 }, { folder: base }, spec, sizes);
@@ -50,7 +51,7 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
 }
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 /** Without a temperature the likeliest token; with --top-p or --top-k alone, a temperature of 1. */

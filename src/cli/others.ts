@@ -2,7 +2,8 @@
 
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
-import { describeAddress, fileOf, parseAddress } from "../bus/address.ts";
+import { writeStderr } from "../base/terminal.ts";
+import { describeAddress, fileOf, isLoopback, parseAddress } from "../bus/address.ts";
 import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
 import type { StageDevice } from "../plan/plan.ts";
@@ -44,6 +45,8 @@ export function othersOf({ nats, listen, run: id, here, insecure = false }: Othe
       "--nats and --listen exclude each other",
       "name a server, or where the run's own listens",
     );
+  if (insecure && listen === undefined)
+    throw new RequestError("cli.flag", "--insecure goes with --listen", "write tls:// in --nats, or nats://");
   if (nats === undefined && listen === undefined) {
     const flag = id !== undefined ? "run" : here !== undefined ? "here" : null;
     if (flag !== null)
@@ -82,10 +85,9 @@ function listenOf(listen: string, insecure: boolean): Listen {
     );
   const cert = fileOf("MLORA_NATS_CERT");
   const key = fileOf("MLORA_NATS_KEY");
-  const local = /^(127\.|localhost$|\[::1\]$)/.test(host);
   if (cert !== undefined && key !== undefined)
     return { host, port: Number(port), token, certificate: { cert, key, ca: fileOf("MLORA_NATS_CA") } };
-  if (!local && !insecure)
+  if (!isLoopback(host) && !insecure)
     throw new RequestError(
       "nats.certificate",
       `--listen ${listen} lets other machines in, without a certificate: the token would cross the network unencrypted`,
@@ -103,7 +105,7 @@ export function expectOthers({ server, run, stages, here, key, keyGiven }: Other
   const tls = "address" in server ? server.address.tls : server.certificate;
   const saved = keyGiven ? null : open.use(saveKey(run, key));
   const how = saved ? `copy ${saved.path} (its key) there, and start` : "start, with the same MLORA_RUN_KEY,";
-  process.stderr.write(
+  writeStderr(
     `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, ${how}\n` +
       `  mlora stage --nats ${tls ? "tls://" : ""}${where} --run ${run}${saved ? " --key FILE" : ""}\n`,
   );

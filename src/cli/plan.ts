@@ -3,9 +3,12 @@
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
+import { LINEARS } from "../base/spec.ts";
+import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { modelOf } from "../plan/model.ts";
+import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import { adviceFor } from "./draw/advice.ts";
@@ -30,14 +33,17 @@ export async function plan(recipePath: string, options: PlanOptions): Promise<vo
   const { plan } = prepared;
   const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
   if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));
+  const screen = screenOf(process.stdout);
   const text = options.json
-    ? JSON.stringify(planJson(prepared, rehearsal), null, 2)
-    : [...planText(prepared), ...scheduleText(prepared, rehearsal, screenOf(process.stdout)), ...drawnText(svg)].join("\n");
-  process.stdout.write(`${text}\n`);
+    ? jsonText(planJson(prepared, rehearsal), 2)
+    : [...planText(prepared).map(visible), ...scheduleText(prepared, rehearsal, screen), ...drawnText(svg).map(visible)].join(
+        "\n",
+      );
+  writeStdout(`${text}\n`, { painted: options.json !== true && screen.colour });
 }
 
 /** For machines: every number of the text, by name. */
-export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) {
+export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal | null) {
   const { recipe, spec, device, adapters, stages, budget } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -65,6 +71,8 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
       scale: adapter.scale,
       dropout: adapter.recipe.dropout,
       targets: adapter.targets,
+      modules: countModules(adapter, spec.layers),
+      ...(adapter.places ? { places: adapter.places } : {}),
       learning_rate: adapter.recipe.optimizer.learningRate,
       batch_size: adapter.work.batchSize,
       accumulation: adapter.work.accumulation,
@@ -76,6 +84,7 @@ export function planJson({ plan, data }: Prepared, rehearsal: Rehearsal | null) 
       tokens: adapter.tokens,
       parameters: adapter.parameters,
     })),
+    notices,
     memory_bytes: { ...memory, total: totalBytes(memory) },
     memory_model: modelOf(plan),
     ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
@@ -96,7 +105,14 @@ function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: S
   if (!rehearsal || plan.stages.length === 1) return [];
   const said = [...numbersOf(plan, rehearsal), ...adviceFor(prepared, rehearsal), assumptionsOf(plan)];
   const drawn = drawTerminal(plan, rehearsal, screen);
-  return ["", ...stageTable(plan, rehearsal), "", ...drawn, "", ...said.flatMap((text) => wrapped(text, screen.width))];
+  return [
+    "",
+    ...stageTable(plan, rehearsal),
+    "",
+    ...drawn,
+    "",
+    ...said.flatMap((text) => wrapped(visible(text), screen.width)),
+  ];
 }
 
 function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehearsal): string[] {
@@ -125,6 +141,9 @@ function memoryText(plan: Plan): string {
   return `  memory model: ${formatBytes(b0)}, ${token}, ${square} for B L^2`;
 }
 
+/** Whether an adapter has several ranks. */
+const hasRanks = (places: AdapterPlan["places"]): boolean => new Set(places?.ranks.flat().filter((rank) => rank > 0)).size > 1;
+
 const drawnText = (svg: string | null): string[] => (svg === null ? [] : ["", `the schedule is drawn in ${shortPath(svg)}`]);
 
 function titleOf({ recipe, adapters, stages }: Plan): string {
@@ -133,7 +152,7 @@ function titleOf({ recipe, adapters, stages }: Plan): string {
   return `${basename(recipe.path)}: ${where}`;
 }
 
-function planText({ plan, data }: Prepared): string[] {
+function planText({ plan, data, notices }: Prepared): string[] {
   const { recipe, spec, device, adapters, stages } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
@@ -145,11 +164,18 @@ function planText({ plan, data }: Prepared): string[] {
       { title: "adapter", of: ({ adapter }) => adapter.name },
       {
         title: "rank",
-        of: ({ adapter: { rank, trainedRank } }) =>
-          trainedRank === undefined ? `${rank}` : `${trainedRank} + ${rank - trainedRank} frozen`,
+        of: ({ adapter: { rank, trainedRank, places } }) =>
+          `${trainedRank === undefined ? `${rank}` : `${trainedRank} + ${rank - trainedRank} frozen`}${hasRanks(places) ? " at most" : ""}`,
         ...right,
       },
-      { title: "targets", of: ({ adapter }) => `${adapter.targets.length}`, ...right },
+      {
+        title: "targets",
+        of: ({ adapter }) =>
+          adapter.places
+            ? `${count(countModules(adapter, spec.layers))} of ${count(spec.layers * LINEARS.length)} modules`
+            : `${adapter.targets.length}`,
+        ...right,
+      },
       { title: "learning rate", of: ({ adapter }) => `${adapter.recipe.optimizer.learningRate}`, ...right },
       { title: "batch", of: ({ adapter: { work } }) => `${work.batchSize} x ${work.accumulation}`, ...right },
       { title: "rows", of: ({ adapter }) => count(adapter.rows), ...right },
@@ -170,6 +196,7 @@ function planText({ plan, data }: Prepared): string[] {
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
+    ...notices.map((notice) => `  notice       ${notice}`),
     "",
     ...adapterLines,
     "",

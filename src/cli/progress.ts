@@ -4,6 +4,7 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
+import { visible, visibleLine } from "../base/terminal.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { EvaluationEvent, Observer, StepEvent } from "../run/events.ts";
 import { count, duration } from "./table.ts";
@@ -76,7 +77,7 @@ export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (nam
 }
 
 function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
-  const names = ["all adapters", ...plan.adapters.map(({ name }) => name)];
+  const names = ["all adapters", ...plan.adapters.map(({ name }) => visibleLine(name))];
   const width = Math.max(...names.map((name) => name.length));
   const most = mostBars(stream);
   const multi = new MultiBar(
@@ -97,9 +98,9 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const start = { detail: "evaluating" };
   const runBar = multi.create(pace.total, pace.behind, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
   const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
-    index < most ? multi.create(steps, 0, { name: name.padEnd(width), unit: "steps", ...start }) : undefined;
+    index < most ? multi.create(steps, 0, { name: visibleLine(name).padEnd(width), unit: "steps", ...start }) : undefined;
   const adapterBars = plan.adapters.map(barOf);
-  const say = (line: string) => multi.log(`${line}\n`);
+  const say = (line: string) => multi.log(`${visible(line)}\n`);
   let open = true; // stopping twice would draw the bars again, below the table
   return {
     joined: (adapter) => {
@@ -115,7 +116,7 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
     },
     ended: (adapter) => pace.ended(adapter),
     evaluated: (event) => say(evaluationLine(plan, event)),
-    saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${folder}` }),
+    saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${visibleLine(folder)}` }),
     failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
     noticed: (adapter, text) => say(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => {
@@ -137,7 +138,7 @@ const stepLine = (plan: Plan, event: StepEvent, left: string): string =>
 
 function lines(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const saidAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
-  const say = (line: string) => stream.write(`${line}\n`);
+  const say = (line: string) => stream.write(`${visible(line)}\n`);
   return {
     joined: (joined) => {
       pace.join(joined);

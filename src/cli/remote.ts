@@ -5,6 +5,7 @@ import { parse } from "smol-toml";
 import { formatBytes } from "../base/bytes.ts";
 import { now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import {
   type AdapterStatus,
   askControl,
@@ -37,17 +38,16 @@ export async function ps(json: boolean): Promise<void> {
     }),
   );
   const text = json
-    ? JSON.stringify(
+    ? jsonText(
         runs.map(({ entry: { run, pid, output, reach }, status, fault }) => {
           return { run, pid, output, fault, ...(status ?? { state: reach ? null : "opening", adapters: [] }) };
         }),
-        null,
         2,
       )
     : runs.length === 0
       ? "no run goes on here"
       : runs.flatMap((run, i) => [...(i > 0 ? [""] : []), ...runLines(run)]).join("\n");
-  process.stdout.write(`${text}\n`);
+  writeStdout(`${text}\n`);
 }
 
 type Known = { readonly entry: RunEntry; readonly status: RunStatus | null; readonly fault: string | null };
@@ -148,7 +148,7 @@ async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
       return await askControl(connection, entry.run, request, patience, number);
     } catch (error) {
       if (isLost(error)) {
-        if (!lost) process.stderr.write(`notice: ${error.message}; it is asked again where it answers next\n`);
+        if (!lost) writeStderr(`notice: ${error.message}; it is asked again where it answers next\n`);
         lost = error;
       } else if (!lost || !isAway(error)) throw error;
       if (isStarting(error)) away = now(); // it is on its way back
@@ -163,5 +163,5 @@ const isAway = (error: unknown): boolean =>
   isStarting(error) || (error instanceof MloraError && error.code.startsWith("nats."));
 
 const say = (line: string): void => {
-  process.stdout.write(`${line}\n`);
+  writeStdout(`${line}\n`);
 };

@@ -1,19 +1,22 @@
 // `mlora run RECIPE`: the whole job, from a recipe to adapters on disk. The same again on an interrupted run's folder goes on with it.
 
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { ignoresHangup } from "../base/machine.ts";
+import { sum } from "../base/shape.ts";
+import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { newRunId } from "../bus/subjects.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
-import { modelFingerprint } from "../files/basemodel.ts";
+import { modelFingerprint } from "../files/fingerprint.ts";
 import { claimOutput } from "../files/output.ts";
 import { rewindMetrics, writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { formatRecipe } from "../recipe/load.ts";
-import type { Overrides } from "../recipe/recipe.ts";
+import { CHECKPOINTS, type Overrides } from "../recipe/recipe.ts";
 import { gatherCrew } from "../run/crew.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
-import { diskKeeper } from "../run/keeper.ts";
+import { diskKeeper, type Keeper } from "../run/keeper.ts";
 import { announce } from "../run/registry.ts";
 import { findKept, type Resumed } from "../run/resume.ts";
 import { Training } from "../run/run.ts";
@@ -24,7 +27,7 @@ import { crewOf, expectOthers, joined, type OtherFlags, othersOf } from "./other
 import { Planner } from "./planner.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
 import { openProgress } from "./progress.ts";
-import { metricsObserver, summary } from "./results.ts";
+import { metricsObserver, patient, summary } from "./results.ts";
 import { type OpenStages, openCrew, openStages } from "./stages.ts";
 import { tracePath, tracing, writeTrace } from "./timeline.ts";
 
@@ -67,22 +70,35 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const id = crew?.run ?? newRunId();
   using known = announce({ run: id, output });
   const desk = new Desk({ request, stop, known, fixed: crew !== null });
-  const job: Job = { desk, planner, model, trace, stop: stop.signal, keepOpen: flags.keepOpen ?? false, outcomes: new Map() };
+  const job: Job = {
+    desk,
+    planner,
+    model,
+    trace,
+    stop: stop.signal,
+    keepOpen: flags.keepOpen ?? false,
+    outcomes: new Map(),
+    kept: new Map(),
+  };
   let resumed = claim.continued ? goOn(job, plan, job.keepOpen) : null;
   say(
     `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
   );
   if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  for (const notice of request.notices) say(`notice: ${notice}`);
   const paused = plan.adapters
     .map(({ name }) => name)
     .filter((name) => desk.paused.includes(name) && !resumed?.ended.has(name));
   const [stay, they] = paused.length === 1 ? ["stays", "it"] : ["stay", "them"];
   if (paused.length > 0) say(`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${id} has ${they} go on`);
-  writeFileAtomic(join(output, "recipe.toml"), formatRecipe(recipe));
+  claim.begin({ adapters: plan.adapters.map(({ name }) => name), checkpoints: CHECKPOINTS });
+  const copy = join(output, "recipe.toml");
+  if (!isSameFile(copy, recipePath)) writeFileAtomic(copy, formatRecipe(recipe));
 
   const base = { folder: recipe.model.path };
   for (let lost = 0; ; ) {
     const now: Plan = plan;
+    const before = stepsKept(job);
     const open = () => (crew ? openCrew(crew, now, base, link) : openStages(now, base, link, stop.signal, id));
     try {
       const result = await attempt(job, now, open, resumed);
@@ -94,6 +110,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
         planner.refused(now);
         say(`notice: ${textOf(error)}; the run is planned again with less`);
       } else {
+        if (stepsKept(job) > before) lost = 0; // what it has come to since is not lost again
         if (lost === restarts || !isLoss(error)) throw error;
         say(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
       }
@@ -117,14 +134,48 @@ type Job = {
   readonly keepOpen: boolean;
   /** Adapters that have ended since this command was given: those that were stopped, or failed, stay so when stages are opened again. */
   readonly outcomes: Map<string, AdapterResult>;
+  /** The furthest step that each adapter was kept at since this command was given. */
+  readonly kept: Map<string, number>;
 };
+
+const stepsKept = ({ kept }: Job): number => sum([...kept.values()]);
+
+/** A keeper that notes how far each adapter was kept. */
+const noting = (keeper: Keeper, kept: Map<string, number>): Keeper => ({
+  ...keeper,
+  save: async (plan, adapter, what, which) => {
+    await keeper.save(plan, adapter, what, which);
+    kept.set(adapter.name, Math.max(kept.get(adapter.name) ?? 0, what.progress.step));
+  },
+});
+
+/** Also where one is a link to the other: what is being read is never written over. */
+function isSameFile(a: string, b: string): boolean {
+  const [one, other] = [a, b].map((path) => statSync(path, { throwIfNoEntry: false, bigint: true }));
+  return one !== undefined && other !== undefined && one.dev === other.dev && one.ino === other.ino;
+}
+
+/** The stages have opened the base model that what is kept was made with. */
+function checkModel({ model, desk: { request } }: Job): void {
+  const { path } = request.recipe.model;
+  if (modelFingerprint(path) === model) return;
+  throw new RequestError(
+    "resume.changed",
+    `the base model in ${path} was changed while the run went on`,
+    "give the run back the model that it began with; what was kept is whole",
+  );
+}
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
 function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan, open = false): Resumed {
   const { output } = request.recipe.run;
   const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`), open);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
-  rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
+  try {
+    rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
+  } catch (error) {
+    say(`notice: ${textOf(error)}; it may have lines of steps that are made again`);
+  }
   const where = plan.adapters.map(({ name, steps }) => {
     const ended = resumed.ended.get(name);
     return ended ? `${name} is ${ended.status}` : `${name} at step ${resumed.steps.get(name) ?? 0} of ${steps}`;
@@ -144,6 +195,7 @@ const isRefusal = (error: unknown): boolean => error instanceof MloraError && er
 /** From opened stages to closed ones. */
 async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
   await using stages = await open();
+  checkModel(job);
   for (const line of stageLines(plan, stages)) say(line);
   await job.planner.measure(plan, stages.bus);
   using _control = stages.control && job.desk.open(stages.control);
@@ -156,10 +208,12 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   const { output, checkpoint } = plan.recipe.run;
   const { bus, lost } = stages;
   const tracer = trace === null ? null : await Tracer.open(bus);
-  await using keeper = diskKeeper(output, checkpoint?.keep ?? 1);
+  await using disk = diskKeeper(output, checkpoint?.keep ?? 1);
+  const keeper = noting(disk, job.kept);
   using metrics = openAppender(join(output, "metrics.jsonl"));
+  const lines = patient(metrics.append, (text) => say(`notice: ${text}`));
   using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
-  const observers = [progress, metricsObserver(plan, metrics.append), recording(job, output, resumed), desk.observer];
+  const observers = [progress, metricsObserver(plan, lines.append), recording(job, output, resumed), desk.observer];
   if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
   const data = desk.request.data.map(({ train, eval: held }) => ({ train, eval: held }));
   const kept = {
@@ -184,6 +238,8 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
     return result;
   } catch (error) {
     throw await stages.causeOf(error);
+  } finally {
+    lines.flush();
   }
 }
 
@@ -200,7 +256,7 @@ function recording({ outcomes }: Job, output: string, resumed: Resumed | null): 
 }
 
 function conclude(result: RunResult, plan: Plan, output: string): void {
-  process.stdout.write(`${summary(result, plan, output).join("\n")}\n`);
+  writeStdout(`${summary(result, plan, output).join("\n")}\n`);
   const failed = result.adapters.filter(({ status }) => status === "failed");
   if (failed.length > 0)
     throw new RunError(
@@ -229,7 +285,7 @@ const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
   `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
 
 const say = (line: string): void => {
-  process.stderr.write(`${line}\n`);
+  writeStderr(`${line}\n`);
 };
 
 /** Signals within this time are one: a terminal or a service manager signals a whole group, whose scripts pass theirs on. */

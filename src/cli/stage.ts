@@ -6,6 +6,7 @@ import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { PRECISIONS, type Precision } from "../base/precision.ts";
+import { writeStderr } from "../base/terminal.ts";
 import { type Address, addressSchema, describeAddress, parseAddress } from "../bus/address.ts";
 import { connectSealed, type RunKey, runKeySchema, type SealedConnection } from "../bus/seal.ts";
 import { joinRun } from "../bus/stage.ts";
@@ -64,7 +65,7 @@ type Orders = {
 export async function stage(flags: StageFlags): Promise<void> {
   const orders = flags.orders ? await ordersFromInput(flags) : ordersFromFlags(flags);
   const { run, stage, device, precision, ordinal, folder, joinMs, abandoned } = orders;
-  const say = (line: string) => void (joinMs === JOIN_MS && process.stderr.write(`${line}\n`));
+  const say = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
   const report = describeDevice(device, precision, ordinal);
   await using connection = await Promise.race([reach(orders), abandoned]);
   say(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
@@ -82,7 +83,7 @@ async function reach({ address, key, run, joinMs: limitMs }: Orders): Promise<Se
       return await connectSealed(address, `mlora ${run} stage`, key);
     } catch (error) {
       if (!(error instanceof RequestError) || !AWAY.includes(error.code) || now() > limit) throw error;
-      if (!waiting) process.stderr.write(`waiting for the NATS server at ${describeAddress(address)}\n`);
+      if (!waiting) writeStderr(`waiting for the NATS server at ${describeAddress(address)}\n`);
       await sleep(RETRY_MS);
     }
   }
@@ -146,7 +147,7 @@ function ordersFromFlags(flags: StageFlags): Orders {
       `mlora stage needs ${nats === undefined ? "--nats" : "--run"}`,
       "give --nats URL, --run ID and --key FILE, as the coordinator prints them",
     );
-  const join = { address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`), run: runId(`${run}`) };
+  const join = { run: runId(`${run}`), address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`) };
   return { ...join, ...placeFromFlags(flags), abandoned: NEVER };
 }
 

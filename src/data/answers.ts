@@ -1,19 +1,21 @@
 // Where the assistant's turns lie in the text of a conversation: each from behind its header to behind its end mark.
 //
-// Templates do not say. A turn begins where the conversation before it ends when it is rendered with a generation prompt, and
-// ends where the conversation up to it ends. Some templates write a turn in another way once others follow (Qwen 3 leaves out
-// its thoughts, Mistral moves the system message); there, an end mark or a rendering with marks for answers shows the place.
+// Templates do not say. Three renderings tell: with marks around what each turn says, of the conversation before a turn (with a
+// generation prompt: there the turn begins), and up to it (there it ends). Templates rewrite turns once others follow (Qwen 3
+// leaves out thoughts, Mistral moves the system message, Phi 3 ends the whole chat), so no rendering is believed by itself:
+// spans must lie in order, hold what their turns say and nothing of what another says.
 
 import type { Chat, Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import type { Message } from "./turns.ts";
 
 /** A piece of text, in characters. */
 export type Span = { readonly from: number; readonly to: number };
 
 type Renderer = Pick<Tokenizer, "renderChat" | "specials">;
 
-/** The text of a conversation and the answers in it that are learned, in order. */
+/** The text of a conversation and the answers in it that are learned, in order. Throws a RowFault where an answer's place cannot be told. */
 export function renderAnswers(
   chat: Extract<Example, { kind: "chat" }>,
   renderer: Renderer,
@@ -22,25 +24,47 @@ export function renderAnswers(
   const text = renderer.renderChat(chat, false);
   const isAnswer = (i: number) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i);
   const turns = [...messages.keys()].filter(isAnswer);
-  let marked: ReadonlyMap<number, Span> | null = null;
-  const byMark = (turn: number): Span | undefined => {
-    marked ??= findMarked(chat, turns, text, renderer);
-    return marked.get(turn);
-  };
-  // A template without a generation prompt, or with one always: what it ends with says nothing of the turn's end.
-  const endsOpen = renderer.renderChat(chat, true) === text;
-  const answers = turns.map((turn) => {
-    const before = turn === 0 ? null : attempt({ ...chat, messages: messages.slice(0, turn) }, true, renderer);
-    const from = before !== null && text.startsWith(before) ? before.length : byMark(turn)?.from;
-    if (from === undefined) throw lost(turn);
-    const upTo = attempt({ ...chat, messages: messages.slice(0, turn + 1) }, false, renderer);
-    const byPrefix = upTo === null ? null : endAfter(text, from, upTo, renderer.specials);
-    const to = endsOpen ? (byMark(turn)?.to ?? byPrefix) : (byPrefix ?? byMark(turn)?.to);
-    if (to == null || to <= from) throw lost(turn);
-    return { from, to };
-  });
+  const contents = findContents(chat, turns, text, renderer);
+  const place: Place = { chat, text, contents, renderer };
+  const answers: Span[] = [];
+  for (const turn of turns) {
+    const from = beginOf(turn, place, answers.at(-1)?.to ?? 0);
+    const to = from === null ? null : endOf(turn, from, place);
+    if (from === null || to === null || !isSound({ from, to }, turn, place)) throw lost(turn);
+    answers.push({ from, to });
+  }
   return { text, answers };
 }
+
+/** What a template puts behind an answer that ends a conversation, plain or a tool's call: special tokens' texts; none where it puts none. */
+export function endMarks(renderer: Renderer): readonly string[] {
+  const call = { type: "function", id: "abcdefghi", function: { name: "f", arguments: {} } };
+  const answers = [{ content: "b" }, { content: "", tool_calls: [call] }];
+  const ends = answers.flatMap((answer) => {
+    const messages = [
+      { role: "user", content: "a" },
+      { role: "assistant", ...answer },
+    ];
+    try {
+      const chat = { kind: "chat", messages, variables: {}, answersFrom: 0, unlearned: new Set<number>() } as const;
+      const { text, answers } = renderAnswers(chat, renderer);
+      const end = markBefore(text, answers[0]!.from, answers[0]!.to, renderer.specials);
+      return end?.to === answers[0]!.to ? [end.mark] : [];
+    } catch (error) {
+      if (error instanceof RowFault) return []; // a template that knows no tools, or wants more than these turns
+      throw error;
+    }
+  });
+  return [...new Set(ends)];
+}
+
+/** What the search for a turn knows. `contents`: where what a turn says lies, for the turns of which that could be told. */
+type Place = {
+  readonly chat: Chat;
+  readonly text: string;
+  readonly contents: ReadonlyMap<number, Span>;
+  readonly renderer: Renderer;
+};
 
 const lost = (turn: number): RowFault =>
   new RowFault(`has a turn (message ${turn + 1}) that the model's chat template rewrites, so that its place cannot be told`);
@@ -55,58 +79,167 @@ function attempt(chat: Chat, prompt: boolean, renderer: Renderer): string | null
   }
 }
 
-/** Where a turn ends that begins at `from`, by the conversation up to it: behind that, or behind the end mark it ends with. */
-function endAfter(text: string, from: number, upTo: string, specials: readonly string[]): number | null {
-  if (text.startsWith(upTo)) return trimToMark(text, from, upTo.length, specials);
-  const closed = upTo.trimEnd();
-  const mark = specials.find((special) => closed.endsWith(special));
-  const at = mark === undefined ? -1 : text.indexOf(mark, from);
-  return at < 0 ? null : at + mark!.length;
+/** Where a turn begins: where the conversation before it ends that asks for it, else where what it says begins. */
+function beginOf(turn: number, { chat, text, contents, renderer }: Place, floor: number): number | null {
+  const said = contents.get(turn);
+  const messages = chat.messages.slice(0, turn);
+  const before = turn === 0 ? null : attempt({ ...chat, messages }, true, renderer);
+  if (before !== null) {
+    const whole = text.startsWith(before);
+    const common = whole ? before.length : commonTokens(before, text, renderer.specials);
+    const previous = contents.get(turn - 1)?.to;
+    const isBehind = whole || (previous !== undefined && common > previous); // else they part earlier, in another turn
+    if (isBehind && common >= floor && common <= (said?.from ?? text.length)) return common;
+  }
+  if (said === undefined) return null;
+  const { content } = chat.messages[turn]!;
+  const lead = content.slice(0, content.length - content.trimStart().length);
+  const from = text.slice(floor, said.from).endsWith(lead) ? said.from - lead.length : said.from;
+  return from > floor && text[from - 1] === " " ? from - 1 : from; // a space behind a header is the assistant's to write
 }
 
-/** White space behind a turn's end mark is the template's, not the assistant's. */
-function trimToMark(text: string, from: number, to: number, specials: readonly string[]): number {
+/** Where a turn ends that begins at `from`: behind the mark that follows what it says, else where the conversation up to it ends. */
+function endOf(turn: number, from: number, { chat, text, contents, renderer }: Place): number | null {
+  const { specials } = renderer;
+  const said = contents.get(turn);
+  const spokenTo = said?.to ?? from;
+  if (said && !callsTools(chat.messages[turn]!)) {
+    const closed = closedAt(text, said.to, renderer);
+    if (closed !== null) return closed;
+  }
+  const next = contents.get(turn + 1)?.from;
+  const messages = chat.messages.slice(0, turn + 1);
+  const upTo = messages.length === chat.messages.length ? text : attempt({ ...chat, messages }, false, renderer);
+  const whole = upTo !== null && text.startsWith(upTo);
+  const common = upTo === null ? 0 : whole ? upTo.length : commonTokens(upTo, text, specials);
+  // What is written otherwise once others follow ends with the last end mark before what the next turn says.
+  const edge = common > spokenTo ? Math.min(common, next ?? common) : (next ?? spokenTo);
+  const closing = closingOf(renderer);
+  const at = closing === null ? -1 : text.slice(spokenTo, edge).lastIndexOf(closing);
+  if (at >= 0) return spokenTo + at + closing!.length;
+  if (whole && common === spokenTo && said) return common; // nothing closes the turn
+  if (common <= spokenTo) return null;
+  return markBefore(text, spokenTo, edge, specials)?.to ?? (whole ? common : null);
+}
+
+/** What a template puts behind each answer, with white space of its own before it; null where that differs, or is no special token. */
+const CLOSINGS = new WeakMap<Renderer, string | null>();
+
+function closingOf(renderer: Renderer): string | null {
+  const known = CLOSINGS.get(renderer);
+  if (known !== undefined) return known;
+  const found = findClosing(renderer);
+  CLOSINGS.set(renderer, found);
+  return found;
+}
+
+function findClosing(renderer: Renderer): string | null {
+  const { specials } = renderer;
+  const turns = ["user", "assistant", "user"].map((role, i) => ({ role, content: markOf(i) }));
+  const behind = (messages: readonly Message[], prompt = false) =>
+    attempt({ messages, variables: {} }, prompt, renderer)?.split(markOf(1)).at(1) ?? null;
+  const [last, followed] = [behind(turns.slice(0, 2)), behind(turns)];
+  if (last === null || followed === null) return null;
+  const common = last.slice(0, commonTokens(last, followed, specials));
+  let end = markAt(common, 0, specials);
+  if (end === null) return null;
+  if (last === behind(turns.slice(0, 2), true)) return common.slice(0, end); // the next header stands there, too
+  for (let more = specialAt(common, end, specials); more; more = specialAt(common, end, specials)) end += more.length;
+  return common.slice(0, end);
+}
+
+/** Behind the mark that closes what ends at `at`, white space before it left out of account; null for none. */
+function closedAt(text: string, at: number, renderer: Renderer): number | null {
+  const closing = closingOf(renderer);
+  for (let from = at; closing !== null && from <= text.length; from++) {
+    if (text.startsWith(closing, from)) return from + closing.length;
+    if (!isSpace(text[from])) break;
+  }
+  return markAt(text, at, renderer.specials);
+}
+
+const callsTools = ({ tool_calls: calls }: Message): boolean => Array.isArray(calls) && calls.length > 0;
+
+/** A span holds what its turn says, and nothing of what another says. */
+function isSound({ from, to }: Span, turn: number, { contents }: Place): boolean {
+  if (to <= from) return false;
+  for (const [i, said] of contents) {
+    if (i === turn ? said.from < from || said.to > to : said.from < to && said.to > from) return false;
+  }
+  return true;
+}
+
+const isSpace = (char: string | undefined): boolean => char !== undefined && /\s/.test(char);
+
+const specialAt = (text: string, at: number, specials: readonly string[]): string | undefined =>
+  specials.find((special) => text.startsWith(special, at));
+
+/** Behind the special token that stands at `at`, white space before it left out of account; null for none. */
+function markAt(text: string, at: number, specials: readonly string[]): number | null {
+  for (let from = at; from < text.length; from++) {
+    const mark = specialAt(text, from, specials);
+    if (mark !== undefined) return from + mark.length;
+    if (!isSpace(text[from])) break;
+  }
+  return null;
+}
+
+/** The last special token of a piece of text that ends with it, but for white space: that is the template's. */
+function markBefore(text: string, from: number, to: number, specials: readonly string[]): { mark: string; to: number } | null {
   const kept = text.slice(from, to).trimEnd();
-  return specials.some((special) => kept.endsWith(special)) ? from + kept.length : to;
+  const mark = specials.find((special) => kept.endsWith(special));
+  return mark === undefined ? null : { mark, to: from + kept.length };
 }
 
-/** What stands in an answer's place: characters of private use, which no template knows. */
+/** Characters that two texts begin with alike, none of a special token that one of them breaks off. */
+function commonTokens(one: string, other: string, specials: readonly string[]): number {
+  let common = 0;
+  while (common < one.length && common < other.length && one[common] === other[common]) common++;
+  let cut = common;
+  for (const special of specials)
+    for (let at = Math.max(0, common - special.length + 1); at < cut; at++)
+      if (one.startsWith(special, at) || other.startsWith(special, at)) cut = at;
+  return cut;
+}
+
+/** What stands in the place of what a turn says: characters of private use, which no template knows. */
 const markOf = (turn: number): string => `\u{f8fe}${turn}\u{f8ff}`;
 
-/** Turns by their marks; none where the template writes something else when it sees a mark in an answer's place. */
-function findMarked(chat: Chat, turns: readonly number[], text: string, renderer: Renderer): Map<number, Span> {
-  const { messages } = chat;
-  const answers = new Map(turns.map((turn) => [turn, answerOf(messages[turn]!.content)]));
-  const marked = messages.map((message, i) => {
-    const answer = answers.get(i);
-    return answer === undefined ? message : { ...message, content: replaceLast(message.content, answer, markOf(i)) };
-  });
-  let rest = attempt({ ...chat, messages: marked }, false, renderer) ?? "";
-  let rebuilt = "";
-  const spans = new Map<number, Span>();
-  for (const [turn, answer] of answers) {
-    const at = rest.indexOf(markOf(turn));
-    if (at < 0) return new Map();
-    rebuilt += rest.slice(0, at);
-    rest = rest.slice(at + markOf(turn).length);
-    const from = rebuilt.length - (rebuilt.endsWith(" ") ? 1 : 0); // a space behind a header is the assistant's to write
-    spans.set(turn, { from, to: rebuilt.length + answer.length + endMark(rest, renderer.specials) });
-    rebuilt += answer;
-  }
-  return rebuilt + rest === text ? spans : new Map();
+/**
+ * Where what the turns say lies, without the white space around it. Of all turns where the template writes them as they are, else of
+ * the answers, else of none: it writes something else when it sees a mark in a turn's place.
+ */
+function findContents(chat: Chat, answers: readonly number[], text: string, renderer: Renderer): ReadonlyMap<number, Span> {
+  return (
+    findMarked(chat, [...chat.messages.keys()], text, renderer) ??
+    findMarked(chat, answers, text, renderer) ??
+    new Map<number, Span>()
+  );
 }
 
-/** What an answer says after its thoughts: the part that every template keeps. */
-const answerOf = (content: string): string => content.split("</think>").at(-1)!.trim();
+function findMarked(chat: Chat, turns: readonly number[], text: string, renderer: Renderer): Map<number, Span> | null {
+  const said = new Map(turns.map((turn) => [turn, saidIn(chat.messages[turn]!)]));
+  const messages = chat.messages.map((message, i) => {
+    const part = said.get(i);
+    return part ? { ...message, content: replaceLast(message.content, part, markOf(i)) } : message;
+  });
+  const pieces = (attempt({ ...chat, messages }, false, renderer) ?? "").split(/\u{f8fe}(\d+)\u{f8ff}/u);
+  const spans = new Map<number, Span>();
+  let rebuilt = pieces[0]!;
+  for (let i = 1; i < pieces.length; i += 2) {
+    const turn = Number(pieces[i]);
+    const part = said.get(turn);
+    if (!part || spans.has(turn)) return null;
+    spans.set(turn, { from: rebuilt.length, to: rebuilt.length + part.length });
+    rebuilt += part + pieces[i + 1]!;
+  }
+  return rebuilt === text ? spans : null;
+}
+
+/** What a turn says after its thoughts, the part that every template keeps; "" where there is no such text. */
+const saidIn = ({ content }: Message): string => (typeof content === "string" ? content.split("</think>").at(-1)!.trim() : "");
 
 function replaceLast(text: string, part: string, by: string): string {
   const at = text.lastIndexOf(part);
   return text.slice(0, at) + by + text.slice(at + part.length);
-}
-
-/** Characters of the end mark that follows an answer, a space before it included; 0 for none. */
-function endMark(rest: string, specials: readonly string[]): number {
-  const space = rest.startsWith(" ") ? 1 : 0;
-  const mark = specials.find((special) => rest.startsWith(special, space));
-  return mark === undefined ? 0 : space + mark.length;
 }

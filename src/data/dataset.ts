@@ -3,10 +3,21 @@
 import { RequestError } from "../base/errors.ts";
 import type { Objective } from "../base/objective.ts";
 import { Rng } from "../base/rng.ts";
-import { sum } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { type Example, exampleReader, type FormatOptions, labelledReader, pairedReader, paraphrasedReader } from "./format.ts";
+import {
+  type Example,
+  exampleReader,
+  type FormatOptions,
+  labelledReader,
+  pairedReader,
+  paraphrasedReader,
+  unaskedArguments,
+  unusedFields,
+} from "./format.ts";
+import { stringifyJson } from "./json.ts";
 import { checkDataFile, type Fields, placeOf, RowFault, rowsOf, type Source } from "./jsonl.ts";
+import { mergedNotices, type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -24,6 +35,8 @@ export type Dataset = {
     readonly truncated: number;
     readonly dropped: number;
   };
+  /** What was left out, cut or read otherwise than it might seem, by kind. */
+  readonly notices: readonly Notice[];
 };
 
 export type DatasetRecipe = Pick<
@@ -35,6 +48,8 @@ export type DatasetRecipe = Pick<
   | "format"
   | "template"
   | "chatTemplate"
+  | "chatVariables"
+  | "thoughts"
   | "system"
   | "trainOn"
   | "objective"
@@ -49,6 +64,7 @@ type FileRows = {
   readonly rows: number;
   readonly truncated: number;
   readonly dropped: number;
+  readonly notices: readonly Notice[];
 };
 
 /** Faults of a file that are told before the rest is left unread. */
@@ -57,10 +73,23 @@ const SHOWN = 5;
 /** Reads an adapter's data. Every RequestError names the file, and the line where there is one. */
 export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: ReadFiles = new Map()): Dataset {
   for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
-  const { format, template, chatTemplate, system, trainOn, objective, maxLength, overlong } = recipe;
+  const { format, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } = recipe;
+  const form = [
+    format,
+    template,
+    chatTemplate,
+    chatVariables,
+    thoughts,
+    system,
+    trainOn,
+    kindOf(objective),
+    maxLength,
+    overlong,
+  ];
+  const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: string): FileRows => {
-    const key = JSON.stringify([file, format, template, chatTemplate, system, trainOn, kindOf(objective), maxLength, overlong]);
-    const rows = read.get(key) ?? readFile(file, recipe, tokenizer, vocab);
+    const key = stringifyJson([file, ...form])!;
+    const rows = read.get(key) ?? readFile(file, recipe, own, vocab);
     read.set(key, rows);
     return rows;
   };
@@ -70,29 +99,31 @@ export function loadDataset(recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: 
   return {
     ...(held.length > 0 ? { train: samples, eval: held.flatMap((file) => file.samples) } : splitRows(samples, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
+    notices: mergedNotices([...new Set([...train, ...held])].map(({ notices }) => notices)),
   };
 }
 
 function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number): FileRows {
-  const { format, template, system, chatTemplate } = recipe;
-  const toRow = rowReader({ format, template, system, asChat: chatTemplate && tokenizer.hasChatTemplate }, recipe, tokenizer);
+  const toRows = rowReader(recipe, tokenizer);
   const samples: Sample[] = [];
+  const book = new NoticeBook();
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
   for (const row of rowsOf(file)) {
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
-      const { own, other, label } = toRow(row.fields);
-      for (const { ids } of other ? [own, other] : [own]) checkIds(ids, vocab);
-      const [fitting, fittingOther] = [fit(own, recipe), other && fit(other, recipe)];
-      if (!fitting.sequence || (fittingOther && !fittingOther.sequence)) {
-        counts.dropped++;
-        continue;
+      let [isCut, isKept] = [false, false];
+      for (const tokenised of toRows(row.fields, row.source, book)) {
+        for (const { ids } of sequencesOf(tokenised)) checkIds(ids, vocab);
+        const { sample, cut } = fitRow(tokenised, row.source, recipe, book);
+        if (!sample) continue;
+        isCut ||= cut;
+        isKept = true;
+        samples.push(sample);
       }
-      if (fitting.truncated || fittingOther?.truncated) counts.truncated++;
-      const more = fittingOther?.sequence ? { other: fittingOther.sequence } : {};
-      samples.push({ ...fitting.sequence, ...more, ...(label === undefined ? {} : { label }), source: row.source });
+      if (isCut) counts.truncated++;
+      if (!isKept) counts.dropped++;
     } catch (error) {
       if (!(error instanceof RowFault)) throw error;
       faults.push(`${placeOf(row.source)}: ${error.message}`);
@@ -103,33 +134,125 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
     throw new RequestError(
       "data.row",
       faults.join("\n"),
-      `adapter '${recipe.name}': mend or remove the rows named${faults.length === SHOWN ? "; what follows them was not read" : ""}`,
+      `adapter '${recipe.name}': fix or remove the rows listed${faults.length === SHOWN ? "; later rows were not checked" : ""}`,
     );
-  if (samples.length === 0) throw nothingIn(file, counts.rows, recipe);
+  if (samples.length === 0) throw nothingIn(file, counts.rows, book.notices, recipe);
   if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
-  return { samples: recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples, ...counts };
+  const rows = recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples;
+  return { samples: rows, ...counts, notices: book.notices };
 }
 
 /** What rows a file must have: for KTO single answers with labels, for CIT paraphrases, for other preferences two answers, else one. */
 const kindOf = ({ name }: Objective): "single" | "labelled" | "paraphrased" | "paired" =>
   name === "sft" ? "single" : name === "kto" ? "labelled" : name === "cit" ? "paraphrased" : "paired";
 
-type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
+/** A row's sequences: of preferences the better answer and the other, else `other` is null. */
+export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
 
-function rowReader(options: FormatOptions, { objective, trainOn }: DatasetRecipe, tokenizer: Tokenizer) {
+const sequencesOf = ({ own, other }: TokenisedRow): readonly TokenRow[] => (other ? [own, other] : [own]);
+
+/** The tokenizer with the chat template that the recipe names, if it names one. */
+export const tokenizerOf = ({ chatTemplate }: Pick<AdapterRecipe, "chatTemplate">, tokenizer: Tokenizer): Tokenizer =>
+  typeof chatTemplate === "string" ? tokenizer.withChatTemplate(chatTemplate) : tokenizer;
+
+/** How rows of a recipe are read with this tokenizer, which is that of `tokenizerOf`. */
+export function formatOptionsOf(
+  {
+    format,
+    template,
+    system,
+    thoughts,
+    chatTemplate,
+    chatVariables,
+  }: Omit<FormatOptions, "asChat" | "chatTemplate"> & Pick<AdapterRecipe, "chatTemplate">,
+  tokenizer: Tokenizer,
+): FormatOptions {
+  const asChat = chatTemplate !== false && tokenizer.hasChatTemplate;
+  return { format, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
+}
+
+/**
+ * Reads rows and tells the book what is left out of them. A row is one or, where each turn is trained with its own prompt, as many as it
+ * has turns that are learned. Throws a RowFault.
+ */
+export function rowReader(
+  recipe: DatasetRecipe,
+  tokenizer: Tokenizer,
+): (fields: Fields, source: Source, book: NoticeBook) => readonly TokenisedRow[] {
+  const { objective, trainOn, thoughts } = recipe;
+  const options = formatOptionsOf(recipe, tokenizer);
   const kind = kindOf(objective);
-  const tokens = (example: Example) => tokenise(example, tokenizer, trainOn);
-  if (kind === "single") {
-    const read = exampleReader(options);
-    return (fields: Fields): TokenisedRow => ({ own: tokens(read(fields)), other: null });
-  }
-  const readers = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
-  const read = readers[kind](options);
-  return (fields: Fields): TokenisedRow => {
+  const single = exampleReader(options);
+  const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
+  const read =
+    kind === "single" ? (fields: Fields) => ({ own: single(fields), other: null, label: true }) : double[kind](options);
+  return (fields, source, book) => {
     const { own, other, label } = read(fields);
-    return { own: tokens(own), other: other && tokens(other), ...(kind === "labelled" ? { label } : {}) };
+    const tokens = (example: Example): TokenRow => {
+      const row = tokenise(example, tokenizer, trainOn);
+      tell(row, source, book);
+      if (example.kind === "chat" && tokenizer.usedDate()) book.add("today", source, "");
+      return row;
+    };
+    tellFields(fields, own, kind === "single" ? options : { ...options, format: "prompt-completion" }, source, book);
+    const labelled = kind === "labelled" ? { label } : {};
+    if (thoughts === "every-turn" && kind === "single" && own.kind === "chat")
+      return turnByTurn(own).map((example) => ({ own: tokens(example), other: null }));
+    return [{ own: tokens(own), other: other && tokens(other), ...labelled }];
   };
 }
+
+/** Each turn that is learned, with just what the model sees when it writes it. */
+function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[] {
+  const { messages, answersFrom, unlearned } = chat;
+  const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
+  return turns.map((turn) => ({ ...chat, messages: messages.slice(0, turn + 1), answersFrom: turn, unlearned: new Set() }));
+}
+
+function tell({ losses = [], emptied = [], unended = [], joined }: TokenRow, source: Source, book: NoticeBook): void {
+  for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
+  for (const turn of emptied) book.add("empty thoughts", source, "", turn);
+  for (const turn of unended) book.add("no end", source, "", turn);
+  if (joined) book.add("joined prompts", source, "");
+}
+
+function tellFields(fields: Fields, example: Example, options: FormatOptions, source: Source, book: NoticeBook): void {
+  const { format, chatTemplate } = options;
+  if (format === "template") return; // what it prints is the recipe's choice
+  const unused = unusedFields(fields, format, example, chatTemplate);
+  if (unused.length > 0) book.add("fields", source, unused.join(", "));
+  if (example.kind !== "chat") return;
+  const unasked = unaskedArguments(fields, chatTemplate);
+  if (unasked.length > 0) book.add("template arguments", source, unasked.join(", "));
+}
+
+/** A row within max_length; no sample where it is dropped. */
+export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe, book: NoticeBook) {
+  const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
+  const none = { sample: null, cut: false };
+  const dropped = fitted.find(({ dropped }) => dropped !== null)?.dropped;
+  if (dropped) {
+    book.add(dropped, source, "");
+    return none;
+  }
+  const [own, other] = fitted.map(({ sequence }) => sequence!);
+  if (other && kindOf(recipe.objective) === "paired" && isSame(own!, other)) {
+    book.add("same answers", source, "");
+    return none;
+  }
+  const cut = fitted.some(({ truncated }) => truncated);
+  if (cut) book.add("cut", source, "");
+  const sample: Sample = {
+    ...own!,
+    ...(other ? { other } : {}),
+    ...(row.label === undefined ? {} : { label: row.label }),
+    source,
+  };
+  return { sample, cut };
+}
+
+const isSame = (one: Sequence, other: Sequence): boolean =>
+  one.ids.length === other.ids.length && one.ids.every((id, i) => id === other.ids[i]);
 
 /** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
 function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): Sample[] {
@@ -149,17 +272,17 @@ function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRec
 const oneRow = (file: string, { name }: DatasetRecipe, why: string): RequestError =>
   new RequestError("data.file", `${file}: has one row`, `adapter '${name}' needs two or more: ${why}`);
 
-function nothingIn(file: string, rows: number, { name, maxLength, overlong }: DatasetRecipe): RequestError {
-  const why =
-    overlong === "drop"
-      ? `are longer than max_length ${maxLength} or too short to learn from`
-      : `have nothing to learn within max_length ${maxLength}`;
+function nothingIn(file: string, rows: number, notices: readonly Notice[], { name }: DatasetRecipe): RequestError {
+  const why = notices.filter(({ kind }) => DROPS.includes(kind)).map(noticeText);
   return new RequestError(
     "data.file",
-    `${file}: ${rows === 0 ? "has no row" : `has no usable row: all ${rows} ${why}`}`,
-    `adapter '${name}' needs at least one row with something to learn${rows === 0 ? "" : ": raise max_length"}`,
+    `${file}: ${rows === 0 ? "has no row" : `has no usable row: ${why.join("; ")}`}`,
+    `adapter '${name}' needs at least one row with something to learn`,
   );
 }
+
+/** Why rows are dropped. */
+export const DROPS: readonly NoticeKind[] = ["too long", "nothing to learn", "same answers"];
 
 /** Throws a RowFault for a token that the model has not. */
 export function checkIds(ids: readonly number[], vocab: number): void {
@@ -168,18 +291,18 @@ export function checkIds(ids: readonly number[], vocab: number): void {
     throw new RowFault(`has the token ${wrong}; the model knows ${vocab} (the tokenizer is another model's)`);
 }
 
-/** The sequence within max_length; none where it is dropped: too long, or nothing to learn is left. */
-function fit(
-  { ids, mask }: TokenRow,
-  { maxLength, overlong }: DatasetRecipe,
-): { readonly sequence: Sequence | null; readonly truncated: boolean } {
+/** The sequence within max_length, or why there is none. */
+export function fit(
+  { ids, mask }: Pick<TokenRow, "ids" | "mask">,
+  { maxLength, overlong }: Pick<DatasetRecipe, "maxLength" | "overlong">,
+) {
   const long = ids.length > maxLength;
   const kept = long ? maxLength : ids.length;
-  if ((long && overlong === "drop") || !mask.slice(1, kept).includes(1)) return { sequence: null, truncated: false };
-  return {
-    sequence: { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) },
-    truncated: long,
-  };
+  const dropped: NoticeKind | null =
+    long && overlong === "drop" ? "too long" : mask.slice(1, kept).includes(1) ? null : "nothing to learn";
+  if (dropped) return { sequence: null, truncated: false, dropped };
+  const sequence: Sequence = { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) };
+  return { sequence, truncated: long, dropped };
 }
 
 /**
@@ -188,13 +311,20 @@ function fit(
  */
 function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };
-  const held = Math.max(1, Math.round(rows.length * evalSplit));
-  if (held >= rows.length)
+  // What comes from one row is held out together.
+  const first = new Map<string, number>();
+  const group = rows.map(({ source }) => {
+    const place = placeOf(source);
+    if (!first.has(place)) first.set(place, first.size);
+    return first.get(place)!;
+  });
+  const held = Math.max(1, Math.round(first.size * evalSplit));
+  if (held >= first.size)
     throw new RequestError(
       "data.split",
-      `${files.join(", ")}: ${rows.length} rows, ${held} held out: none is left for '${name}'`,
+      `${files.join(", ")}: ${first.size} rows, ${held} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(0x5b117).shuffle([...rows.keys()]).slice(0, held));
-  return { train: rows.filter((_, i) => !chosen.has(i)), eval: rows.filter((_, i) => chosen.has(i)) };
+  const chosen = new Set(new Rng(0x5b117).shuffle(range(first.size)).slice(0, held));
+  return { train: rows.filter((_, i) => !chosen.has(group[i]!)), eval: rows.filter((_, i) => chosen.has(group[i]!)) };
 }

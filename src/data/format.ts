@@ -3,14 +3,18 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { AdapterRecipe, Format } from "../recipe/recipe.ts";
+import { keysOf, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 import { compileTemplates } from "./template.ts";
+import { forTemplate, withoutThoughts } from "./thoughts.ts";
+import { isSilent, type Message, plainTurn, type Turn, turnsOf } from "./turns.ts";
+import { variablesOf } from "./variables.ts";
 
-/** A turn of a conversation. What else the row says of it (tool calls, a name) goes to the chat template as it is. */
-export type Message = { readonly role: string; readonly content: string; readonly [more: string]: unknown };
+/** What a chat template is given beside the turns, by name: `tools`, and whatever else it asks for. */
+export type ChatVariables = Readonly<Record<string, unknown>>;
 
-/** A conversation as a chat template sees it: `variables` stand beside the turns (`tools`, and whatever else the template asks for). */
-export type Chat = { readonly messages: readonly Message[]; readonly variables: Readonly<Record<string, unknown>> };
+/** A conversation as a chat template sees it. */
+export type Chat = { readonly messages: readonly Message[]; readonly variables: ChatVariables };
 
 export type Example =
   /** Assistant turns from `answersFrom` on are learned, except those at the indices in `unlearned`. */
@@ -24,9 +28,13 @@ export type Example =
  */
 export type PreferenceExample = { readonly own: Example; readonly other: Example | null; readonly label: boolean };
 
-export type FormatOptions = Pick<AdapterRecipe, "format" | "template" | "system"> & {
-  /** Prompts become a user's turn: the recipe wants it and the model has a chat template. */
+export type { Message } from "./turns.ts";
+
+export type FormatOptions = Pick<AdapterRecipe, "format" | "template" | "system" | "thoughts" | "chatVariables"> & {
+  /** Prompts become a user's turn: the recipe asks for it and the model has a chat template. */
   readonly asChat: boolean;
+  /** The text of that template, which tells under which names it reads what; null for none. */
+  readonly chatTemplate: string | null;
 };
 
 /** Reads rows of one form; "auto" takes the form of the first row for all. Throws a RowFault for a row that does not fit. */
@@ -38,7 +46,7 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
     switch (format) {
       case "messages": {
         const field = "messages" in fields || !("conversations" in fields) ? "messages" : "conversations";
-        return chatOf(turnsOf(fields, field), options.system, 0);
+        return chatOf(turnsOf(fields, field), 0, fields, options);
       }
       case "prompt-completion":
         return pairOf(fields, options);
@@ -48,7 +56,8 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
         return { kind: "text", text: textField(fields, "text") };
       case "template": {
         if (!templates) throw new RequestError("data.template", 'format "template" needs template = { prompt, completion }');
-        return pair(templates.prompt(fields), nonEmpty(templates.completion(fields), "completion"), options);
+        const prompt = templates.prompt(fields);
+        return pair(prompt, nonEmpty(templates.completion(fields), "completion"), {}, options);
       }
       default:
         return format satisfies never;
@@ -58,14 +67,13 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
 
 /**
  * Reads rows of preferences as TRL's users know them: prompt, chosen, rejected. Of two whole conversations the prompt is the beginning that
- * both have in common; a text that stands beside them says the same again (UltraFeedback).
+ * both have in common; what stands beside them says the same again (UltraFeedback), or is what they follow.
  */
 export function pairedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
-  const isWhole = ({ prompt, chosen, rejected }: Fields) =>
-    prompt === undefined || (typeof prompt === "string" && Array.isArray(chosen) && Array.isArray(rejected));
   return (fields) => {
-    const { prompt, chosen, rejected } = isWhole(fields) ? withPrompt(fields) : fields;
-    const answer = (name: string, completion: unknown) => naming(name, () => pairOf({ prompt, completion }, options));
+    const { prompt, chosen, rejected } = withPrompt(fields);
+    const answer = (name: string, completion: unknown) =>
+      naming(name, () => pairOf({ ...fields, prompt, completion }, options));
     return { own: answer("chosen", chosen), other: answer("rejected", rejected), label: true };
   };
 }
@@ -75,7 +83,11 @@ export function paraphrasedReader(options: FormatOptions): (fields: Fields) => P
   return (fields) => {
     const { paraphrase: prompt, completion } = fields;
     const own = pairOf(fields, options);
-    return { own, other: naming("paraphrase", () => pairOf({ prompt, completion }, options), "prompt"), label: true };
+    return {
+      own,
+      other: naming("paraphrase", () => pairOf({ ...fields, prompt, completion }, options), "prompt"),
+      label: true,
+    };
   };
 }
 
@@ -84,7 +96,7 @@ export function labelledReader(options: FormatOptions): (fields: Fields) => Pref
   return (fields) => {
     const { label } = fields;
     if (typeof label !== "boolean")
-      throw new RowFault(`has ${clip(JSON.stringify(label) ?? "nothing")} in 'label', wants true or false`);
+      throw new RowFault(`has ${clip(stringifyJson(label) ?? "nothing")} in 'label', expected true or false`);
     return { own: pairOf(fields, options), other: null, label };
   };
 }
@@ -99,17 +111,32 @@ function naming<T>(name: string, read: () => T, known = "completion"): T {
   }
 }
 
-/** Two conversations with the same beginning: that is the prompt, and the rest are the answers. */
-function withPrompt(fields: Fields): Fields {
-  if (!Array.isArray(fields["chosen"]) || !Array.isArray(fields["rejected"]))
+/** A row of preferences with its prompt told apart from its answers. */
+function withPrompt(fields: Fields): Record<"prompt" | "chosen" | "rejected", unknown> {
+  const { prompt, chosen, rejected } = fields;
+  const conversations = Array.isArray(chosen) && Array.isArray(rejected);
+  if (Array.isArray(prompt) && conversations) {
+    const isAgain = (answer: readonly unknown[]) =>
+      answer.length > prompt.length && prompt.every((turn, i) => isSame(turn, answer[i]));
+    if (!isAgain(chosen) || !isAgain(rejected)) return { prompt, chosen, rejected };
+    return { prompt, chosen: chosen.slice(prompt.length), rejected: rejected.slice(prompt.length) };
+  }
+  if (prompt !== undefined && !(typeof prompt === "string" && conversations)) return { prompt, chosen, rejected };
+  if (!conversations)
     throw new RowFault("lacks the field 'prompt'; only two conversations, in 'chosen' and 'rejected', can do without");
-  const [chosen, rejected] = [turnsOf(fields, "chosen"), turnsOf(fields, "rejected")];
-  const same = (i: number) => JSON.stringify(chosen[i]) === JSON.stringify(rejected[i]);
   let common = 0;
-  while (common < Math.min(chosen.length, rejected.length) && same(common)) common++;
+  while (common < Math.min(chosen.length, rejected.length) && isSame(chosen[common], rejected[common])) common++;
+  if (common === chosen.length && common === rejected.length)
+    throw new RowFault("has the same conversation in 'chosen' and in 'rejected': it prefers nothing");
+  if (common === chosen.length || common === rejected.length) {
+    const [less, more] = common === chosen.length ? ["chosen", "rejected"] : ["rejected", "chosen"];
+    throw new RowFault(`has in '${less}' the beginning of the conversation in '${more}', and no answer of its own`);
+  }
   if (common === 0) throw new RowFault("has in 'chosen' and 'rejected' conversations that begin differently");
   return { prompt: chosen.slice(0, common), chosen: chosen.slice(common), rejected: rejected.slice(common) };
 }
+
+const isSame = (one: unknown, other: unknown): boolean => stringifyJson(one) === stringifyJson(other);
 
 /** The form of a row, by its fields. */
 function formatOf(fields: Fields): Exclude<Format, "auto" | "template"> {
@@ -119,7 +146,7 @@ function formatOf(fields: Fields): Exclude<Format, "auto" | "template"> {
   if ("text" in fields) return "text";
   const found = clip(Object.keys(fields).join(", ")) || "(none)";
   throw new RowFault(
-    `has the fields ${found}; wants messages, prompt and completion, instruction and output, or text (or a template in the recipe)`,
+    `has the fields ${found}; expected messages, prompt and completion, instruction and output, or text (or a template in the recipe)`,
   );
 }
 
@@ -128,7 +155,8 @@ function textField(fields: Fields, name: string, optional = false): string {
   const value = fields[name];
   if (optional && value == null) return "";
   if (value === undefined) throw new RowFault(`lacks the field '${name}'`);
-  if (typeof value !== "string") throw new RowFault(`has ${clip(JSON.stringify(value))} in '${name}', wants a text`);
+  if (typeof value !== "string")
+    throw new RowFault(`has ${clip(stringifyJson(value) ?? "nothing")} in '${name}', wants a text`);
   return optional ? value : nonEmpty(value, name);
 }
 
@@ -137,58 +165,64 @@ function nonEmpty(text: string, name: string): string {
   return text;
 }
 
-const ROLES = ["system", "user", "assistant", "tool"];
-/** ShareGPT's names of the roles, in turns that say "from" and "value". */
-const SHAREGPT_ROLES = new Map([
-  ["human", "user"],
-  ["gpt", "assistant"],
-]);
+/** Fields of a row's own system message, beside its turns. */
+const SYSTEM = ["system", "system_prompt"];
 
-function turnsOf(fields: Fields, field: string): Message[] {
-  const turns = fields[field];
-  if (turns === undefined) throw new RowFault(`lacks the field '${field}'`);
-  if (!Array.isArray(turns) || turns.length === 0) throw new RowFault(`has no list of turns in '${field}'`);
-  return turns.map((turn: unknown, i) => turnOf(turn, `${field}[${i}]`));
+/** The system message that a row has beside its turns; null for none. */
+function systemOf(fields: Fields): string | null {
+  for (const name of SYSTEM) {
+    const text = textField(fields, name, true);
+    if (text.trim() !== "") return text;
+  }
+  return null;
 }
 
-function turnOf(turn: unknown, place: string): Message {
-  if (typeof turn !== "object" || turn === null || Array.isArray(turn)) throw new RowFault(`has no object in ${place}`);
-  const [roleKey, contentKey] = "from" in turn && !("role" in turn) ? ["from", "value"] : ["role", "content"];
-  const { [roleKey]: said, [contentKey]: content, ...more } = turn as Record<string, unknown>;
-  const role = roleKey === "from" ? (SHAREGPT_ROLES.get(String(said)) ?? said) : said;
-  if (typeof role !== "string" || !ROLES.includes(role))
-    throw new RowFault(`has ${clip(JSON.stringify(said) ?? "nothing")} as ${place}.${roleKey}; known are ${ROLES.join(", ")}`);
-  if (content == null && Array.isArray(more["tool_calls"])) return { ...more, role, content: "" };
-  if (typeof content !== "string") throw new RowFault(`has no text in ${place}.${contentKey}`);
-  return { ...more, role, content };
-}
+const isSystem = ({ message: { role } }: Turn): boolean => role === "system" || role === "developer";
 
-const saysNothing = ({ content, ...more }: Message): boolean => content.trim() === "" && !Array.isArray(more["tool_calls"]);
-
-function chatOf(messages: readonly Message[], system: string | null, answersFrom: number): Example {
-  const answers = messages.slice(answersFrom).filter(({ role }) => role === "assistant");
+/** A conversation with the system message that counts: the one among its turns, else the row's, else the recipe's. */
+function chatOf(given: readonly Turn[], from: number, fields: Fields, options: FormatOptions): Example {
+  const system = systemOf(fields) ?? options.system;
+  const led = system === null || given.some(isSystem) ? given : [plainTurn("system", system), ...given];
+  const answersFrom = from + led.length - given.length;
+  const turns =
+    options.thoughts === "drop" ? led.map(({ message, learned }) => ({ message: withoutThoughts(message), learned })) : led;
+  const answers = turns.slice(answersFrom).filter(({ message: { role } }) => role === "assistant");
   if (answers.length === 0) throw new RowFault("has no turn of the assistant");
-  if (answers.some(saysNothing)) throw new RowFault("has an empty turn of the assistant");
-  const chat = { kind: "chat", variables: {}, unlearned: new Set<number>() } as const;
-  if (system === null || messages.some(({ role }) => role === "system")) return { ...chat, messages, answersFrom };
-  return { ...chat, messages: [{ role: "system", content: system }, ...messages], answersFrom: answersFrom + 1 };
+  if (answers.some(({ message, learned }) => learned && isSilent(message)))
+    throw new RowFault("has an empty turn of the assistant");
+  if (!answers.some(({ learned }) => learned))
+    throw new RowFault("has no turn that is learned: all have weight 0 or train false");
+  const unlearned = new Set([...turns.keys()].filter((i) => !turns[i]!.learned));
+  const messages = forTemplate(
+    turns.map(({ message }) => message),
+    options.chatTemplate,
+  );
+  return { kind: "chat", messages, variables: variablesOf(fields, options.chatVariables), answersFrom, unlearned };
 }
 
 /** A prompt and its completion: a user's and an assistant's turn, or plain text behind plain text. */
-function pair(prompt: string, completion: string, { asChat, system }: FormatOptions): Example {
-  if (!asChat) return { kind: "pair", prompt: system === null ? prompt : `${system}\n\n${prompt}`, completion };
-  const messages = [
-    { role: "user", content: prompt },
-    { role: "assistant", content: completion },
-  ];
-  return chatOf(messages, system, 1);
+function pair(
+  prompt: string,
+  completion: string,
+  fields: Fields,
+  options: FormatOptions,
+  before: readonly Turn[] = [],
+): Example {
+  if (options.asChat)
+    return chatOf([...before, plainTurn("user", prompt), plainTurn("assistant", completion)], 0, fields, options);
+  const system = systemOf(fields) ?? options.system;
+  return { kind: "pair", prompt: system === null ? prompt : `${system}\n\n${prompt}`, completion };
 }
 
 function pairOf(fields: Fields, options: FormatOptions): Example {
-  if (!Array.isArray(fields["prompt"]) || !Array.isArray(fields["completion"]))
-    return pair(textField(fields, "prompt"), textField(fields, "completion"), options);
-  const before = turnsOf(fields, "prompt");
-  return chatOf([...before, ...turnsOf(fields, "completion")], options.system, before.length);
+  const { prompt, completion } = fields;
+  if (!Array.isArray(prompt) && !Array.isArray(completion))
+    return pair(textField(fields, "prompt"), textField(fields, "completion"), fields, options);
+  // One of them may be a text: it is the turn that its place says.
+  const turns = (name: "prompt" | "completion", role: string): Turn[] =>
+    Array.isArray(fields[name]) ? turnsOf(fields, name) : [plainTurn(role, textField(fields, name))];
+  const before = turns("prompt", "user");
+  return chatOf([...before, ...turns("completion", "assistant")], before.length, fields, options);
 }
 
 /** As a chat the instruction is the user's turn; without a chat template it is put into the text of Stanford's Alpaca. */
@@ -196,10 +230,63 @@ function alpacaOf(fields: Fields, options: FormatOptions): Example {
   const instruction = textField(fields, "instruction");
   const input = textField(fields, "input", true);
   const output = textField(fields, "output");
-  if (options.asChat) return pair(input ? `${instruction}\n\n${input}` : instruction, output, options);
+  const history = historyOf(fields);
+  if (options.asChat) return pair(input ? `${instruction}\n\n${input}` : instruction, output, fields, options, history);
+  if (history.length > 0) throw new RowFault("has turns in 'history', which need a chat template");
   const about = input
     ? "Below is an instruction that describes a task, paired with an input that provides further context. "
     : "Below is an instruction that describes a task. ";
   const task = `${about}Write a response that appropriately completes the request.\n\n### Instruction:\n${instruction}\n\n`;
-  return pair(`${task}${input ? `### Input:\n${input}\n\n` : ""}### Response:\n`, output, options);
+  return pair(`${task}${input ? `### Input:\n${input}\n\n` : ""}### Response:\n`, output, fields, options);
 }
+
+/** LLaMA-Factory's earlier turns: pairs of a question and its answer, which are learned as well. */
+function historyOf({ history }: Fields): Turn[] {
+  if (history == null) return [];
+  const isPair = (turn: unknown) => Array.isArray(turn) && turn.length === 2 && turn.every((text) => typeof text === "string");
+  if (!Array.isArray(history) || !history.every(isPair))
+    throw new RowFault("has no list of questions with their answers in 'history'");
+  return (history as readonly (readonly [string, string])[]).flatMap(([question, answer]) => [
+    plainTurn("user", question),
+    plainTurn("assistant", answer),
+  ]);
+}
+
+/** Fields that each form reads; `own` are those of preferences and their like. */
+const READ: Readonly<Record<Exclude<Format, "auto" | "template">, readonly string[]>> = {
+  messages: ["messages", "conversations"],
+  "prompt-completion": ["prompt", "completion", "chosen", "rejected", "label", "paraphrase"],
+  alpaca: ["instruction", "input", "output", "history"],
+  text: ["text"],
+};
+/** Fields that chats read besides. */
+const OF_CHATS = [...SYSTEM, "tools", "chat_template_kwargs"];
+
+/** Names of fields that say something and that the example made of them does not use; `format` is that of single answers. */
+export function unusedFields(
+  fields: Fields,
+  format: Exclude<Format, "template">,
+  example: Example,
+  chatTemplate: string | null,
+): string[] {
+  const form = format === "auto" ? formatOf(fields) : format;
+  const isChat = example.kind === "chat";
+  const asks = (name: string) => isChat && chatTemplate !== null && new RegExp(`\\b${name}\\b`).test(chatTemplate);
+  return keysOf(fields).filter((name) => {
+    if (saysNothing(fields[name])) return false;
+    if (name === "tools") return !asks(name);
+    if (name === "chat_template_kwargs") return !isChat;
+    if (SYSTEM.includes(name))
+      return isChat ? !example.messages.some(({ content }) => content === fields[name]) : form === "text";
+    return !READ[form].includes(name) && !OF_CHATS.includes(name);
+  });
+}
+
+/** Names of a row's template arguments that its template does not read. */
+export function unaskedArguments({ chat_template_kwargs: given }: Fields, chatTemplate: string | null): string[] {
+  if (typeof given !== "object" || given === null) return [];
+  return Object.keys(given).filter((name) => chatTemplate === null || !new RegExp(`\\b${name}\\b`).test(chatTemplate));
+}
+
+const saysNothing = (value: unknown): boolean =>
+  value == null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);

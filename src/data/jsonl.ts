@@ -2,6 +2,7 @@
 
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { RequestError, textOf } from "../base/errors.ts";
+import { parseJson } from "./json.ts";
 
 const CHUNK = 1 << 20;
 /** Bytes. A file without line ends shall fail here, not when memory is spent. */
@@ -49,7 +50,7 @@ function parse(decoder: TextDecoder, bytes: Uint8Array): { readonly fields: Fiel
   if (text === "") return null;
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch (error) {
     const whole = text.startsWith("[") ? "; a row is one object on one line, not a list over several" : "";
     return { fault: `is no JSON (${clip(textOf(error))})${whole}` };

@@ -12,6 +12,9 @@ export type Prompt = { readonly ids: readonly number[]; readonly expected: reado
 /** A row of a file; `adapter` is what it says of who answers. */
 export type PromptRow = Prompt & { readonly adapter: string | null; readonly place: string };
 
+/** How prompts are read, as an adapter's rows are: with the tokenizer that has its chat template. */
+export type Reading = { readonly options: FormatOptions; readonly tokenizer: Tokenizer };
+
 /** Faults of a file that are told before the rest is left unread. */
 const SHOWN = 5;
 const ANSWER = "-"; // stands where there is none yet
@@ -28,13 +31,13 @@ export function splitAnswer({ ids, mask }: { readonly ids: ArrayLike<number>; re
 }
 
 /** A prompt by itself: a user's turn where there is a chat template and it is wanted, else plain text. */
-export function promptOf(text: string, options: Pick<FormatOptions, "asChat" | "system">, tokenizer: Tokenizer): Prompt {
-  const read = exampleReader({ format: "prompt-completion", template: null, ...options });
+export function promptOf(text: string, { options, tokenizer }: Reading): Prompt {
+  const read = exampleReader({ ...options, format: "prompt-completion", template: null });
   return unanswered(read({ prompt: text, completion: ANSWER }), tokenizer);
 }
 
 /** Reads rows in any form that training reads; they may lack the answer. Throws a RowFault. */
-export function promptReader(options: FormatOptions, tokenizer: Tokenizer): (fields: Fields) => Prompt {
+export function promptReader({ options, tokenizer }: Reading): (fields: Fields) => Prompt {
   const read = exampleReader(options);
   const { template } = options;
   const open =
@@ -66,7 +69,7 @@ function withAnswer(fields: Fields): Fields {
     const turns = fields[field];
     if (!Array.isArray(turns) || turns.length === 0) continue;
     const { role, from } = (turns.at(-1) ?? {}) as { role?: unknown; from?: unknown };
-    if (role === "assistant" || from === "assistant" || from === "gpt") return fields;
+    if (role === "assistant" || from === "assistant" || from === "gpt" || from === "function_call") return fields;
     return { ...fields, [field]: [...turns, { role: "assistant", content: ANSWER }] };
   }
   if ("prompt" in fields && !("completion" in fields)) {
@@ -83,15 +86,10 @@ function unanswered(example: Example, tokenizer: Tokenizer): Prompt {
 }
 
 /**
- * Reads a file of prompts; a row's "adapter" names who answers, `optionsOf` says how that adapter's rows are read. A RequestError,
+ * Reads a file of prompts; a row's "adapter" names who answers, `readingOf` says how that adapter's rows are read. A RequestError,
  * `data.row`, names the lines that cannot be used.
  */
-export function readPrompts(
-  file: string,
-  optionsOf: (adapter: string | null) => FormatOptions,
-  tokenizer: Tokenizer,
-  vocab: number,
-): readonly PromptRow[] {
+export function readPrompts(file: string, readingOf: (adapter: string | null) => Reading, vocab: number): readonly PromptRow[] {
   checkDataFile(file);
   const readers = new Map<string | null, (fields: Fields) => Prompt>();
   const rows: PromptRow[] = [];
@@ -102,7 +100,7 @@ export function readPrompts(
       if ("fault" in row) throw new RowFault(row.fault);
       const { adapter = null, ...fields } = row.fields;
       if (adapter !== null && typeof adapter !== "string") throw new RowFault("has no text in 'adapter'");
-      if (!readers.has(adapter)) readers.set(adapter, promptReader(optionsOf(adapter), tokenizer));
+      if (!readers.has(adapter)) readers.set(adapter, promptReader(readingOf(adapter)));
       const prompt = readers.get(adapter)!(fields);
       checkIds(prompt.ids, vocab);
       rows.push({ ...prompt, adapter, place });
@@ -112,7 +110,7 @@ export function readPrompts(
       if (faults.length === SHOWN) break;
     }
   }
-  if (faults.length > 0) throw new RequestError("data.row", faults.join("\n"), "mend or remove the rows named");
+  if (faults.length > 0) throw new RequestError("data.row", faults.join("\n"), "fix or remove the rows listed");
   if (rows.length === 0) throw new RequestError("data.file", `${file}: has no rows`);
   return rows;
 }

@@ -9,6 +9,17 @@ export type Spelling = {
   readonly added: ReadonlySet<string>;
 };
 
+/** Tokens that a text's characters from `from` to before `to` became. */
+export type TokenRun = {
+  readonly from: number;
+  readonly to: number;
+  readonly tokens: readonly string[];
+  /** It is one added token, with the white space that it takes along. */
+  readonly isAdded: boolean;
+  /** The first token begins with a space that the tokenizer put there. */
+  readonly prefixed: boolean;
+};
+
 /** The first and the last piece that a token holds a byte of. */
 export type Place = { readonly first: number; readonly last: number };
 
@@ -18,14 +29,30 @@ const encoder = new TextEncoder();
  * The pieces of a text in which each token of the whole text lies, or null where the tokens do not spell the text: the
  * tokenizer changed it by more than composing characters (NFC).
  */
-export function placeTokens(tokens: readonly string[], pieces: readonly string[], spelling: Spelling): Place[] | null {
-  const found = walk(tokens, pieces, spelling);
-  if (found) return found;
-  const composed = pieces.map((piece) => piece.normalize("NFC"));
-  return composed.every((piece, i) => piece === pieces[i]) ? null : walk(tokens, composed, spelling);
+export function placeTokens(runs: readonly TokenRun[], pieces: readonly string[], spelling: Spelling): Place[] | null {
+  const places: Place[] = [];
+  let piece = 0; // the one that holds the character at `start`
+  let start = 0;
+  for (const run of runs) {
+    while (start + pieces[piece]!.length <= run.from) start += pieces[piece++]!.length;
+    const parts: string[] = [];
+    for (let i = piece, at = start; at < run.to; at += pieces[i++]!.length)
+      parts.push(pieces[i]!.slice(Math.max(0, run.from - at), run.to - at));
+    const found = run.isAdded ? [{ first: 0, last: parts.length - 1 }] : placeRun(run, parts, spelling);
+    if (!found) return null;
+    for (const { first, last } of found) places.push({ first: first + piece, last: last + piece });
+  }
+  return places;
 }
 
-function walk(tokens: readonly string[], pieces: readonly string[], spelling: Spelling): Place[] | null {
+function placeRun(run: TokenRun, parts: readonly string[], spelling: Spelling): Place[] | null {
+  const found = walk(run, parts, spelling);
+  if (found) return found;
+  const composed = parts.map((part) => part.normalize("NFC"));
+  return composed.every((part, i) => part === parts[i]) ? null : walk(run, composed, spelling);
+}
+
+function walk({ tokens, prefixed }: TokenRun, pieces: readonly string[], spelling: Spelling): Place[] | null {
   const spelt = pieces.map((piece) => encoder.encode(spelling.byteLevel ? piece : toSpaces(piece)));
   const bytes = Buffer.concat(spelt);
   let pieceEnd = spelt[0]?.length ?? 0;
@@ -37,8 +64,8 @@ function walk(tokens: readonly string[], pieces: readonly string[], spelling: Sp
     return piece;
   };
   const places: Place[] = [];
-  for (const token of tokens) {
-    const end = endOf(token, bytes, at, spelling);
+  for (const [i, token] of tokens.entries()) {
+    const end = endOf(token, bytes, at, spelling, prefixed && i === 0);
     if (end === null) return null;
     const first = pieceBefore(Math.min(at + 1, end));
     places.push({ first, last: pieceBefore(end) });
@@ -48,8 +75,9 @@ function walk(tokens: readonly string[], pieces: readonly string[], spelling: Sp
 }
 
 /** Where a token that begins at `at` ends; null where the text goes on otherwise. */
-function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling): number | null {
-  const spelled = bytesOf(token, spelling);
+function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling, prefixed: boolean): number | null {
+  const whole = bytesOf(token, spelling);
+  const spelled = prefixed && whole[0] === SPACE ? whole.subarray(1) : whole;
   if (matches(bytes, at, spelled)) return at + spelled.length;
   if (spelling.added.has(token)) {
     // "lstrip" and "rstrip" tokens swallow the white space beside them
@@ -58,8 +86,8 @@ function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling)
     return matches(bytes, next, spelled) ? next + spelled.length : null;
   }
   // A space that is put before a word has no place in the text.
-  const prefixed = !spelling.byteLevel && spelled[0] === SPACE && matches(bytes, at, spelled.subarray(1));
-  return prefixed ? at + spelled.length - 1 : null;
+  const added = !spelling.byteLevel && spelled[0] === SPACE && matches(bytes, at, spelled.subarray(1));
+  return added ? at + spelled.length - 1 : null;
 }
 
 /** A "▁" of the text itself becomes the same tokens as a space. */

@@ -1,11 +1,12 @@
 // The recipe's own Jinja templates: a prompt and a completion out of any row. The model's chat template is tokenizer.ts's.
 //
-// Jinja writes nothing for a name that is not there, so a misspelt field would train on half a prompt without a word. Here a
-// row must have every field that a template prints, unless the template itself asks whether it is there.
+// Jinja writes nothing for what is not there, and "None" for null, so a misspelt field would train on half a prompt without a
+// word. Here all that a template prints must be there, unless the template itself asks for it: fields of the row before it is
+// rendered, and while it is, what lies inside of them.
 
-import { Template } from "@huggingface/jinja";
 import { RequestError, textOf } from "../base/errors.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { DATE, type Expr, parseDay, pathOf, type Strict, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 
 export type PairTemplates = { readonly prompt: (fields: Fields) => string; readonly completion: (fields: Fields) => string };
@@ -22,11 +23,23 @@ export function compileTemplates({ prompt, completion }: NonNullable<AdapterReci
   return { prompt: compiled[0].render, completion: compiled[1].render };
 }
 
+/** A field that is missing: the row's fault, not the template's. */
+class MissingField extends TemplateError {}
+
 /** A template, and how many fields of a row it knows of. */
 function compile(name: string, text: string): { readonly render: (fields: Fields) => string; readonly fields: number } {
   let template: Template;
+  let asked: ReadonlySet<string> = new Set();
+  const strict: Strict = (path, value) => {
+    if (value === "missing" && asked.has(path)) return null;
+    return new MissingField(
+      value === "null"
+        ? `has null in the field '${clip(path)}' that template.${name} writes`
+        : `lacks the field '${clip(path)}' that template.${name} writes`,
+    );
+  };
   try {
-    template = new Template(text);
+    template = new Template(text, strict);
   } catch (error) {
     throw new RequestError(
       "data.template",
@@ -34,15 +47,19 @@ function compile(name: string, text: string): { readonly render: (fields: Fields
       "a field is written {{ name }}",
     );
   }
-  const names = namesOf(template.parsed);
+  const names = namesOf(template.body);
+  asked = names.asked;
+  const today = strftimeNow(parseDay(DATE)!, () => {});
   const render = (fields: Fields): string => {
     const missing = [...names.needed].find((field) => !Object.hasOwn(fields, field));
     if (missing !== undefined) throw new RowFault(`lacks the field '${clip(missing)}' that template.${name} writes`);
     // Only what is asked for: a field that bears the name of a function of Jinja is an error to it.
     const used = [...names.all].filter((field) => Object.hasOwn(fields, field)).map((field) => [field, fields[field]] as const);
     try {
-      return template.render(Object.fromEntries(used));
+      return template.render({ strftime_now: today, ...Object.fromEntries(used) });
     } catch (error) {
+      if (error instanceof MissingField) throw new RowFault(error.message);
+      if (!(error instanceof TemplateError)) throw error;
       throw new RowFault(`does not fit template.${name}: ${clip(textOf(error))}`);
     }
   };
@@ -54,87 +71,73 @@ type Node = { readonly type: string } & Readonly<Record<string, unknown>>;
 
 const isNode = (value: unknown): value is Node => typeof (value as Partial<Node> | null | undefined)?.type === "string";
 
-/** Functions and constants of Jinja itself. */
-const BUILT_IN = [
-  "range",
-  "namespace",
-  "raise_exception",
-  "strftime_now",
-  "loop",
-  "true",
-  "false",
-  "none",
-  "True",
-  "False",
-  "None",
-];
+/** Functions of Jinja itself. */
+const BUILT_IN = ["range", "dict", "namespace", "raise_exception", "strftime_now", "loop", "caller", "varargs", "kwargs"];
 
-/** Names of fields in a template: `needed` are printed without being asked for. */
-function namesOf(program: unknown): { readonly all: ReadonlySet<string>; readonly needed: ReadonlySet<string> } {
+type Names = {
+  readonly all: ReadonlySet<string>;
+  /** Fields that are printed without being asked for. */
+  readonly needed: ReadonlySet<string>;
+  /** What the template asks for, as it is written: hint, meta.title. */
+  readonly asked: ReadonlySet<string>;
+};
+
+/** Names of fields in a template. */
+function namesOf(program: unknown): Names {
   const [all, asked, own] = [new Set<string>(), new Set<string>(), new Set(BUILT_IN)];
   const visit = (value: unknown, asking: boolean): void => {
     if (Array.isArray(value)) for (const item of value) visit(item, asking);
-    if (value instanceof Map) for (const entry of value) visit(entry, asking);
     if (!isNode(value)) return;
-    if (value.type === "Identifier") {
-      all.add(String(value["value"]));
-      if (asking) asked.add(String(value["value"]));
+    if (asking && ["name", "attribute", "item"].includes(value.type)) asked.add(pathOf(value as unknown as Expr));
+    if (value.type === "name") {
+      all.add(String(value["name"]));
       return;
     }
-    for (const target of BINDS[value.type] ?? []) bind(value[target], own);
+    bind(value, own);
     const { reads, asks } = partsOf(value);
     for (const part of asks) visit(part, true);
     for (const part of reads) visit(part, asking);
   };
   visit(program, false);
   const fields = new Set([...all].filter((name) => !own.has(name)));
-  return { all: fields, needed: new Set([...fields].filter((name) => !asked.has(name))) };
+  return { all: fields, asked, needed: new Set([...fields].filter((name) => !asked.has(name))) };
 }
-
-/** Where a statement names variables of its own. */
-const BINDS: Readonly<Record<string, readonly string[]>> = { For: ["loopvar"], Set: ["assignee"], Macro: ["name", "args"] };
 
 /** The parts of a node that may hold fields: some only ask whether a field is there, and what it is. */
 function partsOf(node: Node): { readonly reads: readonly unknown[]; readonly asks: readonly unknown[] } {
   const pick = (...names: readonly string[]) => names.map((name) => node[name]);
   switch (node.type) {
-    case "If":
-      return { reads: pick("body", "alternate"), asks: pick("test") };
-    case "Ternary":
-      return { reads: pick("trueExpr", "falseExpr"), asks: pick("condition") };
-    case "SelectExpression":
-      return { reads: pick("lhs"), asks: pick("test") };
-    case "TestExpression": // "x is defined": its other side is the name of a test
+    case "if": {
+      const branches = node["branches"] as readonly (readonly [unknown, unknown])[];
+      return { reads: [...branches.map(([, body]) => body), node["otherwise"]], asks: branches.map(([test]) => test) };
+    }
+    case "condition":
+      return { reads: pick("value", "otherwise"), asks: pick("test") };
+    case "test": // "x is defined"
       return { reads: [], asks: pick("operand") };
-    case "BinaryExpression": // "x or 'none'"
-      return (node["operator"] as { value?: unknown }).value === "or"
-        ? { reads: pick("right"), asks: pick("left") }
-        : { reads: pick("left", "right"), asks: [] };
-    case "FilterExpression": {
-      const filter = node["filter"] as Node;
-      const name = ((filter["callee"] as Node | undefined) ?? filter)["value"];
-      return name === "default"
-        ? { reads: [filter["args"]], asks: pick("operand") }
-        : { reads: [filter["args"], ...pick("operand")], asks: [] };
+    case "or": // "x or 'none'"
+      return { reads: pick("right"), asks: pick("left") };
+    case "filter": {
+      const provides = node["name"] === "default" || node["name"] === "d";
+      const args = pick("args", "named", "spread", "spreadNamed");
+      return provides ? { reads: args, asks: pick("operand") } : { reads: [...args, node["operand"]], asks: [] };
     }
-    case "MemberExpression": // "x.y": y is a field of x
-      return { reads: node["computed"] === true ? pick("object", "property") : pick("object"), asks: [] };
-    case "KeywordArgumentExpression":
-      return { reads: pick("value"), asks: [] };
-    case "FilterStatement":
-      return { reads: pick("body"), asks: [] };
-    default: {
-      const own = BINDS[node.type] ?? [];
-      return { reads: Object.keys(node).flatMap((name) => (own.includes(name) ? [] : [node[name]])), asks: [] };
-    }
+    case "for": // the filter of a loop asks
+      return { reads: pick("over", "body", "otherwise"), asks: pick("test") };
+    default: // targets hold names of the template's own
+      return { reads: Object.keys(node).flatMap((name) => (name === "target" ? [] : [node[name]])), asks: [] };
   }
 }
 
-/** Notes the names that a template gives itself. */
-function bind(target: unknown, own: Set<string>): void {
-  if (Array.isArray(target)) for (const item of target) bind(item, own);
-  if (!isNode(target)) return;
-  if (target.type === "Identifier") own.add(String(target["value"]));
-  if (target.type === "TupleLiteral") bind(target["value"], own);
-  if (target.type === "KeywordArgumentExpression") bind(target["key"], own);
+/** Notes the names that a statement gives: of variables, macros and their parameters. */
+function bind(node: Node, own: Set<string>): void {
+  const target = (value: unknown): void => {
+    if (!isNode(value)) return;
+    if (value.type === "name") own.add(String(value["name"]));
+    for (const item of (value["items"] as readonly unknown[] | undefined) ?? []) target(item);
+  };
+  target(node["target"]);
+  for (const [one] of (node["sets"] as readonly (readonly [unknown])[] | undefined) ?? []) target(one);
+  if (node.type === "macro") own.add(String(node["name"]));
+  for (const [param] of (node["params"] as readonly (readonly [string])[] | undefined) ?? []) own.add(param);
 }

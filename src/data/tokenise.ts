@@ -5,20 +5,33 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { renderAnswers, type Span } from "./answers.ts";
 import type { Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
+import { type Loss, lossesOf } from "./kept.ts";
+import { emptyThoughts } from "./thoughts.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** mask[i] = 1: token i is to be predicted from those before it. The first token never is. */
-export type TokenRow = { readonly ids: number[]; readonly mask: number[] };
+export type TokenRow = {
+  readonly ids: number[];
+  readonly mask: number[];
+  /** The end of a plain prompt has other ids when its completion follows; what differs is learned with the completion. */
+  readonly joined?: true;
+  /** What the turns of a conversation say and the text does not. */
+  readonly losses?: readonly Loss[];
+  /** Turns, from 0, that the template gives an empty think block which the data does not have. */
+  readonly emptied?: readonly number[];
+  /** Learned turns, from 0, behind which the template puts no token that ends them. */
+  readonly unended?: readonly number[];
+};
 
 /**
- * The ids of a conversation are those of its whole text. A plain prompt and its completion are tokenised each by itself, so
- * that the model reads the same prompt when the completion is not there yet. Throws a RowFault.
+ * The ids are those of the whole text, of a plain prompt with its completion, too: no space comes between them that nobody wrote. What is
+ * learned of a completion begins where the ids are no longer those of the prompt alone. Marks that texts bring are not put there twice.
+ * Throws a RowFault.
  */
 export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
-  const begin = beginOf(tokenizer);
   switch (example.kind) {
     case "text":
-      return learn([...begin, ...encode(example.text, tokenizer), ...(tokenizer.eos === null ? [] : [tokenizer.eos])]);
+      return learn(ended(begun(example.text, tokenizer), tokenizer));
     case "pair": {
       if (tokenizer.eos === null)
         throw new RequestError(
@@ -26,39 +39,100 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
           "tokenizer_config.json names no eos_token that the tokenizer knows, so a completion cannot be ended",
           'add "eos_token" to it',
         );
-      const prompt = [...begin, ...encode(example.prompt, tokenizer)];
-      const ids = [...prompt, ...encode(example.completion, tokenizer), tokenizer.eos];
-      return learn(ids, trainOn === "all" ? undefined : (i) => i >= prompt.length);
+      const prompt = begun(example.prompt, tokenizer);
+      const ids = ended(begun(wellFormed(example.prompt) + wellFormed(example.completion), tokenizer), tokenizer);
+      if (trainOn === "all") return learn(ids);
+      let common = 0;
+      while (common < prompt.length && common < ids.length - 1 && prompt[common] === ids[common]) common++;
+      return { ...learn(ids, (i) => i >= common), ...(common < prompt.length ? { joined: true } : {}) };
     }
-    case "chat": {
-      const { text, answers } = renderAnswers(example, tokenizer);
-      if (trainOn === "all") return learn(encode(text, tokenizer));
-      const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), answers));
-      if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
-      const inAnswer = (i: number) => places[i]!.first % 2 === 1 || places[i]!.last > places[i]!.first;
-      const row = learn(ids, inAnswer);
-      const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
-      return { ids: ids.slice(0, end), mask: row.mask.slice(0, end) };
-    }
+    case "chat":
+      return tokeniseChat(example, tokenizer, trainOn);
     default:
       return example satisfies never;
   }
 }
 
+type ChatExample = Extract<Example, { readonly kind: "chat" }>;
+
+function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+  const { messages, answersFrom, unlearned } = example;
+  const { text, answers } = renderAnswers(example, tokenizer);
+  const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
+  const { losses, silenced } = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
+  if (silenced.length === turns.length)
+    throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
+  const told = losses.length > 0 ? { losses } : {};
+  if (trainOn === "all") return { ...learn(...allBut(example, text, tokenizer)), ...told };
+  // An empty think block that the data does not have is read, as the template has it, and never learned.
+  const empty = answers.map(({ from, to }, i) => emptyThoughts(text.slice(from, to), messages[turns[i]!]!));
+  const spans = answers.map(({ from, to }, i) => ({ from: from + empty[i]!, to }));
+  const emptied = turns.filter((_, i) => empty[i]! > 0);
+  const isEnded = ({ from, to }: Span) =>
+    tokenizer.specials.some((special) => text.slice(from, to).trimEnd().endsWith(special));
+  const unended = turns.filter((_, i) => !isEnded(spans[i]!));
+  const { ids, inside } = encodeSpans(text, spans, tokenizer);
+  const row = learn(ids, inside);
+  const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
+  return {
+    ids: ids.slice(0, end),
+    mask: row.mask.slice(0, end),
+    ...told,
+    ...(emptied.length > 0 ? { emptied } : {}),
+    ...(unended.length > 0 ? { unended } : {}),
+  };
+}
+
+/** The ids of a text, and which of them are learned where all are but the turns that are context alone. */
+function allBut(example: ChatExample, text: string, tokenizer: Tokenizer): [number[], ((i: number) => boolean)?] {
+  const { messages, unlearned } = example;
+  if (unlearned.size === 0) return [encode(text, tokenizer)];
+  const others = new Set([...messages.keys()].filter((i) => !unlearned.has(i)));
+  const { answers } = renderAnswers({ ...example, answersFrom: 0, unlearned: others }, tokenizer);
+  const { ids, inside } = encodeSpans(text, answers, tokenizer);
+  return [ids, (i) => !inside(i)];
+}
+
+/** The ids of a text, and whether a token holds something of a span. */
+function encodeSpans(text: string, spans: readonly Span[], tokenizer: Tokenizer) {
+  const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), spans));
+  if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
+  return { ids, inside: (i: number) => places[i]!.first % 2 === 1 || places[i]!.last > places[i]!.first };
+}
+
 /** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
   if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
-  return [...beginOf(tokenizer), ...encode(example.kind === "pair" ? example.prompt : example.text, tokenizer)];
+  return begun(example.kind === "pair" ? example.prompt : example.text, tokenizer);
 }
 
-const beginOf = ({ addBos, bos }: Tokenizer): number[] => (addBos && bos !== null ? [bos] : []);
+/** Plain text begins with the model's mark where it is used to that. */
+function begun(text: string, tokenizer: Tokenizer): number[] {
+  const { addBos, bos } = tokenizer;
+  const ids = encode(text, tokenizer);
+  return addBos && bos !== null && ids[0] !== bos ? [bos, ...ids] : ids;
+}
+
+const ended = (ids: number[], { eos }: Tokenizer): number[] => (eos === null || ids.at(-1) === eos ? ids : [...ids, eos]);
 
 const learn = (ids: number[], target: (index: number) => boolean = () => true): TokenRow => ({
   ids,
   mask: ids.map((_, i) => (i > 0 && target(i) ? 1 : 0)),
 });
 
-const encode = (text: string, tokenizer: Tokenizer): number[] => tokenizer.encode(wellFormed(text));
+function encode(text: string, tokenizer: Tokenizer): number[] {
+  const ids = tokenizer.encode(wellFormed(text));
+  const rare = RARE.exec(text);
+  if (rare && !tokenizer.decode(ids).includes(rare[0]))
+    throw new RowFault(
+      `has the character U+${rare[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}, for which the tokenizer has no token`,
+    );
+  return ids;
+}
+
+/** Characters that some tokenizers have no bytes for, and leave out: controls, and code points that nothing is assigned to. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const RARE = /[\x00-\x08\x0b\x0c\x0e-\x1f\u{40000}-\u{bffff}]/u;
 
 /** JSON can spell half a character ("\ud83d"), which no tokenizer can. */
 function wellFormed(text: string): string {

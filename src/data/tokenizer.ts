@@ -1,14 +1,17 @@
-// The base model's tokenizer and chat template, from its folder, by Hugging Face's own packages.
+// The base model's tokenizer and chat template, from its folder. Hugging Face's own packages merge words into tokens, decode, and
+// render; how a text becomes words is ours (added-tokens.ts, pre-tokenise.ts), for there the package differs from the original.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
 import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
+import { type AddedToken, sectioner } from "./added-tokens.ts";
 import type { Chat } from "./format.ts";
+import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, RowFault } from "./jsonl.ts";
-import { mendTokenizer } from "./mend.ts";
-import { type Place, placeTokens } from "./surface.ts";
+import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
+import { type Place, placeTokens, type TokenRun } from "./surface.ts";
+import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {
   /** Ids of a text; special tokens in it are recognised, none are added. */
@@ -19,58 +22,112 @@ export type Tokenizer = {
   readonly decode: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
-  /** Whether the model expects plain text to begin with `bos`. */
+  /** Whether plain text begins with `bos`: where tokenizer.json puts it there. transformers 5 does not hear of "add_bos_token". */
   readonly addBos: boolean;
   readonly hasChatTemplate: boolean;
+  /** The text of the chat template; null for none. */
+  readonly chatTemplate: string | null;
+  /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is none. */
+  readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
+  /** Whether a conversation's template has asked for today's date, and got the fixed one. */
+  readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
 };
-
-type Json = Record<string, unknown>;
-
-/** What Llama's templates take for today where they are not told: a run shall read the same on any day. */
-const DATE = "26 Jul 2024";
 
 /**
  * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws
  * a RequestError, `model.tokenizer`, that names the file.
  */
 export function loadTokenizer(folder: string): Tokenizer {
+  const config = configOf(folder);
+  return withTemplate(readTokenizer(folder, config), chatTemplateOf(folder, config));
+}
+
+/** The settings of a tokenizer that are not in tokenizer.json. */
+const configOf = (folder: string): Json => ({
+  ...optionalJson(folder, "special_tokens_map.json"),
+  ...optionalJson(folder, "tokenizer_config.json"),
+});
+
+/** What a chat template is given of the model's special tokens, by name. */
+type Read = Omit<Tokenizer, "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "usedDate"> & {
+  readonly named: Json;
+};
+
+function readTokenizer(folder: string, config: Json): Read {
   const json = readJson(folder, "tokenizer.json");
-  const config = { ...optionalJson(folder, "special_tokens_map.json"), ...optionalJson(folder, "tokenizer_config.json") };
-  const hub = open(folder, json, config);
+  const { hub, encode, added, byteLevel } = open(folder, json, config);
   const specialText = (name: string) => tokenText(config[name]) ?? undefined;
-  const id = (name: string): number | null => hub.token_to_id(specialText(name) ?? "") ?? null;
+  const id = (name: string): number | null => {
+    const text = specialText(name);
+    return added.find(({ content }) => content === text)?.id ?? null;
+  };
   const [bos, eos] = [id("bos_token"), id("eos_token")];
-  const chat = chatTemplateOf(folder, config);
-  const names = { bos_token: specialText("bos_token"), eos_token: specialText("eos_token"), date_string: DATE };
-  const added = [...hub.get_added_tokens_decoder().values()].map(({ content }) => content);
-  const spelling = { byteLevel: JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"'), added: new Set(added) };
-  const encode = (text: string) => (text === "" ? { ids: [], tokens: [] } : hub.encode(text, { add_special_tokens: false }));
+  const texts = added.map(({ content }) => content);
+  const spelling = { byteLevel, added: new Set(texts) };
   return {
     encode: (text) => encode(text).ids,
     encodePieces: (pieces) => {
-      const { ids, tokens } = encode(pieces.join(""));
-      return { ids, places: placeTokens(tokens, pieces, spelling) };
+      const { ids, runs } = encode(pieces.join(""));
+      return { ids, places: placeTokens(runs, pieces, spelling) };
     },
     decode: (ids) =>
       ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
     bos,
     eos,
-    addBos: bos !== null && addsBos(hub, bos, config),
-    hasChatTemplate: chat !== null,
+    addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,
+    specials: texts.sort((a, b) => b.length - a.length),
+    named: specialTexts(config),
+  };
+}
+
+/** A tokenizer with a chat template, or none. */
+function withTemplate(read: Read, template: { readonly text: string; readonly compiled: Template } | null): Tokenizer {
+  const { named, ...tokenizer } = read;
+  let dated = false;
+  const today = (date: unknown) => {
+    const day = (typeof date === "string" ? parseDay(date) : null) ?? parseDay(DATE)!;
+    return strftimeNow(day, () => {
+      dated = true;
+    });
+  };
+  // As transformers has it: all special tokens by name, and null where there are no tools or documents.
+  const names = { ...named, tools: null, documents: null, date_string: DATE, strftime_now: today(DATE) };
+  return {
+    ...tokenizer,
+    hasChatTemplate: template !== null,
+    chatTemplate: template?.text ?? null,
+    withChatTemplate: (file) => withTemplate(read, readTemplate(file)),
     renderChat: ({ messages, variables }, prompt) => {
-      if (!chat) throw new RowFault("is a conversation, but the base model has no chat template");
+      if (!template) throw new RowFault("is a conversation, but the base model has no chat template");
       try {
-        return chat.render({ ...names, ...variables, messages, add_generation_prompt: prompt });
+        const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
+        return template.compiled.render({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
       } catch (error) {
+        if (!(error instanceof TemplateError)) throw error;
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
-    specials: added.sort((a, b) => b.length - a.length),
+    usedDate: () => dated,
   };
+}
+
+/** A chat template that a recipe names. */
+function readTemplate(file: string): { readonly text: string; readonly compiled: Template } {
+  try {
+    const text = readFileSync(file, "utf8");
+    return { text, compiled: new Template(text) };
+  } catch (error) {
+    const missing = (error as { code?: string }).code === "ENOENT";
+    throw new RequestError(
+      "data.template",
+      `${file}: ${missing ? "no such file" : `is no chat template: ${clip(textOf(error))}`}`,
+      "chat_template is true, false or the path of a Jinja template, relative to the recipe",
+    );
+  }
 }
 
 const unusable = (path: string, why: string, hint?: string): RequestError =>
@@ -92,16 +149,89 @@ function readJson(folder: string, name: string): Json {
   return value as Json;
 }
 
-function open(folder: string, json: Json, config: Json): HubTokenizer {
+type Encoding = { readonly ids: number[]; readonly runs: readonly TokenRun[] };
+type Opened = {
+  readonly hub: HubTokenizer;
+  readonly encode: (text: string) => Encoding;
+  readonly added: readonly AddedToken[];
+  /** Whether each character of a token is a byte. */
+  readonly byteLevel: boolean;
+};
+
+function open(folder: string, json: Json, config: Json): Opened {
   try {
-    mendTokenizer(json);
-    const hub = new HubTokenizer(json, config);
+    resolveTokenizer(json, config, optionalJson(folder, "config.json")["model_type"]);
+    const added = addedTokensOf(json, config);
+    const hub = new HubTokenizer({ ...json, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
     quicken(hub);
-    hub.decode(hub.encode("a").ids); // what is broken inside shows when it is used
-    return hub;
+    const byteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
+    const encode = encoderOf(hub, json, added, byteLevel);
+    hub.decode(encode("a").ids); // what is broken inside shows when it is used
+    return { hub, encode, added, byteLevel };
   } catch (error) {
     throw unusable(join(folder, "tokenizer.json"), `cannot be used: ${clip(textOf(error))}`);
   }
+}
+
+/** The added tokens of tokenizer.json, with those that transformers adds by tokenizer_config.json. */
+function addedTokensOf(json: Json, config: Json): AddedToken[] {
+  const tokens = new Map(((json["added_tokens"] ?? []) as AddedToken[]).map((token) => [token.content, token]));
+  const vocab = new Map(Object.entries((json["model"] as Json)["vocab"] as Record<string, number>));
+  const lastId = () => [...vocab.values(), ...[...tokens.values()].map(({ id }) => id)].reduce((a, b) => Math.max(a, b), -1);
+  const add = (token: Omit<AddedToken, "id">) => {
+    const id = tokens.get(token.content)?.id ?? vocab.get(token.content) ?? lastId() + 1;
+    tokens.set(token.content, { ...token, id });
+  };
+  for (const token of Object.values((config["added_tokens_decoder"] ?? {}) as Record<string, AddedToken>)) add(token);
+  const more = ["additional_special_tokens", "extra_special_tokens"].flatMap((key) =>
+    Object.values((config[key] ?? []) as object),
+  );
+  for (const token of [...SPECIALS.map((key) => config[key]), ...more]) {
+    const content = tokenText(token);
+    if (content && !tokens.has(content)) add({ special: true, ...(typeof token === "object" ? token : {}), content });
+  }
+  return [...tokens.values()];
+}
+
+const SPECIALS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+function encoderOf(
+  hub: HubTokenizer,
+  json: Json,
+  added: readonly AddedToken[],
+  byteLevel: boolean,
+): (text: string) => Encoding {
+  const sectionsOf = sectioner(added, normaliserOf(json["normalizer"]));
+  const wordsOf = preTokeniserOf(json["pre_tokenizer"]);
+  const { vocab } = json["model"] as { vocab: Record<string, number> };
+  const model = hub.model!;
+  const ids = model.tokens_to_ids;
+  // the package counts added tokens as words of the vocabulary, which a text's own words never become
+  for (const { content } of added) if (!Object.hasOwn(vocab, content)) ids.delete(content);
+  return (text) => {
+    const all: number[] = [];
+    const runs = sectionsOf(text).map(({ from, to, sections }): TokenRun => {
+      const tokens: string[] = [];
+      let spelt = 0;
+      for (const [i, section] of sections.entries()) {
+        if ("token" in section) {
+          all.push(section.token.id);
+          tokens.push(section.token.content);
+          continue;
+        }
+        for (const word of wordsOf(section.text, from === 0 && i === 0)) {
+          spelt += word.length;
+          for (const token of model([word])) {
+            all.push((ids.get(token) ?? model.unk_token_id)!);
+            tokens.push(token);
+          }
+        }
+      }
+      const length = byteLevel ? Buffer.byteLength(text.slice(from, to)) : to - from;
+      return { from, to, tokens, isAdded: sections.length === 1 && "token" in sections[0]!, prefixed: spelt === length + 1 };
+    });
+    return { ids: all, runs };
+  };
 }
 
 /** Words whose tokens are kept at hand. */
@@ -128,20 +258,21 @@ function tokenText(token: unknown): string | null {
   return typeof content === "string" ? content : null;
 }
 
-function addsBos(hub: HubTokenizer, bos: number, config: Json): boolean {
-  if (typeof config["add_bos_token"] === "boolean") return config["add_bos_token"];
-  return hub.encode("a", { add_special_tokens: true }).ids[0] === bos;
+/** The special tokens that a template may write: bos_token, eos_token, pad_token, ... */
+function specialTexts(config: Json): Json {
+  const named = Object.keys(config).filter((name) => /^[a-z_]+_token$/.test(name) && tokenText(config[name]) !== null);
+  return Object.fromEntries(named.map((name) => [name, tokenText(config[name])]));
 }
 
 /** chat_template.jinja, or the template in tokenizer_config.json: one text, or several by name ("default" counts). */
-function chatTemplateOf(folder: string, config: Json): Template | null {
+function chatTemplateOf(folder: string, config: Json): { readonly text: string; readonly compiled: Template } | null {
   const file = join(folder, "chat_template.jinja");
   const inConfig = config["chat_template"];
   const named: unknown[] = Array.isArray(inConfig) ? inConfig : [];
   const found = named.find((item) => (item as Json | null)?.["name"] === "default") as Json | undefined;
   try {
     const text = existsSync(file) ? readFileSync(file, "utf8") : (found?.["template"] ?? inConfig);
-    return typeof text === "string" ? new Template(text) : null;
+    return typeof text === "string" ? { text, compiled: new Template(text) } : null;
   } catch (error) {
     throw unusable(
       existsSync(file) ? file : join(folder, "tokenizer_config.json"),

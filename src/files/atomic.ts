@@ -1,30 +1,25 @@
 // Writing files so that nobody ever sees half of one: a temporary name beside it, synced, then renamed.
 
-import { closeSync, fstatSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
-import { dirname } from "node:path";
-import { RunError, textOf } from "../base/errors.ts";
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { writeError } from "../base/faults.ts";
+import { log } from "../base/log.ts";
+import { randomText } from "../base/secret.ts";
 
-const HINTS: Readonly<Record<string, string>> = {
-  ENOSPC: "make room on the disk",
-  EDQUOT: "make room in your quota",
-  EACCES: "choose a folder that you may write to",
-  EPERM: "choose a folder that you may write to",
-  EROFS: "choose a folder on a disk that may be written",
-};
+/** The name of a file that is being written: nobody else has it, and `isTemporary` knows it. */
+const temporaryOf = (path: string): string => `${path}.${process.pid}-${randomText(6)}.tmp`;
 
-/** The way out of a failed write, where there is one. */
-export const hintOf = (error: unknown): string | undefined => HINTS[(error as { code?: string }).code ?? ""];
-
-/** What a failed write becomes: the path, the system's reason, the way out. */
-export const writeError = (path: string, error: unknown): RunError =>
-  new RunError("files.write", `cannot write ${path}: ${textOf(error)}`, hintOf(error), { cause: error });
+/** Whether `name` is that of `of`, half written: one that only this program gives. */
+export const isTemporary = (name: string, of: string): boolean =>
+  name.startsWith(`${of}.`) && /^\d+(-[a-z0-9]{6})?\.tmp$/.test(name.slice(of.length + 1));
 
 /** Runs `fill` on a new file that takes the name `path` when it is whole. Throws a RunError; then `path` is as it was. */
 export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void, mode = 0o644): void {
-  const temporary = `${path}.${process.pid}.tmp`;
+  const temporary = temporaryOf(path);
   try {
-    mkdirSync(dirname(path), { recursive: true });
-    const fd = openSync(temporary, "w", mode);
+    makeFolder(dirname(path));
+    const fd = openSync(temporary, "wx", mode); // a new file: no link is followed
     try {
       fill((bytes) => writeAll(fd, bytes));
       fsyncSync(fd);
@@ -55,13 +50,29 @@ function writeAll(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done);
 }
 
-/** A rename lasts only once its folder is on the disk. */
+/** Makes a folder and those above it that are missing, each of which lasts when this returns. */
+export function makeFolder(path: string): void {
+  const first = mkdirSync(path, { recursive: true });
+  if (first === undefined) return;
+  for (let at = resolve(path); at.length >= resolve(first).length; at = dirname(at)) syncFolder(dirname(at));
+}
+
+const CANNOT_SYNC = ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES"];
+let noticed = false;
+
+/** A rename lasts only once its folder is on the disk. Some file systems cannot sync folders: one notice, and it is left to them. */
 export function syncFolder(folder: string): void {
-  const fd = openSync(folder, "r");
+  let fd: number | null = null;
   try {
+    fd = openSync(folder, "r");
     fsyncSync(fd);
+  } catch (error) {
+    if (!CANNOT_SYNC.includes((error as { code?: string }).code ?? "")) throw error;
+    if (!noticed)
+      log(0, () => `notice: ${folder} cannot be synced (${textOf(error)}): a power cut may undo the last files written`);
+    noticed = true;
   } finally {
-    closeSync(fd);
+    if (fd !== null) closeSync(fd);
   }
 }
 
@@ -82,10 +93,10 @@ export function openAppender(path: string): Appender {
     append: (line) => {
       try {
         if (fd === null) return;
-        if (counted && fstatSync(fd).nlink === 0) throw new Error("it was removed"); // what is written now would be lost
-        writeAll(fd, new TextEncoder().encode(`${line}\n`));
+        if (counted && fstatSync(fd).nlink === 0) throw new RunError("files.removed", `cannot write ${path}: it was removed`); // or it would be lost
+        appendWhole(fd, new TextEncoder().encode(`${line}\n`));
       } catch (error) {
-        throw writeError(path, error);
+        throw error instanceof MloraError ? error : writeError(path, error);
       }
     },
     [Symbol.dispose]: () => {
@@ -93,4 +104,15 @@ export function openAppender(path: string): Appender {
       fd = null;
     },
   };
+}
+
+/** All of the bytes at the end of the file, or none of them. */
+function appendWhole(fd: number, bytes: Uint8Array): void {
+  const stat = fstatSync(fd);
+  try {
+    writeAll(fd, bytes);
+  } catch (error) {
+    if (stat.isFile()) ftruncateSync(fd, stat.size);
+    throw error;
+  }
 }

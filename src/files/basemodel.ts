@@ -1,7 +1,7 @@
 // The weights of a base model: model.safetensors, or shards with an index. All that the spec needs is checked before any
 // weight is read.
 
-import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
@@ -15,8 +15,6 @@ export type BaseModelFiles = Disposable & {
   readonly read: (name: string, into: Uint8Array, from?: number) => void;
 };
 
-/** Of a file, at its beginning and at its end, what a fingerprint is made from. */
-const END_BYTES = 2 ** 20;
 const COMPUTED = ["f32", "f16", "bf16"];
 
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
@@ -38,27 +36,6 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   shapes.set("model.norm.weight", [spec.hidden]);
   if (!spec.tiedEmbeddings) shapes.set("lm_head.weight", [spec.vocab, spec.hidden]);
   return shapes;
-}
-
-/** Tells one base model from another: its configuration, its tensors, and the ends of its files. */
-export function modelFingerprint(folder: string): string {
-  const hasher = new Bun.CryptoHasher("sha256").update(readFileSync(join(folder, "config.json")));
-  for (const name of readdirSync(folder)
-    .filter((file) => file.endsWith(".safetensors"))
-    .sort()) {
-    const fd = openSync(join(folder, name), "r");
-    try {
-      const { size } = fstatSync(fd);
-      const buffer = new Uint8Array(new ArrayBuffer(Math.min(size, END_BYTES)));
-      for (const from of [0, size - buffer.length]) {
-        readSync(fd, buffer, 0, buffer.length, from);
-        hasher.update(`${name} ${size} ${from};`).update(buffer);
-      }
-    } finally {
-      closeSync(fd);
-    }
-  }
-  return hasher.digest("hex");
 }
 
 /** Opens the model's files. A RequestError "model.weights" lists what is missing or has another shape. */

@@ -3,18 +3,24 @@
 //   <run>/checkpoints/<adapter>/step-000120/state.safetensors    parameters and both moments, f32, as they are without padding
 //                                           /checkpoint.json      where it stands, and the hash of the other file
 //
-// Nothing in it depends on the device or on the number of stages. A folder appears under its name when it is whole.
+// Nothing in it depends on the device or on the number of stages. A folder appears under its name when it is whole. Where a step has a
+// checkpoint already, the next is step-000000120-2: what is there is removed only when its successor is on the disk. One that turns out to be
+// damaged is set aside as step-000000120.damaged, so that it is neither the newest nor one of those that are kept.
 
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, openSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
+import { hintOf, writeError } from "../base/faults.ts";
 import type { Factor, Method } from "../base/kinds.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
+import { type Placement, rankAt } from "../base/placement.ts";
+import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
-import { removeQuietly, syncFolder, writeError, writeFileAtomic } from "./atomic.ts";
+import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
-import { openSafetensors, writeSafetensors } from "./safetensors.ts";
+import { foldersIn, removeFolder } from "./owned.ts";
+import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";
 
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
@@ -54,6 +60,7 @@ export type Snapshot = {
   readonly rank: number;
   readonly targets: readonly Linear[];
   readonly method?: Method | undefined;
+  readonly places?: Placement | undefined;
   readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
@@ -63,51 +70,153 @@ export type Checkpoint = {
   readonly factors: (what: BlockName) => FactorTensor[];
 };
 
-const nameOf = (step: number): string => `step-${`${step}`.padStart(9, "0")}`;
+const NAME = /^step-(\d+)(?:-(\d+))?$/;
+const nameOf = (step: number, turn = 1): string => `step-${`${step}`.padStart(9, "0")}${turn > 1 ? `-${turn}` : ""}`;
+const HALF = /^step-\d+(-\d+)?\.part$/;
+const DAMAGED = /^step-\d+(-\d+)?\.damaged$/;
 const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTensor, "values">): string =>
   `${what}.${layer}.${linear}.${factor}`;
 
-/** Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is changed. */
-export function writeCheckpoint(folder: string, progress: Progress, snapshot: Snapshot, keep: number): void {
-  const { spec, rank, targets, method, stages } = snapshot;
-  const tensors = BLOCKS.flatMap((what) =>
+/**
+ * Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is changed. On a
+ * full disk the oldest of two or more makes room, where that is enough; `notice` is told before.
+ */
+export function writeCheckpoint(
+  folder: string,
+  progress: Progress,
+  snapshot: Snapshot,
+  keep: number,
+  notice: (text: string) => void = () => undefined,
+): void {
+  const tensors = tensorsOf(snapshot);
+  const whole = freeName(folder, progress.step);
+  try {
+    try {
+      fill(folder, whole, progress, tensors);
+    } catch (error) {
+      if (!isFull(error) || !makeRoom(folder, sum(tensors.map(({ data }) => data.byteLength)), progress.step, notice))
+        throw error;
+      fill(folder, whole, progress, tensors);
+    }
+  } catch (error) {
+    throw error instanceof RunError ? error : writeError(whole, error);
+  }
+  const older = checkpointsIn(folder).filter((path) => path !== whole);
+  for (const old of older.slice(Math.max(0, keep - 1))) removeCheckpoint(old);
+}
+
+function tensorsOf(snapshot: Snapshot): TensorData[] {
+  const { spec, targets, method, places, stages } = snapshot;
+  return BLOCKS.flatMap((what) =>
     stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets, method).map((at) => {
-        const place = factorPlace(spec, layout, rank, at.layer, at.linear, at.factor);
+      factorsIn(part, targets, method, places).map((at) => {
+        const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
       }),
     ),
   );
-  const whole = join(folder, nameOf(progress.step));
+}
+
+/** Writes all of it under another name, then gives it its own. What it could not write is gone when it throws. */
+function fill(folder: string, whole: string, progress: Progress, tensors: readonly TensorData[]): void {
   const part = `${whole}.part`;
   try {
-    rmSync(part, { recursive: true, force: true });
-    mkdirSync(part, { recursive: true });
+    removeCheckpoint(part);
+    makeFolder(part);
     writeSafetensors(join(part, STATE), tensors);
     const written = { format: FORMAT, ...progress, sha256: hashOf(join(part, STATE)) };
     writeFileAtomic(join(part, PROGRESS), `${JSON.stringify({ ...written, seal: sealOf(written) }, null, 2)}\n`);
-    rmSync(whole, { recursive: true, force: true });
     renameSync(part, whole);
     syncFolder(folder);
   } catch (error) {
-    removeQuietly(part);
-    throw error instanceof RunError ? error : writeError(whole, error);
+    try {
+      removeCheckpoint(part);
+    } catch {
+      // the fault that is told is the first one
+    }
+    throw error;
   }
-  for (const old of checkpointsIn(folder).slice(keep)) rmSync(old, { recursive: true, force: true });
 }
 
-/** Folders of checkpoints, the newest first. */
-export const checkpointsIn = (folder: string): string[] =>
-  existsSync(folder)
-    ? readdirSync(folder)
-        .filter((name) => /^step-\d+$/.test(name))
-        .sort()
-        .reverse()
-        .map((name) => join(folder, name))
-    : [];
+/** Of a step that has a checkpoint already, the first name that no file has. */
+function freeName(folder: string, step: number): string {
+  for (let turn = 1; ; turn++) {
+    const path = join(folder, nameOf(step, turn));
+    if (!existsSync(path)) return path;
+  }
+}
 
-/** Reads and checks a checkpoint. Throws a RunError, `checkpoint.bad`, where it is not what was written. */
+const isFull = (error: unknown): boolean => {
+  const { code, cause } = error as { code?: string; cause?: unknown };
+  return code === "ENOSPC" || code === "EDQUOT" || (cause !== undefined && isFull(cause));
+};
+
+/** Removes the oldest of two or more checkpoints, where one of `bytes` then fits; false where it would not. */
+function makeRoom(folder: string, bytes: number, step: number, notice: (text: string) => void): boolean {
+  const all = checkpointsIn(folder);
+  const oldest = all.at(-1);
+  if (all.length < 2 || oldest === undefined) return false;
+  const { bavail, bsize } = statfsSync(folder);
+  if (statSync(join(oldest, STATE)).size + bavail * bsize < bytes + BESIDE_STATE) return false;
+  notice(`the disk is full: the checkpoint ${oldest} makes room for step ${step}`);
+  removeCheckpoint(oldest);
+  return true;
+}
+
+/** Bytes of a checkpoint besides its tensors, and of the folder it is in: no more than these. */
+const BESIDE_STATE = 4096;
+
+/** Removes the files of a checkpoint, and its folder where no other file is in it. A link in its place is left. */
+function removeCheckpoint(path: string): void {
+  removeFolder(path, (name) => [STATE, PROGRESS].some((of) => name === of || isTemporary(name, of)));
+}
+
+/** Removes what killed runs were about to write among the checkpoints in `folder`. */
+export function removeHalfCheckpoints(folder: string): void {
+  for (const name of foldersIn(folder)) if (HALF.test(name)) removeCheckpoint(join(folder, name));
+}
+
+/** Removes all checkpoints in `folder`, also those set aside, and the folder where nothing else is in it. */
+export function removeCheckpoints(folder: string): void {
+  const ours = foldersIn(folder).filter((name) => [NAME, HALF, DAMAGED].some((of) => of.test(name)));
+  for (const name of ours) removeCheckpoint(join(folder, name));
+  removeFolder(folder, () => false);
+}
+
+/** Gives a damaged checkpoint a name under which it does not count; its new path, or null where it is to be left. */
+export function setAside(path: string): string | null {
+  const aside = `${path}.damaged`;
+  try {
+    if (existsSync(aside)) removeCheckpoint(aside);
+    renameSync(path, aside);
+    return aside;
+  } catch {
+    return null; // a disk that can only be read: nothing is written among them either
+  }
+}
+
+/** Folders of checkpoints, the newest first. Links to folders are none. */
+export const checkpointsIn = (folder: string): string[] =>
+  foldersIn(folder)
+    .flatMap((name) => {
+      const [, step, turn = "1"] = NAME.exec(name) ?? [];
+      return step === undefined ? [] : { name, step: Number(step), turn: Number(turn) };
+    })
+    .sort((a, b) => b.step - a.step || b.turn - a.turn)
+    .map(({ name }) => join(folder, name));
+
+/** Faults of the machine and not of the file: with more handles, memory or rights it may well be whole. */
+const NOT_DAMAGE = ["EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM", "EINTR", "ESTALE", "ETIMEDOUT"];
+const codeOf = (error: unknown): string => {
+  const { code = "", cause } = error as { code?: string; cause?: unknown };
+  return NOT_DAMAGE.includes(code) || cause === undefined ? code : codeOf(cause);
+};
+
+/**
+ * Reads and checks a checkpoint. Throws a RunError: `checkpoint.bad` where it is not what was written, `checkpoint.unreadable` where the
+ * machine does not let it be read now.
+ */
 export function readCheckpoint(folder: string): Checkpoint {
   try {
     const { seal, ...written } = readJsonObject(join(folder, PROGRESS), "checkpoint.json");
@@ -115,13 +224,17 @@ export function readCheckpoint(folder: string): Checkpoint {
     const parsed = v.safeParse(progressSchema, written);
     if (!parsed.success) throw new Error(`${PROGRESS}: ${parsed.issues[0].message}`);
     const { format: _, sha256, ...progress } = parsed.output;
-    if (basename(folder) !== nameOf(progress.step)) throw new Error(`it is of step ${progress.step}`);
+    if (Number(NAME.exec(basename(folder))?.[1]) !== progress.step) throw new Error(`it is of step ${progress.step}`);
     const path = join(folder, STATE);
     const found = hashOf(path);
     if (found !== sha256)
       throw new Error(`${STATE} has the SHA-256 ${found.slice(0, 16)}..., ${sha256.slice(0, 16)}... was written`);
     return { folder, progress, factors: (what) => factorsOf(path, what) };
   } catch (error) {
+    if (NOT_DAMAGE.includes(codeOf(error)))
+      throw new RunError("checkpoint.unreadable", `cannot read the checkpoint ${folder}: ${textOf(error)}`, hintOf(error), {
+        cause: error,
+      });
     throw new RunError("checkpoint.bad", `the checkpoint ${folder} is damaged: ${textOf(error)}`, undefined, { cause: error });
   }
 }

@@ -113,6 +113,13 @@ function ropeOf(config: JsonObject, read: Reader): { readonly ropeTheta: number;
   const table = config[key];
   if (table != null && (typeof table !== "object" || Array.isArray(table)))
     throw read.wrong(key, `is ${JSON.stringify(table)}, wants an object`);
+  for (const [layers, value] of Object.entries(table ?? {}))
+    if (typeof value === "object" && value !== null && !Array.isArray(value))
+      throw new RequestError(
+        "model.rope",
+        `${read.path}: ${key}.${layers} is ${JSON.stringify(value)}, a table for some of the layers`,
+        "only one rope for all layers is supported",
+      );
   const inner = new Reader((table ?? {}) as JsonObject, `${read.path}: ${key}`);
   const type = inner.source["rope_type"] ?? inner.source["type"] ?? "default";
   const ropeTheta = inner.source["rope_theta"] == null ? read.number("rope_theta", 10000) : inner.number("rope_theta", null);

@@ -3,11 +3,14 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { writeFileAtomic } from "./atomic.ts";
 import { readJsonObject } from "./json.ts";
+
+const FILE = "generation_config.json";
 
 /** The ids that end a text: eos_token_id of generation_config.json, else of config.json; a number, a list, or none. */
 export function stopTokens(folder: string): readonly number[] {
-  for (const name of ["generation_config.json", "config.json"]) {
+  for (const name of [FILE, "config.json"]) {
     const path = join(folder, name);
     const ids = existsSync(path) ? readJsonObject(path, "model.generation")["eos_token_id"] : null;
     if (ids == null) continue;
@@ -17,4 +20,29 @@ export function stopTokens(folder: string): readonly number[] {
     return list;
   }
   return [];
+}
+
+/** What transformers takes from config.json where there is no generation_config.json. */
+const TAKEN = ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"];
+
+/**
+ * Writes the generation_config.json of `base` to `folder` with `ends` among the ids that end a text. Returns those that were not among
+ * them; where there are none, nothing is written.
+ */
+export function writeStopTokens(base: string, folder: string, ends: readonly number[]): readonly number[] {
+  const stops = stopTokens(base);
+  const added = ends.filter((id) => !stops.includes(id));
+  if (added.length === 0) return [];
+  const path = join(base, FILE);
+  const config = existsSync(path)
+    ? readJsonObject(path, "model.generation")
+    : Object.fromEntries(
+        Object.entries(readJsonObject(join(base, "config.json"), "model.config")).filter(([key]) => TAKEN.includes(key)),
+      );
+  const ids = [...stops, ...added];
+  writeFileAtomic(
+    join(folder, FILE),
+    `${JSON.stringify({ ...config, eos_token_id: ids.length === 1 ? ids[0] : ids }, null, 2)}\n`,
+  );
+  return added;
 }

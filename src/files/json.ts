@@ -21,7 +21,14 @@ export function readJsonObject(path: string, code: string, mostBytes = 256 << 20
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path)));
   } catch (error) {
     const missing = (error as { code?: string }).code === "ENOENT";
-    throw new RequestError(code, missing ? `${path}: no such file` : `${path}: cannot be read as JSON: ${textOf(error)}`);
+    throw new RequestError(
+      code,
+      missing ? `${path}: no such file` : `${path}: cannot be read as JSON: ${textOf(error)}`,
+      undefined,
+      {
+        cause: error,
+      },
+    );
   }
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new RequestError(code, `${path}: wants a JSON object, found ${Array.isArray(value) ? "a list" : `${value}`}`);

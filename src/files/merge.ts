@@ -4,8 +4,10 @@
 import { join } from "node:path";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
+import { rankAt, scaleAt } from "../base/placement.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { Linear, ModelSpec } from "../base/spec.ts";
+import { pathOf } from "../base/targeting.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel, tensorShapes } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
@@ -17,8 +19,6 @@ export type Merge = {
   readonly spec: ModelSpec;
   readonly base: BaseModelFiles;
   readonly adapter: SavedAdapter;
-  /** The factor on B A. */
-  readonly scale: number;
   readonly dtype: StoredType;
 };
 
@@ -37,10 +37,11 @@ const INDEX = "model.safetensors.index.json";
 const PIECE = 1 << 22;
 
 /** The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. */
-export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base" | "scale">, mostBytes: number): Shard[] {
+export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostBytes: number): Shard[] {
   const sites = new Map<string, MergedTensor["site"]>();
   for (let layer = 0; layer < spec.layers; layer++)
-    for (const linear of adapter.targets) sites.set(`model.layers.${layer}.${modulePath(linear)}.weight`, { layer, linear });
+    for (const linear of adapter.targets)
+      if (rankAt(adapter, layer, linear) > 0) sites.set(`${pathOf(layer, linear)}.weight`, { layer, linear });
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   for (const [name, shape] of tensorShapes(spec)) {
     const bytes = sizeOf(shape) * bytesOf(dtype);
@@ -99,7 +100,7 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
 }
 
 /** A tensor of the merged model as it is stored, piece by piece, with the byte where each begins. */
-function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, dtype }: Merge) {
+function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }: Merge) {
   const width = shape.at(-1)!;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
@@ -107,6 +108,8 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, 
   const factors = site && {
     a: adapter.tensor(site.layer, site.linear, "A"),
     b: adapter.tensor(site.layer, site.linear, "B"),
+    rank: rankAt(adapter, site.layer, site.linear),
+    scale: scaleAt(adapter, site.layer, site.linear),
     m: adapter.method === "dora" ? adapter.tensor(site.layer, site.linear, "M") : null,
   };
   for (let row = 0; row < rows; row += most) {
@@ -120,7 +123,8 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, scale, 
     }
     const values = toF32(raw, from);
     if (factors) {
-      addProduct(values, width, factors.b.subarray(row * adapter.rank, (row + count) * adapter.rank), factors.a, scale);
+      const { a, b, rank, scale } = factors;
+      addProduct(values, width, b.subarray(row * rank, (row + count) * rank), a, scale);
       if (factors.m) setLengths(values, width, factors.m.subarray(row, row + count));
       if (!allFinite(values))
         throw new RunError(

@@ -1,18 +1,28 @@
 // The output folder of a run: one run has it to itself, from its beginning to its end, and nobody else's files are in it.
 
-import { linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, lstatSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
+import { hintOf } from "../base/faults.ts";
+import { log } from "../base/log.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import { randomText } from "../base/secret.ts";
-import { hintOf, removeQuietly } from "./atomic.ts";
+import { isTemporary, makeFolder, removeQuietly } from "./atomic.ts";
+import { removeHalfCheckpoints } from "./checkpoint.ts";
+import { isHalfMarker, isRun, writeMarker } from "./marker.ts";
+import { foldersIn, removeFiles, removeFolder } from "./owned.ts";
 
 const LOCK = ".mlora.lock";
-/** What a run writes first: where it is, a run has been. */
-const FIRST = "recipe.toml";
+const isLock = (name: string): boolean => name.startsWith(LOCK);
 
-/** `continued`: an earlier run has been here. */
-export type Claim = Disposable & { readonly continued: boolean };
+/**
+ * `continued`: an earlier run has been here. `begin`, when nothing can be refused any more, makes the folder a run's and removes what a
+ * killed run left half written there; a RequestError, `output.foreign`, where the place of a checkpoint or an adapter is a link.
+ */
+export type Claim = Disposable & { readonly continued: boolean; readonly begin: (places: Places) => void };
+
+/** Names of the folders in a run's folder: those of its adapters, and where all their checkpoints are. */
+export type Places = { readonly adapters: readonly string[]; readonly checkpoints: string };
 
 /**
  * Makes the folder and takes it. A RequestError "output.*" where a run that goes on has it, where it holds other files than a run's,
@@ -20,10 +30,16 @@ export type Claim = Disposable & { readonly continued: boolean };
  */
 export function claimOutput(folder: string): Claim {
   try {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     const lock = takeLock(join(folder, LOCK));
     try {
-      return { continued: lookInto(folder), ...lock };
+      const continued = isRun(folder, isLock);
+      const begin = (places: Places) => {
+        refuseLinks(folder, places);
+        if (!continued) writeMarker(folder);
+        tidy(folder, places);
+      };
+      return { continued, begin, ...lock };
     } catch (error) {
       lock[Symbol.dispose]();
       throw error;
@@ -38,23 +54,46 @@ export function claimOutput(folder: string): Claim {
   }
 }
 
-/** Files and checkpoints that a killed run was about to write: files/atomic.ts and files/checkpoint.ts name them so. */
-const HALF_WRITTEN = /\.\d+\.tmp$|(^|\/)step-\d+\.part$/;
+/** The files that a run writes into its folder, and into that of an adapter. */
+const OF_RUN = ["recipe.toml", "added.toml", "paused.json", "run.json", "metrics.jsonl"];
+const OF_ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
 
-/** Whether a run has been here; what it left half written is removed. Throws a RequestError where others have been. */
-function lookInto(folder: string): boolean {
-  const ours = (name: string) => name.startsWith(LOCK) || (name.startsWith(FIRST) && HALF_WRITTEN.test(name));
-  const found = readdirSync(folder).filter((name) => !ours(name));
-  const continued = found.includes(FIRST);
-  if (found.length > 0 && !continued)
-    throw new RequestError(
-      "output.foreign",
-      `${folder} is not empty: it holds ${found.slice(0, 3).join(", ")}`,
-      "choose another output, or move this one away",
-    );
-  for (const name of readdirSync(folder, { recursive: true }).map(String))
-    if (HALF_WRITTEN.test(name)) removeQuietly(join(folder, name));
-  return continued;
+const isHalf = (names: readonly string[]) => (name: string) => names.some((of) => isTemporary(name, of));
+
+/** Removes what killed runs left half written, in the places where a run writes it. */
+function tidy(folder: string, places: Places): void {
+  try {
+    removeHalves(folder, places);
+  } catch (error) {
+    log(0, () => `notice: what an earlier run left half written is still there: ${textOf(error)}`);
+  }
+}
+
+function removeHalves(folder: string, { adapters, checkpoints }: Places): void {
+  removeFiles(folder, (name) => isHalfMarker(name) || isHalf(OF_RUN)(name));
+  for (const adapter of adapters) {
+    const place = join(folder, adapter);
+    if (isOwnFolder(place)) removeFiles(place, isHalf(OF_ADAPTER));
+  }
+  for (const adapter of foldersIn(join(folder, checkpoints)))
+    for (const which of ["", "best"]) removeHalfCheckpoints(join(folder, checkpoints, adapter, which));
+}
+
+/** Removes what an adapter that could not be saved has left: its files, and its folder where nothing else is in it. */
+export const removeAdapter = (folder: string): void =>
+  removeFolder(folder, (name) => OF_ADAPTER.includes(name) || isHalf(OF_ADAPTER)(name));
+
+const isOwnFolder = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false })?.isDirectory() ?? true;
+
+/** A link, or a file, in the place of a folder that the run writes would have it write elsewhere. */
+function refuseLinks(folder: string, { adapters, checkpoints }: Places): void {
+  const wrong = [checkpoints, ...adapters].find((name) => !isOwnFolder(join(folder, name)));
+  if (wrong === undefined) return;
+  throw new RequestError(
+    "output.foreign",
+    `${join(folder, wrong)} is a link or a file, expected a folder of the run`,
+    "move it away, or choose another output",
+  );
 }
 
 /** Takes a lock, from who is gone, too. Throws a RequestError, `output.locked`, where somebody has it. */

@@ -2,16 +2,21 @@
 //
 // A VeRA's file has its projections beside its vectors: PEFT draws its own by PyTorch's generator.
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { type Factor, factorShape, type Method } from "../base/kinds.ts";
+import { type Factor, factorShape, KINDS, type Method } from "../base/kinds.ts";
 import { factorsIn } from "../base/layout.ts";
+import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../base/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../base/projection.ts";
 import { sizeOf } from "../base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
+import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import { pathOf } from "../base/targeting.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
+import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
+import { type ConfiguredPlaces, configuredPlaces, type PlaceFields, placeFields } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
@@ -22,6 +27,8 @@ export type PeftAdapter = {
   readonly rslora: boolean;
   /** Left out: "lora". */
   readonly method?: Method;
+  /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
+  readonly places?: Placement;
   readonly vera?: VeraFields | null;
   readonly baseModel: string;
   /** Of an adapter that keeps its beginning frozen beside it: what that was, and the rank and alpha of what was trained. */
@@ -43,7 +50,8 @@ export type PeftFactor = {
   readonly values: Float32Array;
 };
 
-const PREFIX = "base_model.model.model.layers.";
+const BASE = "base_model.model.";
+const PREFIX = `${BASE}model.layers.`;
 const NAMES: Readonly<Record<Factor, string>> = {
   A: "lora_A.weight",
   B: "lora_B.weight",
@@ -53,11 +61,11 @@ const NAMES: Readonly<Record<Factor, string>> = {
 };
 const PROJECTIONS = { a: "base_model.vera_A", b: "base_model.vera_B" } as const;
 const tensorName = (layer: number, linear: Linear, factor: Factor): string =>
-  `${PREFIX}${layer}.${modulePath(linear)}.${NAMES[factor]}`;
+  `${BASE}${pathOf(layer, linear)}.${NAMES[factor]}`;
 
 /** The fields that PEFT writes for a LoRA; those that we have no other value for are its defaults. */
-const configOf = ({ rank, alpha, dropout, targets, rslora, method, baseModel }: PeftAdapter) => ({
-  alpha_pattern: {},
+const configOf = ({ dropout, rslora, method, baseModel }: PeftAdapter, fields: PlaceFields) => ({
+  alpha_pattern: fields.alphaPattern,
   auto_mapping: null,
   base_model_name_or_path: baseModel,
   bias: "none",
@@ -69,19 +77,19 @@ const configOf = ({ rank, alpha, dropout, targets, rslora, method, baseModel }: 
   init_lora_weights: true,
   layer_replication: null,
   layers_pattern: null,
-  layers_to_transform: null,
+  layers_to_transform: fields.layers,
   loftq_config: {},
-  lora_alpha: alpha,
+  lora_alpha: fields.alpha,
   lora_bias: false,
   lora_dropout: dropout,
   megatron_config: null,
   megatron_core: "megatron.core",
   modules_to_save: null,
   peft_type: "LORA",
-  r: rank,
-  rank_pattern: {},
+  r: fields.rank,
+  rank_pattern: fields.rankPattern,
   revision: null,
-  target_modules: targets,
+  target_modules: fields.targets,
   target_parameters: null,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
@@ -90,7 +98,7 @@ const configOf = ({ rank, alpha, dropout, targets, rslora, method, baseModel }: 
 });
 
 /** The fields of a VeRA; its projections are in the file. */
-const veraConfigOf = ({ rank, dropout, targets, baseModel, vera }: PeftAdapter) => ({
+const veraConfigOf = ({ rank, dropout, baseModel, vera }: PeftAdapter, fields: PlaceFields) => ({
   auto_mapping: null,
   base_model_name_or_path: baseModel,
   bias: "none",
@@ -99,27 +107,29 @@ const veraConfigOf = ({ rank, dropout, targets, baseModel, vera }: PeftAdapter) 
   inference_mode: true,
   init_weights: true,
   layers_pattern: null,
-  layers_to_transform: null,
+  layers_to_transform: fields.layers,
   modules_to_save: null,
   peft_type: "VERA",
   projection_prng_key: vera!.projectionSeed,
   r: rank,
   revision: null,
   save_projection: true,
-  target_modules: targets,
+  target_modules: fields.targets,
   task_type: "CAUSAL_LM",
   vera_dropout: dropout,
 });
 
 /** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
-  const { rank, vera } = adapter;
+  const { vera } = adapter;
   const tensors = factors.map(({ layer, linear, factor, values }) => {
+    const rank = rankAt(adapter, layer, linear);
     const outer = values.length / rank;
     const shape = factor === "A" ? [rank, outer] : factor === "B" ? [outer, rank] : [values.length]; // of any model
     return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
   });
   if (vera) {
+    const { rank } = adapter;
     const { width, height, a, b } = vera.projection;
     const put = (name: string, shape: [number, number], draw: Draw) => {
       tensors.push({ name, dtype: "f32", shape, data: drawn(draw, shape[0] * shape[1]) });
@@ -132,7 +142,7 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
   if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter.begun, adapter.rank));
   writeFileAtomic(
     join(folder, "adapter_config.json"),
-    `${JSON.stringify(vera ? veraConfigOf(adapter) : configOf(adapter), null, 2)}\n`,
+    `${JSON.stringify((vera ? veraConfigOf : configOf)(adapter, placeFields(adapter)), null, 2)}\n`,
   );
 }
 
@@ -144,17 +154,35 @@ path_initial_model_for_weight_conversion).
 
 export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
   readonly method: Method;
+  readonly scale: number;
   /** Of a VeRA: whether its projections are those that mlora draws from the seed. */
   readonly vera?: Omit<VeraFields, "projection"> & { readonly isDrawnHere: boolean };
   /** A factor; of a VeRA, A and B are diag(d) A and diag(b) B, so that it can be taken for a LoRA with a scale of 1. */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
-/** Reads an adapter that PEFT or mlora wrote for a model of this spec. Throws a RequestError that lists what does not fit. */
-export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
+/** A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0 f32[rank, in], B0 f32[out, rank]. */
+export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => {
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+};
+type Place = { readonly layer: number; readonly linear: Linear };
+
+/** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
+export function takenOffBy(folder: string): TakenOff | null {
+  const path = join(folder, "adapter_config.json");
+  return checkPeftConfig(readJsonObject(path, "peft.config"), path);
+}
+
+/**
+ * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by `partOf`, a LoRA of twice the rank with the
+ * base as it is: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ */
+export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  checkKind(config, path);
+  const init = checkPeftConfig(config, path);
+  if (init !== null && partOf === null) throw new RequestError("peft.kind", `${path}: init_lora_weights is "${init}"`, CONVERT);
   const isVera = config["peft_type"] === "VERA";
   const rank = countOf(config, "r", path);
   const alpha = isVera ? rank : numberOf(config, "lora_alpha", path);
@@ -165,10 +193,23 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
       "peft.config",
       `${path}: ${dropoutKey} is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
     );
+  if (!existsSync(join(folder, "adapter_model.safetensors")) && existsSync(join(folder, "adapter_model.bin")))
+    throw new RequestError(
+      "peft.tensors",
+      `${folder} has adapter_model.bin, expected adapter_model.safetensors`,
+      "save the adapter as safetensors: save_pretrained(folder, safe_serialization=True)",
+    );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
-  const targets = LINEARS.filter((linear) => file.tensors.has(tensorName(0, linear, isVera ? "lambda_b" : "A")));
   const method = isVera ? "vera" : config["use_dora"] === true ? "dora" : "lora";
-  checkTensors(file, spec, targets, rank, method);
+  const rslora = config["use_rslora"] === true;
+  const hasOwn = (layer: number, linear: Linear) => file.tensors.has(tensorName(layer, linear, isVera ? "lambda_b" : "A"));
+  const configured = configuredPlaces(config, path);
+  const placement = placed(spec.layers, (layer, linear) => {
+    if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
+    const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
+    return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
+  });
+  checkTensors(file, spec, placement, rank, method, configured);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     const raw = new Uint8Array(bytes);
@@ -179,8 +220,12 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
     values.set(name, read);
   }
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
-  const shared = { rank, dropout, targets, method, baseModel: String(config["base_model_name_or_path"] ?? "") } as const;
-  if (!isVera) return { ...shared, alpha, rslora: config["use_rslora"] === true, tensor };
+  const { targets } = placement;
+  const shared = { ...placement, dropout, method, baseModel: String(config["base_model_name_or_path"] ?? "") } as const;
+  if (!isVera) {
+    const saved = { ...shared, alpha: uniformAlpha(placement, alpha, rslora), rslora, tensor };
+    return init === null ? saved : besideWeight(saved, init, partOf!, spec);
+  }
   const [a, b] = [values.get(PROJECTIONS.a)!, values.get(PROJECTIONS.b)!];
   const projectionSeed = Number(config["projection_prng_key"] ?? 0);
   const ours = projectionOf(spec, targets, rank, projectionSeed);
@@ -199,37 +244,59 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
   };
 }
 
+/** The adapter with what it takes off the weight behind its own ranks, at the same scale. */
+function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight, spec: ModelSpec): SavedAdapter {
+  const doubled = placed(spec.layers, (layer, linear) => {
+    const rank = rankAt(saved, layer, linear);
+    return rank === 0 ? null : { rank: 2 * rank, scale: scaleAt(saved, layer, linear) };
+  });
+  let last: { readonly layer: number; readonly linear: Linear; readonly part: ReturnType<PartOfWeight> } | null = null;
+  const partAt = (layer: number, linear: Linear) => {
+    if (last?.layer !== layer || last.linear !== linear) {
+      const of = { layer, linear, init, rank: rankAt(saved, layer, linear), scale: scaleAt(saved, layer, linear) };
+      last = { layer, linear, part: partOf(of) };
+    }
+    return last.part;
+  };
+  const { places: _, ...uniform } = saved;
+  return {
+    ...{ ...uniform, ...doubled },
+    alpha: alphaOf(doubled.scale, doubled.rank, saved.rslora),
+    begun: { init, rank: saved.rank, alpha: saved.alpha },
+    tensor: (layer, linear, factor) => {
+      const own = saved.tensor(layer, linear, factor);
+      if (factor === "A") return withRows(own, partAt(layer, linear).a);
+      if (factor === "B") return withColumns(own, partAt(layer, linear).b, rankAt(saved, layer, linear));
+      return own;
+    },
+  };
+}
+
+/** [A; A0]. */
+function withRows(a: Float32Array, below: Float32Array): Float32Array {
+  const all = new Float32Array(a.length + below.length);
+  all.set(a);
+  all.set(below, a.length);
+  return all;
+}
+
+/** [B, -B0], both of `rank` columns. */
+function withColumns(b: Float32Array, beside: Float32Array, rank: number): Float32Array {
+  const all = new Float32Array(2 * b.length);
+  for (let row = 0; row < b.length / rank; row++)
+    for (let r = 0; r < rank; r++) {
+      all[2 * row * rank + r] = b[row * rank + r]!;
+      all[(2 * row + 1) * rank + r] = -beside[row * rank + r]!;
+    }
+  return all;
+}
+
 /** The first rows of a matrix of rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
 function scaledRows(matrix: Float32Array, stride: number, width: number, factors: Float32Array): Float32Array {
   const out = new Float32Array(factors.length * width);
   for (const [i, factor] of factors.entries())
     for (let j = 0; j < width; j++) out[i * width + j] = matrix[i * stride + j]! * factor;
   return out;
-}
-
-/** Only LoRA, DoRA and VeRA are read; anything that would change the numbers is refused by name. */
-function checkKind(config: JsonObject, path: string): void {
-  const isEmpty = (value: unknown) =>
-    value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
-  const refuse = (key: string) =>
-    new RequestError(
-      "peft.kind",
-      `${path}: ${key} is ${JSON.stringify(config[key])}`,
-      "mlora reads LoRA, DoRA and VeRA adapters",
-    );
-  if (config["peft_type"] !== "LORA" && config["peft_type"] !== "VERA") throw refuse("peft_type");
-  if ((config["bias"] ?? "none") !== "none") throw refuse("bias");
-  for (const key of [
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "target_parameters",
-    "trainable_token_indices",
-  ])
-    if (!isEmpty(config[key])) throw refuse(key);
 }
 
 function numberOf(config: JsonObject, key: string, path: string): number {
@@ -247,32 +314,61 @@ function countOf(config: JsonObject, key: string, path: string): number {
 
 const SHOWN = 5;
 
-function checkTensors(file: SafetensorsFile, spec: ModelSpec, targets: readonly Linear[], rank: number, method: Method): void {
+function checkTensors(
+  file: SafetensorsFile,
+  spec: ModelSpec,
+  placement: ReturnType<typeof placed>,
+  rank: number,
+  method: Method,
+  configured: ConfiguredPlaces,
+): void {
+  const { targets, places } = placement;
   const wanted = new Map<string, readonly number[]>();
-  for (let layer = 0; layer < spec.layers; layer++)
-    for (const linear of targets) {
-      for (const { factor } of factorsIn({ from: layer, to: layer + 1 }, [linear], method))
-        wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rank));
-    }
+  const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
+  for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
+    wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
+    if (factor === KINDS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
+      faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
+  }
   if (method === "vera" && targets.length > 0) {
     const { width, height } = projectionOf(spec, targets, rank, 0);
     wanted.set(PROJECTIONS.a, [rank, width]);
     wanted.set(PROJECTIONS.b, [height, rank]);
   }
-  const faults: string[] = targets.length === 0 ? ["it has no factor of any linear of layer 0"] : [];
+  const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name));
+  faults.push(...missing.map((name) => `${name} is missing`));
   for (const [name, shape] of wanted) {
     const entry = file.tensors.get(name);
-    if (!entry) faults.push(`${name} is missing`);
-    else if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
+    if (!entry) continue;
+    if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
     else if (!entry.dtype || sizeOf(shape) === 0) faults.push(`${name} is ${entry.type}`);
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
   const isDrawnAnew = method === "vera" && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
+  const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
+  const wrapper = wrapperOf(file);
   throw new RequestError(
     "peft.tensors",
-    `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}`,
-    isDrawnAnew ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True" : undefined,
+    `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}${asked}`,
+    wrapper !== null
+      ? `its tensors are called ${wrapper}..., expected ${PREFIX}...: it was trained on a model that has this one as a part`
+      : isDrawnAnew
+        ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True"
+        : undefined,
   );
 }
+
+/** What the layers of a file are called, where they are those of a part of a larger model. */
+function wrapperOf({ tensors }: SafetensorsFile): string | null {
+  for (const name of tensors.keys()) {
+    const [, prefix] = /^(.*?\blayers\.)\d+\./.exec(name) ?? [];
+    if (prefix !== undefined && prefix !== PREFIX) return prefix;
+  }
+  return null;
+}
+
+/** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */
+const uniformAlpha = ({ rank, scale, places }: ReturnType<typeof placed>, alpha: number, rslora: boolean): number =>
+  places || scale === scaleOf({ alpha, rank, rslora, method: "lora" }) ? alpha : alphaOf(scale, rank, rslora);

@@ -1,13 +1,15 @@
 // What a run's folder remembers beside adapters and checkpoints, so that the run can go on after anything: which adapters have ended,
 // and metrics.jsonl, taken back to where each adapter was kept.
 
-import { existsSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
-import { RequestError } from "../base/errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { hintOf } from "../base/faults.ts";
+import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { madeSchema } from "./checkpoint.ts";
 import { measured, readJsonObject } from "./json.ts";
+import { linesOf } from "./lines.ts";
 
 const RECORD = "run.json";
 const METRICS = "metrics.jsonl";
@@ -55,21 +57,66 @@ export const writeRecord = (folder: string, adapters: Iterable<Outcome>): void =
 
 /**
  * Leaves of an adapter's lines what came before the step that it goes on from: `stepsOf` says which, null for all of them. Evaluations at
- * that step are made again. A line that a kill cut off goes, too.
+ * that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size. Throws a RunError; then
+ * the file is as it was.
  */
 export function rewindMetrics(folder: string, stepsOf: (adapter: string) => number | null): void {
   const path = join(folder, METRICS);
   if (!existsSync(path)) return;
-  const kept = readFileSync(path, "utf8")
-    .split("\n")
-    .slice(0, -1) // behind the last newline is nothing, or half a line
-    .filter((line) => {
-      const { type, adapter, step } = parsed(line);
-      const last = typeof adapter === "string" ? stepsOf(adapter) : null;
-      if (last === null) return typeof adapter === "string";
-      return typeof step === "number" && ((type === "step" && step <= last) || (type === "evaluation" && step < last));
+  let fd: number | null = null;
+  try {
+    fd = openSync(path, "r");
+    const kept = stretches(fd, (line) => isKept(line, stepsOf));
+    const { value: first } = kept.next();
+    if (first?.from === 0 && first.to === fstatSync(fd).size) return;
+    const file = fd;
+    replaceFile(path, (write) => {
+      if (first) copy(file, first, write);
+      for (const stretch of kept) copy(file, stretch, write);
     });
-  writeFileAtomic(path, kept.map((line) => `${line}\n`).join(""));
+  } catch (error) {
+    throw error instanceof RunError
+      ? error
+      : new RunError("metrics.read", `cannot read ${path}: ${textOf(error)}`, hintOf(error));
+  } finally {
+    if (fd !== null) closeSync(fd);
+  }
+}
+
+const LONGEST = 1 << 20;
+const CHUNK = 4 << 20;
+type Stretch = { readonly from: number; readonly to: number };
+
+/** Bytes of whole lines that are kept, one after the other, as far as they have no gap. */
+function* stretches(fd: number, isKept: (line: string) => boolean): Generator<Stretch> {
+  const decoder = new TextDecoder();
+  let from = 0;
+  let to = 0;
+  for (const { bytes, end } of linesOf(fd, LONGEST)) {
+    if (bytes === null || !isKept(decoder.decode(bytes))) {
+      if (to > from) yield { from, to };
+      from = end;
+    }
+    to = end;
+  }
+  if (to > from) yield { from, to };
+}
+
+function copy(fd: number, { from, to }: Stretch, write: (bytes: Uint8Array) => void): void {
+  const buffer = new Uint8Array(new ArrayBuffer(Math.min(CHUNK, to - from)));
+  for (let at = from; at < to; ) {
+    const got = readSync(fd, buffer, 0, Math.min(buffer.length, to - at), at);
+    if (got === 0) throw new Error("it became shorter while it was read");
+    write(buffer.subarray(0, got));
+    at += got;
+  }
+}
+
+function isKept(line: string, stepsOf: (adapter: string) => number | null): boolean {
+  const { type, adapter, step } = parsed(line);
+  const last = typeof adapter === "string" ? stepsOf(adapter) : null;
+  if (last === null) return typeof adapter === "string";
+  return typeof step === "number" && ((type === "step" && step <= last) || (type === "evaluation" && step < last));
 }
 
 function parsed(line: string): { readonly type?: unknown; readonly adapter?: unknown; readonly step?: unknown } {

@@ -4,6 +4,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { readError, readHintOf } from "../base/faults.ts";
 import { replaceFile } from "./atomic.ts";
 
 const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
@@ -42,7 +43,8 @@ export function openSafetensors(path: string): SafetensorsFile {
     fd = openSync(path, "r");
   } catch (error) {
     const missing = (error as { code?: string }).code === "ENOENT";
-    throw new RequestError("safetensors.file", missing ? `${path}: no such file` : `${path}: ${textOf(error)}`);
+    const message = missing ? `${path}: no such file` : `${path}: ${textOf(error)}`;
+    throw new RequestError("safetensors.file", message, readHintOf(error), { cause: error });
   }
   try {
     const { tensors, metadata } = readHeader(fd, path);
@@ -69,7 +71,12 @@ export function openSafetensors(path: string): SafetensorsFile {
 
 function readAll(fd: number, target: Uint8Array, position: number, path: string): void {
   for (let done = 0; done < target.length; ) {
-    const got = readSync(fd, target, done, Math.min(READ_CHUNK, target.length - done), position + done);
+    let got: number;
+    try {
+      got = readSync(fd, target, done, Math.min(READ_CHUNK, target.length - done), position + done);
+    } catch (error) {
+      throw readError(path, error);
+    }
     if (got === 0) throw new RequestError("safetensors.short", `${path}: ends at byte ${position + done}, while it is read`);
     done += got;
   }

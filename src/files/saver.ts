@@ -13,13 +13,16 @@ export type ToSaver = {
 };
 export type FromSaver = {
   readonly id: number;
+  /** Something to be told while it is still being written. */
+  readonly notice?: string;
   readonly failure: { readonly code: string; readonly message: string; readonly hint: string | undefined } | null;
 };
 
 parentPort?.on("message", ({ id, folder, progress, snapshot, keep }: ToSaver) => {
   const answer = (failure: FromSaver["failure"]) => parentPort?.postMessage({ id, failure } satisfies FromSaver);
   try {
-    writeCheckpoint(folder, progress, snapshot, keep);
+    const notice = (text: string) => parentPort?.postMessage({ id, notice: text, failure: null } satisfies FromSaver);
+    writeCheckpoint(folder, progress, snapshot, keep, notice);
     answer(null);
   } catch (error) {
     const { code, hint } = error instanceof MloraError ? error : { code: "checkpoint.write", hint: undefined };

@@ -3,12 +3,15 @@
 import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
-import { KINDS } from "../base/kinds.ts";
 import { countParameters } from "../base/layout.ts";
-import { alignUp, maxOf, sum } from "../base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import { rankAt } from "../base/placement.ts";
+import { alignUp, maxOf, range, sum } from "../base/shape.ts";
+import { linearShape, type ModelSpec } from "../base/spec.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+
+import { type PlacedAdapter, placeAdapter } from "./places.ts";
 
 export type { BankAdapter } from "../adapter/bank.ts";
 
@@ -37,43 +40,20 @@ export type AdapterPlan = BankAdapter & {
   readonly reference: BankAdapter | null;
 };
 
-/** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
-export const scaleOf = ({
-  alpha,
-  rank,
-  rslora,
-  method,
-}: Pick<AdapterRecipe, "alpha" | "rank" | "rslora" | "method">): number =>
-  !KINDS[method].isScaled ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
-
-/** The linears that an adapter targets, in the model's order. A name that no linear has is a RequestError. */
-export function resolveTargets({ name, targets }: Pick<AdapterRecipe, "name" | "targets">, spec: ModelSpec): readonly Linear[] {
-  if (targets === "all-linear") return LINEARS;
-  const unknown = targets.filter((target) => !LINEARS.includes(target as Linear));
-  if (unknown.length > 0)
-    throw new RequestError(
-      "plan.targets",
-      `adapter '${name}': ${unknown.map((target) => `'${target}'`).join(", ")} is no linear layer of this ${spec.family} model`,
-      `targets may be "all-linear" or any of ${LINEARS.join(", ")}`,
-    );
-  return LINEARS.filter((linear) => targets.includes(linear));
-}
-
 /** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
 export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
-  const targets: readonly Linear[] = resolveTargets(recipe, spec);
-  if (isPrincipal(recipe.init)) checkDirections(recipe, targets, spec);
+  const places = placeAdapter(recipe, spec);
+  if (isPrincipal(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  checkLearns(recipe, totalSteps(work));
   return {
     name: recipe.name,
     index,
     recipe,
     work,
-    ...(isPrincipal(recipe.init) ? { rank: 2 * recipe.rank, trainedRank: recipe.rank } : { rank: recipe.rank }),
-    scale: scaleOf(recipe),
-    targets,
+    ...(isPrincipal(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
     ...(recipe.method === "vera" ? { projectionSeed: recipe.projectionSeed } : {}),
     rows: lengths.length,
@@ -81,16 +61,41 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     steps: totalSteps(work),
     stepsPerEpoch: stepsPerEpoch(work),
     tokens: totalTokens(work),
-    parameters: countParameters(spec, spec.layers, targets, recipe.rank, recipe.method),
+    parameters: countParameters(spec, spec.layers, places, recipe.method),
     reference: data.reference ?? null,
   };
 }
 
+/** Where an adapter acts on the stages, what it keeps frozen beside it included. */
+export const stagePlaces = (recipe: AdapterRecipe, spec: ModelSpec): PlacedAdapter => {
+  const places = placeAdapter(recipe, spec);
+  return isPrincipal(recipe.init) ? twice(places) : places;
+};
+
+/** Twice the ranks, of an adapter that keeps its beginning beside it. */
+const twice = ({ places, ...uniform }: PlacedAdapter): PlacedAdapter => ({
+  ...{ ...uniform, rank: 2 * uniform.rank },
+  ...(places ? { places: { ...places, ranks: places.ranks.map((row) => row.map((rank) => 2 * rank)) } } : {}),
+});
+
+/** Throws a RequestError, `plan.rate`, where an adapter would come out as it began. */
+function checkLearns({ name, schedule, optimizer: { learningRate } }: AdapterRecipe, steps: number): void {
+  if (learns(schedule, learningRate, steps)) return;
+  const all = steps === 1 ? "its only step" : `none of its ${steps} steps`;
+  throw new RequestError(
+    "plan.rate",
+    `adapter '${name}' would learn nothing: ${all} has a learning rate ${steps === 1 ? "of 0" : "above 0"}` +
+      ` (warmup = ${schedule.warmup}, learning_rate = ${learningRate})`,
+    "lower warmup below the number of steps, train for more steps, or raise learning_rate",
+  );
+}
+
 /** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */
-function checkDirections({ name, rank, init }: AdapterRecipe, targets: readonly Linear[], spec: ModelSpec): void {
-  for (const linear of targets) {
+function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, spec: ModelSpec): void {
+  for (const linear of places.targets) {
     const { in: width, out } = linearShape(spec, linear);
     const most = Math.min(width, out);
+    const rank = maxOf(range(spec.layers).map((layer) => rankAt(places, layer, linear)));
     if (rank > most)
       throw new RequestError(
         "plan.rank",

@@ -4,6 +4,7 @@ import type { Init } from "../base/init.ts";
 import type { Method } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
+import type { PatternTable } from "../base/targeting.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];
@@ -32,8 +33,12 @@ export type AdapterRecipe = {
   readonly format: Format;
   /** Jinja texts over a row's fields, for format "template". */
   readonly template: { readonly prompt: string; readonly completion: string } | null;
-  /** Put plain prompts into the model's chat template, where it has one. */
-  readonly chatTemplate: boolean;
+  /** Put plain prompts into the model's chat template, where it has one; a path names another template's file, absolute. */
+  readonly chatTemplate: boolean | string;
+  /** What the chat template is given beside the turns, by name; a row's own goes before it. */
+  readonly chatVariables: Readonly<Record<string, unknown>>;
+  /** As the template has them, each turn with just what stands before it when it is written, or none at all. */
+  readonly thoughts: "as-template" | "every-turn" | "drop";
   /** System message of chats that have none. */
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
@@ -51,7 +56,15 @@ export type AdapterRecipe = {
   readonly dInitial: number;
   /** What a fresh adapter begins with. */
   readonly init: Init;
-  readonly targets: readonly string[] | "all-linear";
+  /** Linears, modules by the end of their paths, a regular expression of whole paths, or "all-linear". */
+  readonly targets: readonly string[] | string;
+  /** As targets, and wins over them. */
+  readonly exclude: readonly string[] | string | null;
+  /** The only layers, ascending; null: all. */
+  readonly layers: readonly number[] | null;
+  /** Ranks and alphas of the modules whose paths end with a match of a regular expression; the first counts. */
+  readonly rankPattern: PatternTable;
+  readonly alphaPattern: PatternTable;
   /** A PEFT adapter directory to continue from, absolute. */
   readonly initialAdapter: string | null;
   readonly optimizer: Optimizer;

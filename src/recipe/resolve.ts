@@ -1,9 +1,11 @@
 // From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
 
 import { dirname, resolve } from "node:path";
+import { type Init, isPrincipal } from "../base/init.ts";
 import { KINDS } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import { hash, hashText } from "../base/rng.ts";
+import { range } from "../base/shape.ts";
 import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
 
@@ -11,6 +13,8 @@ import type { AdapterTable, DefaultsTable } from "./schema.ts";
 const DEFAULTS = {
   format: "auto",
   chat_template: true,
+  chat_template_kwargs: {},
+  thoughts: "as-template",
   train_on: "completion",
   objective: "sft",
   method: "lora",
@@ -41,6 +45,15 @@ const DEFAULTS = {
   priority: 0,
   min_delta: 0,
 } as const;
+
+/** [1, 2, 3] or "1-3". */
+function layersOf(given: string | readonly number[]): readonly number[] {
+  if (typeof given !== "string") return [...new Set(given)].sort((a, b) => a - b);
+  const [from, to] = given.split("-").map(Number);
+  return range(to! - from! + 1).map((i) => from! + i);
+}
+
+const listed = <T>(value: T): T => (Array.isArray(value) ? ([...value] as T) : value);
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
@@ -99,6 +112,10 @@ function objectiveTable(objective: Objective): string | Record<string, unknown> 
   return Object.fromEntries(Object.entries(objective).map(([key, value]) => [snake(key), plain(value)]));
 }
 
+/** An adapter that continues another begins as that, whatever [defaults] say; its own `init` says what the other keeps frozen. */
+const initOf = (from: string | undefined, own: Init | undefined, any: Init): Init =>
+  from === undefined ? any : (own ?? "default");
+
 /** `recipePath` is absolute: relative paths are relative to its folder. `group` is the sweep that the adapter comes from. */
 export function resolveAdapter(
   adapter: AdapterTable,
@@ -120,7 +137,9 @@ export function resolveAdapter(
     evalSplit: split ?? 0,
     format: t.format,
     template: t.template ?? null,
-    chatTemplate: t.chat_template,
+    chatTemplate: typeof t.chat_template === "string" ? place(t.chat_template) : t.chat_template,
+    chatVariables: t.chat_template_kwargs,
+    thoughts: t.thoughts,
     system: t.system ?? null,
     trainOn: t.train_on,
     objective: objectiveOf(t.objective, place),
@@ -132,8 +151,12 @@ export function resolveAdapter(
     loraPlusRatio: keys.includes("lora_plus_ratio") ? t.lora_plus_ratio : DEFAULTS.lora_plus_ratio,
     projectionSeed: t.projection_seed,
     dInitial: t.d_initial,
-    init: t.from === undefined && keys.includes("init") ? t.init : "default", // they begin otherwise, whatever [defaults] say
+    init: keys.includes("init") ? initOf(t.from, adapter.init, t.init) : "default",
     targets: t.targets,
+    exclude: t.exclude ?? null,
+    layers: t.layers === undefined ? null : layersOf(t.layers),
+    rankPattern: keys.includes("rank_pattern") ? (t.rank_pattern ?? {}) : {},
+    alphaPattern: keys.includes("alpha_pattern") ? (t.alpha_pattern ?? {}) : {},
     initialAdapter: t.from === undefined ? null : place(t.from),
     optimizer: {
       learningRate: t.learning_rate,
@@ -164,9 +187,11 @@ export function adapterTable(a: AdapterRecipe) {
   const optional = (key: string, value: unknown) => (value === null ? {} : { [key]: value });
   const own: Readonly<Record<string, unknown>> = {
     alpha: a.alpha,
+    ...(Object.keys(a.rankPattern).length > 0 ? { rank_pattern: a.rankPattern } : {}),
+    ...(Object.keys(a.alphaPattern).length > 0 ? { alpha_pattern: a.alphaPattern } : {}),
     rslora: a.rslora,
     lora_plus_ratio: a.loraPlusRatio,
-    ...(a.initialAdapter === null ? { init: a.init } : {}),
+    ...(a.initialAdapter === null || isPrincipal(a.init) ? { init: a.init } : {}),
     projection_seed: a.projectionSeed,
     d_initial: a.dInitial,
   };
@@ -180,6 +205,8 @@ export function adapterTable(a: AdapterRecipe) {
     format: a.format,
     ...optional("template", a.template),
     chat_template: a.chatTemplate,
+    ...(Object.keys(a.chatVariables).length > 0 ? { chat_template_kwargs: a.chatVariables } : {}),
+    thoughts: a.thoughts,
     ...optional("system", a.system),
     train_on: a.trainOn,
     objective: objectiveTable(a.objective),
@@ -187,7 +214,9 @@ export function adapterTable(a: AdapterRecipe) {
     rank: a.rank,
     dropout: a.dropout,
     ...Object.fromEntries(KINDS[a.method].keys.filter((key) => key in own).map((key) => [key, own[key]])),
-    targets: a.targets === "all-linear" ? a.targets : [...a.targets],
+    targets: listed(a.targets),
+    ...optional("exclude", listed(a.exclude)),
+    ...optional("layers", listed(a.layers)),
     ...optional("from", a.initialAdapter),
     optimizer: a.optimizer.name,
     learning_rate: a.optimizer.learningRate,

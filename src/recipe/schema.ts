@@ -4,6 +4,7 @@ import * as v from "valibot";
 import { INITS, type Init, isInit } from "../base/init.ts";
 import { METHODS } from "../base/kinds.ts";
 import { MOST_RANK } from "../base/layout.ts";
+import { compilePattern, PatternError } from "../base/pattern.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { FORMATS } from "./recipe.ts";
 
@@ -45,6 +46,37 @@ const name = v.pipe(
 
 const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
 const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more")));
+/** A regular expression that Python and JavaScript read alike. */
+const pattern = (match: "whole" | "end") =>
+  v.pipe(
+    text,
+    v.rawCheck(({ dataset, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        compilePattern(dataset.value, match);
+      } catch (error) {
+        if (!(error instanceof PatternError)) throw error;
+        addIssue({ message: `"${dataset.value}": ${error.message}` });
+      }
+    }),
+  );
+const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
+  v.pipe(
+    v.record(pattern("end"), value, wants("a table of regular expressions and numbers")),
+    v.check((table) => Object.keys(table).length > 0, "wants at least one pattern"),
+  );
+const MOST_LAYERS = 9999;
+const layerRange = v.pipe(
+  text,
+  v.regex(/^\d{1,4}-\d{1,4}$/, wants('the first and the last layer, as "8-23"')),
+  v.check((range) => {
+    const [from, to] = range.split("-").map(Number);
+    return from! <= to!;
+  }, "wants the first layer before the last"),
+);
+/** What a chat template is given of a row itself. */
+const RESERVED = ["messages", "add_generation_prompt"];
+
 /** "start", "base" or the folder of a PEFT adapter. */
 const reference = text;
 
@@ -105,7 +137,12 @@ export const adapterEntries = {
   ),
   format: oneOf(...FORMATS),
   template: v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
-  chat_template: truth,
+  chat_template: v.union([truth, text], wants("true, false or the file of a template")),
+  chat_template_kwargs: v.pipe(
+    v.record(v.string(), v.unknown(), wants("a table")),
+    v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+  ),
+  thoughts: oneOf("as-template", "every-turn", "drop"),
   system: text,
   train_on: oneOf("completion", "all"),
   objective: v.union(
@@ -125,9 +162,19 @@ export const adapterEntries = {
     wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`),
   ),
   targets: v.union(
-    [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer"))],
-    wants('"all-linear" or a list of linear layers'),
+    [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer")), pattern("whole")],
+    wants('"all-linear", a list of linear layers or a regular expression'),
   ),
+  exclude: v.union(
+    [v.pipe(v.array(text), v.minLength(1, "wants at least one module")), pattern("whole")],
+    wants("a list of modules or a regular expression"),
+  ),
+  layers: v.union(
+    [v.pipe(v.array(whole(0, MOST_LAYERS)), v.minLength(1, "wants at least one layer")), layerRange],
+    wants('a list of layers, or the first and the last as "8-23"'),
+  ),
+  rank_pattern: patternTable(whole(1, MOST_RANK)),
+  alpha_pattern: patternTable(positive()),
   from: text,
   optimizer: oneOf("adamw", "sgd"),
   learning_rate: positive(),

@@ -9,9 +9,10 @@ import {
   putFactor,
   takeFactor,
 } from "../base/layout.ts";
+import { rankAt } from "../base/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 
-type Shape = Pick<AdapterPlan, "rank" | "targets" | "method">;
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;
 
 /** How the blocks of a stage are laid out. */
 export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
@@ -20,22 +21,22 @@ export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage:
 }
 
 /** The factors in the blocks of all stages, first stage first, in the order of the layers. */
-export const factorsOf = (plan: Plan, { rank, targets, method }: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
+export const factorsOf = (plan: Plan, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
     const layout = layoutOf(plan, stage);
-    return factorsIn(plan.stages[stage]!.part, targets, method).map((at) => {
-      const place = factorPlace(plan.spec, layout, rank, at.layer, at.linear, at.factor);
+    return factorsIn(plan.stages[stage]!.part, adapter.targets, adapter.method, adapter.places).map((at) => {
+      const place = factorPlace(plan.spec, layout, rankAt(adapter, at.layer, at.linear), at.layer, at.linear, at.factor);
       return { ...at, values: takeFactor(block, place) };
     });
   });
 
 /** The reverse: a block for each stage; what no factor fills is zero. */
-export const blocksOf = (plan: Plan, { rank }: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
+export const blocksOf = (plan: Plan, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
   plan.stages.map(({ part }, stage) => {
     const layout = layoutOf(plan, stage);
     const block = new Float32Array(new ArrayBuffer(4 * layout.size));
     for (const { layer, linear, factor, values } of factors)
       if (layer >= part.from && layer < part.to)
-        putFactor(block, factorPlace(plan.spec, layout, rank, layer, linear, factor), values);
+        putFactor(block, factorPlace(plan.spec, layout, rankAt(adapter, layer, linear), layer, linear, factor), values);
     return block;
   });

@@ -5,7 +5,7 @@ import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { range } from "../base/shape.ts";
-import { type Address, describeAddress } from "../bus/address.ts";
+import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
 import type { StageReport } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
@@ -67,12 +67,7 @@ export async function gatherCrew({ stages, here, join, run, signal }: CrewOption
   log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
   try {
     const connection = opened.use(await connectSealed(address, `mlora ${run}`, key));
-    if (join && !connection.encrypted && !isLocal(connection.server))
-      log(
-        0,
-        () =>
-          `notice: the connection to ${connection.server} is not encrypted: its messages are sealed, its credentials and subjects are not`,
-      );
+    if (join && !connection.encrypted) warnOpen("host" in join.server ? join.server : connection);
     const children = here.map((device, stage) => startStage({ address, key, run, stage, device }));
     opened.defer(() => farewell(children, bus !== null && !bus.lost.aborted));
     for (const [stage, child] of children.entries())
@@ -93,7 +88,13 @@ export async function gatherCrew({ stages, here, join, run, signal }: CrewOption
   }
 }
 
-const isLocal = (server: string): boolean => /^(127\.|localhost:|\[?::1\]?:)/.test(server);
+/** Of a server that others reach over a network, ours by where it listens, without TLS. */
+function warnOpen(at: { readonly host: string; readonly port: number } | { readonly server: string }): void {
+  const where = "host" in at ? `${at.host}:${at.port}` : at.server;
+  if (isLoopback(where.replace(/:\d+$/, ""))) return;
+  const what = "its messages are sealed, its credentials and subjects are not";
+  log(0, () => `notice: the connection to ${where} is not encrypted: ${what}`);
+}
 
 const startStage = (orders: StageOrders): Child => {
   const name = `stage ${orders.stage}`;

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RunError, textOf } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
-import { removeQuietly } from "../files/atomic.ts";
+import { removeAdapter } from "../files/output.ts";
 import type { Plan } from "../plan/plan.ts";
 import { judge } from "../schedule/sweeps.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
@@ -65,6 +65,7 @@ export class Finisher {
     } catch (error) {
       if (!isOwn(error)) throw error;
       outcome = { status: "failed", message: textOf(error) }; // the others go on
+      if (isOfFiles(error)) await this.#keepTrained(live);
     }
     this.options.roster.free(live);
     if (outcome.status === "failed") this.options.tell.failed(index, outcome.message!);
@@ -74,6 +75,12 @@ export class Finisher {
     if (outcome.status === "failed" || outcome.status === "stopped") return;
     await live.kept; // a save that is under way would find its folder gone
     this.#forget(live); // not before it is known to have ended
+  }
+
+  /** What was trained is whole, and only its folder could not be written: the same command saves it without training it again. */
+  async #keepTrained(live: Live): Promise<void> {
+    await live.kept;
+    if (this.options.keepStopped && live.slot !== null && live.steps > 0) await this.options.roster.keep(live);
   }
 
   #forget(live: Live): void {
@@ -110,11 +117,20 @@ export class Finisher {
     try {
       if (!(await this.#save(live, folder))) return null;
     } catch (error) {
-      if (!before) removeQuietly(folder);
+      if (!before) this.#remove(folder);
       throw error;
     }
     this.options.tell.saved({ adapter: live.plan.index, step: live.steps, folder });
     return folder;
+  }
+
+  /** The fault that is told is the first one, not that of cleaning up after it. */
+  #remove(folder: string): void {
+    try {
+      removeAdapter(folder);
+    } catch {
+      // its disk is gone
+    }
   }
 
   /** From the stages, or, where it has no place there, from where it was kept; false where it was not. */
@@ -131,6 +147,9 @@ export class Finisher {
     return true;
   }
 }
+
+/** Whether it is the disk's fault, not that of the adapter's numbers. */
+const isOfFiles = (error: unknown): boolean => error instanceof RunError && error.code.startsWith("files.");
 
 /** After its last step no training loss would show that an adapter's numbers are none. */
 function checked(last: Evaluation | null): Evaluation | null {

@@ -1,10 +1,10 @@
 // Keeps adapters while they are not on the stages, and against the day that everything is killed: on disk, or, where a run leaves
 // nothing there, in memory.
 
-import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import {
   BLOCKS,
   type BlockName,
@@ -12,7 +12,9 @@ import {
   checkpointsIn,
   type Progress,
   readCheckpoint,
+  removeCheckpoints,
   type Snapshot,
+  setAside,
 } from "../files/checkpoint.ts";
 import type { FromSaver, ToSaver } from "../files/saver.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
@@ -57,6 +59,13 @@ export const checkpointFolder = (output: string, name: string, which: Which = "l
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
 
+/** Sets a damaged checkpoint aside; what is told of it. Throws the error where it is another than damage. */
+export function aside(folder: string, error: unknown): string {
+  if (!(error instanceof RunError) || error.code !== "checkpoint.bad") throw error;
+  const to = setAside(folder);
+  return `${error.message}; ${to === null ? "" : `it is set aside as ${to}, and `}the one before is taken`;
+}
+
 /** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
 export function diskKeeper(output: string, keep: number): Keeper {
   const saver = startSaver();
@@ -78,15 +87,15 @@ export function diskKeeper(output: string, keep: number): Keeper {
           const blocks = plan.stages.map((_, stage) => blocksAt(of as Record<BlockName, Float32Array[]>, stage));
           return { progress, blocks };
         } catch (error) {
-          if (!(error instanceof RunError)) throw error;
-          notice(`${error.message}; the one before is taken`);
+          notice(aside(folder, error));
         }
       return null;
     },
     forget({ name }) {
       const folder = checkpointFolder(output, name);
       try {
-        rmSync(folder, { recursive: true, force: true });
+        removeCheckpoints(checkpointFolder(output, name, "best"));
+        removeCheckpoints(folder);
       } catch (error) {
         throw new RunError("files.remove", `cannot remove ${folder}: ${textOf(error)}`, undefined, { cause: error });
       }
@@ -101,11 +110,12 @@ const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32A
   v: v[stage]!,
 });
 
-const snapshotOf = (plan: Plan, { rank, targets, method }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
+const snapshotOf = (plan: Plan, { rank, targets, method, places }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
   spec: plan.spec,
   rank,
   targets,
   method,
+  places,
   stages: plan.stages.map(({ part }, stage) => ({ part, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
 });
 
@@ -116,9 +126,14 @@ function startSaver() {
   const writing = new Set<Promise<void>>();
   let thread: Worker | null = null;
   let count = 0;
+  let ended = false;
   const start = (): Worker => {
     const worker = new Worker(CODE);
-    worker.on("message", ({ id, failure }: FromSaver) => {
+    worker.on("message", ({ id, notice, failure }: FromSaver) => {
+      if (notice !== undefined) {
+        log(0, () => `notice: ${notice}`);
+        return;
+      }
       const who = waiting.get(id);
       waiting.delete(id);
       if (failure) who?.reject(new RunError(failure.code, failure.message, failure.hint));
@@ -132,6 +147,7 @@ function startSaver() {
   };
   return {
     save(what: Omit<ToSaver, "id">): Promise<void> {
+      if (ended) return Promise.reject(new RunError("checkpoint.closed", "the run ended before this checkpoint was begun"));
       thread ??= start();
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       const id = count++;
@@ -142,8 +158,9 @@ function startSaver() {
       thread.postMessage({ id, ...what } satisfies ToSaver, owned);
       return promise;
     },
-    /** Waits for what is being written. */
+    /** Waits for what is being written, and takes nothing more. */
     async end(): Promise<void> {
+      ended = true;
       await Promise.allSettled(writing);
       await thread?.terminate();
       thread = null;

@@ -4,7 +4,7 @@ import { RequestError, RunError } from "../base/errors.ts";
 import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
 import { type Outcome, readRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
-import { checkpointFolder } from "./keeper.ts";
+import { aside, checkpointFolder } from "./keeper.ts";
 import { type AdapterData, madeOf } from "./live.ts";
 
 export type Resumed = {
@@ -64,10 +64,9 @@ function newest(folder: string, name: string, notice: (text: string) => void): P
     try {
       const { progress } = readCheckpoint(checkpoint);
       if (progress.adapter === name) return progress;
-      notice(`the checkpoint ${checkpoint} is of the adapter '${progress.adapter}'; the one before is taken`);
+      throw new RunError("checkpoint.bad", `the checkpoint ${checkpoint} is of the adapter '${progress.adapter}'`);
     } catch (error) {
-      if (!(error instanceof RunError)) throw error;
-      notice(`${error.message}; the one before is taken`);
+      notice(aside(checkpoint, error));
     }
   return null;
 }

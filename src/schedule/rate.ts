@@ -8,8 +8,11 @@ export type RateSchedule = {
   readonly minRatio: number;
 };
 
-export const warmupSteps = ({ warmup }: RateSchedule, steps: number): number =>
-  warmup < 1 ? Math.ceil(warmup * steps) : Math.min(warmup, steps);
+/** A share is rounded up, as Hugging Face does, but for one of less than a step: the first warm-up step has a rate of 0. */
+export function warmupSteps({ warmup }: RateSchedule, steps: number): number {
+  if (warmup >= 1) return Math.min(warmup, steps);
+  return warmup * steps < 1 ? 0 : Math.ceil(warmup * steps);
+}
 
 /** What the peak rate is multiplied by in step `step` (0 is the first) of `steps`. */
 export function rateFactor(schedule: RateSchedule, step: number, steps: number): number {
@@ -19,4 +22,10 @@ export function rateFactor(schedule: RateSchedule, step: number, steps: number):
   const progress = (step - warm) / Math.max(1, steps - warm);
   const left = schedule.name === "linear" ? 1 - progress : 0.5 * (1 + Math.cos(Math.PI * progress));
   return schedule.minRatio + (1 - schedule.minRatio) * Math.max(0, left);
+}
+
+/** Whether any of an adapter's steps changes a weight: whether its learning rate is above 0 in fp32. */
+export function learns(schedule: RateSchedule, peak: number, steps: number): boolean {
+  for (let step = 0; step < steps; step++) if (Math.fround(peak * rateFactor(schedule, step, steps)) > 0) return true;
+  return false;
 }

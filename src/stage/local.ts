@@ -25,5 +25,15 @@ export async function openLocalStages(setups: readonly StageSetup[]): Promise<Bu
     handlers.push({ ...stage.handlers(), open: () => Promise.reject(new Error("a local stage is open from the start")) });
   }
   const closing = opened.move();
-  return localBus(handlers, () => closing.disposeAsync());
+  return localBus(
+    handlers,
+    async () => {
+      // What a failed request launched may still run; a device that fails is closed as well.
+      for (const device of devices) await device.idle().catch(() => undefined);
+      await closing.disposeAsync();
+    },
+    () => {
+      for (const ends of links) for (const end of ends) end[Symbol.dispose]();
+    },
+  );
 }

@@ -3,6 +3,7 @@
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { StageHandlers } from "../bus/bus.ts";
+import { Gate } from "../bus/gate.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import type { Seat } from "../bus/stage.ts";
 import type { Device } from "../device/device.ts";
@@ -23,17 +24,19 @@ export async function serveStage(options: ServeOptions): Promise<RunError | null
   const { seat } = options;
   const over = new AbortController();
   await using opened = new AsyncDisposableStack();
-  const handlers: Partial<StageHandlers> = {
+  const gate = new Gate();
+  const handlers: Partial<StageHandlers> = gate.guard<Partial<StageHandlers>>({
     open: async ({ setup }) => {
       invariant(!handlers.forward, "a stage that is opened twice");
       const { stage, links } = await open(options, setup, over.signal, opened);
-      Object.assign(handlers, stage.handlers());
+      Object.assign(handlers, gate.guard(stage.handlers()));
       return links;
     },
-  };
+  });
   seat.serve(handlers);
   const reason = await seat.ended;
-  over.abort(reason ?? new RunError("bus.closed", "the run has ended"));
+  over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // links let go of who waits
+  await gate.close();
   return reason;
 }
 

@@ -20,7 +20,8 @@ const END_MS = 30_000;
 const forever = (text: string) => text.replaceAll(/^steps = .*$/gm, "steps = 1000000");
 const linesOf = ({ err }: { readonly err: string }) => err.split("\n").filter((line) => line !== "");
 
-needs(sshdPath() === null ? "sshd" : "namespaces")("scripts/launch, over hosts that ssh reaches", () => {
+const missing = sshdPath() === null ? "sshd" : Bun.which("openssl") === null ? "openssl" : "namespaces";
+needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
   const place = new Workplace(5);
   const temporary = join(place.root, "launch");
   let hosts: Hosts;

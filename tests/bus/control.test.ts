@@ -377,10 +377,11 @@ needs("nats")("a run that goes on", () => {
     await begun(path, 1);
     const folder = join(HERE.MLORA_CACHE, "runs");
     const [file] = readdirSync(folder);
-    const { address } = JSON.parse(readFileSync(join(folder, file!), "utf8"));
+    const { reach } = JSON.parse(readFileSync(join(folder, file!), "utf8"));
     expect(statSync(join(folder, file!)).mode & 0o777).toBe(0o600);
     expect(statSync(folder).mode & 0o777).toBe(0o700);
-    expect(await told("ps", "--json")).not.toContain(address.login.token);
+    const listed = await told("ps", "--json");
+    for (const secret of [reach.address.login.token, reach.key]) expect(listed).not.toContain(secret);
     run.kill("SIGKILL");
     await run.ended;
     expect(await told("ps")).toBe("no run goes on here");

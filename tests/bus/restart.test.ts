@@ -46,8 +46,21 @@ needs("nats")("a run whose processes are killed", () => {
         });
         continue;
       }
-      const victims = children.filter((pid) => commandOf(pid).includes(who === "server" ? "nats-server" : "stage --orders"));
-      if (victims.length === 0) continue; // it is being started again
+      const find = (): number[] => {
+        const command = who === "server" ? "nats-server" : "stage --orders";
+        try {
+          return childrenOf(run.pid).filter((pid) => commandOf(pid).includes(command));
+        } catch {
+          return []; // one of them has just ended
+        }
+      };
+      let victims = find();
+      // Where it is being started again, on a busy machine for long, the kill waits for it.
+      for (const limit = performance.now() + 20_000; victims.length === 0 && code === null && performance.now() < limit; ) {
+        await Bun.sleep(20);
+        if (code === null) victims = find();
+      }
+      if (victims.length === 0) continue;
       process.kill(victims[rng.below(victims.length)]!, "SIGKILL");
       killed[who]++;
     }

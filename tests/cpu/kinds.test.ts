@@ -1,4 +1,4 @@
-// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+, DoRA, VeRA, PiSSA and OLoRA.
+// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+, DoRA, VeRA, PiSSA, OLoRA, and layers that differ.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
@@ -10,7 +10,7 @@ import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 import { randomTokens, tinySpec, tinyStage } from "../helpers/tiny.ts";
 
-comparesWithPeft("cpu", "fp32", { loss: 1e-6, gradNorm: 5e-6, weights: 1e-5 }, true, ["kinds", "vera", "principal"]);
+comparesWithPeft("cpu", "fp32", { loss: 1e-6, gradNorm: 5e-6, weights: 1e-5 }, true, ["kinds", "vera", "principal", "places"]);
 
 test("a fresh DoRA has its magnitudes before any pass: the lengths of the frozen rows", async () => {
   const spec = tinySpec();

@@ -71,7 +71,7 @@ describe("two runs in one output folder", () => {
         expect((await winner!.ended).code).toBe(1);
         const steps = metrics(outputOf(path), "step").map(({ step }) => step as number);
         expect(steps).toEqual([...steps.keys()].map((i) => i + 1)); // nobody else wrote
-        expect(readdirSync(outputOf(path)).filter((name) => name.startsWith(".mlora"))).toEqual([]);
+        expect(readdirSync(outputOf(path)).filter((name) => name.startsWith(".mlora.lock"))).toEqual([]);
       }
     },
     MINUTE,

@@ -108,7 +108,7 @@ test.each([
   ["no rejected answer", "dpo", '{"prompt": "a", "chosen": "b"}', "data.row", "lacks the field 'rejected'"],
   ["an empty answer", "dpo", '{"prompt": "a", "chosen": " ", "rejected": "c"}', "data.row", "has an empty 'chosen'"],
   ["no prompt", "orpo", '{"chosen": "b", "rejected": "c"}', "data.row", "lacks the field 'prompt'"],
-  ["no label", "kto", '{"prompt": "a", "completion": "b"}', "data.row", "in 'label', wants true or false"],
+  ["no label", "kto", '{"prompt": "a", "completion": "b"}', "data.row", "in 'label', expected true or false"],
   ["no paraphrase", "cit", '{"prompt": "a", "completion": "b"}', "data.row", "lacks the field 'paraphrase'"],
   [
     "an empty paraphrase",

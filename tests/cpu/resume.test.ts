@@ -98,7 +98,7 @@ test("a damaged checkpoint is told and the one before it is taken; with none lef
   const { code, err } = await place.mlora("run", disturbed);
   expect(code).toBe(0);
   expect(err).toMatch(
-    /^notice: the checkpoint .*a0.* is damaged: state.safetensors has the SHA-256 .*; the one before is taken$/m,
+    /^notice: the checkpoint .*a0.* is damaged: state.safetensors has the SHA-256 .*; it is set aside as .*\.damaged, and the one before is taken$/m,
   );
   expect(err).toContain(`a0 at step ${Number(/step-(\d+)$/.exec(older!)![1])} of`);
   expect(err).toContain("a3 at step 0 of");

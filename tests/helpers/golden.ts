@@ -13,7 +13,7 @@ import type { Tokens } from "../../src/schedule/pack.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
 /** Adapters of the other kinds, and of other beginnings. */
-export const ON_LLAMA = ["kinds", "vera", "principal"] as const;
+export const ON_LLAMA = ["kinds", "vera", "principal", "places"] as const;
 export type GoldenModel = (typeof GOLDEN_MODELS)[number] | (typeof ON_LLAMA)[number];
 
 export type GoldenStep = {
@@ -91,7 +91,11 @@ type FileAdapter = {
   readonly lora_plus_ratio?: number;
   readonly projection_seed?: number;
   readonly init?: Init;
-  readonly targets: readonly Linear[];
+  readonly targets: readonly Linear[] | string;
+  readonly exclude?: readonly string[] | string | null;
+  readonly layers?: readonly number[] | null;
+  readonly rank_pattern?: Readonly<Record<string, number>>;
+  readonly alpha_pattern?: Readonly<Record<string, number>>;
   readonly batch_size: number;
   readonly accumulation: number;
   readonly learning_rate: number;
@@ -202,6 +206,8 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     format: "text",
     template: null,
     chatTemplate: false,
+    chatVariables: {},
+    thoughts: "as-template",
     system: null,
     trainOn: "completion",
     objective: { name: "sft" },
@@ -214,7 +220,12 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     projectionSeed: adapter.projection_seed ?? 0,
     dInitial: 0.1,
     init,
-    targets: LINEARS.filter((linear) => adapter.targets.includes(linear)),
+    targets:
+      typeof adapter.targets === "string" ? adapter.targets : LINEARS.filter((linear) => adapter.targets.includes(linear)),
+    exclude: adapter.exclude ?? null,
+    layers: adapter.layers ?? null,
+    rankPattern: adapter.rank_pattern ?? {},
+    alphaPattern: adapter.alpha_pattern ?? {},
     initialAdapter: isPrincipal(init) ? null : initialAdapter,
     patience: null,
     minDelta: 0,

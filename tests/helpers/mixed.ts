@@ -46,6 +46,13 @@ export const MIXED: Readonly<Record<string, Settings>> = {
     targets: ["v_proj", "down_proj"],
   },
   olora: { data: "labels.jsonl", rank: 6, init: "olora", objective: "kto", dropout: 0, batch_size: 4, learning_rate: 2e-3 },
+  places: {
+    data: "rows.jsonl",
+    rank: 6,
+    targets: ".*\\.(0\\.self_attn\\.[qv]|1\\.self_attn\\.o|\\d\\.mlp\\.down)_proj",
+    ...{ rank_pattern: { "1\\..*": 13, v_proj: 2 }, alpha_pattern: { q_proj: 7 }, dropout: 0.1 },
+  },
+  narrow: { data: "pairs.jsonl", rank: 3, objective: "dpo", method: "dora", layers: "1-1", exclude: ["k_proj"] },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 

@@ -21,14 +21,15 @@ const CHAT =
   "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
-/** A byte-level tokenizer without merges: each byte is a token. */
-export function writeByteTokenizer(folder: string): void {
-  const vocab = Object.fromEntries([...byteCharacters(), ...SPECIALS].map((token, id) => [token, id]));
+/** A byte-level tokenizer without merges: each byte is a token; `marks` are special tokens besides its own. */
+export function writeByteTokenizer(folder: string, marks: readonly string[] = [], more: object = {}): void {
+  const specials = [...SPECIALS, ...marks];
+  const vocab = Object.fromEntries([...byteCharacters(), ...specials].map((token, id) => [token, id]));
   const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   const tokenizer = {
     version: "1.0",
-    added_tokens: SPECIALS.map((content, i) => ({ id: 256 + i, content, ...special })),
+    added_tokens: specials.map((content, i) => ({ id: 256 + i, content, ...special })),
     normalizer: null,
     pre_tokenizer: byteLevel,
     post_processor: null,
@@ -36,7 +37,7 @@ export function writeByteTokenizer(folder: string): void {
     model: { type: "BPE", vocab, merges: [], unk_token: null, byte_fallback: false, ignore_merges: false },
   };
   writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
-  const config = { tokenizer_class: "PreTrainedTokenizerFast", eos_token: "<|end|>", chat_template: CHAT };
+  const config = { tokenizer_class: "PreTrainedTokenizerFast", eos_token: "<|end|>", chat_template: CHAT, ...more };
   writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(config));
 }
 

@@ -10,6 +10,7 @@ import { MloraError } from "../../src/base/errors.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
 import { canMount } from "./disk.ts";
 import { canMakeHosts, sshdPath } from "./hosts.ts";
+import { canInject } from "./injector.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 
@@ -27,6 +28,11 @@ const HAVE = {
   sshd: () => (sshdPath() !== null ? 1 : 0),
   /** The right to make namespaces of users, mounts, processes and networks, and the programs that do (util-linux, iproute2). */
   namespaces: () => (canMakeHosts() ? 1 : 0),
+  /** Files of other users are made, and read, by root alone. */
+  root: () => (process.getuid!() === 0 ? 1 : 0),
+  openssl: () => (Bun.which("openssl") ? 1 : 0),
+  /** A C compiler, and a kernel that lets system calls be answered by another process. */
+  faults: () => (canInject() ? 1 : 0),
 } as const;
 
 /**

@@ -28,9 +28,9 @@ export class Workplace implements Disposable {
     mkdirSync(this.temporary);
   }
 
-  /** `environment`: beside ours. */
-  start(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Running {
-    const child = Bun.spawn([process.execPath, MAIN, ...args], {
+  /** `environment`: beside ours. `prefix`: a program that starts it. */
+  start(args: readonly string[], environment: Readonly<Record<string, string>> = {}, prefix: readonly string[] = []): Running {
+    const child = Bun.spawn([...prefix, process.execPath, MAIN, ...args], {
       cwd: this.root,
       stdin: "ignore",
       stdout: "pipe",

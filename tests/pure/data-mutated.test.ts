@@ -8,6 +8,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenFolder, goldenKinds, goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 
@@ -16,18 +17,11 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const VOCAB = 1600;
 const recipe = (train: string): DatasetRecipe => ({
-  name: "a",
+  ...PLAIN_RECIPE,
   train: [train],
-  eval: [],
   evalSplit: 0.2,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
   system: "Be brief.",
-  trainOn: "completion",
-  objective: { name: "sft" },
   maxLength: 64,
-  overlong: "truncate",
 });
 
 /** What was refused; nothing but a RequestError may be thrown. */
@@ -126,8 +120,12 @@ test("a tokenizer of another kind says what is supported", () => {
   expect(refusal("unigram", () => void goldenTokenizer("llama2", { model }))?.message).toMatch(
     /its model is "Unigram"; supported is "BPE"/,
   );
-  const merged = { type: "Split", pattern: { String: " " }, behavior: "MergedWithPrevious", invert: false };
-  expect(refusal("split", () => void goldenTokenizer("llama2", { pre_tokenizer: merged }))?.message).toMatch(
-    /splits by "MergedWithPrevious"/,
+  const words = { type: "Whitespace" };
+  expect(refusal("pre-tokenizer", () => void goldenTokenizer("llama2", { pre_tokenizer: words }))?.message).toMatch(
+    /its pre_tokenizer has a step "Whitespace"; supported are Split/,
+  );
+  const lower = { type: "Lowercase" };
+  expect(refusal("normalizer", () => void goldenTokenizer("llama2", { normalizer: lower }))?.message).toMatch(
+    /its normalizer has a step "Lowercase"; supported are NFC/,
   );
 });

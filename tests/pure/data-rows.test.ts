@@ -8,6 +8,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles, type Sample } from "../../src/data/dataset.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-rows-"));
@@ -26,18 +27,9 @@ const smollm = goldenTokenizer("smollm");
 const VOCAB = 1600;
 
 const recipe = (train: string, changes: Partial<DatasetRecipe> = {}): DatasetRecipe => ({
-  name: "a",
+  ...PLAIN_RECIPE,
   train: [train],
-  eval: [],
-  evalSplit: 0,
-  format: "auto",
-  template: null,
-  chatTemplate: true,
-  system: null,
-  trainOn: "completion",
-  objective: { name: "sft" },
   maxLength: 512,
-  overlong: "truncate",
   ...changes,
 });
 const load = (content: string | Uint8Array, changes: Partial<DatasetRecipe> = {}, tokenizer: Tokenizer = smollm): Dataset =>
@@ -108,9 +100,10 @@ describe("forms", () => {
   test("prompt and completion as plain text: begun as the model begins, ended, and cut where the completion begins", () => {
     const rows = lines({ prompt: "Q: 1+1\nA:", completion: " 2" });
     const [sample] = load(rows, { chatTemplate: false }, llama2).train;
-    const [prompt, completion] = [llama2.encode("Q: 1+1\nA:"), llama2.encode(" 2")];
-    expect([...sample!.ids]).toEqual([llama2.bos!, ...prompt, ...completion, llama2.eos!]);
-    expect([...sample!.mask]).toEqual([0, ...prompt.map(() => 0), ...completion.map(() => 1), 1]);
+    const [prompt, whole] = [llama2.encode("Q: 1+1\nA:"), llama2.encode("Q: 1+1\nA: 2")];
+    expect(whole.slice(0, prompt.length)).toEqual(prompt);
+    expect([...sample!.ids]).toEqual([llama2.bos!, ...whole, llama2.eos!]);
+    expect([...sample!.mask]).toEqual([0, ...whole.map((_, i) => (i < prompt.length ? 0 : 1)), 1]);
     const [noBos] = load(rows, { chatTemplate: false }, smollm).train;
     expect([...noBos!.ids]).toEqual([...smollm.encode("Q: 1+1\nA:"), ...smollm.encode(" 2"), smollm.eos!]);
   });
@@ -169,7 +162,7 @@ describe("forms", () => {
     const qwen = goldenTokenizer("qwen3");
     const [sample] = load(lines({ messages }), {}, qwen).train;
     expect(learned(sample!, qwen)).toBe(
-      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|><think>\n\n</think>\n\nTwo.<|im_end|>',
+      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>Two.<|im_end|>', // the template's empty think block is read, not learned
     );
   });
 });
@@ -201,7 +194,7 @@ describe("length", () => {
   test("a file of which nothing is left says how many rows it had", () => {
     const fault = faultOf(() => load(rows, { maxLength: 1 }));
     expect(fault.code).toBe("data.file");
-    expect(fault.message).toMatch(/\.jsonl: has no usable row: all 2 have nothing to learn within max_length 1$/);
+    expect(fault.message).toMatch(/\.jsonl: has no usable row: nothing to learn within max_length, dropped: 2 rows/);
   });
 });
 
@@ -299,7 +292,7 @@ describe("faults", () => {
 
   test("an unknown form says what was found and what is known", () => {
     expect(faultOf(() => load('{"question": "a", "answer": "b"}')).message).toMatch(
-      /has the fields question, answer; wants messages/,
+      /has the fields question, answer; expected messages/,
     );
   });
 
@@ -327,7 +320,8 @@ describe("faults", () => {
     expect(faultOf(() => load(turns(user, { role: "assistant", content: "x" }), {}, plain)).message).toMatch(
       /no chat template/,
     );
-    expect(said(load(good, {}, plain), plain)).toEqual([["ab<|im_end|>", "b<|im_end|>"]]);
+    const pair = JSON.stringify({ prompt: "a", completion: " b" });
+    expect(said(load(pair, {}, plain), plain)).toEqual([["a b<|im_end|>", " b<|im_end|>"]]);
   });
 
   test("a completion that cannot be ended, for a tokenizer that names no end", () => {
@@ -338,7 +332,7 @@ describe("faults", () => {
   test("the first five of a file are told at once", () => {
     const fault = faultOf(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
-    expect(fault.hint).toEndWith("; what follows them was not read");
+    expect(fault.hint).toEndWith("; later rows were not checked");
   });
 
   test("a token that the model does not know", () => {

@@ -279,7 +279,7 @@ describe("PEFT adapters", () => {
     const factors = factorsOf(adapter.targets, 3);
     writePeftAdapter(folder, adapter, factors);
     const { tensor, ...config } = readPeftAdapter(folder, spec);
-    expect(config).toEqual({ ...adapter, targets: ["q_proj", "up_proj"] });
+    expect(config).toEqual({ ...adapter, targets: ["q_proj", "up_proj"], scale: 2 });
     for (const { layer, linear, factor, values } of factors) expect(tensor(layer, linear, factor)).toEqual(values);
     expect(readdirSync(folder).toSorted()).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
   });
@@ -296,7 +296,7 @@ describe("PEFT adapters", () => {
       ["peft_type", "IA3"],
       ["lora_bias", true],
       ["bias", "all"],
-      ["rank_pattern", { q_proj: 4 }],
+      ["rank_pattern", { q_proj: 0 }],
       ["modules_to_save", ["lm_head"]],
       ["r", "x"],
     ] as const) {

@@ -16,7 +16,15 @@ mkdirSync(folder, { recursive: true });
 writeByteTokenizer(folder);
 afterAll(() => rmSync(folder, { recursive: true }));
 const tokenizer = loadTokenizer(folder);
-const chat: FormatOptions = { format: "auto", template: null, system: null, asChat: true };
+const chat: FormatOptions = {
+  format: "auto",
+  template: null,
+  system: null,
+  thoughts: "as-template",
+  chatVariables: {},
+  asChat: true,
+  chatTemplate: tokenizer.chatTemplate,
+};
 const template = { prompt: "Q: {{ q }}", completion: "{{ a }}" };
 
 const user = { role: "user", content: "Hi" };
@@ -60,17 +68,17 @@ const FORMS: readonly (readonly [string, FormatOptions, Record<string, unknown>,
 
 describe("a row", () => {
   test.each(FORMS)("of %s", (_, options, fields, answer, prompt, expected) => {
-    const whole = promptReader(options, tokenizer)(fields);
+    const whole = promptReader({ options: options, tokenizer })(fields);
     expect(tokenizer.decode(whole.ids)).toBe(prompt);
     expect(tokenizer.decode(whole.expected!)).toBe(expected);
     const row = tokenise(exampleReader(options)(fields), tokenizer, "completion");
     expect([...whole.ids, ...whole.expected!]).toEqual(row.ids);
     const open = Object.fromEntries(Object.entries(fields).filter(([name]) => !answer.includes(name)));
-    expect(promptReader(options, tokenizer)(open)).toEqual({ ids: whole.ids, expected: null });
+    expect(promptReader({ options: options, tokenizer })(open)).toEqual({ ids: whole.ids, expected: null });
   });
 
   test("of a conversation: up to its last answer, or after its last turn", () => {
-    const read = promptReader(chat, tokenizer);
+    const read = promptReader({ options: chat, tokenizer });
     const messages = [user, assistant, { role: "user", content: "And?" }];
     const open = read({ messages });
     expect(tokenizer.decode(open.ids)).toBe("<|user|>Hi<|end|><|assistant|>Hello<|end|><|user|>And?<|end|><|assistant|>");
@@ -90,13 +98,13 @@ describe("a row", () => {
 
   test("of a template whose prompt is the same for all", () => {
     const same = { ...chat, format: "template", template: { prompt: "Q", completion: "{{ a }}" } } as const;
-    const read = promptReader(same, tokenizer);
+    const read = promptReader({ options: same, tokenizer });
     expect(read({ a: "A" }).expected).not.toBeNull();
     expect(read({})).toEqual({ ids: read({ a: "A" }).ids, expected: null });
   });
 
   test("of text is continued", () => {
-    expect(promptReader({ ...chat, format: "text" }, tokenizer)({ text: "Once" })).toEqual({
+    expect(promptReader({ options: { ...chat, format: "text" }, tokenizer })({ text: "Once" })).toEqual({
       ids: tokenizer.encode("Once"),
       expected: null,
     });
@@ -109,13 +117,17 @@ describe("a row", () => {
       [{ ...chat, format: "template", template }, { a: "A" }],
       [chat, { messages: [] }],
     ] as const)
-      expect(() => promptReader(options as FormatOptions, tokenizer)(fields as Record<string, unknown>)).toThrow(RowFault);
+      expect(() => promptReader({ options: options as FormatOptions, tokenizer })(fields as Record<string, unknown>)).toThrow(
+        RowFault,
+      );
   });
 });
 
 test("a prompt by itself is that of a row", () => {
   for (const options of [chat, { ...chat, asChat: false }])
-    expect(promptOf("Hi", options, tokenizer)).toEqual(promptReader(options, tokenizer)({ prompt: "Hi" }));
+    expect(promptOf("Hi", { options: options, tokenizer })).toEqual(
+      promptReader({ options: options, tokenizer })({ prompt: "Hi" }),
+    );
 });
 
 test("the last run of targets is the answer", () => {

@@ -5,7 +5,7 @@ import { dropoutBits, dropoutRowKey, Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
-import { rateFactor } from "../../src/schedule/rate.ts";
+import { learns, rateFactor, warmupSteps } from "../../src/schedule/rate.ts";
 import { cut, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../../src/schedule/steps.ts";
 import { randomTokens } from "../helpers/tiny.ts";
 
@@ -181,6 +181,21 @@ describe("learning rates", () => {
     ]);
     expect(of("linear", 0.3)).toEqual([0, 0.5, 1, 0.75, 0.5, 0.25]);
     expect(of("linear", 0, 0.5)[3]).toBe(0.75);
+  });
+
+  test("a share of less than one step warms nothing up, so that a run of one step learns", () => {
+    const steps = (warmup: number, all: number) => warmupSteps({ name: "cosine", warmup, minRatio: 0 }, all);
+    expect([1, 2, 33, 34, 67].map((all) => steps(0.03, all))).toEqual([0, 0, 0, 2, 3]);
+    expect(of("cosine", 0.03)[0]).toBe(1);
+    for (const name of ["constant", "linear", "cosine"] as const)
+      for (const warmup of [0, 0.03, 0.999]) expect(learns({ name, warmup, minRatio: 0 }, 1e-4, 1)).toBe(true);
+  });
+
+  test("a run in which no step has a rate is known", () => {
+    expect(learns({ name: "cosine", warmup: 1, minRatio: 0 }, 1e-4, 1)).toBe(false);
+    expect(learns({ name: "cosine", warmup: 5, minRatio: 0 }, 1e-4, 1)).toBe(false);
+    expect(learns({ name: "constant", warmup: 5, minRatio: 0 }, 1e-4, 2)).toBe(true);
+    expect(learns({ name: "constant", warmup: 0, minRatio: 0 }, 1e-60, 3)).toBe(false); // 0 in fp32
   });
 });
 

@@ -2,6 +2,7 @@
 // and without.
 
 import { maxOf, range } from "../../base/shape.ts";
+import { visibleLine } from "../../base/terminal.ts";
 import type { Plan } from "../../plan/plan.ts";
 import type { Span } from "../../schedule/simulate.ts";
 import { adaptersOf, type Legend, type Look, legendOf } from "./looks.ts";
@@ -92,7 +93,7 @@ const painted = (text: string, { on, text: ink }: NonNullable<Cell["paint"]>): s
 
 /** "Aa dates  Bb tickets", in columns. */
 function legendLines(plan: Plan, { named, others }: Legend, width: number, colour: boolean): string[] {
-  const all = named.map(({ adapter, look }) => ({ look, name: plan.adapters[adapter]!.name }));
+  const all = named.map(({ adapter, look }) => ({ look, name: visibleLine(plan.adapters[adapter]!.name) }));
   if (others) all.push({ look: others.look, name: `${others.count} more` });
   const longest = Math.min(maxOf(all.map(({ name }) => name.length)), width - 3);
   const entries = all.map(({ look, name }) => {

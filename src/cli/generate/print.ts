@@ -1,5 +1,6 @@
 // What is generated, for people as it comes, and for machines a line of JSON a sequence; in the order of the questions.
 
+import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Grown } from "../../run/generate.ts";
 import type { Question } from "./request.ts";
@@ -11,9 +12,9 @@ export type Answer = {
   end: Grown["end"];
 };
 
-/** Greedy decoding of an answer that is known gives exactly it: its tokens, end mark included, come first. Null where none is known. */
-export const isExact = ({ question: { expected }, ids }: Answer): boolean | null =>
-  expected?.every((id, i) => ids[i] === id) ?? null;
+/** What was generated is exactly the answer that is known, its end mark included, and ended there. Null where none is known. */
+export const isExact = ({ question: { expected }, ids, end }: Answer): boolean | null =>
+  expected && end === "stop" && ids.length === expected.length && expected.every((id, i) => ids[i] === id);
 
 /** The text of an answer, without the token that ended it. Half a character at its end is held back until it is whole or the end. */
 function textOf({ ids, end }: Answer, tokenizer: Tokenizer): string {
@@ -51,25 +52,21 @@ export class Printer {
   }
 }
 
-const write = (text: string): void => {
-  process.stdout.write(text);
-};
-
 function people(tokenizer: Tokenizer, several: boolean): Writer {
   let shown = 0;
   return {
     begin: ({ question }) => {
       shown = 0;
-      if (several) write(`--- ${question.name}: ${oneLine(tokenizer.decode(question.ids))}\n`);
+      if (several) writeStdout(`--- ${question.name}: ${oneLine(tokenizer.decode(question.ids))}\n`);
     },
     more: (at) => {
       const text = textOf(at, tokenizer);
-      write(text.slice(shown));
+      writeGenerated(text.slice(shown));
       shown = Math.max(shown, text.length);
     },
     end: (at) => {
-      write("\n");
-      if (isExact(at) === false) write(`    expected: ${oneLine(tokenizer.decode(at.question.expected!))}\n`);
+      writeStdout("\n");
+      if (isExact(at) === false) writeStdout(`    expected: ${oneLine(tokenizer.decode(at.question.expected!))}\n`);
     },
   };
 }
@@ -88,7 +85,7 @@ function machines(tokenizer: Tokenizer): Writer {
       const { name, place, ids, expected } = at.question;
       const [prompt, text] = [tokenizer.decode(ids), textOf(at, tokenizer)];
       const known = expected === null ? {} : { expected: tokenizer.decode(expected), exact: isExact(at) };
-      write(`${JSON.stringify({ adapter: name, place, prompt, text, tokens: at.ids.length, end: at.end, ...known })}\n`);
+      writeStdout(`${jsonText({ adapter: name, place, prompt, text, tokens: at.ids.length, end: at.end, ...known })}\n`);
     },
   };
 }

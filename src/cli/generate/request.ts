@@ -6,16 +6,16 @@ import { RequestError } from "../../base/errors.ts";
 import { type FactorTensor, factorsIn } from "../../base/layout.ts";
 import { PRECISIONS, type Precision } from "../../base/precision.ts";
 import type { ModelSpec } from "../../base/spec.ts";
-import { checkIds, loadDataset } from "../../data/dataset.ts";
-import type { FormatOptions } from "../../data/format.ts";
+import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
+import { answerEnds } from "../../data/ends.ts";
 import { RowFault } from "../../data/jsonl.ts";
-import { type Prompt, promptOf, readPrompts, splitAnswer } from "../../data/prompts.ts";
+import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
-import { type BankAdapter, scaleOf } from "../../plan/adapters.ts";
+import type { BankAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, isFile, isFolder } from "../adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../adapters.ts";
 import { oneOf } from "../flags.ts";
 
 export type GenerateFlags = {
@@ -49,6 +49,8 @@ export type GenerateRequest = {
   readonly base: string;
   readonly spec: ModelSpec;
   readonly tokenizer: Tokenizer;
+  /** The tokens that end what the adapters are trained to say. */
+  readonly ends: readonly number[];
   readonly adapters: readonly LoadedAdapter[];
   readonly questions: readonly Question[];
   readonly device: "auto" | "cpu" | "cuda";
@@ -64,17 +66,18 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const tokenizer = loadTokenizer(base);
   const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
     if (folder === null) return [];
-    const saved = adapterFor(folder, spec, ASK);
-    const { rank, targets } = saved;
-    const method = saved.method === "vera" ? "lora" : saved.method; // a frozen VeRA is a LoRA
-    const places = factorsIn({ from: 0, to: spec.layers }, targets, method);
-    const factors = places.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
-    return [{ name, rank, targets, method, scale: scaleOf(saved), factors }];
+    const saved = adapterFor(folder, base, spec, ASK);
+    const adapter = frozenOf(saved);
+    const at = factorsIn({ from: 0, to: spec.layers }, adapter.targets, adapter.method, adapter.places);
+    const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
+    return [{ name, ...adapter, factors }];
   });
   const questions = questionsOf(flags, named, adapters, tokenizer, spec);
   const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
   const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
-  return { base, spec, tokenizer, adapters, questions, device, precision };
+  const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
+  const ends = [...new Set(tokenizers.flatMap(answerEnds))];
+  return { base, spec, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
@@ -144,25 +147,28 @@ function questionsOf(
   tokenizer: Tokenizer,
   spec: ModelSpec,
 ): readonly Question[] {
-  const optionsOf = ({ recipe }: Pick<Named, "recipe">): FormatOptions => ({
-    format: recipe?.format ?? "auto",
-    template: recipe?.template ?? null,
-    system: flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`,
-    asChat: !flags.raw && (recipe?.chatTemplate ?? true) && tokenizer.hasChatTemplate,
-  });
+  const readingOf = ({ recipe }: Pick<Named, "recipe">): Reading => {
+    const chatTemplate = flags.raw ? false : (recipe?.chatTemplate ?? true);
+    const own = tokenizerOf({ chatTemplate }, tokenizer);
+    const { format = "auto", template = null, chatVariables = {}, thoughts = "as-template" } = recipe ?? {};
+    const system = flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`;
+    return {
+      options: formatOptionsOf({ format, template, system, chatVariables, thoughts, chatTemplate }, own),
+      tokenizer: own,
+    };
+  };
   const ask = (of: Named, prompt: Prompt, place: string): Question => {
     return { ...prompt, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
   };
   if (flags.prompt !== undefined && flags.prompts !== undefined)
     throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
   if (flags.prompt !== undefined)
-    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, optionsOf(of), tokenizer, spec), "--prompt"));
+    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, readingOf(of), spec), "--prompt"));
   if (flags.prompts !== undefined) {
     const file = `${flags.prompts}`;
     const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);
     return named.flatMap((of) => {
-      const options = (name: string | null) => optionsOf(name === null ? of : find(name));
-      const rows = readPrompts(file, options, tokenizer, spec.vocab);
+      const rows = readPrompts(file, (name) => readingOf(name === null ? of : find(name)), spec.vocab);
       return rows.flatMap((row) => ((row.adapter ?? of.name) === of.name ? [ask(of, row, row.place)] : []));
     });
   }
@@ -179,9 +185,9 @@ function unknownAdapter(name: string, named: readonly Named[]): never {
   throw new RowFault(`names the adapter '${name}'; there are ${named.map((of) => of.name).join(", ")}`);
 }
 
-function fromFlag(text: string, options: FormatOptions, tokenizer: Tokenizer, spec: ModelSpec): Prompt {
+function fromFlag(text: string, reading: Reading, spec: ModelSpec): Prompt {
   try {
-    const prompt = promptOf(text, options, tokenizer);
+    const prompt = promptOf(text, reading);
     checkIds(prompt.ids, spec.vocab);
     return prompt;
   } catch (error) {

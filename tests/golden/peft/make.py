@@ -43,7 +43,7 @@ class Adapter:
     name: str
     rank: int
     alpha: float
-    targets: list[str]
+    targets: list[str] | str
     rows: int
     batch_size: int
     accumulation: int
@@ -61,6 +61,10 @@ class Adapter:
     random_b: bool = False  # else PEFT's own initialisation, B = 0
     projection_seed: int = 0
     init: str = "default"
+    exclude: list[str] | str | None = None
+    layers: list[int] | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
 
 
 ADAPTERS = [
@@ -90,12 +94,21 @@ VERA = [
     Adapter("fresh", 33, 33.0, ["k_proj", "o_proj", "up_proj"], 7, 1, 2, 2e-2, 0.0, None, "linear", 0, method="vera"),
 ]  # fmt: skip
 
-
 # Factors that begin as a part of the weight. PEFT takes it off the weight.
 PRINCIPAL = [
     Adapter("pissa", 5, 8.0, ["q_proj", "k_proj", "o_proj", "gate_proj", "down_proj"], 14, 2, 3, 4e-3, 0.0, 0.5, "cosine", 2, init="pissa"),
     Adapter("olora", 4, 6.0, ["v_proj", "o_proj", "up_proj", "down_proj"], 7, 1, 2, 4e-3, 0.0, None, "linear", 0, init="olora", rslora=True),
 ]  # fmt: skip
+
+# Layers and linears that differ. In "regex" the first linear of the second layer has the pattern's rank, and no linear of the first is targeted.
+PLACES = [
+    Adapter("patterns", 4, 6.0, ALL, 9, 2, 2, 1e-2, 0.1, 0.5, "cosine", 2, random_b=True, exclude=["k_proj"],
+        rank_pattern={r"layers\.1\.self_attn\..*": 7, "up_proj": 2, "q_proj": 3}, alpha_pattern={r"0\.mlp\..*_proj": 5.0, "o_proj": 16.0}),
+    Adapter("regex", 5, 8.0, r"model\.layers\.(1\.self_attn\.[qv]_proj|\d\.mlp\.down_proj)", 7, 1, 2, 4e-3, 0.0, None, "linear", 0,
+        rslora=True, method="dora", exclude=r".*\.0\.mlp.*", rank_pattern={"q_proj": 8}),
+    Adapter("layers", 3, 6.0, ["q_proj", "gate_proj", "down_proj"], 7, 2, 1, 1e-2, 0.0, None, "constant", 0, layers=[1], random_b=True),
+]  # fmt: skip
+ON_ONE = dict(kinds=KINDS, vera=VERA, principal=PRINCIPAL, places=PLACES)
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
@@ -147,6 +160,10 @@ def wrap(base: torch.nn.Module, golden: Golden, adapter: Adapter) -> peft.PeftMo
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
         target_modules=adapter.targets,
+        exclude_modules=adapter.exclude,
+        layers_to_transform=adapter.layers,
+        rank_pattern=adapter.rank_pattern,
+        alpha_pattern=adapter.alpha_pattern,
         use_rslora=adapter.rslora,
         use_dora=adapter.method == "dora",
         init_lora_weights=True if adapter.init == "default" else adapter.init,
@@ -287,7 +304,9 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # a set, whose order would change from run to run
+    for key in ("target_modules", "exclude_modules"):
+        of = getattr(config, key)  # a set's order would change from run to run
+        setattr(config, key, sorted(of) if isinstance(of, set) else of)
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink()
 
@@ -366,7 +385,7 @@ def make(golden: Golden, name: str, adapters_of: list[Adapter]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Makes the golden files of tests/golden/peft.")
-    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), "kinds", "vera", "principal", []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*(golden.name for golden in GOLDENS), *ON_ONE, []], metavar="NAME")
     names = parser.parse_args().names
     warnings.simplefilter("ignore", FutureWarning)  # transformers about itself
     torch.set_num_threads(1)
@@ -376,9 +395,6 @@ if __name__ == "__main__":
     for golden in GOLDENS:
         if not names or golden.name in names:
             make(golden, golden.name, ADAPTERS)
-    if not names or "kinds" in names:
-        make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "kinds", KINDS)
-    if not names or "vera" in names:
-        make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "vera", VERA)
-    if not names or "principal" in names:
-        make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), "principal", PRINCIPAL)
+    for name, adapters in ON_ONE.items():
+        if not names or name in names:
+            make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), name, adapters)

@@ -41,6 +41,8 @@ test.each([
   [[...LISTEN, "r.toml", "a:0"], "a:0: expected a number of stages after the colon"],
   [[...LISTEN, "r.toml", "a:2:2"], "a:2:2: expected a number of stages after the colon"],
   [[...LISTEN, "r.toml", "-oProxyCommand=true"], "-oProxyCommand=true: expected the name of a host"],
+  [[...LISTEN, "r.toml", "-oProxyCommand=x:2"], "-oProxyCommand=x:2: expected the name of a host"],
+  [[...LISTEN, "r.toml", "me@-oProxyCommand=x"], "me@-oProxyCommand=x: expected the name of a host"],
   [[...LISTEN, "r.toml", "a b"], "a b: expected the name of a host"],
   [[...LISTEN, "r.toml", ":2"], ":2: expected the name of a host"],
   [[...LISTEN, "r.toml", "a", "b", "a:2"], "a is named twice"],

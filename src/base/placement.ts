@@ -1,0 +1,74 @@
+// Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and linears differ.
+
+import { KINDS, type Method } from "./kinds.ts";
+import { range } from "./shape.ts";
+import { LINEARS, type Linear } from "./spec.ts";
+
+/** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. */
+export type Placement = {
+  readonly ranks: readonly (readonly number[])[];
+  /** The factors on B A. */
+  readonly scales: readonly (readonly number[])[];
+};
+
+/** With `places`, `rank` is the largest rank and `targets` are the linears of any layer. */
+export type Placed = { readonly rank: number; readonly targets: readonly Linear[]; readonly places?: Placement | undefined };
+
+/** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
+export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
+  places ? places.ranks[layer]![LINEARS.indexOf(linear)]! : targets.includes(linear) ? rank : 0;
+
+/** The factor on B A there; 0 where it has nothing. */
+export const scaleAt = (adapter: Placed & { readonly scale: number }, layer: number, linear: Linear): number =>
+  adapter.places
+    ? adapter.places.scales[layer]![LINEARS.indexOf(linear)]!
+    : adapter.targets.includes(linear)
+      ? adapter.scale
+      : 0;
+
+/** A rank and a scale for each place, null for none. Uniform ones need no table, and get none. */
+export function placed(
+  layers: number,
+  at: (layer: number, linear: Linear) => { readonly rank: number; readonly scale: number } | null,
+): { readonly rank: number; readonly scale: number; readonly targets: readonly Linear[]; readonly places?: Placement } {
+  const table = range(layers).map((layer) => LINEARS.map((linear) => at(layer, linear) ?? { rank: 0, scale: 0 }));
+  const ranks = table.map((row) => row.map(({ rank }) => rank));
+  const scales = table.map((row) => row.map(({ scale }) => scale));
+  const targets = LINEARS.filter((_, i) => ranks.some((row) => row[i]! > 0));
+  const rank = Math.max(...ranks.flat());
+  const used = table.flat().filter((site) => site.rank > 0);
+  const scale = used[0]?.scale ?? 0;
+  const isUniform = used.length === targets.length * layers && used.every((site) => site.rank === rank && site.scale === scale);
+  return { rank, scale, targets, ...(isUniform ? {} : { places: { ranks, scales } }) };
+}
+
+/** Ranks of a linear that are trained, of an adapter with a frozen half; without `places` the same in all linears. */
+export const trainedAt = (adapter: Placed & { readonly trainedRank?: number }, layer: number, linear: Linear): number =>
+  adapter.places && adapter.trainedRank !== undefined
+    ? (rankAt(adapter, layer, linear) * adapter.trainedRank) / adapter.rank
+    : (adapter.trainedRank ?? adapter.rank);
+
+type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: boolean; readonly method: Method };
+
+/** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
+export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>
+  !KINDS[method].isScaled ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+
+/** The alpha of a scale: to 12 digits, so that a decimal one comes back as it was. */
+export const alphaOf = (scale: number, rank: number, rslora: boolean): number =>
+  Number((scale * (rslora ? Math.sqrt(rank) : rank)).toPrecision(12));
+
+/** Whether two adapters have the same ranks, and scales that differ by rounding alone, in every linear of every layer. */
+export function samePlaces(
+  a: Placed & { readonly scale: number },
+  b: Placed & { readonly scale: number },
+  layers: number,
+): boolean {
+  const close = (x: number, y: number) => Math.abs(x - y) <= 1e-9 * Math.abs(y);
+  return range(layers).every((layer) =>
+    LINEARS.every(
+      (linear) =>
+        rankAt(a, layer, linear) === rankAt(b, layer, linear) && close(scaleAt(a, layer, linear), scaleAt(b, layer, linear)),
+    ),
+  );
+}

@@ -1,0 +1,102 @@
+// What a reader of rows tells of them, by kind: how many rows and turns, and one example. Nothing is left out without a word.
+
+import { sum } from "../base/shape.ts";
+import { DATE } from "./jinja.ts";
+import { clip, placeOf, type Source } from "./jsonl.ts";
+
+export type NoticeKind =
+  | "thoughts"
+  | "answers"
+  | "tool calls"
+  | "context"
+  | "empty thoughts"
+  | "no end"
+  | "fields"
+  | "template arguments"
+  | "too long"
+  | "nothing to learn"
+  | "same answers"
+  | "joined prompts"
+  | "today"
+  | "cut";
+
+export type Notice = {
+  readonly kind: NoticeKind;
+  readonly rows: number;
+  readonly turns: number;
+  /** "rows.jsonl:3, turn 2: 'the words that are lost'". */
+  readonly example: string;
+};
+
+/** What each kind is called before its count, and what to do. */
+const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string]>> = {
+  thoughts: [
+    "thoughts left out by the chat template",
+    'thoughts = "every-turn" trains each turn with the prompt it is written after; "drop" takes all thoughts away',
+  ],
+  answers: ["words of an answer left out by the chat template", ""],
+  "tool calls": ["calls of tools left out or rewritten by the chat template", ""],
+  context: ["words that are not answers left out by the chat template", ""],
+  "empty thoughts": ["an empty think block added by the chat template, which is read and not learned", ""],
+  "no end": [
+    "answers that the chat template ends with no token, so that to stop is not learned",
+    "name a template that ends them (chat_template)",
+  ],
+  fields: ["fields that are not used", ""],
+  "template arguments": ["arguments that the chat template does not ask for", ""],
+  "too long": ["longer than max_length, dropped", "raise max_length"],
+  "nothing to learn": ["nothing to learn within max_length, dropped", "raise max_length"],
+  "same answers": ["two answers with the same tokens, which teach nothing, dropped", ""],
+  "joined prompts": [
+    "a prompt whose last token changes when its completion follows",
+    "end prompts where a token ends, not in a space",
+  ],
+  today: [
+    `today's date in the chat template is ${DATE}, so that rows read the same on any day`,
+    "chat_template_kwargs = { date_string = ... } gives another",
+  ],
+  cut: ["cut to max_length", ""],
+};
+
+/** A line for people. */
+export function noticeText({ kind, rows, turns, example }: Notice): string {
+  const many = (n: number, what: string) => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`;
+  const [what, hint] = MEANINGS[kind];
+  const count = turns > 0 ? `${many(turns, "turn")} of ${many(rows, "row")}` : many(rows, "row");
+  return `${what}: ${count} (${example})${hint === "" ? "" : `; ${hint}`}`;
+}
+
+/** Counts by kind while rows are read. */
+export class NoticeBook {
+  readonly #counts = new Map<NoticeKind, { rows: number; turns: number; example: string; last: Source | null }>();
+
+  /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are told. */
+  add(kind: NoticeKind, source: Source, what: string, turn?: number): void {
+    const where = `${placeOf(source)}${turn === undefined ? "" : `, turn ${turn + 1}`}`;
+    const known = this.#counts.get(kind) ?? {
+      rows: 0,
+      turns: 0,
+      example: what === "" ? where : `${where}: ${clip(what)}`,
+      last: null,
+    };
+    if (known.last !== source) known.rows++;
+    known.last = source;
+    if (turn !== undefined) known.turns++;
+    this.#counts.set(kind, known);
+  }
+
+  get notices(): readonly Notice[] {
+    return [...this.#counts].map(([kind, { rows, turns, example }]) => ({ kind, rows, turns, example }));
+  }
+}
+
+/** Those of several files, together. */
+export function mergedNotices(all: readonly (readonly Notice[])[]): readonly Notice[] {
+  const kinds = Map.groupBy(all.flat(), ({ kind }) => kind);
+  return [...kinds].map(([kind, of]) => ({
+    kind,
+    rows: sum(of.map(({ rows }) => rows)),
+    turns: sum(of.map(({ turns }) => turns)),
+    example: of[0]!.example,
+  }));
+}

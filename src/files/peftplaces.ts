@@ -1,0 +1,129 @@
+// Where a PEFT adapter acts, and with which ranks and alphas: the keys target_modules, exclude_modules, layers_to_transform, rank_pattern and
+// alpha_pattern of its config, read and written.
+
+import { RequestError } from "../base/errors.ts";
+import { PatternError } from "../base/pattern.ts";
+import { alphaOf, rankAt, scaleAt } from "../base/placement.ts";
+import { LINEARS, type Linear } from "../base/spec.ts";
+import { isTargeted, modulesOf, type PatternTable, pathOf, patternValue } from "../base/targeting.ts";
+import type { JsonObject } from "./json.ts";
+import type { PeftAdapter } from "./peft.ts";
+
+export type ConfiguredPlaces = {
+  /** Null where a config does not say, as those not written by PEFT. */
+  readonly isTargeted: ((layer: number, linear: Linear) => boolean) | null;
+  /** The pattern's, or null where none matches. */
+  readonly rankAt: (layer: number, linear: Linear) => number | null;
+  readonly alphaAt: (layer: number, linear: Linear) => number | null;
+  /** The keys that decide what is targeted, for messages. */
+  readonly told: string;
+};
+
+const TARGETING = ["target_modules", "exclude_modules", "layers_to_transform"] as const;
+
+/** Throws a RequestError, `peft.config`, for values that PEFT does not take or this program cannot read. */
+export function configuredPlaces(config: JsonObject, path: string): ConfiguredPlaces {
+  const wrong = (key: string, wanted: string) =>
+    new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(config[key])}, expected ${wanted}`);
+  const names = (key: string): string | readonly string[] | null => {
+    const value = config[key] ?? null;
+    const isList = Array.isArray(value) && value.every((name) => typeof name === "string");
+    if (value !== null && typeof value !== "string" && !isList) throw wrong(key, "a list of modules or a regular expression");
+    return value as string | readonly string[] | null;
+  };
+  const table = (key: string, isRight: (value: number) => boolean, wanted: string): PatternTable => {
+    const value = config[key] ?? {};
+    if (typeof value !== "object" || Array.isArray(value) || !Object.values(value).every((of) => isRight(of as number)))
+      throw wrong(key, `a table of ${wanted}`);
+    return value as PatternTable;
+  };
+  const ranks = table("rank_pattern", (value) => Number.isInteger(value) && value > 0, "whole numbers above 0");
+  const alphas = table("alpha_pattern", (value) => Number.isFinite(value) && value > 0, "numbers above 0");
+  const [targets, exclude] = [names("target_modules"), names("exclude_modules")];
+  const given = config["layers_to_transform"] ?? null;
+  const layers = typeof given === "number" ? [given] : given;
+  if (layers !== null && !(Array.isArray(layers) && layers.every(Number.isInteger)))
+    throw wrong("layers_to_transform", "a layer or a list of layers");
+  const only = layers === null || layers.length === 0 ? null : (layers as readonly number[]);
+  if (only !== null && typeof targets === "string")
+    throw wrong("layers_to_transform", "none beside a target_modules that is a text");
+  const pattern = config["layers_pattern"] ?? [];
+  const patterns: readonly unknown[] = Array.isArray(pattern) ? pattern : pattern === "" ? [] : [pattern];
+  if (only !== null && patterns.length > 0 && !patterns.includes("layers"))
+    throw wrong("layers_pattern", '"layers", as the layers of the base model are called');
+  const read = <T>(key: string, value: () => T): T => {
+    try {
+      return value();
+    } catch (error) {
+      if (error instanceof PatternError) throw new RequestError("peft.config", `${path}: ${key}: ${error.message}`);
+      throw error;
+    }
+  };
+  const at = (key: string, of: PatternTable) => (layer: number, linear: Linear) =>
+    read(key, () => patternValue(of, pathOf(layer, linear)));
+  return {
+    isTargeted:
+      targets === null
+        ? null
+        : (layer, linear) => read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, linear)),
+    rankAt: at("rank_pattern", ranks),
+    alphaAt: at("alpha_pattern", alphas),
+    told: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")
+      .map((key) => `${key} ${short(JSON.stringify(config[key]))}`)
+      .join(", "),
+  };
+}
+
+const short = (text: string): string => (text.length > 200 ? `${text.slice(0, 197)}...` : text);
+
+export type PlaceFields = {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly targets: readonly string[];
+  readonly layers: readonly number[] | null;
+  readonly rankPattern: PatternTable;
+  readonly alphaPattern: PatternTable;
+};
+
+/** The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them, else whole paths. */
+export function placeFields(adapter: Omit<PeftAdapter, "vera" | "begun">): PlaceFields {
+  const { rank, alpha, rslora, targets, places } = adapter;
+  if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
+  const of = { ...adapter, scale: 0 };
+  const sites = modulesOf(places.ranks.length).filter(({ layer, linear }) => rankAt(of, layer, linear) > 0);
+  const ranks = new Map(sites.map((site) => [site, rankAt(of, site.layer, site.linear)]));
+  const alphas = new Map(
+    sites.map((site) => [site, alphaOf(scaleAt(of, site.layer, site.linear), ranks.get(site)!, rslora)] as const),
+  );
+  const layers = [...new Set(sites.map(({ layer }) => layer))];
+  const isEven = sites.length === layers.length * targets.length;
+  const some = isEven && layers.length < places.ranks.length;
+  const [base, baseAlpha] = [commonest(ranks.values()), commonest(alphas.values())];
+  return {
+    ...{ rank: base, alpha: baseAlpha },
+    targets: isEven ? targets : sites.map(({ path }) => path),
+    layers: some ? layers : null,
+    rankPattern: patternOf(ranks, base),
+    alphaPattern: patternOf(alphas, baseAlpha),
+  };
+}
+
+type Module = ReturnType<typeof modulesOf>[number];
+
+/** By the linear's name where all its layers have one value, else by whole paths; what has the common value is left out. */
+function patternOf(values: ReadonlyMap<Module, number>, common: number): PatternTable {
+  return Object.fromEntries(
+    LINEARS.flatMap((linear) => {
+      const own = [...values].filter(([site]) => site.linear === linear);
+      const other = own.filter(([, value]) => value !== common);
+      if (other.length === own.length && new Set(other.map(([, value]) => value)).size === 1) return [[linear, other[0]![1]]];
+      return other.map(([{ path }, value]): [string, number] => [path.replaceAll(".", "\\."), value]);
+    }),
+  );
+}
+
+function commonest(values: Iterable<number>): number {
+  const counts = new Map<number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].reduce((a, b) => (b[1] > a[1] ? b : a))[0];
+}

@@ -1,0 +1,86 @@
+// Where an adapter of a recipe acts on a given base model, and with which ranks and scales.
+
+import { RequestError } from "../base/errors.ts";
+import { type Placed, placed, scaleOf } from "../base/placement.ts";
+import { LINEARS, type ModelSpec } from "../base/spec.ts";
+import { isAll, isNamed, isTargeted, modulesOf, type PatternTable, patternValue } from "../base/targeting.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
+
+export type PlacedAdapter = ReturnType<typeof placed>;
+type Asked = Pick<
+  AdapterRecipe,
+  "name" | "targets" | "exclude" | "layers" | "rank" | "rankPattern" | "alpha" | "alphaPattern" | "rslora" | "method"
+>;
+
+/** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
+export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
+  const { rank, rankPattern, alpha, alphaPattern, rslora, method } = recipe;
+  const modules = modulesOf(spec.layers);
+  const paths = modules.map(({ path }) => path);
+  checkNames(recipe, paths, spec);
+  const targeted = modules.filter(({ layer, linear }) => isTargeted(recipe, layer, linear));
+  if (targeted.length === 0)
+    throw nothing(recipe, "its targets, exclude and layers leave no linear layer", `the base model has ${listOf(spec)}`);
+  checkPatterns(
+    recipe,
+    targeted.map(({ path }) => path),
+  );
+  const chosen = new Map(
+    targeted.map(({ path }) => {
+      const own = { rank: patternValue(rankPattern, path) ?? rank, alpha: patternValue(alphaPattern, path) ?? alpha };
+      return [path, { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) }] as const;
+    }),
+  );
+  const byPlace = new Map(modules.map(({ layer, linear, path }) => [`${layer}.${linear}`, chosen.get(path) ?? null]));
+  return placed(spec.layers, (layer, linear) => byPlace.get(`${layer}.${linear}`)!);
+}
+
+const nothing = ({ name }: Asked, what: string, hint: string) =>
+  new RequestError("plan.targets", `adapter '${name}': ${what}`, hint);
+
+const listOf = ({ layers }: ModelSpec): string =>
+  `model.layers.0 to model.layers.${layers - 1}, each with ${LINEARS.join(", ")} (as in model.layers.0.self_attn.q_proj)`;
+
+function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
+  const { targets, exclude, layers } = recipe;
+  if (typeof targets !== "string") {
+    const unknown = targets.filter((target) => !paths.some((path) => isNamed(path, [target])));
+    const told = unknown.map((target) => `'${target}'`).join(", ");
+    if (unknown.length > 0)
+      throw nothing(
+        recipe,
+        `${told} is no linear layer of this ${spec.family} model`,
+        `targets may be "all-linear" or any of ${LINEARS.join(", ")}`,
+      );
+  } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
+    throw nothing(recipe, `targets "${targets}" matches no linear layer as a whole`, `the base model has ${listOf(spec)}`);
+  const without = exclude === null ? [] : typeof exclude === "string" ? [exclude] : exclude.map((name) => [name]);
+  for (const one of without)
+    if (!paths.some((path) => isNamed(path, one)))
+      throw nothing(recipe, `exclude '${one}' matches no linear layer`, `the base model has ${listOf(spec)}`);
+  const beyond = (layers ?? []).filter((layer) => layer >= spec.layers);
+  if (beyond.length > 0)
+    throw nothing(recipe, `layers has ${beyond.join(", ")}`, `the base model has the layers 0 to ${spec.layers - 1}`);
+}
+
+function checkPatterns({ name, rankPattern, alphaPattern }: Asked, targeted: readonly string[]): void {
+  for (const [key, table] of [
+    ["rank_pattern", rankPattern],
+    ["alpha_pattern", alphaPattern],
+  ] as const)
+    for (const pattern of Object.keys(table)) {
+      const only: PatternTable = { [pattern]: 1 };
+      if (targeted.some((path) => patternValue(only, path) !== null)) continue;
+      const shown =
+        targeted.length > 8 ? `${targeted.slice(0, 7).join(", ")} and ${targeted.length - 7} more` : targeted.join(", ");
+      throw new RequestError(
+        "plan.targets",
+        `adapter '${name}': ${key} "${pattern}" matches none of its modules`,
+        `it has ${shown}`,
+      );
+    }
+}
+
+/** Linears of layers that an adapter acts on. */
+export const countModules = ({ targets, places }: Placed, layers: number): number =>
+  places ? places.ranks.flat().filter((rank) => rank > 0).length : targets.length * layers;

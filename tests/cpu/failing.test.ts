@@ -1,0 +1,46 @@
+// A run that fails at any moment says why and ends with 1: no memory is released under work that goes on.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Rng } from "../../src/base/rng.ts";
+import { until } from "../helpers/bus.ts";
+import { SUMS, sums, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace(4);
+afterAll(() => place[Symbol.dispose]());
+
+/** One adapter ends at `first`, when run.json is to be written; two others train then, and go on. */
+const recipe = (first: number): string => `[model]
+path = "../model"
+[run]
+output = "out"
+device = "cpu"
+[defaults]
+data = { train = "rows.jsonl", eval = "held.jsonl" }
+batch_size = 4
+[[adapter]]
+name = "a"
+steps = ${first}
+[[adapter]]
+name = "b"
+steps = 4000
+[[adapter]]
+name = "c"
+steps = 4000
+`;
+
+test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])(
+  "while others train: %i",
+  async (seed) => {
+    const rng = new Rng(seed);
+    const path = place.project(recipe(15 + (rng.bits() % 40)), { ...SUMS, "held.jsonl": sums(3) });
+    const out = join(path, "..", "out");
+    const run = place.start(["run", path]);
+    await until("metrics", 60_000, () => existsSync(join(out, "metrics.jsonl")));
+    mkdirSync(join(out, "run.json")); // it cannot be written any more
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([1, expect.stringContaining("error[files.write]")]);
+  },
+  120_000,
+);

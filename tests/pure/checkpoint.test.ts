@@ -1,0 +1,65 @@
+// Checkpoints on disk: the one of a step that has one already, and those that are damaged; and metrics of any size, taken back.
+
+import { afterAll, expect, test } from "bun:test";
+import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { layoutAdapters } from "../../src/base/layout.ts";
+import { checkpointsIn, readCheckpoint, setAside, writeCheckpoint } from "../../src/files/checkpoint.ts";
+import { rewindMetrics } from "../../src/files/record.ts";
+import { tinySpec } from "../helpers/tiny.ts";
+
+const root = mkdtempSync(join(tmpdir(), "mlora-checkpoint-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const spec = tinySpec();
+const part = { from: 0, to: spec.layers };
+const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, magnitudes: [], vectors: [] });
+const made = { settings: "{}", data: "d", model: "m" };
+const at = (step: number, tokens = 1) => ({
+  ...{ adapter: "a", step, tokens, seconds: 1, firstLoss: 1, lastLoss: 1, before: null, best: null, made },
+});
+const block = () => new Float32Array(layout.size).fill(0.5);
+const snapshot = {
+  ...{ spec, rank: 4, targets: ["o_proj"] as const },
+  stages: [{ part, layout, blocks: { params: block(), m: block(), v: block() } }],
+};
+
+test("the checkpoint of a step that has one takes a name of its own, and the old one goes after it", () => {
+  const folder = join(root, "same");
+  for (const tokens of [1, 2, 3]) {
+    writeCheckpoint(folder, at(7, tokens), snapshot, 2);
+    expect(readCheckpoint(checkpointsIn(folder)[0]!).progress.tokens).toBe(tokens);
+  }
+  expect(readdirSync(folder).sort()).toEqual(["step-000000007-2", "step-000000007-3"]);
+});
+
+test("a damaged one is neither the newest nor one of those that are kept", () => {
+  const folder = join(root, "damaged");
+  for (const step of [3, 9]) writeCheckpoint(folder, at(step), snapshot, 2);
+  const [newest] = checkpointsIn(folder);
+  writeFileSync(join(newest!, "state.safetensors"), "x");
+  expect(() => readCheckpoint(newest!)).toThrow("is damaged");
+  expect(setAside(newest!)).toBe(`${newest}.damaged`);
+  for (const step of [4, 5]) writeCheckpoint(folder, at(step), snapshot, 2);
+  expect(checkpointsIn(folder).map((path) => readCheckpoint(path).progress.step)).toEqual([5, 4]);
+  expect(readdirSync(folder)).toContain("step-000000009.damaged");
+});
+
+test("200 MB of metrics are taken back in memory that does not grow with them", () => {
+  const folder = mkdtempSync(join(root, "metrics-"));
+  const path = join(folder, "metrics.jsonl");
+  const pad = "x".repeat(4000);
+  const line = (adapter: string, step: number) => `${JSON.stringify({ type: "step", adapter, step, pad })}\n`;
+  const fd = openSync(path, "w");
+  for (let step = 1; step <= 25_000; step++) writeSync(fd, line("a", step) + line("b", step));
+  writeSync(fd, '{"type":"st'); // as a kill leaves it
+  closeSync(fd);
+  Bun.gc(true);
+  const before = process.memoryUsage.rss();
+  rewindMetrics(folder, (name) => (name === "a" ? 10 : null));
+  expect(process.memoryUsage.rss() - before).toBeLessThan(160 << 20);
+  const kept = readFileSync(path, "utf8").trimEnd().split("\n");
+  expect(kept.length).toBe(25_010);
+  expect(JSON.parse(kept.at(-1)!)).toMatchObject({ adapter: "b", step: 25_000 });
+}, 60_000);

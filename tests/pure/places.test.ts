@@ -1,0 +1,112 @@
+// Where adapters act: patterns as PEFT reads them, their errors, and what is written for PEFT of layers that differ.
+
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { compilePattern, PatternError } from "../../src/base/pattern.ts";
+import { rankAt, samePlaces, scaleAt } from "../../src/base/placement.ts";
+import { LINEARS, linearShape } from "../../src/base/spec.ts";
+import { modulesOf } from "../../src/base/targeting.ts";
+import { readModelSpec } from "../../src/files/config.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
+import { countModules, placeAdapter } from "../../src/plan/places.ts";
+import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { loadGolden } from "../helpers/golden.ts";
+
+const root = mkdtempSync(join(tmpdir(), "mlora-places-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+const spec = readModelSpec(loadGolden("places").model);
+const recipe = (keys: string) =>
+  parseRecipe(`model.path = "m"\nrun.output = "o"\n[[adapter]]\nname = "a"\ndata = "d"\n${keys}`, "/r.toml");
+const place = (keys: string) => placeAdapter(recipe(keys).adapters[0]!, spec);
+
+describe("patterns", () => {
+  test("match whole paths, or their ends from a dot on", () => {
+    expect(compilePattern("a|b", "whole").test("ab")).toBe(false);
+    expect(compilePattern("q_proj", "end").test("model.layers.0.self_attn.q_proj")).toBe(true);
+    expect(compilePattern("proj", "end").test("model.layers.0.self_attn.q_proj")).toBe(false);
+  });
+
+  test.each([
+    "(?P<n>q)",
+    "(?i)q",
+    "(a)\\1",
+    "a*+",
+    "a{2}+",
+    "(?>a)",
+    "\\Aq",
+    "q\\Z",
+    "[]a]",
+    "[^]",
+    "a{,2}",
+    "(?<n>q)",
+    "\\p{L}",
+    "(",
+  ])("%s is refused", (pattern) => expect(() => compilePattern(pattern, "whole")).toThrow(PatternError));
+});
+
+describe("a recipe's keys", () => {
+  test("what is uniform has no table, however it is said", () => {
+    for (const keys of ["", 'targets = ".*_proj"', 'layers = "0-1"', 'rank_pattern = { ".*" = 16 }'])
+      expect(place(keys)).toEqual({ rank: 16, scale: 2, targets: LINEARS });
+  });
+
+  test("the first pattern counts; exclude wins; layers are the only ones", () => {
+    const of = place('rank_pattern = { q_proj = 3, "0.*" = 5 }\nalpha_pattern = { q_proj = 9 }\nexclude = ["k_proj"]');
+    expect([rankAt(of, 0, "q_proj"), rankAt(of, 0, "v_proj"), rankAt(of, 1, "v_proj"), rankAt(of, 1, "k_proj")]).toEqual([
+      3, 5, 16, 0,
+    ]);
+    expect([scaleAt(of, 1, "q_proj"), scaleAt(of, 1, "v_proj")]).toEqual([3, 2]);
+    expect(countModules(place("layers = [1]"), spec.layers)).toBe(LINEARS.length);
+  });
+
+  test.each([
+    ['targets = "nothing"', "matches no linear layer as a whole"],
+    ['exclude = ["lm_head"]', "exclude 'lm_head' matches no linear layer"],
+    ["layers = [9]", "layers has 9"],
+    ['rank_pattern = { k_proj = 3 }\ntargets = ["q_proj"]', 'rank_pattern "k_proj" matches none of its modules'],
+    ["alpha_pattern = { x = 3 }", 'alpha_pattern "x" matches none of its modules'],
+    ['exclude = ".*"', "leave no linear layer"],
+  ])("%s is an error", (keys, told) => expect(() => place(keys)).toThrow(told));
+
+  test("an expression of Python's alone is told with its place", () => {
+    expect(() => recipe('targets = "(?P<n>q)"')).toThrow("/r.toml:6:1");
+    expect(() => recipe('rank_pattern = { "(?i)q" = 3 }')).toThrow("'(?i' means");
+    expect(() => recipe('layers = "3-1"')).toThrow("the first layer before the last");
+  });
+
+  test("written out, they load to the same", () => {
+    const one = recipe('layers = "0-1"\nexclude = ["k_proj"]\nrank_pattern = { "a\\\\.b" = 3 }\nalpha_pattern = { c = 0.5 }');
+    expect(parseRecipe(formatRecipe(one), "/r.toml")).toEqual(one);
+  });
+});
+
+test("what is written for PEFT reads back to the same places and values, and a config that disagrees is refused", () => {
+  const folder = mkdtempSync(join(root, "adapter-"));
+  const of = place(
+    'targets = ".*(0.self_attn.q|1.mlp.up)_proj"\nrank_pattern = { q_proj = 3 }\nalpha_pattern = { up_proj = 0.3 }\nrslora = true',
+  );
+  const factors = modulesOf(spec.layers).flatMap(({ layer, linear }) => {
+    const rank = rankAt(of, layer, linear);
+    const { in: width, out } = linearShape(spec, linear);
+    const values = (size: number) => Float32Array.from({ length: size }, (_, i) => i);
+    if (rank === 0) return [];
+    return [
+      { layer, linear, factor: "A" as const, values: values(rank * width) },
+      { layer, linear, factor: "B" as const, values: values(rank * out) },
+    ];
+  });
+  writePeftAdapter(folder, { ...of, alpha: 32, dropout: 0, rslora: true, baseModel: "b" }, factors);
+  const read = readPeftAdapter(folder, spec);
+  expect(samePlaces(read, of, spec.layers)).toBe(true);
+  for (const { layer, linear, factor, values } of factors) expect(read.tensor(layer, linear, factor)).toEqual(values);
+  const path = join(folder, "adapter_config.json");
+  const config = JSON.parse(readFileSync(path, "utf8"));
+  writeFileSync(path, JSON.stringify({ ...config, target_modules: ["q_proj"], layers_to_transform: [0] }));
+  expect(() => readPeftAdapter(folder, spec)).toThrow(
+    'it has factors of model.layers.1.mlp.up_proj, which target_modules ["q_proj"], layers_to_transform [0] leaves out',
+  );
+  writeFileSync(path, JSON.stringify({ ...config, target_modules: ["q_proj", "up_proj"] }));
+  expect(() => readPeftAdapter(folder, spec)).toThrow("model.layers.1.self_attn.q_proj.lora_A.weight is missing");
+});
