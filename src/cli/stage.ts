@@ -119,7 +119,11 @@ const NEVER = new Promise<never>(() => undefined);
 
 async function abandonedAt(end: Promise<void>): Promise<never> {
   await end;
-  throw new RunError("stage.abandoned", "the process that started this stage ended before the run began");
+  throw new RunError(
+    "stage.abandoned",
+    "standard input ended before this stage had joined: what started it is gone",
+    "keep standard input open after the settings",
+  );
 }
 
 async function ordersFromInput(flags: StageFlags): Promise<Orders> {

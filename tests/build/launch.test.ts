@@ -18,6 +18,7 @@ const START_MS = 90_000;
 const END_MS = 30_000;
 /** Makes a run last until it is ended. */
 const forever = (text: string) => text.replaceAll(/^steps = .*$/gm, "steps = 1000000");
+const HINT = /^scripts\/launch: {3}/;
 const linesOf = ({ err }: { readonly err: string }) => err.split("\n").filter((line) => line !== "");
 
 const missing = sshdPath() === null ? "sshd" : Bun.which("openssl") === null ? "openssl" : "namespaces";
@@ -82,6 +83,7 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
         [
           "scripts/launch: copying mlora to host-b",
           expect.stringMatching(/^scripts\/launch: mlora could not be copied to host-b: ./),
+          expect.stringMatching(HINT),
         ],
       ]);
       await until("the host is through", END_MS, () => copies("host-b").length === 0);
@@ -95,7 +97,7 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
     async () => {
       const adapters = [0, 1, 4];
       const [alone, path] = [project(adapters), project(adapters)];
-      expect((await place.mlora("run", alone)).code).toBe(0);
+      expect(await hosts.run(BUILT, "run", alone)).toMatchObject({ code: 0 });
       const wire = await sniffed(async () => {
         const run = await launch("--listen", "here:4222", path, "host-a:2", "host-b");
         const { code, err } = await run.ended;
@@ -177,7 +179,7 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
       const run = await launch("--listen", "10.77.0.1:4222", path, host);
       const ended = await run.ended;
       const told = linesOf(ended).filter((text) => text !== `scripts/launch: copying mlora to ${host}`);
-      expect([ended.code, told]).toEqual([2, [`scripts/launch: ${line}`]]);
+      expect([ended.code, told]).toEqual([2, [`scripts/launch: ${line}`, expect.stringMatching(HINT)]]);
       expect(existsSync(outputOf(path))).toBe(false);
       await expectNothingLeft();
       expect((await hosts.run("ssh", "full", "find .cache -type f")).out).toBe("");
@@ -205,6 +207,24 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
       const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
       const { code, err } = await run.ended;
       expect([code, err.match(/^error.*/gm)]).toEqual([2, [expect.stringContaining("none.jsonl")]]);
+      await expectNothingLeft();
+    },
+    LONG_MS,
+  );
+
+  test(
+    "mlora run that is killed: its exit code, one line, and no stage stays on the hosts",
+    async () => {
+      const path = project([0], forever);
+      const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
+      await underWay(path);
+      const coordinator = (await hosts.processes()).find(({ command }) => command.includes(`mlora run ${path}`));
+      await hosts.run("kill", "-KILL", coordinator!.pid);
+      const ended = await run.ended;
+      expect([ended.code, linesOf(ended).filter((line) => line.startsWith("scripts/"))]).toEqual([
+        137,
+        ["scripts/launch: signal 9 ended mlora run"],
+      ]);
       await expectNothingLeft();
     },
     LONG_MS,
