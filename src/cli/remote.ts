@@ -131,14 +131,14 @@ function find(name: string): RunEntry {
 }
 
 /**
- * Asks a run, and again under the same number where the connection is lost: at its new address, once its stages are opened again. Throws
- * `control.lost` where there is none.
+ * Asks a run, and again under the same number where its server is gone, before or after it was asked: at its new address, once its stages
+ * are opened again. Throws `control.lost` where there is none.
  */
 async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
   const patience = request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other;
   const number = newRequestNumber();
   const begin = now();
-  let lost: RunError | null = null;
+  let lost: MloraError | null = null;
   let away = begin;
   for (let at: RunEntry | undefined = entry; ; at = knownRuns().find(({ run }) => run === entry.run)) {
     if (lost && !at) throw new RunError("control.lost", `${lost.message}, and the run is over`, "look into its folder");
@@ -147,10 +147,11 @@ async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
       await using connection = await connectSealed(at.reach.address, "mlora control", at.reach.key);
       return await askControl(connection, entry.run, request, patience, number);
     } catch (error) {
-      if (isLost(error)) {
-        if (!lost) writeStderr(`notice: ${error.message}; it is asked again where it answers next\n`);
+      if (isGone(error)) {
+        if (!lost && request.type !== "status")
+          writeStderr(`notice: ${error.message}; it is asked again where it answers next\n`);
         lost = error;
-      } else if (!lost || !isAway(error)) throw error;
+      } else if (!lost || !isStarting(error)) throw error;
       if (isStarting(error)) away = now(); // it is on its way back
       if (now() - begin > patience || now() - away > AWAY_MS) throw lost;
     }
@@ -158,9 +159,9 @@ async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
   }
 }
 
-const isLost = (error: unknown): error is RunError => error instanceof RunError && error.code === "control.lost";
-const isAway = (error: unknown): boolean =>
-  isStarting(error) || (error instanceof MloraError && error.code.startsWith("nats."));
+/** Its server is gone, or another has its port. */
+const isGone = (error: unknown): error is MloraError =>
+  error instanceof MloraError && (error.code === "control.lost" || error.code.startsWith("nats."));
 
 const say = (line: string): void => {
   writeStdout(`${line}\n`);

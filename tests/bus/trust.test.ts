@@ -201,25 +201,35 @@ needs("nats")("a run that goes on", () => {
     expect(readFileSync(mark, "utf8")).toBe(`run ${path}\n`); // it took effect, in the process that was started with it
   }, 60_000);
 
-  test("answers a question whose server is gone before it could be heard, when it has its next server", async () => {
-    using place = new Workplace(2);
-    const { run, output } = await lasting(place, 2);
-    const server = childrenOf(run.pid).find((pid) => commandOf(pid).includes("nats-server"))!;
-    const connections = () => readdirSync(`/proc/${server}/fd`).length;
-    const before = connections();
-    run.kill("SIGSTOP"); // it computes
-    const pause = place.start(["pause", output, "a1"]);
-    await until("the question is asked", 30_000, () => connections() > before);
-    process.kill(server, "SIGKILL");
-    run.kill("SIGCONT");
-    const { code, out, err } = await pause.ended;
-    expect([code, out, code === 0 ? "" : err]).toEqual([0, "a1: paused until resumed\n", ""]);
-    expect(err).toMatch(/^notice: the connection to the run \w+ was lost before it answered; it is asked again/);
-    const state = async (): Promise<string> => {
-      const [listed] = JSON.parse((await place.mlora("ps", "--json")).out);
-      return listed.adapters.find(({ name }: { name: string }) => name === "a1")?.state;
-    };
-    await until("a1 is paused", 60_000, async () => (await state()) === "paused");
-    await end(run);
-  }, 180_000);
+  test.each(["asked", "answered"])(
+    "answers a question whose server is gone before it was %s, from its next server",
+    async (when) => {
+      using place = new Workplace(2);
+      const { run, output } = await lasting(place, 2);
+      const server = childrenOf(run.pid).find((pid) => commandOf(pid).includes("nats-server"))!;
+      const connections = () => readdirSync(`/proc/${server}/fd`).length;
+      const before = connections();
+      const said = join(place.root, "said");
+      run.kill("SIGSTOP"); // it computes
+      if (when === "asked") process.kill(server, "SIGKILL");
+      const pause = place.start(["pause", output, "a1"], {}, ["sh", "-c", `exec "$0" "$@" 2>${said}`]);
+      const notice = /^notice: .*; it is asked again where it answers next\n$/;
+      if (when === "asked")
+        await until("the server is missed", 30_000, () => existsSync(said) && notice.test(readFileSync(said, "utf8")));
+      else {
+        await until("it is asked", 30_000, () => connections() > before);
+        process.kill(server, "SIGKILL");
+      }
+      run.kill("SIGCONT");
+      const { code, out } = await pause.ended;
+      expect([code, out, readFileSync(said, "utf8")]).toEqual([0, "a1: paused until resumed\n", expect.stringMatching(notice)]);
+      const state = async (): Promise<string> => {
+        const [listed] = JSON.parse((await place.mlora("ps", "--json")).out);
+        return listed.adapters.find(({ name }: { name: string }) => name === "a1")?.state;
+      };
+      await until("a1 is paused", 60_000, async () => (await state()) === "paused");
+      await end(run);
+    },
+    180_000,
+  );
 });

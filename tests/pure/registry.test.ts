@@ -4,7 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseAddress } from "../../src/bus/address.ts";
+import { isLoopback, parseAddress } from "../../src/bus/address.ts";
 import { newRunKey } from "../../src/bus/seal.ts";
 import { announce, knownRuns } from "../../src/run/registry.ts";
 
@@ -29,4 +29,10 @@ test("a run is known while its stages are opened, then where it answers, then no
     expect(here()[0]!.reach).toBeNull();
   }
   expect(here()).toEqual([]);
+});
+
+test("only loopback is this machine to itself", () => {
+  for (const host of ["127.0.0.1", "127.1.2.3", "localhost", "[::1]", "::1"]) expect(isLoopback(host), host).toBe(true);
+  for (const host of ["0.0.0.0", "[::]", "10.0.0.1", "127.example.com", "localhost.example.com", "my-localhost", "[::10]"])
+    expect(isLoopback(host), host).toBe(false);
 });
