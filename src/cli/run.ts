@@ -286,14 +286,19 @@ const say = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 
+/** Signals within this time are one: a terminal or a service manager signals a whole group, whose scripts pass theirs on. */
+const SAME_MS = 1_000;
+
 /** Calls `stop` at the first Ctrl-C or SIGTERM, or when the terminal is gone (SIGHUP; not under nohup); a second ends the process as if nobody listened. */
 function onInterrupt(stop: () => void): Disposable {
   const signals = ["SIGINT", "SIGTERM", ...(ignoresHangup() ? [] : (["SIGHUP"] as const))] as const;
   const release = () => {
     for (const signal of signals) process.off(signal, handle);
   };
+  let released: Timer | null = null;
   const handle = () => {
-    release();
+    if (released) return;
+    released = setTimeout(release, SAME_MS).unref();
     stop();
   };
   for (const signal of signals) process.on(signal, handle);

@@ -1,5 +1,6 @@
 // `mlora stage`: one stage of a run, in a process of its own. A coordinator on this machine starts it with its orders on standard
-// input; on other machines people do, with the run's id, its key and its NATS server, or scripts/launch, with both.
+// input; on other machines people do, with the run's id, its key and its NATS server, or scripts/launch, with both. The latter keeps
+// standard input open: its end, before the stage has joined, means that scripts/launch is gone.
 
 import * as v from "valibot";
 import { now, sleep } from "../base/clock.ts";
@@ -56,16 +57,20 @@ type Orders = {
   readonly ordinal: number;
   readonly folder: string | null;
   readonly joinMs: number;
+  /** Rejects where the process that started this stage ends first. */
+  readonly abandoned: Promise<never>;
 };
 
 /** Serves until the run is over. Throws a RunError where it is not over in order. */
 export async function stage(flags: StageFlags): Promise<void> {
   const orders = flags.orders ? await ordersFromInput(flags) : ordersFromFlags(flags);
-  const { run, stage, device, precision, ordinal, folder, joinMs } = orders;
+  const { run, stage, device, precision, ordinal, folder, joinMs, abandoned } = orders;
+  const say = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
   const report = describeDevice(device, precision, ordinal);
-  await using connection = await reach(orders);
-  if (joinMs === JOIN_MS) writeStderr(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})\n`);
-  await using seat = await joinRun(connection, run, { stage, report, joinMs });
+  await using connection = await Promise.race([reach(orders), abandoned]);
+  say(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
+  await using seat = await Promise.race([joinRun(connection, run, { stage, report, joinMs }), abandoned]);
+  say(`joined as stage ${seat.stage} of ${seat.stages}`); // scripts/launch waits for this line
   const reason = await serveStage({ run, seat, folder });
   if (reason) throw reason;
 }
@@ -84,16 +89,58 @@ async function reach({ address, key, run, joinMs: limitMs }: Orders): Promise<Se
   }
 }
 
+/** The first line of standard input, and what comes after it. */
+async function readInput(): Promise<{ readonly line: string; readonly end: Promise<void> }> {
+  const reader = Bun.stdin.stream().getReader();
+  const decoder = new TextDecoder();
+  let text = "";
+  let over = false;
+  while (!over && !text.includes("\n")) {
+    const { value, done } = await reader.read();
+    text += decoder.decode(value, { stream: !done });
+    over = done;
+  }
+  const drain = async () => {
+    while (!over) over = (await reader.read()).done;
+  };
+  return { line: text.split("\n")[0]!, end: drain() };
+}
+
+function settingsIn(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
+
+/** Never settles. */
+const NEVER = new Promise<never>(() => undefined);
+
+async function abandonedAt(end: Promise<void>): Promise<never> {
+  await end;
+  throw new RunError(
+    "stage.abandoned",
+    "standard input ended before this stage had joined: what started it is gone",
+    "keep standard input open after the settings",
+  );
+}
+
 async function ordersFromInput(flags: StageFlags): Promise<Orders> {
-  const checked = v.safeParse(ordersSchema, await Bun.stdin.json().catch(() => null));
+  const { line, end } = await readInput();
+  const checked = v.safeParse(ordersSchema, settingsIn(line));
   if (!checked.success)
     throw new RunError("stage.orders", "standard input does not hold valid stage settings", "use --nats, --run and --key");
   const { address, key, run, stage, device } = checked.output;
   const join = { address, key, run: runId(run) };
-  if (stage === undefined || device === undefined) return { ...join, ...placeFromFlags(flags) };
+  if (stage === undefined || device === undefined) {
+    const abandoned = abandonedAt(end);
+    abandoned.catch(() => undefined); // nothing awaits it once the stage has joined
+    return { ...join, ...placeFromFlags(flags), abandoned };
+  }
   const precision = device.compute === "bf16" ? "bf16" : "fp32";
   const place = { stage, device: device.kind, precision, ordinal: device.ordinal, folder: null } as const;
-  return { ...join, ...place, joinMs: CHILD_JOIN_MS };
+  return { ...join, ...place, joinMs: CHILD_JOIN_MS, abandoned: NEVER };
 }
 
 function ordersFromFlags(flags: StageFlags): Orders {
@@ -105,10 +152,11 @@ function ordersFromFlags(flags: StageFlags): Orders {
       "give --nats URL, --run ID and --key FILE, as the coordinator prints them",
     );
   const join = { run: runId(`${run}`), address: parseAddress(`${nats}`), key: keyFor(key === undefined ? null : `${key}`) };
-  return { ...join, ...placeFromFlags(flags) };
+  return { ...join, ...placeFromFlags(flags), abandoned: NEVER };
 }
 
-const placeFromFlags = ({ stage, device, precision, gpu, model }: StageFlags): Omit<Orders, "address" | "key" | "run"> => ({
+type PlaceFlags = Omit<Orders, "address" | "key" | "run" | "abandoned">;
+const placeFromFlags = ({ stage, device, precision, gpu, model }: StageFlags): PlaceFlags => ({
   stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
   device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
   precision: oneOf("precision", precision ?? "auto", PRECISIONS),

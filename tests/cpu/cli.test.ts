@@ -169,6 +169,7 @@ describe("a run", () => {
     const metrics = join(recipe, "..", "out", "metrics.jsonl");
     while (!existsSync(metrics) || !readFileSync(metrics, "utf8").includes('"step":3,')) await Bun.sleep(20);
     child.kill("SIGINT");
+    child.kill("SIGTERM"); // a script that passes on what it got is not a second wish
     const [out, err, code] = await Promise.all([
       new Response(child.stdout).text(),
       new Response(child.stderr).text(),

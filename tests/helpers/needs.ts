@@ -9,6 +9,7 @@ import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
 import { canMount } from "./disk.ts";
+import { canMakeHosts, sshdPath } from "./hosts.ts";
 import { canInject } from "./injector.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
@@ -23,6 +24,10 @@ const HAVE = {
   kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
   /** The right to mount small disks. */
   disks: () => (canMount() ? 1 : 0),
+  /** Debian's openssh-server. */
+  sshd: () => (sshdPath() !== null ? 1 : 0),
+  /** The right to make namespaces of users, mounts, processes and networks, and the programs that do (util-linux, iproute2). */
+  namespaces: () => (canMakeHosts() ? 1 : 0),
   /** Files of other users are made, and read, by root alone. */
   root: () => (process.getuid!() === 0 ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
