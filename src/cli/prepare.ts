@@ -4,7 +4,6 @@
 import { relative } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
-import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -20,6 +19,7 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
+import { referenceOf } from "../objectives/registry.ts";
 import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
