@@ -5,6 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
 type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: number };
@@ -13,11 +14,13 @@ type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: 
 const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
   base: { values: ["package.json"] },
   ffi: { values: [] },
-  recipe: { values: [] },
-  schedule: { values: [] },
+  objectives: { values: [], types: ["schedule"] },
+  recipe: { values: ["objectives"] },
+  schedule: { values: [], types: ["objectives"] },
   plan: {
     // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
     values: [
+      "objectives",
       "recipe",
       "schedule",
       "model/buffers.ts",
@@ -30,18 +33,17 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     ],
     types: ["device"],
   },
-  data: { values: [], types: ["recipe"] },
+  data: { values: ["objectives"], types: ["recipe"] },
   files: { values: [] },
   device: { values: ["ffi"] },
   ops: { values: ["device"] },
   adapter: { values: ["device", "ops"] },
   model: { values: ["device", "ops", "adapter"] },
-  objective: { values: ["device", "ops"], types: ["model", "schedule"] },
-  bus: { values: [], types: ["schedule"] },
+  bus: { values: ["objectives"], types: ["schedule"] },
   link: { values: ["bus", "device"] },
-  stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objective", "ops"], types: ["plan", "schedule"] },
-  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule", "objective/preference.ts", "objective/weigh.ts"] },
-  cli: { values: ["bus", "data", "ffi", "files", "link", "plan", "recipe", "run", "schedule", "stage"] },
+  stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objectives", "ops"], types: ["plan", "schedule"] },
+  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule", "objectives"] },
+  cli: { values: ["bus", "data", "ffi", "files", "link", "objectives", "plan", "recipe", "run", "schedule", "stage"] },
   main: { values: ["cli", "recipe", "run/spawn.ts"] },
 };
 
@@ -83,6 +85,9 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   },
 ];
 
+/** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
+const COMPARED = { effect: new RegExp(`([!=]==|\\bcase) "(${OBJECTIVE_NAMES.join("|")})"`, "g"), folders: ["objectives"] };
+
 /** All breaches, each as "path:line: what is wrong". */
 export function breaches({ path, text }: Source): string[] {
   const code = withoutComments(text);
@@ -95,7 +100,12 @@ export function breaches({ path, text }: Source): string[] {
       ({ 0: found, index }) => `${path}:${lineAt(code, index)}: '${found}': ${what} ${doorIs(doors)}`,
     ),
   );
-  return [...forbidden, ...effects];
+  const compared = COMPARED.folders.includes(folderOf(path))
+    ? []
+    : [...code.matchAll(COMPARED.effect)].map(
+        ({ 0: found, index }) => `${path}:${lineAt(code, index)}: '${found}' compares a name: ask its definition`,
+      );
+  return [...forbidden, ...effects, ...compared];
 }
 
 function forbids(path: string, { from, typeOnly }: Import): string | null {

@@ -4,9 +4,9 @@
 import * as v from "valibot";
 import { type Init, isInit } from "../base/init.ts";
 import { METHODS } from "../base/kinds.ts";
-import type { Preference } from "../base/objective.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
+import { preferenceSchema } from "../objectives/registry.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
   AdmittedAdapter,
@@ -33,29 +33,8 @@ const linears = v.array(v.picklist(LINEARS));
 
 type Schema<T> = v.GenericSchema<unknown, T>;
 
-const reference = v.union([v.picklist(["start", "base"]), v.strictObject({ folder: v.string() })]);
-const preference: Schema<Preference> = v.variant("name", [
-  v.strictObject({
-    name: v.literal("dpo"),
-    loss: v.picklist(["sigmoid", "hinge", "ipo"]),
-    beta: real,
-    labelSmoothing: real,
-    reference,
-  }),
-  v.strictObject({
-    name: v.literal("cpo"),
-    loss: v.picklist(["sigmoid", "hinge"]),
-    beta: real,
-    labelSmoothing: real,
-    alpha: real,
-  }),
-  v.strictObject({ name: v.literal("simpo"), beta: real, gamma: real, labelSmoothing: real }),
-  v.strictObject({ name: v.literal("orpo"), lambda: real }),
-  v.strictObject({ name: v.literal("kto"), beta: real, desirable: real, undesirable: real, reference }),
-  v.strictObject({ name: v.literal("cit"), lambda: real, temperature: real, pooling: v.picklist(["last", "mean"]) }),
-]);
 const packedPreference: Schema<PackedPreference> = v.strictObject({
-  objective: preference,
+  objective: preferenceSchema,
   whole: v.strictObject({ rows: count, tokens: count }),
   references: v.nullable(v.array(v.tuple([real, real]))),
   firstSequence: count,

@@ -3,7 +3,7 @@
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { referenceOf } from "../base/objective.ts";
+import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 /** Throws a RequestError, `data.owner`, where a file that the adapters name is one that this user could not read but as root. */

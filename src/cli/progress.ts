@@ -5,6 +5,7 @@ import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
+import { isPreference } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { EvaluationEvent, Observer, StepEvent } from "../run/events.ts";
 import { count, duration } from "./table.ts";
@@ -68,7 +69,7 @@ class Pace {
 }
 
 const rightText = ({ adapters }: Plan, { adapter, exact, rows }: EvaluationEvent) =>
-  `${exact}/${rows} ${adapters[adapter]!.recipe.objective.name === "sft" ? "exact" : "judged right"}`;
+  `${exact}/${rows} ${isPreference(adapters[adapter]!.recipe.objective) ? "judged right" : "exact"}`;
 
 /** `ended`: whether an adapter had ended before, where a run goes on. */
 export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (name: string) => boolean = () => false): Progress {

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { MloraError, textOf } from "../base/errors.ts";
+import { isPreference } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
@@ -86,7 +87,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
     before === null && after === null ? "-" : `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const held = adapters.some(({ before, after }) => before ?? after);
-  const mixed = planned.some(({ recipe }) => recipe.objective.name !== "sft"); // preferences are judged, not written
+  const mixed = planned.some(({ recipe }) => isPreference(recipe.objective)); // preferences are judged, not written
   const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
   const right = { align: "right" } as const;
   const lines = table<AdapterResult>(

@@ -1,9 +1,9 @@
 // The rows that an adapter trains on and is measured on: read, tokenised, cut to length and counted.
 
 import { RequestError } from "../base/errors.ts";
-import type { Objective } from "../base/objective.ts";
 import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
+import { rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import {
   type Example,
@@ -85,7 +85,7 @@ export function loadDataset(
     thoughts,
     system,
     trainOn,
-    kindOf(objective),
+    rowKindOf(objective),
     maxLength,
     overlong,
   ];
@@ -142,14 +142,11 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
     );
   const samples = packer.rows;
   if (samples.length === 0) throw nothingIn(file, counts.rows, book.notices, recipe);
-  if (recipe.objective.name === "cit" && samples.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
-  const rows = recipe.objective.name === "kto" ? mismatched(samples, file, recipe) : samples;
+  if (rowKindOf(recipe.objective) === "paraphrased" && samples.length < 2)
+    throw oneRow(file, recipe, "CIT tells paraphrases apart");
+  const rows = rowKindOf(recipe.objective) === "labelled" ? mismatched(samples, file, recipe) : samples;
   return { samples: rows, ...counts, notices: book.notices };
 }
-
-/** What rows a file must have: for KTO single answers with labels, for CIT paraphrases, for other preferences two answers, else one. */
-const kindOf = ({ name }: Objective): "single" | "labelled" | "paraphrased" | "paired" =>
-  name === "sft" ? "single" : name === "kto" ? "labelled" : name === "cit" ? "paraphrased" : "paired";
 
 /** A row's sequences: of preferences the better answer and the other, else `other` is null. */
 export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
@@ -186,7 +183,7 @@ export function rowReader(
 ): (fields: Fields, source: Source, book: NoticeBook) => readonly TokenisedRow[] {
   const { objective, trainOn, thoughts } = recipe;
   const options = formatOptionsOf(recipe, tokenizer);
-  const kind = kindOf(objective);
+  const kind = rowKindOf(objective);
   const single = exampleReader(options);
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
   const read =
@@ -241,7 +238,7 @@ export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe,
     return none;
   }
   const [own, other] = fitted.map(({ sequence }) => sequence!);
-  if (other && kindOf(recipe.objective) === "paired" && isSame(own!, other)) {
+  if (other && rowKindOf(recipe.objective) === "paired" && isSame(own!, other)) {
     book.add("same answers", source, "");
     return none;
   }

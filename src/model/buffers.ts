@@ -71,7 +71,7 @@ export type HeadBuffers = {
   readonly gradH: Tensor; // [T, H]
   readonly rstd: Tensor;
   readonly logits: Tensor; // [chunk, tableRows]
-  readonly poolRows: Tensor; // i32[T] of pooled hidden states (objective/pool.ts)
+  readonly poolRows: Tensor; // i32[T] of pooled hidden states (model/pool.ts)
   readonly poolBounds: Tensor; // i32[T, 2]
 };
 

@@ -7,6 +7,7 @@ import { countParameters } from "../base/layout.ts";
 import { rankAt } from "../base/placement.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import { linearShape, type ModelSpec } from "../base/spec.ts";
+import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
@@ -107,14 +108,14 @@ function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, s
 
 /** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */
 export function checkContrast({ name, recipe, work }: AdapterPlan, budget: number): void {
-  if (recipe.objective.name !== "cit") return;
+  if (!isContrastive(recipe.objective)) return;
   for (const { epoch, microBatches } of stepsOf(work, budget)) {
     if (microBatches.some((rows) => rows.length > 1)) return;
     if (epoch > 0) break;
   }
   throw new RequestError(
     "plan.contrast",
-    `adapter '${name}': cit tells the rows of a micro-batch apart, and with ${budget} tokens each row would be alone in its own`,
+    `adapter '${name}': ${recipe.objective.name} tells the rows of a micro-batch apart, and with ${budget} tokens each row would be alone in its own`,
     "raise run.tokens_per_microbatch, or lower max_length",
   );
 }

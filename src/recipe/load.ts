@@ -8,10 +8,11 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { isPrincipal } from "../base/init.ts";
 import { KINDS, METHODS, OWN_KEYS } from "../base/kinds.ts";
 import { MOST_RANK } from "../base/layout.ts";
+import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
 import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
-import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, objectiveTables, RecipeTable } from "./schema.ts";
+import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
 import { nearest } from "./suggest.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
 
@@ -129,13 +130,12 @@ function faultsOf(issue: v.BaseIssue<unknown>, before: Path = []): Fault[] {
   if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
   const table = path.filter((part) => typeof part === "string").at(-2) ?? "";
   const own = path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS;
-  const allowed = table === "objective" ? objectiveKeys(issue.path.at(-1)!.input) : (SECTION_KEYS[table] ?? own);
+  const allowed =
+    table === "objective"
+      ? objectiveKeys((issue.path.at(-1)!.input as { readonly name: ObjectiveName }).name)
+      : (SECTION_KEYS[table] ?? own);
   return [{ path, message: unknownKey(String(path.at(-1)), allowed) }];
 }
-
-/** What an objective's table may hold, by its name, which has been found to be one. */
-const objectiveKeys = (table: unknown): string[] =>
-  Object.keys(objectiveTables[(table as { readonly name: keyof typeof objectiveTables }).name].entries);
 
 function unknownKey(key: string, allowed: readonly string[]): string {
   const meant = nearest(key, allowed);
@@ -223,9 +223,21 @@ function checkTogether(
   if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
   checkOptimizer(adapter, defaults, at, faults);
+  checkObjective(all, at, faults);
+  if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
+    faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
+  checkMethod(adapter, defaults, at, faults);
+  checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
+  if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
+    faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
+}
+
+/** Keys of other rows than the objective's. */
+function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Path, faults: Fault[]): void {
   const { objective = "sft" } = all;
-  const wanted = typeof objective === "string" ? objective : objective.name;
-  if (wanted !== "sft")
+  const name = typeof objective === "string" ? objective : objective.name;
+  if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has told it
+  if (rowKindOf({ name }) !== "single")
     for (const [key, allowed] of [
       ["format", "auto"],
       ["train_on", "completion"],
@@ -233,19 +245,13 @@ function checkTogether(
       if (all[key] !== undefined && all[key] !== allowed)
         faults.push({
           path: [...at, key],
-          message: `is for supervised fine-tuning; leave it out with the objective ${wanted}`,
+          message: `is for supervised fine-tuning; leave it out with the objective ${name}`,
         });
-  if (wanted === "cit" && all.batch_size === 1)
+  if (isContrastive({ name }) && all.batch_size === 1)
     faults.push({
       path: [...at, "batch_size"],
-      message: "is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
+      message: `is 1: ${name} contrasts the rows of a micro-batch, so it needs 2 or more`,
     });
-  if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
-    faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
-  checkMethod(adapter, defaults, at, faults);
-  checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
-  if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
-    faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }
 
 /** Keys of another kind; in [defaults] they are for the adapters that have it. */

@@ -2,9 +2,9 @@
 
 import type { Init } from "../base/init.ts";
 import type { Method } from "../base/kinds.ts";
-import type { Objective } from "../base/objective.ts";
 import type { Precision } from "../base/precision.ts";
 import type { PatternTable } from "../base/targeting.ts";
+import type { Objective } from "../objectives/registry.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
 export type Format = (typeof FORMATS)[number];

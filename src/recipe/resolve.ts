@@ -3,9 +3,9 @@
 import { dirname, resolve } from "node:path";
 import { type Init, isPrincipal } from "../base/init.ts";
 import { KINDS } from "../base/kinds.ts";
-import type { Objective } from "../base/objective.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
 
@@ -66,50 +66,6 @@ function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterR
   for (const { epochs, steps } of [adapter, defaults])
     if (epochs !== undefined || steps !== undefined) return { epochs: epochs ?? null, steps: steps ?? null };
   return { epochs: 1, steps: null };
-}
-
-type ObjectiveTable = Exclude<NonNullable<AdapterTable["objective"]>, string>;
-
-/** With the defaults of TRL, but SimPO's, which are its paper's, and CIT's, which are those of its authors' code (luka-group/CoIN). */
-function objectiveOf(given: NonNullable<AdapterTable["objective"]>, place: (path: string) => string): Objective {
-  const table = (typeof given === "string" ? { name: given } : given) as ObjectiveTable;
-  const reference = (named = "start") => (named === "start" || named === "base" ? named : { folder: place(named) });
-  switch (table.name) {
-    case "sft":
-      return table;
-    case "dpo": {
-      const { loss = "sigmoid", beta = 0.1, label_smoothing: labelSmoothing = 0 } = table;
-      return { name: "dpo", loss, beta, labelSmoothing, reference: reference(table.reference) };
-    }
-    case "cpo": {
-      const { loss = "sigmoid", beta = 0.1, label_smoothing: labelSmoothing = 0, alpha = 1 } = table;
-      return { name: "cpo", loss, beta, labelSmoothing, alpha };
-    }
-    case "simpo": {
-      const { beta = 2, gamma = 1, label_smoothing: labelSmoothing = 0 } = table;
-      return { name: "simpo", beta, gamma, labelSmoothing };
-    }
-    case "orpo":
-      return { name: "orpo", lambda: table.lambda ?? 0.1 };
-    case "kto": {
-      const { beta = 0.1, desirable = 1, undesirable = 1 } = table;
-      return { name: "kto", beta, desirable, undesirable, reference: reference(table.reference) };
-    }
-    case "cit": {
-      const { lambda = 1000, temperature = 0.05, pooling = "last" } = table;
-      return { name: "cit", lambda, temperature, pooling };
-    }
-    default:
-      return table satisfies never;
-  }
-}
-
-function objectiveTable(objective: Objective): string | Record<string, unknown> {
-  if (objective.name === "sft") return objective.name;
-  const snake = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const plain = (value: unknown) =>
-    typeof value === "object" && value !== null ? (value as { folder: string }).folder : value;
-  return Object.fromEntries(Object.entries(objective).map(([key, value]) => [snake(key), plain(value)]));
 }
 
 /** An adapter that continues another begins as that, whatever [defaults] say; its own `init` says what the other keeps frozen. */

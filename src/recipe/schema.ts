@@ -1,33 +1,15 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
+import { between, finite, oneOf, positive, show, text, truth, wants, whole } from "../base/check.ts";
 import { INITS, type Init, isInit } from "../base/init.ts";
 import { METHODS } from "../base/kinds.ts";
 import { MOST_RANK } from "../base/layout.ts";
 import { compilePattern, PatternError } from "../base/pattern.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 import { FORMATS } from "./recipe.ts";
 
-const show = (value: unknown): string => {
-  if (value === undefined) return "nothing";
-  if (Array.isArray(value)) return "a list";
-  if (typeof value === "object" && value !== null && !(value instanceof Date)) return "a table";
-  const text = typeof value === "string" ? `"${value}"` : String(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
-};
-/** A message that says what is wanted and what was found. */
-const wants = (what: string) => (issue: { readonly input: unknown }) => `wants ${what}, found ${show(issue.input)}`;
-
-const text = v.pipe(v.string(wants("a text")), v.nonEmpty("wants a text, found an empty one"));
-const finite = (what: string) => v.pipe(v.number(wants(what)), v.finite(wants(what)));
-const whole = (from: number, to: number, what = `a whole number from ${from} to ${to}`) =>
-  v.pipe(v.number(wants(what)), v.integer(wants(what)), v.minValue(from, wants(what)), v.maxValue(to, wants(what)));
-const positive = (what = "a number above 0") => v.pipe(finite(what), v.gtValue(0, wants(what)));
-const between = (from: number, below: number, what = `a number from ${from} to below ${below}`) =>
-  v.pipe(finite(what), v.minValue(from, wants(what)), v.ltValue(below, wants(what)));
-const oneOf = <const T extends readonly string[]>(...names: T) =>
-  v.picklist(names, wants(names.map((name) => `"${name}"`).join(" or ")));
-const truth = v.boolean(wants("true or false"));
 const SEED = 2 ** 32 - 1;
 const MANY = 1e9;
 const MOST_STAGES = 256;
@@ -44,8 +26,6 @@ const name = v.pipe(
   v.regex(NAME, (issue) => `names a folder: wants letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
-const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
-const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more")));
 /** A regular expression that Python and JavaScript read alike. */
 const pattern = (match: "whole" | "end") =>
   v.pipe(
@@ -77,50 +57,7 @@ const layerRange = v.pipe(
 /** What a chat template is given of a row itself. */
 const RESERVED = ["messages", "add_generation_prompt"];
 
-/** "start", "base" or the folder of a PEFT adapter. */
-const reference = text;
-
-/** The objectives, and what each of them may say. */
-export const objectiveTables = {
-  sft: v.strictObject({ name: v.literal("sft") }),
-  dpo: v.strictObject({
-    name: v.literal("dpo"),
-    loss: v.exactOptional(oneOf("sigmoid", "hinge", "ipo")),
-    beta: v.exactOptional(positive()),
-    label_smoothing: v.exactOptional(share()),
-    reference: v.exactOptional(reference),
-  }),
-  cpo: v.strictObject({
-    name: v.literal("cpo"),
-    loss: v.exactOptional(oneOf("sigmoid", "hinge")),
-    beta: v.exactOptional(positive()),
-    label_smoothing: v.exactOptional(share()),
-    alpha: v.exactOptional(notNegative),
-  }),
-  simpo: v.strictObject({
-    name: v.literal("simpo"),
-    beta: v.exactOptional(positive()),
-    gamma: v.exactOptional(notNegative),
-    label_smoothing: v.exactOptional(share()),
-  }),
-  orpo: v.strictObject({ name: v.literal("orpo"), lambda: v.exactOptional(positive()) }),
-  kto: v.strictObject({
-    name: v.literal("kto"),
-    beta: v.exactOptional(positive()),
-    desirable: v.exactOptional(positive()),
-    undesirable: v.exactOptional(positive()),
-    reference: v.exactOptional(reference),
-  }),
-  cit: v.strictObject({
-    name: v.literal("cit"),
-    lambda: v.exactOptional(positive()),
-    temperature: v.exactOptional(positive()),
-    pooling: v.exactOptional(oneOf("last", "mean")),
-  }),
-};
-export const OBJECTIVES = Object.keys(objectiveTables) as (keyof typeof objectiveTables)[];
-const NAMES = OBJECTIVES.map((name) => `"${name}"`).join(" or ");
-const OBJECTIVE_TABLES = Object.values(objectiveTables);
+const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
 
 /** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
 export const adapterEntries = {
@@ -146,7 +83,7 @@ export const adapterEntries = {
   system: text,
   train_on: oneOf("completion", "all"),
   objective: v.union(
-    [oneOf(...OBJECTIVES), v.variant("name", OBJECTIVE_TABLES, wants(NAMES))],
+    [oneOf(...OBJECTIVE_NAMES), v.variant("name", objectiveTables, wants(NAMES))],
     wants(`${NAMES}, or a table with one of them as name`),
   ),
   method: oneOf(...METHODS),

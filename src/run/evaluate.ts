@@ -1,11 +1,10 @@
 // The loss of an adapter on rows that it does not train on, and how many of them it gets right.
 
-import type { Objective } from "../base/objective.ts";
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { isRight } from "../objective/preference.ts";
-import { judged } from "../objective/weigh.ts";
+import { isPreference, isRight, type Objective } from "../objectives/registry.ts";
+import { judged } from "../objectives/weigh.ts";
 import type { Plan } from "../plan/plan.ts";
 import { inputLength, type MicroBatch, pack, type Row } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
@@ -80,7 +79,7 @@ export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating
   const found = result.then((all): Evaluation => {
     let [loss, exact] = [0, 0];
     for (const { batch, losses } of all)
-      if (objective.name === "sft")
+      if (!isPreference(objective))
         for (const [i, sequence] of losses.entries()) {
           loss += sequence.loss;
           if (sequence.hits === batch.sequences[i]!.targets) exact++;
@@ -91,7 +90,7 @@ export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating
           loss += sum(found.map((row) => row.loss));
           exact += rows.filter((row, i) => isRight(row, found[i]!)).length;
         }
-    const divisor = objective.name === "sft" ? sum(samples.map(countTargets)) : 1;
+    const divisor = isPreference(objective) ? 1 : sum(samples.map(countTargets));
     return { loss: loss / divisor, exact, rows: samples.length };
   });
   found.catch(() => undefined);

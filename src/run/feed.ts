@@ -1,7 +1,7 @@
 // From the schedule's references to the tokens that a stage is fed.
 
-import type { Objective } from "../base/objective.ts";
 import { sum } from "../base/shape.ts";
+import { isPreference, type Objective, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { type Row, type Share, type SharePreference, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { ShareRef } from "../schedule/shares.ts";
@@ -17,14 +17,14 @@ function preferenceOf(
   whole: SharePreference["whole"],
   references: RowReferences | null,
 ): Pick<Share, "preference"> {
-  if (objective.name === "sft") return {};
+  if (!isPreference(objective)) return {};
   return { preference: { objective, whole, references: references && rows.map((row) => references.get(row)!) } };
 }
 
 /** What the rows of a mini-batch, or of an evaluation, are divided by: CIT learns both answers of a row, preferences the first. */
 export const wholeOf = (rows: readonly Row[], objective: Objective): SharePreference["whole"] => ({
   rows: rows.length,
-  tokens: sum(rows.flatMap((row) => (objective.name === "cit" ? sequencesOf(row) : [row])).map(countTargets)),
+  tokens: sum(rows.flatMap((row) => (rowKindOf(objective) === "paraphrased" ? sequencesOf(row) : [row])).map(countTargets)),
 });
 
 /** A share of a training pass, for the slot that the adapter has: its loss is averaged over the adapter's whole mini-batch. */

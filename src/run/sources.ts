@@ -2,8 +2,8 @@
 // are read again while a run goes on, and have to be what they were when it began.
 
 import { RequestError } from "../base/errors.ts";
-import { referenceOf } from "../base/objective.ts";
 import { adapterFingerprint, modelFingerprint } from "../files/fingerprint.ts";
+import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 /** A saved adapter, by the key of the recipe that names its folder. */

@@ -4,8 +4,8 @@
 // differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
-import type { Preference } from "../base/objective.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
+import type { Preference } from "../objectives/registry.ts";
 
 /** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };

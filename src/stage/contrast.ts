@@ -1,14 +1,15 @@
 // The contrastive shares of a micro-batch on the last stage: how alike their pooled hidden states are, and what follows for the stream's
-// gradient. The numbers are objective/cit.ts's; a share sees its own rows only.
+// gradient. The numbers are objectives/cit.ts's; a share sees its own rows only.
 
 import type { SequenceLoss } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import type { HeadBuffers } from "../model/buffers.ts";
-import { cosineGradients, cosines } from "../objective/cosine.ts";
-import type { HeadWeights } from "../objective/head.ts";
-import { addPooledGradient, type Pools, pooled } from "../objective/pool.ts";
-import { judged } from "../objective/weigh.ts";
+import type { HeadWeights } from "../model/head.ts";
+import { addPooledGradient, type Pools, pooled } from "../model/pool.ts";
+import { cosineGradients, cosines } from "../objectives/cosine.ts";
+import { isContrastive, poolingOf } from "../objectives/registry.ts";
+import { judged } from "../objectives/weigh.ts";
 import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
 
 /** Where the last stage has the head and the stream of a micro-batch. */
@@ -44,8 +45,7 @@ function poolsOf({ bounds }: MicroBatch, shares: readonly PackedPreference[]): P
   for (const { objective, firstSequence, labels } of shares)
     for (const [first, end] of sequences.slice(firstSequence, firstSequence + 2 * labels.length)) {
       edges.push(rows.length);
-      for (let row = objective.name === "cit" && objective.pooling === "mean" ? first : end - 1; row < end; row++)
-        rows.push(row);
+      for (let row = poolingOf(objective) === "mean" ? first : end - 1; row < end; row++) rows.push(row);
       edges.push(rows.length);
     }
   return { rows: Int32Array.from(rows), bounds: Int32Array.from(edges) };
@@ -53,7 +53,7 @@ function poolsOf({ bounds }: MicroBatch, shares: readonly PackedPreference[]): P
 
 /** Null where the micro-batch has no such share. */
 export async function contrastsOf({ device, head, buffers, hidden }: Ground, tables: MicroBatch): Promise<Contrasts | null> {
-  const mine = tables.preferences.filter(({ objective }) => objective.name === "cit");
+  const mine = tables.preferences.filter(({ objective }) => isContrastive(objective));
   if (mine.length === 0) return null;
   const pools = poolsOf(tables, mine);
   const all = toF32(await device.read(pooled(device, head, buffers, hidden, pools)), device.compute);

@@ -23,10 +23,10 @@ import {
   type Workspace,
 } from "../model/buffers.ts";
 import { Decoder } from "../model/decoder.ts";
+import { headLoss } from "../model/head.ts";
 import { ropeTables } from "../model/rope.ts";
 import { type FillTensor, loadWeights, type Part, type Weights, weightBytes } from "../model/weights.ts";
-import { headLoss } from "../objective/head.ts";
-import { weighted } from "../objective/weigh.ts";
+import { weighted } from "../objectives/weigh.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
 import { noOriginal, type OriginalWeight } from "./base.ts";

@@ -4,13 +4,13 @@
 import { describe, expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { FactorTensor } from "../../src/base/layout.ts";
-import type { Preference } from "../../src/base/objective.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/base/placement.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { judged } from "../../src/objective/weigh.ts";
+import type { Preference } from "../../src/objectives/registry.ts";
+import { judged } from "../../src/objectives/weigh.ts";
 import { type MicroBatch, pack, type Share } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
@@ -186,6 +186,7 @@ const PREFERENCES: readonly Preference[] = [
   { name: "cpo", loss: "sigmoid", beta: 0.2, labelSmoothing: 0, alpha: 0.7 },
   { name: "simpo", beta: 2, gamma: 0.5, labelSmoothing: 0 },
   { name: "orpo", lambda: 0.5 },
+  { name: "apo_zero", beta: 0.3, reference: "base" },
 ];
 
 describe("preferences", () => {

@@ -2,12 +2,12 @@
 
 import { expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import type { Preference } from "../../src/base/objective.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { Preference } from "../../src/objectives/registry.ts";
 import { pack, type Share } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";

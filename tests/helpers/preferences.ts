@@ -32,6 +32,7 @@ const OBJECTIVES: Readonly<Record<string, string>> = {
   kto: '{ name = "kto", beta = 0.3, undesirable = 1.5 }',
   sft: '"sft"',
   cit: '{ name = "cit", temperature = 0.1 }',
+  apo_zero: '{ name = "apo_zero", beta = 0.4, reference = "base" }',
 };
 export const NAMES = Object.keys(OBJECTIVES);
 
@@ -51,7 +52,7 @@ ${names
 name = "${name}"
 objective = ${OBJECTIVES[name]}
 data = { train = "${file}.jsonl", split = 0.25 }
-rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1, 9][i]}
+rank = ${[4, 8, 3, 16, 5, 2, 7, 6, 1, 9, 4][i]}
 dropout = ${i % 2 ? 0.1 : 0}
 batch_size = ${[3, 2, 4][i % 3]}
 accumulation = ${[1, 2][i % 2]}

@@ -5,12 +5,12 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { sum } from "../../src/base/shape.ts";
-import { cit } from "../../src/objective/cit.ts";
-import { cosineGradients, cosines } from "../../src/objective/cosine.ts";
-import { isRight, type ScoredRow } from "../../src/objective/preference.ts";
+import { cosineGradients, cosines } from "../../src/objectives/cosine.ts";
+import type { ScoredRow } from "../../src/objectives/definition.ts";
+import { isRight, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
 
 type Case = {
-  readonly objective: Parameters<typeof cit>[0];
+  readonly objective: Extract<Preference, { name: "cit" }>;
   readonly whole: readonly [rows: number, tokens: number];
   readonly us: number[][];
   readonly vs: number[][];
@@ -39,7 +39,7 @@ describe.each(CASES.map((golden) => [JSON.stringify(golden.objective), golden] a
       expect(Math.abs(got - want)).toBeLessThan((1e-6 * Math.max(1, Math.abs(want))) / golden.objective.temperature);
     const [us, vs] = [floats(golden.us), floats(golden.vs)];
     const [rows, tokens] = golden.whole;
-    const found = cit(golden.objective, rowsOf(golden.logps, golden.targets, cosines(us, vs)), { rows, tokens });
+    const found = preferenceLoss(golden.objective, rowsOf(golden.logps, golden.targets, cosines(us, vs)), { rows, tokens });
     near(sum(found.map(({ loss }) => loss)), golden.loss);
     near((sum(found.map(({ contrast }) => contrast!.loss)) * rows) / us.length, golden.contrast);
     const by = cosineGradients(
@@ -62,7 +62,7 @@ test("slopes by cosines are the derivatives of the loss while lambda is the weig
   const logps = square.map((): [number, number] => [-9 - rng.uniform(), -11 - rng.uniform()]);
   const targets = square.map((): [number, number] => [3, 4]);
   const whole = { rows: 9, tokens: 70 };
-  const at = (similar: readonly number[][]) => cit(objective, rowsOf(logps, targets, similar), whole);
+  const at = (similar: readonly number[][]) => preferenceLoss(objective, rowsOf(logps, targets, similar), whole);
   const found = at(square);
   for (const [i, row] of square.entries())
     for (const j of row.keys()) {
@@ -90,12 +90,12 @@ test("a row is right when its own paraphrase is the likest; alone it is told fro
       [0.5, 0.4],
     ],
   );
-  const found = cit(objective, rows, { rows: 2, tokens: 10 });
+  const found = preferenceLoss(objective, rows, { rows: 2, tokens: 10 });
   expect(rows.map((row, i) => isRight(row, found[i]!))).toEqual([true, false]);
   expect(found.map(({ rewards }) => rewards)).toEqual([
     [0.9, 0.2],
     [0.4, 0.5],
   ]);
-  const [alone] = cit(objective, rowsOf([[-5, -6]], [[2, 2]], [[0.7]]), { rows: 1, tokens: 4 });
+  const [alone] = preferenceLoss(objective, rowsOf([[-5, -6]], [[2, 2]], [[0.7]]), { rows: 1, tokens: 4 });
   expect(alone).toEqual({ loss: 11 / 4, slopes: [-0.25, -0.25], rewards: [0.7, 0.7], contrast: { loss: 0, pulls: [0] } });
 });

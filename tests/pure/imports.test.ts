@@ -17,7 +17,7 @@ describe("who may import whom", () => {
   test("a folder that is not allowed, with its line", () => {
     const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../model/decoder.ts";');
     expect(found).toHaveLength(1);
-    expect(found[0]).toStartWith("src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, recipe, schedule");
+    expect(found[0]).toStartWith("src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, objectives, recipe");
   });
 
   test.each([
@@ -49,6 +49,17 @@ describe("who may import whom", () => {
     ]);
     expect(check("src/base/x.ts", 'import { a } from "../../tests/helpers/tiny.ts";')).toHaveLength(1);
   });
+});
+
+test("what compares the name of a definition outside its folder", () => {
+  for (const text of [
+    'if (objective.name === "dpo") x();',
+    'switch (name) {\n  case "kto":\n}',
+    'const b = "sft" !== a || a !== "sft";',
+  ])
+    expect(check("src/run/feed.ts", text)).toHaveLength(1);
+  expect(check("src/objectives/kto.ts", 'if (name === "kto") x();')).toEqual([]);
+  expect(check("src/run/feed.ts", 'const work = { name: "sft" };')).toEqual([]);
 });
 
 describe("one door for each foreign effect", () => {

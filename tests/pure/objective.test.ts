@@ -3,9 +3,9 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Preference } from "../../src/base/objective.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { isRight, preferenceLoss, type ScoredRow } from "../../src/objective/preference.ts";
+import type { ScoredRow } from "../../src/objectives/definition.ts";
+import { isRight, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
 
 const OBJECTIVES: Preference[] = [
   { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "base" },
@@ -16,6 +16,7 @@ const OBJECTIVES: Preference[] = [
   { name: "cpo", loss: "hinge", beta: 0.1, labelSmoothing: 0, alpha: 0.3 },
   { name: "simpo", beta: 2, gamma: 1, labelSmoothing: 0 },
   { name: "orpo", lambda: 0.25 },
+  { name: "apo_zero", beta: 0.6, reference: "base" },
   { name: "kto", beta: 0.2, desirable: 1, undesirable: 1.4, reference: "base" },
 ];
 

@@ -148,7 +148,7 @@ describe("a fault is told with its place", () => {
     [
       "nothing to tell apart",
       HEAD + adapter('objective = "cit"\nbatch_size = 1'),
-      "9:1: adapter[0].batch_size is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
+      "9:1: adapter[0].batch_size is 1: cit contrasts the rows of a micro-batch, so it needs 2 or more",
     ],
     [
       "nesterov without momentum",
@@ -168,12 +168,12 @@ describe("a fault is told with its place", () => {
     [
       "an unknown objective",
       HEAD + adapter('objective = { name = "ppo" }'),
-      '8:15: adapter[0].objective.name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found "ppo"',
+      '8:15: adapter[0].objective.name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero", found "ppo"',
     ],
     [
       "an objective without a name",
       HEAD + adapter("sweep.objective = [{ beta = 1 }]"),
-      '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit", found nothing',
+      '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero", found nothing',
     ],
     ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] wants a number from 0 to below 1, found nothing"],
     [

@@ -5,13 +5,20 @@
 //     r = log pi(y) - log ref(y)     z = max(0, mean of r over the others)
 //     desirable: d (1 - s(beta (r - z)))     undesirable: u (1 - s(beta (z - r)))
 
-import type { Objective } from "../base/objective.ts";
-import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import * as v from "valibot";
+import { positive } from "../base/check.ts";
+import { define, type RowLoss, reference, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
 import { sigmoid } from "./sigmoid.ts";
 
-type Kto = Extract<Objective, { name: "kto" }>;
+const keys = {
+  beta: v.optional(positive(), 0.1),
+  desirable: v.optional(positive(), 1),
+  undesirable: v.optional(positive(), 1),
+  reference,
+};
+type Kto = SettingsOf<"kto", typeof keys>;
 
-export function kto({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[], { rows }: Whole): RowLoss[] {
+function lossOf({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[], { rows }: Whole): RowLoss[] {
   let divergence = 0;
   for (const { other, reference } of all) divergence += other.logp - reference![1];
   const z = Math.max(0, divergence / all.length);
@@ -24,3 +31,5 @@ export function kto({ beta, desirable, undesirable }: Kto, all: readonly ScoredR
     return { loss: (weight * (1 - s)) / rows, slopes: [slope, 0], rewards: [beta * ratio, null] };
   });
 }
+
+export const kto = define({ name: "kto", keys, rows: "labelled", loss: lossOf });

@@ -3,10 +3,10 @@
 
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { HeadBuffers } from "../model/buffers.ts";
 import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { poolBackward, poolForward } from "../ops/pool.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
+import type { HeadBuffers } from "./buffers.ts";
 import type { HeadWeights } from "./head.ts";
 
 /** Rows of the stream, each once: `rows` i32[T]; and whose mean is taken, `bounds` i32[P, 2], places among them. */

@@ -4,13 +4,20 @@
 //     z = (log pi(w) - log ref(w)) - (log pi(l) - log ref(l))      sigmoid: -log s(beta z)     hinge: max(0, 1 - beta z)
 //     ipo: (z - 1 / (2 beta))^2
 
-import type { Objective } from "../base/objective.ts";
-import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import * as v from "valibot";
+import { oneOf, positive, share } from "../base/check.ts";
+import { define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
 import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
 
-type Dpo = Extract<Objective, { name: "dpo" }>;
+const keys = {
+  loss: v.optional(oneOf("sigmoid", "hinge", "ipo"), "sigmoid"),
+  beta: v.optional(positive(), 0.1),
+  label_smoothing: v.optional(share(), 0),
+  reference,
+};
+type Dpo = SettingsOf<"dpo", typeof keys>;
 
-export function dpo({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: ScoredRow, { rows }: Whole): RowLoss {
+function lossOf({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: ScoredRow, { rows }: Whole): RowLoss {
   const mean = loss === "ipo";
   const [w, l] = [mean ? 1 / own.targets : 1, mean ? 1 / other.targets : 1];
   const ratios = [w * (own.logp - reference![0]), l * (other.logp - reference![1])] as const;
@@ -24,3 +31,5 @@ export function dpo({ loss, beta, labelSmoothing }: Dpo, { own, other, reference
   const slope = (beta * measured.slope) / rows;
   return { loss: measured.value / rows, slopes: [w * slope, -l * slope], rewards: [beta * ratios[0], beta * ratios[1]] };
 }
+
+export const dpo = define({ name: "dpo", keys, rows: "paired", loss: eachRow(lossOf) });

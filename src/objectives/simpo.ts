@@ -2,15 +2,23 @@
 //
 //     -log s(beta (log pi(w) / |w| - log pi(l) / |l|) - gamma)
 
-import type { Objective } from "../base/objective.ts";
-import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import * as v from "valibot";
+import { notNegative, positive, share } from "../base/check.ts";
+import { define, eachRow, type RowLoss, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
 import { sigmoidLoss } from "./sigmoid.ts";
 
-type Simpo = Extract<Objective, { name: "simpo" }>;
+const keys = {
+  beta: v.optional(positive(), 2),
+  gamma: v.optional(notNegative, 1),
+  label_smoothing: v.optional(share(), 0),
+};
+type Simpo = SettingsOf<"simpo", typeof keys>;
 
-export function simpo({ beta, gamma, labelSmoothing }: Simpo, { own, other }: ScoredRow, { rows }: Whole): RowLoss {
+function lossOf({ beta, gamma, labelSmoothing }: Simpo, { own, other }: ScoredRow, { rows }: Whole): RowLoss {
   const rewards = [(beta * own.logp) / own.targets, (beta * other.logp) / other.targets] as const;
   const { value, slope } = sigmoidLoss(rewards[0] - rewards[1] - gamma, labelSmoothing);
   const by = (targets: number) => (beta * slope) / (targets * rows);
   return { loss: value / rows, slopes: [by(own.targets), -by(other.targets)], rewards };
 }
+
+export const simpo = define({ name: "simpo", keys, rows: "paired", loss: eachRow(lossOf) });

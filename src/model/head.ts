@@ -1,5 +1,5 @@
 // The output head: cross-entropy of the next token over the rows that have a target, each by its weight. Supervised fine-tuning gives all
-// the same; preferences give each sequence its own (preference.ts).
+// the same; preferences give each sequence its own (objectives/).
 //
 // Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
 // gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
@@ -7,12 +7,12 @@
 
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { Batch } from "../model/batch.ts";
-import type { HeadBuffers } from "../model/buffers.ts";
 import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { xent } from "../ops/xent.ts";
+import type { Batch } from "./batch.ts";
+import type { HeadBuffers } from "./buffers.ts";
 
 /** `classes`: rows of the weight that are tokens. */
 export type HeadWeights = {

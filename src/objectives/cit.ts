@@ -7,11 +7,19 @@
 // w = min(lambda, generation / contrast), a number without a gradient: lambda bounds how much the contrast may count, and the ratio keeps
 // it from outgrowing the answer's loss. Negatives, and so both means of w, are those of the adapter's own micro-batch, never another's.
 
-import type { Objective } from "../base/objective.ts";
+import * as v from "valibot";
+import { oneOf, positive } from "../base/check.ts";
 import { range, sum } from "../base/shape.ts";
-import type { RowLoss, ScoredRow, Whole } from "./preference.ts";
+import { define, type RowLoss, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
 
-type Cit = Extract<Objective, { name: "cit" }>;
+const keys = {
+  /** The most that the contrast counts, beside the answer's own loss. */
+  lambda: v.optional(positive(), 1000),
+  temperature: v.optional(positive(), 0.05),
+  /** What stands for a sequence: its last token's hidden state, or the mean of all. */
+  pooling: v.optional(oneOf("last", "mean"), "last"),
+};
+type Cit = SettingsOf<"cit", typeof keys>;
 
 function logSumExp(values: readonly number[]): number {
   const top = Math.max(...values);
@@ -19,7 +27,7 @@ function logSumExp(values: readonly number[]): number {
 }
 
 /** `similar` of a row: the cosines of its instruction with all paraphrases. The margin is to the likest of the others. */
-export function cit({ lambda, temperature }: Cit, all: readonly ScoredRow[], whole: Whole): RowLoss[] {
+function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], whole: Whole): RowLoss[] {
   const places = range(all.length);
   const cosines = all.map(({ similar }) => similar!);
   const z = cosines.map((row) => row.map((cosine) => cosine / temperature));
@@ -48,3 +56,5 @@ export function cit({ lambda, temperature }: Cit, all: readonly ScoredRow[], who
     };
   });
 }
+
+export const cit = define({ name: "cit", keys, rows: "paraphrased", loss: lossOf, pooling: ({ pooling }) => pooling });

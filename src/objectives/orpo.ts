@@ -3,11 +3,15 @@
 //
 //     -log pi(w) / targets  -  lambda log s(log odds(w) - log odds(l)),     log odds = m - log(1 - e^m),  m = log pi / |.|
 
-import type { Objective } from "../base/objective.ts";
-import type { RowLoss, Scored, ScoredRow, Whole } from "./preference.ts";
+import * as v from "valibot";
+import { positive } from "../base/check.ts";
+import { define, eachRow, type RowLoss, type Scored, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
 import { sigmoidLoss } from "./sigmoid.ts";
 
-type Orpo = Extract<Objective, { name: "orpo" }>;
+const keys = {
+  lambda: v.optional(positive(), 0.1),
+};
+type Orpo = SettingsOf<"orpo", typeof keys>;
 
 /** Nearer to certainty than this the odds have no end. */
 const SURE = -1e-9;
@@ -18,7 +22,7 @@ function logOdds({ logp, targets }: Scored): { readonly value: number; readonly 
   return { value: mean - Math.log(rest), slope: 1 / (rest * targets) };
 }
 
-export function orpo({ lambda }: Orpo, { own, other }: ScoredRow, { rows, tokens }: Whole): RowLoss {
+function lossOf({ lambda }: Orpo, { own, other }: ScoredRow, { rows, tokens }: Whole): RowLoss {
   const [w, l] = [logOdds(own), logOdds(other)];
   const { value, slope } = sigmoidLoss(w.value - l.value, 0);
   const by = (lambda * slope) / rows;
@@ -28,3 +32,5 @@ export function orpo({ lambda }: Orpo, { own, other }: ScoredRow, { rows, tokens
     rewards: [(lambda * own.logp) / own.targets, (lambda * other.logp) / other.targets],
   };
 }
+
+export const orpo = define({ name: "orpo", keys, rows: "paired", loss: eachRow(lossOf) });
