@@ -195,7 +195,7 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
   }
 }
 
-/** The base's config.json with the type that is stored, which transformers 5 calls dtype, and with the head as it is written. */
+/** The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. */
 function writeConfig(base: string, part: string, { tiedEmbeddings }: ModelSpec, stored: string): void {
   const config = readJsonObject(join(base, "config.json"), "model.config");
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));

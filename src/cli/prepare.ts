@@ -237,7 +237,7 @@ const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
   new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
 
-/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps the other half of each rank frozen. */
+/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps half of each rank frozen. */
 function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const share = init === null ? 1 : 2;
   const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));

@@ -284,7 +284,7 @@ function ranksOf(
   ];
 }
 
-/** What a beginning needs; a part of the weight: nothing that would change what is frozen beside it, or what it is taken off. */
+/** What a beginning needs: a part of the weight, that nothing changes what is frozen beside it, or what it is taken off. */
 function checkInit(
   adapter: AdapterTable,
   defaults: DefaultsTable,
@@ -294,7 +294,8 @@ function checkInit(
 ): void {
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora" } = all;
-  if (!KINDS[method].keys.includes("init") || (all.from !== undefined && adapter.init === undefined)) return; // [defaults] are for the others
+  const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
+  if (isOfDefaults || !KINDS[method].keys.includes("init")) return;
   if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)
