@@ -8,7 +8,7 @@ import type { Row } from "../schedule/pack.ts";
 import { epochOrder, totalSteps, type Work } from "../schedule/steps.ts";
 import { begin } from "./begin.ts";
 import { runThrough } from "./evaluate.ts";
-import { admit, putFactors, readFactors } from "./export.ts";
+import { admit, putSaved } from "./export.ts";
 import type { AdapterData } from "./live.ts";
 
 /** Of each row that is used, the log-probabilities of its two sequences. */
@@ -40,13 +40,13 @@ export async function beginIn(
   if (reference !== null && typeof reference === "object") {
     const { trainedRank: _, ...own } = adapter; // of another rank, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
-    await admit(bus, slot, judge, "default");
-    await putFactors(bus, plan, judge, slot, readFactors(reference.folder, plan, judge));
+    await putSaved(bus, plan, judge, slot, reference.folder, (init) => begin(bus, plan, judge, slot, told, { init }));
     found = await measure();
   }
   // What was kept will replace it: no need to compute a beginning that nothing is measured of.
-  await (isKept && reference !== "start" ? admit(bus, slot, adapter, "default") : begin(bus, plan, adapter, slot, told));
-  if (initialAdapter !== null) await putFactors(bus, plan, adapter, slot, readFactors(initialAdapter, plan, adapter));
+  if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
+  else if (initialAdapter === null) await begin(bus, plan, adapter, slot, told);
+  else await putSaved(bus, plan, adapter, slot, initialAdapter, (init) => begin(bus, plan, adapter, slot, told, { init }));
   if (reference === "start") found = await measure();
   return found;
 }
