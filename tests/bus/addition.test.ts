@@ -1,12 +1,13 @@
 // An addition of many rows is read while the run trains, answers within seconds, and ends when it is told to.
 
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { askControl, type ControlRequest } from "../../src/bus/control.ts";
+import { askControl } from "../../src/bus/control.ts";
 import { connectSealed, newRunKey } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 import { startServer } from "../../src/run/server.ts";
+import { asker } from "../helpers/ask.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { filesOf, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
@@ -14,8 +15,6 @@ import { filesOf, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
-/** A run answers within this time, or the request fails. */
-const ANSWER_MS = 5_000;
 const MANY = Array.from({ length: 150_000 }, (_, i) => `{"prompt": "${i} abcdef", "completion": "xyz${i % 7}"}\n`).join("");
 /** Two that train for as long as the test takes. */
 const text = unlike([0, 2], "cpu").replaceAll(/^steps = \d+$/gm, "steps = 100000");
@@ -44,10 +43,8 @@ needs("nats")("an addition of 150,000 rows", () => {
         }),
       ]);
 
-      const runs = join(place.root, "cache", "runs");
-      const [entry] = readdirSync(runs).map((name) => JSON.parse(readFileSync(join(runs, name), "utf8")));
-      await using connection = await connectSealed(entry.reach.address, "a test", entry.reach.key);
-      const ask = <R extends ControlRequest>(request: R) => askControl(connection, entry.run, request, ANSWER_MS);
+      await using asking = await asker(place);
+      const { ask } = asking;
       const before = steps("a2");
       expect((await ask({ type: "status" })).state).toBe("training");
       expect(await ask({ type: "pause", adapter: "a0" })).toContain("a0: paused");

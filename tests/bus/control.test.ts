@@ -299,7 +299,7 @@ needs("nats")("a run that goes on", () => {
     const run = start(path);
     await begun(path, 20);
     const out = outputOf(path);
-    const names = ["a0", "a1", "a2"];
+    const [names, twins] = [["a0", "a1", "a2"], [] as string[]];
     let ended: Ended | null = null;
     void run.ended.then((how) => {
       ended = how;
@@ -328,7 +328,6 @@ needs("nats")("a run that goes on", () => {
     const anybody = () => (rng.below(3) === 0 ? [] : [names[rng.below(names.length)]!]);
     const pause = () => mlora("pause", out, ...anybody());
     const resume = () => mlora("resume", out, ...anybody());
-    const twins: string[] = [];
     const acts = [0, 1, 2].map((i) => () => add(i) as Promise<unknown>);
     acts.push(
       () => fork(0),
