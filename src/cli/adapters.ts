@@ -7,6 +7,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import type { BankAdapter } from "../plan/adapters.ts";
+import { partOfWeights } from "../stage/begin.ts";
 
 /** Which command asks, for the codes of its errors, and what of it names a base model. */
 export type Asking = { readonly command: string; readonly flag: string };
@@ -36,10 +37,10 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
   return realpathSync(base);
 }
 
-/** Reads an adapter; one that does not fit says which base to give. */
-export function adapterFor(folder: string, spec: ModelSpec, { flag }: Asking): SavedAdapter {
+/** Reads an adapter of the model in `base`; one that does not fit says which base to give. */
+export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag }: Asking): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec);
+    return readPeftAdapter(folder, spec, partOfWeights(base, spec));
   } catch (error) {
     if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
     const { code, message, hint } = error;

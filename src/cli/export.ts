@@ -49,7 +49,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const baseFolder = baseOf(adapterFolder, named === undefined ? null : `${named}`, ASK);
   const output = freeFolder(`${to}`, baseFolder);
   const spec = readModelSpec(baseFolder);
-  const adapter = adapterFor(adapterFolder, spec, ASK);
+  const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);

@@ -4,6 +4,7 @@
 import { relative } from "node:path";
 import { stringify } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
+import { isPrincipal } from "../base/init.ts";
 import { referenceOf } from "../base/objective.ts";
 import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
@@ -15,10 +16,10 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { linearsAreBf16 } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
-import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
-import type { BankAdapter } from "../plan/adapters.ts";
-import { placeAdapter } from "../plan/places.ts";
+import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
+import type { PlacedAdapter } from "../plan/places.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
@@ -59,7 +60,7 @@ export function prepare(recipePath: string, overrides: Overrides): Prepared {
 export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
-  for (const adapter of recipe.adapters) placeAdapter(adapter, spec); // before the data, which may be long
+  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may be long
   return { recipe, spec };
 }
 
@@ -127,10 +128,15 @@ function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter 
   return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
 }
 
+/** A recipe is checked by ranks and scales alone: its adapters' factors are computed where they begin. */
+const noPart: PartOfWeight = () => {
+  throw new Error("a part of a weight is asked for while a recipe is checked");
+};
+
 /** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
 function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec);
+    return readPeftAdapter(folder, spec, noPart);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     const { code, message, hint = "it wants a folder as PEFT writes it, of an adapter of this base model" } = error;
@@ -142,7 +148,8 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
 function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
   const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
-  const asked = placeAdapter(adapter, spec);
+  const asked = stagePlaces(adapter, spec);
+  checkBeginning(adapter, asked, saved, spec);
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
     ["method", adapter.method, saved.method],
     ["rank", asked.rank, saved.rank],
@@ -160,6 +167,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
       `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
       "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
     );
+  if (isPrincipal(adapter.init)) return;
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
@@ -169,6 +177,26 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
     "plan.from",
     `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${told}`,
     "give the adapter the values of the one that it continues",
+  );
+}
+
+/**
+ * What began as a part of the weight is continued with that part frozen beside it (`init` as it was), or as the LoRA of twice the rank that it is with the base; so is
+ * what was converted to that.
+ */
+function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: SavedAdapter, spec: ModelSpec): void {
+  const { name, init, initialAdapter } = adapter;
+  const isSame = samePlaces(asked, saved, spec.layers);
+  const { begun } = saved;
+  if (isPrincipal(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
+  const told = begun
+    ? `it began with ${begun.init}, rank ${begun.rank} and alpha ${begun.alpha}`
+    : `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`;
+  const values = begun && !saved.places ? `rank = ${begun.rank} and alpha = ${begun.alpha}` : "its ranks and alphas";
+  throw new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: ${told}`,
+    begun ? `give the adapter init = "${begun.init}", ${values}` : `leave init out to train all of it`,
   );
 }
 

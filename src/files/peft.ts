@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { type Factor, factorShape, KINDS, type Method } from "../base/kinds.ts";
 import { factorsIn } from "../base/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleOf } from "../base/placement.ts";
+import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../base/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../base/projection.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
@@ -15,7 +15,7 @@ import { pathOf } from "../base/targeting.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
-import { checkPeftConfig } from "./peftconfig.ts";
+import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
 import { type ConfiguredPlaces, configuredPlaces, type PlaceFields, placeFields } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
@@ -161,11 +161,28 @@ export type SavedAdapter = Omit<PeftAdapter, "vera"> & {
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
-/** Reads an adapter that PEFT or mlora wrote for a model of this spec. Throws a RequestError that lists what does not fit. */
-export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
+/** A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0 f32[rank, in], B0 f32[out, rank]. */
+export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => {
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+};
+type Place = { readonly layer: number; readonly linear: Linear };
+
+/** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
+export function takenOffBy(folder: string): TakenOff | null {
+  const path = join(folder, "adapter_config.json");
+  return checkPeftConfig(readJsonObject(path, "peft.config"), path);
+}
+
+/**
+ * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by `partOf`, a LoRA of twice the rank with the
+ * base as it is: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ */
+export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  checkPeftConfig(config, path);
+  const init = checkPeftConfig(config, path);
+  if (init !== null && partOf === null) throw new RequestError("peft.kind", `${path}: init_lora_weights is "${init}"`, CONVERT);
   const isVera = config["peft_type"] === "VERA";
   const rank = countOf(config, "r", path);
   const alpha = isVera ? rank : numberOf(config, "lora_alpha", path);
@@ -205,7 +222,10 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
   const { targets } = placement;
   const shared = { ...placement, dropout, method, baseModel: String(config["base_model_name_or_path"] ?? "") } as const;
-  if (!isVera) return { ...shared, alpha: uniformAlpha(placement, alpha, rslora), rslora, tensor };
+  if (!isVera) {
+    const saved = { ...shared, alpha: uniformAlpha(placement, alpha, rslora), rslora, tensor };
+    return init === null ? saved : besideWeight(saved, init, partOf!, spec);
+  }
   const [a, b] = [values.get(PROJECTIONS.a)!, values.get(PROJECTIONS.b)!];
   const projectionSeed = Number(config["projection_prng_key"] ?? 0);
   const ours = projectionOf(spec, targets, rank, projectionSeed);
@@ -222,6 +242,53 @@ export function readPeftAdapter(folder: string, spec: ModelSpec): SavedAdapter {
       return tensor(layer, linear, factor);
     },
   };
+}
+
+/** The adapter with what it takes off the weight behind its own ranks, at the same scale. */
+function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight, spec: ModelSpec): SavedAdapter {
+  const doubled = placed(spec.layers, (layer, linear) => {
+    const rank = rankAt(saved, layer, linear);
+    return rank === 0 ? null : { rank: 2 * rank, scale: scaleAt(saved, layer, linear) };
+  });
+  let last: { readonly layer: number; readonly linear: Linear; readonly part: ReturnType<PartOfWeight> } | null = null;
+  const partAt = (layer: number, linear: Linear) => {
+    if (last?.layer !== layer || last.linear !== linear) {
+      const of = { layer, linear, init, rank: rankAt(saved, layer, linear), scale: scaleAt(saved, layer, linear) };
+      last = { layer, linear, part: partOf(of) };
+    }
+    return last.part;
+  };
+  const { places: _, ...uniform } = saved;
+  return {
+    ...{ ...uniform, ...doubled },
+    alpha: alphaOf(doubled.scale, doubled.rank, saved.rslora),
+    begun: { init, rank: saved.rank, alpha: saved.alpha },
+    tensor: (layer, linear, factor) => {
+      const own = saved.tensor(layer, linear, factor);
+      if (factor === "A") return withRows(own, partAt(layer, linear).a);
+      if (factor === "B") return withColumns(own, partAt(layer, linear).b, rankAt(saved, layer, linear));
+      return own;
+    },
+  };
+}
+
+/** [A; A0]. */
+function withRows(a: Float32Array, below: Float32Array): Float32Array {
+  const all = new Float32Array(a.length + below.length);
+  all.set(a);
+  all.set(below, a.length);
+  return all;
+}
+
+/** [B, -B0], both of `rank` columns. */
+function withColumns(b: Float32Array, beside: Float32Array, rank: number): Float32Array {
+  const all = new Float32Array(2 * b.length);
+  for (let row = 0; row < b.length / rank; row++)
+    for (let r = 0; r < rank; r++) {
+      all[2 * row * rank + r] = b[row * rank + r]!;
+      all[(2 * row + 1) * rank + r] = -beside[row * rank + r]!;
+    }
+  return all;
 }
 
 /** The first rows of a matrix of rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */

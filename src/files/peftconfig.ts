@@ -27,17 +27,23 @@ const PATTERNS = ["rank_pattern", "alpha_pattern"];
 const BOOLEANS = ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias", "use_qalora"] as const;
 
 /** Beginnings that leave the base model as it is, so that the file is a plain LoRA. */
-const PLAIN_INITS: readonly unknown[] = [true, false, null, "gaussian", "orthogonal", "eva", "mica", "lora_ga"];
+const PLAIN_INITS: readonly unknown[] = [true, false, null, "gaussian", "orthogonal", "eva", "mica"];
+/** Beginnings that are taken off the base model again where the file is loaded, and that the weight alone decides. */
+const TAKEN_OFF = ["pissa", "olora"] as const;
+export type TakenOff = (typeof TAKEN_OFF)[number];
 
 const isEmpty = (value: unknown): boolean =>
   value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
 
 const READ = "mlora reads LoRA, DoRA and VeRA adapters";
-const CONVERT =
-  "PEFT changes the base weights when it loads this adapter; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
+export const CONVERT =
+  "it was trained beside changed base weights; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
 
-/** Throws a RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood. */
-export function checkPeftConfig(config: JsonObject, path: string): void {
+/**
+ * What PEFT takes off the base model where it loads this adapter; null of a plain one. Throws a RequestError, `peft.kind` or `peft.config`, for the first
+ * key with a value that is not understood.
+ */
+export function checkPeftConfig(config: JsonObject, path: string): TakenOff | null {
   const refuse = (key: string, hint = READ) =>
     new RequestError("peft.kind", `${path}: ${key} is ${JSON.stringify(config[key])}`, hint);
   if (config["peft_type"] !== "LORA" && config["peft_type"] !== "VERA") throw refuse("peft_type");
@@ -47,7 +53,9 @@ export function checkPeftConfig(config: JsonObject, path: string): void {
       throw new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(config[key])}, expected true or false`);
   const init = config["init_lora_weights"];
   const name = typeof init === "string" ? init.toLowerCase() : (init ?? null);
-  if (!PLAIN_INITS.includes(name)) throw refuse("init_lora_weights", CONVERT);
+  const takenOff = TAKEN_OFF.find((of) => of === name) ?? null;
+  if (!PLAIN_INITS.includes(name) && takenOff === null) throw refuse("init_lora_weights", CONVERT);
   for (const key of PATTERNS) if (config["peft_type"] === "VERA" && !isEmpty(config[key])) throw refuse(key);
   for (const key of Object.keys(config)) if (!ANY.has(key) && !isEmpty(config[key])) throw refuse(key);
+  return config["peft_type"] === "LORA" ? takenOff : null;
 }

@@ -66,6 +66,12 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
   };
 }
 
+/** Where an adapter acts on the stages, what it keeps frozen beside it included. */
+export const stagePlaces = (recipe: AdapterRecipe, spec: ModelSpec): PlacedAdapter => {
+  const places = placeAdapter(recipe, spec);
+  return isPrincipal(recipe.init) ? twice(places) : places;
+};
+
 /** Twice the ranks, of an adapter that keeps its beginning beside it. */
 const twice = ({ places, ...uniform }: PlacedAdapter): PlacedAdapter => ({
   ...{ ...uniform, rank: 2 * uniform.rank },

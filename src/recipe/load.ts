@@ -234,7 +234,7 @@ function checkTogether(adapter: AdapterTable, defaults: DefaultsTable, swept: bo
       path: [...at, "batch_size"],
       message: "is 1: cit tells the rows of a micro-batch apart, and wants 2 or more",
     });
-  if (adapter.init !== undefined && all.from !== undefined)
+  if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
   checkInit(adapter, defaults, at, faults);
@@ -258,7 +258,7 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
 function checkInit(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora", rank = 16 } = all;
-  if (!isPrincipal(init) || method === "vera" || all.from !== undefined) return;
+  if (!isPrincipal(init) || method === "vera" || (all.from !== undefined && adapter.init === undefined)) return;
   const wrong = (key: "dropout" | "weight_decay" | "method" | "rank", why: string) =>
     faults.push({ path: [...at, key], message: `${why} with the initialisation "${init}"` });
   if (method !== "lora") wrong("method", `is "${method}", and has to be "lora"`);

@@ -1,6 +1,7 @@
 // From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
 
 import { dirname, resolve } from "node:path";
+import { type Init, isPrincipal } from "../base/init.ts";
 import { KINDS } from "../base/kinds.ts";
 import type { Objective } from "../base/objective.ts";
 import { hash, hashText } from "../base/rng.ts";
@@ -111,6 +112,10 @@ function objectiveTable(objective: Objective): string | Record<string, unknown> 
   return Object.fromEntries(Object.entries(objective).map(([key, value]) => [snake(key), plain(value)]));
 }
 
+/** An adapter that continues another begins as that, whatever [defaults] say; its own `init` says what the other keeps frozen. */
+const initOf = (from: string | undefined, own: Init | undefined, any: Init): Init =>
+  from === undefined ? any : (own ?? "default");
+
 /** `recipePath` is absolute: relative paths are relative to its folder. `group` is the sweep that the adapter comes from. */
 export function resolveAdapter(
   adapter: AdapterTable,
@@ -146,7 +151,7 @@ export function resolveAdapter(
     loraPlusRatio: keys.includes("lora_plus_ratio") ? t.lora_plus_ratio : DEFAULTS.lora_plus_ratio,
     projectionSeed: t.projection_seed,
     dInitial: t.d_initial,
-    init: t.from === undefined && keys.includes("init") ? t.init : "default", // they begin otherwise, whatever [defaults] say
+    init: keys.includes("init") ? initOf(t.from, adapter.init, t.init) : "default",
     targets: t.targets,
     exclude: t.exclude ?? null,
     layers: t.layers === undefined ? null : layersOf(t.layers),
@@ -186,7 +191,7 @@ export function adapterTable(a: AdapterRecipe) {
     ...(Object.keys(a.alphaPattern).length > 0 ? { alpha_pattern: a.alphaPattern } : {}),
     rslora: a.rslora,
     lora_plus_ratio: a.loraPlusRatio,
-    ...(a.initialAdapter === null ? { init: a.init } : {}),
+    ...(a.initialAdapter === null || isPrincipal(a.init) ? { init: a.init } : {}),
     projection_seed: a.projectionSeed,
     d_initial: a.dInitial,
   };

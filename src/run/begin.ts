@@ -2,7 +2,7 @@
 // train in between, and people hear how far it is. It may take minutes.
 
 import { now } from "../base/clock.ts";
-import { isPrincipal } from "../base/init.ts";
+import { type Init, isPrincipal } from "../base/init.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
@@ -11,18 +11,17 @@ import { admit } from "./export.ts";
 /** Milliseconds between two words about it. */
 const SILENCE = 10_000;
 
-/** Gives a slot to an adapter, as its recipe begins it. `told` hears of progress. */
+/** Gives a slot to an adapter, as its recipe begins it unless `init` says otherwise. `told` hears of progress. */
 export async function begin(
   bus: Bus,
   { stages }: Plan,
   adapter: AdapterPlan,
   slot: number,
   told: (text: string) => void,
-  silence = SILENCE,
+  { init = adapter.recipe.init, silence = SILENCE }: { readonly init?: Init; readonly silence?: number } = {},
 ): Promise<void> {
-  const { init } = adapter.recipe;
   if (!isPrincipal(init)) {
-    await admit(bus, slot, adapter);
+    await admit(bus, slot, adapter, init);
     return;
   }
   const all = sum(stages.map(({ part }) => part.to - part.from));

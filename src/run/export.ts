@@ -1,13 +1,14 @@
 // Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
 
 import { RunError } from "../base/errors.ts";
+import type { Init } from "../base/init.ts";
 import { type FactorTensor, factorsIn } from "../base/layout.ts";
 import { alphaOf, samePlaces, scaleOf } from "../base/placement.ts";
 import { projectionOf } from "../base/projection.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
-import { readPeftAdapter, writePeftAdapter } from "../files/peft.ts";
+import { type PartOfWeight, readPeftAdapter, takenOffBy, writePeftAdapter } from "../files/peft.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { blocksOf, factorsOf } from "./blocks.ts";
@@ -47,6 +48,21 @@ export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks
   await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
 }
 
+/** Makes the adapter in a slot what a file holds. `fresh` begins one of the file's kind there, where the base model is needed for that. */
+export async function putSaved(
+  bus: Bus,
+  plan: Plan,
+  adapter: AdapterPlan,
+  slot: number,
+  folder: string,
+  fresh: (init: Init) => Promise<unknown>,
+): Promise<void> {
+  const init = takenOffBy(folder);
+  await (init === null ? admit(bus, slot, adapter, "default") : fresh(init));
+  const begun = init === null ? null : await gather(bus, plan, adapter, slot);
+  await putFactors(bus, plan, adapter, slot, readFactors(folder, plan, adapter, begun));
+}
+
 /** All factors of an adapter, over all stages. */
 async function gather(bus: Bus, plan: Plan, adapter: AdapterPlan, slot: number): Promise<FactorTensor[]> {
   const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: ["params"] });
@@ -70,16 +86,35 @@ export async function putFactors(
   await Promise.all(blocks.map((params, stage) => bus.request(stage, { type: "write", slot, blocks: { params } })));
 }
 
-/** The factors of a PEFT adapter directory, in the order of the layers. */
-export function readFactors(folder: string, { spec }: Plan, adapter: AdapterPlan): FactorTensor[] {
+/**
+ * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of one that PEFT takes off the base model, what a fresh one of its kind has, in
+ * the same order; its second half is what is taken off.
+ */
+export function readFactors(
+  folder: string,
+  { spec }: Plan,
+  adapter: AdapterPlan,
+  begun: readonly FactorTensor[] | null = null,
+): FactorTensor[] {
   const { name, targets, method, places } = adapter;
-  const saved = readPeftAdapter(folder, spec);
+  const saved = readPeftAdapter(folder, spec, begun && partIn(begun));
   if (!samePlaces(saved, adapter, spec.layers))
     throw new RunError("export.mismatch", `adapter '${name}': the ranks or scales in ${folder} are not those in training`);
   return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => ({
     ...at,
     values: saved.tensor(at.layer, at.linear, at.factor),
   }));
+}
+
+/** A0 and B0 out of [A0; A0] and [B0, -B0]. */
+function partIn(begun: readonly FactorTensor[]): PartOfWeight {
+  const at = new Map(begun.map((of) => [`${of.layer} ${of.linear} ${of.factor}`, of.values]));
+  return ({ layer, linear, rank }) => {
+    const [a, b] = [at.get(`${layer} ${linear} A`)!, at.get(`${layer} ${linear} B`)!];
+    const own = new Float32Array(b.length / 2);
+    for (let i = 0; i < own.length; i++) own[i] = b[2 * rank * Math.floor(i / rank) + (i % rank)]!;
+    return { a: a.subarray(0, a.length / 2), b: own };
+  };
 }
 
 /**

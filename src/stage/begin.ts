@@ -9,7 +9,8 @@ import { factorsIn, type LayerRange, putFactor } from "../base/layout.ts";
 import { rankAt, scaleAt } from "../base/placement.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
-import type { OriginalWeight } from "./base.ts";
+import type { PartOfWeight } from "../files/peft.ts";
+import { type OriginalWeight, originalWeights } from "./base.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
 export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
@@ -33,14 +34,31 @@ export async function fillInitial(
     const place = bank.place(slot, layer, linear, factor);
     const { rows, columns } = place;
     if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
-    else {
-      if (factor === "A") {
-        await sleep(0);
-        begun = principal(spec, adapter, { layer, linear }, original);
-      }
-      putFactor(block, place, factor === "A" ? begun!.a : begun!.b);
-    }
+    else if (factor === "A") {
+      await sleep(0);
+      begun = principal(spec, adapter, { layer, linear }, original);
+      putFactor(block, place, begun.a);
+    } else if (factor === "B") putFactor(block, place, begun!.b);
   }
+}
+
+type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonly seed: number };
+
+/** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
+function partOf(
+  { spec, original, seed }: Of,
+  at: Place & { readonly init: Init; readonly rank: number; readonly scale: number },
+) {
+  const { layer, linear, init, rank, scale } = at;
+  const { in: width, out } = linearShape(spec, linear);
+  const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
+  return principalFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
+}
+
+/** What an adapter that PEFT takes off the model in `folder` takes off each of its weights. */
+export function partOfWeights(folder: string, spec: ModelSpec): PartOfWeight {
+  const original = originalWeights({ folder }, spec);
+  return (at) => partOf({ spec, original, seed: 0 }, at); // exact ones need no seed
 }
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
@@ -49,8 +67,7 @@ function principal(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Pl
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;
   const { in: width, out } = linearShape(spec, linear);
-  const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
-  const begun = principalFactors(init, weight, trained, scale, [seed, layer, LINEARS.indexOf(linear)]);
+  const begun = partOf({ spec, original, seed }, { layer, linear, init, rank: trained, scale });
   const [a, b] = [new Float32Array(rank * width), new Float32Array(out * rank)];
   a.set(begun.a);
   a.set(begun.a, trained * width);

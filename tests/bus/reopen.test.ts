@@ -148,6 +148,29 @@ needs("nats")("stages that are opened again", () => {
   }
 });
 
+test(
+  "an adapter that begins as a part of the weights reads those that the run began with",
+  async () => {
+    const two = unlike([0, 2], "cpu", "slots = 1").replace("../model", "./model").replace("steps = 6", "steps = 60");
+    const path = place.project(
+      two.replace('"a2"\nrank = 1\ninit = "default"', '"a2"\nrank = 1\ninit = "pissa"').replace("dropout = 0.05\n", ""),
+      SUMS,
+    );
+    const model = join(path, "..", "model");
+    cpSync(place.model, model, { recursive: true });
+    const run = place.start(["run", path]);
+    await begun(path, "a0", 1);
+    damage(join(model, "model.safetensors"));
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([
+      2,
+      expect.stringMatching(/^error\[resume.changed\]: the base model in .*\/model was changed while/m),
+    ]);
+    expect(err).toContain("a0: saved");
+  },
+  LIMIT,
+);
+
 needs("nats")("an adapter that joins", () => {
   test.each(["slots = 4", 'slots = "auto"'])(
     "begins anew, whatever an earlier one of its name was kept as: %s",

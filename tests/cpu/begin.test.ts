@@ -31,7 +31,7 @@ async function begun(plan: Plan, slowly: boolean): Promise<Told> {
   const said: string[] = [];
   // Twice: what a slot held before, or half of a beginning, must not show.
   for (let round = 0; round < 2; round++)
-    if (slowly) await begin(bus, plan, adapter!, 0, (text) => void said.push(text), 0);
+    if (slowly) await begin(bus, plan, adapter!, 0, (text) => void said.push(text), { silence: 0 });
     else await admit(bus, 0, adapter!);
   const blocks = await readState(bus, 0);
   for (const { m, v } of blocks) expect([...m, ...v].every((value) => value === 0)).toBe(true);

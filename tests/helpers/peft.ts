@@ -5,7 +5,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { isPrincipal } from "../../src/base/init.ts";
+import { type Init, isPrincipal } from "../../src/base/init.ts";
 import { rankAt, scaleAt } from "../../src/base/placement.ts";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
@@ -15,12 +15,14 @@ import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
+import { begin } from "../../src/run/begin.ts";
 import { evaluate } from "../../src/run/evaluate.ts";
 import type { StepEvent } from "../../src/run/events.ts";
-import { admit, putFactors, readFactors } from "../../src/run/export.ts";
+import { putSaved } from "../../src/run/export.ts";
 import { run } from "../../src/run/run.ts";
 import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
+import { partOfWeights } from "../../src/stage/begin.ts";
 import { openLocalStages } from "../../src/stage/local.ts";
 import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -49,8 +51,8 @@ const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
 };
 
-/** How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them. */
-function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, begun: SavedAdapter): number {
+/** How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them, where that is not in it. */
+function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, begun: SavedAdapter | null): number {
   const added = (of: SavedAdapter, layer: number, linear: Linear) => {
     const shape = linearShape(spec, linear);
     const [a, b] = [of.tensor(layer, linear, "A"), of.tensor(layer, linear, "B")].map((values) => Float64Array.from(values));
@@ -59,10 +61,11 @@ function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, be
   let [difference, size] = [0, 0];
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of ours.targets) {
-      const [got, last, first] = [ours, theirs, begun].map((of) => added(of, layer, linear));
-      for (const [i, value] of got!.entries()) {
-        difference += (value - (last![i]! - first![i]!)) ** 2;
-        size += (last![i]! - first![i]!) ** 2;
+      const [got, last] = [added(ours, layer, linear), added(theirs, layer, linear)];
+      const first = begun ? added(begun, layer, linear) : new Float64Array(got.length);
+      for (const [i, value] of got.entries()) {
+        difference += (value - (last[i]! - first[i]!)) ** 2;
+        size += (last[i]! - first[i]!) ** 2;
       }
     }
   return Math.sqrt(difference / size);
@@ -82,6 +85,16 @@ function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
   }
 }
 
+/** Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that part. */
+function begunFrom(golden: Golden): readonly (Golden & { readonly what: string; readonly fromFiles: boolean })[] {
+  if (golden.name !== "principal") return [{ ...golden, what: golden.name, fromFiles: false }];
+  const continued = golden.adapters.map((of) => ({ ...of, recipe: { ...of.recipe, initialAdapter: of.initial } }));
+  return [
+    { ...golden, what: golden.name, fromFiles: false },
+    { ...golden, adapters: continued, what: `${golden.name} from PEFT's files`, fromFiles: true },
+  ];
+}
+
 /** Declares the tests of one kind of device; `exact` says whether greedy decoding must give what PEFT's gives, row by row. */
 export function comparesWithPeft(
   kind: DeviceKind,
@@ -90,9 +103,14 @@ export function comparesWithPeft(
   exact: boolean,
   names: readonly GoldenModel[] = GOLDEN_MODELS,
 ): void {
-  for (const name of names)
-    describe(`${name}, as PEFT trains it`, () => {
-      const golden = loadGolden(name);
+  for (const golden of names.flatMap((name) => begunFrom(loadGolden(name))))
+    describe(`${golden.what}, as PEFT trains it`, () => {
+      const { name } = golden;
+      // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the distance of
+      // the singular values on both sides of the rank.
+      const asPeftRounds = Math.max(tolerance.loss, 1e-5);
+      const loss = golden.fromFiles ? asPeftRounds : tolerance.loss;
+      const gradNorm = golden.fromFiles ? Math.max(tolerance.gradNorm, 3e-5) : tolerance.gradNorm;
 
       test("losses, gradient norms, rates and final weights", async () => {
         const plan = planOf(golden, kind, precision);
@@ -119,8 +137,8 @@ export function comparesWithPeft(
           expect(steps[i]!.length).toBe(adapter.steps.length);
           for (const [s, want] of adapter.steps.entries()) {
             const got = steps[i]![s]!;
-            close(got.loss, want.loss, tolerance.loss, `${adapter.name}, loss of step ${s + 1}`);
-            close(got.gradNorm, want.gradNorm, tolerance.gradNorm, `${adapter.name}, gradient norm of step ${s + 1}`);
+            close(got.loss, want.loss, loss, `${adapter.name}, loss of step ${s + 1}`);
+            close(got.gradNorm, want.gradNorm, gradNorm, `${adapter.name}, gradient norm of step ${s + 1}`);
             expect(got.learningRate).toBeCloseTo(want.learningRate, 9);
           }
           const [ours, theirs] = [
@@ -135,8 +153,15 @@ export function comparesWithPeft(
               expect(scaleAt(ours, layer, linear)).toBeCloseTo(scaleAt(theirs, layer, linear), 12);
             }
           if (begins) {
-            const change = changeOff(plan.spec, ours, theirs, readFactorsOf(adapter.initial, plan.spec));
-            expect(change).toBeLessThan(3 * tolerance.weights); // a difference of two rounded products
+            const change = golden.fromFiles
+              ? changeOff(
+                  plan.spec,
+                  ours,
+                  readPeftAdapter(adapter.final, plan.spec, partOfWeights(golden.model, plan.spec)),
+                  null,
+                )
+              : changeOff(plan.spec, ours, theirs, readFactorsOf(adapter.initial, plan.spec));
+            expect(change).toBeLessThan(Math.max(3 * tolerance.weights, golden.fromFiles ? 1e-4 : 0)); // a difference of two rounded products
             continue;
           }
           let [difference, size] = [0, 0];
@@ -153,22 +178,23 @@ export function comparesWithPeft(
         }
       });
 
-      if (name === "principal") return; // PEFT's files are of another base: the weights less what the adapters began as
       test("an adapter that PEFT wrote has the same losses and hits here, row by row", async () => {
         const plan = planOf(golden, kind, precision);
+        const ofFile = name === "principal" ? asPeftRounds : tolerance.loss;
         await using bus = await openStage(plan);
         for (const [i, adapter] of golden.adapters.entries()) {
-          await admit(bus, i, plan.adapters[i]!);
-          await putFactors(bus, plan, plan.adapters[i]!, i, readFactors(adapter.final, plan, plan.adapters[i]!));
+          const own = plan.adapters[i]!;
+          const fresh = (init: Init) => begin(bus, plan, own, i, () => undefined, { init });
+          await putSaved(bus, plan, own, i, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
             const { lossSum, targets, hits } = adapter.after[r]!;
-            close(got.loss * targets, lossSum, tolerance.loss, `${adapter.name}, row ${r}`);
+            close(got.loss * targets, lossSum, ofFile, `${adapter.name}, row ${r}`);
             if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
           }
           const together = await evaluate(bus, plan, workOf(plan, i, adapter.rows)).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));
-          close(together.loss, all, tolerance.loss, `${adapter.name}, packed`);
+          close(together.loss, all, ofFile, `${adapter.name}, packed`);
         }
       });
     });

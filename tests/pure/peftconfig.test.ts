@@ -17,9 +17,8 @@ describe("adapter_config.json", () => {
       ["fan_in_fan_out", true],
       ["target_parameters", ["experts.down_proj"]],
       ["trainable_token_indices", [1]],
-      ["init_lora_weights", "pissa"],
       ["init_lora_weights", "pissa_niter_4"],
-      ["init_lora_weights", "olora"],
+      ["init_lora_weights", "lora_ga"],
       ["init_lora_weights", "corda"],
       ["init_lora_weights", "loftq"],
       ["init_lora_weights", "unheard_of"],
@@ -46,13 +45,23 @@ describe("adapter_config.json", () => {
       ["init_lora_weights", "gaussian"],
       ["init_lora_weights", "orthogonal"],
       ["init_lora_weights", "eva"],
-      ["init_lora_weights", "lora_ga"],
       ["velora_config", { rank: 2 }],
       ["exclude_modules", ["lm_head"]],
       ["peft_version", "0.21.2"],
       ["use_something_new", null],
     ] as const)
       expect(() => checkPeftConfig({ ...plain, [key]: value }, "c")).not.toThrow();
+  });
+
+  test("what is taken off the base model is told, and refused where the weights are not at hand", () => {
+    for (const init of ["pissa", "olora", "OLORA"]) {
+      const config = { ...plain, init_lora_weights: init };
+      expect(checkPeftConfig(config, "c")).toBe(init.toLowerCase() as "pissa");
+      const folder = mkdtempSync(join(tmpdir(), "mlora-peft-"));
+      writeFileSync(join(folder, "adapter_config.json"), JSON.stringify(config));
+      expect(() => readPeftAdapter(folder, {} as ModelSpec)).toThrow(`init_lora_weights is "${init.toLowerCase()}"`);
+    }
+    expect(checkPeftConfig(plain, "c")).toBe(null);
   });
 
   test("an adapter with its tensors as a pickle says what is expected", () => {

@@ -66,7 +66,7 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const tokenizer = loadTokenizer(base);
   const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
     if (folder === null) return [];
-    const saved = adapterFor(folder, spec, ASK);
+    const saved = adapterFor(folder, base, spec, ASK);
     const adapter = frozenOf(saved);
     const at = factorsIn({ from: 0, to: spec.layers }, adapter.targets, adapter.method, adapter.places);
     const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
