@@ -1,6 +1,7 @@
 // What preferences are measured against: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first
 // has a slot. A function of its own data and settings, so the same in any company and after any interruption.
 
+import { type Init, isPrincipal } from "../base/init.ts";
 import type { Bus } from "../bus/bus.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
@@ -10,7 +11,7 @@ import { begin } from "./begin.ts";
 import { runThrough } from "./evaluate.ts";
 import { admit, putSaved } from "./export.ts";
 import type { AdapterData } from "./live.ts";
-import { checkSource } from "./sources.ts";
+import { checkModel, checkSource } from "./sources.ts";
 
 /** Of each row that is used, the log-probabilities of its two sequences. */
 export type RowReferences = ReadonlyMap<number, readonly [own: number, other: number]>;
@@ -19,6 +20,7 @@ export type References = { readonly train: RowReferences; readonly eval: RowRefe
 /**
  * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
  * An adapter whose B is zero is the base: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot. `told` hears of what takes long.
+ * `model`: the base model's fingerprint. Throws a RequestError, `resume.changed`, where a file that was read is not what it was when the run began.
  */
 export async function beginIn(
   bus: Bus,
@@ -29,11 +31,16 @@ export async function beginIn(
   known: References | null,
   isKept = false,
   told: (text: string) => void = () => undefined,
+  model = "",
 ): Promise<References | null> {
-  const { objective, initialAdapter } = adapter.recipe;
+  const { objective, initialAdapter, init } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
-  const saved = async (folder: string, of: AdapterPlan) => {
-    await putSaved(bus, plan, of, slot, folder, (init) => begin(bus, plan, of, slot, told, { init }));
+  const fresh = async (of: AdapterPlan, init: Init) => {
+    await begin(bus, plan, of, slot, told, { init });
+    if (isPrincipal(init) && model !== "") checkModel(plan.recipe.model.path, model); // its weights have been read again
+  };
+  const take = async (folder: string, of: AdapterPlan) => {
+    await putSaved(bus, plan, of, slot, folder, (init) => fresh(of, init));
     checkSource(data.sources ?? [], folder);
   };
   const measure = () => referencesOf(bus, plan, adapter, slot, data);
@@ -45,13 +52,13 @@ export async function beginIn(
   if (reference !== null && typeof reference === "object") {
     const { trainedRank: _, places: __, ...own } = adapter; // it lies elsewhere, and nothing of it is trained
     const judge = { ...own, ...adapter.reference! };
-    await saved(reference.folder, judge);
+    await take(reference.folder, judge);
     found = await measure();
   }
   // What was kept will replace it: no need to compute a beginning that nothing is measured of.
   if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
-  else if (initialAdapter === null) await begin(bus, plan, adapter, slot, told);
-  else await saved(initialAdapter, adapter);
+  else if (initialAdapter === null) await fresh(adapter, init);
+  else await take(initialAdapter, adapter);
   if (reference === "start") found = await measure();
   return found;
 }

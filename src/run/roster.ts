@@ -2,7 +2,6 @@
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
-import { isPrincipal } from "../base/init.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -14,7 +13,6 @@ import { readState, writeState } from "./export.ts";
 import { isOwn, type Keeper } from "./keeper.ts";
 import { type Live, progressOf, restore } from "./live.ts";
 import { beginIn } from "./references.ts";
-import { checkModel } from "./sources.ts";
 
 export type RosterOptions = {
   readonly plan: Plan;
@@ -87,9 +85,8 @@ export class Roster {
     const fill = async (): Promise<void> => {
       const notice = (text: string) => tell.noticed(index, text);
       const kept = keeper.load(plan, live.plan, notice);
-      live.references = await beginIn(bus, plan, live.plan, slot, live.data, live.references, kept !== null, notice);
-      const { init } = live.plan.recipe;
-      if (!kept && isPrincipal(init) && live.made.model !== "") checkModel(plan.recipe.model.path, live.made.model); // it has been read again
+      const { references, made } = live;
+      live.references = await beginIn(bus, plan, live.plan, slot, live.data, references, kept !== null, notice, made.model);
       if (kept) {
         restore(live, kept.progress);
         await writeState(bus, slot, kept.blocks);

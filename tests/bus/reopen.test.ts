@@ -81,7 +81,7 @@ needs("nats")("stages that are opened again", () => {
   test(
     "are given back what restarts were used up, when adapters are kept or end",
     async () => {
-      const one = longer(unlike([0], "cpu", "stages = 2\nrestarts = 1\ncheckpoint = { steps = 2 }"), 60);
+      const one = longer(unlike([0], "cpu", "stages = 2\nrestarts = 1\ncheckpoint = { steps = 2 }"), 20);
       const path = place.project(one, SUMS);
       const run = place.start(["run", path]);
       for (let kills = 0; kills < 3; kills++) {
@@ -97,7 +97,7 @@ needs("nats")("stages that are opened again", () => {
 
       const none = unlike([2, 1, 0], "cpu", "stages = 2\nrestarts = 1\nslots = 1\ncheckpoint = false").replace(
         "steps = 6",
-        "steps = 400",
+        "steps = 60",
       );
       const other = place.project(none, SUMS);
       const second = place.start(["run", other]);
@@ -148,11 +148,34 @@ needs("nats")("stages that are opened again", () => {
   }
 });
 
+test(
+  "an adapter that begins as a part of the weights reads those that the run began with",
+  async () => {
+    const two = unlike([0, 2], "cpu", "slots = 1").replace("../model", "./model").replace("steps = 6", "steps = 60");
+    const path = place.project(
+      two.replace('"a2"\nrank = 1\ninit = "default"', '"a2"\nrank = 1\ninit = "pissa"').replace("dropout = 0.05\n", ""),
+      SUMS,
+    );
+    const model = join(path, "..", "model");
+    cpSync(place.model, model, { recursive: true });
+    const run = place.start(["run", path]);
+    await begun(path, "a0", 1);
+    damage(join(model, "model.safetensors"));
+    const { code, err } = await run.ended;
+    expect([code, err]).toEqual([
+      2,
+      expect.stringMatching(/^error\[resume.changed\]: the base model in .*\/model was changed while/m),
+    ]);
+    expect(err).toContain("a0: saved");
+  },
+  LIMIT,
+);
+
 needs("nats")("an adapter that joins", () => {
-  test.each(["slots = 4", "slots = 1"])(
+  test.each(["slots = 4", 'slots = "auto"'])(
     "begins anew, whatever an earlier one of its name was kept as: %s",
     async (slots) => {
-      const earlier = longer(unlike([0, 2], "cpu", "checkpoint = { steps = 2 }"), 300);
+      const earlier = longer(unlike([0, 2], "cpu", "checkpoint = { steps = 8 }"), 60);
       const path = place.project(earlier, SUMS);
       const first = place.start(["run", path]);
       await until("checkpoints", WAIT, () => checkpointsIn(join(outputOf(path), "checkpoints", "a2")).length > 0);
