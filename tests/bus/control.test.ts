@@ -103,7 +103,7 @@ needs("nats")("a run that goes on", () => {
       same(path, alone, [0, 1, 3]);
       expect(await told("ps")).toBe("no run goes on here");
     },
-    240_000,
+    600_000,
   );
 
   test("takes more adapters: where it has room at once, else its stages are opened again; all as in runs of their own", async () => {
@@ -129,7 +129,7 @@ needs("nats")("a run that goes on", () => {
     same(path, first, [2]);
     same(path, second, [3, 4]);
     expect(leftOf(outputOf(path), "b2")).toEqual(leftOf(outputOf(third), "b2"));
-  }, 180_000);
+  }, 600_000);
 
   test("gives its only slot to one of a higher priority at its next iteration, and then back", async () => {
     const low = longer(unlike([5], "cpu", "slots = 1"), 150);
@@ -147,7 +147,7 @@ needs("nats")("a run that goes on", () => {
     expect(new Set(order.slice(from, from + 80))).toEqual(new Set(["a1"]));
     same(path, first, [5]);
     same(path, second, [1]);
-  }, 180_000);
+  }, 600_000);
 
   test("goes on with a copy of an adapter: the same one without changes, another with them; after a kill as well", async () => {
     const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 5 }"), 150);
@@ -172,7 +172,7 @@ needs("nats")("a run that goes on", () => {
         .slice(-lines("bold").length)
         .map(({ loss }) => loss),
     );
-  }, 180_000);
+  }, 600_000);
 
   test("ends one adapter when told so, saved; is kept open for more; and ends when told so", async () => {
     const text = longer(unlike([0, 1], "cpu"), 150);
@@ -190,7 +190,7 @@ needs("nats")("a run that goes on", () => {
     expect(await told("stop", outputOf(path))).toContain("the run ends");
     expect((await run.ended).code).toBe(0);
     same(path, alone, [4]);
-  }, 180_000);
+  }, 600_000);
 
   test("leaves alone whom it was told to stop or to pause, also when a stage dies afterwards", async () => {
     const text = longer(unlike([0, 1, 2], "cpu", "stages = 2"), 150);
@@ -214,7 +214,7 @@ needs("nats")("a run that goes on", () => {
     expect(err).toContain("a0 is stopped");
     expect(leftOf(outputOf(path), "a0")).toEqual(made);
     same(path, await undisturbed(text), [1, 2]);
-  }, 180_000);
+  }, 600_000);
 
   test("is known while its stages are opened again, and who is paused keeps its step", async () => {
     const path = place.project(
@@ -241,7 +241,7 @@ needs("nats")("a run that goes on", () => {
     }
     run.kill("SIGINT");
     await run.ended;
-  }, 180_000);
+  }, 600_000);
 
   test("keeps who is paused when its coordinator is killed and the same command is given again", async () => {
     const text = longer(unlike([0, 2], "cpu", "checkpoint = { steps = 5 }"), 60);
@@ -262,7 +262,7 @@ needs("nats")("a run that goes on", () => {
       expect.stringMatching(/notice: a2 stays paused, as before: mlora resume \S+ has it go on/),
     ]);
     same(path, await undisturbed(text), [0, 2]);
-  }, 180_000);
+  }, 600_000);
 
   test("waits on for more adapters when a stage dies while there is nothing to do", async () => {
     const text = unlike([0], "cpu", "stages = 2");
@@ -288,7 +288,7 @@ needs("nats")("a run that goes on", () => {
     await becomes(path, "a0", "done");
     await told("stop", outputOf(path));
     expect((await again.ended).code).toBe(0);
-  }, 180_000);
+  }, 600_000);
 
   test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {
     const rng = new Rng(41);
@@ -380,7 +380,7 @@ needs("nats")("a run that goes on", () => {
     expect(await refusal("add", out, join(path, "..", "cut.toml"))).toContain("61 tokens a micro-batch, the run auto and 60");
     run.kill("SIGINT");
     expect((await run.ended).code).toBe(1);
-  }, 180_000);
+  }, 600_000);
 
   test("is known to its user alone, by a file that goes with it; that of a killed run is taken away", async () => {
     const path = place.project(longer(unlike([0], "cpu"), 5000), SUMS);
@@ -397,5 +397,5 @@ needs("nats")("a run that goes on", () => {
     await run.ended;
     expect(await told("ps")).toBe("no run goes on here");
     expect(readdirSync(folder)).toEqual([]);
-  }, 180_000);
+  }, 600_000);
 });
