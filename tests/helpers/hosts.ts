@@ -6,9 +6,20 @@ import { join } from "node:path";
 import { until } from "./bus.ts";
 import { childrenOf, type Ended } from "./program.ts";
 
-const UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--uts", "--fork", "--mount-proc"];
+const UNSHARE = [
+  "unshare",
+  "--user",
+  "--map-root-user",
+  "--net",
+  "--mount",
+  "--pid",
+  "--uts",
+  "--fork",
+  "--kill-child",
+  "--mount-proc",
+];
 const ENTER = ["--preserve-credentials", "--user", "--net", "--mount", "--pid", "--uts"];
-const START_MS = 60_000;
+const START_MS = 90_000;
 /** Number, command line and environment of each process, a NUL after each process. */
 const LIST = String.raw`exec 2>/dev/null
 for process in /proc/[0-9]*; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Machines for tests: each has its own network, mounts, processes and name (namespaces) and a real sshd; a bridge joins them.
 #
-#   unshare --user --map-root-user --net --mount --pid --fork --mount-proc hosts.sh FOLDER SSHD NAME[=OPTIONS] ...
+#   unshare --user --map-root-user --net --mount --pid --uts --fork --mount-proc hosts.sh FOLDER SSHD NAME[=OPTIONS] ...
 #
 # OPTIONS are those of a tmpfs for the host's home; without them it is FOLDER/homes/NAME. The machine that runs this script is "here",
 # 10.77.0.1. It says "ready" when all hosts let in, and ends when its standard input does: the kernel then ends all that it started.
@@ -32,6 +32,15 @@ ip link set lo up
 ip link add bridge type bridge
 ip addr add 10.77.0.1/24 dev bridge
 ip link set bridge up
+
+wait_for() { # COMMAND
+  until "$@" 2>/dev/null; do
+    ((SECONDS < 60)) || { cat "$folder"/sshd.*.txt <(echo "not within 60 s: $*") >&2 && exit 1; }
+    sleep 0.05
+  done
+}
+entered() { [[ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/self/ns/net)" ]]; }
+listens() { (: <>"/dev/tcp/10.77.0.$1/2222"); }
 
 known() { printf '[10.77.0.*]:2222 %s\n' "$(<"$folder/keys/$1.pub")"; }
 known host >"$folder/here/.ssh/known_hosts"
@@ -75,7 +84,7 @@ for one in "$@"; do
   unshare --net --mount --pid --ipc --uts --fork --kill-child --mount-proc \
     bash -c 'host "$@"' host "$name" "$number" "$options" <"$folder/cable.$name" &
   exec {cable}>"$folder/cable.$name"
-  until [[ "$(readlink "/proc/$!/ns/net")" != "$(readlink /proc/self/ns/net)" ]]; do sleep 0.02; done
+  wait_for entered $!
   ip link add "$name" type veth peer name eth0 netns $!
   ip link set "$name" master bridge
   ip link set "$name" up
@@ -84,8 +93,6 @@ for one in "$@"; do
   printf 'Host %s\n  HostName 10.77.0.%s\n' "$name" "$number" >>"$folder/here/.ssh/config"
   number=$((number + 1))
 done
-for ((last = number - 1; last > 1; last--)); do
-  until (: <>"/dev/tcp/10.77.0.$last/2222") 2>/dev/null; do sleep 0.05; done
-done
+while ((--number > 1)); do wait_for listens "$number"; done
 echo ready
 read -r _ || true
