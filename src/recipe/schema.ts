@@ -2,11 +2,11 @@
 
 import * as v from "valibot";
 import { between, finite, oneOf, positive, show, text, truth, wants, whole } from "../base/check.ts";
-import { INITS, type Init, isInit } from "../base/init.ts";
-import { METHODS } from "../base/kinds.ts";
-import { MOST_RANK } from "../base/layout.ts";
 import { compilePattern, PatternError } from "../base/pattern.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import { INITS, type Init, isInit } from "../methods/init.ts";
+import { MOST_RANK } from "../methods/layout.ts";
+import { METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 import { FORMATS } from "./recipe.ts";
 
