@@ -61,6 +61,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
+  "@valibot/to-json-schema": ["src/recipe/json-schema.ts"],
   "node:child_process": [],
   child_process: [],
 };

@@ -54,16 +54,16 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
     path,
-    model: { path: resolve(dirname(path), model.path), precision: model.precision ?? "auto" },
+    model: { path: resolve(dirname(path), model.path), precision: model.precision },
     run: {
       output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
       seed: seedOf(overrides, run.seed),
-      device: deviceOf(overrides) ?? run.device ?? "auto",
+      device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
-      recomputation: run.recomputation ?? "auto",
-      stages: stagesOf(overrides) ?? run.stages ?? "auto",
-      restarts: run.restarts ?? 3,
-      slots: run.slots === undefined || run.slots === "auto" ? null : run.slots,
+      recomputation: run.recomputation,
+      stages: stagesOf(overrides) ?? run.stages,
+      restarts: run.restarts,
+      slots: run.slots === "auto" ? null : run.slots,
       checkpoint: checkpointOf(run.checkpoint),
     },
     adapters,

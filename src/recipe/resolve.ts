@@ -10,7 +10,7 @@ import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
 
 /** What holds where neither the adapter nor [defaults] speaks. */
-const DEFAULTS = {
+export const DEFAULTS = {
   format: "auto",
   chat_template: true,
   chat_template_kwargs: {},
