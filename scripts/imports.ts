@@ -5,6 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
@@ -14,12 +15,14 @@ type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: 
 const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
   base: { values: ["package.json"] },
   ffi: { values: [] },
+  methods: { values: [] },
   objectives: { values: [], types: ["schedule"] },
-  recipe: { values: ["objectives"] },
+  recipe: { values: ["methods", "objectives"] },
   schedule: { values: [], types: ["objectives"] },
   plan: {
     // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
     values: [
+      "methods",
       "objectives",
       "recipe",
       "schedule",
@@ -34,16 +37,21 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     types: ["device"],
   },
   data: { values: ["objectives"], types: ["recipe"] },
-  files: { values: [] },
-  device: { values: ["ffi"] },
+  files: { values: ["methods"] },
+  device: { values: ["ffi", "methods"] },
   ops: { values: ["device"] },
-  adapter: { values: ["device", "ops"] },
-  model: { values: ["device", "ops", "adapter"] },
-  bus: { values: ["objectives"], types: ["schedule"] },
+  adapter: { values: ["device", "methods", "ops"] },
+  model: { values: ["device", "methods", "ops", "adapter"] },
+  bus: { values: ["methods", "objectives"], types: ["schedule"] },
   link: { values: ["bus", "device"] },
-  stage: { values: ["adapter", "bus", "device", "files", "link", "model", "objectives", "ops"], types: ["plan", "schedule"] },
-  run: { values: ["bus", "data", "files", "plan", "recipe", "schedule", "objectives"] },
-  cli: { values: ["bus", "data", "ffi", "files", "link", "objectives", "plan", "recipe", "run", "schedule", "stage"] },
+  stage: {
+    values: ["adapter", "bus", "device", "files", "link", "methods", "model", "objectives", "ops"],
+    types: ["plan", "schedule"],
+  },
+  run: { values: ["bus", "data", "files", "methods", "plan", "recipe", "schedule", "objectives"] },
+  cli: {
+    values: ["bus", "data", "ffi", "files", "link", "methods", "objectives", "plan", "recipe", "run", "schedule", "stage"],
+  },
   main: { values: ["cli", "recipe", "run/spawn.ts"] },
 };
 
@@ -53,6 +61,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
+  "@valibot/to-json-schema": ["src/recipe/json-schema.ts"],
   "node:child_process": [],
   child_process: [],
 };
@@ -86,7 +95,10 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
 ];
 
 /** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
-const COMPARED = { effect: new RegExp(`([!=]==|\\bcase) "(${OBJECTIVE_NAMES.join("|")})"`, "g"), folders: ["objectives"] };
+const COMPARED = {
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
+  folders: ["methods", "objectives"],
+};
 
 /** All breaches, each as "path:line: what is wrong". */
 export function breaches({ path, text }: Source): string[] {

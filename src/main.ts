@@ -66,6 +66,9 @@ function commandLine(): CAC {
     .action(async (recipe: string, adapter: string | undefined, flags: DataFlags) =>
       (await import("./cli/data.ts")).data(recipe, adapter, flags),
     );
+  cli
+    .command("schema", "Print what a recipe may say as a JSON schema, for editors")
+    .action(async () => (await import("./cli/schema.ts")).schema());
   const remote = () => import("./cli/remote.ts");
   cli
     .command("ps", "List the runs that go on on this machine, with their adapters")

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #define BLOCK 4096 // elements that a thread takes at a time
-#define FACTOR 128 // elements of a block that are of one factor (src/base/layout.ts)
+#define FACTOR 128 // elements of a block that are of one factor (src/methods/layout.ts)
 
 // The sum of squares of a matrix, row by row: rows and columns of zeros change no bit of it.
 float grad_norm(const float *grads, int rows, int columns) {

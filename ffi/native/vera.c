@@ -8,7 +8,7 @@ typedef struct {
   float bound;
 } vera_args;
 
-// Element `index` of a projection: base/projection.ts.
+// Element `index` of a projection: methods/projection.ts.
 static inline float draw(uint32_t key, uint32_t index, float bound) {
   return ((float)(int32_t)(mix(key ^ index) >> 8) * 0x1p-23f - 1.0f) * bound;
 }

@@ -3,7 +3,7 @@
     vera_expand    factor[l, i, j] = vector[l, i] draw(i stride + j)
     vera_reduce    vector[l, i] += sum_j grad[l, i, j] draw(i stride + j), and grad[l, i, j] = 0
 
-for adapters l with which[l] != 0, of one linear g. draw(e) = ((mix(key ^ e) >> 8) 2^-23 - 1) bound: base/projection.ts. SIDE 0 is A: rows i below
+for adapters l with which[l] != 0, of one linear g. draw(e) = ((mix(key ^ e) >> 8) 2^-23 - 1) bound: methods/projection.ts. SIDE 0 is A: rows i below
 rank = ranks[l, g], columns j below K, stride = projection[l, 2]; SIDE 1 is B: rows of the linear, columns j below rank, stride = rank. All
 else is left as it is.
 

@@ -5,7 +5,11 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
-import type { Factor, Method } from "../base/kinds.ts";
+import { sizeOf } from "../base/shape.ts";
+import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
+import { Arena, arenaBytes } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterLayout,
   type AdapterRoom,
@@ -17,12 +21,9 @@ import {
   type LayerRange,
   layoutAdapters,
   MOST_RANK,
-} from "../base/layout.ts";
-import { type Placement, rankAt, scaleAt, trainedAt } from "../base/placement.ts";
-import { sizeOf } from "../base/shape.ts";
-import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
-import { Arena, arenaBytes } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+} from "../methods/layout.ts";
+import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
+import { hasMagnitudes, hasVectors, type Method } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { Company } from "./dora.ts";
 import { toBf16 } from "./round.ts";
@@ -40,16 +41,16 @@ export type BankAdapter = {
   readonly method?: Method;
   /** VeRA: the seed of its projections. */
   readonly projectionSeed?: number;
-  /** Ranks from here on are frozen (base/init.ts, isPrincipal); left out, none is. */
+  /** Ranks from here on are frozen (methods/init.ts, isPrincipal); left out, none is. */
   readonly trainedRank?: number;
 };
 
-export type { Factor } from "../base/kinds.ts";
+export type { Factor } from "../methods/definition.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
-type Refreshed = "dora" | "vera";
+type Refreshed = "magnitudes" | "vectors";
 const GROUP_ORDER = Object.keys(GROUPS);
 
 /** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
@@ -131,8 +132,8 @@ export class AdapterBank implements Disposable {
     this.#projection = slotTable(vectors, PROJECTION_WIDTH);
     this.#settling = slotTable(vectors);
     this.#stale = {
-      dora: { slots: new Int32Array(count), table: slotTable(magnitudes) },
-      vera: { slots: new Int32Array(count), table: slotTable(vectors) },
+      magnitudes: { slots: new Int32Array(count), table: slotTable(magnitudes) },
+      vectors: { slots: new Int32Array(count), table: slotTable(vectors) },
     };
     for (const group of groups) this.#addSites(group, magnitudes.includes(group), vectors.includes(group));
     this.#writeTables();
@@ -171,7 +172,7 @@ export class AdapterBank implements Disposable {
 
   /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
   beginMagnitudes(slot: number): void {
-    this.#stale.dora.slots[slot] = BEGINS;
+    this.#stale.magnitudes.slots[slot] = BEGINS;
   }
 
   /** i32[L], for whom something has to be computed before the next forward pass; from here on it counts as computed. Null where for nobody. */
@@ -186,7 +187,8 @@ export class AdapterBank implements Disposable {
   /** To be called when an adapter's parameters have changed. */
   #changed(slot: number): void {
     const method = this.#adapters[slot]?.method;
-    if (method === "dora" || method === "vera") this.#stale[method].slots[slot] = STALE;
+    if (hasMagnitudes(method)) this.#stale.magnitudes.slots[slot] = STALE;
+    if (hasVectors(method)) this.#stale.vectors.slots[slot] = STALE;
   }
 
   /** Gradients of factors that follow from vectors become those of the vectors; what is frozen loses its own. */
@@ -194,7 +196,7 @@ export class AdapterBank implements Disposable {
     const which = new Int32Array(this.#adapters.length);
     for (const slot of slots) {
       const adapter = this.#adapters[slot];
-      which[slot] = Number(adapter?.method === "vera");
+      which[slot] = Number(hasVectors(adapter?.method));
       if (adapter?.trainedRank !== undefined) this.#freeze(slot, adapter);
     }
     if (!which.includes(1)) return;
@@ -392,4 +394,6 @@ export class AdapterBank implements Disposable {
  * at all.
  */
 const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
-  adapter?.method === "dora" && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
+  adapter != null &&
+  hasMagnitudes(adapter.method) &&
+  (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));

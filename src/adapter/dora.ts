@@ -69,7 +69,7 @@ export function refresh(
   bank: AdapterBank,
   layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Weight }>>]>,
 ): void {
-  const stale = bank.takeStale("dora");
+  const stale = bank.takeStale("magnitudes");
   if (!stale) return;
   for (const [layer, linears] of layers)
     for (const group of Object.keys(linears) as Group[]) {

@@ -1,10 +1,10 @@
 // What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place alone, so that it is the
 // same on any number of stages.
 
-import type { Init } from "../base/init.ts";
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
+import type { Init } from "../methods/init.ts";
 import type { Factor } from "./bank.ts";
 
 /**

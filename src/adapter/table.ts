@@ -1,8 +1,8 @@
 // Ranks and scales as the kernels read them: for each layer of a stage a table [slots, linears of the group], each aligned.
 
-import type { LayerRange } from "../base/layout.ts";
 import { alignUp } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear } from "../base/spec.ts";
+import type { LayerRange } from "../methods/layout.ts";
 import type { BankAdapter } from "./bank.ts";
 
 /** Bytes: the next layer's begins where the kernels' widest loads may. */

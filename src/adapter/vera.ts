@@ -1,4 +1,4 @@
-// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared by all layers (base/projection.ts), and
+// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared by all layers (methods/projection.ts), and
 // the vectors d and b trained: lambda_d [rank], lambda_b [out].
 //
 // It is the LoRA whose factors are diag(d) A and diag(b) B, with a scale of 1. So it passes through a linear as a LoRA does, in any company,
@@ -7,15 +7,16 @@
 //
 //     dd[r] = sum over k of (diag(d) A)'[r, k] A[r, k],   db[n] = sum over r of (diag(b) B)'[n, r] B[n, r]
 
-import { type Draw, projectionOf } from "../base/projection.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
+import { type Draw, projectionOf } from "../methods/projection.ts";
+import { hasVectors } from "../methods/registry.ts";
 import { veraExpand, veraReduce } from "../ops/vera.ts";
 import type { AdapterBank, BankAdapter } from "./bank.ts";
 
 /** Makes the factors of the adapters whose vectors have changed since the last pass. */
 export function refresh(device: Device, bank: AdapterBank): void {
-  const which = bank.takeStale("vera");
+  const which = bank.takeStale("vectors");
   if (!which) return;
   for (const { a, b, ranks, firstColumn, vectors } of bank.sites) {
     if (!vectors) continue;
@@ -39,7 +40,7 @@ export const PROJECTION_WIDTH = 5;
 
 /** What an adapter's projections are drawn by, for the kernels (kernels.ts, vera_expand); zeros where it has none. */
 export function projectionRow(spec: ModelSpec, adapter: BankAdapter | null): number[] {
-  if (adapter?.method !== "vera") return Array(PROJECTION_WIDTH).fill(0);
+  if (!adapter || !hasVectors(adapter.method)) return Array(PROJECTION_WIDTH).fill(0);
   const { width, a, b } = projectionOf(spec, adapter.targets, adapter.rank, adapter.projectionSeed ?? 0);
   const bits = ({ bound }: Draw) => new Int32Array(Float32Array.of(bound).buffer)[0]!;
   return [a.key | 0, b.key | 0, width, bits(a), bits(b)];

@@ -23,3 +23,7 @@ export const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, 
 export const oneOf = <const T extends readonly string[]>(...names: T) =>
   v.picklist(names, wants(names.map((name) => `"${name}"`).join(" or ")));
 export const truth = v.boolean(wants("true or false"));
+
+/** A key's schema with what the key means, for editors and for the README. */
+export const about = <const S extends v.GenericSchema<unknown, unknown>>(schema: S, text: string) =>
+  v.pipe(schema, v.description(text));

@@ -1,11 +1,11 @@
 // What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
-import type { Init } from "../base/init.ts";
-import type { Method } from "../base/kinds.ts";
-import type { Placement } from "../base/placement.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
+import type { Init } from "../methods/init.ts";
+import type { Placement } from "../methods/placement.ts";
+import type { Method } from "../methods/registry.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 
 /** One adapter's AdamW step; `t` counts from 1. */
@@ -33,7 +33,7 @@ export type OptimizerStep = AdamStep | SgdStep;
 
 /**
  * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
- * each a block as base/layout.ts lays it out.
+ * each a block as methods/layout.ts lays it out.
  */
 export type BlockName = "params" | "m" | "v";
 

@@ -2,10 +2,10 @@
 // that a schema gives what its type says.
 
 import * as v from "valibot";
-import { type Init, isInit } from "../base/init.ts";
-import { METHODS } from "../base/kinds.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
+import { type Init, isInit } from "../methods/init.ts";
+import { METHODS } from "../methods/registry.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {

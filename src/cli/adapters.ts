@@ -6,6 +6,7 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { frozenAs } from "../methods/registry.ts";
 import type { BankAdapter } from "../plan/adapters.ts";
 import { partOfWeights } from "../stage/begin.ts";
 
@@ -50,6 +51,6 @@ export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag
 
 /** A saved adapter as one that is not trained: then a VeRA is a LoRA. */
 export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): BankAdapter => ({
-  ...{ rank, scale, targets, method: method === "vera" ? "lora" : method },
+  ...{ rank, scale, targets, method: frozenAs(method) },
   ...(places ? { places } : {}),
 });

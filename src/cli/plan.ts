@@ -2,12 +2,12 @@
 
 import { basename } from "node:path";
 import { formatBytes } from "../base/bytes.ts";
-import type { Placement } from "../base/placement.ts";
 import { sum } from "../base/shape.ts";
 import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import type { Placement } from "../methods/placement.ts";
 import { modelOf } from "../plan/model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";

@@ -4,8 +4,6 @@
 import { relative } from "node:path";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
-import { isPrincipal } from "../base/init.ts";
-import { samePlaces } from "../base/placement.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
@@ -20,6 +18,9 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
+import { isPrincipal } from "../methods/init.ts";
+import { samePlaces } from "../methods/placement.ts";
+import { KINDS } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
@@ -218,7 +219,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
       ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
       : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
   // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
-  const kept = begun && saved.method === "lora" ? begun.init : null;
+  const kept = begun && KINDS[saved.method].beginsAsPart ? begun.init : null;
   const uniform = kept
     ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
     : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
@@ -251,7 +252,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const lines = [
     ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
-    ...(saved.method === "vera" ? [] : [`alpha = ${alpha}`]),
+    ...(!KINDS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),

@@ -3,10 +3,10 @@
 // The kernels check at each launch that what they need was reserved, so these formulas are bounds that a test plays through.
 
 import { bytesOf } from "../base/dtype.ts";
-import { type AdapterLayout, groupShape } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { GROUP_NAMES, type Group, type ModelSpec } from "../base/spec.ts";
+import { type AdapterLayout, groupShape } from "../methods/layout.ts";
 import type { Device } from "./device.ts";
 
 export type ScratchNeed = {

@@ -12,11 +12,19 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
-import type { Factor, Method } from "../base/kinds.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange, takeFactor } from "../base/layout.ts";
-import { type Placement, rankAt } from "../base/placement.ts";
 import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
+import type { Factor } from "../methods/definition.ts";
+import {
+  type AdapterLayout,
+  type FactorTensor,
+  factorPlace,
+  factorsIn,
+  type LayerRange,
+  takeFactor,
+} from "../methods/layout.ts";
+import { type Placement, rankAt } from "../methods/placement.ts";
+import type { Method } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
@@ -24,7 +32,7 @@ import { openSafetensors, type TensorData, writeSafetensors } from "./safetensor
 
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
-/** A stage's blocks of an adapter, laid out as base/layout.ts says. */
+/** A stage's blocks of an adapter, laid out as methods/layout.ts says. */
 export type Blocks = Readonly<Record<BlockName, Float32Array>>;
 
 const FORMAT = 1;

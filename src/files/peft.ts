@@ -5,13 +5,14 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { type Factor, factorShape, KINDS, type Method } from "../base/kinds.ts";
-import { factorsIn } from "../base/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../base/placement.ts";
-import { type Draw, drawn, type Projection, projectionOf } from "../base/projection.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { pathOf } from "../base/targeting.ts";
+import type { Factor } from "../methods/definition.ts";
+import { factorsIn } from "../methods/layout.ts";
+import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
+import { factorShape, hasMagnitudes, hasVectors, KINDS, type Method, methodIn } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -94,7 +95,7 @@ const configOf = ({ dropout, rslora, method, baseModel }: PeftAdapter, fields: P
   target_parameters: null,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
-  use_dora: method === "dora",
+  use_dora: hasMagnitudes(method),
   use_rslora: rslora,
 });
 
@@ -198,7 +199,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   checkPrefix(file);
-  const method = isVera ? "vera" : config["use_dora"] === true ? "dora" : "lora";
+  const method = methodIn(config);
   const rslora = config["use_rslora"] === true;
   const hasOwn = (layer: number, linear: Linear) => file.tensors.has(tensorName(layer, linear, isVera ? "lambda_b" : "A"));
   const configured = configuredPlaces(config, path);
@@ -328,7 +329,7 @@ function checkTensors(
     if (factor === KINDS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
       faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
   }
-  if (method === "vera" && targets.length > 0) {
+  if (hasVectors(method) && targets.length > 0) {
     const { width, height } = projectionOf(spec, targets, rank, 0);
     wanted.set(PROJECTIONS.a, [rank, width]);
     wanted.set(PROJECTIONS.b, [height, rank]);
@@ -343,7 +344,7 @@ function checkTensors(
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
-  const isDrawnAnew = method === "vera" && !file.tensors.has(PROJECTIONS.a);
+  const isDrawnAnew = hasVectors(method) && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
   throw new RequestError(

@@ -1,8 +1,8 @@
 // The README.md of an adapter that is written as more than what was trained: with half of each rank what it began with.
 
-import { rankAt, scaleAt, scaleOf } from "../base/placement.ts";
 import { range } from "../base/shape.ts";
 import { LINEARS } from "../base/spec.ts";
+import { rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import type { PeftAdapter } from "./peft.ts";
 
 /** Of an adapter of doubled ranks: the ranks and scales that were trained, in Markdown. */

@@ -3,9 +3,9 @@
 
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
-import { alphaOf, rankAt, scaleAt } from "../base/placement.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
 import { isTargeted, modulesOf, type PatternTable, pathOf, patternValue } from "../base/targeting.ts";
+import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
 

@@ -2,11 +2,11 @@
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { type AdapterRoom, groupShape } from "../base/layout.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { type AdapterRoom, groupShape } from "../methods/layout.ts";
 
 /**
  * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix

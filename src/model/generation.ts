@@ -1,11 +1,11 @@
 // Memory of generation: the keys and values that are kept of each sequence, and the buffers of a pass that nobody goes back through.
 
 import type { DType } from "../base/dtype.ts";
-import type { AdapterRoom } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { alikePlaces } from "../device/tile.ts";
+import type { AdapterRoom } from "../methods/layout.ts";
 import { takeBatch } from "./batch.ts";
 import { type Activations, type ForwardWork, type Sizes, takeActivations, takeForwardWork } from "./buffers.ts";
 

@@ -4,7 +4,6 @@
 // filled as the device computes, then packed, one after the other: beside what is held there is never more than one of them.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { groupShape, type LayerRange } from "../base/layout.ts";
 import type { PackedFormat, WeightFormat } from "../base/precision.ts";
 import { maxOf, sizeOf } from "../base/shape.ts";
 import {
@@ -21,6 +20,7 @@ import {
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import { groupShape, type LayerRange } from "../methods/layout.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };

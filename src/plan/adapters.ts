@@ -2,11 +2,12 @@
 
 import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
-import { isPrincipal } from "../base/init.ts";
-import { countParameters } from "../base/layout.ts";
-import { rankAt } from "../base/placement.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import { linearShape, type ModelSpec } from "../base/spec.ts";
+import { isPrincipal } from "../methods/init.ts";
+import { countParameters } from "../methods/layout.ts";
+import { rankAt } from "../methods/placement.ts";
+import { hasVectors } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
@@ -56,7 +57,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isPrincipal(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(recipe.method === "vera" ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...(hasVectors(recipe.method) ? { projectionSeed: recipe.projectionSeed } : {}),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

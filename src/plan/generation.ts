@@ -3,13 +3,13 @@
 import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
 import { formatBytes } from "../base/bytes.ts";
 import { RequestError } from "../base/errors.ts";
-import { layoutAdapters, roomOf } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { alikePlaces } from "../device/tile.ts";
+import { layoutAdapters, roomOf } from "../methods/layout.ts";
 import { countBytes } from "../model/buffers.ts";
 import { type GenerationSizes, takeGeneration } from "../model/generation.ts";
 import { weightBytes, wholeModel } from "../model/weights.ts";

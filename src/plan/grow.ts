@@ -1,7 +1,7 @@
 // Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
 
-import { roomOf } from "../base/layout.ts";
 import { maxOf } from "../base/shape.ts";
+import { roomOf } from "../methods/layout.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import {
   type AdapterPlan,

@@ -3,12 +3,12 @@
 
 import { bankBytes } from "../adapter/bank.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { layoutAdapters } from "../base/layout.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
+import { layoutAdapters } from "../methods/layout.ts";
 import { takeBatch } from "../model/batch.ts";
 import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
 import { type Part, weightBytes } from "../model/weights.ts";

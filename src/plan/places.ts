@@ -1,9 +1,9 @@
 // Where an adapter of a recipe acts on a given base model, and with which ranks and scales.
 
 import { RequestError } from "../base/errors.ts";
-import { type Placed, placed, scaleOf } from "../base/placement.ts";
 import { LINEARS, type ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, modulesOf, type PatternTable, patternValue } from "../base/targeting.ts";
+import { type Placed, placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 export type PlacedAdapter = ReturnType<typeof placed>;

@@ -3,11 +3,11 @@
 import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { roomOf } from "../base/layout.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { DeviceReport } from "../device/open.ts";
+import { roomOf } from "../methods/layout.ts";
 import type { Recomputation } from "../model/buffers.ts";
 import type { Part } from "../model/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";

@@ -5,9 +5,10 @@ import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
-import { isPrincipal } from "../base/init.ts";
-import { KINDS, METHODS, OWN_KEYS } from "../base/kinds.ts";
-import { MOST_RANK } from "../base/layout.ts";
+import { OWN_KEYS } from "../methods/definition.ts";
+import { isPrincipal } from "../methods/init.ts";
+import { MOST_RANK } from "../methods/layout.ts";
+import { KINDS, METHODS } from "../methods/registry.ts";
 import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
@@ -53,16 +54,16 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
     path,
-    model: { path: resolve(dirname(path), model.path), precision: model.precision ?? "auto" },
+    model: { path: resolve(dirname(path), model.path), precision: model.precision },
     run: {
       output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
       seed: seedOf(overrides, run.seed),
-      device: deviceOf(overrides) ?? run.device ?? "auto",
+      device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
-      recomputation: run.recomputation ?? "auto",
-      stages: stagesOf(overrides) ?? run.stages ?? "auto",
-      restarts: run.restarts ?? 3,
-      slots: run.slots === undefined || run.slots === "auto" ? null : run.slots,
+      recomputation: run.recomputation,
+      stages: stagesOf(overrides) ?? run.stages,
+      restarts: run.restarts,
+      slots: run.slots === "auto" ? null : run.slots,
       checkpoint: checkpointOf(run.checkpoint),
     },
     adapters,
@@ -302,7 +303,7 @@ function checkInit(
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
   if (!isPrincipal(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
-  if (method !== "lora") wrong([...at, "method"], `is "${method}", and has to be "lora"`);
+  if (!KINDS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
   if ((all.dropout ?? 0) > 0)
     wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
   if ((all.weight_decay ?? 0) > 0)

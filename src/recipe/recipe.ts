@@ -1,9 +1,9 @@
 // What was asked, after defaults, sweeps and paths are resolved: every value is there. Types only; load.ts makes them.
 
-import type { Init } from "../base/init.ts";
-import type { Method } from "../base/kinds.ts";
 import type { Precision } from "../base/precision.ts";
 import type { PatternTable } from "../base/targeting.ts";
+import type { Init } from "../methods/init.ts";
+import type { Method } from "../methods/registry.ts";
 import type { Objective } from "../objectives/registry.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;

@@ -1,16 +1,16 @@
 // From an adapter's table to its recipe: defaults, paths made absolute, one name for each value.
 
 import { dirname, resolve } from "node:path";
-import { type Init, isPrincipal } from "../base/init.ts";
-import { KINDS } from "../base/kinds.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import { type Init, isPrincipal } from "../methods/init.ts";
+import { KINDS } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
 
 /** What holds where neither the adapter nor [defaults] speaks. */
-const DEFAULTS = {
+export const DEFAULTS = {
   format: "auto",
   chat_template: true,
   chat_template_kwargs: {},

@@ -1,12 +1,12 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
-import { between, finite, oneOf, positive, show, text, truth, wants, whole } from "../base/check.ts";
-import { INITS, type Init, isInit } from "../base/init.ts";
-import { METHODS } from "../base/kinds.ts";
-import { MOST_RANK } from "../base/layout.ts";
+import { about, between, finite, oneOf, positive, show, text, truth, wants, whole } from "../base/check.ts";
 import { compilePattern, PatternError } from "../base/pattern.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import { INITS, type Init } from "../methods/init.ts";
+import { MOST_RANK } from "../methods/layout.ts";
+import { METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 import { FORMATS } from "./recipe.ts";
 
@@ -59,95 +59,148 @@ const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
 
+const init = v.union(
+  [v.picklist(INITS), v.pipe(v.string(), v.regex(/^pissa_niter_[0-9]{1,2}$/))],
+  wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`),
+) as unknown as v.GenericSchema<Init>;
+
 /** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
 export const adapterEntries = {
-  data: v.union(
-    [
-      paths,
-      v.strictObject({
-        train: paths,
-        eval: v.exactOptional(paths),
-        split: v.exactOptional(between(0, 1)),
-      }),
-    ],
-    wants("a file, a list of files, or { train, eval, split }"),
+  data: about(
+    v.union(
+      [
+        paths,
+        v.strictObject({
+          train: paths,
+          eval: v.exactOptional(paths),
+          split: v.exactOptional(between(0, 1)),
+        }),
+      ],
+      wants("a file, a list of files, or { train, eval, split }"),
+    ),
+    "JSONL files of rows: a file, a list, or a table; `eval` is held out, or the share `split` of the rows is",
   ),
-  format: oneOf(...FORMATS),
-  template: v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
-  chat_template: v.union([truth, text], wants("true, false or the file of a template")),
-  chat_template_kwargs: v.pipe(
-    v.record(v.string(), v.unknown(), wants("a table")),
-    v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+  format: about(oneOf(...FORMATS), 'the form of the rows; "auto" goes by their fields'),
+  template: about(
+    v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
+    'the texts of prompt and completion, with {field} of the row; for `format = "template"`',
   ),
-  thoughts: oneOf("as-template", "every-turn", "drop"),
-  system: text,
-  train_on: oneOf("completion", "all"),
-  objective: v.union(
-    [oneOf(...OBJECTIVE_NAMES), v.variant("name", objectiveTables, wants(NAMES))],
-    wants(`${NAMES}, or a table with one of them as name`),
+  chat_template: about(
+    v.union([truth, text], wants("true, false or the file of a template")),
+    "whether rows go through the chat template; a path: that template in place of the model's",
   ),
-  method: oneOf(...METHODS),
-  rank: whole(1, MOST_RANK),
-  alpha: positive(),
-  dropout: between(0, 1),
-  rslora: truth,
-  lora_plus_ratio: positive(),
-  projection_seed: whole(0, SEED),
-  d_initial: positive(),
-  init: v.custom<Init>(
-    (text) => typeof text === "string" && isInit(text),
-    wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`),
+  chat_template_kwargs: about(
+    v.pipe(
+      v.record(v.string(), v.unknown(), wants("a table")),
+      v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+    ),
+    "what the template is given beside the turns",
   ),
-  targets: v.union(
-    [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer")), pattern("whole")],
-    wants('"all-linear", a list of linear layers or a regular expression'),
+  thoughts: about(
+    oneOf("as-template", "every-turn", "drop"),
+    "which turns are trained with their thoughts: those that the template keeps, all, or none",
   ),
-  exclude: v.union(
-    [v.pipe(v.array(text), v.minLength(1, "wants at least one module")), pattern("whole")],
-    wants("a list of modules or a regular expression"),
+  system: about(text, "the system message of every row that has none"),
+  train_on: about(oneOf("completion", "all"), "whether answers are learned, or prompts, too"),
+  objective: about(
+    v.union(
+      [oneOf(...OBJECTIVE_NAMES), v.variant("name", objectiveTables, wants(NAMES))],
+      wants(`${NAMES}, or a table with one of them as name`),
+    ),
+    "what is learned from the rows: a name, or a table with one and its keys",
   ),
-  layers: v.union(
-    [v.pipe(v.array(whole(0, MOST_LAYERS)), v.minLength(1, "wants at least one layer")), layerRange],
-    wants('a list of layers, or the first and the last as "8-23"'),
+  method: about(oneOf(...METHODS), "LoRA, DoRA or VeRA"),
+  rank: about(whole(1, MOST_RANK), "rank of the low-rank product"),
+  alpha: about(positive(), "what is added is scaled by alpha / rank"),
+  dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped"),
+  rslora: about(truth, "scale by alpha / sqrt(rank)"),
+  lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A"),
+  projection_seed: about(whole(0, SEED), "VeRA: what its random projections are drawn from"),
+  d_initial: about(positive(), "VeRA: what lambda_d begins as"),
+  init: about(init, "how the factors begin, in PEFT's words"),
+  targets: about(
+    v.union(
+      [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer")), pattern("whole")],
+      wants('"all-linear", a list of linear layers or a regular expression'),
+    ),
+    '"all-linear", a list of linear layers, or a regular expression of whole module paths',
   ),
-  rank_pattern: patternTable(whole(1, MOST_RANK)),
-  alpha_pattern: patternTable(positive()),
-  from: text,
-  optimizer: oneOf("adamw", "sgd"),
-  learning_rate: positive(),
-  betas: v.tuple([between(0, 1), between(0, 1)], wants("two numbers from 0 to below 1")),
-  eps: positive(),
-  momentum: between(0, 1),
-  nesterov: truth,
-  weight_decay: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
-  max_grad_norm: v.union([v.literal(false), positive()], wants("a number above 0, or false")),
-  scheduler: oneOf("constant", "linear", "cosine"),
-  warmup: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a share below 1 or a number of steps"))),
-  min_lr_ratio: v.pipe(
-    finite("a number from 0 to 1"),
-    v.minValue(0, wants("a number from 0 to 1")),
-    v.maxValue(1, wants("a number from 0 to 1")),
+  exclude: about(
+    v.union(
+      [v.pipe(v.array(text), v.minLength(1, "wants at least one module")), pattern("whole")],
+      wants("a list of modules or a regular expression"),
+    ),
+    "modules that are left out, as in targets",
   ),
-  epochs: positive(),
-  steps: whole(1, MANY),
-  batch_size: whole(1, 65536),
-  accumulation: whole(1, 65536),
-  max_length: whole(2, 1 << 24),
-  overlong: oneOf("truncate", "drop"),
-  shuffle: truth,
-  seed: whole(0, SEED),
-  eval_every: whole(1, MANY),
-  patience: whole(1, MANY),
-  min_delta: v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
-  halving: v.strictObject(
-    {
-      rung: whole(1, MANY),
-      keep: v.pipe(between(0, 1), v.gtValue(0, wants("a share above 0 and below 1"))),
-      group: v.exactOptional(text),
-    },
-    wants("{ rung, keep }"),
+  layers: about(
+    v.union(
+      [v.pipe(v.array(whole(0, MOST_LAYERS)), v.minLength(1, "wants at least one layer")), layerRange],
+      wants('a list of layers, or the first and the last as "8-23"'),
+    ),
+    'the only layers: a list, or the first and the last as "8-23"',
   ),
-  priority: whole(-1000, 1000),
+  rank_pattern: about(
+    patternTable(whole(1, MOST_RANK)),
+    "ranks by regular expressions of the ends of module paths; the first that matches counts",
+  ),
+  alpha_pattern: about(patternTable(positive()), "alphas, likewise"),
+  from: about(text, "a folder of a PEFT adapter to go on training"),
+  optimizer: about(oneOf("adamw", "sgd"), "AdamW, or SGD as PyTorch computes it"),
+  learning_rate: about(positive(), "the highest learning rate of the schedule"),
+  betas: about(
+    v.tuple([between(0, 1), between(0, 1)], wants("two numbers from 0 to below 1")),
+    "AdamW: decay of the two moments",
+  ),
+  eps: about(positive(), "AdamW: added to the root of the second moment"),
+  momentum: about(between(0, 1), "SGD: decay of the momentum"),
+  nesterov: about(truth, "SGD: looks ahead by the momentum"),
+  weight_decay: about(
+    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
+    "decoupled weight decay",
+  ),
+  max_grad_norm: about(
+    v.union([v.literal(false), positive()], wants("a number above 0, or false")),
+    "the norm that the adapter's own gradient is clipped to; false: none",
+  ),
+  scheduler: about(oneOf("constant", "linear", "cosine"), "how the learning rate falls"),
+  warmup: about(
+    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a share below 1 or a number of steps"))),
+    "steps in which the learning rate rises; below 1 a share of all",
+  ),
+  min_lr_ratio: about(
+    v.pipe(
+      finite("a number from 0 to 1"),
+      v.minValue(0, wants("a number from 0 to 1")),
+      v.maxValue(1, wants("a number from 0 to 1")),
+    ),
+    "what the learning rate falls to, as a share of the highest",
+  ),
+  epochs: about(positive(), "passes over the rows; may be a fraction"),
+  steps: about(whole(1, MANY), "optimizer steps, in place of epochs"),
+  batch_size: about(whole(1, 65536), "rows of a batch"),
+  accumulation: about(whole(1, 65536), "batches of an optimizer step"),
+  max_length: about(whole(2, 1 << 24), "tokens of a row"),
+  overlong: about(oneOf("truncate", "drop"), "what becomes of longer rows"),
+  shuffle: about(truth, "whether each epoch has an order of its own"),
+  seed: about(whole(0, SEED), "the adapter's own seed, in place of one made from the run's and its name"),
+  eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
+  patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
+  min_delta: about(
+    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
+    "by how much a loss has to be lower for patience",
+  ),
+  halving: about(
+    v.strictObject(
+      {
+        rung: whole(1, MANY),
+        keep: v.pipe(between(0, 1), v.gtValue(0, wants("a share above 0 and below 1"))),
+        group: v.exactOptional(text),
+      },
+      wants("{ rung, keep }"),
+    ),
+    "of a sweep: every `rung` steps the share `keep` of its adapters goes on",
+  ),
+  priority: about(whole(-1000, 1000), "adapters of higher priority are trained first where not all fit"),
 };
 export type AdapterKey = keyof typeof adapterEntries;
 export const ADAPTER_KEYS = Object.keys(adapterEntries) as AdapterKey[];
@@ -166,42 +219,77 @@ const Sweep = v.record(
   v.pipe(v.array(v.unknown(), wants("a list of values")), v.minLength(1, "wants at least one value")),
 );
 
-const Adapter = v.strictObject({ name, sweep: v.exactOptional(Sweep), ...optionalEntries(adapterEntries) });
+const Adapter = v.strictObject({
+  name: about(name, "its folder in the run's output"),
+  sweep: v.exactOptional(about(Sweep, "lists over any keys that the adapter leaves out: an adapter for each combination")),
+  ...optionalEntries(adapterEntries),
+});
 export type AdapterTable = v.InferOutput<typeof Adapter>;
 
 export const RecipeTable = v.strictObject({
-  model: v.strictObject({ path: text, precision: v.optional(oneOf(...PRECISIONS)) }, (issue) =>
-    issue.input === undefined ? "is missing: it says where the base model is" : `wants a table, found ${show(issue.input)}`,
+  model: v.strictObject(
+    {
+      path: about(text, "a Hugging Face folder of the base model; paths are relative to the recipe"),
+      precision: v.optional(
+        about(oneOf(...PRECISIONS), 'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits'),
+        "auto",
+      ),
+    },
+    (issue) =>
+      issue.input === undefined ? "is missing: it says where the base model is" : `wants a table, found ${show(issue.input)}`,
   ),
   run: v.strictObject(
     {
-      output: text,
-      seed: v.optional(whole(0, SEED)),
-      device: v.optional(oneOf("auto", "cpu", "cuda")),
-      tokens_per_microbatch: v.optional(whole(1, 1 << 24)),
-      recomputation: v.optional(oneOf("auto", "none", "selective", "full")),
-      restarts: v.optional(whole(0, 1000)),
-      slots: v.optional(
-        v.union([v.literal("auto"), whole(1, MOST_SLOTS)], wants(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
+      output: about(text, "the run's own folder; each adapter gets a folder in it"),
+      seed: v.optional(about(whole(0, SEED), "the same seed gives the same adapters"), 42),
+      device: v.optional(about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works'), "auto"),
+      tokens_per_microbatch: v.exactOptional(
+        about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),
       ),
-      checkpoint: v.optional(
-        v.union(
-          [
-            v.literal(false),
-            v.strictObject({
-              steps: v.exactOptional(whole(1, MANY)),
-              minutes: v.exactOptional(positive()),
-              keep: v.exactOptional(whole(1, 1000)),
-            }),
-          ],
-          wants("false or { steps, minutes, keep }"),
+      recomputation: v.optional(
+        about(
+          oneOf("auto", "none", "selective", "full"),
+          "which activations are computed again in the backward pass, for memory",
+        ),
+        "auto",
+      ),
+      restarts: v.optional(about(whole(0, 1000), "how often stages that are gone are started again"), 3),
+      slots: v.optional(
+        about(
+          v.union([v.literal("auto"), whole(1, MOST_SLOTS)], wants(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
+          "adapters that train at once",
+        ),
+        "auto",
+      ),
+      checkpoint: v.exactOptional(
+        about(
+          v.union(
+            [
+              v.literal(false),
+              v.strictObject({
+                steps: v.exactOptional(whole(1, MANY)),
+                minutes: v.exactOptional(positive()),
+                keep: v.exactOptional(whole(1, 1000)),
+              }),
+            ],
+            wants("false or { steps, minutes, keep }"),
+          ),
+          "how often adapters are kept, and how many of their checkpoints; false: never",
         ),
       ),
       stages: v.optional(
-        v.union(
-          [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES))],
-          wants(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
+        about(
+          v.union(
+            [
+              v.literal("auto"),
+              whole(1, MOST_STAGES),
+              v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES)),
+            ],
+            wants(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
+          ),
+          "pipeline stages: a number, or the layers of each",
         ),
+        "auto",
       ),
     },
     wants("a table"),

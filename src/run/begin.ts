@@ -2,9 +2,9 @@
 // train in between, and people hear how far it is. It may take minutes.
 
 import { now } from "../base/clock.ts";
-import { type Init, isPrincipal } from "../base/init.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
+import { type Init, isPrincipal } from "../methods/init.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { admit } from "./export.ts";
 

@@ -8,8 +8,8 @@ import {
   layoutAdapters,
   putFactor,
   takeFactor,
-} from "../base/layout.ts";
-import { rankAt } from "../base/placement.ts";
+} from "../methods/layout.ts";
+import { rankAt } from "../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 
 type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;

@@ -1,14 +1,15 @@
 // Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
 
 import { RunError } from "../base/errors.ts";
-import type { Init } from "../base/init.ts";
-import { type FactorTensor, factorsIn } from "../base/layout.ts";
-import { alphaOf, samePlaces, scaleOf } from "../base/placement.ts";
-import { projectionOf } from "../base/projection.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy, writePeftAdapter } from "../files/peft.ts";
+import type { Init } from "../methods/init.ts";
+import { type FactorTensor, factorsIn } from "../methods/layout.ts";
+import { alphaOf, samePlaces, scaleOf } from "../methods/placement.ts";
+import { projectionOf } from "../methods/projection.ts";
+import { hasVectors } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { blocksOf, factorsOf } from "./blocks.ts";
@@ -171,7 +172,7 @@ function write(
   const alpha =
     trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
-  const vera = method === "vera" ? { projectionSeed, dInitial, projection: projection() } : null;
+  const vera = hasVectors(method) ? { projectionSeed, dInitial, projection: projection() } : null;
   const begun = trainedRank === undefined ? null : { init: recipe.init };
   const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
   writePeftAdapter(folder, { ...placing, dropout, method, vera, begun, baseModel: run.model.path }, factors);

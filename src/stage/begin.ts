@@ -4,12 +4,12 @@ import type { AdapterBank, BankAdapter } from "../adapter/bank.ts";
 import { initialise, isRandom } from "../adapter/init.ts";
 import { principalFactors } from "../adapter/principal.ts";
 import { sleep } from "../base/clock.ts";
-import type { Init } from "../base/init.ts";
-import { factorsIn, type LayerRange, putFactor } from "../base/layout.ts";
-import { rankAt, scaleAt } from "../base/placement.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import type { PartOfWeight } from "../files/peft.ts";
+import type { Init } from "../methods/init.ts";
+import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
+import { rankAt, scaleAt } from "../methods/placement.ts";
 import { type OriginalWeight, originalWeights } from "./base.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */

@@ -1,7 +1,6 @@
 // A whole model on one device that generates: it runs the passes that it is given, and decides nothing.
 
 import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
-import { type FactorTensor, putFactor } from "../base/layout.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
@@ -10,6 +9,7 @@ import { openDevice } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { alikePlaces } from "../device/tile.ts";
 import { toF32 } from "../files/convert.ts";
+import { type FactorTensor, putFactor } from "../methods/layout.ts";
 import { writeBatch } from "../model/batch.ts";
 import { countBytes } from "../model/buffers.ts";
 import { Decoder } from "../model/decoder.ts";

@@ -12,6 +12,7 @@ import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
+import { hasMagnitudes } from "../methods/registry.ts";
 import { type Batch, takeBatch, writeBatch } from "../model/batch.ts";
 import {
   type Activations,
@@ -226,7 +227,7 @@ export class Stage implements Disposable {
     }
     this.#beginning.delete(slot);
     this.bank.write(slot, "params", block);
-    if (adapter.method !== "dora") return;
+    if (!hasMagnitudes(adapter.method)) return;
     this.bank.beginMagnitudes(slot);
     this.decoder.refresh(); // at once: they are part of what is read
   }

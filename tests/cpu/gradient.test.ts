@@ -3,12 +3,12 @@
 
 import { describe, expect, test } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import type { FactorTensor } from "../../src/base/layout.ts";
-import { placed, rankAt, scaleAt, trainedAt } from "../../src/base/placement.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import type { FactorTensor } from "../../src/methods/layout.ts";
+import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
 import { judged } from "../../src/objectives/weigh.ts";
 import { type MicroBatch, pack, type Share } from "../../src/schedule/pack.ts";
@@ -117,7 +117,7 @@ async function expectGradients(
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.bank.takeStale("dora"); // DoRA's norms count as constants: they stay as they are
+        if (at.factor !== "M") stage.bank.takeStale("magnitudes"); // DoRA's norms count as constants: they stay as they are
         return lossOf();
       };
       // Four points, so that the error of the difference is of fourth order.

@@ -3,13 +3,13 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { drawn, projectionOf } from "../../src/base/projection.ts";
 import { LINEARS, linearShape, modulePath } from "../../src/base/spec.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { drawn, projectionOf } from "../../src/methods/projection.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);

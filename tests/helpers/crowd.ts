@@ -2,13 +2,13 @@
 
 import { expect } from "bun:test";
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import type { FactorTensor } from "../../src/base/layout.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { localLink } from "../../src/link/local.ts";
+import type { FactorTensor } from "../../src/methods/layout.ts";
 import type { FillTensor } from "../../src/model/weights.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";

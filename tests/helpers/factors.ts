@@ -1,6 +1,6 @@
 // What a stage holds of an adapter, factor by factor: for tests that look into it.
 
-import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/base/layout.ts";
+import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/methods/layout.ts";
 import type { Stage } from "../../src/stage/stage.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */

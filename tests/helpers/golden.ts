@@ -4,10 +4,10 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Init, isPrincipal } from "../../src/base/init.ts";
 import { LINEARS, type Linear, modulePath } from "../../src/base/spec.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
+import { type Init, isPrincipal } from "../../src/methods/init.ts";
 import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 

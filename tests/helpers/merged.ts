@@ -1,10 +1,10 @@
 // What a merged model is to be, written down once more: one number after the other.
 
-import { rankAt } from "../../src/base/placement.ts";
 import { type Linear, linearShape, type ModelSpec, modulePath } from "../../src/base/spec.ts";
 import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
+import { rankAt } from "../../src/methods/placement.ts";
 
 /** All tensors of a model, as f32. */
 export function tensorsOf(folder: string, spec: ModelSpec): Map<string, Float32Array> {

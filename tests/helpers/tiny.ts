@@ -1,12 +1,12 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import type { BankAdapter } from "../../src/adapter/bank.ts";
-import type { FactorTensor } from "../../src/base/layout.ts";
-import { roomOf } from "../../src/base/layout.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
+import type { FactorTensor } from "../../src/methods/layout.ts";
+import { roomOf } from "../../src/methods/layout.ts";
 import type { FillTensor, Part } from "../../src/model/weights.ts";
 import type { StageSizes } from "../../src/plan/memory.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";

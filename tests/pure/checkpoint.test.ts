@@ -14,9 +14,9 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { layoutAdapters } from "../../src/base/layout.ts";
 import { checkpointsIn, readCheckpoint, setAside, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { rewindMetrics } from "../../src/files/record.ts";
+import { layoutAdapters } from "../../src/methods/layout.ts";
 import { smallDisk } from "../helpers/disk.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";

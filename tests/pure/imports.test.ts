@@ -17,7 +17,9 @@ describe("who may import whom", () => {
   test("a folder that is not allowed, with its line", () => {
     const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../model/decoder.ts";');
     expect(found).toHaveLength(1);
-    expect(found[0]).toStartWith("src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, objectives, recipe");
+    expect(found[0]).toStartWith(
+      "src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, methods, objectives, recipe",
+    );
   });
 
   test.each([
@@ -58,6 +60,7 @@ test("what compares the name of a definition outside its folder", () => {
     'const b = "sft" !== a || a !== "sft";',
   ])
     expect(check("src/run/feed.ts", text)).toHaveLength(1);
+  expect(check("src/files/merge.ts", 'const m = adapter.method === "dora" ? 1 : 0;')).toHaveLength(1);
   expect(check("src/objectives/kto.ts", 'if (name === "kto") x();')).toEqual([]);
   expect(check("src/run/feed.ts", 'const work = { name: "sft" };')).toEqual([]);
 });

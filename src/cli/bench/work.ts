@@ -1,10 +1,10 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
-import { METHODS } from "../../base/kinds.ts";
 import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../base/spec.ts";
+import { METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { AdapterData } from "../../run/run.ts";
 import type { Tokens } from "../../schedule/pack.ts";

@@ -3,7 +3,6 @@
 
 import { basename, join, resolve } from "node:path";
 import { RequestError } from "../../base/errors.ts";
-import { type FactorTensor, factorsIn } from "../../base/layout.ts";
 import { PRECISIONS, type Precision } from "../../base/precision.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
@@ -13,6 +12,7 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
+import { type FactorTensor, factorsIn } from "../../methods/layout.ts";
 import type { BankAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";

@@ -4,8 +4,8 @@
 // the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
 // tile, so that the path does not depend on how many there are.
 
-import { MOST_RANK } from "../../base/layout.ts";
 import { alignUp, range } from "../../base/shape.ts";
+import { MOST_RANK } from "../../methods/layout.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { isPacked, type Weight } from "../packed.ts";

@@ -1,6 +1,6 @@
 // Launches of kernels/triton/vera.py: VeRA's factors, and the gradients of its vectors, a linear at a time.
 
-import { MOST_RANK } from "../../base/layout.ts";
+import { MOST_RANK } from "../../methods/layout.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { cdiv, dim, type Launcher, strideOf } from "./launcher.ts";

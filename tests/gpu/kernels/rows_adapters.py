@@ -12,7 +12,7 @@ ALIGN = 128
 
 
 def layout(sites, R):
-    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as base/layout.ts has them, and the block's size."""
+    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as methods/layout.ts has them, and the block's size."""
     places, at = [], 0
     for G, K, N in sites:
         for rows, columns in ((G * R, K), (N, R)):

@@ -5,11 +5,12 @@
 // share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so that it can leave a device and come
 // back as one copy.
 
-import { invariant } from "./errors.ts";
-import { type Factor, factorShape, KINDS, METHODS, type Method } from "./kinds.ts";
+import { invariant } from "../base/errors.ts";
+import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
+import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { Factor } from "./definition.ts";
 import { type Placed, type Placement, rankAt } from "./placement.ts";
-import { alignUp, range, sizeOf, sum } from "./shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "./spec.ts";
+import { factorShape, hasMagnitudes, hasVectors, KINDS, type Method } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
 export const ALIGN = 128;
@@ -79,9 +80,9 @@ type Targeting = { readonly targets: readonly Linear[]; readonly method?: Method
 
 /** The groups that adapters need room in. */
 export function roomOf(adapters: readonly Targeting[]): Omit<AdapterRoom, "rank"> {
-  const of = (...methods: readonly Method[]) =>
-    groupsOf(adapters.flatMap(({ method = "lora", targets }) => (methods.includes(method) ? targets : [])));
-  return { groups: of(...METHODS), magnitudes: of("dora"), vectors: of("vera") };
+  const of = (has: (method?: Method) => boolean) =>
+    groupsOf(adapters.flatMap(({ method, targets }) => (has(method) ? targets : [])));
+  return { groups: of(() => true), magnitudes: of(hasMagnitudes), vectors: of(hasVectors) };
 }
 
 export function layoutAdapters(

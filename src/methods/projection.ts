@@ -4,9 +4,9 @@
 // Uniform within +-sqrt(6 / fan in), as PEFT draws them (Kaiming); element i is a hash of the seed and i, the same on every device. PEFT's
 // own generator is PyTorch's, so files carry the projections themselves.
 
-import { mix } from "./rng.ts";
-import { maxOf } from "./shape.ts";
-import { type Linear, linearShape, type ModelSpec } from "./spec.ts";
+import { mix } from "../base/rng.ts";
+import { maxOf } from "../base/shape.ts";
+import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 
 export type Projection = {
   readonly rank: number;

@@ -1,8 +1,8 @@
 // Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and linears differ.
 
-import { KINDS, type Method } from "./kinds.ts";
-import { range } from "./shape.ts";
-import { LINEARS, type Linear } from "./spec.ts";
+import { range } from "../base/shape.ts";
+import { LINEARS, type Linear } from "../base/spec.ts";
+import { KINDS, type Method } from "./registry.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. */
 export type Placement = {

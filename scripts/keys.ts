@@ -1,0 +1,87 @@
+// Writes what follows from the recipe's schema: recipes/recipe.schema.json, and docs/keys.md, a table of all keys.
+//
+//   bun scripts/keys.ts [--check]      --check: fails where one of them is not what it would be
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type JsonSchema, recipeSchema } from "../src/recipe/json-schema.ts";
+
+const ROOT = join(import.meta.dir, "..");
+
+const code = (value: unknown): string => `\`${JSON.stringify(value)}\``;
+
+/** What a value may be, in a few words. */
+function valuesOf({ type, const: only, enum: names, anyOf, items, properties, ...of }: JsonSchema): string {
+  if (only !== undefined) return code(only);
+  if (names) return names.map(code).join(", ");
+  if (of["oneOf"]) return "{ name, ... }";
+  if (anyOf) return [...new Set(anyOf.map(valuesOf))].join(" or ");
+  if (type === "array") return Array.isArray(items) ? "a list of two numbers" : `a list of ${pluralOf(items as JsonSchema)}`;
+  if (type === "object") return properties ? `{ ${Object.keys(properties).join(", ")} }` : "a table";
+  if (type === "boolean") return "true, false";
+  if (type === "string") return of["pattern"] ? `a text as ${code(of["pattern"]).replaceAll('"', "")}` : "a text";
+  const { minimum, exclusiveMinimum, maximum, exclusiveMaximum } = of as Readonly<Record<string, number>>;
+  const isOpen = maximum === undefined || maximum >= 1e9;
+  const from = minimum !== undefined ? (isOpen ? `${minimum} or more` : `from ${minimum}`) : `above ${exclusiveMinimum}`;
+  const most = exclusiveMaximum !== undefined ? `to below ${exclusiveMaximum}` : isOpen ? "" : `to ${maximum}`;
+  return [type === "integer" ? "a whole number" : "a number", exclusiveMaximum !== undefined ? `from ${minimum}` : from, most]
+    .filter((word) => word !== "")
+    .join(" ");
+}
+
+const pluralOf = (of: JsonSchema): string =>
+  of.type === "integer" ? "whole numbers" : of.type === "number" ? "numbers" : of.type === "string" ? "texts" : "values";
+
+function tableOf({ properties, required = [] }: JsonSchema): string {
+  const rows = Object.entries(properties!).map(([key, of]) => {
+    const standard = required.includes(key) ? "required" : of.default === undefined ? "" : code(of.default);
+    return `| \`${key}\` | ${valuesOf(of)} | ${standard} | ${of.description ?? ""} |`.replaceAll("||", "| |");
+  });
+  return ["| key | values | default | meaning |", "| --- | --- | --- | --- |", ...rows].join("\n");
+}
+
+/** docs/keys.md */
+export function keysPage(schema: JsonSchema): string {
+  const { model, run, adapter } = schema.properties as Readonly<Record<"model" | "run" | "adapter", JsonSchema>>;
+  return `# Keys of a recipe
+
+Written by \`bun scripts/keys.ts\` from the schema that recipes are checked with; \`mlora schema\` prints that schema for editors.
+A default that depends on something else is left out here, and told in the README.
+
+## [model]
+
+${tableOf(model)}
+
+## [run]
+
+${tableOf(run)}
+
+## [[adapter]]
+
+\`[defaults]\` takes the same keys, but \`name\` and \`sweep\`.
+
+${tableOf(adapter.items as JsonSchema)}
+`;
+}
+
+/** The files, and what they hold. */
+export function files(): ReadonlyMap<string, string> {
+  const schema = recipeSchema();
+  return new Map([
+    ["recipes/recipe.schema.json", `${JSON.stringify(schema, null, 2)}\n`],
+    ["docs/keys.md", keysPage(schema)],
+  ]);
+}
+
+if (import.meta.main) {
+  const check = process.argv.includes("--check");
+  let stale = 0;
+  for (const [path, text] of files()) {
+    if (!check) writeFileSync(join(ROOT, path), text);
+    else if (readFileSync(join(ROOT, path), "utf8") !== text) {
+      console.log(`${path} is not what follows from the schema: bun scripts/keys.ts writes it`);
+      stale++;
+    }
+  }
+  process.exit(stale === 0 ? 0 : 1);
+}
