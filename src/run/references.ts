@@ -1,8 +1,8 @@
 // What preferences are measured against: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first
 // has a slot. A function of its own data and settings, so the same in any company and after any interruption.
 
-import { type Init, isPrincipal } from "../base/init.ts";
 import type { Bus } from "../bus/bus.ts";
+import { type Init, isPrincipal } from "../methods/init.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";

@@ -4,7 +4,6 @@ import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import { isPrincipal } from "../methods/init.ts";
 import type { Plan } from "../plan/plan.ts";
 import { admissions } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";

@@ -22,8 +22,7 @@ import {
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
-/** Runs of other tests are not in the way. */
-const HERE = { MLORA_CACHE: join(place.root, "cache") };
+const HERE = { MLORA_CACHE: join(place.root, "cache") }; // runs of other tests are not in the way
 
 const outputOf = (path: string) => join(path, "..", "out");
 const mlora = (...args: string[]) => place.start(args, HERE).ended;
