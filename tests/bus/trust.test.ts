@@ -93,7 +93,7 @@ needs("nats")("a run that listens for others", () => {
   });
 });
 
-/** A run that lasts until it is ended, and the names of its children by what they are. */
+/** A run that lasts until it is ended, once it has made a step. */
 async function lasting(place: Workplace, stages: number, environment: Record<string, string> = {}) {
   const path = place.project(longer(unlike([0, 1], "cpu", `stages = ${stages}`), 100_000), SUMS);
   const output = join(path, "..", "out");
