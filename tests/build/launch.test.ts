@@ -70,94 +70,92 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
     return readFileSync(file, "latin1");
   };
 
-  test(
-    "a connection that breaks while mlora is copied leaves no half of it",
-    async () => {
-      const run = await launch("--listen", "10.77.0.1:4222", project([0]), "host-b");
-      await until("the copy begins", START_MS, () => copies("host-b").some((path) => statSync(path).size > 0));
-      const session = (await hosts.processes()).find(({ command }) => command.startsWith("sshd: runs@notty"));
-      expect(await hosts.run("kill", "-KILL", session!.pid)).toMatchObject({ code: 0 });
-      const ended = await run.ended;
-      expect([ended.code, linesOf(ended)]).toEqual([
-        2,
-        [
-          "scripts/launch: copying mlora to host-b",
-          expect.stringMatching(/^scripts\/launch: mlora could not be copied to host-b: ./),
-          expect.stringMatching(HINT),
-        ],
-      ]);
-      await until("the host is through", END_MS, () => copies("host-b").length === 0);
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  const slow = (name: string, body: () => Promise<void>) => test(name, body, LONG_MS);
+  const copying = async (host: string) => {
+    const run = await launch("--listen", "10.77.0.1:4222", project([0]), host);
+    await until("the copy begins", START_MS, () => copies(host).some((path) => statSync(path).size > 0));
+    return run;
+  };
 
-  test(
-    "three stages on two hosts: exit code 0, the bytes of one process, and nothing to read on the wire",
-    async () => {
-      const adapters = [0, 1, 4];
-      const [alone, path] = [project(adapters), project(adapters)];
-      expect(await hosts.run(BUILT, "run", alone)).toMatchObject({ code: 0 });
-      const wire = await sniffed(async () => {
-        const run = await launch("--listen", "here:4222", path, "host-a:2", "host-b");
-        const { code, err } = await run.ended;
-        expect([code, err.match(/^(error|warning|notice).*/gm)]).toEqual([0, null]);
-        for (const [stage, host] of ["host-a", "host-a", "host-b"].entries())
-          expect(err).toMatch(new RegExp(`^  stage ${stage}: layers \\d to \\d on ${host}, cpu 0`, "m"));
-        expect(err).toMatch(/to stage 2 by nats/);
-      });
-      for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(leftOf(outputOf(alone), `a${i}`));
-      expect(wire).toContain('"tls_required":true');
-      expect(wire.length).toBeGreaterThan(100_000);
-      for (const text of ["mlora.", "launch-", "CONNECT {", "auth_token", "What is", "HPUB", "SUB "])
-        expect(wire).not.toContain(text);
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  slow("a connection that breaks while mlora is copied leaves no half of it", async () => {
+    const run = await copying("host-b");
+    const session = (await hosts.processes()).find(({ command }) => command.startsWith("sshd: runs@notty"));
+    expect(await hosts.run("kill", "-KILL", session!.pid)).toMatchObject({ code: 0 });
+    const ended = await run.ended;
+    expect([ended.code, linesOf(ended)]).toEqual([
+      2,
+      [
+        "scripts/launch: copying mlora to host-b",
+        expect.stringMatching(/^scripts\/launch: mlora could not be copied to host-b: ./),
+        expect.stringMatching(HINT),
+      ],
+    ]);
+    await until("the host is through", END_MS, () => copies("host-b").length === 0);
+    await expectNothingLeft();
+  });
 
-  test(
-    "a copy that is damaged is replaced; --insecure says so aloud, and the wire shows it",
-    async () => {
-      expect(copies("host-a").length).toBe(1); // by the test before
-      truncateSync(copies("host-a")[0]!, 1_000_000);
-      const wire = await sniffed(async () => {
-        const run = await launch("--insecure", "--listen", "10.77.0.1:4222", project([0]), "host-a", "host-b");
-        const { code, err } = await run.ended;
-        expect(code).toBe(0);
-        expect(err).toContain("--insecure: the token and the names of subjects cross the network unencrypted\n");
-        expect(err.match(/copying mlora to .*/g)).toEqual(["copying mlora to host-a"]);
-      });
-      for (const text of ["PUB mlora.launch-", "auth_token"]) expect(wire).toContain(text);
-      expect(wire).not.toContain("What is");
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  slow("SIGTERM while mlora is copied ends it, and leaves no half, either", async () => {
+    const run = await copying("host-b");
+    process.kill(run.pid, "SIGTERM");
+    const ended = await run.ended;
+    expect([ended.code, linesOf(ended)]).toEqual([143, ["scripts/launch: copying mlora to host-b"]]);
+    await until("the host is through", END_MS, () => copies("host-b").length === 0);
+    await expectNothingLeft();
+  });
 
-  test(
-    "a host that goes away ends the run with one error that names it, and nothing is left, there or here",
-    async () => {
-      const path = project([0, 1], forever);
-      const run = await launch("--listen", "10.77.0.1:4222", "--here", "1", path, "host-a", "host-b");
-      await underWay(path);
-      const all = await hosts.processes();
-      const secrets = all.flatMap(({ environment }) => environment.match(/(?<=^MLORA_(NATS_TOKEN|RUN_KEY)=).+/gm) ?? []);
-      expect(new Set(secrets).size).toBe(2);
-      for (const secret of secrets) expect(all.filter(({ command }) => command.includes(secret))).toEqual([]);
-      const begin = performance.now();
-      await hosts.cable("host-b", "down");
+  slow("three stages on two hosts: exit code 0, the bytes of one process, and nothing to read on the wire", async () => {
+    const adapters = [0, 1, 4];
+    const [alone, path] = [project(adapters), project(adapters)];
+    expect(await hosts.run(BUILT, "run", alone)).toMatchObject({ code: 0 });
+    const wire = await sniffed(async () => {
+      const run = await launch("--listen", "here:4222", path, "host-a:2", "host-b");
       const { code, err } = await run.ended;
-      expect(performance.now() - begin).toBeLessThan(END_MS);
-      expect(code).toBe(1);
-      expect(err.match(/^.*error\[.*$/gm)).toEqual([
-        expect.stringMatching(/^error\[bus\.gone\]: stage 2 \(host-b, process \d+\) has not been heard of for 4 s$/),
-      ]);
-      await expectNothingLeft();
-      await hosts.cable("host-b", "up");
-    },
-    LONG_MS,
-  );
+      expect([code, err.match(/^(error|warning|notice).*/gm)]).toEqual([0, null]);
+      for (const [stage, host] of ["host-a", "host-a", "host-b"].entries())
+        expect(err).toMatch(new RegExp(`^  stage ${stage}: layers \\d to \\d on ${host}, cpu 0`, "m"));
+      expect(err).toMatch(/to stage 2 by nats/);
+    });
+    for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(leftOf(outputOf(alone), `a${i}`));
+    expect(wire).toContain('"tls_required":true');
+    expect(wire.length).toBeGreaterThan(100_000);
+    for (const text of ["mlora.", "launch-", "CONNECT {", "auth_token", "What is"]) expect(wire).not.toContain(text);
+    await expectNothingLeft();
+  });
+
+  slow("a copy that is damaged is replaced; --insecure says so aloud, and the wire shows it", async () => {
+    expect(copies("host-a").length).toBe(1); // by the test before
+    truncateSync(copies("host-a")[0]!, 1_000_000);
+    const wire = await sniffed(async () => {
+      const run = await launch("--insecure", "--listen", "10.77.0.1:4222", project([0]), "host-a", "host-b");
+      const { code, err } = await run.ended;
+      expect(code).toBe(0);
+      expect(err).toContain("--insecure: the token and the names of subjects cross the network unencrypted\n");
+      expect(err.match(/copying mlora to .*/g)).toEqual(["copying mlora to host-a"]);
+    });
+    for (const text of ["PUB mlora.launch-", "auth_token"]) expect(wire).toContain(text);
+    expect(wire).not.toContain("What is");
+    await expectNothingLeft();
+  });
+
+  slow("a host that goes away ends the run with one error that names it, and nothing is left, there or here", async () => {
+    const path = project([0, 1], forever);
+    const run = await launch("--listen", "10.77.0.1:4222", "--here", "1", path, "host-a", "host-b");
+    await underWay(path);
+    const all = await hosts.processes();
+    const secrets = all.flatMap(({ environment }) => environment.match(/(?<=^MLORA_(NATS_TOKEN|RUN_KEY)=).+/gm) ?? []);
+    expect(new Set(secrets).size).toBe(2);
+    for (const secret of secrets) expect(all.filter(({ command }) => command.includes(secret))).toEqual([]);
+    const begin = performance.now();
+    await hosts.cable("host-b", "down");
+    const { code, err } = await run.ended;
+    expect(performance.now() - begin).toBeLessThan(END_MS);
+    expect(code).toBe(1);
+    expect(err.match(/^.*error\[.*$/gm)).toEqual([
+      expect.stringMatching(/^error\[bus\.gone\]: stage 2 \(host-b, process \d+\) has not been heard of for 4 s$/),
+    ]);
+    await expectNothingLeft();
+    await hosts.cable("host-b", "up");
+  });
 
   test.each([
     [
@@ -187,48 +185,36 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
     LONG_MS,
   );
 
-  test(
-    "a host where mlora cannot start ends the run, which would wait for it",
-    async () => {
-      const run = await launch("--listen", "10.77.0.1:4222", project([0]), "host-a", "noexec");
-      const ended = await run.ended;
-      expect(ended.code).toBe(1);
-      expect(linesOf(ended).at(-1)).toBe("scripts/launch: the stage on noexec ended before it had joined the run");
-      expect(ended.err).toMatch(/^noexec: .*Permission denied$/m);
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  slow("a host where mlora cannot start ends the run, which would wait for it", async () => {
+    const run = await launch("--listen", "10.77.0.1:4222", project([0]), "host-a", "noexec");
+    const ended = await run.ended;
+    expect(ended.code).toBe(1);
+    expect(linesOf(ended).at(-1)).toBe("scripts/launch: the stage on noexec ended before it had joined the run");
+    expect(ended.err).toMatch(/^noexec: .*Permission denied$/m);
+    await expectNothingLeft();
+  });
 
-  test(
-    "a run that does not begin leaves no stage on the hosts, and its exit code is that of mlora run",
-    async () => {
-      const path = project([0], (text) => text.replace("rows.jsonl", "none.jsonl"));
-      const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
-      const { code, err } = await run.ended;
-      expect([code, err.match(/^error.*/gm)]).toEqual([2, [expect.stringContaining("none.jsonl")]]);
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  slow("a run that does not begin leaves no stage on the hosts, and its exit code is that of mlora run", async () => {
+    const path = project([0], (text) => text.replace("rows.jsonl", "none.jsonl"));
+    const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
+    const { code, err } = await run.ended;
+    expect([code, err.match(/^error.*/gm)]).toEqual([2, [expect.stringContaining("none.jsonl")]]);
+    await expectNothingLeft();
+  });
 
-  test(
-    "mlora run that is killed: its exit code, one line, and no stage stays on the hosts",
-    async () => {
-      const path = project([0], forever);
-      const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
-      await underWay(path);
-      const coordinator = (await hosts.processes()).find(({ command }) => command.includes(`mlora run ${path}`));
-      await hosts.run("kill", "-KILL", coordinator!.pid);
-      const ended = await run.ended;
-      expect([ended.code, linesOf(ended).filter((line) => line.startsWith("scripts/"))]).toEqual([
-        137,
-        ["scripts/launch: signal 9 ended mlora run"],
-      ]);
-      await expectNothingLeft();
-    },
-    LONG_MS,
-  );
+  slow("mlora run that is killed: its exit code, one line, and no stage stays on the hosts", async () => {
+    const path = project([0], forever);
+    const run = await launch("--listen", "10.77.0.1:4222", path, "host-a");
+    await underWay(path);
+    const coordinator = (await hosts.processes()).find(({ command }) => command.includes(`mlora run ${path}`));
+    await hosts.run("kill", "-KILL", coordinator!.pid);
+    const ended = await run.ended;
+    expect([ended.code, linesOf(ended).filter((line) => line.startsWith("scripts/"))]).toEqual([
+      137,
+      ["scripts/launch: signal 9 ended mlora run"],
+    ]);
+    await expectNothingLeft();
+  });
 
   test.each([
     ["SIGTERM to it alone", "SIGTERM", 1],
