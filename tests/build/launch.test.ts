@@ -59,9 +59,10 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
     const names = existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]) : [];
     return names.map((name) => join(folder, name)).filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
   };
+  let wires = 0;
   /** All bytes that cross the network to and from the run's server. */
   const sniffed = async (during: () => Promise<unknown>): Promise<string> => {
-    const file = join(place.root, "wire");
+    const file = join(place.root, `wire-${wires++}`);
     const sniffer = await hosts.start([process.execPath, SNIFF, "4222", file]);
     await until("the sniffer listens", START_MS, () => existsSync(file));
     await during();

@@ -3,8 +3,9 @@
 #
 #   unshare --user --map-root-user --net --mount --pid --uts --fork --mount-proc hosts.sh FOLDER SSHD NAME[=OPTIONS] ...
 #
-# OPTIONS are those of a tmpfs for the host's home; without them it is FOLDER/homes/NAME. The machine that runs this script is "here",
-# 10.77.0.1. It says "ready" when all hosts let in, and ends when its standard input does: the kernel then ends all that it started.
+# OPTIONS are those of a tmpfs for the host's home; without them it is FOLDER/homes/NAME. The machine that runs this script is
+# "here", 10.77.0.1. It says "ready" when all hosts let in, and ends when its standard input does: the kernel then ends all that it
+# started.
 set -euo pipefail
 folder="$1" sshd="$2"
 shift 2
@@ -45,7 +46,8 @@ listens() { (: <>"/dev/tcp/10.77.0.$1/2222"); }
 known() { printf '[10.77.0.*]:2222 %s\n' "$(<"$folder/keys/$1.pub")"; }
 known host >"$folder/here/.ssh/known_hosts"
 known impostor >"$folder/here/.ssh/known_hosts_impostor"
-# Of the first host: "stranger" comes with a key that it does not know, and "impostor" is how it would look with another key of its own.
+# Of the first host: "stranger" comes with a key that it does not know, and "impostor" is how it would look with another key of
+# its own.
 cat >"$folder/here/.ssh/config" <<EOF
 Host stranger impostor
   HostName 10.77.0.2

@@ -1,4 +1,4 @@
-// Writes the payloads of all TCP segments from and to a port, as this network namespace sees them: sniff.ts PORT FILE. Says "ready".
+// Writes the payloads of all TCP segments from and to a port, as this network namespace sees them: sniff.ts PORT FILE.
 
 import { dlopen } from "bun:ffi";
 import { openSync, writeSync } from "node:fs";
@@ -14,10 +14,9 @@ const { symbols: libc } = dlopen("libc.so.6", {
 });
 
 const [, , port, path] = process.argv;
-const file = openSync(path!, "w");
 const socket = libc.socket(AF_PACKET, SOCK_DGRAM, ETH_P_ALL);
 if (socket < 0) throw new Error("this process may not open a packet socket");
-console.log("ready");
+const file = openSync(path!, "wx"); // that it is there says that all is heard from now on
 const packet = Buffer.alloc(2 ** 17);
 for (;;) {
   const length = Number(libc.recv(socket, packet, packet.length, 0));
