@@ -33,7 +33,7 @@ export interface Connection extends AsyncDisposable {
   subscribe(subject: string, handle: (bytes: Uint8Array, subject: string) => void): Disposable;
   /** Resolves when the server has got all that was published and subscribed. Throws a RunError while there is no connection. */
   flush(): Promise<void>;
-  /** Calls back when the connection was lost and is being sought, and when it is there again, with all subscriptions. */
+  /** Calls back when the connection was lost and is being sought, at once where it is, and when it is there again, with all subscriptions. */
   watch(listener: (state: "lost" | "back") => void): Disposable;
   /** Aborted, with a RunError, when the connection is over and not by our wish. */
   readonly over: AbortSignal;
@@ -77,6 +77,11 @@ function wrap(client: NatsConnection, address: Address): Connection {
   const over = new AbortController();
   const listeners = new Set<(state: "lost" | "back") => void>();
   let wanted = false; // its end is our wish
+  let isLost = false;
+  const turn = (state: "lost" | "back") => {
+    isLost = state === "lost";
+    for (const listener of listeners) listener(state);
+  };
   const fail = (code: string, message: string, hint: string) => {
     if (!wanted) over.abort(new RunError(code, message, hint));
   };
@@ -86,8 +91,8 @@ function wrap(client: NatsConnection, address: Address): Connection {
   });
   void (async () => {
     for await (const status of client.status())
-      if (status.type === "disconnect") for (const listener of listeners) listener("lost");
-      else if (status.type === "reconnect") for (const listener of listeners) listener("back");
+      if (status.type === "disconnect") turn("lost");
+      else if (status.type === "reconnect") turn("back");
       else if (status.type === "error" && status.error instanceof PermissionViolationError) {
         const { operation, subject } = status.error;
         const what = `the NATS server at ${server} does not allow a ${operation} on '${subject}'`;
@@ -123,6 +128,7 @@ function wrap(client: NatsConnection, address: Address): Connection {
     },
     watch(listener) {
       listeners.add(listener);
+      if (isLost) listener("lost"); // it may be lost before anybody watches
       return { [Symbol.dispose]: () => void listeners.delete(listener) };
     },
     over: over.signal,

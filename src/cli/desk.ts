@@ -21,6 +21,7 @@ import { formatRecipe, loadRecipe, parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { AdapterKey } from "../recipe/schema.ts";
+import { ending } from "../run/controls.ts";
 import { forgetKept } from "../run/keeper.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
@@ -286,6 +287,7 @@ export class Desk {
     const more = needed.slots > plan.slots && !training.controls.hasFreeSlot;
     if (lack !== null && this.options.fixed)
       throw new RequestError("control.room", `the stages have no ${lack}`, "start a run of its own for them");
+    training.controls.checkOpen(); // before it is written down
     for (const { name } of asked.adapters) forgetKept(this.#output, name); // of another that was here: these begin anew
     this.#remember(asked.adapters);
     this.request = grown;
@@ -347,11 +349,5 @@ export class Desk {
   }
 }
 
-const ending = (): RequestError =>
-  new RequestError(
-    "control.ending",
-    "the run ends: nothing is added to it any more",
-    "add it when the run goes on, or to another",
-  );
 const opening = (): RequestError =>
   new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");

@@ -11,6 +11,8 @@ import type { AdapterData, Live } from "./live.ts";
 export type ControlsOptions = {
   readonly all: readonly Live[];
   readonly hasFreeSlot: () => boolean;
+  /** Whether the run is at its end, and nothing joins any more. */
+  readonly isOver: () => boolean;
   /** Puts an adapter at the end of the run's. */
   readonly enter: (plan: AdapterPlan, data: AdapterData) => void;
   readonly leave: (live: Live, goes: Live["goes"]) => void;
@@ -51,6 +53,11 @@ export class Controls {
   /** All names that are taken, those of copies that are still to be made among them. */
   get names(): string[] {
     return this.options.all.flatMap(({ plan, forks }) => [plan.name, ...forks.map((fork) => fork.plan.name)]);
+  }
+
+  /** Throws a RequestError, `control.ending`, where nothing can join any more. */
+  checkOpen(): void {
+    if (this.options.isOver()) throw ending();
   }
 
   get hasFreeSlot(): boolean {
@@ -94,6 +101,7 @@ export class Controls {
 
   /** Adapters come to the run. */
   add(adapters: readonly AdapterPlan[], data: readonly AdapterData[]): string {
+    this.checkOpen();
     for (const [i, adapter] of adapters.entries()) this.options.enter(adapter, data[i]!);
     this.options.settle();
     return `${adapters.map((adapter) => adapter.name).join(", ")}: added`;
@@ -107,6 +115,7 @@ export class Controls {
 
   /** A copy of an adapter, `plan`, goes on beside it from the step that it has come to, or comes to: `after`. */
   fork(name: string, plan: AdapterPlan, after = this.stepOf(name)): string {
+    this.checkOpen();
     const live = this.#find(name);
     if (live.standing === "ended") throw already(live, "has ended: continue it by `from`, in a recipe of its own");
     if (plan.steps <= after)
@@ -115,7 +124,7 @@ export class Controls {
         `'${name}' has made ${after} steps, '${plan.name}' would end after ${plan.steps}`,
         "give it more steps",
       );
-    live.forks.push({ plan, data: live.data, after });
+    live.forks.push({ plan, data: live.data, after, isMade: false });
     if (!ON_STAGES.includes(live.standing)) this.options.fork(live);
     return `${plan.name}: goes on from ${name}, after step ${after}`;
   }
@@ -139,6 +148,13 @@ export class Controls {
     return [live];
   }
 }
+
+export const ending = (): RequestError =>
+  new RequestError(
+    "control.ending",
+    "the run ends: nothing is added to it any more",
+    "add it when the run goes on, or to another",
+  );
 
 const STATES: Readonly<Record<Live["standing"], string>> = {
   waiting: "waiting",

@@ -35,6 +35,9 @@ export type MadeStep = {
   readonly preference: MiniBatch["preference"];
 };
 
+/** A copy that goes on from an adapter's state after the step `after`. `isMade`: the state is being kept for it. */
+export type Fork = { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number; isMade: boolean };
+
 export type Live = {
   readonly plan: AdapterPlan;
   readonly data: AdapterData;
@@ -76,7 +79,7 @@ export type Live = {
   /** Tokens a second, lately; null before its second step. */
   rate: number | null;
   /** Copies that go on from it under other names, from its next step, when it has made as many as `after`. */
-  readonly forks: { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number }[];
+  readonly forks: Fork[];
   result: AdapterResult | null;
 };
 
@@ -129,12 +132,15 @@ export const progressOf = (live: Live): Progress => ({
   made: live.made,
 });
 
-/** Takes out the copies that can be made of it as it is now. */
-export function dueForks(live: Live): Live["forks"] {
-  const due = live.forks.filter(({ after }) => after <= madeBy(live));
-  for (const fork of due) live.forks.splice(live.forks.indexOf(fork), 1);
+/** The copies that can be made of it as it is now, and from now on are; they stay among its copies, so that their names are taken, until they have joined. */
+export function dueForks(live: Live): Fork[] {
+  const due = live.forks.filter(({ after, isMade }) => !isMade && after <= madeBy(live));
+  for (const fork of due) fork.isMade = true;
   return due;
 }
+
+/** A copy has joined, or was not made. */
+export const forkOver = (live: Live, fork: Fork): void => void live.forks.splice(live.forks.indexOf(fork), 1);
 
 /** Steps that it has made, whether it is on the stages or not. */
 const madeBy = ({ steps, keptSteps }: Live): number => Math.max(steps, keptSteps);

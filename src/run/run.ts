@@ -24,6 +24,8 @@ import { isOwn, type Keeper, type Kept, memoryKeeper } from "./keeper.ts";
 import {
   type AdapterData,
   dueForks,
+  type Fork,
+  forkOver,
   freshLive,
   isCounted,
   isEvaluated,
@@ -88,6 +90,8 @@ export class Training {
   readonly #steps: Steps;
   readonly #suspend: AbortSignal;
   #passes = 0;
+  /** Nothing joins any more. */
+  #isOver = false;
 
   constructor(private readonly options: RunOptions) {
     const { plan, bus, keeper, observers, stop } = options;
@@ -135,6 +139,7 @@ export class Training {
     this.controls = new Controls({
       all: this.#roster.all,
       hasFreeSlot: () => this.#roster.hasFreeSlot,
+      isOver: () => this.#isOver,
       enter: (adapter, data) => this.#joinAnew(adapter, data),
       leave: (live, goes) => this.#roster.leave(live, goes),
       end: (live) => this.#end(live, "stopped"),
@@ -209,9 +214,11 @@ export class Training {
           await this.#executor[action.kind](stage, action.pass);
         }
       await this.#executor.drain();
+      if (allEnded()) await this.#until(() => this.#beside.idle); // while results are saved others may come
       if (over() || allEnded()) break;
       await this.#until(() => joining.length > 0 || over() || allEnded());
     }
+    this.#isOver = true;
     await this.#until(() => this.#beside.idle); // who is on its way in or out
     const interrupted = stop.aborted ? all.filter(({ standing }) => standing !== "ended") : [];
     for (const live of interrupted) this.#end(live, "stopped");
@@ -275,7 +282,7 @@ export class Training {
   }
 
   /** A copy begins as the adapter is now: kept under the copy's name, it comes as any other that was kept. */
-  async #fork(live: Live, fork: Live["forks"][number], kept?: Kept): Promise<void> {
+  async #fork(live: Live, fork: Fork, kept?: Kept): Promise<void> {
     const { plan, bus, model = "" } = this.options;
     const { plan: copy, data } = fork;
     const made = madeOf(plan, copy, data, model);
@@ -285,6 +292,7 @@ export class Training {
       this.#keeper.forget(copy);
       await this.#keeper.save(plan, copy, { progress, blocks });
       this.#join(copy, data);
+      forkOver(live, fork);
       this.#settle();
     } catch (error) {
       if (!isOwn(error)) throw error;
@@ -297,13 +305,16 @@ export class Training {
     for (const fork of dueForks(live)) {
       const kept = this.#keeper.load(this.options.plan, live.plan, (text) => this.#tell.noticed(live.plan.index, text));
       if (kept) this.#beside.goOn(this.#fork(live, fork, kept));
-      else if (fork.after === 0) this.#joinAnew(fork.plan, fork.data);
-      else this.#unmade(live, fork, "it was not kept");
+      else if (fork.after === 0) {
+        this.#joinAnew(fork.plan, fork.data);
+        forkOver(live, fork);
+      } else this.#unmade(live, fork, "it was not kept");
     }
   }
 
-  #unmade({ plan: { index } }: Live, { plan: { name } }: Live["forks"][number], why: string): void {
-    this.#tell.noticed(index, `the copy ${name} was not made: ${why}`);
+  #unmade(live: Live, fork: Fork, why: string): void {
+    forkOver(live, fork);
+    this.#tell.noticed(live.plan.index, `the copy ${fork.plan.name} was not made: ${why}`);
   }
 
   #isDue({ steps, saving, savedAt }: Live): boolean {
@@ -342,7 +353,7 @@ export class Training {
   /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
   #end(live: Live, status: AdapterResult["status"], message: string | null = null): void {
     live.standing = "ended";
-    for (const fork of live.forks.splice(0)) this.#unmade(live, fork, `its last step is ${live.steps}`);
+    for (const fork of live.forks.filter(({ isMade }) => !isMade)) this.#unmade(live, fork, `its last step is ${live.steps}`);
     this.#beside.goOn(this.#finisher.finish(live, status, message));
   }
 }
