@@ -10,7 +10,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { lateAdapters } from "../../src/plan/grow.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { Observer } from "../../src/run/events.ts";
-import { memoryKeeper } from "../../src/run/keeper.ts";
+import { type Keeper, memoryKeeper } from "../../src/run/keeper.ts";
 import { Training } from "../../src/run/run.ts";
 import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
@@ -30,7 +30,11 @@ const summaryOf = ({ rows }: typeof first) => ({
 const dataOf = ({ rows }: typeof first) => ({ train: rows, eval: [] });
 
 /** A run of the first adapter alone, with room for the second; `observe` is called with it before it begins. */
-async function trained(output: string, observe: (training: () => Training, second: () => void) => Observer) {
+async function trained(
+  output: string,
+  observe: (training: () => Training, second: () => void) => Observer,
+  kept: (training: Training, name: string) => void = () => undefined,
+) {
   const device = { ...chooseDevice("cpu", "fp32"), host: "" };
   const both = goldenRecipe(golden, [first, second]);
   const plan = makePlan({ ...both, adapters: [both.adapters[0]!] }, spec, [summaryOf(first)], [device]);
@@ -42,7 +46,14 @@ async function trained(output: string, observe: (training: () => Training, secon
     () => training,
     () => void training.controls.add(lateAdapters(roomy, [both.adapters[1]!], [summaryOf(second)]), [dataOf(second)]),
   );
-  const keeper = memoryKeeper();
+  const memory = memoryKeeper();
+  const keeper: Keeper = {
+    ...memory,
+    save: (plan, adapter, ...rest) => {
+      kept(training, adapter.name);
+      return memory.save(plan, adapter, ...rest);
+    },
+  };
   const options = { plan: roomy, data: [dataOf(first)], bus, output: join(root, output), observers: [observer], keeper };
   const training: Training = new Training({ ...options, stop: stop.signal });
   return { result: await training.run(), training };
@@ -73,22 +84,26 @@ test("an adapter that comes while the last result is saved is trained to its end
 
 test("a copy's name is taken from when it is asked for, also while it is being made", async () => {
   const taken: boolean[] = [];
-  const { result } = await trained("copied", (training) => ({
-    stepped: ({ step }) => {
-      const { controls } = training();
-      if (step === 3) {
-        const [of] = training().controls.adapters;
-        const [copy] = lateAdapters(
-          { spec, adapters: [], budget: 4096 } as never,
-          [{ ...first.recipe, name: "twin" }],
-          [summaryOf(first)],
-        );
-        controls.fork(of!.name, copy!);
-      }
-      if (step > 3) taken.push(controls.names.includes("twin"));
-    },
-  }));
+  const isTaken = ({ controls }: Training) => controls.names.filter((name) => name === "twin").length === 1;
+  const ask = (training: Training) => {
+    const [copy] = lateAdapters(
+      { spec, adapters: [], budget: 4096 } as never,
+      [{ ...first.recipe, name: "twin" }],
+      [summaryOf(first)],
+    );
+    training.controls.fork(first.name, copy!);
+  };
+  const { result } = await trained(
+    "copied",
+    (training) => ({
+      stepped: ({ step }) => {
+        if (step === 3) ask(training());
+        if (step >= 3) taken.push(isTaken(training()));
+      },
+    }),
+    (training, name) => name === "twin" && taken.push(isTaken(training)),
+  );
   expect(statuses(result)).toEqual({ [first.name]: "done", twin: "done" });
-  expect(taken.length).toBeGreaterThan(5);
+  expect(taken.length).toBeGreaterThan(6);
   expect(taken.every((is) => is)).toBe(true);
 });
