@@ -84,4 +84,18 @@ needs("nats")("a request", () => {
     });
     expect(performance.now() - begun).toBeLessThan(60_000);
   }, 150_000);
+
+  test("fails at once when the run's server has gone away before it is asked", async () => {
+    const server = await startServer();
+    await using connection = await connectSealed(server.address, "a test", newRunKey());
+    let isLost = false;
+    using _watching = connection.watch((state) => {
+      isLost = state === "lost";
+    });
+    await server[Symbol.asyncDispose]();
+    await until("the loss", 60_000, () => isLost);
+    await expect(askControl(connection, newRunId(), { type: "status" }, 120_000)).rejects.toMatchObject({
+      code: "control.lost",
+    });
+  }, 100_000);
 });
