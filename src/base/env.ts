@@ -4,7 +4,7 @@ import { existsSync, statSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 
 const NAMES = {
-  MLORA_DEBUG: "0 quiet, 1 stages and steps, 2 each launch with its time, 3 arguments and plans",
+  MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
     "the processor that OpenBLAS shall compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",

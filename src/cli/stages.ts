@@ -4,6 +4,7 @@ import { sleep } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { Bus } from "../bus/bus.ts";
+import { logged } from "../bus/logged.ts";
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type SealedConnection } from "../bus/seal.ts";
 import { newRunId } from "../bus/subjects.ts";
@@ -46,7 +47,7 @@ export async function openStages(
   const bus = opened.use(await openLocalStages(setupsOf(plan, model, link), signal));
   const kept = opened.move();
   const causeOf = (error: unknown) => Promise.resolve(error);
-  return { bus, lost: null, links: [], causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+  return { bus: logged(bus), lost: null, links: [], causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
 }
 
 /** A single stage needs no server to train: without one it only cannot be asked anything. */
@@ -75,7 +76,7 @@ export async function openCrew(crew: Crew, plan: Plan, model: BaseModel, link: S
     const links = await Promise.all(setups.map((setup, stage) => bus.request(stage, { type: "open", setup })));
     const kept = opened.move();
     const control = { connection: bus.connection, run: crew.run };
-    return { bus, lost: bus.lost, links, causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+    return { bus: logged(bus), lost: bus.lost, links, causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
   } catch (error) {
     throw await causeOf(error);
   }

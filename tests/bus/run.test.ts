@@ -192,11 +192,12 @@ needs("nats")("a run over several processes", () => {
 
   test("the server's token is in no argument and no environment of any process of the run", async () => {
     const path = place.project(forever(recipe([0, 1])), SUMS);
-    const run = place.start(["run", path, "--stages", "2"], { MLORA_DEBUG: "3" });
+    const run = place.start(["run", path, "--stages", "2"], { MLORA_DEBUG: "2" });
     const { children } = await underWay(run, path, 2);
     const said = [run.pid, ...children].map((pid) => commandOf(pid) + readFileSync(`/proc/${pid}/environ`, "utf8"));
     run.kill("SIGTERM");
     const { out, err } = await run.ended;
+    expect(err).toMatch(/^stage 1: backward, answered after \d+\.\d ms$/m);
     const tokens = [...said, out, err].flatMap((text) => text.match(/\b[a-z2-9]{32}\b/g) ?? []); // as base/secret.ts makes them
     expect(tokens).toEqual([]);
     for (const file of readdirSync(outputOf(path), { recursive: true, withFileTypes: true }))
