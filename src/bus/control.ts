@@ -147,6 +147,9 @@ export function serveControl(
 const otherVersion = (version: string): RequestError =>
   new RequestError("control.version", `the run is of mlora ${VERSION}, this is ${version}`, "use the same mlora for both");
 
+/** A request that is not answered is sent again this often. */
+const AGAIN_MS = 1_000;
+
 /**
  * Asks a run something and waits for its answer. Throws what the run says is wrong, and RunErrors: `control.silent`, and `control.lost`
  * where the connection is lost first: then the run may have heard it, and may be asked again under the same `number`.
@@ -188,14 +191,19 @@ export async function askControl<R extends ControlRequest>(
     () => reject(new RunError("control.silent", silent, "it computes a long pass, hangs, or has just ended; ask again")),
     timeoutMs,
   );
-  try {
+  const ask = () =>
     connection.publish(
       subjects.control,
       writePacket(run, session, { kind: "ask", version: VERSION, number, bytes: writeAsk(0, asked) }),
     );
+  // A message that nobody listens to yet is dropped by the server; a request is done once, by its number, however often it is heard.
+  const again = setInterval(ask, AGAIN_MS);
+  try {
+    ask();
     void connection.flush().catch(lost);
     return await promise;
   } finally {
+    clearInterval(again);
     clearTimeout(timer);
     connection.over.removeEventListener("abort", lost);
   }

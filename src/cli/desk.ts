@@ -164,12 +164,13 @@ export class Desk {
   }
 
   /** Answers on this server, until it is disposed: to who has the key of this time, which this user alone can read. */
-  open({ connection, run }: { readonly connection: SealedConnection; readonly run: string }): Disposable {
+  async open({ connection, run }: { readonly connection: SealedConnection; readonly run: string }): Promise<Disposable> {
     const own = connection.derived(newRunKey());
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
     stack.use(serveControl(own, run, async (request) => await this.#answer(request), refuse, this.#answers));
     stack.defer(() => this.#additions.end(opening()));
+    await own.flush().catch(() => undefined); // what is asked before the server knows who listens is dropped; a loss is noticed elsewhere
     stack.defer(() => this.options.known.reachable(null));
     this.options.known.reachable({ address: own.address, key: own.key });
     return stack;

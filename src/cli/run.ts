@@ -194,7 +194,7 @@ async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, re
   checkModel(plan.recipe.model.path, job.model);
   for (const line of stageLines(plan, stages)) say(line);
   await job.planner.measure(plan, stages.bus);
-  using _control = stages.control && job.desk.open(stages.control);
+  using _control = stages.control && (await job.desk.open(stages.control));
   return await observed(job, plan, stages, resumed);
 }
 

@@ -3,9 +3,9 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { askControl } from "../../src/bus/control.ts";
+import { askControl, serveControl } from "../../src/bus/control.ts";
 import { connectSealed, newRunKey } from "../../src/bus/seal.ts";
-import { newRunId } from "../../src/bus/subjects.ts";
+import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
 import { startServer } from "../../src/run/server.ts";
 import { asker } from "../helpers/ask.ts";
 import { until } from "../helpers/bus.ts";
@@ -97,5 +97,26 @@ needs("nats")("a request", () => {
     await expect(askControl(connection, newRunId(), { type: "status" }, 120_000)).rejects.toMatchObject({
       code: "control.lost",
     });
+  }, 100_000);
+
+  test("is heard by a run that listens only after it was sent, and done once however often it is", async () => {
+    const server = await startServer();
+    const key = newRunKey();
+    await using asking = await connectSealed(server.address, "a test", key);
+    await using answering = await connectSealed(server.address, "a run", key);
+    const run = newRunId();
+    const answer = askControl(asking, run, { type: "pause", adapter: null }, 60_000);
+    await asking.flush();
+    let [heard, done] = [0, 0];
+    using _heard = answering.subscribe(subjectsOf(run).control, () => void heard++);
+    const again = async () => {
+      done++;
+      await until("it is sent again", 30_000, () => heard > 2);
+      return "paused";
+    };
+    using _serving = serveControl(answering, run, again, (why) => expect(why).toBe(""));
+    expect(await answer).toBe("paused");
+    expect(done).toBe(1);
+    await server[Symbol.asyncDispose]();
   }, 100_000);
 });
