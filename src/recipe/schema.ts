@@ -59,9 +59,10 @@ const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
 
+const initNames = wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`);
 const init = v.union(
-  [v.picklist(INITS), v.pipe(v.string(), v.regex(/^pissa_niter_[0-9]{1,2}$/))],
-  wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`),
+  [v.picklist(INITS), v.pipe(v.string(), v.regex(/^pissa_niter_[0-9]{1,2}$/, initNames))],
+  initNames,
 ) as unknown as v.GenericSchema<Init>;
 
 /** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
