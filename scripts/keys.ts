@@ -1,8 +1,8 @@
 // Writes what follows from the recipe's schema: recipes/recipe.schema.json, and docs/keys.md, a table of all keys.
 //
-//   bun scripts/keys.ts [--check]      --check: fails where one of them is not what it would be
+//   bun scripts/keys.ts
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type JsonSchema, recipeSchema } from "../src/recipe/json-schema.ts";
 
@@ -73,15 +73,4 @@ export function files(): ReadonlyMap<string, string> {
   ]);
 }
 
-if (import.meta.main) {
-  const check = process.argv.includes("--check");
-  let stale = 0;
-  for (const [path, text] of files()) {
-    if (!check) writeFileSync(join(ROOT, path), text);
-    else if (readFileSync(join(ROOT, path), "utf8") !== text) {
-      console.log(`${path} is not what follows from the schema: bun scripts/keys.ts writes it`);
-      stale++;
-    }
-  }
-  process.exit(stale === 0 ? 0 : 1);
-}
+if (import.meta.main) for (const [path, text] of files()) writeFileSync(join(ROOT, path), text);

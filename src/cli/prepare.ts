@@ -20,7 +20,7 @@ import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/
 import { placeFields } from "../files/peftplaces.ts";
 import { isPrincipal } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
-import { KINDS } from "../methods/registry.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
@@ -219,7 +219,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
       ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
       : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
   // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
-  const kept = begun && KINDS[saved.method].beginsAsPart ? begun.init : null;
+  const kept = begun && DEFINITIONS[saved.method].beginsAsPart ? begun.init : null;
   const uniform = kept
     ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
     : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
@@ -252,7 +252,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const lines = [
     ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
-    ...(!KINDS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
+    ...(!DEFINITIONS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),

@@ -9,10 +9,11 @@ import { sizeOf } from "../base/shape.ts";
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { pathOf } from "../base/targeting.ts";
 import type { Factor } from "../methods/definition.ts";
+import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
-import { factorShape, hasMagnitudes, hasVectors, KINDS, type Method, methodIn } from "../methods/registry.ts";
+import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type Method, methodIn } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -160,10 +161,7 @@ export type SavedAdapter = Omit<PeftAdapter, "vera" | "begun"> & {
 };
 
 /** A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0 f32[rank, in], B0 f32[out, rank]. */
-export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => {
-  readonly a: Float32Array;
-  readonly b: Float32Array;
-};
+export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => Factors;
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
@@ -264,30 +262,11 @@ function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight,
     begun: { init, rank: saved.rank, alpha: saved.alpha },
     tensor: (layer, linear, factor) => {
       const own = saved.tensor(layer, linear, factor);
-      if (factor === "A") return withRows(own, partAt(layer, linear).a);
-      if (factor === "B") return withColumns(own, partAt(layer, linear).b, rankAt(saved, layer, linear));
+      if (factor === "A") return withFrozenA(own, partAt(layer, linear).a);
+      if (factor === "B") return withFrozenB(own, partAt(layer, linear).b, rankAt(saved, layer, linear));
       return own;
     },
   };
-}
-
-/** [A; A0]. */
-function withRows(a: Float32Array, below: Float32Array): Float32Array {
-  const all = new Float32Array(a.length + below.length);
-  all.set(a);
-  all.set(below, a.length);
-  return all;
-}
-
-/** [B, -B0], both of `rank` columns. */
-function withColumns(b: Float32Array, beside: Float32Array, rank: number): Float32Array {
-  const all = new Float32Array(2 * b.length);
-  for (let row = 0; row < b.length / rank; row++)
-    for (let r = 0; r < rank; r++) {
-      all[2 * row * rank + r] = b[row * rank + r]!;
-      all[(2 * row + 1) * rank + r] = -beside[row * rank + r]!;
-    }
-  return all;
 }
 
 /** The first rows of a matrix of rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
@@ -326,7 +305,7 @@ function checkTensors(
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
     wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
-    if (factor === KINDS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
+    if (factor === DEFINITIONS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
       faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
   }
   if (hasVectors(method) && targets.length > 0) {

@@ -10,7 +10,7 @@ import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import type { Factor } from "./definition.ts";
 import { type Placed, type Placement, rankAt } from "./placement.ts";
-import { factorShape, hasMagnitudes, hasVectors, KINDS, type Method } from "./registry.ts";
+import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type Method } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
 export const ALIGN = 128;
@@ -160,7 +160,7 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 /** Trained parameters of an adapter, padding left out. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: Method = "lora"): number {
   const ofLinear = (linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(KINDS[method].trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
+    rank === 0 ? 0 : sum(DEFINITIONS[method].trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
   return sum(
     range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(linear, rankAt(adapter, layer, linear)))),
   );
@@ -185,6 +185,6 @@ export function factorsIn(
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
     for (const linear of LINEARS.filter((linear) => rankAt(of, layer, linear) > 0))
-      for (const factor of KINDS[method].trained) factors.push({ layer, linear, factor });
+      for (const factor of DEFINITIONS[method].trained) factors.push({ layer, linear, factor });
   return factors;
 }

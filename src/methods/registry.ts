@@ -6,18 +6,18 @@ import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
 import { vera } from "./vera.ts";
 
-const DEFINITIONS = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
+const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
 
 /** What a recipe calls an adapter's method; left out: "lora". */
-export type Method = keyof typeof DEFINITIONS;
-export const METHODS = Object.keys(DEFINITIONS) as readonly Method[];
-export const KINDS: Readonly<Record<Method, Definition>> = DEFINITIONS;
+export type Method = keyof typeof ALL;
+export const METHODS = Object.keys(ALL) as readonly Method[];
+export const DEFINITIONS: Readonly<Record<Method, Definition>> = ALL;
 
 /** Whether it trains the lengths of the weight's rows, so that what it adds depends on the weight. */
-export const hasMagnitudes = (method: Method = "lora"): boolean => KINDS[method].trained.includes("M");
+export const hasMagnitudes = (method: Method = "lora"): boolean => DEFINITIONS[method].trained.includes("M");
 
 /** Whether it trains vectors around random projections, from which its factors follow. */
-export const hasVectors = (method: Method = "lora"): boolean => KINDS[method].trained.includes("lambda_d");
+export const hasVectors = (method: Method = "lora"): boolean => DEFINITIONS[method].trained.includes("lambda_d");
 
 /** As what an adapter is computed that is not trained: with its vectors in its factors it is a LoRA. */
 export const frozenAs = (method: Method): Method => (hasVectors(method) ? "lora" : method);
@@ -25,7 +25,7 @@ export const frozenAs = (method: Method): Method => (hasVectors(method) ? "lora"
 /** The method of an adapter_config.json, whose peft_type has been found to be known. */
 export const methodIn = (config: Readonly<Record<string, unknown>>): Method =>
   METHODS.find((method) => {
-    const { peft_type, use_dora } = KINDS[method].peft;
+    const { peft_type, use_dora } = DEFINITIONS[method].peft;
     return config["peft_type"] === peft_type && (use_dora === undefined || (config["use_dora"] === true) === use_dora);
   })!;
 

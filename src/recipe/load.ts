@@ -8,7 +8,7 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { OWN_KEYS } from "../methods/definition.ts";
 import { isPrincipal } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { KINDS, METHODS } from "../methods/registry.ts";
+import { DEFINITIONS, METHODS } from "../methods/registry.ts";
 import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
@@ -259,8 +259,8 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
 function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { method = "lora" } = { ...defaults, ...adapter };
   for (const key of OWN_KEYS) {
-    if (adapter[key] === undefined || KINDS[method].keys.includes(key)) continue;
-    const of = METHODS.filter((other) => KINDS[other].keys.includes(key)).map((other) => `"${other}"`);
+    if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
+    const of = METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
     faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
   }
 }
@@ -273,12 +273,12 @@ function ranksOf(
   at: Path,
 ): { readonly path: Path; readonly rank: number }[] {
   const { method = "lora", rank_pattern = {}, ...all } = { ...defaults, ...adapter };
-  const { rank = KINDS[method].rank } = all;
+  const { rank = DEFINITIONS[method].rank } = all;
   const placeOf = (key: "rank" | "rank_pattern"): Path => {
     if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
     return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
   };
-  const patterns = KINDS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
+  const patterns = DEFINITIONS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
   return [
     { path: placeOf("rank"), rank },
     ...patterns.map(([pattern, rank]) => ({ path: [...placeOf("rank_pattern"), pattern], rank })),
@@ -296,14 +296,14 @@ function checkInit(
   const all = { ...defaults, ...adapter };
   const { init = "default", method = "lora" } = all;
   const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
-  if (isOfDefaults || !KINDS[method].keys.includes("init")) return;
+  if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
   if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
   if (!isPrincipal(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
-  if (!KINDS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
+  if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
   if ((all.dropout ?? 0) > 0)
     wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
   if ((all.weight_decay ?? 0) > 0)

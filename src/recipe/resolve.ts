@@ -4,7 +4,7 @@ import { dirname, resolve } from "node:path";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { type Init, isPrincipal } from "../methods/init.ts";
-import { KINDS } from "../methods/registry.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "./recipe.ts";
 import type { AdapterTable, DefaultsTable } from "./schema.ts";
@@ -82,7 +82,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
-  const { keys, rank } = KINDS[t.method];
+  const { keys, rank } = DEFINITIONS[t.method];
   const data =
     t.data === undefined ? { train: [] } : typeof t.data === "string" || Array.isArray(t.data) ? { train: t.data } : t.data;
   const { train, eval: held, split } = data as { train: string | string[]; eval?: string | string[]; split?: number };
@@ -169,7 +169,7 @@ export function adapterTable(a: AdapterRecipe) {
     method: a.method,
     rank: a.rank,
     dropout: a.dropout,
-    ...Object.fromEntries(KINDS[a.method].keys.filter((key) => key in own).map((key) => [key, own[key]])),
+    ...Object.fromEntries(DEFINITIONS[a.method].keys.filter((key) => key in own).map((key) => [key, own[key]])),
     targets: listed(a.targets),
     ...optional("exclude", listed(a.exclude)),
     ...optional("layers", listed(a.layers)),

@@ -111,7 +111,7 @@ export const adapterEntries = {
     "what is learned from the rows: a name, or a table with one and its keys",
   ),
   method: about(oneOf(...METHODS), "LoRA, DoRA or VeRA"),
-  rank: about(whole(1, MOST_RANK), "rank of the low-rank product"),
+  rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
   alpha: about(positive(), "what is added is scaled by alpha / rank"),
   dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped"),
   rslora: about(truth, "scale by alpha / sqrt(rank)"),

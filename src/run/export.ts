@@ -5,6 +5,7 @@ import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy, writePeftAdapter } from "../files/peft.ts";
+import { trainedHalf } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
 import { type FactorTensor, factorsIn } from "../methods/layout.ts";
 import { alphaOf, samePlaces, scaleOf } from "../methods/placement.ts";
@@ -111,10 +112,7 @@ export function readFactors(
 function partIn(begun: readonly FactorTensor[]): PartOfWeight {
   const at = new Map(begun.map((of) => [`${of.layer} ${of.linear} ${of.factor}`, of.values]));
   return ({ layer, linear, rank }) => {
-    const [a, b] = [at.get(`${layer} ${linear} A`)!, at.get(`${layer} ${linear} B`)!];
-    const own = new Float32Array(b.length / 2);
-    for (let i = 0; i < own.length; i++) own[i] = b[2 * rank * Math.floor(i / rank) + (i % rank)]!;
-    return { a: a.subarray(0, a.length / 2), b: own };
+    return trainedHalf({ a: at.get(`${layer} ${linear} A`)!, b: at.get(`${layer} ${linear} B`)! }, rank);
   };
 }
 

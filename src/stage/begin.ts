@@ -7,6 +7,7 @@ import { sleep } from "../base/clock.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import type { PartOfWeight } from "../files/peft.ts";
+import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
@@ -66,16 +67,6 @@ function principal(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Pl
   const { init, seed } = adapter;
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;
-  const { in: width, out } = linearShape(spec, linear);
   const begun = partOf({ spec, original, seed }, { layer, linear, init, rank: trained, scale });
-  const [a, b] = [new Float32Array(rank * width), new Float32Array(out * rank)];
-  a.set(begun.a);
-  a.set(begun.a, trained * width);
-  for (let n = 0; n < out; n++)
-    for (let r = 0; r < trained; r++) {
-      const value = begun.b[n * trained + r]!;
-      b[n * rank + r] = value;
-      b[n * rank + trained + r] = -value;
-    }
-  return { a, b };
+  return { a: withFrozenA(begun.a, begun.a), b: withFrozenB(begun.b, begun.b, trained) };
 }

@@ -53,7 +53,7 @@ test.each([
   'init = "pissa_niter_4"',
   'targets = ["q_proj"]\nlayers = "1-3"',
   "max_grad_norm = false",
-  'data = { train = ["a", "b"], split = 0.1 }\n'.replace("data", "chat_template_kwargs"),
+  "chat_template_kwargs = { enable_thinking = false }",
 ])("%s is taken by both", (line) => {
   expect(accepts(`${HEAD}${line}`), JSON.stringify(validate.errors)).toBe(true);
   expect(parseRecipe(`${HEAD}${line}`, "/r.toml").adapters).toHaveLength(1);
