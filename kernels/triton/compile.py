@@ -1,6 +1,6 @@
 """Compiles variants.py ahead of time, without a GPU, into kernels/build: PTX, machine code (cubins) and manifest.json.
 
-    compile.py [--out FOLDER] [--only KERNEL] [--verify]
+    compile.py [--out FOLDER] [--only KERNEL] [--verify] [--report]
 
 A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has changed.
 manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves the last
@@ -8,6 +8,7 @@ manifest with all its files, and the next one goes on. Builds of one folder wait
 
     --only     compiles one kernel; the manifest then lists what is up to date, and says so when that is not everything
     --verify   compiles nothing; says what is stale, missing, changed or left over, and ends with 1 if there is anything
+    --report   compiles into a temporary folder, from nothing, and prints what each kernel costs
 
 The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with what codegen.py says of each, `ptx` and
 `cubins` (by the major compute capability that they run on) as paths in the folder, source_sha256, ptx_sha256, cubins_sha256.
@@ -22,10 +23,14 @@ import fcntl
 import functools
 import hashlib
 import json
+import lzma
 import os
+import platform
 import re
+import resource
 import signal
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -108,9 +113,10 @@ def sha256(content):
 
 
 def build(row, out):
-    """In a worker: compiles a row and writes its files, the record last. Returns the entry."""
+    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it took."""
     from codegen import generate
 
+    began = cpu_seconds()
     ptx, code, made = generate(row, machines(row).values(), out)
     cubins = {major: code[machine] for major, machine in machines(row).items()}
     paths = {major: f"{stem(row)}.{machine}.cubin" for major, machine in machines(row).items()}
@@ -128,7 +134,12 @@ def build(row, out):
     for major, cubin in cubins.items():
         write(out / paths[major], cubin)
     write(out / record(stem(row)), json.dumps(entry).encode())
-    return entry
+    return entry, cpu_seconds() - began
+
+
+def cpu_seconds():
+    """Of this process and of those that it has waited for (ptxas): other programs on the machine do not count."""
+    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def write(path, content):
@@ -146,9 +157,10 @@ def begin_worker():
 
 
 def build_all(rows, out):
-    """Compiles rows side by side. The first that fails ends it; what is done by then stays for the next build."""
+    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for the next build."""
+    done = []
     if not rows:
-        return
+        return done
     for name in [name for name in os.environ if name.startswith("TRITON_")]:
         del os.environ[name]  # what is compiled depends on the sources alone
     if version("triton") != TRITON:
@@ -158,7 +170,7 @@ def build_all(rows, out):
     jobs = {pool.submit(build, row, out): row for row in rows}
     try:
         for job in as_completed(jobs):
-            job.result()
+            done.append((jobs[job], *job.result()))
             progress.step()
     except KeyboardInterrupt:
         abort("interrupted; what was done is kept")
@@ -167,6 +179,7 @@ def build_all(rows, out):
     except Exception as error:
         abort(f"{title(jobs[job])}\n{type(error).__name__}: {error}")
     pool.shutdown()
+    return done
 
 
 def abort(message):
@@ -249,11 +262,39 @@ def update(rows, out, only):
         print(f"kernels: {len(entries)}, {size / 2**20:.1f} MiB, in {out}")
 
 
+# What it costs.
+
+
+def report(rows):
+    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a kernel's files."""
+    with tempfile.TemporaryDirectory(prefix="mlora-kernels-") as folder:
+        began, out = time.monotonic(), Path(folder)
+        built = build_all(rows, out)
+        wall = time.monotonic() - began
+        groups = {}
+        for row, entry, seconds in built:
+            groups.setdefault((row["arch"], row["kernel"]), []).append((entry, seconds))
+        lines = [cost(arch, kernel, groups[arch, kernel], out) for arch, kernel in sorted(groups)]
+    totals = [sum(line[column] for line in lines) for column in range(2, 7)]
+    print("| for | kernel | variants | CPU s | PTX KiB | machine code KiB | both, xz KiB |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for arch, kernel, *numbers in [*lines, ("", "all", *totals)]:
+        print(f"| {arch} | {kernel} | " + " | ".join(f"{number:.1f}" if isinstance(number, float) else str(number) for number in numbers) + " |")
+    print(f"\n{wall:.0f} s on {os.cpu_count()} cores of {platform.machine()}, the start of the compiler in them; Triton {TRITON}")
+
+
+def cost(arch, kernel, built, out):
+    files = {kind: b"".join((out / path).read_bytes() for entry, _ in built for path in assets(entry) if path.endswith(kind)) for kind in (".ptx", ".cubin")}
+    packed = sum(len(lzma.compress(content)) for content in files.values())
+    kib = (len(files[".ptx"]) // 1024, len(files[".cubin"]) // 1024, packed // 1024)
+    return arch, kernel, len(built), sum(seconds for _, seconds in built), *kib
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE.parent / "build", metavar="FOLDER")
     parser.add_argument("--only", metavar="KERNEL")
     parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     rows = variants()
     if args.verify:
@@ -263,6 +304,9 @@ def main():
         sys.exit(1 if lines else 0)
     if args.only not in (None, *(row["kernel"] for row in rows)):
         sys.exit(f"kernels: no kernel is called {args.only}")
+    if args.report:
+        report([row for row in rows if args.only in (None, row["kernel"])])
+        return
     update(rows, args.out, args.only)
 
 
