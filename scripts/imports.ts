@@ -5,7 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { METHODS } from "../src/methods/registry.ts";
+import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
@@ -96,7 +96,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
 
 /** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
 const COMPARED = {
-  effect: new RegExp(`([!=]==|\\bcase) "(${[...METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
   folders: ["methods", "objectives"],
 };
 

@@ -11,8 +11,8 @@ import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Factor } from "../methods/definition.ts";
 import {
+  type AdapterCapacity,
   type AdapterLayout,
-  type AdapterRoom,
   ALIGN,
   type FactorPlace,
   factorPlace,
@@ -23,22 +23,22 @@ import {
   MOST_RANK,
 } from "../methods/layout.ts";
 import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
-import { hasMagnitudes, hasVectors, type Method } from "../methods/registry.ts";
+import { hasMagnitudes, hasVectors, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
-import type { Company } from "./dora.ts";
+import type { DoraPresence } from "./dora.ts";
 import { toBf16 } from "./round.ts";
-import type { Magnitudes, Site } from "./site.ts";
+import type { Magnitudes, TargetGroup } from "./site.ts";
 import { placeTable, tableBytes } from "./table.ts";
 import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
 
 /** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
-export type BankAdapter = {
+export type PoolAdapter = {
   readonly rank: number;
   readonly scale: number;
   readonly targets: readonly Linear[];
   /** Where layers or linears differ; then `rank` is the largest. */
   readonly places?: Placement;
-  readonly method?: Method;
+  readonly method?: PeftMethod;
   /** VeRA: the seed of its projections. */
   readonly projectionSeed?: number;
   /** Ranks from here on are frozen (methods/init.ts, isPrincipal); left out, none is. */
@@ -75,9 +75,9 @@ export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32
   ]);
 }
 
-export class AdapterBank implements Disposable {
+export class AdapterPool implements Disposable {
   readonly layout: AdapterLayout;
-  readonly #sites = new Map<string, Site>();
+  readonly #sites = new Map<string, TargetGroup>();
   readonly #params: Tensor;
   readonly #grads: Tensor;
   readonly #m: Tensor;
@@ -97,19 +97,19 @@ export class AdapterBank implements Disposable {
   readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
   readonly #layers: LayerRange;
   /** Who has each slot; null for nobody. */
-  readonly #adapters: (BankAdapter | null)[];
+  readonly #adapters: (PoolAdapter | null)[];
 
   constructor(
     readonly device: Device,
     readonly spec: ModelSpec,
     layers: LayerRange,
     slots: number,
-    room: AdapterRoom,
+    capacity: AdapterCapacity,
   ) {
-    const { groups, magnitudes, vectors } = room;
-    this.layout = layoutAdapters(spec, layers, room);
+    const { groups, magnitudes, vectors } = capacity;
+    this.layout = layoutAdapters(spec, layers, capacity);
     this.#layers = layers;
-    this.#adapters = new Array<BankAdapter | null>(slots).fill(null);
+    this.#adapters = new Array<PoolAdapter | null>(slots).fill(null);
     const count = slots;
     const block = [count, this.layout.size] as const;
     this.#arena = new Arena(device, bankBytes(count, this.layout, device.compute, groups.length), "adapters");
@@ -140,21 +140,21 @@ export class AdapterBank implements Disposable {
   }
 
   /** The tensors of a group in a layer, or null where no adapter has a target. */
-  site(layer: number, group: Group): Site | null {
+  site(layer: number, group: Group): TargetGroup | null {
     return this.#sites.get(`${layer}.${group}`) ?? null;
   }
 
-  get sites(): Iterable<Site> {
+  get sites(): Iterable<TargetGroup> {
     return this.#sites.values();
   }
 
   /** The adapters in the slots; null where there is none. */
-  get adapters(): readonly (BankAdapter | null)[] {
+  get adapters(): readonly (PoolAdapter | null)[] {
     return this.#adapters;
   }
 
   /** Gives a slot to an adapter, as it is before anything is written there: all zero. */
-  admit(slot: number, adapter: BankAdapter): void {
+  admit(slot: number, adapter: PoolAdapter): void {
     invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
     this.#adapters[slot] = adapter;
     for (const { slots } of Object.values(this.#stale)) slots[slot] = FRESH;
@@ -205,7 +205,7 @@ export class AdapterBank implements Disposable {
   }
 
   /** How many of these adapters have magnitudes in each group. */
-  decomposed(adapters: Iterable<number>): Company["decomposed"] {
+  decomposed(adapters: Iterable<number>): DoraPresence["decomposed"] {
     const slots = new Set(adapters);
     const count = (group: Group) => {
       const are = [...slots].map((slot) => isDecomposed(this.#adapters[slot], group));
@@ -215,7 +215,7 @@ export class AdapterBank implements Disposable {
   }
 
   /** Zeroes the gradients of the frozen half; an adapter of several ranks freezes half of each. */
-  #freeze(slot: number, adapter: BankAdapter): void {
+  #freeze(slot: number, adapter: PoolAdapter): void {
     const { rank: padded, size } = this.layout;
     const ptr = (offset: number) => this.#grads.ptr + (slot * size + offset) * 4;
     const zeroColumns = (b: number, rows: number, trained: number) =>
@@ -393,7 +393,7 @@ export class AdapterBank implements Disposable {
  * A group where a DoRA adapter has no target is computed for it as for any other adapter: as it is where no such group has low-rank products
  * at all.
  */
-const isDecomposed = (adapter: BankAdapter | null | undefined, group: Group): boolean =>
+const isDecomposed = (adapter: PoolAdapter | null | undefined, group: Group): boolean =>
   adapter != null &&
   hasMagnitudes(adapter.method) &&
   (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));

@@ -17,11 +17,11 @@ import type { Kernels } from "../device/kernels.ts";
 import type { Weight } from "../device/packed.ts";
 import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
 import { linearForward } from "../ops/linear.ts";
-import type { AdapterBank } from "./bank.ts";
-import type { Site } from "./site.ts";
+import type { AdapterPool } from "./bank.ts";
+import type { TargetGroup } from "./site.ts";
 
 /** Whose rows a pass has, for each group: no DoRA adapter's that has a target there, some, or all. */
-export type Company = { readonly decomposed: Readonly<Record<Group, "none" | "some" | "all">> };
+export type DoraPresence = { readonly decomposed: Readonly<Record<Group, "none" | "some" | "all">> };
 /** Where z is: kept since the forward pass, or scratch. */
 export type Product = { readonly kept: Tensor | null; readonly scratch: Tensor | null };
 type Rows = { readonly tileAdapter: Tensor };
@@ -33,7 +33,7 @@ const cut = (z: Tensor, like: Tensor): Tensor => ({ ...z, shape: like.shape });
 /** Writes the rows of DoRA adapters in y, and the product in `z`, which is of at least y's size. */
 export function forward(
   device: Device,
-  { magnitudes }: Site,
+  { magnitudes }: TargetGroup,
   { tileAdapter }: Rows,
   { weight, bias }: { readonly weight: Weight; readonly bias: Tensor | null },
   io: { readonly x: Tensor; readonly y: Tensor; readonly residual: Tensor | null; readonly lora: Low },
@@ -50,7 +50,7 @@ export function forward(
 /** Adds dm to the bank's gradients and returns dz, which lies where z was; the rows of other adapters are dy's. */
 export function backward(
   device: Device,
-  { magnitudes }: Site,
+  { magnitudes }: TargetGroup,
   { tileAdapter }: Rows,
   weight: Weight,
   { x, dy, lora }: { readonly x: Tensor; readonly dy: Tensor; readonly lora: Low },
@@ -66,14 +66,14 @@ export function backward(
 /** Computes the gains of the adapters that have been stepped or written since the last pass: once a step. */
 export function refresh(
   device: Device,
-  bank: AdapterBank,
+  pool: AdapterPool,
   layers: Iterable<readonly [layer: number, weights: Readonly<Record<Group, { readonly weight: Weight }>>]>,
 ): void {
-  const stale = bank.takeStale("magnitudes");
+  const stale = pool.takeStale("magnitudes");
   if (!stale) return;
   for (const [layer, linears] of layers)
     for (const group of Object.keys(linears) as Group[]) {
-      const site = bank.site(layer, group);
+      const site = pool.site(layer, group);
       if (!site?.magnitudes) continue;
       const { a, b, scale, ranks, firstColumn } = site;
       const { m, gain, inverse } = site.magnitudes;

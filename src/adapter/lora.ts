@@ -7,17 +7,21 @@ import type { Weight } from "../device/packed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import * as dora from "./dora.ts";
-import type { Site } from "./site.ts";
+import type { TargetGroup } from "./site.ts";
 
 /** Whose rows a micro-batch holds, on the device. */
-export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor } & dora.Company;
+export type RowTables = {
+  readonly tileAdapter: Tensor;
+  readonly rowNumber: Tensor;
+  readonly dropout: Tensor;
+} & dora.DoraPresence;
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 
 /** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. DoRA's product is left in `z`. */
 export function forward(
   device: Device,
-  site: Site | null,
+  site: TargetGroup | null,
   rows: RowTables,
   { weight, bias }: Frozen,
   io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
@@ -38,7 +42,7 @@ export function forward(
 }
 
 /** s = A drop(x) alone, where the output is not wanted again. */
-export function down(device: Device, site: Site, rows: RowTables, x: Tensor, s: Tensor): void {
+export function down(device: Device, site: TargetGroup, rows: RowTables, x: Tensor, s: Tensor): void {
   loraDown(device, { x, a: site.a, s, ranks: site.ranks, module: site.module, ...rows });
 }
 
@@ -48,7 +52,7 @@ export function down(device: Device, site: Site, rows: RowTables, x: Tensor, s: 
  */
 export function backward(
   device: Device,
-  site: Site | null,
+  site: TargetGroup | null,
   rows: RowTables,
   weight: Weight,
   io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },

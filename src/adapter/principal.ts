@@ -11,7 +11,7 @@ import { type Init, roundsOf } from "../methods/init.ts";
 export type Principal = { readonly a: Float32Array; readonly b: Float32Array };
 
 /** A0 [rank, in] and B0 [out, rank] of a weight [out, in]. `seed`: a randomised decomposition begins with it. */
-export function principalFactors(init: Init, weight: Matrix, rank: number, scale: number, seed: readonly number[]): Principal {
+export function svdFactors(init: Init, weight: Matrix, rank: number, scale: number, seed: readonly number[]): Principal {
   invariant(rank <= Math.min(weight.rows, weight.columns), `rank ${rank} of a weight [${weight.rows}, ${weight.columns}]`);
   if (init === "olora") return olora(weight, rank);
   const rounds = roundsOf(init);

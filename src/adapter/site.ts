@@ -22,7 +22,7 @@ export type Vectors = {
 };
 
 /** One group of linears in one layer: the stacked tensors of all adapters there. */
-export type Site = {
+export type TargetGroup = {
   readonly a: Tensor;
   readonly b: Tensor;
   readonly da: Tensor;

@@ -3,7 +3,7 @@
 import { alignUp } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear } from "../base/spec.ts";
 import type { LayerRange } from "../methods/layout.ts";
-import type { BankAdapter } from "./bank.ts";
+import type { PoolAdapter } from "./bank.ts";
 
 /** Bytes: the next layer's begins where the kernels' widest loads may. */
 const TABLE_ALIGN = 16;
@@ -17,8 +17,8 @@ export function placeTable<T extends Int32Array | Float32Array>(
   table: T,
   layers: LayerRange,
   group: Group,
-  adapters: readonly (BankAdapter | null)[],
-  value: (adapter: BankAdapter, layer: number, linear: Linear) => number,
+  adapters: readonly (PoolAdapter | null)[],
+  value: (adapter: PoolAdapter, layer: number, linear: Linear) => number,
 ): T {
   const linears: readonly Linear[] = GROUPS[group];
   for (let layer = layers.from; layer < layers.to; layer++) {

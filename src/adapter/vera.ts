@@ -12,13 +12,13 @@ import type { Device } from "../device/device.ts";
 import { type Draw, projectionOf } from "../methods/projection.ts";
 import { hasVectors } from "../methods/registry.ts";
 import { veraExpand, veraReduce } from "../ops/vera.ts";
-import type { AdapterBank, BankAdapter } from "./bank.ts";
+import type { AdapterPool, PoolAdapter } from "./bank.ts";
 
 /** Makes the factors of the adapters whose vectors have changed since the last pass. */
-export function refresh(device: Device, bank: AdapterBank): void {
-  const which = bank.takeStale("vectors");
+export function refresh(device: Device, pool: AdapterPool): void {
+  const which = pool.takeStale("vectors");
   if (!which) return;
-  for (const { a, b, ranks, firstColumn, vectors } of bank.sites) {
+  for (const { a, b, ranks, firstColumn, vectors } of pool.sites) {
     if (!vectors) continue;
     const shared = { ranks, firstColumn, which, projection: vectors.projection };
     veraExpand(device, { factor: a, vector: vectors.d, side: "a", ...shared });
@@ -27,8 +27,8 @@ export function refresh(device: Device, bank: AdapterBank): void {
 }
 
 /** Adds what has come together in the gradients of the factors to those of the vectors. `which` i32[L] says of whom. */
-export function settle(device: Device, bank: AdapterBank, which: Parameters<typeof veraReduce>[1]["which"]): void {
-  for (const { da, db, ranks, firstColumn, vectors } of bank.sites) {
+export function settle(device: Device, pool: AdapterPool, which: Parameters<typeof veraReduce>[1]["which"]): void {
+  for (const { da, db, ranks, firstColumn, vectors } of pool.sites) {
     if (!vectors) continue;
     const shared = { ranks, firstColumn, which, projection: vectors.projection };
     veraReduce(device, { grad: da, vector: vectors.dd, side: "a", ...shared });
@@ -39,7 +39,7 @@ export function settle(device: Device, bank: AdapterBank, which: Parameters<type
 export const PROJECTION_WIDTH = 5;
 
 /** What an adapter's projections are drawn by, for the kernels (kernels.ts, vera_expand); zeros where it has none. */
-export function projectionRow(spec: ModelSpec, adapter: BankAdapter | null): number[] {
+export function projectionRow(spec: ModelSpec, adapter: PoolAdapter | null): number[] {
   if (!adapter || !hasVectors(adapter.method)) return Array(PROJECTION_WIDTH).fill(0);
   const { width, a, b } = projectionOf(spec, adapter.targets, adapter.rank, adapter.projectionSeed ?? 0);
   const bits = ({ bound }: Draw) => new Int32Array(Float32Array.of(bound).buffer)[0]!;

@@ -16,10 +16,10 @@ const LOOK_MS = 200;
 /** The server answers late: it may be on its way back, and then the others are, too. */
 const LATE_MS = 1.5 * BEAT_MS;
 
-export type ToPulse =
+export type ToHeartbeat =
   | { readonly type: "start"; readonly address: Address; readonly key: RunKey; readonly run: string; readonly session: string }
   | { readonly type: "watch" | "forget"; readonly session: string };
-export type FromPulse =
+export type FromHeartbeat =
   | { readonly type: "beating" }
   | { readonly type: "failed"; readonly code: string; readonly message: string; readonly hint: string | undefined }
   /** Null is the server. */
@@ -27,19 +27,19 @@ export type FromPulse =
 
 /** By session, when it was last heard of. */
 const heard = new Map<string, number>();
-const tell = (message: FromPulse): void => parentPort?.postMessage(message);
+const post = (message: FromHeartbeat): void => parentPort?.postMessage(message);
 
-parentPort?.on("message", (message: ToPulse) => {
+parentPort?.on("message", (message: ToHeartbeat) => {
   if (message.type === "watch") heard.set(message.session, now());
   if (message.type === "forget") heard.delete(message.session);
   if (message.type === "start")
     void start(message).catch((error: unknown) => {
       const { code, hint } = error instanceof MloraError ? error : { code: "bus.pulse", hint: undefined };
-      tell({ type: "failed", code, message: textOf(error), hint });
+      post({ type: "failed", code, message: textOf(error), hint });
     });
 });
 
-async function start({ address, key, run, session }: Extract<ToPulse, { type: "start" }>): Promise<void> {
+async function start({ address, key, run, session }: Extract<ToHeartbeat, { type: "start" }>): Promise<void> {
   const connection = await connectSealed(address, `mlora ${run} pulse`, key);
   const subjects = subjectsOf(run);
   const beat = () => connection.publish(subjects.beat(session), writePacket(run, session, { kind: "beat" }));
@@ -69,14 +69,14 @@ async function start({ address, key, run, session }: Extract<ToPulse, { type: "s
     if (away || (wasLate && !late)) for (const who of heard.keys()) heard.set(who, time);
     if (time - echo > SILENCE_MS && !lost) {
       lost = true;
-      tell({ type: "silent", session: null });
+      post({ type: "silent", session: null });
     }
     if (late) return;
     for (const [who, since] of heard)
       if (time - since > SILENCE_MS) {
         heard.delete(who);
-        tell({ type: "silent", session: who });
+        post({ type: "silent", session: who });
       }
   }, LOOK_MS);
-  tell({ type: "beating" });
+  post({ type: "beating" });
 }

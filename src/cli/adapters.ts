@@ -7,7 +7,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { frozenAs } from "../methods/registry.ts";
-import type { BankAdapter } from "../plan/adapters.ts";
+import type { PoolAdapter } from "../plan/adapters.ts";
 import { partOfWeights } from "../stage/begin.ts";
 
 /** Which command asks, for the codes of its errors, and what of it names a base model. */
@@ -50,7 +50,7 @@ export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag
 }
 
 /** A saved adapter as one that is not trained: then a VeRA is a LoRA. */
-export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): BankAdapter => ({
+export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): PoolAdapter => ({
   ...{ rank, scale, targets, method: frozenAs(method) },
   ...(places ? { places } : {}),
 });

@@ -22,7 +22,7 @@ import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { AdapterKey } from "../recipe/schema.ts";
 import { ending } from "../run/controls.ts";
-import { forgetKept } from "../run/keeper.ts";
+import { removeStored } from "../run/keeper.ts";
 import type { Announcement } from "../run/registry.ts";
 import type { Training } from "../run/run.ts";
 import { Additions } from "./additions.ts";
@@ -90,7 +90,7 @@ export type DeskOptions = {
 };
 
 /** A run as it is reached from elsewhere, whatever stages it has just now. */
-export class Desk {
+export class RunControl {
   /** What the run does by now: its recipe and data, with all that was added. */
   request: Request;
   readonly #answers = new Answers();
@@ -248,10 +248,10 @@ export class Desk {
       );
     const { precision } = asked.model;
     const tokens = asked.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
-    if ((precision !== "auto" && precision !== recipe.model.precision) || tokens !== plan.budget)
+    if ((precision !== "auto" && precision !== recipe.model.precision) || tokens !== plan.tokensPerMicrobatch)
       throw new RequestError(
         "control.otherwise",
-        `${path} has precision ${precision} and ${tokens} tokens a micro-batch, the run ${recipe.model.precision} and ${plan.budget}: in it these adapters would come out otherwise`,
+        `${path} has precision ${precision} and ${tokens} tokens a micro-batch, the run ${recipe.model.precision} and ${plan.tokensPerMicrobatch}: in it these adapters would come out otherwise`,
         "give it the run's model.precision and run.tokens_per_microbatch",
       );
     this.#refuseTaken(training, asked.adapters);
@@ -289,7 +289,7 @@ export class Desk {
     if (lack !== null && this.options.fixed)
       throw new RequestError("control.room", `the stages have no ${lack}`, "start a run of its own for them");
     training.controls.checkOpen(); // before it is written down
-    for (const { name } of asked.adapters) forgetKept(this.#output, name); // of another that was here: these begin anew
+    for (const { name } of asked.adapters) removeStored(this.#output, name); // of another that was here: these begin anew
     this.#remember(asked.adapters);
     this.request = grown;
     if (lack === null && (!more || this.options.fixed)) return training.controls.add(adapters, late.data);

@@ -37,9 +37,9 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   const sizes = planGeneration(spec, device, adapters, wishes, format);
   const stops = new Set([...stopTokens(base), ...request.ends]);
   const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
-  say(`${shortPath(base)} on ${device.name}, ${names}`);
-  for (const notice of request.notices) say(`notice: ${notice}`);
-  using generator = await openGenerator({ ...device, sharers: 1 }, { folder: base }, spec, sizes);
+  print(`${shortPath(base)} on ${device.name}, ${names}`);
+  for (const notice of request.notices) print(`notice: ${notice}`);
+  using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder: base }, spec, sizes);
   for (const [slot, { factors, ...adapter }] of adapters.entries()) generator.load(slot, adapter, factors);
   const printer = new Printer(questions, tokenizer, flags.json ?? false);
   const begun = now();
@@ -47,10 +47,10 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
     printer.take(grown);
     if (process.stdout.errored) return; // whoever read has enough (`mlora generate ... | head`)
   }
-  say(summary(printer, (now() - begun) / 1000));
+  print(summary(printer, (now() - begun) / 1000));
 }
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 

@@ -8,10 +8,10 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 /** Throws a RequestError, `data.owner`, where a file that the adapters name is one that this user could not read but as root. */
 export function checkReadable(adapters: readonly AdapterRecipe[]): void {
-  for (const { name, train, eval: held, initialAdapter, objective } of adapters) {
+  for (const { name, train, eval: heldOut, initialAdapter, objective } of adapters) {
     const reference = referenceOf(objective);
     const folder = reference !== null && typeof reference === "object" ? reference.folder : null;
-    for (const path of [...train, ...held, initialAdapter, folder]) {
+    for (const path of [...train, ...heldOut, initialAdapter, folder]) {
       const closed = path === null ? null : closedOn(path);
       if (closed !== null)
         throw new RequestError(

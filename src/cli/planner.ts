@@ -35,8 +35,8 @@ export class Planner {
     const started = now();
     const differences: number[] = [];
     for (const [stage, { device, memory }] of stages.entries()) {
-      const sharers = stages.filter((of) => of.device.host === device.host && of.device.ordinal === device.ordinal);
-      if (device.kind === "cpu" || sharers.length > 1) continue;
+      const stagesOnHost = stages.filter((of) => of.device.host === device.host && of.device.ordinal === device.ordinal);
+      if (device.kind === "cpu" || stagesOnHost.length > 1) continue;
       const { takenBytes } = await bus.request(stage, { type: "clock" });
       const planned = totalBytes(memory);
       differences.push(takenBytes - planned);

@@ -18,11 +18,11 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
-import { isPrincipal } from "../methods/init.ts";
+import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
-import { type BankAdapter, stagePlaces } from "../plan/adapters.ts";
+import { type PoolAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
@@ -44,7 +44,7 @@ export type Request = {
   readonly notices: readonly string[];
 };
 /** An adapter's rows, the adapter from a file that they are measured against, and all adapters from files that it is made from. */
-export type RequestData = Dataset & { readonly reference: BankAdapter | null; readonly sources: readonly Source[] };
+export type RequestData = Dataset & { readonly reference: PoolAdapter | null; readonly sources: readonly Source[] };
 export type Prepared = Request & { readonly plan: Plan };
 
 /** Of all rows, in three arrays: counted once, however often the run is planned. */
@@ -94,7 +94,7 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 }
 
 export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
-  data.map(({ train, eval: held, reference }) => ({ train: counted.get(train)!, eval: counted.get(held)!, reference }));
+  data.map(({ train, eval: heldOut, reference }) => ({ train: counted.get(train)!, eval: counted.get(heldOut)!, reference }));
 
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
@@ -109,7 +109,7 @@ export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Re
   const tokenizer = loadTokenizer(recipe.model.path);
   const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
-  for (const { train, eval: held } of data) for (const rows of [train, held]) await countRows(rows);
+  for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
 }
 
@@ -143,7 +143,7 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
   ];
 }
 
-function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): BankAdapter | null {
+function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
   const reference = referenceOf(adapter.objective);
   if (reference === null || typeof reference === "string") return null;
   return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
@@ -188,7 +188,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
       `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
       "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
     );
-  if (isPrincipal(adapter.init)) return;
+  if (isSvdInit(adapter.init)) return;
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
@@ -211,7 +211,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   const { name, init, initialAdapter } = adapter;
   const isSame = samePlaces(asked, saved, spec.layers);
   const { begun } = saved;
-  if (isPrincipal(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
+  if (isSvdInit(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
   const isUniform = !asked.places && !saved.places;
   const told = begun
     ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`

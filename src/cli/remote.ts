@@ -86,8 +86,8 @@ function runLines({ entry: { run, pid, output }, status, fault }: Known): string
 }
 
 /** One of the requests that name an adapter or mean the whole run. */
-export async function tell(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
-  say(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
+export async function events(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
+  print(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
 }
 
 /** The recipe is read here, where its relative paths mean something; the run checks it against itself, and reads its data. */
@@ -103,11 +103,11 @@ export async function add(run: string, recipe: string): Promise<void> {
     answer = await put({ type: "outcome", ticket: answer.ticket });
   }
   line[Symbol.dispose]();
-  say(answer);
+  print(answer);
 }
 
 export async function fork(run: string, adapter: string, name: string, set: string): Promise<void> {
-  say(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
+  print(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
 }
 
 /** "learning_rate = 1e-4, steps = 500" */
@@ -173,6 +173,6 @@ async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
 const isGone = (error: unknown): error is MloraError =>
   error instanceof MloraError && (error.code === "control.lost" || error.code.startsWith("nats."));
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStdout(`${line}\n`);
 };

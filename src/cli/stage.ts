@@ -65,13 +65,13 @@ type Orders = {
 export async function stage(flags: StageFlags): Promise<void> {
   const orders = flags.orders ? await ordersFromInput(flags) : ordersFromFlags(flags);
   const { run, stage, device, precision, ordinal, folder, joinMs, abandoned } = orders;
-  const say = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
+  const print = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
   const report = describeDevice(device, precision, ordinal);
   await using connection = await Promise.race([reach(orders), abandoned]);
-  say(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
-  await using seat = await Promise.race([joinRun(connection, run, { stage, report, joinMs }), abandoned]);
-  say(`joined as stage ${seat.stage} of ${seat.stages}`); // scripts/launch waits for this line
-  const reason = await serveStage({ run, seat, folder });
+  print(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
+  await using membership = await Promise.race([joinRun(connection, run, { stage, report, joinMs }), abandoned]);
+  print(`joined as stage ${membership.stage} of ${membership.stages}`); // scripts/launch waits for this line
+  const reason = await serveStage({ run, membership, folder });
   if (reason) throw reason;
 }
 

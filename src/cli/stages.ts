@@ -9,7 +9,7 @@ import type { BaseModel, StageSetup } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type SealedConnection } from "../bus/seal.ts";
 import { newRunId } from "../bus/subjects.ts";
 import type { Plan } from "../plan/plan.ts";
-import { type Crew, gatherCrew } from "../run/crew.ts";
+import { launchStages, type StageProcesses } from "../run/crew.ts";
 import { startServer } from "../run/server.ts";
 import { setupsOf } from "../run/setup.ts";
 import { openLocalStages } from "../stage/local.ts";
@@ -39,8 +39,8 @@ export async function openStages(
 ): Promise<OpenStages> {
   const here = plan.stages.map(({ device: { kind, compute, ordinal } }) => ({ kind, compute, ordinal }));
   if (here.length > 1) {
-    const crew = await gatherCrew({ stages: here.length, here, join: null, run: run ?? newRunId(), signal });
-    return openCrew(crew, plan, model, link);
+    const processes = await launchStages({ stages: here.length, here, join: null, run: run ?? newRunId(), signal });
+    return openProcesses(processes, plan, model, link);
   }
   await using opened = new AsyncDisposableStack();
   const control = run === null ? null : await openControl(run, opened);
@@ -62,20 +62,25 @@ async function openControl(run: string, opened: AsyncDisposableStack): Promise<O
 }
 
 /** With stages that have joined; they belong to the result, also where it fails. */
-export async function openCrew(crew: Crew, plan: Plan, model: BaseModel, link: StageSetup["link"]): Promise<OpenStages> {
-  const { bus } = crew;
+export async function openProcesses(
+  processes: StageProcesses,
+  plan: Plan,
+  model: BaseModel,
+  link: StageSetup["link"],
+): Promise<OpenStages> {
+  const { bus } = processes;
   const causeOf = async (error: unknown): Promise<unknown> => {
     if (!(error instanceof MloraError) || !/^(link|bus)\./.test(error.code)) return error;
     for (let waited = 0; waited < NOTICED_MS && !bus.lost.aborted; waited += 50) await sleep(50);
     return bus.lost.aborted ? bus.lost.reason : error;
   };
   await using opened = new AsyncDisposableStack();
-  opened.use(crew);
+  opened.use(processes);
   try {
     const setups = setupsOf(plan, model, link);
     const links = await Promise.all(setups.map((setup, stage) => bus.request(stage, { type: "open", setup })));
     const kept = opened.move();
-    const control = { connection: bus.connection, run: crew.run };
+    const control = { connection: bus.connection, run: processes.run };
     return { bus: logged(bus), lost: bus.lost, links, causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
   } catch (error) {
     throw await causeOf(error);

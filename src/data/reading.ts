@@ -48,7 +48,7 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   const most = Math.floor(SHARE * memory().availableBytes);
   const { mostBytes = most, mostGrowth = most } = options;
   signal?.throwIfAborted();
-  const files = [...new Set(adapters.flatMap(({ train, eval: held }) => [...train, ...held]))];
+  const files = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
   for (const file of files) checkDataFile(file);
   const totalBytes = files.reduce((all, file) => all + statSync(file).size, 0);
   const place = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers));
@@ -78,7 +78,7 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   try {
     thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
     const data = await promise;
-    return data.map(({ train, eval: held, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(held) }));
+    return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(heldOut) }));
   } finally {
     clearInterval(look);
     signal?.removeEventListener("abort", stop);

@@ -260,8 +260,8 @@ function rowKernels(host: Host) {
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
     swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
-    xent: ({ logits, classes, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
-      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
+    xent: ({ logits, classes, targets, weights, loss, isCorrect, grad }: Kernels["xent"]) =>
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
     grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {
       const table = ints(tensors);
       const count = dim(tensors, 0);

@@ -53,11 +53,11 @@ export function openDevice({
   kind,
   compute,
   ordinal,
-  sharers,
-}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly sharers: number }): Device {
+  stagesOnHost,
+}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly stagesOnHost: number }): Device {
   switch (kind) {
     case "cpu":
-      return new CpuDevice(Math.max(1, Math.floor(usableCores() / sharers)));
+      return new CpuDevice(Math.max(1, Math.floor(usableCores() / stagesOnHost)));
     case "cuda":
       return new CudaDevice(compute, ordinal);
     default:

@@ -25,7 +25,7 @@ export type BusChannel = Channel & {
 };
 
 /** Opens our end; `lane` keeps several channels of a pair apart. It is over when the connection is. */
-export function busChannel(connection: SealedConnection, { run, stage, neighbour }: Pair, lane: string): BusChannel {
+export function busChannel(connection: SealedConnection, { run, stage, neighbour }: Pair, channelId: string): BusChannel {
   const subjects = subjectsOf(run);
   const queue = new Queue<Uint8Array>();
   const [from, to] = [sessionOf(stage, neighbour), sessionOf(neighbour, stage)];
@@ -33,13 +33,13 @@ export function busChannel(connection: SealedConnection, { run, stage, neighbour
   const channel = openChannel({
     connection,
     run,
-    subject: subjects.link(stage, neighbour, lane),
+    subject: subjects.link(stage, neighbour, channelId),
     from,
     to,
     deliver: (message) => queue.push(message),
     refuse,
   });
-  const subscription = connection.subscribe(subjects.link(neighbour, stage, lane), (bytes, subject) => {
+  const subscription = connection.subscribe(subjects.link(neighbour, stage, channelId), (bytes, subject) => {
     const packet = readPacket(bytes, subject, run, refuse);
     if (!packet || packet.from !== to || !("to" in packet) || packet.to !== from || packet.kind === "bye") return;
     channel.take(packet);

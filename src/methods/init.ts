@@ -16,4 +16,4 @@ export const isInit = (text: string): text is Init => (INITS as readonly string[
  * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; ours belongs to all adapters,
  * so the adapter keeps A0 and -B0 beside A and B, frozen: it has twice the rank, and adds nothing at the beginning.
  */
-export const isPrincipal = (init: Init): boolean => init === "olora" || init.startsWith("pissa");
+export const isSvdInit = (init: Init): boolean => init === "olora" || init.startsWith("pissa");

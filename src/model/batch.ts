@@ -1,6 +1,6 @@
 // A micro-batch on the device: the tables that kernels read. One is kept for each micro-batch in flight.
 
-import type { Company } from "../adapter/dora.ts";
+import type { DoraPresence } from "../adapter/dora.ts";
 import type { DType } from "../base/dtype.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -20,8 +20,8 @@ export type BatchTables = {
 
 export type Batch = { readonly rows: number; readonly targets: number } & { readonly [K in keyof BatchTables]: Tensor } & {
   readonly loss: Tensor; // f32[T]
-  readonly hit: Tensor; // i32[T]
-} & Company;
+  readonly isCorrect: Tensor; // i32[T]
+} & DoraPresence;
 
 export type BatchSizes = {
   readonly rows: number;
@@ -48,7 +48,7 @@ export function takeBatch(
     targetIds: take("i32", targets),
     weights: take("f32", targets),
     loss: take("f32", targets),
-    hit: take("i32", targets),
+    isCorrect: take("i32", targets),
     decomposed: { qkv: "none", o: "none", gateUp: "none", down: "none" },
   };
 }
@@ -74,6 +74,6 @@ export function writeBatch(device: Device, batch: Batch, tables: BatchTables): O
     targetIds: upload(batch.targetIds, tables.targetIds),
     weights: upload(batch.weights, tables.weights),
     loss: firstRows(batch.loss, targets),
-    hit: firstRows(batch.hit, targets),
+    isCorrect: firstRows(batch.isCorrect, targets),
   };
 }

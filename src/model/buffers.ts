@@ -6,7 +6,7 @@ import { sizeOf } from "../base/shape.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type AdapterRoom, groupShape } from "../methods/layout.ts";
+import { type AdapterCapacity, groupShape } from "../methods/layout.ts";
 
 /**
  * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix
@@ -14,7 +14,7 @@ import { type AdapterRoom, groupShape } from "../methods/layout.ts";
  */
 export type Recomputation = "none" | "selective" | "full";
 
-export type Sizes = AdapterRoom & {
+export type Sizes = AdapterCapacity & {
   readonly rows: number; // most of a micro-batch, a multiple of the row tile
   readonly targets: number; // most target rows of a micro-batch, a multiple of the row tile
   readonly chunk: number; // rows of a chunk of logits

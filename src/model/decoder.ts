@@ -3,7 +3,7 @@
 // The frozen weights have no gradient, so the backward pass is: what each adapter learns, and the gradient of the stream. It
 // ends at the first layer's input, where nobody is left to learn.
 
-import type { AdapterBank } from "../adapter/bank.ts";
+import type { AdapterPool } from "../adapter/bank.ts";
 import * as dora from "../adapter/dora.ts";
 import * as lora from "../adapter/lora.ts";
 import * as vera from "../adapter/vera.ts";
@@ -18,7 +18,7 @@ import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Recomputation, Workspace } from "./buffers.ts";
 import type { Cached } from "./generation.ts";
-import type { LayerWeights, Part, Weights } from "./weights.ts";
+import type { LayerWeights, StageLayers, Weights } from "./weights.ts";
 
 export type RopeTables = { readonly cos: Tensor; readonly sin: Tensor };
 
@@ -35,9 +35,9 @@ export class Decoder {
   constructor(
     readonly device: Device,
     readonly spec: ModelSpec,
-    readonly part: Part,
+    readonly layerRange: StageLayers,
     readonly weights: Weights,
-    readonly bank: AdapterBank,
+    readonly pool: AdapterPool,
     readonly rope: RopeTables,
     readonly recomputation: Recomputation,
   ) {}
@@ -47,14 +47,14 @@ export class Decoder {
    * keys and values are kept, and `batch.bounds` are rows of the cache where these are what is seen.
    */
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
-    const { device, weights, part } = this;
+    const { device, weights, layerRange } = this;
     this.refresh();
-    if (part.first)
+    if (layerRange.first)
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
     weights.layers.forEach((layer, i) => {
       this.#forwardLayer(
         layer,
-        part.from + i,
+        layerRange.from + i,
         batch,
         this.#cut(acts, i, batch.rows),
         work,
@@ -67,9 +67,9 @@ export class Decoder {
 
   /** Computes what follows from parameters that have changed since the last pass. */
   refresh(): void {
-    const layers = this.weights.layers.map(({ linears }, i) => [this.part.from + i, linears] as const);
-    vera.refresh(this.device, this.bank);
-    dora.refresh(this.device, this.bank, layers);
+    const layers = this.weights.layers.map(({ linears }, i) => [this.layerRange.from + i, linears] as const);
+    vera.refresh(this.device, this.pool);
+    dora.refresh(this.device, this.pool, layers);
   }
 
   /**
@@ -77,12 +77,12 @@ export class Decoder {
    * first stage the gradient of the embedding is left out.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
-    const { weights, part } = this;
+    const { weights, layerRange } = this;
     for (let i = weights.layers.length - 1; i >= 0; i--) {
       const cut = this.#cut(acts, i, batch.rows);
       const layer = weights.layers[i]!;
-      if (this.recomputation === "full") this.#forwardLayer(layer, part.from + i, batch, cut, work, false);
-      this.#backwardLayer(layer, part.from + i, batch, cut, work, !(part.first && i === 0));
+      if (this.recomputation === "full") this.#forwardLayer(layer, layerRange.from + i, batch, cut, work, false);
+      this.#backwardLayer(layer, layerRange.from + i, batch, cut, work, !(layerRange.first && i === 0));
     }
   }
 
@@ -129,12 +129,12 @@ export class Decoder {
     output = true,
     cached: LayerCached | null = null,
   ): void {
-    const { device, spec, bank } = this;
+    const { device, spec, pool } = this;
     const eps = spec.normEps;
     const linear = (group: Group, x: Tensor, y: Tensor, residual: Tensor | null) =>
       lora.forward(
         device,
-        bank.site(layer, group),
+        pool.site(layer, group),
         batch,
         w.linears[group],
         { x, s: a.s[group], y, residual },
@@ -160,12 +160,12 @@ export class Decoder {
   }
 
   #downProductOnly(layer: number, batch: Batch, a: Cut): void {
-    const site = this.bank.site(layer, "down");
+    const site = this.pool.site(layer, "down");
     if (site) lora.down(this.device, site, batch, a.act, a.s.down);
   }
 
   #backwardLayer(w: LayerWeights, layer: number, batch: Batch, a: Cut, work: Workspace, needInput: boolean): void {
-    const { device, spec, bank } = this;
+    const { device, spec, pool } = this;
     const { rows } = batch;
     const eps = spec.normEps;
     const of = (t: Tensor) => firstRows(t, rows);
@@ -176,7 +176,7 @@ export class Decoder {
       const ds = { ...work.ds, shape: s.shape };
       lora.backward(
         device,
-        bank.site(layer, group),
+        pool.site(layer, group),
         batch,
         w.linears[group].weight,
         { x, s, ds, dy, dx },
@@ -187,7 +187,7 @@ export class Decoder {
       );
     };
     // What adapters read is kept, or computed again; full has just run the layer.
-    const wanted = (group: Group) => bank.site(layer, group) !== null;
+    const wanted = (group: Group) => pool.site(layer, group) !== null;
     const again = (group: Group) => this.recomputation === "selective" && wanted(group);
 
     const gradAct = of(work.gradAct);

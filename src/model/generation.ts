@@ -4,8 +4,8 @@ import type { DType } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { alikePlaces } from "../device/tile.ts";
-import type { AdapterRoom } from "../methods/layout.ts";
+import { sameOrderPlaces } from "../device/tile.ts";
+import type { AdapterCapacity } from "../methods/layout.ts";
 import { takeBatch } from "./batch.ts";
 import { type Activations, type ForwardWork, type Sizes, takeActivations, takeForwardWork } from "./buffers.ts";
 
@@ -17,7 +17,7 @@ export type Cached = { readonly cache: Cache; readonly places: Tensor; readonly 
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 
-export type GenerationSizes = AdapterRoom & {
+export type GenerationSizes = AdapterCapacity & {
   /** Rows of the largest pass, a multiple of the row tile. */
   readonly rows: number;
   /** Sequences that grow at once, and tokens that each may have. */
@@ -55,7 +55,7 @@ export function takeGeneration(
   sizes: GenerationSizes,
 ) {
   const { rows, sequences, capacity, adapters, rank, groups, magnitudes, vectors } = sizes;
-  const targets = Math.ceil(sequences / alikePlaces({ kind, rowTile }).length) * rowTile;
+  const targets = Math.ceil(sequences / sameOrderPlaces({ kind, rowTile }).length) * rowTile;
   const room = { rank, groups, magnitudes, vectors };
   const ofPass = { ...room, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
   const states = () => take(compute, targets, spec.hidden);

@@ -54,7 +54,7 @@ export function headLoss(
       targets: part(batch.targetIds),
       weights: part(batch.weights),
       loss: part(batch.loss),
-      hit: part(batch.hit),
+      isCorrect: part(batch.isCorrect),
       grad: gradHidden ? 1 : 0,
     });
     if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });

@@ -42,8 +42,8 @@ export type Weights = {
 };
 
 /** Which part of the model a stage holds. */
-export type Part = LayerRange & { readonly first: boolean; readonly last: boolean };
-export const wholeModel = ({ layers }: ModelSpec): Part => ({ from: 0, to: layers, first: true, last: true });
+export type StageLayers = LayerRange & { readonly first: boolean; readonly last: boolean };
+export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
 
 /** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
@@ -72,9 +72,9 @@ const table = (name: string, spec: ModelSpec): Slot => ({
   from: [{ name, rows: spec.vocab }],
 });
 
-function slotsOf(spec: ModelSpec, part: Part) {
-  const layers = Array.from({ length: part.to - part.from }, (_, i) => {
-    const layer = part.from + i;
+function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
+  const layers = Array.from({ length: layerRange.to - layerRange.from }, (_, i) => {
+    const layer = layerRange.from + i;
     const at = `model.layers.${layer}`;
     return {
       inputNorm: vector(`${at}.input_layernorm.weight`, spec.hidden),
@@ -84,12 +84,13 @@ function slotsOf(spec: ModelSpec, part: Part) {
       linears: GROUP_NAMES.map((group) => linearSlots(spec, layer, group)),
     };
   });
-  const embedding = part.first || (part.last && spec.tiedEmbeddings) ? table("model.embed_tokens.weight", spec) : null;
+  const embedding =
+    layerRange.first || (layerRange.last && spec.tiedEmbeddings) ? table("model.embed_tokens.weight", spec) : null;
   return {
     embedding,
     layers,
-    finalNorm: part.last ? vector("model.norm.weight", spec.hidden) : null,
-    head: part.last && !spec.tiedEmbeddings ? table("lm_head.weight", spec) : null,
+    finalNorm: layerRange.last ? vector("model.norm.weight", spec.hidden) : null,
+    head: layerRange.last && !spec.tiedEmbeddings ? table("lm_head.weight", spec) : null,
   };
 }
 
@@ -101,8 +102,8 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
 }
 
 /** Bytes of the arena that `loadWeights` fills. */
-export function weightBytes(spec: ModelSpec, part: Part, dtype: DType, format: WeightFormat): number {
-  const slots = slotsOf(spec, part);
+export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
+  const slots = slotsOf(spec, layerRange);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
     if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
@@ -136,7 +137,7 @@ export async function loadWeights(
   device: Device,
   arena: Arena,
   spec: ModelSpec,
-  part: Part,
+  layerRange: StageLayers,
   format: WeightFormat,
   fill: FillTensor,
 ): Promise<Weights> {
@@ -164,7 +165,7 @@ export async function loadWeights(
     return weight;
   };
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
-  const slots = slotsOf(spec, part);
+  const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
@@ -180,6 +181,6 @@ export async function loadWeights(
     });
   }
   const finalNorm = await maybe(slots.finalNorm);
-  const head = part.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
+  const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
   return { embedding, layers, finalNorm, head };
 }

@@ -57,7 +57,7 @@ function solve(matrix: readonly (readonly number[])[], right: readonly number[])
 }
 
 /** What the stages of a plan would take with other passes, all else as it is. */
-export function modelOf(plan: Plan): MemoryModel {
+export function memoryModel(plan: Plan): MemoryModel {
   const { spec } = plan;
   const lengths = [128, 512, 2048, 8192].map((length) => Math.min(length, spec.maxPositions));
   const samples = [...new Set(lengths)].flatMap((length) =>
@@ -69,9 +69,9 @@ export function modelOf(plan: Plan): MemoryModel {
 function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number, length: number): number {
   const rows = alignUp(sequences * length, device.rowTile);
   return sum(
-    stages.map(({ part, sizes }) => {
+    stages.map(({ layerRange, sizes }) => {
       const chunk = Math.min(rows, sizes.chunk);
-      return totalBytes(stageMemory(spec, part, { ...sizes, rows, targets: rows, chunk, positions: length }, device));
+      return totalBytes(stageMemory(spec, layerRange, { ...sizes, rows, targets: rows, chunk, positions: length }, device));
     }),
   );
 }

@@ -16,7 +16,7 @@ export function actionsOf(
   left: (adapter: number) => boolean,
   firstPass = 0,
 ): Generator<StageAction> {
-  const { stages, budget, passRows, device } = plan;
+  const { stages, tokensPerMicrobatch, passRows, device } = plan;
   return pipeline(joining, {
     kind: "lorapp",
     packing: stages.length === 1 ? "filled" : "balanced",
@@ -26,7 +26,7 @@ export function actionsOf(
     inFlight: stages.map((stage) => stage.inFlight),
     left,
     firstPass,
-    budget,
+    tokensPerMicrobatch,
     passRows: Math.min(passRows, stages[0]!.sizes.rows), // adapters that came later may together have more
     rowTile: device.rowTile,
   });

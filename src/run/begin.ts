@@ -4,7 +4,7 @@
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import { type Init, isPrincipal } from "../methods/init.ts";
+import { type Init, isSvdInit } from "../methods/init.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { admit } from "./export.ts";
 
@@ -17,24 +17,24 @@ export async function begin(
   { stages }: Plan,
   adapter: AdapterPlan,
   slot: number,
-  told: (text: string) => void,
+  progress: (text: string) => void,
   { init = adapter.recipe.init, silence = SILENCE }: { readonly init?: Init; readonly silence?: number } = {},
 ): Promise<void> {
-  if (!isPrincipal(init)) {
+  if (!isSvdInit(init)) {
     await admit(bus, slot, adapter, init);
     return;
   }
-  const all = sum(stages.map(({ part }) => part.to - part.from));
-  told(`begins as a part of the base model's weights (${init}), which is computed now`);
+  const all = sum(stages.map(({ layerRange }) => layerRange.to - layerRange.from));
+  progress(`begins as a part of the base model's weights (${init}), which is computed now`);
   let [done, last] = [0, now()];
   const through = async (stage: number): Promise<void> => {
-    const { from, to } = stages[stage]!.part;
+    const { from, to } = stages[stage]!.layerRange;
     for (let layer = from; layer < to; layer++) {
       await admit(bus, slot, adapter, init, { stage, layer });
       done++;
       if (now() - last < silence) continue;
       last = now();
-      told(`${init}: ${done} of ${all} layers are decomposed`);
+      progress(`${init}: ${done} of ${all} layers are decomposed`);
     }
   };
   await Promise.all(range(bus.stages).map(through));

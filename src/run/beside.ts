@@ -1,7 +1,7 @@
 // What goes on beside the training: started and watched here, so that no failure is lost and whoever waits is woken.
 
 /** Work that nobody waits for by itself. */
-export class Beside {
+export class BackgroundTasks {
   readonly #tasks = new Set<Promise<void>>();
   #changed = Promise.withResolvers<void>();
 
@@ -15,7 +15,7 @@ export class Beside {
     return this.#tasks.size === 0;
   }
 
-  goOn(work: Promise<unknown>): void {
+  start(work: Promise<unknown>): void {
     const task: Promise<void> = work
       .catch((error) => this.failed(error))
       .then(() => {

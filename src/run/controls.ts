@@ -6,26 +6,26 @@ import { sum } from "../base/shape.ts";
 import type { AdapterStatus } from "../bus/control.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { nearest } from "../recipe/suggest.ts";
-import type { AdapterData, Live } from "./live.ts";
+import type { AdapterData, AdapterState } from "./live.ts";
 
 export type ControlsOptions = {
-  readonly all: readonly Live[];
+  readonly all: readonly AdapterState[];
   readonly hasFreeSlot: () => boolean;
   /** Whether the run is at its end, and nothing joins any more. */
   readonly isOver: () => boolean;
   /** Puts an adapter at the end of the run's. */
   readonly enter: (plan: AdapterPlan, data: AdapterData) => void;
-  readonly leave: (live: Live, goes: Live["goes"]) => void;
+  readonly leave: (live: AdapterState, nextStatus: AdapterState["nextStatus"]) => void;
   /** Ends one that has no slot. */
-  readonly end: (live: Live) => void;
+  readonly end: (live: AdapterState) => void;
   /** Makes the copies that wait for an adapter without a slot. */
-  readonly fork: (live: Live) => void;
+  readonly fork: (live: AdapterState) => void;
   /** Somebody may have a slot now. */
   readonly settle: () => void;
 };
 
 /** Adapters that have a slot, or are on their way out of it. */
-const ON_STAGES: readonly Live["standing"][] = ["joining", "active", "held", "leaving"];
+const ON_STAGES: readonly AdapterState["status"][] = ["joining", "active", "held", "leaving"];
 
 export class Controls {
   constructor(private readonly options: ControlsOptions) {}
@@ -33,14 +33,14 @@ export class Controls {
   /** The adapters, as they stand. */
   get adapters(): AdapterStatus[] {
     return this.options.all.map((live) => {
-      const { plan, standing, goes, steps, keptSteps, lastLoss, tokens, result } = live;
-      const going = standing === "active" || standing === "held";
+      const { plan, status, nextStatus, steps, savedSteps, lastLoss, tokens, result } = live;
+      const going = status === "active" || status === "held";
       const rate = going ? live.rate : null;
-      const state = result?.status ?? (ON_STAGES.includes(standing) && goes === "paused" ? "pausing" : STATES[standing]);
+      const state = result?.status ?? (ON_STAGES.includes(status) && nextStatus === "paused" ? "pausing" : STATES[status]);
       return {
         name: plan.name,
         state,
-        step: result?.steps ?? Math.max(steps, keptSteps),
+        step: result?.steps ?? Math.max(steps, savedSteps),
         steps: plan.steps,
         loss: result?.lastLoss ?? lastLoss,
         tokensPerSecond: rate,
@@ -72,19 +72,19 @@ export class Controls {
   /** Ends an adapter after the step under way; what it has learned is saved. */
   stop(name: string): string {
     const live = this.#find(name);
-    if (live.standing === "ended") throw already(live, "has ended");
-    if (ON_STAGES.includes(live.standing)) this.options.leave(live, "ended");
+    if (live.status === "ended") throw already(live, "has ended");
+    if (ON_STAGES.includes(live.status)) this.options.leave(live, "ended");
     else this.options.end(live);
     return `${name} ends after ${stepsText(live)}, and is saved`;
   }
 
   /** Adapters leave the stages and wait there until they are resumed; null for all. */
   pause(name: string | null): string {
-    const chosen = this.#chosen(name, (live) => live.standing !== "ended" && !isPaused(live), "is paused, or has ended");
+    const chosen = this.#chosen(name, (live) => live.status !== "ended" && !isPaused(live), "is paused, or has ended");
     for (const live of chosen)
-      if (ON_STAGES.includes(live.standing)) this.options.leave(live, "paused");
-      else if (live.standing === "waiting") live.standing = "paused";
-      else live.goes = "paused"; // it waits for others of its sweep
+      if (ON_STAGES.includes(live.status)) this.options.leave(live, "paused");
+      else if (live.status === "waiting") live.status = "paused";
+      else live.nextStatus = "paused"; // it waits for others of its sweep
     this.options.settle();
     return `${namesOf(chosen)}: paused until resumed`;
   }
@@ -92,8 +92,8 @@ export class Controls {
   resume(name: string | null): string {
     const chosen = this.#chosen(name, isPaused, "is not paused");
     for (const live of chosen) {
-      live.goes = "waiting";
-      if (live.standing === "paused") live.standing = "waiting";
+      live.nextStatus = "waiting";
+      if (live.status === "paused") live.status = "waiting";
     }
     this.options.settle();
     return `${namesOf(chosen)}: resumed`;
@@ -109,15 +109,15 @@ export class Controls {
 
   /** The step under way of an adapter, or its last one. */
   stepOf(name: string): number {
-    const { steps, begun, keptSteps } = this.#find(name);
-    return Math.max(steps, begun, keptSteps);
+    const { steps, begun, savedSteps } = this.#find(name);
+    return Math.max(steps, begun, savedSteps);
   }
 
   /** A copy of an adapter, `plan`, goes on beside it from the step that it has come to, or comes to: `after`. */
   fork(name: string, plan: AdapterPlan, after = this.stepOf(name)): string {
     this.checkOpen();
     const live = this.#find(name);
-    if (live.standing === "ended") throw already(live, "has ended: continue it by `from`, in a recipe of its own");
+    if (live.status === "ended") throw already(live, "has ended: continue it by `from`, in a recipe of its own");
     if (plan.steps <= after)
       throw new RequestError(
         "control.fork",
@@ -125,11 +125,11 @@ export class Controls {
         "give it more steps",
       );
     live.forks.push({ plan, data: live.data, after, isMade: false });
-    if (!ON_STAGES.includes(live.standing)) this.options.fork(live);
+    if (!ON_STAGES.includes(live.status)) this.options.fork(live);
     return `${plan.name}: goes on from ${name}, after step ${after}`;
   }
 
-  #find(name: string): Live {
+  #find(name: string): AdapterState {
     const names = this.options.all.map(({ plan }) => plan.name);
     const found = this.options.all.find(({ plan }) => plan.name === name);
     if (found) return found;
@@ -141,7 +141,7 @@ export class Controls {
   }
 
   /** The adapters that are meant: one that must be so, or all that are. */
-  #chosen(name: string | null, is: (live: Live) => boolean, otherwise: string): Live[] {
+  #chosen(name: string | null, is: (live: AdapterState) => boolean, otherwise: string): AdapterState[] {
     if (name === null) return this.options.all.filter(is);
     const live = this.#find(name);
     if (!is(live)) throw already(live, otherwise);
@@ -156,7 +156,7 @@ export const ending = (): RequestError =>
     "add it when the run goes on, or to another",
   );
 
-const STATES: Readonly<Record<Live["standing"], string>> = {
+const STATES: Readonly<Record<AdapterState["status"], string>> = {
   waiting: "waiting",
   joining: "starting",
   active: "training",
@@ -167,8 +167,10 @@ const STATES: Readonly<Record<Live["standing"], string>> = {
   ended: "saving",
 };
 
-const isPaused = ({ standing, goes }: Live): boolean => standing === "paused" || (standing !== "ended" && goes === "paused");
-const stepsText = ({ steps, begun }: Live): string => `step ${Math.max(steps, begun)}`;
-const namesOf = (chosen: readonly Live[]): string =>
+const isPaused = ({ status, nextStatus }: AdapterState): boolean =>
+  status === "paused" || (status !== "ended" && nextStatus === "paused");
+const stepsText = ({ steps, begun }: AdapterState): string => `step ${Math.max(steps, begun)}`;
+const namesOf = (chosen: readonly AdapterState[]): string =>
   chosen.length === 0 ? "no adapter" : chosen.map(({ plan }) => plan.name).join(", ");
-const already = ({ plan }: Live, what: string): RequestError => new RequestError("control.adapter", `'${plan.name}' ${what}`);
+const already = ({ plan }: AdapterState, what: string): RequestError =>
+  new RequestError("control.adapter", `'${plan.name}' ${what}`);

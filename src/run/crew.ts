@@ -29,7 +29,7 @@ export type StageOrders = {
   readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
 };
 
-export type CrewOptions = {
+export type LaunchOptions = {
   /** How many stages the run has, and the devices of those that are started here: the first of them. */
   readonly stages: number;
   readonly here: readonly StageOrders["device"][];
@@ -44,10 +44,10 @@ export type CrewOptions = {
   readonly signal: AbortSignal;
 };
 
-export type Crew = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
+export type StageProcesses = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
 
 /** Starts what is to be started and waits until all stages have joined. Disposing ends all of it, and waits for that. */
-export async function gatherCrew({ stages, here, join, run, signal }: CrewOptions): Promise<Crew> {
+export async function launchStages({ stages, here, join, run, signal }: LaunchOptions): Promise<StageProcesses> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();
   let bus: NatsBus | null = null;

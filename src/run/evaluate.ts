@@ -3,12 +3,12 @@
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { isPreference, isRight, type Objective } from "../objectives/registry.ts";
-import { judged } from "../objectives/weigh.ts";
+import { isCorrect, isPreference, type Objective } from "../objectives/registry.ts";
+import { scoreSegment } from "../objectives/weigh.ts";
 import type { Plan } from "../plan/plan.ts";
 import { inputLength, type MicroBatch, pack, type Row } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
-import { countTargets, evaluationShare, wholeOf } from "./feed.ts";
+import { countTargets, evaluationSegment, totalsOf } from "./feed.ts";
 import type { RowReferences } from "./references.ts";
 
 /** Batches that may be on their way through the stages. */
@@ -52,14 +52,14 @@ export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Pro
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
   const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
-  const batches = cut(rows, samples.map(inputLength), batchSize, plan.budget);
-  const whole = wholeOf(samples, objective);
+  const batches = cut(rows, samples.map(inputLength), batchSize, plan.tokensPerMicrobatch);
+  const totals = totalsOf(samples, objective);
   const evaluated: Promise<Evaluated>[] = [];
   const send = async (): Promise<void> => {
     for (const [i, of] of batches.entries()) {
       if (i >= AHEAD) await evaluated[i - AHEAD];
-      const share = evaluationShare(slot, samples, of, whole, objective, references);
-      const batch = pack([share], plan.slots, plan.device.rowTile);
+      const segment = evaluationSegment(slot, samples, of, totals, objective, references);
+      const batch = pack([segment], plan.slots, plan.device.rowTile);
       const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
       const reply = Promise.all(replies).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
       reply.catch(() => undefined); // `result` tells of it
@@ -82,13 +82,13 @@ export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating
       if (!isPreference(objective))
         for (const [i, sequence] of losses.entries()) {
           loss += sequence.loss;
-          if (sequence.hits === batch.sequences[i]!.targets) exact++;
+          if (sequence.correct === batch.sequences[i]!.targets) exact++;
         }
       else
         for (const preference of batch.preferences) {
-          const { rows, found } = judged(batch, preference, losses);
+          const { rows, found } = scoreSegment(batch, preference, losses);
           loss += sum(found.map((row) => row.loss));
-          exact += rows.filter((row, i) => isRight(row, found[i]!)).length;
+          exact += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
         }
     const divisor = isPreference(objective) ? 1 : sum(samples.map(countTargets));
     return { loss: loss / divisor, exact, rows: samples.length };

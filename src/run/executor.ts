@@ -5,11 +5,11 @@ import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
-import { isRight } from "../objectives/registry.ts";
-import { judged } from "../objectives/weigh.ts";
-import { endsOf, type Pass, type StepRef } from "../schedule/lists.ts";
+import { isCorrect } from "../objectives/registry.ts";
+import { scoreSegment } from "../objectives/weigh.ts";
+import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
-import type { ShareRef } from "../schedule/shares.ts";
+import type { SegmentRef } from "../schedule/shares.ts";
 
 /** Requests to one stage that may wait for their turn there. */
 const AHEAD = 6;
@@ -41,20 +41,20 @@ export class Executor {
   /** `batchOf` packs a pass, `tokensOf` counts a share's tokens, `slotOf` is where the stages hold an adapter. */
   constructor(
     private readonly bus: Bus,
-    private readonly batchOf: (pass: Pass) => MicroBatch,
-    private readonly tokensOf: (share: ShareRef) => number,
+    private readonly batchOf: (pass: PackedBatch) => MicroBatch,
+    private readonly tokensOf: (segment: SegmentRef) => number,
     private readonly slotOf: (adapter: number) => number,
   ) {
     this.#ahead = range(bus.stages).map(() => 0);
   }
 
-  async forward(stage: number, pass: Pass): Promise<void> {
+  async forward(stage: number, pass: PackedBatch): Promise<void> {
     const batch = this.#batches.get(pass.id) ?? this.batchOf(pass);
     this.#batches.set(pass.id, batch);
     if (this.bus.stages > 1) await this.#send(stage, this.bus.request(stage, { type: "forward", pass: pass.id, batch }));
   }
 
-  async backward(stage: number, pass: Pass): Promise<void> {
+  async backward(stage: number, pass: PackedBatch): Promise<void> {
     const { bus } = this;
     const batch = this.#batches.get(pass.id);
     invariant(batch, `a backward of pass ${pass.id} without its forward`);
@@ -112,24 +112,24 @@ export class Executor {
   }
 
   /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
-  #count(pass: Pass, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
+  #count(pass: PackedBatch, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
     const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
     let at = 0;
-    for (const share of pass.shares) {
-      const sums = this.#sumOf(share);
-      sums.tokens += this.tokensOf(share);
+    for (const segment of pass.segments) {
+      const sums = this.#sumOf(segment);
+      sums.tokens += this.tokensOf(segment);
       const preference = preferences.get(at);
       if (preference) {
-        const { rows, found } = judged(batch, preference, losses);
+        const { rows, found } = scoreSegment(batch, preference, losses);
         sums.loss += sum(found.map((row) => row.loss));
-        sums.right += rows.filter((row, i) => isRight(row, found[i]!)).length;
+        sums.right += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
         sums.margin += sum(found.map(({ rewards: [own, other] }) => own - (other ?? 0)));
         for (const { contrast } of found) if (contrast) sums.contrast = (sums.contrast ?? 0) + contrast.loss;
         sums.rows += rows.length;
         at += 2 * rows.length;
         continue;
       }
-      for (const _ of share.rows) {
+      for (const _ of segment.rows) {
         const { firstTarget, targets } = batch.sequences[at]!;
         if (targets > 0) sums.loss += losses[at]!.loss * batch.weights[firstTarget]!;
         at++;

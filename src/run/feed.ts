@@ -3,8 +3,8 @@
 import { sum } from "../base/shape.ts";
 import { isPreference, type Objective, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import { type Row, type Share, type SharePreference, sequencesOf, type Tokens } from "../schedule/pack.ts";
-import type { ShareRef } from "../schedule/shares.ts";
+import { type Row, type Segment, type SegmentPreference, sequencesOf, type Tokens } from "../schedule/pack.ts";
+import type { SegmentRef } from "../schedule/shares.ts";
 import type { RowReferences } from "./references.ts";
 
 /** Tokens that are to be predicted; the first never is. */
@@ -14,28 +14,28 @@ export const countTargets = (sequence: Tokens): number => sum(sequence.mask.suba
 function preferenceOf(
   objective: Objective,
   rows: readonly number[],
-  whole: SharePreference["whole"],
+  totals: SegmentPreference["totals"],
   references: RowReferences | null,
-): Pick<Share, "preference"> {
+): Pick<Segment, "preference"> {
   if (!isPreference(objective)) return {};
-  return { preference: { objective, whole, references: references && rows.map((row) => references.get(row)!) } };
+  return { preference: { objective, totals, references: references && rows.map((row) => references.get(row)!) } };
 }
 
 /** What the rows of a mini-batch, or of an evaluation, are divided by: CIT learns both answers of a row, preferences the first. */
-export const wholeOf = (rows: readonly Row[], objective: Objective): SharePreference["whole"] => ({
+export const totalsOf = (rows: readonly Row[], objective: Objective): SegmentPreference["totals"] => ({
   rows: rows.length,
   tokens: sum(rows.flatMap((row) => (rowKindOf(objective) === "paraphrased" ? sequencesOf(row) : [row])).map(countTargets)),
 });
 
 /** A share of a training pass, for the slot that the adapter has: its loss is averaged over the adapter's whole mini-batch. */
-export function trainingShare(
+export function trainingSegment(
   { recipe }: AdapterPlan,
   slot: number,
   samples: readonly Row[],
   references: RowReferences | null,
-  ref: ShareRef,
-): Share {
-  const whole = wholeOf(
+  ref: SegmentRef,
+): Segment {
+  const totals = totalsOf(
     ref.miniBatch.map((row) => samples[row]!),
     recipe.objective,
   );
@@ -46,20 +46,20 @@ export function trainingShare(
     step: ref.step,
     dropout: recipe.dropout,
     firstRow: ref.firstRow,
-    weight: 1 / whole.tokens,
-    ...preferenceOf(recipe.objective, ref.rows, whole, references),
+    weight: 1 / totals.tokens,
+    ...preferenceOf(recipe.objective, ref.rows, totals, references),
   };
 }
 
 /** A share without dropout or gradient, as a part of `whole`. */
-export const evaluationShare = (
+export const evaluationSegment = (
   slot: number,
   samples: readonly Row[],
   rows: readonly number[],
-  whole: SharePreference["whole"],
+  totals: SegmentPreference["totals"],
   objective: Objective,
   references: RowReferences | null,
-): Share => ({
+): Segment => ({
   adapter: slot,
   samples: rows.map((row) => samples[row]!),
   seed: 0,
@@ -67,5 +67,5 @@ export const evaluationShare = (
   dropout: 0,
   firstRow: 0,
   weight: 0,
-  ...preferenceOf(objective, rows, whole, references),
+  ...preferenceOf(objective, rows, totals, references),
 });

@@ -6,24 +6,24 @@ import { MloraError, RunError, textOf } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
 import { removeAdapter } from "../files/output.ts";
 import type { Plan } from "../plan/plan.ts";
-import { judge } from "../schedule/sweeps.ts";
+import { updateBest } from "../schedule/sweeps.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import type { AdapterResult, Events } from "./events.ts";
 import { exportAdapter, exportKept, writeState } from "./export.ts";
-import { isOwn, type Keeper } from "./keeper.ts";
-import { type Live, secondsOf } from "./live.ts";
-import type { Roster } from "./roster.ts";
+import { type CheckpointStore, isOwn } from "./keeper.ts";
+import { type AdapterState, secondsOf } from "./live.ts";
+import type { AdapterScheduler } from "./roster.ts";
 
 export type FinisherOptions = {
   readonly plan: Plan;
   readonly bus: Bus;
   /** Folder of the run; null exports nothing. */
   readonly output: string | null;
-  readonly keeper: Keeper;
+  readonly store: CheckpointStore;
   /** Keep those that are stopped, so that they can go on. */
-  readonly keepStopped: boolean;
-  readonly tell: Events;
-  readonly roster: Roster;
+  readonly saveStopped: boolean;
+  readonly events: Events;
+  readonly scheduler: AdapterScheduler;
   readonly stop: AbortSignal;
 };
 
@@ -31,16 +31,19 @@ export class Finisher {
   constructor(private readonly options: FinisherOptions) {}
 
   /** Evaluates an adapter on its held-out rows, if there are any, as what it is after `step`, and tells. */
-  evaluation(live: Live, step = live.steps): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
+  evaluation(
+    live: AdapterState,
+    step = live.steps,
+  ): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
     const { plan, bus } = this.options;
-    const held = live.data.eval;
-    if (held.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
+    const heldOut = live.data.eval;
+    if (heldOut.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
     const { batchSize, objective } = live.plan.recipe;
     const references = live.references?.eval ?? null;
-    const { sent, result } = evaluate(bus, plan, { slot: live.slot!, samples: held, batchSize, objective, references });
+    const { sent, result } = evaluate(bus, plan, { slot: live.slot!, samples: heldOut, batchSize, objective, references });
     const told = result.then((found) => {
       live.latest = found;
-      this.options.tell.evaluated({ ...found, adapter: live.plan.index, step });
+      this.options.events.evaluated({ ...found, adapter: live.plan.index, step });
       return found;
     });
     told.catch(() => undefined); // it may fail before anybody waits for it
@@ -48,15 +51,15 @@ export class Finisher {
   }
 
   /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
-  async finish(live: Live, status: AdapterResult["status"], message: string | null): Promise<void> {
-    const { output, stop, keepStopped } = this.options;
+  async finish(live: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
+    const { output, stop, saveStopped } = this.options;
     const { steps, tokens, firstLoss, lastLoss, before, made } = live;
     const { name, index } = live.plan;
     let after: Evaluation | null = null;
     let folder: string | null = null;
     let outcome = { status, message };
     try {
-      if (status === "stopped" && keepStopped && live.slot !== null && steps > 0) await this.options.roster.keep(live);
+      if (status === "stopped" && saveStopped && live.slot !== null && steps > 0) await this.options.scheduler.keep(live);
       if (status === "dropped") after = live.latest;
       else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
         after = checked(await this.#lastEvaluation(live));
@@ -67,43 +70,43 @@ export class Finisher {
       outcome = { status: "failed", message: textOf(error) }; // the others go on
       if (!isOfNumbers(error)) await this.#keepTrained(live);
     }
-    this.options.roster.free(live);
-    if (outcome.status === "failed") this.options.tell.failed(index, outcome.message!);
+    this.options.scheduler.free(live);
+    if (outcome.status === "failed") this.options.events.failed(index, outcome.message!);
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder, made };
-    this.options.tell.ended(index, live.result);
+    this.options.events.ended(index, live.result);
     if (outcome.status === "failed" || outcome.status === "stopped") return;
     await live.kept; // a save that is under way would find its folder gone
     this.#forget(live); // not before it is known to have ended
   }
 
   /** What was trained is whole, and only its folder could not be written or read: the same command saves it without training it again. */
-  async #keepTrained(live: Live): Promise<void> {
+  async #keepTrained(live: AdapterState): Promise<void> {
     await live.kept;
-    if (this.options.keepStopped && live.slot !== null && live.steps > 0) await this.options.roster.keep(live);
+    if (this.options.saveStopped && live.slot !== null && live.steps > 0) await this.options.scheduler.keep(live);
   }
 
-  #forget(live: Live): void {
+  #forget(live: AdapterState): void {
     try {
-      this.options.keeper.forget(live.plan);
+      this.options.store.remove(live.plan);
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.options.tell.noticed(live.plan.index, `its checkpoints are still there: ${textOf(error)}`);
+      this.options.events.noticed(live.plan.index, `its checkpoints are still there: ${textOf(error)}`);
     }
   }
 
   /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
-  async #lastEvaluation(live: Live): Promise<Evaluation | null> {
+  async #lastEvaluation(live: AdapterState): Promise<Evaluation | null> {
     const { plan, bus } = this.options;
     const { patience, minDelta } = live.plan.recipe;
     let last = live.best?.judged === live.steps ? live.latest : await this.evaluation(live).result;
     if (patience === null || last === null) return last;
-    live.best = judge(live.best, last.loss, live.steps, minDelta);
+    live.best = updateBest(live.best, last.loss, live.steps, minDelta);
     if (live.best.step === live.steps) return last;
-    const best = this.options.keeper.load(plan, live.plan, (text) => this.options.tell.noticed(live.plan.index, text), "best");
+    const best = this.options.store.load(plan, live.plan, (text) => this.options.events.noticed(live.plan.index, text), "best");
     if (!best) return last;
     await writeState(bus, live.slot!, best.blocks);
-    this.options.tell.noticed(
+    this.options.events.noticed(
       live.plan.index,
       `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`,
     );
@@ -112,7 +115,7 @@ export class Finisher {
   }
 
   /** Leaves nothing of an adapter that could not be saved. */
-  async #export(live: Live, folder: string): Promise<string | null> {
+  async #export(live: AdapterState, folder: string): Promise<string | null> {
     const before = existsSync(folder); // saved when the run was interrupted
     try {
       if (!(await this.#save(live, folder))) return null;
@@ -120,7 +123,7 @@ export class Finisher {
       if (!before) this.#remove(folder);
       throw error;
     }
-    this.options.tell.saved({ adapter: live.plan.index, step: live.steps, folder });
+    this.options.events.saved({ adapter: live.plan.index, step: live.steps, folder });
     return folder;
   }
 
@@ -134,13 +137,13 @@ export class Finisher {
   }
 
   /** From the stages, or, where it has no place there, from where it was kept; false where it was not. */
-  async #save(live: Live, folder: string): Promise<boolean> {
+  async #save(live: AdapterState, folder: string): Promise<boolean> {
     const { plan, bus } = this.options;
     const { data, slot } = live;
     if (slot !== null) {
       await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
     } else {
-      const kept = this.options.keeper.load(plan, live.plan, (text) => this.options.tell.noticed(live.plan.index, text));
+      const kept = this.options.store.load(plan, live.plan, (text) => this.options.events.noticed(live.plan.index, text));
       if (!kept) return false;
       exportKept(plan, live.plan, kept.blocks, folder);
     }

@@ -3,7 +3,7 @@
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { type Sampling, sample } from "../data/sample.ts";
-import { decode, type GenerationPass, type Growing, prefill, promptRows, type Tile } from "../schedule/decode.ts";
+import { decode, type GenerationBatch, type Growing, prefill, promptRows, type Tile } from "../schedule/decode.ts";
 
 /** What is to be continued: under the adapter in a slot, or -1 for the base alone, by `limit` tokens at most. */
 export type Generation = {
@@ -13,16 +13,16 @@ export type Generation = {
   readonly seed: number;
 };
 
-export type Grown = { readonly index: number; readonly token: number; readonly end: "stop" | "length" | null };
+export type GeneratedToken = { readonly index: number; readonly token: number; readonly end: "stop" | "length" | null };
 
 /** What runs passes (stage/generator.ts). */
 export type Engine = {
   readonly tile: Tile;
   readonly sizes: { readonly rows: number; readonly sequences: number; readonly capacity: number; readonly adapters: number };
-  run(pass: GenerationPass, sequences: number): Promise<readonly Float32Array[]>;
+  run(pass: GenerationBatch, sequences: number): Promise<readonly Float32Array[]>;
 };
 
-type Active = Growing & { readonly ids: number[]; readonly index: number; readonly place: number; readonly chance: Rng };
+type Active = Growing & { readonly ids: number[]; readonly index: number; readonly place: number; readonly rng: Rng };
 
 /**
  * Tokens as they come, of any of the sequences. Chance is a function of the sequence's seed and prompt, and so are its tokens: they do not
@@ -33,7 +33,7 @@ export async function* generate(
   wanted: readonly Generation[],
   sampling: Sampling,
   stops: ReadonlySet<number>,
-): AsyncGenerator<Grown> {
+): AsyncGenerator<GeneratedToken> {
   const { sizes, tile } = engine;
   const slots = Math.max(1, sizes.adapters);
   const places = range(sizes.sequences);
@@ -50,25 +50,25 @@ export async function* generate(
       const beside = [...active, ...admitted].filter((other) => other.adapter === adapter).length;
       const alone = adapter < 0 || !admitted.some((other) => other.adapter === adapter);
       const needed = promptRows(prompt.length, tile);
-      if (beside >= tile.alike.length || !alone || rows + needed > sizes.rows) {
+      if (beside >= tile.sameOrder.length || !alone || rows + needed > sizes.rows) {
         i++;
         continue;
       }
       rows += needed;
       waiting.splice(i, 1);
       const place = places.shift()!;
-      const chance = new Rng(seed, prompt.length, ...prompt);
-      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * sizes.capacity, place, chance });
+      const rng = new Rng(seed, prompt.length, ...prompt);
+      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * sizes.capacity, place, rng });
     }
     return admitted;
   };
 
   /** Lets each sequence of a pass grow by what its logits say. */
-  const grow = async function* (sequences: readonly Active[], pass: GenerationPass): AsyncGenerator<Grown> {
+  const extend = async function* (sequences: readonly Active[], pass: GenerationBatch): AsyncGenerator<GeneratedToken> {
     const logits = await engine.run(pass, sequences.length);
-    for (const [i, { index, ids, chance, place }] of sequences.entries()) {
+    for (const [i, { index, ids, rng, place }] of sequences.entries()) {
       const { prompt, limit } = wanted[index]!;
-      const token = sample(logits[i]!, sampling, chance.uniform());
+      const token = sample(logits[i]!, sampling, rng.uniform());
       ids.push(token);
       const end = stops.has(token) ? "stop" : ids.length - prompt.length === limit ? "length" : null;
       if (end !== null) {
@@ -85,10 +85,10 @@ export async function* generate(
   while (waiting.length > 0 || active.length > 0) {
     const admitted = admit();
     active.push(...admitted);
-    if (admitted.length > 0) yield* grow(admitted, prefill(admitted, slots, tile));
+    if (admitted.length > 0) yield* extend(admitted, prefill(admitted, slots, tile));
     else {
       const growing = [...active];
-      yield* grow(growing, decode(growing, slots, tile));
+      yield* extend(growing, decode(growing, slots, tile));
     }
   }
 }

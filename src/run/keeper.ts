@@ -23,30 +23,30 @@ import { CHECKPOINTS } from "../recipe/recipe.ts";
 import { blocksOf, layoutOf } from "./blocks.ts";
 
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
-export type Kept = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
+export type StoredAdapter = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
 
 /** Where an adapter stands, or where its evaluation was best. */
 export type Which = "latest" | "best";
 
-export interface Keeper extends AsyncDisposable {
+export interface CheckpointStore extends AsyncDisposable {
   /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
-  save(plan: Plan, adapter: AdapterPlan, kept: Kept, which?: Which): Promise<void>;
+  save(plan: Plan, adapter: AdapterPlan, kept: StoredAdapter, which?: Which): Promise<void>;
   /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
-  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): Kept | null;
+  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): StoredAdapter | null;
   /** Lets go of all that was saved of an adapter. Throws a RunError where it cannot be removed. */
-  forget(adapter: AdapterPlan): void;
+  remove(adapter: AdapterPlan): void;
 }
 
 /** Whether it is one adapter's alone: its file, as it is written or read back, not a stage. */
 export const isOwn = (error: unknown): boolean =>
   error instanceof MloraError && /^(files|export|checkpoint|peft|safetensors)\./.test(error.code);
 
-export function memoryKeeper(): Keeper {
-  const all = new Map<string, Kept>();
+export function memoryStore(): CheckpointStore {
+  const all = new Map<string, StoredAdapter>();
   return {
     save: async (_, { name }, kept, which = "latest") => void all.set(`${which} ${name}`, kept),
     load: (_, { name }, __, which = "latest") => all.get(`${which} ${name}`) ?? null,
-    forget: ({ name }) => {
+    remove: ({ name }) => {
       for (const which of ["latest", "best"]) all.delete(`${which} ${name}`);
     },
     [Symbol.asyncDispose]: async () => all.clear(),
@@ -58,7 +58,7 @@ export const checkpointFolder = (output: string, name: string, which: Which = "l
   join(output, CHECKPOINTS, name, ...(which === "best" ? [which] : []));
 
 /** Removes all that was kept under this name in a run's folder. Throws a RunError where it cannot be removed. */
-export function forgetKept(output: string, name: string): void {
+export function removeStored(output: string, name: string): void {
   const folder = checkpointFolder(output, name);
   try {
     removeCheckpoints(checkpointFolder(output, name, "best"));
@@ -79,7 +79,7 @@ export function aside(folder: string, error: unknown): string {
 }
 
 /** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
-export function diskKeeper(output: string, keep: number): Keeper {
+export function diskStore(output: string, keep: number): CheckpointStore {
   const saver = startSaver();
   return {
     save: (plan, adapter, { progress, blocks }, which = "latest") =>
@@ -103,7 +103,7 @@ export function diskKeeper(output: string, keep: number): Keeper {
         }
       return null;
     },
-    forget: ({ name }) => forgetKept(output, name),
+    remove: ({ name }) => removeStored(output, name),
     [Symbol.asyncDispose]: () => saver.end(),
   };
 }
@@ -120,7 +120,7 @@ const snapshotOf = (plan: Plan, { rank, targets, method, places }: AdapterPlan, 
   targets,
   method,
   places,
-  stages: plan.stages.map(({ part }, stage) => ({ part, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
+  stages: plan.stages.map(({ layerRange }, stage) => ({ layerRange, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
 });
 
 /** The thread, started with the first checkpoint. */

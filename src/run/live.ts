@@ -24,7 +24,7 @@ export type AdapterData = {
  * evaluation. leaving: it gives up its slot when the step under way is made. rung: it waits for the others of its sweep. paused: by
  * somebody's wish. ended: it makes no step any more.
  */
-export type Standing = "waiting" | "joining" | "active" | "held" | "leaving" | "rung" | "paused" | "ended";
+export type Status = "waiting" | "joining" | "active" | "held" | "leaving" | "rung" | "paused" | "ended";
 
 export type MadeStep = {
   readonly step: number; // from 1
@@ -38,15 +38,15 @@ export type MadeStep = {
 /** A copy that goes on from an adapter's state after the step `after`. `isMade`: the state is being kept for it. */
 export type Fork = { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number; isMade: boolean };
 
-export type Live = {
+export type AdapterState = {
   readonly plan: AdapterPlan;
   readonly data: AdapterData;
   readonly made: Progress["made"];
   /** Counts up with those that come. */
   arrived: number;
-  standing: Standing;
+  status: Status;
   /** Where it goes when it has left. */
-  goes: "waiting" | "paused" | "rung" | "ended";
+  nextStatus: "waiting" | "paused" | "rung" | "ended";
   /** It has had a slot before, in this run. */
   known: boolean;
   /** Its place on the stages; null where it has none. */
@@ -56,7 +56,7 @@ export type Live = {
   decided: number;
   steps: number;
   /** Steps that it had made when it was kept, where it has not been on the stages since. */
-  keptSteps: number;
+  savedSteps: number;
   /** The step under way, from when it is decided. */
   step: MadeStep | null;
   tokens: number;
@@ -83,21 +83,21 @@ export type Live = {
   result: AdapterResult | null;
 };
 
-export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["made"], arrived: number): Live {
+export function newAdapterState(plan: AdapterPlan, data: AdapterData, made: Progress["made"], arrived: number): AdapterState {
   const time = now();
   return {
     plan,
     data,
     made,
     arrived,
-    standing: "waiting",
-    goes: "waiting",
+    status: "waiting",
+    nextStatus: "waiting",
     known: false,
     slot: null,
     begun: 0,
     decided: 0,
     steps: 0,
-    keptSteps: 0,
+    savedSteps: 0,
     step: null,
     tokens: 0,
     secondsBefore: 0,
@@ -118,9 +118,9 @@ export function freshLive(plan: AdapterPlan, data: AdapterData, made: Progress["
   };
 }
 
-export const secondsOf = ({ secondsBefore, since }: Live): number => secondsBefore + (now() - since) / 1000;
+export const secondsOf = ({ secondsBefore, since }: AdapterState): number => secondsBefore + (now() - since) / 1000;
 
-export const progressOf = (live: Live): Progress => ({
+export const progressOf = (live: AdapterState): Progress => ({
   adapter: live.plan.name,
   step: live.steps,
   tokens: live.tokens,
@@ -133,20 +133,20 @@ export const progressOf = (live: Live): Progress => ({
 });
 
 /** The copies that can be made of it as it is now, and from now on are; they stay among its copies, so that their names are taken, until they have joined. */
-export function dueForks(live: Live): Fork[] {
+export function dueForks(live: AdapterState): Fork[] {
   const due = live.forks.filter(({ after, isMade }) => !isMade && after <= madeBy(live));
   for (const fork of due) fork.isMade = true;
   return due;
 }
 
 /** A copy has joined, or was not made. */
-export const forkOver = (live: Live, fork: Fork): void => void live.forks.splice(live.forks.indexOf(fork), 1);
+export const endFork = (live: AdapterState, fork: Fork): void => void live.forks.splice(live.forks.indexOf(fork), 1);
 
 /** Steps that it has made, whether it is on the stages or not. */
-const madeBy = ({ steps, keptSteps }: Live): number => Math.max(steps, keptSteps);
+const madeBy = ({ steps, savedSteps }: AdapterState): number => Math.max(steps, savedSteps);
 
 /** Puts an adapter where it stood. */
-export function restore(live: Live, progress: Progress): void {
+export function restore(live: AdapterState, progress: Progress): void {
   const { step, tokens, seconds, firstLoss, lastLoss, before, best } = progress;
   Object.assign(live, { begun: step, decided: step, steps: step, tokens, firstLoss, lastLoss, before, best });
   live.secondsBefore = seconds;
@@ -158,23 +158,23 @@ const BESIDE = ["data", "priority", "eval_every"];
 
 /** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data, its base model, saved adapters. */
 export function madeOf(
-  { budget, recipe: run }: Plan,
+  { tokensPerMicrobatch, recipe: run }: Plan,
   { recipe }: AdapterPlan,
   data: AdapterData,
   model: string,
 ): Progress["made"] {
   const { precision } = run.model;
   const base = isQuantised(precision) ? { precision } : {}; // else the base is what its files say
-  const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: budget });
+  const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: tokensPerMicrobatch });
   const deciding = Object.fromEntries(settings.filter(([key]) => !BESIDE.includes(key)));
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
   return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };
 }
 
-function fingerprint({ train, eval: held }: AdapterData): string {
+function fingerprint({ train, eval: heldOut }: AdapterData): string {
   const hasher = new Bun.CryptoHasher("sha256");
-  for (const rows of [train, held]) {
+  for (const rows of [train, heldOut]) {
     hasher.update(`${rows.length};`);
     for (const row of rows) {
       for (const { ids, mask } of sequencesOf(row)) hasher.update(`${ids.length};`).update(ids).update(mask);
@@ -185,18 +185,19 @@ function fingerprint({ train, eval: held }: AdapterData): string {
 }
 
 /** Whether its evaluation after this step counts for its patience. */
-export const isCounted = ({ plan: { recipe } }: Pick<Live, "plan">, step: number): boolean =>
+export const isCounted = ({ plan: { recipe } }: Pick<AdapterState, "plan">, step: number): boolean =>
   recipe.patience !== null && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;
 
 /** Whether it has come to a rung of its sweep. */
-export const isRung = ({ plan: { recipe, steps } }: Pick<Live, "plan">, step: number): boolean =>
+export const isRung = ({ plan: { recipe, steps } }: Pick<AdapterState, "plan">, step: number): boolean =>
   recipe.halving !== null && step > 0 && step < steps && step % recipe.halving.rung === 0;
 
 /** Whether it is evaluated after this step: before its first, every so many, and at rungs; after its last is another matter. */
-export const isEvaluated = (live: Pick<Live, "plan">, step: number): boolean => {
+export const isEvaluated = (live: Pick<AdapterState, "plan">, step: number): boolean => {
   const { recipe, steps } = live.plan;
   return step === 0 || isRung(live, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);
 };
 
 /** Whether the adapter's next step waits for the evaluation after this one. */
-export const isHeld = (live: Pick<Live, "plan">, step: number): boolean => isCounted(live, step) || isRung(live, step);
+export const waitsForEvaluation = (live: Pick<AdapterState, "plan">, step: number): boolean =>
+  isCounted(live, step) || isRung(live, step);

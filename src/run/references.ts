@@ -2,7 +2,7 @@
 // has a slot. A function of its own data and settings, so the same in any company and after any interruption.
 
 import type { Bus } from "../bus/bus.ts";
-import { type Init, isPrincipal } from "../methods/init.ts";
+import { type Init, isSvdInit } from "../methods/init.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
@@ -30,14 +30,14 @@ export async function beginIn(
   data: AdapterData,
   known: References | null,
   isKept = false,
-  told: (text: string) => void = () => undefined,
+  notify: (text: string) => void = () => undefined,
   model = "",
 ): Promise<References | null> {
   const { objective, initialAdapter, init } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
   const fresh = async (of: AdapterPlan, init: Init) => {
-    await begin(bus, plan, of, slot, told, { init });
-    if (isPrincipal(init) && model !== "") checkModel(plan.recipe.model.path, model); // its weights have been read again
+    await begin(bus, plan, of, slot, notify, { init });
+    if (isSvdInit(init) && model !== "") checkModel(plan.recipe.model.path, model); // its weights have been read again
   };
   const take = async (folder: string, of: AdapterPlan) => {
     await putSaved(bus, plan, of, slot, folder, (init) => fresh(of, init));

@@ -22,7 +22,7 @@ const FINAL = ["done", "early", "dropped"];
  * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
  * `open`: there may be nothing left to do but to wait for more adapters.
  */
-export function findKept(
+export function findStored(
   output: string,
   plan: Plan,
   data: readonly AdapterData[],

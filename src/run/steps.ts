@@ -8,19 +8,19 @@ import type { StepRef } from "../schedule/lists.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import type { Events } from "./events.ts";
 import type { Executor } from "./executor.ts";
-import { isHeld, type Live } from "./live.ts";
+import { type AdapterState, waitsForEvaluation } from "./live.ts";
 
 export type StepsOptions = {
   readonly stages: number;
   readonly executor: Executor;
-  readonly of: (ref: StepRef) => Live;
-  readonly tell: Events;
+  readonly of: (ref: StepRef) => AdapterState;
+  readonly events: Events;
   /** An adapter whose numbers are none. */
-  readonly failed: (live: Live, message: string) => void;
+  readonly failed: (live: AdapterState, message: string) => void;
   /** The end of an iteration: who comes, goes or is preempted is settled before the next mini-batch. */
   readonly decided: () => void;
   /** All stages have been told of the adapter's step. */
-  readonly made: (live: Live) => Promise<void>;
+  readonly made: (live: AdapterState) => Promise<void>;
 };
 
 /** Of the latest rates, what counts of the one before. */
@@ -57,7 +57,7 @@ export class Steps {
     const live = of(ref);
     const { recipe, steps } = live.plan;
     const { loss, tokens, squares, preference } = await executor.result(ref);
-    if (live.standing === "ended") return null;
+    if (live.status === "ended") return null;
     const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
@@ -68,7 +68,7 @@ export class Steps {
     const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
     live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
-    if (live.standing === "active" && isHeld(live, ref.step + 1)) live.standing = "held";
+    if (live.status === "active" && waitsForEvaluation(live, ref.step + 1)) live.status = "held";
     decided();
     return {
       adapter: live.slot!,
@@ -82,7 +82,7 @@ export class Steps {
   }
 
   /** Counts and tells of the step that an adapter has made. */
-  #report(live: Live): void {
+  #report(live: AdapterState): void {
     const { plan } = live;
     const { loss, tokens, gradNorm, learningRate, step, preference } = live.step!;
     const time = now();
@@ -94,7 +94,7 @@ export class Steps {
     live.lastLoss = loss;
     live.rate = live.rate === null ? tokensPerSecond : SMOOTHING * live.rate + (1 - SMOOTHING) * tokensPerSecond;
     live.steppedAt = time;
-    this.options.tell.stepped({
+    this.options.events.stepped({
       adapter: plan.index,
       step,
       steps: plan.steps,

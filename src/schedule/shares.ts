@@ -5,7 +5,7 @@ import { alignUp } from "../base/shape.ts";
 import { stepsOf, type Work } from "./steps.ts";
 
 /** A micro-batch of one adapter within a pass. */
-export type ShareRef = {
+export type SegmentRef = {
   readonly adapter: number;
   readonly step: number;
   readonly rows: readonly number[];
@@ -18,9 +18,9 @@ export type ShareRef = {
 };
 
 /** All micro-batches of an adapter from step `from` on, of at most `budget` tokens where a row is not longer. */
-export function* sharesOf(adapter: number, work: Work, budget: number, from = 0): Generator<ShareRef> {
+export function* segmentsOf(adapter: number, work: Work, tokensPerMicrobatch: number, from = 0): Generator<SegmentRef> {
   let step = from;
-  for (const { microBatches } of stepsOf(work, budget, from)) {
+  for (const { microBatches } of stepsOf(work, tokensPerMicrobatch, from)) {
     const miniBatch = microBatches.flat();
     let firstRow = 0;
     for (const [i, rows] of microBatches.entries()) {
@@ -32,7 +32,7 @@ export function* sharesOf(adapter: number, work: Work, budget: number, from = 0)
 }
 
 /** Rows that a share takes in a pass: its tokens, padded to whole tiles. */
-export const paddedRows = (work: Work, { rows }: ShareRef, rowTile: number): number => alignUp(tokensOf(work, rows), rowTile);
+export const paddedRows = (work: Work, { rows }: SegmentRef, rowTile: number): number => alignUp(tokensOf(work, rows), rowTile);
 
 function tokensOf({ lengths }: Work, rows: readonly number[]): number {
   let total = 0;

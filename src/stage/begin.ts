@@ -1,8 +1,8 @@
 // What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
 
-import type { AdapterBank, BankAdapter } from "../adapter/bank.ts";
+import type { AdapterPool, PoolAdapter } from "../adapter/bank.ts";
 import { initialise, isRandom } from "../adapter/init.ts";
-import { principalFactors } from "../adapter/principal.ts";
+import { svdFactors } from "../adapter/principal.ts";
 import { sleep } from "../base/clock.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
@@ -14,7 +14,7 @@ import { rankAt, scaleAt } from "../methods/placement.ts";
 import { type OriginalWeight, originalWeights } from "./base.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = BankAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
+export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
@@ -24,20 +24,24 @@ type Place = { readonly layer: number; readonly linear: Linear };
  */
 export async function fillInitial(
   block: Float32Array,
-  bank: AdapterBank,
-  { spec, part, original }: { readonly spec: ModelSpec; readonly part: LayerRange; readonly original: OriginalWeight },
+  pool: AdapterPool,
+  {
+    spec,
+    layerRange,
+    original,
+  }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
   slot: number,
   adapter: StageAdapter,
 ): Promise<void> {
   const { init, seed, dInitial, targets, method, places } = adapter;
-  let begun: ReturnType<typeof principal> | null = null;
-  for (const { layer, linear, factor } of factorsIn(part, targets, method, places)) {
-    const place = bank.place(slot, layer, linear, factor);
+  let begun: ReturnType<typeof svdInitial> | null = null;
+  for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
+    const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
     if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
     else if (factor === "A") {
       await sleep(0);
-      begun = principal(spec, adapter, { layer, linear }, original);
+      begun = svdInitial(spec, adapter, { layer, linear }, original);
       putFactor(block, place, begun.a);
     } else if (factor === "B") putFactor(block, place, begun!.b);
   }
@@ -53,7 +57,7 @@ function partOf(
   const { layer, linear, init, rank, scale } = at;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
-  return principalFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
+  return svdFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
 }
 
 /** What an adapter that PEFT takes off the model in `folder` takes off each of its weights. */
@@ -63,7 +67,7 @@ export function partOfWeights(folder: string, spec: ModelSpec): PartOfWeight {
 }
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
-function principal(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
+function svdInitial(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
   const { init, seed } = adapter;
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;

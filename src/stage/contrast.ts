@@ -9,7 +9,7 @@ import type { HeadWeights } from "../model/head.ts";
 import { addPooledGradient, type Pools, pooled } from "../model/pool.ts";
 import { cosineGradients, cosines } from "../objectives/cosine.ts";
 import { isContrastive, poolingOf } from "../objectives/registry.ts";
-import { judged } from "../objectives/weigh.ts";
+import { scoreSegment } from "../objectives/weigh.ts";
 import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
 
 /** Where the last stage has the head and the stream of a micro-batch. */
@@ -27,7 +27,7 @@ type Contrast = {
   readonly vs: readonly Float32Array[];
   readonly similar: readonly (readonly number[])[];
 };
-export type Contrasts = { readonly pools: Pools; readonly shares: readonly Contrast[] };
+export type Contrasts = { readonly pools: Pools; readonly segments: readonly Contrast[] };
 
 /** First row and end of each sequence: padding rows have empty bounds. */
 function sequenceRows(bounds: Int32Array): (readonly [first: number, end: number])[] {
@@ -38,11 +38,11 @@ function sequenceRows(bounds: Int32Array): (readonly [first: number, end: number
 }
 
 /** The rows whose mean stands for a sequence: all, or the last, which predicts its last token. */
-function poolsOf({ bounds }: MicroBatch, shares: readonly PackedPreference[]): Pools {
+function poolsOf({ bounds }: MicroBatch, segments: readonly PackedPreference[]): Pools {
   const sequences = sequenceRows(bounds);
   const rows: number[] = [];
   const edges: number[] = [];
-  for (const { objective, firstSequence, labels } of shares)
+  for (const { objective, firstSequence, labels } of segments)
     for (const [first, end] of sequences.slice(firstSequence, firstSequence + 2 * labels.length)) {
       edges.push(rows.length);
       for (let row = poolingOf(objective) === "mean" ? first : end - 1; row < end; row++) rows.push(row);
@@ -60,18 +60,18 @@ export async function contrastsOf({ device, head, buffers, hidden }: Ground, tab
   const width = hidden.shape[1]!;
   let at = 0;
   const next = () => all.subarray(at * width, ++at * width);
-  const shares = mine.map((preference) => {
+  const segments = mine.map((preference) => {
     const pairs = preference.labels.map(() => [next(), next()] as const);
     const [us, vs] = [pairs.map(([u]) => u), pairs.map(([, v]) => v)];
     return { preference, us, vs, similar: cosines(us, vs) };
   });
-  return { pools, shares };
+  return { pools, segments };
 }
 
 /** The losses, with each row's cosines at its first sequence. */
 export function withSimilar(losses: readonly SequenceLoss[], contrasts: Contrasts | null): readonly SequenceLoss[] {
   const similar = new Map(
-    contrasts?.shares.flatMap(({ preference, similar: of }) =>
+    contrasts?.segments.flatMap(({ preference, similar: of }) =>
       of.map((row, i) => [preference.firstSequence + 2 * i, row] as const),
     ),
   );
@@ -82,13 +82,13 @@ export function withSimilar(losses: readonly SequenceLoss[], contrasts: Contrast
 export function addContrastGradient(
   { device, head, buffers, hidden }: Ground,
   tables: MicroBatch,
-  { pools, shares }: Contrasts,
+  { pools, segments }: Contrasts,
   losses: readonly SequenceLoss[],
   grad: Tensor,
 ): void {
-  const gradients = shares.flatMap(({ preference, us, vs }) => {
-    const slopes = judged(tables, preference, losses).found.map(({ contrast }) => contrast!.pulls);
-    const by = cosineGradients(us, vs, slopes);
+  const gradients = segments.flatMap(({ preference, us, vs }) => {
+    const byCosine = scoreSegment(tables, preference, losses).found.map(({ contrast }) => contrast!.gradients);
+    const by = cosineGradients(us, vs, byCosine);
     return us.flatMap((_, i) => [by.us[i]!, by.vs[i]!]);
   });
   const width = hidden.shape[1]!;

@@ -1,13 +1,13 @@
 // A whole model on one device that generates: it runs the passes that it is given, and decides nothing.
 
-import { AdapterBank, type BankAdapter } from "../adapter/bank.ts";
+import { AdapterPool, type PoolAdapter } from "../adapter/bank.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
-import { alikePlaces } from "../device/tile.ts";
+import { sameOrderPlaces } from "../device/tile.ts";
 import { toF32 } from "../files/convert.ts";
 import { type FactorTensor, putFactor } from "../methods/layout.ts";
 import { writeBatch } from "../model/batch.ts";
@@ -19,7 +19,7 @@ import { type FillTensor, loadWeights, type Weights, weightBytes, wholeModel } f
 import { rowsGather } from "../ops/embed.ts";
 import { linearForward } from "../ops/linear.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
-import type { GenerationPass, Tile } from "../schedule/decode.ts";
+import type { GenerationBatch, Tile } from "../schedule/decode.ts";
 import { weightsOf } from "./base.ts";
 import { requireFormat } from "./stage.ts";
 
@@ -32,24 +32,24 @@ export class Generator implements Disposable {
     readonly device: Device,
     readonly spec: ModelSpec,
     readonly sizes: GenerationSizes,
-    private readonly bank: AdapterBank,
+    private readonly pool: AdapterPool,
     private readonly weights: Weights,
     private readonly decoder: Decoder,
     private readonly buffers: Buffers,
     private readonly arenas: readonly Disposable[],
   ) {
-    this.tile = { rows: device.rowTile, alike: alikePlaces(device) };
+    this.tile = { rows: device.rowTile, sameOrder: sameOrderPlaces(device) };
   }
 
   /** Takes all memory that it will ever use, and loads the frozen weights through `fill`. */
   static async open(device: Device, spec: ModelSpec, sizes: GenerationSizes, fill: FillTensor): Promise<Generator> {
     const { rows, rank, groups, format } = sizes;
-    const part = wholeModel(spec);
+    const layerRange = wholeModel(spec);
     requireFormat(device, format);
-    const weightArena = new Arena(device, weightBytes(spec, part, device.compute, format), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, part, format, fill);
-    const bank = new AdapterBank(device, spec, part, Math.max(1, sizes.adapters), sizes);
-    const need = { spec, groups, rows, rank, adapters: sizes.adapters, format, layout: bank.layout };
+    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
+    const pool = new AdapterPool(device, spec, layerRange, Math.max(1, sizes.adapters), sizes);
+    const need = { spec, groups, rows, rank, adapters: sizes.adapters, format, layout: pool.layout };
     device.reserveScratch(scratchBytes(device, need));
     const carve = (take: Parameters<typeof takeGeneration>[0]) => takeGeneration(take, device, spec, sizes);
     const arena = new Arena(device, countBytes(carve), "keys, values and activations");
@@ -57,23 +57,23 @@ export class Generator implements Disposable {
     const { cos, sin } = ropeTables(spec, sizes.capacity);
     device.write(buffers.rope.cos, cos);
     device.write(buffers.rope.sin, sin);
-    const decoder = new Decoder(device, spec, part, weights, bank, buffers.rope, "full");
-    return new Generator(device, spec, sizes, bank, weights, decoder, buffers, [weightArena, bank, arena]);
+    const decoder = new Decoder(device, spec, layerRange, weights, pool, buffers.rope, "full");
+    return new Generator(device, spec, sizes, pool, weights, decoder, buffers, [weightArena, pool, arena]);
   }
 
   /** Puts an adapter into a slot; what no factor fills is zero. */
-  load(slot: number, adapter: BankAdapter, factors: Iterable<FactorTensor>): void {
-    this.bank.admit(slot, adapter);
-    const block = new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
+  load(slot: number, adapter: PoolAdapter, factors: Iterable<FactorTensor>): void {
+    this.pool.admit(slot, adapter);
+    const block = new Float32Array(new ArrayBuffer(4 * this.pool.layout.size));
     for (const { layer, linear, factor, values } of factors)
-      putFactor(block, this.bank.place(slot, layer, linear, factor), values);
-    this.bank.write(slot, "params", block);
+      putFactor(block, this.pool.place(slot, layer, linear, factor), values);
+    this.pool.write(slot, "params", block);
   }
 
   /** The logits of each sequence's next token, in the order of the pass's targets. */
-  async run(pass: GenerationPass, sequences: number): Promise<readonly Float32Array[]> {
+  async run(pass: GenerationBatch, sequences: number): Promise<readonly Float32Array[]> {
     const { device, buffers } = this;
-    const decomposed = this.bank.decomposed(pass.tileAdapter);
+    const decomposed = this.pool.decomposed(pass.tileAdapter);
     const batch = { ...writeBatch(device, buffers.batch, pass), decomposed };
     device.write(buffers.places, pass.places);
     const cached = { cache: buffers.cache, places: firstRows(buffers.places, batch.rows), from: pass.from };
@@ -86,11 +86,11 @@ export class Generator implements Disposable {
     rmsnormForward(device, { x, weight: this.weights.finalNorm!, y: h, rstd, eps });
     const logits: Float32Array[] = [];
     const { logits: y } = buffers.head;
-    const { rows: tileRows, alike } = this.tile;
+    const { rows: tileRows, sameOrder } = this.tile;
     for (let from = 0; from < batch.targets; from += tileRows) {
-      const part = rowsFrom(h, from, tileRows);
-      linearForward(device, { x: part, weight: this.weights.head!, bias: null, residual: null, y, lora: null });
-      const seats = alike.slice(0, sequences - logits.length);
+      const layerRange = rowsFrom(h, from, tileRows);
+      linearForward(device, { x: layerRange, weight: this.weights.head!, bias: null, residual: null, y, lora: null });
+      const seats = sameOrder.slice(0, sequences - logits.length);
       const values = toF32(await device.read(firstRows(y, seats.at(-1)! + 1)), y.dtype);
       const width = y.shape[1]!;
       for (const row of seats) logits.push(values.subarray(row * width, row * width + vocab));

@@ -14,7 +14,7 @@ import { Stage } from "./stage.ts";
 export async function openLocalStages(setups: readonly StageSetup[], signal?: AbortSignal): Promise<Bus> {
   await using opened = new AsyncDisposableStack();
   const devices = setups.map(({ device }) => opened.use(openDevice(device)));
-  const links = devices.slice(1).map((device, i) => localLink(devices[i]!, device, setups[i]!.room.slots));
+  const links = devices.slice(1).map((device, i) => localLink(devices[i]!, device, setups[i]!.capacity.slots));
   for (const ends of links) for (const end of ends) opened.use(end);
   const handlers: StageHandlers[] = [];
   for (const [i, setup] of setups.entries()) {

@@ -5,7 +5,7 @@ import { log } from "../base/log.ts";
 import type { StageHandlers } from "../bus/bus.ts";
 import { Gate } from "../bus/gate.ts";
 import type { StageSetup } from "../bus/messages.ts";
-import type { Seat } from "../bus/stage.ts";
+import type { StageMembership } from "../bus/stage.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { openLinkOver } from "../link/open.ts";
@@ -14,14 +14,14 @@ import { Stage } from "./stage.ts";
 
 export type ServeOptions = {
   readonly run: string;
-  readonly seat: Seat;
+  readonly membership: StageMembership;
   /** Where the base model lies on this machine; null: where the coordinator has it. */
   readonly folder: string | null;
 };
 
 /** Serves until the run is over for this stage; resolves to null when it is done, else to what ended it. Leaves nothing open. */
 export async function serveStage(options: ServeOptions): Promise<RunError | null> {
-  const { seat } = options;
+  const { membership } = options;
   const over = new AbortController();
   await using opened = new AsyncDisposableStack();
   const gate = new Gate();
@@ -33,8 +33,8 @@ export async function serveStage(options: ServeOptions): Promise<RunError | null
       return links;
     },
   });
-  seat.serve(handlers);
-  const reason = await seat.ended;
+  membership.serve(handlers);
+  const reason = await membership.ended;
   over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // links let go of who waits
   await gate.close();
   return reason;
@@ -42,15 +42,15 @@ export async function serveStage(options: ServeOptions): Promise<RunError | null
 
 /** Device, links and stage, in the order in which they need each other; `opened` disposes of them in the other. */
 async function open(options: ServeOptions, setup: StageSetup, signal: AbortSignal, opened: AsyncDisposableStack) {
-  const { seat, folder } = options;
+  const { membership, folder } = options;
   const device = openDevice(setup.device);
   let owner: Disposable = device;
   opened.defer(() => owner[Symbol.dispose]());
-  const { first, last } = setup.part;
+  const { first, last } = setup.layerRange;
   // Both at once: a stage in the middle is waited for from both sides.
   const [previous, next] = await Promise.all([
-    first ? null : linkTo(seat.stage - 1, options, setup, device, signal),
-    last ? null : linkTo(seat.stage + 1, options, setup, device, signal),
+    first ? null : linkTo(membership.stage - 1, options, setup, device, signal),
+    last ? null : linkTo(membership.stage + 1, options, setup, device, signal),
   ]);
   const links = [previous, next].filter((link) => link !== null);
   for (const { link } of links) opened.use(link);
@@ -59,14 +59,14 @@ async function open(options: ServeOptions, setup: StageSetup, signal: AbortSigna
   const neighbours = { previous: previous?.link ?? null, next: next?.link ?? null };
   const stage = await Stage.open(device, setup, source.fill, neighbours, originalWeights(model, setup.spec));
   owner = stage;
-  log(1, () => `stage ${seat.stage} has layers ${setup.part.from} to ${setup.part.to - 1}`);
+  log(1, () => `stage ${membership.stage} has layers ${setup.layerRange.from} to ${setup.layerRange.to - 1}`);
   return { stage, links: links.map(({ why }) => why) };
 }
 
 const linkTo = (
   neighbour: number,
-  { run, seat }: ServeOptions,
-  { link: kind, room }: StageSetup,
+  { run, membership }: ServeOptions,
+  { link: kind, capacity }: StageSetup,
   device: Device,
   signal: AbortSignal,
-) => openLinkOver(seat.links, run, { device, stage: seat.stage, neighbour, kind, room, signal });
+) => openLinkOver(membership.links, run, { device, stage: membership.stage, neighbour, kind, capacity, signal });

@@ -1,7 +1,7 @@
 // A stage: a range of layers on one device, with the adapters' share of them. It does what it is told, in the order that it is
 // told, and decides nothing.
 
-import { AdapterBank } from "../adapter/bank.ts";
+import { AdapterPool } from "../adapter/bank.ts";
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
@@ -26,8 +26,8 @@ import {
 import { Decoder } from "../model/decoder.ts";
 import { headLoss } from "../model/head.ts";
 import { ropeTables } from "../model/rope.ts";
-import { type FillTensor, loadWeights, type Part, type Weights, weightBytes } from "../model/weights.ts";
-import { weighted } from "../objectives/weigh.ts";
+import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "../model/weights.ts";
+import { lossWeights } from "../objectives/weigh.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
 import { noOriginal, type OriginalWeight } from "./base.ts";
@@ -37,7 +37,7 @@ import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { Recorder } from "./recorder.ts";
 
-export type StageConfig = { readonly spec: ModelSpec; readonly part: Part; readonly sizes: StageSizes };
+export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 
 export type Neighbours = { readonly previous: Link | null; readonly next: Link | null };
 
@@ -74,7 +74,7 @@ export class Stage implements Disposable {
   private constructor(
     readonly device: Device,
     readonly config: StageConfig,
-    readonly bank: AdapterBank,
+    readonly pool: AdapterPool,
     readonly decoder: Decoder,
     private readonly arenas: readonly Disposable[],
     private readonly slots: readonly Slot[],
@@ -100,18 +100,18 @@ export class Stage implements Disposable {
     neighbours: Neighbours,
     original: OriginalWeight = noOriginal,
   ): Promise<Stage> {
-    const { spec, part, sizes } = config;
+    const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
     const { rows, rank, groups, slots: adapters, format } = sizes;
     requireFormat(device, format);
-    const weightArena = new Arena(device, weightBytes(spec, part, device.compute, format), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, part, format, fill);
-    const bank = new AdapterBank(device, spec, part, adapters, sizes);
-    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: bank.layout }));
+    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
+    const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
+    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
       const work = takeWorkspace(take, device.compute, spec, sizes);
-      const head = part.last ? takeHead(take, device.compute, spec, sizes) : null;
+      const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
       const slots = Array.from({ length: sizes.inFlight }, () => ({
         batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
         acts: takeActivations(take, device.compute, spec, sizes, work),
@@ -124,9 +124,9 @@ export class Stage implements Disposable {
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
-    const decoder = new Decoder(device, spec, part, weights, bank, rope, sizes.recomputation);
-    const arenas = [weightArena, bank, arena];
-    return new Stage(device, config, bank, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
+    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const arenas = [weightArena, pool, arena];
+    return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
   }
 
   /** The stage's side of the bus, once it is open. */
@@ -138,7 +138,7 @@ export class Stage implements Disposable {
       },
       backward: ({ pass }) => this.#whole(() => this.backward(pass)),
       evaluate: ({ batch }) => this.#whole(() => this.evaluate(batch)),
-      squares: ({ adapters }) => this.bank.gradSquares(adapters),
+      squares: ({ adapters }) => this.pool.gradSquares(adapters),
       step: async ({ steps }) => {
         await this.step(steps);
         return null;
@@ -147,9 +147,9 @@ export class Stage implements Disposable {
         await this.admit(slot, adapter, layer);
         return null;
       },
-      read: async ({ slot, what }) => new Later((await this.bank.snapshot(slot, what)).values),
+      read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.bank.write(slot, what, blocks[what]);
+        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
@@ -177,7 +177,7 @@ export class Stage implements Disposable {
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
     const { batch, acts, tables, slot } = inFlight;
     const { sequences } = tables;
-    const { first, last } = this.config.part;
+    const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, sequences);
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
@@ -198,7 +198,7 @@ export class Stage implements Disposable {
   async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
-    if (!this.config.part.last) return null;
+    if (!this.config.layerRange.last) return null;
     const contrasts = await this.#recorder.timer(null, batch.sequences)("evaluate", () => {
       this.#loss(inFlight, null);
       return contrastsOf(this.#ground(inFlight), batch);
@@ -210,25 +210,25 @@ export class Stage implements Disposable {
 
   async step(steps: readonly OptimizerStep[]): Promise<void> {
     const table = stepTable(steps, this.config.sizes.slots);
-    await this.#recorder.timer(null, steps)("step", () => this.bank.step(table));
+    await this.#recorder.timer(null, steps)("step", () => this.pool.step(table));
   }
 
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: as bus/messages.ts says of it. */
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
-    const { spec, part } = this.config;
-    const anew = layer === undefined || layer === part.from;
-    if (anew) this.bank.admit(slot, adapter);
-    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.bank.layout.size));
-    const layers = layer === undefined ? part : { from: layer, to: layer + 1 };
-    await fillInitial(block, this.bank, { spec, part: layers, original: this.original }, slot, adapter);
-    if (layers.to < part.to) {
+    const { spec, layerRange } = this.config;
+    const anew = layer === undefined || layer === layerRange.from;
+    if (anew) this.pool.admit(slot, adapter);
+    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout.size));
+    const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
+    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, adapter);
+    if (layers.to < layerRange.to) {
       this.#beginning.set(slot, block);
       return;
     }
     this.#beginning.delete(slot);
-    this.bank.write(slot, "params", block);
+    this.pool.write(slot, "params", block);
     if (!hasMagnitudes(adapter.method)) return;
-    this.bank.beginMagnitudes(slot);
+    this.pool.beginMagnitudes(slot);
     this.decoder.refresh(); // at once: they are part of what is read
   }
 
@@ -255,9 +255,9 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
     const { acts, batch: memory } = this.slots[slot]!;
-    const decomposed = this.bank.decomposed(tables.tileAdapter);
+    const decomposed = this.pool.decomposed(tables.tileAdapter);
     const batch = { ...writeBatch(this.device, memory, tables), decomposed };
-    const { first, last } = this.config.part;
+    const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? "evaluation"}`;
     const timed = this.#recorder.timer(pass, tables.sequences);
     const into = firstRows(acts.inputs[0]!, batch.rows);
@@ -278,7 +278,7 @@ export class Stage implements Disposable {
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
     const losses = withSimilar(await this.#losses(batch, tables.sequences), contrasts);
-    this.device.write(batch.weights, weighted(tables, losses));
+    this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
     return contrasts;
@@ -298,14 +298,14 @@ export class Stage implements Disposable {
   /** Sums of the targets' losses for each sequence, in double precision. */
   async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
     const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
-    const hit = new Int32Array((await this.device.read(batch.hit)).buffer);
+    const isCorrect = new Int32Array((await this.device.read(batch.isCorrect)).buffer);
     return sequences.map(({ firstTarget, targets }) => {
-      let [sum, hits] = [0, 0];
+      let [sum, correct] = [0, 0];
       for (let at = firstTarget; at < firstTarget + targets; at++) {
         sum += loss[at]!;
-        hits += hit[at]!;
+        correct += isCorrect[at]!;
       }
-      return { loss: sum, hits };
+      return { loss: sum, correct };
     });
   }
 }

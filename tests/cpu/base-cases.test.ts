@@ -58,7 +58,7 @@ describe.each(BASE_CASES.map((of) => [of.name, of] as const))("%s", (name, of) =
   test("logits", async () => {
     const wishes = range(of.ids.length).map((i) => ({ adapter: -1, prompt: i + 1, limit: 1 }));
     const sizes = planGeneration(spec, device, [], wishes, "dense");
-    using generator = await openGenerator({ ...device, sharers: 1 }, { folder }, spec, sizes);
+    using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder }, spec, sizes);
     const want = logitsOf(of);
     for (const i of range(of.ids.length)) {
       const [got] = await generator.run(

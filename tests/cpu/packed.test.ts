@@ -30,8 +30,8 @@ const f32In = (text: string): Float32Array => f32Of(bytesIn(text));
 async function packed(device: CpuDevice, format: PackedFormat, rows: readonly number[], columns: number, values: Float32Array) {
   const firstRow = [0, ...rows.map((_, g) => rows.slice(0, g + 1).reduce((a, b) => a + b))];
   const layout = { format, shape: [firstRow.at(-1)!, columns] as const, firstRow };
-  const room = 3 * sizeOf(layout.shape) * 4 + partsOf(layout).bytes + 4096;
-  using arena = new Arena(device, room, "a test");
+  const capacity = 3 * sizeOf(layout.shape) * 4 + partsOf(layout).bytes + 4096;
+  using arena = new Arena(device, capacity, "a test");
   const weight: PackedWeight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
   const absmax = arena.tensor("f32", Math.ceil(values.length / NF4_BLOCK));
   const [from, out] = [arena.tensor("f32", ...layout.shape), arena.tensor("f32", ...layout.shape)];

@@ -12,7 +12,7 @@ import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
-import { type Init, isPrincipal } from "../../src/methods/init.ts";
+import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { begin } from "../../src/run/begin.ts";
@@ -145,7 +145,7 @@ export function comparesWithPeft(
             readPeftAdapter(join(output, adapter.name), plan.spec),
             readFactorsOf(adapter.final, plan.spec),
           ];
-          const begins = isPrincipal(adapter.recipe.init);
+          const begins = isSvdInit(adapter.recipe.init);
           expect(ours.targets).toEqual(theirs.targets);
           for (const layer of range(plan.spec.layers))
             for (const linear of LINEARS) {
@@ -188,9 +188,9 @@ export function comparesWithPeft(
           await putSaved(bus, plan, own, i, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
-            const { lossSum, targets, hits } = adapter.after[r]!;
+            const { lossSum, targets, correct } = adapter.after[r]!;
             close(got.loss * targets, lossSum, ofFile, `${adapter.name}, row ${r}`);
-            if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
+            if (exact) expect(got.exact).toBe(correct === targets ? 1 : 0);
           }
           const together = await evaluate(bus, plan, workOf(plan, i, adapter.rows)).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import type { ScoredRow } from "../../src/objectives/definition.ts";
-import { isRight, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
+import { isCorrect, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
 
 const OBJECTIVES: Preference[] = [
   { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "base" },
@@ -44,14 +44,14 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
         for (const [k, which] of (["own", "other"] as const).entries()) {
           // KTO's reference point has no gradient by definition.
           if (objective.name === "kto" && which === "other") {
-            expect(found[i]!.slopes[1]).toBe(0);
+            expect(found[i]!.gradients[1]).toBe(0);
             continue;
           }
           const at = (by: number) =>
             rows.map((r) => (r === row ? { ...r, [which]: { ...r[which], logp: r[which].logp + by } } : r));
           const h = 1e-5;
-          const slope = (total(at(h)) - total(at(-h))) / (2 * h);
-          expect(Math.abs(found[i]!.slopes[k]! - slope)).toBeLessThan(1e-6 + 1e-5 * Math.abs(slope));
+          const gradient = (total(at(h)) - total(at(-h))) / (2 * h);
+          expect(Math.abs(found[i]!.gradients[k]! - gradient)).toBeLessThan(1e-6 + 1e-5 * Math.abs(gradient));
         }
     }
   });
@@ -74,8 +74,8 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
       similar: null,
     });
     for (const row of [extreme(-1e-12, -1e5), extreme(-1e5, -1e-12), extreme(0, 0)])
-      for (const { loss, slopes } of preferenceLoss(objective, [row], whole))
-        expect([loss, ...slopes].every(Number.isFinite)).toBe(true);
+      for (const { loss, gradients } of preferenceLoss(objective, [row], whole))
+        expect([loss, ...gradients].every(Number.isFinite)).toBe(true);
   });
 });
 
@@ -86,7 +86,7 @@ type Case = {
     readonly label: boolean[];
   };
   readonly loss: number;
-  readonly slopes: readonly [number[], number[]];
+  readonly gradients: readonly [number[], number[]];
   readonly rewards: readonly number[][];
 };
 const CASES: Case[] = JSON.parse(readFileSync(join(import.meta.dir, "..", "golden", "trl", "losses.json"), "utf8"));
@@ -111,8 +111,8 @@ test.each(CASES.map((golden) => [nameOf(golden.objective), golden] as const))(
       found.reduce((sum, { loss }) => sum + loss, 0),
       golden.loss,
     );
-    for (const [i, { slopes, rewards }] of found.entries()) {
-      for (const k of [0, 1] as const) near(slopes[k], golden.slopes[k][i]!);
+    for (const [i, { gradients, rewards }] of found.entries()) {
+      for (const k of [0, 1] as const) near(gradients[k], golden.gradients[k][i]!);
       for (const [k, of] of golden.rewards.entries()) near(rewards[k]!, of[i]!);
     }
   },
@@ -128,5 +128,5 @@ test("a policy that is its reference has the loss of no preference, and no row i
   };
   const [found] = preferenceLoss(OBJECTIVES[0]!, [row], { rows: 1, tokens: 4 });
   expect(found!.loss).toBeCloseTo(Math.log(2), 12);
-  expect(isRight(row, found!)).toBe(false);
+  expect(isCorrect(row, found!)).toBe(false);
 });

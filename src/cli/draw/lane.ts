@@ -4,13 +4,13 @@ import type { Span } from "../../schedule/simulate.ts";
 import { adaptersOf, type Legend, type Look } from "./looks.ts";
 import { hundredth, px, xml } from "./xml.ts";
 
-export const LANE = 40;
+export const TRACK = 40;
 /** How far the tick of a step stands out above its lane. */
 export const TICK = 8;
 /** A letter needs so much room. */
 const LETTER = { width: 8, height: 9, drop: 3.2 };
 
-export type Lane = {
+export type Track = {
   readonly stage: number;
   readonly spans: readonly Span[];
   readonly y: number;
@@ -21,21 +21,21 @@ export type Lane = {
 };
 
 /** Elements of a lane; what a mouse rests on says what it is. */
-export const drawLane = (lane: Lane): string[] =>
-  lane.spans.map((span) => {
+export const drawTrack = (track: Track): string[] =>
+  track.spans.map((span) => {
     const adapters = adaptersOf(span);
-    const names = adapters.map((adapter) => lane.names[adapter]!).join(", ");
+    const names = adapters.map((adapter) => track.names[adapter]!).join(", ");
     const what = span.pass === null ? `step of ${names}` : `${span.kind} of pass ${span.pass}: ${names}`;
-    const shape = span.pass === null ? tick(lane, span) : box(lane, span, adapters);
+    const shape = span.pass === null ? tick(track, span) : box(track, span, adapters);
     return `<g><title>${xml(what)}</title>${shape}</g>`;
   });
 
-const tick = ({ x, y }: Lane, { start }: Span): string => `<path class="step" d="M${px(x(start))} ${y - TICK}V${y + 2}"/>`;
+const tick = ({ x, y }: Track, { start }: Span): string => `<path class="step" d="M${px(x(start))} ${y - TICK}V${y + 2}"/>`;
 
 /** The adapters of a pass lie above each other. Edges are rounded, not sizes, so that neighbours meet and do not overlap. */
-function box({ x, y, legend }: Lane, { kind, start, end }: Span, adapters: readonly number[]): string {
+function box({ x, y, legend }: Track, { kind, start, end }: Span, adapters: readonly number[]): string {
   const [left, right] = [hundredth(x(start)), hundredth(x(end))];
-  const edge = (i: number) => hundredth(y + (i * LANE) / adapters.length);
+  const edge = (i: number) => hundredth(y + (i * TRACK) / adapters.length);
   const parts = adapters.map((adapter, i) => {
     const look = legend.look(adapter);
     const [top, width, height] = [edge(i), hundredth(right - left), hundredth(edge(i + 1) - edge(i))];

@@ -8,7 +8,7 @@ import { actionsOf } from "../../run/actions.ts";
 import { admissions } from "../../schedule/admission.ts";
 import type { StageAction, StepRef } from "../../schedule/lists.ts";
 import type { Joining } from "../../schedule/pipeline.ts";
-import type { ShareRef } from "../../schedule/shares.ts";
+import type { SegmentRef } from "../../schedule/shares.ts";
 import { type Simulation, type Span, simulate } from "../../schedule/simulate.ts";
 
 /** More passes than this are not played: seconds are enough to wait, and what comes after is like what came before. */
@@ -18,7 +18,7 @@ const KEPT_SPANS = 600;
 /** At least so many times as long as the first pass needs there and back is drawn, to show more than how the pipeline fills. */
 const ROUNDS_DRAWN = 1.75;
 
-export type Rehearsal = {
+export type SimulatedRun = {
   readonly simulation: Simulation;
   /** All passes were played; else as many as MOST_PASSES, and what was begun was finished. */
   readonly whole: boolean;
@@ -39,7 +39,7 @@ export type Rehearsal = {
 };
 
 /** Plays the run of a plan, as if no adapter ended before its last step; `mostPasses` of it where it has more. */
-export function rehearse(plan: Plan, mostPasses = MOST_PASSES): Rehearsal {
+export function simulateRun(plan: Plan, mostPasses = MOST_PASSES): SimulatedRun {
   const stages = plan.stages.length;
   const spans: Span[][] = plan.stages.map(() => []);
   let until = Number.POSITIVE_INFINITY;
@@ -71,7 +71,7 @@ export function rehearse(plan: Plan, mostPasses = MOST_PASSES): Rehearsal {
 }
 
 /** How much of the run is drawn where there is room for `units` forward passes: it begins with the first. */
-export const drawnUntil = ({ until, unit, firstBack }: Rehearsal, units: number): number =>
+export const drawnUntil = ({ until, unit, firstBack }: SimulatedRun, units: number): number =>
   Math.min(until, Math.max(units * unit, ROUNDS_DRAWN * firstBack));
 
 type Counts = { passes: number; tokens: number; microBatch: number; cutOff: boolean };
@@ -98,8 +98,8 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
       const { stage, action } = item;
       if (action.kind === "forward" && stage === 0) {
         counts.passes++;
-        for (const share of action.pass.shares) {
-          const tokens = tokensOf(plan, share);
+        for (const segment of action.pass.segments) {
+          const tokens = tokensOf(plan, segment);
           counts.tokens += tokens;
           counts.microBatch = Math.max(counts.microBatch, tokens);
         }
@@ -110,5 +110,5 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
     }
 }
 
-const tokensOf = ({ adapters }: Plan, { adapter, rows }: ShareRef): number =>
+const tokensOf = ({ adapters }: Plan, { adapter, rows }: SegmentRef): number =>
   sum(rows.map((row) => adapters[adapter]!.work.lengths[row]!));
