@@ -219,7 +219,7 @@ function usageError(cli: CAC, message: string): RequestError {
 /** Returns the exit code. */
 async function main(args: readonly string[]): Promise<number> {
   if (args[0] === "child") {
-    const rest = (await import("./run/spawn.ts")).beChild(args.slice(1));
+    const rest = (await import("./cluster/spawn.ts")).beChild(args.slice(1));
     return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
   }
   if (args[0] === "--version" || args[0] === "-v") {

@@ -15,11 +15,11 @@ import { range } from "../../src/base/shape.ts";
 import { type Address, parseAddress } from "../../src/bus/address.ts";
 import { connectSealed, newRunKey, type RunKey, type SealedConnection } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { openDevice } from "../../src/device/open.ts";
 import type { LinkKind } from "../../src/link/link.ts";
 import { openLinkOver } from "../../src/link/open.ts";
-import { startServer } from "../../src/run/server.ts";
 import { tableOf } from "./table.ts";
 
 const HEAD = `# Links between two processes

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
-import { fitMemory } from "../../src/plan/model.ts";
+import { fitMemory } from "../../src/plan/memory-model.ts";
 import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");

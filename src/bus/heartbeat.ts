@@ -2,7 +2,7 @@
 
 import { Worker } from "node:worker_threads";
 import { RunError } from "../base/errors.ts";
-import type { FromHeartbeat, ToHeartbeat } from "./pulse.ts";
+import type { FromHeartbeat, ToHeartbeat } from "./heartbeat-worker.ts";
 import type { SealedConnection } from "./seal.ts";
 
 export type Heartbeat = AsyncDisposable & {
@@ -12,7 +12,7 @@ export type Heartbeat = AsyncDisposable & {
 };
 
 /** In the compiled binary a thread's code is an entry point of its own (scripts/build.ts), by its path in the checkout. */
-const CODE = Bun.isStandaloneExecutable ? "./src/bus/pulse.ts" : new URL("./pulse.ts", import.meta.url);
+const CODE = Bun.isStandaloneExecutable ? "./src/bus/heartbeat-worker.ts" : new URL("./heartbeat-worker.ts", import.meta.url);
 
 /**
  * Beats for `session`, on a connection of its own to where `connection` goes. `silent` is called once for each watched session that

@@ -4,6 +4,7 @@ import { basename } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
+import { count } from "../base/units.ts";
 import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/dataset.ts";
 import { type InspectedRow, type InspectedSequence, inspectRows } from "../data/inspect.ts";
 import { noticeText } from "../data/notices.ts";
@@ -11,14 +12,14 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
+import { readRecipe, shortPath } from "../session/prepare.ts";
 import { binsOf, drawHistogram } from "./draw/histogram.ts";
 import { screenOf } from "./draw/screen.ts";
 import { type Screen, wrapped } from "./draw/terminal.ts";
 import { drawRuns, legend, runsOf } from "./draw/tokens.ts";
 import { percent } from "./draw/words.ts";
 import { wholeNumber } from "./flags.ts";
-import { readRecipe, shortPath } from "./prepare.ts";
-import { count, table } from "./table.ts";
+import { table } from "./table.ts";
 
 export type DataFlags = {
   readonly row?: unknown;

@@ -4,7 +4,6 @@
 import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parse } from "smol-toml";
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
@@ -12,6 +11,7 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { count, duration, formatBytes } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
@@ -23,10 +23,9 @@ import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, wr
 import { readModelFacts } from "../files/modelfacts.ts";
 import { openPart, type Part } from "../files/part.ts";
 import type { SavedAdapter } from "../files/peft.ts";
-import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
+import { type Asking, adapterFor, baseOf, isFile } from "../session/adapters.ts";
+import { shortPath } from "../session/prepare.ts";
 import { oneOf } from "./flags.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration } from "./table.ts";
 
 export type ExportFlags = {
   readonly base?: unknown;

@@ -4,17 +4,17 @@ import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
+import { count, duration } from "../base/units.ts";
 import type { Sampling } from "../data/sample.ts";
+import { openGenerator } from "../engine/generator.ts";
+import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";
 import { planGeneration } from "../plan/generation.ts";
-import { type Generation, generate as grow } from "../run/generate.ts";
-import { openGenerator } from "../stage/generator.ts";
-import { describeDevice } from "../stage/probe.ts";
+import { type Generation, generate as grow } from "../session/generate.ts";
+import { shortPath } from "../session/prepare.ts";
 import { wholeNumber } from "./flags.ts";
 import { isExact, Printer } from "./generate/print.ts";
 import { type GenerateFlags, type GenerateRequest, readGenerateRequest } from "./generate/request.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration } from "./table.ts";
 
 export type { GenerateFlags } from "./generate/request.ts";
 

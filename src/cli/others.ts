@@ -6,10 +6,10 @@ import { writeStderr } from "../base/terminal.ts";
 import { describeAddress, fileOf, isLoopback, parseAddress } from "../bus/address.ts";
 import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
+import { givenKey, saveKey } from "../cluster/keyfile.ts";
+import type { LaunchOptions, StageProcesses } from "../cluster/launch.ts";
 import type { StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import type { LaunchOptions, StageProcesses } from "../run/crew.ts";
-import { givenKey, saveKey } from "../run/keyfile.ts";
 import { wholeNumber } from "./flags.ts";
 
 export type RemoteStageFlags = {

@@ -1,27 +1,27 @@
 // `mlora plan RECIPE`: what a run would do, without doing it.
 
 import { basename } from "node:path";
-import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
+import { count, formatBytes } from "../base/units.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Placement } from "../methods/placement.ts";
-import { memoryModel } from "../plan/model.ts";
+import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
+import { type Prepared, prepare, shortPath } from "../session/prepare.ts";
 import { adviceFor } from "./draw/advice.ts";
-import { type SimulatedRun, simulateRun } from "./draw/rehearsal.ts";
 import { screenOf } from "./draw/screen.ts";
+import { type SimulatedRun, simulateRun } from "./draw/simulated-run.ts";
 import { drawSvg } from "./draw/svg.ts";
 import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";
 import { assumptionsOf, layersOf, numbersOf, overBound, percent, placeOf } from "./draw/words.ts";
 import { fileOf } from "./flags.ts";
-import { type Prepared, prepare, shortPath } from "./prepare.ts";
 import { readProgress } from "./reading.ts";
-import { count, table } from "./table.ts";
+import { table } from "./table.ts";
 
 export type PlanOptions = Overrides & {
   readonly json?: boolean;

@@ -5,10 +5,10 @@ import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
+import { count, duration } from "../base/units.ts";
 import { isPreference } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { EvaluationEvent, Observer, StepEvent } from "../run/events.ts";
-import { count, duration } from "./table.ts";
+import type { EvaluationEvent, Observer, StepEvent } from "../session/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;

@@ -2,10 +2,10 @@
 
 import { resolve } from "node:path";
 import { parse } from "smol-toml";
-import { formatBytes } from "../base/bytes.ts";
 import { now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { count, duration, formatBytes } from "../base/units.ts";
 import {
   type AdapterStatus,
   askControl,
@@ -15,11 +15,11 @@ import {
   type RunStatus,
 } from "../bus/control.ts";
 import { connectSealed } from "../bus/seal.ts";
+import { knownRuns, type RunEntry } from "../cluster/registry.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
-import { knownRuns, type RunEntry } from "../run/registry.ts";
-import { shortPath } from "./prepare.ts";
+import { shortPath } from "../session/prepare.ts";
 import { openLine } from "./reading.ts";
-import { count, duration, table } from "./table.ts";
+import { table } from "./table.ts";
 
 /** A run may compute a pass before it answers, and several while others ask it. */
 const PATIENCE_MS = { status: 10_000, other: 120_000 };

@@ -2,13 +2,14 @@
 
 import { join } from "node:path";
 import { MloraError, textOf } from "../base/errors.ts";
+import { count, duration } from "../base/units.ts";
 import { isPreference } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
-import type { Judgement } from "../run/executor.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration, table } from "./table.ts";
+import type { AdapterResult, Observer, RunResult } from "../session/events.ts";
+import type { Judgement } from "../session/executor.ts";
+import { shortPath } from "../session/prepare.ts";
+import { table } from "./table.ts";
 
 /** metrics.jsonl: an object a line, `type` first. */
 export function metricsObserver(plan: Plan, append: (line: string) => void): Observer {

@@ -11,9 +11,9 @@ import { type Address, addressSchema, describeAddress, parseAddress } from "../b
 import { connectSealed, type RunKey, runKeySchema, type SealedConnection } from "../bus/seal.ts";
 import { joinRun } from "../bus/stage.ts";
 import { runId } from "../bus/subjects.ts";
-import { keyFor } from "../run/keyfile.ts";
-import { describeDevice } from "../stage/probe.ts";
-import { serveStage } from "../stage/serve.ts";
+import { keyFor } from "../cluster/keyfile.ts";
+import { serveStage } from "../cluster/serve-stage.ts";
+import { describeDevice } from "../engine/probe.ts";
 import { oneOf, wholeNumber } from "./flags.ts";
 
 export type StageFlags = {
@@ -36,7 +36,7 @@ const RETRY_MS = 500;
 const AWAY = ["nats.refused", "nats.timeout"];
 
 const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-/** As run/crew.ts writes them; scripts/launch writes the secrets alone, and gives the rest by flags. */
+/** As cluster/launch.ts writes them; scripts/launch writes the secrets alone, and gives the rest by flags. */
 const ordersSchema = v.strictObject({
   address: addressSchema,
   key: runKeySchema,

@@ -3,8 +3,8 @@
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
-import type { Observer } from "../run/events.ts";
-import { measuredBubble, type StageTrace, type Tracer } from "../run/trace.ts";
+import type { Observer } from "../session/events.ts";
+import { measuredBubble, type StageTrace, type Tracer } from "../session/trace.ts";
 import { fileOf } from "./flags.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */

@@ -2,12 +2,12 @@
 // readable reference that the CUDA kernels are tested against. Launches run at once, in the caller's thread.
 
 import { hostView } from "../../ffi/memory.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
+import { formatBytes } from "../base/units.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { doraKernels, linearKernels, ROW_TILE, veraKernels } from "./cpu/linear.ts";
 import { packedKernels } from "./cpu/packed.ts";

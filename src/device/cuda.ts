@@ -5,13 +5,13 @@
 
 import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { environment } from "../base/env.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
+import { formatBytes } from "../base/units.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { doraFamily } from "./cuda/dora.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";

@@ -1,9 +1,9 @@
 // Which device a run gets, and what can be known of it before it is opened.
 
-import { formatBytes } from "../base/bytes.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
+import { formatBytes } from "../base/units.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";

@@ -9,14 +9,14 @@ import { alignUp, range } from "../base/shape.ts";
 import type { Device } from "../device/device.ts";
 import { createShared } from "../device/shared.ts";
 import { type Channel, Queue } from "./channel.ts";
-import type { FromTransport, Place, ToTransport } from "./courier.ts";
 import type { Slots } from "./link.ts";
 import { checked, type End, type Opening } from "./opening.ts";
 import { piecesOf } from "./pieces.ts";
 import type { Carrier } from "./slots.ts";
+import type { FromTransport, Place, ToTransport } from "./transport-worker.ts";
 
 /** As bus/heartbeat.ts has it. */
-const CODE = Bun.isStandaloneExecutable ? "./src/link/courier.ts" : new URL("./courier.ts", import.meta.url);
+const CODE = Bun.isStandaloneExecutable ? "./src/link/transport-worker.ts" : new URL("./transport-worker.ts", import.meta.url);
 const ALIGN = 4096;
 
 const ticketSchema = v.strictObject({ channelId: v.pipe(v.string(), v.regex(/^[a-z0-9]{8}$/)) });

@@ -10,11 +10,11 @@ import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
 import { choose, describe, type Offer } from "./choose.ts";
 import { openIpc } from "./ipc.ts";
-import { busChannel } from "./lane.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
 import { openNccl } from "./nccl.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
+import { busChannel } from "./peer-channel.ts";
 import { openShm } from "./shm.ts";
 import { SlotLink } from "./slots.ts";
 

@@ -1,4 +1,4 @@
-// What an adapter begins with (adapter/init.ts, adapter/principal.ts): names as PEFT has them.
+// What an adapter begins with (engine/random-init.ts, engine/svd-init.ts): names as PEFT has them.
 
 export const INITS = ["default", "gaussian", "orthogonal", "pissa", "olora"] as const;
 /** pissa_niter_4: PiSSA by four rounds of a randomised decomposition instead of an exact one. */

@@ -1,9 +1,9 @@
 // What an adapter of a recipe becomes on a given base model: its linears, the factor on B A x, its steps and its micro-batches.
 
-import type { PoolAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import { linearShape, type ModelSpec } from "../base/spec.ts";
+import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
@@ -15,7 +15,7 @@ import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type 
 
 import { type PlacedAdapter, placeAdapter } from "./places.ts";
 
-export type { PoolAdapter } from "../adapter/bank.ts";
+export type { PoolAdapter } from "../engine/adapter-pool.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {

@@ -1,17 +1,17 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
-import { bankBytes } from "../adapter/bank.ts";
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
+import { bankBytes } from "../engine/adapter-pool.ts";
+import { takeBatch } from "../engine/batch.ts";
+import { bufferBytes, countBytes, type Sizes } from "../engine/buffers.ts";
+import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
-import { takeBatch } from "../model/batch.ts";
-import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
-import { type StageLayers, weightBytes } from "../model/weights.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;

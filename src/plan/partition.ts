@@ -7,7 +7,7 @@
 import { RequestError } from "../base/errors.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { StageLayers } from "../model/weights.ts";
+import type { StageLayers } from "../engine/weights.ts";
 
 /** Of the output head, in layers, where this share of all rows has a target. */
 export function headWork(spec: ModelSpec, targets: number): number {

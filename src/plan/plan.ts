@@ -1,15 +1,15 @@
 // What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
 
-import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
+import { formatBytes } from "../base/units.ts";
 import type { DeviceReport } from "../device/open.ts";
+import type { Recomputation } from "../engine/buffers.ts";
+import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
-import type { Recomputation } from "../model/buffers.ts";
-import type { StageLayers } from "../model/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import {

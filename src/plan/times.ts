@@ -12,7 +12,7 @@ export const BACKWARD = 1.3;
 
 export type StageWork = { readonly forward: number; readonly backward: number };
 
-/** What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass (stage/stage.ts). */
+/** What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass (engine/stage.ts). */
 export function stageWork({ stages, spec, targets }: Plan, stage: number): StageWork {
   const { layerRange, sizes } = stages[stage]!;
   const layers = layerRange.to - layerRange.from;

@@ -5,7 +5,7 @@
 
 import { sum } from "../base/shape.ts";
 import type { Limits, PackedBatch, ScheduleKind } from "./lists.ts";
-import { paddedRows, type SegmentRef, segmentsOf } from "./shares.ts";
+import { paddedRows, type SegmentRef, segmentsOf } from "./segments.ts";
 import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 
 /** Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait (docs/measurements/schedule.md). */

@@ -21,7 +21,7 @@ export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => M
 
 type Tables = Omit<MicroBatch, "sequences" | "preferences" | "tokens">;
 
-/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (model/generation.ts). */
+/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (engine/generation.ts). */
 export type GenerationBatch = Tables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
 
 /** Rows that reading a prompt takes. */

@@ -2,7 +2,7 @@
 // played by simulate.ts, carried out by the coordinator.
 
 import { maxOf } from "../base/shape.ts";
-import type { SegmentRef } from "./shares.ts";
+import type { SegmentRef } from "./segments.ts";
 
 /**
  * lorapp: adapters fill each other's bubbles; 1F1B order. 1f1b and gpipe, the baselines: one adapter at a time, its mini-batch

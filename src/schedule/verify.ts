@@ -15,7 +15,7 @@ import {
   sameRows,
 } from "./lists.ts";
 import { play, ScheduleFault } from "./play.ts";
-import type { SegmentRef } from "./shares.ts";
+import type { SegmentRef } from "./segments.ts";
 
 export type VerifyOptions = {
   readonly stages: number;

@@ -13,7 +13,7 @@ import { PROTOCOL, writePacket } from "../../src/bus/packets.ts";
 import type { SealedConnection } from "../../src/bus/seal.ts";
 import { joinRun } from "../../src/bus/stage.ts";
 import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
-import { type Server, startServer } from "../../src/run/server.ts";
+import { type Server, startServer } from "../../src/cluster/server.ts";
 import { assemble, connect, handlers, JOIN, REPORT, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 

@@ -3,8 +3,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import { range } from "../../src/base/shape.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { writePeftAdapter } from "../../src/files/peft.ts";
 import { ADAPTERS, factorsFor } from "../helpers/generation.ts";

@@ -2,15 +2,15 @@
 // without, adapters that are alike in all layers and such as are not. In f32 with a step that balances truncation and rounding, along random directions of each factor.
 
 import { describe, expect, test } from "bun:test";
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
+import { scoreSegment } from "../../src/objectives/loss-weights.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import { scoreSegment } from "../../src/objectives/weigh.ts";
 import { type MicroBatch, pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";

@@ -1,16 +1,16 @@
 // A whole step on the GPU against the same step on the cpu device: losses, hits and every gradient, for each kind of model.
 
 import { describe, expect, test } from "bun:test";
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { Recomputation } from "../../src/model/buffers.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import type { Recomputation } from "../../src/engine/buffers.ts";
+import type { Stage } from "../../src/engine/stage.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import type { Stage } from "../../src/stage/stage.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";

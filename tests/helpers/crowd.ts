@@ -1,19 +1,19 @@
 // A crowd of adapters, no two alike, trained together for a few steps as a run does: for tests of what company changes (nothing).
 
 import { expect } from "bun:test";
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { Stage } from "../../src/engine/stage.ts";
+import type { FillTensor } from "../../src/engine/weights.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
-import type { FillTensor } from "../../src/model/weights.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
-import { Stage } from "../../src/stage/stage.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 

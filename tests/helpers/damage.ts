@@ -3,7 +3,7 @@
 import type { Rng } from "../../src/base/rng.ts";
 import { maxOf, range } from "../../src/base/shape.ts";
 import type { PackedBatch, PipelineAction } from "../../src/schedule/lists.ts";
-import type { SegmentRef } from "../../src/schedule/shares.ts";
+import type { SegmentRef } from "../../src/schedule/segments.ts";
 import type { VerifyOptions } from "../../src/schedule/verify.ts";
 
 export type Lists = readonly (readonly PipelineAction[])[];

@@ -1,7 +1,7 @@
 // What a stage holds of an adapter, factor by factor: for tests that look into it.
 
+import type { Stage } from "../../src/engine/stage.ts";
 import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/methods/layout.ts";
-import type { Stage } from "../../src/stage/stage.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {

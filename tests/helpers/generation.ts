@@ -1,16 +1,16 @@
 // A tiny random model that generates, with adapters of random factors: for tests of passes and of what company changes (nothing).
 
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import type { GenerationSizes } from "../../src/engine/generation.ts";
+import { Generator } from "../../src/engine/generator.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
-import type { GenerationSizes } from "../../src/model/generation.ts";
-import { type Generation, generate } from "../../src/run/generate.ts";
-import { Generator } from "../../src/stage/generator.ts";
+import { type Generation, generate } from "../../src/session/generate.ts";
 import { randomFill } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };

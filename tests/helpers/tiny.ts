@@ -1,16 +1,16 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
-import type { PoolAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { Stage } from "../../src/engine/stage.ts";
+import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { roomOf } from "../../src/methods/layout.ts";
-import type { FillTensor, StageLayers } from "../../src/model/weights.ts";
 import type { StageSizes } from "../../src/plan/memory.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
-import { Stage } from "../../src/stage/stage.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
 export const tinySpec = (changes: Partial<ModelSpec> = {}): ModelSpec => ({

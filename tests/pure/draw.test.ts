@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { legendOf } from "../../src/cli/draw/looks.ts";
-import { type SimulatedRun, simulateRun } from "../../src/cli/draw/rehearsal.ts";
+import { type SimulatedRun, simulateRun } from "../../src/cli/draw/simulated-run.ts";
 import { drawSvg } from "../../src/cli/draw/svg.ts";
 import { drawTerminal } from "../../src/cli/draw/terminal.ts";
 import { numbersOf } from "../../src/cli/draw/words.ts";

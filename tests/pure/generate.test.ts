@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
-import { type Engine, type GeneratedToken, generate } from "../../src/run/generate.ts";
 import { decode, type GenerationBatch, prefill, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
+import { type Engine, type GeneratedToken, generate } from "../../src/session/generate.ts";
 
 const tile: Tile = { rows: 4, sameOrder: [0, 1, 2] };
 

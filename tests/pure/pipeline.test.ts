@@ -7,7 +7,7 @@ import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { closest, targetRows } from "../../src/schedule/balance.ts";
 import { listsOf, type PackedBatch, type PipelineAction, type StageAction } from "../../src/schedule/lists.ts";
 import { type Joining, pipeline } from "../../src/schedule/pipeline.ts";
-import type { SegmentRef } from "../../src/schedule/shares.ts";
+import type { SegmentRef } from "../../src/schedule/segments.ts";
 import { totalSteps, type Work } from "../../src/schedule/steps.ts";
 import { verify } from "../../src/schedule/verify.ts";
 import { actionsOf, type Case, equalWork, joiningOf, limitsOf, randomCase } from "../helpers/works.ts";

@@ -6,8 +6,8 @@ import { range } from "../../base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../base/spec.ts";
 import { PEFT_METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import type { AdapterData } from "../../run/run.ts";
 import type { Tokens } from "../../schedule/pack.ts";
+import type { AdapterData } from "../../session/training.ts";
 import { oneOf, wholeNumber } from "../flags.ts";
 
 export type BenchOptions = {

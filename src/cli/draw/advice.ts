@@ -5,8 +5,8 @@ import { alignUp, maxOf, range } from "../../base/shape.ts";
 import { headWork, partition } from "../../plan/partition.ts";
 import type { Plan, StageDevice } from "../../plan/plan.ts";
 import type { Recipe } from "../../recipe/recipe.ts";
-import { type Prepared, planOn, type Request } from "../prepare.ts";
-import { type SimulatedRun, simulateRun } from "./rehearsal.ts";
+import { type Prepared, planOn, type Request } from "../../session/prepare.ts";
+import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 import { percent } from "./words.ts";
 
 /** Stages may wait for so much of their time. */

@@ -2,9 +2,9 @@
 
 import { maxOf, range, sum } from "../../base/shape.ts";
 import type { Plan } from "../../plan/plan.ts";
-import { drawTrack, TICK, TRACK, type Track } from "./lane.ts";
 import { type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type SimulatedRun } from "./rehearsal.ts";
+import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
+import { drawTrack, TICK, TRACK, type Track } from "./track.ts";
 import { assumptionsOf, layersOf, numbersOf, percent, placeOf, shownOf } from "./words.ts";
 import { px, xml } from "./xml.ts";
 

@@ -6,7 +6,7 @@ import { visibleLine } from "../../base/terminal.ts";
 import type { Plan } from "../../plan/plan.ts";
 import type { Span } from "../../schedule/simulate.ts";
 import { adaptersOf, type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type SimulatedRun } from "./rehearsal.ts";
+import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
 import { shownOf } from "./words.ts";
 
 export type Screen = { readonly width: number; readonly colour: boolean };

@@ -1,10 +1,10 @@
 // What a rehearsal came to, in words: the same in the terminal and in the SVG.
 
+import { count } from "../../base/units.ts";
 import { headWork } from "../../plan/partition.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
 import { BACKWARD } from "../../plan/times.ts";
-import { count } from "../table.ts";
-import type { SimulatedRun } from "./rehearsal.ts";
+import type { SimulatedRun } from "./simulated-run.ts";
 
 /** 0.0312 as "3.1 %". */
 export const percent = (share: number): string => `${(100 * Math.max(0, share)).toFixed(1)} %`;

@@ -2,7 +2,7 @@
 
 import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
-import type { GeneratedToken } from "../../run/generate.ts";
+import type { GeneratedToken } from "../../session/generate.ts";
 import type { Question } from "./request.ts";
 
 /** A question and its answer so far. */

@@ -16,7 +16,7 @@ import { type FactorTensor, factorsIn } from "../../methods/layout.ts";
 import type { PoolAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";
 import { oneOf } from "../flags.ts";
 
 export type GenerateFlags = {

@@ -9,9 +9,9 @@ import type { Address } from "../../../src/bus/address.ts";
 import { connectSealed, type RunKey } from "../../../src/bus/seal.ts";
 import { CpuDevice } from "../../../src/device/cpu.ts";
 import { CudaDevice } from "../../../src/device/cuda.ts";
-import { busChannel } from "../../../src/link/lane.ts";
 import type { LinkKind, Slots } from "../../../src/link/link.ts";
 import { openLink } from "../../../src/link/open.ts";
+import { busChannel } from "../../../src/link/peer-channel.ts";
 import { asNeighbour, contents, same, takeTensor } from "../link.ts";
 
 export type EchoInput = {
