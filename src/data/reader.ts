@@ -49,14 +49,14 @@ function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader):
   const numbers = new Map(files.map((file, i) => [file, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
-  const row = (at: Source | null, bytes: number, heldOut: number): void => {
+  const row = (at: Source | null, bytes: number, heldBytes: number): void => {
     if (!at) {
       place[PLACE.line] = 0; // what follows, over all rows, is no row's fault
       return;
     }
     const { file, line } = at;
     if (file !== current || line <= begun) [current, before, heldBefore] = [file, before + inFile, heldBefore + heldHere];
-    [begun, inFile, heldHere] = [line, bytes, heldOut];
+    [begun, inFile, heldHere] = [line, bytes, heldBytes];
     place[PLACE.file] = numbers.get(file) ?? 0;
     place[PLACE.line] = line;
     place[PLACE.rows]!++;

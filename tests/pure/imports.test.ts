@@ -9,13 +9,13 @@ describe("who may import whom", () => {
       check("src/plan/plan.ts", 'import { sum } from "../base/shape.ts";', 'import { cut } from "../schedule/steps.ts";'),
     ).toEqual([]);
     expect(check("src/plan/plan.ts", 'import { part } from "./part.ts";')).toEqual([]);
-    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../model/buffers.ts";')).toEqual([]);
+    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../engine/buffers.ts";')).toEqual([]);
     expect(check("src/device/cpu/host.ts", 'import { native } from "../../../ffi/native.ts";')).toEqual([]);
     expect(check("src/recipe/load.ts", 'import * as v from "valibot";')).toEqual([]);
   });
 
   test("a folder that is not allowed, with its line", () => {
-    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../model/decoder.ts";');
+    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/decoder.ts";');
     expect(found).toHaveLength(1);
     expect(found[0]).toStartWith(
       "src/plan/plan.ts:3: imports src/engine/decoder.ts; plan may import base, methods, objectives, recipe",

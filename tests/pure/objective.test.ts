@@ -86,7 +86,7 @@ type Case = {
     readonly label: boolean[];
   };
   readonly loss: number;
-  readonly gradients: readonly [number[], number[]];
+  readonly slopes: readonly [number[], number[]];
   readonly rewards: readonly number[][];
 };
 const CASES: Case[] = JSON.parse(readFileSync(join(import.meta.dir, "..", "golden", "trl", "losses.json"), "utf8"));
@@ -112,7 +112,7 @@ test.each(CASES.map((golden) => [nameOf(golden.objective), golden] as const))(
       golden.loss,
     );
     for (const [i, { gradients, rewards }] of found.entries()) {
-      for (const k of [0, 1] as const) near(gradients[k], golden.gradients[k][i]!);
+      for (const k of [0, 1] as const) near(gradients[k], golden.slopes[k][i]!);
       for (const [k, of] of golden.rewards.entries()) near(rewards[k]!, of[i]!);
     }
   },
