@@ -61,10 +61,10 @@ function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader):
     place[PLACE.line] = line;
     place[PLACE.rows]!++;
     place[PLACE.bytes] = before + inFile;
-    if (heldBefore + heldOut <= mostBytes) return;
+    if (heldBefore + heldBytes <= mostBytes) return;
     throw new RequestError(
       "data.memory",
-      `${file}:${line}: the rows up to here take ${heldBefore + heldOut} bytes, ${mostBytes} at most are there for them`,
+      `${file}:${line}: the rows up to here take ${heldBefore + heldBytes} bytes, ${mostBytes} at most are there for them`,
       "use fewer rows, or lower max_length",
     );
   };
