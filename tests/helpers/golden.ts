@@ -71,7 +71,7 @@ export type Golden = {
 
 /** golden.json as make.py writes it. */
 type File = { readonly probe: readonly number[]; readonly adapters: readonly FileAdapter[] };
-type FileRow = { readonly loss_sum: number; readonly targets: number; readonly correct: number };
+type FileRow = { readonly loss_sum: number; readonly targets: number; readonly hits: number };
 type FileStep = {
   readonly micro_batches: readonly (readonly number[])[];
   readonly targets: number;
@@ -191,7 +191,7 @@ const stepOf = ({ micro_batches: microBatches, targets, loss, loss64, ...step }:
   learningRate: step.learning_rate,
 });
 
-const rowOf = ({ loss_sum: lossSum, targets, correct }: FileRow): GoldenRow => ({ lossSum, targets, correct });
+const rowOf = ({ loss_sum: lossSum, targets, hits }: FileRow): GoldenRow => ({ lossSum, targets, correct: hits });
 
 const spreadOf = ({ grad_norms: gradNorms, ...spread }: FileSpread): Spread => ({ ...spread, gradNorms });
 
