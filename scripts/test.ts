@@ -26,6 +26,7 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   ],
   "import rules": [BUN, "scripts/imports.ts"],
   "file lengths": [BUN, "scripts/lengths.ts"],
+  prose: [BUN, "scripts/prose.ts"],
 };
 const BUILD = ["scripts/build"];
 /** After the build, which makes those that are not: it can fail where MLORA_SKIP_KERNELS=1 kept old ones. */
