@@ -1,7 +1,7 @@
 // All checks and tests, counted. Called by scripts/test, whose first lines say how.
 //
-// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework gets
-// a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
+// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework
+// gets a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

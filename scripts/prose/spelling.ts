@@ -8,8 +8,9 @@ export type Misspelled = { readonly word: string; readonly at: number };
 
 export const WORDS = join(import.meta.dir, "..", "words.txt");
 
-/** Code, not English: names with capitals or digits in them, paths, flags, formulas, abbreviations. */
-const CODE = /\S*(?:[a-z][A-Z]|[_\d\\=<>{}|$@#~^]|\w[./+:*]\w|--\w)\S*|\b[A-Z]{2,}s?\b|https?:\S+|['’]s\b/g;
+/** Code, not English: names with capitals or digits in them, paths, flags, formulas, abbreviations; words with accents. */
+const CODE =
+  /\S*(?:[a-z][A-Z]|[_\d\\=<>{}|$@#~^]|\w[./+:*]\w|--\w)\S*|(?<=\s)-[\w-]+|\b[A-Z]{2,}s?\b|https?:\S+|['’]s\b|\p{L}*(?![a-zA-Z])\p{L}+/gu;
 
 /** The words of a text that are in no dictionary, in order. */
 export async function misspelled(prose: string): Promise<Misspelled[]> {

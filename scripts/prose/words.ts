@@ -9,7 +9,8 @@ const rule = (pattern: string, instead: string): Rule => ({
 });
 
 /** What may come before the pronoun of persons. */
-const PEOPLE = "user|users|people|those|anyone|reader|readers|person|contributor|contributors|engineer|engineers|team|teams";
+const PEOPLE =
+  "user|users|people|those|anyone|reader|readers|person|contributor|contributors|engineer|engineers|team|teams|girl";
 
 export const RULES: readonly Rule[] = [
   // Things are not persons.
