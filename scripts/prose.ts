@@ -21,6 +21,7 @@ const CHECKED: readonly string[] = [
   "docs",
   ...["architecture.md", "keys.md"].map((name) => `:!docs/${name}`), // not yet
   "ffi",
+  "kernels/triton",
   "scripts",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
   "tests/README.md",

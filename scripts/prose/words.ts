@@ -3,8 +3,8 @@
 export type Rule = { readonly pattern: RegExp; readonly instead: string };
 
 /** A space stands for any white space, line ends among it. */
-const rule = (pattern: string, instead: string): Rule => ({
-  pattern: new RegExp(pattern.replaceAll(" ", "\\s+"), "gi"),
+const rule = (pattern: string, instead: string, flags = "gi"): Rule => ({
+  pattern: new RegExp(pattern.replaceAll(" ", "\\s+"), flags),
   instead,
 });
 
@@ -24,7 +24,7 @@ export const RULES: readonly Rule[] = [
   rule(String.raw`\bmend(s|ed|ing)?\b`, "'fix', or 'normalise'"),
   rule(String.raw`\bwants\b`, "'expected X, found Y', or 'needs'"),
   rule(String.raw`\b(expected|is not|must be|is|as) a text\b`, "'a string'"),
-  rule(String.raw`(?<!\bthere )\b(is|are) none\b`, "'is NaN', 'is not one', 'is not valid'"),
+  rule(String.raw`(?<!\bthere )\b(is|are) none\b`, "'is NaN', 'is not one', 'is not valid'", "g"),
   // Places that say nothing.
   rule(String.raw`\bbeside\b`, "'next to', 'with', 'concurrently with' or 'compared with'"),
   rule(String.raw`(?<!\b(lag|lags|falls?|fell) )\bbehind\b`, "'after', 'below' or 'following'"),
