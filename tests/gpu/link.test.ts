@@ -55,7 +55,7 @@ needs("gpu")("two processes that share a GPU", () => {
       expect(await other.exited).toBe(0);
     });
 
-  test("a neighbour that is killed ends the link at once, and the GPU goes on", async () => {
+  test("a neighbour that is killed ends the link at once, and the GPU continues", async () => {
     const room = { slots: 2, slotBytes: MIB };
     const { other, link } = await toEcho({ mode: "gone", room, sizes: [MIB, 5], group: 1 }, "ipc");
     await using _ = other;

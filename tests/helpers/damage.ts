@@ -149,7 +149,7 @@ const SHARE_DAMAGES: Readonly<Record<string, (share: ShareRef, rng: Rng) => Shar
   "a row twice": (share) => ({ ...share, rows: [...share.rows, share.rows.at(-1)!] }),
   "rows in another order": (share) => (share.rows.length < 2 ? null : { ...share, rows: share.rows.toReversed() }),
   "another end": (share) => ({ ...share, last: !share.last }),
-  // How many tokens came before, nobody but the data knows; that it is none, the mini-batch tells.
+  // Only the data knows how many tokens came before; the mini-batch tells that there are none.
   "another place": (share) => ({ ...share, firstRow: share.firstRow === 0 ? 7 : 0 }),
   "another mini-batch": (share, rng) => ({
     ...share,
