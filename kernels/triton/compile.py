@@ -2,18 +2,20 @@
 
     compile.py [--out FOLDER] [--only KERNEL] [--verify]
 
-A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has changed.
-manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves the last
-manifest with all its files, and the next one goes on. Builds of one folder wait for each other.
+A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has
+changed. manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves
+the last manifest with all its files, and the next one continues. Builds of one folder wait for each other.
 
     --only     compiles one kernel; the manifest then lists what is up to date, and says so when that is not everything
     --verify   compiles nothing; says what is stale, missing, changed or left over, and ends with 1 if there is anything
 
-The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with what codegen.py says of each, `ptx` and
-`cubins` (by the major compute capability that they run on) as paths in the folder, source_sha256, ptx_sha256, cubins_sha256.
+The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with what codegen.py says of each, `ptx`
+and `cubins` (by the major compute capability that they run on) as paths in the folder, source_sha256, ptx_sha256,
+cubins_sha256.
 
-Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled for sm_80 and also
-launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80 PTX.
+Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled
+for sm_80 and also launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80
+PTX.
 """
 import argparse
 import ast
@@ -228,7 +230,8 @@ def faults(rows, out):
 
 
 def update(rows, out, only):
-    """Builds what is not there, writes the manifest and removes what belongs to nothing. Says what it did, and nothing if that is nothing."""
+    """Builds what is not there, writes the manifest and removes what belongs to nothing. Says what it did, and nothing if that
+    is nothing."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,5 @@
-// Checkpoints on disk: the one of a step that has one already, those that are damaged, full disks; and metrics of any size, taken back.
+// Checkpoints on disk: the one of a step that has one already, those that are damaged, full disks; and metrics of any size,
+// taken back.
 
 import { afterAll, expect, test } from "bun:test";
 import {
@@ -77,7 +78,7 @@ needs("disks")("on a full disk", () => {
   }
   const stepsIn = (folder: string) => checkpointsIn(folder).map((path) => readCheckpoint(path).progress.step);
 
-  test("the older of two makes room for the next, which is told; the newest stays until its successor is there", () => {
+  test("the older of two makes room for the next, which is reported; the newest stays until its successor is there", () => {
     const folder = join(root, "full");
     using _ = disk(folder, 2);
     const notices: string[] = [];

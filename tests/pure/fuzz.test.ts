@@ -1,5 +1,5 @@
-// 10,000 damaged recipes, messages, checkpoints and adapters: each is refused with a message of ours, or read for what it is. Seeded, so that
-// a failure comes back.
+// 10,000 damaged recipes, messages, checkpoints and adapters: each is refused with a message of our own, or read for what it
+// is. Seeded, so that a failure comes back.
 
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
