@@ -9,6 +9,7 @@ import { sizeOf } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { toBf16 } from "../files/convert.ts";
 import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterCapacity,
@@ -26,7 +27,6 @@ import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement
 import { hasMagnitudes, hasVectors, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { DoraPresence } from "./dora.ts";
-import { toBf16 } from "./round.ts";
 import { placeTable, tableBytes } from "./table.ts";
 import type { Magnitudes, TargetGroup } from "./target-group.ts";
 import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
