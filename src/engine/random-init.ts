@@ -6,7 +6,7 @@ import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import type { Init } from "../methods/init.ts";
-import type { Factor } from "./adapter-pool.ts";
+import { type Factor, TENSORS } from "../methods/registry.ts";
 
 /**
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
@@ -27,12 +27,12 @@ export type FactorAt = {
   readonly dInitial?: number | undefined;
 };
 
-/** f32[rows * columns]. DoRA's M is 0 here: it begins as the norms of rows, which only the device knows. */
+/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns, dInitial = 0.1 } = at;
+  const { seed, layer, linear, factor, rows, columns, dInitial } = at;
   const values = new Float32Array(rows * columns);
-  if (factor === "lambda_d") return values.fill(dInitial);
-  if (factor === "M" || factor === "lambda_b") return values;
+  const { initial } = TENSORS[factor];
+  if (initial !== "init") return values.fill(initial({ dInitial }));
   const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;
