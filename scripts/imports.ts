@@ -31,6 +31,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "engine/buffers.ts",
       "engine/batch.ts",
       "engine/generation.ts",
+      "engine/pool-memory.ts",
       "engine/weights.ts",
       "device/scratch.ts",
       "device/tile.ts",

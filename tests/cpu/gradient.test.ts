@@ -118,7 +118,7 @@ async function expectGradients(
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.pool.takeStale("magnitudes"); // DoRA's norms count as constants: they stay as they are
+        if (at.factor !== "M") stage.pool.takeStale("dora"); // DoRA's norms count as constants: they stay as they are
         return lossOf();
       };
       // Four points, so that the error of the difference is of fourth order.

@@ -176,7 +176,7 @@ const spec = tinyFamilies["llama"]!;
 
 test("checkpoints: what differs from what was written is never taken", () => {
   const part = { from: 0, to: spec.layers };
-  const layout = layoutAdapters(spec, part, { groups: ["qkv", "o"], rank: 4, magnitudes: [], vectors: [] });
+  const layout = layoutAdapters(spec, part, { groups: ["qkv", "o"], rank: 4, methods: {} });
   const rng = new Rng(3);
   const block = () => Float32Array.from({ length: layout.size }, () => rng.normal());
   const blocks = { params: block(), m: block(), v: block() };
