@@ -6,7 +6,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
-import { formatBytes } from "../src/base/bytes.ts";
+import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
 import { writeFileAtomic } from "../src/files/atomic.ts";
@@ -57,7 +57,8 @@ async function stageAssets(folder: string, names: readonly string[]): Promise<vo
       return kept;
     }),
   );
-  for (const kept of readdirSync(PACKED)) if (!used.includes(kept) && !kept.endsWith(".tmp")) rmSync(join(PACKED, kept), { force: true });
+  for (const kept of readdirSync(PACKED))
+    if (!used.includes(kept) && !kept.endsWith(".tmp")) rmSync(join(PACKED, kept), { force: true });
   writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
 }
 
@@ -75,8 +76,8 @@ async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
     // A thread's code is a program of its own.
-    entrypoints: ["main.ts", "bus/pulse.ts", "link/courier.ts", "files/saver.ts", "data/reader.ts"].map((file) =>
-      join(ROOT, "src", file),
+    entrypoints: ["main.ts", "bus/heartbeat-worker.ts", "link/transport-worker.ts", "files/saver.ts", "data/reader.ts"].map(
+      (file) => join(ROOT, "src", file),
     ),
     root: ROOT,
     minify: true,

@@ -3,15 +3,15 @@
 
 import { bytesOf } from "../src/base/dtype.ts";
 import { sizeOf } from "../src/base/shape.ts";
-import { CUDA_ROW_TILE } from "../src/device/cuda.ts";
-import type { Tensor } from "../src/device/device.ts";
-import type { KernelName, Kernels } from "../src/device/kernels.ts";
-import { NullDevice } from "../src/device/null.ts";
 import { implementationsOf } from "../src/device/cuda/families.ts";
 import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
 import type { Implementations, Launcher } from "../src/device/cuda/launcher.ts";
 import type { KernelRow } from "../src/device/cuda/manifest.ts";
 import { type Choice, type Variant, VariantSet } from "../src/device/cuda/variants.ts";
+import { CUDA_ROW_TILE } from "../src/device/cuda.ts";
+import type { Tensor } from "../src/device/device.ts";
+import type { KernelName, Kernels } from "../src/device/kernels.ts";
+import { NullDevice } from "../src/device/null.ts";
 
 export class DryGpu extends NullDevice implements Launcher {
   readonly multiprocessors = 1;

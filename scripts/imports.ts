@@ -1,11 +1,12 @@
-// Who may import whom, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a check.
+// Which folder may import which, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a
+// check.
 //
 // Run by scripts/test: prints every breach with its place, and fails if there is one. Holds for src and ffi; tests and scripts
 // may reach everywhere.
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { METHODS } from "../src/methods/registry.ts";
+import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
@@ -20,17 +21,18 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   recipe: { values: ["methods", "objectives"] },
   schedule: { values: [], types: ["objectives"] },
   plan: {
-    // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
+    // A plan takes the sizes of a stage from the code that allocates them, so that a plan and a run cannot drift apart.
     values: [
       "methods",
       "objectives",
       "recipe",
       "schedule",
-      "model/buffers.ts",
-      "model/batch.ts",
-      "model/generation.ts",
-      "model/weights.ts",
-      "adapter/bank.ts",
+      "engine/adapter-pool.ts",
+      "engine/buffers.ts",
+      "engine/batch.ts",
+      "engine/generation.ts",
+      "engine/pool-memory.ts",
+      "engine/weights.ts",
       "device/scratch.ts",
       "device/tile.ts",
     ],
@@ -40,22 +42,26 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   files: { values: ["methods"] },
   device: { values: ["ffi", "methods"] },
   ops: { values: ["device"] },
-  adapter: { values: ["device", "methods", "ops"] },
-  model: { values: ["device", "methods", "ops", "adapter"] },
-  bus: { values: ["methods", "objectives"], types: ["schedule"] },
-  link: { values: ["bus", "device"] },
-  stage: {
-    values: ["adapter", "bus", "device", "files", "link", "methods", "model", "objectives", "ops"],
+  engine: {
+    values: ["bus", "device", "files", "link", "methods", "objectives", "ops"],
     types: ["plan", "schedule"],
   },
-  run: { values: ["bus", "data", "files", "methods", "plan", "recipe", "schedule", "objectives"] },
-  cli: {
-    values: ["bus", "data", "ffi", "files", "link", "methods", "objectives", "plan", "recipe", "run", "schedule", "stage"],
+  bus: { values: ["methods", "objectives"], types: ["schedule"] },
+  link: { values: ["bus", "device"] },
+  cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
+  session: {
+    values: ["bus", "cluster", "data", "engine", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
-  main: { values: ["cli", "recipe", "run/spawn.ts"] },
+  cli: {
+    values: [
+      ...["bus", "cluster", "data", "engine", "ffi", "files", "link"],
+      ...["methods", "objectives", "plan", "recipe", "schedule", "session"],
+    ],
+  },
+  main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
 };
 
-/** Packages and built-in modules that one file stands for; nobody else may import them. */
+/** Packages and built-in modules that one file stands for; no other may import them. */
 const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "bun:ffi": ["ffi/open.ts", "ffi/memory.ts"],
   "@nats-io/transport-node": ["src/bus/nats.ts"],
@@ -71,11 +77,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/run/spawn.ts"] },
+  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",
     effect: /\bnew Worker\(/g,
-    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/run/keeper.ts", "src/data/reading.ts"],
+    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/checkpoints.ts", "src/data/reading.ts"],
   },
   {
     what: "the clock",
@@ -94,9 +100,12 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   },
 ];
 
-/** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
+/**
+ * Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the
+ * others' names.
+ */
 const COMPARED = {
-  effect: new RegExp(`([!=]==|\\bcase) "(${[...METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
   folders: ["methods", "objectives"],
 };
 

@@ -7,14 +7,14 @@
 // Without --gpu it is for the GPUs of this machine. Prints nothing where the recipe runs on the CPU.
 
 import { MloraError, RequestError, RunError, textOf } from "../src/base/errors.ts";
-import { planOn, type Request, readRecipe, readRequest } from "../src/cli/prepare.ts";
+import { openLocalStages } from "../src/cluster/local-stage.ts";
+import { setupsOf } from "../src/cluster/setup.ts";
 import { type Gpu, isSupported, listGpus } from "../src/device/cuda/gpus.ts";
 import { type KernelRow, parseManifest } from "../src/device/cuda/manifest.ts";
 import { titleOf } from "../src/device/cuda/variants.ts";
-import type { AdapterResult } from "../src/run/events.ts";
-import { Training } from "../src/run/run.ts";
-import { setupsOf } from "../src/run/setup.ts";
-import { openLocalStages } from "../src/stage/local.ts";
+import type { AdapterResult } from "../src/session/events.ts";
+import { planOn, type Request, readRecipe, readRequest } from "../src/session/prepare.ts";
+import { Training } from "../src/session/training.ts";
 import { DryGpu } from "./dry-gpu.ts";
 
 type Capability = Pick<Gpu, "major" | "minor">;
@@ -29,7 +29,9 @@ export async function kernelsFor(
   const request = await readRequest({ ...recipe, run: { ...recipe.run, slots: null } }, spec);
   const found = new Set<KernelRow>();
   const { recomputation } = recipe.run;
-  const kinds = Map.groupBy(recipe.adapters, (of) => JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers]));
+  const kinds = Map.groupBy(recipe.adapters, (of) =>
+    JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers]),
+  );
   const alone = kinds.size < 2 ? [] : [...kinds.values()].map((of) => of[0]!.name);
   for (const mode of recomputation === "auto" ? (["none", "selective", "full"] as const) : [recomputation])
     for (const name of [null, ...alone])
@@ -48,8 +50,12 @@ export async function kernelsFor(
     const plan = planOn(of, [{ ...device, ...memory, host: "" }]);
     const stop = new AbortController();
     await using bus = await openLocalStages(setupsOf(plan, { folder: of.recipe.model.path }), stop.signal, open);
-    const waiting = new Set(plan.adapters.map((adapter) => adapter.name).filter((adapter) => only === null || adapter === only));
-    const resumed = new Map(plan.adapters.filter((adapter) => !waiting.has(adapter.name)).map((adapter) => [adapter.name, ENDED]));
+    const waiting = new Set(
+      plan.adapters.map((adapter) => adapter.name).filter((adapter) => only === null || adapter === only),
+    );
+    const resumed = new Map(
+      plan.adapters.filter((adapter) => !waiting.has(adapter.name)).map((adapter) => [adapter.name, ENDED]),
+    );
     const stepped = ({ adapter }: { readonly adapter: number }) => {
       waiting.delete(plan.adapters[adapter]!.name);
       if (waiting.size === 0) stop.abort();

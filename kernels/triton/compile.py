@@ -2,9 +2,9 @@
 
     compile.py [--out FOLDER] [--only KERNEL | --these] [--verify | --report | --rows]
 
-A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has changed.
-manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves the last
-manifest with all its files, and the next one goes on. Builds of one folder wait for each other.
+A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has
+changed. manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves
+the last manifest with all its files, and the next one continues. Builds of one folder wait for each other.
 
     --only     compiles one kernel; what else is not up to date the manifest then lists as not compiled
     --these    compiles the rows whose source_sha256 begins a line of standard input, likewise
@@ -12,12 +12,14 @@ manifest with all its files, and the next one goes on. Builds of one folder wait
     --verify   compiles nothing; says what is stale, missing, changed or left over, and ends with 1 if there is anything
     --report   compiles into a temporary folder, from nothing, and prints what each kernel costs
 
-The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with source_sha256 and, where a row is compiled, what
-codegen.py says of it, `ptx` and `cubins` (by the major compute capability that they run on) as paths in the folder, ptx_sha256, cubins_sha256.
-All rows are listed in any case, so that launchers choose the same variant whatever else is compiled.
+The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with source_sha256 and, where a row is
+compiled, what codegen.py says of it, `ptx` and `cubins` (by the major compute capability that they run on) as paths in the
+folder, ptx_sha256, cubins_sha256. All rows are listed in any case, so that launchers choose the same variant whatever else is
+compiled.
 
-Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled for sm_80 and also
-launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80 PTX.
+Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled
+for sm_80 and also launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80
+PTX.
 """
 import argparse
 import ast
@@ -249,7 +251,8 @@ def faults(rows, out):
 
 
 def update(rows, wanted, out):
-    """Builds what of `wanted` is not there, writes the manifest and removes what belongs to nothing. Says what it did, and nothing if that is nothing."""
+    """Builds what of `wanted` is not there, writes the manifest and removes what belongs to nothing. Says what it did, and
+    nothing if that is nothing."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,9 +1,10 @@
 // What keeping every adapter costs training: runs with and without it, in turn, on this machine.
 //
-//   bun scripts/bench/checkpoint.ts [--shape llama2-7b] [--device cuda] [--adapters 32] [--seconds 20] [--steps 60] [--rounds 2]
+//   bun scripts/bench/checkpoint.ts [--shape llama2-7b] [--device cuda] [--adapters 32] [--seconds 20] [--steps 60]
+//     [--rounds 2]
 //                                   [--mlora dist/mlora] [--write]
 //
-// All adapters are kept each so many seconds; what one such save costs is told as a share of a minute. --write adds a row to
+// All adapters are saved each --seconds; the cost of one such save is printed as a share of a minute. --write adds a row to
 // docs/measurements/checkpoint.md.
 
 import { join } from "node:path";
@@ -52,7 +53,7 @@ const pairs = range(Number(values.rounds)).map((round) => {
 const costs = pairs.map(({ cost }) => cost).sort((a, b) => a - b);
 const cost = costs[costs.length >> 1]!;
 const { device, rank } = pairs[0]!.report;
-const share = `${((100 * cost) / 60).toFixed(1)} %`;
+const segment = `${((100 * cost) / 60).toFixed(1)} %`;
 const HEAD = `# Checkpoints
 
 Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save of all adapters prolongs training, and what that is of a minute.
@@ -60,4 +61,4 @@ Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save 
 | date (UTC) | commit | device | shape | adapters | rank | rounds | seconds a save | at one a minute |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
 `;
-tableOf("checkpoint", HEAD, values.write)(device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), share);
+tableOf("checkpoint", HEAD, values.write)(device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), segment);

@@ -5,13 +5,13 @@
 
 import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
+import { formatBytes } from "../base/units.ts";
+import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { implementationsOf } from "./cuda/families.ts";
 import { traitsOf } from "./cuda/gpus.ts";
 import type { Argument, Grid } from "./cuda/kernel.ts";
@@ -40,7 +40,7 @@ export class CudaDevice implements Device, Launcher {
   readonly multiprocessors: number;
   readonly hasWhole: boolean;
   readonly #driver: Driver = openDriver();
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
   readonly #implementations: Implementations;
   #handle = 0;
@@ -90,7 +90,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   memory() {
-    const total = new Answer();
+    const total = new OutParam();
     this.#check("cuMemGetInfo", this.#driver.cuMemGetInfo_v2(this.#out.ptr, total.ptr));
     return { total: total.number, free: this.#out.number };
   }

@@ -14,7 +14,6 @@ import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
-import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterLayout,
   type FactorTensor,
@@ -24,7 +23,7 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { type Placement, rankAt } from "../methods/placement.ts";
-import type { Method } from "../methods/registry.ts";
+import type { Factor, PeftMethod } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
@@ -72,9 +71,9 @@ export type Snapshot = {
   readonly spec: ModelSpec;
   readonly rank: number;
   readonly targets: readonly Linear[];
-  readonly method?: Method | undefined;
+  readonly method?: PeftMethod | undefined;
   readonly places?: Placement | undefined;
-  readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
+  readonly stages: readonly { readonly layerRange: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
 export type Checkpoint = {
@@ -121,8 +120,8 @@ export function writeCheckpoint(
 function tensorsOf(snapshot: Snapshot): TensorData[] {
   const { spec, targets, method, places, stages } = snapshot;
   return BLOCKS.flatMap((what) =>
-    stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets, method, places).map((at) => {
+    stages.flatMap(({ layerRange, layout, blocks }) =>
+      factorsIn(layerRange, targets, method, places).map((at) => {
         const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };

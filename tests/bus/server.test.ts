@@ -1,11 +1,11 @@
-// The private nats-server: who may reach it, where its token is, and that nothing of it is left.
+// The private nats-server: what may reach it, where its token is, and that nothing of it is left.
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "../../src/bus/nats.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { isAlive, script, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf } from "../helpers/program.ts";

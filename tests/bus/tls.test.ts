@@ -1,11 +1,11 @@
-// A server with a certificate: who connects to it sends nothing to another, whoever has put that in its place.
+// A server with a certificate: what connects to it sends nothing to another that was put in its place.
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "../../src/bus/nats.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { needs } from "../helpers/needs.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-tls-"));

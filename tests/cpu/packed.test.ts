@@ -1,5 +1,5 @@
-// Frozen weights in fewer bits on the cpu device: the bytes of nf4 are bitsandbytes's, errors are what the formats promise, and all that is
-// computed over them is what is computed over their values.
+// Frozen weights in fewer bits on the cpu device: the bytes of nf4 are bitsandbytes's, errors are what the formats promise, and
+// all that is computed over them is what is computed over their values.
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -12,7 +12,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Device } from "../../src/device/device.ts";
 import { linearOf, NESTED_BLOCK, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { hostBytes } from "../../src/device/shared.ts";
-import type { FillTensor } from "../../src/model/weights.ts";
+import type { FillTensor } from "../../src/engine/weights.ts";
 import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { randomFill, tinyFamilies } from "../helpers/tiny.ts";
@@ -26,12 +26,12 @@ const bytesIn = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "
 const f32Of = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.slice().buffer);
 const f32In = (text: string): Float32Array => f32Of(bytesIn(text));
 
-/** A weight of linears of so many rows, quantised from `values`, and what it stands for. */
+/** A weight of linears of that many rows, quantised from `values`, and what it stands for. */
 async function packed(device: CpuDevice, format: PackedFormat, rows: readonly number[], columns: number, values: Float32Array) {
   const firstRow = [0, ...rows.map((_, g) => rows.slice(0, g + 1).reduce((a, b) => a + b))];
   const layout = { format, shape: [firstRow.at(-1)!, columns] as const, firstRow };
-  const room = 3 * sizeOf(layout.shape) * 4 + partsOf(layout).bytes + 4096;
-  using arena = new Arena(device, room, "a test");
+  const capacity = 3 * sizeOf(layout.shape) * 4 + partsOf(layout).bytes + 4096;
+  using arena = new Arena(device, capacity, "a test");
   const weight: PackedWeight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
   const absmax = arena.tensor("f32", Math.ceil(values.length / NF4_BLOCK));
   const [from, out] = [arena.tensor("f32", ...layout.shape), arena.tensor("f32", ...layout.shape)];
@@ -112,7 +112,7 @@ describe.each(FORMATS)("%s", (format) => {
     }
   });
 
-  test("company changes nothing, nor does a second stage", async () => {
+  test("other adapters change nothing, nor does a second stage", async () => {
     const everyone = await train(range(8), ground("qwen3"));
     const two = await train([1, 2, 5], ground("qwen3"), [1]);
     for (const i of [2, 5]) {

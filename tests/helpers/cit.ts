@@ -1,22 +1,22 @@
-// The comparison of contrastive instruction tuning with torch's autograd (tests/golden/cit), for any device: ten steps of an adapter, with
-// negatives within each micro-batch.
+// The comparison of contrastive instruction tuning with torch's autograd (tests/golden/cit), for any device: ten steps of an
+// adapter, with negatives within each micro-batch.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Precision } from "../../src/base/precision.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
-import type { StepEvent } from "../../src/run/events.ts";
-import { run } from "../../src/run/run.ts";
-import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, longestSequence, type Row, type Tokens } from "../../src/schedule/pack.ts";
 import { stepsOf } from "../../src/schedule/steps.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
+import type { StepEvent } from "../../src/session/events.ts";
+import { run } from "../../src/session/training.ts";
 import { type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 
 type FileTokens = { readonly ids: number[]; readonly mask: number[] };

@@ -1,5 +1,5 @@
-// The comparison with Hugging Face PEFT, for any device: three unequal adapters trained together here, each alone there, from the
-// same initial files, over the same rows, for ten optimizer steps with accumulation and clipping.
+// The comparison with Hugging Face PEFT, for any device: three unequal adapters trained together here, each alone there, from
+// the same initial files, over the same rows, for ten optimizer steps with accumulation and clipping.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -8,23 +8,23 @@ import { join } from "node:path";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
+import { partOfWeights } from "../../src/engine/initialise.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
-import { type Init, isPrincipal } from "../../src/methods/init.ts";
+import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
-import { begin } from "../../src/run/begin.ts";
-import { evaluate } from "../../src/run/evaluate.ts";
-import type { StepEvent } from "../../src/run/events.ts";
-import { putSaved } from "../../src/run/export.ts";
-import { run } from "../../src/run/run.ts";
-import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
-import { partOfWeights } from "../../src/stage/begin.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
-import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "../helpers/golden.ts";
+import { evaluate } from "../../src/session/evaluate.ts";
+import type { StepEvent } from "../../src/session/events.ts";
+import { putSaved } from "../../src/session/export.ts";
+import { begin } from "../../src/session/initialise.ts";
+import { run } from "../../src/session/training.ts";
+import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
@@ -51,7 +51,10 @@ const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
 };
 
-/** How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them, where that is not in it. */
+/**
+ * How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them, where that
+ * is not in it.
+ */
 function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, begun: SavedAdapter | null): number {
   const added = (of: SavedAdapter, layer: number, linear: Linear) => {
     const shape = linearShape(spec, linear);
@@ -71,7 +74,10 @@ function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, be
   return Math.sqrt(difference / size);
 }
 
-/** The factors in a golden's folder. One that begins as a part of the weight is refused as an adapter, for PEFT takes that off the weight. */
+/**
+ * The factors in a golden's folder. One that begins as a part of the weight is refused as an adapter, for PEFT takes that off
+ * the weight.
+ */
 function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
   const copy = mkdtempSync(join(tmpdir(), "mlora-golden-"));
   try {
@@ -85,7 +91,10 @@ function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
   }
 }
 
-/** Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that part. */
+/**
+ * Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that
+ * part.
+ */
 function begunFrom(golden: Golden): readonly (Golden & { readonly what: string; readonly fromFiles: boolean })[] {
   if (golden.name !== "principal") return [{ ...golden, what: golden.name, fromFiles: false }];
   const continued = golden.adapters.map((of) => ({ ...of, recipe: { ...of.recipe, initialAdapter: of.initial } }));
@@ -106,8 +115,8 @@ export function comparesWithPeft(
   for (const golden of names.flatMap((name) => begunFrom(loadGolden(name))))
     describe(`${golden.what}, as PEFT trains it`, () => {
       const { name } = golden;
-      // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the distance of
-      // the singular values on both sides of the rank.
+      // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the
+      // distance of the singular values on both sides of the rank.
       const asPeftRounds = Math.max(tolerance.loss, 1e-5);
       const loss = golden.fromFiles ? asPeftRounds : tolerance.loss;
       const gradNorm = golden.fromFiles ? Math.max(tolerance.gradNorm, 3e-5) : tolerance.gradNorm;
@@ -145,7 +154,7 @@ export function comparesWithPeft(
             readPeftAdapter(join(output, adapter.name), plan.spec),
             readFactorsOf(adapter.final, plan.spec),
           ];
-          const begins = isPrincipal(adapter.recipe.init);
+          const begins = isSvdInit(adapter.recipe.init);
           expect(ours.targets).toEqual(theirs.targets);
           for (const layer of range(plan.spec.layers))
             for (const linear of LINEARS) {
@@ -161,7 +170,8 @@ export function comparesWithPeft(
                   null,
                 )
               : changeOff(plan.spec, ours, theirs, readFactorsOf(adapter.initial, plan.spec));
-            expect(change).toBeLessThan(Math.max(3 * tolerance.weights, golden.fromFiles ? 1e-4 : 0)); // a difference of two rounded products
+            // a difference of two rounded products
+            expect(change).toBeLessThan(Math.max(3 * tolerance.weights, golden.fromFiles ? 1e-4 : 0));
             continue;
           }
           let [difference, size] = [0, 0];
@@ -188,9 +198,9 @@ export function comparesWithPeft(
           await putSaved(bus, plan, own, i, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
-            const { lossSum, targets, hits } = adapter.after[r]!;
+            const { lossSum, targets, correct } = adapter.after[r]!;
             close(got.loss * targets, lossSum, ofFile, `${adapter.name}, row ${r}`);
-            if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
+            if (exact) expect(got.exact).toBe(correct === targets ? 1 : 0);
           }
           const together = await evaluate(bus, plan, workOf(plan, i, adapter.rows)).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));

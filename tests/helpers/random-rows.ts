@@ -1,5 +1,5 @@
-// Rows that nobody would write by hand: fields of every form, roles that are known and not, nulls, numbers, lists and objects where texts
-// are expected. Every text is of words that occur nowhere else, so that a test can look for what became of them.
+// Rows that no one would write by hand: fields of every form, roles that are known and not, nulls, numbers, lists and objects
+// where texts are expected. Every text is of words that occur nowhere else, so that a test can look for what became of them.
 
 import type { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
@@ -32,8 +32,8 @@ export class RowMaker {
   #one<T>(of: readonly T[]): T {
     return of[this.rng.below(of.length)]!;
   }
-  #chance(share: number): boolean {
-    return this.rng.uniform() < share;
+  #chance(segment: number): boolean {
+    return this.rng.uniform() < segment;
   }
 
   /** Words that are nowhere else, with white space around them that templates may trim. */

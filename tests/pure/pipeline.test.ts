@@ -1,38 +1,38 @@
-// The lists of a pipeline: what holds for any crowd, any number of stages and any times. What verify.ts proves of lists is tested
-// in verify.test.ts; here the lists are walked by hand beside it.
+// The lists of a pipeline: what holds for any crowd, any number of stages and any times. What verify.ts proves of lists is
+// tested in verify.test.ts; here the lists are walked by hand as well.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { closest, targetRows } from "../../src/schedule/balance.ts";
-import { listsOf, type Pass, type PipelineAction, type StageAction } from "../../src/schedule/lists.ts";
+import { listsOf, type PackedBatch, type PipelineAction, type StageAction } from "../../src/schedule/lists.ts";
 import { type Joining, pipeline } from "../../src/schedule/pipeline.ts";
-import type { ShareRef } from "../../src/schedule/shares.ts";
+import type { SegmentRef } from "../../src/schedule/segments.ts";
 import { totalSteps, type Work } from "../../src/schedule/steps.ts";
 import { verify } from "../../src/schedule/verify.ts";
 import { actionsOf, type Case, equalWork, joiningOf, limitsOf, randomCase } from "../helpers/works.ts";
 
-type PassAction = Extract<PipelineAction, { pass: Pass }>;
+type PassAction = Extract<PipelineAction, { pass: PackedBatch }>;
 
-const passesOf = (list: readonly PipelineAction[], kind: PassAction["kind"]): Pass[] =>
+const passesOf = (list: readonly PipelineAction[], kind: PassAction["kind"]): PackedBatch[] =>
   list.flatMap((action) => (action.kind === kind ? [action.pass] : []));
-const sharesOf = (passes: readonly Pass[], adapter: number): ShareRef[] =>
-  passes.flatMap(({ shares }) => shares.filter((share) => share.adapter === adapter));
-const forwardsOf = (actions: readonly StageAction[]): Pass[] =>
+const sharesOf = (passes: readonly PackedBatch[], adapter: number): SegmentRef[] =>
+  passes.flatMap(({ segments }) => segments.filter((segment) => segment.adapter === adapter));
+const forwardsOf = (actions: readonly StageAction[]): PackedBatch[] =>
   passesOf(
     actions.filter(({ stage }) => stage === 0).map(({ action }) => action),
     "forward",
   );
-const rowsOf = (work: Work, rowTile: number, { rows }: ShareRef): number =>
+const rowsOf = (work: Work, rowTile: number, { rows }: SegmentRef): number =>
   alignUp(sum(rows.map((row) => work.lengths[row]!)), rowTile);
 
 /** What an adapter trains by itself on one stage, a micro-batch a pass. */
-function alone({ works, options }: Case, adapter: number, from = 0): ShareRef[] {
+function alone({ works, options }: Case, adapter: number, from = 0): SegmentRef[] {
   const only = { kind: "lorapp", packing: "alone", stages: 1, inFlight: [1], sendBuffers: 1, passRows: 1 } as const;
-  const { budget, rowTile } = options;
-  return forwardsOf([...pipeline([{ adapter, work: works[adapter]!, from }], { ...only, budget, rowTile })]).flatMap(
-    ({ shares }) => shares,
-  );
+  const { tokensPerMicrobatch, rowTile } = options;
+  return forwardsOf([
+    ...pipeline([{ adapter, work: works[adapter]!, from }], { ...only, tokensPerMicrobatch, rowTile }),
+  ]).flatMap(({ segments }) => segments);
 }
 
 /** Steps that each adapter makes in a list, in order. */
@@ -72,7 +72,7 @@ describe("the lists of a pipeline", () => {
               made[adapter]!++;
             }
           else
-            for (const { adapter, step, last } of action.pass.shares) {
+            for (const { adapter, step, last } of action.pass.segments) {
               expect(step).toBe(made[adapter]!);
               if (action.kind === "backward" && last) complete[adapter]!++;
             }
@@ -87,11 +87,11 @@ describe("the lists of a pipeline", () => {
       const { passRows, rowTile, kind, packing, firstPass } = one.options;
       const passes = passesOf(listsOf(actionsOf(one), one.options.stages)[0]!, "forward");
       expect(passes.map(({ id }) => id)).toEqual(range(passes.length).map((at) => firstPass! + at));
-      for (const { shares, rows } of passes) {
-        expect(rows).toBe(sum(shares.map((share) => rowsOf(one.works[share.adapter]!, rowTile, share))));
-        expect(rows <= passRows || shares.length === 1).toBe(true);
-        expect(new Set(shares.map(({ adapter }) => adapter)).size).toBe(shares.length);
-        if (kind !== "lorapp" || packing === "alone") expect(shares.length).toBe(1);
+      for (const { segments, rows } of passes) {
+        expect(rows).toBe(sum(segments.map((segment) => rowsOf(one.works[segment.adapter]!, rowTile, segment))));
+        expect(rows <= passRows || segments.length === 1).toBe(true);
+        expect(new Set(segments.map(({ adapter }) => adapter)).size).toBe(segments.length);
+        if (kind !== "lorapp" || packing === "alone") expect(segments.length).toBe(1);
       }
     }
   });
@@ -105,7 +105,7 @@ describe("the lists of a pipeline", () => {
           const flushes: { readonly name: string; readonly turns: string[] }[] = [];
           for (const action of list) {
             if (action.kind === "step") continue;
-            const { adapter, step } = action.pass.shares[0]!;
+            const { adapter, step } = action.pass.segments[0]!;
             const name = `${adapter}.${step}`;
             if (flushes.at(-1)?.name !== name) flushes.push({ name, turns: [] });
             const { turns } = flushes.at(-1)!;
@@ -123,7 +123,7 @@ describe("the lists of a pipeline", () => {
       for (const adapters of [stages, stages + 3]) {
         const works = range(adapters).map(() => equalWork(1, 8, 6));
         const inFlight = range(stages).map((stage) => stages - stage);
-        const limits = { budget: 8, passRows: 8, rowTile: 8 };
+        const limits = { tokensPerMicrobatch: 8, passRows: 8, rowTile: 8 };
         const options = { kind: "lorapp", packing: "alone", stages, inFlight, sendBuffers: 1, ...limits } as const;
         for (const [stage, list] of listsOf(pipeline(joiningOf(works), options), stages).entries()) {
           const letters = list.flatMap(({ kind }) => (kind === "step" ? [] : [kind === "forward" ? "F" : "B"])).join("");
@@ -142,14 +142,14 @@ describe("the lists of a pipeline", () => {
       const one = randomCase(rng, { stages: 1, kind: "lorapp", packing });
       const { passRows, rowTile } = one.options;
       const left = one.works.map((_, adapter) => alone(one, adapter));
-      for (const { shares, rows } of forwardsOf(actionsOf(one))) {
-        for (const { adapter } of shares) left[adapter]!.shift();
-        const absent = [...left.keys()].filter((adapter) => !shares.some((share) => share.adapter === adapter));
+      for (const { segments, rows } of forwardsOf(actionsOf(one))) {
+        for (const { adapter } of segments) left[adapter]!.shift();
+        const absent = [...left.keys()].filter((adapter) => !segments.some((segment) => segment.adapter === adapter));
         for (const adapter of absent) {
           const next = left[adapter]![0];
           if (next) expect(rows + rowsOf(one.works[adapter]!, rowTile, next)).toBeGreaterThan(passRows);
         }
-        if (shares.length > 1) shared++;
+        if (segments.length > 1) shared++;
       }
     }
     expect(shared).toBeGreaterThan(100);
@@ -157,7 +157,7 @@ describe("the lists of a pipeline", () => {
 });
 
 describe("adapters that come and go", () => {
-  /** Pulls the actions one by one; `act` is told of each before the next is pulled. */
+  /** Pulls the actions one by one; `act` is notified of each before the next is pulled. */
   function pulled(joining: Joining[], { options }: Case, left: Set<number>, act: (item: StageAction) => void): StageAction[] {
     const actions: StageAction[] = [];
     for (const item of pipeline(joining, { ...options, left: (adapter) => left.has(adapter) })) {
@@ -166,10 +166,10 @@ describe("adapters that come and go", () => {
     }
     return actions;
   }
-  const begun = ({ stage, action }: StageAction): readonly ShareRef[] =>
-    stage === 0 && action.kind === "forward" ? action.pass.shares : [];
+  const begun = ({ stage, action }: StageAction): readonly SegmentRef[] =>
+    stage === 0 && action.kind === "forward" ? action.pass.segments : [];
 
-  test("who leaves begins no further mini-batch, and finishes and steps the one that was begun", () => {
+  test("an adapter that leaves begins no further mini-batch, and finishes and steps the one that was begun", () => {
     const rng = new Rng(21);
     let early = 0;
     for (let i = 0; i < 120; i++) {
@@ -195,7 +195,7 @@ describe("adapters that come and go", () => {
     expect(early).toBeGreaterThan(100);
   });
 
-  test("who leaves at a step is not in the pass right after it", () => {
+  test("an adapter that leaves at a step is not in the pass right after it", () => {
     const rng = new Rng(22);
     let ends = 0;
     for (let i = 0; i < 120; i++) {
@@ -215,7 +215,7 @@ describe("adapters that come and go", () => {
     expect(ends).toBeGreaterThan(100);
   });
 
-  test("who joins while the others train is trained like them, and who left goes on where it stopped", () => {
+  test("an adapter that joins while the others train is trained like them, and one that left continues where it stopped", () => {
     const rng = new Rng(23);
     let [joined, returned] = [0, 0];
     for (let i = 0; i < 120; i++) {
@@ -239,7 +239,7 @@ describe("adapters that come and go", () => {
         late.push({ adapter: step.adapter, work: one.works[step.adapter]!, from: step.step + 1 });
         returned++;
       };
-      // A pipeline ends with its work; who joins after that joins another, whose passes are numbered on.
+      // A pipeline ends with its work; an adapter that joins after that joins another, whose passes are numbered on.
       for (; joining.length > 0; joining.push(...late.splice(0))) {
         const firstPass = forwardsOf(actions).length;
         actions.push(...pulled(joining, { ...one, options: { ...one.options, firstPass } }, left, act));
@@ -252,7 +252,7 @@ describe("adapters that come and go", () => {
     expect(Math.min(joined, returned)).toBeGreaterThan(100);
   });
 
-  test("who joins a stage that has room for it is in the next pass", () => {
+  test("an adapter that joins a stage that has room for it is in the next pass", () => {
     const rng = new Rng(24);
     for (let i = 0; i < 60; i++) {
       const one = randomCase(rng, { stages: 1, kind: "lorapp", packing: i % 2 === 0 ? "filled" : "balanced", passRows: 1e6 });
@@ -268,7 +268,7 @@ describe("adapters that come and go", () => {
     }
   });
 
-  test("who comes from a checkpoint trains the rest of what it would have trained", () => {
+  test("an adapter that comes from a checkpoint trains the rest of what it would have trained", () => {
     const rng = new Rng(25);
     for (let i = 0; i < 60; i++) {
       const one = randomCase(rng);
@@ -322,23 +322,28 @@ describe("packing for a pipeline", () => {
   });
 });
 
-describe("who is in the next pass", () => {
+describe("which adapters are in the next pass", () => {
   const LIMITS = { kind: "lorapp", packing: "balanced", stages: 4, inFlight: [8, 7, 6, 5], sendBuffers: 2 } as const;
   const joining = (works: readonly Work[], priorities: readonly number[]): Joining[] =>
     works.map((work, adapter) => ({ adapter, work, from: 0, priority: priorities[adapter]! }));
-  /** Of the first so many passes, in which each adapter was. */
+  /** Of the first `count` passes, in which each adapter was. */
   const turns = (works: readonly Work[], priorities: readonly number[], passes: number): number[] => {
     const counts = works.map(() => 0);
     let seen = 0;
-    for (const { stage, action } of pipeline(joining(works, priorities), { ...LIMITS, budget: 64, passRows: 64, rowTile: 1 })) {
+    for (const { stage, action } of pipeline(joining(works, priorities), {
+      ...LIMITS,
+      tokensPerMicrobatch: 64,
+      passRows: 64,
+      rowTile: 1,
+    })) {
       if (stage !== 0 || action.kind !== "forward") continue;
       if (++seen > passes) break;
-      for (const { adapter } of action.pass.shares) counts[adapter]!++;
+      for (const { adapter } of action.pass.segments) counts[adapter]!++;
     }
     return counts;
   };
 
-  test("an adapter with a short way gets its turn beside many with long ones", () => {
+  test("an adapter with a short way gets its turn among many with long ones", () => {
     const works = range(12).map((i) => equalWork(1 + (i % 3), 40, i === 7 ? 30 : 1_000_000));
     const counts = turns(
       works,

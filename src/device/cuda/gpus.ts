@@ -5,7 +5,7 @@ import { environment } from "../../base/env.ts";
 import { RunError } from "../../base/errors.ts";
 import type { WeightFormat } from "../../base/precision.ts";
 import { range } from "../../base/shape.ts";
-import { Answer, check, openQueries, type Queries } from "./driver.ts";
+import { check, OutParam, openQueries, type Queries } from "./driver.ts";
 import type { Kind } from "./manifest.ts";
 
 export type Gpu = {
@@ -56,7 +56,7 @@ export function traitsOf(compute: "f32" | "bf16", capability: Pick<Gpu, "major" 
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
 export function listGpus(): Gpus {
   const driver = openQueries();
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDriverGetVersion", driver.cuDriverGetVersion(out.ptr));
   const version = out.i32;
   check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(out.ptr));
@@ -69,7 +69,7 @@ export function listGpus(): Gpus {
 }
 
 function describe(driver: Queries, ordinal: number): Gpu {
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
   const device = out.i32;
   const name = new Uint8Array(new ArrayBuffer(256));
@@ -88,13 +88,13 @@ function describe(driver: Queries, ordinal: number): Gpu {
 /** Free and total bytes of a GPU's memory, as a process that has opened it sees them. */
 export function gpuMemory(ordinal: number): { readonly free: number; readonly total: number } {
   const driver = openQueries();
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
   const device = out.i32;
   check(driver, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(out.ptr, device));
   try {
     check(driver, "cuCtxSetCurrent", driver.cuCtxSetCurrent(out.number));
-    const total = new Answer();
+    const total = new OutParam();
     check(driver, "cuMemGetInfo", driver.cuMemGetInfo_v2(out.ptr, total.ptr));
     return { free: out.number, total: total.number };
   } finally {

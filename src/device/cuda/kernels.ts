@@ -4,7 +4,7 @@ import { cudaTensorMaps, MAX_DYNAMIC_SHARED } from "../../../ffi/cuda.ts";
 import { fixedBytes } from "../../../ffi/memory.ts";
 import { readAsset } from "../../base/assets.ts";
 import { RunError } from "../../base/errors.ts";
-import { Answer, check, type Driver, openExtra } from "./driver.ts";
+import { check, type Driver, OutParam, openExtra } from "./driver.ts";
 import { type EncodeTensorMap, Kernel } from "./kernel.ts";
 import { isCompiled, type KernelEntry, type KernelRow, type Kind } from "./manifest.ts";
 import { titleOf, type Variant } from "./variants.ts";
@@ -15,7 +15,7 @@ export class KernelSet implements Disposable {
   readonly #kernels = new Map<Variant, Kernel>();
   readonly #modules: number[] = [];
   readonly #encode: EncodeTensorMap | null;
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
 
   constructor(
     private readonly driver: Driver,

@@ -20,12 +20,7 @@ export class Variant {
 
 /** "linear_forward bf16 sm_90a G=3 R=16", as kernels/triton/compile.py names it. */
 export const titleOf = ({ name, dtype, arch, constants }: KernelRow): string =>
-  [
-    name,
-    dtype,
-    arch,
-    ...Object.entries(constants).map(([constant, value]) => `${constant}=${value}`),
-  ].join(" ");
+  [name, dtype, arch, ...Object.entries(constants).map(([constant, value]) => `${constant}=${value}`)].join(" ");
 
 export class VariantSet {
   readonly #variants: readonly Variant[];

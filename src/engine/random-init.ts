@@ -1,0 +1,64 @@
+// What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place alone, so that it is the
+// same on any number of stages.
+
+import { Rng } from "../base/rng.ts";
+import { range } from "../base/shape.ts";
+import { LINEARS, type Linear } from "../base/spec.ts";
+import { matrix, orthonormal } from "../device/algebra.ts";
+import type { Init } from "../methods/init.ts";
+import { type Factor, TENSORS } from "../methods/registry.ts";
+
+/**
+ * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
+ * orthogonal: both random, their rows and columns in spaces at right angles, so that B A is zero (Xu, Datta 2024); the rank is even.
+ */
+export type Random = "default" | "gaussian" | "orthogonal";
+export const isRandom = (init: Init): init is Random => init === "default" || init === "gaussian" || init === "orthogonal";
+
+export type FactorAt = {
+  readonly seed: number;
+  readonly layer: number;
+  readonly linear: Linear;
+  readonly factor: Factor;
+  /** A is [rank, in], B is [out, rank]. */
+  readonly rows: number;
+  readonly columns: number;
+  /** What VeRA's lambda_d begins as. */
+  readonly dInitial?: number | undefined;
+};
+
+/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
+export function initialise(init: Random, at: FactorAt): Float32Array {
+  const { seed, layer, linear, factor, rows, columns, dInitial } = at;
+  const values = new Float32Array(rows * columns);
+  const { initial } = TENSORS[factor];
+  if (initial !== "init") return values.fill(initial({ dInitial }));
+  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
+  if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
+  if (factor === "B") return values;
+  const bound = 1 / Math.sqrt(columns);
+  for (let i = 0; i < values.length; i++)
+    values[i] = init === "gaussian" ? rng.normal() / rows : (2 * rng.uniform() - 1) * bound;
+  return values;
+}
+
+/** A = Q_even^T R1 / 10 and B = R2 Q_odd / 10, where Q_even and Q_odd are every other row of a random orthogonal [rank, rank]. */
+function orthogonal(rng: Rng, factor: Factor, rows: number, columns: number): Float32Array {
+  const rank = factor === "A" ? rows : columns;
+  const random = matrix(rank, rank);
+  for (const j of range(rank)) for (const i of range(rank)) random.values[i * rank + j] = rng.normal();
+  const basis = orthonormal(random).values;
+  const half = range(rank).filter((j) => j % 2 === (factor === "A" ? 0 : 1));
+  const other = new Rng(rng.bits(), factor === "A" ? 1 : 2);
+  const values = new Float32Array(rows * columns);
+  const outer = factor === "A" ? columns : rows;
+  for (let o = 0; o < outer; o++) {
+    const weights = half.map(() => other.normal() / 10);
+    for (let r = 0; r < rank; r++) {
+      let total = 0;
+      for (const [k, weight] of weights.entries()) total += weight * basis[r * rank + half[k]!]!;
+      values[factor === "A" ? r * columns + o : o * columns + r] = total;
+    }
+  }
+  return values;
+}
