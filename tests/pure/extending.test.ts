@@ -16,10 +16,10 @@ afterAll(() => {
 /** The code that a section shows, by the path in its first line. */
 function shownIn(section: string): Map<string, string> {
   const text = PAGE.split(/^## /m).find((part) => part.startsWith(section))!;
-  const blocks = [...text.matchAll(/^( *)```ts\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
+  const blocks = [...text.matchAll(/^( *)```(?:ts|c|python)\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
     code!.replaceAll(new RegExp(`^${indent}`, "gm"), ""),
   );
-  return new Map(blocks.map((code) => [/^\/\/ (?:in )?(\S+)\n/.exec(code)![1]!, code]));
+  return new Map(blocks.map((code) => [/^(?:\/\/|#) (?:in )?(\S+)\n/.exec(code)![1]!, code]));
 }
 
 function copyOfSources(): string {
@@ -75,6 +75,62 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
   expect(JSON.parse(out)).toEqual([
     { name: "margin", leastMargin: 3 },
     [{ loss: 1, gradients: [-0.5, 0.5], rewards: [-4, -5] }],
+  ]);
+}, 120_000);
+
+test("a kernel", async () => {
+  const copy = copyOfSources();
+  for (const path of ["kernels/triton", "scripts/dry-gpu.ts"]) cpSync(join(ROOT, path), join(copy, path), { recursive: true });
+  const shown = shownIn("A kernel");
+  const added = [...shown].filter(([, code]) => !/^\/\/ in /.test(code));
+  expect(added.map(([path]) => path)).toEqual([
+    "src/ops/scale.ts",
+    "ffi/native/scale.c",
+    "kernels/triton/scale.py",
+    "kernels/triton/scale_variants.py",
+    "src/device/cuda/scale.ts",
+  ]);
+  expect(shown.size - added.length).toBe(4);
+  for (const [path, code] of added) writeFileSync(join(copy, path), code.replace(/^.*\n/, ""));
+  const line = (path: string, before: string): void =>
+    edit(join(copy, path), before, `${shown.get(path)!.replace(/^.*\n/, "")}${before}`);
+  line("src/device/kernels.ts", "  /** h = silu(gate) * up");
+  line("ffi/native.ts", "  swiglu_forward: {");
+  line("src/device/cpu.ts", "    swiglu_forward: (");
+  line("src/device/cuda/families.ts", "  ...linearFamily(gpu),");
+  edit(
+    join(copy, "src/device/cuda/families.ts"),
+    "import { veraFamily",
+    'import { scaleFamily } from "./scale.ts";\nimport { veraFamily',
+  );
+  edit(join(copy, "tsconfig.json"), '"include": ["src", "ffi"]', '"include": ["src", "ffi", "scripts", "try.ts"]');
+  writeFileSync(
+    join(copy, "try.ts"),
+    `import { DryGpu } from "./scripts/dry-gpu.ts";
+import type { Tensor } from "./src/device/device.ts";
+import { parseManifest } from "./src/device/cuda/manifest.ts";
+import { titleOf } from "./src/device/cuda/variants.ts";
+import { rowsScale } from "./src/ops/scale.ts";
+const rows = parseManifest(await Bun.stdin.text());
+const launched = new Set<string>();
+for (const compute of ["bf16", "f32"] as const) {
+  const gpu = new DryGpu(compute, { major: 9, minor: 0 }, rows, (row) => launched.add(titleOf(row)));
+  const x: Tensor = { ptr: 0, dtype: compute, shape: [4, 8] };
+  rowsScale(gpu, { x, scale: { ptr: 0, dtype: "f32", shape: [4] }, y: x });
+}
+console.log(JSON.stringify([...launched]));`,
+  );
+  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"];
+  expect(await run(copy, ...gcc, "ffi/native/scale.c")).toEqual([0, ""]);
+  const python = join(ROOT, ".venv/bin/python");
+  expect(await run(copy, python, "-c", "import ast; ast.parse(open('kernels/triton/scale.py').read())")).toEqual([0, ""]);
+  const [listed, rows] = await run(copy, python, "-B", "kernels/triton/compile.py", "--rows");
+  expect(listed).toBe(0);
+  writeFileSync(join(copy, "rows.json"), rows);
+  expect(await run(copy, "bash", "-c", `"${process.execPath}" try.ts <rows.json`)).toEqual([
+    0,
+    '["rows_scale bf16 sm_80 BLOCK=1024","rows_scale fp32 sm_80 BLOCK=1024"]\n',
   ]);
 }, 120_000);
 
