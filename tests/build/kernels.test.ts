@@ -209,7 +209,10 @@ needs("kernels")("the kernels of this checkout", () => {
       });
       expect(rows().map(facts)).toEqual(kernels().map(facts));
       const verified = await compile("--verify");
-      expect([verified.code, verified.out]).toEqual([1, expect.stringMatching(/^kernels: stale or missing: (?!swiglu_forward)/)]);
+      expect([verified.code, verified.out]).toEqual([
+        1,
+        expect.stringMatching(/^kernels: stale or missing: (?!swiglu_forward)/),
+      ]);
       const hashes = kernels().filter(({ name }) => name.startsWith("swiglu"));
       const child = Bun.spawn([PYTHON, "-B", join(copy, "triton/compile.py"), "--these"], {
         stdin: new Blob([hashes.map((row) => `${row.source_sha256} and its title\n`).join("")]),
