@@ -7,14 +7,14 @@
 // Without --gpu it is for the GPUs of this machine. Prints nothing where the recipe runs on the CPU.
 
 import { MloraError, RequestError, RunError, textOf } from "../src/base/errors.ts";
-import { planOn, type Request, readRecipe, readRequest } from "../src/session/prepare.ts";
+import { openLocalStages } from "../src/cluster/local-stage.ts";
+import { setupsOf } from "../src/cluster/setup.ts";
 import { type Gpu, isSupported, listGpus } from "../src/device/cuda/gpus.ts";
 import { type KernelRow, parseManifest } from "../src/device/cuda/manifest.ts";
 import { titleOf } from "../src/device/cuda/variants.ts";
 import type { AdapterResult } from "../src/session/events.ts";
+import { planOn, type Request, readRecipe, readRequest } from "../src/session/prepare.ts";
 import { Training } from "../src/session/training.ts";
-import { setupsOf } from "../src/cluster/setup.ts";
-import { openLocalStages } from "../src/cluster/local-stage.ts";
 import { DryGpu } from "./dry-gpu.ts";
 
 type Capability = Pick<Gpu, "major" | "minor">;
