@@ -89,8 +89,8 @@ export type Definition = {
   readonly title: string;
   /** In the order in which they are stored. */
   readonly tensors: Readonly<Record<string, StoredTensor>>;
-  /** Those that are trained; left out, all. The optimizer knows the rate of B and that of all others: frozen are none, or all but B. */
-  readonly trained?: readonly string[];
+  /** Those that are trained; left out, all. The optimizer has one rate for B and one for all others, so either may be frozen as a whole: here the others. */
+  readonly trained?: readonly ["B"];
   /** Whether it is computed from the whole product of a linear, which is kept for the backward pass. */
   readonly keepsProduct?: true;
   /** Rank of an adapter whose recipe gives none. */

@@ -31,7 +31,7 @@ export const OWN_KEYS = [...new Set(definitions.flatMap(({ keys }) => keys))] as
 export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>
   Object.keys(DEFINITIONS[method].tensors) as Factor[];
 export const frozenIn = (method: PeftMethod = "lora"): readonly Factor[] => {
-  const { trained } = DEFINITIONS[method];
+  const trained: readonly string[] | undefined = DEFINITIONS[method].trained;
   return trained ? storedBy(method).filter((name) => !trained.includes(name)) : [];
 };
 
