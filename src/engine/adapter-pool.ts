@@ -6,9 +6,10 @@
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { GROUPS, type Group, groupShape, groupsOfModel, type Linear } from "../families/linears.ts";
 import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterCapacity,
@@ -17,7 +18,6 @@ import {
   type FactorPlace,
   factorPlace,
   factorTable,
-  groupShape,
   type LayerRange,
   layoutAdapters,
   MOST_RANK,
@@ -51,7 +51,6 @@ export type Block = "params" | "grads" | "m" | "v";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
 type Refreshed = "magnitudes" | "vectors";
-const GROUP_ORDER = Object.keys(GROUPS);
 
 /** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
 export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32" | "bf16", groups: number): number {
@@ -211,7 +210,7 @@ export class AdapterPool implements Disposable {
       const are = [...slots].map((slot) => isDecomposed(this.#adapters[slot], group));
       return are.every((is) => is) ? "all" : are.some((is) => is) ? "some" : "none";
     };
-    return { qkv: count("qkv"), o: count("o"), gateUp: count("gateUp"), down: count("down") };
+    return Object.fromEntries(groupsOfModel(this.spec).map((group) => [group, count(group)])) as DoraPresence["decomposed"];
   }
 
   /** Zeroes the gradients of the frozen half; an adapter of several ranks freezes half of each. */
@@ -222,7 +221,7 @@ export class AdapterPool implements Disposable {
       this.device.zero({ ptr: ptr(b + trained), dtype: "f32", shape: [rows, padded - trained], stride: padded });
     for (const { layer, group, a, b } of this.layout.sites) {
       const { in: width, firstColumn } = groupShape(this.spec, group);
-      const linears: readonly Linear[] = GROUPS[group];
+      const linears = GROUPS[group];
       const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
       for (const [g, first] of trained.entries())
         this.device.zero({ ptr: ptr(a + (g * padded + first) * width), dtype: "f32", shape: [(padded - first) * width] });
@@ -257,7 +256,8 @@ export class AdapterPool implements Disposable {
 
   #addSites(group: Group, decomposes: boolean, hasVectors: boolean): void {
     const { in: width, firstColumn } = groupShape(this.spec, group);
-    const linears: readonly Linear[] = GROUPS[group];
+    const linears = GROUPS[group];
+    const ofModel = groupsOfModel(this.spec);
     const count = this.#adapters.length;
     const elements = this.#tableAt(this.#layers.to);
     const ranks = this.#arena.tensor("i32", elements);
@@ -301,7 +301,7 @@ export class AdapterPool implements Disposable {
         linears: linears.length,
         rank,
         group,
-        module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
+        module: at.layer * ofModel.length + ofModel.indexOf(group),
         magnitudes,
         vectors: hasVectors
           ? {
@@ -394,6 +394,4 @@ export class AdapterPool implements Disposable {
  * at all.
  */
 const isDecomposed = (adapter: PoolAdapter | null | undefined, group: Group): boolean =>
-  adapter != null &&
-  hasMagnitudes(adapter.method) &&
-  (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
+  adapter != null && hasMagnitudes(adapter.method) && GROUPS[group].some((linear) => adapter.targets.includes(linear));

@@ -3,10 +3,11 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type AdapterCapacity, groupShape } from "../methods/layout.ts";
+import { type Group, groupShape } from "../families/linears.ts";
+import type { AdapterCapacity } from "../methods/layout.ts";
 
 /**
  * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix

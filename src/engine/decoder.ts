@@ -3,9 +3,10 @@
 // The frozen weights have no gradient, so the backward pass is: what each adapter learns, and the gradient of the stream. It
 // ends at the first layer's input, where nobody is left to learn.
 
-import type { Group, ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { Group } from "../families/linears.ts";
 import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from "../ops/attention.ts";
 import { embedForward } from "../ops/embed.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";

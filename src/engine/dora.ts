@@ -11,10 +11,10 @@
 // adapters alone.
 
 import { invariant } from "../base/errors.ts";
-import type { Group } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Kernels } from "../device/kernels.ts";
 import type { Weight } from "../device/packed.ts";
+import type { Group } from "../families/linears.ts";
 import { doraBackward, doraForward, doraNorm } from "../ops/dora.ts";
 import { linearForward } from "../ops/linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";

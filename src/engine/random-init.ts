@@ -3,7 +3,7 @@
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
 import type { Init } from "../methods/init.ts";
 import type { Factor } from "./adapter-pool.ts";
 

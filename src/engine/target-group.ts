@@ -1,7 +1,7 @@
 // Where adapters meet the model: a group of linears in one layer, with the stacked tensors of all adapters there.
 
-import type { Group } from "../base/spec.ts";
 import type { Tensor } from "../device/device.ts";
+import type { Group } from "../families/linears.ts";
 
 /** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
 export type Magnitudes = {

@@ -3,9 +3,10 @@
 import { bytesOf } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { type Linear, modulePath } from "../families/linears.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import { randomFill } from "../ops/fill.ts";

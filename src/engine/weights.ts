@@ -6,21 +6,21 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import type { PackedFormat, WeightFormat } from "../base/precision.ts";
 import { maxOf, sizeOf } from "../base/shape.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
+import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
 import {
   GROUP_NAMES,
   GROUPS,
   type Group,
+  groupShape,
   LINEARS,
   type Linear,
   linearShape,
-  type ModelSpec,
   modulePath,
-  tableRows,
-} from "../base/spec.ts";
-import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
-import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
-import { groupShape, type LayerRange } from "../methods/layout.ts";
+} from "../families/linears.ts";
+import type { LayerRange } from "../methods/layout.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };

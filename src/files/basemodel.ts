@@ -5,7 +5,8 @@ import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { DType } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { LINEARS, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { LINEARS, linearShape, modulePath } from "../families/linears.ts";
 import { readJsonObject } from "./json.ts";
 import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
 

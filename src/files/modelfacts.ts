@@ -2,7 +2,8 @@
 
 import { join } from "node:path";
 import { range, sizeOf } from "../base/shape.ts";
-import { LINEARS, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { LINEARS, modulePath } from "../families/linears.ts";
 import { EMBEDDING, type FoundTensor, HEAD, isWeightType, openBaseModel, openTensors } from "./basemodel.ts";
 import { toF32 } from "./convert.ts";
 

@@ -1,6 +1,7 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape } from "../families/linears.ts";
 import type { Definition, Factor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";

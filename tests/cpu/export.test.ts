@@ -5,7 +5,8 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, 
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
 import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";

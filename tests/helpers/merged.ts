@@ -1,6 +1,7 @@
 // What a merged model is to be, written down once more: one number after the other.
 
-import { type Linear, linearShape, type ModelSpec, modulePath } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { type Linear, linearShape, modulePath } from "../../src/families/linears.ts";
 import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { LINEARS, linearShape } from "../../src/base/spec.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
