@@ -12,8 +12,15 @@ export type Heads = { readonly heads: number; readonly kvHeads: number; readonly
  * which has the stream's width. Weights are named by their path within the layer.
  */
 export type Operation =
-  /** RMSNorm. */
-  | { readonly op: "norm"; readonly from: string; readonly to: string; readonly weight: string; readonly eps: number }
+  /** RMSNorm of a value of `size` features. */
+  | {
+      readonly op: "norm";
+      readonly from: string;
+      readonly to: string;
+      readonly weight: string;
+      readonly size: number;
+      readonly eps: number;
+    }
   /** Linears that read one input, as one product; their outputs lie next to each other. `residual` is a value that is added to them. */
   | {
       readonly op: "linears";
@@ -26,13 +33,14 @@ export type Operation =
       readonly bias: boolean;
       readonly residual: string | null;
     }
-  /** Rotary embedding of q and k; `norms`: RMSNorms of each head of q and of k before it. */
+  /** Rotary embedding of q and k; `norms`: weights of RMSNorms of each head of q and of k before it. */
   | {
       readonly op: "rope";
       readonly from: string;
       readonly to: string;
       readonly heads: Heads;
-      readonly norms: { readonly q: string; readonly k: string; readonly eps: number } | null;
+      readonly norms: { readonly q: string; readonly k: string } | null;
+      readonly eps: number;
     }
   /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
   | {

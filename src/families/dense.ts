@@ -48,11 +48,11 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
   const of = { heads, kvHeads, headDim };
   const [q, kv] = [heads * headDim, kvHeads * headDim];
   const linears = { op: "linears", residual: null } as const;
-  const norms = spec.qkNorm ? { q: "self_attn.q_norm", k: "self_attn.k_norm", eps } : null;
+  const norms = spec.qkNorm ? { q: "self_attn.q_norm", k: "self_attn.k_norm" } : null;
   return [
-    { op: "norm", from: "x", to: "h1", weight: "input_layernorm", eps },
+    { op: "norm", from: "x", to: "h1", weight: "input_layernorm", size: hidden, eps },
     { ...linears, from: "h1", to: "qkv", group: "qkv", in: hidden, out: [q, kv, kv], bias: spec.qkvBias },
-    { op: "rope", from: "qkv", to: "rotated", heads: of, norms },
+    { op: "rope", from: "qkv", to: "rotated", heads: of, norms, eps },
     {
       op: "attention",
       from: "rotated",
@@ -62,7 +62,7 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
       window: spec.windows[index]!,
     },
     { ...linears, from: "attention", to: "mid", group: "o", in: q, out: [hidden], bias: spec.oBias, residual: "x" },
-    { op: "norm", from: "mid", to: "h2", weight: "post_attention_layernorm", eps },
+    { op: "norm", from: "mid", to: "h2", weight: "post_attention_layernorm", size: hidden, eps },
     {
       ...linears,
       from: "h2",

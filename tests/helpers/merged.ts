@@ -2,7 +2,8 @@
 
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { type Linear, linearShape, modulePath } from "../../src/families/linears.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { rankAt } from "../../src/methods/placement.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { specOf } from "../../src/families/registry.ts";
-import { tensorShapes } from "../../src/files/basemodel.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
 import { toBf16 } from "../../src/files/convert.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 

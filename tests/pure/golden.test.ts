@@ -3,7 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { clipCoefficient } from "../../src/schedule/clip.ts";
