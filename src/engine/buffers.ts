@@ -8,7 +8,8 @@ import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
-import type { AdapterCapacity } from "../methods/layout.ts";
+import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
+import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
 import { INPUT, isLinears, type LayerProgram, type Program, programOf, STREAM } from "./program.ts";
 import type { StageLayers } from "./weights.ts";
@@ -30,6 +31,9 @@ export type Sizes = AdapterCapacity & {
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 type ByName<T = Tensor> = ReadonlyMap<string, T>;
 
+/** The product of a group of linears with all that is added, of each method that is computed from it. */
+export type Products = Readonly<Partial<Record<PeftMethod, Tensor>>>;
+
 /** What one layer computes in its forward pass and its backward pass reads. The stream before and after it is in `Activations`. */
 export type LayerActivations = {
   /** By the value whose memory it is (program.ts). */
@@ -40,8 +44,8 @@ export type LayerActivations = {
   readonly kept: ByName;
   /** s = A drop(x) of each group. */
   readonly low: ByName;
-  /** Products that DoRA scales, by group; none where there is no DoRA, or they are computed again. */
-  readonly products: ByName;
+  /** Whole products for the backward pass, by group; none of a group where they are computed again. */
+  readonly products: ByName<Products>;
 };
 
 export type Activations = {
@@ -53,8 +57,8 @@ export type Activations = {
 export type ForwardWork = {
   /** Values that are not kept, by kind. */
   readonly values: ByName;
-  /** [M, N] the product that DoRA scales of a layer's last linears, where that is computed again: with full recomputation. */
-  readonly z: Tensor | null;
+  /** Whole products of a layer's last linears, where they are computed again: with full recomputation. */
+  readonly z: Products;
 };
 
 export type Workspace = ForwardWork & {
@@ -76,7 +80,6 @@ export type HeadBuffers = {
 };
 
 const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears);
-const featuresOf = (product: Op<"linears">): number => sum(product.out);
 
 /** Whether the backward pass finds a value where the forward pass left it: what is cheap is kept only for adapters that read it. */
 function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
@@ -87,8 +90,14 @@ function isKept(program: LayerProgram, name: string, { recomputation, groups }: 
 
 const isAmong = (groups: readonly Group[], group: string): boolean => (groups as readonly string[]).includes(group);
 
+function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, sizes: Sizes): Products {
+  const keeping = methodsAt(sizes, product.group as Group).filter((method) => DEFINITIONS[method].keepsProduct);
+  const [rows, columns] = [sizes.rows, sum(product.out)];
+  return Object.fromEntries(keeping.map((method) => [method, take(`${product.group}, ${method}`, compute, rows, columns)]));
+}
+
 function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes: Sizes, work: ForwardWork): LayerActivations {
-  const { rows, rank, recomputation, groups, magnitudes } = sizes;
+  const { rows, rank, recomputation, groups } = sizes;
   const values = new Map<string, Tensor>();
   const dropped = new Set<string>();
   const kept = new Map<string, Tensor>();
@@ -101,12 +110,12 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     values.set(name, dropped.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
   }
   const low = new Map<string, Tensor>();
-  const products = new Map<string, Tensor>();
+  const products = new Map<string, Products>();
   for (const product of linearsOf(program)) {
-    const { group, out, to } = product;
+    const { group, out } = product;
     low.set(group, take(`${group}, low`, compute, isAmong(groups, group) ? rows : 0, out.length * rank));
-    if (isAmong(magnitudes, group) && !(recomputation === "full" && to === program.output))
-      products.set(group, take(`${group}, product`, compute, rows, featuresOf(product)));
+    const isKept = !(recomputation === "full" && product.to === program.output);
+    products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
   return { values, dropped, kept, low, products };
 }
@@ -119,18 +128,17 @@ function takeKinds(take: Take, compute: DType, rows: number, kinds: Iterable<rea
 }
 
 export function takeForwardWork(take: Take, compute: DType, program: Program, sizes: Sizes): ForwardWork {
-  const { rows, recomputation, magnitudes } = sizes;
+  const { rows, recomputation } = sizes;
   const cheap = program.flatMap(({ values }) =>
     [...values.values()].flatMap(({ made, kind, width }) =>
       made && behaviourOf(made).isCheap ? [[kind, width] as const] : [],
     ),
   );
-  const again = program.flatMap((layer) =>
-    linearsOf(layer).filter(({ group, to }) => to === layer.output && isAmong(magnitudes, group)),
-  );
+  const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
+  const again = shared(take);
   return {
     values: takeKinds(take, compute, rows, cheap),
-    z: recomputation === "full" && again.length > 0 ? take(compute, rows, maxOf(again.map(featuresOf))) : null,
+    z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
   };
 }
 

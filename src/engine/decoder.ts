@@ -8,11 +8,9 @@ import { embedForward } from "../ops/embed.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Recomputation, Workspace } from "./buffers.ts";
-import * as dora from "./dora.ts";
 import type { Cached } from "./generation.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
 import type { Program } from "./program.ts";
-import * as vera from "./vera.ts";
 import type { StageLayers, Weights } from "./weights.ts";
 
 export class Decoder {
@@ -42,9 +40,7 @@ export class Decoder {
 
   /** Computes what follows from parameters that have changed since the last pass. */
   refresh(): void {
-    const layers = this.weights.layers.map(({ linears }, i) => [this.layerRange.from + i, linears] as const);
-    vera.refresh(this.device, this.pool);
-    dora.refresh(this.device, this.pool, layers);
+    this.pool.refresh((layer, group) => this.weights.layers[layer - this.layerRange.from]!.linears[group].weight);
   }
 
   /**

@@ -5,11 +5,11 @@ import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
+import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
-import type { ForwardWork, LayerActivations, Workspace } from "./buffers.ts";
+import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./generation.ts";
-import * as lora from "./lora.ts";
 import { behaviourOf } from "./operations.ts";
 import { INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
@@ -58,7 +58,7 @@ export class LayerPass {
       if (operation.to !== this.program.output) this.#run(operation);
       else if (isLinears(operation)) {
         const site = this.site(operation.group);
-        if (site) lora.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
+        if (site) adapted.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
       }
     }
   }
@@ -131,10 +131,10 @@ export class LayerPass {
     return this.#cut(this.of.acts.low.get(group)!);
   }
 
-  /** The product that DoRA scales; null where it is not kept. */
-  product(group: string): Tensor | null {
-    const product = this.of.acts.products.get(group);
-    return product ? this.#cut(product) : null;
+  /** Whole products that methods need of a group, where they are kept. */
+  products(group: string): Products {
+    const products = Object.entries(this.of.acts.products.get(group)!);
+    return Object.fromEntries(products.map(([method, product]) => [method, this.#cut(product)]));
   }
 
   #cut(tensor: Tensor): Tensor {

@@ -8,8 +8,8 @@ import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
+import * as adapted from "./adapted-linear.ts";
 import type { LayerPass } from "./layer-pass.ts";
-import * as lora from "./lora.ts";
 
 type Kind = Operation["op"];
 
@@ -65,26 +65,26 @@ const linears: Behaviour<"linears"> = {
   kept: null,
   inputGradient: "own",
   forward: ({ from, to, group, residual }, pass) =>
-    lora.forward(
+    adapted.forward(
       pass.device,
       pass.site(group),
       pass.batch,
       pass.linears(group),
       { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
-      pass.product(group) ?? pass.work.z,
+      { ...pass.work.z, ...pass.products(group) },
     ),
   backward: ({ from, to, group }, pass) => {
     const site = pass.site(group);
     if (site) pass.restore(from);
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
-    lora.backward(
+    adapted.backward(
       pass.device,
       site,
       pass.batch,
       pass.linears(group).weight,
       { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: pass.gradient(from) },
-      { kept: pass.product(group), scratch: z },
+      { kept: pass.products(group), scratch: z },
     );
   },
 };

@@ -15,7 +15,6 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
-import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterLayout,
   type FactorTensor,
@@ -25,7 +24,7 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { type Placement, rankAt } from "../methods/placement.ts";
-import type { PeftMethod } from "../methods/registry.ts";
+import type { Factor, PeftMethod } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";

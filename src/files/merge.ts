@@ -9,7 +9,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
 import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
+import { storedBy } from "../methods/registry.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
@@ -115,7 +115,7 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
     b: adapter.tensor(site.layer, site.linear, "B"),
     rank: rankAt(adapter, site.layer, site.linear),
     scale: scaleAt(adapter, site.layer, site.linear),
-    m: hasMagnitudes(adapter.method) ? adapter.tensor(site.layer, site.linear, "M") : null,
+    m: storedBy(adapter.method).includes("M") ? adapter.tensor(site.layer, site.linear, "M") : null,
   };
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
