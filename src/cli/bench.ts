@@ -16,14 +16,14 @@ import { openStages } from "../cluster/open-stages.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
+import { byFamily, writeTrace } from "../session/chrome-trace.ts";
 import type { Observer, StepEvent } from "../session/events.ts";
 import { localDevices } from "../session/prepare.ts";
 import { steadyBubble, Tracer } from "../session/trace.ts";
 import { type AdapterData, run } from "../session/training.ts";
 import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
 import { simulateRun } from "./draw/simulated-run.ts";
-import { linkOf } from "./flags.ts";
-import { byFamily, tracePath, writeTrace } from "./timeline.ts";
+import { linkOf, tracePath } from "./flags.ts";
 
 export type { BenchOptions };
 

@@ -18,7 +18,9 @@ import type { Plan } from "../plan/plan.ts";
 import { formatRecipe } from "../recipe/load.ts";
 import { CHECKPOINTS, type Overrides } from "../recipe/recipe.ts";
 import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
+import { tracing, writeTrace } from "../session/chrome-trace.ts";
 import type { AdapterResult, Observer, RunResult } from "../session/events.ts";
+import { metricsObserver, patient } from "../session/metrics.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "../session/prepare.ts";
 import { Planner } from "../session/replan.ts";
 import { findStored, type Resumed } from "../session/resume.ts";
@@ -26,12 +28,11 @@ import { RunControl, withAdded } from "../session/run-control.ts";
 import { checkModel } from "../session/sources.ts";
 import { Tracer } from "../session/trace.ts";
 import { Training } from "../session/training.ts";
-import { linkOf } from "./flags.ts";
+import { linkOf, tracePath } from "./flags.ts";
 import { expectRemoteStages, joined, launchOf, type RemoteStageFlags, remoteStagesOf } from "./others.ts";
 import { openProgress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
-import { metricsObserver, patient, summary } from "./results.ts";
-import { tracePath, tracing, writeTrace } from "./timeline.ts";
+import { summary } from "./results.ts";
 
 export type RunFlags = Overrides &
   RemoteStageFlags & {
