@@ -19,8 +19,8 @@ import { formatRecipe } from "../recipe/load.ts";
 import { CHECKPOINTS, type Overrides } from "../recipe/recipe.ts";
 import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
 import { tracing, writeTrace } from "../session/chrome-trace.ts";
-import type { AdapterResult, Observer, RunResult } from "../session/events.ts";
-import { metricsObserver, patient } from "../session/metrics.ts";
+import { type AdapterResult, EventStream, type Listener, type RunResult, resultOf } from "../session/events.ts";
+import { metricsListener, patient } from "../session/metrics.ts";
 import { localDevices, planOn, readRecipe, readRequest, shortPath } from "../session/prepare.ts";
 import { Planner } from "../session/replan.ts";
 import { findStored, type Resumed } from "../session/resume.ts";
@@ -211,8 +211,8 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   const lines = patient(metrics.append, (text) => print(`notice: ${text}`));
   using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
   const recorded = recording(job, output, resumed);
-  const observers: Observer[] = [control.observer, progress, metricsObserver(plan, lines.append), recorded];
-  if (tracer) observers.push(tracing(plan, tracer, (error) => print(`the trace is not whole: ${textOf(error)}`)));
+  const listeners: Listener[] = [progress.report, metricsListener(lines.append), recorded];
+  if (tracer) listeners.push(tracing(plan, tracer, (error) => print(`the trace is not whole: ${textOf(error)}`)));
   const data = control.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources }));
   const kept = {
     store,
@@ -223,7 +223,9 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
   };
   const { suspend } = control.renewed();
   const training = new Training({
-    ...{ plan, data, bus, output, observers, lost, stop, suspend, keepOpen },
+    ...{ plan, data, bus, output, lost, stop, suspend, keepOpen },
+    emit: new EventStream(listeners).emit,
+    recordJoin: control.observer.joined,
     ...kept,
   });
   using _desk = control.attend(training, plan);
@@ -242,15 +244,15 @@ async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resum
 }
 
 /** Keeps in the run's folder which adapters have ended. */
-function recording({ outcomes, kept }: Job, output: string, resumed: Resumed | null): Observer {
+function recording({ outcomes, kept }: Job, output: string, resumed: Resumed | null): Listener {
   const all = new Map<string, AdapterResult>(resumed?.ended);
-  return {
-    ended: (_, result) => {
-      outcomes.set(result.name, result);
-      if (result.status !== "failed") reached(kept, result.name, result.steps);
-      all.set(result.name, result);
-      writeRecord(output, all.values());
-    },
+  return (event) => {
+    if (event.type !== "ended") return;
+    const result = resultOf(event);
+    outcomes.set(result.name, result);
+    if (result.status !== "failed") reached(kept, result.name, result.steps);
+    all.set(result.name, result);
+    writeRecord(output, all.values());
   };
 }
 
