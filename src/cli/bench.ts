@@ -17,7 +17,7 @@ import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
 import { byFamily, writeTrace } from "../session/chrome-trace.ts";
-import type { Observer, StepEvent } from "../session/events.ts";
+import type { EventOf, SessionEvent } from "../session/events.ts";
 import { localDevices } from "../session/prepare.ts";
 import { steadyBubble, Tracer } from "../session/trace.ts";
 import { type AdapterData, run } from "../session/training.ts";
@@ -136,28 +136,27 @@ async function timeSteps(
   let [seen, last] = [0, now()];
   const losses = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
-  const observer: Observer = {
-    stepped: ({ adapter, loss }: StepEvent) => {
-      losses[adapter] = loss;
-      if (++seen % plan.adapters.length !== 0) return;
-      times.push(now() - last);
-      last = now();
-      const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
-      if (watches) traced = tracer.record({ passes: true, kernels: false });
-      if (times.length === steps)
-        traced = tracer.record({ passes: true, kernels: true }).then(() => {
-          bubble = steadyBubble(tracer.traces);
-        });
-      if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
-      traced?.catch(() => undefined); // the run fails with it, too
-      if (times.length > steps) stop.abort();
-    },
-    failed: (_, message) => {
-      throw new Error(message);
-    },
+  const stepped = ({ index, loss }: EventOf<"step">): void => {
+    losses[index] = loss;
+    if (++seen % plan.adapters.length !== 0) return;
+    times.push(now() - last);
+    last = now();
+    const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
+    if (watches) traced = tracer.record({ passes: true, kernels: false });
+    if (times.length === steps)
+      traced = tracer.record({ passes: true, kernels: true }).then(() => {
+        bubble = steadyBubble(tracer.traces);
+      });
+    if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
+    traced?.catch(() => undefined); // the run fails with it, too
+    if (times.length > steps) stop.abort();
+  };
+  const emit = (event: SessionEvent): void => {
+    if (event.type === "step") stepped(event);
+    if (event.type === "failed") throw new Error(event.message);
   };
   try {
-    await run({ plan, data, bus, output: null, observers: [observer], lost, stop: stop.signal, ...kept });
+    await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
     await traced;
     const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
     const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));

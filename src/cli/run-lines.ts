@@ -1,8 +1,8 @@
 // What `mlora run` writes to stderr: the session's events as lines, and the progress of adapters while they train.
 
 import { writeStderr } from "../base/terminal.ts";
+import type { EventOf, SessionEvent } from "../session/events.ts";
 import { shortPath } from "../session/prepare.ts";
-import type { OpeningEvent, RunEvent, SessionEvent } from "../session/session-events.ts";
 import { openProgress, type Progress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
 
@@ -16,30 +16,27 @@ export function openPrinter(): Disposable & { readonly print: (event: SessionEve
     progress = null;
   };
   const print = (event: SessionEvent): void => {
+    const lines = linesOf(event);
     if (event.type === "reading") reading.progress(event);
-    else if ("values" in event) {
-      if (progress) report(progress, event);
-      else if (event.type === "noticed") writeStderr(`notice: ${event.values[1]}\n`);
-    } else {
+    else if (progress && lines === null) progress.report(event);
+    else {
       close();
-      for (const line of linesOf(event)) writeStderr(`${line}\n`);
-      if (event.type === "opened") progress = openProgress(event.plan, process.stderr, (name) => event.ended.includes(name));
+      for (const line of lines ?? (event.type === "notice" ? [`notice: ${event.text}`] : [])) writeStderr(`${line}\n`);
     }
+    if (event.type === "opened")
+      progress = openProgress(event, process.stderr, (name) => event.adapters.some((of) => of.isEnded && of.name === name));
   };
   return { print, [Symbol.dispose]: close };
 }
 
-function report(progress: Progress, event: RunEvent): void {
-  (progress[event.type] as ((...values: unknown[]) => void) | undefined)?.(...event.values);
-}
-
-function linesOf(event: Exclude<OpeningEvent, { readonly type: "reading" }>): string[] {
+/** Null for events of the training, which its progress shows. */
+function linesOf(event: SessionEvent): string[] | null {
   switch (event.type) {
-    case "inviting":
+    case "invitation":
       return invitation(event);
     case "continued": {
-      const where = event.adapters.map(({ adapter, status, step, steps }) =>
-        status === null ? `${adapter} at step ${step} of ${steps}` : `${adapter} is ${status}`,
+      const where = event.adapters.map(({ name, status, step, steps }) =>
+        status === null ? `${name} at step ${step} of ${steps}` : `${name} is ${status}`,
       );
       return [`going on with the run in ${shortPath(event.output)}: ${where.join(", ")}`];
     }
@@ -51,12 +48,12 @@ function linesOf(event: Exclude<OpeningEvent, { readonly type: "reading" }>): st
       return [reopening(event)];
     case "replanned":
       return [`  ${event.slots} of ${event.adapters} adapters at once, passes of at most ${event.rows} rows`];
+    default:
+      return null;
   }
 }
 
-type Of<T extends OpeningEvent["type"]> = Extract<OpeningEvent, { readonly type: T }>;
-
-function invitation({ missing, url, run, keyFile }: Of<"inviting">): string[] {
+function invitation({ missing, url, run, keyFile }: EventOf<"invitation">): string[] {
   const how = keyFile === null ? "start, with the same MLORA_RUN_KEY," : `copy ${keyFile} (its key) there, and start`;
   return [
     `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, ${how}`,
@@ -64,7 +61,7 @@ function invitation({ missing, url, run, keyFile }: Of<"inviting">): string[] {
   ];
 }
 
-function accepted({ run, model, device, adapters, slots, notices, paused }: Of<"accepted">): string[] {
+function accepted({ run, model, device, adapters, slots, notices, paused }: EventOf<"accepted">): string[] {
   const [stay, they] = paused.length === 1 ? ["stays", "it"] : ["stay", "them"];
   return [
     `${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(model)}, ${device}`,
@@ -77,13 +74,13 @@ function accepted({ run, model, device, adapters, slots, notices, paused }: Of<"
 }
 
 /** The place of a stage, and its link to the next. */
-function stageLine({ from, to, host, device, link }: Of<"opened">["stages"][number], stage: number): string {
+function stageLine({ from, to, host, device, link }: EventOf<"opened">["stages"][number], stage: number): string {
   const next = link === null ? "" : `; to stage ${stage + 1} by ${link}`;
   return `  stage ${stage}: layers ${from} to ${to - 1} on ${host === "" ? "" : `${host}, `}${device}${next}`;
 }
 
-function reopening(event: Of<"reopening">): string {
-  if (event.why === "capacity") return "the stages are opened again, with room for the adapters that came";
-  if (event.why === "memory") return `notice: ${event.message}; the run is planned again with less`;
-  return `notice: ${event.message}; the stages are started again, ${event.restart} of at most ${event.restarts} times`;
+function reopening({ cause }: EventOf<"reopening">): string {
+  if (cause.why === "capacity") return "the stages are opened again, with room for the adapters that came";
+  if (cause.why === "memory") return `notice: ${cause.message}; the run is planned again with less`;
+  return `notice: ${cause.message}; the stages are started again, ${cause.restart} of at most ${cause.restarts} times`;
 }

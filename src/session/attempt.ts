@@ -10,13 +10,12 @@ import { writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
-import type { AdapterResult, Events, Observer, RunResult } from "./events.ts";
-import { metricsObserver, patient } from "./metrics.ts";
+import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
-import type { Emit, RunEvent, StageOutlook } from "./session-events.ts";
 import { checkModel } from "./sources.ts";
 import { Tracer } from "./trace.ts";
 import { Training } from "./training.ts";
@@ -40,7 +39,7 @@ export type Job = {
   readonly trace: string | null;
   readonly keepOpen: boolean;
   readonly stop: AbortController;
-  readonly emit: Emit;
+  readonly emit: Listener;
   /** Adapters that have ended in this session: stopped and failed ones are not trained again when stages are opened again. */
   readonly outcomes: Map<string, AdapterResult>;
   /** The last step at which each adapter was saved, or ended, in this session. */
@@ -52,7 +51,7 @@ export async function attempt(job: Job, resumed: Resumed | null): Promise<RunRes
   const { plan } = job;
   await using stages = await open(job);
   checkModel(plan.recipe.model.path, job.model);
-  job.emit({ type: "opened", plan, stages: outlooks(plan, stages), ended: [...(resumed?.ended.keys() ?? [])] });
+  job.emit(openedEvent(plan, stages, resumed));
   await job.planner.measure(plan, stages.bus);
   using _control = stages.control && job.control && (await job.control.serve(stages.control));
   return await train(job, stages, resumed);
@@ -64,35 +63,38 @@ function open({ processes, plan, link, stop, control, run }: Job): Promise<OpenS
   return openStages(plan, base, link, stop.signal, control && run);
 }
 
-const outlooks = ({ stages }: Plan, { links }: OpenStages): StageOutlook[] =>
-  stages.map(({ layerRange: { from, to }, device: { host, kind, ordinal } }, stage) => {
-    const link = stage + 1 < stages.length ? links[stage]!.at(-1)! : null;
+const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
+  type: "opened",
+  stages: plan.stages.map(({ layerRange: { from, to }, device: { host, kind, ordinal } }, stage) => {
+    const link = stage + 1 < plan.stages.length ? links[stage]!.at(-1)! : null;
     return { from, to, host, device: `${kind} ${ordinal}`, link };
-  });
+  }),
+  adapters: plan.adapters.map(({ name, index, steps, tokens }) => {
+    return { name, index, steps, tokens, isEnded: resumed?.ended.has(name) ?? false };
+  }),
+});
 
 /** Trains; writes checkpoints, metrics, results and, where a file is named, a trace. */
 async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
   const { plan, adapters, model, trace, stop, keepOpen, emit } = job;
   const { output, checkpoint } = plan.recipe.run;
   const { bus, lost } = stages;
-  const notice = (text: string) => emit({ type: "noticed", values: [null, text] });
+  const notice = (text: string) => emit(noticeEvent(null, text));
   const tracer = trace === null ? null : await Tracer.open(bus);
   await using disk = diskStore(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, notice);
-  const observers: Observer[] = [
-    { joined: (adapter) => adapters.joined(adapter) },
-    emitting(emit),
-    metricsObserver(plan, lines.append),
-    recording(job, output, resumed),
-  ];
-  if (tracer) observers.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
+  const listeners: Listener[] = [emit, metricsListener(lines.append), recording(job, output, resumed)];
+  if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
     data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
     bus,
     output,
-    observers,
+    emit: (event) => {
+      for (const listener of listeners) listener(event);
+    },
+    recordJoin: (adapter) => adapters.joined(adapter),
     lost,
     stop: stop.signal,
     suspend: adapters.renewSuspend(),
@@ -118,33 +120,16 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   }
 }
 
-/** The run's events as the session's. */
-const emitting = (emit: Emit): Observer => {
-  const as =
-    <K extends keyof Events>(type: K) =>
-    (...values: Parameters<Events[K]>) =>
-      emit({ type, values } as RunEvent);
-  return {
-    joined: as("joined"),
-    stepped: as("stepped"),
-    evaluated: as("evaluated"),
-    saved: as("saved"),
-    failed: as("failed"),
-    ended: as("ended"),
-    noticed: as("noticed"),
-  };
-};
-
 /** Keeps in the run's folder how adapters ended. */
-function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | null): Observer {
+function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | null): Listener {
   const all = new Map<string, AdapterResult>(resumed?.ended);
-  return {
-    ended: (_, result) => {
-      outcomes.set(result.name, result);
-      if (result.status !== "failed") reached(saved, result.name, result.steps);
-      all.set(result.name, result);
-      writeRecord(output, all.values());
-    },
+  return (event) => {
+    if (event.type !== "ended") return;
+    const result = resultOf(event);
+    outcomes.set(result.name, result);
+    if (result.status !== "failed") reached(saved, result.name, result.steps);
+    all.set(result.name, result);
+    writeRecord(output, all.values());
   };
 }
 

@@ -3,7 +3,7 @@
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
-import type { Observer } from "./events.ts";
+import type { Listener } from "./events.ts";
 import { measuredBubble, type StageTrace, type Tracer } from "./trace.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
@@ -72,16 +72,15 @@ function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }
 const UNTRACED = 2;
 
 /** Has all passes recorded, and the kernels of one round of steps, after the first few where there are more. */
-export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Observer {
+export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Listener {
   const untraced = Math.min(UNTRACED, ...plan.adapters.map((adapter) => adapter.steps - 1));
   let steps = 0;
   const set = (kernels: boolean) => void tracer.record({ passes: true, kernels }).catch(failed);
   set(untraced === 0);
-  return {
-    stepped: () => {
-      steps++;
-      if (steps === untraced * plan.adapters.length) set(true);
-      if (steps === (untraced + 1) * plan.adapters.length) set(false);
-    },
+  return ({ type }) => {
+    if (type !== "step") return;
+    steps++;
+    if (steps === untraced * plan.adapters.length) set(true);
+    if (steps === (untraced + 1) * plan.adapters.length) set(false);
   };
 }

@@ -4,9 +4,8 @@ import { MloraError, textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { rewindMetrics } from "../files/record.ts";
 import { attempt, type Job } from "./attempt.ts";
-import type { RunResult } from "./events.ts";
+import { type EventOf, noticeEvent, type RunResult } from "./events.ts";
 import { findStored, type Resumed } from "./resume.ts";
-import type { Reopening } from "./session-events.ts";
 
 /** Trains all adapters of the run. Throws what a stage failed with once it was lost as often as the recipe allows. */
 export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunResult> {
@@ -14,23 +13,23 @@ export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunRes
   let resumed = from;
   for (let lost = 0; ; ) {
     const before = stepsSaved(job);
-    let reopening: Reopening;
+    let cause: EventOf<"reopening">["cause"];
     try {
       const result = await attempt(job, resumed);
       if (!result.suspended) return result;
-      reopening = { type: "reopening", why: "capacity" };
+      cause = { why: "capacity" };
     } catch (error) {
       if (job.processes || job.stop.signal.aborted) throw error;
       if (isRefusal(error)) {
         job.planner.refused(job.plan);
-        reopening = { type: "reopening", why: "memory", message: textOf(error) };
+        cause = { why: "memory", message: textOf(error) };
       } else {
         if (stepsSaved(job) > before) lost = 0; // what was saved since then is not lost again
         if (lost === restarts || !isLoss(error)) throw error;
-        reopening = { type: "reopening", why: "lost", message: textOf(error), restart: ++lost, restarts };
+        cause = { why: "lost", message: textOf(error), restart: ++lost, restarts };
       }
     }
-    job.emit(reopening);
+    job.emit({ type: "reopening", cause });
     job.plan = job.planner.plan(job.adapters.request);
     const { adapters, slots, stages } = job.plan;
     job.emit({
@@ -49,7 +48,7 @@ export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunRes
  */
 export function resumeFrom({ plan, adapters, model, outcomes, emit }: Omit<Job, "control">, isOpen: boolean): Resumed {
   const { output } = plan.recipe.run;
-  const notice = (text: string) => emit({ type: "noticed", values: [null, text] });
+  const notice = (text: string) => emit(noticeEvent(null, text));
   const { ended, steps } = findStored(output, plan, adapters.request.data, model, notice, isOpen);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   try {
@@ -62,10 +61,10 @@ export function resumeFrom({ plan, adapters, model, outcomes, emit }: Omit<Job, 
       type: "continued",
       output,
       adapters: plan.adapters.map(({ name, steps: all }) => ({
-        adapter: name,
-        steps: all,
-        step: resumed.steps.get(name) ?? 0,
+        name,
         status: resumed.ended.get(name)?.status ?? null,
+        step: resumed.steps.get(name) ?? 0,
+        steps: all,
       })),
     });
   return resumed;

@@ -2,34 +2,45 @@
 
 import { MloraError, textOf } from "../base/errors.ts";
 import { count } from "../base/units.ts";
-import type { Plan } from "../plan/plan.ts";
-import type { Observer } from "./events.ts";
-import type { Judgement } from "./executor.ts";
+import type { EventOf, Listener, SessionEvent } from "./events.ts";
 
 /** metrics.jsonl: an object a line, `type` first. */
-export function metricsObserver(plan: Plan, append: (line: string) => void): Observer {
-  const write = (type: string, adapter: number, values: object) =>
-    append(JSON.stringify({ type, adapter: plan.adapters[adapter]!.name, ...values }));
-  return {
-    stepped: ({ adapter, step, epoch, loss, learningRate, gradNorm, tokens, tokensPerSecond, preference }) =>
-      write("step", adapter, {
-        step,
-        epoch,
-        loss,
-        learning_rate: learningRate,
-        grad_norm: gradNorm,
-        tokens,
-        tokens_per_second: Math.round(tokensPerSecond * 10) / 10,
-        ...(preference ? judgement(preference) : {}),
-      }),
-    evaluated: ({ adapter, step, loss, exact, rows }) => write("evaluation", adapter, { step, loss, exact, rows }),
-    saved: ({ adapter, step, folder }) => write("saved", adapter, { step, folder }),
-    failed: (adapter, message) => write("failed", adapter, { message }),
+export const metricsListener =
+  (append: (line: string) => void): Listener =>
+  (event) => {
+    const values = valuesOf(event);
+    if (values && "adapter" in event) append(JSON.stringify({ type: event.type, adapter: event.adapter, ...values }));
   };
+
+/** Null for events that have no line. */
+function valuesOf(event: SessionEvent): object | null {
+  switch (event.type) {
+    case "step":
+      return stepValues(event);
+    case "evaluation":
+      return { step: event.step, loss: event.loss, exact: event.exact, rows: event.rows };
+    case "saved":
+      return { step: event.step, folder: event.folder };
+    case "failed":
+      return { message: event.message };
+    default:
+      return null;
+  }
 }
 
-/** Of CIT the margin is one of cosines: to the likest paraphrase of another row. */
-const judgement = ({ accuracy, margin, contrast }: Judgement) =>
+const stepValues = (event: EventOf<"step">) => ({
+  step: event.step,
+  epoch: event.epoch,
+  loss: event.loss,
+  learning_rate: event.learningRate,
+  grad_norm: event.gradNorm,
+  tokens: event.tokens,
+  tokens_per_second: Math.round(event.tokensPerSecond * 10) / 10,
+  ...(event.preference ? preferenceValues(event.preference) : {}),
+});
+
+/** Of CIT the margin is one of cosines: to the most similar paraphrase of another row. */
+const preferenceValues = ({ accuracy, margin, contrast }: NonNullable<EventOf<"step">["preference"]>) =>
   contrast === null ? { accuracy, reward_margin: margin } : { accuracy, similarity_margin: margin, contrastive_loss: contrast };
 
 /** Lines that wait for room at most: some hundred bytes each. */

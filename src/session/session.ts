@@ -13,7 +13,7 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
-import type { RunResult } from "./events.ts";
+import { EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { resumeFrom, trainToEnd } from "./lifecycle.ts";
 import { localDevices, planOn, type Request, readRequest } from "./prepare.ts";
@@ -22,7 +22,6 @@ import type { Resumed } from "./resume.ts";
 import { type AddOptions, RunAdapters } from "./run-adapters.ts";
 import { RunControl } from "./run-control.ts";
 import { withAdded, writeRecipe } from "./run-folder.ts";
-import { type Emit, EventStream, type SessionEvent } from "./session-events.ts";
 
 export type SessionOptions = {
   /** Stages on other machines; null, or left out, where all are on this one. */
@@ -40,7 +39,7 @@ export type SessionOptions = {
   /** Aborted: the same as `stop`, also while the session is being opened. */
   readonly signal?: AbortSignal;
   /** Called with each event, from the first of the opening on. */
-  readonly onEvent?: Emit;
+  readonly onEvent?: Listener;
 };
 
 /**
@@ -52,11 +51,8 @@ export async function openSession(
   options: SessionOptions = {},
 ): Promise<Session> {
   const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
-  const stream = new EventStream();
-  const emit = (event: SessionEvent) => {
-    onEvent?.(event);
-    stream.emit(event);
-  };
+  const stream = new EventStream(onEvent ? [onEvent] : []);
+  const { emit } = stream;
   const stop = new AbortController();
   const abort = () => stop.abort(stopped());
   if (signal?.aborted) abort();
@@ -64,7 +60,7 @@ export async function openSession(
   await using opened = new AsyncDisposableStack();
   opened.defer(() => {
     signal?.removeEventListener("abort", abort);
-    stream.end();
+    stream.close();
   });
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
@@ -77,13 +73,13 @@ export async function openSession(
   if (resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
   const invited = remoteStages && opened.use(inviteStages(remoteStages));
-  if (invited?.invitation) emit({ type: "inviting", ...invited.invitation });
+  if (invited?.invitation) emit({ type: "invitation", ...invited.invitation });
   const processes = remoteStages && opened.use(await launchRemoteStages(remoteStages, here, stop.signal));
   plan ??= planOn(request, devicesOf(processes!));
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
-  const notice = (text: string) => emit({ type: "noticed", values: [null, text] });
+  const notice = (text: string) => emit(noticeEvent(null, text));
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
   const { trace = null, link = "auto", keepOpen = false } = options;
   const job: Omit<Job, "control"> = {
@@ -104,7 +100,7 @@ export async function openSession(
     device: deviceText(device),
     adapters: names,
     slots,
-    notices: request.notices,
+    notices: [...request.notices],
     paused,
   });
   claim.begin({ adapters: names, checkpoints: CHECKPOINTS });

@@ -2,10 +2,11 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
+import * as v from "valibot";
 import { loadRecipe } from "../../src/recipe/load.ts";
+import { type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
 import { readRecipe } from "../../src/session/prepare.ts";
 import { openSession, type SessionOptions } from "../../src/session/session.ts";
-import type { SessionEvent } from "../../src/session/session-events.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
@@ -46,8 +47,11 @@ test("a session comes to the bytes of `mlora run`", async () => {
   const result = await session.done;
   expect(statuses(result)).toEqual({ a0: "done", a1: "done", a3: "done" });
   for (const name of ["a0", "a1", "a3"]) expect(leftOf(outputOf(second), name)).toEqual(leftOf(outputOf(first), name));
-  expect(events.filter(({ type }) => type === "accepted" || type === "opened").map(({ type }) => type)).toEqual(["accepted", "opened"]);
-  expect(JSON.parse(JSON.stringify(events))).toEqual(events);
+  expect(events.filter(({ type }) => type === "accepted" || type === "opened").map(({ type }) => type)).toEqual([
+    "accepted",
+    "opened",
+  ]);
+  for (const event of events) expect(v.parse(sessionEventSchema, JSON.parse(JSON.stringify(event)))).toStrictEqual(event);
   await expect(open(second)).rejects.toMatchObject({ code: "resume.finished" });
 });
 
@@ -57,8 +61,7 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, SUMS)];
   for (const path of [alone, lateAlone]) expect((await place.mlora("run", path)).code).toBe(0);
   const path = place.project(text, { ...SUMS, "late.toml": late });
-  const stepOf = (event: SessionEvent, adapter: number) =>
-    event.type === "stepped" && event.values[0].adapter === adapter ? event.values[0].step : 0;
+  const stepOf = (event: SessionEvent, adapter: number) => (event.type === "step" && event.index === adapter ? event.step : 0);
 
   await using session = await open(path, { keepOpen: true });
   const events = reader(session.events());
@@ -81,7 +84,7 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   const at = session.status().adapters.find(({ name }) => name === "twin")!.step;
   expect(session.stop("twin")).toContain("twin ends after step");
   const wanted = new Set(["a3", "a4", "twin"]);
-  await events.until((event) => event.type === "ended" && wanted.delete(event.values[1].name) && wanted.size === 0);
+  await events.until((event) => event.type === "ended" && wanted.delete(event.adapter) && wanted.size === 0);
   expect(session.status().state).toBe("waiting"); // for more adapters
   expect(session.stop()).toContain("the run ends");
   const result = await session.done;
@@ -102,16 +105,14 @@ test("stages are opened again for an adapter that they have no capacity for, and
   const path = place.project(text, { ...SUMS, "late.toml": late });
   await using session = await open(path);
   const events = reader(session.events());
-  await events.until(({ type }) => type === "stepped");
+  await events.until(({ type }) => type === "step");
   expect(await session.add(loadRecipe(join(path, "..", "late.toml")))).toContain("a1: added; the stages are opened again");
   expect(() => session.fork({ adapter: "a2", name: "twin", changes: {} })).toThrow("stages are being opened");
   expect(statuses(await session.done)).toEqual({ a2: "done", a1: "done" });
   await events.rest();
-  expect(events.all.flatMap((event) => (event.type === "reopening" ? event.why : event.type === "opened" ? "opened" : []))).toEqual([
-    "opened",
-    "capacity",
-    "opened",
-  ]);
+  expect(
+    events.all.flatMap((event) => (event.type === "reopening" ? event.cause.why : event.type === "opened" ? "opened" : [])),
+  ).toEqual(["opened", "capacity", "opened"]);
   expect(session.plan.slots).toBe(2);
   expect(leftOf(outputOf(path), "a2")).toEqual(leftOf(outputOf(alone), "a2"));
   expect(leftOf(outputOf(path), "a1")).toEqual(leftOf(outputOf(lateAlone), "a1"));
@@ -123,7 +124,7 @@ test("a disposed session saves what it trained, and the next one continues it to
   await (await open(whole)).done;
   {
     await using session = await open(path);
-    await reader(session.events()).until(({ type }) => type === "stepped");
+    await reader(session.events()).until(({ type }) => type === "step");
   }
   const made = metrics(outputOf(path), "step").length;
   expect(made).toBeLessThan(20 * (6 + 4));
