@@ -21,7 +21,7 @@ import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/
 import { placeFields } from "../files/peftplaces.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
-import { DEFINITIONS } from "../methods/registry.ts";
+import { DEFINITIONS, isScaled } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { type PoolAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
@@ -252,7 +252,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const lines = [
     ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
-    ...(!DEFINITIONS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
+    ...(!isScaled(saved.method) ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),

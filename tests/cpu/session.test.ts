@@ -98,7 +98,7 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   );
 });
 
-test("stages are opened again for an adapter that they have no capacity for, and nobody's bytes change", async () => {
+test("stages are opened again for an adapter that they have no capacity for, and no bytes change", async () => {
   const [text, late] = [longer(unlike([2], "cpu"), 60), unlike([1], "cpu")];
   const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, SUMS)];
   for (const path of [alone, lateAlone]) await (await open(path)).done;
