@@ -76,13 +76,13 @@ function commandLine(): CAC {
     .action(async ({ json = false }: { json?: boolean }) => (await remote()).ps(json));
   cli
     .command("stop <run> [adapter]", "End a run, or one of its adapters; what was trained is saved")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "stop", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "stop", adapter));
   cli
     .command("pause <run> [adapter]", "Take a run's adapters off the stages, or one of them, until they are resumed")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "pause", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "pause", adapter));
   cli
-    .command("resume <run> [adapter]", "Let paused adapters go on")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "resume", adapter));
+    .command("resume <run> [adapter]", "Resume paused adapters")
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "resume", adapter));
   cli
     .command("add <run> <recipe>", "Have the adapters of another recipe for the same base model join a run")
     .action(async (run: string, recipe: string) => (await remote()).add(run, recipe));
@@ -93,7 +93,7 @@ function commandLine(): CAC {
       (await remote()).fork(run, adapter, name, set === undefined ? "" : `${set}`),
     );
   cli
-    .command("stage", "Be one stage of a run that a coordinator elsewhere waits for")
+    .command("stage", "Run one pipeline stage for a remote coordinator")
     .option("--nats <url>", "The NATS server that the coordinator prints")
     .option("--run <id>", "The run's id, as the coordinator prints it")
     .option("--key <file>", "The file with the run's key, copied from where the coordinator prints (default: MLORA_RUN_KEY)")

@@ -7,10 +7,10 @@ import { log } from "../base/log.ts";
 import { range } from "../base/shape.ts";
 import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
-import type { StageReport } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
 import { type ServerOptions, startServer } from "./server.ts";
 import { type Child, describeEnding, startSelf } from "./spawn.ts";
+import type { StageOrders } from "./stage-orders.ts";
 
 /** How long stages that we start may take to join: they only load the program. */
 const START_MS = 30_000;
@@ -20,19 +20,10 @@ const GRACE_MS = 1_000;
 /** Until the end of a child is known for certain. */
 const HEARD_MS = 100;
 
-/** What a stage that we start is told, through its standard input: address and key are secret. */
-export type StageOrders = {
-  readonly address: Address;
-  readonly key: RunKey;
-  readonly run: string;
-  readonly stage: number;
-  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
-};
-
 export type LaunchOptions = {
   /** How many stages the run has, and the devices of those that are started here: the first of them. */
   readonly stages: number;
-  readonly here: readonly StageOrders["device"][];
+  readonly here: readonly NonNullable<StageOrders["device"]>[];
   /** For stages that join from elsewhere: on which server, or where ours shall listen. Null: all are started here. */
   readonly join: {
     readonly server: { readonly address: Address } | Required<ServerOptions>;
@@ -96,7 +87,7 @@ function warnOpen(at: { readonly host: string; readonly port: number } | { reado
   log(0, () => `notice: the connection to ${where} is not encrypted: ${what}`);
 }
 
-const startStage = (orders: StageOrders): Child => {
+const startStage = (orders: Required<StageOrders>): Child => {
   const name = `stage ${orders.stage}`;
   const line = (text: string) => log(1, () => `${name}: ${text}`); // what ends it comes over the bus, or with its end
   return startSelf(["stage", "--orders"], { name, input: JSON.stringify(orders), line });
