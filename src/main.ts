@@ -180,7 +180,7 @@ const TEXT = /<(folder|file|text|id)>/;
 function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[]): void {
   for (const { name, rawName } of matchedCommand?.options ?? []) {
     const [value, flag] = [options[name], `--${name}`];
-    if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is told later
+    if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is reported later
     const typed = args.flatMap((arg, i) =>
       arg === flag ? [args[i + 1] ?? ""] : arg.startsWith(`${flag}=`) ? [arg.slice(flag.length + 1)] : [],
     );
@@ -188,7 +188,7 @@ function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[])
   }
 }
 
-/** Flags that go before what a recipe says. */
+/** Flags that override the recipe. */
 const overrides = ({ output, device, seed, stages }: Overrides): Overrides => ({
   ...(output === undefined ? {} : { output }),
   ...(device === undefined ? {} : { device: `${device}` }),
@@ -220,7 +220,7 @@ function usageError(cli: CAC, message: string): RequestError {
 async function main(args: readonly string[]): Promise<number> {
   if (args[0] === "child") {
     const rest = (await import("./cluster/spawn.ts")).beChild(args.slice(1));
-    return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
+    return rest === null ? FAILED : main(rest); // without its parent no process reads why
   }
   if (args[0] === "--version" || args[0] === "-v") {
     writeStdout(`mlora ${VERSION}\n`);
@@ -269,7 +269,7 @@ const end = (code: number): void => {
   process.stdout.end(() => process.exit());
 };
 
-// Nobody reads what is said on stderr any more: a run is worth more than its progress, and goes on.
+// The reader of stderr is gone: a run is worth more than its progress, and continues.
 process.stderr.on("error", () => undefined);
 process.stdout.on("error", (error: Error & { readonly code?: string }) => {
   if (error.code !== "EPIPE") end(report(new RunError("cli.output", `standard output cannot be written: ${error.message}`)));

@@ -29,7 +29,7 @@ export type { BenchOptions };
 
 /** Steps that warm up and are not counted. */
 const WARM_UP = 2;
-/** Of a pipeline, so many rounds of steps before the last are looked at for bubbles. */
+/** Rounds of steps before the last whose bubbles are measured in a pipeline. */
 const WATCHED = 6;
 
 export async function bench(options: BenchOptions): Promise<void> {
@@ -94,8 +94,8 @@ export async function bench(options: BenchOptions): Promise<void> {
   writeStdout(options.json ? `${jsonText(report)}\n` : text(report));
 }
 
-/** Keeps in a folder that goes with it, and counts. */
-function countingKeeper() {
+/** A checkpoint store in a temporary folder, which counts its saves. */
+function countingStore() {
   const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
   const store = diskStore(folder, 1);
   const save: CheckpointStore["save"] = async (...of) => {
@@ -114,19 +114,19 @@ function countingKeeper() {
 }
 
 /**
- * Time of a round of steps of all adapters, in ms each, the last losses, and a trace of one more round. Every adapter is kept each
- * `keepSeconds`, where it is given.
+ * Times of rounds of steps of all adapters, in ms, the last losses, and a trace of one more round. Every adapter is saved each
+ * `saveSeconds`, unless null.
  */
 async function timeSteps(
   plan: Plan,
   data: readonly AdapterData[],
   steps: number,
   link: StageSetup["link"],
-  keepSeconds: number | null,
+  saveSeconds: number | null,
 ) {
   const stop = new AbortController();
-  await using counting = keepSeconds === null ? null : countingKeeper();
-  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
+  await using counting = saveSeconds === null ? null : countingStore();
+  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: saveSeconds! / 60 } } : {};
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
   const { bus, lost, links } = stages;
   const peak = await peakOf(plan, bus);
@@ -175,7 +175,7 @@ async function timeSteps(
   }
 }
 
-/** What the devices of all stages can do together, in FLOP/s; each is asked once. */
+/** The peak of all stages' devices together, in FLOP/s; each device is measured once. */
 async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
   const devices = stages.map(({ device: { host, kind, ordinal } }) => `${host} ${kind} ${ordinal}`);
   const once = [...new Set(devices)].map((device) => devices.indexOf(device));

@@ -1,4 +1,4 @@
-// What a stage that a coordinator or scripts/launch starts is told, in one line on its standard input: address and key are secret.
+// Settings of a stage that a coordinator or scripts/launch starts: one line on its standard input, since address and key are secret.
 
 import * as v from "valibot";
 import { RunError } from "../base/errors.ts";
