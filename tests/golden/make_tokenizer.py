@@ -225,7 +225,10 @@ def make_llama2() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     bytes_ = [AddedToken(f"<0x{byte:02X}>", special=True, normalized=False) for byte in range(256)]
-    trained(tokenizer, [*special("<unk>", "<s>", "</s>"), *bytes_], limit_alphabet=120)
+    # A limit alone keeps others of the characters that are equally frequent at each run: so those of the file that is there.
+    kept = json.loads((HERE / "llama2" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    alphabet = [token for token in kept if len(token) == 1]
+    trained(tokenizer, [*special("<unk>", "<s>", "</s>"), *bytes_], limit_alphabet=len(alphabet), initial_alphabet=alphabet)
     parsed = json.loads(tokenizer.to_str())
     parsed["pre_tokenizer"] = None
     # Bytes are words of the vocabulary, not special tokens: "<0x0A>" in a text is six characters.
