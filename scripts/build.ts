@@ -5,7 +5,7 @@
 import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
-import { formatBytes } from "../src/base/bytes.ts";
+import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { readManifest } from "../src/device/cuda/manifest.ts";
 
@@ -48,8 +48,8 @@ async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
     // A thread's code is a program of its own.
-    entrypoints: ["main.ts", "bus/pulse.ts", "link/courier.ts", "files/saver.ts", "data/reader.ts"].map((file) =>
-      join(ROOT, "src", file),
+    entrypoints: ["main.ts", "bus/heartbeat-worker.ts", "link/transport-worker.ts", "files/saver.ts", "data/reader.ts"].map(
+      (file) => join(ROOT, "src", file),
     ),
     root: ROOT,
     minify: true,

@@ -6,7 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { METHODS } from "../src/methods/registry.ts";
+import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
@@ -21,17 +21,17 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   recipe: { values: ["methods", "objectives"] },
   schedule: { values: [], types: ["objectives"] },
   plan: {
-    // The sizes that a stage will take come from those who take them, so that a plan and a run cannot drift apart.
+    // A plan takes the sizes of a stage from the code that allocates them, so that a plan and a run cannot drift apart.
     values: [
       "methods",
       "objectives",
       "recipe",
       "schedule",
-      "model/buffers.ts",
-      "model/batch.ts",
-      "model/generation.ts",
-      "model/weights.ts",
-      "adapter/bank.ts",
+      "engine/adapter-pool.ts",
+      "engine/buffers.ts",
+      "engine/batch.ts",
+      "engine/generation.ts",
+      "engine/weights.ts",
       "device/scratch.ts",
       "device/tile.ts",
     ],
@@ -41,19 +41,23 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   files: { values: ["methods"] },
   device: { values: ["ffi", "methods"] },
   ops: { values: ["device"] },
-  adapter: { values: ["device", "methods", "ops"] },
-  model: { values: ["device", "methods", "ops", "adapter"] },
-  bus: { values: ["methods", "objectives"], types: ["schedule"] },
-  link: { values: ["bus", "device"] },
-  stage: {
-    values: ["adapter", "bus", "device", "files", "link", "methods", "model", "objectives", "ops"],
+  engine: {
+    values: ["bus", "device", "files", "link", "methods", "objectives", "ops"],
     types: ["plan", "schedule"],
   },
-  run: { values: ["bus", "data", "files", "methods", "plan", "recipe", "schedule", "objectives"] },
-  cli: {
-    values: ["bus", "data", "ffi", "files", "link", "methods", "objectives", "plan", "recipe", "run", "schedule", "stage"],
+  bus: { values: ["methods", "objectives"], types: ["schedule"] },
+  link: { values: ["bus", "device"] },
+  cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
+  session: {
+    values: ["bus", "cluster", "data", "engine", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
-  main: { values: ["cli", "recipe", "run/spawn.ts"] },
+  cli: {
+    values: [
+      ...["bus", "cluster", "data", "engine", "ffi", "files", "link"],
+      ...["methods", "objectives", "plan", "recipe", "schedule", "session"],
+    ],
+  },
+  main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
 };
 
 /** Packages and built-in modules that one file stands for; no other may import them. */
@@ -72,11 +76,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/run/spawn.ts"] },
+  { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",
     effect: /\bnew Worker\(/g,
-    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/run/keeper.ts", "src/data/reading.ts"],
+    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/checkpoints.ts", "src/data/reading.ts"],
   },
   {
     what: "the clock",
@@ -100,7 +104,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
  * others' names.
  */
 const COMPARED = {
-  effect: new RegExp(`([!=]==|\\bcase) "(${[...METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
   folders: ["methods", "objectives"],
 };
 

@@ -76,13 +76,13 @@ function commandLine(): CAC {
     .action(async ({ json = false }: { json?: boolean }) => (await remote()).ps(json));
   cli
     .command("stop <run> [adapter]", "End a run, or one of its adapters; what was trained is saved")
-    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "stop", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).events(run, "stop", adapter));
   cli
     .command("pause <run> [adapter]", "Take a run's adapters off the stages, or one of them, until they are resumed")
-    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "pause", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).events(run, "pause", adapter));
   cli
     .command("resume <run> [adapter]", "Let paused adapters go on")
-    .action(async (run: string, adapter?: string) => (await remote()).tell(run, "resume", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).events(run, "resume", adapter));
   cli
     .command("add <run> <recipe>", "Have the adapters of another recipe for the same base model join a run")
     .action(async (run: string, recipe: string) => (await remote()).add(run, recipe));
@@ -219,7 +219,7 @@ function usageError(cli: CAC, message: string): RequestError {
 /** Returns the exit code. */
 async function main(args: readonly string[]): Promise<number> {
   if (args[0] === "child") {
-    const rest = (await import("./run/spawn.ts")).beChild(args.slice(1));
+    const rest = (await import("./cluster/spawn.ts")).beChild(args.slice(1));
     return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
   }
   if (args[0] === "--version" || args[0] === "-v") {

@@ -53,7 +53,7 @@ const pairs = range(Number(values.rounds)).map((round) => {
 const costs = pairs.map(({ cost }) => cost).sort((a, b) => a - b);
 const cost = costs[costs.length >> 1]!;
 const { device, rank } = pairs[0]!.report;
-const share = `${((100 * cost) / 60).toFixed(1)} %`;
+const segment = `${((100 * cost) / 60).toFixed(1)} %`;
 const HEAD = `# Checkpoints
 
 Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save of all adapters prolongs training, and what that is of a minute.
@@ -61,4 +61,4 @@ Rows of \`bun scripts/bench/checkpoint.ts --write\`: by how many seconds a save 
 | date (UTC) | commit | device | shape | adapters | rank | rounds | seconds a save | at one a minute |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
 `;
-tableOf("checkpoint", HEAD, values.write)(device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), share);
+tableOf("checkpoint", HEAD, values.write)(device, values.shape, values.adapters, rank, values.rounds, cost.toFixed(2), segment);

@@ -31,8 +31,8 @@ const [M, K, N] = [Number(values.rows), Number(values.in), Number(values.out)];
 
 using device =
   values.device === "cuda"
-    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, sharers: 1 })
-    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, sharers: 1 });
+    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, stagesOnHost: 1 })
+    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, stagesOnHost: 1 });
 const dtype = device.compute;
 using arena = new Arena(device, 8 * (N * K + M * (N + K)) * 4 + 2 ** 20, "products");
 device.reserveScratch(4 * N * K + 4 * M * (N + K) + 2 ** 20);

@@ -19,7 +19,7 @@ const { values } = parseArgs({
 });
 const GIB = 2 ** 30;
 
-using device = openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, sharers: 1 });
+using device = openDevice({ kind: "cuda", compute: "bf16", ordinal: 0, stagesOnHost: 1 });
 const { free } = device.memory();
 const taken = free - Number(values.left) * GIB;
 if (taken <= 0) throw new Error(`the GPU has ${(free / GIB).toFixed(1)} GiB free, fewer than are to be left`);

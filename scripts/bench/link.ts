@@ -15,11 +15,11 @@ import { range } from "../../src/base/shape.ts";
 import { type Address, parseAddress } from "../../src/bus/address.ts";
 import { connectSealed, newRunKey, type RunKey, type SealedConnection } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { openDevice } from "../../src/device/open.ts";
 import type { LinkKind } from "../../src/link/link.ts";
 import { openLinkOver } from "../../src/link/open.ts";
-import { startServer } from "../../src/run/server.ts";
 import { tableOf } from "./table.ts";
 
 const HEAD = `# Links between two processes
@@ -62,8 +62,8 @@ const spread = (numbers: readonly number[]): string =>
 
 function openBenchDevice(stage: number): Device {
   return values.device === "cuda"
-    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: gpus[stage]!, sharers: 1 })
-    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, sharers: 1 });
+    ? openDevice({ kind: "cuda", compute: "bf16", ordinal: gpus[stage]!, stagesOnHost: 1 })
+    : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, stagesOnHost: 1 });
 }
 
 type End = {
@@ -76,8 +76,8 @@ type End = {
 let deviceName = "";
 
 async function open(device: Device, { stage, kind, run, connection }: End) {
-  const room = { slots: Math.max(2, ahead), slotBytes: bytes };
-  const { link } = await openLinkOver(connection, run, { device, stage, neighbour: 1 - stage, kind, room });
+  const capacity = { slots: Math.max(2, ahead), slotBytes: bytes };
+  const { link } = await openLinkOver(connection, run, { device, stage, neighbour: 1 - stage, kind, capacity });
   const tensors = range(ahead).map((): Tensor => ({ ptr: device.allocate(bytes, "a message"), dtype: "u8", shape: [bytes] }));
   const tensor = tensors[0]!;
   const byte: Tensor = { ptr: device.allocate(256, "an answer"), dtype: "u8", shape: [1] };

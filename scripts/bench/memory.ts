@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
-import { fitMemory } from "../../src/plan/model.ts";
+import { fitMemory } from "../../src/plan/memory-model.ts";
 import { tableOf } from "./table.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
@@ -79,7 +79,7 @@ const samples = mixes.map(({ adapters, rows, length }, i) => ({
   bytes: reports[i]!.device_bytes,
 }));
 const paper = fitMemory(samples).meanError;
-const share = (of: number) => `${(100 * of).toFixed(2)} %`;
+const segment = (of: number) => `${(100 * of).toFixed(2)} %`;
 const HEAD = `# Memory, planned and taken
 
 Rows of \`bun scripts/bench/memory.ts --write\`: mixes of adapters, rows, length and rank. Mean absolute error of the plan, of the plan with
@@ -93,8 +93,8 @@ tableOf("memory", HEAD, values.write)(
   reports[0]!.device,
   values.shape,
   mixes.length,
-  share(plain),
-  share(corrected),
-  share(worst),
-  share(paper),
+  segment(plain),
+  segment(corrected),
+  segment(worst),
+  segment(paper),
 );

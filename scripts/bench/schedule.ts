@@ -13,7 +13,7 @@ import { range, sum } from "../../src/base/shape.ts";
 import { rowsOf } from "../../src/data/jsonl.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { SEND_BUFFERS } from "../../src/plan/memory.ts";
-import { type Kind, ROW_TIMES, type StageAction } from "../../src/schedule/lists.ts";
+import { ROW_TIMES, type ScheduleKind, type StageAction } from "../../src/schedule/lists.ts";
 import { type Joining, type PipelineOptions, pipeline } from "../../src/schedule/pipeline.ts";
 import { type Simulation, simulate } from "../../src/schedule/simulate.ts";
 
@@ -24,7 +24,7 @@ const [BEGIN, END] = ["<!-- tables: scripts/bench/schedule -->", "<!-- end of ta
 
 const BATCH = 8;
 /** A GPU's tiles and passes (plan/plan.ts). */
-const LIMITS = { budget: 400, passRows: 4096, rowTile: 128 };
+const LIMITS = { tokensPerMicrobatch: 400, passRows: 4096, rowTile: 128 };
 const STAGES = [4, 8];
 const ADAPTERS = [4, 8, 12, 16];
 const SHARES = [0, 0.2, 0.35, 0.5];
@@ -57,7 +57,7 @@ type Setting = {
   readonly adapters: number;
   /** Passes in flight beyond those of 1F1B. */
   readonly more: number;
-  readonly kind?: Kind;
+  readonly kind?: ScheduleKind;
   readonly packing?: PipelineOptions["packing"];
   readonly spare?: number;
 };
@@ -89,7 +89,7 @@ function result({ stages, adapters, more, kind = "lorapp", packing = "balanced",
 }
 
 const overBound = ({ makespan, lowerBound }: Simulation): string => (makespan / lowerBound).toFixed(3);
-const share = (ratio: number | null): string => (ratio === null ? "" : ratio.toFixed(3));
+const segment = (ratio: number | null): string => (ratio === null ? "" : ratio.toFixed(3));
 const line = (cells: readonly (string | number)[]): string => `| ${cells.join(" | ")} |`;
 const table = (titles: readonly string[], left: number, rows: readonly (readonly (string | number)[])[]): string =>
   [titles, titles.map((_, i) => (i < left ? "---" : "---:")), ...rows].map(line).join("\n");
@@ -106,7 +106,7 @@ function schedules(): string {
       Object.entries(kinds(stages)).map(([name, setting]) => {
         const of = result({ stages, adapters, ...setting });
         const pass = `${of.meanRows.toFixed(0)} (${of.spread.toFixed(0)})`;
-        const numbers = [overBound(of), share(of.bubble), share(of.steadyBubble), pass, of.peakRows[0]!];
+        const numbers = [overBound(of), segment(of.bubble), segment(of.steadyBubble), pass, of.peakRows[0]!];
         return [stages, adapters, name, ...numbers];
       }),
     ),
@@ -139,7 +139,7 @@ function spares(): string {
   return table(["stages", "adapters", "passes", "D - s", "D - s + D / 2", "D - s + D"], 3, rows);
 }
 
-function shares(): string {
+function segments(): string {
   const rows = STAGES.flatMap((stages) =>
     SHARES.map((spare) => {
       const results = MORE_ADAPTERS.map((adapters) => result({ stages, adapters, more: stages, spare }));
@@ -184,6 +184,6 @@ ${spares()}
 
 ### The share of passes that is left out
 
-${shares()}`;
+${segments()}`;
 process.stdout.write(`${tables}\n`);
 if (values.write) keep(tables);

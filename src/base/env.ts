@@ -43,7 +43,7 @@ export function inheritedEnvironment(variables: Readonly<NodeJS.ProcessEnv> = pr
   return { ...Object.fromEntries(kept), ...(folders === "" ? {} : { LD_LIBRARY_PATH: folders }) };
 }
 
-/** Of Bun, of the loader, of the C library, of OpenSSL. BUN_FEATURE_FLAG_NO_ORPHANS is set anew for each child (run/spawn.ts). */
+/** Of Bun, of the loader, of the C library, of OpenSSL. BUN_FEATURE_FLAG_NO_ORPHANS is set anew for each child (cluster/spawn.ts). */
 const CODE = /^(BUN_|NODE_|LD_|GCONV_PATH$|GLIBC_TUNABLES$|MALLOC_|OPENSSL_(CONF|MODULES|ENGINES)$)/;
 const DRIVERS = ["libcuda.so.1", "libnccl.so.2"];
 

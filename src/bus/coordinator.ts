@@ -102,7 +102,7 @@ class Gathering implements NatsBus {
     readonly connection: SealedConnection,
     readonly run: string,
     readonly stages: number,
-    private readonly tell: Refuse,
+    private readonly warn: Refuse,
   ) {
     this.#subjects = subjectsOf(run);
     this.#all.promise.catch(() => undefined); // it may fail before or after somebody waits
@@ -185,7 +185,7 @@ class Gathering implements NatsBus {
   #refuse(text: string): void {
     if (this.#refused.has(text) || this.#refused.size >= 100) return;
     this.#refused.add(text);
-    this.tell(text);
+    this.warn(text);
   }
 
   #receive(bytes: Uint8Array, subject: string): void {

@@ -2,7 +2,7 @@
 
 import { Worker } from "node:worker_threads";
 import { RunError } from "../base/errors.ts";
-import type { FromPulse, ToPulse } from "./pulse.ts";
+import type { FromHeartbeat, ToHeartbeat } from "./heartbeat-worker.ts";
 import type { SealedConnection } from "./seal.ts";
 
 export type Heartbeat = AsyncDisposable & {
@@ -12,7 +12,7 @@ export type Heartbeat = AsyncDisposable & {
 };
 
 /** In the compiled binary a thread's code is an entry point of its own (scripts/build.ts), by its path in the checkout. */
-const CODE = Bun.isStandaloneExecutable ? "./src/bus/pulse.ts" : new URL("./pulse.ts", import.meta.url);
+const CODE = Bun.isStandaloneExecutable ? "./src/bus/heartbeat-worker.ts" : new URL("./heartbeat-worker.ts", import.meta.url);
 
 /**
  * Beats for `session`, on a connection of its own to where `connection` goes. `silent` is called once for each watched session that
@@ -25,9 +25,9 @@ export async function startHeartbeat(
   silent: (session: string | null) => void,
 ): Promise<Heartbeat> {
   const thread = new Worker(CODE);
-  const say = (message: ToPulse) => thread.postMessage(message);
+  const post = (message: ToHeartbeat) => thread.postMessage(message);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  thread.on("message", (message: FromPulse) => {
+  thread.on("message", (message: FromHeartbeat) => {
     if (message.type === "beating") resolve();
     else if (message.type === "silent") silent(message.session);
     else reject(new RunError(message.code, message.message, message.hint));
@@ -37,7 +37,7 @@ export async function startHeartbeat(
     if (beating) throw error; // a bug of ours: to go on without a pulse is to be taken for dead
     reject(error);
   });
-  say({ type: "start", address, key, run, session });
+  post({ type: "start", address, key, run, session });
   try {
     await promise;
     beating = true;
@@ -46,8 +46,8 @@ export async function startHeartbeat(
     throw error;
   }
   return {
-    watch: (who) => say({ type: "watch", session: who }),
-    forget: (who) => say({ type: "forget", session: who }),
+    watch: (who) => post({ type: "watch", session: who }),
+    forget: (who) => post({ type: "forget", session: who }),
     [Symbol.asyncDispose]: async () => void (await thread.terminate()),
   };
 }

@@ -5,7 +5,7 @@ import type { WeightFormat } from "../base/precision.ts";
 import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { Init } from "../methods/init.ts";
 import type { Placement } from "../methods/placement.ts";
-import type { Method } from "../methods/registry.ts";
+import type { PeftMethod } from "../methods/registry.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 
 /** One adapter's AdamW step; `t` counts from 1. */
@@ -56,7 +56,7 @@ export type StageReport = {
 };
 
 /** A device to open; `sharers` are the stages of the run on that machine, which has its cores for all of them. */
-export type DeviceChoice = Pick<StageReport, "kind" | "compute" | "ordinal"> & { readonly sharers: number };
+export type DeviceChoice = Pick<StageReport, "kind" | "compute" | "ordinal"> & { readonly stagesOnHost: number };
 
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 export type BaseModel = { readonly folder: string } | { readonly randomSeed: number };
@@ -67,7 +67,7 @@ export type AdmittedAdapter = {
   readonly targets: readonly Linear[];
   readonly places?: Placement;
   readonly seed: number;
-  readonly method?: Method;
+  readonly method?: PeftMethod;
   /** VeRA: the seed of its projections, and what its lambda_d begins as. */
   readonly projectionSeed?: number;
   readonly dInitial?: number;
@@ -81,7 +81,7 @@ export type StageSetup = {
   readonly model: BaseModel;
   readonly spec: ModelSpec;
   /** Layers from `from` on and below `to`. */
-  readonly part: { readonly from: number; readonly to: number; readonly first: boolean; readonly last: boolean };
+  readonly layerRange: { readonly from: number; readonly to: number; readonly first: boolean; readonly last: boolean };
   readonly sizes: {
     readonly slots: number;
     readonly rows: number;
@@ -100,7 +100,7 @@ export type StageSetup = {
   readonly device: DeviceChoice;
   readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";
   /** For what each neighbour sends. */
-  readonly room: { readonly slots: number; readonly slotBytes: number };
+  readonly capacity: { readonly slots: number; readonly slotBytes: number };
 };
 
 export type StageRequest =
@@ -136,7 +136,7 @@ export type KernelSpan = { readonly kernel: string; readonly start: number; read
  * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. For the first of a
  * row of CIT also the cosines of its pooled state with the paraphrase's of each row of its share.
  */
-export type SequenceLoss = { readonly loss: number; readonly hits: number; readonly similar?: readonly number[] };
+export type SequenceLoss = { readonly loss: number; readonly correct: number; readonly similar?: readonly number[] };
 
 export type StageReply = {
   /** Of each neighbour, the one before first: the link to it and why it is that one. */

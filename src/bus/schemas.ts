@@ -5,7 +5,7 @@ import * as v from "valibot";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
 import { type Init, isInit } from "../methods/init.ts";
-import { METHODS } from "../methods/registry.ts";
+import { PEFT_METHODS } from "../methods/registry.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
@@ -35,7 +35,7 @@ type Schema<T> = v.GenericSchema<unknown, T>;
 
 const packedPreference: Schema<PackedPreference> = v.strictObject({
   objective: preferenceSchema,
-  whole: v.strictObject({ rows: count, tokens: count }),
+  totals: v.strictObject({ rows: count, tokens: count }),
   references: v.nullable(v.array(v.tuple([real, real]))),
   firstSequence: count,
   labels: v.array(v.boolean()),
@@ -75,7 +75,7 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   targets: linears,
   places: v.exactOptional(v.strictObject({ ranks: v.array(v.array(count)), scales: v.array(v.array(real)) })),
   seed: count,
-  method: v.exactOptional(v.picklist(METHODS)),
+  method: v.exactOptional(v.picklist(PEFT_METHODS)),
   projectionSeed: v.exactOptional(count),
   dInitial: v.exactOptional(real),
   init: v.custom<Init>((text) => typeof text === "string" && isInit(text)),
@@ -95,7 +95,7 @@ const kernelSpan: Schema<KernelSpan> = v.strictObject({ kernel: v.string(), star
 /** A number, or what came of one that is none. */
 const perhaps = v.union([real, v.nan()]);
 const losses: Schema<readonly SequenceLoss[] | null> = v.nullable(
-  v.array(v.strictObject({ loss: perhaps, hits: count, similar: v.exactOptional(v.array(perhaps)) })),
+  v.array(v.strictObject({ loss: perhaps, correct: count, similar: v.exactOptional(v.array(perhaps)) })),
 );
 
 export const stageReport: Schema<StageReport> = v.strictObject({
@@ -149,7 +149,7 @@ const baseModel: Schema<BaseModel> = v.union([v.strictObject({ folder: v.string(
 const stageSetup: Schema<StageSetup> = v.strictObject({
   model: baseModel,
   spec: modelSpec,
-  part: v.strictObject({ from: count, to: natural, first: v.boolean(), last: v.boolean() }),
+  layerRange: v.strictObject({ from: count, to: natural, first: v.boolean(), last: v.boolean() }),
   sizes: v.strictObject({
     slots: natural,
     rows: natural,
@@ -165,9 +165,9 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     positions: natural,
     format: v.picklist(WEIGHT_FORMATS),
   }),
-  device: v.strictObject({ kind, compute, ordinal: count, sharers: natural }),
+  device: v.strictObject({ kind, compute, ordinal: count, stagesOnHost: natural }),
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
-  room: v.strictObject({ slots: natural, slotBytes: natural }),
+  capacity: v.strictObject({ slots: natural, slotBytes: natural }),
 });
 
 type Request<T extends StageRequest["type"]> = Extract<StageRequest, { readonly type: T }>;

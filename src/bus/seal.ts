@@ -55,7 +55,7 @@ export const seal = (connection: Connection, key: RunKey): SealedConnection => {
     },
     derived: (context) => seal(connection, createHmac("sha256", key).update(`mlora context\0${context}`).digest("hex")),
     [Symbol.asyncDispose]: async () => {
-      if (untold > 0) tell();
+      if (untold > 0) warn();
       await connection[Symbol.asyncDispose]();
     },
   };
@@ -144,10 +144,10 @@ let lately = ""; // the subject of the last
 function dropped(subject: string): void {
   untold++;
   lately = subject;
-  if (now() - told >= NOTICE_MS) tell();
+  if (now() - told >= NOTICE_MS) warn();
 }
 
-function tell(): void {
+function warn(): void {
   const what = untold === 1 ? "a message was" : `${untold} messages were`;
   const why = "another user of the server sends them, or a stage has another key";
   const text = `notice: ${what} dropped, without this run's seal or heard before (last on ${lately}): ${why}`;

@@ -28,7 +28,7 @@ export type JoinOptions = {
 };
 
 /** A stage's place in a run. Disposing leaves it. */
-export interface Seat extends AsyncDisposable {
+export interface StageMembership extends AsyncDisposable {
   readonly stage: number;
   readonly stages: number;
   /** For the links to its neighbours: sealed by a key that is of this run's present coordinator alone. */
@@ -49,13 +49,13 @@ const SETTLE_MS = 1_000;
  * Joins a run on this connection. Throws what the coordinator has against it, as another version (RequestError, `bus.*`), or a
  * RunError, `bus.join`, when no coordinator answers.
  */
-export async function joinRun(connection: SealedConnection, run: string, options: JoinOptions): Promise<Seat> {
-  const seat = new Joined(connection, run, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
+export async function joinRun(connection: SealedConnection, run: string, options: JoinOptions): Promise<StageMembership> {
+  const membership = new Joined(connection, run, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
   try {
-    await seat.join(options);
-    return seat;
+    await membership.join(options);
+    return membership;
   } catch (error) {
-    await seat[Symbol.asyncDispose]();
+    await membership[Symbol.asyncDispose]();
     throw error;
   }
 }
@@ -69,7 +69,7 @@ type Tie = {
   readonly channel: Channel;
 };
 
-class Joined implements Seat {
+class Joined implements StageMembership {
   readonly #session = randomText(20);
   readonly #subjects: Subjects;
   readonly #refused = new Set<string>();
@@ -88,7 +88,7 @@ class Joined implements Seat {
   constructor(
     readonly connection: SealedConnection,
     readonly run: string,
-    private readonly tell: Refuse,
+    private readonly warn: Refuse,
   ) {
     this.#subjects = subjectsOf(run);
     this.#sealed.promise.catch(() => undefined);
@@ -192,7 +192,7 @@ class Joined implements Seat {
   #refuse(text: string): void {
     if (this.#refused.has(text) || this.#refused.size >= 100) return;
     this.#refused.add(text);
-    this.tell(text);
+    this.warn(text);
   }
 
   #receive(bytes: Uint8Array, subject: string): void {

@@ -16,7 +16,7 @@ export type Subjects = {
   /** Signs of life of a session; "*" for those of all. */
   readonly beat: (session: string) => string;
   /** Activations and gradients from a stage to another; `lane` is the link's own. */
-  readonly link: (from: number, to: number, lane: string) => string;
+  readonly link: (from: number, to: number, channelId: string) => string;
   /** What somebody at a command line asks of the run. */
   readonly control: string;
   /** Who asked, by its session, is answered. */
@@ -32,7 +32,7 @@ export function subjectsOf(run: string): Subjects {
     coordinator: `${base}.coordinator`,
     stage: (stage) => `${base}.stage.${stage}`,
     beat: (session) => `${base}.beat.${session === "*" ? "*" : subjectToken(session)}`,
-    link: (from, to, lane) => `${base}.link.${from}.${to}.${subjectToken(lane)}`,
+    link: (from, to, channelId) => `${base}.link.${from}.${to}.${subjectToken(channelId)}`,
     control: `${base}.control`,
     answer: (session) => `${base}.answer.${subjectToken(session)}`,
   };

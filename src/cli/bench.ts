@@ -5,25 +5,24 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
+import { count, formatBytes } from "../base/units.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
+import { openStages } from "../cluster/open-stages.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
-import type { Observer, StepEvent } from "../run/events.ts";
-import { diskKeeper, type Keeper } from "../run/keeper.ts";
-import { type AdapterData, run } from "../run/run.ts";
-import { steadyBubble, Tracer } from "../run/trace.ts";
+import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
+import type { Observer, StepEvent } from "../session/events.ts";
+import { localDevices } from "../session/prepare.ts";
+import { steadyBubble, Tracer } from "../session/trace.ts";
+import { type AdapterData, run } from "../session/training.ts";
 import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
-import { rehearse } from "./draw/rehearsal.ts";
+import { simulateRun } from "./draw/simulated-run.ts";
 import { linkOf } from "./flags.ts";
-import { localDevices } from "./prepare.ts";
-import { openStages } from "./stages.ts";
-import { count } from "./table.ts";
 import { byFamily, tracePath, writeTrace } from "./timeline.ts";
 
 export type { BenchOptions };
@@ -69,10 +68,13 @@ export async function bench(options: BenchOptions): Promise<void> {
     targets: recipe.adapters[0]!.targets,
     dropout: recipe.adapters[0]!.dropout,
     recomputation: plan.stages[0]!.sizes.recomputation,
-    stages: plan.stages.map(({ part, device: { ordinal } }) => ({ layers: part.to - part.from, device: ordinal })),
+    stages: plan.stages.map(({ layerRange, device: { ordinal } }) => ({
+      layers: layerRange.to - layerRange.from,
+      device: ordinal,
+    })),
     links: links.flat(),
     bubble: bubble === null ? null : rounded(bubble, 4),
-    simulated_bubble: bubble === null ? null : rounded(rehearse(plan).simulation.steadyBubble ?? Number.NaN, 4),
+    simulated_bubble: bubble === null ? null : rounded(simulateRun(plan).simulation.steadyBubble ?? Number.NaN, 4),
     steps: steps - WARM_UP,
     ms: rounded(ms, 1),
     mean_ms: rounded(sum(times.slice(WARM_UP)) / (steps - WARM_UP), 2),
@@ -95,16 +97,16 @@ export async function bench(options: BenchOptions): Promise<void> {
 /** Keeps in a folder that goes with it, and counts. */
 function countingKeeper() {
   const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
-  const keeper = diskKeeper(folder, 1);
-  const save: Keeper["save"] = async (...of) => {
-    await keeper.save(...of);
+  const store = diskStore(folder, 1);
+  const save: CheckpointStore["save"] = async (...of) => {
+    await store.save(...of);
     counting.saves++;
   };
   const counting = {
     saves: 0,
-    keeper: { ...keeper, save },
+    store: { ...store, save },
     async [Symbol.asyncDispose]() {
-      await keeper[Symbol.asyncDispose]();
+      await store[Symbol.asyncDispose]();
       rmSync(folder, { recursive: true, force: true });
     },
   };
@@ -124,7 +126,7 @@ async function timeSteps(
 ) {
   const stop = new AbortController();
   await using counting = keepSeconds === null ? null : countingKeeper();
-  const kept = counting ? { keeper: counting.keeper, keepEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
+  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
   const { bus, lost, links } = stages;
   const peak = await peakOf(plan, bus);

@@ -4,6 +4,7 @@ import { basename } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
+import { count } from "../base/units.ts";
 import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/dataset.ts";
 import { type InspectedRow, type InspectedSequence, inspectRows } from "../data/inspect.ts";
 import { noticeText } from "../data/notices.ts";
@@ -11,14 +12,14 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
+import { readRecipe, shortPath } from "../session/prepare.ts";
 import { binsOf, drawHistogram } from "./draw/histogram.ts";
 import { screenOf } from "./draw/screen.ts";
 import { type Screen, wrapped } from "./draw/terminal.ts";
 import { drawRuns, legend, runsOf } from "./draw/tokens.ts";
 import { percent } from "./draw/words.ts";
 import { wholeNumber } from "./flags.ts";
-import { readRecipe, shortPath } from "./prepare.ts";
-import { count, table } from "./table.ts";
+import { table } from "./table.ts";
 
 export type DataFlags = {
   readonly row?: unknown;
@@ -98,12 +99,12 @@ const lengthsOf = (samples: readonly Sample[]): number[] =>
 const learnedIn = (samples: readonly Sample[]): number =>
   sum(samples.flatMap((row) => sequencesOf(row).map(({ mask }) => sum(mask))));
 
-function countsOf({ train, eval: held, counts, notices }: Dataset) {
+function countsOf({ train, eval: heldOut, counts, notices }: Dataset) {
   const lengths = lengthsOf(train).sort((a, b) => a - b);
   const at = (share: number) => lengths[Math.min(lengths.length - 1, Math.floor(share * lengths.length))] ?? 0;
   return {
     train_rows: train.length,
-    eval_rows: held.length,
+    eval_rows: heldOut.length,
     read: counts.rows,
     truncated: counts.truncated,
     dropped: counts.dropped,
@@ -117,9 +118,9 @@ function countsOf({ train, eval: held, counts, notices }: Dataset) {
 function summaryLines(of: AdapterRecipe, dataset: Dataset, screen: Screen): string[] {
   const { lengths, ...all } = countsOf(dataset);
   const files = of.train.map((file) => basename(file)).join(", ");
-  const held = all.eval_rows === 0 ? "" : `, ${count(all.eval_rows)} held out`;
+  const heldOut = all.eval_rows === 0 ? "" : `, ${count(all.eval_rows)} held out`;
   return [
-    `${of.name}: ${count(all.train_rows)} rows of ${visible(files)}${held}`,
+    `${of.name}: ${count(all.train_rows)} rows of ${visible(files)}${heldOut}`,
     `  tokens   ${count(all.tokens)}, ${count(all.learned_tokens)} of them learned (${percent(all.learned_tokens / all.tokens)})`,
     `  lengths  ${count(lengths.shortest)} to ${count(lengths.longest)}, median ${count(lengths.median)}, 95 % at most ${count(lengths.p95)}; max_length ${count(of.maxLength)}`,
     ...drawHistogram(lengthsOf(dataset.train), screen.width - 11).map((line) => `           ${line}`),

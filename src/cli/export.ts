@@ -4,7 +4,6 @@
 import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parse } from "smol-toml";
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
@@ -12,6 +11,7 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { count, duration, formatBytes } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
@@ -23,10 +23,9 @@ import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, wr
 import { readModelFacts } from "../files/modelfacts.ts";
 import { openPart, type Part } from "../files/part.ts";
 import type { SavedAdapter } from "../files/peft.ts";
-import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
+import { type Asking, adapterFor, baseOf, isFile } from "../session/adapters.ts";
+import { shortPath } from "../session/prepare.ts";
 import { oneOf } from "./flags.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration } from "./table.ts";
 
 export type ExportFlags = {
   readonly base?: unknown;
@@ -55,10 +54,10 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   using base = openBaseModel(baseFolder, spec);
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
-  for (const notice of notices) say(`notice: ${notice}`);
+  for (const notice of notices) print(`notice: ${notice}`);
   const held = heldIn(adapterFolder);
   if (held !== null)
-    say(
+    print(
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
   const copied = copiedFrom(baseFolder);
@@ -70,7 +69,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
     writeWeights(part.path, shards, merge);
     const started = now();
     verifyMerged(part.path, shards, merge);
-    say(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
+    print(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
     part.finish();
   } catch (error) {
     part.discard();
@@ -85,7 +84,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   writeStdout(`${text}\n`);
 }
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 
@@ -214,11 +213,11 @@ function addStops(base: string, part: string): void {
     names = (id) => `${tokenizer.decode([id])} (${id})`;
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    say(`notice: ${error.message}; so the merged model stops only at the tokens at which the base model does`);
+    print(`notice: ${error.message}; so the merged model stops only at the tokens at which the base model does`);
     return;
   }
   const added = writeStopTokens(base, part, ends);
-  if (added.length > 0) say(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
+  if (added.length > 0) print(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
 }
 
 function writeWeights(part: string, shards: readonly Shard[], merge: Merge): void {
@@ -226,7 +225,7 @@ function writeWeights(part: string, shards: readonly Shard[], merge: Merge): voi
     const started = now();
     writeShard(part, shard, merge);
     const size = `${count(shard.tensors.length)} ${shard.tensors.length === 1 ? "tensor" : "tensors"}, ${formatBytes(shard.bytes)}`;
-    say(`wrote file ${i + 1} of ${shards.length}: ${size}, ${duration((now() - started) / 1000)}`);
+    print(`wrote file ${i + 1} of ${shards.length}: ${size}, ${duration((now() - started) / 1000)}`);
   }
   writeIndex(part, shards);
 }

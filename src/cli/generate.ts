@@ -4,17 +4,17 @@ import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
+import { count, duration } from "../base/units.ts";
 import type { Sampling } from "../data/sample.ts";
+import { openGenerator } from "../engine/generator.ts";
+import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";
 import { planGeneration } from "../plan/generation.ts";
-import { type Generation, generate as grow } from "../run/generate.ts";
-import { openGenerator } from "../stage/generator.ts";
-import { describeDevice } from "../stage/probe.ts";
+import { type Generation, generate as grow } from "../session/generate.ts";
+import { shortPath } from "../session/prepare.ts";
 import { wholeNumber } from "./flags.ts";
 import { isExact, Printer } from "./generate/print.ts";
 import { type GenerateFlags, type GenerateRequest, readGenerateRequest } from "./generate/request.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration } from "./table.ts";
 
 export type { GenerateFlags } from "./generate/request.ts";
 
@@ -37,9 +37,9 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   const sizes = planGeneration(spec, device, adapters, wishes, format);
   const stops = new Set([...stopTokens(base), ...request.ends]);
   const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
-  say(`${shortPath(base)} on ${device.name}, ${names}`);
-  for (const notice of request.notices) say(`notice: ${notice}`);
-  using generator = await openGenerator({ ...device, sharers: 1 }, { folder: base }, spec, sizes);
+  print(`${shortPath(base)} on ${device.name}, ${names}`);
+  for (const notice of request.notices) print(`notice: ${notice}`);
+  using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder: base }, spec, sizes);
   for (const [slot, { factors, ...adapter }] of adapters.entries()) generator.load(slot, adapter, factors);
   const printer = new Printer(questions, tokenizer, flags.json ?? false);
   const begun = now();
@@ -47,10 +47,10 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
     printer.take(grown);
     if (process.stdout.errored) return; // whoever read has enough (`mlora generate ... | head`)
   }
-  say(summary(printer, (now() - begun) / 1000));
+  print(summary(printer, (now() - begun) / 1000));
 }
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 

@@ -6,13 +6,13 @@ import { writeStderr } from "../base/terminal.ts";
 import { describeAddress, fileOf, isLoopback, parseAddress } from "../bus/address.ts";
 import { newRunKey, type RunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
+import { givenKey, saveKey } from "../cluster/keyfile.ts";
+import type { LaunchOptions, StageProcesses } from "../cluster/launch.ts";
 import type { StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import type { Crew, CrewOptions } from "../run/crew.ts";
-import { givenKey, saveKey } from "../run/keyfile.ts";
 import { wholeNumber } from "./flags.ts";
 
-export type OtherFlags = {
+export type RemoteStageFlags = {
   /** A NATS server that stages on other machines reach; without one the run has its own. */
   readonly nats?: string;
   /** Instead: where the run's own server listens for them, "host:port". */
@@ -29,7 +29,7 @@ export type OtherFlags = {
 const JOIN_MS = 600_000;
 
 /** Stages that join on a server of yours, some of them started here. */
-export type Others = Pick<NonNullable<CrewOptions["join"]>, "server"> & {
+export type RemoteStages = Pick<NonNullable<LaunchOptions["join"]>, "server"> & {
   readonly run: string;
   readonly stages: number;
   readonly here: number;
@@ -38,7 +38,10 @@ export type Others = Pick<NonNullable<CrewOptions["join"]>, "server"> & {
   readonly keyGiven: boolean;
 };
 
-export function othersOf({ nats, listen, run: id, here, insecure = false }: OtherFlags, { run }: Recipe): Others | null {
+export function remoteStagesOf(
+  { nats, listen, run: id, here, insecure = false }: RemoteStageFlags,
+  { run }: Recipe,
+): RemoteStages | null {
   if (nats !== undefined && listen !== undefined)
     throw new RequestError(
       "cli.flag",
@@ -69,7 +72,7 @@ export function othersOf({ nats, listen, run: id, here, insecure = false }: Othe
   return { server, run: id === undefined ? newRunId() : runId(`${id}`), stages, here: started, ...key };
 }
 
-type Listen = Extract<Others["server"], { readonly port: number }>;
+type Listen = Extract<RemoteStages["server"], { readonly port: number }>;
 
 /** Where our own server listens; its token is the one that others are given in their environment. */
 function listenOf(listen: string, insecure: boolean): Listen {
@@ -97,7 +100,7 @@ function listenOf(listen: string, insecure: boolean): Listen {
 }
 
 /** Says how the missing stages are started. Until it is disposed their key is in a file, unless it was given. */
-export function expectOthers({ server, run, stages, here, key, keyGiven }: Others): Disposable {
+export function expectRemoteStages({ server, run, stages, here, key, keyGiven }: RemoteStages): Disposable {
   const missing = stages - here;
   const open = new DisposableStack();
   if (missing === 0) return open;
@@ -112,12 +115,12 @@ export function expectOthers({ server, run, stages, here, key, keyGiven }: Other
   return open;
 }
 
-export function crewOf(
-  { server, run, stages, here, key }: Others,
+export function launchOf(
+  { server, run, stages, here, key }: RemoteStages,
   devices: readonly StageDevice[],
-): Omit<CrewOptions, "signal"> {
+): Omit<LaunchOptions, "signal"> {
   const started = devices.slice(0, here).map(({ kind, compute, ordinal }) => ({ kind, compute, ordinal }));
   return { stages, here: started, run, join: { server, joinMs: JOIN_MS, key } };
 }
 
-export const joined = ({ bus }: Crew): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));
+export const joined = ({ bus }: StageProcesses): StageDevice[] => bus.infos.map(({ report, host }) => ({ ...report, host }));

@@ -1,27 +1,27 @@
 // `mlora plan RECIPE`: what a run would do, without doing it.
 
 import { basename } from "node:path";
-import { formatBytes } from "../base/bytes.ts";
 import { sum } from "../base/shape.ts";
 import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
+import { count, formatBytes } from "../base/units.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Placement } from "../methods/placement.ts";
-import { modelOf } from "../plan/model.ts";
+import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Overrides } from "../recipe/recipe.ts";
+import { type Prepared, prepare, shortPath } from "../session/prepare.ts";
 import { adviceFor } from "./draw/advice.ts";
-import { type Rehearsal, rehearse } from "./draw/rehearsal.ts";
 import { screenOf } from "./draw/screen.ts";
+import { type SimulatedRun, simulateRun } from "./draw/simulated-run.ts";
 import { drawSvg } from "./draw/svg.ts";
 import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";
 import { assumptionsOf, layersOf, numbersOf, overBound, percent, placeOf } from "./draw/words.ts";
 import { fileOf } from "./flags.ts";
-import { type Prepared, prepare, shortPath } from "./prepare.ts";
 import { readProgress } from "./reading.ts";
-import { count, table } from "./table.ts";
+import { table } from "./table.ts";
 
 export type PlanOptions = Overrides & {
   readonly json?: boolean;
@@ -35,20 +35,20 @@ export async function plan(recipePath: string, options: PlanOptions): Promise<vo
   const prepared = await prepare(recipePath, options, progress);
   progress[Symbol.dispose]();
   const { plan } = prepared;
-  const rehearsal = plan.stages.length > 1 || svg !== null ? rehearse(plan) : null;
-  if (svg !== null) writeFileAtomic(svg, drawSvg(plan, rehearsal!, titleOf(plan)));
+  const simulated = plan.stages.length > 1 || svg !== null ? simulateRun(plan) : null;
+  if (svg !== null) writeFileAtomic(svg, drawSvg(plan, simulated!, titleOf(plan)));
   const screen = screenOf(process.stdout);
   const text = options.json
-    ? jsonText(planJson(prepared, rehearsal), 2)
-    : [...planText(prepared).map(visible), ...scheduleText(prepared, rehearsal, screen), ...drawnText(svg).map(visible)].join(
+    ? jsonText(planJson(prepared, simulated), 2)
+    : [...planText(prepared).map(visible), ...scheduleText(prepared, simulated, screen), ...drawnText(svg).map(visible)].join(
         "\n",
       );
   writeStdout(`${text}\n`, { painted: options.json !== true && screen.colour });
 }
 
 /** For machines: every number of the text, by name. */
-export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal | null) {
-  const { recipe, spec, device, adapters, stages, budget } = plan;
+export function planJson({ plan, data, notices }: Prepared, simulated: SimulatedRun | null) {
+  const { recipe, spec, device, adapters, stages, tokensPerMicrobatch } = plan;
   const { sizes } = stages[0]!;
   const memory = totalMemory(plan);
   return {
@@ -57,12 +57,12 @@ export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal
     device,
     output: recipe.run.output,
     seed: recipe.run.seed,
-    tokens_per_microbatch: budget,
+    tokens_per_microbatch: tokensPerMicrobatch,
     rows_per_pass: sizes.rows,
     recomputation: sizes.recomputation,
     slots: plan.slots,
-    stages: stages.map(({ part, memory: of, inFlight, device: { ordinal } }) => ({
-      layers: [part.from, part.to],
+    stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
+      layers: [layerRange.from, layerRange.to],
       device: ordinal,
       in_flight: inFlight,
       memory_bytes: { ...of, total: totalBytes(of) },
@@ -90,8 +90,8 @@ export function planJson({ plan, data, notices }: Prepared, rehearsal: Rehearsal
     })),
     notices,
     memory_bytes: { ...memory, total: totalBytes(memory) },
-    memory_model: modelOf(plan),
-    ...(rehearsal && stages.length > 1 ? { schedule: scheduleJson(rehearsal) } : {}),
+    memory_model: memoryModel(plan),
+    ...(simulated && stages.length > 1 ? { schedule: scheduleJson(simulated) } : {}),
   };
 }
 
@@ -101,23 +101,23 @@ const trainedPlaces = ({ rank, trainedRank = rank }: AdapterPlan, places: Placem
   ranks: places.ranks.map((row) => row.map((own) => (own * trainedRank) / rank)),
 });
 
-const scheduleJson = (rehearsal: Rehearsal) => ({
-  bubble: rehearsal.simulation.bubble,
-  steady_bubble: rehearsal.simulation.steadyBubble,
-  makespan_over_lower_bound: overBound(rehearsal),
-  passes: rehearsal.simulation.passes,
-  whole_run: rehearsal.whole,
+const scheduleJson = (simulated: SimulatedRun) => ({
+  bubble: simulated.simulation.bubble,
+  steady_bubble: simulated.simulation.steadyBubble,
+  makespan_over_lower_bound: overBound(simulated),
+  passes: simulated.simulation.passes,
+  whole_run: simulated.whole,
 });
 
 /** What the stages hold, what they do when, and what to change where they wait; nothing where there is one. */
-function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: Screen): string[] {
+function scheduleText(prepared: Prepared, simulated: SimulatedRun | null, screen: Screen): string[] {
   const { plan } = prepared;
-  if (!rehearsal || plan.stages.length === 1) return [];
-  const said = [...numbersOf(plan, rehearsal), ...adviceFor(prepared, rehearsal), assumptionsOf(plan)];
-  const drawn = drawTerminal(plan, rehearsal, screen);
+  if (!simulated || plan.stages.length === 1) return [];
+  const said = [...numbersOf(plan, simulated), ...adviceFor(prepared, simulated), assumptionsOf(plan)];
+  const drawn = drawTerminal(plan, simulated, screen);
   return [
     "",
-    ...stageTable(plan, rehearsal),
+    ...stageTable(plan, simulated),
     "",
     ...drawn,
     "",
@@ -125,7 +125,7 @@ function scheduleText(prepared: Prepared, rehearsal: Rehearsal | null, screen: S
   ];
 }
 
-function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehearsal): string[] {
+function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: SimulatedRun): string[] {
   const right = { align: "right" } as const;
   type Row = StagePlan & { readonly stage: number };
   return table<Row>(
@@ -144,7 +144,7 @@ function stageTable({ stages }: Plan, { simulation: { busy, makespan } }: Rehear
 
 /** What the paper's model, fitted to this plan, says of larger and smaller passes. */
 function memoryText(plan: Plan): string {
-  const { b0, b1, b2 } = modelOf(plan);
+  const { b0, b1, b2 } = memoryModel(plan);
   const length = plan.stages[0]!.sizes.positions;
   const square = Math.abs(b2) * length < 0.01 * b1 ? "nothing" : `${b2.toPrecision(2)} bytes`;
   const token = `${formatBytes(1000 * b1)} for each 1,000 tokens B L of a pass`;
@@ -203,7 +203,7 @@ function planText({ plan, data, notices }: Prepared): string[] {
     `${shortPath(recipe.path)}: ${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}`,
     `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${sizes.format === "dense" ? device.compute : sizes.format}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
-    `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.budget)} tokens`,
+    `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
     ...notices.map((notice) => `  notice       ${notice}`),
@@ -214,7 +214,7 @@ function planText({ plan, data, notices }: Prepared): string[] {
     "",
     ...table(
       [
-        { title: stages.length > 1 ? "memory of all stages" : "memory", of: ([part]) => part },
+        { title: stages.length > 1 ? "memory of all stages" : "memory", of: ([layerRange]) => layerRange },
         { title: "", of: ([, bytes]) => formatBytes(bytes), ...right },
       ],
       memoryRows,

@@ -5,10 +5,10 @@ import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
+import { count, duration } from "../base/units.ts";
 import { isPreference } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { EvaluationEvent, Observer, StepEvent } from "../run/events.ts";
-import { count, duration } from "./table.ts";
+import type { EvaluationEvent, Observer, StepEvent } from "../session/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;
@@ -101,7 +101,7 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
     index < most ? multi.create(steps, 0, { name: visibleLine(name).padEnd(width), unit: "steps", ...start }) : undefined;
   const adapterBars = plan.adapters.map(barOf);
-  const say = (line: string) => multi.log(`${visible(line)}\n`);
+  const print = (line: string) => multi.log(`${visible(line)}\n`);
   let open = true; // stopping twice would draw the bars again, below the table
   return {
     joined: (adapter) => {
@@ -116,10 +116,10 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
       runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
     },
     ended: (adapter) => pace.ended(adapter),
-    evaluated: (event) => say(evaluationLine(plan, event)),
+    evaluated: (event) => print(evaluationLine(plan, event)),
     saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${visibleLine(folder)}` }),
-    failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
-    noticed: (adapter, text) => say(noticeLine(plan, adapter, text)),
+    failed: (adapter, message) => print(`${plan.adapters[adapter]!.name}: failed: ${message}`),
+    noticed: (adapter, text) => print(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => {
       if (open) multi.stop();
       open = false;
@@ -139,25 +139,25 @@ const stepLine = (plan: Plan, event: StepEvent, left: string): string =>
 
 function lines(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const saidAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
-  const say = (line: string) => stream.write(`${visible(line)}\n`);
+  const print = (line: string) => stream.write(`${visible(line)}\n`);
   return {
     joined: (joined) => {
       pace.join(joined);
       const { name } = joined;
       saidAt.push(Number.NEGATIVE_INFINITY);
-      say(`${name}: joins the run`);
+      print(`${name}: joins the run`);
     },
     stepped: (event) => {
       const { adapter } = event;
       pace.stepped(event);
       if (event.step < event.steps && now() - saidAt[adapter]! < LINE_EVERY) return;
       saidAt[adapter] = now();
-      say(stepLine(plan, event, pace.leftOf(adapter)));
+      print(stepLine(plan, event, pace.leftOf(adapter)));
     },
-    evaluated: (event) => say(evaluationLine(plan, event)),
-    saved: ({ adapter, folder }) => say(`${plan.adapters[adapter]!.name}: saved ${folder}`),
-    failed: (adapter, message) => say(`${plan.adapters[adapter]!.name}: failed: ${message}`),
-    noticed: (adapter, text) => say(noticeLine(plan, adapter, text)),
+    evaluated: (event) => print(evaluationLine(plan, event)),
+    saved: ({ adapter, folder }) => print(`${plan.adapters[adapter]!.name}: saved ${folder}`),
+    failed: (adapter, message) => print(`${plan.adapters[adapter]!.name}: failed: ${message}`),
+    noticed: (adapter, text) => print(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => undefined,
   };
 }

@@ -1,21 +1,12 @@
 // What a person sees while data is read: one line on a terminal, drawn anew; elsewhere a line now and then.
 
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
-import type { ReadProgress } from "../data/reading.ts";
-import { count } from "./table.ts";
+import { type ReadProgress, readText } from "../data/reading.ts";
 
 /** Milliseconds before the first word, and between lines where there is no terminal. */
 const [QUIET_MS, LINE_MS] = [1_000, 10_000];
 /** Takes the line away that stands there. */
 const CLEAR = "\r\x1b[K";
-
-/** "12,000 rows, 3.1 MB of 40 MB (8 %), 4,000 rows/s" */
-export function readText({ rows, bytes, totalBytes }: ReadProgress, seconds: number): string {
-  const percent = Math.floor((100 * bytes) / Math.max(1, totalBytes));
-  const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
-  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${percent} %)${rate}`;
-}
 
 type Stream = Pick<NodeJS.WriteStream, "isTTY" | "write">;
 

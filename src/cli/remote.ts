@@ -2,10 +2,10 @@
 
 import { resolve } from "node:path";
 import { parse } from "smol-toml";
-import { formatBytes } from "../base/bytes.ts";
 import { now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
+import { count, duration, formatBytes } from "../base/units.ts";
 import {
   type AdapterStatus,
   askControl,
@@ -15,11 +15,11 @@ import {
   type RunStatus,
 } from "../bus/control.ts";
 import { connectSealed } from "../bus/seal.ts";
+import { knownRuns, type RunEntry } from "../cluster/registry.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
-import { knownRuns, type RunEntry } from "../run/registry.ts";
-import { shortPath } from "./prepare.ts";
+import { shortPath } from "../session/prepare.ts";
 import { openLine } from "./reading.ts";
-import { count, duration, table } from "./table.ts";
+import { table } from "./table.ts";
 
 /** A run may compute a pass before it answers, and several while others ask it. */
 const PATIENCE_MS = { status: 10_000, other: 120_000 };
@@ -86,8 +86,8 @@ function runLines({ entry: { run, pid, output }, status, fault }: Known): string
 }
 
 /** One of the requests that name an adapter or mean the whole run. */
-export async function tell(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
-  say(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
+export async function events(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
+  print(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
 }
 
 /** The recipe is read here, where its relative paths mean something; the run checks it against itself, and reads its data. */
@@ -103,11 +103,11 @@ export async function add(run: string, recipe: string): Promise<void> {
     answer = await put({ type: "outcome", ticket: answer.ticket });
   }
   line[Symbol.dispose]();
-  say(answer);
+  print(answer);
 }
 
 export async function fork(run: string, adapter: string, name: string, set: string): Promise<void> {
-  say(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
+  print(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
 }
 
 /** "learning_rate = 1e-4, steps = 500" */
@@ -173,6 +173,6 @@ async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
 const isGone = (error: unknown): error is MloraError =>
   error instanceof MloraError && (error.code === "control.lost" || error.code.startsWith("nats."));
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStdout(`${line}\n`);
 };

@@ -2,13 +2,14 @@
 
 import { join } from "node:path";
 import { MloraError, textOf } from "../base/errors.ts";
+import { count, duration } from "../base/units.ts";
 import { isPreference } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
-import type { Judgement } from "../run/executor.ts";
-import { shortPath } from "./prepare.ts";
-import { count, duration, table } from "./table.ts";
+import type { AdapterResult, Observer, RunResult } from "../session/events.ts";
+import type { Judgement } from "../session/executor.ts";
+import { shortPath } from "../session/prepare.ts";
+import { table } from "./table.ts";
 
 /** metrics.jsonl: an object a line, `type` first. */
 export function metricsObserver(plan: Plan, append: (line: string) => void): Observer {
@@ -86,7 +87,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
   const change = (before: string | null, after: string | null) =>
     before === null && after === null ? "-" : `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
-  const held = adapters.some(({ before, after }) => before ?? after);
+  const heldOut = adapters.some(({ before, after }) => before ?? after);
   const mixed = planned.some(({ recipe }) => isPreference(recipe.objective)); // preferences are judged, not written
   const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
   const right = { align: "right" } as const;
@@ -96,10 +97,10 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
       { title: "adapter", of: ({ name }) => name },
       { title: "status", of: ({ status }) => status },
       { title: "steps", of: ({ steps }) => count(steps), ...right },
-      held
+      heldOut
         ? { title: "held-out loss", of: ({ before, after }) => change(loss(before?.loss), loss(after?.loss)), ...right }
         : { title: "training loss", of: ({ firstLoss, lastLoss }) => change(loss(firstLoss), loss(lastLoss)), ...right },
-      ...(held
+      ...(heldOut
         ? [
             {
               title: mixed ? "right" : "exact match",
@@ -121,8 +122,17 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
 
 /** Adapters that are held against the same rows stand together, the best first; `best` are those that are. */
 function ranked(results: readonly AdapterResult[], recipes: readonly AdapterRecipe[]) {
-  const rowsOf = ({ train, eval: held, evalSplit, format, template, system, trainOn, objective, maxLength }: AdapterRecipe) =>
-    JSON.stringify([train, held, evalSplit, format, template, system, trainOn, objective, maxLength]);
+  const rowsOf = ({
+    train,
+    eval: heldOut,
+    evalSplit,
+    format,
+    template,
+    system,
+    trainOn,
+    objective,
+    maxLength,
+  }: AdapterRecipe) => JSON.stringify([train, heldOut, evalSplit, format, template, system, trainOn, objective, maxLength]);
   const groups = [...Map.groupBy(results, (_, i) => rowsOf(recipes[i]!)).values()];
   const whole = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
   const lossOf = ({ after }: AdapterResult) => after?.loss ?? Number.POSITIVE_INFINITY;

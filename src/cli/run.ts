@@ -7,6 +7,9 @@ import { ignoresHangup } from "../base/machine.ts";
 import { sum } from "../base/shape.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { newRunId } from "../bus/subjects.ts";
+import { launchStages } from "../cluster/launch.ts";
+import { type OpenStages, openProcesses, openStages } from "../cluster/open-stages.ts";
+import { announce } from "../cluster/registry.ts";
 import { openAppender, writeFileAtomic } from "../files/atomic.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { claimOutput } from "../files/output.ts";
@@ -14,27 +17,24 @@ import { rewindMetrics, writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { formatRecipe } from "../recipe/load.ts";
 import { CHECKPOINTS, type Overrides } from "../recipe/recipe.ts";
-import { gatherCrew } from "../run/crew.ts";
-import type { AdapterResult, Observer, RunResult } from "../run/events.ts";
-import { diskKeeper, type Keeper } from "../run/keeper.ts";
-import { announce } from "../run/registry.ts";
-import { findKept, type Resumed } from "../run/resume.ts";
-import { Training } from "../run/run.ts";
-import { checkModel } from "../run/sources.ts";
-import { Tracer } from "../run/trace.ts";
-import { Desk, withAdded } from "./desk.ts";
+import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
+import type { AdapterResult, Observer, RunResult } from "../session/events.ts";
+import { localDevices, planOn, readRecipe, readRequest, shortPath } from "../session/prepare.ts";
+import { Planner } from "../session/replan.ts";
+import { findStored, type Resumed } from "../session/resume.ts";
+import { RunControl, withAdded } from "../session/run-control.ts";
+import { checkModel } from "../session/sources.ts";
+import { Tracer } from "../session/trace.ts";
+import { Training } from "../session/training.ts";
 import { linkOf } from "./flags.ts";
-import { crewOf, expectOthers, joined, type OtherFlags, othersOf } from "./others.ts";
-import { Planner } from "./planner.ts";
-import { localDevices, planOn, readRecipe, readRequest, shortPath } from "./prepare.ts";
+import { expectRemoteStages, joined, launchOf, type RemoteStageFlags, remoteStagesOf } from "./others.ts";
 import { openProgress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
 import { metricsObserver, patient, summary } from "./results.ts";
-import { type OpenStages, openCrew, openStages } from "./stages.ts";
 import { tracePath, tracing, writeTrace } from "./timeline.ts";
 
 export type RunFlags = Overrides &
-  OtherFlags & {
+  RemoteStageFlags & {
     /** Where a trace goes. */
     readonly trace?: string;
     readonly link?: string;
@@ -49,33 +49,33 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const link = linkOf(flags.link);
   const { recipe: written, spec } = readRecipe(recipePath, flags);
   const recipe = withAdded(written);
-  const others = othersOf(flags, recipe);
-  const devices = () => localDevices(recipe, spec, others?.here);
+  const remoteStages = remoteStagesOf(flags, recipe);
+  const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may be long
   const planner = new Planner(devices);
   const stop = new AbortController();
   using _signals = onInterrupt(() => {
-    say("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
+    print("\nstopping: what was begun is finished and everything is saved; once more to quit at once");
     stop.abort(new RunError("run.stopped", "stopped before any training"));
   });
   using reading = readProgress();
   const request = await readRequest(recipe, spec, { signal: stop.signal, progress: reading.progress });
   reading[Symbol.dispose]();
-  let plan = others ? null : planOn(request, here);
+  let plan = remoteStages ? null : planOn(request, here);
   const { output, restarts } = recipe.run;
   using claim = claimOutput(output);
   if (flags.resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
 
-  using _expected = others && expectOthers(others);
-  await using crew = others && (await gatherCrew({ ...crewOf(others, here), signal: stop.signal }));
-  plan ??= planOn(request, joined(crew!));
+  using _expected = remoteStages && expectRemoteStages(remoteStages);
+  await using processes = remoteStages && (await launchStages({ ...launchOf(remoteStages, here), signal: stop.signal }));
+  plan ??= planOn(request, joined(processes!));
   const model = modelFingerprint(recipe.model.path);
-  const id = crew?.run ?? newRunId();
+  const id = processes?.run ?? newRunId();
   using known = announce({ run: id, output });
-  const desk = new Desk({ request, stop, known, fixed: crew !== null });
+  const control = new RunControl({ request, stop, known, fixed: processes !== null });
   const job: Job = {
-    desk,
+    control,
     planner,
     model,
     trace,
@@ -85,16 +85,16 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
     kept: new Map(),
   };
   let resumed = claim.continued ? goOn(job, plan, job.keepOpen) : null;
-  say(
+  print(
     `${plan.adapters.length} ${plan.adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}, ${deviceText(plan)}`,
   );
-  if (plan.slots < plan.adapters.length) say(`  ${plan.slots} of them train at once, the others wait for one to end`);
-  for (const notice of request.notices) say(`notice: ${notice}`);
+  if (plan.slots < plan.adapters.length) print(`  ${plan.slots} of them train at once, the others wait for one to end`);
+  for (const notice of request.notices) print(`notice: ${notice}`);
   const paused = plan.adapters
     .map(({ name }) => name)
-    .filter((name) => desk.paused.includes(name) && !resumed?.ended.has(name));
+    .filter((name) => control.paused.includes(name) && !resumed?.ended.has(name));
   const [stay, they] = paused.length === 1 ? ["stays", "it"] : ["stay", "them"];
-  if (paused.length > 0) say(`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${id} has ${they} go on`);
+  if (paused.length > 0) print(`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${id} has ${they} go on`);
   claim.begin({ adapters: plan.adapters.map(({ name }) => name), checkpoints: CHECKPOINTS });
   const copy = join(output, "recipe.toml");
   if (!isSameFile(copy, recipePath)) writeFileAtomic(copy, formatRecipe(recipe));
@@ -103,25 +103,25 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   for (let lost = 0; ; ) {
     const now: Plan = plan;
     const before = stepsKept(job);
-    const open = () => (crew ? openCrew(crew, now, base, link) : openStages(now, base, link, stop.signal, id));
+    const open = () => (processes ? openProcesses(processes, now, base, link) : openStages(now, base, link, stop.signal, id));
     try {
       const result = await attempt(job, now, open, resumed);
       if (!result.suspended) return conclude(result, now, output);
-      say("the stages are opened again, with room for the adapters that came");
+      print("the stages are opened again, with room for the adapters that came");
     } catch (error) {
-      if (crew || stop.signal.aborted) throw error;
+      if (processes || stop.signal.aborted) throw error;
       if (isRefusal(error)) {
         planner.refused(now);
-        say(`notice: ${textOf(error)}; the run is planned again with less`);
+        print(`notice: ${textOf(error)}; the run is planned again with less`);
       } else {
         if (stepsKept(job) > before) lost = 0; // what it has come to since is not lost again
         if (lost === restarts || !isLoss(error)) throw error;
-        say(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
+        print(`notice: ${textOf(error)}; the stages are started again, ${++lost} of at most ${restarts} times`);
       }
     }
-    plan = planner.plan(desk.request);
+    plan = planner.plan(control.request);
     const { rows } = plan.stages[0]!.sizes;
-    say(
+    print(
       `  ${Math.min(plan.slots, plan.adapters.length)} of ${plan.adapters.length} adapters at once, passes of at most ${rows} rows`,
     );
     resumed = goOn(job, plan, true);
@@ -130,7 +130,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
 
 type Job = {
   /** Knows what the run does by now. */
-  readonly desk: Desk;
+  readonly control: RunControl;
   readonly planner: Planner;
   readonly model: string;
   readonly trace: string | null;
@@ -145,10 +145,10 @@ type Job = {
 const stepsKept = ({ kept }: Job): number => sum([...kept.values()]);
 
 /** A keeper that notes how far each adapter was kept. */
-const noting = (keeper: Keeper, kept: Map<string, number>): Keeper => ({
-  ...keeper,
+const noting = (store: CheckpointStore, kept: Map<string, number>): CheckpointStore => ({
+  ...store,
   save: async (plan, adapter, what, which) => {
-    await keeper.save(plan, adapter, what, which);
+    await store.save(plan, adapter, what, which);
     reached(kept, adapter.name, what.progress.step);
   },
 });
@@ -163,20 +163,20 @@ function isSameFile(a: string, b: string): boolean {
 }
 
 /** Takes the run's folder to where its adapters were kept. Throws RequestErrors where it is another run's. */
-function goOn({ desk: { request }, model, outcomes }: Job, plan: Plan, open = false): Resumed {
+function goOn({ control: { request }, model, outcomes }: Job, plan: Plan, open = false): Resumed {
   const { output } = request.recipe.run;
-  const { ended, steps } = findKept(output, plan, request.data, model, (text) => say(`notice: ${text}`), open);
+  const { ended, steps } = findStored(output, plan, request.data, model, (text) => print(`notice: ${text}`), open);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   try {
     rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   } catch (error) {
-    say(`notice: ${textOf(error)}; it may have lines of steps that are made again`);
+    print(`notice: ${textOf(error)}; it may have lines of steps that are made again`);
   }
   const where = plan.adapters.map(({ name, steps }) => {
     const ended = resumed.ended.get(name);
     return ended ? `${name} is ${ended.status}` : `${name} at step ${resumed.steps.get(name) ?? 0} of ${steps}`;
   });
-  if (resumed.ended.size + resumed.steps.size > 0) say(`going on with the run in ${shortPath(output)}: ${where.join(", ")}`);
+  if (resumed.ended.size + resumed.steps.size > 0) print(`going on with the run in ${shortPath(output)}: ${where.join(", ")}`);
   return resumed;
 }
 
@@ -192,40 +192,40 @@ const isRefusal = (error: unknown): boolean => error instanceof MloraError && er
 async function attempt(job: Job, plan: Plan, open: () => Promise<OpenStages>, resumed: Resumed | null): Promise<RunResult> {
   await using stages = await open();
   checkModel(plan.recipe.model.path, job.model);
-  for (const line of stageLines(plan, stages)) say(line);
+  for (const line of stageLines(plan, stages)) print(line);
   await job.planner.measure(plan, stages.bus);
-  using _control = stages.control && (await job.desk.open(stages.control));
+  using _control = stages.control && (await job.control.open(stages.control));
   return await observed(job, plan, stages, resumed);
 }
 
 /** Trains, with progress drawn, metrics and results kept and, where `trace` names a file, everything timed. */
 async function observed(job: Job, plan: Plan, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
-  const { desk, model, trace, stop, keepOpen } = job;
+  const { control, model, trace, stop, keepOpen } = job;
   const { output, checkpoint } = plan.recipe.run;
   const { bus, lost } = stages;
   const tracer = trace === null ? null : await Tracer.open(bus);
-  await using disk = diskKeeper(output, checkpoint?.keep ?? 1);
-  const keeper = noting(disk, job.kept);
+  await using disk = diskStore(output, checkpoint?.keep ?? 1);
+  const store = noting(disk, job.kept);
   using metrics = openAppender(join(output, "metrics.jsonl"));
-  const lines = patient(metrics.append, (text) => say(`notice: ${text}`));
+  const lines = patient(metrics.append, (text) => print(`notice: ${text}`));
   using progress = openProgress(plan, process.stderr, (name) => resumed?.ended.has(name) ?? false);
   const recorded = recording(job, output, resumed);
-  const observers: Observer[] = [desk.observer, progress, metricsObserver(plan, lines.append), recorded];
-  if (tracer) observers.push(tracing(plan, tracer, (error) => say(`the trace is not whole: ${textOf(error)}`)));
-  const data = desk.request.data.map(({ train, eval: held, sources }) => ({ train, eval: held, sources }));
+  const observers: Observer[] = [control.observer, progress, metricsObserver(plan, lines.append), recorded];
+  if (tracer) observers.push(tracing(plan, tracer, (error) => print(`the trace is not whole: ${textOf(error)}`)));
+  const data = control.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources }));
   const kept = {
-    keeper,
-    keepEvery: checkpoint,
+    store,
+    saveEvery: checkpoint,
     model,
     resumed: resumed?.ended ?? new Map(),
     steps: resumed?.steps ?? new Map(),
   };
-  const { suspend } = desk.renewed();
+  const { suspend } = control.renewed();
   const training = new Training({
     ...{ plan, data, bus, output, observers, lost, stop, suspend, keepOpen },
     ...kept,
   });
-  using _desk = desk.attend(training, plan);
+  using _desk = control.attend(training, plan);
   try {
     const result = await training.run();
     if (tracer) {
@@ -272,17 +272,17 @@ function conclude(result: RunResult, plan: Plan, output: string): void {
 /** Where each stage is, and how it is linked to the next. */
 function stageLines({ stages }: Plan, { links }: OpenStages): string[] {
   if (stages.length === 1) return [];
-  return stages.flatMap(({ part, device }, stage) => {
+  return stages.flatMap(({ layerRange, device }, stage) => {
     const where = device.host === "" ? `${device.kind} ${device.ordinal}` : `${device.host}, ${device.kind} ${device.ordinal}`;
     const next = stage + 1 < stages.length ? `; to stage ${stage + 1} by ${links[stage]!.at(-1)}` : "";
-    return `  stage ${stage}: layers ${part.from} to ${part.to - 1} on ${where}${next}`;
+    return `  stage ${stage}: layers ${layerRange.from} to ${layerRange.to - 1} on ${where}${next}`;
   });
 }
 
 const deviceText = ({ device: { kind, name, compute, note } }: Plan): string =>
   `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
 
-const say = (line: string): void => {
+const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 

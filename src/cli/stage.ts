@@ -11,9 +11,9 @@ import { type Address, addressSchema, describeAddress, parseAddress } from "../b
 import { connectSealed, type RunKey, runKeySchema, type SealedConnection } from "../bus/seal.ts";
 import { joinRun } from "../bus/stage.ts";
 import { runId } from "../bus/subjects.ts";
-import { keyFor } from "../run/keyfile.ts";
-import { describeDevice } from "../stage/probe.ts";
-import { serveStage } from "../stage/serve.ts";
+import { keyFor } from "../cluster/keyfile.ts";
+import { serveStage } from "../cluster/serve-stage.ts";
+import { describeDevice } from "../engine/probe.ts";
 import { oneOf, wholeNumber } from "./flags.ts";
 
 export type StageFlags = {
@@ -36,7 +36,7 @@ const RETRY_MS = 500;
 const AWAY = ["nats.refused", "nats.timeout"];
 
 const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-/** As run/crew.ts writes them; scripts/launch writes the secrets alone, and gives the rest by flags. */
+/** As cluster/launch.ts writes them; scripts/launch writes the secrets alone, and gives the rest by flags. */
 const ordersSchema = v.strictObject({
   address: addressSchema,
   key: runKeySchema,
@@ -65,13 +65,13 @@ type Orders = {
 export async function stage(flags: StageFlags): Promise<void> {
   const orders = flags.orders ? await ordersFromInput(flags) : ordersFromFlags(flags);
   const { run, stage, device, precision, ordinal, folder, joinMs, abandoned } = orders;
-  const say = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
+  const print = (line: string) => void (joinMs === JOIN_MS && writeStderr(`${line}\n`));
   const report = describeDevice(device, precision, ordinal);
   await using connection = await Promise.race([reach(orders), abandoned]);
-  say(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
-  await using seat = await Promise.race([joinRun(connection, run, { stage, report, joinMs }), abandoned]);
-  say(`joined as stage ${seat.stage} of ${seat.stages}`); // scripts/launch waits for this line
-  const reason = await serveStage({ run, seat, folder });
+  print(`joining the run ${run} at ${connection.server} with ${report.kind} (${report.name})`);
+  await using membership = await Promise.race([joinRun(connection, run, { stage, report, joinMs }), abandoned]);
+  print(`joined as stage ${membership.stage} of ${membership.stages}`); // scripts/launch waits for this line
+  const reason = await serveStage({ run, membership, folder });
   if (reason) throw reason;
 }
 

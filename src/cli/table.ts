@@ -18,15 +18,3 @@ export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]
   };
   return cells.map((line) => line.map(pad).join("  ").trimEnd());
 }
-
-/** 12345 as "12,345". */
-export const count = (n: number): string => Math.round(n).toLocaleString("en-US");
-
-/** Seconds as "4.2 s", "3 min 05 s" or "2 h 07 min". */
-export function duration(seconds: number): string {
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  const two = (n: number) => `${n}`.padStart(2, "0");
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
-  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
-}

@@ -3,8 +3,8 @@
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
-import type { Observer } from "../run/events.ts";
-import { measuredBubble, type StageTrace, type Tracer } from "../run/trace.ts";
+import type { Observer } from "../session/events.ts";
+import { measuredBubble, type StageTrace, type Tracer } from "../session/trace.ts";
 import { fileOf } from "./flags.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
@@ -32,19 +32,19 @@ export function byFamily(launches: readonly KernelSpan[]): Readonly<Record<strin
 }
 
 /** The rows of a stage in the trace. */
-const LANES = { passes: 1, links: 2, kernels: 3 };
+const TRACKS = { passes: 1, links: 2, kernels: 3 };
 
 /** Writes traces as complete events of Chrome's trace format (times in microseconds): a stage is a process there. */
 export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace[]): void {
   const events = traces.flatMap(({ spans, kernels }, stage) => {
     const pid = stage + 1;
-    const { part, device } = plan.stages[stage]!;
-    const name = `stage ${stage}: layers ${part.from} to ${part.to - 1} on ${device.name}${device.host && ` (${device.host})`}`;
+    const { layerRange, device } = plan.stages[stage]!;
+    const name = `stage ${stage}: layers ${layerRange.from} to ${layerRange.to - 1} on ${device.name}${device.host && ` (${device.host})`}`;
     return [
       { ph: "M", name: "process_name", pid, args: { name } },
-      ...Object.entries(LANES).map(([lane, tid]) => ({ ph: "M", name: "thread_name", pid, tid, args: { name: lane } })),
+      ...Object.entries(TRACKS).map(([track, tid]) => ({ ph: "M", name: "thread_name", pid, tid, args: { name: track } })),
       ...spans.map((span) => passEvent(plan, pid, span)),
-      ...kernels.map(({ kernel, start, end }) => complete(pid, LANES.kernels, kernel, familyOf(kernel), start, end)),
+      ...kernels.map(({ kernel, start, end }) => complete(pid, TRACKS.kernels, kernel, familyOf(kernel), start, end)),
     ];
   });
   const bubble = measuredBubble(traces);
@@ -64,7 +64,7 @@ const complete = (pid: number, tid: number, name: string, cat: string, start: nu
 
 function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }: StageSpan) {
   const names = adapters.map((adapter) => plan.adapters[adapter]!.name);
-  const tid = kind === "send" || kind === "receive" ? LANES.links : LANES.passes;
+  const tid = kind === "send" || kind === "receive" ? TRACKS.links : TRACKS.passes;
   const event = complete(pid, tid, `${kind}${pass === null ? "" : ` ${pass}`}: ${names.join(", ")}`, kind, start, end);
   return { ...event, args: { pass, adapters: names } };
 }

@@ -96,13 +96,15 @@ export function loadDataset(
     read.set(key, rows);
     return rows;
   };
-  const [train, held] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
-  const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...held].map((file) => file[count]));
+  const [train, heldOut] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
+  const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...heldOut].map((file) => file[count]));
   const samples = joined(train.map((file) => file.samples));
   return {
-    ...(held.length > 0 ? { train: samples, eval: joined(held.map((file) => file.samples)) } : splitRows(samples, recipe)),
+    ...(heldOut.length > 0
+      ? { train: samples, eval: joined(heldOut.map((file) => file.samples)) }
+      : splitRows(samples, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
-    notices: mergedNotices([...new Set([...train, ...held])].map(({ notices }) => notices)),
+    notices: mergedNotices([...new Set([...train, ...heldOut])].map(({ notices }) => notices)),
   };
 }
 
@@ -324,13 +326,13 @@ function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: D
     if (!groups.has(source.line)) groups.set(source.line, first++);
     group[i] = groups.get(source.line)!;
   }
-  const held = Math.max(1, Math.round(first * evalSplit));
-  if (held >= first)
+  const heldOut = Math.max(1, Math.round(first * evalSplit));
+  if (heldOut >= first)
     throw new RequestError(
       "data.split",
-      `${files.join(", ")}: ${first} rows, ${held} held out: none is left for '${name}'`,
+      `${files.join(", ")}: ${first} rows, ${heldOut} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, held));
+  const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, heldOut));
   return { train: chosenOf(rows, (i) => !chosen.has(group[i]!)), eval: chosenOf(rows, (i) => chosen.has(group[i]!)) };
 }

@@ -36,7 +36,7 @@ parentPort?.on("message", (asked: ToReader) => {
   const answer = (message: FromReader, buffers: readonly ArrayBuffer[] = []) => parentPort?.postMessage(message, [...buffers]);
   try {
     const data = readAll(asked);
-    answer({ type: "read", data }, buffersOf(data.flatMap(({ train, eval: held }) => [train, held])));
+    answer({ type: "read", data }, buffersOf(data.flatMap(({ train, eval: heldOut }) => [train, heldOut])));
   } catch (error) {
     if (!(error instanceof MloraError)) return answer({ type: "bug", message: `${(error as Error)?.stack ?? error}` });
     const { code, message, hint } = error;
@@ -49,27 +49,27 @@ function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader):
   const numbers = new Map(files.map((file, i) => [file, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
-  const row = (at: Source | null, bytes: number, held: number): void => {
+  const row = (at: Source | null, bytes: number, heldBytes: number): void => {
     if (!at) {
       place[PLACE.line] = 0; // what follows, over all rows, is no row's fault
       return;
     }
     const { file, line } = at;
     if (file !== current || line <= begun) [current, before, heldBefore] = [file, before + inFile, heldBefore + heldHere];
-    [begun, inFile, heldHere] = [line, bytes, held];
+    [begun, inFile, heldHere] = [line, bytes, heldBytes];
     place[PLACE.file] = numbers.get(file) ?? 0;
     place[PLACE.line] = line;
     place[PLACE.rows]!++;
     place[PLACE.bytes] = before + inFile;
-    if (heldBefore + held <= mostBytes) return;
+    if (heldBefore + heldBytes <= mostBytes) return;
     throw new RequestError(
       "data.memory",
-      `${file}:${line}: the rows up to here take ${heldBefore + held} bytes, ${mostBytes} at most are there for them`,
+      `${file}:${line}: the rows up to here take ${heldBefore + heldBytes} bytes, ${mostBytes} at most are there for them`,
       "use fewer rows, or lower max_length",
     );
   };
   return adapters.map((adapter) => {
-    const { train, eval: held, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row);
-    return { ...rest, train: pack(train), eval: pack(held) };
+    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row);
+    return { ...rest, train: pack(train), eval: pack(heldOut) };
   });
 }

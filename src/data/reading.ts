@@ -5,6 +5,7 @@ import { Worker } from "node:worker_threads";
 import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
+import { count, formatBytes } from "../base/units.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
 import { checkDataFile } from "./jsonl.ts";
 import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
@@ -12,6 +13,13 @@ import { unpack } from "./rows.ts";
 
 /** How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. */
 export type ReadProgress = { readonly rows: number; readonly bytes: number; readonly totalBytes: number };
+
+/** "12,000 rows, 3.1 MB of 40 MB (8 %), 4,000 rows/s" */
+export function readText({ rows, bytes, totalBytes }: ReadProgress, seconds: number): string {
+  const percent = Math.floor((100 * bytes) / Math.max(1, totalBytes));
+  const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
+  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${percent} %)${rate}`;
+}
 
 export type ReadingOptions = {
   /** The base model's folder, which has the tokenizer. */
@@ -48,7 +56,7 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   const most = Math.floor(SHARE * memory().availableBytes);
   const { mostBytes = most, mostGrowth = most } = options;
   signal?.throwIfAborted();
-  const files = [...new Set(adapters.flatMap(({ train, eval: held }) => [...train, ...held]))];
+  const files = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
   for (const file of files) checkDataFile(file);
   const totalBytes = files.reduce((all, file) => all + statSync(file).size, 0);
   const place = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers));
@@ -78,7 +86,7 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   try {
     thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
     const data = await promise;
-    return data.map(({ train, eval: held, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(held) }));
+    return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(heldOut) }));
   } finally {
     clearInterval(look);
     signal?.removeEventListener("abort", stop);

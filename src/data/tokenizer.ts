@@ -10,7 +10,7 @@ import type { Chat } from "./format.ts";
 import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, RowFault } from "./jsonl.ts";
 import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
-import { type Place, placeTokens, type TokenRun } from "./surface.ts";
+import { type Place, placeTokens, type TokenRun } from "./token-offsets.ts";
 import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {

@@ -2,12 +2,12 @@
 // readable reference that the CUDA kernels are tested against. Launches run at once, in the caller's thread.
 
 import { hostView } from "../../ffi/memory.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
+import { formatBytes } from "../base/units.ts";
 import { dim, type Host, ints, openHost } from "./cpu/host.ts";
 import { doraKernels, linearKernels, ROW_TILE, veraKernels } from "./cpu/linear.ts";
 import { packedKernels } from "./cpu/packed.ts";
@@ -260,8 +260,8 @@ function rowKernels(host: Host) {
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
     swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
-    xent: ({ logits, classes, targets, weights, loss, hit, grad }: Kernels["xent"]) =>
-      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, hit.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
+    xent: ({ logits, classes, targets, weights, loss, isCorrect, grad }: Kernels["xent"]) =>
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
     grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {
       const table = ints(tensors);
       const count = dim(tensors, 0);

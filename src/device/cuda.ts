@@ -5,16 +5,16 @@
 
 import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { environment } from "../base/env.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
+import { formatBytes } from "../base/units.ts";
 import { attentionFamily } from "./cuda/attention.ts";
 import { doraFamily } from "./cuda/dora.ts";
-import { Answer, check, type Driver, openDriver, openExtra } from "./cuda/driver.ts";
+import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { isHopper, multipliesFp8 } from "./cuda/gpus.ts";
 import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
@@ -45,7 +45,7 @@ export class CudaDevice implements Device, Launcher {
   readonly multiprocessors: number;
   readonly hasWhole: boolean;
   readonly #driver: Driver = openDriver();
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
   readonly #implementations: Implementations;
   #handle = 0;
@@ -101,7 +101,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   memory() {
-    const total = new Answer();
+    const total = new OutParam();
     this.#check("cuMemGetInfo", this.#driver.cuMemGetInfo_v2(this.#out.ptr, total.ptr));
     return { total: total.number, free: this.#out.number };
   }

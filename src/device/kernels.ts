@@ -256,7 +256,7 @@ export type Kernels = {
     readonly targets: Tensor;
     readonly weights: Tensor;
     readonly loss: Tensor;
-    readonly hit: Tensor;
+    readonly isCorrect: Tensor;
     readonly grad: 0 | 1;
   };
 

@@ -1,9 +1,9 @@
 // Which device a run gets, and what can be known of it before it is opened.
 
-import { formatBytes } from "../base/bytes.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
+import { formatBytes } from "../base/units.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
@@ -53,11 +53,11 @@ export function openDevice({
   kind,
   compute,
   ordinal,
-  sharers,
-}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly sharers: number }): Device {
+  stagesOnHost,
+}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly stagesOnHost: number }): Device {
   switch (kind) {
     case "cpu":
-      return new CpuDevice(Math.max(1, Math.floor(usableCores() / sharers)));
+      return new CpuDevice(Math.max(1, Math.floor(usableCores() / stagesOnHost)));
     case "cuda":
       return new CudaDevice(compute, ordinal);
     default:

@@ -46,7 +46,7 @@ export function partsOf({ format, shape: [rows, width], firstRow }: Layout) {
   const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
     codes: format === "bf16" ? 2 * size : format === "nf4" ? size / 2 : size,
-    turned: format === "fp8" ? size : 0,
+    transposed: format === "fp8" ? size : 0,
     scale: format === "int8" || format === "fp8" ? 4 * rows : 0,
     absmax: sum(linears.map(({ absmax }) => absmax)),
     nested: sum(linears.map(({ nested }) => nested)),
@@ -58,8 +58,8 @@ export function partsOf({ format, shape: [rows, width], firstRow }: Layout) {
     at = alignUp(at + bytes[part], ALIGN);
     return begins;
   };
-  const [codes, turned, scale] = [begin("codes"), begin("turned"), begin("scale")];
-  return { codes, turned, scale, absmax: begin("absmax"), nested: begin("nested"), mean: begin("mean"), bytes: at };
+  const [codes, transposed, scale] = [begin("codes"), begin("transposed"), begin("scale")];
+  return { codes, transposed, scale, absmax: begin("absmax"), nested: begin("nested"), mean: begin("mean"), bytes: at };
 }
 
 /** One linear of a packed weight: its rows, and addresses of its own codes, scales and blocks. */

@@ -5,8 +5,8 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync, 
 import { libc, MAP_POPULATE, MAP_SHARED, MFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, PROT_READ_WRITE } from "../../ffi/libc.ts";
 import { fixedBytes, hostView } from "../../ffi/memory.ts";
 import { type Functions, openSystemLibrary } from "../../ffi/open.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { RunError, textOf } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
 
 /** An open file of a process, for another one to open. */
 export type OpenFile = { readonly pid: number; readonly fd: number };

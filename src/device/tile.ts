@@ -7,5 +7,5 @@ import type { Device } from "./device.ts";
  * Places within a tile where a row's products are summed alike. OpenBLAS's kernels for Haswell and Zen have two ways, six rows each in
  * turn; its others have one (tests/cpu/cores.test.ts tries them). GPU kernels treat all rows of a tile alike.
  */
-export const alikePlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTile">): readonly number[] =>
+export const sameOrderPlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTile">): readonly number[] =>
   range(rowTile).filter((place) => kind !== "cpu" || place % 12 < 6);

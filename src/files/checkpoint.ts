@@ -24,7 +24,7 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { type Placement, rankAt } from "../methods/placement.ts";
-import type { Method } from "../methods/registry.ts";
+import type { PeftMethod } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
@@ -72,9 +72,9 @@ export type Snapshot = {
   readonly spec: ModelSpec;
   readonly rank: number;
   readonly targets: readonly Linear[];
-  readonly method?: Method | undefined;
+  readonly method?: PeftMethod | undefined;
   readonly places?: Placement | undefined;
-  readonly stages: readonly { readonly part: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
+  readonly stages: readonly { readonly layerRange: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
 export type Checkpoint = {
@@ -121,8 +121,8 @@ export function writeCheckpoint(
 function tensorsOf(snapshot: Snapshot): TensorData[] {
   const { spec, targets, method, places, stages } = snapshot;
   return BLOCKS.flatMap((what) =>
-    stages.flatMap(({ part, layout, blocks }) =>
-      factorsIn(part, targets, method, places).map((at) => {
+    stages.flatMap(({ layerRange, layout, blocks }) =>
+      factorsIn(layerRange, targets, method, places).map((at) => {
         const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };

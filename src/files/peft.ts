@@ -13,7 +13,7 @@ import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
-import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type Method, methodIn } from "../methods/registry.ts";
+import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, methodIn, type PeftMethod } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -29,7 +29,7 @@ export type PeftAdapter = {
   readonly targets: readonly Linear[];
   readonly rslora: boolean;
   /** Left out: "lora". */
-  readonly method?: Method;
+  readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
   readonly places?: Placement;
   readonly vera?: VeraFields | null;
@@ -150,7 +150,7 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
 }
 
 export type SavedAdapter = Omit<PeftAdapter, "vera" | "begun"> & {
-  readonly method: Method;
+  readonly method: PeftMethod;
   readonly scale: number;
   /** Of one that PEFT takes off the base model: what its file says of the half that was trained. */
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
@@ -297,7 +297,7 @@ function checkTensors(
   spec: ModelSpec,
   placement: ReturnType<typeof placed>,
   rank: number,
-  method: Method,
+  method: PeftMethod,
   configured: ConfiguredPlaces,
 ): void {
   const { targets, places } = placement;

@@ -1,4 +1,4 @@
-// The thread that writes checkpoints, one after the other, while training goes on. Started by run/keeper.ts.
+// The thread that writes checkpoints, one after the other, while training goes on. Started by session/checkpoints.ts.
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, textOf } from "../base/errors.ts";

@@ -18,7 +18,7 @@ export type Offer = {
   readonly ncclMissing: string | null;
   /** Whether it has a connection to the bus that can carry tensors. */
   readonly bus: boolean;
-  readonly room: Slots;
+  readonly capacity: Slots;
 };
 
 /** The kinds that should work, best first, and what speaks for each; and what speaks against the others. */

@@ -20,8 +20,8 @@ export function localLink(left: Device, right: Device, slots = 2): readonly [Lin
     [Symbol.dispose]: () => inbox.clear(),
   });
   const [toRight, toLeft] = channelPair();
-  const room = { slots, slotBytes: Number.POSITIVE_INFINITY };
-  const common = { kind: "local", mine: room, theirs: room } as const;
+  const capacity = { slots, slotBytes: Number.POSITIVE_INFINITY };
+  const common = { kind: "local", mine: capacity, theirs: capacity } as const;
   return [
     new SlotLink({ ...common, neighbour: "the next stage", channel: toRight, carrier: carrier(left, boxes[0], boxes[1]) }),
     new SlotLink({ ...common, neighbour: "the previous stage", channel: toLeft, carrier: carrier(right, boxes[1], boxes[0]) }),

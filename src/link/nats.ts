@@ -9,47 +9,49 @@ import { alignUp, range } from "../base/shape.ts";
 import type { Device } from "../device/device.ts";
 import { createShared } from "../device/shared.ts";
 import { type Channel, Queue } from "./channel.ts";
-import type { FromCourier, Place, ToCourier } from "./courier.ts";
 import type { Slots } from "./link.ts";
 import { checked, type End, type Opening } from "./opening.ts";
 import { piecesOf } from "./pieces.ts";
 import type { Carrier } from "./slots.ts";
+import type { FromTransport, Place, ToTransport } from "./transport-worker.ts";
 
 /** As bus/heartbeat.ts has it. */
-const CODE = Bun.isStandaloneExecutable ? "./src/link/courier.ts" : new URL("./courier.ts", import.meta.url);
+const CODE = Bun.isStandaloneExecutable ? "./src/link/transport-worker.ts" : new URL("./transport-worker.ts", import.meta.url);
 const ALIGN = 4096;
 
-const ticketSchema = v.strictObject({ lane: v.pipe(v.string(), v.regex(/^[a-z0-9]{8}$/)) });
+const ticketSchema = v.strictObject({ channelId: v.pipe(v.string(), v.regex(/^[a-z0-9]{8}$/)) });
 
 export function openNats({ device, first, mine, theirs, bus }: End): Opening {
   invariant(bus, "a link over the bus without one");
-  const lane = randomText(8);
+  const channelId = randomText(8);
   const stack = new DisposableStack(); // the memory: to be freed when the thread has ended
-  const [inbox, outbox] = [mine, theirs].map((room) => {
-    const memory = stack.use(createShared(room.slots * strideOf(room)));
+  const [inbox, outbox] = [mine, theirs].map((capacity) => {
+    const memory = stack.use(createShared(capacity.slots * strideOf(capacity)));
     memory.seal();
     stack.use(device.pin(memory.address, memory.bytes));
-    return range(room.slots).map((slot): Place => ({ address: memory.address + slot * strideOf(room), bytes: room.slotBytes }));
+    return range(capacity.slots).map(
+      (slot): Place => ({ address: memory.address + slot * strideOf(capacity), bytes: capacity.slotBytes }),
+    );
   }) as [Place[], Place[]];
-  const courier = startCourier();
-  const release = () => void courier.exited.then(() => stack.dispose());
+  const worker = startTransportWorker();
+  const release = () => void worker.exited.then(() => stack.dispose());
   return {
-    ticket: { lane },
+    ticket: { channelId },
     async connect(ticket) {
-      const { lane: other } = checked(ticketSchema, ticket);
-      await courier.start({ type: "start", pair: bus, lane: first ? lane + other : other + lane, inbox, outbox });
+      const { channelId: other } = checked(ticketSchema, ticket);
+      await worker.start({ type: "start", pair: bus, channelId: first ? channelId + other : other + channelId, inbox, outbox });
       return null;
     },
-    opened: () => ({ channel: courier, carrier: carrierOf(courier, inbox, outbox, device, release) }),
+    opened: () => ({ channel: worker, carrier: carrierOf(worker, inbox, outbox, device, release) }),
     [Symbol.dispose]: () => {
-      courier[Symbol.dispose]();
+      worker[Symbol.dispose]();
       release();
     },
   };
 }
 
 function carrierOf(
-  courier: Courier,
+  worker: TransportWorker,
   inbox: readonly Place[],
   outbox: readonly Place[],
   device: Device,
@@ -61,23 +63,23 @@ function carrierOf(
       announce(); // the neighbour waits for the bytes
       for (const { at, end, tensor } of piecesOf(from)) {
         await device.copyOut(address + at, tensor);
-        courier.carry(slot, at, end);
+        worker.carry(slot, at, end);
       }
     },
     async take(slot, into) {
       const { address } = inbox[slot]!;
       for (const { at, end, tensor } of piecesOf(into)) {
-        await courier.arrived(slot, end);
+        await worker.arrived(slot, end);
         await device.copyIn(tensor, address + at);
       }
-      courier.taken(slot);
+      worker.taken(slot);
     },
     [Symbol.dispose]: release,
   };
 }
 
-type Courier = Channel & {
-  start(what: Extract<ToCourier, { type: "start" }>): Promise<void>;
+type TransportWorker = Channel & {
+  start(what: Extract<ToTransport, { type: "start" }>): Promise<void>;
   carry(slot: number, at: number, end: number): void;
   /** Resolves when the bytes below `end` that are to come into a slot are there. */
   arrived(slot: number, end: number): Promise<void>;
@@ -87,9 +89,9 @@ type Courier = Channel & {
   readonly exited: Promise<void>;
 };
 
-function startCourier(): Courier {
+function startTransportWorker(): TransportWorker {
   const thread = new Worker(CODE);
-  const say = (message: ToCourier) => thread.postMessage(message);
+  const post = (message: ToTransport) => thread.postMessage(message);
   const ready = Promise.withResolvers<void>();
   ready.promise.catch(() => undefined); // it may fail when nobody waits
   const notes = new Queue<Uint8Array>();
@@ -111,7 +113,7 @@ function startCourier(): Courier {
     waiting.delete(slot);
     who.resolve();
   };
-  thread.on("message", (message: FromCourier) => {
+  thread.on("message", (message: FromTransport) => {
     if (message.type === "ready") ready.resolve();
     else if (message.type === "note") notes.push(message.note);
     else if (message.type === "arrived") arrive(message.slot, message.end);
@@ -122,24 +124,24 @@ function startCourier(): Courier {
   const exited = new Promise<void>((resolve) => thread.on("exit", () => resolve()));
   return {
     start(what) {
-      say(what);
+      post(what);
       return ready.promise;
     },
-    carry: (slot, at, end) => say({ type: "send", slot, at, end }),
+    carry: (slot, at, end) => post({ type: "send", slot, at, end }),
     arrived(slot, end) {
       if (over) return Promise.reject(over);
       if ((there.get(slot) ?? 0) >= end) return Promise.resolve();
       return new Promise((resolve, reject) => waiting.set(slot, { end, resolve, reject }));
     },
     taken: (slot) => void there.delete(slot),
-    send: (note) => say({ type: "note", note }),
+    send: (note) => post({ type: "note", note }),
     receive: () => notes.next(),
     exited,
     [Symbol.dispose]: () => {
       if (closed) return;
       closed = true;
       end(new RunError("link.closed", "the channel was closed"));
-      say({ type: "close" });
+      post({ type: "close" });
     },
   };
 }

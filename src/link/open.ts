@@ -10,11 +10,11 @@ import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
 import { choose, describe, type Offer } from "./choose.ts";
 import { openIpc } from "./ipc.ts";
-import { busChannel } from "./lane.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
 import { openNccl } from "./nccl.ts";
 import { checked, type End, type Opened, type Opening } from "./opening.ts";
+import { busChannel } from "./peer-channel.ts";
 import { openShm } from "./shm.ts";
 import { SlotLink } from "./slots.ts";
 
@@ -25,7 +25,7 @@ export type LinkOptions = {
   readonly neighbour: number;
   readonly kind: "auto" | LinkKind;
   /** Messages that may be under way to this end, and their largest size. */
-  readonly room: Slots;
+  readonly capacity: Slots;
   /** For the opening, and for NCCL's link; belongs to the link. */
   readonly channel: Channel;
   /** The bus that both are on; null where there is none. */
@@ -61,14 +61,14 @@ export async function openLink(options: LinkOptions): Promise<OpenLink> {
   const { candidates, against } = choose(offer, theirs);
   const failures: { kind: LinkKind; why: string }[] = [];
   for (const { kind, why } of candidates) {
-    const opened = await attempt(kind, options, theirs.room, talk);
+    const opened = await attempt(kind, options, theirs.capacity, talk);
     if (typeof opened === "string") {
       failures.push({ kind, why: opened });
       continue;
     }
-    const { signal, room: mine } = options;
+    const { signal, capacity: mine } = options;
     const neighbour = `stage ${options.neighbour}`;
-    const link = new SlotLink({ kind, neighbour, mine, theirs: theirs.room, signal, ...opened });
+    const link = new SlotLink({ kind, neighbour, mine, theirs: theirs.capacity, signal, ...opened });
     const others = [...failures, ...against.filter((other) => isBetter(other.kind, kind))];
     if (opened.channel === options.channel) control.move(); // it is the link's
     return { link, why: `${kind}: ${why}${others.length > 0 ? ` (${describe(others)})` : ""}` };
@@ -91,7 +91,7 @@ const isBetter = (a: LinkKind, b: LinkKind): boolean => a !== "local" && LINK_KI
 
 /** Takes the three steps with the neighbour; what went wrong, at either end, as a text. */
 async function attempt(kind: LinkKind, options: LinkOptions, theirs: Slots, talk: Talk): Promise<Opened | string> {
-  const { device, stage, neighbour, room: mine } = options;
+  const { device, stage, neighbour, capacity: mine } = options;
   const bus = options.bus && { ...options.bus, stage, neighbour };
   using stack = new DisposableStack();
   let opening: Opening | null = null;
@@ -157,7 +157,7 @@ const aborted = (signal: AbortSignal): Promise<never> =>
     signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
   });
 
-function offerOf({ device, kind, room, bus }: LinkOptions): Offer {
+function offerOf({ device, kind, capacity, bus }: LinkOptions): Offer {
   return {
     wanted: kind,
     host: sharingDomain(),
@@ -166,7 +166,7 @@ function offerOf({ device, kind, room, bus }: LinkOptions): Offer {
     nccl: device.sharing?.nccl.version ?? null,
     ncclMissing: device.sharing?.nccl.missing ?? null,
     bus: bus !== null,
-    room,
+    capacity,
   };
 }
 
@@ -184,5 +184,5 @@ const offerSchema: v.GenericSchema<unknown, Offer> = v.strictObject({
   nccl: v.nullable(count),
   ncclMissing: v.nullable(v.string()),
   bus: v.boolean(),
-  room: v.strictObject({ slots: count, slotBytes: count }),
+  capacity: v.strictObject({ slots: count, slotBytes: count }),
 });

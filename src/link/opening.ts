@@ -5,8 +5,8 @@ import * as v from "valibot";
 import { RunError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import type { Channel } from "./channel.ts";
-import type { BusPair } from "./lane.ts";
 import type { Slots } from "./link.ts";
+import type { BusPair } from "./peer-channel.ts";
 import type { Carrier } from "./slots.ts";
 
 /** What an end brings along. */

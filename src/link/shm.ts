@@ -78,11 +78,11 @@ function carrierOf(device: Device, inbox: Places, outbox: Places, release: () =>
 }
 
 /** A page with the progress of each slot, then the slots. */
-function placesIn({ address }: SharedMemory, room: Slots): Places {
-  const addresses = range(room.slots).map((slot) => address + headerOf(room) + slot * strideOf(room));
-  return { progress: new Uint32Array(hostBytes(address, 4 * room.slots).buffer), addresses };
+function placesIn({ address }: SharedMemory, capacity: Slots): Places {
+  const addresses = range(capacity.slots).map((slot) => address + headerOf(capacity) + slot * strideOf(capacity));
+  return { progress: new Uint32Array(hostBytes(address, 4 * capacity.slots).buffer), addresses };
 }
 
 const strideOf = ({ slotBytes }: Slots): number => alignUp(slotBytes, ALIGN);
 const headerOf = ({ slots }: Slots): number => alignUp(4 * slots, ALIGN);
-const bytesOf = (room: Slots): number => headerOf(room) + room.slots * strideOf(room);
+const bytesOf = (capacity: Slots): number => headerOf(capacity) + capacity.slots * strideOf(capacity);

@@ -6,9 +6,9 @@
 // a sender whose neighbour is behind waits.
 
 import * as v from "valibot";
-import { formatBytes } from "../base/bytes.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
+import { formatBytes } from "../base/units.ts";
 import { decode, encode } from "../bus/codec.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Channel } from "./channel.ts";

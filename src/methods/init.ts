@@ -1,4 +1,4 @@
-// What an adapter begins with (adapter/init.ts, adapter/principal.ts): names as PEFT has them.
+// What an adapter begins with (engine/random-init.ts, engine/svd-init.ts): names as PEFT has them.
 
 export const INITS = ["default", "gaussian", "orthogonal", "pissa", "olora"] as const;
 /** pissa_niter_4: PiSSA by four rounds of a randomised decomposition instead of an exact one. */
@@ -16,4 +16,4 @@ export const isInit = (text: string): text is Init => (INITS as readonly string[
  * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; ours belongs to all adapters,
  * so the adapter keeps A0 and -B0 beside A and B, frozen: it has twice the rank, and adds nothing at the beginning.
  */
-export const isPrincipal = (init: Init): boolean => init === "olora" || init.startsWith("pissa");
+export const isSvdInit = (init: Init): boolean => init === "olora" || init.startsWith("pissa");

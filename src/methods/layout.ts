@@ -10,7 +10,7 @@ import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import type { Factor } from "./definition.ts";
 import { type Placed, type Placement, rankAt } from "./placement.ts";
-import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type Method } from "./registry.ts";
+import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type PeftMethod } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
 export const ALIGN = 128;
@@ -67,7 +67,7 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
 };
 
 /** What the adapters of a run have room for. */
-export type AdapterRoom = {
+export type AdapterCapacity = {
   /** Padded. */
   readonly rank: number;
   /** Where any adapter has a target, where a DoRA has one, and where a VeRA has one. */
@@ -76,11 +76,11 @@ export type AdapterRoom = {
   readonly vectors: readonly Group[];
 };
 
-type Targeting = { readonly targets: readonly Linear[]; readonly method?: Method };
+type Targeting = { readonly targets: readonly Linear[]; readonly method?: PeftMethod };
 
 /** The groups that adapters need room in. */
-export function roomOf(adapters: readonly Targeting[]): Omit<AdapterRoom, "rank"> {
-  const of = (has: (method?: Method) => boolean) =>
+export function roomOf(adapters: readonly Targeting[]): Omit<AdapterCapacity, "rank"> {
+  const of = (has: (method?: PeftMethod) => boolean) =>
     groupsOf(adapters.flatMap(({ method, targets }) => (has(method) ? targets : [])));
   return { groups: of(() => true), magnitudes: of(hasMagnitudes), vectors: of(hasVectors) };
 }
@@ -88,7 +88,7 @@ export function roomOf(adapters: readonly Targeting[]): Omit<AdapterRoom, "rank"
 export function layoutAdapters(
   spec: ModelSpec,
   layers: LayerRange,
-  { groups, rank, magnitudes, vectors }: AdapterRoom,
+  { groups, rank, magnitudes, vectors }: AdapterCapacity,
 ): AdapterLayout {
   const sites: SiteLayout[] = [];
   const tensors: Place[] = [];
@@ -158,7 +158,7 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 }
 
 /** Trained parameters of an adapter, padding left out. */
-export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: Method = "lora"): number {
+export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const ofLinear = (linear: Linear, rank: number) =>
     rank === 0 ? 0 : sum(DEFINITIONS[method].trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
   return sum(
@@ -178,7 +178,7 @@ export type FactorTensor = {
 export function factorsIn(
   { from, to }: LayerRange,
   targets: readonly Linear[],
-  method: Method = "lora",
+  method: PeftMethod = "lora",
   places?: Placement,
 ): Omit<FactorTensor, "values">[] {
   const of = { rank: 1, targets, places };

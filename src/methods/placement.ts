@@ -2,7 +2,7 @@
 
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
-import { DEFINITIONS, type Method } from "./registry.ts";
+import { DEFINITIONS, type PeftMethod } from "./registry.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. */
 export type Placement = {
@@ -48,7 +48,7 @@ export const trainedAt = (adapter: Placed & { readonly trainedRank?: number }, l
     ? (rankAt(adapter, layer, linear) * adapter.trainedRank) / adapter.rank
     : (adapter.trainedRank ?? adapter.rank);
 
-type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: boolean; readonly method: Method };
+type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: boolean; readonly method: PeftMethod };
 
 /** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
 export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>

@@ -9,22 +9,22 @@ import { vera } from "./vera.ts";
 const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
 
 /** What a recipe calls an adapter's method; left out: "lora". */
-export type Method = keyof typeof ALL;
-export const METHODS = Object.keys(ALL) as readonly Method[];
-export const DEFINITIONS: Readonly<Record<Method, Definition>> = ALL;
+export type PeftMethod = keyof typeof ALL;
+export const PEFT_METHODS = Object.keys(ALL) as readonly PeftMethod[];
+export const DEFINITIONS: Readonly<Record<PeftMethod, Definition>> = ALL;
 
 /** Whether it trains the lengths of the weight's rows, so that what it adds depends on the weight. */
-export const hasMagnitudes = (method: Method = "lora"): boolean => DEFINITIONS[method].trained.includes("M");
+export const hasMagnitudes = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("M");
 
 /** Whether it trains vectors around random projections, from which its factors follow. */
-export const hasVectors = (method: Method = "lora"): boolean => DEFINITIONS[method].trained.includes("lambda_d");
+export const hasVectors = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("lambda_d");
 
 /** As what an adapter is computed that is not trained: with its vectors in its factors it is a LoRA. */
-export const frozenAs = (method: Method): Method => (hasVectors(method) ? "lora" : method);
+export const frozenAs = (method: PeftMethod): PeftMethod => (hasVectors(method) ? "lora" : method);
 
 /** The method of an adapter_config.json, whose peft_type has been found to be known. */
-export const methodIn = (config: Readonly<Record<string, unknown>>): Method =>
-  METHODS.find((method) => {
+export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod =>
+  PEFT_METHODS.find((method) => {
     const { peft_type, use_dora } = DEFINITIONS[method].peft;
     return config["peft_type"] === peft_type && (use_dora === undefined || (config["use_dora"] === true) === use_dora);
   })!;

@@ -5,18 +5,18 @@
 
 import * as v from "valibot";
 import { positive } from "../base/check.ts";
-import { define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { sigmoid } from "./sigmoid.ts";
 
 const keys = { beta: v.optional(positive(), 0.1), reference };
 type ApoZero = SettingsOf<"apo_zero", typeof keys>;
 
-function lossOf({ beta }: ApoZero, { own, other, reference }: ScoredRow, { rows }: Whole): RowLoss {
+function lossOf({ beta }: ApoZero, { own, other, reference }: ScoredRow, { rows }: BatchTotals): RowLoss {
   const rewards = [beta * (own.logp - reference![0]), beta * (other.logp - reference![1])] as const;
   const [w, l] = [sigmoid(rewards[0]), sigmoid(rewards[1])];
   return {
     loss: (1 - w + l) / rows,
-    slopes: [(-beta * w * (1 - w)) / rows, (beta * l * (1 - l)) / rows],
+    gradients: [(-beta * w * (1 - w)) / rows, (beta * l * (1 - l)) / rows],
     rewards,
   };
 }

@@ -10,7 +10,7 @@
 import * as v from "valibot";
 import { oneOf, positive } from "../base/check.ts";
 import { range, sum } from "../base/shape.ts";
-import { define, type RowLoss, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, type RowLoss, type ScoredRow, type SettingsOf } from "./definition.ts";
 
 const keys = {
   /** The most that the contrast counts, beside the answer's own loss. */
@@ -27,7 +27,7 @@ function logSumExp(values: readonly number[]): number {
 }
 
 /** `similar` of a row: the cosines of its instruction with all paraphrases. The margin is to the likest of the others. */
-function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], whole: Whole): RowLoss[] {
+function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], totals: BatchTotals): RowLoss[] {
   const places = range(all.length);
   const cosines = all.map(({ similar }) => similar!);
   const z = cosines.map((row) => row.map((cosine) => cosine / temperature));
@@ -39,17 +39,17 @@ function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], whole: 
   const mean = sum(contrast) / all.length;
   const weight = mean > 0 ? Math.min(lambda, generation / mean) : lambda;
 
-  const by = weight / (2 * temperature * whole.rows);
+  const by = weight / (2 * temperature * totals.rows);
   return all.map(({ own, other }, i) => {
     const likest = Math.max(...cosines[i]!.filter((_, j) => j !== i));
     const mine = cosines[i]![i]!;
     return {
-      loss: (weight * contrast[i]!) / whole.rows - (own.logp + other.logp) / whole.tokens,
-      slopes: [-1 / whole.tokens, -1 / whole.tokens],
+      loss: (weight * contrast[i]!) / totals.rows - (own.logp + other.logp) / totals.tokens,
+      gradients: [-1 / totals.tokens, -1 / totals.tokens],
       rewards: [mine, all.length > 1 ? likest : mine], // alone it is told from nothing
       contrast: {
-        loss: contrast[i]! / whole.rows,
-        pulls: places.map(
+        loss: contrast[i]! / totals.rows,
+        gradients: places.map(
           (j) => by * (Math.exp(z[i]![j]! - byRow[i]!) + Math.exp(z[i]![j]! - byColumn[j]!) - (i === j ? 2 : 0)),
         ),
       },

@@ -28,18 +28,18 @@ export function cosines(us: readonly Float32Array[], vs: readonly Float32Array[]
 export function cosineGradients(
   us: readonly Float32Array[],
   vs: readonly Float32Array[],
-  slopes: readonly (readonly number[])[],
+  gradients: readonly (readonly number[])[],
 ) {
   const [as, bs] = [directionsOf(us), directionsOf(vs)];
-  const by = (own: Directions, others: Directions, slope: (i: number, j: number) => number): Float32Array[] =>
+  const by = (own: Directions, others: Directions, gradient: (i: number, j: number) => number): Float32Array[] =>
     own.map(({ unit, length }, i) => {
       const total = new Float64Array(unit.length);
       for (const [j, other] of others.entries()) {
-        const factor = slope(i, j) / length;
+        const factor = gradient(i, j) / length;
         const along = factor * dot(unit, other.unit);
         for (let k = 0; k < total.length; k++) total[k]! += factor * other.unit[k]! - along * unit[k]!;
       }
       return Float32Array.from(total);
     });
-  return { us: by(as, bs, (i, j) => slopes[i]![j]!), vs: by(bs, as, (i, j) => slopes[j]![i]!) };
+  return { us: by(as, bs, (i, j) => gradients[i]![j]!), vs: by(bs, as, (i, j) => gradients[j]![i]!) };
 }

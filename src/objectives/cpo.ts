@@ -5,7 +5,7 @@
 
 import * as v from "valibot";
 import { notNegative, oneOf, positive, share } from "../base/check.ts";
-import { define, eachRow, type RowLoss, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, eachRow, type RowLoss, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
 
 const keys = {
@@ -17,13 +17,13 @@ const keys = {
 };
 type Cpo = SettingsOf<"cpo", typeof keys>;
 
-function lossOf({ loss, beta, labelSmoothing, alpha }: Cpo, { own, other }: ScoredRow, { rows, tokens }: Whole): RowLoss {
+function lossOf({ loss, beta, labelSmoothing, alpha }: Cpo, { own, other }: ScoredRow, { rows, tokens }: BatchTotals): RowLoss {
   const margin = beta * (own.logp - other.logp);
   const measured = loss === "hinge" ? hingeLoss(margin) : sigmoidLoss(margin, labelSmoothing);
-  const slope = (beta * measured.slope) / rows;
+  const gradient = (beta * measured.gradient) / rows;
   return {
     loss: measured.value / rows - (alpha * own.logp) / tokens,
-    slopes: [slope - alpha / tokens, -slope],
+    gradients: [gradient - alpha / tokens, -gradient],
     rewards: [beta * own.logp, beta * other.logp],
   };
 }

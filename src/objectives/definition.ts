@@ -31,16 +31,16 @@ export type ScoredRow = {
 };
 
 /** What the rows of a micro-batch are divided by: rows of the mini-batch, and targets of the answers that are learned themselves. */
-export type Whole = { readonly rows: number; readonly tokens: number };
+export type BatchTotals = { readonly rows: number; readonly tokens: number };
 
 export type RowLoss = {
   /** The row's part of the mini-batch's loss, and its derivatives by the log-probabilities of both sequences. */
   readonly loss: number;
-  readonly slopes: readonly [own: number, other: number];
+  readonly gradients: readonly [own: number, other: number];
   /** Scaled log-ratios to the reference, or scaled log-probabilities where there is none; of labelled rows the other is null; of pooled states cosines. */
   readonly rewards: readonly [own: number, other: number | null];
   /** Of pooled states: the row's part of the mini-batch's mean contrast, and the derivatives of the loss by its cosines. */
-  readonly contrast?: { readonly loss: number; readonly pulls: readonly number[] };
+  readonly contrast?: { readonly loss: number; readonly gradients: readonly number[] };
 };
 
 type Camel<S extends string> = S extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : S;
@@ -56,7 +56,7 @@ export type Definition<N extends string, E extends v.ObjectEntries> = {
   readonly keys: E;
   readonly rows: RowKind;
   /** Of all rows of a micro-batch; null: each target's cross-entropy, over the targets of the mini-batch. */
-  readonly loss: ((settings: SettingsOf<N, E>, rows: readonly ScoredRow[], whole: Whole) => RowLoss[]) | null;
+  readonly loss: ((settings: SettingsOf<N, E>, rows: readonly ScoredRow[], totals: BatchTotals) => RowLoss[]) | null;
   /** Where a row's instruction is compared with those of the micro-batch: what stands for it, its last token's hidden state or the mean of all. */
   readonly pooling?: (settings: SettingsOf<N, E>) => "last" | "mean";
 };
@@ -65,6 +65,6 @@ export const define = <const N extends string, const E extends v.ObjectEntries>(
 
 /** A loss of rows that do not depend on each other. */
 export const eachRow =
-  <S>(loss: (settings: S, row: ScoredRow, whole: Whole) => RowLoss) =>
-  (settings: S, rows: readonly ScoredRow[], whole: Whole): RowLoss[] =>
-    rows.map((row) => loss(settings, row, whole));
+  <S>(loss: (settings: S, row: ScoredRow, totals: BatchTotals) => RowLoss) =>
+  (settings: S, rows: readonly ScoredRow[], totals: BatchTotals): RowLoss[] =>
+    rows.map((row) => loss(settings, row, totals));

@@ -6,7 +6,7 @@
 
 import * as v from "valibot";
 import { oneOf, positive, share } from "../base/check.ts";
-import { define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
 
 const keys = {
@@ -17,19 +17,23 @@ const keys = {
 };
 type Dpo = SettingsOf<"dpo", typeof keys>;
 
-function lossOf({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: ScoredRow, { rows }: Whole): RowLoss {
+function lossOf({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: ScoredRow, { rows }: BatchTotals): RowLoss {
   const mean = loss === "ipo";
   const [w, l] = [mean ? 1 / own.targets : 1, mean ? 1 / other.targets : 1];
   const ratios = [w * (own.logp - reference![0]), l * (other.logp - reference![1])] as const;
   const margin = ratios[0] - ratios[1];
   const measured =
     loss === "ipo"
-      ? { value: (margin - 1 / (2 * beta)) ** 2, slope: (2 * (margin - 1 / (2 * beta))) / beta }
+      ? { value: (margin - 1 / (2 * beta)) ** 2, gradient: (2 * (margin - 1 / (2 * beta))) / beta }
       : loss === "hinge"
         ? hingeLoss(beta * margin)
         : sigmoidLoss(beta * margin, labelSmoothing);
-  const slope = (beta * measured.slope) / rows;
-  return { loss: measured.value / rows, slopes: [w * slope, -l * slope], rewards: [beta * ratios[0], beta * ratios[1]] };
+  const gradient = (beta * measured.gradient) / rows;
+  return {
+    loss: measured.value / rows,
+    gradients: [w * gradient, -l * gradient],
+    rewards: [beta * ratios[0], beta * ratios[1]],
+  };
 }
 
 export const dpo = define({ name: "dpo", keys, rows: "paired", loss: eachRow(lossOf) });

@@ -7,7 +7,7 @@
 
 import * as v from "valibot";
 import { positive } from "../base/check.ts";
-import { define, type RowLoss, reference, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, type RowLoss, reference, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { sigmoid } from "./sigmoid.ts";
 
 const keys = {
@@ -18,7 +18,7 @@ const keys = {
 };
 type Kto = SettingsOf<"kto", typeof keys>;
 
-function lossOf({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[], { rows }: Whole): RowLoss[] {
+function lossOf({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[], { rows }: BatchTotals): RowLoss[] {
   let divergence = 0;
   for (const { other, reference } of all) divergence += other.logp - reference![1];
   const z = Math.max(0, divergence / all.length);
@@ -27,8 +27,8 @@ function lossOf({ beta, desirable, undesirable }: Kto, all: readonly ScoredRow[]
     const sign = label ? 1 : -1;
     const weight = label ? desirable : undesirable;
     const s = sigmoid(sign * beta * (ratio - z));
-    const slope = (-weight * sign * beta * s * (1 - s)) / rows;
-    return { loss: (weight * (1 - s)) / rows, slopes: [slope, 0], rewards: [beta * ratio, null] };
+    const gradient = (-weight * sign * beta * s * (1 - s)) / rows;
+    return { loss: (weight * (1 - s)) / rows, gradients: [gradient, 0], rewards: [beta * ratio, null] };
   });
 }
 

@@ -5,7 +5,7 @@
 
 import * as v from "valibot";
 import { positive } from "../base/check.ts";
-import { define, eachRow, type RowLoss, type Scored, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, eachRow, type RowLoss, type Scored, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { sigmoidLoss } from "./sigmoid.ts";
 
 const keys = {
@@ -16,19 +16,19 @@ type Orpo = SettingsOf<"orpo", typeof keys>;
 /** Nearer to certainty than this the odds have no end. */
 const SURE = -1e-9;
 
-function logOdds({ logp, targets }: Scored): { readonly value: number; readonly slope: number } {
+function logOdds({ logp, targets }: Scored): { readonly value: number; readonly gradient: number } {
   const mean = Math.min(logp / targets, SURE);
   const rest = -Math.expm1(mean);
-  return { value: mean - Math.log(rest), slope: 1 / (rest * targets) };
+  return { value: mean - Math.log(rest), gradient: 1 / (rest * targets) };
 }
 
-function lossOf({ lambda }: Orpo, { own, other }: ScoredRow, { rows, tokens }: Whole): RowLoss {
+function lossOf({ lambda }: Orpo, { own, other }: ScoredRow, { rows, tokens }: BatchTotals): RowLoss {
   const [w, l] = [logOdds(own), logOdds(other)];
-  const { value, slope } = sigmoidLoss(w.value - l.value, 0);
-  const by = (lambda * slope) / rows;
+  const { value, gradient } = sigmoidLoss(w.value - l.value, 0);
+  const by = (lambda * gradient) / rows;
   return {
     loss: (lambda * value) / rows - own.logp / tokens,
-    slopes: [by * w.slope - 1 / tokens, -by * l.slope],
+    gradients: [by * w.gradient - 1 / tokens, -by * l.gradient],
     rewards: [(lambda * own.logp) / own.targets, (lambda * other.logp) / other.targets],
   };
 }

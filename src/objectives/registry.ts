@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { apoZero } from "./apo-zero.ts";
 import { cit } from "./cit.ts";
 import { cpo } from "./cpo.ts";
-import type { Definition, Reference, RowKind, RowLoss, ScoredRow, SettingsOf, Whole } from "./definition.ts";
+import type { BatchTotals, Definition, Reference, RowKind, RowLoss, ScoredRow, SettingsOf } from "./definition.ts";
 import { dpo } from "./dpo.ts";
 import { kto } from "./kto.ts";
 import { orpo } from "./orpo.ts";
@@ -88,9 +88,9 @@ export const isContrastive = (objective: { readonly name: ObjectiveName }): bool
   definitionOf(objective).pooling !== undefined;
 
 /** Of all rows of a micro-batch. Sources: each objective's own file. */
-export const preferenceLoss = (objective: Preference, rows: readonly ScoredRow[], whole: Whole): RowLoss[] =>
-  definitionOf(objective).loss!(objective as unknown as Settings, rows, whole);
+export const preferenceLoss = (objective: Preference, rows: readonly ScoredRow[], totals: BatchTotals): RowLoss[] =>
+  definitionOf(objective).loss!(objective as unknown as Settings, rows, totals);
 
 /** Whether a row is judged as it should be: the preferred answer above the other, the desirable one above the reference. */
-export const isRight = (row: ScoredRow, { rewards: [own, other] }: RowLoss): boolean =>
+export const isCorrect = (row: ScoredRow, { rewards: [own, other] }: RowLoss): boolean =>
   other === null ? own > 0 === row.label : own > other;

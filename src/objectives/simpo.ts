@@ -4,7 +4,7 @@
 
 import * as v from "valibot";
 import { notNegative, positive, share } from "../base/check.ts";
-import { define, eachRow, type RowLoss, type ScoredRow, type SettingsOf, type Whole } from "./definition.ts";
+import { type BatchTotals, define, eachRow, type RowLoss, type ScoredRow, type SettingsOf } from "./definition.ts";
 import { sigmoidLoss } from "./sigmoid.ts";
 
 const keys = {
@@ -14,11 +14,11 @@ const keys = {
 };
 type Simpo = SettingsOf<"simpo", typeof keys>;
 
-function lossOf({ beta, gamma, labelSmoothing }: Simpo, { own, other }: ScoredRow, { rows }: Whole): RowLoss {
+function lossOf({ beta, gamma, labelSmoothing }: Simpo, { own, other }: ScoredRow, { rows }: BatchTotals): RowLoss {
   const rewards = [(beta * own.logp) / own.targets, (beta * other.logp) / other.targets] as const;
-  const { value, slope } = sigmoidLoss(rewards[0] - rewards[1] - gamma, labelSmoothing);
-  const by = (targets: number) => (beta * slope) / (targets * rows);
-  return { loss: value / rows, slopes: [by(own.targets), -by(other.targets)], rewards };
+  const { value, gradient } = sigmoidLoss(rewards[0] - rewards[1] - gamma, labelSmoothing);
+  const by = (targets: number) => (beta * gradient) / (targets * rows);
+  return { loss: value / rows, gradients: [by(own.targets), -by(other.targets)], rewards };
 }
 
 export const simpo = define({ name: "simpo", keys, rows: "paired", loss: eachRow(lossOf) });

@@ -2,4 +2,4 @@
 
 import { op } from "./op.ts";
 
-export const xent = op("xent", { logits: "c T V", targets: "i32 T", weights: "f32 T", loss: "f32 T", hit: "i32 T" });
+export const xent = op("xent", { logits: "c T V", targets: "i32 T", weights: "f32 T", loss: "f32 T", isCorrect: "i32 T" });

@@ -1,10 +1,10 @@
 // What an adapter of a recipe becomes on a given base model: its linears, the factor on B A x, its steps and its micro-batches.
 
-import type { BankAdapter } from "../adapter/bank.ts";
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import { linearShape, type ModelSpec } from "../base/spec.ts";
-import { isPrincipal } from "../methods/init.ts";
+import type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
 import { hasVectors } from "../methods/registry.ts";
@@ -15,7 +15,7 @@ import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type 
 
 import { type PlacedAdapter, placeAdapter } from "./places.ts";
 
-export type { BankAdapter } from "../adapter/bank.ts";
+export type { PoolAdapter } from "../engine/adapter-pool.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
@@ -23,11 +23,11 @@ export type DataSummary = {
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
   /** An adapter from a file that its preferences are measured against. */
-  readonly reference?: BankAdapter | null;
+  readonly reference?: PoolAdapter | null;
 };
 export type RowSummary = { readonly length: number; readonly longest: number; readonly targets: number };
 
-export type AdapterPlan = BankAdapter & {
+export type AdapterPlan = PoolAdapter & {
   readonly name: string;
   readonly index: number;
   readonly recipe: AdapterRecipe;
@@ -39,13 +39,13 @@ export type AdapterPlan = BankAdapter & {
   readonly tokens: number;
   readonly parameters: number;
   /** Another adapter that its preferences are measured against, on the stages for a while before its first step. */
-  readonly reference: BankAdapter | null;
+  readonly reference: PoolAdapter | null;
 };
 
 /** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
 export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const places = placeAdapter(recipe, spec);
-  if (isPrincipal(recipe.init)) checkDirections(recipe, places, spec);
+  if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
@@ -55,7 +55,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     index,
     recipe,
     work,
-    ...(isPrincipal(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
+    ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
     ...(hasVectors(recipe.method) ? { projectionSeed: recipe.projectionSeed } : {}),
     rows: lengths.length,
@@ -71,7 +71,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
 /** Where an adapter acts on the stages, what it keeps frozen beside it included. */
 export const stagePlaces = (recipe: AdapterRecipe, spec: ModelSpec): PlacedAdapter => {
   const places = placeAdapter(recipe, spec);
-  return isPrincipal(recipe.init) ? twice(places) : places;
+  return isSvdInit(recipe.init) ? twice(places) : places;
 };
 
 /** Twice the ranks, of an adapter that keeps its beginning beside it. */
@@ -108,31 +108,38 @@ function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, s
 }
 
 /** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */
-export function checkContrast({ name, recipe, work }: AdapterPlan, budget: number): void {
+export function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch: number): void {
   if (!isContrastive(recipe.objective)) return;
-  for (const { epoch, microBatches } of stepsOf(work, budget)) {
+  for (const { epoch, microBatches } of stepsOf(work, tokensPerMicrobatch)) {
     if (microBatches.some((rows) => rows.length > 1)) return;
     if (epoch > 0) break;
   }
   throw new RequestError(
     "plan.contrast",
-    `adapter '${name}': ${recipe.objective.name} tells the rows of a micro-batch apart, and with ${budget} tokens each row would be alone in its own`,
+    `adapter '${name}': ${recipe.objective.name} tells the rows of a micro-batch apart, and with ${tokensPerMicrobatch} tokens each row would be alone in its own`,
     "raise run.tokens_per_microbatch, or lower max_length",
   );
 }
 
 /** Padded rows of the largest pass that an adapter needs by itself: of a micro-batch, or of an evaluation. */
-export function largestRows({ work, recipe }: AdapterPlan, data: DataSummary, budget: number, rowTile: number): number {
-  const held = data.eval.map(({ length }) => length);
-  const evaluation = cut([...held.keys()], held, recipe.batchSize, budget).map((rows) => sum(rows.map((row) => held[row]!)));
-  return alignUp(maxOf([largestMicroBatch(work, budget), ...evaluation, 1]), rowTile);
+export function largestRows(
+  { work, recipe }: AdapterPlan,
+  data: DataSummary,
+  tokensPerMicrobatch: number,
+  rowTile: number,
+): number {
+  const heldOut = data.eval.map(({ length }) => length);
+  const evaluation = cut([...heldOut.keys()], heldOut, recipe.batchSize, tokensPerMicrobatch).map((rows) =>
+    sum(rows.map((row) => heldOut[row]!)),
+  );
+  return alignUp(maxOf([largestMicroBatch(work, tokensPerMicrobatch), ...evaluation, 1]), rowTile);
 }
 
 /** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
-function largestMicroBatch(work: Work, budget: number): number {
+function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   const { lengths, batchSize } = work;
   const sorted = [...lengths].sort((a, b) => b - a);
-  const bound = Math.max(sorted[0] ?? 0, Math.min(budget, sum(sorted.slice(0, batchSize))));
+  const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, sum(sorted.slice(0, batchSize))));
   const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
   if (epochs > 20) return bound;
   let most = 0;
@@ -140,15 +147,19 @@ function largestMicroBatch(work: Work, budget: number): number {
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = epochOrder(work, epoch);
     for (let from = 0; from < order.length; from += perStep)
-      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, budget))
+      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, tokensPerMicrobatch))
         most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
   }
   return most;
 }
 
 /** Tokens of an adapter's longest sequence. Throws a RequestError, `plan.length`, where the model has fewer positions. */
-export function longestRow({ name }: Pick<AdapterRecipe, "name">, spec: ModelSpec, { train, eval: held }: DataSummary): number {
-  const longest = maxOf([...train, ...held].map((row) => row.longest));
+export function longestRow(
+  { name }: Pick<AdapterRecipe, "name">,
+  spec: ModelSpec,
+  { train, eval: heldOut }: DataSummary,
+): number {
+  const longest = maxOf([...train, ...heldOut].map((row) => row.longest));
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",
@@ -159,5 +170,5 @@ export function longestRow({ name }: Pick<AdapterRecipe, "name">, spec: ModelSpe
 }
 
 /** All that adapters ever are on the stages: they themselves, and what they are measured against. */
-export const onStages = (adapters: readonly AdapterPlan[]): BankAdapter[] =>
+export const onStages = (adapters: readonly AdapterPlan[]): PoolAdapter[] =>
   adapters.flatMap((adapter) => (adapter.reference ? [adapter, adapter.reference] : [adapter]));

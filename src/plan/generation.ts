@@ -1,18 +1,18 @@
 // What generation takes of a device: how many sequences grow at once, and how long each may become.
 
-import { type BankAdapter, bankBytes } from "../adapter/bank.ts";
-import { formatBytes } from "../base/bytes.ts";
 import { RequestError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { formatBytes } from "../base/units.ts";
 import type { DeviceReport } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
-import { alikePlaces } from "../device/tile.ts";
+import { sameOrderPlaces } from "../device/tile.ts";
+import { bankBytes, type PoolAdapter } from "../engine/adapter-pool.ts";
+import { countBytes } from "../engine/buffers.ts";
+import { type GenerationSizes, takeGeneration } from "../engine/generation.ts";
+import { weightBytes, wholeModel } from "../engine/weights.ts";
 import { layoutAdapters, roomOf } from "../methods/layout.ts";
-import { countBytes } from "../model/buffers.ts";
-import { type GenerationSizes, takeGeneration } from "../model/generation.ts";
-import { weightBytes, wholeModel } from "../model/weights.ts";
 import { promptRows } from "../schedule/decode.ts";
 import { padRank } from "./plan.ts";
 
@@ -28,12 +28,12 @@ const SHARE = { cpu: 0.7, cuda: 0.95 } as const;
 export function planGeneration(
   spec: ModelSpec,
   device: DeviceReport,
-  adapters: readonly (BankAdapter & { readonly name: string })[],
+  adapters: readonly (PoolAdapter & { readonly name: string })[],
   wishes: readonly Wish[],
   format: WeightFormat,
 ): GenerationSizes {
   const { rowTile } = device;
-  const tile = { rows: rowTile, alike: alikePlaces(device) };
+  const tile = { rows: rowTile, sameOrder: sameOrderPlaces(device) };
   const tiles = new Set(wishes.map(({ adapter }) => adapter)).size;
   const prompts = wishes.map(({ prompt }) => promptRows(prompt, tile));
   const rows = maxOf([...prompts, tiles * rowTile, Math.min(sum(prompts), PASS_ROWS[device.kind])]);
@@ -45,7 +45,7 @@ export function planGeneration(
     ...roomOf(adapters),
     format,
   };
-  const most = Math.min(wishes.length, tiles * tile.alike.length);
+  const most = Math.min(wishes.length, tiles * tile.sameOrder.length);
   const free = device.freeBytes * SHARE[device.kind];
   const bytes = (sequences: number) => generationBytes(spec, device, { ...shared, sequences });
   let sequences = most;
@@ -66,10 +66,10 @@ export function generationBytes(
   sizes: GenerationSizes,
 ): number {
   const { rows, adapters, rank, groups, format } = sizes;
-  const part = wholeModel(spec);
-  const layout = layoutAdapters(spec, part, sizes);
+  const layerRange = wholeModel(spec);
+  const layout = layoutAdapters(spec, layerRange, sizes);
   return (
-    weightBytes(spec, part, device.compute, format) +
+    weightBytes(spec, layerRange, device.compute, format) +
     bankBytes(Math.max(1, adapters), layout, device.compute, groups.length) +
     scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout }) +
     countBytes((take) => takeGeneration(take, device, spec, sizes))

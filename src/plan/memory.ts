@@ -1,17 +1,17 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
-import { bankBytes } from "../adapter/bank.ts";
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
+import { bankBytes } from "../engine/adapter-pool.ts";
+import { takeBatch } from "../engine/batch.ts";
+import { bufferBytes, countBytes, type Sizes } from "../engine/buffers.ts";
+import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
-import { takeBatch } from "../model/batch.ts";
-import { bufferBytes, countBytes, type Sizes } from "../model/buffers.ts";
-import { type Part, weightBytes } from "../model/weights.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -32,7 +32,7 @@ export type StageSizes = Sizes & {
 export const SEND_BUFFERS = 2;
 
 /** Room for what a neighbour sends: the activations or gradients of a pass, a slot each. */
-export const linkRoom = (spec: ModelSpec, { rows }: StageSizes, compute: Device["compute"]) => ({
+export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Device["compute"]) => ({
   slots: SEND_BUFFERS + 1,
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
@@ -48,28 +48,28 @@ export type MemoryParts = {
 
 export function stageMemory(
   spec: ModelSpec,
-  part: Part,
+  layerRange: StageLayers,
   sizes: StageSizes,
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
   const { groups, slots, format } = sizes;
-  const buffers = bufferBytes(device.compute, spec, sizes, part.last);
+  const buffers = bufferBytes(device.compute, spec, sizes, layerRange.last);
   const tables = countBytes((take) => {
     for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
   });
   const rope = countBytes((take) => {
     for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
   });
-  const layout = layoutAdapters(spec, part, sizes);
-  const room = linkRoom(spec, sizes, device.compute);
-  const neighbours = Number(!part.first) + Number(!part.last);
+  const layout = layoutAdapters(spec, layerRange, sizes);
+  const capacity = linkCapacity(spec, sizes, device.compute);
+  const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
-    weights: weightBytes(spec, part, device.compute, format),
+    weights: weightBytes(spec, layerRange, device.compute, format),
     adapters: bankBytes(slots, layout, device.compute, groups.length),
     activations: buffers.activations * sizes.inFlight,
     workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
     head: buffers.head,
-    links: neighbours * room.slots * alignUp(room.slotBytes, LINK_ALIGN),
+    links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
   };
 }

@@ -7,7 +7,7 @@
 import { RequestError } from "../base/errors.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { Part } from "../model/weights.ts";
+import type { StageLayers } from "../engine/weights.ts";
 
 /** Of the output head, in layers, where this share of all rows has a target. */
 export function headWork(spec: ModelSpec, targets: number): number {
@@ -24,13 +24,13 @@ export function headWork(spec: ModelSpec, targets: number): number {
  * The parts of `stages` stages, a number of them or the layers of each; `targets` is the share of rows that pass the head. Throws a RequestError where there are more stages than
  * layers, or where the layers given are not the model's.
  */
-export function partition(spec: ModelSpec, stages: number | readonly number[], targets: number): readonly Part[] {
+export function partition(spec: ModelSpec, stages: number | readonly number[], targets: number): readonly StageLayers[] {
   const layers = typeof stages === "number" ? balanced(spec, stages, targets) : given(spec, stages);
   let from = 0;
   return layers.map((count, i) => {
-    const part = { from, to: from + count, first: i === 0, last: i === layers.length - 1 };
+    const layerRange = { from, to: from + count, first: i === 0, last: i === layers.length - 1 };
     from += count;
-    return part;
+    return layerRange;
   });
 }
 

@@ -1,15 +1,15 @@
 // What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
 
-import { formatBytes } from "../base/bytes.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { checkFormat, weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
+import { formatBytes } from "../base/units.ts";
 import type { DeviceReport } from "../device/open.ts";
+import type { Recomputation } from "../engine/buffers.ts";
+import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
-import type { Recomputation } from "../model/buffers.ts";
-import type { Part } from "../model/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import {
@@ -55,7 +55,7 @@ export type Plan = {
   /** Adapters that train at once; the others wait for one of them to leave. */
   readonly slots: number;
   /** Tokens of an adapter's own micro-batch at most. */
-  readonly budget: number;
+  readonly tokensPerMicrobatch: number;
   /** Rows of a pass, which adapters share, at most; a larger micro-batch runs alone. */
   readonly passRows: number;
   /** The share of all tokens that have a target, and so pass the output head. */
@@ -63,7 +63,7 @@ export type Plan = {
 };
 
 export type StagePlan = {
-  readonly part: Part;
+  readonly layerRange: StageLayers;
   readonly sizes: StageSizes;
   readonly memory: MemoryParts;
   readonly device: StageDevice;
@@ -96,34 +96,34 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  const budget = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
+  const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
-  for (const adapter of adapters) checkContrast(adapter, budget);
+  for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
   const positions = maxOf(data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)));
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
   const { rowTile } = device;
-  const fullRows = Math.min(budget, PASS_ROWS[device.kind]);
+  const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
   const members = adapters
     .slice(0, wanted)
-    .map(({ index, work }) => memberOf(index, work, 0, { budget, passRows: fullRows, rowTile }));
+    .map(({ index, work }) => memberOf(index, work, 0, { tokensPerMicrobatch, passRows: fullRows, rowTile }));
   const wantedRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
-  const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, budget, rowTile));
+  const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, rowTile));
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
   const shared = { rank: padRank(adapters.flatMap(ranksOf), device), ...roomOf(onStages(adapters)), positions, format };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
-    parts.map((part, stage) => {
+    parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const sizes = { ...shared, ...ofPass, slots, layers: part.to - part.from };
-      const memory = stageMemory(spec, part, sizes, device);
-      return { part, sizes, memory, device: devices[stage]!, inFlight };
+      const sizes = { ...shared, ...ofPass, slots, layers: layerRange.to - layerRange.from };
+      const memory = stageMemory(spec, layerRange, sizes, device);
+      return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
     });
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);
@@ -138,9 +138,19 @@ export function makePlan(
     const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
     const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
     if (slots > 0)
-      return { recipe, spec, device, adapters, stages: stagesFor(choice, passRows, slots), slots, budget, passRows, targets };
+      return {
+        recipe,
+        spec,
+        device,
+        adapters,
+        stages: stagesFor(choice, passRows, slots),
+        slots,
+        tokensPerMicrobatch,
+        passRows,
+        targets,
+      };
   }
-  throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, budget);
+  throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }
 
 /** Of what adapters train on. */
@@ -250,15 +260,19 @@ export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: Devi
 const largestPass = (largest: readonly number[], passRows: number): number =>
   Math.max(Math.min(sum(largest), passRows), maxOf(largest));
 
-function tooLarge({ memory, stages, device }: ReturnType<typeof fullest>, ceiling: number, budget: number): RequestError {
+function tooLarge(
+  { memory, stages, device }: ReturnType<typeof fullest>,
+  ceiling: number,
+  tokensPerMicrobatch: number,
+): RequestError {
   const parts = Object.entries(memory)
     .filter(([, bytes]) => bytes > 0)
-    .map(([part, bytes]) => `${part} ${formatBytes(bytes)}`);
+    .map(([layerRange, bytes]) => `${layerRange} ${formatBytes(bytes)}`);
   const who = stages === 1 ? "the run needs" : `${stages} stages of the run need`;
   const refused = ceiling < device.freeBytes ? `, but refuses more than ${formatBytes(ceiling)}` : "";
   return new RequestError(
     "plan.memory",
     `${who} ${formatBytes(totalBytes(memory))} on ${device.name}, which has ${formatBytes(device.freeBytes)} free${refused}: ${parts.join(", ")}`,
-    `lower run.tokens_per_microbatch (now ${budget}), batch_size, max_length or the number of adapters`,
+    `lower run.tokens_per_microbatch (now ${tokensPerMicrobatch}), batch_size, max_length or the number of adapters`,
   );
 }

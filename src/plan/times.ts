@@ -12,11 +12,11 @@ export const BACKWARD = 1.3;
 
 export type StageWork = { readonly forward: number; readonly backward: number };
 
-/** What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass (stage/stage.ts). */
+/** What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass (engine/stage.ts). */
 export function stageWork({ stages, spec, targets }: Plan, stage: number): StageWork {
-  const { part, sizes } = stages[stage]!;
-  const layers = part.to - part.from;
-  const head = part.last ? headWork(spec, targets) : 0;
+  const { layerRange, sizes } = stages[stage]!;
+  const layers = layerRange.to - layerRange.from;
+  const head = layerRange.last ? headWork(spec, targets) : 0;
   return { forward: layers, backward: (sizes.recomputation === "full" ? BACKWARD + 1 : BACKWARD) * layers + 2 * head };
 }
 

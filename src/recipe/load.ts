@@ -6,9 +6,9 @@ import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
 import { OWN_KEYS } from "../methods/definition.ts";
-import { isPrincipal } from "../methods/init.ts";
+import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { DEFINITIONS, METHODS } from "../methods/registry.ts";
+import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
@@ -225,7 +225,7 @@ function checkTogether(
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
   checkOptimizer(adapter, defaults, at, faults);
   checkObjective(all, at, faults);
-  if (adapter.init !== undefined && !isPrincipal(adapter.init) && all.from !== undefined)
+  if (adapter.init !== undefined && !isSvdInit(adapter.init) && all.from !== undefined)
     faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
   checkMethod(adapter, defaults, at, faults);
   checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
@@ -260,7 +260,7 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
   const { method = "lora" } = { ...defaults, ...adapter };
   for (const key of OWN_KEYS) {
     if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
-    const of = METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
+    const of = PEFT_METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
     faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
   }
 }
@@ -301,7 +301,7 @@ function checkInit(
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
-  if (!isPrincipal(init)) return;
+  if (!isSvdInit(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
   if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
   if ((all.dropout ?? 0) > 0)

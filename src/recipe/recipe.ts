@@ -3,7 +3,7 @@
 import type { Precision } from "../base/precision.ts";
 import type { PatternTable } from "../base/targeting.ts";
 import type { Init } from "../methods/init.ts";
-import type { Method } from "../methods/registry.ts";
+import type { PeftMethod } from "../methods/registry.ts";
 import type { Objective } from "../objectives/registry.ts";
 
 export const FORMATS = ["auto", "messages", "prompt-completion", "text", "alpaca", "template"] as const;
@@ -43,7 +43,7 @@ export type AdapterRecipe = {
   readonly system: string | null;
   readonly trainOn: "completion" | "all";
   readonly objective: Objective;
-  readonly method: Method;
+  readonly method: PeftMethod;
   readonly rank: number;
   readonly alpha: number;
   readonly dropout: number;

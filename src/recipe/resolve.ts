@@ -3,7 +3,7 @@
 import { dirname, resolve } from "node:path";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { type Init, isPrincipal } from "../methods/init.ts";
+import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "./recipe.ts";
@@ -147,7 +147,7 @@ export function adapterTable(a: AdapterRecipe) {
     ...(Object.keys(a.alphaPattern).length > 0 ? { alpha_pattern: a.alphaPattern } : {}),
     rslora: a.rslora,
     lora_plus_ratio: a.loraPlusRatio,
-    ...(a.initialAdapter === null || isPrincipal(a.init) ? { init: a.init } : {}),
+    ...(a.initialAdapter === null || isSvdInit(a.init) ? { init: a.init } : {}),
     projection_seed: a.projectionSeed,
     d_initial: a.dInitial,
   };

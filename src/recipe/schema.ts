@@ -6,7 +6,7 @@ import { compilePattern, PatternError } from "../base/pattern.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { INITS, type Init } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { METHODS } from "../methods/registry.ts";
+import { PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 import { FORMATS } from "./recipe.ts";
 
@@ -110,7 +110,7 @@ export const adapterEntries = {
     ),
     "what is learned from the rows: a name, or a table with one and its keys",
   ),
-  method: about(oneOf(...METHODS), "LoRA, DoRA or VeRA"),
+  method: about(oneOf(...PEFT_METHODS), "LoRA, DoRA or VeRA"),
   rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
   alpha: about(positive(), "what is added is scaled by alpha / rank"),
   dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped"),

@@ -4,8 +4,8 @@
 // than the next. So a pass has a target size, and those adapters share it whose next micro-batches together come closest.
 
 import { sum } from "../base/shape.ts";
-import type { Kind, Limits, Pass } from "./lists.ts";
-import { paddedRows, type ShareRef, sharesOf } from "./shares.ts";
+import type { Limits, PackedBatch, ScheduleKind } from "./lists.ts";
+import { paddedRows, type SegmentRef, segmentsOf } from "./segments.ts";
 import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 
 /** Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait (docs/measurements/schedule.md). */
@@ -24,7 +24,7 @@ const MOST_CANDIDATES = 24;
 export type Packing = "balanced" | "filled" | "alone";
 
 export type PoolOptions = {
-  readonly kind: Kind;
+  readonly kind: ScheduleKind;
   readonly packing: Packing;
   readonly passRows: number;
   /** Passes of an adapter's mini-batch go through this many stages before it may step. */
@@ -34,15 +34,15 @@ export type PoolOptions = {
 /** An adapter with work left. */
 export type Member = {
   readonly adapter: number;
-  readonly shares: Iterator<ShareRef>;
-  readonly rowsOf: (share: ShareRef) => number;
+  readonly segments: Iterator<SegmentRef>;
+  readonly rowsOf: (segment: SegmentRef) => number;
   readonly steps: number;
   readonly priority: number;
   /** Micro-batches of a mini-batch, and padded rows of a micro-batch, on average. */
   readonly cuts: number;
   readonly meanRows: number;
   /** The next micro-batch and its padded rows; null when none is left. */
-  next: ShareRef | null;
+  next: SegmentRef | null;
   rows: number;
   /** When the first stage may begin it: Infinity while a step has to come first. */
   ready: number;
@@ -54,13 +54,19 @@ export type Member = {
 type Entry = Omit<Member, "next" | "rows" | "ready" | "passed">;
 
 /** An adapter that joins, with its micro-batches from step `from` on. */
-export function memberOf(adapter: number, work: Work, from: number, { budget, rowTile }: Limits, priority = 0): Entry {
+export function memberOf(
+  adapter: number,
+  work: Work,
+  from: number,
+  { tokensPerMicrobatch, rowTile }: Limits,
+  priority = 0,
+): Entry {
   const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
-  const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / budget));
-  const rowsOf = (share: ShareRef) => paddedRows(work, share, rowTile);
+  const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / tokensPerMicrobatch));
+  const rowsOf = (segment: SegmentRef) => paddedRows(work, segment, rowTile);
   const meanRows = miniBatch / cuts + rowTile / 2;
-  const shares = sharesOf(adapter, work, budget, from);
-  return { adapter, shares, rowsOf, steps: totalSteps(work), priority, cuts, meanRows };
+  const segments = segmentsOf(adapter, work, tokensPerMicrobatch, from);
+  return { adapter, segments, rowsOf, steps: totalSteps(work), priority, cuts, meanRows };
 }
 
 /** The adapters that have work left, and which of them the first stage begins next. */
@@ -97,13 +103,13 @@ export class Pool {
   }
 
   /** The shares of the next pass, of about `target` rows, from adapters that are ready at `now`; there must be one. */
-  take(now: number, target: number): Omit<Pass, "id"> {
+  take(now: number, target: number): Omit<PackedBatch, "id"> {
     const ready = this.#eligible().filter((member) => member.ready <= now);
     const chosen = this.#choose(
       ready.sort((a, b) => this.#before(a, b)),
       target,
     );
-    const pass = { shares: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
+    const pass = { segments: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
     for (const member of ready) member.passed++;
     for (const member of chosen) {
       member.passed = 0;
@@ -189,7 +195,7 @@ export function enoughAdapters(
 export const mostRows = (target: number, passRows: number): number => Math.min(passRows, Math.ceil(MOST_OVER * target));
 
 function advance(member: Member): void {
-  const { value, done } = member.shares.next();
+  const { value, done } = member.segments.next();
   member.next = done ? null : value;
   member.rows = done ? 0 : member.rowsOf(value);
 }

@@ -12,23 +12,23 @@ import { type MicroBatch, NO_ROW, noDropout } from "./pack.ts";
 export type Growing = { readonly adapter: number; readonly ids: readonly number[]; readonly firstRow: number };
 
 /** A device's tile of rows, and the places in it that may stand for each other (device/tile.ts). */
-export type Tile = { readonly rows: number; readonly alike: readonly number[] };
+export type Tile = { readonly rows: number; readonly sameOrder: readonly number[] };
 
 /** The row of the `i`th of many rows that are each at such a place, and the whole tiles that `count` of them take. */
-export const seat = (i: number, { rows, alike }: Tile): number =>
-  Math.floor(i / alike.length) * rows + alike[i % alike.length]!;
-export const seatedRows = (count: number, { rows, alike }: Tile): number => Math.ceil(count / alike.length) * rows;
+export const rowIndex = (i: number, { rows, sameOrder }: Tile): number =>
+  Math.floor(i / sameOrder.length) * rows + sameOrder[i % sameOrder.length]!;
+export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => Math.ceil(count / sameOrder.length) * rows;
 
 type Tables = Omit<MicroBatch, "sequences" | "preferences" | "tokens">;
 
-/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (model/generation.ts). */
-export type GenerationPass = Tables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
+/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (engine/generation.ts). */
+export type GenerationBatch = Tables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
 
 /** Rows that reading a prompt takes. */
 export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(tokens, rows);
 
 /** Reads all tokens of some sequences; the last token of each has a target, in their order. */
-export function prefill(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationPass {
+export function prefill(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
   const own = sequences.filter(({ adapter }) => adapter >= 0).map(({ adapter }) => adapter);
   invariant(new Set(own).size === own.length, "two prompts of one adapter in a pass");
   const pass = begin(
@@ -50,16 +50,16 @@ export function prefill(sequences: readonly Growing[], adapters: number, tile: T
 }
 
 /** Takes the last token of each sequence, whose others are kept. */
-export function decode(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationPass {
+export function decode(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
   const tiles = [...new Set(sequences.map(({ adapter }) => adapter))].sort((a, b) => a - b);
   const pass = begin(tiles.length * tile.rows, adapters, tile, "cache");
   pass.tileAdapter.set(tiles);
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
   const rows = sequences.map(({ adapter, ids, firstRow }) => {
     const within = used.get(adapter)!;
-    invariant(within < tile.alike.length, `more than ${tile.alike.length} sequences of one adapter in a pass`);
+    invariant(within < tile.sameOrder.length, `more than ${tile.sameOrder.length} sequences of one adapter in a pass`);
     used.set(adapter, within + 1);
-    const row = tiles.indexOf(adapter) * tile.rows + tile.alike[within]!;
+    const row = tiles.indexOf(adapter) * tile.rows + tile.sameOrder[within]!;
     const last = ids.length - 1;
     putRow(pass, row, ids[last]!, last, [firstRow, firstRow + ids.length], firstRow + last);
     return row;
@@ -68,7 +68,7 @@ export function decode(sequences: readonly Growing[], adapters: number, tile: Ti
 }
 
 /** Tables of padding: rows that see nothing and are kept nowhere. */
-function begin(rows: number, adapters: number, tile: Tile, from: GenerationPass["from"]): GenerationPass {
+function begin(rows: number, adapters: number, tile: Tile, from: GenerationBatch["from"]): GenerationBatch {
   const bounds = Int32Array.from({ length: 2 * rows }, (_, i) => i >> 1);
   return {
     from,
@@ -86,7 +86,7 @@ function begin(rows: number, adapters: number, tile: Tile, from: GenerationPass[
 }
 
 function putRow(
-  pass: GenerationPass,
+  pass: GenerationBatch,
   row: number,
   id: number,
   position: number,
@@ -100,9 +100,9 @@ function putRow(
 }
 
 /** The rows whose logits are wanted, in the order of the sequences, each at a seat. */
-function withTargets(pass: GenerationPass, rows: readonly number[], tile: Tile): GenerationPass {
-  const targets = seatedRows(rows.length, tile);
+function withTargets(pass: GenerationBatch, rows: readonly number[], tile: Tile): GenerationBatch {
+  const targets = tiledRows(rows.length, tile);
   const targetRows = new Int32Array(targets).fill(NO_ROW);
-  for (const [i, row] of rows.entries()) targetRows[seat(i, tile)] = row;
+  for (const [i, row] of rows.entries()) targetRows[rowIndex(i, tile)] = row;
   return { ...pass, targetRows, targetIds: new Int32Array(targets), weights: new Float32Array(targets) };
 }

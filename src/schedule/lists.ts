@@ -2,19 +2,19 @@
 // played by simulate.ts, carried out by the coordinator.
 
 import { maxOf } from "../base/shape.ts";
-import type { ShareRef } from "./shares.ts";
+import type { SegmentRef } from "./segments.ts";
 
 /**
  * lorapp: adapters fill each other's bubbles; 1F1B order. 1f1b and gpipe, the baselines: one adapter at a time, its mini-batch
  * flushed before the next begins; gpipe runs all forwards of a mini-batch before its first backward.
  */
-export type Kind = "lorapp" | "1f1b" | "gpipe";
+export type ScheduleKind = "lorapp" | "1f1b" | "gpipe";
 
 /** Micro-batches of one or more adapters (one of each at most) that go through all stages together. */
-export type Pass = {
+export type PackedBatch = {
   /** Counts from 0 in the order in which the first stage begins them; also the tag of what goes between stages. */
   readonly id: number;
-  readonly shares: readonly ShareRef[];
+  readonly segments: readonly SegmentRef[];
   /** Padded rows of all shares: what the pass's work is proportional to. */
   readonly rows: number;
 };
@@ -28,8 +28,8 @@ export type StepRef = { readonly adapter: number; readonly step: number };
  * step: needs the backward passes of these mini-batches on ALL stages, since gradients are clipped by their norm over all of them.
  */
 export type PipelineAction =
-  | { readonly kind: "forward"; readonly pass: Pass }
-  | { readonly kind: "backward"; readonly pass: Pass }
+  | { readonly kind: "forward"; readonly pass: PackedBatch }
+  | { readonly kind: "backward"; readonly pass: PackedBatch }
   | { readonly kind: "step"; readonly steps: readonly StepRef[] };
 
 /** An action of one stage. A stage's list is what a sequence of these holds for it, in its order. */
@@ -41,7 +41,7 @@ export type Direction = "forward" | "backward";
 /** What decides which micro-batches there are, and which of them fit into a pass. */
 export type Limits = {
   /** Tokens of an adapter's own micro-batch; decides its sums, so it may depend on nothing but the recipe. */
-  readonly budget: number;
+  readonly tokensPerMicrobatch: number;
   /** Rows of a pass at most, shares rounded up to `rowTile`; a larger micro-batch runs alone. */
   readonly passRows: number;
   readonly rowTile: number;
@@ -49,11 +49,11 @@ export type Limits = {
 
 /** How long work takes, in any one unit. */
 export type Times = {
-  readonly forward: (stage: number, pass: Pass) => number;
-  readonly backward: (stage: number, pass: Pass) => number;
+  readonly forward: (stage: number, pass: PackedBatch) => number;
+  readonly backward: (stage: number, pass: PackedBatch) => number;
   readonly step: (stage: number, steps: readonly StepRef[]) => number;
   /** From stage `link` to `link + 1` or back; a link carries one pass after the other in each direction. */
-  readonly transfer: (link: number, pass: Pass, direction: Direction) => number;
+  readonly transfer: (link: number, pass: PackedBatch, direction: Direction) => number;
 };
 
 /** A row costs 1 forward and 2 backward on every stage; nothing else costs anything. */
@@ -65,18 +65,18 @@ export const ROW_TIMES: Times = {
 };
 
 /** Mini-batches whose last micro-batch is in the pass: its backward pass completes their gradients. */
-export const endsOf = ({ shares }: Pass): StepRef[] =>
-  shares.filter(({ last }) => last).map(({ adapter, step }) => ({ adapter, step }));
+export const endsOf = ({ segments }: PackedBatch): StepRef[] =>
+  segments.filter(({ last }) => last).map(({ adapter, step }) => ({ adapter, step }));
 
 /** Whether both are the same work under the same tag; copies are. */
-export const samePass = (a: Pass, b: Pass): boolean =>
+export const sameBatch = (a: PackedBatch, b: PackedBatch): boolean =>
   a === b ||
   (a.id === b.id &&
     a.rows === b.rows &&
-    a.shares.length === b.shares.length &&
-    a.shares.every((share, i) => sameShare(share, b.shares[i]!)));
+    a.segments.length === b.segments.length &&
+    a.segments.every((segment, i) => sameSegment(segment, b.segments[i]!)));
 
-const sameShare = (a: ShareRef, b: ShareRef): boolean =>
+const sameSegment = (a: SegmentRef, b: SegmentRef): boolean =>
   a === b ||
   (a.adapter === b.adapter &&
     a.step === b.step &&
@@ -107,7 +107,7 @@ export function* inTurn(lists: readonly (readonly PipelineAction[])[]): Generato
 }
 
 /** An action in words, for messages. */
-export function sayAction(action: PipelineAction): string {
+export function describeAction(action: PipelineAction): string {
   if (action.kind !== "step") return `${action.kind} of pass ${action.pass.id}`;
   return `step of ${action.steps.map(({ adapter, step }) => `adapter ${adapter} (its step ${step})`).join(", ")}`;
 }

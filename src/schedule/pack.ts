@@ -20,16 +20,16 @@ export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean }
 export const sequencesOf = (row: Row): readonly Tokens[] => (row.other ? [row, row.other] : [row]);
 
 /** How a share's loss is made of its rows' log-probabilities, where it is not the sum of its targets' losses. */
-export type SharePreference = {
+export type SegmentPreference = {
   readonly objective: Preference;
   /** Of the whole mini-batch: what losses are divided by. */
-  readonly whole: { readonly rows: number; readonly tokens: number };
+  readonly totals: { readonly rows: number; readonly tokens: number };
   /** Of each row, the log-probabilities of its two sequences under the reference; null where there is none. */
   readonly references: readonly (readonly [number, number])[] | null;
 };
 
 /** Rows of one adapter's micro-batch. */
-export type Share = {
+export type Segment = {
   readonly adapter: number;
   readonly samples: readonly Row[];
   /** Optimizer steps made before, the seed, and the rate: what dropout is a function of. Rate 0 when evaluating. */
@@ -41,14 +41,14 @@ export type Share = {
   /** What each target's loss is multiplied by: 1 / targets of the whole mini-batch. */
   readonly weight: number;
   /** Left out for supervised fine-tuning. */
-  readonly preference?: SharePreference;
+  readonly preference?: SegmentPreference;
 };
 
 /** One packed sequence of the micro-batch: whose it is, and where its targets lie among all. */
 export type PackedSequence = { readonly adapter: number; readonly firstTarget: number; readonly targets: number };
 
 /** A share whose targets' weights are known only when their losses are: `sequences` from `firstSequence` on, two for each label. */
-export type PackedPreference = SharePreference & { readonly firstSequence: number; readonly labels: readonly boolean[] };
+export type PackedPreference = SegmentPreference & { readonly firstSequence: number; readonly labels: readonly boolean[] };
 
 export type MicroBatch = {
   readonly ids: Int32Array;
@@ -74,7 +74,8 @@ export const inputLength = (row: Row): number => fedLength(row) + (row.other ? f
 export const longestSequence = (row: Row): number => Math.max(...sequencesOf(row).map(fedLength));
 
 /** Rows that a share takes, padded to whole tiles. */
-export const shareRows = (samples: readonly Row[], rowTile: number): number => alignUp(sum(samples.map(inputLength)), rowTile);
+export const segmentRows = (samples: readonly Row[], rowTile: number): number =>
+  alignUp(sum(samples.map(inputLength)), rowTile);
 
 /** The row of a target that only fills a tile. */
 export const NO_ROW = -1;
@@ -86,7 +87,7 @@ const floatBits = (value: number): number => {
 };
 
 /** An adapter's row of the dropout table: seed, step, keep threshold, bits of 1 / (1 - p). */
-function dropoutRow({ seed, step, dropout }: Share): number[] {
+function dropoutRow({ seed, step, dropout }: Segment): number[] {
   const threshold = Math.min(Math.floor(dropout * 2 ** 32), 2 ** 32 - 1);
   return [seed | 0, step | 0, threshold | 0, floatBits(1 / (1 - dropout))];
 }
@@ -99,8 +100,8 @@ export function noDropout(adapters: number): Int32Array {
 }
 
 /** Packs the shares in their order; `adapters` is the size of the tables, one share an adapter at most. */
-export function pack(shares: readonly Share[], adapters: number, rowTile: number): MicroBatch {
-  const rows = sum(shares.map((share) => shareRows(share.samples, rowTile)));
+export function pack(segments: readonly Segment[], adapters: number, rowTile: number): MicroBatch {
+  const rows = sum(segments.map((segment) => segmentRows(segment.samples, rowTile)));
   const tables = {
     ids: new Int32Array(rows),
     positions: new Int32Array(rows),
@@ -116,14 +117,14 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
   const preferences: PackedPreference[] = [];
   let row = 0;
   let tokens = 0;
-  for (const share of shares) {
+  for (const segment of segments) {
     const firstRow = row;
-    tables.dropout.set(dropoutRow(share), 4 * share.adapter);
-    if (share.preference) {
-      const labels = share.samples.map(({ label = true }) => label);
-      preferences.push({ ...share.preference, firstSequence: sequences.length, labels });
+    tables.dropout.set(dropoutRow(segment), 4 * segment.adapter);
+    if (segment.preference) {
+      const labels = segment.samples.map(({ label = true }) => label);
+      preferences.push({ ...segment.preference, firstSequence: sequences.length, labels });
     }
-    for (const sample of share.samples.flatMap(sequencesOf)) {
+    for (const sample of segment.samples.flatMap(sequencesOf)) {
       const length = fedLength(sample);
       const before = targetRows.length;
       for (let i = 0; i < length; i++) {
@@ -131,13 +132,13 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
         tables.ids[at] = sample.ids[i]!;
         tables.positions[at] = i;
         tables.bounds.set([row, row + length], 2 * at);
-        tables.rowNumber[at] = share.firstRow + at - firstRow;
+        tables.rowNumber[at] = segment.firstRow + at - firstRow;
         if (sample.mask[i + 1] !== 1) continue;
         targetRows.push(at);
         targetIds.push(sample.ids[i + 1]!);
-        weights.push(share.weight);
+        weights.push(segment.weight);
       }
-      sequences.push({ adapter: share.adapter, firstTarget: before, targets: targetRows.length - before });
+      sequences.push({ adapter: segment.adapter, firstTarget: before, targets: targetRows.length - before });
       row += length;
       tokens += length;
     }
@@ -147,7 +148,7 @@ export function pack(shares: readonly Share[], adapters: number, rowTile: number
       weights.push(0);
     }
     const end = alignUp(row, rowTile);
-    tables.tileAdapter.fill(share.adapter, firstRow / rowTile, end / rowTile);
+    tables.tileAdapter.fill(segment.adapter, firstRow / rowTile, end / rowTile);
     for (; row < end; row++) tables.bounds.set([row, row], 2 * row); // padding sees nothing and nothing sees it
   }
   return {

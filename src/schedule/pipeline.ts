@@ -10,11 +10,11 @@
 import { memberOf, type Packing, Pool, targetRows } from "./balance.ts";
 import {
   endsOf,
-  type Kind,
   type Limits,
-  type Pass,
+  type PackedBatch,
   type PipelineAction,
   ROW_TIMES,
+  type ScheduleKind,
   type StageAction,
   type StepRef,
   type Times,
@@ -22,7 +22,7 @@ import {
 import type { Work } from "./steps.ts";
 
 export type PipelineOptions = Limits & {
-  readonly kind: Kind;
+  readonly kind: ScheduleKind;
   readonly packing: Packing;
   readonly stages: number;
   /** For each stage, the passes between forward and backward that it has memory for, 1 at least; gpipe takes what it needs. */
@@ -43,13 +43,13 @@ export type PipelineOptions = Limits & {
 export type Joining = { readonly adapter: number; readonly work: Work; readonly from: number; readonly priority?: number };
 
 /** A pass on its way to a stage, with the steps to be made before its forward. */
-type Arriving = { readonly pass: Pass; readonly steps: readonly StepRef[]; readonly at: number };
+type Arriving = { readonly pass: PackedBatch; readonly steps: readonly StepRef[]; readonly at: number };
 
 type StageState = {
   free: number;
   inFlight: number;
   /** The newest forward. */
-  newest: Pass | null;
+  newest: PackedBatch | null;
   readonly forwards: Arriving[];
   readonly backwards: Arriving[];
 };
@@ -156,7 +156,7 @@ function choose(
   const { free, inFlight, newest, forwards, backwards } = states[stage]!;
   const room = kind === "gpipe" || inFlight < limits[stage]!;
   const mayForward = room && (states[stage + 1]?.forwards.length ?? 0) < sendBuffers;
-  const flushing = kind !== "gpipe" || newest?.shares.some(({ last }) => last);
+  const flushing = kind !== "gpipe" || newest?.segments.some(({ last }) => last);
   const mayBackward = flushing && (states[stage - 1]?.backwards.length ?? 0) < sendBuffers;
   const arrival = stage === 0 ? poolReady : (forwards[0]?.at ?? Number.POSITIVE_INFINITY);
   const from = Math.max(now, free); // never before now: a buffer or memory that is free now was not free before

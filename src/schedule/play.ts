@@ -7,12 +7,12 @@
 
 import {
   type Direction,
+  describeAction,
   endsOf,
-  type Pass,
+  type PackedBatch,
   type PipelineAction,
   type StageAction,
-  samePass,
-  sayAction,
+  sameBatch,
   type Times,
 } from "./lists.ts";
 
@@ -29,7 +29,7 @@ export type PlayOptions = {
 /** What a list does wrong, found while it is played. */
 export class ScheduleFault extends Error {}
 
-type Message = { readonly pass: Pass; readonly at: number };
+type Message = { readonly pass: PackedBatch; readonly at: number };
 
 /** One direction between two stages. */
 type Channel = { readonly waiting: Message[]; sent: number; carrying: number; readonly taken: number[]; takenBefore: number };
@@ -38,7 +38,7 @@ type StageState = {
   free: number;
   readonly list: PipelineAction[];
   /** Computed, but not sent for want of a buffer. */
-  unsent: { readonly pass: Pass; readonly direction: Direction } | null;
+  unsent: { readonly pass: PackedBatch; readonly direction: Direction } | null;
 };
 
 /** A mini-batch's end: on how many stages its last backward is done, when the last of them ended, how many have stepped. */
@@ -87,8 +87,8 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
     if (!from) return 0;
     const first = from.waiting[0];
     if (!first) return Number.POSITIVE_INFINITY;
-    if (!samePass(first.pass, action.pass))
-      throw new ScheduleFault(`stage ${stage} wants the ${sayAction(action)}, but is next sent ${sayPass(first.pass)}`);
+    if (!sameBatch(first.pass, action.pass))
+      throw new ScheduleFault(`stage ${stage} wants the ${describeAction(action)}, but is next sent ${sayPass(first.pass)}`);
     return first.at;
   }
 
@@ -141,7 +141,7 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
   }
   const stuck = states.flatMap(({ list, unsent }, stage) => {
     if (unsent) return [`stage ${stage} has no buffer to send ${sayPass(unsent.pass)} ${unsent.direction}`];
-    return list[0] ? [`stage ${stage} waits to begin the ${sayAction(list[0])}`] : [];
+    return list[0] ? [`stage ${stage} waits to begin the ${describeAction(list[0])}`] : [];
   });
   if (stuck.length > 0) throw new ScheduleFault(`nothing goes on: ${stuck.join("; ")}`);
   for (const [link, { forward, backward }] of links.entries()) {
@@ -151,4 +151,5 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
   }
 }
 
-const sayPass = ({ id, shares }: Pass): string => `pass ${id} (adapters ${shares.map(({ adapter }) => adapter).join(", ")})`;
+const sayPass = ({ id, segments }: PackedBatch): string =>
+  `pass ${id} (adapters ${segments.map(({ adapter }) => adapter).join(", ")})`;

@@ -1,7 +1,7 @@
 // What lists of actions cost, from given times: how long all takes, how long stages stand idle, how much they must keep.
 
 import { maxOf, sum } from "../base/shape.ts";
-import type { Pass, StageAction, Times } from "./lists.ts";
+import type { PackedBatch, StageAction, Times } from "./lists.ts";
 import { type Played, play } from "./play.ts";
 
 /** Something that a stage did, simulated or measured: what is drawn. */
@@ -95,7 +95,7 @@ export function bubbleRatio(stages: number, adapters: number, cuts: number): num
 }
 
 const spanOf = ({ stage, action, start, end }: Played): Span => {
-  const of = action.kind === "step" ? action.steps : action.pass.shares;
+  const of = action.kind === "step" ? action.steps : action.pass.segments;
   const pass = action.kind === "step" ? null : action.pass.id;
   return { stage, kind: action.kind, pass, adapters: of.map(({ adapter }) => adapter), start, end };
 };
@@ -112,7 +112,7 @@ class Ways {
     this.#back = new Array<number>(stages).fill(Number.POSITIVE_INFINITY);
   }
 
-  add(pass: Pass): void {
+  add(pass: PackedBatch): void {
     const { forward, backward, transfer } = this.times;
     let [there, back] = [0, 0];
     for (let stage = 0; stage < this.stages; stage++) {

@@ -35,10 +35,19 @@ export function epochOrder({ lengths, shuffle, seed }: Work, epoch: number): num
  * wait for each other where they are not. A row longer than the budget stands alone (the plan has made room for it). Rows keep their
  * order within a micro-batch.
  */
-export function cut(rows: readonly number[], lengths: readonly number[], batchSize: number, budget: number): number[][] {
-  const tokens = sum(rows.map((row) => Math.min(lengths[row]!, budget)));
+export function cut(
+  rows: readonly number[],
+  lengths: readonly number[],
+  batchSize: number,
+  tokensPerMicrobatch: number,
+): number[][] {
+  const tokens = sum(rows.map((row) => Math.min(lengths[row]!, tokensPerMicrobatch)));
   const longestFirst = [...rows.keys()].sort((a, b) => lengths[rows[b]!]! - lengths[rows[a]!]! || a - b);
-  for (let count = Math.max(Math.ceil(rows.length / batchSize), Math.ceil(tokens / budget)); count < rows.length; count++) {
+  for (
+    let count = Math.max(Math.ceil(rows.length / batchSize), Math.ceil(tokens / tokensPerMicrobatch));
+    count < rows.length;
+    count++
+  ) {
     const batches = range(count).map((index) => ({ index, places: [] as number[], tokens: 0 }));
     const open = [...batches]; // a heap: the one with the fewest tokens is on top, the first of them
     for (const place of longestFirst) {
@@ -51,7 +60,7 @@ export function cut(rows: readonly number[], lengths: readonly number[], batchSi
       }
       sink(open, (a, b) => a.tokens - b.tokens || a.index - b.index);
     }
-    if (batches.some((batch) => batch.tokens > budget && batch.places.length > 1)) continue;
+    if (batches.some((batch) => batch.tokens > tokensPerMicrobatch && batch.places.length > 1)) continue;
     const inOrder = batches.map(({ places }) => places.sort((a, b) => a - b)).sort(([a], [b]) => a! - b!);
     return inOrder.map((places) => places.map((place) => rows[place]!));
   }
@@ -70,7 +79,7 @@ function sink<T>(heap: T[], compare: (a: T, b: T) => number): void {
 }
 
 /** The steps of an adapter in order, from step `from` on. The last of an epoch may have fewer rows; no row is left out and none is repeated. */
-export function* stepsOf(work: Work, budget: number, from = 0): Generator<StepRows> {
+export function* stepsOf(work: Work, tokensPerMicrobatch: number, from = 0): Generator<StepRows> {
   const perStep = work.batchSize * work.accumulation;
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
@@ -80,7 +89,7 @@ export function* stepsOf(work: Work, budget: number, from = 0): Generator<StepRo
     const inEpoch = step % perEpoch;
     if (inEpoch === 0 || step === from) order = epochOrder(work, epoch);
     const rows = order.slice(inEpoch * perStep, (inEpoch + 1) * perStep);
-    yield { epoch, microBatches: cut(rows, work.lengths, work.batchSize, budget) };
+    yield { epoch, microBatches: cut(rows, work.lengths, work.batchSize, tokensPerMicrobatch) };
   }
 }
 

@@ -10,7 +10,7 @@ export type Best = {
 };
 
 /** An evaluation in the light of those before; a loss that is no number is never better. The same step is judged once. */
-export function judge(best: Best | null, loss: number, step: number, minDelta: number): Best {
+export function updateBest(best: Best | null, loss: number, step: number, minDelta: number): Best {
   if (best?.judged === step) return best;
   if (loss < (best ? best.loss - minDelta : Number.POSITIVE_INFINITY)) return { loss, step, since: 0, judged: step };
   return { loss: best?.loss ?? loss, step: best?.step ?? step, since: (best?.since ?? 0) + 1, judged: step };

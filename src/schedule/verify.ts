@@ -5,9 +5,17 @@
 // playing them: what a stage receives is what its neighbour sends next, no step waits for ever, and neither does a stage for a
 // message or for a buffer. What play finds holds for any times.
 
-import { type Pass, type PipelineAction, ROW_TIMES, type StageAction, samePass, sameRows, sayAction } from "./lists.ts";
+import {
+  describeAction,
+  type PackedBatch,
+  type PipelineAction,
+  ROW_TIMES,
+  type StageAction,
+  sameBatch,
+  sameRows,
+} from "./lists.ts";
 import { play, ScheduleFault } from "./play.ts";
-import type { ShareRef } from "./shares.ts";
+import type { SegmentRef } from "./segments.ts";
 
 export type VerifyOptions = {
   readonly stages: number;
@@ -59,7 +67,7 @@ const atStep = (stepped: number): Progress => ({ stepped, forward: 0, backward: 
 /** The list of one stage, action by action. */
 class StageCheck {
   readonly #adapters: Progress[];
-  readonly #inFlight = new Map<number, Pass>();
+  readonly #inFlight = new Map<number, PackedBatch>();
   #count = 0;
 
   constructor(
@@ -85,15 +93,15 @@ class StageCheck {
     return this.#adapters.map(({ stepped }) => stepped);
   }
 
-  #forward(pass: Pass): void {
+  #forward(pass: PackedBatch): void {
     const action = { kind: "forward", pass } as const;
     if (this.#inFlight.has(pass.id)) this.#fail(action, "it is in flight already");
     if (this.#inFlight.size >= this.limit)
       this.#fail(action, `${this.limit} passes are in flight, all that there is memory for`);
-    if (pass.shares.length === 0) this.#fail(action, "it is empty");
+    if (pass.segments.length === 0) this.#fail(action, "it is empty");
     const seen = new Set<number>();
-    for (const share of pass.shares) {
-      const { adapter, step, firstRow, rows, miniBatch, last } = share;
+    for (const segment of pass.segments) {
+      const { adapter, step, firstRow, rows, miniBatch, last } = segment;
       if (seen.has(adapter)) this.#fail(action, `adapter ${adapter} has two micro-batches in it`);
       seen.add(adapter);
       const progress = this.#progress(adapter);
@@ -113,20 +121,20 @@ class StageCheck {
     this.#inFlight.set(pass.id, pass);
   }
 
-  #backward(pass: Pass): void {
+  #backward(pass: PackedBatch): void {
     const action = { kind: "backward", pass } as const;
     const forward = this.#inFlight.get(pass.id);
     if (!forward) this.#fail(action, "it is not in flight here");
-    if (!samePass(forward!, pass)) this.#fail(action, "its forward was one of other micro-batches");
+    if (!sameBatch(forward!, pass)) this.#fail(action, "its forward was one of other micro-batches");
     this.#inFlight.delete(pass.id);
-    for (const share of pass.shares) {
-      const progress = this.#progress(share.adapter);
-      if (!isAt(share, progress.backward))
+    for (const segment of pass.segments) {
+      const progress = this.#progress(segment.adapter);
+      if (!isAt(segment, progress.backward))
         this.#fail(
           action,
-          `adapter ${share.adapter}'s gradients would be summed in another order: an earlier micro-batch waits`,
+          `adapter ${segment.adapter}'s gradients would be summed in another order: an earlier micro-batch waits`,
         );
-      progress.backward += share.rows.length;
+      progress.backward += segment.rows.length;
     }
   }
 
@@ -145,9 +153,9 @@ class StageCheck {
   }
 
   #fail(action: PipelineAction, why: string): never {
-    throw new ScheduleFault(`stage ${this.stage}, action ${this.#count}, ${sayAction(action)}: ${why}`);
+    throw new ScheduleFault(`stage ${this.stage}, action ${this.#count}, ${describeAction(action)}: ${why}`);
   }
 }
 
 /** Whether a micro-batch begins `rows` rows into its mini-batch. */
-const isAt = ({ rows, miniBatch }: ShareRef, at: number): boolean => rows.every((row, i) => row === miniBatch[at + i]);
+const isAt = ({ rows, miniBatch }: SegmentRef, at: number): boolean => rows.every((row, i) => row === miniBatch[at + i]);

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { askControl, serveControl } from "../../src/bus/control.ts";
 import { connectSealed, newRunKey } from "../../src/bus/seal.ts";
 import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { asker } from "../helpers/ask.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";

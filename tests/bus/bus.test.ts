@@ -13,7 +13,7 @@ import { PROTOCOL, writePacket } from "../../src/bus/packets.ts";
 import type { SealedConnection } from "../../src/bus/seal.ts";
 import { joinRun } from "../../src/bus/stage.ts";
 import { newRunId, subjectsOf } from "../../src/bus/subjects.ts";
-import { type Server, startServer } from "../../src/run/server.ts";
+import { type Server, startServer } from "../../src/cluster/server.ts";
 import { assemble, connect, handlers, JOIN, REPORT, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -58,14 +58,14 @@ needs("nats")("the bus over NATS", () => {
         await Bun.sleep(pass % 7 === 0 ? 1 : 0);
         handled.push(pass);
         atOnce--;
-        return [{ loss: pass / 3, hits: pass }];
+        return [{ loss: pass / 3, correct: pass }];
       },
     });
     await using company = await assemble(server.address, [stage, stage]);
     const answered: number[] = [];
     await Promise.all(
       range(100).map(async (pass) => {
-        expect(await company.bus.request(1, { type: "backward", pass })).toEqual([{ loss: pass / 3, hits: pass }]);
+        expect(await company.bus.request(1, { type: "backward", pass })).toEqual([{ loss: pass / 3, correct: pass }]);
         answered.push(pass);
       }),
     );
@@ -78,7 +78,7 @@ needs("nats")("the bus over NATS", () => {
     const stage = () =>
       handlers({
         read: async ({ slot }) => new Later(late[slot]!.promise),
-        backward: async ({ pass }) => [{ loss: pass, hits: 1 }],
+        backward: async ({ pass }) => [{ loss: pass, correct: 1 }],
       });
     await using company = await assemble(server.address, [stage()]);
     await using local = localBus([stage()], async () => undefined);
@@ -87,7 +87,7 @@ needs("nats")("the bus over NATS", () => {
     );
     const told = Promise.allSettled(asked);
     for (const bus of [company.bus, local])
-      expect(await bus.request(0, { type: "backward", pass: 3 })).toEqual([{ loss: 3, hits: 1 }]);
+      expect(await bus.request(0, { type: "backward", pass: 3 })).toEqual([{ loss: 3, correct: 1 }]);
     late[1]!.reject(new RunError("cuda.driver", "the copy failed"));
     late[0]!.resolve([new Float32Array([4, 2])]);
     const [value, failure, localValue, localFailure] = await told;

@@ -77,8 +77,7 @@ needs("nats")("a run under way", () => {
   test.each([1, 2])(
     "is listed, and its adapters pause and go on as if nothing had been: %i stages",
     async (stages) => {
-      // longer than a busy machine takes to handle requests
-      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150);
+      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150); // a busy machine takes long to answer
       const alone = await undisturbed(text);
       const path = place.project(text, SUMS);
       const run = start(path);
@@ -119,8 +118,7 @@ needs("nats")("a run under way", () => {
     writeFileSync(join(path, "..", "alike.toml"), alike);
     expect(await told("add", id, join(path, "..", "alike.toml"))).toBe("b2: added");
     expect(await refusal("add", id, join(path, "..", "taken.toml"))).toContain("has an adapter 'a2' already");
-    // at once: only one of them can be granted
-    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml")));
+    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml"))); // only one can be granted
     const granted = (await Promise.all(asked)).filter(({ code }) => code === 0);
     expect(granted.map(({ out }) => out)).toEqual([
       expect.stringMatching(/^a3, a4: added; the stages are opened again, with room for rank 16/),

@@ -5,11 +5,11 @@ import { RunError } from "../../src/base/errors.ts";
 import { range } from "../../src/base/shape.ts";
 import type { SealedConnection } from "../../src/bus/seal.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
+import { type Server, startServer } from "../../src/cluster/server.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { busChannel } from "../../src/link/lane.ts";
 import type { Link, LinkKind } from "../../src/link/link.ts";
 import { openLink } from "../../src/link/open.ts";
-import { type Server, startServer } from "../../src/run/server.ts";
+import { busChannel } from "../../src/link/peer-channel.ts";
 import { connect, KEY } from "../helpers/bus.ts";
 import type { EchoInput } from "../helpers/link/echo.ts";
 import { bytesAt, contents, failure, neighbour, same, sizes, takeTensor } from "../helpers/link.ts";
@@ -40,7 +40,7 @@ needs("nats")("over a server", () => {
     const bus = { address: server.address, key: KEY, run };
     const other = neighbour("echo", { ...input, kind: theirs, bus });
     const channel = busChannel(connection, { run, stage: 0, neighbour: 1 }, "control");
-    const options = { device, stage: 0, neighbour: 1, kind: mine, room: input.room, channel, bus };
+    const options = { device, stage: 0, neighbour: 1, kind: mine, capacity: input.capacity, channel, bus };
     try {
       return { other, ...(await openLink({ ...options, ...(signal ? { signal } : {}) })) };
     } catch (error) {
@@ -72,35 +72,35 @@ needs("nats")("over a server", () => {
   }
 
   test("the bus carries messages of all sizes, taken in any order, bit for bit, both ways", async () => {
-    const room = { slots: 3, slotBytes: 40 * MIB };
-    const all = sizes(2, 40, room.slotBytes);
-    const { other, link, why } = await toEcho({ mode: "echo", room, sizes: all, group: room.slots });
+    const capacity = { slots: 3, slotBytes: 40 * MIB };
+    const all = sizes(2, 40, capacity.slotBytes);
+    const { other, link, why } = await toEcho({ mode: "echo", capacity, sizes: all, group: capacity.slots });
     await using _ = other;
     expect([link.kind, why]).toEqual(["nats", "nats: it was asked for"]);
-    await echo(link, all, room.slotBytes);
+    await echo(link, all, capacity.slotBytes);
     link[Symbol.dispose]();
     expect(await other.exited).toBe(0); // nothing is left open there
   });
 
   test("what was sent before an end arrives, and then the end", async () => {
-    const room = { slots: 2, slotBytes: 30 * MIB };
-    const { other, link } = await toEcho({ mode: "stuck", room, sizes: [], group: 1 });
+    const capacity = { slots: 2, slotBytes: 30 * MIB };
+    const { other, link } = await toEcho({ mode: "stuck", capacity, sizes: [], group: 1 });
     await using _ = other;
     const waiting = failure(link.receive("back.0", takeTensor(device, 1)(1)));
     other.tell("go on"); // it closes the link
     expect(await waiting).toBe("link.closed: stage 1 has closed the link");
     link[Symbol.dispose]();
-    const again = await toEcho({ mode: "slow", room, sizes: [room.slotBytes, 7], group: 1 });
+    const again = await toEcho({ mode: "slow", capacity, sizes: [capacity.slotBytes, 7], group: 1 });
     await using __ = again.other;
-    await Promise.all([send(again.link, 0, room.slotBytes), send(again.link, 1, 7)]);
+    await Promise.all([send(again.link, 0, capacity.slotBytes), send(again.link, 1, 7)]);
     again.link[Symbol.dispose](); // at once: most of it is still here
     expect(await again.other.exited).toBe(0); // it got both
   });
 
   test("a sender waits while nothing is taken; all ends with the reason of the signal", async () => {
     const end = new AbortController();
-    const room = { slots: 2, slotBytes: MIB };
-    const { other, link } = await toEcho({ mode: "stuck", room, sizes: [], group: 1 }, { signal: end.signal });
+    const capacity = { slots: 2, slotBytes: MIB };
+    const { other, link } = await toEcho({ mode: "stuck", capacity, sizes: [], group: 1 }, { signal: end.signal });
     await using _ = other;
     await Promise.all([send(link, 0, MIB), send(link, 1, 5)]);
     const waiting = [failure(send(link, 2, 1)), failure(link.receive("back.0", takeTensor(device, 1)(1)))];
@@ -111,11 +111,11 @@ needs("nats")("over a server", () => {
   });
 
   test("a server that is gone for a moment costs nothing but time", async () => {
-    const room = { slots: 2, slotBytes: 20 * MIB };
-    const all = sizes(3, 60, room.slotBytes);
-    const { other, link } = await toEcho({ mode: "echo", room, sizes: all, group: room.slots });
+    const capacity = { slots: 2, slotBytes: 20 * MIB };
+    const all = sizes(3, 60, capacity.slotBytes);
+    const { other, link } = await toEcho({ mode: "echo", capacity, sizes: all, group: capacity.slots });
     await using _ = other;
-    await echo(link, all, room.slotBytes, async (message) => {
+    await echo(link, all, capacity.slotBytes, async (message) => {
       if (message !== 20 && message !== 41) return;
       const { servers, login } = server.address;
       const port = Number(new URL(servers[0]!).port);
@@ -131,19 +131,19 @@ needs("nats")("over a server", () => {
   }, 60_000);
 
   test("two processes of this machine take shared memory, and say why nothing better", async () => {
-    const room = { slots: 2, slotBytes: MIB };
-    const all = sizes(4, 30, room.slotBytes);
-    const { other, link, why } = await toEcho({ mode: "echo", room, sizes: all, group: 2 }, { mine: "auto" });
+    const capacity = { slots: 2, slotBytes: MIB };
+    const all = sizes(4, 30, capacity.slotBytes);
+    const { other, link, why } = await toEcho({ mode: "echo", capacity, sizes: all, group: 2 }, { mine: "auto" });
     await using _ = other;
     const expected = "shm: both run on one machine (ipc: they have no GPUs; nccl: they have no GPUs)";
     expect([why, await other.said()]).toEqual([expected, { why: expected }]);
-    await echo(link, all, room.slotBytes);
+    await echo(link, all, capacity.slotBytes);
     link[Symbol.dispose]();
     expect(await other.exited).toBe(0);
   });
 
   test("a kind that cannot work is refused, with the reason; so are two wishes", async () => {
-    const input = { mode: "echo", room: { slots: 1, slotBytes: 1 }, sizes: [], group: 1 } as const;
+    const input = { mode: "echo", capacity: { slots: 1, slotBytes: 1 }, sizes: [], group: 1 } as const;
     const refusal = async (mine: LinkKind, theirs: "auto" | LinkKind = "auto") => {
       const error = await toEcho(input, { mine, theirs }).catch((error: RunError) => error);
       return error instanceof Error ? [error.code, error.message] : error;

@@ -5,7 +5,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { isAlive, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import {

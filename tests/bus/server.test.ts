@@ -5,7 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "../../src/bus/nats.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { isAlive, script, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf } from "../helpers/program.ts";

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "../../src/bus/nats.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { needs } from "../helpers/needs.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-tls-"));

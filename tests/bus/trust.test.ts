@@ -8,7 +8,7 @@ import type { Address } from "../../src/bus/address.ts";
 import { Answers, askControl, newRequestNumber, serveControl } from "../../src/bus/control.ts";
 import { connect } from "../../src/bus/nats.ts";
 import { connectSealed } from "../../src/bus/seal.ts";
-import { startServer } from "../../src/run/server.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { KEY, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf, commandOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";

@@ -5,17 +5,17 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
+import { openGenerator } from "../../src/engine/generator.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
 import { makePlan } from "../../src/plan/plan.ts";
-import { evaluate } from "../../src/run/evaluate.ts";
-import { admit } from "../../src/run/export.ts";
-import { setupsOf } from "../../src/run/setup.ts";
 import { prefill } from "../../src/schedule/decode.ts";
-import { openGenerator } from "../../src/stage/generator.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
+import { evaluate } from "../../src/session/evaluate.ts";
+import { admit } from "../../src/session/export.ts";
 import { BASE_CASES, type BaseCase, logitsOf, writeBaseCase } from "../helpers/base-cases.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -58,7 +58,7 @@ describe.each(BASE_CASES.map((of) => [of.name, of] as const))("%s", (name, of) =
   test("logits", async () => {
     const wishes = range(of.ids.length).map((i) => ({ adapter: -1, prompt: i + 1, limit: 1 }));
     const sizes = planGeneration(spec, device, [], wishes, "dense");
-    using generator = await openGenerator({ ...device, sharers: 1 }, { folder }, spec, sizes);
+    using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder }, spec, sizes);
     const want = logitsOf(of);
     for (const i of range(of.ids.length)) {
       const [got] = await generator.run(

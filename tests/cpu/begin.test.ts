@@ -1,14 +1,14 @@
 // Beginnings that take long come layer by layer: the same numbers as in one go, on one stage and on two, and people hear of it.
 
 import { expect, test } from "bun:test";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
-import { begin } from "../../src/run/begin.ts";
-import { factorsOf } from "../../src/run/blocks.ts";
-import { admit, readState } from "../../src/run/export.ts";
-import { setupsOf } from "../../src/run/setup.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
+import { admit, readState } from "../../src/session/export.ts";
+import { begin } from "../../src/session/initialise.ts";
+import { factorsOf } from "../../src/session/parameters.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const golden = loadGolden("llama");

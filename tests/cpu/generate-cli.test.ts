@@ -3,8 +3,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import { range } from "../../src/base/shape.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { writePeftAdapter } from "../../src/files/peft.ts";
 import { ADAPTERS, factorsFor } from "../helpers/generation.ts";
@@ -15,7 +15,7 @@ afterAll(() => place[Symbol.dispose]());
 const at = (name: string) => join(place.root, name);
 const spec = readModelSpec(place.model);
 
-function writeAdapter(name: string, of: BankAdapter, seed: number, baseModel = place.model): string {
+function writeAdapter(name: string, of: PoolAdapter, seed: number, baseModel = place.model): string {
   const { rank, targets, method, scale } = of;
   const adapter = { rank, alpha: scale * rank, dropout: 0.1, targets, method, rslora: false, baseModel };
   writePeftAdapter(at(name), adapter as Parameters<typeof writePeftAdapter>[1], factorsFor(spec, of, seed));

@@ -71,9 +71,9 @@ describe("bit for bit", () => {
       const [alone] = await generator.run(decode([mine], slots, tile), 1);
       expect(bits(alone!)).not.toBe(bits(read!));
       const others = [-1, 0, 1, 2].flatMap((of) =>
-        range(tile.alike.length - 1).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 200 * (of + 2) + i })),
+        range(tile.sameOrder.length - 1).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 200 * (of + 2) + i })),
       );
-      for (const before of range(tile.alike.length)) {
+      for (const before of range(tile.sameOrder.length)) {
         const beside = others.filter((other) => other.adapter !== adapter);
         const same = others.filter((other) => other.adapter === adapter);
         const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before).slice(0, 3)];

@@ -3,20 +3,20 @@
 // along random directions of each factor.
 
 import { describe, expect, test } from "bun:test";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
+import { scoreSegment } from "../../src/objectives/loss-weights.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import { judged } from "../../src/objectives/weigh.ts";
-import { type MicroBatch, pack, type Share } from "../../src/schedule/pack.ts";
+import { type MicroBatch, pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
-const adapters: readonly BankAdapter[] = [
+const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
   { rank: 5, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 4, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
@@ -32,7 +32,7 @@ const byPlace = (layers: Layers) =>
   });
 
 /** Another rank and scale in each linear of each layer; linears, groups of them and a whole layer left out. */
-const uneven: readonly BankAdapter[] = [
+const uneven: readonly PoolAdapter[] = [
   byPlace([
     { q_proj: [3, 1.7], v_proj: [7, 0.3], o_proj: [1, 2], up_proj: [2, 0.9], down_proj: [5, 1.1] },
     { q_proj: [6, 0.6], k_proj: [2, 1.3], gate_proj: [4, 0.7], up_proj: [9, 0.4] },
@@ -78,11 +78,11 @@ const weightedLoss = (_: MicroBatch, losses: readonly SequenceLoss[]): number =>
   losses.reduce((total, { loss }) => total + WEIGHT * loss, 0);
 const preferenceLoss = (batch: MicroBatch, losses: readonly SequenceLoss[]): number =>
   batch.preferences
-    .flatMap((preference) => judged(batch, preference, losses).found)
+    .flatMap((preference) => scoreSegment(batch, preference, losses).found)
     .reduce((total, { loss }) => total + loss, 0);
 
 /** Zero where a factor is frozen: rows of A, columns of B. */
-function withinTrained(adapter: BankAdapter, at: FactorTensor): FactorTensor {
+function withinTrained(adapter: PoolAdapter, at: FactorTensor): FactorTensor {
   if (adapter.trainedRank === undefined) return at;
   const [rank, trained] = [rankAt(adapter, at.layer, at.linear), trainedAt(adapter, at.layer, at.linear)];
   const width = at.values.length / rank;
@@ -93,7 +93,7 @@ function withinTrained(adapter: BankAdapter, at: FactorTensor): FactorTensor {
 async function expectGradients(
   spec: ModelSpec,
   recomputation: "none" | "selective" | "full",
-  sharesOf: (rng: Rng) => readonly Share[],
+  sharesOf: (rng: Rng) => readonly Segment[],
   total: typeof weightedLoss,
   of = adapters,
 ): Promise<void> {
@@ -106,7 +106,7 @@ async function expectGradients(
   await stage.backward(0);
 
   for (const adapter of of.keys()) {
-    const gradients = factorsOf(stage, adapter, await stage.bank.read(adapter, "grads"));
+    const gradients = factorsOf(stage, adapter, await stage.pool.read(adapter, "grads"));
     const start = await readAdapter(stage, adapter);
     const directions = (await randomFactors(stage, adapter, 123)).map((at) => withinTrained(of[adapter]!, at));
     for (const [i, at] of start.entries()) {
@@ -118,7 +118,7 @@ async function expectGradients(
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.bank.takeStale("magnitudes"); // DoRA's norms count as constants: they stay as they are
+        if (at.factor !== "M") stage.pool.takeStale("magnitudes"); // DoRA's norms count as constants: they stay as they are
         return lossOf();
       };
       // Four points, so that the error of the difference is of fourth order.
@@ -194,16 +194,16 @@ describe("preferences", () => {
   for (const [i, objective] of PREFERENCES.entries())
     test(`gradients agree with finite differences: ${objective.name} beside another`, () => {
       const spec = tinyFamilies[Object.keys(tinyFamilies)[i % Object.keys(tinyFamilies).length]!]!;
-      const sharesOf = (rng: Rng): Share[] =>
+      const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {
           const row = (own: number, other: number) => ({
             ...randomTokens(rng, spec.vocab, own),
             other: randomTokens(rng, spec.vocab, other),
           });
-          const whole = { rows: 3, tokens: 20 };
+          const totals = { rows: 3, tokens: 20 };
           const references = [[-30, -41] as const, [-12, -9] as const];
           const mine = PREFERENCES[(i + adapter) % PREFERENCES.length]!;
-          const preference = { objective: mine, whole, references: "reference" in mine ? references : null };
+          const preference = { objective: mine, totals, references: "reference" in mine ? references : null };
           return { ...common(adapter, 0.1), samples: [row(9, 13), row(4, 3)], preference };
         });
       return expectGradients(spec, "selective", sharesOf, preferenceLoss);
@@ -221,16 +221,16 @@ describe("contrastive instruction tuning", () => {
   for (const [i, objective] of PARAPHRASES.entries())
     test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, beside another`, () => {
       const spec = tinyFamilies[["qwen3", "mistral"][i]!]!;
-      const sharesOf = (rng: Rng): Share[] =>
+      const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {
           const row = (own: number, other: number) => ({
             ...randomTokens(rng, spec.vocab, own),
             other: randomTokens(rng, spec.vocab, other),
           });
-          const whole = { rows: 5, tokens: 60 };
+          const totals = { rows: 5, tokens: 60 };
           const mine = adapter === 0 ? objective : i === 0 ? PARAPHRASES[1]! : PREFERENCES[4]!;
           const samples = [row(9, 13), row(4, 3), row(7, 12), row(2, 5)];
-          return { ...common(adapter, 0.1), samples, preference: { objective: mine, whole, references: null } };
+          return { ...common(adapter, 0.1), samples, preference: { objective: mine, totals, references: null } };
         });
       return expectGradients(spec, "selective", sharesOf, preferenceLoss);
     });

@@ -6,16 +6,16 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
-import { lateAdapters } from "../../src/plan/grow.ts";
+import { lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan } from "../../src/plan/plan.ts";
-import type { Observer } from "../../src/run/events.ts";
-import { type Keeper, memoryKeeper } from "../../src/run/keeper.ts";
-import { Training } from "../../src/run/run.ts";
-import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
+import { type CheckpointStore, memoryStore } from "../../src/session/checkpoints.ts";
+import type { Observer } from "../../src/session/events.ts";
+import { Training } from "../../src/session/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-joining-"));
@@ -39,23 +39,23 @@ async function trained(
   const device = { ...chooseDevice("cpu", "fp32"), host: "" };
   const both = goldenRecipe(golden, [first, second]);
   const plan = makePlan({ ...both, adapters: [both.adapters[0]!] }, spec, [summaryOf(first)], [device]);
-  const room = makePlan(both, spec, [summaryOf(first), summaryOf(second)], [device]);
-  const roomy = { ...plan, stages: room.stages, slots: room.slots };
+  const capacity = makePlan(both, spec, [summaryOf(first), summaryOf(second)], [device]);
+  const roomy = { ...plan, stages: capacity.stages, slots: capacity.slots };
   await using bus = await openLocalStages(setupsOf(roomy, { folder: golden.model }));
   const stop = new AbortController();
   const observer = observe(
     () => training,
     () => void training.controls.add(lateAdapters(roomy, [both.adapters[1]!], [summaryOf(second)]), [dataOf(second)]),
   );
-  const memory = memoryKeeper();
-  const keeper: Keeper = {
+  const memory = memoryStore();
+  const store: CheckpointStore = {
     ...memory,
     save: (plan, adapter, ...rest) => {
       kept(training, adapter.name);
       return memory.save(plan, adapter, ...rest);
     },
   };
-  const options = { plan: roomy, data: [dataOf(first)], bus, output: join(root, output), observers: [observer], keeper };
+  const options = { plan: roomy, data: [dataOf(first)], bus, output: join(root, output), observers: [observer], store };
   const training: Training = new Training({ ...options, stop: stop.signal });
   return { result: await training.run(), training };
 }
@@ -88,7 +88,7 @@ test("a copy's name is taken from when it is asked for, also while it is being m
   const isTaken = ({ controls }: Training) => controls.names.filter((name) => name === "twin").length === 1;
   const ask = (training: Training) => {
     const [copy] = lateAdapters(
-      { spec, adapters: [], budget: 4096 } as never,
+      { spec, adapters: [], tokensPerMicrobatch: 4096 } as never,
       [{ ...first.recipe, name: "twin" }],
       [summaryOf(first)],
     );

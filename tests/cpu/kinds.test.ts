@@ -47,10 +47,10 @@ test("a group where a DoRA adapter has no target is computed for it as for any o
   for (const who of [[1], [0, 1], [0]]) {
     launched.length = 0;
     const rng = new Rng(3);
-    const share = (adapter: number) => ({
+    const segment = (adapter: number) => ({
       ...{ adapter, samples: [randomTokens(rng, spec.vocab, 9)], seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 },
     });
-    await stage.forward(0, pack(who.map(share), 2, device.rowTile));
+    await stage.forward(0, pack(who.map(segment), 2, device.rowTile));
     await stage.backward(0);
     const made = (kernel: string) => launched.filter((name) => name === kernel).length;
     expect([made("dora_forward"), made("dora_backward")]).toEqual(who.includes(1) ? [spec.layers, spec.layers] : [0, 0]);
@@ -75,7 +75,7 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
     };
     using stage = await tinyStage(device, spec, adapters, [4, 5], { recomputation });
     const rng = new Rng(3);
-    const shares = adapters.map((_, adapter) => ({
+    const segments = adapters.map((_, adapter) => ({
       ...{
         adapter,
         samples: [randomTokens(rng, spec.vocab, 9 + adapter)],
@@ -86,13 +86,13 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
         weight: 1,
       },
     }));
-    await stage.forward(0, pack(shares, 2, device.rowTile));
+    await stage.forward(0, pack(segments, 2, device.rowTile));
     products = 0;
     await stage.backward(0);
     // Full recomputation runs a layer again for other adapters of both kinds, but for the product of down, which comes after
     // it.
     expect(products).toBe(recomputation === "full" ? spec.layers * (3 * 2 + 1) : 0);
-    for (const adapter of [0, 1]) found.push(await stage.bank.read(adapter, "grads"));
+    for (const adapter of [0, 1]) found.push(await stage.pool.read(adapter, "grads"));
   }
   const [lora, decomposed, ...others] = found;
   expect(decomposed!.some((value) => value !== 0)).toBe(true);

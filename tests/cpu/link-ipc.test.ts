@@ -18,7 +18,7 @@ async function pair(seed: number) {
   const channels = channelPair();
   const ends = await Promise.all(
     gpus.map((device, i) =>
-      openLink({ device, stage: i, neighbour: 1 - i, kind: "auto", room: ROOM, channel: channels[i]!, bus: null }),
+      openLink({ device, stage: i, neighbour: 1 - i, kind: "auto", capacity: ROOM, channel: channels[i]!, bus: null }),
     ),
   );
   return { world, gpus, ends, links: ends.map(({ link }) => link) as [(typeof ends)[0]["link"], (typeof ends)[0]["link"]] };

@@ -20,7 +20,7 @@ afterEach(() => device[Symbol.dispose]());
 /** This end of a link to an echo in another process. */
 async function toEcho(input: Omit<EchoInput, "kind">, signal?: AbortSignal) {
   const other = neighbour("echo", { ...input, kind: "auto" });
-  const options = { device, stage: 0, neighbour: 1, kind: "shm", room: input.room, bus: null } as const;
+  const options = { device, stage: 0, neighbour: 1, kind: "shm", capacity: input.capacity, bus: null } as const;
   const { link, why } = await openLink({ ...options, channel: other.channel, ...(signal ? { signal } : {}) });
   return { other, link, why };
 }
@@ -51,20 +51,20 @@ const rss = (pid: number): number => {
 describe("shared memory between two processes", () => {
   test("carries messages of all sizes, taken in any order, bit for bit, both ways", async () => {
     const before = handles();
-    const room = { slots: 3, slotBytes: 40 * MIB };
-    const all = sizes(1, 60, room.slotBytes);
-    const { other, link, why } = await toEcho({ mode: "echo", room, sizes: all, group: room.slots });
+    const capacity = { slots: 3, slotBytes: 40 * MIB };
+    const all = sizes(1, 60, capacity.slotBytes);
+    const { other, link, why } = await toEcho({ mode: "echo", capacity, sizes: all, group: capacity.slots });
     await using _ = other;
     expect(await other.said()).toEqual({ why: "shm: it was asked for" });
     expect(why).toBe("shm: it was asked for");
-    const out = takeTensor(device, room.slotBytes);
+    const out = takeTensor(device, capacity.slotBytes);
     const sending = (async () => {
       for (const [message, size] of all.entries()) {
         await send(link, message, size, out(size));
         bytesAt(out(size)).fill(255); // send has resolved: it may be overwritten
       }
     })();
-    const into = takeTensor(device, room.slotBytes);
+    const into = takeTensor(device, capacity.slotBytes);
     for (const [message, size] of all.entries()) {
       await link.receive(`back.${message}`, into(size));
       expect(same(bytesAt(into(size)), contents(message, size).reverse()), `message ${message} of ${size} bytes`).toBe(true);
@@ -81,10 +81,10 @@ describe("shared memory between two processes", () => {
   });
 
   test("lets no more under way than there are slots, and needs no memory for those that wait", async () => {
-    const room = { slots: 2, slotBytes: 8 * MIB };
-    const { other, link } = await toEcho({ mode: "slow", room, sizes: range(200).map(() => 8 * MIB), group: 1 });
+    const capacity = { slots: 2, slotBytes: 8 * MIB };
+    const { other, link } = await toEcho({ mode: "slow", capacity, sizes: range(200).map(() => 8 * MIB), group: 1 });
     await using _ = other;
-    const tensor = takeTensor(device, room.slotBytes)(room.slotBytes);
+    const tensor = takeTensor(device, capacity.slotBytes)(capacity.slotBytes);
     let done = 0;
     let [mine, theirs] = [0, 0];
     const all = range(200).map((message) =>
@@ -102,7 +102,7 @@ describe("shared memory between two processes", () => {
   });
 
   test("that is not taken from waits, and fails when it is closed here", async () => {
-    const { other, link } = await toEcho({ mode: "stuck", room: { slots: 2, slotBytes: 100 }, sizes: [], group: 1 });
+    const { other, link } = await toEcho({ mode: "stuck", capacity: { slots: 2, slotBytes: 100 }, sizes: [], group: 1 });
     await using _ = other;
     await Promise.all([send(link, 0, 100), send(link, 1, 100)]);
     const waiting = [failure(send(link, 2, 100)), failure(link.receive("back.0", takeTensor(device, 1)(1)))];
@@ -114,8 +114,8 @@ describe("shared memory between two processes", () => {
   });
 
   test("fails at once on both sides of it when the neighbour is killed, with nothing left over", async () => {
-    const room = { slots: 2, slotBytes: MIB };
-    const { other, link } = await toEcho({ mode: "gone", room, sizes: [MIB, 5], group: 1 });
+    const capacity = { slots: 2, slotBytes: MIB };
+    const { other, link } = await toEcho({ mode: "gone", capacity, sizes: [MIB, 5], group: 1 });
     await using _ = other;
     await Promise.all([send(link, 0, MIB), send(link, 1, 5)]);
     const waiting = failure(link.receive("back.0", takeTensor(device, 1)(1)));
@@ -127,8 +127,8 @@ describe("shared memory between two processes", () => {
   });
 
   test("says what is too large, or of another size than expected, and continues", async () => {
-    const room = { slots: 2, slotBytes: 1000 };
-    const { other, link } = await toEcho({ mode: "echo", room, sizes: [10], group: 1 });
+    const capacity = { slots: 2, slotBytes: 1000 };
+    const { other, link } = await toEcho({ mode: "echo", capacity, sizes: [10], group: 1 });
     await using _ = other;
     const tensor = takeTensor(device, 2000);
     expect(await failure(link.send("large", tensor(1001)))).toBe(
@@ -146,8 +146,8 @@ describe("shared memory between two processes", () => {
   test("ends with the reason of its signal", async () => {
     const { RunError } = await import("../../src/base/errors.ts");
     const end = new AbortController();
-    const room = { slots: 1, slotBytes: 100 };
-    const { other, link } = await toEcho({ mode: "stuck", room, sizes: [], group: 1 }, end.signal);
+    const capacity = { slots: 1, slotBytes: 100 };
+    const { other, link } = await toEcho({ mode: "stuck", capacity, sizes: [], group: 1 }, end.signal);
     await using _ = other;
     const waiting = failure(link.receive("back.0", takeTensor(device, 1)(1)));
     end.abort(new RunError("bus.gone", "stage 1 has not been heard of"));

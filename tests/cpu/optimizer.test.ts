@@ -6,8 +6,8 @@ import { join } from "node:path";
 import type { OptimizerStep } from "../../src/bus/messages.ts";
 import { Arena } from "../../src/device/arena.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import { stepTable } from "../../src/engine/optimizer.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep } from "../../src/ops/adamw.ts";
-import { stepTable } from "../../src/stage/optimizer.ts";
 
 type Case = {
   readonly optimizer: { readonly name: "sgd" | "adamw"; readonly weight_decay: number } & Readonly<Record<string, never>>;

@@ -15,7 +15,7 @@ const planOf = (recipe: string, flags: readonly string[], environment: Readonly<
   place.start(["plan", recipe, ...flags], { ...NEUTRAL, ...environment }).ended;
 const plan = (...flags: readonly string[]) => planOf(path, flags);
 const filesIn = (folder: string) => readdirSync(folder).toSorted();
-const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+const percent = (segment: number) => `${(100 * segment).toFixed(1)} %`;
 
 describe("numbers of a schedule", () => {
   test("are those of its stages, for machines as for people", async () => {
@@ -25,9 +25,9 @@ describe("numbers of a schedule", () => {
     const [[from, cut], [next, to]] = stages.map(({ layers }: { layers: [number, number] }) => layers);
     expect([from, next, to, slots]).toEqual([0, cut, 4, 4]);
     const { bubble, steady_bubble: steady, makespan_over_lower_bound: over, passes, whole_run: whole } = schedule;
-    for (const share of [bubble, steady]) {
-      expect(share).toBeGreaterThanOrEqual(0);
-      expect(share).toBeLessThan(1);
+    for (const segment of [bubble, steady]) {
+      expect(segment).toBeGreaterThanOrEqual(0);
+      expect(segment).toBeLessThan(1);
     }
     expect(over).toBeGreaterThanOrEqual(1);
     expect(Number.isInteger(passes)).toBe(true);

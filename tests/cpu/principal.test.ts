@@ -2,13 +2,13 @@
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { principalFactors } from "../../src/adapter/principal.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { linearShape } from "../../src/base/spec.ts";
 import { largestEigen, type Matrix, matrix, multiply, orthonormal } from "../../src/device/algebra.ts";
+import { svdFactors } from "../../src/engine/svd-init.ts";
+import { originalWeights } from "../../src/engine/weight-source.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
-import { originalWeights } from "../../src/stage/base.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 
 const rng = new Rng(77);
@@ -47,7 +47,7 @@ describe.each([
 
   test("PiSSA takes its largest singular values, and divides them between A and B", () => {
     const values = Array.from({ length: n }, (_, i) => 10 - i * 0.2);
-    const { a, b } = principalFactors("pissa", weightOf(values), 5, 1.7, [1]);
+    const { a, b } = svdFactors("pissa", weightOf(values), 5, 1.7, [1]);
     const part = multiply(wide(b, out), wide(a, 5));
     expect(
       off(
@@ -63,7 +63,7 @@ describe.each([
   test("in rounds it comes near that, the nearer the more there are", () => {
     const values = Array.from({ length: n }, (_, i) => 10 * 0.8 ** i);
     const errors = [0, 2, 16].map((rounds) => {
-      const { a, b } = principalFactors(`pissa_niter_${rounds}`, weightOf(values), 5, 0.5, [3, 4]);
+      const { a, b } = svdFactors(`pissa_niter_${rounds}`, weightOf(values), 5, 0.5, [3, 4]);
       return off(
         multiply(wide(b, out), wide(a, 5)).values.map((value) => 0.5 * value),
         weightOf(values, 5).values,
@@ -72,20 +72,20 @@ describe.each([
     expect(errors[2]!).toBeLessThan(1e-3);
     expect(errors[1]!).toBeLessThan(errors[0]!);
     expect(errors[2]!).toBeLessThan(errors[1]!);
-    expect(principalFactors("pissa_niter_2", weightOf(values), 5, 1, [3])).toEqual(
-      principalFactors("pissa_niter_2", weightOf(values), 5, 1, [3]),
+    expect(svdFactors("pissa_niter_2", weightOf(values), 5, 1, [3])).toEqual(
+      svdFactors("pissa_niter_2", weightOf(values), 5, 1, [3]),
     );
   });
 
   test("a weight of less rank than the adapter has it all", () => {
     const values = Array.from({ length: n }, (_, i) => (i < 3 ? 3 - i : 0));
-    const { a, b } = principalFactors("pissa", weightOf(values), 6, 1, [1]);
+    const { a, b } = svdFactors("pissa", weightOf(values), 6, 1, [1]);
     expect(off(multiply(wide(b, out), wide(a, 6)).values, weightOf(values).values)).toBeLessThan(1e-5);
   });
 
   test("OLoRA takes Q and R of its first columns", () => {
     const weight = random(out, width);
-    const { a, b } = principalFactors("olora", weight, 4, 9, [1]);
+    const { a, b } = svdFactors("olora", weight, 4, 9, [1]);
     const unit = multiply(wide(b, out), wide(b, out), { turnA: true });
     for (let i = 0; i < 4; i++) for (let j = 0; j < 4; j++) expect(unit.values[i * 4 + j]!).toBeCloseTo(i === j ? 1 : 0, 5);
     const part = multiply(wide(b, out), wide(a, 4));
@@ -164,7 +164,7 @@ for (const init of ["pissa", "pissa_niter_4", "olora"] as const)
         ).values;
       const weight = matrix(out, width, Float64Array.from(original(1, linear)));
       if (init !== "pissa_niter_4") {
-        const begun = principalFactors(init, weight, 3, 5 / 3, []);
+        const begun = svdFactors(init, weight, 3, 5 / 3, []);
         const part = multiply(wide(begun.b, out), wide(begun.a, 3)).values;
         expect(
           off(

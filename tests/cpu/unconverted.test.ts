@@ -6,11 +6,11 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { type Linear, linearShape } from "../../src/base/spec.ts";
+import { partOfWeights } from "../../src/engine/initialise.ts";
+import { originalWeights } from "../../src/engine/weight-source.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { type PeftFactor, writePeftAdapter } from "../../src/files/peft.ts";
-import { originalWeights } from "../../src/stage/base.ts";
-import { partOfWeights } from "../../src/stage/begin.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 

@@ -2,20 +2,20 @@
 // another objective.
 
 import { expect, test } from "bun:test";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import { pack, type Share } from "../../src/schedule/pack.ts";
+import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { randomTokens, tinyStage } from "../helpers/tiny.ts";
 
-const adapters: readonly BankAdapter[] = [
+const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
   { rank: 40, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 16, scale: 0.9, targets: ["k_proj", "o_proj"] },
@@ -45,8 +45,8 @@ async function pass(device: Device, spec: ModelSpec) {
     ...randomTokens(rng, spec.vocab, own),
     other: randomTokens(rng, spec.vocab, other),
   });
-  const shares = OBJECTIVES.map(
-    (objective, adapter): Share => ({
+  const segments = OBJECTIVES.map(
+    (objective, adapter): Segment => ({
       adapter,
       samples: [row(11, 150), row(3, 2), row(40, 41 + adapter)],
       seed: 40 + adapter,
@@ -54,15 +54,15 @@ async function pass(device: Device, spec: ModelSpec) {
       dropout: 0.1,
       firstRow: 7 * adapter,
       weight: 0.05,
-      preference: { objective, whole: { rows: 5, tokens: 200 }, references: null },
+      preference: { objective, totals: { rows: 5, tokens: 200 }, references: null },
     }),
   );
-  const batch = pack(shares, adapters.length, device.rowTile);
+  const batch = pack(segments, adapters.length, device.rowTile);
   await stage.forward(0, batch);
   const losses = (await stage.backward(0))!;
   const gradients: Float32Array[][] = [];
   for (const adapter of adapters.keys())
-    gradients.push(factorsOf(stage, adapter, await stage.bank.read(adapter, "grads")).map(({ values }) => values));
+    gradients.push(factorsOf(stage, adapter, await stage.pool.read(adapter, "grads")).map(({ values }) => values));
   return { losses: losses.map(({ loss }) => loss), similar: losses.flatMap(({ similar = [] }) => similar), gradients };
 }
 

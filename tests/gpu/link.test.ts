@@ -20,7 +20,10 @@ needs("gpu")("two processes that share a GPU", () => {
   async function toEcho(input: Omit<EchoInput, "kind" | "cuda">, kind: "auto" | LinkKind) {
     const other = neighbour("echo", { ...input, kind, cuda: true });
     const { channel } = other;
-    return { other, ...(await openLink({ device, stage: 0, neighbour: 1, kind, room: input.room, channel, bus: null })) };
+    return {
+      other,
+      ...(await openLink({ device, stage: 0, neighbour: 1, kind, capacity: input.capacity, channel, bus: null })),
+    };
   }
 
   async function echo(link: Link, all: readonly number[], most: number): Promise<void> {
@@ -43,12 +46,12 @@ needs("gpu")("two processes that share a GPU", () => {
 
   for (const kind of ["auto", "shm"] as const)
     test(`messages of all sizes arrive bit for bit, both ways, by ${kind}`, async () => {
-      const room = { slots: 2, slotBytes: 40 * MIB };
-      const all = sizes(6, 40, room.slotBytes);
-      const { other, link, why } = await toEcho({ mode: "echo", room, sizes: all, group: room.slots }, kind);
+      const capacity = { slots: 2, slotBytes: 40 * MIB };
+      const all = sizes(6, 40, capacity.slotBytes);
+      const { other, link, why } = await toEcho({ mode: "echo", capacity, sizes: all, group: capacity.slots }, kind);
       await using _ = other;
       expect(why).toBe(kind === "auto" ? "ipc: both use one GPU" : "shm: it was asked for");
-      await echo(link, all, room.slotBytes);
+      await echo(link, all, capacity.slotBytes);
       expect(await other.said()).toEqual({ why });
       expect(await other.said()).toEqual({ done: true });
       link[Symbol.dispose]();
@@ -56,8 +59,8 @@ needs("gpu")("two processes that share a GPU", () => {
     });
 
   test("a neighbour that is killed ends the link at once, and the GPU continues", async () => {
-    const room = { slots: 2, slotBytes: MIB };
-    const { other, link } = await toEcho({ mode: "gone", room, sizes: [MIB, 5], group: 1 }, "ipc");
+    const capacity = { slots: 2, slotBytes: MIB };
+    const { other, link } = await toEcho({ mode: "gone", capacity, sizes: [MIB, 5], group: 1 }, "ipc");
     await using _ = other;
     const tensor = takeTensor(device, MIB);
     await Promise.all([link.send("there.0", tensor(MIB)), link.send("there.1", tensor(5))]);

@@ -1,22 +1,22 @@
 // A whole step on the GPU against the same step on the cpu device: losses, hits and every gradient, for each kind of model.
 
 import { describe, expect, test } from "bun:test";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { Recomputation } from "../../src/model/buffers.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import type { Recomputation } from "../../src/engine/buffers.ts";
+import type { Stage } from "../../src/engine/stage.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import type { Stage } from "../../src/stage/stage.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { randomTokens, tinyStage } from "../helpers/tiny.ts";
 
-const adapters: readonly BankAdapter[] = [
+const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
   { rank: 40, scale: 0.4, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 16, scale: 0.9, targets: ["k_proj", "o_proj"] },
@@ -58,7 +58,7 @@ async function pass(
   await putFactors(stage);
   const rng = new Rng(9);
   const lengths = [[11, 3, 150], [1 + 128], [2, 40, 41, 42, 43], [90, 7], [17, 60]];
-  const shares = adapters.map((_, adapter) => ({
+  const segments = adapters.map((_, adapter) => ({
     adapter,
     samples: lengths[adapter]!.map((length) => randomTokens(rng, spec.vocab, length)),
     seed: 40 + adapter,
@@ -67,12 +67,12 @@ async function pass(
     firstRow: 7 * adapter,
     weight: 0.05,
   }));
-  const batch = pack(shares, adapters.length, device.rowTile);
+  const batch = pack(segments, adapters.length, device.rowTile);
   await stage.forward(0, batch);
   const losses = (await stage.backward(0))!;
   const gradients: Float32Array[][] = [];
   for (const adapter of adapters.keys()) {
-    const block = await stage.bank.read(adapter, "grads");
+    const block = await stage.pool.read(adapter, "grads");
     gradients.push(factorsOf(stage, adapter, block).map(({ values }) => values));
   }
   return { losses: losses.map(({ loss }) => loss), gradients };

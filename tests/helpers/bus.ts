@@ -6,7 +6,7 @@ import type { StageHandlers } from "../../src/bus/bus.ts";
 import { type NatsBus, natsBus } from "../../src/bus/coordinator.ts";
 import type { StageReport } from "../../src/bus/messages.ts";
 import { connectSealed, type RunKey } from "../../src/bus/seal.ts";
-import { joinRun, type Seat } from "../../src/bus/stage.ts";
+import { joinRun, type StageMembership } from "../../src/bus/stage.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 
 export const REPORT: StageReport = {
@@ -51,7 +51,11 @@ export const handlers = (some: Partial<StageHandlers>): StageHandlers => {
   return { ...(all as unknown as StageHandlers), ...some };
 };
 
-export type Company = AsyncDisposable & { readonly run: string; readonly bus: NatsBus; readonly seats: readonly Seat[] };
+export type Company = AsyncDisposable & {
+  readonly run: string;
+  readonly bus: NatsBus;
+  readonly seats: readonly StageMembership[];
+};
 
 /** A coordinator and stages, all in this process, each with a connection of its own. */
 export async function assemble(

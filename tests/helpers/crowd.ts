@@ -2,19 +2,19 @@
 // (nothing).
 
 import { expect } from "bun:test";
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { Stage } from "../../src/engine/stage.ts";
+import type { FillTensor } from "../../src/engine/weights.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
-import type { FillTensor } from "../../src/model/weights.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
-import { Stage } from "../../src/stage/stage.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
@@ -40,7 +40,7 @@ const settings = (i: number) => ({
     targets: LINEARS.filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0) as readonly Linear[],
     method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
     projectionSeed: i,
-  } satisfies BankAdapter,
+  } satisfies PoolAdapter,
   seed: 1000 + i,
   dropout: [0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i % 8]!,
   batchSize: [2, 3, 1, 4, 2, 2, 5, 3][i % 8]!,
@@ -75,11 +75,11 @@ export async function train(
   const devices = parts.map(open);
   const links = range(cuts.length).map((i) => localLink(devices[i]!, devices[i + 1]!));
   const stages = await Promise.all(
-    parts.map((part, i) => {
+    parts.map((layerRange, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, { layers: part.to - part.from, rows, targets: rows, format });
+      const sizes = tinySizes(devices[i]!, adapters, { layers: layerRange.to - layerRange.from, rows, targets: rows, format });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
-      return Stage.open(devices[i]!, { spec, part, sizes }, fill(devices[i]!), neighbours);
+      return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),
   );
   try {
@@ -101,7 +101,7 @@ export async function train(
     const losses = who.map(() => [] as number[]);
     const sums = who.map(() => 0);
     const { rowTile } = devices[0]!;
-    const limits = { budget: 1000, passRows, rowTile };
+    const limits = { tokensPerMicrobatch: 1000, passRows, rowTile };
     const order = { kind: "lorapp", packing: "filled", stages: 1, inFlight: [1], sendBuffers: 1, ...limits } as const;
     for (const { action } of pipeline(
       works.map((work, adapter) => ({ adapter, work, from: 0 })),
@@ -109,23 +109,23 @@ export async function train(
     )) {
       if (action.kind === "forward") {
         const { id } = action.pass;
-        const shares = action.pass.shares.map(({ adapter, rows, step, firstRow, miniBatch }) => {
+        const segments = action.pass.segments.map(({ adapter, rows, step, firstRow, miniBatch }) => {
           const samples = rows.map((row) => data[adapter]![row]!);
           const targets = sum(miniBatch.map((row) => sum(data[adapter]![row]!.mask.subarray(1))));
           const { seed, dropout } = crowd[adapter]!;
           return { adapter, samples, seed, step, dropout, firstRow, weight: 1 / targets };
         });
-        const batch = pack(shares, adapters.length, rowTile);
+        const batch = pack(segments, adapters.length, rowTile);
         for (const stage of stages) await stage.forward(id, batch);
         const results = await stages.at(-1)!.backward(id);
         for (const stage of stages.slice(0, -1).reverse()) await stage.backward(id);
         for (const [i, { loss }] of results!.entries()) {
           const { adapter } = batch.sequences[i]!;
-          sums[adapter]! += loss * shares.find((share) => share.adapter === adapter)!.weight;
+          sums[adapter]! += loss * segments.find((segment) => segment.adapter === adapter)!.weight;
         }
       }
       if (action.kind === "step") {
-        const squares = await Promise.all(stages.map((stage) => stage.bank.gradSquares(who.map((_, adapter) => adapter))));
+        const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(who.map((_, adapter) => adapter))));
         const steps = action.steps.map(({ adapter, step }) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;

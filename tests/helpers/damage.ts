@@ -2,8 +2,8 @@
 
 import type { Rng } from "../../src/base/rng.ts";
 import { maxOf, range } from "../../src/base/shape.ts";
-import type { Pass, PipelineAction } from "../../src/schedule/lists.ts";
-import type { ShareRef } from "../../src/schedule/shares.ts";
+import type { PackedBatch, PipelineAction } from "../../src/schedule/lists.ts";
+import type { SegmentRef } from "../../src/schedule/segments.ts";
 import type { VerifyOptions } from "../../src/schedule/verify.ts";
 
 export type Lists = readonly (readonly PipelineAction[])[];
@@ -16,7 +16,7 @@ export const pick = <T>(rng: Rng, from: readonly T[]): T | undefined => from[rng
 const indices = (list: readonly PipelineAction[], wanted: (action: PipelineAction) => boolean): number[] =>
   list.flatMap((action, i) => (wanted(action) ? [i] : []));
 const has = (action: PipelineAction, adapters: readonly number[]): boolean =>
-  action.kind !== "step" && action.pass.shares.some(({ adapter }) => adapters.includes(adapter));
+  action.kind !== "step" && action.pass.segments.some(({ adapter }) => adapters.includes(adapter));
 
 /** Changes the list of one stage. */
 const inOneStage =
@@ -63,7 +63,7 @@ const LIST_DAMAGES: Readonly<Record<string, Damage>> = {
       rng,
       indices(list, ({ kind }) => kind === "forward"),
     )!;
-    const { pass } = list[forward] as { pass: Pass };
+    const { pass } = list[forward] as { pass: PackedBatch };
     return exchanged(
       list,
       forward,
@@ -110,17 +110,21 @@ const LIST_DAMAGES: Readonly<Record<string, Damage>> = {
     return { lists, limits: { ...limits, steps: wanted.with(adapter, other) }, stage: null };
   },
   "an adapter's gradients are summed in another order on all stages": (lists, limits, rng) => {
-    const backwards = indices(lists[0]!, ({ kind }) => kind === "backward").map((i) => (lists[0]![i] as { pass: Pass }).pass);
+    const backwards = indices(lists[0]!, ({ kind }) => kind === "backward").map(
+      (i) => (lists[0]![i] as { pass: PackedBatch }).pass,
+    );
     const pairs = backwards.flatMap((a) =>
       backwards
         .filter((b) =>
-          a.shares.some((share) => b.shares.some((other) => sameMiniBatch(share, other) && other.firstRow > share.firstRow)),
+          a.segments.some((segment) =>
+            b.segments.some((other) => sameMiniBatch(segment, other) && other.firstRow > segment.firstRow),
+          ),
         )
         .map((b) => [a, b]),
     );
     const pair = pick(rng, pairs);
     if (!pair) return null;
-    const at = (list: readonly PipelineAction[], pass: Pass) =>
+    const at = (list: readonly PipelineAction[], pass: PackedBatch) =>
       list.findIndex((action) => action.kind === "backward" && action.pass === pass);
     return { lists: lists.map((list) => exchanged([...list], at(list, pair[0]!), at(list, pair[1]!))!), limits, stage: null };
   },
@@ -132,48 +136,52 @@ const LIST_DAMAGES: Readonly<Record<string, Damage>> = {
   },
 };
 
-const sameMiniBatch = (a: ShareRef, b: ShareRef): boolean => a.adapter === b.adapter && a.step === b.step;
+const sameMiniBatch = (a: SegmentRef, b: SegmentRef): boolean => a.adapter === b.adapter && a.step === b.step;
 
 /** Changes of a micro-batch; null where this one cannot be changed so. */
-const SHARE_DAMAGES: Readonly<Record<string, (share: ShareRef, rng: Rng) => ShareRef | null>> = {
-  "another adapter": (share, rng) => ({
-    ...share,
+const SHARE_DAMAGES: Readonly<Record<string, (segment: SegmentRef, rng: Rng) => SegmentRef | null>> = {
+  "another adapter": (segment, rng) => ({
+    ...segment,
     adapter: pick(
       rng,
-      range(14).filter((i) => i !== share.adapter),
+      range(14).filter((i) => i !== segment.adapter),
     )!,
   }),
-  "another step": (share, rng) => ({ ...share, step: share.step + (rng.below(2) === 0 ? 1 : -1) }),
-  "another row": (share, rng) => ({ ...share, rows: share.rows.with(rng.below(share.rows.length), 99) }),
-  "a row less": (share, rng) => ({ ...share, rows: share.rows.toSpliced(rng.below(share.rows.length), 1) }),
-  "a row twice": (share) => ({ ...share, rows: [...share.rows, share.rows.at(-1)!] }),
-  "rows in another order": (share) => (share.rows.length < 2 ? null : { ...share, rows: share.rows.toReversed() }),
-  "another end": (share) => ({ ...share, last: !share.last }),
+  "another step": (segment, rng) => ({ ...segment, step: segment.step + (rng.below(2) === 0 ? 1 : -1) }),
+  "another row": (segment, rng) => ({ ...segment, rows: segment.rows.with(rng.below(segment.rows.length), 99) }),
+  "a row less": (segment, rng) => ({ ...segment, rows: segment.rows.toSpliced(rng.below(segment.rows.length), 1) }),
+  "a row twice": (segment) => ({ ...segment, rows: [...segment.rows, segment.rows.at(-1)!] }),
+  "rows in another order": (segment) => (segment.rows.length < 2 ? null : { ...segment, rows: segment.rows.toReversed() }),
+  "another end": (segment) => ({ ...segment, last: !segment.last }),
   // Only the data knows how many tokens came before; the mini-batch tells that there are none.
-  "another place": (share) => ({ ...share, firstRow: share.firstRow === 0 ? 7 : 0 }),
-  "another mini-batch": (share, rng) => ({
-    ...share,
-    miniBatch: share.miniBatch.with(rng.below(share.miniBatch.length), 99),
+  "another place": (segment) => ({ ...segment, firstRow: segment.firstRow === 0 ? 7 : 0 }),
+  "another mini-batch": (segment, rng) => ({
+    ...segment,
+    miniBatch: segment.miniBatch.with(rng.below(segment.miniBatch.length), 99),
   }),
-  "a longer mini-batch": (share) => ({ ...share, miniBatch: [...share.miniBatch, 99] }),
+  "a longer mini-batch": (segment) => ({ ...segment, miniBatch: [...segment.miniBatch, 99] }),
 };
 
-function damagedPass(pass: Pass, change: (share: ShareRef, rng: Rng) => ShareRef | null, rng: Rng): Pass | null {
-  const which = rng.below(pass.shares.length);
-  const share = change(pass.shares[which]!, rng);
-  return share && { ...pass, shares: pass.shares.with(which, share) };
+function damagedPass(
+  pass: PackedBatch,
+  change: (segment: SegmentRef, rng: Rng) => SegmentRef | null,
+  rng: Rng,
+): PackedBatch | null {
+  const which = rng.below(pass.segments.length);
+  const segment = change(pass.segments[which]!, rng);
+  return segment && { ...pass, segments: pass.segments.with(which, segment) };
 }
 
 /** A pass is changed in one action of one stage, or wherever it is. */
 const changesPass =
-  (change: (pass: Pass, rng: Rng) => Pass | null): Damage =>
+  (change: (pass: PackedBatch, rng: Rng) => PackedBatch | null): Damage =>
   (lists, limits, rng) => {
     const stage = rng.below(lists.length);
     const at = pick(
       rng,
       indices(lists[stage]!, ({ kind }) => kind !== "step"),
     )!;
-    const action = lists[stage]![at] as Extract<PipelineAction, { pass: Pass }>;
+    const action = lists[stage]![at] as Extract<PipelineAction, { pass: PackedBatch }>;
     const pass = change(action.pass, rng);
     if (!pass) return null;
     if (rng.below(3) > 0) return { lists: lists.with(stage, lists[stage]!.with(at, { ...action, pass })), limits, stage };
@@ -192,11 +200,11 @@ const PASS_DAMAGES: Readonly<Record<string, Damage>> = {
   ),
   "a pass lacks a micro-batch": changesPass((pass, rng) => ({
     ...pass,
-    shares: pass.shares.toSpliced(rng.below(pass.shares.length), 1),
+    segments: pass.segments.toSpliced(rng.below(pass.segments.length), 1),
   })),
   "a pass has a micro-batch twice": changesPass((pass, rng) => ({
     ...pass,
-    shares: [...pass.shares, pass.shares[rng.below(pass.shares.length)]!],
+    segments: [...pass.segments, pass.segments[rng.below(pass.segments.length)]!],
   })),
 };
 

@@ -1,25 +1,25 @@
 // What a stage holds of an adapter, factor by factor: for tests that look into it.
 
+import type { Stage } from "../../src/engine/stage.ts";
 import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/methods/layout.ts";
-import type { Stage } from "../../src/stage/stage.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {
-  const { targets, method, places } = stage.bank.adapters[slot]!;
-  return factorsIn(stage.config.part, targets, method, places).map((at) => ({
+  const { targets, method, places } = stage.pool.adapters[slot]!;
+  return factorsIn(stage.config.layerRange, targets, method, places).map((at) => ({
     ...at,
-    values: takeFactor(block, stage.bank.place(slot, at.layer, at.linear, at.factor)),
+    values: takeFactor(block, stage.pool.place(slot, at.layer, at.linear, at.factor)),
   }));
 }
 
 export const readAdapter = async (stage: Stage, slot: number): Promise<FactorTensor[]> =>
-  factorsOf(stage, slot, await stage.bank.read(slot, "params"));
+  factorsOf(stage, slot, await stage.pool.read(slot, "params"));
 
 /** Replaces the factors given; the rest of the adapter stays. */
 export async function writeAdapter(stage: Stage, slot: number, factors: readonly FactorTensor[]): Promise<void> {
-  const block = await stage.bank.read(slot, "params");
+  const block = await stage.pool.read(slot, "params");
   for (const { layer, linear, factor, values } of factors)
-    if (layer >= stage.config.part.from && layer < stage.config.part.to)
-      putFactor(block, stage.bank.place(slot, layer, linear, factor), values);
-  stage.bank.write(slot, "params", block);
+    if (layer >= stage.config.layerRange.from && layer < stage.config.layerRange.to)
+      putFactor(block, stage.pool.place(slot, layer, linear, factor), values);
+  stage.pool.write(slot, "params", block);
 }

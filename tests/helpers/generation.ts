@@ -1,29 +1,29 @@
 // A tiny random model that generates, with adapters of random factors: for tests of passes and of what co-batching changes
 // (nothing).
 
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
 import { LINEARS, linearShape, type ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import type { GenerationSizes } from "../../src/engine/generation.ts";
+import { Generator } from "../../src/engine/generator.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
-import type { GenerationSizes } from "../../src/model/generation.ts";
-import { type Generation, generate } from "../../src/run/generate.ts";
-import { Generator } from "../../src/stage/generator.ts";
+import { type Generation, generate } from "../../src/session/generate.ts";
 import { randomFill } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 
 /** Adapters of unequal ranks and targets, one of them a DoRA. */
-export const ADAPTERS: readonly BankAdapter[] = [
+export const ADAPTERS: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.1, targets: LINEARS },
   { rank: 16, scale: 0.5, targets: ["q_proj", "v_proj", "gate_proj", "down_proj"] },
   { rank: 5, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
 ];
 
-export function factorsFor(spec: ModelSpec, { rank, targets, method }: BankAdapter, seed: number) {
+export function factorsFor(spec: ModelSpec, { rank, targets, method }: PoolAdapter, seed: number) {
   return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
     const { in: width, out } = linearShape(spec, at.linear);
     const size = { A: rank * width, B: out * rank, M: out, lambda_d: rank, lambda_b: out }[at.factor];
@@ -38,7 +38,7 @@ export async function tinyGenerator(
   device: Device,
   spec: ModelSpec,
   changes: Partial<GenerationSizes> = {},
-  adapters: readonly BankAdapter[] = ADAPTERS,
+  adapters: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<Generator> {
   const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const sizes: GenerationSizes = {

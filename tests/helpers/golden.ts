@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { LINEARS, type Linear, modulePath } from "../../src/base/spec.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
-import { type Init, isPrincipal } from "../../src/methods/init.ts";
+import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 
@@ -29,7 +29,7 @@ export type GoldenStep = {
 };
 
 /** Of a row alone: the sum of its targets' losses, how many they are, how many greedy decoding hits. */
-export type GoldenRow = { readonly lossSum: number; readonly targets: number; readonly hits: number };
+export type GoldenRow = { readonly lossSum: number; readonly targets: number; readonly correct: number };
 
 /** Relative distances of two runs of PEFT: losses and gradient norms in the worst step, the others over all tensors. */
 export type Spread = {
@@ -191,7 +191,7 @@ const stepOf = ({ micro_batches: microBatches, targets, loss, loss64, ...step }:
   learningRate: step.learning_rate,
 });
 
-const rowOf = ({ loss_sum: lossSum, targets, hits }: FileRow): GoldenRow => ({ lossSum, targets, hits });
+const rowOf = ({ loss_sum: lossSum, targets, hits }: FileRow): GoldenRow => ({ lossSum, targets, correct: hits });
 
 const spreadOf = ({ grad_norms: gradNorms, ...spread }: FileSpread): Spread => ({ ...spread, gradNorms });
 
@@ -226,7 +226,7 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     layers: adapter.layers ?? null,
     rankPattern: adapter.rank_pattern ?? {},
     alphaPattern: adapter.alpha_pattern ?? {},
-    initialAdapter: isPrincipal(init) ? null : initialAdapter,
+    initialAdapter: isSvdInit(init) ? null : initialAdapter,
     patience: null,
     minDelta: 0,
     halving: null,

@@ -8,23 +8,23 @@ import { join } from "node:path";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
+import { partOfWeights } from "../../src/engine/initialise.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
-import { type Init, isPrincipal } from "../../src/methods/init.ts";
+import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
-import { begin } from "../../src/run/begin.ts";
-import { evaluate } from "../../src/run/evaluate.ts";
-import type { StepEvent } from "../../src/run/events.ts";
-import { putSaved } from "../../src/run/export.ts";
-import { run } from "../../src/run/run.ts";
-import { setupsOf } from "../../src/run/setup.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
-import { partOfWeights } from "../../src/stage/begin.ts";
-import { openLocalStages } from "../../src/stage/local.ts";
-import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "../helpers/golden.ts";
+import { evaluate } from "../../src/session/evaluate.ts";
+import type { StepEvent } from "../../src/session/events.ts";
+import { putSaved } from "../../src/session/export.ts";
+import { begin } from "../../src/session/initialise.ts";
+import { run } from "../../src/session/training.ts";
+import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
@@ -154,7 +154,7 @@ export function comparesWithPeft(
             readPeftAdapter(join(output, adapter.name), plan.spec),
             readFactorsOf(adapter.final, plan.spec),
           ];
-          const begins = isPrincipal(adapter.recipe.init);
+          const begins = isSvdInit(adapter.recipe.init);
           expect(ours.targets).toEqual(theirs.targets);
           for (const layer of range(plan.spec.layers))
             for (const linear of LINEARS) {
@@ -198,9 +198,9 @@ export function comparesWithPeft(
           await putSaved(bus, plan, own, i, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
-            const { lossSum, targets, hits } = adapter.after[r]!;
+            const { lossSum, targets, correct } = adapter.after[r]!;
             close(got.loss * targets, lossSum, ofFile, `${adapter.name}, row ${r}`);
-            if (exact) expect(got.exact).toBe(hits === targets ? 1 : 0);
+            if (exact) expect(got.exact).toBe(correct === targets ? 1 : 0);
           }
           const together = await evaluate(bus, plan, workOf(plan, i, adapter.rows)).result;
           const all = sum(adapter.after.map(({ lossSum }) => lossSum)) / sum(adapter.after.map(({ targets }) => targets));

@@ -32,8 +32,8 @@ export class RowMaker {
   #one<T>(of: readonly T[]): T {
     return of[this.rng.below(of.length)]!;
   }
-  #chance(share: number): boolean {
-    return this.rng.uniform() < share;
+  #chance(segment: number): boolean {
+    return this.rng.uniform() < segment;
   }
 
   /** Words that are nowhere else, with white space around them that templates may trim. */

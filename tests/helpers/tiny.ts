@@ -1,16 +1,16 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
-import type { BankAdapter } from "../../src/adapter/bank.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { Stage } from "../../src/engine/stage.ts";
+import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { roomOf } from "../../src/methods/layout.ts";
-import type { FillTensor, Part } from "../../src/model/weights.ts";
 import type { StageSizes } from "../../src/plan/memory.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
-import { Stage } from "../../src/stage/stage.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
 export const tinySpec = (changes: Partial<ModelSpec> = {}): ModelSpec => ({
@@ -62,7 +62,7 @@ export const randomFill =
     device.write(to, to.dtype === "f32" ? Uint32Array.from(halves, (bits) => bits << 16) : halves);
   };
 
-export const wholeModel = (spec: ModelSpec): Part => ({ from: 0, to: spec.layers, first: true, last: true });
+export const wholeModel = (spec: ModelSpec): StageLayers => ({ from: 0, to: spec.layers, first: true, last: true });
 
 /** A row of random tokens, with about a third of them prompt. */
 export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
@@ -75,7 +75,7 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
 
 const padded = ({ paddedRanks }: Device, rank: number): number => paddedRanks.find((known) => known >= rank) ?? rank;
 
-export const tinySizes = (device: Device, adapters: readonly BankAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
+export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
   slots: adapters.length,
   rows: 256,
   targets: 256,
@@ -103,12 +103,12 @@ export async function randomFactors(stage: Stage, adapter: number, seed: number)
 export async function tinyStage(
   device: Device,
   spec: ModelSpec,
-  adapters: readonly BankAdapter[],
+  adapters: readonly PoolAdapter[],
   seeds: readonly number[],
   changes: Partial<StageSizes> = {},
 ): Promise<Stage> {
   const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
-  const config = { spec, part: wholeModel(spec), sizes };
+  const config = { spec, layerRange: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
   for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot, init: "default" });
   for (const [slot, seed] of seeds.entries()) await writeAdapter(stage, slot, await randomFactors(stage, slot, seed));

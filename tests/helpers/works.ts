@@ -2,7 +2,7 @@
 
 import { hash, type Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import type { Kind, StageAction, Times } from "../../src/schedule/lists.ts";
+import type { ScheduleKind, StageAction, Times } from "../../src/schedule/lists.ts";
 import { type Joining, type PipelineOptions, pipeline } from "../../src/schedule/pipeline.ts";
 import { totalSteps, type Work } from "../../src/schedule/steps.ts";
 import type { VerifyOptions } from "../../src/schedule/verify.ts";
@@ -51,7 +51,7 @@ export function randomTimes(rng: Rng): Times {
 
 export type Case = { readonly works: readonly Work[]; readonly options: PipelineOptions };
 
-const KINDS: readonly Kind[] = ["lorapp", "lorapp", "1f1b", "gpipe"]; // what is used, more often
+const KINDS: readonly ScheduleKind[] = ["lorapp", "lorapp", "1f1b", "gpipe"]; // what is used, more often
 
 /** A crowd and a pipeline for it; `changes` go before what is drawn. */
 export function randomCase(rng: Rng, changes: Partial<PipelineOptions> = {}): Case {
@@ -63,7 +63,7 @@ export function randomCase(rng: Rng, changes: Partial<PipelineOptions> = {}): Ca
     inFlight: range(stages).map(() => 1 + rng.below(2 * stages)),
     sendBuffers: 1 + rng.below(3),
     times: randomTimes(rng),
-    budget: 30 + rng.below(170),
+    tokensPerMicrobatch: 30 + rng.below(170),
     passRows: 20 + rng.below(400),
     rowTile: 1 + rng.below(9),
     ...changes,

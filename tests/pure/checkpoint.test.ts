@@ -35,13 +35,13 @@ const at = (step: number, tokens = 1) => ({
 const block = () => new Float32Array(layout.size).fill(0.5);
 const snapshot = {
   ...{ spec, rank: 4, targets: ["o_proj"] as const },
-  stages: [{ part, layout, blocks: { params: block(), m: block(), v: block() } }],
+  stages: [{ layerRange: part, layout, blocks: { params: block(), m: block(), v: block() } }],
 };
 
 /** The same of twice the rank. */
 const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, magnitudes: [], vectors: [] });
 const blocks = () => new Float32Array(wide.size).fill(0.5);
-const large = { rank: 8, stages: [{ part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
+const large = { rank: 8, stages: [{ layerRange: part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
 
 test("the checkpoint of a step that has one takes a name of its own, and the old one goes after it", () => {
   const folder = join(root, "same");

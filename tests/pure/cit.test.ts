@@ -7,7 +7,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { sum } from "../../src/base/shape.ts";
 import { cosineGradients, cosines } from "../../src/objectives/cosine.ts";
 import type { ScoredRow } from "../../src/objectives/definition.ts";
-import { isRight, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
+import { isCorrect, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
 
 type Case = {
   readonly objective: Extract<Preference, { name: "cit" }>;
@@ -45,13 +45,13 @@ describe.each(CASES.map((golden) => [JSON.stringify(golden.objective), golden] a
     const by = cosineGradients(
       us,
       vs,
-      found.map(({ contrast }) => contrast!.pulls),
+      found.map(({ contrast }) => contrast!.gradients),
     );
     for (const which of ["us", "vs"] as const)
       for (const [i, want] of golden.gradients[which].entries())
         for (const [k, value] of want.entries()) near(by[which][i]![k]!, value);
     for (const [i, want] of golden.gradients.logps.entries())
-      for (const k of [0, 1] as const) near(found[i]!.slopes[k], want[k]!);
+      for (const k of [0, 1] as const) near(found[i]!.gradients[k], want[k]!);
   });
 });
 
@@ -68,8 +68,8 @@ test("slopes by cosines are the derivatives of the loss while lambda is the weig
     for (const j of row.keys()) {
       const moved = (by: number) =>
         sum(at(square.map((of, k) => (k === i ? of.with(j, of[j]! + by) : of))).map(({ loss }) => loss));
-      const slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-      expect(Math.abs(found[i]!.contrast!.pulls[j]! - slope)).toBeLessThan(1e-8);
+      const gradient = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+      expect(Math.abs(found[i]!.contrast!.gradients[j]! - gradient)).toBeLessThan(1e-8);
     }
 });
 
@@ -91,11 +91,16 @@ test("a row is right when its own paraphrase is the most similar; alone it has n
     ],
   );
   const found = preferenceLoss(objective, rows, { rows: 2, tokens: 10 });
-  expect(rows.map((row, i) => isRight(row, found[i]!))).toEqual([true, false]);
+  expect(rows.map((row, i) => isCorrect(row, found[i]!))).toEqual([true, false]);
   expect(found.map(({ rewards }) => rewards)).toEqual([
     [0.9, 0.2],
     [0.4, 0.5],
   ]);
   const [alone] = preferenceLoss(objective, rowsOf([[-5, -6]], [[2, 2]], [[0.7]]), { rows: 1, tokens: 4 });
-  expect(alone).toEqual({ loss: 11 / 4, slopes: [-0.25, -0.25], rewards: [0.7, 0.7], contrast: { loss: 0, pulls: [0] } });
+  expect(alone).toEqual({
+    loss: 11 / 4,
+    gradients: [-0.25, -0.25],
+    rewards: [0.7, 0.7],
+    contrast: { loss: 0, gradients: [0] },
+  });
 });

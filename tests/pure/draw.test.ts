@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { legendOf } from "../../src/cli/draw/looks.ts";
-import { type Rehearsal, rehearse } from "../../src/cli/draw/rehearsal.ts";
+import { type SimulatedRun, simulateRun } from "../../src/cli/draw/simulated-run.ts";
 import { drawSvg } from "../../src/cli/draw/svg.ts";
 import { drawTerminal } from "../../src/cli/draw/terminal.ts";
 import { numbersOf } from "../../src/cli/draw/words.ts";
@@ -71,7 +71,7 @@ function rowsOf(lines: readonly string[], stages: number): string[][] {
   });
 }
 
-const isDone = ({ until, simulation }: Rehearsal): boolean => until === simulation.makespan;
+const isDone = ({ until, simulation }: SimulatedRun): boolean => until === simulation.makespan;
 const shareOf = (cells: readonly string[], is: (cell: string) => boolean) => cells.filter(is).length / cells.length;
 const isLarge = (cell: string) => cell === "+" || cell !== cell.toLowerCase();
 const isSmall = (cell: string) => cell === "-" || cell !== cell.toUpperCase();
@@ -82,10 +82,10 @@ describe.each(STAGES)("in the terminal, of %i stages", (stages) => {
   test("there is a row a stage; no line is wider than the screen; colours change no letter", () => {
     for (const { adapters, widths } of crowds(stages)) {
       const plan = planOf(adapters, stages);
-      const rehearsal = rehearse(plan);
+      const simulated = simulateRun(plan);
       for (const width of widths) {
-        const plain = drawTerminal(plan, rehearsal, { width, colour: false });
-        const coloured = drawTerminal(plan, rehearsal, { width, colour: true });
+        const plain = drawTerminal(plan, simulated, { width, colour: false });
+        const coloured = drawTerminal(plan, simulated, { width, colour: true });
         expect(coloured.map(Bun.stripANSI)).toEqual(plain);
         expect(coloured.slice(0, stages).every((line) => line.includes("\x1b["))).toBe(true);
         expect(plain.some((line) => line.includes("\x1b"))).toBe(false);
@@ -100,10 +100,10 @@ describe.each(STAGES)("in the terminal, of %i stages", (stages) => {
   test("letters are what the stage does in the middle of their time: whose, large forward, small backward", () => {
     for (const adapters of [1, 4, 9]) {
       const plan = planOf(adapters, stages, 3);
-      const rehearsal = rehearse(plan);
-      expect(isDone(rehearsal)).toBe(true);
-      const { spans, simulation } = rehearsal;
-      const lines = drawTerminal(plan, rehearsal, { width: 6000, colour: false }); // wide enough for the whole run
+      const simulated = simulateRun(plan);
+      expect(isDone(simulated)).toBe(true);
+      const { spans, simulation } = simulated;
+      const lines = drawTerminal(plan, simulated, { width: 6000, colour: false }); // wide enough for the whole run
       expect(lines.join(" ")).toContain("Drawn: the whole run.");
       const letters = range(adapters).map((adapter) => lettersOf(lines, plan, adapter));
       for (const [stage, cells] of rowsOf(lines, stages).entries()) {
@@ -114,9 +114,9 @@ describe.each(STAGES)("in the terminal, of %i stages", (stages) => {
           return !span.adapters.some((adapter) => letters[adapter]![span.kind === "forward" ? 0 : 1] === cell);
         };
         expect(cells.filter(isWrong)).toEqual([]);
-        const share = (kind: Span["kind"]) => timeOf(spans[stage]!, kind) / simulation.makespan;
-        expect(shareOf(cells, isLarge)).toBeCloseTo(share("forward"), 2);
-        expect(shareOf(cells, isSmall)).toBeCloseTo(share("backward"), 2);
+        const segment = (kind: Span["kind"]) => timeOf(spans[stage]!, kind) / simulation.makespan;
+        expect(shareOf(cells, isLarge)).toBeCloseTo(segment("forward"), 2);
+        expect(shareOf(cells, isSmall)).toBeCloseTo(segment("backward"), 2);
         expect(1 - shareOf(cells, (cell) => cell === ".")).toBeCloseTo(simulation.busy[stage]! / simulation.makespan, 2);
       }
     }
@@ -137,19 +137,19 @@ describe.each(STAGES)("as SVG, of %i stages", (stages) => {
   test("each pass lies within its lane, where its time is and with all adapters that are in it, and none upon another", () => {
     for (const adapters of [1, 3, 9, 30]) {
       const plan = planOf(adapters, stages);
-      const rehearsal = rehearse(plan);
-      const svg = parse(drawSvg(plan, rehearsal, GIVEN));
+      const simulated = simulateRun(plan);
+      const svg = parse(drawSvg(plan, simulated, GIVEN));
       expect(svg.children.filter(({ name }) => name === "title").map(({ text }) => text)).toEqual([TITLE]);
       const texts = svg.children.filter(({ name }) => name === "text");
       expect(texts[0]!.text).toBe(TITLE);
-      for (const said of numbersOf(plan, rehearsal)) expect(texts.map(({ text }) => text)).toContain(said);
+      for (const said of numbersOf(plan, simulated)) expect(texts.map(({ text }) => text)).toContain(said);
       if (stages > 1) expect(texts.map(({ text }) => text)).toContain(`cpu 1 on ${HOST}`);
 
       const lanes = svg.children.filter(({ of }) => of["class"] === "lane").map(boxOf);
       expect(lanes.length).toBe(stages);
       const marks = texts.filter(({ of }) => of["class"] === "mark");
       const [zero, last] = [marks[0]!, marks.at(-1)!];
-      const pixels = (numberOf(last, "x") - numberOf(zero, "x")) / Number(last.text) / rehearsal.unit;
+      const pixels = (numberOf(last, "x") - numberOf(zero, "x")) / Number(last.text) / simulated.unit;
       const groups = svg.children.filter(({ name }) => name === "g");
       for (const [stage, lane] of lanes.entries()) {
         const bottom = lanes[stage + 1]?.top ?? Number.POSITIVE_INFINITY;
@@ -159,7 +159,7 @@ describe.each(STAGES)("as SVG, of %i stages", (stages) => {
         };
         let before = lane.left;
         const passes = groups.filter(({ children }) => children[1]!.name === "rect").filter(isHere);
-        const spans = rehearsal.spans[stage]!.filter(({ kind }) => kind !== "step").slice(0, passes.length);
+        const spans = simulated.spans[stage]!.filter(({ kind }) => kind !== "step").slice(0, passes.length);
         expect(passes.length).toBeGreaterThan(0);
         for (const [i, { children }] of passes.entries()) {
           const { kind, pass, adapters: members, start, end } = spans[i]!;
@@ -195,16 +195,16 @@ test("numbers that are reported are the simulation's, and those of what is drawn
   for (const stages of STAGES.slice(1))
     for (const adapters of [1, 4, 9]) {
       const plan = planOf(adapters, stages, 3);
-      const rehearsal = rehearse(plan);
-      const { simulation, spans } = rehearsal;
+      const simulated = simulateRun(plan);
+      const { simulation, spans } = simulated;
       const busy = sum(spans.map((of) => timeOf(of, "forward") + timeOf(of, "backward")));
       const bubble = 1 - busy / (stages * Math.max(...spans.flat().map(({ end }) => end)));
       expect(simulation.bubble).toBeCloseTo(bubble, 9);
-      const [said] = numbersOf(plan, rehearsal);
+      const [said] = numbersOf(plan, simulated);
       expect(said).toStartWith(`Bubble ${(100 * bubble).toFixed(1)} % of all stages' time`);
       expect(said).toEndWith(` (${new Set(spans[0]!.flatMap(({ pass }) => pass ?? [])).size} passes, the whole run).`);
     }
-  const cut = rehearse(planOf(4, 2), 5);
+  const cut = simulateRun(planOf(4, 2), 5);
   expect(cut.whole).toBe(false);
   expect(numbersOf(planOf(4, 2), cut)[0]).toEndWith("the first 5 passes).");
 });
@@ -221,7 +221,7 @@ describe("looks", () => {
     }
     for (const adapters of [12, 60]) {
       const plan = planOf(adapters, 1);
-      const svg = drawSvg(plan, rehearse(plan), "t");
+      const svg = drawSvg(plan, simulateRun(plan), "t");
       const passes = everyElement(parse(svg)).filter(({ name, text }) => name === "title" && text.includes(" of pass "));
       const drawn = new Set(passes.flatMap(({ text }) => text.split(": ")[1]!.split(", "))).size;
       const rest = Number(/>(\d+) more</.exec(svg)?.[1] ?? 0);

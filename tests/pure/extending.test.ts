@@ -72,7 +72,10 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
   );
   const [code, out] = await run(copy, process.execPath, "try.ts");
   expect(code).toBe(0);
-  expect(JSON.parse(out)).toEqual([{ name: "margin", leastMargin: 3 }, [{ loss: 1, slopes: [-0.5, 0.5], rewards: [-4, -5] }]]);
+  expect(JSON.parse(out)).toEqual([
+    { name: "margin", leastMargin: 3 },
+    [{ loss: 1, gradients: [-0.5, 0.5], rewards: [-4, -5] }],
+  ]);
 }, 120_000);
 
 test("a command", async () => {

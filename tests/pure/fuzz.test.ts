@@ -97,8 +97,8 @@ function asToml(value: unknown): string | null {
 test("messages", () => {
   const tokens = { ids: Int32Array.of(1, 2, 3), mask: Uint8Array.of(0, 1, 1) };
   const objective = { name: "dpo", loss: "ipo", beta: 0.1, labelSmoothing: 0, reference: { folder: "/x" } } as const;
-  const preference = { objective, whole: { rows: 1, tokens: 2 }, references: [[-1, -2] as const] };
-  const share = {
+  const preference = { objective, totals: { rows: 1, tokens: 2 }, references: [[-1, -2] as const] };
+  const segment = {
     adapter: 0,
     samples: [{ ...tokens, other: tokens }],
     seed: 1,
@@ -108,7 +108,7 @@ test("messages", () => {
     weight: 1,
     preference,
   };
-  const batch = pack([share], 2, 4);
+  const batch = pack([segment], 2, 4);
   const requests = [
     { type: "forward", pass: 3, batch },
     {
@@ -121,7 +121,7 @@ test("messages", () => {
     { type: "write", slot: 1, blocks: { params: new Float32Array(6), m: new Float32Array(6), v: new Float32Array(6) } },
   ] as const;
   const replies = {
-    backward: [{ loss: 1, hits: 0 }],
+    backward: [{ loss: 1, correct: 0 }],
     squares: [new Float32Array(3)],
     clock: { now: 1, takenBytes: 3 },
   } as const;
@@ -193,12 +193,12 @@ test("checkpoints: what differs from what was written is never taken", () => {
   };
   const targets = ["q_proj", "v_proj", "o_proj"] as const;
   const good = join(root, "checkpoints");
-  const snapshot = { spec, rank: 3, targets, stages: [{ part, layout, blocks }] };
+  const snapshot = { spec, rank: 3, targets, stages: [{ layerRange: part, layout, blocks }] };
   writeCheckpoint(good, progress, snapshot, 3);
   writeCheckpoint(
     good,
     { ...progress, step: 13 },
-    { ...snapshot, stages: [{ part, layout, blocks: { ...blocks, m: block() } }] },
+    { ...snapshot, stages: [{ layerRange: part, layout, blocks: { ...blocks, m: block() } }] },
     3,
   );
   const contentOf = (folder: string) => {

@@ -5,12 +5,12 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
-import { alikePlaces } from "../../src/device/tile.ts";
+import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
-import { type Engine, type Grown, generate } from "../../src/run/generate.ts";
-import { decode, type GenerationPass, prefill, seat, seatedRows, type Tile } from "../../src/schedule/decode.ts";
+import { decode, type GenerationBatch, prefill, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
+import { type Engine, type GeneratedToken, generate } from "../../src/session/generate.ts";
 
-const tile: Tile = { rows: 4, alike: [0, 1, 2] };
+const tile: Tile = { rows: 4, sameOrder: [0, 1, 2] };
 
 describe("a pass", () => {
   test("reads prompts, each from a tile of its own on", () => {
@@ -50,16 +50,16 @@ describe("a pass", () => {
   });
 
   test("seats", () => {
-    expect(range(7).map((i) => seat(i, tile))).toEqual([0, 1, 2, 4, 5, 6, 8]);
-    expect([0, 1, 3, 4].map((count) => seatedRows(count, tile))).toEqual([0, 4, 4, 8]);
-    expect(alikePlaces({ kind: "cpu", rowTile: 24 })).toEqual([0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17]);
-    expect(alikePlaces({ kind: "cuda", rowTile: 128 })).toEqual(range(128));
+    expect(range(7).map((i) => rowIndex(i, tile))).toEqual([0, 1, 2, 4, 5, 6, 8]);
+    expect([0, 1, 3, 4].map((count) => tiledRows(count, tile))).toEqual([0, 4, 4, 8]);
+    expect(sameOrderPlaces({ kind: "cpu", rowTile: 24 })).toEqual([0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17]);
+    expect(sameOrderPlaces({ kind: "cuda", rowTile: 128 })).toEqual(range(128));
   });
 });
 
 /** An engine whose next token is one more than the last. */
 function counting(sequences: number, rows: number) {
-  const passes: GenerationPass[] = [];
+  const passes: GenerationBatch[] = [];
   const engine: Engine = {
     tile,
     sizes: { rows, sequences, capacity: 50, adapters: 2 },
@@ -90,7 +90,7 @@ describe("many sequences", () => {
     ] as const) {
       const { engine, passes } = counting(sequences, rows);
       const tokens = wanted.map(() => [] as number[]);
-      const ends: Grown[] = [];
+      const ends: GeneratedToken[] = [];
       for await (const grown of generate(engine, wanted, { temperature: 0, topK: 0, topP: 1 }, new Set([9]))) {
         tokens[grown.index]!.push(grown.token);
         if (grown.end) ends.push(grown);

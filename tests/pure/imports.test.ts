@@ -9,16 +9,16 @@ describe("which folder may import which", () => {
       check("src/plan/plan.ts", 'import { sum } from "../base/shape.ts";', 'import { cut } from "../schedule/steps.ts";'),
     ).toEqual([]);
     expect(check("src/plan/plan.ts", 'import { part } from "./part.ts";')).toEqual([]);
-    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../model/buffers.ts";')).toEqual([]);
+    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../engine/buffers.ts";')).toEqual([]);
     expect(check("src/device/cpu/host.ts", 'import { native } from "../../../ffi/native.ts";')).toEqual([]);
     expect(check("src/recipe/load.ts", 'import * as v from "valibot";')).toEqual([]);
   });
 
   test("a folder that is not allowed, with its line", () => {
-    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../model/decoder.ts";');
+    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/decoder.ts";');
     expect(found).toHaveLength(1);
     expect(found[0]).toStartWith(
-      "src/plan/plan.ts:3: imports src/model/decoder.ts; plan may import base, methods, objectives, recipe",
+      "src/plan/plan.ts:3: imports src/engine/decoder.ts; plan may import base, methods, objectives, recipe",
     );
   });
 
@@ -49,7 +49,7 @@ describe("which folder may import which", () => {
     expect(check("src/new/x.ts", 'import { a } from "../base/a.ts";')).toEqual([
       "src/new/x.ts:1: the folder 'new' has no rule in scripts/imports.ts",
     ]);
-    expect(check("src/base/x.ts", 'import { a } from "../../tests/helpers/tiny.ts";')).toHaveLength(1);
+    expect(check("src/base/x.ts", 'import { a } from "../helpers/tiny.ts";')).toHaveLength(1);
   });
 });
 
@@ -59,10 +59,10 @@ test("what compares the name of a definition outside its folder", () => {
     'switch (name) {\n  case "kto":\n}',
     'const b = "sft" !== a || a !== "sft";',
   ])
-    expect(check("src/run/feed.ts", text)).toHaveLength(1);
+    expect(check("src/session/batches.ts", text)).toHaveLength(1);
   expect(check("src/files/merge.ts", 'const m = adapter.method === "dora" ? 1 : 0;')).toHaveLength(1);
   expect(check("src/objectives/kto.ts", 'if (name === "kto") x();')).toEqual([]);
-  expect(check("src/run/feed.ts", 'const work = { name: "sft" };')).toEqual([]);
+  expect(check("src/session/batches.ts", 'const work = { name: "sft" };')).toEqual([]);
 });
 
 describe("one door for each foreign effect", () => {
@@ -70,14 +70,14 @@ describe("one door for each foreign effect", () => {
     ["bun:ffi", "src/device/cpu.ts", 'import { ptr } from "bun:ffi";', "ffi/memory.ts"],
     ["a library", "ffi/blas.ts", "const lib = dlopen(path, table);", "ffi/open.ts"],
     ["cac", "src/cli/run.ts", 'import { cac } from "cac";', "src/main.ts"],
-    ["NATS", "src/run/run.ts", 'import { connect } from "@nats-io/transport-node";', "src/bus/nats.ts"],
+    ["NATS", "src/session/training.ts", 'import { connect } from "@nats-io/transport-node";', "src/bus/nats.ts"],
     ["the end", "src/cli/run.ts", "process.exit(1);", "src/main.ts"],
     ["the exit code", "src/cli/run.ts", "process.exitCode = 1;", "src/main.ts"],
     ["the environment", "src/base/log.ts", 'const level = process.env["X"];', "src/base/env.ts"],
     ["Bun's environment", "src/base/log.ts", "const level = Bun.env.X;", "src/base/env.ts"],
-    ["a program", "src/cli/doctor.ts", "Bun.spawnSync([program]);", "src/run/spawn.ts"],
-    ["the clock", "src/run/run.ts", "const t = Date.now();", "src/base/clock.ts"],
-    ["the fine clock", "src/run/run.ts", "const t = performance.now();", "src/base/clock.ts"],
+    ["a program", "src/cli/doctor.ts", "Bun.spawnSync([program]);", "src/cluster/spawn.ts"],
+    ["the clock", "src/session/training.ts", "const t = Date.now();", "src/base/clock.ts"],
+    ["the fine clock", "src/session/training.ts", "const t = performance.now();", "src/base/clock.ts"],
     ["chance", "src/base/rng.ts", "const x = Math.random();", null],
   ])("%s", (_, path, text, door) => {
     expect(check(path, text)).toHaveLength(1);

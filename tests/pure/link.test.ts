@@ -16,7 +16,7 @@ const cpu: Offer = {
   nccl: null,
   ncclMissing: null,
   bus: true,
-  room: { slots: 2, slotBytes: 100 },
+  capacity: { slots: 2, slotBytes: 100 },
 };
 const gpu = (uuid: string, reaches: readonly string[] = []): Offer => ({
   ...cpu,

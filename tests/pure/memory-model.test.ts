@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { fitMemory, type MemorySample, predict } from "../../src/plan/model.ts";
+import { fitMemory, type MemorySample, predict } from "../../src/plan/memory-model.ts";
 
 const GRID = [1, 2, 5, 8].flatMap((sequences) => [64, 512, 2048, 8192].map((length) => ({ sequences, length })));
 const samplesOf = (b0: number, b1: number, b2: number, noise: () => number = () => 1): MemorySample[] =>

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import type { ScoredRow } from "../../src/objectives/definition.ts";
-import { isRight, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
+import { isCorrect, type Preference, preferenceLoss } from "../../src/objectives/registry.ts";
 
 const OBJECTIVES: Preference[] = [
   { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "base" },
@@ -45,14 +45,14 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
         for (const [k, which] of (["own", "other"] as const).entries()) {
           // KTO's reference point has no gradient by definition.
           if (objective.name === "kto" && which === "other") {
-            expect(found[i]!.slopes[1]).toBe(0);
+            expect(found[i]!.gradients[1]).toBe(0);
             continue;
           }
           const at = (by: number) =>
             rows.map((r) => (r === row ? { ...r, [which]: { ...r[which], logp: r[which].logp + by } } : r));
           const h = 1e-5;
-          const slope = (total(at(h)) - total(at(-h))) / (2 * h);
-          expect(Math.abs(found[i]!.slopes[k]! - slope)).toBeLessThan(1e-6 + 1e-5 * Math.abs(slope));
+          const gradient = (total(at(h)) - total(at(-h))) / (2 * h);
+          expect(Math.abs(found[i]!.gradients[k]! - gradient)).toBeLessThan(1e-6 + 1e-5 * Math.abs(gradient));
         }
     }
   });
@@ -75,8 +75,8 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
       similar: null,
     });
     for (const row of [extreme(-1e-12, -1e5), extreme(-1e5, -1e-12), extreme(0, 0)])
-      for (const { loss, slopes } of preferenceLoss(objective, [row], whole))
-        expect([loss, ...slopes].every(Number.isFinite)).toBe(true);
+      for (const { loss, gradients } of preferenceLoss(objective, [row], whole))
+        expect([loss, ...gradients].every(Number.isFinite)).toBe(true);
   });
 });
 
@@ -112,8 +112,8 @@ test.each(CASES.map((golden) => [nameOf(golden.objective), golden] as const))(
       found.reduce((sum, { loss }) => sum + loss, 0),
       golden.loss,
     );
-    for (const [i, { slopes, rewards }] of found.entries()) {
-      for (const k of [0, 1] as const) near(slopes[k], golden.slopes[k][i]!);
+    for (const [i, { gradients, rewards }] of found.entries()) {
+      for (const k of [0, 1] as const) near(gradients[k], golden.slopes[k][i]!);
       for (const [k, of] of golden.rewards.entries()) near(rewards[k]!, of[i]!);
     }
   },
@@ -129,5 +129,5 @@ test("a policy that is its reference has the loss of no preference, and no row i
   };
   const [found] = preferenceLoss(OBJECTIVES[0]!, [row], { rows: 1, tokens: 4 });
   expect(found!.loss).toBeCloseTo(Math.log(2), 12);
-  expect(isRight(row, found!)).toBe(false);
+  expect(isCorrect(row, found!)).toBe(false);
 });

@@ -5,34 +5,34 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { closest, targetRows } from "../../src/schedule/balance.ts";
-import { listsOf, type Pass, type PipelineAction, type StageAction } from "../../src/schedule/lists.ts";
+import { listsOf, type PackedBatch, type PipelineAction, type StageAction } from "../../src/schedule/lists.ts";
 import { type Joining, pipeline } from "../../src/schedule/pipeline.ts";
-import type { ShareRef } from "../../src/schedule/shares.ts";
+import type { SegmentRef } from "../../src/schedule/segments.ts";
 import { totalSteps, type Work } from "../../src/schedule/steps.ts";
 import { verify } from "../../src/schedule/verify.ts";
 import { actionsOf, type Case, equalWork, joiningOf, limitsOf, randomCase } from "../helpers/works.ts";
 
-type PassAction = Extract<PipelineAction, { pass: Pass }>;
+type PassAction = Extract<PipelineAction, { pass: PackedBatch }>;
 
-const passesOf = (list: readonly PipelineAction[], kind: PassAction["kind"]): Pass[] =>
+const passesOf = (list: readonly PipelineAction[], kind: PassAction["kind"]): PackedBatch[] =>
   list.flatMap((action) => (action.kind === kind ? [action.pass] : []));
-const sharesOf = (passes: readonly Pass[], adapter: number): ShareRef[] =>
-  passes.flatMap(({ shares }) => shares.filter((share) => share.adapter === adapter));
-const forwardsOf = (actions: readonly StageAction[]): Pass[] =>
+const sharesOf = (passes: readonly PackedBatch[], adapter: number): SegmentRef[] =>
+  passes.flatMap(({ segments }) => segments.filter((segment) => segment.adapter === adapter));
+const forwardsOf = (actions: readonly StageAction[]): PackedBatch[] =>
   passesOf(
     actions.filter(({ stage }) => stage === 0).map(({ action }) => action),
     "forward",
   );
-const rowsOf = (work: Work, rowTile: number, { rows }: ShareRef): number =>
+const rowsOf = (work: Work, rowTile: number, { rows }: SegmentRef): number =>
   alignUp(sum(rows.map((row) => work.lengths[row]!)), rowTile);
 
 /** What an adapter trains by itself on one stage, a micro-batch a pass. */
-function alone({ works, options }: Case, adapter: number, from = 0): ShareRef[] {
+function alone({ works, options }: Case, adapter: number, from = 0): SegmentRef[] {
   const only = { kind: "lorapp", packing: "alone", stages: 1, inFlight: [1], sendBuffers: 1, passRows: 1 } as const;
-  const { budget, rowTile } = options;
-  return forwardsOf([...pipeline([{ adapter, work: works[adapter]!, from }], { ...only, budget, rowTile })]).flatMap(
-    ({ shares }) => shares,
-  );
+  const { tokensPerMicrobatch, rowTile } = options;
+  return forwardsOf([
+    ...pipeline([{ adapter, work: works[adapter]!, from }], { ...only, tokensPerMicrobatch, rowTile }),
+  ]).flatMap(({ segments }) => segments);
 }
 
 /** Steps that each adapter makes in a list, in order. */
@@ -72,7 +72,7 @@ describe("the lists of a pipeline", () => {
               made[adapter]!++;
             }
           else
-            for (const { adapter, step, last } of action.pass.shares) {
+            for (const { adapter, step, last } of action.pass.segments) {
               expect(step).toBe(made[adapter]!);
               if (action.kind === "backward" && last) complete[adapter]!++;
             }
@@ -87,11 +87,11 @@ describe("the lists of a pipeline", () => {
       const { passRows, rowTile, kind, packing, firstPass } = one.options;
       const passes = passesOf(listsOf(actionsOf(one), one.options.stages)[0]!, "forward");
       expect(passes.map(({ id }) => id)).toEqual(range(passes.length).map((at) => firstPass! + at));
-      for (const { shares, rows } of passes) {
-        expect(rows).toBe(sum(shares.map((share) => rowsOf(one.works[share.adapter]!, rowTile, share))));
-        expect(rows <= passRows || shares.length === 1).toBe(true);
-        expect(new Set(shares.map(({ adapter }) => adapter)).size).toBe(shares.length);
-        if (kind !== "lorapp" || packing === "alone") expect(shares.length).toBe(1);
+      for (const { segments, rows } of passes) {
+        expect(rows).toBe(sum(segments.map((segment) => rowsOf(one.works[segment.adapter]!, rowTile, segment))));
+        expect(rows <= passRows || segments.length === 1).toBe(true);
+        expect(new Set(segments.map(({ adapter }) => adapter)).size).toBe(segments.length);
+        if (kind !== "lorapp" || packing === "alone") expect(segments.length).toBe(1);
       }
     }
   });
@@ -105,7 +105,7 @@ describe("the lists of a pipeline", () => {
           const flushes: { readonly name: string; readonly turns: string[] }[] = [];
           for (const action of list) {
             if (action.kind === "step") continue;
-            const { adapter, step } = action.pass.shares[0]!;
+            const { adapter, step } = action.pass.segments[0]!;
             const name = `${adapter}.${step}`;
             if (flushes.at(-1)?.name !== name) flushes.push({ name, turns: [] });
             const { turns } = flushes.at(-1)!;
@@ -123,7 +123,7 @@ describe("the lists of a pipeline", () => {
       for (const adapters of [stages, stages + 3]) {
         const works = range(adapters).map(() => equalWork(1, 8, 6));
         const inFlight = range(stages).map((stage) => stages - stage);
-        const limits = { budget: 8, passRows: 8, rowTile: 8 };
+        const limits = { tokensPerMicrobatch: 8, passRows: 8, rowTile: 8 };
         const options = { kind: "lorapp", packing: "alone", stages, inFlight, sendBuffers: 1, ...limits } as const;
         for (const [stage, list] of listsOf(pipeline(joiningOf(works), options), stages).entries()) {
           const letters = list.flatMap(({ kind }) => (kind === "step" ? [] : [kind === "forward" ? "F" : "B"])).join("");
@@ -142,14 +142,14 @@ describe("the lists of a pipeline", () => {
       const one = randomCase(rng, { stages: 1, kind: "lorapp", packing });
       const { passRows, rowTile } = one.options;
       const left = one.works.map((_, adapter) => alone(one, adapter));
-      for (const { shares, rows } of forwardsOf(actionsOf(one))) {
-        for (const { adapter } of shares) left[adapter]!.shift();
-        const absent = [...left.keys()].filter((adapter) => !shares.some((share) => share.adapter === adapter));
+      for (const { segments, rows } of forwardsOf(actionsOf(one))) {
+        for (const { adapter } of segments) left[adapter]!.shift();
+        const absent = [...left.keys()].filter((adapter) => !segments.some((segment) => segment.adapter === adapter));
         for (const adapter of absent) {
           const next = left[adapter]![0];
           if (next) expect(rows + rowsOf(one.works[adapter]!, rowTile, next)).toBeGreaterThan(passRows);
         }
-        if (shares.length > 1) shared++;
+        if (segments.length > 1) shared++;
       }
     }
     expect(shared).toBeGreaterThan(100);
@@ -166,8 +166,8 @@ describe("adapters that come and go", () => {
     }
     return actions;
   }
-  const begun = ({ stage, action }: StageAction): readonly ShareRef[] =>
-    stage === 0 && action.kind === "forward" ? action.pass.shares : [];
+  const begun = ({ stage, action }: StageAction): readonly SegmentRef[] =>
+    stage === 0 && action.kind === "forward" ? action.pass.segments : [];
 
   test("an adapter that leaves begins no further mini-batch, and finishes and steps the one that was begun", () => {
     const rng = new Rng(21);
@@ -330,10 +330,15 @@ describe("which adapters are in the next pass", () => {
   const turns = (works: readonly Work[], priorities: readonly number[], passes: number): number[] => {
     const counts = works.map(() => 0);
     let seen = 0;
-    for (const { stage, action } of pipeline(joining(works, priorities), { ...LIMITS, budget: 64, passRows: 64, rowTile: 1 })) {
+    for (const { stage, action } of pipeline(joining(works, priorities), {
+      ...LIMITS,
+      tokensPerMicrobatch: 64,
+      passRows: 64,
+      rowTile: 1,
+    })) {
       if (stage !== 0 || action.kind !== "forward") continue;
       if (++seen > passes) break;
-      for (const { adapter } of action.pass.shares) counts[adapter]!++;
+      for (const { adapter } of action.pass.segments) counts[adapter]!++;
     }
     return counts;
   };

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isLoopback, parseAddress } from "../../src/bus/address.ts";
 import { newRunKey } from "../../src/bus/seal.ts";
-import { announce, knownRuns } from "../../src/run/registry.ts";
+import { announce, knownRuns } from "../../src/cluster/registry.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-registry-"));
 const before = process.env["MLORA_CACHE"];

@@ -27,8 +27,8 @@ describe("the steps of an adapter", () => {
     const rng = new Rng(1);
     for (let i = 0; i < 200; i++) {
       const work = randomWork(rng);
-      const budget = 30 + rng.below(100);
-      const steps = [...stepsOf(work, budget)];
+      const tokensPerMicrobatch = 30 + rng.below(100);
+      const steps = [...stepsOf(work, tokensPerMicrobatch)];
       expect(steps.length).toBe(totalSteps(work));
       for (const epoch of new Set(steps.map((step) => step.epoch))) {
         const rows = steps.filter((step) => step.epoch === epoch).flatMap(({ microBatches }) => microBatches.flat());
@@ -41,7 +41,7 @@ describe("the steps of an adapter", () => {
         for (const rows of microBatches) {
           expect(rows.length).toBeLessThanOrEqual(work.batchSize);
           const tokens = sum(rows.map((row) => work.lengths[row]!));
-          expect(tokens <= budget || rows.length === 1).toBe(true);
+          expect(tokens <= tokensPerMicrobatch || rows.length === 1).toBe(true);
         }
       }
       const tokens = sum(steps.flatMap(({ microBatches }) => microBatches.flat().map((row) => work.lengths[row]!)));
@@ -102,7 +102,7 @@ describe("the steps of an adapter", () => {
 });
 
 describe("packing", () => {
-  const share = (adapter: number, samples: readonly Tokens[]) => ({
+  const segment = (adapter: number, samples: readonly Tokens[]) => ({
     adapter,
     samples,
     seed: 7,
@@ -115,18 +115,18 @@ describe("packing", () => {
   test("tables describe every token, and rows of an adapter fill whole tiles", () => {
     const rng = new Rng(3);
     for (let i = 0; i < 50; i++) {
-      const shares = range(1 + rng.below(5)).map((adapter) =>
-        share(
+      const segments = range(1 + rng.below(5)).map((adapter) =>
+        segment(
           adapter,
           range(1 + rng.below(4)).map(() => randomTokens(rng, 99, 2 + rng.below(20))),
         ),
       );
-      const batch = pack(shares, 6, 8);
+      const batch = pack(segments, 6, 8);
       expect(batch.ids.length % 8).toBe(0);
-      expect(batch.tokens).toBe(sum(shares.flatMap(({ samples }) => samples.map(inputLength))));
+      expect(batch.tokens).toBe(sum(segments.flatMap(({ samples }) => samples.map(inputLength))));
       let row = 0;
       let target = 0;
-      for (const { adapter, samples } of shares) {
+      for (const { adapter, samples } of segments) {
         const first = row;
         for (const sample of samples) {
           const start = row;
@@ -150,7 +150,7 @@ describe("packing", () => {
   });
 
   test("the dropout table keeps a share 1 - p of the elements, and all without dropout", () => {
-    const batch = pack([share(1, [randomTokens(new Rng(1), 9, 5)])], 3, 8);
+    const batch = pack([segment(1, [randomTokens(new Rng(1), 9, 5)])], 3, 8);
     const [seed, step, threshold, bits] = batch.dropout.subarray(4, 8);
     expect([seed, step]).toEqual([7, 2]);
     const scale = new Float32Array(Int32Array.from([bits!]).buffer)[0]!;

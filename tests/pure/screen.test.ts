@@ -5,7 +5,7 @@ import { range } from "../../src/base/shape.ts";
 import { openProgress } from "../../src/cli/progress.ts";
 import { summary } from "../../src/cli/results.ts";
 import type { Plan } from "../../src/plan/plan.ts";
-import type { AdapterResult } from "../../src/run/events.ts";
+import type { AdapterResult } from "../../src/session/events.ts";
 
 const planOf = (count: number): Plan =>
   ({

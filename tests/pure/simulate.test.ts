@@ -5,10 +5,10 @@ import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
 import {
   inTurn,
-  type Kind,
   listsOf,
   type PipelineAction,
   ROW_TIMES,
+  type ScheduleKind,
   type StageAction,
   type Times,
 } from "../../src/schedule/lists.ts";
@@ -21,15 +21,15 @@ const STAGES = range(8).map((i) => i + 1);
 const ADAPTERS = range(12).map((i) => i + 1);
 const CUTS = range(8).map((i) => i + 1);
 
-type Crowd = { readonly kind: Kind; readonly stages: number; readonly adapters: number; readonly cuts: number };
+type Crowd = { readonly kind: ScheduleKind; readonly stages: number; readonly adapters: number; readonly cuts: number };
 
 /** What is other than one buffer, a row's usual times, and the memory that 1F1B needs. */
 type Room = { readonly sendBuffers?: number; readonly times?: Times; readonly inFlight?: readonly number[] };
 
 /** Adapters with `steps` mini-batches of `cuts` micro-batches of 8 rows, one micro-batch a pass. */
-function equalPasses({ kind, stages, adapters, cuts }: Crowd, steps: number, room: Room = {}): Simulation {
-  const { sendBuffers = 1, times = ROW_TIMES, inFlight = range(stages).map((stage) => stages - stage) } = room;
-  const limits = { budget: 8, passRows: 8, rowTile: 8 };
+function equalPasses({ kind, stages, adapters, cuts }: Crowd, steps: number, capacity: Room = {}): Simulation {
+  const { sendBuffers = 1, times = ROW_TIMES, inFlight = range(stages).map((stage) => stages - stage) } = capacity;
+  const limits = { tokensPerMicrobatch: 8, passRows: 8, rowTile: 8 };
   const works = range(adapters).map(() => equalWork(cuts, 8, steps));
   const options = { kind, packing: "alone", stages, inFlight, sendBuffers, times, ...limits } as const;
   return simulate(pipeline(joiningOf(works), options), { stages, times, sendBuffers });
@@ -40,8 +40,8 @@ function equalPasses({ kind, stages, adapters, cuts }: Crowd, steps: number, roo
  * later than the others cost the same however many steps there are. What is left is the steady state, which the formulas are
  * about, exactly.
  */
-function marginalBubble(crowd: Crowd, room: Room = {}): number {
-  const [less, more] = [equalPasses(crowd, 8, room), equalPasses(crowd, 16, room)];
+function marginalBubble(crowd: Crowd, capacity: Room = {}): number {
+  const [less, more] = [equalPasses(crowd, 8, capacity), equalPasses(crowd, 16, capacity)];
   return 1 - (sum(more.busy) - sum(less.busy)) / (crowd.stages * (more.makespan - less.makespan));
 }
 
@@ -92,8 +92,8 @@ describe("equal passes", () => {
 
   test("of twice as many adapters as stages hide transfers that take no longer than a forward", () => {
     for (const stages of STAGES)
-      for (const share of [0.3, 1]) {
-        const times: Times = { ...ROW_TIMES, transfer: (_, { rows }) => share * rows };
+      for (const segment of [0.3, 1]) {
+        const times: Times = { ...ROW_TIMES, transfer: (_, { rows }) => segment * rows };
         const crowd = { kind: "lorapp", stages, adapters: 2 * stages, cuts: 1 } as const;
         const inFlight = range(stages).map((stage) => 2 * stages - stage);
         expect(marginalBubble(crowd, { times, inFlight })).toBeCloseTo(0, 12);
@@ -211,7 +211,9 @@ describe("any passes", () => {
         inFlight: range(stages).map(() => 1),
         sendBuffers: 1,
       } as const;
-      const actions = [...pipeline(joiningOf([equalWork(1, 9, 1)]), { ...options, budget: 9, passRows: 9, rowTile: 9, times })];
+      const actions = [
+        ...pipeline(joiningOf([equalWork(1, 9, 1)]), { ...options, tokensPerMicrobatch: 9, passRows: 9, rowTile: 9, times }),
+      ];
       const pass = actions.flatMap(({ action }) => (action.kind === "forward" ? [action.pass] : []))[0]!;
       const computing = range(stages).map((stage) => times.forward(stage, pass) + times.backward(stage, pass));
       const ways = range(stages - 1).map(
@@ -224,8 +226,8 @@ describe("any passes", () => {
   });
 
   test("a step may be made while the last gradients are on their way back: the lower bound allows for it", () => {
-    const shares = (adapter: number) => [{ adapter, step: 0, rows: [0], firstRow: 0, miniBatch: [0], last: true }];
-    const [a, b] = [0, 1].map((id) => ({ id, rows: 1, shares: shares(id) }));
+    const segments = (adapter: number) => [{ adapter, step: 0, rows: [0], firstRow: 0, miniBatch: [0], last: true }];
+    const [a, b] = [0, 1].map((id) => ({ id, rows: 1, segments: segments(id) }));
     const steps = [0, 1].map((adapter) => ({ kind: "step", steps: [{ adapter, step: 0 }] }) as const);
     const list = [
       { kind: "forward", pass: a! },
@@ -259,7 +261,7 @@ describe("the balanced order of unequal micro-batches", () => {
             return { ...all, lengths: lengths(rng, 400) };
           });
           const inFlight = range(stages).map((stage) => 2 * stages - stage);
-          const limits = { budget: 400, passRows: 4096, rowTile };
+          const limits = { tokensPerMicrobatch: 400, passRows: 4096, rowTile };
           const options = { kind: "lorapp", packing: "balanced", stages, inFlight, sendBuffers: 2, ...limits } as const;
           const { makespan, lowerBound } = simulate(pipeline(joiningOf(works), options), {
             stages,

@@ -6,10 +6,10 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { LINEARS } from "../../src/base/spec.ts";
 import { NullDevice } from "../../src/device/null.ts";
+import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { Stage } from "../../src/stage/stage.ts";
 import { randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
 
 const adapters = [
@@ -19,7 +19,7 @@ const adapters = [
 
 const batchOf = (device: NullDevice, vocab: number) => {
   const rng = new Rng(4);
-  const shares = adapters.map((_, adapter) => ({
+  const segments = adapters.map((_, adapter) => ({
     adapter,
     samples: [randomTokens(rng, vocab, 9), randomTokens(rng, vocab, 21)],
     seed: 1,
@@ -28,7 +28,7 @@ const batchOf = (device: NullDevice, vocab: number) => {
     firstRow: 0,
     weight: 0.1,
   }));
-  return pack(shares, adapters.length, device.rowTile);
+  return pack(segments, adapters.length, device.rowTile);
 };
 
 const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapters[1], method: "dora" }] } as const;
@@ -41,10 +41,10 @@ for (const [family, spec] of Object.entries(tinyFamilies))
           test(`takes what the plan says, once, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
             const sizes = tinySizes(device, crowd, { recomputation, layers: spec.layers });
-            const config = { spec, part: wholeModel(spec), sizes };
+            const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-              const parts = stageMemory(spec, config.part, sizes, device);
+              const parts = stageMemory(spec, config.layerRange, sizes, device);
               const planned = sum(Object.values(parts));
               expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
               const { allocations } = device;
@@ -72,7 +72,7 @@ test("a frozen weight is multiplied once for all adapters, forward and backward"
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
   const sizes = tinySizes(device, adapters, { layers: spec.layers });
-  using stage = await Stage.open(device, { spec, part: wholeModel(spec), sizes }, randomFill(device, 1), {
+  using stage = await Stage.open(device, { spec, layerRange: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
   });
@@ -89,7 +89,7 @@ test("a stage refuses a backward pass without its forward", async () => {
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
   const sizes = tinySizes(device, adapters, { layers: spec.layers });
-  using stage = await Stage.open(device, { spec, part: wholeModel(spec), sizes }, randomFill(device, 1), {
+  using stage = await Stage.open(device, { spec, layerRange: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
   });
@@ -103,8 +103,8 @@ test("passes that follow one that failed fail with the same error, however many 
   const lost = new RunError("link.lost", "stage 0 is gone");
   const refuse = () => Promise.reject(lost);
   const previous: Link = { kind: "shm", send: refuse, receive: refuse, [Symbol.dispose]: () => undefined };
-  const part = { from: 1, to: 2, first: false, last: true };
-  using stage = await Stage.open(device, { spec, part, sizes }, randomFill(device, 1), { previous, next: null });
+  const layerRange = { from: 1, to: 2, first: false, last: true };
+  using stage = await Stage.open(device, { spec, layerRange, sizes }, randomFill(device, 1), { previous, next: null });
   const { forward, backward, evaluate } = stage.handlers();
   const batch = batchOf(device, spec.vocab);
   const sent = [

@@ -125,20 +125,20 @@ describe("metrics", () => {
 
   test("of which the first of those that wait can be written leave the others in order", () => {
     const written: string[] = [];
-    let room = 0;
+    let capacity = 0;
     const { append, flush } = patient(
       (line) => {
-        if (room === 0) throw refusal("ENOSPC");
-        room--;
+        if (capacity === 0) throw refusal("ENOSPC");
+        capacity--;
         written.push(line);
       },
       (text) => notices.push(text),
     );
     for (const line of ["1", "2", "3"]) append(line);
-    room = 2;
+    capacity = 2;
     append("4");
     expect(written).toEqual(["1", "2"]);
-    room = 9;
+    capacity = 9;
     flush();
     expect(written).toEqual(["1", "2", "3", "4"]);
   });

@@ -4,7 +4,7 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import { inTurn, listsOf, type Pass, type PipelineAction } from "../../src/schedule/lists.ts";
+import { inTurn, listsOf, type PackedBatch, type PipelineAction } from "../../src/schedule/lists.ts";
 import { verify } from "../../src/schedule/verify.ts";
 import { DAMAGES, pick } from "../helpers/damage.ts";
 import { actionsOf, type Case, limitsOf, randomCase } from "../helpers/works.ts";
@@ -63,14 +63,14 @@ test("whatever is accepted trains the same: lists with actions moved about at ra
 });
 
 const sharesIn = (list: readonly PipelineAction[], kind: "forward" | "backward", adapter: number) =>
-  list.flatMap((action) => (action.kind === kind ? action.pass.shares.filter((share) => share.adapter === adapter) : []));
+  list.flatMap((action) => (action.kind === kind ? action.pass.segments.filter((segment) => segment.adapter === adapter) : []));
 
 /** What happens to an adapter, by the steps that it has made: n in its step n, n + 1/2 at the end of it. */
 const storyOf = (list: readonly PipelineAction[], adapter: number): number[] =>
   list.flatMap((action) =>
     action.kind === "step"
       ? action.steps.filter((of) => of.adapter === adapter).map(({ step }) => step + 0.5)
-      : action.pass.shares.filter((of) => of.adapter === adapter).map(({ step }) => step),
+      : action.pass.segments.filter((of) => of.adapter === adapter).map(({ step }) => step),
   );
 
 describe("what means the same", () => {
@@ -131,7 +131,7 @@ describe("what means the same", () => {
     for (const buffers of [1, 2, 3, 5])
       for (const ahead of range(16).map((i) => i + 1)) {
         const miniBatch = { step: 0, rows: [0], firstRow: 0, miniBatch: [0], last: true };
-        const passes = range(ahead).map((id): Pass => ({ id, rows: 1, shares: [{ ...miniBatch, adapter: id }] }));
+        const passes = range(ahead).map((id): PackedBatch => ({ id, rows: 1, segments: [{ ...miniBatch, adapter: id }] }));
         const forwards = passes.map((pass) => ({ kind: "forward", pass }) as const);
         const backwards = passes.map((pass) => ({ kind: "backward", pass }) as const);
         const steps = { kind: "step", steps: range(ahead).map((adapter) => ({ adapter, step: 0 })) } as const;

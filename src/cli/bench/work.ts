@@ -4,10 +4,10 @@ import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import { LINEARS, type ModelSpec } from "../../base/spec.ts";
-import { METHODS } from "../../methods/registry.ts";
+import { PEFT_METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import type { AdapterData } from "../../run/run.ts";
 import type { Tokens } from "../../schedule/pack.ts";
+import type { AdapterData } from "../../session/training.ts";
 import { oneOf, wholeNumber } from "../flags.ts";
 
 export type BenchOptions = {
@@ -55,7 +55,7 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
 export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
   const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!;
   const rank = natural(options, "rank", 16);
-  const method = oneOf("method", options.method ?? "lora", METHODS);
+  const method = oneOf("method", options.method ?? "lora", PEFT_METHODS);
   const adapter = (i: number): AdapterRecipe => ({
     name: `bench-${i}`,
     train: [],

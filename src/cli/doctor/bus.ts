@@ -6,7 +6,7 @@ import { RunError } from "../../base/errors.ts";
 import { startHeartbeat } from "../../bus/heartbeat.ts";
 import { connectSealed, newRunKey } from "../../bus/seal.ts";
 import { newRunId, subjectsOf } from "../../bus/subjects.ts";
-import { startServer } from "../../run/server.ts";
+import { startServer } from "../../cluster/server.ts";
 
 const ROUNDS = 100;
 const ROUNDS_MS = 5_000;

@@ -5,10 +5,10 @@ import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release } from "node:os";
 import { dirname } from "node:path";
 import { assetNames, assetPath, readAsset } from "../../base/assets.ts";
-import { formatBytes } from "../../base/bytes.ts";
 import { MloraError } from "../../base/errors.ts";
 import { memory, processor, requireProcessor } from "../../base/machine.ts";
-import { describeDevice, type Gpus, listGpus } from "../../stage/probe.ts";
+import { formatBytes } from "../../base/units.ts";
+import { describeDevice, type Gpus, listGpus } from "../../engine/probe.ts";
 import { checkBus } from "./bus.ts";
 import { checkProducts } from "./native.ts";
 

@@ -5,8 +5,8 @@ import { alignUp, maxOf, range } from "../../base/shape.ts";
 import { headWork, partition } from "../../plan/partition.ts";
 import type { Plan, StageDevice } from "../../plan/plan.ts";
 import type { Recipe } from "../../recipe/recipe.ts";
-import { type Prepared, planOn, type Request } from "../prepare.ts";
-import { type Rehearsal, rehearse } from "./rehearsal.ts";
+import { type Prepared, planOn, type Request } from "../../session/prepare.ts";
+import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 import { percent } from "./words.ts";
 
 /** Stages may wait for so much of their time. */
@@ -17,45 +17,45 @@ const WORTH = 1.02;
 const CUTS = [2, 4, 8];
 
 /** What the steady part idles beyond what unequal work explains: what more or smaller passes could fill. */
-const waitingOf = ({ simulation, uneven }: Rehearsal): number => (simulation.steadyBubble ?? 0) - uneven;
-const speedOf = ({ tokens, simulation }: Rehearsal): number => tokens / simulation.makespan;
+const waitingOf = ({ simulation, uneven }: SimulatedRun): number => (simulation.steadyBubble ?? 0) - uneven;
+const speedOf = ({ tokens, simulation }: SimulatedRun): number => tokens / simulation.makespan;
 
 /** What to change so that stages idle less, a sentence a string; nothing where they hardly do. */
-export function adviceFor({ plan, ...request }: Prepared, rehearsal: Rehearsal): string[] {
-  return [...againstWaiting(request, plan, rehearsal), ...againstUneven(request, plan, rehearsal)];
+export function adviceFor({ plan, ...request }: Prepared, simulated: SimulatedRun): string[] {
+  return [...againstWaiting(request, plan, simulated), ...againstUneven(request, plan, simulated)];
 }
 
-function againstWaiting(request: Request, plan: Plan, rehearsal: Rehearsal): string[] {
-  if (waitingOf(rehearsal) <= FEW) return [];
+function againstWaiting(request: Request, plan: Plan, simulated: SimulatedRun): string[] {
+  if (waitingOf(simulated) <= FEW) return [];
   const waits = "Stages wait for each other, since too few adapters at a time fill them";
-  let best: { readonly change: string; readonly then: Rehearsal } | null = null;
-  for (const { change, request: changed } of changes(request, plan, rehearsal)) {
+  let best: { readonly change: string; readonly then: SimulatedRun } | null = null;
+  for (const { change, request: changed } of changes(request, plan, simulated)) {
     const then = rehearsalOf(changed, devicesOf(plan));
-    if (!then || then.simulation.steadyBubble === null || speedOf(then) < WORTH * speedOf(best?.then ?? rehearsal)) continue;
+    if (!then || then.simulation.steadyBubble === null || speedOf(then) < WORTH * speedOf(best?.then ?? simulated)) continue;
     best = { change, then };
     if (waitingOf(then) <= FEW) break;
   }
   if (!best)
     return [
-      `${waits}; neither finer cuts (run.tokens_per_microbatch, now ${plan.budget}) nor twice as many adapters would help.`,
+      `${waits}; neither finer cuts (run.tokens_per_microbatch, now ${plan.tokensPerMicrobatch}) nor twice as many adapters would help.`,
     ];
   const left = percent(best.then.simulation.steadyBubble ?? 0);
-  const faster = percent(speedOf(best.then) / speedOf(rehearsal) - 1);
+  const faster = percent(speedOf(best.then) / speedOf(simulated) - 1);
   return [`${waits}. ${best.change}: ${left} in the steady part, ${faster} faster, if a row costs the same in small passes.`];
 }
 
 /** Whole layers and the head bound the busiest stage from below: more stages than it takes to get there only stand idle. */
-function againstUneven(request: Request, plan: Plan, rehearsal: Rehearsal): string[] {
+function againstUneven(request: Request, plan: Plan, simulated: SimulatedRun): string[] {
   const { stages, spec, targets } = plan;
-  if (rehearsal.uneven <= FEW) return [];
+  if (simulated.uneven <= FEW) return [];
   const busiest = (parts: ReturnType<typeof partition>) =>
     maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec, targets) : 0)));
-  const now = busiest(stages.map(({ part }) => part));
+  const now = busiest(stages.map(({ layerRange }) => layerRange));
   const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets)) <= now);
   if (enough === undefined) return [];
   const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
   const then = rehearsalOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));
-  if (!then || speedOf(then) * WORTH < speedOf(rehearsal)) return [];
+  if (!then || speedOf(then) * WORTH < speedOf(simulated)) return [];
   return [`${enough} stage${enough === 1 ? "" : "s"} would be as fast: the busiest has the same work.`];
 }
 
@@ -63,7 +63,11 @@ const devicesOf = ({ stages }: Plan): StageDevice[] => stages.map(({ device }) =
 
 type Change = { readonly change: string; readonly request: Request };
 
-function* changes(request: Request, { budget, device, slots }: Plan, { microBatch }: Rehearsal): Generator<Change> {
+function* changes(
+  request: Request,
+  { tokensPerMicrobatch, device, slots }: Plan,
+  { microBatch }: SimulatedRun,
+): Generator<Change> {
   const { recipe, data } = request;
   const withRun = (run: Partial<Recipe["run"]>) => ({ ...request, recipe: { ...recipe, run: { ...recipe.run, ...run } } });
   if (slots === recipe.run.slots && slots < recipe.adapters.length)
@@ -71,10 +75,10 @@ function* changes(request: Request, { budget, device, slots }: Plan, { microBatc
       change: `run.slots = "auto" (now ${slots}) would let more adapters train at once`,
       request: withRun({ slots: null }),
     };
-  const most = Math.min(budget, microBatch);
+  const most = Math.min(tokensPerMicrobatch, microBatch);
   const budgets = CUTS.map((cuts) => alignUp(Math.ceil(most / cuts), device.rowTile)).filter((tokens) => tokens < most);
   for (const tokens of new Set(budgets)) {
-    const change = `run.tokens_per_microbatch = ${tokens} (now ${budget}) would cut mini-batches finer`;
+    const change = `run.tokens_per_microbatch = ${tokens} (now ${tokensPerMicrobatch}) would cut mini-batches finer`;
     yield { change, request: withRun({ tokensPerMicrobatch: tokens }) };
   }
   const adapters = [...recipe.adapters, ...recipe.adapters];
@@ -83,9 +87,9 @@ function* changes(request: Request, { budget, device, slots }: Plan, { microBatc
 }
 
 /** Null where it cannot be: for want of memory, say. */
-function rehearsalOf(request: Request, devices: readonly StageDevice[]): Rehearsal | null {
+function rehearsalOf(request: Request, devices: readonly StageDevice[]): SimulatedRun | null {
   try {
-    return rehearse(planOn(request, devices));
+    return simulateRun(planOn(request, devices));
   } catch (error) {
     if (error instanceof RequestError) return null;
     throw error;

@@ -1,7 +1,7 @@
 // How many values lie where: a bar for each range of equal width.
 
 import { maxOf, range } from "../../base/shape.ts";
-import { count } from "../table.ts";
+import { count } from "../../base/units.ts";
 
 const BARS = 12;
 /** Steps that people count in: 1, 2 or 5 times a power of ten. */

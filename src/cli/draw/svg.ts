@@ -2,9 +2,9 @@
 
 import { maxOf, range, sum } from "../../base/shape.ts";
 import type { Plan } from "../../plan/plan.ts";
-import { drawLane, LANE, type Lane, TICK } from "./lane.ts";
 import { type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type Rehearsal } from "./rehearsal.ts";
+import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
+import { drawTrack, TICK, TRACK, type Track } from "./track.ts";
 import { assumptionsOf, layersOf, numbersOf, percent, placeOf, shownOf } from "./words.ts";
 import { px, xml } from "./xml.ts";
 
@@ -40,16 +40,16 @@ const KEY =
   "Strong colours are forward passes, pale ones backward passes; adapters that share a pass lie above each other. A tick is an optimizer step of an adapter; where a lane is empty, the stage is idle.";
 
 /** The whole file. */
-export function drawSvg(plan: Plan, rehearsal: Rehearsal, title: string): string {
-  const end = drawnUntil(rehearsal, CHART.width / PASS);
-  const drawn = rehearsal.spans.map((spans) => spans.filter(({ start }) => start < end));
+export function drawSvg(plan: Plan, simulated: SimulatedRun, title: string): string {
+  const end = drawnUntil(simulated, CHART.width / PASS);
+  const drawn = simulated.spans.map((spans) => spans.filter(({ start }) => start < end));
   const legend = legendOf(drawn[0]!);
-  const said = [...numbersOf(plan, rehearsal), shownOf(rehearsal, end), assumptionsOf(plan)];
+  const said = [...numbersOf(plan, simulated), shownOf(simulated, end), assumptionsOf(plan)];
   const top = MARGIN + LINE + said.length * LINE + TICK + GAP;
-  const bottom = top + drawn.length * (LANE + GAP) - GAP;
+  const bottom = top + drawn.length * (TRACK + GAP) - GAP;
   const x = (time: number) => CHART.from + (Math.min(time, end) / end) * CHART.width;
   const names = plan.adapters.map(({ name }) => name);
-  const lanes = drawn.map((spans, stage): Lane => ({ stage, spans, y: top + stage * (LANE + GAP), x, names, legend }));
+  const tracks = drawn.map((spans, stage): Track => ({ stage, spans, y: top + stage * (TRACK + GAP), x, names, legend }));
   const below = bottom + 92;
   const key = legendLines(names, legend, below);
   const height = below + key.lines * SWATCH.line + MARGIN / 2;
@@ -60,9 +60,9 @@ export function drawSvg(plan: Plan, rehearsal: Rehearsal, title: string): string
     `<rect width="${WIDTH}" height="${px(height)}" fill="#ffffff"/>`,
     text(MARGIN, MARGIN + 12, "title", cutTo(title, LONGEST_TITLE)),
     ...said.map((line, i) => text(MARGIN, MARGIN + 12 + (i + 1) * LINE + 2, i + 2 < said.length ? "" : "small", line)),
-    ...lanes.map(({ y }) => `<rect class="lane" x="${CHART.from}" y="${y}" width="${CHART.width}" height="${LANE}"/>`),
-    ...axis(rehearsal.unit, end, x, top, bottom),
-    ...lanes.flatMap((lane) => [...labels(plan, rehearsal, lane), ...drawLane(lane)]),
+    ...tracks.map(({ y }) => `<rect class="lane" x="${CHART.from}" y="${y}" width="${CHART.width}" height="${TRACK}"/>`),
+    ...axis(simulated.unit, end, x, top, bottom),
+    ...tracks.flatMap((track) => [...labels(plan, simulated, track), ...drawTrack(track)]),
     text(MARGIN, below - 16, "small", KEY),
     ...key.drawn,
     "</svg>",
@@ -79,13 +79,13 @@ const fills = ({ named, others }: Legend): string =>
     .join("\n");
 
 /** Who does what is in a lane, and for how much of the time. */
-function labels(plan: Plan, { simulation: { busy, makespan } }: Rehearsal, { stage, y }: Lane): string[] {
+function labels(plan: Plan, { simulation: { busy, makespan } }: SimulatedRun, { stage, y }: Track): string[] {
   const of = plan.stages[stage]!;
   return [
     text(MARGIN, y + 17, "stage", `stage ${stage}`),
     text(MARGIN + 62, y + 17, "", `layers ${layersOf(of)}`),
     text(MARGIN, y + 33, "small", cutTo(placeOf(of), LABELS / 6)),
-    text(CHART.from + CHART.width + 10, y + LANE / 2 + 4, "small", `${percent(busy[stage]! / makespan)} busy`),
+    text(CHART.from + CHART.width + 10, y + TRACK / 2 + 4, "small", `${percent(busy[stage]! / makespan)} busy`),
   ];
 }
 

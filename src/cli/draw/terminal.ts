@@ -6,7 +6,7 @@ import { visibleLine } from "../../base/terminal.ts";
 import type { Plan } from "../../plan/plan.ts";
 import type { Span } from "../../schedule/simulate.ts";
 import { adaptersOf, type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type Rehearsal } from "./rehearsal.ts";
+import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
 import { shownOf } from "./words.ts";
 
 export type Screen = { readonly width: number; readonly colour: boolean };
@@ -29,21 +29,21 @@ const forwardCell = ({ letter, strong, ink }: Look): Cell => ({ letter, paint: {
 const backwardCell = ({ small, deep }: Look): Cell => ({ letter: small, paint: { on: deep, text: "#ffffff" } });
 
 /** Lines of at most the screen's width: the stages' rows, who steps when, and the legend. */
-export function drawTerminal(plan: Plan, rehearsal: Rehearsal, screen: Screen): string[] {
+export function drawTerminal(plan: Plan, simulated: SimulatedRun, screen: Screen): string[] {
   const { colour } = screen;
   const width = Math.max(screen.width, LEAST_WIDTH);
   const indent = `stage ${plan.stages.length - 1}  `.length;
   const columns = width - indent;
-  const perPass = Math.min(MOST_COLUMNS, Math.max(1, Math.round(rehearsal.adaptersInPass)));
-  const end = drawnUntil(rehearsal, columns / perPass);
-  const drawn = rehearsal.spans.map((spans) => spans.filter(({ start }) => start < end));
+  const perPass = Math.min(MOST_COLUMNS, Math.max(1, Math.round(simulated.adaptersInPass)));
+  const end = drawnUntil(simulated, columns / perPass);
+  const drawn = simulated.spans.map((spans) => spans.filter(({ start }) => start < end));
   const legend = legendOf(drawn[0]!);
   const rows = drawn.map((spans, stage) => {
     const label = `stage ${`${stage}`.padStart(`${drawn.length - 1}`.length)}  `;
     return label + line(stageCells(spans, columns, end, legend), colour);
   });
   const steps = "steps".padEnd(indent) + line(stepCells(drawn[0]!, columns, end, legend), colour);
-  const key = `${KEY} ${shownOf(rehearsal, end)}`;
+  const key = `${KEY} ${shownOf(simulated, end)}`;
   return [...rows, steps.trimEnd(), "", ...legendLines(plan, legend, width, colour), ...wrapped(key, width)];
 }
 

@@ -2,14 +2,14 @@
 
 import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
-import type { Grown } from "../../run/generate.ts";
+import type { GeneratedToken } from "../../session/generate.ts";
 import type { Question } from "./request.ts";
 
 /** A question and its answer so far. */
 export type Answer = {
   readonly question: Question;
   readonly ids: number[];
-  end: Grown["end"];
+  end: GeneratedToken["end"];
 };
 
 /** What was generated is exactly the answer that is known, its end mark included, and ended there. Null where none is known. */
@@ -36,7 +36,7 @@ export class Printer {
     this.#writer = json ? machines(tokenizer) : people(tokenizer, questions.length > 1);
   }
 
-  take({ index, token, end }: Grown): void {
+  take({ index, token, end }: GeneratedToken): void {
     const answer = this.answers[index]!;
     answer.ids.push(token);
     answer.end = end;

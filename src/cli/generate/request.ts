@@ -13,10 +13,10 @@ import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
 import { type FactorTensor, factorsIn } from "../../methods/layout.ts";
-import type { BankAdapter } from "../../plan/adapters.ts";
+import type { PoolAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";
 import { oneOf } from "../flags.ts";
 
 export type GenerateFlags = {
@@ -42,7 +42,7 @@ const ASK: Asking = { command: "generate", flag: "mlora generate" };
 /** An adapter and where it lies; null for the base alone. */
 type Named = { readonly name: string; readonly folder: string | null; readonly recipe: AdapterRecipe | null };
 /** One that has been read, and its slot. */
-export type LoadedAdapter = BankAdapter & { readonly name: string; readonly factors: readonly FactorTensor[] };
+export type LoadedAdapter = PoolAdapter & { readonly name: string; readonly factors: readonly FactorTensor[] };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 

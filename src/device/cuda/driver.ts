@@ -54,7 +54,7 @@ function nameOf(driver: Pick<Queries, "cuGetErrorName">, status: number): string
 }
 
 /** Where the driver writes one answer: kept between calls, because a call is made for each launch. */
-export class Answer {
+export class OutParam {
   readonly #words = new BigUint64Array(new ArrayBuffer(8));
   readonly #ints = new Int32Array(this.#words.buffer);
   readonly #floats = new Float32Array(this.#words.buffer);

@@ -42,7 +42,7 @@ export function fp8Backward(
   const { codes, scale } = rounded(gpu, dy, weight.ptr + parts.scale);
   const kernel = gpu.kernel("fp8_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
   gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
-    ...{ dy: codes, dy_scale: scale, w: codesAt(weight.ptr + parts.turned, K, N), dx, M, N, K },
+    ...{ dy: codes, dy_scale: scale, w: codesAt(weight.ptr + parts.transposed, K, N), dx, M, N, K },
     ...{ ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
     ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
     ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
@@ -59,7 +59,7 @@ export function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, l
   const parts = partsOf(weight);
   const turn = gpu.kernel("turn");
   const BLOCK = turn.constant("BLOCK");
-  const args = { codes: weight.ptr + parts.codes, turned: weight.ptr + parts.turned, N, K };
+  const args = { codes: weight.ptr + parts.codes, turned: weight.ptr + parts.transposed, N, K };
   gpu.launch(turn, [cdiv(K, BLOCK), cdiv(N, BLOCK)], args);
 }
 

@@ -3,7 +3,7 @@
 import { attribute } from "../../../ffi/cuda.ts";
 import { RunError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";
-import { Answer, check, openQueries, type Queries } from "./driver.ts";
+import { check, OutParam, openQueries, type Queries } from "./driver.ts";
 
 export type Gpu = {
   readonly name: string;
@@ -37,7 +37,7 @@ export const multipliesFp8 = ({ major, minor }: Pick<Gpu, "major" | "minor">): b
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
 export function listGpus(): Gpus {
   const driver = openQueries();
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDriverGetVersion", driver.cuDriverGetVersion(out.ptr));
   const version = out.i32;
   check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(out.ptr));
@@ -50,7 +50,7 @@ export function listGpus(): Gpus {
 }
 
 function describe(driver: Queries, ordinal: number): Gpu {
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
   const device = out.i32;
   const name = new Uint8Array(new ArrayBuffer(256));
@@ -69,13 +69,13 @@ function describe(driver: Queries, ordinal: number): Gpu {
 /** Free and total bytes of a GPU's memory, as a process that has opened it sees them. */
 export function gpuMemory(ordinal: number): { readonly free: number; readonly total: number } {
   const driver = openQueries();
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
   const device = out.i32;
   check(driver, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(out.ptr, device));
   try {
     check(driver, "cuCtxSetCurrent", driver.cuCtxSetCurrent(out.number));
-    const total = new Answer();
+    const total = new OutParam();
     check(driver, "cuMemGetInfo", driver.cuMemGetInfo_v2(out.ptr, total.ptr));
     return { free: out.number, total: total.number };
   } finally {

@@ -3,7 +3,7 @@
 import { cudaTensorMaps, MAX_DYNAMIC_SHARED } from "../../../ffi/cuda.ts";
 import { fixedBytes } from "../../../ffi/memory.ts";
 import { readAsset } from "../../base/assets.ts";
-import { Answer, check, type Driver, openExtra } from "./driver.ts";
+import { check, type Driver, OutParam, openExtra } from "./driver.ts";
 import { type EncodeTensorMap, Kernel } from "./kernel.ts";
 import { type Choice, findEntries, type KernelEntry, type Kind, paddedRanks, readManifest } from "./manifest.ts";
 
@@ -15,7 +15,7 @@ export class KernelSet implements Disposable {
   readonly #kernels = new Map<KernelEntry, Kernel>();
   readonly #modules: number[] = [];
   readonly #encode: EncodeTensorMap | null;
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
 
   constructor(
     private readonly driver: Driver,

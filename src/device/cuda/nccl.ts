@@ -10,7 +10,7 @@ import { bytesOf } from "../../base/dtype.ts";
 import { RunError, textOf } from "../../base/errors.ts";
 import { alignUp, range, sizeOf } from "../../base/shape.ts";
 import type { Exchange, Tensor } from "../device.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 import { SideStream } from "./streams.ts";
 
 type Nccl = Functions<typeof nccl>;
@@ -24,7 +24,7 @@ const RANKS = 2;
 export function ncclHere(): { readonly version: number | null; readonly missing: string | null } {
   try {
     const library = openNccl();
-    const out = new Answer();
+    const out = new OutParam();
     tell(library, "ncclGetVersion", library.ncclGetVersion(out.ptr));
     return { version: out.i32, missing: null };
   } catch (error) {
@@ -41,7 +41,7 @@ function tell(library: Nccl, call: string, status: number): void {
 export class NcclExchange implements Exchange {
   readonly ids: Uint8Array | null;
   readonly #library = openNccl();
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #slots: { readonly ptr: number; readonly stride: number };
   readonly #leaving: SideStream;
   readonly #arriving: SideStream;

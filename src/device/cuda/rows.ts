@@ -107,9 +107,9 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
       gpu.launch(kernel, [M, cdiv(I, kernel.constant("BLOCK"))], { dh, gate_up: gateUp, dgate_up: dgateUp, I });
     },
 
-    xent: ({ logits, classes, targets, weights, loss, hit, grad }) => {
+    xent: ({ logits, classes, targets, weights, loss, isCorrect, grad }) => {
       const [T, V] = [dim(logits, 0), dim(logits, 1)];
-      gpu.launch(gpu.kernel("xent"), [T], { logits, targets, weights, loss, hit, V, classes, grad });
+      gpu.launch(gpu.kernel("xent"), [T], { logits, targets, weights, loss, hit: isCorrect, V, classes, grad });
     },
 
     grad_norm: ({ grads, tensors, squares }) => {

@@ -11,7 +11,7 @@ import { bytesOf } from "../../base/dtype.ts";
 import { invariant } from "../../base/errors.ts";
 import { alignUp, range, sizeOf } from "../../base/shape.ts";
 import type { Mailbox, Offered, Sharing, Tensor } from "../device.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 import { NcclExchange, ncclHere } from "./nccl.ts";
 import type { SideStream } from "./streams.ts";
 
@@ -38,7 +38,7 @@ export function openSharing(
   sides: Sides,
   memory: Memory,
 ): Sharing {
-  const out = new Answer();
+  const out = new OutParam();
   check(driver, "cuDeviceGetCount", driver.cuDeviceGetCount(out.ptr));
   const reaches = range(out.i32).flatMap((ordinal) => {
     check(driver, "cuDeviceGet", driver.cuDeviceGet(out.ptr, ordinal));
@@ -65,7 +65,7 @@ function uuidOf(driver: Driver, ipc: SharingDriver, device: number): string {
 
 export class CudaMailbox implements Mailbox {
   readonly handles: Mailbox["handles"];
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #mine: { readonly ptr: number; readonly stride: number };
   readonly #emptied: readonly number[]; // of our slots, recorded here
   readonly #ready: readonly number[]; // of what we offer, recorded here

@@ -6,7 +6,7 @@ import { hostView } from "../../../ffi/memory.ts";
 import { bytesOf } from "../../base/dtype.ts";
 import { sizeOf, sum } from "../../base/shape.ts";
 import type { Snapshot, Tensor } from "../device.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 import { until } from "./streams.ts";
 
 /** Copied at a time by the host: a millisecond or two. */
@@ -15,7 +15,7 @@ const PIECE = 4 << 20;
 const lengthOf = ({ shape, dtype }: Tensor): number => sizeOf(shape) * bytesOf(dtype);
 
 export class Snapshots implements Disposable {
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #copied: number;
   #pinned = { ptr: 0, bytes: 0 };
   #last: Promise<unknown> = Promise.resolve();

@@ -2,7 +2,7 @@
 
 import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
 import { hostView } from "../../../ffi/memory.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 
 const BYTES = 32 << 20;
 
@@ -16,7 +16,7 @@ export class Staging implements Disposable {
     private readonly driver: Driver,
     private readonly stream: number,
   ) {
-    const out = new Answer();
+    const out = new OutParam();
     for (let i = 0; i < 2; i++) {
       check(driver, "cuMemHostAlloc", driver.cuMemHostAlloc(out.ptr, BYTES, 0));
       const ptr = out.number;

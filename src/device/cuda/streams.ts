@@ -2,7 +2,7 @@
 
 import { EVENT_NO_TIMING, result, STREAM_NON_BLOCKING } from "../../../ffi/cuda.ts";
 import { now, sleep } from "../../base/clock.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 
 /** Milliseconds for which the end of the work is asked for at once, before sleeping between questions. */
 const EAGER_MS = 5;
@@ -18,7 +18,7 @@ export async function until(ask: () => number): Promise<number> {
 
 export class SideStream implements Disposable {
   readonly stream: number;
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #order: number; // its meaning is taken at each wait, so one is enough
   readonly #idle: number[] = []; // events that nobody waits for
   readonly #unsettled: { readonly event: number; readonly resolve: () => void; readonly reject: (error: Error) => void }[] = [];

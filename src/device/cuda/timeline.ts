@@ -2,12 +2,12 @@
 
 import type { Span } from "../device.ts";
 import type { KernelName } from "../kernels.ts";
-import { Answer, check, type Driver } from "./driver.ts";
+import { check, type Driver, OutParam } from "./driver.ts";
 
 export class Timeline implements Disposable {
   readonly #events: number[] = [];
   readonly #marks: { readonly kernel: KernelName; readonly begin: number; readonly end: number }[] = [];
-  readonly #out = new Answer();
+  readonly #out = new OutParam();
   readonly #origin: number;
 
   constructor(

@@ -2,7 +2,7 @@
 // starts, and waits.
 
 import { natsBus } from "../../../src/bus/coordinator.ts";
-import { startServer } from "../../../src/run/server.ts";
+import { startServer } from "../../../src/cluster/server.ts";
 import { connect, JOIN } from "../bus.ts";
 
 const { run, stages } = await Bun.stdin.json();

@@ -9,9 +9,9 @@ import type { Address } from "../../../src/bus/address.ts";
 import { connectSealed, type RunKey } from "../../../src/bus/seal.ts";
 import { CpuDevice } from "../../../src/device/cpu.ts";
 import { CudaDevice } from "../../../src/device/cuda.ts";
-import { busChannel } from "../../../src/link/lane.ts";
 import type { LinkKind, Slots } from "../../../src/link/link.ts";
 import { openLink } from "../../../src/link/open.ts";
+import { busChannel } from "../../../src/link/peer-channel.ts";
 import { asNeighbour, contents, same, takeTensor } from "../link.ts";
 
 export type EchoInput = {
@@ -19,7 +19,7 @@ export type EchoInput = {
   readonly kind: "auto" | LinkKind;
   /** Where the link is opened over; left out, the IPC with the test. */
   readonly bus?: { readonly address: Address; readonly key: RunKey; readonly run: string };
-  readonly room: Slots;
+  readonly capacity: Slots;
   readonly sizes: readonly number[];
   readonly group: number;
   /** On the first GPU; left out, on the cpu device. */
@@ -28,13 +28,13 @@ export type EchoInput = {
 
 if (import.meta.main) {
   const { input, channel, told, say } = await asNeighbour<EchoInput>();
-  const { mode, kind, room, sizes, group, bus = null } = input;
+  const { mode, kind, capacity, sizes, group, bus = null } = input;
   const connection = bus && (await connectSealed(bus.address, "echo", bus.key));
   const control = connection ? busChannel(connection, { run: bus!.run, stage: 1, neighbour: 0 }, "control") : channel;
   using device = input.cuda ? new CudaDevice("bf16") : new CpuDevice(1);
-  const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, room, channel: control, bus });
+  const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, capacity, channel: control, bus });
   say({ why });
-  const tensor = takeTensor(device, room.slotBytes);
+  const tensor = takeTensor(device, capacity.slotBytes);
   if (mode === "stuck") await told();
   const rng = new Rng(5);
   for (let from = 0; mode === "echo" && from < sizes.length; from += group) {

@@ -1,0 +1,70 @@
+// Memory of generation: the keys and values that are kept of each sequence, and the buffers of a pass that nobody goes back through.
+
+import type { DType } from "../base/dtype.ts";
+import type { WeightFormat } from "../base/precision.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { sameOrderPlaces } from "../device/tile.ts";
+import type { AdapterCapacity } from "../methods/layout.ts";
+import { takeBatch } from "./batch.ts";
+import { type Activations, type ForwardWork, type Sizes, takeActivations, takeForwardWork } from "./buffers.ts";
+
+/** Of each layer of a stage: c[S, 2 C D], a row for each token that is kept. */
+export type Cache = readonly Tensor[];
+
+/** The places of a pass's rows in the cache, i32[M], and what they see: each other, or what is kept (their own keys among it). */
+export type Cached = { readonly cache: Cache; readonly places: Tensor; readonly from: "pass" | "cache" };
+
+type Take = (dtype: DType, ...shape: number[]) => Tensor;
+
+export type GenerationSizes = AdapterCapacity & {
+  /** Rows of the largest pass, a multiple of the row tile. */
+  readonly rows: number;
+  /** Sequences that grow at once, and tokens that each may have. */
+  readonly sequences: number;
+  readonly capacity: number;
+  readonly adapters: number;
+  readonly format: WeightFormat;
+};
+
+/** Keys and values of `rows` tokens, in every layer. */
+export const takeCache = (take: Take, compute: DType, { layers, kvHeads, headDim }: ModelSpec, rows: number): Cache =>
+  Array.from({ length: layers }, () => take(compute, rows, 2 * kvHeads * headDim));
+
+/** All layers share one layer's buffers, and the stream goes to and fro between two. */
+export function takeForward(
+  take: Take,
+  compute: DType,
+  spec: ModelSpec,
+  sizes: Sizes,
+): { readonly acts: Activations; readonly work: ForwardWork } {
+  const work = takeForwardWork(take, compute, spec, sizes);
+  const one = takeActivations(take, compute, spec, { ...sizes, layers: 1, recomputation: "full" }, work);
+  const acts = {
+    inputs: Array.from({ length: sizes.layers + 1 }, (_, i) => one.inputs[i % 2]!),
+    layers: Array.from({ length: sizes.layers }, () => one.layers[0]!),
+  };
+  return { acts, work };
+}
+
+/** All that a generator keeps beside weights and adapters. */
+export function takeGeneration(
+  take: Take,
+  { kind, compute, rowTile }: Pick<Device, "kind" | "compute" | "rowTile">,
+  spec: ModelSpec,
+  sizes: GenerationSizes,
+) {
+  const { rows, sequences, capacity, adapters, rank, groups, magnitudes, vectors } = sizes;
+  const targets = Math.ceil(sequences / sameOrderPlaces({ kind, rowTile }).length) * rowTile;
+  const room = { rank, groups, magnitudes, vectors };
+  const ofPass = { ...room, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
+  const states = () => take(compute, targets, spec.hidden);
+  return {
+    rope: { cos: take("f32", capacity, spec.headDim / 2), sin: take("f32", capacity, spec.headDim / 2) },
+    cache: takeCache(take, compute, spec, sequences * capacity),
+    places: take("i32", rows),
+    batch: takeBatch(take, { rows, targets, adapters: Math.max(1, adapters), rowTile }),
+    ...takeForward(take, compute, spec, { ...ofPass, rows }),
+    head: { x: states(), h: states(), rstd: take("f32", targets), logits: take(compute, rowTile, tableRows(spec)) },
+  };
+}

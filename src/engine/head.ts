@@ -1,0 +1,65 @@
+// The output head: cross-entropy of the next token over the rows that have a target, each by its weight. Supervised fine-tuning gives all
+// the same; preferences give each sequence its own (objectives/).
+//
+// Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
+// gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
+// weight zero.
+
+import { firstRows, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { rowsGather, rowsScatter } from "../ops/embed.ts";
+import { linearBackward, linearForward } from "../ops/linear.ts";
+import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
+import { xent } from "../ops/xent.ts";
+import type { Batch } from "./batch.ts";
+import type { HeadBuffers } from "./buffers.ts";
+
+/** `classes`: rows of the weight that are tokens. */
+export type HeadWeights = {
+  readonly norm: Tensor;
+  readonly weight: Tensor;
+  readonly eps: number;
+  readonly classes: number;
+};
+
+/**
+ * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
+ * `gradHidden` c[M, H] also the gradient of sum(weights * loss) by the stream `hidden` c[M, H].
+ */
+export function headLoss(
+  device: Device,
+  head: HeadWeights,
+  buffers: HeadBuffers,
+  hidden: Tensor,
+  batch: Batch,
+  gradHidden: Tensor | null,
+): void {
+  if (gradHidden) device.zero(gradHidden);
+  const { targets } = batch;
+  if (targets === 0) return;
+  const of = (t: Tensor) => firstRows(t, targets);
+  const [x, h, gradH, rstd] = [of(buffers.x), of(buffers.h), of(buffers.gradH), of(buffers.rstd)];
+  rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
+  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+
+  const chunk = buffers.logits.shape[0]!; // whole tiles, as the targets are
+  for (let from = 0; from < targets; from += chunk) {
+    const rows = Math.min(chunk, targets - from);
+    const part = (t: Tensor) => rowsFrom(t, from, rows);
+    const logits = firstRows(buffers.logits, rows);
+    linearForward(device, { x: part(h), weight: head.weight, bias: null, residual: null, y: logits, lora: null });
+    xent(device, {
+      logits,
+      classes: head.classes,
+      targets: part(batch.targetIds),
+      weights: part(batch.weights),
+      loss: part(batch.loss),
+      isCorrect: part(batch.isCorrect),
+      grad: gradHidden ? 1 : 0,
+    });
+    if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
+  }
+  if (!gradHidden) return;
+  rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });
+  rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
+}

@@ -1,0 +1,311 @@
+// A stage: a range of layers on one device, with the adapters' share of them. It does what it is told, in the order that it is
+// told, and decides nothing.
+
+import { now } from "../base/clock.ts";
+import { invariant, RunError } from "../base/errors.ts";
+import type { WeightFormat } from "../base/precision.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { Later, type StageHandlers } from "../bus/bus.ts";
+import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
+import { Arena, firstRows } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { scratchBytes } from "../device/scratch.ts";
+import type { Link } from "../link/link.ts";
+import { hasMagnitudes } from "../methods/registry.ts";
+import { lossWeights } from "../objectives/loss-weights.ts";
+import type { StageSizes } from "../plan/memory.ts";
+import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import { AdapterPool } from "./adapter-pool.ts";
+import { type Batch, takeBatch, writeBatch } from "./batch.ts";
+import {
+  type Activations,
+  countBytes,
+  type HeadBuffers,
+  takeActivations,
+  takeHead,
+  takeWorkspace,
+  type Workspace,
+} from "./buffers.ts";
+import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
+import { Decoder } from "./decoder.ts";
+import { headLoss } from "./head.ts";
+import { fillInitial, type StageAdapter } from "./initialise.ts";
+import { stepTable } from "./optimizer.ts";
+import { measurePeak } from "./peak.ts";
+import { Recorder } from "./recorder.ts";
+import { ropeTables } from "./rope.ts";
+import { noOriginal, type OriginalWeight } from "./weight-source.ts";
+import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
+
+export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
+
+export type Neighbours = { readonly previous: Link | null; readonly next: Link | null };
+
+/** A micro-batch between its forward and its backward pass. */
+type InFlight = {
+  readonly batch: Batch;
+  readonly acts: Activations;
+  readonly tables: MicroBatch;
+  readonly slot: number;
+};
+
+/** Memory that one micro-batch in flight holds. */
+type Slot = { readonly batch: Batch; readonly acts: Activations };
+
+/** A coordinator plans from what a stage says of its device; what that cannot hold, it says itself. */
+export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
+  if (!formats.includes(format))
+    throw new RunError(
+      "device.precision",
+      `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
+      "int8 and nf4 run everywhere; fp8 needs an Ada or Hopper GPU, or a later one",
+    );
+}
+
+export class Stage implements Disposable {
+  readonly #inFlight = new Map<number, InFlight>();
+  readonly #recorder: Recorder;
+  readonly #free: number[];
+  /** By slot: parameters of adapters whose beginning comes layer by layer. */
+  readonly #beginning = new Map<number, Float32Array>();
+  /** What a pass failed with. */
+  #failure: { readonly error: unknown } | null = null;
+
+  private constructor(
+    readonly device: Device,
+    readonly config: StageConfig,
+    readonly pool: AdapterPool,
+    readonly decoder: Decoder,
+    private readonly arenas: readonly Disposable[],
+    private readonly slots: readonly Slot[],
+    private readonly work: Workspace,
+    private readonly head: HeadBuffers | null,
+    private readonly weights: Weights,
+    private readonly neighbours: Neighbours,
+    private readonly freeBefore: number,
+    private readonly original: OriginalWeight,
+  ) {
+    this.#free = slots.map((_, i) => i);
+    this.#recorder = new Recorder(device);
+  }
+
+  /**
+   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for adapters
+   * that begin as a part of it.
+   */
+  static async open(
+    device: Device,
+    config: StageConfig,
+    fill: FillTensor,
+    neighbours: Neighbours,
+    original: OriginalWeight = noOriginal,
+  ): Promise<Stage> {
+    const { spec, layerRange, sizes } = config;
+    const freeBefore = device.memory().free;
+    const { rows, rank, groups, slots: adapters, format } = sizes;
+    requireFormat(device, format);
+    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
+    const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
+    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
+      const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
+      const work = takeWorkspace(take, device.compute, spec, sizes);
+      const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
+      const slots = Array.from({ length: sizes.inFlight }, () => ({
+        batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
+        acts: takeActivations(take, device.compute, spec, sizes, work),
+      }));
+      return { rope, work, head, slots };
+    };
+    const arena = new Arena(device, countBytes(carve), "activations");
+    const { rope, work, head, slots } = carve((dtype, ...shape) => arena.tensor(dtype, ...shape));
+    const { cos, sin } = ropeTables(spec, sizes.positions);
+    device.write(rope.cos, cos);
+    device.write(rope.sin, sin);
+
+    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const arenas = [weightArena, pool, arena];
+    return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
+  }
+
+  /** The stage's side of the bus, once it is open. */
+  handlers(): Omit<StageHandlers, "open"> {
+    return {
+      forward: async ({ pass, batch }) => {
+        await this.#whole(() => this.forward(pass, batch));
+        return null;
+      },
+      backward: ({ pass }) => this.#whole(() => this.backward(pass)),
+      evaluate: ({ batch }) => this.#whole(() => this.evaluate(batch)),
+      squares: ({ adapters }) => this.pool.gradSquares(adapters),
+      step: async ({ steps }) => {
+        await this.step(steps);
+        return null;
+      },
+      admit: async ({ slot, adapter, layer }) => {
+        await this.admit(slot, adapter, layer);
+        return null;
+      },
+      read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
+      write: async ({ slot, blocks }) => {
+        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        return null;
+      },
+      clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
+      peak: () => measurePeak(this.device),
+      trace: ({ passes, kernels }) => this.#recorder.record(passes, kernels),
+    };
+  }
+
+  /** Of a GPU, what its driver takes for us, too. How much of the host's memory is free says more of other programs than of this one. */
+  get #takenBytes(): number {
+    const { device } = this;
+    return device.kind === "cpu" ? device.allocated : this.freeBefore - device.memory().free;
+  }
+
+  async forward(pass: number, batch: MicroBatch): Promise<void> {
+    const inFlight = await this.#run("forward", pass, batch);
+    this.#inFlight.set(pass, inFlight);
+    await this.device.idle();
+  }
+
+  /** The last stage begins with the loss and returns what it was. */
+  async backward(pass: number): Promise<readonly SequenceLoss[] | null> {
+    const { device, decoder, work, neighbours } = this;
+    const inFlight = this.#inFlight.get(pass);
+    invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
+    const { batch, acts, tables, slot } = inFlight;
+    const { sequences } = tables;
+    const { first, last } = this.config.layerRange;
+    const grad = firstRows(work.grad, batch.rows);
+    const timed = this.#recorder.timer(pass, sequences);
+    if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
+    const contrasts = await timed("backward", async () => {
+      const found = last ? await this.#lossWithGradient(inFlight, grad) : null;
+      decoder.backward(batch, acts, work);
+      return found;
+    });
+    const losses = last ? withSimilar(await this.#losses(batch, sequences), contrasts) : null;
+    if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
+    this.#inFlight.delete(pass);
+    this.#free.push(slot);
+    await device.idle();
+    return losses;
+  }
+
+  /** Losses without gradients. */
+  async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
+    const inFlight = await this.#run("evaluate", null, batch);
+    this.#free.push(inFlight.slot);
+    if (!this.config.layerRange.last) return null;
+    const contrasts = await this.#recorder.timer(null, batch.sequences)("evaluate", () => {
+      this.#loss(inFlight, null);
+      return contrastsOf(this.#ground(inFlight), batch);
+    });
+    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences), contrasts);
+    await this.device.idle();
+    return losses;
+  }
+
+  async step(steps: readonly OptimizerStep[]): Promise<void> {
+    const table = stepTable(steps, this.config.sizes.slots);
+    await this.#recorder.timer(null, steps)("step", () => this.pool.step(table));
+  }
+
+  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: as bus/messages.ts says of it. */
+  async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
+    const { spec, layerRange } = this.config;
+    const anew = layer === undefined || layer === layerRange.from;
+    if (anew) this.pool.admit(slot, adapter);
+    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout.size));
+    const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
+    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, adapter);
+    if (layers.to < layerRange.to) {
+      this.#beginning.set(slot, block);
+      return;
+    }
+    this.#beginning.delete(slot);
+    this.pool.write(slot, "params", block);
+    if (!hasMagnitudes(adapter.method)) return;
+    this.pool.beginMagnitudes(slot);
+    this.decoder.refresh(); // at once: they are part of what is read
+  }
+
+  [Symbol.dispose](): void {
+    for (const arena of this.arenas) arena[Symbol.dispose]();
+    this.device[Symbol.dispose]();
+  }
+
+  /**
+   * A pass. Those that were sent before the coordinator heard of one that failed lack what it would have left, its memory among it: they
+   * fail with the same error, so that whichever is heard first says what went wrong.
+   */
+  async #whole<T>(pass: () => Promise<T>): Promise<T> {
+    if (this.#failure) throw this.#failure.error;
+    try {
+      return await pass();
+    } catch (error) {
+      this.#failure = { error };
+      throw error;
+    }
+  }
+
+  async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {
+    const slot = this.#free.pop();
+    invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
+    const { acts, batch: memory } = this.slots[slot]!;
+    const decomposed = this.pool.decomposed(tables.tileAdapter);
+    const batch = { ...writeBatch(this.device, memory, tables), decomposed };
+    const { first, last } = this.config.layerRange;
+    const tag = `activation.${pass ?? "evaluation"}`;
+    const timed = this.#recorder.timer(pass, tables.sequences);
+    const into = firstRows(acts.inputs[0]!, batch.rows);
+    if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, this.work));
+    if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
+    return { batch, acts, tables, slot };
+  }
+
+  /** Targets of preferences count by what the whole batch's losses are: these are computed first, without gradients. */
+  async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
+    const { batch, tables } = inFlight;
+    if (tables.preferences.length === 0) {
+      this.#loss(inFlight, grad);
+      return null;
+    }
+    const ground = this.#ground(inFlight);
+    this.#loss(inFlight, null);
+    const contrasts = await contrastsOf(ground, tables);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences), contrasts);
+    this.device.write(batch.weights, lossWeights(tables, losses));
+    this.#loss(inFlight, grad);
+    if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
+    return contrasts;
+  }
+
+  #ground({ batch, acts }: InFlight): Ground {
+    const { normEps: eps, vocab: classes } = this.config.spec;
+    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
+    return { device: this.device, head, buffers: this.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
+  }
+
+  #loss(inFlight: InFlight, grad: Tensor | null): void {
+    const { device, head, buffers, hidden } = this.#ground(inFlight);
+    headLoss(device, head, buffers, hidden, inFlight.batch, grad);
+  }
+
+  /** Sums of the targets' losses for each sequence, in double precision. */
+  async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
+    const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
+    const isCorrect = new Int32Array((await this.device.read(batch.isCorrect)).buffer);
+    return sequences.map(({ firstTarget, targets }) => {
+      let [sum, correct] = [0, 0];
+      for (let at = firstTarget; at < firstTarget + targets; at++) {
+        sum += loss[at]!;
+        correct += isCorrect[at]!;
+      }
+      return { loss: sum, correct };
+    });
+  }
+}

@@ -1,0 +1,74 @@
+// Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
+
+import { bytesOf } from "../base/dtype.ts";
+import { hash, hashText } from "../base/rng.ts";
+import { sizeOf } from "../base/shape.ts";
+import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { BaseModel } from "../bus/messages.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { openBaseModel } from "../files/basemodel.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
+import { randomFill } from "../ops/fill.ts";
+import type { FillTensor } from "./weights.ts";
+
+/** Where weights come from; disposed when all are loaded. */
+export type WeightSource = Disposable & { readonly fill: FillTensor };
+
+export const weightsOf = (model: BaseModel, spec: ModelSpec, device: Device): WeightSource =>
+  "folder" in model ? fromFolder(model.folder, spec, device) : random(model.randomSeed, device);
+
+/** A linear's weight f32[out, in] as the model's files have it, however the device holds it. */
+export type OriginalWeight = (layer: number, linear: Linear) => Float32Array;
+
+export const noOriginal: OriginalWeight = () => {
+  throw new Error("a stage that has no weights to read again");
+};
+
+export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeight {
+  return (layer, linear) => {
+    if (!("folder" in model)) return noOriginal(layer, linear);
+    using files = openBaseModel(model.folder, spec);
+    const name = `model.layers.${layer}.${modulePath(linear)}.weight`;
+    const { bytes, dtype } = files.tensor(name);
+    const raw = new Uint8Array(bytes);
+    files.read(name, raw);
+    return toF32(raw, dtype!);
+  };
+}
+
+/** Reads each tensor from the model's files, converted to what the device computes in. */
+function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
+  const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
+  let scratch = new Uint8Array(new ArrayBuffer(0));
+  const fill = (name: string, to: Tensor): void => {
+    const entry = files.tensor(name);
+    const dtype = entry.dtype!; // checked when the files were opened
+    if (device.compute === dtype) {
+      device.fill(to, (into, from) => files.read(name, into, from));
+      return;
+    }
+    const bytes = sizeOf(entry.shape) * bytesOf(dtype);
+    if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
+    const raw = scratch.subarray(0, bytes);
+    files.read(name, raw);
+    device.write(to, device.compute === "f32" ? toF32(raw, dtype) : toBf16(toF32(raw, dtype)));
+  };
+  return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/**
+ * Small random weights, made on the device: a benchmark needs numbers that look like weights, not good ones. A function of the seed and
+ * the tensor's name, so that they are the same on any number of stages.
+ */
+function random(seed: number, device: Device): WeightSource {
+  const fill = (name: string, to: Tensor): void => {
+    if (name.includes("norm")) device.write(to, ones(sizeOf(to.shape), device.compute));
+    else randomFill(device, { out: to, seed: hash(seed, hashText(name)), scale: 0.02 });
+  };
+  return { fill, [Symbol.dispose]: () => undefined };
+}
+
+const ones = (count: number, compute: Device["compute"]): ArrayBufferView => {
+  const values = new Float32Array(count).fill(1);
+  return compute === "f32" ? values : toBf16(values);
+};

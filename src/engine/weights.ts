@@ -1,0 +1,186 @@
+// The frozen weights of a range of layers on a device, and which tensors of a Hugging Face model fill them.
+//
+// Linears that share an input lie under each other in one matrix, so that each group is one product. Where they are packed, each is
+// filled as the device computes, then packed, one after the other: beside what is held there is never more than one of them.
+
+import { bytesOf, type DType } from "../base/dtype.ts";
+import type { PackedFormat, WeightFormat } from "../base/precision.ts";
+import { maxOf, sizeOf } from "../base/shape.ts";
+import {
+  GROUP_NAMES,
+  GROUPS,
+  type Group,
+  LINEARS,
+  type Linear,
+  linearShape,
+  type ModelSpec,
+  modulePath,
+  tableRows,
+} from "../base/spec.ts";
+import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import { groupShape, type LayerRange } from "../methods/layout.ts";
+import { quantise } from "../ops/packed.ts";
+
+export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
+
+export type LayerWeights = {
+  readonly inputNorm: Tensor;
+  readonly postNorm: Tensor;
+  readonly qNorm: Tensor | null;
+  readonly kNorm: Tensor | null;
+  readonly linears: Readonly<Record<Group, LinearWeights>>;
+};
+
+export type Weights = {
+  /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
+  readonly embedding: Tensor | null;
+  readonly layers: readonly LayerWeights[]; // of this stage, in order
+  readonly finalNorm: Tensor | null;
+  readonly head: Tensor | null;
+};
+
+/** Which part of the model a stage holds. */
+export type StageLayers = LayerRange & { readonly first: boolean; readonly last: boolean };
+export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
+
+/** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
+type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
+
+const hasBias = (spec: ModelSpec, group: Group): boolean =>
+  group === "qkv" ? spec.qkvBias : group === "o" ? spec.oBias : spec.mlpBias;
+
+function linearSlots(spec: ModelSpec, layer: number, group: Group): { readonly weight: Slot; readonly bias: Slot | null } {
+  const { in: width, firstColumn } = groupShape(spec, group);
+  const linears: readonly Linear[] = GROUPS[group];
+  const from = (kind: "weight" | "bias") =>
+    linears.map((linear, g) => ({
+      name: `model.layers.${layer}.${modulePath(linear)}.${kind}`,
+      rows: firstColumn[g + 1]! - firstColumn[g]!,
+    }));
+  const out = firstColumn.at(-1)!;
+  return {
+    weight: { shape: [out, width], from: from("weight") },
+    bias: hasBias(spec, group) ? { shape: [out], from: from("bias") } : null,
+  };
+}
+
+const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
+const table = (name: string, spec: ModelSpec): Slot => ({
+  shape: [tableRows(spec), spec.hidden],
+  from: [{ name, rows: spec.vocab }],
+});
+
+function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
+  const layers = Array.from({ length: layerRange.to - layerRange.from }, (_, i) => {
+    const layer = layerRange.from + i;
+    const at = `model.layers.${layer}`;
+    return {
+      inputNorm: vector(`${at}.input_layernorm.weight`, spec.hidden),
+      postNorm: vector(`${at}.post_attention_layernorm.weight`, spec.hidden),
+      qNorm: spec.qkNorm ? vector(`${at}.self_attn.q_norm.weight`, spec.headDim) : null,
+      kNorm: spec.qkNorm ? vector(`${at}.self_attn.k_norm.weight`, spec.headDim) : null,
+      linears: GROUP_NAMES.map((group) => linearSlots(spec, layer, group)),
+    };
+  });
+  const embedding =
+    layerRange.first || (layerRange.last && spec.tiedEmbeddings) ? table("model.embed_tokens.weight", spec) : null;
+  return {
+    embedding,
+    layers,
+    finalNorm: layerRange.last ? vector("model.norm.weight", spec.hidden) : null,
+    head: layerRange.last && !spec.tiedEmbeddings ? table("lm_head.weight", spec) : null,
+  };
+}
+
+/** What a group's weight becomes in a format, all but its address. */
+function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeight, "ptr"> {
+  const firstRow = [0];
+  for (const { rows } of from) firstRow.push(firstRow.at(-1)! + rows);
+  return { format, shape: [shape[0]!, shape[1]!], firstRow };
+}
+
+/** Bytes of the arena that `loadWeights` fills. */
+export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
+  const slots = slotsOf(spec, layerRange);
+  const sizes: number[] = [];
+  const count = (slot: Slot | null) => {
+    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
+  };
+  for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  for (const layer of slots.layers) {
+    for (const slot of [layer.inputNorm, layer.postNorm, layer.qNorm, layer.kNorm]) count(slot);
+    for (const { weight, bias } of layer.linears) {
+      if (format === "dense") count(weight);
+      else sizes.push(partsOf(packedOf(weight, format)).bytes);
+      count(bias);
+    }
+  }
+  return arenaBytes(sizes);
+}
+
+/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
+export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
+
+/** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
+function openBench(device: Device, spec: ModelSpec) {
+  const most = maxOf(LINEARS.map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
+  const blocks = Math.ceil(most / NF4_BLOCK);
+  const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
+  const values = arena.tensor(device.compute, most);
+  return { values, absmax: arena.tensor("f32", blocks), [Symbol.dispose]: () => arena[Symbol.dispose]() };
+}
+
+/** Carves the weights of a part out of an arena and has each of them filled, in the order of the layers. */
+export async function loadWeights(
+  device: Device,
+  arena: Arena,
+  spec: ModelSpec,
+  layerRange: StageLayers,
+  format: WeightFormat,
+  fill: FillTensor,
+): Promise<Weights> {
+  using bench = format === "dense" ? null : openBench(device, spec);
+  const load = async (slot: Slot): Promise<Tensor> => {
+    const whole = arena.tensor(device.compute, ...slot.shape);
+    let row = 0;
+    for (const { name, rows } of slot.from) {
+      await fill(name, rowsFrom(whole, row, rows));
+      row += rows;
+    }
+    if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
+    return whole;
+  };
+  const pack = async (slot: Slot): Promise<Weight> => {
+    if (format === "dense") return load(slot);
+    const layout = packedOf(slot, format);
+    const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
+    for (const [linear, { name, rows }] of slot.from.entries()) {
+      const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
+      await fill(name, from);
+      quantise(device, { from, weight, linear, absmax: bench!.absmax });
+    }
+    await device.idle(); // before what it was made from is released
+    return weight;
+  };
+  const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
+  const slots = slotsOf(spec, layerRange);
+  const embedding = await maybe(slots.embedding);
+  const layers: LayerWeights[] = [];
+  for (const layer of slots.layers) {
+    const linears = {} as Record<Group, LinearWeights>;
+    for (const [i, { weight, bias }] of layer.linears.entries())
+      linears[GROUP_NAMES[i]!] = { weight: await pack(weight), bias: await maybe(bias) };
+    layers.push({
+      inputNorm: await load(layer.inputNorm),
+      postNorm: await load(layer.postNorm),
+      qNorm: await maybe(layer.qNorm),
+      kNorm: await maybe(layer.kNorm),
+      linears,
+    });
+  }
+  const finalNorm = await maybe(slots.finalNorm);
+  const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
+  return { embedding, layers, finalNorm, head };
+}

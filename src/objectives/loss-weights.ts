@@ -1,0 +1,34 @@
+// From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows are known only by then.
+
+import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
+import type { RowLoss, ScoredRow } from "./definition.ts";
+import { preferenceLoss } from "./registry.ts";
+
+/** Of each sequence, the sum of its targets' losses: minus its log-probability. Of CIT, at a row's first sequence also its cosines. */
+type Losses = readonly { readonly loss: number; readonly similar?: readonly number[] }[];
+
+/** The rows of a share as they were found, and what they come to. */
+export function scoreSegment({ sequences }: MicroBatch, preference: PackedPreference, losses: Losses) {
+  const { objective, totals, references, firstSequence, labels } = preference;
+  const scored = (at: number) => ({ logp: -losses[at]!.loss, targets: sequences[at]!.targets });
+  const rows = labels.map((label, i): ScoredRow => {
+    const at = firstSequence + 2 * i;
+    const similar = losses[at]!.similar ?? null;
+    return { own: scored(at), other: scored(at + 1), reference: references?.[i] ?? null, label, similar };
+  });
+  return { rows, found: preferenceLoss(objective, rows, totals) };
+}
+
+/** The targets' weights f32[T]: those of preferences by their slopes, all others as they are. */
+export function lossWeights(batch: MicroBatch, losses: Losses): Float32Array {
+  const weights = batch.weights.slice();
+  for (const preference of batch.preferences) {
+    const { found } = scoreSegment(batch, preference, losses);
+    const gradients = found.flatMap((row: RowLoss) => row.gradients);
+    for (const [i, gradient] of gradients.entries()) {
+      const { firstTarget, targets } = batch.sequences[preference.firstSequence + i]!;
+      weights.fill(-gradient, firstTarget, firstTarget + targets);
+    }
+  }
+  return weights;
+}

@@ -1,0 +1,77 @@
+// How memory grows with a pass: Mem = b0 + b1 B L + b2 B L^2 for B rows of L tokens (mLoRA, arXiv 2312.02515, section 4.3), fitted by least
+// squares. Fitted to the plan's own numbers it says what a token costs; fitted to measured ones, how far the plan is from the truth.
+
+import { alignUp, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { stageMemory } from "./memory.ts";
+import { type Plan, totalBytes } from "./plan.ts";
+
+export type MemorySample = { readonly sequences: number; readonly length: number; readonly bytes: number };
+
+export type MemoryModel = {
+  /** Bytes of what is there without any pass, of a token, and of a token for each token of its row. */
+  readonly b0: number;
+  readonly b1: number;
+  readonly b2: number;
+  /** Mean absolute error over the samples, relative to each. */
+  readonly meanError: number;
+};
+
+/** The model that fits at least three samples, of passes that differ in rows and in length, best. */
+export function fitMemory(samples: readonly MemorySample[]): MemoryModel {
+  const terms = samples.map(({ sequences: b, length: l }) => [1, b * l, b * l * l]);
+  const scale = [0, 1, 2].map((k) => Math.max(...terms.map((row) => row[k]!)));
+  const scaled = terms.map((row) => row.map((value, k) => value / scale[k]!));
+  const normal = scale.map((_, i) => scale.map((_, j) => sum(scaled.map((row) => row[i]! * row[j]!))));
+  const right = scale.map((_, i) => sum(scaled.map((row, n) => row[i]! * samples[n]!.bytes)));
+  const [b0, b1, b2] = solve(normal, right).map((value, k) => value / scale[k]!) as [number, number, number];
+  const errors = samples.map(({ sequences, length, bytes }) =>
+    Math.abs(predict({ b0, b1, b2 }, sequences, length) / bytes - 1),
+  );
+  return { b0, b1, b2, meanError: sum(errors) / errors.length };
+}
+
+/** Bytes with a pass of `sequences` rows of `length` tokens. */
+export const predict = ({ b0, b1, b2 }: Omit<MemoryModel, "meanError">, sequences: number, length: number): number =>
+  b0 + b1 * sequences * length + b2 * sequences * length ** 2;
+
+/** Gauss elimination with pivots. */
+function solve(matrix: readonly (readonly number[])[], right: readonly number[]): number[] {
+  const rows = matrix.map((row, i) => [...row, right[i]!]);
+  const n = rows.length;
+  for (let k = 0; k < n; k++) {
+    const best = rows.slice(k).reduce((a, b) => (Math.abs(b[k]!) > Math.abs(a[k]!) ? b : a));
+    rows.splice(rows.indexOf(best), 1, rows[k]!);
+    rows[k] = best;
+    for (const row of rows.slice(k + 1)) {
+      const factor = row[k]! / best[k]!;
+      for (let j = k; j <= n; j++) row[j]! -= factor * best[j]!;
+    }
+  }
+  const x = new Array<number>(n).fill(0);
+  for (let k = n - 1; k >= 0; k--) {
+    const known = sum(x.slice(k + 1).map((value, j) => value * rows[k]![k + 1 + j]!));
+    x[k] = (rows[k]![n]! - known) / rows[k]![k]!;
+  }
+  return x;
+}
+
+/** What the stages of a plan would take with other passes, all else as it is. */
+export function memoryModel(plan: Plan): MemoryModel {
+  const { spec } = plan;
+  const lengths = [128, 512, 2048, 8192].map((length) => Math.min(length, spec.maxPositions));
+  const samples = [...new Set(lengths)].flatMap((length) =>
+    [8, 24, 64].map((sequences) => ({ sequences, length, bytes: bytesWith(plan, spec, sequences, length) })),
+  );
+  return fitMemory(samples);
+}
+
+function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number, length: number): number {
+  const rows = alignUp(sequences * length, device.rowTile);
+  return sum(
+    stages.map(({ layerRange, sizes }) => {
+      const chunk = Math.min(rows, sizes.chunk);
+      return totalBytes(stageMemory(spec, layerRange, { ...sizes, rows, targets: rows, chunk, positions: length }, device));
+    }),
+  );
+}

@@ -1,0 +1,56 @@
+// Folders of adapters, and the base models that they belong to: what commands on trained adapters have in common.
+
+import { realpathSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { partOfWeights } from "../engine/initialise.ts";
+import { readJsonObject } from "../files/json.ts";
+import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { frozenAs } from "../methods/registry.ts";
+import type { PoolAdapter } from "../plan/adapters.ts";
+
+/** Which command asks, for the codes of its errors, and what of it names a base model. */
+export type Asking = { readonly command: string; readonly flag: string };
+
+export const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+export const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+
+/** The base model's folder: the one that is named, or the one that the adapter names. */
+export function baseOf(adapter: string, named: string | null, { command, flag }: Asking): string {
+  const config = join(adapter, "adapter_config.json");
+  if (!isFile(config))
+    throw new RequestError(
+      `${command}.adapter`,
+      `${adapter} ${isFolder(adapter) ? "has no adapter_config.json" : "is no folder"}`,
+      "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums",
+    );
+  const written = readJsonObject(config, "peft.config")["base_model_name_or_path"];
+  const from = named ?? (typeof written === "string" ? written : "");
+  const base = resolve(from);
+  const hint = `give ${flag} the Hugging Face folder of the model that the adapter was trained on`;
+  if (from === "") throw new RequestError(`${command}.base`, `${config} names no base model`, hint);
+  if (!isFolder(base)) {
+    const what = named === null ? `${config}: the base model '${from}'` : `${flag} ${from}`;
+    throw new RequestError(`${command}.base`, `${what} is no folder here`, hint);
+  }
+  if (!isFile(join(base, "config.json"))) throw new RequestError(`${command}.base`, `${base} has no config.json`, hint);
+  return realpathSync(base);
+}
+
+/** Reads an adapter of the model in `base`; one that does not fit says which base to give. */
+export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag }: Asking): SavedAdapter {
+  try {
+    return readPeftAdapter(folder, spec, partOfWeights(base, spec));
+  } catch (error) {
+    if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
+    const { code, message, hint } = error;
+    throw new RequestError(code, message, hint ?? `give ${flag} the model that the adapter was trained on`, { cause: error });
+  }
+}
+
+/** A saved adapter as one that is not trained: then a VeRA is a LoRA. */
+export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): PoolAdapter => ({
+  ...{ rank, scale, targets, method: frozenAs(method) },
+  ...(places ? { places } : {}),
+});

@@ -1,0 +1,71 @@
+// Adapters that are to come to a run, while their data is read: each request is answered soon, and asked for its outcome again.
+
+import { sleep } from "../base/clock.ts";
+import { RequestError } from "../base/errors.ts";
+import { randomText } from "../base/secret.ts";
+import type { Underway } from "../bus/control.ts";
+import { type ReadProgress, readText } from "../data/reading.ts";
+
+/** A request is answered within this time. */
+const ANSWER_MS = 2_000;
+/** A command that has not asked for so long is gone, and what it wanted is dropped. */
+const GONE_MS = 30_000;
+
+/** Does the work; `signal` ends it, `progress` is told how far its reading is. */
+export type Work = (signal: AbortSignal, progress: (progress: ReadProgress) => void) => Promise<string>;
+type Addition = {
+  readonly outcome: Promise<string>;
+  readonly stop: AbortController;
+  reading: string;
+  gone: ReturnType<typeof setTimeout> | undefined;
+};
+
+export class Additions {
+  readonly #all = new Map<string, Addition>();
+  /** One is read at a time: the memory for it is there once. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  /** The outcome, or a ticket to ask for it. */
+  begin(work: Work): Promise<string | Underway> {
+    const ticket = randomText(20);
+    const stop = new AbortController();
+    const outcome = this.#turn.then(() => {
+      stop.signal.throwIfAborted();
+      return work(stop.signal, (progress) => {
+        addition.reading = readText(progress, 0);
+      });
+    });
+    this.#turn = outcome.catch(() => undefined);
+    const addition: Addition = { outcome, stop, reading: "waiting for its turn", gone: undefined };
+    this.#all.set(ticket, addition);
+    return this.#answer(ticket, addition);
+  }
+
+  ask(ticket: string): Promise<string | Underway> {
+    const addition = this.#all.get(ticket);
+    if (!addition) throw new RequestError("control.ticket", "the run adds nothing under this ticket", "add the recipe again");
+    return this.#answer(ticket, addition);
+  }
+
+  /** Ends all that is under way. */
+  end(reason: Error): void {
+    for (const { stop } of this.#all.values()) stop.abort(reason);
+  }
+
+  async #answer(ticket: string, addition: Addition): Promise<string | Underway> {
+    clearTimeout(addition.gone);
+    const found = await Promise.race([addition.outcome, sleep(ANSWER_MS)]).catch((error) => {
+      this.#all.delete(ticket);
+      throw error;
+    });
+    if (typeof found === "string") {
+      this.#all.delete(ticket);
+      return found;
+    }
+    addition.gone = setTimeout(() => {
+      addition.stop.abort(new RequestError("control.gone", "the command that asked for it is gone"));
+      this.#all.delete(ticket);
+    }, GONE_MS);
+    return { ticket, reading: addition.reading };
+  }
+}

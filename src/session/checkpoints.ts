@@ -1,0 +1,173 @@
+// Keeps adapters while they are not on the stages, and against the day that everything is killed: on disk, or, where a run leaves
+// nothing there, in memory.
+
+import { join } from "node:path";
+import { Worker } from "node:worker_threads";
+import { MloraError, RunError, textOf } from "../base/errors.ts";
+import { hintOf } from "../base/faults.ts";
+import { log } from "../base/log.ts";
+import {
+  BLOCKS,
+  type BlockName,
+  type Blocks,
+  checkpointsIn,
+  type Progress,
+  readCheckpoint,
+  removeCheckpoints,
+  type Snapshot,
+  setAside,
+} from "../files/checkpoint.ts";
+import type { FromSaver, ToSaver } from "../files/saver.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { CHECKPOINTS } from "../recipe/recipe.ts";
+import { blocksOf, layoutOf } from "./parameters.ts";
+
+/** An adapter as it was kept: where it stands, and the blocks of each stage. */
+export type StoredAdapter = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
+
+/** Where an adapter stands, or where its evaluation was best. */
+export type Which = "latest" | "best";
+
+export interface CheckpointStore extends AsyncDisposable {
+  /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
+  save(plan: Plan, adapter: AdapterPlan, kept: StoredAdapter, which?: Which): Promise<void>;
+  /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
+  load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): StoredAdapter | null;
+  /** Lets go of all that was saved of an adapter. Throws a RunError where it cannot be removed. */
+  remove(adapter: AdapterPlan): void;
+}
+
+/** Whether it is one adapter's alone: its file, as it is written or read back, not a stage. */
+export const isOwn = (error: unknown): boolean =>
+  error instanceof MloraError && /^(files|export|checkpoint|peft|safetensors)\./.test(error.code);
+
+export function memoryStore(): CheckpointStore {
+  const all = new Map<string, StoredAdapter>();
+  return {
+    save: async (_, { name }, kept, which = "latest") => void all.set(`${which} ${name}`, kept),
+    load: (_, { name }, __, which = "latest") => all.get(`${which} ${name}`) ?? null,
+    remove: ({ name }) => {
+      for (const which of ["latest", "best"]) all.delete(`${which} ${name}`);
+    },
+    [Symbol.asyncDispose]: async () => all.clear(),
+  };
+}
+
+/** Where the checkpoints of an adapter lie in a run's folder. */
+export const checkpointFolder = (output: string, name: string, which: Which = "latest"): string =>
+  join(output, CHECKPOINTS, name, ...(which === "best" ? [which] : []));
+
+/** Removes all that was kept under this name in a run's folder. Throws a RunError where it cannot be removed. */
+export function removeStored(output: string, name: string): void {
+  const folder = checkpointFolder(output, name);
+  try {
+    removeCheckpoints(checkpointFolder(output, name, "best"));
+    removeCheckpoints(folder);
+  } catch (error) {
+    throw new RunError("files.remove", `cannot remove ${folder}: ${textOf(error)}`, hintOf(error), { cause: error });
+  }
+}
+
+/** As bus/heartbeat.ts has it. */
+const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
+
+/** Sets a damaged checkpoint aside; what is told of it. Throws the error where it is another than damage. */
+export function aside(folder: string, error: unknown): string {
+  if (!(error instanceof RunError) || error.code !== "checkpoint.bad") throw error;
+  const to = setAside(folder);
+  return `${error.message}; ${to === null ? "" : `it is set aside as ${to}, and `}the one before is taken`;
+}
+
+/** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
+export function diskStore(output: string, keep: number): CheckpointStore {
+  const saver = startSaver();
+  return {
+    save: (plan, adapter, { progress, blocks }, which = "latest") =>
+      saver.save({
+        folder: checkpointFolder(output, adapter.name, which),
+        progress,
+        snapshot: snapshotOf(plan, adapter, blocks),
+        keep: which === "best" ? 1 : keep,
+      }),
+    load(plan, adapter, notice, which = "latest") {
+      for (const folder of checkpointsIn(checkpointFolder(output, adapter.name, which)))
+        try {
+          const { progress, factors } = readCheckpoint(folder);
+          if (progress.adapter !== adapter.name)
+            throw new RunError("checkpoint.bad", `the checkpoint ${folder} is of the adapter '${progress.adapter}'`);
+          const of = Object.fromEntries(BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))]));
+          const blocks = plan.stages.map((_, stage) => blocksAt(of as Record<BlockName, Float32Array[]>, stage));
+          return { progress, blocks };
+        } catch (error) {
+          notice(aside(folder, error));
+        }
+      return null;
+    },
+    remove: ({ name }) => removeStored(output, name),
+    [Symbol.asyncDispose]: () => saver.end(),
+  };
+}
+
+const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32Array[]>>, stage: number): Blocks => ({
+  params: params[stage]!,
+  m: m[stage]!,
+  v: v[stage]!,
+});
+
+const snapshotOf = (plan: Plan, { rank, targets, method, places }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
+  spec: plan.spec,
+  rank,
+  targets,
+  method,
+  places,
+  stages: plan.stages.map(({ layerRange }, stage) => ({ layerRange, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
+});
+
+/** The thread, started with the first checkpoint. */
+function startSaver() {
+  type Waiting = { readonly resolve: () => void; readonly reject: (error: Error) => void };
+  const waiting = new Map<number, Waiting>();
+  const writing = new Set<Promise<void>>();
+  let thread: Worker | null = null;
+  let count = 0;
+  let ended = false;
+  const start = (): Worker => {
+    const worker = new Worker(CODE);
+    worker.on("message", ({ id, notice, failure }: FromSaver) => {
+      if (notice !== undefined) {
+        log(0, () => `notice: ${notice}`);
+        return;
+      }
+      const who = waiting.get(id);
+      waiting.delete(id);
+      if (failure) who?.reject(new RunError(failure.code, failure.message, failure.hint));
+      else who?.resolve();
+    });
+    worker.on("error", (error) => {
+      for (const { reject } of waiting.values()) reject(new Error(`the saver: ${textOf(error)}`));
+      waiting.clear();
+    });
+    return worker;
+  };
+  return {
+    save(what: Omit<ToSaver, "id">): Promise<void> {
+      if (ended) return Promise.reject(new RunError("checkpoint.closed", "the run ended before this checkpoint was begun"));
+      thread ??= start();
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      const id = count++;
+      waiting.set(id, { resolve, reject });
+      writing.add(promise);
+      promise.catch(() => undefined).finally(() => writing.delete(promise));
+      const owned = what.snapshot.stages.flatMap(({ blocks }) => BLOCKS.map((name) => blocks[name].buffer as ArrayBuffer));
+      thread.postMessage({ id, ...what } satisfies ToSaver, owned);
+      return promise;
+    },
+    /** Waits for what is being written, and takes nothing more. */
+    async end(): Promise<void> {
+      ended = true;
+      await Promise.allSettled(writing);
+      await thread?.terminate();
+      thread = null;
+    },
+  };
+}

@@ -1,0 +1,98 @@
+// The loss of an adapter on rows that it does not train on, and how many of them it gets right.
+
+import { sum } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { SequenceLoss } from "../bus/messages.ts";
+import { scoreSegment } from "../objectives/loss-weights.ts";
+import { isCorrect, isPreference, type Objective } from "../objectives/registry.ts";
+import type { Plan } from "../plan/plan.ts";
+import { inputLength, type MicroBatch, pack, type Row } from "../schedule/pack.ts";
+import { cut } from "../schedule/steps.ts";
+import { countTargets, evaluationSegment, totalsOf } from "./batches.ts";
+import type { RowReferences } from "./references.ts";
+
+/** Batches that may be on their way through the stages. */
+const AHEAD = 16;
+
+export type Evaluation = {
+  /** Mean loss over all targets; of preferences, over all rows. */
+  readonly loss: number;
+  /**
+   * Rows whose every target is the likeliest token given the right ones before it: what greedy decoding produces. Of preferences, rows that
+   * are judged as they should be.
+   */
+  readonly exact: number;
+  readonly rows: number;
+};
+
+export type EvaluationWork = {
+  readonly slot: number;
+  readonly samples: readonly Row[];
+  /** Which of them; all when left out. */
+  readonly rows?: readonly number[];
+  /** Rows of a batch at most. */
+  readonly batchSize: number;
+  readonly objective: Objective;
+  readonly references: RowReferences | null;
+};
+
+/** What came back of a batch: of which rows, and the losses of its sequences. */
+export type Evaluated = {
+  readonly rows: readonly number[];
+  readonly batch: MicroBatch;
+  readonly losses: readonly SequenceLoss[];
+};
+
+/** Work under way. The adapter may be trained on once `sent` has resolved: it is evaluated as it was before. */
+export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Promise<T> };
+
+/**
+ * Runs rows through the adapter in a slot, as it is after all that was sent to the stages. Each batch goes to all stages in one go: so all have
+ * it at the same place among their actions, and none waits for what another has not been told yet.
+ */
+export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
+  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
+  const batches = cut(rows, samples.map(inputLength), batchSize, plan.tokensPerMicrobatch);
+  const totals = totalsOf(samples, objective);
+  const evaluated: Promise<Evaluated>[] = [];
+  const send = async (): Promise<void> => {
+    for (const [i, of] of batches.entries()) {
+      if (i >= AHEAD) await evaluated[i - AHEAD];
+      const segment = evaluationSegment(slot, samples, of, totals, objective, references);
+      const batch = pack([segment], plan.slots, plan.device.rowTile);
+      const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
+      const reply = Promise.all(replies).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
+      reply.catch(() => undefined); // `result` tells of it
+      evaluated.push(reply);
+    }
+  };
+  const sent = send();
+  const result = sent.then(() => Promise.all(evaluated));
+  result.catch(() => undefined); // it may fail before anybody waits for it
+  return { sent, result };
+}
+
+/** The adapter's loss on the rows, and how many of them it gets right. */
+export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluation> {
+  const { sent, result } = runThrough(bus, plan, work);
+  const { objective, samples } = work;
+  const found = result.then((all): Evaluation => {
+    let [loss, exact] = [0, 0];
+    for (const { batch, losses } of all)
+      if (!isPreference(objective))
+        for (const [i, sequence] of losses.entries()) {
+          loss += sequence.loss;
+          if (sequence.correct === batch.sequences[i]!.targets) exact++;
+        }
+      else
+        for (const preference of batch.preferences) {
+          const { rows, found } = scoreSegment(batch, preference, losses);
+          loss += sum(found.map((row) => row.loss));
+          exact += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
+        }
+    const divisor = isPreference(objective) ? 1 : sum(samples.map(countTargets));
+    return { loss: loss / divisor, exact, rows: samples.length };
+  });
+  found.catch(() => undefined);
+  return { sent, result: found };
+}

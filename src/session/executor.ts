@@ -1,0 +1,171 @@
+// Carries out the actions of all stages: sends each to its stage without waiting for the one before, so that a stage always has
+// its next work at hand, and gathers what comes back: losses from the last stage, sums of squares from all.
+
+import { invariant } from "../base/errors.ts";
+import { range, sum } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
+import { scoreSegment } from "../objectives/loss-weights.ts";
+import { isCorrect } from "../objectives/registry.ts";
+import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
+import type { MicroBatch } from "../schedule/pack.ts";
+import type { SegmentRef } from "../schedule/segments.ts";
+
+/** Requests to one stage that may wait for their turn there. */
+const AHEAD = 6;
+
+/** What a mini-batch came to. */
+export type MiniBatch = {
+  readonly loss: number;
+  readonly tokens: number;
+  /** Of each stage, first stage first: sums of squares, tensor by tensor. */
+  readonly squares: readonly Float32Array[];
+  readonly preference: Judgement | null;
+};
+
+/** Of preferences: the share of rows that were judged right, and the mean margin of their rewards; of CIT also the mean contrast. */
+export type Judgement = { readonly accuracy: number; readonly margin: number; readonly contrast: number | null };
+
+type Sum = Judged & { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
+/** Of preferences: rows, those that were judged right, and the sum of their rewards' margins; of CIT also the contrast, else null. */
+type Judged = { rows: number; right: number; margin: number; contrast: number | null };
+
+export class Executor {
+  readonly #batches = new Map<number, MicroBatch>();
+  readonly #sums = new Map<string, Sum>();
+  /** For each stage, the requests that it has not answered. */
+  readonly #ahead: number[];
+  #changed = Promise.withResolvers<void>();
+  #failure: { readonly error: unknown } | null = null;
+
+  /** `batchOf` packs a pass, `tokensOf` counts a share's tokens, `slotOf` is where the stages hold an adapter. */
+  constructor(
+    private readonly bus: Bus,
+    private readonly batchOf: (pass: PackedBatch) => MicroBatch,
+    private readonly tokensOf: (segment: SegmentRef) => number,
+    private readonly slotOf: (adapter: number) => number,
+  ) {
+    this.#ahead = range(bus.stages).map(() => 0);
+  }
+
+  async forward(stage: number, pass: PackedBatch): Promise<void> {
+    const batch = this.#batches.get(pass.id) ?? this.batchOf(pass);
+    this.#batches.set(pass.id, batch);
+    if (this.bus.stages > 1) await this.#send(stage, this.bus.request(stage, { type: "forward", pass: pass.id, batch }));
+  }
+
+  async backward(stage: number, pass: PackedBatch): Promise<void> {
+    const { bus } = this;
+    const batch = this.#batches.get(pass.id);
+    invariant(batch, `a backward of pass ${pass.id} without its forward`);
+    // A single stage has memory for one pass: no evaluation may come between its forward and its backward, so they go together.
+    const forward = bus.stages === 1 ? bus.request(stage, { type: "forward", pass: pass.id, batch }) : null;
+    const backward = bus.request(stage, { type: "backward", pass: pass.id });
+    const last = stage === bus.stages - 1;
+    const counted = last ? backward.then((losses) => this.#count(pass, batch, losses!)) : backward;
+    await this.#send(stage, forward ? Promise.all([forward, counted]) : counted);
+    const ends = endsOf(pass);
+    if (ends.length > 0) {
+      const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
+      for (const [i, end] of ends.entries()) {
+        const of = squares.then((found) => found[i]!);
+        of.catch(() => undefined); // whoever waits for the sum hears of it
+        this.#sumOf(end).squares[stage] = of;
+      }
+      await this.#send(stage, squares);
+    }
+    if (stage === 0) this.#batches.delete(pass.id); // the first stage is the last to need it
+  }
+
+  /** Waits for what a mini-batch came to on all stages; its backward passes must have been sent to all of them. */
+  async result(ref: StepRef): Promise<MiniBatch> {
+    const found = this.#sumOf(ref);
+    invariant(found.squares.length === this.bus.stages, `a step of adapter ${ref.adapter} before its last backward pass`);
+    let squares: Float32Array[] | null = null;
+    void Promise.all(found.squares).then(
+      (all) => {
+        squares = all; // the last stage's come after its losses
+        this.#wake();
+      },
+      (error) => this.fail(error),
+    );
+    await this.#until(() => squares !== null);
+    this.#sums.delete(keyOf(ref));
+    const { loss, tokens, rows, right, margin, contrast } = found;
+    const preference = rows === 0 ? null : { accuracy: right / rows, margin: margin / rows, contrast };
+    return { loss, tokens, squares: squares!, preference };
+  }
+
+  async step(stage: number, steps: readonly OptimizerStep[]): Promise<void> {
+    await this.#send(stage, this.bus.request(stage, { type: "step", steps }));
+  }
+
+  /** Waits until all that was sent is done. */
+  async drain(): Promise<void> {
+    await this.#until(() => this.#ahead.every((count) => count === 0));
+  }
+
+  /** What goes wrong beside the actions ends them, too. */
+  fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.#wake();
+  }
+
+  /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
+  #count(pass: PackedBatch, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
+    const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
+    let at = 0;
+    for (const segment of pass.segments) {
+      const sums = this.#sumOf(segment);
+      sums.tokens += this.tokensOf(segment);
+      const preference = preferences.get(at);
+      if (preference) {
+        const { rows, found } = scoreSegment(batch, preference, losses);
+        sums.loss += sum(found.map((row) => row.loss));
+        sums.right += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
+        sums.margin += sum(found.map(({ rewards: [own, other] }) => own - (other ?? 0)));
+        for (const { contrast } of found) if (contrast) sums.contrast = (sums.contrast ?? 0) + contrast.loss;
+        sums.rows += rows.length;
+        at += 2 * rows.length;
+        continue;
+      }
+      for (const _ of segment.rows) {
+        const { firstTarget, targets } = batch.sequences[at]!;
+        if (targets > 0) sums.loss += losses[at]!.loss * batch.weights[firstTarget]!;
+        at++;
+      }
+    }
+  }
+
+  #sumOf(ref: StepRef): Sum {
+    const key = keyOf(ref);
+    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, right: 0, margin: 0, contrast: null };
+    this.#sums.set(key, found);
+    return found;
+  }
+
+  /** Notes a request that is under way, and waits while there are too many; throws what any of them failed with. */
+  async #send(stage: number, reply: Promise<unknown>): Promise<void> {
+    this.#ahead[stage]!++;
+    void reply
+      .catch((error) => this.fail(error))
+      .finally(() => {
+        this.#ahead[stage]!--;
+        this.#wake();
+      });
+    await this.#until(() => this.#ahead[stage]! <= AHEAD);
+  }
+
+  /** Throws what went wrong anywhere: a stage that waits for one that is gone would not answer. */
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition() && !this.#failure) await this.#changed.promise;
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  #wake(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+}
+
+const keyOf = ({ adapter, step }: StepRef): string => `${adapter}.${step}`;

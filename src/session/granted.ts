@@ -1,0 +1,54 @@
+// What a request to add adapters may have the run read, and what its answer may say of it: the run may be root's, and rows are private.
+
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import { referenceOf } from "../objectives/registry.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
+
+/** Throws a RequestError, `data.owner`, where a file that the adapters name is one that this user could not read but as root. */
+export function checkReadable(adapters: readonly AdapterRecipe[]): void {
+  for (const { name, train, eval: heldOut, initialAdapter, objective } of adapters) {
+    const reference = referenceOf(objective);
+    const folder = reference !== null && typeof reference === "object" ? reference.folder : null;
+    for (const path of [...train, ...heldOut, initialAdapter, folder]) {
+      const closed = path === null ? null : closedOn(path);
+      if (closed !== null)
+        throw new RequestError(
+          "data.owner",
+          `adapter '${name}': ${path} cannot be read: ${closed} belongs to another user and is not open to all`,
+          "have its owner make it readable, or copy it",
+        );
+    }
+  }
+}
+
+const [READ, ENTER] = [0o4, 0o1] as const;
+
+/** What of the file's folders, of itself, or of a folder's files is closed to this user; null where nothing is, or nothing is there. */
+function closedOn(path: string): string | null {
+  if (!existsSync(path)) return null;
+  const real = realpathSync(path);
+  const folders: string[] = [];
+  for (let at = dirname(real); at !== folders.at(-1); at = dirname(at)) folders.push(at);
+  const isFolder = statSync(real).isDirectory();
+  if (isFolder) folders.unshift(real);
+  const shut = folders.find((folder) => !isOpen(folder, ENTER)) ?? (isOpen(real, READ) ? null : real);
+  if (shut !== null || !isFolder) return shut;
+  return readdirSync(real).flatMap((name) => closedOn(join(real, name)) ?? [])[0] ?? null;
+}
+
+/** By owner, group and others, as the kernel decides for a process without root's privileges. */
+function isOpen(path: string, wanted: number): boolean {
+  const { uid, gid, mode } = statSync(path);
+  if (uid === process.getuid!()) return true;
+  return ((process.getgroups!().includes(gid) ? mode >> 3 : mode) & wanted) !== 0;
+}
+
+/** An error without the text of rows: the places alone, for an answer that travels. */
+export function withoutRows(error: unknown, recipe: string): unknown {
+  if (!(error instanceof RequestError) || error.code !== "data.row") return error;
+  const places = error.message.split("\n").flatMap((line) => /^(.+?:\d+): /.exec(line)?.[1] ?? []);
+  const what = places.length === 0 ? "rows" : `the rows at ${places.join(", ")}`;
+  return new RequestError("data.row", `${what} cannot be read as training data`, `mlora plan ${recipe} says what is wrong`);
+}

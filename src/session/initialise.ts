@@ -1,0 +1,41 @@
+// An adapter that begins with parts of the frozen weights (engine/svd-init.ts): its stages decompose them layer by layer, so that others
+// train in between, and people hear how far it is. It may take minutes.
+
+import { now } from "../base/clock.ts";
+import { range, sum } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import { type Init, isSvdInit } from "../methods/init.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { admit } from "./export.ts";
+
+/** Milliseconds between two words about it. */
+const SILENCE = 10_000;
+
+/** Gives a slot to an adapter, as its recipe begins it unless `init` says otherwise. `told` hears of progress. */
+export async function begin(
+  bus: Bus,
+  { stages }: Plan,
+  adapter: AdapterPlan,
+  slot: number,
+  progress: (text: string) => void,
+  { init = adapter.recipe.init, silence = SILENCE }: { readonly init?: Init; readonly silence?: number } = {},
+): Promise<void> {
+  if (!isSvdInit(init)) {
+    await admit(bus, slot, adapter, init);
+    return;
+  }
+  const all = sum(stages.map(({ layerRange }) => layerRange.to - layerRange.from));
+  progress(`begins as a part of the base model's weights (${init}), which is computed now`);
+  let [done, last] = [0, now()];
+  const through = async (stage: number): Promise<void> => {
+    const { from, to } = stages[stage]!.layerRange;
+    for (let layer = from; layer < to; layer++) {
+      await admit(bus, slot, adapter, init, { stage, layer });
+      done++;
+      if (now() - last < silence) continue;
+      last = now();
+      progress(`${init}: ${done} of ${all} layers are decomposed`);
+    }
+  };
+  await Promise.all(range(bus.stages).map(through));
+}

@@ -1,0 +1,42 @@
+// An adapter's factors as the stages hold them: one block on each stage, for its layers.
+
+import {
+  type AdapterLayout,
+  type FactorTensor,
+  factorPlace,
+  factorsIn,
+  layoutAdapters,
+  putFactor,
+  takeFactor,
+} from "../methods/layout.ts";
+import { rankAt } from "../methods/placement.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;
+
+/** How the blocks of a stage are laid out. */
+export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
+  const { layerRange, sizes } = stages[stage]!;
+  return layoutAdapters(spec, layerRange, sizes);
+}
+
+/** The factors in the blocks of all stages, first stage first, in the order of the layers. */
+export const factorsOf = (plan: Plan, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
+  blocks.flatMap((block, stage) => {
+    const layout = layoutOf(plan, stage);
+    return factorsIn(plan.stages[stage]!.layerRange, adapter.targets, adapter.method, adapter.places).map((at) => {
+      const place = factorPlace(plan.spec, layout, rankAt(adapter, at.layer, at.linear), at.layer, at.linear, at.factor);
+      return { ...at, values: takeFactor(block, place) };
+    });
+  });
+
+/** The reverse: a block for each stage; what no factor fills is zero. */
+export const blocksOf = (plan: Plan, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
+  plan.stages.map(({ layerRange }, stage) => {
+    const layout = layoutOf(plan, stage);
+    const block = new Float32Array(new ArrayBuffer(4 * layout.size));
+    for (const { layer, linear, factor, values } of factors)
+      if (layer >= layerRange.from && layer < layerRange.to)
+        putFactor(block, factorPlace(plan.spec, layout, rankAt(adapter, layer, linear), layer, linear, factor), values);
+    return block;
+  });

@@ -1,0 +1,268 @@
+// From a recipe's path to a plan: what `run` and `plan` have in common. All that a request can get wrong is found here, before
+// any weight is read.
+
+import { relative } from "node:path";
+import { now, sleep } from "../base/clock.ts";
+import { RequestError } from "../base/errors.ts";
+import { range, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { PatternTable } from "../base/targeting.ts";
+import { type Dataset, tokenizerOf } from "../data/dataset.ts";
+import { unstopped } from "../data/ends.ts";
+import { type NoticeKind, noticeText } from "../data/notices.ts";
+import { type ReadingOptions, readData } from "../data/reading.ts";
+import { lazyArray } from "../data/rows.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { describeDevice } from "../engine/probe.ts";
+import { readModelSpec } from "../files/config.ts";
+import { stopTokens } from "../files/generation.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
+import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import { placeFields } from "../files/peftplaces.ts";
+import { isSvdInit } from "../methods/init.ts";
+import { samePlaces } from "../methods/placement.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
+import { referenceOf } from "../objectives/registry.ts";
+import { type PoolAdapter, stagePlaces } from "../plan/adapters.ts";
+import type { PlacedAdapter } from "../plan/places.ts";
+import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
+import { loadRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
+import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
+import { frozenOf } from "./adapters.ts";
+import { countTargets } from "./batches.ts";
+import { type Source, sourcesOf } from "./sources.ts";
+
+/** What was asked, with the data read: all that a plan needs beside the devices. */
+export type Request = {
+  readonly recipe: Recipe;
+  readonly spec: ModelSpec;
+  readonly data: readonly RequestData[];
+  /** All linear weights are bf16 in the model's files. */
+  readonly exact: boolean;
+  /** What the run's user should know of it. */
+  readonly notices: readonly string[];
+};
+/** An adapter's rows, the adapter from a file that they are measured against, and all adapters from files that it is made from. */
+export type RequestData = Dataset & { readonly reference: PoolAdapter | null; readonly sources: readonly Source[] };
+export type Prepared = Request & { readonly plan: Plan };
+
+/** Of all rows, in three arrays: counted once, however often the run is planned. */
+const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
+
+/** Milliseconds between two moments at which timers, requests and signals are let in. */
+const LOOK_MS = 50;
+
+async function countRows(rows: readonly Row[]): Promise<void> {
+  if (counted.has(rows)) return;
+  const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
+  let looked = now();
+  for (const [i, row] of rows.entries()) {
+    lengths[i] = inputLength(row);
+    longest[i] = longestSequence(row);
+    targets[i] = sum(sequencesOf(row).map(countTargets));
+    if (now() - looked < LOOK_MS) continue;
+    await sleep(0);
+    looked = now();
+  }
+  const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
+  counted.set(rows, lazyArray(rows.length, at));
+}
+
+/** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
+export async function prepare(recipePath: string, overrides: Overrides, reading: Reading = {}): Promise<Prepared> {
+  const { recipe, spec } = readRecipe(recipePath, overrides);
+  const devices = localDevices(recipe, spec);
+  const request = await readRequest(recipe, spec, reading);
+  return { ...request, plan: planOn(request, devices) };
+}
+
+export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
+  const recipe = loadRecipe(recipePath, overrides);
+  const spec = readModelSpec(recipe.model.path);
+  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may be long
+  return { recipe, spec };
+}
+
+/** The devices that the stages have where all run on this machine: as many as the recipe says, or `count`; GPUs in turn. */
+export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: number): StageDevice[] {
+  const describe = (ordinal: number) => describeDevice(run.device, model.precision, ordinal);
+  const first = describe(0);
+  const stages = count ?? stageCount(run.stages, spec, first.count);
+  const found = range(Math.min(stages, first.count)).map((ordinal) => (ordinal === 0 ? first : describe(ordinal)));
+  return range(stages).map((stage) => ({ ...found[stage % found.length]!, host: "" }));
+}
+
+export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
+  data.map(({ train, eval: heldOut, reference }) => ({ train: counted.get(train)!, eval: counted.get(heldOut)!, reference }));
+
+export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
+  makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
+
+export type Reading = Omit<ReadingOptions, "model" | "vocab">;
+
+/** Reads what the recipe names, and checks it, the data in a thread of its own; `config` is the spec of the model's config.json, or of its files. */
+export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
+  const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
+  for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
+  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
+  const tokenizer = loadTokenizer(recipe.model.path);
+  const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
+  for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
+  return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+}
+
+/** Rows that are cut or dropped are counted in the plan's table. */
+const IN_TABLE: readonly NoticeKind[] = ["cut"];
+
+/** What was lost or left out of the rows; adapters of a sweep read the same ones. */
+function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
+  const named = data.flatMap(({ notices }, i) =>
+    notices
+      .filter(({ kind }) => !IN_TABLE.includes(kind))
+      .map((notice) => ({ text: noticeText(notice), name: adapters[i]!.name })),
+  );
+  return [...Map.groupBy(named, ({ text }) => text)].map(([text, of]) => `${namesOf(of.map(({ name }) => name))}: ${text}`);
+}
+
+/** "a, b and 6 more". */
+const namesOf = (names: readonly string[]): string =>
+  names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
+
+/** Programs that serve an adapter stop where the base model does. */
+function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
+  const chats = adapters.filter(({ chatTemplate, format }) => chatTemplate !== false && format !== "text");
+  const templates = new Map(chats.map((adapter) => [adapter.chatTemplate, adapter]));
+  const stops = stopTokens(model.path);
+  const ends = [...new Set([...templates.values()].flatMap((of) => unstopped(tokenizerOf(of, tokenizer), stops)))];
+  if (ends.length === 0) return [];
+  return [
+    `the chat template ends answers with ${ends.join(" or ")}, at which ${shortPath(model.path)} does not stop: give the server of its adapters ` +
+      "this token to stop at (mlora generate does it, mlora export writes it)",
+  ];
+}
+
+function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
+  const reference = referenceOf(adapter.objective);
+  if (reference === null || typeof reference === "string") return null;
+  return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
+}
+
+/** A recipe is checked by ranks and scales alone: its adapters' factors are computed where they begin. */
+const noPart: PartOfWeight = () => {
+  throw new Error("a part of a weight is asked for while a recipe is checked");
+};
+
+/** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
+function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
+  try {
+    return readPeftAdapter(folder, spec, noPart);
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    const { code, message, hint = "it wants a folder as PEFT writes it, of an adapter of this base model" } = error;
+    throw new RequestError(code, message, `adapter '${name}', ${key}: ${hint}`, { cause: error });
+  }
+}
+
+/** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
+function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
+  if (adapter.initialAdapter === null) return;
+  const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
+  const asked = stagePlaces(adapter, spec);
+  checkBeginning(adapter, asked, saved, spec);
+  const pairs: readonly (readonly [string, unknown, unknown])[] = [
+    ["method", adapter.method, saved.method],
+    ["rank", asked.rank, saved.rank],
+    ...(saved.vera
+      ? ([["projection_seed", adapter.projectionSeed, saved.vera.projectionSeed]] as const)
+      : ([
+          ["alpha", adapter.alpha, saved.alpha],
+          ["rslora", adapter.rslora, saved.rslora],
+        ] as const)),
+    ["targets", asked.targets.join(", "), saved.targets.join(", ")],
+  ];
+  if (saved.vera && !saved.vera.isDrawnHere)
+    throw new RequestError(
+      "plan.from",
+      `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
+      "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
+    );
+  if (isSvdInit(adapter.init)) return;
+  const isUniform = !asked.places && !saved.places;
+  const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
+  if (faults.length === 0) {
+    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
+    return;
+  }
+  const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
+  throw new RequestError(
+    "plan.from",
+    `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${told}`,
+    "give the adapter the values of the one that it continues",
+  );
+}
+
+/**
+ * What began as a part of the weight is continued with that part frozen beside it (`init` as it was), or as the LoRA of twice the rank that it is with the base; so is
+ * what was converted to that.
+ */
+function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: SavedAdapter, spec: ModelSpec): void {
+  const { name, init, initialAdapter } = adapter;
+  const isSame = samePlaces(asked, saved, spec.layers);
+  const { begun } = saved;
+  if (isSvdInit(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
+  const isUniform = !asked.places && !saved.places;
+  const told = begun
+    ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`
+    : isUniform
+      ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
+      : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
+  // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
+  const kept = begun && DEFINITIONS[saved.method].beginsAsPart ? begun.init : null;
+  const uniform = kept
+    ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
+    : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
+  throw new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: ${told}`,
+    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
+  );
+}
+
+/** What patterns and layers may change, and what is compared place by place then. */
+const BY_PLACE = ["rank", "alpha", "targets"];
+
+const DIFFER = "its ranks or scales differ from the recipe's in some layer";
+
+const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
+  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
+
+/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps half of each rank frozen. */
+function placeHint(saved: SavedAdapter, init: string | null = null): string {
+  const share = init === null ? 1 : 2;
+  const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
+  const places = saved.places && ranks ? { places: { ...saved.places, ranks } } : {};
+  const of = { ...saved, ...places, rank: saved.rank / share, alpha: saved.alpha / share };
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of);
+  const inline = (table: PatternTable) => {
+    const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
+    return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
+  };
+  const lines = [
+    ...(init === null ? [] : [`init = "${init}"`]),
+    `rank = ${rank}`,
+    ...(!DEFINITIONS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
+    `targets = ${JSON.stringify(targets)}`,
+    ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
+    ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
+    ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
+  ];
+  return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
+}
+
+/** A path as people want to read it: relative to here when that is shorter. */
+export function shortPath(path: string): string {
+  const here = relative(process.cwd(), path) || ".";
+  return here.length < path.length ? here : path;
+}

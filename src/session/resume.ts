@@ -1,0 +1,85 @@
+// Where an interrupted run can go on: which of its adapters have ended, and from which step each of the others was kept.
+
+import { RequestError, RunError } from "../base/errors.ts";
+import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
+import { type Outcome, readRecord } from "../files/record.ts";
+import type { Plan } from "../plan/plan.ts";
+import { type AdapterData, madeOf } from "./adapter-state.ts";
+import { aside, checkpointFolder } from "./checkpoints.ts";
+
+export type Resumed = {
+  /** Adapters that need no more training, by name. */
+  readonly ended: ReadonlyMap<string, Outcome>;
+  /** Of the others that were kept, the steps that they have made. */
+  readonly steps: ReadonlyMap<string, number>;
+};
+
+/** How adapters end that are not to be trained on. */
+const FINAL = ["done", "early", "dropped"];
+
+/**
+ * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the recipe,
+ * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
+ * `open`: there may be nothing left to do but to wait for more adapters.
+ */
+export function findStored(
+  output: string,
+  plan: Plan,
+  data: readonly AdapterData[],
+  model: string,
+  notice: (text: string) => void,
+  open = false,
+): Resumed {
+  const record = readRecord(output);
+  const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
+  const steps = new Map<string, number>();
+  const differences: string[] = [];
+  for (const [i, adapter] of plan.adapters.entries()) {
+    const over = ended.get(adapter.name);
+    const progress = over ? null : newest(checkpointFolder(output, adapter.name), adapter.name, notice);
+    if (progress) steps.set(adapter.name, progress.step);
+    const made = (over ?? progress)?.made;
+    if (made) differences.push(...compare(adapter.name, made, madeOf(plan, adapter, data[i]!, model)));
+  }
+  const names = new Set(plan.adapters.map(({ name }) => name));
+  for (const name of record.keys()) if (!names.has(name)) differences.push(`adapter '${name}' is not in the recipe any more`);
+  if (differences.length > 0)
+    throw new RequestError(
+      "resume.changed",
+      `the run in ${output} was begun otherwise:\n  ${differences.join("\n  ")}`,
+      "give back what was changed, or choose another output",
+    );
+  if (!open && plan.adapters.every(({ name }) => ended.has(name)))
+    throw new RequestError(
+      "resume.finished",
+      `the run in ${output} is finished: all adapters of the recipe have ended`,
+      "choose another output, or move this one away; to train an adapter further, give its folder as `from` in another run",
+    );
+  return { ended, steps };
+}
+
+/** Where the newest checkpoint that is whole stands; null for none. */
+function newest(folder: string, name: string, notice: (text: string) => void): Progress | null {
+  for (const checkpoint of checkpointsIn(folder))
+    try {
+      const { progress } = readCheckpoint(checkpoint);
+      if (progress.adapter === name) return progress;
+      throw new RunError("checkpoint.bad", `the checkpoint ${checkpoint} is of the adapter '${progress.adapter}'`);
+    } catch (error) {
+      notice(aside(checkpoint, error));
+    }
+  return null;
+}
+
+function compare(name: string, was: Progress["made"], is: Progress["made"]): string[] {
+  const [before, now] = [JSON.parse(was.settings), JSON.parse(is.settings)] as Record<string, unknown>[];
+  const changed = [...new Set([...Object.keys(before!), ...Object.keys(now!)])]
+    .filter((key) => JSON.stringify(before![key]) !== JSON.stringify(now![key]))
+    .map((key) => `adapter '${name}': ${key} was ${JSON.stringify(before![key])}, is ${JSON.stringify(now![key])}`);
+  if (was.data !== is.data) changed.push(`adapter '${name}': its data has other rows`);
+  const named = new Set([was, is].flatMap(({ adapters = {} }) => Object.keys(adapters)));
+  for (const key of named)
+    if (was.adapters?.[key] !== is.adapters?.[key]) changed.push(`adapter '${name}': the adapter that ${key} names is another`);
+  if (was.model !== is.model) changed.push(`adapter '${name}': the base model is another`);
+  return changed;
+}
