@@ -25,6 +25,7 @@ const CHECKED: readonly string[] = [
   "scripts",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
   "src/schedule",
+  "src/plan",
   "tests",
 ];
 
