@@ -26,6 +26,7 @@ const CHECKED: readonly string[] = [
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
   "src/schedule",
   "src/plan",
+  "src/link",
   "tests",
 ];
 
