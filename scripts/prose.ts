@@ -27,6 +27,7 @@ const CHECKED: readonly string[] = [
   "src/schedule",
   "src/plan",
   "src/link",
+  "src/ops",
   "tests",
 ];
 
