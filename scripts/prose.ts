@@ -28,6 +28,7 @@ const CHECKED: readonly string[] = [
   "src/plan",
   "src/link",
   "src/ops",
+  "src/device",
   "tests",
 ];
 
