@@ -29,6 +29,7 @@ const CHECKED: readonly string[] = [
   "src/link",
   "src/ops",
   "src/device",
+  "src/data",
   "tests",
 ];
 
