@@ -30,6 +30,7 @@ const CHECKED: readonly string[] = [
   "src/ops",
   "src/device",
   "src/data",
+  "src/cli/draw",
   "tests",
 ];
 
