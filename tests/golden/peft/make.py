@@ -305,8 +305,8 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     config = model.peft_config["default"]
     for key in ("target_modules", "exclude_modules"):
-        of = getattr(config, key)  # a set's order would change from run to run
-        setattr(config, key, sorted(of) if isinstance(of, set) else of)
+        if isinstance(of := getattr(config, key, None), set):
+            setattr(config, key, sorted(of))  # a set's order would change from run to run
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink()
 
