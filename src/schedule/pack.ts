@@ -1,4 +1,4 @@
-// A micro-batch from the rows of several adapters: tokens packed one behind the other, never padded to a common length.
+// A micro-batch from the rows of several adapters: tokens packed one after the other, never padded to a common length.
 //
 // An adapter's rows begin at a multiple of the device's row tile, and so do its targets among all targets: a product may sum
 // differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
@@ -11,8 +11,8 @@ import type { Preference } from "../objectives/registry.ts";
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
 /**
- * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable; of CIT
- * the answer to a paraphrase.
+ * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is
+ * desirable; of CIT the answer to a paraphrase.
  */
 export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean };
 
@@ -47,7 +47,9 @@ export type Segment = {
 /** One packed sequence of the micro-batch: whose it is, and where its targets lie among all. */
 export type PackedSequence = { readonly adapter: number; readonly firstTarget: number; readonly targets: number };
 
-/** A share whose targets' weights are known only when their losses are: `sequences` from `firstSequence` on, two for each label. */
+/**
+ * A share whose targets' weights are known only when their losses are: `sequences` from `firstSequence` on, two for each label.
+ */
 export type PackedPreference = SegmentPreference & { readonly firstSequence: number; readonly labels: readonly boolean[] };
 
 export type MicroBatch = {

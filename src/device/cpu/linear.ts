@@ -1,8 +1,8 @@
 // The linear layers on the cpu: frozen products over all rows at once, low-rank products adapter by adapter.
 //
-// An adapter's products have the same sizes whatever its company (its own rows, its true rank), so the same sums are done. For
-// the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
-// tile, so that the path does not depend on how many there are.
+// An adapter's products have the same sizes whatever else is in the pass (its own rows, its true rank), so the same sums are
+// done. For the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are
+// multiplied tile by tile, so that the path does not depend on how many there are.
 
 import { alignUp, range } from "../../base/shape.ts";
 import { MOST_RANK } from "../../methods/layout.ts";
