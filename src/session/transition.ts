@@ -17,12 +17,15 @@
 // A pause is no status of its own: a paused adapter leaves the stages and is not admitted until it is resumed. At a rung it is compared
 // with the others all the same.
 
-/**
- * waiting: has no slot. joining: its slot is being filled. active: it trains. evaluating: it has a slot, and an evaluation decides what
- * comes next. leaving: it gives up its slot after the step under way. rung: it waits for the other adapters of its sweep. ended: it makes
- * no step any more.
- */
-export const STATUSES = ["waiting", "joining", "active", "evaluating", "leaving", "rung", "ended"] as const;
+export const STATUSES = [
+  "waiting", // it has no slot
+  "joining", // its slot is being filled
+  "active", // it trains
+  "evaluating", // it has a slot, and an evaluation decides what comes next
+  "leaving", // it gives up its slot after the step under way
+  "rung", // it waits for the other adapters of its sweep
+  "ended", // it makes no further step
+] as const;
 export type Status = (typeof STATUSES)[number];
 
 export type Lifecycle = {
@@ -33,14 +36,18 @@ export type Lifecycle = {
   readonly isPaused: boolean;
 };
 
-/**
- * admitted: it is given a slot. joined: it may train, or leave if it has been asked to. evaluationDue: its next step depends on an
- * evaluation. rungReached: the evaluation at a rung is known. preempted: its slot is needed. left: it is saved and its slot is free.
- * rungPassed: it is among the better of its sweep. The requests come from users.
- */
 export const LIFECYCLE_EVENTS = [
-  ...(["admitted", "joined", "evaluationDue", "rungReached", "preempted", "left", "rungPassed", "ended"] as const),
-  ...(["pauseRequested", "resumeRequested", "stopRequested"] as const),
+  "admitted", // it is given a slot
+  "joined", // it may train, or leave if it has been asked to
+  "evaluationDue", // its next step depends on an evaluation
+  "rungReached", // the evaluation at a rung is known
+  "preempted", // its slot is needed for another adapter, or the stages close
+  "left", // it is saved, and its slot is free
+  "rungPassed", // it is among the better ones of its sweep
+  "ended",
+  "pauseRequested",
+  "resumeRequested",
+  "stopRequested",
 ] as const;
 export type LifecycleEvent = (typeof LIFECYCLE_EVENTS)[number];
 
