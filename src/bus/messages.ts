@@ -91,8 +91,7 @@ export type StageSetup = {
     readonly rank: number;
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
-    readonly magnitudes: readonly Group[];
-    readonly vectors: readonly Group[];
+    readonly methods: Readonly<Partial<Record<PeftMethod, readonly Group[]>>>;
     readonly inFlight: number;
     readonly positions: number;
     readonly format: WeightFormat;

@@ -7,7 +7,7 @@ import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import { hasVectors } from "../methods/registry.ts";
+import { settingsOf } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
@@ -57,7 +57,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(hasVectors(recipe.method) ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...settingsOf(recipe.method, recipe),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),
