@@ -40,7 +40,7 @@ export type AdapterState = Lifecycle & {
   readonly arrived: number;
   /** It has had a slot before, since the stages were opened. */
   wasAdmitted: boolean;
-  /** Null where it has none. */
+  /** Its slot on the stages, or null. */
   slot: number | null;
   /** Mini-batches that have begun, and steps that all stages have been sent. */
   begun: number;
@@ -62,7 +62,7 @@ export type AdapterState = Lifecycle & {
   lastLoss: number | null;
   before: Evaluation | null;
   best: Progress["best"];
-  /** Log-probabilities of its rows under the reference of its objective, if that has one; computed when it is first admitted. */
+  /** Log-probabilities of its rows under its objective's reference; computed at its first admission. */
   references: References | null;
   latest: Evaluation | null;
   /** Tokens per second, smoothed; null before its first step. */
@@ -135,7 +135,9 @@ export const progressOf = (adapter: AdapterState): Progress => ({
   made: adapter.made,
 });
 
-/** The copies that can be made of its present state; marks them as being made. Until a copy has joined, its name stays taken. */
+/**
+ * The copies that can be made of its present state; marks them as being made. A copy's name stays taken until it has joined.
+ */
 export function dueForks(adapter: AdapterState): Fork[] {
   const due = adapter.forks.filter(({ after, isMade }) => !isMade && after <= stepsMade(adapter));
   for (const fork of due) fork.isMade = true;
@@ -159,7 +161,7 @@ export function restore(adapter: AdapterState, progress: Progress): void {
 /** Keys of an adapter that do not change its numbers; its data is compared by content. */
 const NEUTRAL_KEYS = ["data", "priority", "eval_every"];
 
-/** All that decides an adapter's numbers: its settings, as text that can be compared key by key, its data, its base model, saved adapters. */
+/** All that decides an adapter's numbers: settings (text that can be compared key by key), data, base model, saved adapters. */
 export function madeOf(
   { tokensPerMicrobatch, recipe: run }: Plan,
   { recipe }: AdapterPlan,
@@ -195,7 +197,9 @@ export const isCounted = ({ plan: { recipe } }: Pick<AdapterState, "plan">, step
 export const isRung = ({ plan: { recipe, steps } }: Pick<AdapterState, "plan">, step: number): boolean =>
   recipe.halving !== null && step > 0 && step < steps && step % recipe.halving.rung === 0;
 
-/** Whether it is evaluated after this step: before its first, at every `evalEvery`, and at rungs. The last evaluation is Finisher's. */
+/**
+ * Whether it is evaluated after this step: before its first, at every `evalEvery`, and at rungs. Finisher does the last one.
+ */
 export const isEvaluated = (adapter: Pick<AdapterState, "plan">, step: number): boolean => {
   const { recipe, steps } = adapter.plan;
   return step === 0 || isRung(adapter, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);

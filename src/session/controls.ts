@@ -1,5 +1,5 @@
-// Runtime controls: pause, resume and stop adapters, add new ones and copies, report their status. Adapters leave their slots between two
-// steps.
+// Runtime controls: pause, resume and stop adapters, add new ones and copies, report their status. Adapters leave their slots
+// between two steps.
 
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";

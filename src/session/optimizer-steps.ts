@@ -49,8 +49,8 @@ export class Steps {
   }
 
   /**
-   * An adapter's step from its mini-batch's loss and gradient norm; null where they are not finite, which ends the adapter. Its iteration
-   * ends here: the first stage has not begun the next mini-batch, and begins it only if the adapter stays active.
+   * An adapter's step from its mini-batch's loss and gradient norm; null where they are not finite, which ends the adapter. Its
+   * iteration ends here: the first stage has not begun the next mini-batch, and begins it only if the adapter stays active.
    */
   async #decide(ref: StepRef): Promise<OptimizerStep | null> {
     const { executor, of, failed, decided } = this.options;

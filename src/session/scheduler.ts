@@ -24,7 +24,7 @@ export type SchedulerOptions = {
   /** Either is aborted: no slot is given any more. */
   readonly stop: AbortSignal;
   readonly suspend: AbortSignal;
-  /** Called with an adapter that has its slot and its state, before its next mini-batch; `first`: for the first time in this run. */
+  /** Called with an adapter that has its slot and state, before its next mini-batch; `first`: at its first admission. */
   readonly arrived: (adapter: AdapterState, first: boolean) => Promise<void>;
   /** Called with an adapter that is to leave now, between two of its steps; or that has left, to end. */
   readonly leaves: (adapter: AdapterState) => void;

@@ -1,7 +1,7 @@
 // The coordinator of a run: follows the schedule, sends requests to the stages and collects their replies. Opens no device.
 //
-// Adapters beyond the slots wait for one (scheduler.ts). A stage waits only for what decides its next action: adapters are admitted,
-// evaluated, saved and exported while the others train.
+// Where there are fewer slots than adapters, the others wait (scheduler.ts). A stage waits only for what decides its next
+// action: adapters are admitted, evaluated, saved and exported while the others train.
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
@@ -49,7 +49,7 @@ export type RunOptions = {
   readonly bus: Bus;
   /** Folder of the run; null saves nothing (benchmarks). */
   readonly output: string | null;
-  /** Checkpoints, and how often an adapter is saved, in its steps and in minutes; left out, only adapters that lose their slot are. */
+  /** Checkpoints, and how often they are made, in steps and minutes; left out, only adapters that lose their slot are saved. */
   readonly store?: CheckpointStore;
   readonly saveEvery?: { readonly steps: number | null; readonly minutes: number | null } | null;
   /** The base model's fingerprint, for checkpoints. */
@@ -72,7 +72,9 @@ export type RunOptions = {
   readonly keepOpen?: boolean;
 };
 
-/** Checkpoints by the clock under way at once: more adapters that are due wait for a later step, so that the host's memory holds a few. */
+/**
+ * Checkpoints by the clock under way at once; others that are due wait for a later step, so that the host's memory holds few.
+ */
 const MOST_SAVES = 4;
 
 /** Trains all adapters of the plan. Throws what a stage failed with; a fault of one adapter ends that adapter alone. */

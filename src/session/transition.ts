@@ -14,8 +14,8 @@
 //                                          left
 //    every status -- ended --> ended
 //
-// A pause is no status of its own: a paused adapter leaves the stages and is not admitted until it is resumed. At a rung it is compared
-// with the others all the same.
+// A pause is a flag: a paused adapter leaves the stages and is not admitted until it is resumed. At a rung it is still compared
+// with the others.
 
 export const STATUSES = [
   "waiting", // it has no slot
@@ -30,7 +30,7 @@ export type Status = (typeof STATUSES)[number];
 
 export type Lifecycle = {
   readonly status: Status;
-  /** What it becomes when it leaves its slot; null where it has none, or keeps it. */
+  /** What it becomes when it leaves its slot; null while it keeps its slot, or has no slot. */
   readonly nextStatus: "waiting" | "rung" | "ended" | null;
   /** Paused on request: it trains again only after a resume. */
   readonly isPaused: boolean;
@@ -70,7 +70,7 @@ const end: Rule = () => ({ status: "ended", nextStatus: null, isPaused: false })
 const RULES: Readonly<Record<LifecycleEvent, Readonly<Partial<Record<Status, Rule>>>>> = {
   admitted: { waiting: ({ isPaused }) => (isPaused ? null : { status: "joining" }) },
   joined: { joining: trainOrLeave, evaluating: trainOrLeave },
-  // Also during the last step before it leaves: what an evaluation decides may not depend on who else is in the run.
+  // Also during the last step before it leaves: what an evaluation decides must not depend on the other adapters of the run.
   evaluationDue: {
     ...{ joining: to("evaluating"), active: to("evaluating") },
     leaving: ({ nextStatus }) => (nextStatus === "rung" ? null : { status: "evaluating" }),
@@ -93,7 +93,7 @@ const RULES: Readonly<Record<LifecycleEvent, Readonly<Partial<Record<Status, Rul
   ended: { waiting: end, joining: end, active: end, evaluating: end, leaving: end, rung: end },
 };
 
-/** Where an adapter stands after an event. Throws an Error, which is a fault of this program, where the event is not allowed. */
+/** Where an adapter stands after an event. Throws an Error, a fault of this program, where the event is not allowed. */
 export function transition({ status, nextStatus, isPaused }: Lifecycle, event: LifecycleEvent): Lifecycle {
   const before = { status, nextStatus, isPaused };
   const change = RULES[event][status]?.(before) ?? null;
