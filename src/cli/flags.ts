@@ -1,4 +1,4 @@
-// Values of flags, checked; what is wrong is a RequestError, `cli.flag`, that names the flag.
+// Checked values of flags; errors are RequestErrors, `cli.flag`, that name the flag.
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";

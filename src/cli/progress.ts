@@ -5,7 +5,7 @@ import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
 import { count, duration } from "../base/units.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
 import type { EventOf, Listener, SessionEvent } from "../session/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
@@ -23,7 +23,7 @@ class Pace {
   readonly #tokens: number[] = [];
   readonly #started = now();
 
-  constructor(adapters: readonly AdapterPlan[], ended: (name: string) => boolean) {
+  constructor({ adapters }: Planned, ended: (name: string) => boolean) {
     for (const { name, tokens } of adapters) this.#join(tokens, ended(name));
   }
 
@@ -68,13 +68,20 @@ class Pace {
   }
 }
 
+/** What is drawn of a plan. */
+type Planned = { readonly adapters: readonly Pick<AdapterPlan, "name" | "index" | "steps" | "tokens">[] };
+
 /** `ended`: whether an adapter had ended before, where a run is continued. */
-export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (name: string) => boolean = () => false): Progress {
-  const pace = new Pace(plan.adapters, ended);
+export function openProgress(
+  plan: Planned,
+  stream: NodeJS.WriteStream,
+  ended: (name: string) => boolean = () => false,
+): Progress {
+  const pace = new Pace(plan, ended);
   return stream.isTTY ? bars(plan, pace, stream) : lines(plan, pace, stream);
 }
 
-function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
+function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const names = ["all adapters", ...plan.adapters.map(({ name }) => visibleLine(name))];
   const width = Math.max(...names.map((name) => name.length));
   const most = mostBars(stream);
@@ -129,7 +136,7 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   };
 }
 
-function lines(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
+function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const shownAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
   const print = (line: string) => void stream.write(`${visible(line)}\n`);
   const showStep = (event: EventOf<"step">): void => {

@@ -1,4 +1,4 @@
-// What a trace says: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
+// The contents of a trace: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";

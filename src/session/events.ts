@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { type Outcome, outcomeSchema } from "../files/record.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
+import { openingEventSchemas } from "./opening-events.ts";
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const finite = v.pipe(v.number(), v.finite());
@@ -18,6 +19,7 @@ const evaluation = { loss: measured, exact: count, rows: count };
 const preference = v.strictObject({ accuracy: finite, margin: measured, contrast: measured });
 
 export const sessionEventSchema = v.variant("type", [
+  ...openingEventSchemas,
   /** An adapter has made its step `step` (from 1) of `steps`. */
   v.strictObject({
     type: v.literal("step"),
