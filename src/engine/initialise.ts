@@ -1,8 +1,9 @@
 // What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
+import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";

@@ -3,8 +3,8 @@
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
 import type { Settings } from "../methods/definition.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, TENSORS } from "../methods/registry.ts";

@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Linear, ModelSpec } from "../base/spec.ts";
-import { pathOf } from "../base/targeting.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Linear } from "../families/linears.ts";
+import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
-import { type BaseModelFiles, openBaseModel, tensorShapes } from "./basemodel.ts";
+import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { headerOf } from "./safetensors.ts";
@@ -42,7 +43,7 @@ export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostByte
   const sites = new Map<string, MergedTensor["site"]>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
-      if (rankAt(adapter, layer, linear) > 0) sites.set(`${pathOf(layer, linear)}.weight`, { layer, linear });
+      if (rankAt(adapter, layer, linear) > 0) sites.set(weightName(spec, layer, linear), { layer, linear });
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   for (const [name, shape] of tensorShapes(spec)) {
     const bytes = sizeOf(shape) * bytesOf(dtype);

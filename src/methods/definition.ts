@@ -1,8 +1,9 @@
 // What a PEFT method is: the tensors that an adapter has of each linear, its keys in a recipe, its part of PEFT's files, and what merging makes of a
 // weight. How it is computed is src/engine/methods/NAME.ts.
 
-import type { Linear, ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
+import type { Linear } from "../families/linears.ts";
 
 /** The axes of a linear's tensor: `in` and `out` of its weight [out, in], and the adapter's rank there. */
 export type Axes = "rank in" | "out rank" | "out" | "rank";

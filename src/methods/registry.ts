@@ -1,7 +1,8 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
 import { camel } from "../base/case.ts";
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape } from "../families/linears.ts";
 import type { Axes, Definition, Settings, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";

@@ -2,8 +2,9 @@
 
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
-import { linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { linearShape } from "../families/linears.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";

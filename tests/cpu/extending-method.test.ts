@@ -2,8 +2,8 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { LINEARS, linearShape } from "../../src/base/spec.ts";
 import { initialise } from "../../src/engine/random-init.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { CopyOfSources, shownIn } from "../helpers/extending.ts";

@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { LINEARS, linearShape, modulePath } from "../../src/base/spec.ts";
+import { LINEARS, linearShape, modulePath } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";

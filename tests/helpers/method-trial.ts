@@ -2,8 +2,8 @@
 // that trains the same tensors and more. Prints by tensor how gradients and values after the step compare.
 
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import { LINEARS } from "../../src/families/linears.ts";
 import type { PeftMethod } from "../../src/methods/registry.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter } from "./factors.ts";
