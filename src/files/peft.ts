@@ -135,7 +135,8 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);
-    if (!read.every(Number.isFinite)) throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
+    if (!read.every(Number.isFinite))
+      throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
     values.set(name, read);
   }
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
