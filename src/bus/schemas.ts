@@ -3,7 +3,8 @@
 
 import * as v from "valibot";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
-import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
+import type { ModelSpec, RopeScaling } from "../base/spec.ts";
+import { GROUP_NAMES, LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "../methods/init.ts";
 import { PEFT_METHODS } from "../methods/registry.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
@@ -124,7 +125,7 @@ const ropeScaling: Schema<RopeScaling> = v.variant("kind", [
 ]);
 
 const modelSpec: Schema<ModelSpec> = v.strictObject({
-  family: v.picklist(["llama", "mistral", "qwen2", "qwen3"]),
+  family: v.string(),
   layers: natural,
   hidden: natural,
   intermediate: natural,
