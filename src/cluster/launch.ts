@@ -2,12 +2,12 @@
 // hangs or loses its connection fails the bus, with a reason that names it.
 
 import { sleep } from "../base/clock.ts";
+import type { DeviceReport } from "../base/device-report.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { range } from "../base/shape.ts";
 import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
-import type { StageReport } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
 import { type ServerOptions, startServer } from "./server.ts";
 import { type Child, describeEnding, startSelf } from "./spawn.ts";
@@ -26,7 +26,7 @@ export type StageOrders = {
   readonly key: RunKey;
   readonly run: string;
   readonly stage: number;
-  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
+  readonly device: Pick<DeviceReport, "kind" | "compute" | "ordinal">;
 };
 
 export type LaunchOptions = {

@@ -9,11 +9,13 @@ import { sizeOf } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
 import { Arena, arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterCapacity,
   type AdapterLayout,
   ALIGN,
+  type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
@@ -22,8 +24,8 @@ import {
   layoutAdapters,
   MOST_RANK,
 } from "../methods/layout.ts";
-import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
-import { hasMagnitudes, hasVectors, type PeftMethod } from "../methods/registry.ts";
+import { rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
+import { hasMagnitudes, hasVectors } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { DoraPresence } from "./dora.ts";
 import { toBf16 } from "./round.ts";
@@ -31,23 +33,9 @@ import { placeTable, tableBytes } from "./table.ts";
 import type { Magnitudes, TargetGroup } from "./target-group.ts";
 import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
 
-/** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
-export type PoolAdapter = {
-  readonly rank: number;
-  readonly scale: number;
-  readonly targets: readonly Linear[];
-  /** Where layers or linears differ; then `rank` is the largest. */
-  readonly places?: Placement;
-  readonly method?: PeftMethod;
-  /** VeRA: the seed of its projections. */
-  readonly projectionSeed?: number;
-  /** Ranks from here on are frozen (methods/init.ts, isPrincipal); left out, none is. */
-  readonly trainedRank?: number;
-};
-
 export type { Factor } from "../methods/definition.ts";
 /** What there is of each adapter. */
-export type Block = "params" | "grads" | "m" | "v";
+export type Block = BlockName | "grads";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
 type Refreshed = "magnitudes" | "vectors";
@@ -363,7 +351,7 @@ export class AdapterPool implements Disposable {
     return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
   }
 
-  write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
+  write(adapter: number, what: BlockName, values: Float32Array): void {
     this.device.write(this.#row(adapter, what), values);
     if (what === "params") this.#changed(adapter);
     if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));

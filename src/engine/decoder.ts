@@ -3,6 +3,7 @@
 // The frozen weights have no gradient, so the backward pass is: what each adapter learns, and the gradient of the stream. It
 // ends at the first layer's input, where nobody is left to learn.
 
+import type { Recomputation } from "../base/recomputation.ts";
 import type { Group, ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -13,7 +14,7 @@ import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
-import type { Activations, ForwardWork, LayerActivations, Recomputation, Workspace } from "./buffers.ts";
+import type { Activations, ForwardWork, LayerActivations, Workspace } from "./buffers.ts";
 import * as dora from "./dora.ts";
 import type { Cached } from "./generation.ts";
 import * as lora from "./lora.ts";

@@ -9,10 +9,11 @@
 
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { type Draw, projectionOf } from "../methods/projection.ts";
 import { hasVectors } from "../methods/registry.ts";
 import { veraExpand, veraReduce } from "../ops/vera.ts";
-import type { AdapterPool, PoolAdapter } from "./adapter-pool.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
 
 /** Makes the factors of the adapters whose vectors have changed since the last pass. */
 export function refresh(device: Device, pool: AdapterPool): void {

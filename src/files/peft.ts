@@ -8,10 +8,11 @@ import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { pathOf } from "../base/targeting.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { Factor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
 import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, methodIn, type PeftMethod } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
@@ -31,7 +32,7 @@ export type PeftAdapter = {
   /** Left out: "lora". */
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
-  readonly places?: Placement;
+  readonly places?: PoolAdapter["places"];
   readonly vera?: VeraFields | null;
   readonly baseModel: string;
   /** Of an adapter that keeps its beginning frozen beside it, half of each rank: what that was. */

@@ -5,11 +5,14 @@
 // share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so that it can leave a device and come
 // back as one copy.
 
+import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
+import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { Placed, StageAdapter } from "./adapter.ts";
 import type { Factor } from "./definition.ts";
-import { type Placed, type Placement, rankAt } from "./placement.ts";
+import { rankAt } from "./placement.ts";
 import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type PeftMethod } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
@@ -18,7 +21,16 @@ export const ALIGN = 128;
 /** The largest rank there is. VeRA's d has room for it whatever the padded rank is, so that its norm is summed alike in any company. */
 export const MOST_RANK = 256;
 
-export type LayerRange = { readonly from: number; readonly to: number };
+/** Layers from `from` on and below `to`. */
+export const layerRange = v.strictObject({ from: count, to: natural });
+export type LayerRange = Output<typeof layerRange>;
+
+/**
+ * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
+ * each a flat block.
+ */
+export const BLOCKS = ["params", "m", "v"] as const;
+export type BlockName = (typeof BLOCKS)[number];
 
 /** Where the tensors of one group in one layer begin, in elements from the adapter's block; null where there are none. */
 export type SiteLayout = {
@@ -66,17 +78,19 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
+const groups = v.array(v.picklist(GROUP_NAMES));
 /** What the adapters of a run have room for. */
-export type AdapterCapacity = {
+export const adapterCapacity = v.strictObject({
   /** Padded. */
-  readonly rank: number;
-  /** Where any adapter has a target, where a DoRA has one, and where a VeRA has one. */
-  readonly groups: readonly Group[];
-  readonly magnitudes: readonly Group[];
-  readonly vectors: readonly Group[];
-};
+  rank: natural,
+  /** Groups where any adapter has a target, where a DoRA has one, and where a VeRA has one. */
+  groups,
+  magnitudes: groups,
+  vectors: groups,
+});
+export type AdapterCapacity = Output<typeof adapterCapacity>;
 
-type Targeting = { readonly targets: readonly Linear[]; readonly method?: PeftMethod };
+type Targeting = Pick<StageAdapter, "targets" | "method">;
 
 /** The groups that adapters need room in. */
 export function roomOf(adapters: readonly Targeting[]): Omit<AdapterCapacity, "rank"> {
@@ -179,7 +193,7 @@ export function factorsIn(
   { from, to }: LayerRange,
   targets: readonly Linear[],
   method: PeftMethod = "lora",
-  places?: Placement,
+  places?: StageAdapter["places"],
 ): Omit<FactorTensor, "values">[] {
   const of = { rank: 1, targets, places };
   const factors: Omit<FactorTensor, "values">[] = [];

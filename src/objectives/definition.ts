@@ -5,6 +5,7 @@
 
 import * as v from "valibot";
 import { text } from "../base/check.ts";
+import { count, type Output } from "../base/schema.ts";
 
 /** Adapters as they are before their first step ("start": the base model, or the adapter that is continued), the base, or a PEFT folder. */
 export type Reference = "start" | "base" | { readonly folder: string };
@@ -31,7 +32,8 @@ export type ScoredRow = {
 };
 
 /** What the rows of a micro-batch are divided by: rows of the mini-batch, and targets of the answers that are learned themselves. */
-export type BatchTotals = { readonly rows: number; readonly tokens: number };
+export const batchTotals = v.strictObject({ rows: count, tokens: count });
+export type BatchTotals = Output<typeof batchTotals>;
 
 export type RowLoss = {
   /** The row's part of the mini-batch's loss, and its derivatives by the log-probabilities of both sequences. */
