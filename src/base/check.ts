@@ -24,6 +24,16 @@ export const oneOf = <const T extends readonly string[]>(...names: T) =>
   v.picklist(names, wants(names.map((name) => `"${name}"`).join(" or ")));
 export const truth = v.boolean(wants("true or false"));
 
-/** A key's schema with what the key means, for editors and for the README. */
-export const about = <const S extends v.GenericSchema<unknown, unknown>>(schema: S, text: string) =>
-  v.pipe(schema, v.description(text));
+type Described<S extends v.GenericSchema> = v.SchemaWithPipe<readonly [S, v.DescriptionAction<v.InferOutput<S>, string>]>;
+
+/** A key's schema with its meaning and its default, where it has one: for editors and docs/keys.md. */
+export function about<const S extends v.GenericSchema>(schema: S, meaning: string): Described<S>;
+export function about<const S extends v.GenericSchema, const D extends v.InferInput<S>>(
+  schema: S,
+  meaning: string,
+  fallback: D,
+): v.OptionalSchema<Described<S>, D>;
+export function about(schema: v.GenericSchema, meaning: string, fallback?: unknown): unknown {
+  const described = v.pipe(schema, v.description(meaning));
+  return fallback === undefined ? described : v.optional(described, fallback);
+}

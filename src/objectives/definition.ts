@@ -4,6 +4,7 @@
 // which needs their values, use the same.
 
 import * as v from "valibot";
+import type { CamelKeys } from "../base/case.ts";
 import { text } from "../base/check.ts";
 import { count, type Output } from "../base/schema.ts";
 
@@ -45,12 +46,10 @@ export type RowLoss = {
   readonly contrast?: { readonly loss: number; readonly gradients: readonly number[] };
 };
 
-type Camel<S extends string> = S extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : S;
-
 /** An objective as a run has it: its keys in camelCase, a reference's folder by its whole path. */
-export type SettingsOf<N extends string, E extends v.ObjectEntries> = { readonly name: N } & {
-  readonly [K in keyof E & string as Camel<K>]: K extends "reference" ? Reference : v.InferOutput<E[K]>;
-};
+export type SettingsOf<N extends string, E extends v.ObjectEntries> = { readonly name: N } & CamelKeys<{
+  readonly [K in keyof E]: K extends "reference" ? Reference : v.InferOutput<E[K]>;
+}>;
 
 export type Definition<N extends string, E extends v.ObjectEntries> = {
   readonly name: N;

@@ -4,16 +4,25 @@ import { readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
+import { camelKeys, snake } from "../base/case.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { OWN_KEYS } from "../methods/definition.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
-import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
+import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
 import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
-import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
+import {
+  ADAPTER_KEYS,
+  type AdapterKey,
+  type AdapterTable,
+  adapterEntries,
+  DEFAULTS,
+  type DefaultsTable,
+  RecipeTable,
+} from "./schema.ts";
 import { nearest } from "./suggest.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
 
@@ -48,7 +57,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const places = new Places(text);
   const faults: Fault[] = [];
   const parsed = v.safeParse(RecipeTable, table);
-  if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue));
+  if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue, RecipeTable));
   const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
@@ -56,13 +65,12 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
     path,
     model: { path: resolve(dirname(path), model.path), precision: model.precision },
     run: {
+      ...camelKeys(run),
       output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
       seed: seedOf(overrides, run.seed),
       device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
-      recomputation: run.recomputation,
       stages: stagesOf(overrides) ?? run.stages,
-      restarts: run.restarts,
       slots: run.slots === "auto" ? null : run.slots,
       checkpoint: checkpointOf(run.checkpoint),
     },
@@ -108,34 +116,48 @@ const dotted = (path: Path): string =>
     ? ""
     : `${path.map((part, i) => (typeof part === "number" ? `[${part}]` : `${i > 0 ? "." : ""}${part}`)).join("")} `;
 
-/** What a table may hold, for suggestions: the sections, or an adapter's keys. */
-const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
-  "": ["model", "run", "defaults", "adapter"],
-  model: ["path", "precision"],
-  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation", "stages", "slots", "checkpoint", "restarts"],
-  checkpoint: ["steps", "minutes", "keep"],
-  halving: ["rung", "keep", "group"],
-  data: ["train", "eval", "split"],
-  template: ["prompt", "completion"],
-};
-
-/** The faults of an issue: of a choice between forms, those of the table when a table was given. */
-function faultsOf(issue: v.BaseIssue<unknown>, before: Path = []): Fault[] {
-  const path = [...before, ...(issue.path ?? []).map(({ key }) => key as string | number)];
+/** The faults of an issue in what `schema` describes, at `before`: of a choice between forms, those of the table when a table was given. */
+function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | undefined, before: Path = []): Fault[] {
+  const steps = issue.path ?? [];
+  const path = [...before, ...steps.map(({ key }) => key as string | number)];
   const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
   const inner = (issue.issues ?? []).filter(
     ({ kind, type, path: deeper }) => kind === "schema" && (type === "strict_object" || deeper),
   );
-  if (issue.type === "union" && isTable && inner.length > 0) return inner.flatMap((one) => faultsOf(one, path));
+  if (issue.type === "union" && isTable && inner.length > 0)
+    return inner.flatMap((one) => faultsOf(one, schemaAt(schema, steps, issue.input), path));
   if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
   if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
-  const table = path.filter((part) => typeof part === "string").at(-2) ?? "";
-  const own = path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS;
-  const allowed =
-    table === "objective"
-      ? objectiveKeys((issue.path.at(-1)!.input as { readonly name: ObjectiveName }).name)
-      : (SECTION_KEYS[table] ?? own);
-  return [{ path, message: unknownKey(String(path.at(-1)), allowed) }];
+  const entries = schemaAt(schema, steps.slice(0, -1), steps.at(-1)!.input)?.entries ?? {};
+  return [{ path, message: unknownKey(String(path.at(-1)), Object.keys(entries)) }];
+}
+
+/** What schemas of a recipe hold: an object's entries, an array's item, the forms of a choice, the schema that may be left out. */
+type Parts = v.GenericSchema & {
+  readonly entries?: Readonly<Record<string, Parts>>;
+  readonly item?: Parts;
+  readonly options?: readonly Parts[];
+  readonly key?: string;
+  readonly literal?: unknown;
+  readonly wrapped?: Parts;
+};
+
+/** The schema of `value`, which stands at the end of these steps; undefined where there is none for such a value. */
+function schemaAt(schema: v.GenericSchema | undefined, steps: readonly v.IssuePathItem[], value: unknown): Parts | undefined {
+  const [step, ...rest] = steps;
+  if (!step) return formOf(schema as Parts, value);
+  const of = formOf(schema as Parts, step.input);
+  return schemaAt(of?.item ?? of?.entries?.[String(step.key)], rest, value);
+}
+
+/** The one of a schema's forms that is for such a value. */
+function formOf(schema: Parts | undefined, value: unknown): Parts | undefined {
+  if (schema?.wrapped) return formOf(schema.wrapped, value);
+  const { type, key = "", options = [] } = schema ?? {};
+  const nameOf = (of: unknown) => (of as Readonly<Record<string, unknown>>)[key];
+  if (type === "variant") return options.find(({ entries }) => entries?.[key]?.literal === nameOf(value));
+  if (type !== "union") return schema;
+  return options.map((of) => formOf(of, value)).find((of) => (Array.isArray(value) ? of?.item : of?.entries));
 }
 
 function unknownKey(key: string, allowed: readonly string[]): string {
@@ -176,8 +198,9 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
     else if (Object.hasOwn(adapter, key)) faults.push({ path, message: "is in the sweep and in the adapter; leave one out" });
     else
       for (const [i, value] of values.entries()) {
-        const result = v.safeParse(adapterEntries[key as keyof typeof adapterEntries] as v.GenericSchema, value);
-        if (!result.success) faults.push(...result.issues.flatMap((issue) => faultsOf(issue, [...path, i])));
+        const schema: v.GenericSchema = adapterEntries[key as AdapterKey];
+        const result = v.safeParse(schema, value);
+        if (!result.success) faults.push(...result.issues.flatMap((issue) => faultsOf(issue, schema, [...path, i])));
       }
   }
 }
@@ -235,7 +258,7 @@ function checkTogether(
 
 /** Keys of other rows than the objective's. */
 function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Path, faults: Fault[]): void {
-  const { objective = "sft" } = all;
+  const { objective = DEFAULTS.objective } = all;
   const name = typeof objective === "string" ? objective : objective.name;
   if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has told it
   if (rowKindOf({ name }) !== "single")
@@ -257,7 +280,7 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
 
 /** Keys of another kind; in [defaults] they are for the adapters that have it. */
 function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { method = "lora" } = { ...defaults, ...adapter };
+  const { method } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const key of OWN_KEYS) {
     if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
     const of = PEFT_METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
@@ -272,7 +295,7 @@ function ranksOf(
   sweep: AdapterTable["sweep"],
   at: Path,
 ): { readonly path: Path; readonly rank: number }[] {
-  const { method = "lora", rank_pattern = {}, ...all } = { ...defaults, ...adapter };
+  const { method, rank_pattern = {}, ...all } = { ...DEFAULTS, ...defaults, ...adapter };
   const { rank = DEFINITIONS[method].rank } = all;
   const placeOf = (key: "rank" | "rank_pattern"): Path => {
     if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
@@ -293,8 +316,8 @@ function checkInit(
   at: Path,
   faults: Fault[],
 ): void {
-  const all = { ...defaults, ...adapter };
-  const { init = "default", method = "lora" } = all;
+  const all = { ...DEFAULTS, ...defaults, ...adapter };
+  const { init, method } = all;
   const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
   if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
   if (init === "orthogonal" && all.from === undefined)
@@ -304,9 +327,8 @@ function checkInit(
   if (!isSvdInit(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
   if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
-  if ((all.dropout ?? 0) > 0)
-    wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
-  if ((all.weight_decay ?? 0) > 0)
+  if (all.dropout > 0) wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
+  if (all.weight_decay > 0)
     wrong([...at, "weight_decay"], `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
   for (const { path, rank } of ranks)
     if (2 * rank > MOST_RANK)
@@ -317,7 +339,7 @@ const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov
 
 /** Keys of another optimizer; in [defaults] they are for the adapters that have it. */
 function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { optimizer = "adamw", momentum = 0, nesterov = false } = { ...defaults, ...adapter };
+  const { optimizer, momentum, nesterov } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])
     if (adapter[key] !== undefined && of !== optimizer)
       faults.push({ path: [...at, key], message: `is for ${of}; leave it out with the optimizer ${optimizer}` });
@@ -325,7 +347,7 @@ function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path
     faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
 }
 
-function seedOf({ seed }: Overrides, fallback = 42): number {
+function seedOf({ seed }: Overrides, fallback: number): number {
   if (seed === undefined) return fallback;
   const value = typeof seed === "number" ? seed : /^\d+$/.test(seed) ? Number(seed) : Number.NaN;
   if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
@@ -355,17 +377,11 @@ const tableOf = (of: object) => Object.fromEntries(Object.entries(of).filter(([,
 /** The resolved recipe as TOML: loads again, from anywhere, to the same recipe. */
 export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
   `${stringify({
-    model: { path: model.path, precision: model.precision },
-    run: {
-      output: run.output,
-      seed: run.seed,
-      device: run.device,
-      ...(run.tokensPerMicrobatch === null ? {} : { tokens_per_microbatch: run.tokensPerMicrobatch }),
-      recomputation: run.recomputation,
-      stages: typeof run.stages === "object" ? [...run.stages] : run.stages,
-      restarts: run.restarts,
+    model,
+    run: tableOf({
+      ...Object.fromEntries(Object.entries(run).map(([key, value]) => [snake(key), value])),
       slots: run.slots ?? "auto",
       checkpoint: run.checkpoint === null ? false : tableOf(run.checkpoint),
-    },
+    }),
     adapter: adapters.map(adapterTable),
   })}\n`;

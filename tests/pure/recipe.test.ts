@@ -104,6 +104,21 @@ describe("a fault is told with its place", () => {
       `${HEAD}[[adapter]]\nname = "a"\ndata = { train = "x", evl = "y" }`,
       "7:23: adapter[0].data.evl is an unknown key; did you mean 'eval'?",
     ],
+    [
+      "unknown key of a table that may be another form",
+      `${HEAD}checkpoint = { stpes = 3 }\n${adapter()}`,
+      "5:16: run.checkpoint.stpes is an unknown key; did you mean 'steps'?",
+    ],
+    [
+      "unknown key of a table in a sweep",
+      HEAD + adapter("").replace('data = "a.jsonl"', 'sweep.data = ["b", { train = "x", splitt = 0.5 }]'),
+      "7:35: adapter[0].sweep.data[1].splitt is an unknown key; did you mean 'split'?",
+    ],
+    [
+      "unknown key of an objective in a sweep",
+      HEAD + adapter('sweep.objective = ["sft", { name = "kto", zeta = 1 }]'),
+      "8:43: adapter[0].sweep.objective[1].zeta is an unknown key; did you mean 'beta'?",
+    ],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
     ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
     ["no adapter", HEAD, "1:1: adapter is missing"],
