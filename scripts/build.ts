@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
-import { readManifest } from "../src/device/cuda/manifest.ts";
+import { isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
@@ -19,7 +19,7 @@ const KERNELS = "kernels/manifest.json";
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS) ? readManifest() : [];
+  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
   const kernelFiles = kernels.flatMap(({ ptx, cubins }) => [ptx, ...Object.values(cubins)].map((file) => `kernels/${file}`));
   stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...kernelFiles]);
   await bundle(stage);

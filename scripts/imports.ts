@@ -1,4 +1,5 @@
-// Who may import whom, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a check.
+// Which folder may import which, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a
+// check.
 //
 // Run by scripts/test: prints every breach with its place, and fails if there is one. Holds for src and ffi; tests and scripts
 // may reach everywhere.
@@ -30,6 +31,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "engine/buffers.ts",
       "engine/batch.ts",
       "engine/generation.ts",
+      "engine/pool-memory.ts",
       "engine/weights.ts",
       "device/scratch.ts",
       "device/tile.ts",
@@ -59,7 +61,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
 };
 
-/** Packages and built-in modules that one file stands for; nobody else may import them. */
+/** Packages and built-in modules that one file stands for; no other may import them. */
 const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "bun:ffi": ["ffi/open.ts", "ffi/memory.ts"],
   "@nats-io/transport-node": ["src/bus/nats.ts"],
@@ -98,7 +100,10 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   },
 ];
 
-/** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
+/**
+ * Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the
+ * others' names.
+ */
 const COMPARED = {
   effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
   folders: ["methods", "objectives"],

@@ -4,12 +4,13 @@ import type { DType } from "../base/dtype.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
-import type { DoraPresence } from "./dora.ts";
+import type { Presence } from "./methods/computation.ts";
 
 export type Batch = { readonly rows: number; readonly targets: number } & Readonly<Record<TableName, Tensor>> & {
     readonly loss: Tensor; // f32[T]
     readonly isCorrect: Tensor; // i32[T]
-  } & DoraPresence;
+    readonly presence: Presence;
+  };
 
 /** Tables for the largest micro-batch. */
 export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, sizes: BatchSizes): Batch {
@@ -23,12 +24,12 @@ export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, si
     }),
     loss: take("f32", targets),
     isCorrect: take("i32", targets),
-    decomposed: { qkv: "none", o: "none", gateUp: "none", down: "none" },
+    presence: {},
   };
 }
 
 /** Uploads a micro-batch's tables into `batch`; returns them cut to its size. */
-export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "decomposed"> {
+export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "presence"> {
   const upload = (name: TableName): Tensor => {
     const data = tables[name];
     if (data.length > 0) device.write(batch[name], data);

@@ -7,13 +7,17 @@ import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type AdapterCapacity, groupShape } from "../methods/layout.ts";
+import { type AdapterCapacity, groupShape, methodsAt } from "../methods/layout.ts";
+import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
 export type Sizes = AdapterCapacity & Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation">;
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
+
+/** The product of a group of linears with all that is added, of each method that is computed from it. */
+export type Products = Readonly<Partial<Record<PeftMethod, Tensor>>>;
 
 /** What one layer writes in its forward pass and its backward pass reads. `x` is apart: it is the output of the layer below. */
 export type LayerActivations = {
@@ -26,8 +30,8 @@ export type LayerActivations = {
   readonly rstd2: Tensor;
   readonly gateUp: Tensor;
   readonly s: Readonly<Record<Group, Tensor>>;
-  /** Products that DoRA scales, where the backward pass finds them; null where there is no DoRA, or they are made again. */
-  readonly z: Readonly<Record<Group, Tensor | null>>;
+  /** Whole products for the backward pass; none of a group where they are made again. */
+  readonly z: Readonly<Record<Group, Products>>;
   readonly h1: Tensor; // outputs of the two norms and of the activation: shared by all layers when not kept
   readonly h2: Tensor;
   readonly act: Tensor;
@@ -48,8 +52,8 @@ export type Workspace = {
   readonly gradAct: Tensor; // [M, I]
   readonly ds: Tensor; // [M, 3 R]
   readonly delta: Tensor; // [Q, M]
-  /** [M, H] the product that DoRA scales of the down projection, where that is made again: with full recomputation. */
-  readonly z: Tensor | null;
+  /** Whole products of the down projection, [M, H], where they are made again: with full recomputation. */
+  readonly z: Products;
 };
 
 /** What a forward pass overwrites. */
@@ -73,16 +77,20 @@ const widths = (spec: ModelSpec) => ({
   inner: spec.intermediate,
 });
 
+function takeProducts(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, group: Group): Products {
+  const keeping = methodsAt(sizes, group).filter((method) => DEFINITIONS[method].keepsProduct);
+  const columns = groupShape(spec, group).firstColumn.at(-1)!;
+  return Object.fromEntries(keeping.map((method) => [method, take(compute, sizes.rows, columns)]));
+}
+
 function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork) {
-  const { rows, rank, recomputation, groups, magnitudes } = sizes;
+  const { rows, rank, recomputation, groups } = sizes;
   const w = widths(spec);
   const qkv = take(compute, rows, w.qkv);
   // Only the inputs of targeted groups are needed again.
   const kept = (group: Group) => recomputation === "none" && groups.includes(group);
-  const product = (group: Group) => {
-    const isMade = magnitudes.includes(group) && !(group === "down" && recomputation === "full");
-    return isMade ? take(compute, rows, groupShape(spec, group).firstColumn.at(-1)!) : null;
-  };
+  const product = (group: Group) =>
+    group === "down" && recomputation === "full" ? {} : takeProducts(take, compute, spec, sizes, group);
   const low = (group: Group, linears: number) => take(compute, groups.includes(group) ? rows : 0, linears * rank);
   return {
     rstd1: take("f32", rows),
@@ -107,12 +115,12 @@ function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, wo
 }
 
 export function takeForwardWork(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): ForwardWork {
-  const { rows, recomputation, magnitudes } = sizes;
+  const { rows, recomputation } = sizes;
   const w = widths(spec);
   return {
     h: take(compute, rows, w.hidden),
     act: take(compute, rows, w.inner),
-    z: recomputation === "full" && magnitudes.includes("down") ? take(compute, rows, w.hidden) : null,
+    z: recomputation === "full" ? takeProducts(take, compute, spec, sizes, "down") : {},
   };
 }
 

@@ -12,13 +12,11 @@ import { embedForward } from "../ops/embed.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
+import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
-import type { Activations, ForwardWork, LayerActivations, Workspace } from "./buffers.ts";
-import * as dora from "./dora.ts";
+import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./generation.ts";
-import * as lora from "./lora.ts";
-import * as vera from "./vera.ts";
 import type { LayerWeights, StageLayers, Weights } from "./weights.ts";
 
 export type RopeTables = { readonly cos: Tensor; readonly sin: Tensor };
@@ -68,9 +66,7 @@ export class Decoder {
 
   /** Computes what follows from parameters that have changed since the last pass. */
   refresh(): void {
-    const layers = this.weights.layers.map(({ linears }, i) => [this.layerRange.from + i, linears] as const);
-    vera.refresh(this.device, this.pool);
-    dora.refresh(this.device, this.pool, layers);
+    this.pool.refresh((layer, group) => this.weights.layers[layer - this.layerRange.from]!.linears[group].weight);
   }
 
   /**
@@ -91,7 +87,8 @@ export class Decoder {
     const layer = acts.layers[i]!;
     const of = (t: Tensor) => firstRows(t, rows);
     const { s, z } = layer;
-    const cut = (t: Tensor | null) => t && of(t);
+    const cut = (products: Products): Products =>
+      Object.fromEntries(Object.entries(products).map(([method, t]) => [method, of(t)]));
     return {
       x: of(acts.inputs[i]!),
       out: of(acts.inputs[i + 1]!),
@@ -133,13 +130,13 @@ export class Decoder {
     const { device, spec, pool } = this;
     const eps = spec.normEps;
     const linear = (group: Group, x: Tensor, y: Tensor, residual: Tensor | null) =>
-      lora.forward(
+      adapted.forward(
         device,
         pool.site(layer, group),
         batch,
         w.linears[group],
         { x, s: a.s[group], y, residual },
-        a.z[group] ?? work.z,
+        { ...work.z, ...a.z[group] },
       );
 
     rmsnormForward(device, { x: a.x, weight: w.inputNorm, y: a.h1, rstd: a.rstd1, eps });
@@ -162,7 +159,7 @@ export class Decoder {
 
   #downProductOnly(layer: number, batch: Batch, a: Cut): void {
     const site = this.pool.site(layer, "down");
-    if (site) lora.down(this.device, site, batch, a.act, a.s.down);
+    if (site) adapted.down(this.device, site, batch, a.act, a.s.down);
   }
 
   #backwardLayer(w: LayerWeights, layer: number, batch: Batch, a: Cut, work: Workspace, needInput: boolean): void {
@@ -175,7 +172,7 @@ export class Decoder {
     const linear = (group: Group, x: Tensor, dy: Tensor, dx: Tensor | null) => {
       const s = a.s[group];
       const ds = { ...work.ds, shape: s.shape };
-      lora.backward(
+      adapted.backward(
         device,
         pool.site(layer, group),
         batch,

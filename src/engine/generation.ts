@@ -54,9 +54,9 @@ export function takeGeneration(
   spec: ModelSpec,
   sizes: GenerationSizes,
 ) {
-  const { rows, sequences, capacity, adapters, rank, groups, magnitudes, vectors } = sizes;
+  const { rows, sequences, capacity, adapters, rank, groups, methods } = sizes;
   const targets = Math.ceil(sequences / sameOrderPlaces({ kind, rowTile }).length) * rowTile;
-  const room = { rank, groups, magnitudes, vectors };
+  const room = { rank, groups, methods };
   const ofPass = { ...room, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
   const states = () => take(compute, targets, spec.hidden);
   return {

@@ -74,8 +74,7 @@ export class Generator implements Disposable {
   /** The logits of each sequence's next token, in the order of the pass's targets. */
   async run(pass: GenerationBatch, sequences: number): Promise<readonly Float32Array[]> {
     const { device, buffers } = this;
-    const decomposed = this.pool.decomposed(pass.tileAdapter);
-    const batch = { ...writeBatch(device, buffers.batch, pass), decomposed };
+    const batch = { ...writeBatch(device, buffers.batch, pass), presence: this.pool.presence(pass.tileAdapter) };
     device.write(buffers.places, pass.places);
     const cached = { cache: buffers.cache, places: firstRows(buffers.places, batch.rows), from: pass.from };
     const hidden = this.decoder.forward(batch, buffers.acts, buffers.work, cached);

@@ -12,7 +12,6 @@ import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
@@ -228,9 +227,7 @@ export class Stage implements Disposable {
     }
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
-    if (!hasMagnitudes(adapter.method)) return;
-    this.pool.beginMagnitudes(slot);
-    this.decoder.refresh(); // at once: they are part of what is read
+    if (this.pool.begin(slot)) this.decoder.refresh(); // at once, for it is part of what is read
   }
 
   [Symbol.dispose](): void {
@@ -256,8 +253,7 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
     const { acts, batch: memory } = this.slots[slot]!;
-    const decomposed = this.pool.decomposed(tables.tileAdapter);
-    const batch = { ...writeBatch(this.device, memory, tables), decomposed };
+    const batch = { ...writeBatch(this.device, memory, tables), presence: this.pool.presence(tables.tileAdapter) };
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? "evaluation"}`;
     const timed = this.#recorder.timer(pass, tables.sequences);

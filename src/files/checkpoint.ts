@@ -15,7 +15,6 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
-import type { Factor } from "../methods/definition.ts";
 import {
   type AdapterLayout,
   BLOCKS,
@@ -27,6 +26,7 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
+import type { Factor } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";

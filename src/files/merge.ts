@@ -8,7 +8,7 @@ import { sizeOf } from "../base/shape.ts";
 import type { Linear, ModelSpec } from "../base/spec.ts";
 import { pathOf } from "../base/targeting.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
+import { storedBy } from "../methods/registry.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel, tensorShapes } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
@@ -114,7 +114,7 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
     b: adapter.tensor(site.layer, site.linear, "B"),
     rank: rankAt(adapter, site.layer, site.linear),
     scale: scaleAt(adapter, site.layer, site.linear),
-    m: hasMagnitudes(adapter.method) ? adapter.tensor(site.layer, site.linear, "M") : null,
+    m: storedBy(adapter.method).includes("M") ? adapter.tensor(site.layer, site.linear, "M") : null,
   };
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);

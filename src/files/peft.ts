@@ -9,12 +9,11 @@ import { sizeOf } from "../base/shape.ts";
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
 import { pathOf } from "../base/targeting.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import type { Factor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
-import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, methodIn, type PeftMethod } from "../methods/registry.ts";
+import { type Factor, factorShape, methodIn, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -97,7 +96,7 @@ const configOf = ({ dropout, rslora, method, baseModel }: PeftAdapter, fields: P
   target_parameters: null,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
-  use_dora: hasMagnitudes(method),
+  use_dora: storedBy(method).includes("M"),
   use_rslora: rslora,
 });
 
@@ -306,10 +305,10 @@ function checkTensors(
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
     wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
-    if (factor === DEFINITIONS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
+    if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
       faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
   }
-  if (hasVectors(method) && targets.length > 0) {
+  if (storedBy(method).includes("lambda_d") && targets.length > 0) {
     const { width, height } = projectionOf(spec, targets, rank, 0);
     wanted.set(PROJECTIONS.a, [rank, width]);
     wanted.set(PROJECTIONS.b, [height, rank]);
@@ -324,7 +323,7 @@ function checkTensors(
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
-  const isDrawnAnew = hasVectors(method) && !file.tensors.has(PROJECTIONS.a);
+  const isDrawnAnew = storedBy(method).includes("lambda_d") && !file.tensors.has(PROJECTIONS.a);
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
   throw new RequestError(

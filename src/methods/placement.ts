@@ -3,7 +3,7 @@
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../base/spec.ts";
 import type { Placed, PlacedAdapter, StageAdapter } from "./adapter.ts";
-import { DEFINITIONS, type PeftMethod } from "./registry.ts";
+import { isScaled, type PeftMethod } from "./registry.ts";
 
 /** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
 export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
@@ -43,7 +43,7 @@ type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: 
 
 /** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
 export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>
-  !DEFINITIONS[method].isScaled ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+  !isScaled(method) ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
 
 /** The alpha of a scale: to 12 digits, so that a decimal one comes back as it was. */
 export const alphaOf = (scale: number, rank: number, rslora: boolean): number =>

@@ -1,26 +1,53 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
 import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { Definition, Factor } from "./definition.ts";
+import type { Axes, Definition, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
 import { vera } from "./vera.ts";
 
 const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
+type All = typeof ALL;
 
 /** What a recipe calls an adapter's method; left out: "lora". */
-export type PeftMethod = keyof typeof ALL;
+export type PeftMethod = keyof All;
 export const PEFT_METHODS = Object.keys(ALL) as readonly PeftMethod[];
 export const DEFINITIONS: Readonly<Record<PeftMethod, Definition>> = ALL;
 
-/** Whether it trains the lengths of the weight's rows, so that what it adds depends on the weight. */
-export const hasMagnitudes = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("M");
+/** A tensor of some method, by its name in checkpoints; one name is the same tensor in all methods that have it. */
+export type Factor = { [M in PeftMethod]: keyof All[M]["tensors"] & string }[PeftMethod];
+const definitions: readonly Definition[] = Object.values(ALL);
+export const TENSORS = Object.assign({}, ...definitions.map(({ tensors }) => tensors)) as Readonly<
+  Record<Factor, StoredTensor>
+>;
+export const FACTORS = Object.keys(TENSORS) as readonly Factor[];
 
-/** Whether it trains vectors around random projections, from which its factors follow. */
-export const hasVectors = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("lambda_d");
+/** Keys of a recipe that are of some methods. */
+export type OwnKey = All[PeftMethod]["keys"][number];
+export const OWN_KEYS = [...new Set(definitions.flatMap(({ keys }) => keys))] as readonly OwnKey[];
 
-/** As what an adapter is computed that is not trained: with its vectors in its factors it is a LoRA. */
-export const frozenAs = (method: PeftMethod): PeftMethod => (hasVectors(method) ? "lora" : method);
+/** The tensors of an adapter, and of these the ones that stay as they began. */
+export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>
+  Object.keys(DEFINITIONS[method].tensors) as Factor[];
+export const frozenIn = (method: PeftMethod = "lora"): readonly Factor[] => {
+  const { trained } = DEFINITIONS[method];
+  return trained ? storedBy(method).filter((name) => !trained.includes(name)) : [];
+};
+
+/** Tensors of the low-rank product, which every method is computed with, be they stored or made from others. */
+const LOW_RANK = storedBy("lora");
+export const isLowRank = (factor: Factor): boolean => LOW_RANK.includes(factor);
+
+/** Whether stages need more for it than for a LoRA. */
+export const isMoreThanLora = (method: PeftMethod = "lora"): boolean =>
+  DEFINITIONS[method].keepsProduct === true || !storedBy(method).every(isLowRank);
+
+/** Whether its low-rank product is scaled by alpha and rank. */
+export const isScaled = (method: PeftMethod): boolean => DEFINITIONS[method].keys.includes("alpha");
+
+/** As what an adapter is computed that is not trained: one whose file gives A and B by other tensors is a LoRA. */
+export const frozenAs = (method: PeftMethod): PeftMethod =>
+  LOW_RANK.every((name) => storedBy(method).includes(name)) ? method : "lora";
 
 /** The method of an adapter_config.json, whose peft_type has been found to be known. */
 export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod =>
@@ -29,8 +56,13 @@ export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod 
     return config["peft_type"] === peft_type && (use_dora === undefined || (config["use_dora"] === true) === use_dora);
   })!;
 
+const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: number }) => readonly number[]>> = {
+  "rank in": ({ rank, in: width }) => [rank, width],
+  "out rank": ({ out, rank }) => [out, rank],
+  out: ({ out }) => [out],
+  rank: ({ rank }) => [rank],
+};
+
 /** The shape of a factor of a linear. */
-export function factorShape(spec: ModelSpec, linear: Linear, factor: Factor, rank: number): readonly number[] {
-  const { in: width, out } = linearShape(spec, linear);
-  return { A: [rank, width], B: [out, rank], M: [out], lambda_d: [rank], lambda_b: [out] }[factor];
-}
+export const factorShape = (spec: ModelSpec, linear: Linear, factor: Factor, rank: number): readonly number[] =>
+  SHAPES[TENSORS[factor].axes]({ ...linearShape(spec, linear), rank });

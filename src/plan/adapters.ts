@@ -7,7 +7,7 @@ import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import { hasVectors } from "../methods/registry.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
@@ -55,7 +55,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(hasVectors(recipe.method) ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...(DEFINITIONS[recipe.method].keys.includes("projection_seed") ? { projectionSeed: recipe.projectionSeed } : {}),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

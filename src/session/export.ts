@@ -10,7 +10,7 @@ import type { Init } from "../methods/init.ts";
 import { BLOCKS, type FactorTensor, factorsIn } from "../methods/layout.ts";
 import { alphaOf, samePlaces, scaleOf } from "../methods/placement.ts";
 import { projectionOf } from "../methods/projection.ts";
-import { hasVectors } from "../methods/registry.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { evaluate } from "./evaluate.ts";
@@ -170,7 +170,9 @@ function write(
   const alpha =
     trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
   const projection = () => projectionOf(spec, targets, rank, projectionSeed);
-  const vera = hasVectors(method) ? { projectionSeed, dInitial, projection: projection() } : null;
+  const vera = DEFINITIONS[method].keys.includes("projection_seed")
+    ? { projectionSeed, dInitial, projection: projection() }
+    : null;
   const begun = trainedRank === undefined ? null : { init: recipe.init };
   const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
   writePeftAdapter(folder, { ...placing, dropout, method, vera, begun, baseModel: run.model.path }, factors);

@@ -22,7 +22,7 @@ import { placeFields } from "../files/peftplaces.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
-import { DEFINITIONS } from "../methods/registry.ts";
+import { DEFINITIONS, isScaled } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
@@ -252,7 +252,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const lines = [
     ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
-    ...(!DEFINITIONS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
+    ...(!isScaled(saved.method) ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),

@@ -70,7 +70,7 @@ needs("kernels")("the kernels of this checkout", () => {
     expect(new Set(kernels().map(({ source_sha256 }) => source_sha256)).size).toBe(rows.length);
   });
 
-  test("lie beside the manifest, whole, and nothing else does", () => {
+  test("lie next to the manifest, whole, and nothing else does", () => {
     const files = kernels().flatMap((entry) => [
       [entry.ptx, entry.ptx_sha256],
       ...Object.entries(entry.cubins).map(([major, file]) => [file, entry.cubins_sha256[major]!]),
@@ -177,7 +177,7 @@ needs("kernels")("the kernels of this checkout", () => {
       ).toBe("kernels: not what the files are: manifest.json\n");
     });
 
-    test("a file that is missing, and one that is nobody's", async () => {
+    test("a file that is missing, and one that no row has made", async () => {
       const [first] = kernels();
       expect(await after(`build/${first!.ptx}`, () => null)).toContain(`stale or missing: ${first!.name} `);
       expect(await after("build/manifest.json", () => null)).toBe("kernels: missing or broken: manifest.json\n");
@@ -211,7 +211,7 @@ needs("kernels")("the kernels of this checkout", () => {
       expect(times()).toEqual(before);
     });
 
-    test("beside another of the same folder does the work once", async () => {
+    test("concurrently with another of the same folder does the work once", async () => {
       rmSync(join(copy, "build"), { recursive: true });
       const both = await Promise.all([only(), only()]);
       expect(both.map(({ code }) => code)).toEqual([0, 0]);
@@ -219,7 +219,7 @@ needs("kernels")("the kernels of this checkout", () => {
       expect(listed()).toHaveLength(2);
     });
 
-    test("takes the place of damaged files and removes what is nobody's", async () => {
+    test("takes the place of damaged files and removes what no row has made", async () => {
       const before = files();
       const [first] = listed();
       writeFileSync(join(copy, "build", first!.ptx), "half of");

@@ -1,4 +1,5 @@
-// Contrastive instruction tuning on the GPU against the cpu device: losses, cosines and every gradient of one pass, beside another objective.
+// Contrastive instruction tuning on the GPU against the cpu device: losses, cosines and every gradient of one pass, with
+// another objective.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

@@ -1,4 +1,5 @@
-// A crowd of adapters, no two alike, trained together for a few steps as a run does: for tests of what company changes (nothing).
+// A crowd of adapters, no two alike, trained together for a few steps as a run does: for tests of what co-batching changes
+// (nothing).
 
 import { expect } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";

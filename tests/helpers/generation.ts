@@ -1,4 +1,5 @@
-// A tiny random model that generates, with adapters of random factors: for tests of passes and of what company changes (nothing).
+// A tiny random model that generates, with adapters of random factors: for tests of passes and of what co-batching changes
+// (nothing).
 
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";

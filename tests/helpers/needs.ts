@@ -1,5 +1,5 @@
-// Tests are sorted by what they need. A suite that needs what this machine lacks is skipped aloud: its name says what is missing,
-// and scripts/test lists it. MLORA_REQUIRE=gpu,nats on a machine that must have them turns the skip into a failure.
+// Tests are sorted by what they need. A suite that needs what this machine lacks is skipped aloud: its name says what is
+// missing, and scripts/test lists it. MLORA_REQUIRE=gpu,nats on a machine that must have them turns the skip into a failure.
 
 import { describe } from "bun:test";
 import { existsSync } from "node:fs";

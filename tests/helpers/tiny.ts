@@ -47,8 +47,8 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
 };
 
 /**
- * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in bf16,
- * so that all devices have the same.
+ * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in
+ * bf16, so that all devices have the same.
  */
 export const randomFill =
   (device: Device, seed: number): FillTensor =>

@@ -1,4 +1,5 @@
-// docs/extending.md, as somebody follows it: the example of a section is put into a copy of the sources, which must compile and work.
+// docs/extending.md, as a contributor follows it: the example of a section is put into a copy of the sources, which must
+// compile and work.
 
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";

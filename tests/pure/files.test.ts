@@ -122,7 +122,7 @@ describe("config.json", () => {
       expect(error.message).toContain(message);
     });
 
-  test("a folder that is none, or holds no config.json", () => {
+  test("a folder that is not one, or holds no config.json", () => {
     expect(refused(() => readModelSpec(join(root, "absent"))).message).toContain("no such folder");
     expect(refused(() => readModelSpec(fresh())).message).toContain("has no config.json");
   });
@@ -381,7 +381,7 @@ describe("writing", () => {
 });
 
 describe("an output folder", () => {
-  test("belongs to one run at a time, and a stale lock to nobody", () => {
+  test("belongs to one run at a time, and a stale lock to none", () => {
     const folder = join(fresh(), "out");
     {
       using _ = claimOutput(folder);

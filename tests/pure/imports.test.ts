@@ -3,7 +3,7 @@ import { breaches } from "../../scripts/imports.ts";
 
 const check = (path: string, ...lines: readonly string[]): string[] => breaches({ path, text: lines.join("\n") });
 
-describe("who may import whom", () => {
+describe("which folder may import which", () => {
   test("what the rules allow", () => {
     expect(
       check("src/plan/plan.ts", 'import { sum } from "../base/shape.ts";', 'import { cut } from "../schedule/steps.ts";'),

@@ -53,7 +53,7 @@ describe("adapter_config.json", () => {
       expect(() => checkPeftConfig({ ...plain, [key]: value }, "c")).not.toThrow();
   });
 
-  test("what is taken off the base model is told, and refused where the weights are not at hand", () => {
+  test("what is taken off the base model is reported, and refused where the weights are not at hand", () => {
     for (const init of ["pissa", "olora", "OLORA"]) {
       const config = { ...plain, init_lora_weights: init };
       expect(checkPeftConfig(config, "c")).toBe(init.toLowerCase() as "pissa");

@@ -70,7 +70,7 @@ describe("a recipe's keys", () => {
     ['exclude = ".*"', "leave no linear layer"],
   ])("%s is an error", (keys, told) => expect(() => place(keys)).toThrow(told));
 
-  test("an expression of Python's alone is told with its place", () => {
+  test("an expression of Python's alone is reported with its place", () => {
     expect(() => recipe('targets = "(?P<n>q)"')).toThrow("/r.toml:6:1");
     expect(() => recipe('rank_pattern = { "(?i)q" = 3 }')).toThrow("'(?i' means");
     expect(() => recipe('layers = "3-1"')).toThrow("the first layer before the last");
@@ -106,7 +106,7 @@ describe("a recipe's keys", () => {
       'init = "orthogonal"\n[[adapter]]\nname = "b"\ndata = "d"\n[defaults]\nrank = 3\nrank_pattern = { q_proj = 5 }',
       [`11:1: defaults.rank is 3, ${EVEN}`, `12:18: defaults.rank_pattern.q_proj is 5, ${EVEN}`],
     ],
-  ])("a rank that its beginning cannot have is told with its place: %s", (_, keys, told) => {
+  ])("a rank that its beginning cannot have is reported with its place: %s", (_, keys, told) => {
     const thrown = (() => {
       try {
         recipe(keys);
