@@ -350,13 +350,13 @@ function seedOf({ seed }: Overrides, fallback: number): number {
   if (seed === undefined) return fallback;
   const value = typeof seed === "number" ? seed : /^\d+$/.test(seed) ? Number(seed) : Number.NaN;
   if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
-    throw new RequestError("flag.seed", `--seed ${seed}: wants a whole number from 0 to ${2 ** 32 - 1}`);
+    throw new RequestError("flag.seed", `--seed ${seed}: expected a whole number from 0 to ${2 ** 32 - 1}`);
   return value;
 }
 
 function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
   if (device === undefined || device === "auto" || device === "cpu" || device === "cuda") return device;
-  throw new RequestError("flag.device", `--device ${device}: wants auto, cpu or cuda`);
+  throw new RequestError("flag.device", `--device ${device}: expected auto, cpu or cuda`);
 }
 
 /** --stages 4, or 10,12,10 for the layers of each. */
@@ -366,7 +366,7 @@ function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
   if (!numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 256))
     throw new RequestError(
       "flag.stages",
-      `--stages ${stages}: wants auto, a number of stages up to 256, or the layers of each: 10,12,10`,
+      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each: 10,12,10`,
     );
   return numbers.length === 1 ? numbers[0]! : numbers;
 }
