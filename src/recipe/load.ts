@@ -6,29 +6,15 @@ import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
 import { RequestError, textOf } from "../base/errors.ts";
-import { isSvdInit } from "../methods/init.ts";
-import { MOST_RANK } from "../methods/layout.ts";
-import { DEFINITIONS, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
-import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
+import { checkLength, checkTogether } from "./agree.ts";
+import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
-import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
-import {
-  ADAPTER_KEYS,
-  type AdapterKey,
-  type AdapterTable,
-  adapterEntries,
-  DEFAULTS,
-  type DefaultsTable,
-  RecipeTable,
-} from "./schema.ts";
-import { nearest } from "./suggest.ts";
+import { adapterTable, resolveAdapter } from "./resolve.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
 
 const MOST_BYTES = 16 << 20;
-
-/** Something wrong, and where in the recipe. */
-type Fault = { readonly path: Path; readonly message: string };
 
 /** Reads and parses a recipe. Every RequestError names the file. */
 export function loadRecipe(path: string, overrides: Overrides = {}): Recipe {
@@ -115,55 +101,6 @@ const dotted = (path: Path): string =>
     ? ""
     : `${path.map((part, i) => (typeof part === "number" ? `[${part}]` : `${i > 0 ? "." : ""}${part}`)).join("")} `;
 
-/** The faults of an issue in what `schema` describes, at `before`: of a choice between forms, those of the table when a table was given. */
-function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | undefined, before: Path = []): Fault[] {
-  const steps = issue.path ?? [];
-  const path = [...before, ...steps.map(({ key }) => key as string | number)];
-  const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
-  const inner = (issue.issues ?? []).filter(
-    ({ kind, type, path: deeper }) => kind === "schema" && (type === "strict_object" || deeper),
-  );
-  if (issue.type === "union" && isTable && inner.length > 0)
-    return inner.flatMap((one) => faultsOf(one, schemaAt(schema, steps, issue.input), path));
-  if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
-  if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
-  const entries = schemaAt(schema, steps.slice(0, -1), steps.at(-1)!.input)?.entries ?? {};
-  return [{ path, message: unknownKey(String(path.at(-1)), Object.keys(entries)) }];
-}
-
-/** What schemas of a recipe hold: an object's entries, an array's item, the forms of a choice, the schema that may be left out. */
-type Parts = v.GenericSchema & {
-  readonly entries?: Readonly<Record<string, Parts>>;
-  readonly item?: Parts;
-  readonly options?: readonly Parts[];
-  readonly key?: string;
-  readonly literal?: unknown;
-  readonly wrapped?: Parts;
-};
-
-/** The schema of `value`, which stands at the end of these steps; undefined where there is none for such a value. */
-function schemaAt(schema: v.GenericSchema | undefined, steps: readonly v.IssuePathItem[], value: unknown): Parts | undefined {
-  const [step, ...rest] = steps;
-  if (!step) return formOf(schema as Parts, value);
-  const of = formOf(schema as Parts, step.input);
-  return schemaAt(of?.item ?? of?.entries?.[String(step.key)], rest, value);
-}
-
-/** The one of a schema's forms that is for such a value. */
-function formOf(schema: Parts | undefined, value: unknown): Parts | undefined {
-  if (schema?.wrapped) return formOf(schema.wrapped, value);
-  const { type, key = "", options = [] } = schema ?? {};
-  const nameOf = (of: unknown) => (of as Readonly<Record<string, unknown>>)[key];
-  if (type === "variant") return options.find(({ entries }) => entries?.[key]?.literal === nameOf(value));
-  if (type !== "union") return schema;
-  return options.map((of) => formOf(of, value)).find((of) => (Array.isArray(value) ? of?.item : of?.entries));
-}
-
-function unknownKey(key: string, allowed: readonly string[]): string {
-  const meant = nearest(key, allowed);
-  return `is an unknown key${meant ? `; did you mean '${meant}'?` : `; known are ${allowed.join(", ")}`}`;
-}
-
 function resolveAll(table: RecipeTable, path: string, seed: number, faults: Fault[]): AdapterRecipe[] {
   const defaults: DefaultsTable = table.defaults ?? {};
   checkLength(defaults, ["defaults"], faults);
@@ -210,140 +147,6 @@ function checkName(name: string, path: Path, taken: Map<string, Path>, faults: F
   if (folded === CHECKPOINTS) faults.push({ path, message: `'${name}' is where a run keeps its checkpoints; give it another` });
   if (taken.has(folded)) faults.push({ path, message: `'${name}' is the name of two adapters; each needs its own` });
   taken.set(folded, path);
-}
-
-function checkLength(
-  { epochs, steps }: { epochs?: number | undefined; steps?: number | undefined },
-  at: Path,
-  faults: Fault[],
-): void {
-  if (epochs !== undefined && steps !== undefined)
-    faults.push({ path: [...at, "steps"], message: "and epochs exclude each other; leave one out" });
-}
-
-/** What two keys must agree on. */
-function checkTogether(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  sweep: AdapterTable["sweep"],
-  at: Path,
-  faults: Fault[],
-): void {
-  const all = { ...defaults, ...adapter };
-  if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
-  else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
-    faults.push({ path: [...at, "data"], message: "has eval and split; leave one out" });
-  if (all.format === "template" && !all.template)
-    faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
-  if (all.template && all.format !== "template")
-    faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
-  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving }; // in [defaults], evaluations are for those that have rows
-  for (const key of ["eval_every", "patience", "halving"] as const)
-    if (asked[key] !== undefined && !heldOut(all.data))
-      faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
-  if (all.patience !== undefined && all.eval_every === undefined)
-    faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
-  if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
-    faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
-  checkOptimizer(adapter, defaults, at, faults);
-  checkObjective(all, at, faults);
-  if (adapter.init !== undefined && !isSvdInit(adapter.init) && all.from !== undefined)
-    faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
-  checkMethod(adapter, defaults, at, faults);
-  checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
-  if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
-    faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
-}
-
-/** Keys of other rows than the objective's. */
-function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Path, faults: Fault[]): void {
-  const { objective = DEFAULTS.objective } = all;
-  const name = typeof objective === "string" ? objective : objective.name;
-  if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has told it
-  if (rowKindOf({ name }) !== "single")
-    for (const [key, allowed] of [
-      ["format", "auto"],
-      ["train_on", "completion"],
-    ] as const)
-      if (all[key] !== undefined && all[key] !== allowed)
-        faults.push({
-          path: [...at, key],
-          message: `is for supervised fine-tuning; leave it out with the objective ${name}`,
-        });
-  if (isContrastive({ name }) && all.batch_size === 1)
-    faults.push({
-      path: [...at, "batch_size"],
-      message: `is 1: ${name} contrasts the rows of a micro-batch, so it needs 2 or more`,
-    });
-}
-
-/** Keys of another kind; in [defaults] they are for the adapters that have it. */
-function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { method } = { ...DEFAULTS, ...defaults, ...adapter };
-  for (const key of OWN_KEYS) {
-    if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
-    const of = PEFT_METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
-    faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
-  }
-}
-
-/** All the ranks that an adapter is given, each with its place: in the adapter, in its sweep, or in [defaults]. */
-function ranksOf(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  sweep: AdapterTable["sweep"],
-  at: Path,
-): { readonly path: Path; readonly rank: number }[] {
-  const { method, rank_pattern = {}, ...all } = { ...DEFAULTS, ...defaults, ...adapter };
-  const { rank = DEFINITIONS[method].rank } = all;
-  const placeOf = (key: "rank" | "rank_pattern"): Path => {
-    if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
-    return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
-  };
-  const patterns = DEFINITIONS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
-  return [
-    { path: placeOf("rank"), rank },
-    ...patterns.map(([pattern, rank]) => ({ path: [...placeOf("rank_pattern"), pattern], rank })),
-  ];
-}
-
-/** What a beginning needs: a part of the weight, that nothing changes what is frozen beside it, or what it is taken off. */
-function checkInit(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  ranks: ReturnType<typeof ranksOf>,
-  at: Path,
-  faults: Fault[],
-): void {
-  const all = { ...DEFAULTS, ...defaults, ...adapter };
-  const { init, method } = all;
-  const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
-  if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
-  if (init === "orthogonal" && all.from === undefined)
-    for (const { path, rank } of ranks)
-      if (rank % 2 === 1)
-        faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
-  if (!isSvdInit(init)) return;
-  const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
-  if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
-  if (all.dropout > 0) wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
-  if (all.weight_decay > 0)
-    wrong([...at, "weight_decay"], `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
-  for (const { path, rank } of ranks)
-    if (2 * rank > MOST_RANK)
-      wrong(path, `is ${rank}, and has to be ${MOST_RANK / 2} or less, for as much again is kept frozen,`);
-}
-
-const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;
-
-/** Keys of another optimizer; in [defaults] they are for the adapters that have it. */
-function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { optimizer, momentum, nesterov } = { ...DEFAULTS, ...defaults, ...adapter };
-  for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])
-    if (adapter[key] !== undefined && of !== optimizer)
-      faults.push({ path: [...at, key], message: `is for ${of}; leave it out with the optimizer ${optimizer}` });
-  if (optimizer === "sgd" && nesterov && momentum === 0)
-    faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
 }
 
 function seedOf({ seed }: Overrides, fallback: number): number {
