@@ -1,4 +1,5 @@
-// What is known of a device before it is opened: what a process finds on its machine and a stage announces, and what plans are made from.
+// What is known of a device before it is opened: a process finds it on its machine, a stage announces it, plans are made from
+// it.
 
 import * as v from "valibot";
 import { count, natural, type Output } from "./schema.ts";

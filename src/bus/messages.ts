@@ -1,5 +1,5 @@
-// What the coordinator and a stage say to each other: of each message a schema, by which it is checked where it arrives and which gives
-// its type. Plain data only: a message describes work, it never carries a closure.
+// Messages between the coordinator and a stage. The schema of each checks it where it arrives, and gives its type. Plain data
+// only: a message describes work, it never carries a closure.
 
 import * as v from "valibot";
 import { deviceChoice } from "../base/device-report.ts";
@@ -78,8 +78,9 @@ const kernelSpan = v.strictObject({ kernel: v.string(), start: real, end: real }
 export type KernelSpan = Output<typeof kernelSpan>;
 
 /**
- * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many targets greedy decoding gets right. For the
- * first of a row of CIT also the cosines of its pooled state with the paraphrase's of each row of its segment.
+ * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and the number of targets that greedy
+ * decoding gets right. For the first of a row of CIT also the cosines of its pooled state with the paraphrase's of each row of
+ * its segment.
  */
 const sequenceLoss = v.strictObject({ loss: realOrNaN, correct: count, similar: v.exactOptional(v.array(realOrNaN)) });
 export type SequenceLoss = Output<typeof sequenceLoss>;
@@ -90,8 +91,10 @@ const nothing = v.strictObject({});
 
 /** A request without its type, and the reply to it. */
 const MESSAGES = {
-  /** The first, and once: takes all memory, opens the links to both neighbours, loads the weights. The reply says of each neighbour, the one
-   * before first, which link leads to it and why. */
+  /**
+   * The first, and once: takes all memory, opens the links to both neighbours, loads the weights. The reply says of each
+   * neighbour, the previous stage first, which link leads to it and why.
+   */
   open: { request: v.strictObject({ setup: stageSetup }), reply: v.array(v.string()) },
   forward: { request: v.strictObject({ pass: count, batch: microBatch }), reply: v.null() },
   backward: { request: v.strictObject({ pass: count }), reply: losses },
@@ -99,8 +102,10 @@ const MESSAGES = {
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
   step: { request: v.strictObject({ steps: v.array(optimizerStep) }), reply: v.null() },
-  /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With `layer` it is
-   * so when all of a stage's layers have come, in their order: for what takes long to initialise. */
+  /**
+   * From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With
+   * `layer` that holds once all layers of the stage have been sent, in order: for what takes long to initialise.
+   */
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
   write: {

@@ -1,5 +1,5 @@
-// Rules for several keys of an adapter: what a schema, which sees one key, cannot say. Keys that belong to another method, optimizer or
-// objective are faults in the adapter; in [defaults] they are for the adapters that have it.
+// Rules for several keys of an adapter, which the schema of one key cannot state. Keys that belong to another method, optimizer
+// or objective are faults in the adapter; in [defaults] they are for the adapters that have it.
 
 import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
@@ -19,7 +19,7 @@ export function checkLength(
     faults.push({ path: [...at, "steps"], message: "and epochs exclude each other; leave one out" });
 }
 
-/** What two keys must agree on. */
+/** Rules for two or more keys. */
 export function checkTogether(
   adapter: AdapterTable,
   defaults: DefaultsTable,
@@ -35,7 +35,8 @@ export function checkTogether(
     faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
-  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving }; // in [defaults], evaluations are for those that have rows
+  // in [defaults], evaluations are for adapters that have rows
+  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving };
   for (const key of ["eval_every", "patience", "halving"] as const)
     if (asked[key] !== undefined && !heldOut(all.data))
       faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
@@ -53,11 +54,11 @@ export function checkTogether(
     faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
 }
 
-/** Keys of other rows than the objective's. */
+/** Keys for rows of another objective. */
 function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Path, faults: Fault[]): void {
   const { objective = DEFAULTS.objective } = all;
   const name = typeof objective === "string" ? objective : objective.name;
-  if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has told it
+  if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has reported it
   if (rowKindOf({ name }) !== "single")
     for (const [key, allowed] of [
       ["format", "auto"],
@@ -75,7 +76,7 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
     });
 }
 
-/** Keys of another kind; in [defaults] they are for the adapters that have it. */
+/** Keys of another method. */
 function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { method } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const key of OWN_KEYS) {
@@ -85,7 +86,7 @@ function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, f
   }
 }
 
-/** All the ranks that an adapter is given, each with its place: in the adapter, in its sweep, or in [defaults]. */
+/** All ranks of an adapter, each with its place: in the adapter, in its sweep, or in [defaults]. */
 function ranksOf(
   adapter: AdapterTable,
   defaults: DefaultsTable,
@@ -105,7 +106,10 @@ function ranksOf(
   ];
 }
 
-/** What a beginning needs: a part of the weight, that nothing changes what is frozen beside it, or what it is taken off. */
+/**
+ * What an initialisation needs: that of a part of the weight, that nothing changes the frozen copy or what it is subtracted
+ * from.
+ */
 function checkInit(
   adapter: AdapterTable,
   defaults: DefaultsTable,
@@ -115,7 +119,7 @@ function checkInit(
 ): void {
   const all = { ...DEFAULTS, ...defaults, ...adapter };
   const { init, method } = all;
-  const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
+  const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for fresh adapters
   if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
   if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
@@ -134,7 +138,7 @@ function checkInit(
 
 const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;
 
-/** Keys of another optimizer; in [defaults] they are for the adapters that have it. */
+/** Keys of another optimizer. */
 function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { optimizer, momentum, nesterov } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])

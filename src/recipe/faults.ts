@@ -7,7 +7,10 @@ import { nearest } from "./suggest.ts";
 /** Something wrong, and where in the recipe. */
 export type Fault = { readonly path: Path; readonly message: string };
 
-/** The faults of an issue in what `schema` describes, at `before`: of a choice between forms, those of the table when a table was given. */
+/**
+ * The faults of an issue under `schema`, which is at `before`: of a choice between forms, those of the table where one is
+ * given.
+ */
 export function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | undefined, before: Path = []): Fault[] {
   const steps = issue.path ?? [];
   const path = [...before, ...steps.map(({ key }) => key as string | number)];
@@ -23,7 +26,7 @@ export function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | 
   return [{ path, message: unknownKey(String(path.at(-1)), Object.keys(entries)) }];
 }
 
-/** What schemas of a recipe hold: an object's entries, an array's item, the forms of a choice, the schema that may be left out. */
+/** Parts of a recipe's schemas: an object's entries, an array's item, the forms of a choice, an optional schema. */
 type Parts = v.GenericSchema & {
   readonly entries?: Readonly<Record<string, Parts>>;
   readonly item?: Parts;

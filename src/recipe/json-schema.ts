@@ -17,7 +17,7 @@ export type JsonSchema = {
   readonly [key: string]: unknown;
 };
 
-/** What lies between keys (one of two that exclude each other, a pattern that matches nothing) is checked by the program alone. */
+/** Rules between keys (agree.ts), and patterns that match nothing, are checked by the program alone. */
 export function recipeSchema(): JsonSchema {
   const schema = toJsonSchema(RecipeTable, { errorMode: "ignore", typeMode: "input" }) as unknown as JsonSchema;
   return { ...schema, title: "A recipe of mlora" };

@@ -1,4 +1,4 @@
-// A recipe from its file: parsed strictly, all faults told at once, each with its line and column.
+// A recipe from its file: parsed strictly, all faults reported together, each with its line and column.
 
 import { readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -66,7 +66,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   return recipe;
 }
 
-/** How often adapters are kept where the recipe does not say. */
+/** How often adapters are saved unless the recipe says. */
 const CHECKPOINT = { steps: null, minutes: 10, keep: 2 };
 
 function checkpointOf(given: RecipeTable["run"]["checkpoint"]): Recipe["run"]["checkpoint"] {

@@ -1,4 +1,4 @@
-// A recipe as a run has it: the schema's keys in camelCase, after defaults, sweeps and paths are resolved. Types only; load.ts makes them.
+// A recipe as a run has it: the schema's keys in camelCase, after defaults, sweeps and paths are resolved. load.ts makes it.
 
 import type { CamelKeys } from "../base/case.ts";
 import type { Output } from "../base/schema.ts";

@@ -23,18 +23,20 @@ function layersOf(given: string | readonly number[]): readonly number[] {
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
-/** Whether an adapter has rows to be measured on. */
+/** Whether an adapter has held-out rows. */
 export const heldOut = (data: AdapterTable["data"]): boolean =>
   typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
 
-/** Epochs and steps exclude each other: whoever speaks last, the adapter before [defaults], decides. */
+/** Epochs and steps exclude each other: those of the adapter win over those of [defaults]. */
 function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterRecipe, "epochs" | "steps"> {
   for (const { epochs, steps } of [adapter, defaults])
     if (epochs !== undefined || steps !== undefined) return { epochs: epochs ?? null, steps: steps ?? null };
   return { epochs: 1, steps: null };
 }
 
-/** An adapter that continues another begins as that, whatever [defaults] say; its own `init` says what the other keeps frozen. */
+/**
+ * An adapter that continues another begins as that one, whatever [defaults] have; its own `init` names the other's frozen part.
+ */
 const initOf = (from: string | undefined, own: Init | undefined, any: Init): Init =>
   from === undefined ? any : (own ?? "default");
 

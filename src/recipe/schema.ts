@@ -53,7 +53,7 @@ const layerRange = v.pipe(
     return from! <= to!;
   }, expected("the first layer before the last")),
 );
-/** What a chat template is given of a row itself. */
+/** Variables that a chat template gets from the row. */
 const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
@@ -64,7 +64,7 @@ const init = v.union(
   initNames,
 ) as unknown as v.GenericSchema<Init>;
 
-/** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
+/** The keys of [defaults], and those of an adapter except its name and sweep. */
 export const adapterEntries = {
   data: about(
     v.union(

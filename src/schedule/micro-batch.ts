@@ -1,5 +1,5 @@
-// A micro-batch: tables of numbers that say everything that kernels must know of a row, and what its losses are made of. Packing (pack.ts), the
-// wire, memory on the device and writing there follow from the one list of tables.
+// A micro-batch: tables with everything that kernels must know of a row, and what its losses are made of. Packing (pack.ts),
+// the wire, memory on the device and uploads follow from the one list of tables.
 
 import * as v from "valibot";
 import { count, floats, ints, type Output, real } from "../base/schema.ts";
@@ -12,7 +12,7 @@ export const NO_ROW = -1;
 
 type Table = {
   readonly dtype: "i32" | "f32";
-  /** What it has an entry for, of so many elements. */
+  /** It has an entry of `width` elements for each of them. */
   readonly each: "row" | "tile" | "slot" | "target";
   readonly width: number;
 };
@@ -50,7 +50,7 @@ export const eachTable = <T>(make: (name: TableName, table: Table) => T): Readon
     T
   >;
 
-/** How many entries a table has. */
+/** Entries of a table. */
 export const entriesOf = ({ each }: Table, { rows, targets, adapters, rowTile }: BatchSizes): number =>
   ({ row: rows, tile: Math.ceil(rows / rowTile), slot: adapters, target: targets })[each];
 
