@@ -6,6 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { FAMILY_NAMES } from "../src/families/registry.ts";
 import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
@@ -16,7 +17,8 @@ type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: 
 const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
   base: { values: ["package.json"] },
   ffi: { values: [] },
-  methods: { values: [] },
+  families: { values: [] },
+  methods: { values: ["families"] },
   objectives: { values: [], types: ["schedule"] },
   recipe: { values: ["methods", "objectives"] },
   schedule: { values: ["objectives"] },
@@ -27,6 +29,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "objectives",
       "recipe",
       "schedule",
+      "families",
       "engine/adapter-pool.ts",
       "engine/buffers.ts",
       "engine/batch.ts",
@@ -38,23 +41,23 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     ],
     types: ["device"],
   },
-  data: { values: ["objectives"], types: ["recipe"] },
-  files: { values: ["methods"] },
-  device: { values: ["ffi", "methods"] },
+  data: { values: ["families", "objectives"], types: ["recipe"] },
+  files: { values: ["families", "methods"] },
+  device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device"] },
   engine: {
-    values: ["bus", "device", "files", "link", "methods", "objectives", "ops", "schedule/micro-batch.ts"],
+    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops", "schedule/micro-batch.ts"],
     types: ["schedule"],
   },
   bus: { values: ["methods", "schedule/micro-batch.ts"] },
   link: { values: ["bus", "device"] },
   cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
   session: {
-    values: ["bus", "cluster", "data", "engine", "files", "methods", "objectives", "plan", "recipe", "schedule"],
+    values: ["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
   cli: {
     values: [
-      ...["bus", "cluster", "data", "engine", "ffi", "files", "link"],
+      ...["bus", "cluster", "data", "engine", "families", "ffi", "files", "link"],
       ...["methods", "objectives", "plan", "recipe", "schedule", "session"],
     ],
   },
@@ -105,8 +108,8 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
  * others' names.
  */
 const COMPARED = {
-  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
-  folders: ["methods", "objectives"],
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES, ...FAMILY_NAMES].join("|")})"`, "g"),
+  folders: ["families", "methods", "objectives"],
 };
 
 /** All breaches, each as "path:line: what is wrong". */

@@ -6,9 +6,10 @@
 
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { Arena } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { GROUPS, type Group, groupShape, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
@@ -18,7 +19,6 @@ import {
   type FactorPlace,
   factorPlace,
   factorTable,
-  groupShape,
   type LayerRange,
 } from "../methods/layout.ts";
 import { rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
@@ -173,7 +173,10 @@ export class AdapterPool implements Disposable {
     };
     const own = [...this.#memory.methods.keys()].filter((method) => COMPUTATIONS[method].rows);
     return Object.fromEntries(
-      own.map((method) => [method, Object.fromEntries(GROUP_NAMES.map((group) => [group, extent(method, group)]))]),
+      own.map((method) => [
+        method,
+        Object.fromEntries(groupsOfModel(this.spec).map((group) => [group, extent(method, group)])),
+      ]),
     );
   }
 
@@ -200,7 +203,7 @@ export class AdapterPool implements Disposable {
     for (const { layer, group, tensors } of this.layout.sites) {
       const [a, b] = [tensors.A!.offset, tensors.B!.offset];
       const { in: width, firstColumn } = groupShape(this.spec, group);
-      const linears: readonly Linear[] = GROUPS[group];
+      const linears = GROUPS[group];
       const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
       for (const [g, first] of trained.entries())
         this.device.zero({
@@ -301,4 +304,4 @@ export class AdapterPool implements Disposable {
 
 /** A group where an adapter has no target is computed for it as for a LoRA: the same as in a run where the group has no low-rank products. */
 const isTargetOf = (method: PeftMethod, adapter: PoolAdapter | null | undefined, group: Group): boolean =>
-  adapter?.method === method && (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
+  adapter?.method === method && GROUPS[group].some((linear) => adapter.targets.includes(linear));

@@ -19,6 +19,7 @@ import { writeBatch } from "./batch.ts";
 import { countBytes } from "./buffers.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerationSizes, takeGeneration } from "./generation.ts";
+import { programOf } from "./program.ts";
 import { ropeTables } from "./rope.ts";
 import { requireFormat } from "./stage.ts";
 import { weightsOf } from "./weight-source.ts";
@@ -58,7 +59,7 @@ export class Generator implements Disposable {
     const { cos, sin } = ropeTables(spec, sizes.capacity);
     device.write(buffers.rope.cos, cos);
     device.write(buffers.rope.sin, sin);
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, buffers.rope, "full");
+    const decoder = new Decoder(device, programOf(spec, layerRange), layerRange, weights, pool, buffers.rope, "full");
     return new Generator(device, spec, sizes, pool, weights, decoder, buffers, [weightArena, pool, arena]);
   }
 

@@ -32,6 +32,7 @@ import { headLoss } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
+import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
@@ -108,13 +109,14 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const program = programOf(spec, layerRange);
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
-      const work = takeWorkspace(take, device.compute, spec, sizes);
+      const work = takeWorkspace(take, device.compute, program, sizes);
       const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
       const slots = Array.from({ length: sizes.inFlight }, () => ({
         batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
-        acts: takeActivations(take, device.compute, spec, sizes, work),
+        acts: takeActivations(take, device.compute, program, sizes, work),
       }));
       return { rope, work, head, slots };
     };
@@ -124,7 +126,7 @@ export class Stage implements Disposable {
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
   }

@@ -13,7 +13,8 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
-import type { Linear, ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Linear } from "../families/linears.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,

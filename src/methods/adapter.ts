@@ -2,7 +2,7 @@
 
 import * as v from "valibot";
 import { count, natural, type Output, real } from "../base/schema.ts";
-import { LINEARS } from "../base/spec.ts";
+import { LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "./init.ts";
 import { PEFT_METHODS } from "./registry.ts";
 

@@ -8,7 +8,8 @@ import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
 import type { Axes } from "./definition.ts";
 import { rankAt } from "./placement.ts";
@@ -60,14 +61,6 @@ export type AdapterLayout = {
   /** Elements of an adapter's block. */
   readonly size: number;
 };
-
-/** Input width, and where each linear of the group begins in the output (and where the last ends). */
-export function groupShape(spec: ModelSpec, group: Group): { readonly in: number; readonly firstColumn: readonly number[] } {
-  const linears: readonly Linear[] = GROUPS[group];
-  const firstColumn = [0];
-  for (const linear of linears) firstColumn.push(firstColumn.at(-1)! + linearShape(spec, linear).out);
-  return { in: linearShape(spec, linears[0]!).in, firstColumn };
-}
 
 /** Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all others. */
 export function factorTable({ sites, size }: AdapterLayout): Int32Array<ArrayBuffer> {
@@ -170,10 +163,10 @@ export function factorPlace(
   linear: Linear,
   factor: Factor,
 ): FactorPlace {
-  const site = layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
+  const site = layout.sites.find((at) => at.layer === layer && GROUPS[at.group].includes(linear));
   const tensor = site?.tensors[factor];
   invariant(site && tensor, `no ${factor} for ${linear} of layer ${layer}`);
-  const index = (GROUPS[site.group] as readonly Linear[]).indexOf(linear);
+  const index = GROUPS[site.group].indexOf(linear);
   const { in: width, firstColumn } = groupShape(spec, site.group);
   const within = { index, column: firstColumn[index]!, in: width, rank: layout.rank };
   const [first, stride] = PACKINGS[TENSORS[factor].axes].linear(within);

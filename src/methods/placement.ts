@@ -1,7 +1,7 @@
 // Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and linears differ.
 
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, PlacedAdapter, StageAdapter } from "./adapter.ts";
 import { isScaled, type PeftMethod } from "./registry.ts";
 

@@ -1,7 +1,7 @@
 // Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
 
 import { maxOf } from "../base/shape.ts";
-import type { Group } from "../base/spec.ts";
+import type { Group } from "../families/linears.ts";
 import { roomOf } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";

@@ -40,7 +40,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
   const { groups, slots, format } = sizes;
-  const buffers = bufferBytes(device.compute, spec, sizes, layerRange.last);
+  const buffers = bufferBytes(device.compute, spec, sizes, layerRange);
   const tables = countBytes((take) => {
     for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
   });

@@ -3,7 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { checkFormat, weightFormat } from "../base/precision.ts";
+import { weightFormat } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -22,6 +22,7 @@ import {
   onStages,
   planAdapter,
 } from "./adapters.ts";
+import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 

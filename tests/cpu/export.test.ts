@@ -5,8 +5,10 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, 
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";

@@ -57,6 +57,7 @@ test("what compares the name of a definition outside its folder", () => {
   for (const text of [
     'if (objective.name === "dpo") x();',
     'switch (name) {\n  case "kto":\n}',
+    'const half = spec.family === "qwen3";',
     'const b = "sft" !== a || a !== "sft";',
   ])
     expect(check("src/session/batches.ts", text)).toHaveLength(1);
