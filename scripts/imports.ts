@@ -21,7 +21,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   methods: { values: ["families"] },
   objectives: { values: [], types: ["schedule"] },
   recipe: { values: ["methods", "objectives"] },
-  schedule: { values: [], types: ["objectives"] },
+  schedule: { values: ["objectives"] },
   plan: {
     // A plan takes the sizes of a stage from the code that allocates them, so that a plan and a run cannot drift apart.
     values: [
@@ -46,10 +46,10 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device"] },
   engine: {
-    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops"],
-    types: ["plan", "schedule"],
+    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops", "schedule/micro-batch.ts"],
+    types: ["schedule"],
   },
-  bus: { values: ["families", "methods", "objectives"], types: ["schedule"] },
+  bus: { values: ["methods", "schedule/micro-batch.ts"] },
   link: { values: ["bus", "device"] },
   cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
   session: {

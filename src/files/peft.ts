@@ -7,10 +7,11 @@ import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Linear, linearShape, pathOf } from "../families/linears.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { Settings, SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor, factorShape, isScaled, type PeftMethod, storedBy, TENSORS } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
@@ -29,7 +30,7 @@ export type PeftAdapter = {
   /** Left out: "lora". */
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
-  readonly places?: Placement;
+  readonly places?: PoolAdapter["places"];
   /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
   readonly settings?: Settings;
   readonly shared?: readonly SharedTensor[];
