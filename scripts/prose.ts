@@ -24,6 +24,7 @@ const CHECKED: readonly string[] = [
   "kernels/triton",
   "scripts",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
+  "src/families",
   "tests",
 ];
 

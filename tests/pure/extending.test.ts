@@ -78,6 +78,52 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
   ]);
 }, 120_000);
 
+test("a model family", async () => {
+  const copy = copyOfSources();
+  const files = shownIn("A model family");
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
+  for (const [path, code] of files) writeFileSync(join(copy, path), code);
+  const registry = join(copy, "src", "families", "registry.ts");
+  edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss } as const");
+  edit(
+    registry,
+    'import { qwen3 } from "./qwen3.ts";',
+    'import { qwen3 } from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";',
+  );
+  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  // A run on a tiny random model: its biases are found in the files, and one step moves every B away from 0.
+  symlinkSync(join(ROOT, "ffi", "build"), join(copy, "ffi", "build"));
+  cpSync(join(ROOT, "tests", "helpers"), join(copy, "tests", "helpers"), { recursive: true });
+  const config = { architectures: ["SeedOssForCausalLM"], model_type: "seed_oss", head_dim: 8 };
+  const row = JSON.stringify({ prompt: "1 + 1 = ", completion: "2" });
+  writeFileSync(join(copy, "rows.jsonl"), `${row}\n${row}\n`);
+  writeFileSync(
+    join(copy, "recipe.toml"),
+    '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n',
+  );
+  writeFileSync(
+    join(copy, "try.ts"),
+    `import { writeTinyModel } from "./tests/helpers/model.ts";
+import { openSafetensors } from "./src/files/safetensors.ts";
+if (process.argv[2] === "model") writeTinyModel("model", 2, ${JSON.stringify(config)});
+const file = openSafetensors(process.argv[2] === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
+const sum = (name: string) => {
+  const raw = new Uint8Array(file.tensors.get(name)!.bytes);
+  file.readInto(name, raw);
+  return new Float32Array(raw.buffer).reduce((all, value) => all + Math.abs(value), 0);
+};
+const names = [...file.tensors.keys()].filter((name) => /bias|lora_B/.test(name));
+console.log(JSON.stringify(process.argv[2] === "model" ? names : names.map(sum)));`,
+  );
+  const biases = ["q_proj", "k_proj", "v_proj"].map((name) => `self_attn.${name}.bias`);
+  const [, found] = await run(copy, process.execPath, "try.ts", "model");
+  expect(JSON.parse(found).sort()).toEqual([0, 1].flatMap((i) => biases.map((name) => `model.layers.${i}.${name}`)).sort());
+  expect((await run(copy, process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
+  const [, sums] = await run(copy, process.execPath, "try.ts", "adapter");
+  expect(JSON.parse(sums)).toHaveLength(14);
+  for (const sum of JSON.parse(sums)) expect(sum).toBeGreaterThan(0);
+}, 120_000);
+
 test("a command", async () => {
   const copy = copyOfSources();
   const shown = shownIn("A command");
