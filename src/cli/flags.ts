@@ -1,4 +1,4 @@
-// Values of flags, checked; what is wrong is a RequestError, `cli.flag`, that names the flag.
+// Checked values of flags; errors are RequestErrors, `cli.flag`, that name the flag.
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -34,3 +34,6 @@ export function fileOf(flag: string, path: string): string {
   if (found && !found.isFile()) throw wrong("is a device or a pipe, which would be replaced", "name a file");
   return path;
 }
+
+/** The file that a trace goes to. */
+export const tracePath = (path: string): string => fileOf("trace", path);

@@ -15,7 +15,7 @@ import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
+export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number };
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
@@ -34,12 +34,12 @@ export async function fillInitial(
   slot: number,
   adapter: StageAdapter,
 ): Promise<void> {
-  const { init, seed, dInitial, targets, method, places } = adapter;
+  const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
-    if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
+    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
     else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);

@@ -87,7 +87,7 @@ export type PlaceFields = {
 };
 
 /** The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them, else whole paths. */
-export function placeFields(adapter: Omit<PeftAdapter, "vera" | "begun">): PlaceFields {
+export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "begun">): PlaceFields {
   const { rank, alpha, rslora, targets, places } = adapter;
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
   const of = { ...adapter, scale: 0 };

@@ -8,7 +8,7 @@ import { linearShape } from "../families/linears.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import { DEFINITIONS } from "../methods/registry.ts";
+import { settingsOf } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
@@ -58,7 +58,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(DEFINITIONS[recipe.method].keys.includes("projection_seed") ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...settingsOf(recipe.method, recipe),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

@@ -5,12 +5,13 @@ import { join } from "node:path";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
 import { removeAdapter } from "../files/output.ts";
+import { isPreference } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import { updateBest } from "../schedule/sweeps.ts";
 import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
-import type { AdapterResult, Events } from "./events.ts";
+import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
 import { exportAdapter, exportKept, writeState } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
 
@@ -22,7 +23,7 @@ export type FinisherOptions = {
   readonly store: CheckpointStore;
   /** Keep those that are stopped, so that they can go on. */
   readonly saveStopped: boolean;
-  readonly events: Events;
+  readonly emit: Listener;
   readonly scheduler: AdapterScheduler;
   readonly stop: AbortSignal;
 };
@@ -43,7 +44,9 @@ export class Finisher {
     const { sent, result } = evaluate(bus, plan, { slot: live.slot!, samples: heldOut, batchSize, objective, references });
     const told = result.then((found) => {
       live.latest = found;
-      this.options.events.evaluated({ ...found, adapter: live.plan.index, step });
+      const loss = finiteOrNull(found.loss);
+      const event = { ...found, loss, isPreference: isPreference(objective) };
+      this.options.emit({ type: "evaluation", ...adapterRef(live.plan), step, ...event });
       return found;
     });
     told.catch(() => undefined); // it may fail before anybody waits for it
@@ -54,7 +57,7 @@ export class Finisher {
   async finish(live: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop, saveStopped } = this.options;
     const { steps, tokens, firstLoss, lastLoss, before, made } = live;
-    const { name, index } = live.plan;
+    const { name } = live.plan;
     let after: Evaluation | null = null;
     let folder: string | null = null;
     let outcome = { status, message };
@@ -71,10 +74,10 @@ export class Finisher {
       if (!isOfNumbers(error)) await this.#keepTrained(live);
     }
     this.options.scheduler.free(live);
-    if (outcome.status === "failed") this.options.events.failed(index, outcome.message!);
+    if (outcome.status === "failed") this.options.emit({ type: "failed", ...adapterRef(live.plan), message: outcome.message! });
     const seconds = secondsOf(live);
     live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder, made };
-    this.options.events.ended(index, live.result);
+    this.options.emit(endedEvent(live.plan, live.result));
     if (outcome.status === "failed" || outcome.status === "stopped") return;
     await live.kept; // a save that is under way would find its folder gone
     this.#forget(live); // not before it is known to have ended
@@ -86,12 +89,16 @@ export class Finisher {
     if (this.options.saveStopped && live.slot !== null && live.steps > 0) await this.options.scheduler.keep(live);
   }
 
+  #notice({ plan }: AdapterState, text: string): void {
+    this.options.emit(noticeEvent(plan, text));
+  }
+
   #forget(live: AdapterState): void {
     try {
       this.options.store.remove(live.plan);
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.options.events.noticed(live.plan.index, `its checkpoints are still there: ${textOf(error)}`);
+      this.#notice(live, `its checkpoints are still there: ${textOf(error)}`);
     }
   }
 
@@ -103,13 +110,10 @@ export class Finisher {
     if (patience === null || last === null) return last;
     live.best = updateBest(live.best, last.loss, live.steps, minDelta);
     if (live.best.step === live.steps) return last;
-    const best = this.options.store.load(plan, live.plan, (text) => this.options.events.noticed(live.plan.index, text), "best");
+    const best = this.options.store.load(plan, live.plan, (text) => this.#notice(live, text), "best");
     if (!best) return last;
     await writeState(bus, live.slot!, best.blocks);
-    this.options.events.noticed(
-      live.plan.index,
-      `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`,
-    );
+    this.#notice(live, `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`);
     last = await this.evaluation(live, best.progress.step).result;
     return last;
   }
@@ -123,7 +127,7 @@ export class Finisher {
       if (!before) this.#remove(folder);
       throw error;
     }
-    this.options.events.saved({ adapter: live.plan.index, step: live.steps, folder });
+    this.options.emit({ type: "saved", ...adapterRef(live.plan), step: live.steps, folder });
     return folder;
   }
 
@@ -143,7 +147,7 @@ export class Finisher {
     if (slot !== null) {
       await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
     } else {
-      const kept = this.options.store.load(plan, live.plan, (text) => this.options.events.noticed(live.plan.index, text));
+      const kept = this.options.store.load(plan, live.plan, (text) => this.#notice(live, text));
       if (!kept) return false;
       exportKept(plan, live.plan, kept.blocks, folder);
     }

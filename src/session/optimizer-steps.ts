@@ -7,14 +7,14 @@ import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { StepRef } from "../schedule/lists.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import { type AdapterState, waitsForEvaluation } from "./adapter-state.ts";
-import type { Events } from "./events.ts";
+import { adapterRef, finiteOrNull, type Listener } from "./events.ts";
 import type { Executor } from "./executor.ts";
 
 export type StepsOptions = {
   readonly stages: number;
   readonly executor: Executor;
   readonly of: (ref: StepRef) => AdapterState;
-  readonly events: Events;
+  readonly emit: Listener;
   /** An adapter whose numbers are none. */
   readonly failed: (live: AdapterState, message: string) => void;
   /** The end of an iteration: who comes, goes or is preempted is settled before the next mini-batch. */
@@ -94,8 +94,9 @@ export class Steps {
     live.lastLoss = loss;
     live.rate = live.rate === null ? tokensPerSecond : SMOOTHING * live.rate + (1 - SMOOTHING) * tokensPerSecond;
     live.steppedAt = time;
-    this.options.events.stepped({
-      adapter: plan.index,
+    this.options.emit({
+      type: "step",
+      ...adapterRef(plan),
       step,
       steps: plan.steps,
       epoch: Math.floor((step - 1) / plan.stepsPerEpoch) + 1,
@@ -104,7 +105,7 @@ export class Steps {
       gradNorm,
       tokens,
       tokensPerSecond,
-      preference,
+      preference: preference && { ...preference, margin: finiteOrNull(preference.margin) },
     });
   }
 }

@@ -10,7 +10,7 @@ import type { Joining } from "../schedule/pipeline.ts";
 import { type AdapterState, progressOf, restore } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
-import type { Events } from "./events.ts";
+import { type Listener, noticeEvent } from "./events.ts";
 import { readState, writeState } from "./export.ts";
 import { beginIn } from "./references.ts";
 
@@ -18,7 +18,7 @@ export type SchedulerOptions = {
   readonly plan: Plan;
   readonly bus: Bus;
   readonly store: CheckpointStore;
-  readonly events: Events;
+  readonly emit: Listener;
   readonly background: BackgroundTasks;
   /** Aborted: no slot is given any more. */
   readonly stop: AbortSignal;
@@ -76,14 +76,13 @@ export class AdapterScheduler {
 
   /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */
   #admit(live: AdapterState): void {
-    const { plan, bus, store, events, background, arrived } = this.options;
+    const { plan, bus, store, emit, background, arrived } = this.options;
     const slot = this.#slots.indexOf(null);
     this.#slots[slot] = live;
     live.slot = slot;
     live.status = "joining";
-    const { index } = live.plan;
     const fill = async (): Promise<void> => {
-      const notice = (text: string) => events.noticed(index, text);
+      const notice = (text: string) => emit(noticeEvent(live.plan, text));
       const kept = store.load(plan, live.plan, notice);
       const { references, made } = live;
       live.references = await beginIn(bus, plan, live.plan, slot, live.data, references, kept !== null, notice, made.model);
@@ -140,7 +139,7 @@ export class AdapterScheduler {
   }
 
   async #save(live: AdapterState): Promise<void> {
-    const { plan, bus, store, events } = this.options;
+    const { plan, bus, store, emit } = this.options;
     live.saving = true;
     live.savedAt = now();
     const progress = progressOf(live);
@@ -149,7 +148,7 @@ export class AdapterScheduler {
       await store.save(plan, live.plan, { progress, blocks });
     } catch (error) {
       if (!isOwn(error)) throw error;
-      events.noticed(live.plan.index, `step ${progress.step} was not kept: ${textOf(error)}`);
+      emit(noticeEvent(live.plan, `step ${progress.step} was not kept: ${textOf(error)}`));
     } finally {
       live.saving = false;
     }

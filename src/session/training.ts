@@ -31,7 +31,7 @@ import { BackgroundTasks } from "./background.ts";
 import { trainingSegment } from "./batches.ts";
 import { type CheckpointStore, isOwn, memoryStore, type StoredAdapter } from "./checkpoints.ts";
 import { Controls } from "./controls.ts";
-import { type AdapterResult, type Events, type Observer, type RunResult, together } from "./events.ts";
+import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunResult } from "./events.ts";
 import { Executor } from "./executor.ts";
 import { readState } from "./export.ts";
 import { Finisher } from "./finish.ts";
@@ -56,7 +56,10 @@ export type RunOptions = {
   readonly resumed?: ReadonlyMap<string, AdapterResult>;
   /** At which step an adapter was kept that has not ended. */
   readonly steps?: ReadonlyMap<string, number>;
-  readonly observers: readonly Observer[];
+  /** Receives all that the run reports. */
+  readonly emit: Listener;
+  /** Called before an adapter joins a run under way, to write that down; what it throws keeps the adapter out. */
+  readonly recordJoin?: (adapter: AdapterPlan) => void;
   /** Aborted, with its reason, when a stage is gone. */
   readonly lost?: AbortSignal | null;
   /** Aborted: mini-batches that were begun are finished, everything is saved, and the run ends. */
@@ -85,7 +88,6 @@ export class Training {
   readonly #background: BackgroundTasks;
   readonly #scheduler: AdapterScheduler;
   readonly #store: CheckpointStore;
-  readonly #events: Events;
   readonly #finisher: Finisher;
   readonly #steps: Steps;
   readonly #suspend: AbortSignal;
@@ -94,10 +96,9 @@ export class Training {
   #isOver = false;
 
   constructor(private readonly options: RunOptions) {
-    const { plan, bus, store, observers, stop } = options;
+    const { plan, bus, store, emit, stop } = options;
     this.#store = store ?? memoryStore();
     this.#suspend = options.suspend ?? new AbortController().signal;
-    this.#events = together(observers);
     const batchOf = ({ segments }: PackedBatch) => {
       const filled = segments.map((ref) => {
         const { plan: adapter, slot, data, references } = this.#of(ref);
@@ -115,7 +116,7 @@ export class Training {
       plan,
       bus,
       store: this.#store,
-      events: this.#events,
+      emit,
       background: this.#background,
       stop,
       suspend: this.#suspend,
@@ -128,7 +129,7 @@ export class Training {
       stages: bus.stages,
       executor: this.#executor,
       of: (ref) => this.#of(ref),
-      events: this.#events,
+      emit,
       failed: (live, message) => this.#end(live, "failed", message),
       decided: () => this.#settle(),
       made: (live) => this.#afterStep(live),
@@ -138,7 +139,7 @@ export class Training {
       ...options,
       store: this.#store,
       saveStopped,
-      events: this.#events,
+      emit,
       scheduler: this.#scheduler,
     });
     for (const [i, adapter] of plan.adapters.entries()) this.#enter(adapter, options.data[i]!);
@@ -174,7 +175,8 @@ export class Training {
   #join(late: AdapterPlan, data: AdapterData): void {
     const { adapters } = this.options.plan;
     const adapter = { ...late, index: adapters.length };
-    this.#events.joined(adapter); // it may not be possible to write it down: then it has not come
+    this.options.recordJoin?.(adapter);
+    this.options.emit({ type: "joined", ...adapterRef(adapter), steps: adapter.steps, tokens: adapter.tokens });
     adapters.push(adapter);
     this.#enter(adapter, data);
   }
@@ -309,7 +311,7 @@ export class Training {
   /** The same where the adapter is on no stage; one that has made no step is begun anew. */
   #forkKept(live: AdapterState): void {
     for (const fork of dueForks(live)) {
-      const kept = this.#store.load(this.options.plan, live.plan, (text) => this.#events.noticed(live.plan.index, text));
+      const kept = this.#store.load(this.options.plan, live.plan, (text) => this.#notice(live, text));
       if (kept) this.#background.start(this.#fork(live, fork, kept));
       else if (fork.after === 0) {
         this.#joinAnew(fork.plan, fork.data);
@@ -320,7 +322,11 @@ export class Training {
 
   #unmade(live: AdapterState, fork: Fork, why: string): void {
     endFork(live, fork);
-    this.#events.noticed(live.plan.index, `the copy ${fork.plan.name} was not made: ${why}`);
+    this.#notice(live, `the copy ${fork.plan.name} was not made: ${why}`);
+  }
+
+  #notice({ plan }: AdapterState, text: string): void {
+    this.options.emit(noticeEvent(plan, text));
   }
 
   #isDue({ steps, saving, savedAt }: AdapterState): boolean {
@@ -352,7 +358,7 @@ export class Training {
       await this.#store.save(plan, live.plan, { progress: progressOf(live), blocks }, "best");
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.#events.noticed(live.plan.index, `step ${live.steps}, its best, was not kept: ${textOf(error)}`);
+      this.#notice(live, `step ${live.steps}, its best, was not kept: ${textOf(error)}`);
     }
   }
 
