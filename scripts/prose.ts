@@ -33,6 +33,7 @@ const CHECKED: readonly string[] = [
   "src/device",
   "src/data",
   "src/cli/draw",
+  "src/families",
   "tests",
 ];
 

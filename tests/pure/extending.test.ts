@@ -94,6 +94,47 @@ console.log(JSON.stringify([...launched]));`,
   ]);
 }, 120_000);
 
+test("a model family", async () => {
+  using copy = new CopyOfSources();
+  const files = shownIn("A model family");
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
+  for (const [path, code] of files) copy.write(path, code);
+  const registry = "src/families/registry.ts";
+  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss } as const");
+  copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
+  expect(copy.touched()).toEqual(["families/registry.ts", "families/seed-oss.ts"]);
+  expect(await copy.check()).toEqual([0, ""]);
+
+  // A run on a tiny random model: its biases are in the files, and one step moves every B away from 0.
+  const config = { architectures: ["SeedOssForCausalLM"], model_type: "seed_oss", head_dim: 8 };
+  copy.write(
+    "try.ts",
+    `import { openSafetensors } from "./src/files/safetensors.ts";
+import { writeTinyModel } from "./tests/helpers/model.ts";
+if (process.argv[2] === "model") writeTinyModel("model", 2, ${JSON.stringify(config)});
+const file = openSafetensors(process.argv[2] === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
+const sum = (name: string) => {
+  const raw = new Uint8Array(file.tensors.get(name)!.bytes);
+  file.readInto(name, raw);
+  return new Float32Array(raw.buffer).reduce((all, value) => all + Math.abs(value), 0);
+};
+const names = [...file.tensors.keys()].filter((name) => /bias|lora_B/.test(name)).sort();
+console.log(JSON.stringify(process.argv[2] === "model" ? names : names.map(sum)));`,
+  );
+  copy.write("rows.jsonl", '{ "prompt": "1 + 1 = ", "completion": "2" }\n'.repeat(2));
+  copy.write(
+    "recipe.toml",
+    '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n',
+  );
+  const biases = ["k_proj", "q_proj", "v_proj"].map((name) => `self_attn.${name}.bias`);
+  const [, found] = await copy.run(process.execPath, "try.ts", "model");
+  expect(JSON.parse(found)).toEqual([0, 1].flatMap((layer) => biases.map((name) => `model.layers.${layer}.${name}`)));
+  expect((await copy.run(process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
+  const sums = JSON.parse((await copy.run(process.execPath, "try.ts", "adapter"))[1]);
+  expect(sums).toHaveLength(14);
+  for (const sum of sums) expect(sum).toBeGreaterThan(0);
+}, 120_000);
+
 test("a command", async () => {
   using copy = new CopyOfSources();
   const shown = shownIn("A command");
