@@ -1,7 +1,8 @@
-// What transformers makes of a tokenizer.json. Its AutoTokenizer (5.24) takes the file as it stands for most models; some classes,
-// named in tokenizer_config.json or belonging to the model's type, take only vocabulary, merges and added tokens from it and
-// build the rest anew. An adapter is trained on the ids that it will be served with, so the same is done here.
+// What transformers makes of a tokenizer.json. Its AutoTokenizer (5.24) takes the file as it stands for most models; some
+// classes, named in tokenizer_config.json or belonging to the model's type, take only vocabulary, merges and added tokens from
+// it and build the rest anew. An adapter is trained on the ids that it will be served with, so the same is done here.
 
+import { tokenizerOf } from "../families/registry.ts";
 import type { Json } from "./pre-tokenise.ts";
 
 const QWEN2 =
@@ -59,8 +60,8 @@ function gpt2(config: Json): Json {
 }
 
 /**
- * Rewrites a parsed tokenizer.json in place to what transformers computes with it. `modelType` is that of config.json. Throws an
- * Error that says what of it is not supported.
+ * Rewrites a parsed tokenizer.json in place to what transformers computes with it. `modelType` is that of config.json. Throws
+ * an Error that says what of it is not supported.
  */
 export function resolveTokenizer(json: Json, config: Json, modelType: unknown): void {
   const model = (json["model"] ?? {}) as Json;
@@ -77,10 +78,9 @@ export function resolveTokenizer(json: Json, config: Json, modelType: unknown): 
 
 /** The class that AutoTokenizer takes, without "Fast"; null for one that takes the file as it stands. */
 function classOf(json: Json, config: Json, modelType: unknown): string | null {
-  if (modelType === "mistral") return null; // for these the class in tokenizer_config.json is not heard
-  if (modelType === "qwen2") return "Qwen2Tokenizer"; // for these neither
+  const ofModel = tokenizerOf(modelType);
   const named = config["tokenizer_class"];
-  if (typeof named !== "string") return modelType === "qwen3" ? "Qwen2Tokenizer" : null;
+  if (ofModel.isFixed || typeof named !== "string") return ofModel.class;
   const name = named.replace(/Fast$/, "");
   const byteLevel = JSON.stringify({ ...json, model: null, added_tokens: null }).includes('"ByteLevel"');
   return name === "LlamaTokenizer" && byteLevel ? null : name;

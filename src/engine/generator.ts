@@ -8,16 +8,18 @@ import { openDevice } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
 import { toF32 } from "../files/convert.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { type FactorTensor, putFactor } from "../methods/layout.ts";
 import { rowsGather } from "../ops/embed.ts";
 import { linearForward } from "../ops/linear.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { GenerationBatch, Tile } from "../schedule/decode.ts";
-import { AdapterPool, type PoolAdapter } from "./adapter-pool.ts";
+import { AdapterPool } from "./adapter-pool.ts";
 import { writeBatch } from "./batch.ts";
 import { countBytes } from "./buffers.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerationSizes, takeGeneration } from "./generation.ts";
+import { programOf } from "./program.ts";
 import { ropeTables } from "./rope.ts";
 import { requireFormat } from "./stage.ts";
 import { weightsOf } from "./weight-source.ts";
@@ -57,7 +59,7 @@ export class Generator implements Disposable {
     const { cos, sin } = ropeTables(spec, sizes.capacity);
     device.write(buffers.rope.cos, cos);
     device.write(buffers.rope.sin, sin);
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, buffers.rope, "full");
+    const decoder = new Decoder(device, programOf(spec, layerRange), layerRange, weights, pool, buffers.rope, "full");
     return new Generator(device, spec, sizes, pool, weights, decoder, buffers, [weightArena, pool, arena]);
   }
 

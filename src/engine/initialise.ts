@@ -1,20 +1,18 @@
 // What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
+import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
+import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
-import type { Init } from "../methods/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import type { AdapterPool, PoolAdapter } from "./adapter-pool.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
 import { initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
-
-/** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
@@ -33,12 +31,12 @@ export async function fillInitial(
   slot: number,
   adapter: StageAdapter,
 ): Promise<void> {
-  const { init, seed, dInitial, targets, method, places } = adapter;
+  const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
-    if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
+    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
     else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);
@@ -50,10 +48,7 @@ export async function fillInitial(
 type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonly seed: number };
 
 /** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
-function partOf(
-  { spec, original, seed }: Of,
-  at: Place & { readonly init: Init; readonly rank: number; readonly scale: number },
-) {
+function partOf({ spec, original, seed }: Of, at: Place & Pick<StageAdapter, "init" | "rank" | "scale">) {
   const { layer, linear, init, rank, scale } = at;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));

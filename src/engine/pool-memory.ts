@@ -2,9 +2,10 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type AdapterCapacity, ALIGN, groupShape, type LayerRange, layoutAdapters, methodsAt } from "../methods/layout.ts";
+import { GROUPS, type Group, groupShape, groupsOfModel } from "../families/linears.ts";
+import { type AdapterCapacity, ALIGN, type LayerRange, layoutAdapters, methodsAt } from "../methods/layout.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import { countBytes } from "./buffers.ts";
@@ -36,6 +37,7 @@ export const poolBytes = (need: PoolNeed): number => countBytes((take) => takePo
 
 export function takePool(take: Take, { spec, layers, slots, capacity, compute }: PoolNeed) {
   const layout = layoutAdapters(spec, layers, capacity);
+  const ofModel = groupsOfModel(spec);
   const { size, tensors } = layout;
   const block = () => take("f32", slots, size);
   const blocks = { params: block(), grads: block(), m: block(), v: block() };
@@ -99,7 +101,7 @@ export function takePool(take: Take, { spec, layers, slots, capacity, compute }:
       ...{ a: matrix(copy ?? blocks.params, "A"), b: matrix(copy ?? blocks.params, "B") },
       ...{ da: matrix(blocks.grads, "A"), db: matrix(blocks.grads, "B") },
       ...{ ranks: inLayer(ranks), scale: inLayer(scale), firstColumn, linears, rank: layout.rank, layer, group },
-      module: layer * GROUP_NAMES.length + GROUP_NAMES.indexOf(group),
+      module: layer * ofModel.length + ofModel.indexOf(group),
       methods: Object.fromEntries(methodsAt(capacity, group).map((method) => [method, ofMethod(method)])),
     };
   });

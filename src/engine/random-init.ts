@@ -3,8 +3,9 @@
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
+import type { Settings } from "../methods/definition.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, TENSORS } from "../methods/registry.ts";
 
@@ -23,16 +24,14 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
-  /** What VeRA's lambda_d begins as. */
-  readonly dInitial?: number | undefined;
-};
+} & Settings;
 
 /** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns, dInitial } = at;
+  const { seed, layer, linear, factor, rows, columns } = at;
   const values = new Float32Array(rows * columns);
   const { initial } = TENSORS[factor];
-  if (initial !== "init") return values.fill(initial({ dInitial }));
+  if (initial !== "init") return values.fill(initial(at));
   const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;

@@ -11,15 +11,16 @@ import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
+import type { StageAdapter } from "../methods/adapter.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
-import type { StageSizes } from "../plan/memory.ts";
-import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import type { MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
 import { type Batch, takeBatch, writeBatch } from "./batch.ts";
 import {
   type Activations,
   countBytes,
   type HeadBuffers,
+  type StageSizes,
   takeActivations,
   takeHead,
   takeWorkspace,
@@ -28,9 +29,10 @@ import {
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { headLoss } from "./head.ts";
-import { fillInitial, type StageAdapter } from "./initialise.ts";
+import { fillInitial } from "./initialise.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
+import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
@@ -107,13 +109,14 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const program = programOf(spec, layerRange);
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
-      const work = takeWorkspace(take, device.compute, spec, sizes);
+      const work = takeWorkspace(take, device.compute, program, sizes);
       const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
       const slots = Array.from({ length: sizes.inFlight }, () => ({
         batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
-        acts: takeActivations(take, device.compute, spec, sizes, work),
+        acts: takeActivations(take, device.compute, program, sizes, work),
       }));
       return { rope, work, head, slots };
     };
@@ -123,7 +126,7 @@ export class Stage implements Disposable {
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
   }

@@ -1,7 +1,7 @@
 // Where adapters meet the model: a group of linears in one layer, with the tensors of all adapters there, one slot after the other.
 
-import type { Group } from "../base/spec.ts";
 import type { Tensor } from "../device/device.ts";
+import type { Group } from "../families/linears.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 
 /** What one method has in a target group next to A and B; each f32[L, columns]. */

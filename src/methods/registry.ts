@@ -1,7 +1,9 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { Axes, Definition, StoredTensor } from "./definition.ts";
+import { camel } from "../base/case.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape } from "../families/linears.ts";
+import type { Axes, Definition, Settings, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
 import { vera } from "./vera.ts";
@@ -30,7 +32,7 @@ export const OWN_KEYS = [...new Set(definitions.flatMap(({ keys }) => keys))] as
 export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>
   Object.keys(DEFINITIONS[method].tensors) as Factor[];
 export const frozenIn = (method: PeftMethod = "lora"): readonly Factor[] => {
-  const { trained } = DEFINITIONS[method];
+  const trained: readonly string[] | undefined = DEFINITIONS[method].trained;
   return trained ? storedBy(method).filter((name) => !trained.includes(name)) : [];
 };
 
@@ -45,16 +47,23 @@ export const isMoreThanLora = (method: PeftMethod = "lora"): boolean =>
 /** Whether its low-rank product is scaled by alpha and rank. */
 export const isScaled = (method: PeftMethod): boolean => DEFINITIONS[method].keys.includes("alpha");
 
-/** As what an adapter is computed that is not trained: one whose file gives A and B by other tensors is a LoRA. */
-export const frozenAs = (method: PeftMethod): PeftMethod =>
-  LOW_RANK.every((name) => storedBy(method).includes(name)) ? method : "lora";
+/** As what an adapter is computed that is not trained: one whose A and B follow from its file is a LoRA. */
+export const frozenAs = (method: PeftMethod): PeftMethod => (DEFINITIONS[method].peft.shared ? "lora" : method);
 
-/** The method of an adapter_config.json, whose peft_type has been found to be known. */
-export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod =>
+/** The method of an adapter_config.json; null where its peft_type is not known. */
+export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod | null =>
   PEFT_METHODS.find((method) => {
-    const { peft_type, use_dora } = DEFINITIONS[method].peft;
-    return config["peft_type"] === peft_type && (use_dora === undefined || (config["use_dora"] === true) === use_dora);
-  })!;
+    const { peftType, isOf } = DEFINITIONS[method].peft;
+    return config["peft_type"] === peftType && isOf(config);
+  }) ?? null;
+
+/** The method that the files of an adapter say: methods that train the same function have the same files. */
+export const fileMethodOf = (method: PeftMethod): PeftMethod =>
+  PEFT_METHODS.find((other) => DEFINITIONS[other].peft === DEFINITIONS[method].peft)!;
+
+/** Of a recipe's values, those of a method's own keys that stages and files must have. */
+export const settingsOf = (method: PeftMethod, recipe: object): Settings =>
+  Object.fromEntries(DEFINITIONS[method].settings.map((key) => [camel(key), recipe[camel(key) as keyof object]]));
 
 const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: number }) => readonly number[]>> = {
   "rank in": ({ rank, in: width }) => [rank, width],

@@ -2,24 +2,25 @@
 
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
-import { linearShape, type ModelSpec } from "../base/spec.ts";
-import type { PoolAdapter } from "../engine/adapter-pool.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { linearShape } from "../families/linears.ts";
+import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import { DEFINITIONS } from "../methods/registry.ts";
+import { settingsOf } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
-import { type PlacedAdapter, placeAdapter } from "./places.ts";
-
-export type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { placeAdapter } from "./places.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
-  /** Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target. */
+  /**
+   * Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target.
+   */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
   /** An adapter from a file that its preferences are measured against. */
@@ -57,7 +58,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(DEFINITIONS[recipe.method].keys.includes("projection_seed") ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...settingsOf(recipe.method, recipe),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),
@@ -68,13 +69,13 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
   };
 }
 
-/** Where an adapter acts on the stages, what it keeps frozen beside it included. */
+/** Where an adapter acts on the stages, what it keeps frozen included. */
 export const stagePlaces = (recipe: AdapterRecipe, spec: ModelSpec): PlacedAdapter => {
   const places = placeAdapter(recipe, spec);
   return isSvdInit(recipe.init) ? twice(places) : places;
 };
 
-/** Twice the ranks, of an adapter that keeps its beginning beside it. */
+/** Twice the ranks, of an adapter that keeps its initial value. */
 const twice = ({ places, ...uniform }: PlacedAdapter): PlacedAdapter => ({
   ...{ ...uniform, rank: 2 * uniform.rank },
   ...(places ? { places: { ...places, ranks: places.ranks.map((row) => row.map((rank) => 2 * rank)) } } : {}),

@@ -3,10 +3,10 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
-import { linearShape } from "../../src/base/spec.ts";
 import { largestEigen, type Matrix, matrix, multiply, orthonormal } from "../../src/device/algebra.ts";
 import { svdFactors } from "../../src/engine/svd-init.ts";
 import { originalWeights } from "../../src/engine/weight-source.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
@@ -193,5 +193,5 @@ test("what would change the frozen half is refused with its place", async () => 
   );
   expect(await refused("olora", "weight_decay = 0.01")).toContain("adapter[0].weight_decay is 0.01");
   expect(await refused("pissa", 'method = "dora"')).toContain('adapter[0].method is "dora", and has to be "lora"');
-  expect(await refused("pissa_niter_", "")).toContain('adapter[0].init wants "default"');
+  expect(await refused("pissa_niter_", "")).toContain('adapter[0].init is "pissa_niter_", expected "default"');
 }, 30_000);

@@ -1,67 +1,27 @@
 // docs/extending.md, as a contributor follows it: the example of a section is put into a copy of the sources, which must
 // compile and work.
 
-import { afterAll, expect, test } from "bun:test";
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { expect, test } from "bun:test";
 import { join } from "node:path";
-
-const ROOT = join(import.meta.dir, "..", "..");
-const PAGE = readFileSync(join(ROOT, "docs", "extending.md"), "utf8");
-const copies: string[] = [];
-afterAll(() => {
-  for (const copy of copies) rmSync(copy, { recursive: true });
-});
-
-/** The code that a section shows, by the path in its first line. */
-function shownIn(section: string): Map<string, string> {
-  const text = PAGE.split(/^## /m).find((part) => part.startsWith(section))!;
-  const blocks = [...text.matchAll(/^( *)```(?:ts|c|python)\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
-    code!.replaceAll(new RegExp(`^${indent}`, "gm"), ""),
-  );
-  return new Map(blocks.map((code) => [/^(?:\/\/|#) (?:in )?(\S+)\n/.exec(code)![1]!, code]));
-}
-
-function copyOfSources(): string {
-  const copy = mkdtempSync(join(tmpdir(), "mlora-extending-"));
-  copies.push(copy);
-  for (const name of ["src", "ffi", "package.json", "tsconfig.json"])
-    cpSync(join(ROOT, name), join(copy, name), {
-      recursive: true,
-      filter: (path) => !path.startsWith(join(ROOT, "ffi", "build")),
-    });
-  symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
-  edit(join(copy, "tsconfig.json"), '"include": [', '"include": ["src", "ffi"], "unused": [');
-  return copy;
-}
-
-function edit(path: string, from: string, to: string): void {
-  const text = readFileSync(path, "utf8");
-  expect(text).toContain(from);
-  writeFileSync(
-    path,
-    text.replace(from, () => to),
-  );
-}
-
-async function run(cwd: string, ...command: string[]): Promise<[number, string]> {
-  const { exited, stdout } = Bun.spawn(command, { cwd, stdout: "pipe", stderr: "pipe" });
-  return [await exited, await new Response(stdout).text()];
-}
+import { CopyOfSources, ROOT, shownIn } from "../helpers/extending.ts";
 
 test("an objective", async () => {
-  const copy = copyOfSources();
+  using copy = new CopyOfSources();
   const files = shownIn("An objective");
   expect([...files.keys()]).toEqual(["src/objectives/margin.ts"]);
-  for (const [path, code] of files) writeFileSync(join(copy, path), code);
-  const registry = join(copy, "src", "objectives", "registry.ts");
-  edit(registry, "const OBJECTIVES = { sft,", "const OBJECTIVES = { margin, sft,");
-  edit(registry, 'import { kto } from "./kto.ts";', 'import { kto } from "./kto.ts";\nimport { margin } from "./margin.ts";');
-  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  for (const [path, code] of files) copy.write(path, code);
+  const registry = "src/objectives/registry.ts";
+  copy.edit(registry, "const OBJECTIVES = { sft,", "const OBJECTIVES = { margin, sft,");
+  copy.edit(
+    registry,
+    'import { kto } from "./kto.ts";',
+    'import { kto } from "./kto.ts";\nimport { margin } from "./margin.ts";',
+  );
+  expect(await copy.check()).toEqual([0, ""]);
   const recipe = `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "d.jsonl"
 objective = { name = "margin", least_margin = 3 }`;
-  writeFileSync(
-    join(copy, "try.ts"),
+  copy.write(
+    "try.ts",
     `import { parseRecipe, formatRecipe } from "./src/recipe/load.ts";
 import { preferenceLoss } from "./src/objectives/registry.ts";
 const recipe = parseRecipe(${JSON.stringify(recipe)}, "/r.toml");
@@ -70,7 +30,7 @@ const scored = (logp: number) => ({ logp, targets: 2 });
 const row = { own: scored(-4), other: scored(-5), reference: null, label: true, similar: null };
 console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row], { rows: 2, tokens: 4 })]));`,
   );
-  const [code, out] = await run(copy, process.execPath, "try.ts");
+  const [code, out] = await copy.run(process.execPath, "try.ts");
   expect(code).toBe(0);
   expect(JSON.parse(out)).toEqual([
     { name: "margin", leastMargin: 3 },
@@ -79,8 +39,8 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
 }, 120_000);
 
 test("a kernel", async () => {
-  const copy = copyOfSources();
-  for (const path of ["kernels/triton", "scripts/dry-gpu.ts"]) cpSync(join(ROOT, path), join(copy, path), { recursive: true });
+  using copy = new CopyOfSources();
+  for (const path of ["kernels/triton", "scripts/dry-gpu.ts"]) copy.take(path);
   const shown = shownIn("A kernel");
   const added = [...shown].filter(([, code]) => !/^\/\/ in /.test(code));
   expect(added.map(([path]) => path)).toEqual([
@@ -91,21 +51,21 @@ test("a kernel", async () => {
     "src/device/cuda/scale.ts",
   ]);
   expect(shown.size - added.length).toBe(4);
-  for (const [path, code] of added) writeFileSync(join(copy, path), code.replace(/^.*\n/, ""));
+  for (const [path, code] of added) copy.write(path, code.replace(/^.*\n/, ""));
   const line = (path: string, before: string): void =>
-    edit(join(copy, path), before, `${shown.get(path)!.replace(/^.*\n/, "")}${before}`);
+    copy.edit(path, before, `${shown.get(path)!.replace(/^.*\n/, "")}${before}`);
   line("src/device/kernels.ts", "  /** h = silu(gate) * up");
   line("ffi/native.ts", "  swiglu_forward: {");
   line("src/device/cpu.ts", "    swiglu_forward: (");
   line("src/device/cuda/families.ts", "  ...linearFamily(gpu),");
-  edit(
-    join(copy, "src/device/cuda/families.ts"),
+  copy.edit(
+    "src/device/cuda/families.ts",
     "import { veraFamily",
     'import { scaleFamily } from "./scale.ts";\nimport { veraFamily',
   );
-  edit(join(copy, "tsconfig.json"), '"include": ["src", "ffi"]', '"include": ["src", "ffi", "scripts", "try.ts"]');
-  writeFileSync(
-    join(copy, "try.ts"),
+  copy.edit("tsconfig.json", '"include": [', '"include": ["scripts", "try.ts", ');
+  copy.write(
+    "try.ts",
     `import { DryGpu } from "./scripts/dry-gpu.ts";
 import type { Tensor } from "./src/device/device.ts";
 import { parseManifest } from "./src/device/cuda/manifest.ts";
@@ -120,29 +80,70 @@ for (const compute of ["bf16", "f32"] as const) {
 }
 console.log(JSON.stringify([...launched]));`,
   );
-  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  expect(await copy.check()).toEqual([0, ""]);
   const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"];
-  expect(await run(copy, ...gcc, "ffi/native/scale.c")).toEqual([0, ""]);
+  expect(await copy.run(...gcc, "ffi/native/scale.c")).toEqual([0, ""]);
   const python = join(ROOT, ".venv/bin/python");
-  expect(await run(copy, python, "-c", "import ast; ast.parse(open('kernels/triton/scale.py').read())")).toEqual([0, ""]);
-  const [listed, rows] = await run(copy, python, "-B", "kernels/triton/compile.py", "--rows");
+  expect(await copy.run(python, "-c", "import ast; ast.parse(open('kernels/triton/scale.py').read())")).toEqual([0, ""]);
+  const [listed, rows] = await copy.run(python, "-B", "kernels/triton/compile.py", "--rows");
   expect(listed).toBe(0);
-  writeFileSync(join(copy, "rows.json"), rows);
-  expect(await run(copy, "bash", "-c", `"${process.execPath}" try.ts <rows.json`)).toEqual([
+  copy.write("rows.json", rows);
+  expect(await copy.run("bash", "-c", `"${process.execPath}" try.ts <rows.json`)).toEqual([
     0,
     '["rows_scale bf16 sm_80 BLOCK=1024","rows_scale fp32 sm_80 BLOCK=1024"]\n',
   ]);
 }, 120_000);
 
+test("a model family", async () => {
+  using copy = new CopyOfSources();
+  const files = shownIn("A model family");
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
+  for (const [path, code] of files) copy.write(path, code);
+  const registry = "src/families/registry.ts";
+  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss } as const");
+  copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
+  expect(copy.touched()).toEqual(["families/registry.ts", "families/seed-oss.ts"]);
+  expect(await copy.check()).toEqual([0, ""]);
+
+  // A run on a tiny random model: its biases are in the files, and one step moves every B away from 0.
+  const config = { architectures: ["SeedOssForCausalLM"], model_type: "seed_oss", head_dim: 8 };
+  copy.write(
+    "try.ts",
+    `import { openSafetensors } from "./src/files/safetensors.ts";
+import { writeTinyModel } from "./tests/helpers/model.ts";
+if (process.argv[2] === "model") writeTinyModel("model", 2, ${JSON.stringify(config)});
+const file = openSafetensors(process.argv[2] === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
+const sum = (name: string) => {
+  const raw = new Uint8Array(file.tensors.get(name)!.bytes);
+  file.readInto(name, raw);
+  return new Float32Array(raw.buffer).reduce((all, value) => all + Math.abs(value), 0);
+};
+const names = [...file.tensors.keys()].filter((name) => /bias|lora_B/.test(name)).sort();
+console.log(JSON.stringify(process.argv[2] === "model" ? names : names.map(sum)));`,
+  );
+  copy.write("rows.jsonl", '{ "prompt": "1 + 1 = ", "completion": "2" }\n'.repeat(2));
+  copy.write(
+    "recipe.toml",
+    '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n',
+  );
+  const biases = ["k_proj", "q_proj", "v_proj"].map((name) => `self_attn.${name}.bias`);
+  const [, found] = await copy.run(process.execPath, "try.ts", "model");
+  expect(JSON.parse(found)).toEqual([0, 1].flatMap((layer) => biases.map((name) => `model.layers.${layer}.${name}`)));
+  expect((await copy.run(process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
+  const sums = JSON.parse((await copy.run(process.execPath, "try.ts", "adapter"))[1]);
+  expect(sums).toHaveLength(14);
+  for (const sum of sums) expect(sum).toBeGreaterThan(0);
+}, 120_000);
+
 test("a command", async () => {
-  const copy = copyOfSources();
+  using copy = new CopyOfSources();
   const shown = shownIn("A command");
   expect([...shown.keys()]).toEqual(["src/cli/layers.ts", "src/main.ts"]);
-  writeFileSync(join(copy, "src", "cli", "layers.ts"), shown.get("src/cli/layers.ts")!);
+  copy.write("src/cli/layers.ts", shown.get("src/cli/layers.ts")!);
   const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
-  edit(join(copy, "src", "main.ts"), "  const remote = () =>", `${declared}  const remote = () =>`);
-  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
+  expect(await copy.check()).toEqual([0, ""]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");
-  expect(await run(copy, process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
-  expect((await run(copy, process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
+  expect(await copy.run(process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
+  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
 }, 120_000);

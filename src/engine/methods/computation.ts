@@ -1,12 +1,13 @@
 // How a PEFT method is computed. Every adapter passes through a linear as a LoRA of its A, B, ranks and scales; a method adds what it says here:
 // memory in the pool, work before a pass and before a step, and rows that it computes itself.
 
-import type { Group, ModelSpec } from "../../base/spec.ts";
+import type { ModelSpec } from "../../base/spec.ts";
 import type { Device, Tensor } from "../../device/device.ts";
 import type { Kernels } from "../../device/kernels.ts";
 import type { Weight } from "../../device/packed.ts";
+import type { Group } from "../../families/linears.ts";
+import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
-import type { PoolAdapter } from "../adapter-pool.ts";
 import type { MethodTensors, TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
