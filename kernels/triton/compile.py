@@ -29,7 +29,6 @@ import functools
 import hashlib
 import io
 import json
-import lzma
 import os
 import platform
 import re
@@ -315,6 +314,8 @@ def report(rows):
 
 
 def cost(arch, kernel, built, out):
+    import lzma  # some Pythons have none, and the build needs none
+
     files = {kind: b"".join((out / path).read_bytes() for entry, _ in built for path in assets(entry) if path.endswith(kind)) for kind in (".ptx", ".cubin")}
     packed = sum(len(lzma.compress(content)) for content in files.values())
     kib = (len(files[".ptx"]) // 1024, len(files[".cubin"]) // 1024, packed // 1024)
