@@ -57,7 +57,7 @@ async function trained(
       const value = Reflect.get(of, key, of);
       if (key !== "request") return typeof value === "function" ? value.bind(of) : value;
       return (...[stage, request]: Parameters<Bus["request"]>) => {
-        const held = during(training, request);
+        const held = during(training, request as StageRequest);
         const reply = of.request(stage, request);
         return held ? Promise.all([reply, held]).then(([found]) => found) : reply;
       };
