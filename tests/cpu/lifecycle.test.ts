@@ -174,6 +174,25 @@ test("adapters of all kinds come to the same whatever is paused and resumed, and
   }
 });
 
+test("an adapter that is paused at a rung is compared there, and stays paused", async () => {
+  const halving = { rung: 2, keep: 0.5, group: "sweep" };
+  const sweep = [adapter("best", 1e-2, { halving }), adapter("worst", 1e-6, { halving })];
+  const undisturbed = await trained(sweep);
+  const seen: unknown[] = [];
+  let held = false;
+  const disturbed = await trained(sweep, async (training, request) => {
+    const isOther = request.type === "evaluate" && request.batch.sequences[0]!.adapter === 1;
+    if (held || !isOther || training.controls.stepOf("worst") < 2) return;
+    held = true; // the other's evaluation at the rung
+    training.controls.pause("best");
+    await until(training, "best", "at a rung");
+    seen.push(training.controls.paused);
+    void until(training, "best", "paused").then(() => seen.push(training.controls.resume("best")));
+  });
+  expect(seen).toEqual([["best"], "best: resumed"]);
+  expect(disturbed).toEqual(undisturbed);
+});
+
 test("an adapter that leaves and comes back while others are still joining makes each of its steps once", async () => {
   const both = [adapter("a", 1e-2, {}), adapter("b", 1e-2, {})];
   const undisturbed = await trained(both);
