@@ -3,6 +3,7 @@
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { breaches } from "../../scripts/imports.ts";
 import { CopyOfSources, ROOT, shownIn } from "../helpers/extending.ts";
 
 test("an objective", async () => {
@@ -143,7 +144,12 @@ test("a command", async () => {
   const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
   copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
   expect(await copy.check()).toEqual([0, ""]);
+  for (const [path, text] of shown) expect(breaches({ path, text })).toEqual([]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");
-  expect(await copy.run(process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
-  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
+  const head = `[model]\npath = "${model}"\n[run]\noutput = "out"\n`;
+  copy.write("r.toml", `${head}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\n`);
+  expect(await copy.run(process.execPath, "src/main.ts", "layers", "r.toml", "--json")).toEqual([0, '{"layers":2}\n']);
+  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain(
+    "Print how many layers the base model of a recipe has",
+  );
 }, 120_000);
