@@ -11,7 +11,7 @@ import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
-import type { Axes } from "./definition.ts";
+import { type Axes, MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
 import {
   FACTORS,
@@ -29,8 +29,7 @@ import {
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 
-/** The largest rank there is. A vector of ranks has so many elements whatever the padded rank is, so that its norm is summed alike in any run. */
-export const MOST_RANK = 256;
+export { MOST_RANK };
 
 /** Layers from `from` on and below `to`. */
 export const layerRange = v.strictObject({ from: count, to: natural });
@@ -120,7 +119,7 @@ type Packing = {
   }) => [offset: number, stride: number | null];
 };
 
-/** `rank` is the padded one here. */
+/** `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is summed alike in any run. */
 const PACKINGS: Readonly<Record<Axes, Packing>> = {
   "rank in": {
     group: (of) => [of.linears * of.rank, of.in],
