@@ -1,6 +1,6 @@
 // A history of speed and memory, written and compared by command: docs/measurements/history.csv.
 //
-//   bun scripts/bench/history.ts record [--mlora COMMAND] [--against COMMAND] [--as NAME] [--rounds 3] [-- FLAGS OF mlora bench]
+//   bun scripts/bench/history.ts record [--mlora COMMAND] [--against COMMAND] [--as NAME] [--rounds 3] [-- FLAGS OF bench]
 //   bun scripts/bench/history.ts compare [--tolerance 0.05]
 //
 // `record` appends the medians of the rounds. With --against another build takes turns with this one, a fresh process each
