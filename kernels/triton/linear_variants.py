@@ -122,13 +122,13 @@ def whole_pays(kind):
 
 
 def forward_shapes(kind):
-    """(G, bias, residual, whole) that models have: the residual follows a lone linear."""
-    for G in GROUPS:
-        for whole in (1,) if G == 1 else (0, 1) if whole_pays(kind) else (0,):
+    """(G, bias, residual, whole) that a layer has: a lone linear (o, down) is followed by the residual, but for DoRA's product, which is bare."""
+    for bias, residual in ((0, 0), (0, 1), (1, 1)):
+        yield 1, bias, residual, 1
+    for G in GROUPS[1:]:
+        for whole in (0, 1) if whole_pays(kind) else (0,):
             for bias in (0, 1):
                 yield G, bias, 0, whole
-    yield 1, 0, 1, 1
-    yield 1, 1, 1, 1
 
 
 def variants():

@@ -1,19 +1,24 @@
-// The stages of a run within this process, each on a device of its own, behind a local bus.
+// The stages of a run within this process, each on a device of its own, on a local bus.
 
 import { now, sleep } from "../base/clock.ts";
 import type { Bus, StageHandlers } from "../bus/bus.ts";
 import { localBus } from "../bus/local.ts";
 import type { StageSetup } from "../bus/messages.ts";
+import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { Stage } from "../engine/stage.ts";
 import { originalWeights, weightsOf } from "../engine/weight-source.ts";
 import type { FillTensor } from "../engine/weights.ts";
 import { localLink } from "../link/local.ts";
 
-/** Opens the stages, first stage first; `signal` ends that, with its reason. Disposing the bus closes all. */
-export async function openLocalStages(setups: readonly StageSetup[], signal?: AbortSignal): Promise<Bus> {
+/** Opens the stages, first stage first, on devices that `open` opens; `signal` ends that, with its reason. Disposing the bus closes all. */
+export async function openLocalStages(
+  setups: readonly StageSetup[],
+  signal?: AbortSignal,
+  open: (device: StageSetup["device"]) => Device = openDevice,
+): Promise<Bus> {
   await using opened = new AsyncDisposableStack();
-  const devices = setups.map(({ device }) => opened.use(openDevice(device)));
+  const devices = setups.map(({ device }) => opened.use(open(device)));
   const links = devices.slice(1).map((device, i) => localLink(devices[i]!, device, setups[i]!.capacity.slots));
   for (const ends of links) for (const end of ends) opened.use(end);
   const handlers: StageHandlers[] = [];
@@ -30,7 +35,7 @@ export async function openLocalStages(setups: readonly StageSetup[], signal?: Ab
   return localBus(
     handlers,
     async () => {
-      // What a failed request launched may still run; a device that fails is closed as well.
+      // Kernels of a failed request may still run; a device that fails is closed as well.
       for (const device of devices) await device.idle().catch(() => undefined);
       await closing.disposeAsync();
     },
@@ -43,7 +48,7 @@ export async function openLocalStages(setups: readonly StageSetup[], signal?: Ab
 /** Between two looks at signals while weights are loaded, in ms. */
 const LOOK_MS = 50;
 
-/** Loads as `fill` does, and lets timers and signals in meanwhile. */
+/** Loads as `fill` does, and lets timers and signals run meanwhile. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
   return async (name, into) => {

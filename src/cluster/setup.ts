@@ -1,4 +1,4 @@
-// What each stage of a plan must be told before it can work.
+// The settings with which each stage of a plan is opened.
 
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
 import { linkCapacity } from "../plan/memory.ts";

@@ -2,12 +2,14 @@
 
 import type { DType } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
+import { range } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
 import type { AdapterCapacity } from "../methods/layout.ts";
 import { takeBatch } from "./batch.ts";
-import { type Activations, type ForwardWork, type Sizes, takeActivations, takeForwardWork } from "./buffers.ts";
+import { type Activations, type ForwardWork, type Sizes, takeForwardWork, takeLayers } from "./buffers.ts";
+import { programOf } from "./program.ts";
 
 /** Of each layer of a stage: c[S, 2 C D], a row for each token that is kept. */
 export type Cache = readonly Tensor[];
@@ -38,11 +40,12 @@ export function takeForward(
   spec: ModelSpec,
   sizes: Sizes,
 ): { readonly acts: Activations; readonly work: ForwardWork } {
-  const work = takeForwardWork(take, compute, spec, sizes);
-  const one = takeActivations(take, compute, spec, { ...sizes, layers: 1, recomputation: "full" }, work);
+  const program = programOf(spec, { from: 0, to: spec.layers });
+  const work = takeForwardWork(take, compute, program, sizes);
+  const streams = range(2).map(() => take(compute, sizes.rows, spec.hidden));
   const acts = {
-    inputs: Array.from({ length: sizes.layers + 1 }, (_, i) => one.inputs[i % 2]!),
-    layers: Array.from({ length: sizes.layers }, () => one.layers[0]!),
+    inputs: range(program.length + 1).map((i) => streams[i % 2]!),
+    layers: takeLayers(take, compute, program, { ...sizes, recomputation: "full" }, work),
   };
   return { acts, work };
 }
@@ -54,9 +57,9 @@ export function takeGeneration(
   spec: ModelSpec,
   sizes: GenerationSizes,
 ) {
-  const { rows, sequences, capacity, adapters, rank, groups, magnitudes, vectors } = sizes;
+  const { rows, sequences, capacity, adapters, rank, groups, methods } = sizes;
   const targets = Math.ceil(sequences / sameOrderPlaces({ kind, rowTile }).length) * rowTile;
-  const room = { rank, groups, magnitudes, vectors };
+  const room = { rank, groups, methods };
   const ofPass = { ...room, targets, chunk: rowTile, layers: spec.layers, recomputation: "full" } as const;
   const states = () => take(compute, targets, spec.hidden);
   return {

@@ -18,6 +18,7 @@ import { writeBatch } from "./batch.ts";
 import { countBytes } from "./buffers.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerationSizes, takeGeneration } from "./generation.ts";
+import { programOf } from "./program.ts";
 import { ropeTables } from "./rope.ts";
 import { requireFormat } from "./stage.ts";
 import { weightsOf } from "./weight-source.ts";
@@ -57,7 +58,7 @@ export class Generator implements Disposable {
     const { cos, sin } = ropeTables(spec, sizes.capacity);
     device.write(buffers.rope.cos, cos);
     device.write(buffers.rope.sin, sin);
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, buffers.rope, "full");
+    const decoder = new Decoder(device, programOf(spec, layerRange), layerRange, weights, pool, buffers.rope, "full");
     return new Generator(device, spec, sizes, pool, weights, decoder, buffers, [weightArena, pool, arena]);
   }
 
@@ -73,8 +74,7 @@ export class Generator implements Disposable {
   /** The logits of each sequence's next token, in the order of the pass's targets. */
   async run(pass: GenerationBatch, sequences: number): Promise<readonly Float32Array[]> {
     const { device, buffers } = this;
-    const decomposed = this.pool.decomposed(pass.tileAdapter);
-    const batch = { ...writeBatch(device, buffers.batch, pass), decomposed };
+    const batch = { ...writeBatch(device, buffers.batch, pass), presence: this.pool.presence(pass.tileAdapter) };
     device.write(buffers.places, pass.places);
     const cached = { cache: buffers.cache, places: firstRows(buffers.places, batch.rows), from: pass.from };
     const hidden = this.decoder.forward(batch, buffers.acts, buffers.work, cached);

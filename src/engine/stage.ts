@@ -11,7 +11,6 @@ import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
@@ -32,6 +31,7 @@ import { headLoss } from "./head.ts";
 import { fillInitial, type StageAdapter } from "./initialise.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
+import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
@@ -108,13 +108,14 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const program = programOf(spec, layerRange);
     const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
       const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
-      const work = takeWorkspace(take, device.compute, spec, sizes);
+      const work = takeWorkspace(take, device.compute, program, sizes);
       const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
       const slots = Array.from({ length: sizes.inFlight }, () => ({
         batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
-        acts: takeActivations(take, device.compute, spec, sizes, work),
+        acts: takeActivations(take, device.compute, program, sizes, work),
       }));
       return { rope, work, head, slots };
     };
@@ -124,7 +125,7 @@ export class Stage implements Disposable {
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
   }
@@ -227,9 +228,7 @@ export class Stage implements Disposable {
     }
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
-    if (!hasMagnitudes(adapter.method)) return;
-    this.pool.beginMagnitudes(slot);
-    this.decoder.refresh(); // at once: they are part of what is read
+    if (this.pool.begin(slot)) this.decoder.refresh(); // at once, for it is part of what is read
   }
 
   [Symbol.dispose](): void {
@@ -255,8 +254,7 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
     const { acts, batch: memory } = this.slots[slot]!;
-    const decomposed = this.pool.decomposed(tables.tileAdapter);
-    const batch = { ...writeBatch(this.device, memory, tables), decomposed };
+    const batch = { ...writeBatch(this.device, memory, tables), presence: this.pool.presence(tables.tileAdapter) };
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? "evaluation"}`;
     const timed = this.#recorder.timer(pass, tables.sequences);

@@ -8,9 +8,10 @@ import { formatBytes } from "../base/units.ts";
 import type { DeviceReport } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
-import { bankBytes, type PoolAdapter } from "../engine/adapter-pool.ts";
+import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { countBytes } from "../engine/buffers.ts";
 import { type GenerationSizes, takeGeneration } from "../engine/generation.ts";
+import { poolBytes } from "../engine/pool-memory.ts";
 import { weightBytes, wholeModel } from "../engine/weights.ts";
 import { layoutAdapters, roomOf } from "../methods/layout.ts";
 import { promptRows } from "../schedule/decode.ts";
@@ -70,7 +71,7 @@ export function generationBytes(
   const layout = layoutAdapters(spec, layerRange, sizes);
   return (
     weightBytes(spec, layerRange, device.compute, format) +
-    bankBytes(Math.max(1, adapters), layout, device.compute, groups.length) +
+    poolBytes({ spec, layers: layerRange, slots: Math.max(1, adapters), capacity: sizes, compute: device.compute }) +
     scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout }) +
     countBytes((take) => takeGeneration(take, device, spec, sizes))
   );

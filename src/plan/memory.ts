@@ -7,9 +7,9 @@ import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
-import { bankBytes } from "../engine/adapter-pool.ts";
 import { takeBatch } from "../engine/batch.ts";
 import { bufferBytes, countBytes, type Sizes } from "../engine/buffers.ts";
+import { poolBytes } from "../engine/pool-memory.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
 
@@ -56,7 +56,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
   const { groups, slots, format } = sizes;
-  const buffers = bufferBytes(device.compute, spec, sizes, layerRange.last);
+  const buffers = bufferBytes(device.compute, spec, sizes, layerRange);
   const tables = countBytes((take) => {
     for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
   });
@@ -69,7 +69,7 @@ export function stageMemory(
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
     weights: weightBytes(spec, layerRange, device.compute, format),
-    adapters: bankBytes(slots, layout, device.compute, groups.length),
+    adapters: poolBytes({ spec, layers: layerRange, slots, capacity: sizes, compute: device.compute }),
     activations: buffers.activations * sizes.inFlight,
     workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
     head: buffers.head,

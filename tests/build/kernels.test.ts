@@ -17,15 +17,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { assetNames, readAsset } from "../../src/base/assets.ts";
 import { alignUp } from "../../src/base/shape.ts";
-import { type KernelEntry, readManifest } from "../../src/device/cuda/manifest.ts";
+import { isCompiled, type KernelEntry, type Manifest, readManifest } from "../../src/device/cuda/manifest.ts";
 import { needs } from "../helpers/needs.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const PYTHON = join(ROOT, ".venv/bin/python");
 
 type Entry = KernelEntry & {
-  readonly dtype: string;
-  readonly source_sha256: string;
   readonly ptx_sha256: string;
   readonly cubins_sha256: Readonly<Record<string, string>>;
 };
@@ -194,14 +192,32 @@ needs("kernels")("the kernels of this checkout", () => {
     const compile = (...args: string[]) => run([PYTHON, "-B", join(copy, "triton/compile.py"), ...args]);
     const only = () => compile("--only", "swiglu_forward");
     const files = () => readdirSync(join(copy, "build"), { recursive: true }).map(String).sort();
-    const listed = (): readonly Entry[] => JSON.parse(readFileSync(join(copy, "build/manifest.json"), "utf8")).kernels;
+    const rows = (): Manifest["kernels"] => JSON.parse(readFileSync(join(copy, "build/manifest.json"), "utf8")).kernels;
+    const listed = () => rows().filter(isCompiled) as unknown as readonly Entry[];
 
     test("elsewhere makes the same bytes, and says what is left to do", async () => {
       const { out, err, code } = await only();
       expect(code, err).toBe(0);
       expect(err).toMatch(/^kernels: 2 of 2, \d+ s\n$/);
-      expect(out).toContain(`2 of ${kernels().length} are up to date`);
+      expect(out).toContain(`2 of ${kernels().length} are compiled`);
       expect(listed()).toEqual(kernels().filter(({ name }) => name === "swiglu_forward") as Entry[]);
+    });
+
+    test("of a part lists all rows, so that nothing is chosen otherwise, and the next one completes it", async () => {
+      const facts = ({ name, kinds, arch, dtype, constants, launch, source_sha256 }: Manifest["kernels"][number]) => ({
+        ...{ name, kinds, arch, dtype, constants, launch, source_sha256 },
+      });
+      expect(rows().map(facts)).toEqual(kernels().map(facts));
+      const verified = await compile("--verify");
+      expect([verified.code, verified.out]).toEqual([1, expect.stringContaining("stale or missing: linear_forward ")]);
+      const hashes = kernels().filter(({ name }) => name.startsWith("swiglu"));
+      const child = Bun.spawn([PYTHON, "-B", join(copy, "triton/compile.py"), "--these"], {
+        stdin: new Blob([hashes.map((row) => `${row.source_sha256} and its title\n`).join("")]),
+        stdout: "pipe",
+        stderr: "pipe",
+      });
+      expect([await child.exited, await child.stderr.text()]).toEqual([0, expect.stringMatching(/^kernels: 2 of 2, \d+ s\n$/)]);
+      expect(listed()).toEqual(hashes);
     });
 
     test("makes nothing twice", async () => {

@@ -1,5 +1,4 @@
-// Runs that are controlled while they train. Whatever is done to some adapters changes no number of the others, and
-// what is put off is the same when it is done.
+// Runs that are controlled while they train: no request changes a number of the other adapters, or of the one it delays.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -77,7 +76,8 @@ needs("nats")("a run under way", () => {
   test.each([1, 2])(
     "is listed, and its adapters pause and go on as if nothing had been: %i stages",
     async (stages) => {
-      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150); // a busy machine takes long to answer
+      // long enough for requests on a busy machine
+      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150);
       const alone = await undisturbed(text);
       const path = place.project(text, SUMS);
       const run = start(path);
@@ -118,7 +118,7 @@ needs("nats")("a run under way", () => {
     writeFileSync(join(path, "..", "alike.toml"), alike);
     expect(await told("add", id, join(path, "..", "alike.toml"))).toBe("b2: added");
     expect(await refusal("add", id, join(path, "..", "taken.toml"))).toContain("has an adapter 'a2' already");
-    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml"))); // only one can be granted
+    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml")));
     const granted = (await Promise.all(asked)).filter(({ code }) => code === 0);
     expect(granted.map(({ out }) => out)).toEqual([
       expect.stringMatching(/^a3, a4: added; the stages are opened again, with room for rank 16/),

@@ -5,8 +5,10 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, 
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
@@ -268,7 +270,7 @@ describe("refused, with nothing written,", () => {
 
   test("is an adapter of another model, a damaged one, or none", async () => {
     const other = writeAdapter("adapter-other", {}, { ...spec, layers: 3, intermediate: 64 });
-    await refused([other, ...to], "error[peft.tensors]", "mlp.up_proj.lora_B.weight is [64,3], wanted [48,3]", "--base");
+    await refused([other, ...to], "error[peft.tensors]", "mlp.up_proj.lora_B.weight is [64,3], expected [48,3]", "--base");
     const short = writeAdapter("adapter-short");
     const path = join(short, "adapter_model.safetensors");
     truncateSync(path, readFileSync(path).length - 10);

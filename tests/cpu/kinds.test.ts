@@ -3,9 +3,9 @@
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS, linearShape } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";

@@ -4,12 +4,13 @@
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
-import { LINEARS, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import type { GenerationSizes } from "../../src/engine/generation.ts";
 import { Generator } from "../../src/engine/generator.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
 import { type Generation, generate } from "../../src/session/generate.ts";
 import { randomFill } from "./tiny.ts";

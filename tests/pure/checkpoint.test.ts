@@ -27,7 +27,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const spec = tinySpec();
 const part = { from: 0, to: spec.layers };
-const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, magnitudes: [], vectors: [] });
+const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, methods: {} });
 const made = { settings: "{}", data: "d", model: "m" };
 const at = (step: number, tokens = 1) => ({
   ...{ adapter: "a", step, tokens, seconds: 1, firstLoss: 1, lastLoss: 1, before: null, best: null, made },
@@ -39,7 +39,7 @@ const snapshot = {
 };
 
 /** The same of twice the rank. */
-const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, magnitudes: [], vectors: [] });
+const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, methods: {} });
 const blocks = () => new Float32Array(wide.size).fill(0.5);
 const large = { rank: 8, stages: [{ layerRange: part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
 

@@ -7,10 +7,12 @@ import { join } from "node:path";
 import { MloraError, RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { specOf } from "../../src/families/registry.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
 import { openAppender, writeFileAtomic } from "../../src/files/atomic.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
-import { readModelSpec, specOf } from "../../src/files/config.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
+import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { claimOutput } from "../../src/files/output.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
@@ -88,8 +90,7 @@ describe("config.json", () => {
   });
 
   test("each family's own ways", () => {
-    const of = (name: string, more = {}): ModelSpec =>
-      specOf({ ...llama, architectures: [`${name}ForCausalLM`], ...more }, "c");
+    const of = (name: string, more = {}) => specOf({ ...llama, architectures: [`${name}ForCausalLM`], ...more }, "c");
     expect(of("Mistral", { sliding_window: 7 }).windows).toEqual([7, 7]);
     expect(of("Mistral", { sliding_window: null }).windows).toEqual([null, null]);
     expect([of("Qwen2").qkvBias, of("Qwen2").oBias, of("Qwen2").qkNorm]).toEqual([true, false, false]);
@@ -290,7 +291,7 @@ describe("PEFT adapters", () => {
     expect(refused(() => readPeftAdapter(folder, { ...spec, layers: 3 })).message).toContain(
       "model.layers.2.self_attn.q_proj.lora_A.weight is missing",
     );
-    expect(refused(() => readPeftAdapter(folder, { ...spec, hidden: 8 })).message).toContain("wanted [3,8]");
+    expect(refused(() => readPeftAdapter(folder, { ...spec, hidden: 8 })).message).toContain("expected [3,8]");
     const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
     for (const [key, value] of [
       ["peft_type", "IA3"],

@@ -56,12 +56,12 @@ describe("adapter_config.json", () => {
   test("what is taken off the base model is reported, and refused where the weights are not at hand", () => {
     for (const init of ["pissa", "olora", "OLORA"]) {
       const config = { ...plain, init_lora_weights: init };
-      expect(checkPeftConfig(config, "c")).toBe(init.toLowerCase() as "pissa");
+      expect(checkPeftConfig(config, "c").takenOff).toBe(init.toLowerCase() as "pissa");
       const folder = mkdtempSync(join(tmpdir(), "mlora-peft-"));
       writeFileSync(join(folder, "adapter_config.json"), JSON.stringify(config));
       expect(() => readPeftAdapter(folder, {} as ModelSpec)).toThrow(`init_lora_weights is "${init.toLowerCase()}"`);
     }
-    expect(checkPeftConfig(plain, "c")).toBe(null);
+    expect(checkPeftConfig(plain, "c").takenOff).toBe(null);
   });
 
   test("an adapter with its tensors as a pickle says what is expected", () => {

@@ -197,7 +197,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
   };
 }
 
-/** VeRA's factors and the gradients of its vectors (src/engine/vera.ts), a linear of an adapter at a time. */
+/** VeRA's factors and the gradients of its vectors (src/engine/methods/vera.ts), a linear of an adapter at a time. */
 export function veraKernels({ kernels: c }: Host) {
   const each = (of: Tensor, args: Kernels["vera_expand"] | Kernels["vera_reduce"], apply: typeof c.vera_expand): void => {
     const { side, vector, ranks, firstColumn, which, projection } = args;
@@ -225,7 +225,7 @@ export function veraKernels({ kernels: c }: Host) {
   };
 }
 
-/** DoRA's part of a linear layer (src/engine/dora.ts). */
+/** DoRA's part of a linear layer (src/engine/methods/dora.ts). */
 export function doraKernels(host: Host, scratch: Scratch) {
   const c = host.kernels;
   const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;

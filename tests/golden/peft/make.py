@@ -100,7 +100,7 @@ PRINCIPAL = [
     Adapter("olora", 4, 6.0, ["v_proj", "o_proj", "up_proj", "down_proj"], 7, 1, 2, 4e-3, 0.0, None, "linear", 0, init="olora", rslora=True),
 ]  # fmt: skip
 
-# Layers and linears that differ. In "regex" the second layer's first linear has the pattern's rank; the first layer has none.
+# Layers and linears that differ. In "regex" the second layer's first linear has the pattern's rank; the first has no target.
 PLACES = [
     Adapter("patterns", 4, 6.0, ALL, 9, 2, 2, 1e-2, 0.1, 0.5, "cosine", 2, random_b=True, exclude=["k_proj"],
         rank_pattern={r"layers\.1\.self_attn\..*": 7, "up_proj": 2, "q_proj": 3}, alpha_pattern={r"0\.mlp\..*_proj": 5.0, "o_proj": 16.0}),
@@ -305,8 +305,8 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     config = model.peft_config["default"]
     for key in ("target_modules", "exclude_modules"):
-        if isinstance(of := getattr(config, key, None), set):
-            setattr(config, key, sorted(of))  # a set's order would change from run to run
+        of = getattr(config, key)  # a set's order would change from run to run
+        setattr(config, key, sorted(of) if isinstance(of, set) else of)
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink()
 
