@@ -1,4 +1,4 @@
-// A run as an object: opened from a recipe, it trains by itself until its adapters have ended or it is stopped, and takes requests meanwhile.
+// A run as an object: opened from a recipe, it trains until its adapters have ended or it is stopped, and takes requests.
 
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
@@ -15,7 +15,7 @@ import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
 import { EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
-import { localDevices, planOn, type Request, readRequest } from "./prepare.ts";
+import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import { resumeFrom, trainToEnd } from "./retry.ts";
@@ -43,14 +43,13 @@ export type SessionOptions = {
 };
 
 /**
- * Reads the data, plans the run, claims its output folder and continues the run in it, if there is one; then the session trains by itself.
- * Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is aborted.
+ * Reads the data, plans the run, claims its output folder and continues the run in it, if there is one; then the session
+ * trains by itself. Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is
+ * aborted.
  */
-export async function openSession(
-  { recipe: written, spec }: Pick<Request, "recipe" | "spec">,
-  options: SessionOptions = {},
-): Promise<Session> {
+export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
+  const spec = specFor(written);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
@@ -119,13 +118,14 @@ type Beginning = {
   readonly opened: AsyncDisposableStack;
 };
 
-/** Made by `openSession`. Requests throw RequestErrors, and change nothing then; `control.starting` while stages are being opened. */
+/** Made by `openSession`. Requests that throw change nothing; `control.starting`: the stages are being opened. */
 export class Session implements AsyncDisposable {
   /** The run's id. */
   readonly run: string;
   /**
-   * Resolves with the run's result, also of one that was stopped or has failed adapters, when all that it held is closed. Rejects with what a
-   * stage failed with, and with a RunError, `run.stopped`, where the session was stopped before any training.
+   * Resolves with the run's result, also of one that was stopped or has failed adapters, when all that it held is closed.
+   * Rejects with what a stage failed with, and with a RunError, `run.stopped`, where the session was stopped before any
+   * training.
    */
   readonly done: Promise<RunResult>;
   readonly #job: Job;
@@ -173,7 +173,10 @@ export class Session implements AsyncDisposable {
     };
   }
 
-  /** Ends one adapter after its step under way, or (null) the run: what was trained is saved. This and the next return what is done, in words. */
+  /**
+   * Ends one adapter after its step under way, or (null) the run; what was trained is saved. This and the following requests
+   * return a sentence that says what is done.
+   */
   stop(adapter: string | null = null): string {
     if (adapter !== null) return this.#job.adapters.stop(adapter);
     this.#job.stop.abort(stopped());
@@ -194,7 +197,7 @@ export class Session implements AsyncDisposable {
     return this.#job.adapters.fork(request);
   }
 
-  /** Adds the adapters of another recipe for the same base model; resolves when they have joined, or stages are being opened for them. */
+  /** Adds the adapters of a recipe for the same base model; resolves when they have joined, or stages are opened for them. */
   add(recipe: Recipe, options?: AddOptions): Promise<string> {
     return this.#job.adapters.add(recipe, options);
   }
