@@ -6,14 +6,15 @@ import { sum } from "../base/shape.ts";
 import type { RunStatus } from "../bus/control.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { newRunId } from "../bus/subjects.ts";
+import type { StageProcesses } from "../cluster/launch.ts";
 import { type Announcement, announce } from "../cluster/registry.ts";
 import { devicesOf, inviteStages, launchRemoteStages, type RemoteStages } from "../cluster/remote-stages.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { claimOutput } from "../files/output.ts";
-import { type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
-import { EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
+import { type EventOf, EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
 import { Planner } from "./replan.ts";
@@ -71,9 +72,7 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const claim = opened.use(claimOutput(output));
   if (resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
-  const invited = remoteStages && opened.use(inviteStages(remoteStages));
-  if (invited?.invitation) emit({ type: "invitation", ...invited.invitation });
-  const processes = remoteStages && opened.use(await launchRemoteStages(remoteStages, here, stop.signal));
+  const processes = remoteStages && (await joined(remoteStages, here, stop.signal, emit, opened));
   plan ??= planOn(request, devicesOf(processes!));
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
@@ -88,23 +87,41 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
     saved: new Map(),
   };
   const resumed = claim.continued ? resumeFrom(job, keepOpen) : null;
-  const { slots, device } = plan;
+  const accepted = acceptedEvent(job, resumed);
+  emit(accepted);
+  claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });
+  writeRecipe(recipe);
+  return new Session(job, { resumed, stream, known, opened: opened.move() });
+}
+
+/** Invites the missing stages, and waits until all have joined. */
+async function joined(
+  remoteStages: RemoteStages,
+  here: readonly StageDevice[],
+  signal: AbortSignal,
+  emit: Listener,
+  opened: AsyncDisposableStack,
+): Promise<StageProcesses> {
+  const { invitation } = opened.use(inviteStages(remoteStages));
+  if (invitation) emit({ type: "invitation", ...invitation });
+  return opened.use(await launchRemoteStages(remoteStages, here, signal));
+}
+
+function acceptedEvent({ run, plan, adapters }: Omit<Job, "control">, resumed: Resumed | null): EventOf<"accepted"> {
+  const { recipe, device, slots } = plan;
   const names = plan.adapters.map(({ name }) => name);
   const paused = names.filter((name) => adapters.paused.includes(name) && !resumed?.ended.has(name));
-  const { path } = recipe.model;
-  emit({
+  const notices = [...adapters.request.notices];
+  return {
     type: "accepted",
     run,
-    model: path,
+    model: recipe.model.path,
     device: deviceText(device),
     adapters: names,
     slots,
-    notices: [...request.notices],
+    notices,
     paused,
-  });
-  claim.begin({ adapters: names, checkpoints: CHECKPOINTS });
-  writeRecipe(recipe);
-  return new Session(job, { resumed, stream, known, opened: opened.move() });
+  };
 }
 
 const deviceText = ({ kind, name, compute, note }: Plan["device"]): string =>
