@@ -4,9 +4,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { sizeOf } from "../base/shape.ts";
+import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Linear, linearShape, pathOf } from "../families/linears.ts";
+import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
@@ -131,7 +131,9 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   const hasOwn = (layer: number, linear: Linear) =>
     storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
   const configured = configuredPlaces(config, path);
+  const groups = range(spec.layers).map((layer) => groupsOfLayer(spec, layer));
   const placement = placed(spec.layers, (layer, linear) => {
+    if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
     if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
     const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
     return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };

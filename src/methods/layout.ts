@@ -9,7 +9,7 @@ import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
 import { type Axes, MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
@@ -134,7 +134,7 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: Ad
   const sites: SiteLayout[] = [];
   let at = 0;
   for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of capacity.groups) {
+    for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
       const { in: width, firstColumn } = groupShape(spec, group);
       const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
       const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));
