@@ -6,6 +6,7 @@
 
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import { errorFrom, readAnswer, readAsk, writeAnswer, writeAsk, writeFailure } from "./exchange.ts";
@@ -38,7 +39,6 @@ const request = v.variant("type", [
 ]);
 export type ControlRequest = v.InferOutput<typeof request>;
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const amount = v.nullable(v.number());
 
 /** An adapter as `mlora ps` shows it; `seconds` are what it still takes, at its present rate. */
