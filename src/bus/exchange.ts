@@ -1,5 +1,5 @@
-// A request and its answer as they travel: numbered, and with errors that arrive as what they were, of the same class, with code
-// and hint, and with the name of the stage that had them.
+// A request and its answer as they travel: numbered, and with errors that arrive as what they were, of the same class, with
+// code and hint, and with the name of the stage that had them.
 
 import * as v from "valibot";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
