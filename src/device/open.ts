@@ -13,13 +13,13 @@ import { VariantSet } from "./cuda/variants.ts";
 import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
 
-/** What the driver takes while kernels are loaded and run, beside what is allocated. */
+/** What the driver takes while kernels are loaded and run, in addition to what is allocated. */
 const DRIVER_BYTES = 256 * 2 ** 20;
 
 /**
- * The device that `wanted` means on this machine, for this precision of the base model: the `ordinal`th of several GPUs, or the CPU
- * whichever. "auto" takes the GPU where there is one that mlora runs on, and says in `note` why not. A RequestError says why what was
- * asked for cannot be had.
+ * The device that `wanted` means on this machine, for this precision of the base model: the `ordinal`th of several GPUs, or the
+ * CPU whichever. "auto" takes the GPU where there is one that mlora runs on, and says in `note` why not. A RequestError says
+ * why what was asked for cannot be had.
  */
 export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport {
   if (wanted === "cpu") return cpuReport(precision, null);

@@ -26,8 +26,8 @@ export class Decoder {
   ) {}
 
   /**
-   * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With `cached`
-   * keys and values are kept, and `batch.bounds` are rows of the cache where these are what is seen.
+   * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With
+   * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
    */
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
     const { device, weights, layerRange, program } = this;
@@ -45,8 +45,8 @@ export class Decoder {
   }
 
   /**
-   * Turns the gradient of the stream in `work.grad` into that of the input, adding to the adapters' gradients on the way. On the
-   * first stage the gradient of the embedding is left out.
+   * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
+   * stage the gradient of the embedding is left out.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
     for (const i of [...this.program.keys()].reverse()) {

@@ -9,9 +9,9 @@ import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
-import type { Axes } from "./definition.ts";
+import { type Axes, MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
 import {
   FACTORS,
@@ -29,8 +29,7 @@ import {
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 
-/** The largest rank there is. A vector of ranks has so many elements whatever the padded rank is, so that its norm is summed alike in any run. */
-export const MOST_RANK = 256;
+export { MOST_RANK };
 
 /** Layers from `from` on and below `to`. */
 export const layerRange = v.strictObject({ from: count, to: natural });
@@ -120,7 +119,7 @@ type Packing = {
   }) => [offset: number, stride: number | null];
 };
 
-/** `rank` is the padded one here. */
+/** `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is summed alike in any run. */
 const PACKINGS: Readonly<Record<Axes, Packing>> = {
   "rank in": {
     group: (of) => [of.linears * of.rank, of.in],
@@ -135,7 +134,7 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: Ad
   const sites: SiteLayout[] = [];
   let at = 0;
   for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of capacity.groups) {
+    for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
       const { in: width, firstColumn } = groupShape(spec, group);
       const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
       const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));

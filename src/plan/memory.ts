@@ -15,7 +15,10 @@ import { layoutAdapters } from "../methods/layout.ts";
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
 
-/** Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for evaluations. */
+/**
+ * Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for
+ * evaluations.
+ */
 export const SEND_BUFFERS = 2;
 
 /** Room for what a neighbour sends: the activations or gradients of a pass, a slot each. */
@@ -30,7 +33,7 @@ export type MemoryParts = {
   readonly activations: number;
   readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
-  readonly links: number; // slots that the stages before and behind fill
+  readonly links: number; // slots that the stages before and after fill
 };
 
 export function stageMemory(

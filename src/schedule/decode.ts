@@ -1,17 +1,21 @@
-// Passes of generation: prompts that are read whole, and sequences that grow by a token each. Tables as a training pass has them.
+// Passes of generation: prompts that are read whole, and sequences that grow by a token each. Tables as a training pass has
+// them.
 //
-// Company changes nothing, as in training: a low-rank product has the same size whoever else is there. So a pass reads one prompt of an
-// adapter at most, and what grows under an adapter fits one tile of rows. Under none (-1) there are no such products, only frozen ones,
-// whose rows do not depend on each other. What grows has another place whenever others end; it gets those that are summed alike.
+// Batch invariance, as in training: a low-rank product has the same size whatever else is there. So a pass reads one
+// prompt of an adapter at most, and what grows under an adapter fits one tile of rows. Under none (-1) there are no such
+// products, only frozen ones, whose rows do not depend on each other. What grows has another place whenever others end; it gets
+// those that are summed alike.
 
 import { invariant } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import { type BatchTables, paddingTables } from "./micro-batch.ts";
 
-/** A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base alone. */
+/**
+ * A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base alone.
+ */
 export type Growing = { readonly adapter: number; readonly ids: readonly number[]; readonly firstRow: number };
 
-/** A device's tile of rows, and the places in it that may stand for each other (device/tile.ts). */
+/** A device's tile of rows, and the places in it whose sums have the same order (device/tile.ts). */
 export type Tile = { readonly rows: number; readonly sameOrder: readonly number[] };
 
 /** The row of the `i`th of many rows that are each at such a place, and the whole tiles that `count` of them take. */
@@ -19,7 +23,10 @@ export const rowIndex = (i: number, { rows, sameOrder }: Tile): number =>
   Math.floor(i / sameOrder.length) * rows + sameOrder[i % sameOrder.length]!;
 export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => Math.ceil(count / sameOrder.length) * rows;
 
-/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (engine/generation.ts). */
+/**
+ * A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see
+ * (engine/generation.ts).
+ */
 export type GenerationBatch = BatchTables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
 
 /** Rows that reading a prompt takes. */

@@ -1,4 +1,4 @@
-// A micro-batch from the rows of several adapters: tokens packed one behind the other, never padded to a common length.
+// A micro-batch from the rows of several adapters: tokens packed one after the other, never padded to a common length.
 //
 // An adapter's rows begin at a multiple of the device's row tile, and so do its targets among all targets: a product may sum
 // differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
@@ -11,8 +11,8 @@ import { floatBits, type MicroBatch, type PackedPreference, type PackedSequence,
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
 /**
- * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable; of CIT
- * the answer to a paraphrase.
+ * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is
+ * desirable; of CIT the answer to a paraphrase.
  */
 export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean };
 

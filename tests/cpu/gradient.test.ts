@@ -194,7 +194,7 @@ const PREFERENCES: readonly Preference[] = [
 
 describe("preferences", () => {
   for (const [i, objective] of PREFERENCES.entries())
-    test(`gradients agree with finite differences: ${objective.name} beside another`, () => {
+    test(`gradients agree with finite differences: ${objective.name} with another`, () => {
       const spec = tinyFamilies[Object.keys(tinyFamilies)[i % Object.keys(tinyFamilies).length]!]!;
       const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {
@@ -221,7 +221,7 @@ const PARAPHRASES: readonly Preference[] = [
 
 describe("contrastive instruction tuning", () => {
   for (const [i, objective] of PARAPHRASES.entries())
-    test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, beside another`, () => {
+    test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, with another`, () => {
       const spec = tinyFamilies[["qwen3", "mistral"][i]!]!;
       const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {

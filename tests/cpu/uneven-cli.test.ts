@@ -197,7 +197,7 @@ describe("trained", () => {
     }, 60_000);
 
   for (const name of NAMES)
-    test(`${name}: goes on with the same places, and with others is refused with what it has`, async () => {
+    test(`${name}: resumes with the same places, and with others is refused with what it has`, async () => {
       await run;
       const { method, rslora, ...others } = CASES[name]!.keys;
       const kind = { ...(method ? { method } : {}), ...(rslora ? { rslora } : {}) };

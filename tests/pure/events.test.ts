@@ -1,4 +1,5 @@
-// A session's events as a stream: all readers get all events in order, in their own time, and a slow one is told what it missed.
+// A session's events as a stream: all readers get all events in order, in their own time, and a slow one is told what it
+// missed.
 
 import { expect, test } from "bun:test";
 import * as v from "valibot";

@@ -9,6 +9,7 @@ import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
+import { VERSION } from "../../src/base/version.ts";
 import { decode, encode } from "../../src/bus/codec.ts";
 import { readAnswer, readAsk, writeAnswer, writeAsk } from "../../src/bus/exchange.ts";
 import { replySchema, requestSchema } from "../../src/bus/messages.ts";
@@ -136,7 +137,7 @@ test("messages", () => {
     writePacket("run", "aaaaaaaaaaaa", { kind: "welcome", host: "h", pid: 3, stage: 0, stages: 2, sealed: true }),
     writePacket("run", "aaaaaaaaaaaa", {
       kind: "ask",
-      version: "0.1.0",
+      version: VERSION,
       number: "cccccccccccc",
       bytes: writeAsk(0, { type: "status" }),
     }),
