@@ -6,6 +6,7 @@ import type { Group, Linear, ModelSpec } from "../base/spec.ts";
 import type { Init } from "../methods/init.ts";
 import type { Placement } from "../methods/placement.ts";
 import type { PeftMethod } from "../methods/registry.ts";
+import type { GenerationBatch } from "../schedule/decode.ts";
 import type { MicroBatch } from "../schedule/pack.ts";
 
 /** One adapter's AdamW step; `t` counts from 1. */
@@ -71,7 +72,8 @@ export type AdmittedAdapter = {
   /** VeRA: the seed of its projections, and what its lambda_d begins as. */
   readonly projectionSeed?: number;
   readonly dInitial?: number;
-  readonly init: Init;
+  /** Null: all is zero, until it is written. */
+  readonly init: Init | null;
   /** Ranks from here on are frozen; left out, none is. */
   readonly trainedRank?: number;
 };
@@ -93,9 +95,12 @@ export type StageSetup = {
     readonly groups: readonly Group[];
     readonly magnitudes: readonly Group[];
     readonly vectors: readonly Group[];
+    /** 0 of a stage that only evaluates and generates. */
     readonly inFlight: number;
     readonly positions: number;
     readonly format: WeightFormat;
+    /** Left out of a stage that does not generate. */
+    readonly cache?: { readonly sequences: number; readonly capacity: number };
   };
   readonly device: DeviceChoice;
   readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";
@@ -109,6 +114,8 @@ export type StageRequest =
   | { readonly type: "forward"; readonly pass: number; readonly batch: MicroBatch }
   | { readonly type: "backward"; readonly pass: number }
   | { readonly type: "evaluate"; readonly batch: MicroBatch }
+  /** A pass of generation, which keeps keys and values in the stage's cache. */
+  | { readonly type: "decode"; readonly batch: GenerationBatch }
   | { readonly type: "squares"; readonly adapters: readonly number[] }
   | { readonly type: "step"; readonly steps: readonly OptimizerStep[] }
   /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With
@@ -123,7 +130,7 @@ export type StageRequest =
 
 /** Something that a stage did, by its own clock in milliseconds; `pass` is null for steps and evaluations. */
 export type StageSpan = {
-  readonly kind: "receive" | "forward" | "backward" | "send" | "step" | "evaluate";
+  readonly kind: "receive" | "forward" | "backward" | "send" | "step" | "evaluate" | "decode";
   readonly pass: number | null;
   readonly adapters: readonly number[];
   readonly start: number;
@@ -145,6 +152,8 @@ export type StageReply = {
   /** On the last stage the losses, else null. */
   readonly backward: readonly SequenceLoss[] | null;
   readonly evaluate: readonly SequenceLoss[] | null;
+  /** On the last stage the logits f32[vocab] of each sequence's next token, in their order, else null. */
+  readonly decode: readonly Float32Array[] | null;
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   readonly squares: readonly Float32Array[];
   readonly step: null;

@@ -7,6 +7,7 @@ import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/
 import { type Init, isInit } from "../methods/init.ts";
 import { PEFT_METHODS } from "../methods/registry.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
+import type { GenerationBatch } from "../schedule/decode.ts";
 import type { MicroBatch, PackedPreference, PackedSequence } from "../schedule/pack.ts";
 import type {
   AdmittedAdapter,
@@ -41,7 +42,7 @@ const packedPreference: Schema<PackedPreference> = v.strictObject({
   labels: v.array(v.boolean()),
 });
 
-const microBatch: Schema<MicroBatch> = v.strictObject({
+const batchTables = {
   ids: ints,
   positions: ints,
   bounds: ints,
@@ -51,9 +52,17 @@ const microBatch: Schema<MicroBatch> = v.strictObject({
   targetRows: ints,
   targetIds: ints,
   weights: floats,
+};
+const microBatch: Schema<MicroBatch> = v.strictObject({
+  ...batchTables,
   sequences: v.array(v.strictObject({ adapter: count, firstTarget: count, targets: count }) satisfies Schema<PackedSequence>),
   preferences: v.array(packedPreference),
   tokens: count,
+});
+const generationBatch: Schema<GenerationBatch> = v.strictObject({
+  ...batchTables,
+  places: ints,
+  from: v.picklist(["pass", "cache"]),
 });
 
 const anyStep = {
@@ -78,13 +87,13 @@ const admitted: Schema<AdmittedAdapter> = v.strictObject({
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
   projectionSeed: v.exactOptional(count),
   dInitial: v.exactOptional(real),
-  init: v.custom<Init>((text) => typeof text === "string" && isInit(text)),
+  init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),
   trainedRank: v.exactOptional(natural),
 });
 const blockName = v.picklist(["params", "m", "v"]);
 
 const stageSpan: Schema<StageSpan> = v.strictObject({
-  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate"]),
+  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate", "decode"]),
   pass: v.nullable(count),
   adapters: v.array(count),
   start: real,
@@ -161,9 +170,10 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     groups: v.array(v.picklist(GROUP_NAMES)),
     magnitudes: v.array(v.picklist(GROUP_NAMES)),
     vectors: v.array(v.picklist(GROUP_NAMES)),
-    inFlight: natural,
+    inFlight: count,
     positions: natural,
     format: v.picklist(WEIGHT_FORMATS),
+    cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
   }),
   device: v.strictObject({ kind, compute, ordinal: count, stagesOnHost: natural }),
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
@@ -177,6 +187,7 @@ export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>
   forward: v.strictObject({ type: v.literal("forward"), pass: count, batch: microBatch }),
   backward: v.strictObject({ type: v.literal("backward"), pass: count }),
   evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
+  decode: v.strictObject({ type: v.literal("decode"), batch: generationBatch }),
   squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
   step: v.strictObject({ type: v.literal("step"), steps: v.array(optimizerStep) }),
   admit: v.strictObject({ type: v.literal("admit"), slot: count, adapter: admitted, layer: v.exactOptional(count) }),
@@ -196,6 +207,7 @@ export const REPLIES: { readonly [T in StageRequest["type"]]: Schema<StageReply[
   forward: v.null(),
   backward: losses,
   evaluate: losses,
+  decode: v.nullable(v.array(floats)),
   squares: v.array(floats),
   step: v.null(),
   admit: v.null(),

@@ -1,11 +1,9 @@
 // The memory of a pass: what a micro-batch keeps from its forward to its backward pass (Activations), and what every pass may
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
-import { bytesOf, type DType } from "../base/dtype.ts";
-import { sizeOf } from "../base/shape.ts";
+import type { DType } from "../base/dtype.ts";
 import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
-import { arenaBytes } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import type { Tensor } from "../device/device.ts";
 import { type AdapterCapacity, groupShape } from "../methods/layout.ts";
 
 /**
@@ -159,28 +157,5 @@ export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets,
     logits: take(compute, chunk, tableRows(spec)),
     poolRows: take("i32", targets),
     poolBounds: take("i32", targets, 2),
-  };
-}
-
-/** Bytes that a set of buffers takes, by asking for them and counting. */
-export function countBytes(carve: (take: Take) => void): number {
-  const sizes: number[] = [];
-  carve((dtype, ...shape) => {
-    sizes.push(sizeOf(shape) * bytesOf(dtype));
-    return { ptr: 0, dtype, shape };
-  });
-  return arenaBytes(sizes);
-}
-
-/** Bytes of all the buffers of a stage, by kind. */
-export function bufferBytes(compute: Device["compute"], spec: ModelSpec, sizes: Sizes, last: boolean) {
-  let workspace: Workspace | undefined;
-  const workBytes = countBytes((take) => {
-    workspace = takeWorkspace(take, compute, spec, sizes);
-  });
-  return {
-    workspace: workBytes,
-    activations: countBytes((take) => takeActivations(take, compute, spec, sizes, workspace!)),
-    head: last ? countBytes((take) => takeHead(take, compute, spec, sizes)) : 0,
   };
 }

@@ -15,7 +15,7 @@ import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Recomputation, Workspace } from "./buffers.ts";
 import * as dora from "./dora.ts";
-import type { Cached } from "./generation.ts";
+import type { Cached } from "./kv-cache.ts";
 import * as lora from "./lora.ts";
 import * as vera from "./vera.ts";
 import type { LayerWeights, StageLayers, Weights } from "./weights.ts";

@@ -5,8 +5,10 @@
 // gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
 // weight zero.
 
+import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { toF32 } from "../files/convert.ts";
 import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
@@ -62,4 +64,30 @@ export function headLoss(
   if (!gradHidden) return;
   rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
+}
+
+/** The logits f32[classes] of each target of a batch, in order; `targetRows` are the batch's on the host. A row tile at a time. */
+export async function nextLogits(
+  device: Device,
+  head: HeadWeights,
+  buffers: HeadBuffers,
+  hidden: Tensor,
+  batch: Batch,
+  targetRows: Int32Array,
+): Promise<Float32Array[]> {
+  const of = (t: Tensor) => firstRows(t, batch.targets);
+  const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
+  rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
+  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  const logits: Float32Array[] = [];
+  const { rowTile } = device;
+  const y = firstRows(buffers.logits, rowTile);
+  for (let from = 0; from < batch.targets; from += rowTile) {
+    linearForward(device, { x: rowsFrom(h, from, rowTile), weight: head.weight, bias: null, residual: null, y, lora: null });
+    const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
+    const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
+    const width = y.shape[1]!;
+    for (const row of wanted) logits.push(values.subarray(row * width, row * width + head.classes));
+  }
+  return logits;
 }

@@ -1,4 +1,4 @@
-// What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
+// The parameters of an adapter before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
 import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
@@ -13,14 +13,18 @@ import { initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
-/** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number | undefined };
+/** An adapter as a stage sees it: `seed` decides its initial factors. Without `init` all are zero, until they are written. */
+export type StageAdapter = PoolAdapter & {
+  readonly seed: number;
+  readonly init: Init | null;
+  readonly dInitial?: number | undefined;
+};
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
- * messages come through.
+ * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `layerRange`. A weight that is decomposed takes up to seconds;
+ * signals and messages come through between two weights.
  */
 export async function fillInitial(
   block: Float32Array,
@@ -31,7 +35,7 @@ export async function fillInitial(
     original,
   }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
   slot: number,
-  adapter: StageAdapter,
+  adapter: StageAdapter & { readonly init: Init },
 ): Promise<void> {
   const { init, seed, dInitial, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
@@ -60,14 +64,19 @@ function partOf(
   return svdFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
 }
 
-/** What an adapter that PEFT takes off the model in `folder` takes off each of its weights. */
+/** The parts of the weights in `folder` that PEFT subtracts for an adapter with an SVD initialisation. */
 export function partOfWeights(folder: string, spec: ModelSpec): PartOfWeight {
   const original = originalWeights({ folder }, spec);
-  return (at) => partOf({ spec, original, seed: 0 }, at); // exact ones need no seed
+  return (at) => partOf({ spec, original, seed: 0 }, at); // exact decompositions need no seed
 }
 
-/** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
-function svdInitial(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
+/** A [rank, in] and B [out, rank] begin as a part of the weight; their second half, A0 and -B0, subtracts it and stays. */
+function svdInitial(
+  spec: ModelSpec,
+  adapter: StageAdapter & { readonly init: Init },
+  { layer, linear }: Place,
+  original: OriginalWeight,
+) {
   const { init, seed } = adapter;
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;

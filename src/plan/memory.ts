@@ -8,8 +8,9 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { bankBytes } from "../engine/adapter-pool.ts";
-import { takeBatch } from "../engine/batch.ts";
-import { bufferBytes, countBytes, type Sizes } from "../engine/buffers.ts";
+import type { Sizes } from "../engine/buffers.ts";
+import type { CacheSizes } from "../engine/kv-cache.ts";
+import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
 
@@ -20,12 +21,14 @@ const LINK_ALIGN = 2 ** 12;
 export type StageSizes = Sizes & {
   /** Adapters that train at once. */
   readonly slots: number;
-  /** Micro-batches between forward and backward at one time. */
+  /** Packed batches between forward and backward at one time; 0 of a stage that only evaluates and generates. */
   readonly inFlight: number;
   /** Longest sequence. */
   readonly positions: number;
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
+  /** The KV cache of a stage that generates. */
+  readonly cache?: CacheSizes;
 };
 
 /** Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for evaluations. */
@@ -44,6 +47,7 @@ export type MemoryParts = {
   readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
   readonly links: number; // slots that the stages before and behind fill
+  readonly cache?: number; // keys and values of generation
 };
 
 export function stageMemory(
@@ -53,13 +57,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
   const { groups, slots, format } = sizes;
-  const buffers = bufferBytes(device.compute, spec, sizes, layerRange.last);
-  const tables = countBytes((take) => {
-    for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
-  });
-  const rope = countBytes((take) => {
-    for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
-  });
+  const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const layout = layoutAdapters(spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -67,9 +65,10 @@ export function stageMemory(
   return {
     weights: weightBytes(spec, layerRange, device.compute, format),
     adapters: bankBytes(slots, layout, device.compute, groups.length),
-    activations: buffers.activations * sizes.inFlight,
-    workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
+    activations: buffers.activations,
+    workspace: buffers.workspace + scratchBytes(device, need),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
+    ...(sizes.cache ? { cache: buffers.cache } : {}),
   };
 }

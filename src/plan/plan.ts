@@ -221,6 +221,7 @@ const addMemory = (a: MemoryParts, b: MemoryParts): MemoryParts => ({
   workspace: a.workspace + b.workspace,
   head: a.head + b.head,
   links: a.links + b.links,
+  ...(a.cache === undefined ? {} : { cache: a.cache + b.cache! }),
 });
 
 /** What a plan takes on the device that is fullest. */

@@ -1,17 +1,17 @@
-// Passes of generation: prompts that are read whole, and sequences that grow by a token each. Tables as a training pass has them.
+// Passes of generation: prompts that are read whole, and sequences that are extended by a token each. Tables as a training pass has them.
 //
-// Company changes nothing, as in training: a low-rank product has the same size whoever else is there. So a pass reads one prompt of an
-// adapter at most, and what grows under an adapter fits one tile of rows. Under none (-1) there are no such products, only frozen ones,
-// whose rows do not depend on each other. What grows has another place whenever others end; it gets those that are summed alike.
+// Batch invariance, as in training: a low-rank product has the same size whatever else is in the pass. So a pass reads one prompt of an
+// adapter at most, and an adapter's sequences that are extended fit one tile of rows. Without an adapter (-1) there are only frozen products,
+// whose rows do not depend on each other. A sequence moves to another row when others end; rows are those summed in the same order.
 
 import { invariant } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import { type MicroBatch, NO_ROW, noDropout } from "./pack.ts";
 
-/** A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base alone. */
-export type Growing = { readonly adapter: number; readonly ids: readonly number[]; readonly firstRow: number };
+/** A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base model alone. */
+export type GeneratedSequence = { readonly adapter: number; readonly ids: readonly number[]; readonly firstRow: number };
 
-/** A device's tile of rows, and the places in it that may stand for each other (device/tile.ts). */
+/** A device's tile of rows, and the places in it whose rows are summed in the same order (device/tile.ts). */
 export type Tile = { readonly rows: number; readonly sameOrder: readonly number[] };
 
 /** The row of the `i`th of many rows that are each at such a place, and the whole tiles that `count` of them take. */
@@ -21,17 +21,17 @@ export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => M
 
 type Tables = Omit<MicroBatch, "sequences" | "preferences" | "tokens">;
 
-/** A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see (engine/generation.ts). */
+/** A pass: `places` i32[M] is the row of the cache for each row's keys, below 0 for none; `from` is what rows attend to (engine/kv-cache.ts). */
 export type GenerationBatch = Tables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
 
 /** Rows that reading a prompt takes. */
 export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(tokens, rows);
 
 /** Reads all tokens of some sequences; the last token of each has a target, in their order. */
-export function prefill(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
+export function prefill(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const own = sequences.filter(({ adapter }) => adapter >= 0).map(({ adapter }) => adapter);
   invariant(new Set(own).size === own.length, "two prompts of one adapter in a pass");
-  const pass = begin(
+  const pass = paddingPass(
     sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0),
     adapters,
     tile,
@@ -49,10 +49,10 @@ export function prefill(sequences: readonly Growing[], adapters: number, tile: T
   return withTargets(pass, ends, tile);
 }
 
-/** Takes the last token of each sequence, whose others are kept. */
-export function decode(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
+/** Reads the last token of each sequence; the keys of the others are kept. */
+export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const tiles = [...new Set(sequences.map(({ adapter }) => adapter))].sort((a, b) => a - b);
-  const pass = begin(tiles.length * tile.rows, adapters, tile, "cache");
+  const pass = paddingPass(tiles.length * tile.rows, adapters, tile, "cache");
   pass.tileAdapter.set(tiles);
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
   const rows = sequences.map(({ adapter, ids, firstRow }) => {
@@ -67,8 +67,8 @@ export function decode(sequences: readonly Growing[], adapters: number, tile: Ti
   return withTargets(pass, rows, tile);
 }
 
-/** Tables of padding: rows that see nothing and are kept nowhere. */
-function begin(rows: number, adapters: number, tile: Tile, from: GenerationBatch["from"]): GenerationBatch {
+/** Tables of padding: rows that attend to nothing and are kept nowhere. */
+function paddingPass(rows: number, adapters: number, tile: Tile, from: GenerationBatch["from"]): GenerationBatch {
   const bounds = Int32Array.from({ length: 2 * rows }, (_, i) => i >> 1);
   return {
     from,
@@ -99,7 +99,7 @@ function putRow(
   pass.places[row] = place;
 }
 
-/** The rows whose logits are wanted, in the order of the sequences, each at a seat. */
+/** The rows whose logits are returned, in the order of the sequences, at places that are summed in the same order. */
 function withTargets(pass: GenerationBatch, rows: readonly number[], tile: Tile): GenerationBatch {
   const targets = tiledRows(rows.length, tile);
   const targetRows = new Int32Array(targets).fill(NO_ROW);
