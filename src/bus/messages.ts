@@ -112,8 +112,9 @@ export type StageRequest =
   /** The first, and once: takes all memory, opens the links to both neighbours, loads the weights. */
   | { readonly type: "open"; readonly setup: StageSetup }
   | { readonly type: "forward"; readonly pass: number; readonly batch: MicroBatch }
-  | { readonly type: "backward"; readonly pass: number }
-  | { readonly type: "evaluate"; readonly batch: MicroBatch }
+  /** With `logProbs` the losses come with the log-probability of each target. */
+  | { readonly type: "backward"; readonly pass: number; readonly logProbs?: boolean }
+  | { readonly type: "evaluate"; readonly batch: MicroBatch; readonly logProbs?: boolean }
   /** A pass of generation, which keeps keys and values in the stage's cache. */
   | { readonly type: "decode"; readonly batch: GenerationBatch }
   | { readonly type: "squares"; readonly adapters: readonly number[] }
@@ -143,7 +144,13 @@ export type KernelSpan = { readonly kernel: string; readonly start: number; read
  * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. For the first of a
  * row of CIT also the cosines of its pooled state with the paraphrase's of each row of its share.
  */
-export type SequenceLoss = { readonly loss: number; readonly correct: number; readonly similar?: readonly number[] };
+export type SequenceLoss = {
+  readonly loss: number;
+  readonly correct: number;
+  readonly similar?: readonly number[];
+  /** f32[targets], where they are asked for. */
+  readonly logProbs?: Float32Array;
+};
 
 export type StageReply = {
   /** Of each neighbour, the one before first: the link to it and why it is that one. */

@@ -104,7 +104,14 @@ const kernelSpan: Schema<KernelSpan> = v.strictObject({ kernel: v.string(), star
 /** A number, or what came of one that is none. */
 const perhaps = v.union([real, v.nan()]);
 const losses: Schema<readonly SequenceLoss[] | null> = v.nullable(
-  v.array(v.strictObject({ loss: perhaps, correct: count, similar: v.exactOptional(v.array(perhaps)) })),
+  v.array(
+    v.strictObject({
+      loss: perhaps,
+      correct: count,
+      similar: v.exactOptional(v.array(perhaps)),
+      logProbs: v.exactOptional(floats),
+    }),
+  ),
 );
 
 export const stageReport: Schema<StageReport> = v.strictObject({
@@ -185,8 +192,8 @@ type Request<T extends StageRequest["type"]> = Extract<StageRequest, { readonly 
 export const REQUESTS: { readonly [T in StageRequest["type"]]: Schema<Request<T>> } = {
   open: v.strictObject({ type: v.literal("open"), setup: stageSetup }),
   forward: v.strictObject({ type: v.literal("forward"), pass: count, batch: microBatch }),
-  backward: v.strictObject({ type: v.literal("backward"), pass: count }),
-  evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch }),
+  backward: v.strictObject({ type: v.literal("backward"), pass: count, logProbs: v.exactOptional(v.boolean()) }),
+  evaluate: v.strictObject({ type: v.literal("evaluate"), batch: microBatch, logProbs: v.exactOptional(v.boolean()) }),
   decode: v.strictObject({ type: v.literal("decode"), batch: generationBatch }),
   squares: v.strictObject({ type: v.literal("squares"), adapters: v.array(count) }),
   step: v.strictObject({ type: v.literal("step"), steps: v.array(optimizerStep) }),

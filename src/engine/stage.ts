@@ -121,8 +121,8 @@ export class Stage implements Disposable {
         await this.#whole(() => this.forward(pass, batch));
         return null;
       },
-      backward: ({ pass }) => this.#whole(() => this.backward(pass)),
-      evaluate: ({ batch }) => this.#whole(() => this.evaluate(batch)),
+      backward: ({ pass, logProbs }) => this.#whole(() => this.backward(pass, logProbs)),
+      evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
       step: async ({ steps }) => {
@@ -157,13 +157,12 @@ export class Stage implements Disposable {
   }
 
   /** The last stage begins with the loss and returns what it was. */
-  async backward(pass: number): Promise<readonly SequenceLoss[] | null> {
+  async backward(pass: number, logProbs = false): Promise<readonly SequenceLoss[] | null> {
     const { device, decoder, neighbours } = this;
     const inFlight = this.#inFlight.get(pass);
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
     const work = this.buffers.backward!;
     const { batch, acts, tables, slot } = inFlight;
-    const { sequences } = tables;
     const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
@@ -173,7 +172,7 @@ export class Stage implements Disposable {
       decoder.backward(batch, acts, work);
       return found;
     });
-    const losses = last ? withSimilar(await this.#losses(batch, sequences), contrasts) : null;
+    const losses = last ? withSimilar(await this.#losses(batch, tables.sequences, logProbs), contrasts) : null;
     if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
     this.#inFlight.delete(pass);
     this.#free.push(slot);
@@ -182,7 +181,7 @@ export class Stage implements Disposable {
   }
 
   /** Losses without gradients. */
-  async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
+  async evaluate(batch: MicroBatch, logProbs = false): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
@@ -190,7 +189,7 @@ export class Stage implements Disposable {
       this.#loss(inFlight, null);
       return contrastsOf(this.#ground(inFlight), batch);
     });
-    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences), contrasts);
+    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
     await this.device.idle();
     return losses;
   }
@@ -291,7 +290,7 @@ export class Stage implements Disposable {
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await this.#losses(batch, tables.sequences), contrasts);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences, false), contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
@@ -309,8 +308,8 @@ export class Stage implements Disposable {
     headLoss(device, head, buffers, hidden, inFlight.batch, grad);
   }
 
-  /** Sums of the targets' losses for each sequence, in double precision. */
-  async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
+  /** Sums of the targets' losses for each sequence, in double precision; with `logProbs` also those of each target. */
+  async #losses(batch: Batch, sequences: readonly PackedSequence[], logProbs: boolean): Promise<SequenceLoss[]> {
     const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
     const isCorrect = new Int32Array((await this.device.read(batch.isCorrect)).buffer);
     return sequences.map(({ firstTarget, targets }) => {
@@ -319,7 +318,8 @@ export class Stage implements Disposable {
         sum += loss[at]!;
         correct += isCorrect[at]!;
       }
-      return { loss: sum, correct };
+      const own = logProbs ? { logProbs: loss.slice(firstTarget, firstTarget + targets).map((value) => -value) } : {};
+      return { loss: sum, correct, ...own };
     });
   }
 }

@@ -7,8 +7,11 @@
 import { alignUp, range, sum } from "../base/shape.ts";
 import type { Preference } from "../objectives/registry.ts";
 
-/** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
-export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
+/**
+ * Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. `weights` multiply the losses of these tokens,
+ * next to the segment's weight.
+ */
+export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array; readonly weights?: Float32Array };
 
 /**
  * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is desirable; of CIT
@@ -136,7 +139,7 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
         if (sample.mask[i + 1] !== 1) continue;
         targetRows.push(at);
         targetIds.push(sample.ids[i + 1]!);
-        weights.push(segment.weight);
+        weights.push(segment.weight * (sample.weights?.[i + 1] ?? 1));
       }
       sequences.push({ adapter: segment.adapter, firstTarget: before, targets: targetRows.length - before });
       row += length;

@@ -28,7 +28,7 @@ export function admit(
   bus: Bus,
   slot: number,
   { rank, scale, targets, places, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
-  init = recipe.init,
+  init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
   const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
