@@ -14,7 +14,10 @@ export const blas = {
   /** order, trans a, trans b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc */
   scipy_cblas_sgemm: { args: [I, I, I, I, I, I, "f32", "ptr", I, "ptr", I, "f32", "ptr", I], returns: "void" },
   scipy_cblas_dgemm: { args: [I, I, I, I, I, I, "f64", "ptr", I, "ptr", I, "f64", "ptr", I], returns: "void" },
-  /** order, jobz, range, uplo (letters), n, a, lda, vl, vu, il, iu, abstol, m, w, z, ldz, isuppz: eigenvalues il to iu of a symmetric matrix */
+  /**
+   * order, jobz, range, uplo (letters), n, a, lda, vl, vu, il, iu, abstol, m, w, z, ldz, isuppz: eigenvalues il to iu of a
+   * symmetric matrix
+   */
   scipy_LAPACKE_dsyevr: {
     args: [I, I, I, I, I, "ptr", I, "f64", "f64", I, I, "f64", "ptr", "ptr", "ptr", I, "ptr"],
     returns: I,

@@ -25,7 +25,7 @@ export const cudaQueries = {
   cuMemGetInfo_v2: { args: [P, P], returns: I },
 } as const;
 
-/** What an open device needs beside that. */
+/** What an open device needs in addition. */
 export const cuda = {
   ...cudaQueries,
   cuMemAlloc_v2: { args: [P, N], returns: I },

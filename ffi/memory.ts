@@ -1,4 +1,4 @@
-// Host memory by address: the only place beside open.ts that knows bun:ffi.
+// Host memory by address: the only place next to open.ts that knows bun:ffi.
 
 import { CString, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 

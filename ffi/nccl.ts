@@ -1,4 +1,4 @@
-// NCCL's functions, by the header's names. It comes with nobody's driver: where libnccl.so.2 is installed, it can be used.
+// NCCL's functions, by the header's names. No driver comes with it: where libnccl.so.2 is installed, it can be used.
 
 const P = "ptr";
 const I = "i32";
@@ -13,7 +13,9 @@ export const nccl = {
   ncclGetErrorString: { args: [I], returns: "cstring" },
   /** out 128 bytes */
   ncclGetUniqueId: { args: [P], returns: I },
-  /** out communicator, number of ranks, rank; the id, which comes before the rank in C. Waits until all ranks have called it. */
+  /**
+   * out communicator, number of ranks, rank; the id, which comes before the rank in C. Waits until all ranks have called it.
+   */
   ncclCommInitRank: { args: [P, I, I, Z, Z, Z, ...ID], returns: I },
   /** Ends also what is under way, and what can never end. */
   ncclCommAbort: { args: [P], returns: I },

@@ -6,8 +6,8 @@ import { isAbsolute, join } from "node:path";
 import { RunError, textOf } from "../src/base/errors.ts";
 
 /**
- * What crosses the boundary, by the names of bun:ffi. A `ptr` is an address as a number (below 2^53: the fastest way), or a view
- * that C uses only until it returns; it must be a view of its own ArrayBuffer, since small pooled ones move.
+ * What crosses the boundary, by the names of bun:ffi. A `ptr` is an address as a number (below 2^53: the fastest way), or a
+ * view that C uses only until it returns; it must be a view of its own ArrayBuffer, since small pooled ones move.
  */
 type Crossing = {
   ptr: { takes: number | ArrayBufferView | null; gives: number | null };

@@ -1,27 +1,31 @@
 // Bundles src/main.ts and the assets of this checkout into dist/mlora. Called by scripts/build, which sees to the assets.
 //
-// Assets are embedded compressed, each as assets/NAME.zst, with assets/manifest.json beside them: src/base/assets.ts reads them.
+// Assets are embedded compressed, several small ones as one file, since variants of a kernel resemble each other, with
+// assets/manifest.json, which says where each lies: src/base/assets.ts reads them.
 
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
-import { readManifest } from "../src/device/cuda/manifest.ts";
+import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
+import { writeFileAtomic } from "../src/files/atomic.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
-/** zstd's: level 19 takes twenty times as long and saves one hundredth of the file. */
-const LEVEL = 9;
+/** zstd's. It takes half a minute, so that what was compressed is kept in PACKED; unpacking is as fast as with any level. */
+const LEVEL = 19;
+/** Compressed packs of the last build, by the hash of what they are made from. */
+const PACKED = join(DIST, ".packed");
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
 
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS) ? readManifest() : [];
-  const kernelFiles = kernels.flatMap(({ ptx, cubins }) => [ptx, ...Object.values(cubins)].map((file) => `kernels/${file}`));
-  stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...kernelFiles]);
+  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
+  const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
+  await stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...files]);
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
@@ -31,17 +35,41 @@ try {
 }
 
 /** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
-function stageAssets(folder: string, names: readonly string[]): void {
-  const entries = names.map((name) => {
-    const content = readAsset(name);
-    const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
-    const file = join(folder, `${name}.zst`);
-    mkdirSync(dirname(file), { recursive: true });
-    writeFileSync(file, Bun.zstdCompressSync(content as Uint8Array<ArrayBuffer>, { level: LEVEL }));
-    return [name, { sha256, bytes: content.length }] as const;
-  });
-  const manifest: AssetManifest = Object.fromEntries(entries);
+async function stageAssets(folder: string, names: readonly string[]): Promise<void> {
+  mkdirSync(folder);
+  mkdirSync(PACKED, { recursive: true });
+  const manifest: Record<string, AssetManifest[string]> = {};
+  const used = await Promise.all(
+    packsOf(names).map(async (pack, i) => {
+      const file = `${i}.zst`;
+      let from = 0;
+      for (const { name, content } of pack) {
+        manifest[name] = { sha256: sha256(content), bytes: content.length, file, from };
+        from += content.length;
+      }
+      const whole = Buffer.concat(pack.map(({ content }) => content));
+      const kept = `${sha256(whole)}-${LEVEL}-${Bun.version}`;
+      const path = join(PACKED, kept);
+      const isKept = existsSync(path);
+      const compressed = isKept ? readFileSync(path) : await Bun.zstdCompress(whole, { level: LEVEL });
+      writeFileSync(join(folder, file), compressed);
+      if (!isKept) writeFileAtomic(path, compressed);
+      return kept;
+    }),
+  );
+  for (const kept of readdirSync(PACKED))
+    if (!used.includes(kept) && !kept.endsWith(".tmp")) rmSync(join(PACKED, kept), { force: true });
   writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
+}
+
+function sha256(content: Uint8Array): string {
+  return new Bun.CryptoHasher("sha256").update(content).digest("hex");
+}
+
+/** The variants of a kernel for a machine lie together, as names that differ by a hash alone: unpacked in milliseconds when one is loaded. */
+function packsOf(names: readonly string[]) {
+  const alike = Map.groupBy(names, (name) => name.replace(/-[0-9a-f]{16}\./, "."));
+  return [...alike.values()].map((group) => group.map((name) => ({ name, content: readAsset(name) })));
 }
 
 async function bundle(folder: string): Promise<void> {

@@ -3,7 +3,7 @@
     python check_model.py FOLDER
 
 The tokenizer must give back every one of a list of hard strings; every tensor must be there, of the right shape and
-finite; and the model must find a plain English sentence unsurprising and go on from another sensibly. The forward pass
+finite; and the model must find a plain English sentence unsurprising and continue another sensibly. The forward pass
 below is the textbook one in numpy, on purpose: it shares no line with mlora, so neither can hide the other's mistake.
 Rows of q and k in the wrong order, the likeliest fault of a conversion, pass every check but the last two.
 """
@@ -161,7 +161,7 @@ def check_language(config: dict, tensors: dict[str, np.ndarray], tokenizer: Toke
             ids.append(int(log_probabilities(config, tensors, ids)[-1].argmax()))
         continuation = tokenizer.decode(ids[begun:])
         if continuation != expected:
-            fail(f"{beginning!r} goes on with {continuation!r}, not {expected!r}")
+            fail(f"{beginning!r} continues with {continuation!r}, not {expected!r}")
     return f"{beginning}{continuation}  (loss on a plain sentence: {loss:.2f} nats a token)"
 
 

@@ -1,10 +1,12 @@
-// Who may import whom, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a check.
+// Which folder may import which, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a
+// check.
 //
 // Run by scripts/test: prints every breach with its place, and fails if there is one. Holds for src and ffi; tests and scripts
 // may reach everywhere.
 
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { FAMILY_NAMES } from "../src/families/registry.ts";
 import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
@@ -15,7 +17,8 @@ type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: 
 const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
   base: { values: ["package.json"] },
   ffi: { values: [] },
-  methods: { values: [] },
+  families: { values: [] },
+  methods: { values: ["families"] },
   objectives: { values: [], types: ["schedule"] },
   recipe: { values: ["methods", "objectives"] },
   schedule: { values: [], types: ["objectives"] },
@@ -26,9 +29,11 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "objectives",
       "recipe",
       "schedule",
+      "families",
       "engine/adapter-pool.ts",
       "engine/buffers.ts",
       "engine/kv-cache.ts",
+      "engine/pool-memory.ts",
       "engine/stage-buffers.ts",
       "engine/weights.ts",
       "device/scratch.ts",
@@ -36,30 +41,30 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     ],
     types: ["device"],
   },
-  data: { values: ["objectives"], types: ["recipe"] },
-  files: { values: ["methods"] },
-  device: { values: ["ffi", "methods"] },
+  data: { values: ["families", "objectives"], types: ["recipe"] },
+  files: { values: ["families", "methods"] },
+  device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device"] },
   engine: {
-    values: ["bus", "device", "files", "link", "methods", "objectives", "ops"],
+    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops"],
     types: ["plan", "schedule"],
   },
-  bus: { values: ["methods", "objectives"], types: ["schedule"] },
+  bus: { values: ["families", "methods", "objectives"], types: ["schedule"] },
   link: { values: ["bus", "device"] },
   cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
   session: {
-    values: ["bus", "cluster", "data", "engine", "files", "methods", "objectives", "plan", "recipe", "schedule"],
+    values: ["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
   cli: {
     values: [
-      ...["bus", "cluster", "data", "engine", "ffi", "files", "link"],
+      ...["bus", "cluster", "data", "engine", "families", "ffi", "files", "link"],
       ...["methods", "objectives", "plan", "recipe", "schedule", "session"],
     ],
   },
   main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
 };
 
-/** Packages and built-in modules that one file stands for; nobody else may import them. */
+/** Packages and built-in modules that one file stands for; no other may import them. */
 const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "bun:ffi": ["ffi/open.ts", "ffi/memory.ts"],
   "@nats-io/transport-node": ["src/bus/nats.ts"],
@@ -98,10 +103,13 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   },
 ];
 
-/** Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the others' names. */
+/**
+ * Names of definitions: what differs by a name stands in the definition, so that a new one is complete without a search for the
+ * others' names.
+ */
 const COMPARED = {
-  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES].join("|")})"`, "g"),
-  folders: ["methods", "objectives"],
+  effect: new RegExp(`([!=]==|\\bcase) "(${[...PEFT_METHODS, ...OBJECTIVE_NAMES, ...FAMILY_NAMES].join("|")})"`, "g"),
+  folders: ["families", "methods", "objectives"],
 };
 
 /** All breaches, each as "path:line: what is wrong". */

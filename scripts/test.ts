@@ -1,7 +1,7 @@
 // All checks and tests, counted. Called by scripts/test, whose first lines say how.
 //
-// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework gets
-// a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
+// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework
+// gets a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,6 +26,7 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   ],
   "import rules": [BUN, "scripts/imports.ts"],
   "file lengths": [BUN, "scripts/lengths.ts"],
+  prose: [BUN, "scripts/prose.ts"],
 };
 const BUILD = ["scripts/build"];
 /** After the build, which makes those that are not: it can fail where MLORA_SKIP_KERNELS=1 kept old ones. */

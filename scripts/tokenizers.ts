@@ -3,8 +3,9 @@
 //
 //     bun scripts/tokenizers.ts [FOLDER]
 //
-// Installs the packages below into FOLDER (a new one without it; about 900 MB), makes each tokenizer's folder and strings there, and
-// compares what is there and in the golden file. tests/golden/tokenizers/convert.py and make_strings.py make more, and the golden.
+// Installs the packages below into FOLDER (a new one without it; about 900 MB), makes each tokenizer's folder and strings
+// there, and compares what is there and in the golden file. tests/golden/tokenizers/convert.py and make_strings.py make more,
+// and the golden.
 
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -35,7 +35,8 @@ static void adamw_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// m is the buffer of the momentum. It begins as zeros, so that it is the gradient itself after the first step, as PyTorch has it.
+// m is the buffer of the momentum. It begins as zeros, so that it is the gradient itself after the first step, as PyTorch has
+// it.
 static void sgd_range(void *context, int64_t begin, int64_t end) {
   const adamw_args *a = context;
   float momentum = a->table[2], nesterov = a->table[3], decay = a->table[6];

@@ -1,6 +1,7 @@
 // Generation: keys and values are kept, and each new row attends over those of its sequence.
 //
-// A piece of work is one query head of one row: its sums run over the keys in their order, whatever else is computed beside it.
+// A piece of work is one query head of one row: its sums run over the keys in their order, whatever else is computed in the
+// pass.
 #include "native.h"
 #include <math.h>
 #include <stdlib.h>

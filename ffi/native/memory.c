@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define HEADER 4096 // keeps the length beside the block, and the block aligned to a page
+#define HEADER 4096 // keeps the length next to the block, and the block aligned to a page
 
 // `bytes` zeroed on first touch, or NULL.
 void *native_allocate(int64_t bytes) {

@@ -10,12 +10,13 @@ static const float BOOK[16] = {
     0.07958029955625534f,  0.16093020141124725f,  0.24611230194568634f,  0.33791524171829224f,
     0.44070982933044434f,  0.5626170039176941f,   0.7229568362236023f,   1.0f,
 };
-#define TO_WHOLE 12582912.0f // what is added to it has no bits left for a fraction: rounds to nearest even, once with the product
+// what is added to it has no bits left for a fraction: rounds to nearest even, once with the product
+#define TO_WHOLE 12582912.0f
 static float pairs[256][2]; // what the two codes of a byte stand for
 static float dynamic[256];  // the signed dynamic code of 8 bits
 
-// The dynamic code: zero, one, and for each power of ten from 1e-6 to 1 twice as many steps as for the one before, each the middle of
-// its part of [0.1, 1], with either sign.
+// The dynamic code: zero, one, and for each power of ten from 1e-6 to 1 twice as many steps as for the one before, each the
+// middle of its part of [0.1, 1], with either sign.
 __attribute__((constructor)) static void make_tables(void) {
   for (int byte = 0; byte < 256; byte++) {
     pairs[byte][0] = BOOK[byte >> 4];

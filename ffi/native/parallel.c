@@ -9,7 +9,8 @@
 
 #define MAX_THREADS 256
 #define SPINS 2000        // looks for work at full speed: about the time between two launches
-#define YIELDS 4000       // then looks in turn with others, some ms, before a helper sleeps: waking it costs as much as a kernel
+// then looks in turn with others, some ms, before a helper sleeps: waking it costs as much as a kernel
+#define YIELDS 4000
 #define PIECES_A_THREAD 4 // small enough to even out, large enough to be worth taking
 
 static struct {
@@ -63,8 +64,8 @@ static void *helper(void *which) {
   return NULL;
 }
 
-// Sets the number of threads, before the first kernel, and says how many cores the machine has; returns how many threads there are.
-// They live as long as the process.
+// Sets the number of threads, before the first kernel, and says how many cores the machine has; returns how many threads there
+// are. They live as long as the process.
 int native_threads(int threads, int cores) {
   pool.cores = cores;
   if (threads > MAX_THREADS) threads = MAX_THREADS;

@@ -1,16 +1,16 @@
 // Matrix products: OpenBLAS's sgemm on one thread for each piece of the output, pieces shared by our threads.
 //
-// A row's sums must not depend on how many rows there are (an adapter's results may not depend on its company). Two things see
-// to that: pieces begin at multiples of ROW_TILE rows, where all of OpenBLAS's x86 kernels do the same sums for a row whatever
-// comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
+// A row's sums must not depend on how many rows there are (an adapter's results may not depend on what it is co-batched with).
+// Two things see to that: pieces begin at multiples of ROW_TILE rows, where all of OpenBLAS's x86 kernels do the same sums for
+// a row whatever comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
 #include "packed.h"
 
 #define ROW_TILE 24 // rows: src/device/cpu/linear.ts has the same
 #define TALL (20 * ROW_TILE)
 
-// Columns of a piece at most, and its rows where few pieces lie side by side: large pieces waste least (8 % on two cores), but a
-// machine of many cores needs many. By the machine's cores, not by our threads: stages that share a machine must not sum differently
-// from one that has it for itself. src/device/cpu/linear.ts computes with the columns too.
+// Columns of a piece at most, and its rows where few pieces lie side by side: large pieces waste least (8 % on two cores), but
+// a machine of many cores needs many. By the machine's cores, not by our threads: stages that share a machine must not sum
+// differently from one that has it for itself. src/device/cpu/linear.ts computes with the columns too.
 static int widest(void) { return machine_cores() <= 2 ? 288 : 192; }
 static int shortest(void) { return machine_cores() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
 
@@ -65,8 +65,8 @@ void product(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, floa
   cut_and_run((product_args){sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, 0, 0, alpha, beta, a, b, c, NULL, NULL});
 }
 
-// c[m, n] = a op(w) + beta c with a packed w, [n, k] where op transposes, else [k, n]: the same sums as over w in f32. `scratch` has
-// room for widest() * k values for each thread.
+// c[m, n] = a op(w) + beta c with a packed w, [n, k] where op transposes, else [k, n]: the same sums as over w in f32.
+// `scratch` has room for widest() * k values for each thread.
 void product_packed(sgemm_fn sgemm, int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta,
                     float *c, int ldc, float *scratch) {
   cut_and_run((product_args){sgemm, 0, transposed, m, n, k, lda, transposed ? k : n, ldc, 0, 0, 1, beta, a, NULL, c, w, scratch});

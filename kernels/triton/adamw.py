@@ -1,21 +1,23 @@
 """AdamW or SGD, each adapter its own, of all adapters in one launch, and the squares of their gradients' norms.
 
     grad_norm     squares[l, s] = sum of squares of tensor s of adapter l: (first element, rows, columns) = tensors[s]
-    adamw_step    for adapters whose optimizer is 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
-                  p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps);  grad = 0,  copy = bf16(p)
+    adamw_step    for adapters whose optimizer is 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),
+                  v = beta2 v + (1 - beta2) g^2,
+                  p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps),
+                  grad = 0,  copy = bf16(p)
                   of those whose optimizer is 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
                   p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 11] = optimizer, lr, 1 - beta1, beta2,
-1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and the fourth;
-factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3]; squares f32[L, S].
-Needs: P a multiple of 128, at
-most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8 columns.
+Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 11] = optimizer, lr, 1 - beta1,
+beta2, 1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third
+and the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S,
+3]; squares f32[L, S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8 and have multiples of
+8 columns.
 
-Blind to padding. The padded rank depends on the company, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at the
-end (B: [N, R]) must not change a bit of a sum. A tensor of at most LOW rows, as A is at any rank (3 x 256), is cut by columns:
-each lane adds its columns from row to row, and a zero adds nothing. A taller one is a B: it is cut by rows, and each lane
-adds every 16th element of its rows. Places and order of what is not zero are the same at every padded rank.
+Blind to padding. The padded rank depends on the other adapters, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at
+the end (B: [N, R]) must not change a bit of a sum. A tensor of at most LOW rows, as A is at any rank (3 x 256), is cut by
+columns: each lane adds its columns from row to row, and a zero adds nothing. A taller one is a B: it is cut by rows, and each
+lane adds every 16th element of its rows. Places and order of what is not zero are the same at every padded rank.
 
 Launch:
     grad_norm        grid (SLICES, S, L); part f32[L, S, SLICES] is scratch, written everywhere
@@ -109,8 +111,8 @@ def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr
         d = g + decay * p
         m_I = momentum * m_I + d
         p -= lr * tl.where(nesterov != 0.0, d + momentum * m_I, m_I)
-    # With a bf16 copy a thread reads 8 neighbours and writes 4, so what one has to read another writes: all must have read. Without
-    # the barrier a few gradients in a million were read as the zeros that replace them.
+    # With a bf16 copy a thread reads 8 neighbours and writes 4, so what one has to read another writes: all must have read.
+    # Without the barrier a few gradients in a million were read as the zeros that replace them.
     tl.debug_barrier()
     tl.store(grads + at, tl.zeros((BLOCK,), tl.float32), mask=inside)
     tl.store(m + at, m_I, mask=inside)

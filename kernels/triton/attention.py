@@ -1,27 +1,31 @@
 """Causal attention within packed sequences (flash attention): forward, and a backward that gives the same bits every time.
 
     attention_forward       out[m] = sum_n p[m, n] v[n],  p[m, n] = exp(scale q[m] k[n] - lse[m]) over the rows n that m sees
-    attention_backward_q    delta[m] = sum(dout[m] out[m]);  dq[m] = scale sum_n ds[m, n] k[n],  ds[m, n] = p[m, n] (dout[m] v[n] - delta[m])
-    attention_backward_kv   dv[n] = sum_m p[m, n] dout[m],  dk[n] = scale sum_m ds[m, n] q[m], over the query heads that share n's head
+    attention_backward_q    delta[m] = sum(dout[m] out[m]);  dq[m] = scale sum_n ds[m, n] k[n],
+                            ds[m, n] = p[m, n] (dout[m] v[n] - delta[m])
+    attention_backward_kv   dv[n] = sum_m p[m, n] dout[m],  dk[n] = scale sum_m ds[m, n] q[m], over the query heads
+                            that share n's head
 
-Row m sees rows max(first, m - window + 1) .. m of its sequence, bounds[m] = (first, one past the last), window 0 = no limit; a row
-with equal bounds is padding: it sees nothing, nothing sees it, its out, dq, dk and dv are 0. Query head h reads key head h C / Q.
+Row m sees rows max(first, m - window + 1) .. m of its sequence, bounds[m] = (first, one past the last), window 0 = no limit; a
+row with equal bounds is padding: it sees nothing, nothing sees it, its out, dq, dk and dv are 0. Query head h reads key head h
+C / Q.
 
-Shapes: qkv, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; out, dout c[M, Q D]; lse (natural log), delta f32[Q, M]; bounds i32[M, 2].
-Needs: M a multiple of 128, sequences one after another, scale > 0, all of qkv and dout finite, 16-byte alignment. D is HEAD_DIM
-where EXACT = 1, else any number up to it (slower: for tests).
+Shapes: qkv, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; out, dout c[M, Q D]; lse (natural log), delta f32[Q, M]; bounds
+i32[M, 2]. Needs: M a multiple of 128, sequences one after another, scale > 0, all of qkv and dout finite, 16-byte alignment. D
+is HEAD_DIM where EXACT = 1, else any number up to it (slower: for tests).
 
-Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout; attention_backward_kv reads the delta of the
-launch before it.
+Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout; attention_backward_kv reads the delta of
+the launch before it.
     attention_forward       grid (M / BM, Q)
     attention_backward_q    grid (M / BM, Q)
     attention_backward_kv   grid (M / BN, C)
 On Hopper attention_hopper.py does the same, launched alike.
 
-Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need atomics,
-whose order changes. Tiles begin at multiples of their height, a divisor of 128 like an adapter's first row, and what a tile visits
-follows from its own rows' bounds: who else is in the batch changes no bit. Each sum runs over tiles in the order of rows, and a
-tile of keys that a row does not see leaves its sums as they are, to the bit. Programs with the longest loops start first.
+Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need
+atomics, whose order changes. Tiles begin at multiples of their height, a divisor of 128 like an adapter's first row, and what a
+tile visits follows from its own rows' bounds: what else is in the batch changes no bit. Each sum runs over tiles in the order
+of rows, and a tile of keys that a row does not see leaves its sums as they are, to the bit. Programs with the longest loops
+start first.
 """
 import triton
 import triton.language as tl
@@ -82,7 +86,8 @@ def seen_until(bounds, n, M, window):
 
 @triton.jit
 def key_range(m, begin, real, BN: tl.constexpr):
-    """Keys that a tile of queries m sees: rows lo .. hi, lo at a key tile; every row of a sequence sees all of whole .. m[0]."""
+    """Keys that a tile of queries m sees: rows lo .. hi, lo at a key tile; every row of a sequence sees all of whole ..
+    m[0]."""
     lo = tl.min(begin) // BN * BN
     hi = tl.max(tl.where(real, m + 1, 0))
     whole = tl.max(tl.where(real, begin, 0))
@@ -166,7 +171,8 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
 @triton.jit
 def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
                           BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
-    """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the file."""
+    """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the
+    file."""
     if EXACT:
         D = HEAD_DIM
     all_heads = heads + 2 * kv_heads

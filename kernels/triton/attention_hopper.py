@@ -1,16 +1,18 @@
-"""attention.py for Hopper: the same kernels with the same arguments, in Gluon, for bf16 and heads of HEAD_DIM = 64 or 128 (EXACT is 1).
+"""attention.py for Hopper: the same kernels with the same arguments, in Gluon, for bf16 and heads of HEAD_DIM = 64 or 128
+(EXACT is 1).
 
-One warp loads tiles by TMA into rings of buffers; two warp groups, 64 rows each, compute. They share what is loaded and wait for
-nothing else of each other: while one is busy with exponentials, the tensor cores serve the other. A ring has two barriers for
-each of its buffers: `full` (its bytes have come) and `empty` (both groups have read it).
+One warp loads tiles by TMA into rings of buffers; two warp groups, 64 rows each, compute. They share what is loaded and wait
+for nothing else of each other: while one is busy with exponentials, the tensor cores serve the other. A ring has two barriers
+for each of its buffers: `full` (its bytes have come) and `empty` (both groups have read it).
 
-What is summed in which order, and why company changes nothing, is as attention.py says. Descriptors: q_rows and do_rows
-[64, HEAD_DIM] in the kernels of queries and [BM, HEAD_DIM] in attention_backward_kv; kv_rows [BN, HEAD_DIM] and there [64, HEAD_DIM];
-out and dqkv that are written [64, HEAD_DIM]; lse and delta that attention_backward_kv reads, as matrices [Q, M], [1, BM].
+What is summed in which order, and why other adapters change nothing, is as attention.py says. Descriptors: q_rows and do_rows
+[64, HEAD_DIM] in the kernels of queries and [BM, HEAD_DIM] in attention_backward_kv; kv_rows [BN, HEAD_DIM] and there [64,
+HEAD_DIM]; out and dqkv that are written [64, HEAD_DIM]; lse and delta that attention_backward_kv reads, as matrices [Q, M], [1,
+BM].
 
-ptxas moves a wait for a matrix product before arithmetic that does not need it, and would so end the overlap of exponentials and
-products; it does not move it over the loop that waits for a barrier. So each loop waits for its next keys before it waits for the
-product that ran meanwhile. A product in flight from one iteration to the next makes ptxas serialise all (C7512).
+ptxas moves a wait for a matrix product before arithmetic that does not need it, and would so end the overlap of exponentials
+and products; it does not move it over the loop that waits for a barrier. So each loop waits for its next keys before it waits
+for the product that ran meanwhile. A product in flight from one iteration to the next makes ptxas serialise all (C7512).
 """
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -89,7 +91,7 @@ def load_tile(ring, i, rows, row0, column):
 
 @gluon.jit
 def write_rows(rows, row0, column, through, value):
-    """Rounds f32[64, HEAD_DIM] to bf16 and writes it, by way of a buffer that nobody reads any more."""
+    """Rounds f32[64, HEAD_DIM] to bf16 and writes it, by way of a buffer that is not read any more."""
     through.store(value.to(gl.bfloat16))
     fence_async_shared()
     tma.async_copy_shared_to_global(rows, [row0, column], through)
@@ -120,7 +122,8 @@ def seen_until(bounds, n, M, window):
 
 @gluon.jit
 def key_range(bounds, m0, M, window, BM: gl.constexpr, BN: gl.constexpr):
-    """The first key tile's row, the number of tiles (at least one), and from where on every row of a sequence sees all up to m0."""
+    """The first key tile's row, the number of tiles (at least one), and from where on every row of a sequence sees all up to
+    m0."""
     m = m0 + gl.arange(0, BM, gl.BlockedLayout([1], [32], [4], [0]))
     begin, real = first_seen(bounds, m, M, window)
     lo = gl.minimum(gl.min(begin, 0), m0) // BN * BN
@@ -139,7 +142,8 @@ def mask_keys(s, begin, m, m0, n0, whole, BN: gl.constexpr, S: gl.constexpr):
 
 @gluon.jit
 def softmax(s, high, total, to_log2):
-    """Of one more tile of scores: the tile's exponentials, the new maxima and sums, and what the old sums were multiplied by."""
+    """Of one more tile of scores: the tile's exponentials, the new maxima and sums, and what the old sums were multiplied
+    by."""
     higher = gl.maximum(high, gl.max(s, 1) * to_log2)
     p = gl.exp2(s * to_log2 - higher[:, None])
     less = gl.exp2(high - higher)

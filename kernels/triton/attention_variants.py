@@ -1,7 +1,8 @@
-"""What is compiled of attention.py and attention_hopper.py: each kernel for every kind and head size. No Triton is needed to read it.
+"""What is compiled of attention.py and attention_hopper.py: each kernel for every kind and head size. No Triton is needed to
+read it.
 
-A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is none,
-one with EXACT = 0 and HEAD_DIM >= D. Its grid follows from BM and BN.
+A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is
+none, one with EXACT = 0 and HEAD_DIM >= D. Its grid follows from BM and BN.
 """
 
 KERNELS = ("attention_forward", "attention_backward_q", "attention_backward_kv")
@@ -28,7 +29,8 @@ PARAMETERS = {
 
 
 def boxes(kernel, head_dim, BM, BN):
-    """Descriptors of a kernel of attention_hopper.py: parameter -> type. What a warp group reads or writes for itself has 64 rows."""
+    """Descriptors of a kernel of attention_hopper.py: parameter -> type. What a warp group reads or writes for itself has 64
+    rows."""
     keys = kernel == "attention_backward_kv"
     rows = dict(q_rows=BM if keys else 64, do_rows=BM if keys else 64, kv_rows=64 if keys else BN, **{"attention_forward": {"out": 64}}.get(kernel, {"dqkv": 64}))
     types = {name: descriptor("bf16", height, head_dim, 128) for name, height in rows.items()}

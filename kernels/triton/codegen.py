@@ -3,8 +3,8 @@
 Triton's passes are called one by one instead of through triton.compile, which would write every stage into a cache on disk and
 assemble with line numbers, that is with the paths of this checkout in it. The same row gives the same bytes in every folder.
 
-Integers are not specialised: a kernel serves every value. Pointers are aligned to 16 bytes. Triton's own scratch memory is refused,
-for a launch gives none: its two hidden pointers are null.
+Integers are not specialised: a kernel serves every value. Pointers are aligned to 16 bytes. Triton's own scratch memory is
+refused, for a launch gives none: its two hidden pointers are null.
 """
 import importlib
 import re
@@ -27,7 +27,7 @@ SCALARS = {"i32": ("i32", 4), "i64": ("i64", 8), "fp32": ("f32", 4)}  # the laun
 
 
 class Unfit(Exception):
-    """A row that cannot be compiled, or that nobody could launch."""
+    """A row that cannot be compiled, or that could not be launched."""
 
 
 def generate(row, machines, folder):
@@ -35,7 +35,7 @@ def generate(row, machines, folder):
     ptx, metadata = lower(row)
     sizes = [metadata[f"{name}_size"] for name in HIDDEN]
     if any(sizes):
-        raise Unfit(f"wants {sizes} bytes of Triton's own scratch memory, which a launch does not give")
+        raise Unfit(f"needs {sizes} bytes of Triton's own scratch memory, which a launch does not give")
     params = parameters(row["signature"], metadata["tensordesc_meta"])
     expected = layout(params) + [(8, 8)] * len(HIDDEN)
     found = entry_layout(ptx, metadata["name"])

@@ -1,19 +1,25 @@
 """Compiles variants.py ahead of time, without a GPU, into kernels/build: PTX, machine code (cubins) and manifest.json.
 
-    compile.py [--out FOLDER] [--only KERNEL] [--verify]
+    compile.py [--out FOLDER] [--only KERNEL | --these] [--verify | --report | --rows]
 
-A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has changed.
-manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves the last
-manifest with all its files, and the next one goes on. Builds of one folder wait for each other.
+A file's name ends in the hash of all that it is made from, so what is there already is left as it is, whatever else has
+changed. manifest.json is written last, and what belongs to nothing any more is deleted after that: an interrupted build leaves
+the last manifest with all its files, and the next one continues. Builds of one folder wait for each other.
 
-    --only     compiles one kernel; the manifest then lists what is up to date, and says so when that is not everything
+    --only     compiles one kernel; what else is not up to date the manifest then lists as not compiled
+    --these    compiles the rows whose source_sha256 begins a line of standard input, likewise
+    --rows     prints the manifest as it is where nothing is compiled
     --verify   compiles nothing; says what is stale, missing, changed or left over, and ends with 1 if there is anything
+    --report   compiles into a temporary folder, from nothing, and prints what each kernel costs
 
-The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with what codegen.py says of each, `ptx` and
-`cubins` (by the major compute capability that they run on) as paths in the folder, source_sha256, ptx_sha256, cubins_sha256.
+The manifest: triton, format, kernels = the rows of variants.py (`name` is the kernel) with source_sha256 and, where a row is
+compiled, what codegen.py says of it, `ptx` and `cubins` (by the major compute capability that they run on) as paths in the
+folder, ptx_sha256, cubins_sha256. All rows are listed in any case, so that launchers choose the same variant whatever else is
+compiled.
 
-Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled for sm_80 and also
-launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80 PTX.
+Cubins spare a start the driver's compiler: sm_90a is Hopper's, sm_89 Ada's; sm_80 is for all of capability 8; what is compiled
+for sm_80 and also launched on Hopper is assembled for sm_90 from the same PTX. On any other GPU the driver compiles the sm_80
+PTX.
 """
 import argparse
 import ast
@@ -22,10 +28,14 @@ import fcntl
 import functools
 import hashlib
 import json
+import lzma
 import os
+import platform
 import re
+import resource
 import signal
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -36,7 +46,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from variants import variants  # noqa: E402
 
-FORMAT = 1  # of the manifest: src/device/cuda/manifest.ts reads this one
+FORMAT = 2  # of the manifest: src/device/cuda/manifest.ts reads this one
+RECORD = 1  # of what is kept of a row
 TRITON = re.search(r"^triton==(\S+)$", (HERE / "requirements.txt").read_text(), re.MULTILINE).group(1)
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -66,7 +77,7 @@ def sources_hash(module):
 
 def source_hash(row):
     """Of all that decides a row's files; the order of the signature is part of it."""
-    return sha256(json.dumps([FORMAT, TRITON, sources_hash(row["module"]), row]).encode())
+    return sha256(json.dumps([RECORD, TRITON, sources_hash(row["module"]), row]).encode())
 
 
 def stem(row):
@@ -81,6 +92,11 @@ def machines(row):
     if row["arch"] == "sm_89":
         return {"8": "sm_89"}
     return {"8": "sm_80"} | ({} if row["kinds"] == ["ptr"] else {"9": "sm_90"})
+
+
+def facts(row):
+    """What the manifest says of a row that is not compiled."""
+    return dict(name=row["kernel"], **{key: row[key] for key in ("kinds", "arch", "dtype", "constants", "launch")}, source_sha256=source_hash(row))
 
 
 def record(stem):
@@ -108,19 +124,18 @@ def sha256(content):
 
 
 def build(row, out):
-    """In a worker: compiles a row and writes its files, the record last. Returns the entry."""
+    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it took."""
     from codegen import generate
 
+    began = cpu_seconds()
     ptx, code, made = generate(row, machines(row).values(), out)
     cubins = {major: code[machine] for major, machine in machines(row).items()}
     paths = {major: f"{stem(row)}.{machine}.cubin" for major, machine in machines(row).items()}
     entry = dict(
-        name=row["kernel"],
-        **{key: row[key] for key in ("kinds", "arch", "dtype", "constants", "launch")},
+        **facts(row),
         **made,
         ptx=f"{stem(row)}.ptx",
         cubins=paths,
-        source_sha256=source_hash(row),
         ptx_sha256=sha256(ptx.encode()),
         cubins_sha256={major: sha256(cubin) for major, cubin in cubins.items()},
     )
@@ -128,7 +143,12 @@ def build(row, out):
     for major, cubin in cubins.items():
         write(out / paths[major], cubin)
     write(out / record(stem(row)), json.dumps(entry).encode())
-    return entry
+    return entry, cpu_seconds() - began
+
+
+def cpu_seconds():
+    """Of this process and of those that it has waited for (ptxas): other programs on the machine do not count."""
+    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def write(path, content):
@@ -146,9 +166,10 @@ def begin_worker():
 
 
 def build_all(rows, out):
-    """Compiles rows side by side. The first that fails ends it; what is done by then stays for the next build."""
+    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for the next build."""
+    done = []
     if not rows:
-        return
+        return done
     for name in [name for name in os.environ if name.startswith("TRITON_")]:
         del os.environ[name]  # what is compiled depends on the sources alone
     if version("triton") != TRITON:
@@ -158,7 +179,7 @@ def build_all(rows, out):
     jobs = {pool.submit(build, row, out): row for row in rows}
     try:
         for job in as_completed(jobs):
-            job.result()
+            done.append((jobs[job], *job.result()))
             progress.step()
     except KeyboardInterrupt:
         abort("interrupted; what was done is kept")
@@ -167,6 +188,7 @@ def build_all(rows, out):
     except Exception as error:
         abort(f"{title(jobs[job])}\n{type(error).__name__}: {error}")
     pool.shutdown()
+    return done
 
 
 def abort(message):
@@ -204,8 +226,9 @@ def built(row, out):
     return entry if whole else None
 
 
-def manifest_of(entries):
-    return dict(triton=TRITON, format=FORMAT, kernels=entries)
+def manifest_of(rows, entries):
+    """`entries`: of each row, or None."""
+    return dict(triton=TRITON, format=FORMAT, kernels=[entry or facts(row) for row, entry in zip(rows, entries)])
 
 
 def strangers(out, entries):
@@ -220,22 +243,24 @@ def faults(rows, out):
     lines = [f"stale or missing: {title(row)}" for row, entry in zip(rows, entries) if entry is None]
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
-        listed = manifest["kernels"]
+        listed = [entry for entry in manifest["kernels"] if "ptx" in entry]
         lines += [f"left over: {path.relative_to(out)}" for path in strangers(out, [*filter(None, entries), *listed])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [*lines, f"missing or broken: {MANIFEST}"]
-    return lines or ([] if manifest == manifest_of(entries) else [f"not what the files are: {MANIFEST}"])
+    return lines or ([] if manifest == manifest_of(rows, entries) else [f"not what the files are: {MANIFEST}"])
 
 
-def update(rows, out, only):
-    """Builds what is not there, writes the manifest and removes what belongs to nothing. Says what it did, and nothing if that is nothing."""
+def update(rows, wanted, out):
+    """Builds what of `wanted` is not there, writes the manifest and removes what belongs to nothing. Says what it did, and
+    nothing if that is nothing."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        todo = [row for row in rows if built(row, out) is None and only in (None, row["kernel"])]
+        todo = [row for row in wanted if built(row, out) is None]
         build_all(todo, out)
-        entries = [entry for entry in (built(row, out) for row in rows) if entry]
-        write(out / MANIFEST, json.dumps(manifest_of(entries), indent=1).encode())
+        found = [built(row, out) for row in rows]
+        entries = [entry for entry in found if entry]
+        write(out / MANIFEST, json.dumps(manifest_of(rows, found), indent=1).encode())
         for path in strangers(out, entries):
             path.unlink()
     new = {source_hash(row) for row in todo}
@@ -243,19 +268,52 @@ def update(rows, out, only):
         if entry["source_sha256"] in new and (entry["spills"] > SPILLS or entry["warnings"]):
             print(f"kernels: {title(entry)}: spills {entry['spills']} bytes a thread", *entry["warnings"], sep="\n  ")
     if len(entries) < len(rows):
-        print(f"kernels: {len(entries)} of {len(rows)} are up to date, and the manifest lists no others")
+        print(f"kernels: {len(entries)} of {len(rows)} are compiled; scripts/kernels compiles the others")
     elif todo:
         size = sum((out / path).stat().st_size for entry in entries for path in assets(entry))
         print(f"kernels: {len(entries)}, {size / 2**20:.1f} MiB, in {out}")
+
+
+# What it costs.
+
+
+def report(rows):
+    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a kernel's files."""
+    with tempfile.TemporaryDirectory(prefix="mlora-kernels-") as folder:
+        began, out = time.monotonic(), Path(folder)
+        built = build_all(rows, out)
+        wall = time.monotonic() - began
+        groups = {}
+        for row, entry, seconds in built:
+            groups.setdefault((row["arch"], row["kernel"]), []).append((entry, seconds))
+        lines = [cost(arch, kernel, groups[arch, kernel], out) for arch, kernel in sorted(groups)]
+    totals = [sum(line[column] for line in lines) for column in range(2, 7)]
+    print("| for | kernel | variants | CPU s | PTX KiB | machine code KiB | both, xz KiB |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for arch, kernel, *numbers in [*lines, ("", "all", *totals)]:
+        print(f"| {arch} | {kernel} | " + " | ".join(f"{number:.1f}" if isinstance(number, float) else str(number) for number in numbers) + " |")
+    print(f"\n{wall:.0f} s on {os.cpu_count()} cores of {platform.machine()}, the start of the compiler in them; Triton {TRITON}")
+
+
+def cost(arch, kernel, built, out):
+    files = {kind: b"".join((out / path).read_bytes() for entry, _ in built for path in assets(entry) if path.endswith(kind)) for kind in (".ptx", ".cubin")}
+    packed = sum(len(lzma.compress(content)) for content in files.values())
+    kib = (len(files[".ptx"]) // 1024, len(files[".cubin"]) // 1024, packed // 1024)
+    return arch, kernel, len(built), sum(seconds for _, seconds in built), *kib
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE.parent / "build", metavar="FOLDER")
     parser.add_argument("--only", metavar="KERNEL")
+    parser.add_argument("--these", action="store_true")
     parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--rows", action="store_true")
     args = parser.parse_args()
     rows = variants()
+    if args.rows:
+        json.dump(manifest_of(rows, [None] * len(rows)), sys.stdout)
+        return
     if args.verify:
         lines = faults(rows, args.out)
         for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
@@ -263,7 +321,16 @@ def main():
         sys.exit(1 if lines else 0)
     if args.only not in (None, *(row["kernel"] for row in rows)):
         sys.exit(f"kernels: no kernel is called {args.only}")
-    update(rows, args.out, args.only)
+    wanted = [row for row in rows if args.only in (None, row["kernel"])]
+    if args.these:
+        hashes = {line.split()[0] for line in sys.stdin if line.strip()}
+        wanted = [row for row in wanted if source_hash(row) in hashes]
+        if len(wanted) < len(hashes):
+            sys.exit("kernels: standard input names rows that variants.py has not")
+    if args.report:
+        report(wanted)
+        return
+    update(rows, wanted, args.out)
 
 
 if __name__ == "__main__":

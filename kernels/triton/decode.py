@@ -1,12 +1,14 @@
 """Generation: keys and values are kept, and each new row attends over those of its sequence. Deterministic, a row by itself.
 
     cache_write        cache[places[m]] = k and v of row m of qkv, nothing where places[m] < 0: a copy of bits
-    attention_decode   out[m] = softmax(scale q K^T) V over rows max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of the cache;
-                       zeros where there are none; window 0 has no limit. Query head h reads key head h C / Q
+    attention_decode   out[m] = softmax(scale q K^T) V over rows max(bounds[m, 0], bounds[m, 1] - window) ..
+                       bounds[m, 1] - 1 of the cache; zeros where there are none; window 0 has no limit. Query head h
+                       reads key head h C / Q
 
-Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; places i32[M], distinct; bounds i32[M, 2];
-out c[M, Q D]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of 4 words. D is at most HEAD_DIM, and
-equal to it where EXACT = 1. Sums are f32, with a running softmax over blocks of BN keys, which begin at the first that is seen.
+Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; places i32[M], distinct; bounds
+i32[M, 2]; out c[M, Q D]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of 4 words. D is
+at most HEAD_DIM, and equal to it where EXACT = 1. Sums are f32, with a running softmax over blocks of BN keys, which begin at
+the first that is seen.
 
 Launch, no scratch: cache_write grid (M, ceil(W / BLOCK)); attention_decode grid (M, Q).
 """

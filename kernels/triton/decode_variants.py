@@ -1,7 +1,7 @@
 """What is compiled of decode.py: for every kind and head size, as attention.py's. No Triton is needed to read it.
 
-A row is what variants.py says. A launcher takes the row of its kind with HEAD_DIM = D and EXACT = 1; where there is none, one with
-EXACT = 0 and HEAD_DIM >= D. All are compiled for sm_80 and run on later chips too.
+A row is what variants.py says. A launcher takes the row of its kind with HEAD_DIM = D and EXACT = 1; where there is none, one
+with EXACT = 0 and HEAD_DIM >= D. All are compiled for sm_80 and run on later chips too.
 """
 
 DTYPE = {"ptr": "bf16", "f32": "fp32"}

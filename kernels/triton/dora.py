@@ -1,17 +1,19 @@
 """DoRA's part of a linear layer (Liu et al. 2024): the norms of rows, and their lengths as factors. Memory-bound.
 
-    dora_norm        norm[n] = |w[n] + scale[l, g] sum_r b[l, n, r] a[l, g R + r]| of adapters l with stale[l] != 0, in rows first .. last,
-                     those of linear g; m[l, n] = norm[n] where stale[l] = 2; gain[l, n] = m[l, n] / norm[n], inverse[l, n] = 1 / norm[n],
-                     0 for rows of zeros
+    dora_norm        norm[n] = |w[n] + scale[l, g] sum_r b[l, n, r] a[l, g R + r]| of adapters l with stale[l] != 0,
+                     in rows first .. last, those of linear g; m[l, n] = norm[n] where stale[l] = 2;
+                     gain[l, n] = m[l, n] / norm[n], inverse[l, n] = 1 / norm[n], 0 for rows of zeros
     dora_forward     y[m, n] = gain[l, n] z[m, n] + bias[n] + residual[m, n] in the tiles of decomposed adapters
-    dora_backward    dm[l, n] += inverse[l, n] sum_m dy[m, n] z[m, n], z[m, n] = gain[l, n] dy[m, n] there; z = dy in all other tiles
+    dora_backward    dm[l, n] += inverse[l, n] sum_m dy[m, n] z[m, n], z[m, n] = gain[l, n] dy[m, n] there;
+                     z = dy in all other tiles
 
-Shapes: w c[N, K]; a c[L, G R, K] and b c[L, N, R], m and dm f32[L, N], L strided; gain, inverse f32[L, N]; dy, z, y, residual c[M, N];
-decomposed, stale i32[L]. Needs: M a multiple of 128, K and N multiples of 8, R 16 to 256, the tiles of an adapter side by side, 16-byte
-alignment. A linear that the adapter does not target (rank 0) is left as it is. No scratch.
+Shapes: w c[N, K]; a c[L, G R, K] and b c[L, N, R], m and dm f32[L, N], L strided; gain, inverse f32[L, N]; dy, z, y, residual
+c[M, N]; decomposed, stale i32[L]. Needs: M a multiple of 128, K and N multiples of 8, R 16 to 256, the tiles of an adapter side
+by side, 16-byte alignment. A linear that the adapter does not target (rank 0) is left as it is. No scratch.
 
-Order of sums: over k in blocks of BK, and over an adapter's rows from its own first tile on, ROWS lanes apart. So no result depends on
-the company or on R. Adapters beside each other read a weight's rows at the same time, so from memory once. The weight is summed with its low-rank product in registers, tile by tile: no cancellation, and W + B A is nowhere.
+Order of sums: over k in blocks of BK, and over an adapter's rows from its own first tile on, ROWS lanes apart. So no result
+depends on other adapters or on R. Adapters next to each other read a weight's rows at the same time, so from memory once. The
+weight is summed with its low-rank product in registers, tile by tile: no cancellation, and W + B A is nowhere.
 
 Launch (T = M / 128):
     dora_norm        a linear at a time, grid (L, ceil((last - first) / BN))
@@ -30,7 +32,8 @@ ROW_TILE = tl.constexpr(128)  # an adapter's rows begin at a multiple of this
 def dora_norm(w, a, b, scale, ranks, m, gain, inverse, stale, a_stride, b_stride, m_stride, g, G, first, last, N, K,
               R: tl.constexpr, RB: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """BN rows of one linear of one adapter. See the top of the file."""
-    K, a_stride, b_stride = K // 8 * 8, a_stride // 8 * 8, b_stride // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
+    # As they are: tells the compiler that rows are aligned to 16 bytes.
+    K, a_stride, b_stride = K // 8 * 8, a_stride // 8 * 8, b_stride // 8 * 8
     slot = tl.program_id(0)
     kind = tl.load(stale + slot)
     rank = tl.load(ranks + slot * G + g)

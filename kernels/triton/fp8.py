@@ -1,18 +1,20 @@
-"""The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by the tensor cores of Hopper, or of Ada by pointers.
+"""The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by the tensor cores of Hopper, or of Ada by
+pointers.
 
     fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] columns[k] or x[m, k], scale[m] = max |v| / 448
     turn              turned[k, n] = codes[n, k]
     fp8_dequantise    out[n, k] = codes[n, k] scale[n]
-    fp8_forward       y[m, n]  = x_scale[m] w_scale[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n] + what linear_forward adds for adapters
+    fp8_forward       y[m, n]  = x_scale[m] w_scale[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n]
+                      + what linear_forward adds for adapters
     fp8_backward      dx[m, k] = dy_scale[m] sum_n dy[m, n] turned[k, n] + what linear_backward adds for adapters
 
-x and dy are codes of fp8_quantise, row by row, so that company changes nothing; dy's have the weight's scales in them (columns), so that
-one scale a row is left. The tensor cores want both factors to run along the sum, hence the turned copy. They keep about 14 bits of a
-sum (more would take the registers of a second accumulator), a tenth of what rounding to e4m3 loses.
+x and dy are codes of fp8_quantise, row by row, so that other adapters change nothing; dy's have the weight's scales in them
+(columns), so that one scale a row is left. The tensor cores want both factors to run along the sum, hence the turned copy. They
+keep about 14 bits of a sum (more would take the registers of a second accumulator), a tenth of what rounding to e4m3 loses.
 
-Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the rest as
-linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise (N, ceil(K / BLOCK));
-the products as linear.py. No scratch.
+Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the
+rest as linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise
+(N, ceil(K / BLOCK)); the products as linear.py. No scratch.
 """
 import triton
 import triton.language as tl
@@ -70,8 +72,9 @@ def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
 @triton.jit
 def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
     """
-    Half a tile at a time: the columns' scales take registers. Chosen by a mask, so that no variant contracts the product with what is added
-    to it where another contracts that: an adapter's padded rank, and so its variant, depends on its company.
+    Half a tile at a time: the columns' scales take registers. Chosen by a mask, so that no variant contracts the product with
+    what is added to it where another contracts that: an adapter's padded rank, and so its variant, depends on what is
+    co-batched.
     """
     n = n0 + tl.arange(0, H)
     scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]

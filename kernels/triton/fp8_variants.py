@@ -1,4 +1,5 @@
-"""What is compiled of fp8.py: for Hopper, and by pointers for Ada, whose PTX runs on what is later. No Triton is needed to read it.
+"""What is compiled of fp8.py: for Hopper, and by pointers for Ada, whose PTX runs on what is later. No Triton is needed to read
+it.
 
 A row is what linear_variants.py says.
 """

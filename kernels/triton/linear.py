@@ -6,22 +6,24 @@
 l is the adapter of row m's tile (-1: the base alone), g the linear that owns column n: firstColumn = [0, first1, first2, N]
 (first1 = first2 = N for one linear, first2 = N for two). drop' is the mask of lora_down, times 1 / (1 - p).
 
-Shapes: x, dx c[M, K]; w c[N, K]; y, dy, residual c[M, N]; bias c[N]; s, ds c[M, G R]; a c[L, G R, K] and b c[L, N, R], L strided.
-Needs: M a multiple of 128, K, N and firstColumn multiples of 8, R 16, 32, 64, 128 or 256; b zero beyond an adapter's rank; s and
-ds finite everywhere (lora_down and lora_up_grad write zeros where there is no adapter); 16-byte alignment. residual may be y.
+Shapes: x, dx c[M, K]; w c[N, K]; y, dy, residual c[M, N]; bias c[N]; s, ds c[M, G R]; a c[L, G R, K] and b c[L, N, R], L
+strided. Needs: M a multiple of 128, K, N and firstColumn multiples of 8, R 16, 32, 64, 128 or 256; b zero beyond an adapter's
+rank; s and ds finite everywhere (lora_down and lora_up_grad write zeros where there is no adapter); 16-byte alignment. residual
+may be y.
 
 Launch: one persistent program for each multiprocessor (fewer when there are fewer tiles): grid = min(SMs, tiles), tiles =
 ceil(M / BM) ceil(columns / BN). No scratch. DESC variants take tensor descriptors: x [BM, BK], w [BN, BK] forward and [BK, BN]
-backward, y, dx and residual [BM, BN / 2], s and ds [BM, RB], b [1, BN / 2, RB] of [L, N, R], a [1, RB, BN / 2] of [L, G R, K]; the
-pointer variants take pointers in the same places. WHOLE = 1 is for G = 1 and for boundaries that are multiples of BN / 2: then
-each half of a tile belongs to one linear.
+backward, y, dx and residual [BM, BN / 2], s and ds [BM, RB], b [1, BN / 2, RB] of [L, N, R], a [1, RB, BN / 2] of [L, G R, K];
+the pointer variants take pointers in the same places. WHOLE = 1 is for G = 1 and for boundaries that are multiples of BN / 2:
+then each half of a tile belongs to one linear.
 
 RB, columns of s and ds read at a time: forward min(R, 64), backward the power of two from G R when that is at most 64, else
 min(R, 64); forward 32 at most with a residual or when WHOLE = 0, as shared memory asks.
 
 Why so: the accumulator fills the registers, so the low-rank product is made in two halves after the frozen one, each masked,
 scaled and added in f32. Loading it by descriptors keeps the wgmma pipeline of the flattened tile loop intact (pointer loads
-there make ptxas serialise it), and rows of adapter -1 read b and a outside of the tensor: exact zeros, whatever adapter 0 holds.
+there make ptxas serialise it), and rows of adapter -1 read b and a outside of the tensor: exact zeros, whatever adapter 0
+holds.
 """
 import triton
 import triton.language as tl

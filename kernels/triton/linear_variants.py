@@ -1,11 +1,13 @@
-"""What is compiled of linear.py and lora.py, and with which constants: the one place that says so. No Triton is needed to read it.
+"""What is compiled of linear.py and lora.py, and with which constants: the one place that says so. No Triton is needed to read
+it.
 
 A variant is a row as variants.py says.
-Constants follow from (kind, G, R) by the functions below, which tests and launchers use too. `tma` is bf16 on sm_90a, `ptr` bf16 by
-pointers on sm_80, `f32` for tests; f32 and the *_sum kernels are compiled for sm_80 alone, whose PTX also runs on later chips.
+Constants follow from (kind, G, R) by the functions below, which tests and launchers use too. `tma` is bf16 on sm_90a, `ptr`
+bf16 by pointers on sm_80, `f32` for tests; f32 and the *_sum kernels are compiled for sm_80 alone, whose PTX also runs on later
+chips.
 
-Within one kind, what decides an order of sums (CHUNK, BN of up_grad, `part` of down) is the same for every R: an adapter trained
-alone has a smaller padded rank than beside others and must get the same bits.
+Within one kind, what decides an order of sums (CHUNK, BN of up_grad, `part` of down) is the same for every R: an adapter
+trained alone has a smaller padded rank than with others and must get the same bits.
 """
 
 RANKS = {"tma": (16, 32, 64, 128, 256), "ptr": (16, 32, 64, 128, 256), "f32": (16, 64, 256)}  # padded ranks, by kind
@@ -55,7 +57,7 @@ def rank_block(R):
 
 
 def rank_block_forward(R, whole, residual):
-    """RB of linear_forward: what shared memory holds beside the residual or the three products of a tile that is not whole."""
+    """RB of linear_forward: what shared memory holds next to the residual or the three products of a tile that is not whole."""
     return min(R, 64 if whole and not residual else 32)
 
 
@@ -120,13 +122,13 @@ def whole_pays(kind):
 
 
 def forward_shapes(kind):
-    """(G, bias, residual, whole) that models have: the residual follows a lone linear."""
-    for G in GROUPS:
-        for whole in (1,) if G == 1 else (0, 1) if whole_pays(kind) else (0,):
+    """(G, bias, residual, whole) that a layer has: a lone linear (o, down) is followed by the residual, but for DoRA's product, which is bare."""
+    for bias, residual in ((0, 0), (0, 1), (1, 1)):
+        yield 1, bias, residual, 1
+    for G in GROUPS[1:]:
+        for whole in (0, 1) if whole_pays(kind) else (0,):
             for bias in (0, 1):
                 yield G, bias, 0, whole
-    yield 1, 0, 1, 1
-    yield 1, 1, 1, 1
 
 
 def variants():

@@ -1,22 +1,24 @@
-"""The low-rank product shared by linears with one input, and the gradients of A and B: memory-bound, one read of x or of dy each.
+"""The low-rank product shared by linears with one input, and the gradients of A and B: memory-bound, one read of x or of dy
+each.
 
     lora_down        s[m, j]     = sum_k drop(x)[m, k] a[l, j, k]                 j = g R + r over all G R, l the tile's adapter
     lora_up_grad     ds[m, j]    = scale[l, g] sum_n dy[m, n] b[l, n, r]          over the columns n of linear g
                      db[l, n, r] += scale[l, g] sum_m dy[m, n] s[m, j]
     lora_down_grad   da[l, j, k] += sum_m ds[m, j] drop(x)[m, k]
 
-Shapes: x c[M, K]; dy c[M, N]; s, ds c[M, G R]; a c[L, G R, K] and b c[L, N, R], da and db f32 alike, L strided. s and ds are written
-everywhere: zeros beyond an adapter's rank and in tiles of no adapter. Needs: M a multiple of 128, K, N and firstColumn
+Shapes: x c[M, K]; dy c[M, N]; s, ds c[M, G R]; a c[L, G R, K] and b c[L, N, R], da and db f32 alike, L strided. s and ds are
+written everywhere: zeros beyond an adapter's rank and in tiles of no adapter. Needs: M a multiple of 128, K, N and firstColumn
 [0, first1, first2, N] (first1 = first2 = N for one linear, first2 = N for two) multiples of 8, R 16 to 256, the tiles of an
 adapter side by side, 16-byte alignment.
 
-Order of sums. An adapter's rows are cut into chunks of CHUNK tiles from its own first tile. A chunk is summed by one program for
-each block of columns; the first chunk adds to da or db itself, the others go to scratch and are added in their order by the
-*_sum kernel. Sums over k and n are cut at places that depend on K and N alone. So no result depends on the company or on R.
+Order of sums. An adapter's rows are cut into chunks of CHUNK tiles from its own first tile. A chunk is summed by one program
+for each block of columns; the first chunk adds to da or db itself, the others go to scratch and are added in their order by the
+*_sum kernel. Sums over k and n are cut at places that depend on K and N alone. So no result depends on other adapters or on R.
 
 Launch (T = M / 128 tiles, at most C = floor((T + min(L, T) (CHUNK - 1)) / CHUNK) chunks; CB, BN, ... the variant's constants):
     lora_down            grid (M / BM, parts, ceil(G R / CB)); parts = ceil(ceil(K / BK) / part_blocks), part_blocks by K alone;
-                         scratch f32[parts, M, G R], unused when parts = 1: then s is written here and lora_down_sum not launched
+                         scratch f32[parts, M, G R], unused when parts = 1: then s is written here and lora_down_sum not
+                         launched
     lora_down_sum        grid (ceil(M G R / BLOCK))
     lora_up_grad         grid (blocks, C, R / RB); blocks = sum over g of ceil(columns of g / BN); ds_part f32[blocks, M, R];
                          db_part f32[ceil(T / CHUNK), N, R]
@@ -46,7 +48,8 @@ def adapter_tiles(tile_adapter, adapter, tiles):
 
 @triton.jit
 def find_chunk(tile_adapter, number, tiles, CHUNK: tl.constexpr):
-    """Chunk `number` of the batch: its first tile (-1: there are fewer), its adapter, the adapter's first tile, the chunk's last row + 1."""
+    """Chunk `number` of the batch: its first tile (-1: there are fewer), its adapter, the adapter's first tile, the chunk's
+    last row + 1."""
     found, adapter, first = -1, -1, -1
     before, run = 0, 0  # chunks so far; where the adapter of the last tile began
     for t0 in range(0, tiles, 128):
@@ -244,7 +247,7 @@ def down_grad_product(x, ds, m_begin, m_end, K, k, j, in_use, row_number, seed, 
         ds_MJ = tl.load(ds + m.to(tl.int64)[:, None] * GR + j[None, :], mask=in_use[None, :], other=0.0)
         if DROP:
             k0, k1 = dropout_row_key(seed, step, module, number)
-            number = tl.load(row_number + tl.minimum(m0 + BM, m_end - BM) + rows)  # for the next block: nobody waits for it
+            number = tl.load(row_number + tl.minimum(m0 + BM, m_end - BM) + rows)  # for the next block: nothing waits for it
             x_MK = tl.where(dropout_keep(k0[:, None], k1[:, None], k[None, :], threshold), x_MK, 0.0)
         acc = tl.dot(x_MK.T, ds_MJ, acc, input_precision="ieee")
     return acc

@@ -69,8 +69,8 @@ def nf4_code(v):
 @triton.jit
 def dynamic_value(q):
     """
-    Of the signed dynamic code of 8 bits, ascending: 127 is 0, 255 is 1; p counts the others from the smallest, of either sign. Computed in
-    f64 and rounded once, as on a CPU.
+    Of the signed dynamic code of 8 bits, ascending: 127 is 0, 255 is 1; p counts the others from the smallest, of either sign.
+    Computed in f64 and rounded once, as on a CPU.
     """
     p = tl.where(q >= 128, q - 128, 126 - q)
     exponent = ((p + 1).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # floor(log2(p + 1)): p = 2^exponent - 1 + step

@@ -3,9 +3,9 @@
     rmsnorm_forward    y = weight x rstd,  rstd = 1 / sqrt(mean(x^2) + eps)
     rmsnorm_backward   dx = residual + rstd (weight dy - x rstd^2 mean(weight dy x))
 
-Shapes: x, y, dy, dx, residual c[M, H]; weight c[H]; rstd f32[M]. Needs: H a multiple of 8, at most BLOCK. residual may be dx itself,
-and is not read where RESIDUAL = 0. A row is held in registers, so that each tensor crosses the memory bus once; the order of a
-row's sum follows from H alone.
+Shapes: x, y, dy, dx, residual c[M, H]; weight c[H]; rstd f32[M]. Needs: H a multiple of 8, at most BLOCK. residual may be dx
+itself, and is not read where RESIDUAL = 0. A row is held in registers, so that each tensor crosses the memory bus once; the
+order of a row's sum follows from H alone.
 
 Launch: grid (M), the variant with the least BLOCK >= H; no scratch.
 """

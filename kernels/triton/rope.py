@@ -1,12 +1,12 @@
 """Rotary embedding of q and k, with the norm of each head before it where a model has one (Qwen 3), and its gradient.
 
-    rope_forward     out[i] = x[i] cos - x[i + D/2] sin,  out[i + D/2] = x[i + D/2] cos + x[i] sin,  i < D/2; with NORM x is first
-                     weight x / sqrt(mean(x^2) + eps) over the head; v is copied when out is not qkv
+    rope_forward     out[i] = x[i] cos - x[i + D/2] sin,  out[i + D/2] = x[i + D/2] cos + x[i] sin,  i < D/2;
+                     with NORM x is first weight x / sqrt(mean(x^2) + eps) over the head; v is copied when out is not qkv
     rope_backward    the gradient of that, in place on dqkv; v's stays as it is
 
-Shapes: qkv, out, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; positions i32[M]; cos, sin f32[.., D/2]; q_weight, k_weight c[D], not
-read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2 HALF; with EXACT = 1 it is
-2 HALF, and accesses are 16 bytes wide.
+Shapes: qkv, out, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; positions i32[M]; cos, sin f32[.., D/2]; q_weight, k_weight
+c[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2 HALF; with EXACT
+= 1 it is 2 HALF, and accesses are 16 bytes wide.
 
 Launch: the variant with HALF = D / 2 and EXACT = 1 where there is one, else that with EXACT = 0; no scratch.
     rope_forward     grid (M, ceil(touched / HEADS)); touched = Q + C when out is qkv, else Q + 2C

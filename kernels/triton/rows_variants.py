@@ -1,9 +1,10 @@
-"""What is compiled of the memory-bound kernels: embed, pool, rmsnorm, rope, swiglu, xent, adamw and fill. No Triton is needed to read it.
+"""What is compiled of the memory-bound kernels: embed, pool, rmsnorm, rope, swiglu, xent, adamw and fill. No Triton is needed
+to read it.
 
-A row is what linear_variants.py says, with `kinds`, the kinds of launch that it serves, and `module`, the file of its kernel. None
-of these kernels uses tensor cores, so all are compiled for sm_80 and run on later chips too. A launcher takes the row of its
-kernel and kind; where there are several it compares a constant: BLOCK >= H of rmsnorm (the least), HALF and EXACT of rope, NORM,
-RESIDUAL and COPY. In f32, for tests, the most general one does.
+A row is what linear_variants.py says, with `kinds`, the kinds of launch that it serves, and `module`, the file of its kernel.
+None of these kernels uses tensor cores, so all are compiled for sm_80 and run on later chips too. A launcher takes the row of
+its kernel and kind; where there are several it compares a constant: BLOCK >= H of rmsnorm (the least), HALF and EXACT of rope,
+NORM, RESIDUAL and COPY. In f32, for tests, the most general one does.
 """
 
 DTYPE = {"ptr": "bf16", "f32": "fp32"}

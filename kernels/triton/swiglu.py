@@ -3,8 +3,8 @@
     swiglu_forward     h = silu(gate) up,  silu(g) = g sigmoid(g)
     swiglu_backward    dgate = dh up s (1 + gate (1 - s)),  dup = dh gate s,  s = sigmoid(gate)
 
-Shapes: gate_up, dgate_up c[M, 2 I], gate in columns 0 .. I, up after it; h, dh c[M, I]. Needs: I a multiple of 8. dgate_up may be
-gate_up itself.
+Shapes: gate_up, dgate_up c[M, 2 I], gate in columns 0 .. I, up after it; h, dh c[M, I]. Needs: I a multiple of 8. dgate_up may
+be gate_up itself.
 
 Launch: grid (M, ceil(I / BLOCK)), no scratch.
 """

@@ -1,8 +1,9 @@
 """What is compiled: every variant of every kernel, and with which constants. The one table; no Triton is needed to read it.
 
-A row: module and kernel (file and function), kinds (who launches it: "tma" is bf16 on Hopper, "ptr" bf16 from Ampere on, "f32" any
-GPU), arch that it is compiled for, dtype, constants, warps, stages, signature (parameter -> Triton's type, constants left out),
-launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are one.
+A row: module and kernel (file and function), kinds (what launches it: "tma" is bf16 on Hopper, "ptr" bf16 from Ampere on, "f32"
+any GPU), arch that it is compiled for, dtype, constants, warps, stages, signature (parameter -> Triton's type, constants left
+out), launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are
+one.
 """
 import attention_variants
 import decode_variants

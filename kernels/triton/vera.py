@@ -1,18 +1,20 @@
-"""VeRA's factors out of frozen random projections and trained vectors (Kopiczko et al. 2024), and their gradients. Memory-bound.
+"""VeRA's factors out of frozen random projections and trained vectors (Kopiczko et al. 2024), and their gradients.
+Memory-bound.
 
     vera_expand    factor[l, i, j] = vector[l, i] draw(i stride + j)
     vera_reduce    vector[l, i] += sum_j grad[l, i, j] draw(i stride + j), and grad[l, i, j] = 0
 
-for adapters l with which[l] != 0, of one linear g. draw(e) = ((mix(key ^ e) >> 8) 2^-23 - 1) bound: methods/projection.ts. SIDE 0 is A: rows i below
-rank = ranks[l, g], columns j below K, stride = projection[l, 2]; SIDE 1 is B: rows of the linear, columns j below rank, stride = rank. All
-else is left as it is.
+for adapters l with which[l] != 0, of one linear g. draw(e) = ((mix(key ^ e) >> 8) 2^-23 - 1) bound: methods/projection.ts. SIDE
+0 is A: rows i below rank = ranks[l, g], columns j below K, stride = projection[l, 2]; SIDE 1 is B: rows of the linear, columns
+j below rank, stride = rank. All else is left as it is.
 
-Shapes: factor c[L, rows, ld], grad f32 likewise, vector f32[L, rows], L strided, from the linear's first value on; ranks i32[L, G]; which i32[L];
-projection i32[L, 5]: keys of A and B, width, bits of the bounds of A and B. No scratch.
+Shapes: factor c[L, rows, ld], grad f32 likewise, vector f32[L, rows], L strided, from the linear's first value on; ranks i32[L,
+G]; which i32[L]; projection i32[L, 5]: keys of A and B, width, bits of the bounds of A and B. No scratch.
 
-Order of sums: over j in blocks of BJ lanes, so it does not depend on the padded rank or on the company.
+Order of sums: over j in blocks of BJ lanes, so it does not depend on the padded rank or on other adapters.
 
-Launch: vera_expand grid (L, ceil(rows / BI), ceil(ld / BJ)); vera_reduce grid (L, ceil(rows / BI)); rows is the padded rank where SIDE is 0.
+Launch: vera_expand grid (L, ceil(rows / BI), ceil(ld / BJ)); vera_reduce grid (L, ceil(rows / BI)); rows is the padded rank
+where SIDE is 0.
 """
 import triton
 import triton.language as tl

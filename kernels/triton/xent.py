@@ -3,11 +3,11 @@
     xent    loss[t] = log sum exp z - z[target],  hit[t] = 1 where the target is the first largest logit,
             with grad = 1: z becomes weights[t] (softmax(z) - onehot(target))
 
-Shapes: logits z c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is zero
-from column `classes` on, whatever stood there. Needs: V a multiple of 8, 0 <= target < classes <= V.
+Shapes: logits z c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is
+zero from column `classes` on, whatever stood there. Needs: V a multiple of 8, 0 <= target < classes <= V.
 
-The row is read once for its largest logit and its sum of exponentials together (Milakov and Gimelshein 2018: a lane that meets a
-larger logit rescales its sum), and once more, mostly from L2, for the gradient. Each of LANES lanes takes 8 neighbouring
+The row is read once for its largest logit and its sum of exponentials together (Milakov and Gimelshein 2018: a lane that meets
+a larger logit rescales its sum), and once more, mostly from L2, for the gradient. Each of LANES lanes takes 8 neighbouring
 logits at a time; lanes are combined last, in an order that follows from V alone.
 
 Launch: grid (T), no scratch.

@@ -1,9 +1,10 @@
 // What keeping every adapter costs training: runs with and without it, in turn, on this machine.
 //
-//   bun scripts/bench/checkpoint.ts [--shape llama2-7b] [--device cuda] [--adapters 32] [--seconds 20] [--steps 60] [--rounds 2]
+//   bun scripts/bench/checkpoint.ts [--shape llama2-7b] [--device cuda] [--adapters 32] [--seconds 20] [--steps 60]
+//     [--rounds 2]
 //                                   [--mlora dist/mlora] [--write]
 //
-// All adapters are kept each so many seconds; what one such save costs is told as a share of a minute. --write adds a row to
+// All adapters are saved each --seconds; the cost of one such save is printed as a share of a minute. --write adds a row to
 // docs/measurements/checkpoint.md.
 
 import { join } from "node:path";

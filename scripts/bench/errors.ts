@@ -1,4 +1,5 @@
-// How far products over a base in fewer bits are from those over its exact values: ||y - x W^T|| / ||x W^T|| and the same of dy W, beside sums in f64.
+// How far products over a base in fewer bits are from those over its exact values: ||y - x W^T|| / ||x W^T|| and the same of dy
+// W, compared with sums in f64.
 //
 //   bun scripts/bench/errors.ts [--device cpu] [--formats "dense int8 nf4"] [--rows 128] [--in 2048] [--out 1024] [--write]
 //
@@ -86,7 +87,7 @@ const [w, x, dy] = [normal(1, 0.02, N, K), normal(2, 1, M, K), normal(3, 1, M, N
 const wanted = { y: product(x.values, w.values, K), dx: product(dy.values, turned(w.values, N, K), N) };
 const HEAD = `# Errors of products over a packed base
 
-Rows of \`bun scripts/bench/errors.ts --write\`: relative errors of the two products of a frozen weight, of normal numbers, beside sums in f64.
+Rows of \`bun scripts/bench/errors.ts --write\`: relative errors of the two products of a frozen weight, of normal numbers, compared with sums in f64.
 
 | date (UTC) | commit | device | held as | M x K x N | x W^T | dy W |
 | --- | --- | --- | --- | --- | ---: | ---: |

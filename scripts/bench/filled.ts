@@ -1,4 +1,5 @@
-// More adapters than a GPU has room for: memory is taken until only so much is left, then all of them are trained, as many at a time as fit.
+// More adapters than a GPU has room for: memory is taken until only so much is left, then all of them are trained, as many at a
+// time as fit.
 //
 //   bun scripts/bench/filled.ts [--left 24] [--shape llama2-7b] [--adapters 64] [--mlora dist/mlora]
 //

@@ -1,8 +1,9 @@
-"""mlora beside transformers and PEFT on this machine's GPU, in one call: python3 scripts/bench/gpu.py [CASE ..] [--write]
+"""mlora compared with transformers and PEFT on this machine's GPU, in one call: python3 scripts/bench/gpu.py [CASE ..]
+[--write]
 
-Each case is one setting of `mlora bench` and the same of peer.py, a process each, one after the other. Ratios count. Needs a GPU,
-and a Python with the packages of requirements.txt for the peers; without --peers only mlora is measured. --write adds the rows to
-docs/measurements/gpu.md.
+Each case is one setting of `mlora bench` and the same of peer.py, a process each, one after the other. Ratios count. Needs a
+GPU, and a Python with the packages of requirements.txt for the peers; without --peers only mlora is measured. --write adds the
+rows to docs/measurements/gpu.md.
 """
 import argparse
 import json

@@ -4,10 +4,10 @@
 //                    [--messages 40] [--rounds 5] [--write]
 //   scripts/bench/link --nats URL --run ID --key KEY --receive     on one machine, and the same without --receive on the other
 //
-// Messages back to back, of which as many as --ahead says may be under way, then one at a time, each answered by one byte before the next goes: medians of the rounds with their range.
-// Beside them how fast the device copies as many bytes within its memory, and by how much the two processes grew after the first
-// round. With --nats the other process is started by hand, elsewhere, with the same numbers; else here, on a server of its own.
-// --write adds the rows to docs/measurements/link.md.
+// Messages back to back, of which as many as --ahead says may be under way, then one at a time, each answered by one byte
+// before the next goes: medians of the rounds with their range. Next to them how fast the device copies as many bytes within
+// its memory, and by how much the two processes grew after the first round. With --nats the other process is started by hand,
+// elsewhere, with the same numbers; else here, on a server of its own. --write adds the rows to docs/measurements/link.md.
 
 import { parseArgs } from "node:util";
 import { processor } from "../../src/base/machine.ts";
@@ -182,7 +182,7 @@ if (values.child) {
   const { address, key, run } = (await Bun.stdin.json()) as { address: Address; key: RunKey; run: string };
   await all(address, key, run, true);
 } else if (values.nats !== undefined) {
-  if (!values.run || !values.key) throw new Error("--nats wants --run and --key, the same for both ends");
+  if (!values.run || !values.key) throw new Error("--nats needs --run and --key, the same for both ends");
   await all(parseAddress(values.nats), values.key, values.run, false);
 } else {
   await using server = await startServer();

@@ -1,9 +1,9 @@
-// What `mlora plan` says of memory beside what a device gives: different mixes of batch, length, rank and number of adapters, and the paper's
-// model fitted to what was measured.
+// The memory that `mlora plan` predicts compared with what a device gives: different mixes of batch, length, rank and number of
+// adapters, and the paper's model fitted to what was measured.
 //
 //   bun scripts/bench/memory.ts [--shape llama2-7b] [--mixes 20] [--device cuda] [--gpus 1] [--mlora dist/mlora] [--write]
 //
-// Each mix is one `mlora bench` of a few steps, on one of so many GPUs. --write adds a row to docs/measurements/memory.md.
+// Each mix is one `mlora bench` of a few steps, on one of --gpus. --write adds a row to docs/measurements/memory.md.
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -83,7 +83,7 @@ const segment = (of: number) => `${(100 * of).toFixed(2)} %`;
 const HEAD = `# Memory, planned and taken
 
 Rows of \`bun scripts/bench/memory.ts --write\`: mixes of adapters, rows, length and rank. Mean absolute error of the plan, of the plan with
-what is taken beside it (one number, the mean over all mixes) and of that in the worst mix; and of the paper's Mem = b0 + b1 B L + b2 B L^2
+what is taken next to it (one number, the mean over all mixes) and of that in the worst mix; and of the paper's Mem = b0 + b1 B L + b2 B L^2
 fitted to the same measurements, which knows nothing of ranks and adapters.
 
 | date (UTC) | commit | device | shape | mixes | plan | plan, corrected | worst | paper's model |

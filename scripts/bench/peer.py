@@ -1,9 +1,9 @@
 """The peer of scripts/bench/cpu and scripts/bench/gpu: LoRA training by transformers and PEFT. Prints one line of JSON.
 
-One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU, bf16 with SDPA attention on a GPU, there also with
-every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so a step of several adapters is a step
-of each, one after another, on the base model that they share. A step feeds rows x length random tokens to each adapter; all of
-them are targets. Reported are the median step and the process's peak memory.
+One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU, bf16 with SDPA attention on a GPU, there also
+with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so a step of several adapters is a
+step of each, one after another, on the base model that they share. A step feeds rows x length random tokens to each adapter;
+all of them are targets. Reported are the median step and the process's peak memory.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""The peer of scripts/bench/pipeline.ts: one adapter trained by PEFT with the base model sharded over all GPUs of this machine (FSDP 2).
+"""The peer of scripts/bench/pipeline.ts: one adapter trained by PEFT with the base model sharded over all GPUs of this machine
+(FSDP 2).
 
-The model of peer.py, each layer compiled and a shard group of its own; every GPU has `rows` rows of the mini-batch. Prints one line of
-JSON: tokens/s of all GPUs together, and the sum of their peak memories.
+The model of peer.py, each layer compiled and a shard group of its own; every GPU has `rows` rows of the mini-batch. Prints one
+line of JSON: tokens/s of all GPUs together, and the sum of their peak memories.
 """
 
 import argparse

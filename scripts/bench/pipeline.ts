@@ -1,11 +1,12 @@
-// A pipeline over two GPUs of one machine, beside one GPU, two processes with a copy of the base model each, and PEFT with FSDP.
+// A pipeline over two GPUs of one machine, compared with one GPU, two processes with a copy of the base model each, and PEFT
+// with FSDP.
 //
 //   bun scripts/bench/pipeline.ts [--shapes "llama2-7b llama2-13b"] [--adapters "2 4 8"] [--steps 12] [--device cuda]
 //                                 [--peers] [--mlora dist/mlora] [--write]
 //
-// Rank 16 on q, k, v, o, 8 x 512 tokens an adapter's mini-batch. Fails where losses on two stages are not those of one GPU, bit for bit.
-// --peers runs PEFT with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. --write adds the rows to
-// docs/measurements/pipeline.md.
+// Rank 16 on q, k, v, o, 8 x 512 tokens an adapter's mini-batch. Fails where losses on two stages are not those of one GPU, bit
+// for bit. --peers runs PEFT with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. --write adds
+// the rows to docs/measurements/pipeline.md.
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -54,11 +55,11 @@ async function bench(shape: string, adapters: number, stages: number, gpu?: numb
 
 const HEAD = `# A pipeline over two GPUs
 
-Rows of \`bun scripts/bench/pipeline.ts --write\`: rank 16 on q, k, v, o, dropout 0.05, ${values.rows} x ${values.length} tokens an adapter's mini-batch, bf16. "beside"
+Rows of \`bun scripts/bench/pipeline.ts --write\`: rank 16 on q, k, v, o, dropout 0.05, ${values.rows} x ${values.length} tokens an adapter's mini-batch, bf16. "Ratio"
 is tokens/s divided by those of one GPU; memory is of all GPUs together; bubbles are the idle share of both stages' time while both train.
 PEFT's rows are compiled layer by layer, with as many rows on each GPU.
 
-| date (UTC) | commit | GPU | shape | what | tokens/s | beside one GPU | GiB | bubble, measured | simulated | link |
+| date (UTC) | commit | GPU | shape | what | tokens/s | ratio | GiB | bubble, measured | simulated | link |
 | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 `;
 const keep = tableOf("pipeline", HEAD, values.write);

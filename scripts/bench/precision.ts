@@ -2,8 +2,8 @@
 //
 //   bun scripts/bench/precision.ts [CASE ...] [--steps 8] [--mlora dist/mlora] [--write]
 //
-// Each case is one `mlora bench`, beside the case that it is compared with in the same run. Ratios count. Needs a GPU; fp8 needs Hopper.
-// --write adds the rows to docs/measurements/precision.md.
+// Each case is one `mlora bench`, in the same run as the case that it is compared with. Ratios count. Needs a GPU; fp8
+// needs Hopper. --write adds the rows to docs/measurements/precision.md.
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";

@@ -1,12 +1,12 @@
-// What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out losses.
+// What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out
+// losses.
 //
 //   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--device auto] [--mlora "bun src/main.ts"] [--write]
 //                                [--data FILE [--rows 200] [--held 40] [--epochs 1]]
 //
-// With --data one adapter on the first --rows of that file instead, and evaluated on --held rows behind them; they have a question and an answer:
-// harder, so that losses stay large.
-// Needs the quickstart's base model: scripts/model. Ratios to the first precision count. --write adds the rows to
-// docs/measurements/quality.md.
+// With --data one adapter on the first --rows of that file instead, and evaluated on the --held rows after them; they have a
+// question and an answer: harder, so that losses stay large. Needs the quickstart's base model: scripts/model. Ratios to the
+// first precision count. --write adds the rows to docs/measurements/quality.md.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,9 +1,10 @@
-// What reading many rows takes in time and memory, and whether the longest row counts: nothing of it is left once it is cut to max_length.
+// What reading many rows takes in time and memory, and whether the longest row counts: nothing of it is left once it is cut to
+// max_length.
 //
 //   bun scripts/bench/reading-memory.ts [--rows 1000000] [--longest 40,2000000] [--model models/SmolLM2-135M-Instruct]
 //
-// For each length, in bytes, of the one longest row, the rows are read by the thread of a run in a process of its own. Told are the time, how
-// often and how late progress came, the process's largest memory, and what it has when all is read.
+// For each length, in bytes, of the one longest row, the rows are read by the thread of a run in a process of its own. Told are
+// the time, how often and how late progress came, the process's largest memory, and what it has when all is read.
 
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";

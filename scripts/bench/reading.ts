@@ -2,8 +2,9 @@
 //
 //   bun scripts/bench/reading.ts [--rows 100000] [--rounds 5] [--model models/SmolLM2-135M-Instruct] [OTHER-CHECKOUT ...]
 //
-// Each round reads the file once in a process of its own for each checkout, this one first; the median of the rounds counts. Rows are chats of
-// two turns, a third of them with a system message, so that the chat template and the search for answers are in the time.
+// Each round reads the file once in a process of its own for each checkout, this one first; the median of the rounds counts.
+// Rows are chats of two turns, a third of them with a system message, so that the chat template and the search for answers are
+// in the time.
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

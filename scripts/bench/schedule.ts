@@ -2,9 +2,9 @@
 //
 //   scripts/bench/schedule --data FILE [--rows N] [--write]
 //
-// FILE is JSONL with a question and an answer in each row. Each adapter trains one epoch of it in an order of its own. Nothing is
-// measured, so nothing depends on the machine: a row costs 1 forward and 2 backward on each stage. --write puts the tables in the place
-// of those in docs/measurements/schedule.md; what is written around them stays.
+// FILE is JSONL with a question and an answer in each row. Each adapter trains one epoch of it in an order of its own. Nothing
+// is measured, so nothing depends on the machine: a row costs 1 forward and 2 backward on each stage. --write puts the tables
+// in the place of those in docs/measurements/schedule.md; what is written around them stays.
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -44,7 +44,7 @@ function lengthsIn(file: string): number[] {
     if ("fault" in row) throw new Error(`${file}:${row.source.line}: ${row.fault}`);
     const { question, answer } = row.fields;
     if (typeof question !== "string" || typeof answer !== "string")
-      throw new Error(`${file}:${row.source.line}: wants a question and an answer`);
+      throw new Error(`${file}:${row.source.line}: expected a question and an answer`);
     lengths.push(encode(question).length + encode(answer).length);
   }
   return lengths.slice(0, values.rows === undefined ? undefined : Number(values.rows));

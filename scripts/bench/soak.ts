@@ -1,15 +1,16 @@
-// Adapters that come, fork and end for a long time on a few cpu stages, while several clients ask for things at once and the run's
-// server is killed now and then: nothing may grow, no handle may stay open, no answer may be lost.
+// Adapters that come, fork and end for a long time on a few cpu stages, while several clients ask for things at once and the
+// run's server is killed now and then: nothing may grow, no handle may stay open, no answer may be lost.
 //
 //   scripts/bench/soak [--minutes 20] [--stages 4] [--adapters 12] [--clients 0] [--kills 0] [--write]
 //
-// A run is kept open on a tiny base model, so that as many steps, messages and links as possible go by. Adapters join one after another
-// by `mlora add` and end at different times, by their last step or by `mlora stop`. Each client asks for one thing after another without
-// a pause: ps, pause and resume, fork, stop of what was forked. Every request must end by itself within two minutes, with an answer or with
-// an error that says why (its adapter has ended, the server was lost). --kills kills the run's nats-server that many times, evenly spread.
-// Every few seconds the memory (RSS) and the open files of each process are counted. Fails where one of them ends with more open files
-// than it had when the last adapter came, or with more memory in the last part than in the one before, by more than what is collected as
-// garbage, and where a request is lost. --write adds a row to docs/measurements/soak.md.
+// A run is kept open on a tiny base model, so that as many steps, messages and links as possible go by. Adapters join one after
+// another by `mlora add` and end at different times, by their last step or by `mlora stop`. Each client asks for one thing
+// after another without a pause: ps, pause and resume, fork, stop of what was forked. Every request must end by itself within
+// two minutes, with an answer or with an error that says why (its adapter has ended, the server was lost). --kills kills the
+// run's nats-server that many times, evenly spread. Every few seconds the memory (RSS) and the open files of each process are
+// counted. Fails where one of them ends with more open files than it had when the last adapter came, or with more memory in the
+// last part than in the one before, by more than what is collected as garbage, and where a request is lost. --write adds a row
+// to docs/measurements/soak.md.
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -211,7 +212,8 @@ function report(code: number): boolean {
   const lines = lasting.map(([name, all]) => {
     const [second, third] = [between(all, 0.7, 0.85), between(all, 0.85, 1)];
     const [before, after] = [median(second.map(({ rss }) => rss)), median(third.map(({ rss }) => rss))];
-    const files = [minOf(second.map((of) => of.files)), minOf(third.map((of) => of.files))]; // a checkpoint opens one for a moment
+    // a checkpoint opens one for a moment
+    const files = [minOf(second.map((of) => of.files)), minOf(third.map((of) => of.files))];
     const grew = after - before > SLACK || files[1]! > files[0]!;
     if (grew) good = false;
     return `${name}: ${before.toFixed(0)} MiB, then ${after.toFixed(0)} MiB; open files ${files[0]}, then ${files[1]}${grew ? "  GREW" : ""}`;

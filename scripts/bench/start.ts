@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { sizeOf } from "../../src/base/shape.ts";
-import { tensorShapes } from "../../src/files/basemodel.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { writeByteTokenizer } from "../../tests/helpers/model.ts";
 

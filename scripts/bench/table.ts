@@ -11,10 +11,13 @@ export const date = (): string => new Date().toISOString().slice(0, 16).replace(
 /** What was measured, as Git names it. */
 export const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
 
-/** The table of docs/measurements/NAME.md, which begins with `head` where there is none yet; its first columns are date and commit. */
+/**
+ * The table of docs/measurements/NAME.md, which begins with `head` where there is none yet; its first columns are date and
+ * commit.
+ */
 export function tableOf(name: string, head: string, write: boolean) {
   const file = join(ROOT, "docs", "measurements", `${name}.md`);
-  /** Prints a row, and writes it behind the last one. */
+  /** Prints a row, and writes it after the last one. */
   return (...cells: readonly (string | number)[]): void => {
     const row = `| ${[date(), commit, ...cells].join(" | ")} |\n`;
     process.stdout.write(row);

@@ -1,4 +1,5 @@
-// Faults of file calls, one in each run, walking over all calls and kinds; what was done is in the state file, so that it goes on there.
+// Faults of file calls, one in each run, walking over all calls and kinds; what was done is in the state file, so that it
+// continues there.
 //
 //   bun scripts/nightly/faults.ts [--from 0] --faults 2000 [--seed 1] [--state FILE] [--minutes 480]
 //

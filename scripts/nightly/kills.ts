@@ -1,4 +1,4 @@
-// Kills of a run's processes at seeded moments; what was done is in the state file, so that it goes on there.
+// Kills of a run's processes at seeded moments; what was done is in the state file, so that it continues there.
 //
 //   bun scripts/nightly/kills.ts --kills 500 [--seed 1] [--state FILE] [--minutes 480]
 //

@@ -8,8 +8,10 @@ import { join } from "node:path";
 import { cachedFile } from "./cache.ts";
 import { RunError } from "./errors.ts";
 
-/** What scripts/build embeds beside the assets: of each, the hash of its content as it is when unpacked. */
-export type AssetManifest = Readonly<Record<string, { readonly sha256: string; readonly bytes: number }>>;
+/** What scripts/build embeds with the assets: the hash of each asset's content, and where it begins in which unpacked file. */
+export type AssetManifest = Readonly<
+  Record<string, { readonly sha256: string; readonly bytes: number; readonly file: string; readonly from: number }>
+>;
 
 const EMBEDDED = "/$bunfs/root/assets";
 const CHECKOUT = join(import.meta.dir, "..", "..");
@@ -30,9 +32,16 @@ export function assetNames(): string[] {
 /** An asset's content. Throws a RunError where there is no such asset. */
 export function readAsset(name: string): Uint8Array {
   if (!Bun.isStandaloneExecutable) return readFileSync(inCheckout(name));
-  entry(name);
-  return Bun.zstdDecompressSync(readFileSync(join(EMBEDDED, `${name}.zst`)));
+  const { bytes, file, from } = entry(name);
+  if (unpacked.file !== file) unpacked = { file, content: Bun.zstdDecompressSync(readFileSync(join(EMBEDDED, file))) };
+  const content = unpacked.content.subarray(from, from + bytes);
+  if (content.length === unpacked.content.length) unpacked = NOTHING;
+  return content;
 }
+
+const NOTHING = { file: "", content: new Uint8Array(0) };
+/** The last file with several assets: kernels that are loaded one after the other often share it. */
+let unpacked: { readonly file: string; readonly content: Uint8Array } = NOTHING;
 
 /** The absolute path of an asset in the file system, executable. Throws a RunError where it cannot be had. */
 export function assetPath(name: string): string {

@@ -2,9 +2,6 @@
 //
 // int8, nf4 and fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as they are.
 
-import { RequestError } from "./errors.ts";
-import { LINEARS, linearShape, type ModelSpec } from "./spec.ts";
-
 export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
@@ -37,22 +34,5 @@ export function weightFormat(precision: Precision, compute: "f32" | "bf16", exac
       return compute === "f32" && exact ? "bf16" : "dense";
     default:
       return precision satisfies never;
-  }
-}
-
-/** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
-const FP8_ALIGN = 16;
-
-/** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
-export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
-  if (format !== "fp8") return;
-  for (const linear of LINEARS) {
-    const { out, in: width } = linearShape(spec, linear);
-    if (out % FP8_ALIGN === 0 && width % FP8_ALIGN === 0) continue;
-    throw new RequestError(
-      "plan.precision",
-      `model.precision is fp8, but ${linear} of this model is [${out}, ${width}]: fp8 wants multiples of ${FP8_ALIGN}`,
-      'set precision to "int8", "nf4" or "bf16"',
-    );
   }
 }

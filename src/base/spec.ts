@@ -1,4 +1,4 @@
-// The architecture of a base model, as numbers: what `files/config` reads from config.json, what plans and decoders use.
+// A base model as numbers: what its family reads from config.json (src/families), what plans and stages use.
 
 import { alignUp } from "./shape.ts";
 
@@ -14,7 +14,8 @@ export type RopeScaling =
     };
 
 export type ModelSpec = {
-  readonly family: "llama" | "mistral" | "qwen2" | "qwen3";
+  /** A name of families/registry.ts. */
+  readonly family: string;
   readonly layers: number;
   readonly hidden: number;
   readonly intermediate: number;
@@ -43,43 +44,3 @@ export type ModelSpec = {
  * time, so that a vocabulary of 32001 gets seven rows of zeros, which are no tokens.
  */
 export const tableRows = ({ vocab }: ModelSpec): number => alignUp(vocab, 8);
-
-/** The linear layers of a decoder layer: what an adapter may target, in the order of PEFT's names. */
-export const LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
-export type Linear = (typeof LINEARS)[number];
-
-/** Linears that read one input; each group is one matrix product. */
-export const GROUPS = {
-  qkv: ["q_proj", "k_proj", "v_proj"],
-  o: ["o_proj"],
-  gateUp: ["gate_proj", "up_proj"],
-  down: ["down_proj"],
-} as const satisfies Record<string, readonly Linear[]>;
-export type Group = keyof typeof GROUPS;
-export const GROUP_NAMES = Object.keys(GROUPS) as Group[];
-
-/** Output and input features of a linear: its weight is [out, in]. */
-export function linearShape(spec: ModelSpec, linear: Linear): { readonly out: number; readonly in: number } {
-  const q = spec.heads * spec.headDim;
-  const kv = spec.kvHeads * spec.headDim;
-  switch (linear) {
-    case "q_proj":
-      return { out: q, in: spec.hidden };
-    case "k_proj":
-    case "v_proj":
-      return { out: kv, in: spec.hidden };
-    case "o_proj":
-      return { out: spec.hidden, in: q };
-    case "gate_proj":
-    case "up_proj":
-      return { out: spec.intermediate, in: spec.hidden };
-    case "down_proj":
-      return { out: spec.hidden, in: spec.intermediate };
-    default:
-      return linear satisfies never;
-  }
-}
-
-/** Where Hugging Face keeps a linear within its layer: "self_attn.q_proj", "mlp.up_proj". */
-export const modulePath = (linear: Linear): string =>
-  `${linear === "gate_proj" || linear === "up_proj" || linear === "down_proj" ? "mlp" : "self_attn"}.${linear}`;

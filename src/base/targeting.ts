@@ -1,8 +1,6 @@
 // Which modules an adapter acts on, and with which rank and alpha, by PEFT's rules (0.21: check_target_module_exists, get_pattern_key).
 
 import { compilePattern } from "./pattern.ts";
-import { range } from "./shape.ts";
-import { LINEARS, type Linear, modulePath } from "./spec.ts";
 
 export type Targeting = {
   /** Modules by the end of their paths, a regular expression of whole paths, or "all-linear". */
@@ -16,22 +14,14 @@ export type Targeting = {
 /** By a regular expression of the ends of modules' paths; the first that matches counts. */
 export type PatternTable = Readonly<Record<string, number>>;
 
-/** A linear's path in a Hugging Face model: "model.layers.3.self_attn.q_proj". */
-export const pathOf = (layer: number, linear: Linear): string => `model.layers.${layer}.${modulePath(linear)}`;
-
-/** Every linear of every layer, in the model's order. */
-export const modulesOf = (layers: number): { readonly layer: number; readonly linear: Linear; readonly path: string }[] =>
-  range(layers).flatMap((layer) => LINEARS.map((linear) => ({ layer, linear, path: pathOf(layer, linear) })));
-
 /** Whether a path is named by its end, or matched as a whole. Throws a PatternError. */
 export function isNamed(path: string, by: string | readonly string[]): boolean {
   if (typeof by === "string") return compilePattern(by, "whole").test(path);
   return by.some((name) => path === name || path.endsWith(`.${name}`));
 }
 
-/** Whether an adapter acts on a layer's linear. A list's whole paths are named whatever `layers` says, as in PEFT. */
-export function isTargeted({ targets, exclude, layers }: Targeting, layer: number, linear: Linear): boolean {
-  const path = pathOf(layer, linear);
+/** Whether an adapter acts on the linear at a path, which lies in `layer`. A list's whole paths are named whatever `layers` says, as in PEFT. */
+export function isTargeted({ targets, exclude, layers }: Targeting, layer: number, path: string): boolean {
   if (exclude !== null && isNamed(path, exclude)) return false;
   if (typeof targets !== "string" && targets.includes(path)) return true;
   if (layers !== null && !layers.includes(layer)) return false;

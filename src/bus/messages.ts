@@ -2,7 +2,8 @@
 // Each has its schema in schemas.ts, by which it is checked where it arrives.
 
 import type { WeightFormat } from "../base/precision.ts";
-import type { Group, Linear, ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Group, Linear } from "../families/linears.ts";
 import type { Init } from "../methods/init.ts";
 import type { Placement } from "../methods/placement.ts";
 import type { PeftMethod } from "../methods/registry.ts";
@@ -93,8 +94,7 @@ export type StageSetup = {
     readonly rank: number;
     readonly recomputation: "none" | "selective" | "full";
     readonly groups: readonly Group[];
-    readonly magnitudes: readonly Group[];
-    readonly vectors: readonly Group[];
+    readonly methods: Readonly<Partial<Record<PeftMethod, readonly Group[]>>>;
     /** 0 of a stage that only evaluates and generates. */
     readonly inFlight: number;
     readonly positions: number;

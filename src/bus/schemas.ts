@@ -3,7 +3,8 @@
 
 import * as v from "valibot";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
-import { GROUP_NAMES, LINEARS, type ModelSpec, type RopeScaling } from "../base/spec.ts";
+import type { ModelSpec, RopeScaling } from "../base/spec.ts";
+import { GROUP_NAMES, LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "../methods/init.ts";
 import { PEFT_METHODS } from "../methods/registry.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
@@ -140,7 +141,7 @@ const ropeScaling: Schema<RopeScaling> = v.variant("kind", [
 ]);
 
 const modelSpec: Schema<ModelSpec> = v.strictObject({
-  family: v.picklist(["llama", "mistral", "qwen2", "qwen3"]),
+  family: v.string(),
   layers: natural,
   hidden: natural,
   intermediate: natural,
@@ -175,8 +176,7 @@ const stageSetup: Schema<StageSetup> = v.strictObject({
     rank: natural,
     recomputation: v.picklist(["none", "selective", "full"]),
     groups: v.array(v.picklist(GROUP_NAMES)),
-    magnitudes: v.array(v.picklist(GROUP_NAMES)),
-    vectors: v.array(v.picklist(GROUP_NAMES)),
+    methods: v.record(v.picklist(PEFT_METHODS), v.array(v.picklist(GROUP_NAMES))),
     inFlight: count,
     positions: natural,
     format: v.picklist(WEIGHT_FORMATS),

@@ -2,12 +2,13 @@
 
 import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
-import { checkFormat, weightFormat } from "../base/precision.ts";
+import { weightFormat } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { count, duration } from "../base/units.ts";
 import type { Sampling } from "../data/sample.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";
+import { checkFormat } from "../plan/format.ts";
 import { planGeneration } from "../plan/generation.ts";
 import { type Generation, generate as generateTokens } from "../session/generate.ts";
 import { openGeneration } from "../session/open-generation.ts";

@@ -2,10 +2,10 @@
 
 import { basename } from "node:path";
 import { sum } from "../base/shape.ts";
-import { LINEARS } from "../base/spec.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes } from "../base/units.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { linearsOfModel } from "../families/linears.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Placement } from "../methods/placement.ts";
 import { memoryModel } from "../plan/memory-model.ts";
@@ -182,7 +182,7 @@ function planText({ plan, data, notices }: Prepared): string[] {
         title: "targets",
         of: ({ adapter }) =>
           adapter.places
-            ? `${count(countModules(adapter, spec.layers))} of ${count(spec.layers * LINEARS.length)} modules`
+            ? `${count(countModules(adapter, spec.layers))} of ${count(spec.layers * linearsOfModel(spec).length)} modules`
             : `${adapter.targets.length}`,
         ...right,
       },

@@ -4,16 +4,21 @@ import { now, sleep } from "../base/clock.ts";
 import type { Bus, StageHandlers } from "../bus/bus.ts";
 import { localBus } from "../bus/local.ts";
 import type { StageSetup } from "../bus/messages.ts";
+import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { Stage } from "../engine/stage.ts";
 import { originalWeights, weightsOf } from "../engine/weight-source.ts";
 import type { FillTensor } from "../engine/weights.ts";
 import { localLink } from "../link/local.ts";
 
-/** Opens the stages, first stage first; `signal` ends that, with its reason. Disposing the bus closes all. */
-export async function openLocalStages(setups: readonly StageSetup[], signal?: AbortSignal): Promise<Bus> {
+/** Opens the stages, first stage first, on devices that `open` opens; `signal` ends that, with its reason. Disposing the bus closes all. */
+export async function openLocalStages(
+  setups: readonly StageSetup[],
+  signal?: AbortSignal,
+  open: (device: StageSetup["device"]) => Device = openDevice,
+): Promise<Bus> {
   await using opened = new AsyncDisposableStack();
-  const devices = setups.map(({ device }) => opened.use(openDevice(device)));
+  const devices = setups.map(({ device }) => opened.use(open(device)));
   const links = devices.slice(1).map((device, i) => localLink(devices[i]!, device, setups[i]!.capacity.slots));
   for (const ends of links) for (const end of ends) opened.use(end);
   const handlers: StageHandlers[] = [];

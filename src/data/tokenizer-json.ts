@@ -2,6 +2,7 @@
 // named in tokenizer_config.json or belonging to the model's type, take only vocabulary, merges and added tokens from it and
 // build the rest anew. An adapter is trained on the ids that it will be served with, so the same is done here.
 
+import { tokenizerOf } from "../families/registry.ts";
 import type { Json } from "./pre-tokenise.ts";
 
 const QWEN2 =
@@ -77,10 +78,9 @@ export function resolveTokenizer(json: Json, config: Json, modelType: unknown): 
 
 /** The class that AutoTokenizer takes, without "Fast"; null for one that takes the file as it stands. */
 function classOf(json: Json, config: Json, modelType: unknown): string | null {
-  if (modelType === "mistral") return null; // for these the class in tokenizer_config.json is not heard
-  if (modelType === "qwen2") return "Qwen2Tokenizer"; // for these neither
+  const ofModel = tokenizerOf(modelType);
   const named = config["tokenizer_class"];
-  if (typeof named !== "string") return modelType === "qwen3" ? "Qwen2Tokenizer" : null;
+  if (ofModel.isFixed || typeof named !== "string") return ofModel.class;
   const name = named.replace(/Fast$/, "");
   const byteLevel = JSON.stringify({ ...json, model: null, added_tokens: null }).includes('"ByteLevel"');
   return name === "LlamaTokenizer" && byteLevel ? null : name;

@@ -6,29 +6,24 @@
 import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { environment } from "../base/env.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
-import { attentionFamily } from "./cuda/attention.ts";
-import { doraFamily } from "./cuda/dora.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
-import { isHopper, multipliesFp8 } from "./cuda/gpus.ts";
-import type { Argument, Grid, Kernel } from "./cuda/kernel.ts";
+import { implementationsOf } from "./cuda/families.ts";
+import { traitsOf } from "./cuda/gpus.ts";
+import type { Argument, Grid } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Implementations, Launcher } from "./cuda/launcher.ts";
-import { linearFamily } from "./cuda/linear.ts";
-import type { Choice, Kind } from "./cuda/manifest.ts";
-import { packedFamily } from "./cuda/packed.ts";
-import { rowFamilies } from "./cuda/rows.ts";
+import { readManifest } from "./cuda/manifest.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
-import { veraFamily } from "./cuda/vera.ts";
+import { type Choice, type Variant, VariantSet } from "./cuda/variants.ts";
 import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
@@ -50,7 +45,8 @@ export class CudaDevice implements Device, Launcher {
   readonly #implementations: Implementations;
   #handle = 0;
   #stream = 0;
-  #kernels: KernelSet;
+  readonly #variants: VariantSet;
+  readonly #kernels: KernelSet;
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
@@ -75,12 +71,12 @@ export class CudaDevice implements Device, Launcher {
     };
     const [major, minor] = [ask(attribute.COMPUTE_CAPABILITY_MAJOR), ask(attribute.COMPUTE_CAPABILITY_MINOR)];
     this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
-    const kind = kindFor(compute, major, minor);
-    this.hasWhole = kind === "tma";
-    const hasFp8 = compute === "bf16" && multipliesFp8({ major, minor });
-    this.formats = ["dense", "int8", "nf4", ...(hasFp8 ? (["fp8"] as const) : [])];
+    const { kind, hasWhole, formats } = traitsOf(compute, { major, minor });
+    this.hasWhole = hasWhole;
+    this.formats = formats;
+    this.#variants = new VariantSet(readManifest(), kind);
     this.#kernels = new KernelSet(driver, kind, major);
-    this.paddedRanks = this.#kernels.paddedRanks;
+    this.paddedRanks = this.#variants.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
     try {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
@@ -90,14 +86,7 @@ export class CudaDevice implements Device, Launcher {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
     }
-    this.#implementations = {
-      ...linearFamily(this),
-      ...attentionFamily(this),
-      ...packedFamily(this),
-      ...rowFamilies(this),
-      ...doraFamily(this),
-      ...veraFamily(this),
-    };
+    this.#implementations = implementationsOf(this);
   }
 
   memory() {
@@ -234,10 +223,10 @@ export class CudaDevice implements Device, Launcher {
 
   /** A contract kernel (kernels.ts) by the name that ops gives, or a compiled one, for the launchers. */
   launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
-  launch(kernel: Kernel, grid: Grid, args: Readonly<Record<string, Argument>>): void;
-  launch(kernel: KernelName | Kernel, second: unknown, third?: unknown): void {
+  launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
+  launch(kernel: KernelName | Variant, second: unknown, third?: unknown): void {
     if (typeof kernel !== "string") {
-      kernel.launch(this.#stream, second as Grid, third as Readonly<Record<string, Argument>>);
+      this.#kernels.of(kernel).launch(this.#stream, second as Grid, third as Readonly<Record<string, Argument>>);
       return;
     }
     const end = this.#timeline?.begin(kernel);
@@ -245,14 +234,12 @@ export class CudaDevice implements Device, Launcher {
     end?.();
   }
 
-  kernel(name: string, choice?: Choice): Kernel {
-    const [kernel, ...more] = this.#kernels.get(name, choice);
-    invariant(kernel && more.length === 0, `${more.length + 1} compiled kernels ${name} with ${JSON.stringify(choice)}`);
-    return kernel;
+  kernel(name: string, choice?: Choice): Variant {
+    return this.#variants.one(name, choice);
   }
 
-  variants(name: string, choice?: Choice): readonly Kernel[] {
-    return this.#kernels.get(name, choice);
+  variants(name: string, choice?: Choice): readonly Variant[] {
+    return this.#variants.all(name, choice);
   }
 
   async idle(): Promise<void> {
@@ -288,10 +275,4 @@ export class CudaDevice implements Device, Launcher {
   #check(call: string, status: number): void {
     if (status !== result.SUCCESS) check(this.#driver, `${this.name ?? "the GPU"}: ${call}`, status);
   }
-}
-
-/** Hopper's own kernels run on Hopper alone; all others take those for Ampere. */
-function kindFor(compute: "f32" | "bf16", major: number, minor: number): Kind {
-  if (compute === "f32") return "f32";
-  return isHopper({ major, minor }) && environment("MLORA_KERNELS") !== "ptr" ? "tma" : "ptr";
 }

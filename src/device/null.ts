@@ -1,7 +1,7 @@
 // The null device: runs nothing, records everything. Order, memory and leaks of a whole step are tested on it in milliseconds.
 
 import { bytesOf } from "../base/dtype.ts";
-import { WEIGHT_FORMATS } from "../base/precision.ts";
+import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Device, Sharing, Span, Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
@@ -10,8 +10,7 @@ export class NullDevice implements Device {
   readonly kind = "null";
   readonly name = "null";
   readonly sharing: Sharing | null = null;
-  readonly paddedRanks: readonly number[];
-  readonly formats = WEIGHT_FORMATS;
+  readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;
   readonly threads = 0;
   /** Kernels in the order of their launches. */
   readonly launched: KernelName[] = [];
@@ -23,9 +22,8 @@ export class NullDevice implements Device {
   constructor(
     readonly compute: "f32" | "bf16" = "f32",
     readonly rowTile = 16,
-  ) {
-    this.paddedRanks = compute === "bf16" ? [16, 32, 64, 128, 256] : [];
-  }
+    readonly paddedRanks: readonly number[] = compute === "bf16" ? [16, 32, 64, 128, 256] : [],
+  ) {}
 
   get allocated(): number {
     return [...this.live.values()].reduce((a, b) => a + b, 0);

@@ -6,8 +6,9 @@ import type { Precision } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
 import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
-import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
-import { paddedRanks, readManifest } from "./cuda/manifest.ts";
+import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST, traitsOf } from "./cuda/gpus.ts";
+import { readManifest } from "./cuda/manifest.ts";
+import { VariantSet } from "./cuda/variants.ts";
 import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
 
@@ -113,7 +114,7 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
       `fp8 needs compute capability 8.9 or later (Ada, Hopper), whose tensor cores have it; ${gpu.name} has ${gpu.capability}`,
       'set precision to "int8" or "nf4", which run on it',
     );
-  const ranks = paddedRanks(readManifest(), compute === "f32" ? "f32" : "ptr");
+  const { paddedRanks } = new VariantSet(readManifest(), traitsOf(compute, gpu).kind);
   const { free, total: totalBytes } = gpuMemory(ordinal);
   const freeBytes = Math.max(0, free - DRIVER_BYTES);
   const count = gpus.filter(({ name }) => name === gpu.name).length;
@@ -123,7 +124,7 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
     name: gpu.name,
     compute,
     rowTile: CUDA_ROW_TILE,
-    paddedRanks: ranks,
+    paddedRanks,
     threads: 0,
     totalBytes,
     freeBytes,

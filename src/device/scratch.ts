@@ -5,8 +5,9 @@
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import { GROUP_NAMES, type Group, type ModelSpec } from "../base/spec.ts";
-import { type AdapterLayout, groupShape } from "../methods/layout.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Group, groupShape, groupsOfModel } from "../families/linears.ts";
+import type { AdapterLayout } from "../methods/layout.ts";
 import type { Device } from "./device.ts";
 
 export type ScratchNeed = {
@@ -50,7 +51,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
  */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;
-  const sizes = GROUP_NAMES.map((group) => {
+  const sizes = groupsOfModel(spec).map((group) => {
     const { in: width, firstColumn } = groupShape(spec, group);
     return width * firstColumn.at(-1)!;
   });
@@ -61,7 +62,7 @@ function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchN
 /** The longest row that a group of linears reads or makes. */
 const longest = (spec: ModelSpec): number =>
   maxOf(
-    GROUP_NAMES.flatMap((group) => {
+    groupsOfModel(spec).flatMap((group) => {
       const { in: width, firstColumn } = groupShape(spec, group);
       return [width, firstColumn.at(-1)!];
     }),

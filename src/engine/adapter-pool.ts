@@ -1,37 +1,34 @@
 // The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as many slots
-// as adapters train at once; one that leaves makes room for another.
+// as adapters train at once; one that leaves makes its slot free for another.
 //
-// Knows indices, ranks and scales; names, data and steps belong to others. What a kind adds to a linear layer is lora.ts, dora.ts, vera.ts.
+// Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and methods/layout.ts; what a method
+// adds to a linear is methods/NAME.ts.
 
-import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import { GROUPS, type Group, type Linear, type ModelSpec } from "../base/spec.ts";
-import { Arena, arenaBytes } from "../device/arena.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { Arena } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { Factor } from "../methods/definition.ts";
+import { GROUPS, type Group, groupShape, groupsOfModel, type Linear } from "../families/linears.ts";
+import { toBf16 } from "../files/convert.ts";
 import {
   type AdapterCapacity,
   type AdapterLayout,
-  ALIGN,
   type FactorPlace,
   factorPlace,
   factorTable,
-  groupShape,
   type LayerRange,
-  layoutAdapters,
-  MOST_RANK,
 } from "../methods/layout.ts";
 import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
-import { hasMagnitudes, hasVectors, type PeftMethod } from "../methods/registry.ts";
+import { type Factor, frozenIn, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
-import type { DoraPresence } from "./dora.ts";
-import { toBf16 } from "./round.ts";
-import { placeTable, tableBytes } from "./table.ts";
-import type { Magnitudes, TargetGroup } from "./target-group.ts";
-import { PROJECTION_WIDTH, projectionRow, settle } from "./vera.ts";
+import type { Extent, MethodSite, Presence } from "./methods/computation.ts";
+import { COMPUTATIONS } from "./methods/registry.ts";
+import { poolBytes, slotRow, takePool } from "./pool-memory.ts";
+import { placeTable } from "./table.ts";
+import type { TargetGroup } from "./target-group.ts";
 
-/** What the bank must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
+/** What the pool must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
 export type PoolAdapter = {
   readonly rank: number;
   readonly scale: number;
@@ -41,62 +38,27 @@ export type PoolAdapter = {
   readonly method?: PeftMethod;
   /** VeRA: the seed of its projections. */
   readonly projectionSeed?: number;
-  /** Ranks from here on are frozen (methods/init.ts, isPrincipal); left out, none is. */
+  /** Ranks from here on are frozen (methods/init.ts); left out, none is. */
   readonly trainedRank?: number;
 };
 
-export type { Factor } from "../methods/definition.ts";
+export type { Factor } from "../methods/registry.ts";
 /** What there is of each adapter. */
 export type Block = "params" | "grads" | "m" | "v";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
-type Refreshed = "magnitudes" | "vectors";
-const GROUP_ORDER = Object.keys(GROUPS);
-
-/** Bytes of a bank, for the plan: f32 parameters, gradients and two moments, and the kernels' copy where they read bf16. */
-export function bankBytes(adapters: number, layout: AdapterLayout, compute: "f32" | "bf16", groups: number): number {
-  const block = adapters * layout.size;
-  const copy = compute === "bf16" ? [block * 2] : [];
-  const norms = [layout.tensors.length * 12, adapters * layout.tensors.length * 4];
-  const columns = new Map(layout.tensors.map((place) => [place.offset, place.columns]));
-  const own = layout.sites.flatMap(({ m }) => (m === null ? [] : Array(2).fill(adapters * columns.get(m)! * 4)));
-  const decomposed = new Set(layout.sites.flatMap(({ m, group }) => (m === null ? [] : [group]))).size;
-  if (decomposed > 0) own.push(...Array(decomposed + 1).fill(adapters * 4));
-  if (layout.sites.some(({ lambdaB }) => lambdaB !== null))
-    own.push(adapters * PROJECTION_WIDTH * 4, adapters * 4, adapters * 4);
-  const optimizer = [(layout.size / ALIGN) * 4, adapters * ADAMW_TABLE_WIDTH * 4];
-  return arenaBytes([
-    ...Array(4).fill(block * 4),
-    ...copy,
-    ...norms,
-    ...optimizer,
-    ...own,
-    ...Array(groups * 2).fill((layout.sites.length / Math.max(1, groups)) * tableBytes(adapters)),
-  ]);
-}
+/** The column of a step's table with the learning rate of all tensors but B. */
+const RATE_BUT_OF_B = 1;
 
 export class AdapterPool implements Disposable {
   readonly layout: AdapterLayout;
-  readonly #sites = new Map<string, TargetGroup>();
-  readonly #params: Tensor;
-  readonly #grads: Tensor;
-  readonly #m: Tensor;
-  readonly #v: Tensor;
-  readonly #copy: Tensor | null;
-  readonly #tensors: Tensor;
-  readonly #squares: Tensor;
-  readonly #factors: Tensor;
-  readonly #table: Tensor;
+  readonly #memory: ReturnType<typeof takePool>;
+  readonly #sites: ReadonlyMap<string, TargetGroup>;
   readonly #arena: Arena;
-  /** Of each slot: whether what follows from its parameters is not theirs, and for DoRA whether its magnitudes begin as the norms. */
-  readonly #stale: Readonly<Record<Refreshed, { readonly slots: Int32Array; readonly table: Tensor | null }>>;
-  /** For VeRA: what the projections are drawn by, and whose gradients are to be settled. */
-  readonly #projection: Tensor | null;
-  readonly #settling: Tensor | null;
-  /** Of each group: what the kernels read of the adapters' ranks and scales, and whose rows have magnitudes. */
-  readonly #tables = new Map<Group, { readonly ranks: Tensor; readonly scale: Tensor; readonly decomposed: Tensor | null }>();
+  /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
+  readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
   readonly #layers: LayerRange;
-  /** Who has each slot; null for nobody. */
+  /** The adapter in each slot; null for none. */
   readonly #adapters: (PoolAdapter | null)[];
 
   constructor(
@@ -106,36 +68,20 @@ export class AdapterPool implements Disposable {
     slots: number,
     capacity: AdapterCapacity,
   ) {
-    const { groups, magnitudes, vectors } = capacity;
-    this.layout = layoutAdapters(spec, layers, capacity);
+    const need = { spec, layers, slots, capacity, compute: device.compute };
     this.#layers = layers;
     this.#adapters = new Array<PoolAdapter | null>(slots).fill(null);
-    const count = slots;
-    const block = [count, this.layout.size] as const;
-    this.#arena = new Arena(device, bankBytes(count, this.layout, device.compute, groups.length), "adapters");
-    this.#params = this.#arena.tensor("f32", ...block);
-    this.#grads = this.#arena.tensor("f32", ...block);
-    this.#m = this.#arena.tensor("f32", ...block);
-    this.#v = this.#arena.tensor("f32", ...block);
-    this.#copy = device.compute === "bf16" ? this.#arena.tensor("bf16", ...block) : null;
-    const { tensors } = this.layout;
-    this.#tensors = this.#arena.tensor("i32", tensors.length, 3);
-    this.#squares = this.#arena.tensor("f32", count, tensors.length);
-    device.write(this.#tensors, Int32Array.from(tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#factors = this.#arena.tensor("i32", this.layout.size / ALIGN);
-    device.write(this.#factors, factorTable(this.layout));
-    this.#table = this.#arena.tensor("f32", count, ADAMW_TABLE_WIDTH);
-    for (const tensor of [this.#params, this.#grads, this.#m, this.#v]) device.zero(tensor);
-    if (this.#copy) device.zero(this.#copy);
-    const slotTable = (kinds: readonly Group[], width = 1) =>
-      kinds.length > 0 ? this.#arena.tensor("i32", ...(width === 1 ? [count] : [count, width])) : null;
-    this.#projection = slotTable(vectors, PROJECTION_WIDTH);
-    this.#settling = slotTable(vectors);
-    this.#stale = {
-      magnitudes: { slots: new Int32Array(count), table: slotTable(magnitudes) },
-      vectors: { slots: new Int32Array(count), table: slotTable(vectors) },
-    };
-    for (const group of groups) this.#addSites(group, magnitudes.includes(group), vectors.includes(group));
+    this.#arena = new Arena(device, poolBytes(need), "adapters");
+    this.#memory = takePool((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), need);
+    const { layout, blocks, copy, optimizer, methods, sites } = this.#memory;
+    this.layout = layout;
+    this.#sites = new Map(sites.map((site) => [`${site.layer}.${site.group}`, site]));
+    this.#stale = new Map([...methods].flatMap(([method, { stale }]) => (stale ? [[method, new Int32Array(slots)]] : [])));
+    const places = layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns]);
+    device.write(optimizer.tensors, Int32Array.from(places));
+    device.write(optimizer.factors, factorTable(layout));
+    for (const tensor of [...Object.values(blocks), ...(copy ? [copy] : [])]) device.zero(tensor);
+    for (let slot = 0; slot < slots; slot++) this.#beginDerived(slot);
     this.#writeTables();
   }
 
@@ -153,79 +99,128 @@ export class AdapterPool implements Disposable {
     return this.#adapters;
   }
 
-  /** Gives a slot to an adapter, as it is before anything is written there: all zero. */
+  /** Gives a slot to an adapter, in the state before anything is written there: all zero. */
   admit(slot: number, adapter: PoolAdapter): void {
-    invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} where there is room for ${this.layout.rank}`);
+    invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} in a pool for rank ${this.layout.rank}`);
+    const { blocks, copy } = this.#memory;
     this.#adapters[slot] = adapter;
-    for (const { slots } of Object.values(this.#stale)) slots[slot] = FRESH;
-    for (const what of ["params", "grads", "m", "v"] as const) this.device.zero(this.#row(slot, what));
-    if (this.#copy) this.device.zero(this.#copyRow(this.#copy, slot));
+    for (const slots of this.#stale.values()) slots[slot] = FRESH;
+    for (const block of Object.values(blocks)) this.device.zero(slotRow(block, slot));
+    if (copy) this.device.zero(slotRow(copy, slot));
     this.#writeTables();
-    for (const { magnitudes } of this.#sites.values()) if (magnitudes) this.#begin(magnitudes, slot);
+    this.#beginDerived(slot);
   }
 
-  #begin({ gain, inverse }: Magnitudes, slot: number): void {
-    const columns = gain.shape[1]!;
-    this.device.write({ ...gain, ptr: gain.ptr + slot * columns * 4, shape: [columns] }, new Float32Array(columns).fill(1));
-    this.device.zero({ ...inverse, ptr: inverse.ptr + slot * columns * 4, shape: [columns] });
+  /** Makes what follows from tensors and weight what it is before any refresh. */
+  #beginDerived(slot: number): void {
+    for (const { methods } of this.#sites.values())
+      for (const [method, { derived }] of Object.entries(methods))
+        for (const [name, value] of Object.entries(COMPUTATIONS[method as PeftMethod].derived ?? {})) {
+          const row = slotRow(derived[name]!, slot);
+          this.device.write(row, new Float32Array(sizeOf(row.shape)).fill(value));
+        }
   }
 
-  /** At the next refresh an adapter's magnitudes become the norms of its rows, as DoRA begins. */
-  beginMagnitudes(slot: number): void {
-    this.#stale.magnitudes.slots[slot] = BEGINS;
+  /** To be called for a new adapter: whether it needs a refresh before it is read, as some of its values follow from the weight. */
+  begin(slot: number): boolean {
+    const method = this.#adapters[slot]?.method ?? "lora";
+    if (!COMPUTATIONS[method].beginsByRefresh) return false;
+    this.#stale.get(method)![slot] = BEGINS;
+    return true;
   }
 
-  /** i32[L], for whom something has to be computed before the next forward pass; from here on it counts as computed. Null where for nobody. */
-  takeStale(kind: Refreshed): Tensor | null {
-    const { slots, table } = this.#stale[kind];
-    if (slots.every((is) => is === FRESH)) return null;
-    this.device.write(table!, slots);
+  /** Computes what follows from the parameters that have changed since the last refresh; to be called before each pass. */
+  refresh(weightOf: (layer: number, group: Group) => MethodSite["weight"]): void {
+    for (const method of this.#stale.keys()) {
+      const stale = this.takeStale(method);
+      const sites = stale ? this.#sitesOf(method).map((of) => ({ ...of, weight: weightOf(of.site.layer, of.site.group) })) : [];
+      if (stale) COMPUTATIONS[method].refresh!(this.device, sites, stale);
+    }
+  }
+
+  /** i32[slots], the slots of a method that a refresh must compute; from here on they count as computed. Null where there is none. */
+  takeStale(method: PeftMethod): Tensor | null {
+    const [slots, table] = [this.#stale.get(method), this.#memory.methods.get(method)?.stale];
+    if (!slots || !table || slots.every((is) => is === FRESH)) return null;
+    this.device.write(table, slots);
     slots.fill(FRESH);
     return table;
   }
 
+  #sitesOf(method: PeftMethod): Omit<MethodSite, "weight">[] {
+    return [...this.#sites.values()].flatMap((site) => {
+      const own = site.methods[method];
+      return own ? [{ site, own }] : [];
+    });
+  }
+
   /** To be called when an adapter's parameters have changed. */
   #changed(slot: number): void {
-    const method = this.#adapters[slot]?.method;
-    if (hasMagnitudes(method)) this.#stale.magnitudes.slots[slot] = STALE;
-    if (hasVectors(method)) this.#stale.vectors.slots[slot] = STALE;
+    const slots = this.#stale.get(this.#adapters[slot]?.method ?? "lora");
+    if (slots) slots[slot] = STALE;
   }
 
-  /** Gradients of factors that follow from vectors become those of the vectors; what is frozen loses its own. */
+  /** Gradients of factors that follow from other tensors become those of these; what is frozen loses its own. */
   #settle(slots: Iterable<number>): void {
-    const which = new Int32Array(this.#adapters.length);
-    for (const slot of slots) {
-      const adapter = this.#adapters[slot];
-      which[slot] = Number(hasVectors(adapter?.method));
-      if (adapter?.trainedRank !== undefined) this.#freeze(slot, adapter);
+    const settled = [...slots].map((slot) => [slot, this.#adapters[slot]] as const);
+    for (const [slot, adapter] of settled) {
+      if (adapter?.trainedRank !== undefined) this.#freezeRanks(slot, adapter);
+      for (const factor of frozenIn(adapter?.method)) this.#freezeFactor(slot, factor);
     }
-    if (!which.includes(1)) return;
-    this.device.write(this.#settling!, which);
-    settle(this.device, this, this.#settling!);
+    for (const [method, { settling }] of this.#memory.methods) {
+      const which = new Int32Array(this.#adapters.length);
+      for (const [slot, adapter] of settled) which[slot] = Number(adapter?.method === method);
+      if (!settling || !which.includes(1)) continue;
+      this.device.write(settling, which);
+      COMPUTATIONS[method].settle!(this.device, this.#sitesOf(method), settling);
+    }
   }
 
-  /** How many of these adapters have magnitudes in each group. */
-  decomposed(adapters: Iterable<number>): DoraPresence["decomposed"] {
-    const slots = new Set(adapters);
-    const count = (group: Group) => {
-      const are = [...slots].map((slot) => isDecomposed(this.#adapters[slot], group));
+  /** Of methods that compute rows themselves: how many of these adapters have such rows in each group. */
+  presence(adapters: Iterable<number>): Presence {
+    const slots = [...new Set(adapters)];
+    const extent = (method: PeftMethod, group: Group): Extent => {
+      const are = slots.map((slot) => isTargetOf(method, this.#adapters[slot], group));
       return are.every((is) => is) ? "all" : are.some((is) => is) ? "some" : "none";
     };
-    return { qkv: count("qkv"), o: count("o"), gateUp: count("gateUp"), down: count("down") };
+    const own = [...this.#memory.methods.keys()].filter((method) => COMPUTATIONS[method].rows);
+    return Object.fromEntries(
+      own.map((method) => [
+        method,
+        Object.fromEntries(groupsOfModel(this.spec).map((group) => [group, extent(method, group)])),
+      ]),
+    );
+  }
+
+  /** The slot's row of a block, from an element on. */
+  #gradients(slot: number, offset: number): number {
+    return this.#memory.blocks.grads.ptr + (slot * this.layout.size + offset) * 4;
+  }
+
+  #freezeFactor(slot: number, factor: Factor): void {
+    for (const { tensors } of this.layout.sites) {
+      const place = tensors[factor];
+      if (place)
+        this.device.zero({ ptr: this.#gradients(slot, place.offset), dtype: "f32", shape: [place.rows * place.columns] });
+    }
   }
 
   /** Zeroes the gradients of the frozen half; an adapter of several ranks freezes half of each. */
-  #freeze(slot: number, adapter: PoolAdapter): void {
-    const { rank: padded, size } = this.layout;
-    const ptr = (offset: number) => this.#grads.ptr + (slot * size + offset) * 4;
+  #freezeRanks(slot: number, adapter: PoolAdapter): void {
+    const { rank: padded } = this.layout;
     const zeroColumns = (b: number, rows: number, trained: number) =>
-      this.device.zero({ ptr: ptr(b + trained), dtype: "f32", shape: [rows, padded - trained], stride: padded });
-    for (const { layer, group, a, b } of this.layout.sites) {
+      this.device.zero({
+        ...{ ptr: this.#gradients(slot, b + trained), dtype: "f32", shape: [rows, padded - trained], stride: padded },
+      });
+    for (const { layer, group, tensors } of this.layout.sites) {
+      const [a, b] = [tensors.A!.offset, tensors.B!.offset];
       const { in: width, firstColumn } = groupShape(this.spec, group);
-      const linears: readonly Linear[] = GROUPS[group];
+      const linears = GROUPS[group];
       const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
       for (const [g, first] of trained.entries())
-        this.device.zero({ ptr: ptr(a + (g * padded + first) * width), dtype: "f32", shape: [(padded - first) * width] });
+        this.device.zero({
+          ...{ ptr: this.#gradients(slot, a + (g * padded + first) * width), dtype: "f32", shape: [(padded - first) * width] },
+        });
       if (trained.every((first) => first === trained[0])) zeroColumns(b, firstColumn.at(-1)!, trained[0]!);
       else
         for (const [g, first] of trained.entries())
@@ -234,124 +229,58 @@ export class AdapterPool implements Disposable {
   }
 
   #writeTables(): void {
-    if (this.#projection)
-      this.device.write(
-        this.#projection,
-        Int32Array.from(this.#adapters.flatMap((adapter) => projectionRow(this.spec, adapter))),
-      );
-    for (const [group, { ranks, scale, decomposed }] of this.#tables) {
-      if (decomposed)
+    const adapters = this.#adapters;
+    for (const [method, { own, present }] of this.#memory.methods) {
+      const { table } = COMPUTATIONS[method];
+      const row = (adapter: PoolAdapter | null): readonly number[] =>
+        adapter?.method === method ? table!.row(this.spec, adapter) : Array(table!.width).fill(0);
+      if (own) this.device.write(own, Int32Array.from(adapters.flatMap(row)));
+      for (const [group, of] of present)
         this.device.write(
-          decomposed,
-          Int32Array.from(this.#adapters, (adapter) => Number(isDecomposed(adapter, group))),
+          of,
+          Int32Array.from(adapters, (adapter) => Number(isTargetOf(method, adapter, group))),
         );
-      this.device.write(ranks, placeTable(new Int32Array(sizeOf(ranks.shape)), this.#layers, group, this.#adapters, rankAt));
-      this.device.write(scale, placeTable(new Float32Array(sizeOf(scale.shape)), this.#layers, group, this.#adapters, scaleAt));
+    }
+    for (const [group, { ranks, scale }] of this.#memory.groups) {
+      this.device.write(ranks, placeTable(new Int32Array(sizeOf(ranks.shape)), this.#layers, group, adapters, rankAt));
+      this.device.write(scale, placeTable(new Float32Array(sizeOf(scale.shape)), this.#layers, group, adapters, scaleAt));
     }
   }
 
-  /** Elements before a layer's part of a group's tables. */
-  #tableAt(layer: number): number {
-    return ((layer - this.#layers.from) * tableBytes(this.#adapters.length)) / 4;
-  }
-
-  #addSites(group: Group, decomposes: boolean, hasVectors: boolean): void {
-    const { in: width, firstColumn } = groupShape(this.spec, group);
-    const linears: readonly Linear[] = GROUPS[group];
-    const count = this.#adapters.length;
-    const elements = this.#tableAt(this.#layers.to);
-    const ranks = this.#arena.tensor("i32", elements);
-    const scale = this.#arena.tensor("f32", elements);
-    const tableOf = (of: Tensor, layer: number): Tensor => {
-      return { ...of, ptr: of.ptr + this.#tableAt(layer) * 4, shape: [count, linears.length] };
-    };
-    const decomposed = decomposes ? this.#arena.tensor("i32", count) : null;
-    this.#tables.set(group, { ranks, scale, decomposed });
-    const { rank, size } = this.layout;
-    const part = (of: Tensor, offset: number, rows: number, columns: number): Tensor => ({
-      ptr: of.ptr + offset * bytesOf(of.dtype),
-      dtype: of.dtype,
-      shape: [count, rows, columns],
-      stride: size,
-    });
-    const weights = this.#copy ?? this.#params;
-    for (const at of this.layout.sites.filter((site) => site.group === group)) {
-      const down = [at.a, linears.length * rank, width] as const;
-      const columns = firstColumn.at(-1)!;
-      const up = [at.b, columns, rank] as const;
-      const vector = (of: Tensor, offset: number, width: number): Tensor => {
-        return { ptr: of.ptr + offset * 4, dtype: "f32", shape: [count, width], stride: size };
-      };
-      const magnitudes = decomposed && {
-        m: vector(this.#params, at.m!, columns),
-        dm: vector(this.#grads, at.m!, columns),
-        gain: this.#arena.tensor("f32", count, columns),
-        inverse: this.#arena.tensor("f32", count, columns),
-        decomposed,
-      };
-      if (magnitudes) for (let slot = 0; slot < count; slot++) this.#begin(magnitudes, slot);
-      this.#sites.set(`${at.layer}.${group}`, {
-        a: part(weights, ...down),
-        b: part(weights, ...up),
-        da: part(this.#grads, ...down),
-        db: part(this.#grads, ...up),
-        ranks: tableOf(ranks, at.layer),
-        scale: tableOf(scale, at.layer),
-        firstColumn,
-        linears: linears.length,
-        rank,
-        group,
-        module: at.layer * GROUP_ORDER.length + GROUP_ORDER.indexOf(group),
-        magnitudes,
-        vectors: hasVectors
-          ? {
-              d: vector(this.#params, at.lambdaD!, linears.length * MOST_RANK),
-              b: vector(this.#params, at.lambdaB!, columns),
-              dd: vector(this.#grads, at.lambdaD!, linears.length * MOST_RANK),
-              db: vector(this.#grads, at.lambdaB!, columns),
-              projection: this.#projection!,
-            }
-          : null,
-      });
-    }
-  }
-
-  /** One optimizer step of the adapters whose row of `table` f32[L, 11] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (kernels.ts, adamw_step). */
   step(table: Float32Array): void {
-    this.device.write(this.#table, table);
+    const { blocks, copy, optimizer } = this.#memory;
     const stepped = [...this.#adapters.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);
+    const rates = Float32Array.from(table);
+    // Without a rate weight decay leaves frozen tensors as they are, too.
+    for (const slot of stepped)
+      if (frozenIn(this.#adapters[slot]?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
+    this.device.write(optimizer.table, rates);
     this.#settle(stepped);
     for (const slot of stepped) this.#changed(slot);
-    const [params, grads, m, v] = [this.#params, this.#grads, this.#m, this.#v];
-    adamwStep(this.device, { params, grads, m, v, copy: this.#copy, factors: this.#factors, table: this.#table });
+    adamwStep(this.device, { ...blocks, copy, factors: optimizer.factors, table: optimizer.table });
   }
 
   /**
    * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in
-   * that order over all stages they give the norm, the same whatever the company and the cut into stages.
+   * that order over all stages they give the norm, the same whatever else is trained and however the layers are divided.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     this.#settle(adapters);
-    const { size, tensors } = this.layout;
-    const count = tensors.length;
-    const rowOf = (of: Tensor, adapter: number, width: number): Tensor => ({
-      ...of,
-      ptr: of.ptr + adapter * width * 4,
-      shape: [1, width],
-    });
-    for (const adapter of adapters)
-      gradNorm(this.device, {
-        grads: rowOf(this.#grads, adapter, size),
-        tensors: this.#tensors,
-        squares: rowOf(this.#squares, adapter, count),
-      });
-    const all = new Float32Array((await this.device.read(this.#squares)).buffer);
-    return adapters.map((adapter) => all.slice(adapter * count, (adapter + 1) * count));
+    const { blocks, optimizer } = this.#memory;
+    const { tensors, squares } = optimizer;
+    const rowOf = (of: Tensor, slot: number): Tensor => {
+      const { shape, ...row } = slotRow(of, slot);
+      return { ...row, shape: [1, ...shape] };
+    };
+    for (const slot of adapters)
+      gradNorm(this.device, { grads: rowOf(blocks.grads, slot), tensors, squares: rowOf(squares, slot) });
+    const all = new Float32Array((await this.device.read(squares)).buffer);
+    const count = this.layout.tensors.length;
+    return adapters.map((slot) => all.slice(slot * count, (slot + 1) * count));
   }
 
-  /**
-   * An adapter's whole state as it lies on the device: f32 blocks of `layout.size`, as they are now; resolves when they may be changed.
-   */
+  /** An adapter's whole state on the device now: f32 blocks of `layout.size`; resolves when they may be changed. */
   async snapshot(adapter: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
     const { bytes } = await this.device.snapshot(what.map((block) => this.#row(adapter, block)));
     return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
@@ -364,18 +293,14 @@ export class AdapterPool implements Disposable {
   }
 
   write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
+    const { copy } = this.#memory;
     this.device.write(this.#row(adapter, what), values);
     if (what === "params") this.#changed(adapter);
-    if (what === "params" && this.#copy) this.device.write(this.#copyRow(this.#copy, adapter), toBf16(values));
-  }
-
-  #copyRow(copy: Tensor, slot: number): Tensor {
-    return { ...copy, ptr: copy.ptr + slot * this.layout.size * 2, shape: [this.layout.size] };
+    if (what === "params" && copy) this.device.write(slotRow(copy, adapter), toBf16(values));
   }
 
   #row(adapter: number, what: Block): Tensor {
-    const whole = { params: this.#params, grads: this.#grads, m: this.#m, v: this.#v }[what];
-    return { ptr: whole.ptr + adapter * this.layout.size * 4, dtype: "f32", shape: [this.layout.size] };
+    return slotRow(this.#memory.blocks[what], adapter);
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
@@ -389,11 +314,6 @@ export class AdapterPool implements Disposable {
   }
 }
 
-/**
- * A group where a DoRA adapter has no target is computed for it as for any other adapter: as it is where no such group has low-rank products
- * at all.
- */
-const isDecomposed = (adapter: PoolAdapter | null | undefined, group: Group): boolean =>
-  adapter != null &&
-  hasMagnitudes(adapter.method) &&
-  (GROUPS[group] as readonly Linear[]).some((linear) => adapter.targets.includes(linear));
+/** A group where an adapter has no target is computed for it as for a LoRA: the same as in a run where the group has no low-rank products. */
+const isTargetOf = (method: PeftMethod, adapter: PoolAdapter | null | undefined, group: Group): boolean =>
+  adapter?.method === method && GROUPS[group].some((linear) => adapter.targets.includes(linear));

@@ -3,7 +3,7 @@
 import type { DType } from "../base/dtype.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { DoraPresence } from "./dora.ts";
+import type { Presence } from "./methods/computation.ts";
 
 /** The tables of a micro-batch on the host; what they mean is in device/kernels.ts. */
 export type BatchTables = {
@@ -21,7 +21,8 @@ export type BatchTables = {
 export type Batch = { readonly rows: number; readonly targets: number } & { readonly [K in keyof BatchTables]: Tensor } & {
   readonly loss: Tensor; // f32[T]
   readonly isCorrect: Tensor; // i32[T]
-} & DoraPresence;
+  readonly presence: Presence;
+};
 
 export type BatchSizes = {
   readonly rows: number;
@@ -49,12 +50,12 @@ export function takeBatch(
     weights: take("f32", targets),
     loss: take("f32", targets),
     isCorrect: take("i32", targets),
-    decomposed: { qkv: "none", o: "none", gateUp: "none", down: "none" },
+    presence: {},
   };
 }
 
 /** Uploads a micro-batch's tables into `batch`; returns them cut to its size. */
-export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "decomposed"> {
+export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "presence"> {
   const upload = (to: Tensor, data: Int32Array | Float32Array): Tensor => {
     const width = to.shape.length === 2 ? to.shape[1]! : 1;
     if (data.length > 0) device.write(to, data);

@@ -1,10 +1,17 @@
 // The memory of a pass: what a micro-batch keeps from its forward to its backward pass (Activations), and what every pass may
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
-import type { DType } from "../base/dtype.ts";
-import { type Group, type ModelSpec, tableRows } from "../base/spec.ts";
+import { bytesOf, type DType } from "../base/dtype.ts";
+import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
+import { arenaBytes } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
-import { type AdapterCapacity, groupShape } from "../methods/layout.ts";
+import type { Op } from "../families/definition.ts";
+import type { Group } from "../families/linears.ts";
+import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
+import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
+import { behaviourOf } from "./operations.ts";
+import { INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 /**
  * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix
@@ -21,23 +28,23 @@ export type Sizes = AdapterCapacity & {
 };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
+type ByName<T = Tensor> = ReadonlyMap<string, T>;
 
-/** What one layer writes in its forward pass and its backward pass reads. `x` is apart: it is the output of the layer below. */
+/** The product of a group of linears with all that is added, of each method that is computed from it. */
+export type Products = Readonly<Partial<Record<PeftMethod, Tensor>>>;
+
+/** What one layer computes in its forward pass and its backward pass reads. The stream before and after it is in `Activations`. */
 export type LayerActivations = {
-  readonly rstd1: Tensor;
-  readonly qkv: Tensor; // as the linear made it, where a norm of q and k needs it again; else rotated in place
-  readonly rotated: Tensor;
-  readonly attention: Tensor;
-  readonly lse: Tensor;
-  readonly mid: Tensor; // the stream after attention
-  readonly rstd2: Tensor;
-  readonly gateUp: Tensor;
-  readonly s: Readonly<Record<Group, Tensor>>;
-  /** Products that DoRA scales, where the backward pass finds them; null where there is no DoRA, or they are made again. */
-  readonly z: Readonly<Record<Group, Tensor | null>>;
-  readonly h1: Tensor; // outputs of the two norms and of the activation: shared by all layers when not kept
-  readonly h2: Tensor;
-  readonly act: Tensor;
+  /** By the value whose memory it is (program.ts). */
+  readonly values: ByName;
+  /** Values that lie in working memory, so that they are there only until the next of their kind. */
+  readonly dropped: ReadonlySet<string>;
+  /** f32 tensors of operations, by the value that each computes. */
+  readonly kept: ByName;
+  /** s = A drop(x) of each group. */
+  readonly low: ByName;
+  /** Whole products for the backward pass, by group; none of a group where they are computed again. */
+  readonly products: ByName<Products>;
 };
 
 export type Activations = {
@@ -45,22 +52,20 @@ export type Activations = {
   readonly layers: readonly LayerActivations[];
 };
 
-export type Workspace = {
-  readonly h: Tensor; // [M, H] output of a norm, computed again
-  readonly act: Tensor; // [M, I]
-  readonly grad: Tensor; // [M, H] gradient of the stream
-  readonly gradH: Tensor; // [M, H] of a norm's output
-  readonly gradAttention: Tensor; // [M, Q D]
-  readonly gradQkv: Tensor; // [M, W]
-  readonly gradAct: Tensor; // [M, I]
-  readonly ds: Tensor; // [M, 3 R]
-  readonly delta: Tensor; // [Q, M]
-  /** [M, H] the product that DoRA scales of the down projection, where that is made again: with full recomputation. */
-  readonly z: Tensor | null;
+/** What a forward pass overwrites. */
+export type ForwardWork = {
+  /** Values that are not kept, by kind. */
+  readonly values: ByName;
+  /** Whole products of a layer's last linears, where they are computed again: with full recomputation. */
+  readonly z: Products;
 };
 
-/** What a forward pass overwrites. */
-export type ForwardWork = Pick<Workspace, "h" | "act" | "z">;
+export type Workspace = ForwardWork & {
+  readonly grad: Tensor; // [M, H] gradient of the stream
+  readonly gradients: ByName; // by kind of value, the stream's among them
+  readonly ds: Tensor; // [M, G R] of the largest group
+  readonly delta: Tensor; // [Q, M]
+};
 
 /** Buffers of the output head and the loss. */
 export type HeadBuffers = {
@@ -73,80 +78,114 @@ export type HeadBuffers = {
   readonly poolBounds: Tensor; // i32[T, 2]
 };
 
-const widths = (spec: ModelSpec) => ({
-  hidden: spec.hidden,
-  attention: spec.heads * spec.headDim,
-  qkv: (spec.heads + 2 * spec.kvHeads) * spec.headDim,
-  inner: spec.intermediate,
-});
+const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears);
 
-function takeLayer(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork) {
-  const { rows, rank, recomputation, groups, magnitudes } = sizes;
-  const w = widths(spec);
-  const qkv = take(compute, rows, w.qkv);
-  // Only the inputs of targeted groups are needed again.
-  const kept = (group: Group) => recomputation === "none" && groups.includes(group);
-  const product = (group: Group) => {
-    const isMade = magnitudes.includes(group) && !(group === "down" && recomputation === "full");
-    return isMade ? take(compute, rows, groupShape(spec, group).firstColumn.at(-1)!) : null;
-  };
-  const low = (group: Group, linears: number) => take(compute, groups.includes(group) ? rows : 0, linears * rank);
-  return {
-    rstd1: take("f32", rows),
-    qkv,
-    rotated: spec.qkNorm ? take(compute, rows, w.qkv) : qkv,
-    attention: take(compute, rows, w.attention),
-    lse: take("f32", spec.heads, rows),
-    mid: take(compute, rows, w.hidden),
-    rstd2: take("f32", rows),
-    gateUp: take(compute, rows, 2 * w.inner),
-    s: {
-      qkv: low("qkv", 3),
-      o: low("o", 1),
-      gateUp: low("gateUp", 2),
-      down: low("down", 1),
-    },
-    z: { qkv: product("qkv"), o: product("o"), gateUp: product("gateUp"), down: product("down") },
-    h1: kept("qkv") ? take(compute, rows, w.hidden) : work.h,
-    h2: kept("gateUp") ? take(compute, rows, w.hidden) : work.h,
-    act: kept("down") ? take(compute, rows, w.inner) : work.act,
-  };
+/** Whether the backward pass finds a value where the forward pass left it: what is cheap is kept only for adapters that read it. */
+function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
+  const { made } = program.values.get(name)!;
+  if (made === null || !behaviourOf(made).isCheap) return true;
+  return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && isAmong(groups, group));
 }
 
-export function takeForwardWork(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): ForwardWork {
-  const { rows, recomputation, magnitudes } = sizes;
-  const w = widths(spec);
-  return {
-    h: take(compute, rows, w.hidden),
-    act: take(compute, rows, w.inner),
-    z: recomputation === "full" && magnitudes.includes("down") ? take(compute, rows, w.hidden) : null,
-  };
+const isAmong = (groups: readonly Group[], group: string): boolean => (groups as readonly string[]).includes(group);
+
+function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, sizes: Sizes): Products {
+  const keeping = methodsAt(sizes, product.group as Group).filter((method) => DEFINITIONS[method].keepsProduct);
+  const [rows, columns] = [sizes.rows, sum(product.out)];
+  return Object.fromEntries(keeping.map((method) => [method, take(`${product.group}, ${method}`, compute, rows, columns)]));
 }
 
-export function takeWorkspace(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes): Workspace {
-  const { rows, rank } = sizes;
-  const w = widths(spec);
-  return {
-    ...takeForwardWork(take, compute, spec, sizes),
-    grad: take(compute, rows, w.hidden),
-    gradH: take(compute, rows, w.hidden),
-    gradAttention: take(compute, rows, w.attention),
-    gradQkv: take(compute, rows, w.qkv),
-    gradAct: take(compute, rows, w.inner),
-    ds: take(compute, rows, 3 * rank),
-    delta: take("f32", spec.heads, rows),
-  };
-}
-
-/** With full recomputation all layers share one layer's buffers. */
-export function takeActivations(take: Take, compute: DType, spec: ModelSpec, sizes: Sizes, work: ForwardWork): Activations {
-  const inputs = Array.from({ length: sizes.layers + 1 }, () => take(compute, sizes.rows, spec.hidden));
-  if (sizes.recomputation === "full") {
-    const shared = takeLayer(take, compute, spec, sizes, work);
-    return { inputs, layers: inputs.slice(1).map(() => shared) };
+function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes: Sizes, work: ForwardWork): LayerActivations {
+  const { rows, rank, recomputation, groups } = sizes;
+  const values = new Map<string, Tensor>();
+  const dropped = new Set<string>();
+  const kept = new Map<string, Tensor>();
+  for (const [name, { made, memory, kind, width }] of program.values) {
+    if (made === null) continue;
+    const shape = behaviourOf(made).kept?.(made, rows);
+    if (shape) kept.set(name, take(`${name}, kept`, "f32", ...shape));
+    if (memory !== name || name === program.output) continue;
+    if (!isKept(program, name, sizes)) dropped.add(name);
+    values.set(name, dropped.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
   }
-  return { inputs, layers: inputs.slice(1).map(() => takeLayer(take, compute, spec, sizes, work)) };
+  const low = new Map<string, Tensor>();
+  const products = new Map<string, Products>();
+  for (const product of linearsOf(program)) {
+    const { group, out } = product;
+    low.set(group, take(`${group}, low`, compute, isAmong(groups, group) ? rows : 0, out.length * rank));
+    const isKept = !(recomputation === "full" && product.to === program.output);
+    products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
+  }
+  return { values, dropped, kept, low, products };
 }
+
+/** One tensor for each kind. */
+function takeKinds(take: Take, compute: DType, rows: number, kinds: Iterable<readonly [kind: string, width: number]>) {
+  const tensors = new Map<string, Tensor>();
+  for (const [kind, width] of kinds) if (!tensors.has(kind)) tensors.set(kind, take(compute, rows, width));
+  return tensors;
+}
+
+export function takeForwardWork(take: Take, compute: DType, program: Program, sizes: Sizes): ForwardWork {
+  const { rows, recomputation } = sizes;
+  const cheap = program.flatMap(({ values }) =>
+    [...values.values()].flatMap(({ made, kind, width }) =>
+      made && behaviourOf(made).isCheap ? [[kind, width] as const] : [],
+    ),
+  );
+  const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
+  const again = shared(take);
+  return {
+    values: takeKinds(take, compute, rows, cheap),
+    z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
+  };
+}
+
+export function takeWorkspace(take: Take, compute: DType, program: Program, sizes: Sizes): Workspace {
+  const { rows, rank } = sizes;
+  const used = program.flatMap(({ values, gradients }) =>
+    [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
+  );
+  const gradients = takeKinds(take, compute, rows, used);
+  const operations = program.flatMap((layer) => layer.operations);
+  const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));
+  return {
+    ...takeForwardWork(take, compute, program, sizes),
+    grad: gradients.get(STREAM)!,
+    gradients,
+    ds: take(compute, rows, maxOf(program.flatMap(linearsOf).map(({ out }) => out.length)) * rank),
+    delta: take("f32", maxOf(heads), rows),
+  };
+}
+
+type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;
+
+/** One tensor for all of a name and shape. */
+function shared(take: Take): TakeNamed {
+  const tensors = new Map<string, Tensor>();
+  return (name, dtype, ...shape) => {
+    const key = `${name} ${dtype} ${shape}`;
+    if (!tensors.has(key)) tensors.set(key, take(dtype, ...shape));
+    return tensors.get(key)!;
+  };
+}
+
+/** The memory of the layers. With full recomputation all share one layer's. */
+export function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
+  const named: TakeNamed = sizes.recomputation === "full" ? shared(take) : (_, ...of) => take(...of);
+  return program.map((layer) => takeLayer(named, compute, layer, sizes, work));
+}
+
+export const takeActivations = (
+  take: Take,
+  compute: DType,
+  program: Program,
+  sizes: Sizes,
+  work: ForwardWork,
+): Activations => ({
+  inputs: range(program.length + 1).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width)),
+  layers: takeLayers(take, compute, program, sizes, work),
+});
 
 export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk }: Sizes): HeadBuffers {
   return {
@@ -158,4 +197,14 @@ export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets,
     poolRows: take("i32", targets),
     poolBounds: take("i32", targets, 2),
   };
+}
+
+/** Bytes that a set of buffers takes, by asking for them and counting. */
+export function countBytes(carve: (take: Take) => void): number {
+  const sizes: number[] = [];
+  carve((dtype, ...shape) => {
+    sizes.push(sizeOf(shape) * bytesOf(dtype));
+    return { ptr: 0, dtype, shape };
+  });
+  return arenaBytes(sizes);
 }

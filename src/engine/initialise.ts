@@ -1,8 +1,9 @@
 // The parameters of an adapter before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
+import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
@@ -14,11 +15,7 @@ import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
 /** An adapter as a stage sees it: `seed` decides its initial factors. Without `init` all are zero, until they are written. */
-export type StageAdapter = PoolAdapter & {
-  readonly seed: number;
-  readonly init: Init | null;
-  readonly dInitial?: number | undefined;
-};
+export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init | null; readonly dInitial?: number };
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
@@ -37,12 +34,12 @@ export async function fillInitial(
   slot: number,
   adapter: StageAdapter & { readonly init: Init },
 ): Promise<void> {
-  const { init, seed, dInitial, targets, method, places } = adapter;
+  const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
-    if (isRandom(init)) putFactor(block, place, initialise(init, { seed, layer, linear, factor, rows, columns, dInitial }));
+    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
     else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);

@@ -3,9 +3,11 @@
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
+import { matrix, orthonormal } from "../device/algebra.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
+import type { Settings } from "../methods/definition.ts";
 import type { Init } from "../methods/init.ts";
-import type { Factor } from "./adapter-pool.ts";
+import { type Factor, TENSORS } from "../methods/registry.ts";
 
 /**
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
@@ -22,16 +24,14 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
-  /** What VeRA's lambda_d begins as. */
-  readonly dInitial?: number | undefined;
-};
+} & Settings;
 
-/** f32[rows * columns]. DoRA's M is 0 here: it begins as the norms of rows, which only the device knows. */
+/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns, dInitial = 0.1 } = at;
+  const { seed, layer, linear, factor, rows, columns } = at;
   const values = new Float32Array(rows * columns);
-  if (factor === "lambda_d") return values.fill(dInitial);
-  if (factor === "M" || factor === "lambda_b") return values;
+  const { initial } = TENSORS[factor];
+  if (initial !== "init") return values.fill(initial(at));
   const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;
@@ -44,8 +44,10 @@ export function initialise(init: Random, at: FactorAt): Float32Array {
 /** A = Q_even^T R1 / 10 and B = R2 Q_odd / 10, where Q_even and Q_odd are every other row of a random orthogonal [rank, rank]. */
 function orthogonal(rng: Rng, factor: Factor, rows: number, columns: number): Float32Array {
   const rank = factor === "A" ? rows : columns;
-  const basis = orthonormal(range(rank).map(() => range(rank).map(() => rng.normal())));
-  const half = basis.filter((_, i) => i % 2 === (factor === "A" ? 0 : 1));
+  const random = matrix(rank, rank);
+  for (const j of range(rank)) for (const i of range(rank)) random.values[i * rank + j] = rng.normal();
+  const basis = orthonormal(random).values;
+  const half = range(rank).filter((j) => j % 2 === (factor === "A" ? 0 : 1));
   const other = new Rng(rng.bits(), factor === "A" ? 1 : 2);
   const values = new Float32Array(rows * columns);
   const outer = factor === "A" ? columns : rows;
@@ -53,26 +55,9 @@ function orthogonal(rng: Rng, factor: Factor, rows: number, columns: number): Fl
     const weights = half.map(() => other.normal() / 10);
     for (let r = 0; r < rank; r++) {
       let total = 0;
-      for (const [k, weight] of weights.entries()) total += weight * half[k]![r]!;
+      for (const [k, weight] of weights.entries()) total += weight * basis[r * rank + half[k]!]!;
       values[factor === "A" ? r * columns + o : o * columns + r] = total;
     }
   }
   return values;
 }
-
-/** Gram and Schmidt, twice: once leaves what rounding spoils. */
-function orthonormal(vectors: number[][]): number[][] {
-  const basis: number[][] = [];
-  for (let vector of vectors) {
-    for (let round = 0; round < 2; round++)
-      for (const unit of basis) {
-        const along = dot(vector, unit);
-        vector = vector.map((x, i) => x - along * unit[i]!);
-      }
-    const length = Math.sqrt(dot(vector, vector));
-    basis.push(vector.map((x) => x / length));
-  }
-  return basis;
-}
-
-const dot = (a: readonly number[], b: readonly number[]): number => a.reduce((total, x, i) => total + x * b[i]!, 0);

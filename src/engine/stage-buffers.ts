@@ -1,22 +1,24 @@
 // All that a stage holds besides weights and adapters, taken once when it opens. The plan counts what is taken here.
 
-import { bytesOf, type DType } from "../base/dtype.ts";
-import { sizeOf, sum } from "../base/shape.ts";
+import type { DType } from "../base/dtype.ts";
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import { type Batch, takeBatch } from "./batch.ts";
 import {
   type Activations,
+  countBytes,
   type ForwardWork,
   takeActivations,
   takeForwardWork,
   takeHead,
+  takeLayers,
   takeWorkspace,
   type Workspace,
 } from "./buffers.ts";
 import { takeCache } from "./kv-cache.ts";
+import { INPUT, programOf } from "./program.ts";
 import type { StageLayers } from "./weights.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -39,13 +41,14 @@ export function takeStageBuffers(
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const rope = { cos: take("f32", positions, spec.headDim / 2), sin: take("f32", positions, spec.headDim / 2) };
-  const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, spec, sizes) : null;
-  const work: ForwardWork = backward ?? takeForwardWork(take, compute, spec, sizes);
+  const program = programOf(spec, layerRange);
+  const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;
+  const work: ForwardWork = backward ?? takeForwardWork(take, compute, program, sizes);
   const passes = Array.from({ length: Math.max(1, inFlight) }, (): PassMemory => {
     const of = backward ? takeActivations : takeForwardActivations;
     return {
       batch: takeBatch(take, { ...sizes, adapters, rowTile }),
-      acts: of(takeOf("activations"), compute, spec, sizes, work),
+      acts: of(takeOf("activations"), compute, program, sizes, work),
     };
   });
   return {
@@ -60,11 +63,11 @@ export function takeStageBuffers(
 }
 
 /** Without a backward pass all layers share one layer's buffers, and the stream alternates between two. */
-const takeForwardActivations: typeof takeActivations = (take, compute, spec, sizes, work) => {
-  const one = takeActivations(take, compute, spec, { ...sizes, layers: 1, recomputation: "full" }, work);
+const takeForwardActivations: typeof takeActivations = (take, compute, program, sizes, work) => {
+  const streams = range(2).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width));
   return {
-    inputs: Array.from({ length: sizes.layers + 1 }, (_, i) => one.inputs[i % 2]!),
-    layers: Array.from({ length: sizes.layers }, () => one.layers[0]!),
+    inputs: range(program.length + 1).map((i) => streams[i % 2]!),
+    layers: takeLayers(take, compute, program, { ...sizes, recomputation: "full" }, work),
   };
 };
 
@@ -79,7 +82,7 @@ export function stageBufferBytes(
   const count =
     (part: BufferPart) =>
     (dtype: DType, ...shape: number[]) => {
-      bytes[part] += arenaBytes([sizeOf(shape) * bytesOf(dtype)]);
+      bytes[part] += countBytes((take) => take(dtype, ...shape));
       return { ptr: 0, dtype, shape };
     };
   takeStageBuffers(count, device, spec, layerRange, sizes);

@@ -11,7 +11,6 @@ import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { StageSizes } from "../plan/memory.ts";
 import type { GenerationBatch } from "../schedule/decode.ts";
@@ -26,6 +25,7 @@ import { fillInitial, type StageAdapter } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
+import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
@@ -98,6 +98,7 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
       () =>
@@ -109,7 +110,7 @@ export class Stage implements Disposable {
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
-    const decoder = new Decoder(device, spec, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
@@ -234,9 +235,7 @@ export class Stage implements Disposable {
     }
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
-    if (!hasMagnitudes(adapter.method)) return;
-    this.pool.beginMagnitudes(slot);
-    this.decoder.refresh(); // at once: they are part of what is read
+    if (this.pool.begin(slot)) this.decoder.refresh(); // at once, for it is part of what is read
   }
 
   [Symbol.dispose](): void {
@@ -268,8 +267,7 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
-    const decomposed = this.pool.decomposed(tables.tileAdapter);
-    const batch = { ...writeBatch(this.device, memory, tables), decomposed };
+    const batch = { ...writeBatch(this.device, memory, tables), presence: this.pool.presence(tables.tileAdapter) };
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));

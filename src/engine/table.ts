@@ -1,7 +1,7 @@
 // Ranks and scales as the kernels read them: for each layer of a stage a table [slots, linears of the group], each aligned.
 
 import { alignUp } from "../base/shape.ts";
-import { GROUPS, type Group, type Linear } from "../base/spec.ts";
+import { GROUPS, type Group, type Linear } from "../families/linears.ts";
 import type { LayerRange } from "../methods/layout.ts";
 import type { PoolAdapter } from "./adapter-pool.ts";
 
@@ -20,7 +20,7 @@ export function placeTable<T extends Int32Array | Float32Array>(
   adapters: readonly (PoolAdapter | null)[],
   value: (adapter: PoolAdapter, layer: number, linear: Linear) => number,
 ): T {
-  const linears: readonly Linear[] = GROUPS[group];
+  const linears = GROUPS[group];
   for (let layer = layers.from; layer < layers.to; layer++) {
     const first = ((layer - layers.from) * tableBytes(adapters.length)) / 4;
     for (const [slot, adapter] of adapters.entries())

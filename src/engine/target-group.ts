@@ -1,27 +1,22 @@
-// Where adapters meet the model: a group of linears in one layer, with the stacked tensors of all adapters there.
+// Where adapters meet the model: a group of linears in one layer, with the tensors of all adapters there, one slot after the other.
 
-import type { Group } from "../base/spec.ts";
 import type { Tensor } from "../device/device.ts";
+import type { Group } from "../families/linears.ts";
+import type { PeftMethod } from "../methods/registry.ts";
 
-/** What DoRA adds to a group of linears (dora.ts); stacked, an adapter behind the other. */
-export type Magnitudes = {
-  readonly m: Tensor; // f32[L, N], trained
-  readonly dm: Tensor;
-  readonly gain: Tensor; // f32[L, N] = m / norm; 1 where an adapter has no magnitudes
-  readonly inverse: Tensor; // f32[L, N] = 1 / norm, or 0
-  readonly decomposed: Tensor; // i32[L] = 1 for DoRA adapters with a target in the group
+/** What one method has in a target group next to A and B; each f32[L, columns]. */
+export type MethodTensors = {
+  /** The tensors that it stores, by name, and their gradients. */
+  readonly values: Readonly<Record<string, Tensor>>;
+  readonly grads: Readonly<Record<string, Tensor>>;
+  /** What follows from them (engine/methods/computation.ts). */
+  readonly derived: Readonly<Record<string, Tensor>>;
+  /** i32[L, width], the same of all groups. */
+  readonly table: Tensor | null;
+  /** i32[L]: 1 for adapters of the method that target the group; of methods that compute rows themselves. */
+  readonly present: Tensor | null;
 };
 
-/** What VeRA adds to a group of linears (vera.ts): vectors that are trained, and what the projections are drawn by. */
-export type Vectors = {
-  readonly d: Tensor; // f32[L, G 256]
-  readonly b: Tensor; // f32[L, N]
-  readonly dd: Tensor;
-  readonly db: Tensor;
-  readonly projection: Tensor; // i32[L, 5] (kernels.ts, vera_expand)
-};
-
-/** One group of linears in one layer: the stacked tensors of all adapters there. */
 export type TargetGroup = {
   readonly a: Tensor;
   readonly b: Tensor;
@@ -32,11 +27,10 @@ export type TargetGroup = {
   readonly firstColumn: readonly number[];
   readonly linears: number;
   readonly rank: number;
+  readonly layer: number;
   readonly group: Group;
   /** Names the group within the whole model, for dropout. */
   readonly module: number;
-  /** Null in a run without DoRA adapters. */
-  readonly magnitudes: Magnitudes | null;
-  /** Null in a run without VeRA adapters. */
-  readonly vectors: Vectors | null;
+  /** Of methods that have memory in the group. */
+  readonly methods: Readonly<Partial<Record<PeftMethod, MethodTensors>>>;
 };

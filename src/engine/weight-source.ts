@@ -3,9 +3,11 @@
 import { bytesOf } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Linear, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { Linear } from "../families/linears.ts";
+import { weightName } from "../families/tensors.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import { randomFill } from "../ops/fill.ts";
@@ -28,7 +30,7 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
   return (layer, linear) => {
     if (!("folder" in model)) return noOriginal(layer, linear);
     using files = openBaseModel(model.folder, spec);
-    const name = `model.layers.${layer}.${modulePath(linear)}.weight`;
+    const name = weightName(spec, layer, linear);
     const { bytes, dtype } = files.tensor(name);
     const raw = new Uint8Array(bytes);
     files.read(name, raw);

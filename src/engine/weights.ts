@@ -5,31 +5,22 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import type { PackedFormat, WeightFormat } from "../base/precision.ts";
-import { maxOf, sizeOf } from "../base/shape.ts";
-import {
-  GROUP_NAMES,
-  GROUPS,
-  type Group,
-  LINEARS,
-  type Linear,
-  linearShape,
-  type ModelSpec,
-  modulePath,
-  tableRows,
-} from "../base/spec.ts";
+import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
-import { groupShape, type LayerRange } from "../methods/layout.ts";
+import { type Group, linearShape, linearsOfModel } from "../families/linears.ts";
+import { familyOf } from "../families/registry.ts";
+import { type LayerTensors, layerTensors } from "../families/tensors.ts";
+import type { LayerRange } from "../methods/layout.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
 export type LayerWeights = {
-  readonly inputNorm: Tensor;
-  readonly postNorm: Tensor;
-  readonly qNorm: Tensor | null;
-  readonly kNorm: Tensor | null;
+  /** By the path within the layer. */
+  readonly norms: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
 };
 
@@ -48,24 +39,6 @@ export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to
 /** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
 
-const hasBias = (spec: ModelSpec, group: Group): boolean =>
-  group === "qkv" ? spec.qkvBias : group === "o" ? spec.oBias : spec.mlpBias;
-
-function linearSlots(spec: ModelSpec, layer: number, group: Group): { readonly weight: Slot; readonly bias: Slot | null } {
-  const { in: width, firstColumn } = groupShape(spec, group);
-  const linears: readonly Linear[] = GROUPS[group];
-  const from = (kind: "weight" | "bias") =>
-    linears.map((linear, g) => ({
-      name: `model.layers.${layer}.${modulePath(linear)}.${kind}`,
-      rows: firstColumn[g + 1]! - firstColumn[g]!,
-    }));
-  const out = firstColumn.at(-1)!;
-  return {
-    weight: { shape: [out, width], from: from("weight") },
-    bias: hasBias(spec, group) ? { shape: [out], from: from("bias") } : null,
-  };
-}
-
 const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
 const table = (name: string, spec: ModelSpec): Slot => ({
   shape: [tableRows(spec), spec.hidden],
@@ -73,24 +46,32 @@ const table = (name: string, spec: ModelSpec): Slot => ({
 });
 
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
-  const layers = Array.from({ length: layerRange.to - layerRange.from }, (_, i) => {
-    const layer = layerRange.from + i;
-    const at = `model.layers.${layer}`;
+  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { from, to, first, last } = layerRange;
+  const layers = range(to - from).map((i) => {
+    const { norms, groups } = layerTensors(spec, from + i);
     return {
-      inputNorm: vector(`${at}.input_layernorm.weight`, spec.hidden),
-      postNorm: vector(`${at}.post_attention_layernorm.weight`, spec.hidden),
-      qNorm: spec.qkNorm ? vector(`${at}.self_attn.q_norm.weight`, spec.headDim) : null,
-      kNorm: spec.qkNorm ? vector(`${at}.self_attn.k_norm.weight`, spec.headDim) : null,
-      linears: GROUP_NAMES.map((group) => linearSlots(spec, layer, group)),
+      linears: groups.map((of) => [of.group, linearSlots(of)] as const),
+      norms: norms.map(({ weight, name, size }) => [weight, vector(name, size)] as const),
     };
   });
-  const embedding =
-    layerRange.first || (layerRange.last && spec.tiedEmbeddings) ? table("model.embed_tokens.weight", spec) : null;
   return {
-    embedding,
+    embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
     layers,
-    finalNorm: layerRange.last ? vector("model.norm.weight", spec.hidden) : null,
-    head: layerRange.last && !spec.tiedEmbeddings ? table("lm_head.weight", spec) : null,
+    finalNorm: last ? vector(norm, spec.hidden) : null,
+    head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
+  };
+}
+
+function linearSlots({ in: width, linears, bias }: LayerTensors["groups"][number]): {
+  readonly weight: Slot;
+  readonly bias: Slot | null;
+} {
+  const from = (kind: "weight" | "bias") => linears.map(({ name, out }) => ({ name: `${name}.${kind}`, rows: out }));
+  const out = sum(linears.map((linear) => linear.out));
+  return {
+    weight: { shape: [out, width], from: from("weight") },
+    bias: bias ? { shape: [out], from: from("bias") } : null,
   };
 }
 
@@ -110,8 +91,8 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   };
   for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
   for (const layer of slots.layers) {
-    for (const slot of [layer.inputNorm, layer.postNorm, layer.qNorm, layer.kNorm]) count(slot);
-    for (const { weight, bias } of layer.linears) {
+    for (const [, slot] of layer.norms) count(slot);
+    for (const [, { weight, bias }] of layer.linears) {
       if (format === "dense") count(weight);
       else sizes.push(partsOf(packedOf(weight, format)).bytes);
       count(bias);
@@ -125,7 +106,7 @@ export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
-  const most = maxOf(LINEARS.map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
+  const most = maxOf(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
   const values = arena.tensor(device.compute, most);
@@ -170,15 +151,11 @@ export async function loadWeights(
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
-    for (const [i, { weight, bias }] of layer.linears.entries())
-      linears[GROUP_NAMES[i]!] = { weight: await pack(weight), bias: await maybe(bias) };
-    layers.push({
-      inputNorm: await load(layer.inputNorm),
-      postNorm: await load(layer.postNorm),
-      qNorm: await maybe(layer.qNorm),
-      kNorm: await maybe(layer.kNorm),
-      linears,
-    });
+    for (const [group, { weight, bias }] of layer.linears)
+      linears[group] = { weight: await pack(weight), bias: await maybe(bias) };
+    const norms = new Map<string, Tensor>();
+    for (const [weight, slot] of layer.norms) norms.set(weight, await load(slot));
+    layers.push({ norms, linears });
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);

@@ -5,7 +5,9 @@ import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { DType } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { LINEARS, linearShape, type ModelSpec, modulePath } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { familyOf } from "../families/registry.ts";
+import { tensorShapes } from "../families/tensors.ts";
 import { readJsonObject } from "./json.ts";
 import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
 
@@ -21,36 +23,14 @@ const COMPUTED = ["f32", "f16", "bf16"] as const;
 /** Whether weights may be of this type. */
 export const isWeightType = (dtype: DType | null): dtype is (typeof COMPUTED)[number] =>
   (COMPUTED as readonly unknown[]).includes(dtype);
-export const EMBEDDING = "model.embed_tokens.weight";
-export const HEAD = "lm_head.weight";
-
-/** Every tensor of a model, by Hugging Face's name, with its shape. */
-export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
-  const shapes = new Map<string, readonly number[]>();
-  shapes.set(EMBEDDING, [spec.vocab, spec.hidden]);
-  for (let layer = 0; layer < spec.layers; layer++) {
-    const at = `model.layers.${layer}`;
-    for (const norm of ["input_layernorm", "post_attention_layernorm"]) shapes.set(`${at}.${norm}.weight`, [spec.hidden]);
-    if (spec.qkNorm) for (const norm of ["q_norm", "k_norm"]) shapes.set(`${at}.self_attn.${norm}.weight`, [spec.headDim]);
-    for (const linear of LINEARS) {
-      const { in: width, out } = linearShape(spec, linear);
-      const mlp = modulePath(linear).startsWith("mlp");
-      const bias = mlp ? spec.mlpBias : linear === "o_proj" ? spec.oBias : spec.qkvBias;
-      shapes.set(`${at}.${modulePath(linear)}.weight`, [out, width]);
-      if (bias) shapes.set(`${at}.${modulePath(linear)}.bias`, [out]);
-    }
-  }
-  shapes.set("model.norm.weight", [spec.hidden]);
-  if (!spec.tiedEmbeddings) shapes.set(HEAD, [spec.vocab, spec.hidden]);
-  return shapes;
-}
 
 /** Opens the model's files. A RequestError "model.weights" lists what is missing or has another shape. */
 export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
   const files = openTensors(folder);
   try {
+    const { embedding, head } = familyOf(spec).tensors;
     // A head alone is the embedding, too.
-    const find = (name: string) => files.find(name) ?? (spec.tiedEmbeddings && name === EMBEDDING ? files.find(HEAD) : null);
+    const find = (name: string) => files.find(name) ?? (spec.tiedEmbeddings && name === embedding ? files.find(head) : null);
     checkAll(folder, spec, find);
     const used = new Set([...tensorShapes(spec).keys()].map((name) => find(name)!.actual));
     return {

@@ -13,8 +13,8 @@ import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
-import type { Linear, ModelSpec } from "../base/spec.ts";
-import type { Factor } from "../methods/definition.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Linear } from "../families/linears.ts";
 import {
   type AdapterLayout,
   type FactorTensor,
@@ -24,7 +24,7 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { type Placement, rankAt } from "../methods/placement.ts";
-import type { PeftMethod } from "../methods/registry.ts";
+import type { Factor, PeftMethod } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";

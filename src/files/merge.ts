@@ -1,16 +1,17 @@
-// An adapter merged into its base model: W + scale B A for each linear that it targets, its rows of DoRA's lengths, and everything else as it is. All of it goes
-// through memory in pieces of rows, so that a model needs no more room than its adapter and one piece.
+// An adapter merged into its base model: each linear that it targets changes as its method says (methods/NAME.ts), all else stays. Weights go
+// through memory in pieces of rows, so that a model needs no more than its adapter and one piece.
 
 import { join } from "node:path";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Linear, ModelSpec } from "../base/spec.ts";
-import { pathOf } from "../base/targeting.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Linear } from "../families/linears.ts";
+import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import { hasMagnitudes } from "../methods/registry.ts";
+import { DEFINITIONS, type Factor } from "../methods/registry.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
-import { type BaseModelFiles, openBaseModel, tensorShapes } from "./basemodel.ts";
+import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { headerOf } from "./safetensors.ts";
@@ -42,7 +43,7 @@ export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostByte
   const sites = new Map<string, MergedTensor["site"]>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
-      if (rankAt(adapter, layer, linear) > 0) sites.set(`${pathOf(layer, linear)}.weight`, { layer, linear });
+      if (rankAt(adapter, layer, linear) > 0) sites.set(weightName(spec, layer, linear), { layer, linear });
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   for (const [name, shape] of tensorShapes(spec)) {
     const bytes = sizeOf(shape) * bytesOf(dtype);
@@ -109,27 +110,26 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
   const from = base.tensor(name).dtype!;
-  const factors = site && {
-    a: adapter.tensor(site.layer, site.linear, "A"),
-    b: adapter.tensor(site.layer, site.linear, "B"),
-    rank: rankAt(adapter, site.layer, site.linear),
-    scale: scaleAt(adapter, site.layer, site.linear),
-    m: hasMagnitudes(adapter.method) ? adapter.tensor(site.layer, site.linear, "M") : null,
-  };
+  const merge =
+    site &&
+    DEFINITIONS[adapter.method].merge({
+      width,
+      rank: rankAt(adapter, site.layer, site.linear),
+      scale: scaleAt(adapter, site.layer, site.linear),
+      tensor: (name) => adapter.tensor(site.layer, site.linear, name as Factor),
+    });
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
     const raw = new Uint8Array(count * width * bytesOf(from));
     base.read(name, raw, row * width * bytesOf(from));
     const at = row * width * bytesOf(dtype);
-    if (!factors && from === dtype) {
+    if (!merge && from === dtype) {
       yield { bytes: raw, from: at };
       continue;
     }
     const values = toF32(raw, from);
-    if (factors) {
-      const { a, b, rank, scale } = factors;
-      addProduct(values, width, b.subarray(row * rank, (row + count) * rank), a, scale);
-      if (factors.m) setLengths(values, width, factors.m.subarray(row, row + count));
+    if (merge) {
+      merge(values, row);
       if (!allFinite(values))
         throw new RunError(
           "export.values",
@@ -139,34 +139,6 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
     }
     const stored = dtype === "bf16" ? toBf16(values) : values;
     yield { bytes: new Uint8Array(stored.buffer), from: at };
-  }
-}
-
-/** Adds scale B A to rows of `width` values. B has as many rows, A as many as B has columns. Sums are in f64, rounded once. */
-export function addProduct(values: Float32Array, width: number, b: Float32Array, a: Float32Array, scale: number): void {
-  const rank = a.length / width;
-  const rows = values.length / width;
-  const sums = new Float64Array(width);
-  for (let row = 0; row < rows; row++) {
-    sums.fill(0);
-    for (let r = 0; r < rank; r++) {
-      const factor = b[row * rank + r]!;
-      const first = r * width;
-      for (let i = 0; i < width; i++) sums[i] = sums[i]! + factor * a[first + i]!;
-    }
-    const first = row * width;
-    for (let i = 0; i < width; i++) values[first + i] = values[first + i]! + scale * sums[i]!;
-  }
-}
-
-/** Gives each row of `width` values its length; a row of zeros stays one. */
-export function setLengths(values: Float32Array, width: number, lengths: Float32Array): void {
-  for (const [row, length] of lengths.entries()) {
-    const of = values.subarray(row * width, (row + 1) * width);
-    let squares = 0;
-    for (let i = 0; i < width; i++) squares += of[i]! * of[i]!;
-    const gain = squares > 0 ? length / Math.sqrt(squares) : 0;
-    for (let i = 0; i < width; i++) of[i] = of[i]! * gain;
   }
 }
 

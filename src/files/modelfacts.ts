@@ -2,8 +2,10 @@
 
 import { join } from "node:path";
 import { range, sizeOf } from "../base/shape.ts";
-import { LINEARS, type ModelSpec, modulePath } from "../base/spec.ts";
-import { EMBEDDING, type FoundTensor, HEAD, isWeightType, openBaseModel, openTensors } from "./basemodel.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { familyOf } from "../families/registry.ts";
+import { layerTensors } from "../families/tensors.ts";
+import { type FoundTensor, isWeightType, openBaseModel, openTensors } from "./basemodel.ts";
 import { toF32 } from "./convert.ts";
 
 export type ModelFacts = {
@@ -17,25 +19,25 @@ export type ModelFacts = {
 
 /** Opens the files and checks them as `openBaseModel` does; `config` is the spec of config.json. */
 export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
-  const hasOwnHead = config.tiedEmbeddings && hasOtherHead(folder);
+  const { embedding, head } = familyOf(config).tensors;
+  const hasOwnHead = config.tiedEmbeddings && areOther(folder, head, embedding);
   const spec = hasOwnHead ? { ...config, tiedEmbeddings: false } : config;
   using files = openBaseModel(folder, spec);
-  const linears = range(spec.layers).flatMap((layer) =>
-    LINEARS.map((linear) => `model.layers.${layer}.${modulePath(linear)}.weight`),
-  );
-  const unused = files.unused.filter((name) => !(name === HEAD && spec.tiedEmbeddings) && !COMPUTED_ANEW.test(name));
+  const groups = range(spec.layers).flatMap((layer) => layerTensors(spec, layer).groups);
+  const linears = groups.flatMap((group) => group.linears.map(({ name }) => `${name}.weight`));
+  const unused = files.unused.filter((name) => !(name === head && spec.tiedEmbeddings) && !COMPUTED_ANEW.test(name));
   return {
     spec,
     isBf16: linears.every((name) => files.tensor(name).dtype === "bf16"),
-    notices: [...(hasOwnHead ? [otherHead(folder)] : []), ...(unused.length > 0 ? [leftOut(folder, unused)] : [])],
+    notices: [...(hasOwnHead ? [otherHead(folder, head)] : []), ...(unused.length > 0 ? [leftOut(folder, unused)] : [])],
   };
 }
 
 /** Of older versions of transformers. */
 const COMPUTED_ANEW = /\.rotary_emb\.inv_freq$/;
 
-const otherHead = (folder: string): string =>
-  `${join(folder, "config.json")} ties the output head to the embedding (tie_word_embeddings is true), but the model's files have a ${HEAD} of ` +
+const otherHead = (folder: string, head: string): string =>
+  `${join(folder, "config.json")} ties the output head to the embedding (tie_word_embeddings is true), but the model's files have a ${head} of ` +
   "other values, which is used; set tie_word_embeddings to false there";
 
 const SHOWN = 3;
@@ -49,11 +51,11 @@ function leftOut(folder: string, names: readonly string[]): string {
   return `${folder}: ${what} left out: ${names.slice(0, SHOWN).join(", ")}${more}`;
 }
 
-/** Whether the files have a head and an embedding of other values. */
-function hasOtherHead(folder: string): boolean {
+/** Whether the files have both tensors, with different values. */
+function areOther(folder: string, ...names: readonly [string, string]): boolean {
   using files = openTensors(folder);
-  const [head, embedding] = [files.find(HEAD), files.find(EMBEDDING)];
-  return head !== null && embedding !== null && !areEqual(head, embedding);
+  const [a, b] = [files.find(names[0]), files.find(names[1])];
+  return a !== null && b !== null && !areEqual(a, b);
 }
 
 /** Elements of either that are in memory at a time. */

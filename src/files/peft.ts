@@ -1,25 +1,23 @@
-// Adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them.
-//
-// A VeRA's file has its projections beside its vectors: PEFT draws its own by PyTorch's generator.
+// Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them. What differs by method is
+// its definition's.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
-import { pathOf } from "../base/targeting.ts";
-import type { Factor } from "../methods/definition.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape, pathOf } from "../families/linears.ts";
+import type { Settings, SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
-import { type Draw, drawn, type Projection, projectionOf } from "../methods/projection.ts";
-import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, methodIn, type PeftMethod } from "../methods/registry.ts";
+import { DEFINITIONS, type Factor, factorShape, isScaled, type PeftMethod, storedBy, TENSORS } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
-import { type ConfiguredPlaces, configuredPlaces, type PlaceFields, placeFields } from "./peftplaces.ts";
+import { type ConfiguredPlaces, configuredPlaces, placeFields } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
@@ -32,17 +30,12 @@ export type PeftAdapter = {
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
   readonly places?: Placement;
-  readonly vera?: VeraFields | null;
+  /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
+  readonly settings?: Settings;
+  readonly shared?: readonly SharedTensor[];
   readonly baseModel: string;
   /** Of an adapter that keeps its beginning frozen beside it, half of each rank: what that was. */
   readonly begun?: { readonly init: string } | null;
-};
-
-/** What only a VeRA has. */
-export type VeraFields = {
-  readonly projectionSeed: number;
-  readonly dInitial: number;
-  readonly projection: Projection;
 };
 
 /** A factor of one linear in one layer. */
@@ -55,108 +48,36 @@ export type PeftFactor = {
 
 const BASE = "base_model.model.";
 const PREFIX = `${BASE}model.layers.`;
-const NAMES: Readonly<Record<Factor, string>> = {
-  A: "lora_A.weight",
-  B: "lora_B.weight",
-  M: "lora_magnitude_vector",
-  lambda_d: "vera_lambda_d",
-  lambda_b: "vera_lambda_b",
-};
-const PROJECTIONS = { a: "base_model.vera_A", b: "base_model.vera_B" } as const;
 const tensorName = (layer: number, linear: Linear, factor: Factor): string =>
-  `${BASE}${pathOf(layer, linear)}.${NAMES[factor]}`;
-
-/** The fields that PEFT writes for a LoRA; those that we have no other value for are its defaults. */
-const configOf = ({ dropout, rslora, method, baseModel }: PeftAdapter, fields: PlaceFields) => ({
-  alpha_pattern: fields.alphaPattern,
-  auto_mapping: null,
-  base_model_name_or_path: baseModel,
-  bias: "none",
-  corda_config: null,
-  eva_config: null,
-  exclude_modules: null,
-  fan_in_fan_out: false,
-  inference_mode: true,
-  init_lora_weights: true,
-  layer_replication: null,
-  layers_pattern: null,
-  layers_to_transform: fields.layers,
-  loftq_config: {},
-  lora_alpha: fields.alpha,
-  lora_bias: false,
-  lora_dropout: dropout,
-  megatron_config: null,
-  megatron_core: "megatron.core",
-  modules_to_save: null,
-  peft_type: "LORA",
-  r: fields.rank,
-  rank_pattern: fields.rankPattern,
-  revision: null,
-  target_modules: fields.targets,
-  target_parameters: null,
-  task_type: "CAUSAL_LM",
-  trainable_token_indices: null,
-  use_dora: hasMagnitudes(method),
-  use_rslora: rslora,
-});
-
-/** The fields of a VeRA; its projections are in the file. */
-const veraConfigOf = ({ rank, dropout, baseModel, vera }: PeftAdapter, fields: PlaceFields) => ({
-  auto_mapping: null,
-  base_model_name_or_path: baseModel,
-  bias: "none",
-  d_initial: vera!.dInitial,
-  fan_in_fan_out: false,
-  inference_mode: true,
-  init_weights: true,
-  layers_pattern: null,
-  layers_to_transform: fields.layers,
-  modules_to_save: null,
-  peft_type: "VERA",
-  projection_prng_key: vera!.projectionSeed,
-  r: rank,
-  revision: null,
-  save_projection: true,
-  target_modules: fields.targets,
-  task_type: "CAUSAL_LM",
-  vera_dropout: dropout,
-});
+  `${BASE}${pathOf(layer, linear)}.${TENSORS[factor].peft}`;
 
 /** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
-  const { vera } = adapter;
+  const { method = "lora", settings = {}, shared = [] } = adapter;
   const tensors = factors.map(({ layer, linear, factor, values }) => {
     const rank = rankAt(adapter, layer, linear);
-    const outer = values.length / rank;
-    const shape = factor === "A" ? [rank, outer] : factor === "B" ? [outer, rank] : [values.length]; // of any model
-    return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape, data: values };
+    const shape = { "rank in": [rank, values.length / rank], "out rank": [values.length / rank, rank] }; // of any model
+    const { axes } = TENSORS[factor];
+    const of = axes === "rank" || axes === "out" ? [values.length] : shape[axes];
+    return { name: tensorName(layer, linear, factor), dtype: "f32" as const, shape: of, data: values };
   });
-  if (vera) {
-    const { rank } = adapter;
-    const { width, height, a, b } = vera.projection;
-    const put = (name: string, shape: [number, number], draw: Draw) => {
-      tensors.push({ name, dtype: "f32", shape, data: drawn(draw, shape[0] * shape[1]) });
-    };
-    put(PROJECTIONS.a, [rank, width], a);
-    put(PROJECTIONS.b, [height, rank], b);
-  }
+  for (const { name, shape, values } of shared) tensors.push({ name, dtype: "f32", shape: [...shape], data: values() });
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
   if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
-  writeFileAtomic(
-    join(folder, "adapter_config.json"),
-    `${JSON.stringify((vera ? veraConfigOf : configOf)(adapter, placeFields(adapter)), null, 2)}\n`,
-  );
+  const { dropout, rslora, baseModel } = adapter;
+  const config = DEFINITIONS[method].peft.config({ ...placeFields(adapter), dropout, rslora, baseModel, settings });
+  writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
 }
 
-export type SavedAdapter = Omit<PeftAdapter, "vera" | "begun"> & {
+export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & {
   readonly method: PeftMethod;
   readonly scale: number;
   /** Of one that PEFT takes off the base model: what its file says of the half that was trained. */
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
-  /** Of a VeRA: whether its projections are those that mlora draws from the seed. */
-  readonly vera?: Omit<VeraFields, "projection"> & { readonly isDrawnHere: boolean };
-  /** A factor; of a VeRA, A and B are diag(d) A and diag(b) B, so that it can be taken for a LoRA with a scale of 1. */
+  /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
+  readonly own?: Settings & { readonly isDrawnHere: boolean };
+  /** A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared tensors. */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
@@ -167,7 +88,7 @@ type Place = { readonly layer: number; readonly linear: Linear };
 /** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
 export function takenOffBy(folder: string): TakenOff | null {
   const path = join(folder, "adapter_config.json");
-  return checkPeftConfig(readJsonObject(path, "peft.config"), path);
+  return checkPeftConfig(readJsonObject(path, "peft.config"), path).takenOff;
 }
 
 /**
@@ -177,12 +98,11 @@ export function takenOffBy(folder: string): TakenOff | null {
 export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  const init = checkPeftConfig(config, path);
+  const { method, takenOff: init } = checkPeftConfig(config, path);
   if (init !== null && partOf === null) throw new RequestError("peft.kind", `${path}: init_lora_weights is "${init}"`, CONVERT);
-  const isVera = config["peft_type"] === "VERA";
+  const { dropout: dropoutKey, settings: settingsIn, shared } = DEFINITIONS[method].peft;
   const rank = countOf(config, "r", path);
-  const alpha = isVera ? rank : numberOf(config, "lora_alpha", path);
-  const dropoutKey = isVera ? "vera_dropout" : "lora_dropout";
+  const alpha = isScaled(method) ? numberOf(config, "lora_alpha", path) : rank;
   const dropout = config[dropoutKey] ?? 0;
   if (typeof dropout !== "number" || !(dropout >= 0 && dropout < 1))
     throw new RequestError(
@@ -197,16 +117,19 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   checkPrefix(file);
-  const method = methodIn(config);
-  const rslora = config["use_rslora"] === true;
-  const hasOwn = (layer: number, linear: Linear) => file.tensors.has(tensorName(layer, linear, isVera ? "lambda_b" : "A"));
+  const rslora = isScaled(method) && config["use_rslora"] === true;
+  const hasOwn = (layer: number, linear: Linear) =>
+    storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
   const configured = configuredPlaces(config, path);
   const placement = placed(spec.layers, (layer, linear) => {
     if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
     const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
     return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
   });
-  checkTensors(file, spec, placement, rank, method, configured);
+  const { targets } = placement;
+  const settings = settingsIn?.(config) ?? {};
+  const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
+  checkTensors(file, spec, placement, drawn, method, configured);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     const raw = new Uint8Array(bytes);
@@ -217,26 +140,29 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     values.set(name, read);
   }
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
-  const { targets } = placement;
-  const shared = { ...placement, dropout, method, baseModel: String(config["base_model_name_or_path"] ?? "") } as const;
-  if (!isVera) {
-    const saved = { ...shared, alpha: uniformAlpha(placement, alpha, rslora), rslora, tensor };
-    return init === null ? saved : besideWeight(saved, init, partOf!, spec);
-  }
-  const [a, b] = [values.get(PROJECTIONS.a)!, values.get(PROJECTIONS.b)!];
-  const projectionSeed = Number(config["projection_prng_key"] ?? 0);
-  const ours = projectionOf(spec, targets, rank, projectionSeed);
-  const isDrawnHere = [drawn(ours.a, a.length), drawn(ours.b, b.length)].every((values, i) =>
-    values.every((value, at) => value === (i === 0 ? a : b)[at]),
-  );
+  const baseModel = String(config["base_model_name_or_path"] ?? "");
+  const saved = {
+    ...placement,
+    dropout,
+    method,
+    baseModel,
+    rslora,
+    alpha: uniformAlpha(placement, alpha, rslora, method),
+    tensor,
+  };
+  if (init !== null) return besideWeight(saved, init, partOf!, spec);
+  if (!shared) return saved;
+  const matrices = drawn.map(({ name, shape }) => ({ values: values.get(name)!, columns: shape[1] }));
+  const isDrawnHere = drawn.every(({ values: ours }, i) => {
+    const expected = ours();
+    return expected.every((value, at) => value === matrices[i]!.values[at]);
+  });
   return {
-    ...shared,
-    ...{ alpha, rslora: false },
-    vera: { projectionSeed, dInitial: Number(config["d_initial"] ?? 0.1), isDrawnHere },
-    tensor: (layer, linear, factor) => {
-      if (factor === "A") return scaledRows(a, ours.width, linearShape(spec, linear).in, tensor(layer, linear, "lambda_d"));
-      if (factor === "B") return scaledRows(b, rank, rank, tensor(layer, linear, "lambda_b"));
-      return tensor(layer, linear, factor);
+    ...saved,
+    own: { ...settings, isDrawnHere },
+    tensor(layer, linear, factor) {
+      if (factor !== "A" && factor !== "B") return tensor(layer, linear, factor);
+      return shared.factor(factor, linearShape(spec, linear).in, matrices, (name) => tensor(layer, linear, name as Factor));
     },
   };
 }
@@ -269,14 +195,6 @@ function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight,
   };
 }
 
-/** The first rows of a matrix of rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
-function scaledRows(matrix: Float32Array, stride: number, width: number, factors: Float32Array): Float32Array {
-  const out = new Float32Array(factors.length * width);
-  for (const [i, factor] of factors.entries())
-    for (let j = 0; j < width; j++) out[i * width + j] = matrix[i * stride + j]! * factor;
-  return out;
-}
-
 function numberOf(config: JsonObject, key: string, path: string): number {
   const value = config[key];
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
@@ -296,7 +214,7 @@ function checkTensors(
   file: SafetensorsFile,
   spec: ModelSpec,
   placement: ReturnType<typeof placed>,
-  rank: number,
+  shared: readonly SharedTensor[],
   method: PeftMethod,
   configured: ConfiguredPlaces,
 ): void {
@@ -305,14 +223,10 @@ function checkTensors(
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
     wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
-    if (factor === DEFINITIONS[method].trained[0] && configured.isTargeted?.(layer, linear) === false)
+    if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
       faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
   }
-  if (hasVectors(method) && targets.length > 0) {
-    const { width, height } = projectionOf(spec, targets, rank, 0);
-    wanted.set(PROJECTIONS.a, [rank, width]);
-    wanted.set(PROJECTIONS.b, [height, rank]);
-  }
+  for (const { name, shape } of shared) wanted.set(name, shape);
   const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name));
   faults.push(...missing.map((name) => `${name} is missing`));
   for (const [name, shape] of wanted) {
@@ -323,13 +237,13 @@ function checkTensors(
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
-  const isDrawnAnew = hasVectors(method) && !file.tensors.has(PROJECTIONS.a);
+  const lacks = shared.some(({ name }) => !file.tensors.has(name));
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
   throw new RequestError(
     "peft.tensors",
     `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}${asked}`,
-    isDrawnAnew ? "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True" : undefined,
+    lacks ? DEFINITIONS[method].peft.shared!.missing : undefined,
   );
 }
 
@@ -346,5 +260,9 @@ function checkPrefix({ path, tensors }: SafetensorsFile): void {
 }
 
 /** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */
-const uniformAlpha = ({ rank, scale, places }: ReturnType<typeof placed>, alpha: number, rslora: boolean): number =>
-  places || scale === scaleOf({ alpha, rank, rslora, method: "lora" }) ? alpha : alphaOf(scale, rank, rslora);
+const uniformAlpha = (
+  { rank, scale, places }: ReturnType<typeof placed>,
+  alpha: number,
+  rslora: boolean,
+  method: PeftMethod,
+): number => (places || scale === scaleOf({ alpha, rank, rslora, method }) ? alpha : alphaOf(scale, rank, rslora));

@@ -1,7 +1,7 @@
 // The README.md of an adapter that is written as more than what was trained: with half of each rank what it began with.
 
 import { range } from "../base/shape.ts";
-import { LINEARS } from "../base/spec.ts";
+import { LINEARS } from "../families/linears.ts";
 import { rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import type { PeftAdapter } from "./peft.ts";
 

@@ -3,8 +3,8 @@
 
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
-import { isTargeted, modulesOf, type PatternTable, pathOf, patternValue } from "../base/targeting.ts";
+import { isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
+import { LINEARS, type Linear, modulesOf, pathOf } from "../families/linears.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
@@ -65,7 +65,8 @@ export function configuredPlaces(config: JsonObject, path: string): ConfiguredPl
     isTargeted:
       targets === null
         ? null
-        : (layer, linear) => read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, linear)),
+        : (layer, linear) =>
+            read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, pathOf(layer, linear))),
     rankAt: at("rank_pattern", ranks),
     alphaAt: at("alpha_pattern", alphas),
     told: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")
@@ -86,7 +87,7 @@ export type PlaceFields = {
 };
 
 /** The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them, else whole paths. */
-export function placeFields(adapter: Omit<PeftAdapter, "vera" | "begun">): PlaceFields {
+export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "begun">): PlaceFields {
   const { rank, alpha, rslora, targets, places } = adapter;
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
   const of = { ...adapter, scale: 0 };

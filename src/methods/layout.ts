@@ -1,38 +1,45 @@
-// Where an adapter's parameters lie: one flat block an adapter, the same for all adapters of a run.
+// Where an adapter's parameters are: one flat block an adapter, the same for all adapters of a run.
 //
-// For each layer and each group of linears in use: A of the group [G * R, K], then B [N, R]; where DoRA adapters have targets the magnitudes
-// of the rows, M [N]; where VeRA adapters have them their vectors, d [G * 256] and b [N]. Each begins at a multiple of ALIGN elements. G linears
-// share the input K; R is the padded rank, N the sum of their outputs. An adapter is contiguous, so that it can leave a device and come
-// back as one copy.
+// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have targets, what those store. Each
+// begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes it off a device and back. This file alone knows
+// offsets and strides.
 
 import { invariant } from "../base/errors.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
-import { GROUP_NAMES, GROUPS, type Group, LINEARS, type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { Factor } from "./definition.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
+import type { Axes } from "./definition.ts";
 import { type Placed, type Placement, rankAt } from "./placement.ts";
-import { DEFINITIONS, factorShape, hasMagnitudes, hasVectors, type PeftMethod } from "./registry.ts";
+import {
+  FACTORS,
+  type Factor,
+  factorShape,
+  frozenIn,
+  isLowRank,
+  isMoreThanLora,
+  PEFT_METHODS,
+  type PeftMethod,
+  storedBy,
+  TENSORS,
+} from "./registry.ts";
 
-/** Elements: 256 bytes of bf16, what the GPU's copy engine and vector loads want. So many lie in one tensor, or in none. */
+/** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 
-/** The largest rank there is. VeRA's d has room for it whatever the padded rank is, so that its norm is summed alike in any company. */
+/** The largest rank there is. A vector of ranks has so many elements whatever the padded rank is, so that its norm is summed alike in any run. */
 export const MOST_RANK = 256;
 
 export type LayerRange = { readonly from: number; readonly to: number };
 
-/** Where the tensors of one group in one layer begin, in elements from the adapter's block; null where there are none. */
+/** A matrix within an adapter's block; `offset` in elements from its beginning. */
+export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
+
+/** The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is absent. */
 export type SiteLayout = {
   readonly layer: number;
   readonly group: Group;
-  readonly a: number;
-  readonly b: number;
-  readonly m: number | null;
-  readonly lambdaD: number | null;
-  readonly lambdaB: number | null;
+  readonly tensors: Readonly<Partial<Record<Factor, Place>>>;
 };
-
-/** A matrix within an adapter's block. */
-export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
 
 export type AdapterLayout = {
   readonly sites: readonly SiteLayout[];
@@ -43,20 +50,11 @@ export type AdapterLayout = {
   readonly size: number;
 };
 
-/** Input width, and where each linear of the group begins in the output (and where the last ends). */
-export function groupShape(spec: ModelSpec, group: Group): { readonly in: number; readonly firstColumn: readonly number[] } {
-  const linears: readonly Linear[] = GROUPS[group];
-  const firstColumn = [0];
-  for (const linear of linears) firstColumn.push(firstColumn.at(-1)! + linearShape(spec, linear).out);
-  return { in: linearShape(spec, linears[0]!).in, firstColumn };
-}
-
-/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: what the optimizer tells A and B apart by. */
-export function factorTable({ sites, tensors, size }: AdapterLayout): Int32Array<ArrayBuffer> {
+/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all others. */
+export function factorTable({ sites, size }: AdapterLayout): Int32Array<ArrayBuffer> {
   const table = new Int32Array(size / ALIGN);
-  const ups = new Set(sites.map(({ b }) => b));
-  for (const { offset, rows, columns } of tensors)
-    if (ups.has(offset)) table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
+  for (const { offset, rows, columns } of sites.flatMap(({ tensors }) => tensors.B ?? []))
+    table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
   return table;
 }
 
@@ -66,56 +64,83 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
-/** What the adapters of a run have room for. */
+/** What the adapters of a run have memory for. */
 export type AdapterCapacity = {
   /** Padded. */
   readonly rank: number;
-  /** Where any adapter has a target, where a DoRA has one, and where a VeRA has one. */
+  /** Where any adapter has a target. */
   readonly groups: readonly Group[];
-  readonly magnitudes: readonly Group[];
-  readonly vectors: readonly Group[];
+  /** Of methods that need more than a LoRA: where an adapter of the method has a target. */
+  readonly methods: Readonly<Partial<Record<PeftMethod, readonly Group[]>>>;
 };
 
 type Targeting = { readonly targets: readonly Linear[]; readonly method?: PeftMethod };
 
-/** The groups that adapters need room in. */
+/** The groups that adapters need memory in. */
 export function roomOf(adapters: readonly Targeting[]): Omit<AdapterCapacity, "rank"> {
-  const of = (has: (method?: PeftMethod) => boolean) =>
-    groupsOf(adapters.flatMap(({ method, targets }) => (has(method) ? targets : [])));
-  return { groups: of(() => true), magnitudes: of(hasMagnitudes), vectors: of(hasVectors) };
+  const groups = (of: readonly Targeting[]) => groupsOf(of.flatMap(({ targets }) => targets));
+  const having = PEFT_METHODS.filter(isMoreThanLora).map((name) => {
+    return [name, groups(adapters.filter(({ method }) => method === name))] as const;
+  });
+  return { groups: groups(adapters), methods: Object.fromEntries(having.filter(([, of]) => of.length > 0)) };
 }
 
-export function layoutAdapters(
-  spec: ModelSpec,
-  layers: LayerRange,
-  { groups, rank, magnitudes, vectors }: AdapterCapacity,
-): AdapterLayout {
+/** The methods that need more than a LoRA in a group. */
+export const methodsAt = ({ methods }: Pick<AdapterCapacity, "methods">, group: Group): PeftMethod[] =>
+  PEFT_METHODS.filter((method) => methods[method]?.includes(group));
+
+/** How a tensor of a group holds those of its linears. `column` is where the linear begins in the group's output. */
+type Packing = {
+  readonly group: (of: {
+    readonly linears: number;
+    readonly in: number;
+    readonly out: number;
+    readonly rank: number;
+  }) => [rows: number, columns: number];
+  /** The linear's first element, and the elements from one row to the next. */
+  readonly linear: (of: {
+    readonly index: number;
+    readonly column: number;
+    readonly in: number;
+    readonly rank: number;
+  }) => [offset: number, stride: number | null];
+};
+
+/** `rank` is the padded one here. */
+const PACKINGS: Readonly<Record<Axes, Packing>> = {
+  "rank in": {
+    group: (of) => [of.linears * of.rank, of.in],
+    linear: (of) => [of.index * of.rank * of.in, of.in],
+  },
+  "out rank": { group: (of) => [of.out, of.rank], linear: (of) => [of.column * of.rank, of.rank] },
+  out: { group: ({ out }) => [1, out], linear: ({ column }) => [column, null] },
+  rank: { group: ({ linears }) => [1, linears * MOST_RANK], linear: ({ index }) => [index * MOST_RANK, null] },
+};
+
+export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: AdapterCapacity): AdapterLayout {
   const sites: SiteLayout[] = [];
-  const tensors: Place[] = [];
   let at = 0;
-  const take = (rows: number, columns: number): number => {
-    const offset = at;
-    tensors.push({ offset, rows, columns });
-    at = alignUp(at + rows * columns, ALIGN);
-    return offset;
-  };
   for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of groups) {
+    for (const group of capacity.groups) {
       const { in: width, firstColumn } = groupShape(spec, group);
-      const a = take((firstColumn.length - 1) * rank, width);
-      const b = take(firstColumn.at(-1)!, rank);
-      const m = magnitudes.includes(group) ? take(1, firstColumn.at(-1)!) : null;
-      const lambdaD = vectors.includes(group) ? take(1, (firstColumn.length - 1) * MOST_RANK) : null;
-      const lambdaB = vectors.includes(group) ? take(1, firstColumn.at(-1)!) : null;
-      sites.push({ layer, group, a, b, m, lambdaD, lambdaB });
+      const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
+      const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));
+      const tensors: Partial<Record<Factor, Place>> = {};
+      for (const factor of FACTORS.filter((name) => isLowRank(name) || stored.has(name))) {
+        const [rows, columns] = PACKINGS[TENSORS[factor].axes].group(sizes);
+        tensors[factor] = { offset: at, rows, columns };
+        at = alignUp(at + rows * columns, ALIGN);
+      }
+      sites.push({ layer, group, tensors });
     }
-  return { sites, tensors, rank, size: at };
+  const tensors = sites.flatMap((site) => FACTORS.flatMap((factor) => site.tensors[factor] ?? []));
+  return { sites, tensors, rank: capacity.rank, size: at };
 }
 
-/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; the others are one row. */
+/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; a vector is one row. */
 export type FactorPlace = Place & { readonly stride: number };
 
-/** Where a factor of an adapter of this rank lies. Its linear's group must be in the layout. */
+/** Where a factor of an adapter of this rank is. The layout must have its linear's group. */
 export function factorPlace(
   spec: ModelSpec,
   layout: AdapterLayout,
@@ -124,22 +149,16 @@ export function factorPlace(
   linear: Linear,
   factor: Factor,
 ): FactorPlace {
-  const site = layout.sites.find((at) => at.layer === layer && (GROUPS[at.group] as readonly Linear[]).includes(linear));
-  invariant(site, `no factors for ${linear} of layer ${layer}`);
-  const index = (GROUPS[site.group] as readonly Linear[]).indexOf(linear);
-  const { in: width, out } = linearShape(spec, linear);
-  if (factor === "A") return { offset: site.a + index * layout.rank * width, rows: rank, columns: width, stride: width };
-  const { firstColumn } = groupShape(spec, site.group);
-  if (factor === "lambda_d") {
-    invariant(site.lambdaD !== null, `no vectors for ${linear} of layer ${layer}`);
-    return { offset: site.lambdaD + index * MOST_RANK, rows: 1, columns: rank, stride: rank };
-  }
-  if (factor !== "B") {
-    const at = factor === "M" ? site.m : site.lambdaB;
-    invariant(at !== null, `no ${factor} for ${linear} of layer ${layer}`);
-    return { offset: at + firstColumn[index]!, rows: 1, columns: out, stride: out };
-  }
-  return { offset: site.b + firstColumn[index]! * layout.rank, rows: out, columns: rank, stride: layout.rank };
+  const site = layout.sites.find((at) => at.layer === layer && GROUPS[at.group].includes(linear));
+  const tensor = site?.tensors[factor];
+  invariant(site && tensor, `no ${factor} for ${linear} of layer ${layer}`);
+  const index = GROUPS[site.group].indexOf(linear);
+  const { in: width, firstColumn } = groupShape(spec, site.group);
+  const within = { index, column: firstColumn[index]!, in: width, rank: layout.rank };
+  const [first, stride] = PACKINGS[TENSORS[factor].axes].linear(within);
+  const shape = factorShape(spec, linear, factor, rank);
+  const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
+  return { offset: tensor.offset + first, rows, columns, stride: stride ?? columns };
 }
 
 /** A factor's values out of a block, padding left out. */
@@ -159,8 +178,9 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 
 /** Trained parameters of an adapter, padding left out. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
+  const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
   const ofLinear = (linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(DEFINITIONS[method].trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
+    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
   return sum(
     range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(linear, rankAt(adapter, layer, linear)))),
   );
@@ -185,6 +205,6 @@ export function factorsIn(
   const factors: Omit<FactorTensor, "values">[] = [];
   for (let layer = from; layer < to; layer++)
     for (const linear of LINEARS.filter((linear) => rankAt(of, layer, linear) > 0))
-      for (const factor of DEFINITIONS[method].trained) factors.push({ layer, linear, factor });
+      for (const factor of storedBy(method)) factors.push({ layer, linear, factor });
   return factors;
 }

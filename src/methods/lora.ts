@@ -1,12 +1,88 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
-import type { Definition } from "./definition.ts";
+import { define, type Merged, type MergeRows, type PeftFields } from "./definition.ts";
 
-export const lora: Definition = {
-  trained: ["A", "B"],
+/** The config of PEFT's LoraConfig. */
+export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
+  alpha_pattern: fields.alphaPattern,
+  auto_mapping: null,
+  base_model_name_or_path: fields.baseModel,
+  bias: "none",
+  corda_config: null,
+  eva_config: null,
+  exclude_modules: null,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  init_lora_weights: true,
+  layer_replication: null,
+  layers_pattern: null,
+  layers_to_transform: fields.layers,
+  loftq_config: {},
+  lora_alpha: fields.alpha,
+  lora_bias: false,
+  lora_dropout: fields.dropout,
+  megatron_config: null,
+  megatron_core: "megatron.core",
+  modules_to_save: null,
+  peft_type: "LORA",
+  r: fields.rank,
+  rank_pattern: fields.rankPattern,
+  revision: null,
+  target_modules: fields.targets,
+  target_parameters: null,
+  task_type: "CAUSAL_LM",
+  trainable_token_indices: null,
+  use_dora: useDora,
+  use_rslora: fields.rslora,
+});
+
+const configKeys: readonly string[] = [
+  ...["r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "qalora_group_size"],
+  ...["eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config"], // tables of an initialisation
+];
+
+/** W + scale B A. */
+function merge({ width, rank, scale, tensor }: Merged): MergeRows {
+  const [a, b] = [tensor("A"), tensor("B")];
+  return (rows, first) => {
+    addProduct(rows, width, b.subarray(first * rank, first * rank + (rows.length / width) * rank), a, scale);
+  };
+}
+
+export const lora = define({
+  title: "LoRA",
+  tensors: {
+    A: { axes: "rank in", initial: "init", peft: "lora_A.weight" },
+    B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
+  },
   rank: 16,
-  isScaled: true,
   keys: ["alpha", "rank_pattern", "alpha_pattern", "rslora", "lora_plus_ratio", "init"],
+  settings: [],
+  continued: ["alpha", "rslora"],
   beginsAsPart: true,
-  peft: { peft_type: "LORA", use_dora: false },
-};
+  peft: {
+    peftType: "LORA",
+    isOf: (config) => config["use_dora"] !== true,
+    dropout: "lora_dropout",
+    keys: configKeys,
+    config: (fields) => loraConfig(fields, false),
+  },
+  merge,
+});
+
+/** Adds scale B A to rows of `width` values. B has as many rows, A as many as B has columns. Sums are in f64, rounded once. */
+function addProduct(values: Float32Array, width: number, b: Float32Array, a: Float32Array, scale: number): void {
+  const rank = a.length / width;
+  const rows = values.length / width;
+  const sums = new Float64Array(width);
+  for (let row = 0; row < rows; row++) {
+    sums.fill(0);
+    for (let r = 0; r < rank; r++) {
+      const factor = b[row * rank + r]!;
+      const first = r * width;
+      for (let i = 0; i < width; i++) sums[i] = sums[i]! + factor * a[first + i]!;
+    }
+    const first = row * width;
+    for (let i = 0; i < width; i++) values[first + i] = values[first + i]! + scale * sums[i]!;
+  }
+}

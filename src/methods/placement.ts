@@ -1,8 +1,8 @@
 // Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and linears differ.
 
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../base/spec.ts";
-import { DEFINITIONS, type PeftMethod } from "./registry.ts";
+import { LINEARS, type Linear } from "../families/linears.ts";
+import { isScaled, type PeftMethod } from "./registry.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. */
 export type Placement = {
@@ -52,7 +52,7 @@ type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: 
 
 /** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
 export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>
-  !DEFINITIONS[method].isScaled ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+  !isScaled(method) ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
 
 /** The alpha of a scale: to 12 digits, so that a decimal one comes back as it was. */
 export const alphaOf = (scale: number, rank: number, rslora: boolean): number =>

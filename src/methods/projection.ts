@@ -6,7 +6,8 @@
 
 import { mix } from "../base/rng.ts";
 import { maxOf } from "../base/shape.ts";
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape } from "../families/linears.ts";
 
 export type Projection = {
   readonly rank: number;

@@ -1,36 +1,77 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
-import { type Linear, linearShape, type ModelSpec } from "../base/spec.ts";
-import type { Definition, Factor } from "./definition.ts";
+import { camel } from "../base/case.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { type Linear, linearShape } from "../families/linears.ts";
+import type { Axes, Definition, Settings, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
 import { vera } from "./vera.ts";
 
 const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
+type All = typeof ALL;
 
 /** What a recipe calls an adapter's method; left out: "lora". */
-export type PeftMethod = keyof typeof ALL;
+export type PeftMethod = keyof All;
 export const PEFT_METHODS = Object.keys(ALL) as readonly PeftMethod[];
 export const DEFINITIONS: Readonly<Record<PeftMethod, Definition>> = ALL;
 
-/** Whether it trains the lengths of the weight's rows, so that what it adds depends on the weight. */
-export const hasMagnitudes = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("M");
+/** A tensor of some method, by its name in checkpoints; one name is the same tensor in all methods that have it. */
+export type Factor = { [M in PeftMethod]: keyof All[M]["tensors"] & string }[PeftMethod];
+const definitions: readonly Definition[] = Object.values(ALL);
+export const TENSORS = Object.assign({}, ...definitions.map(({ tensors }) => tensors)) as Readonly<
+  Record<Factor, StoredTensor>
+>;
+export const FACTORS = Object.keys(TENSORS) as readonly Factor[];
 
-/** Whether it trains vectors around random projections, from which its factors follow. */
-export const hasVectors = (method: PeftMethod = "lora"): boolean => DEFINITIONS[method].trained.includes("lambda_d");
+/** Keys of a recipe that are of some methods. */
+export type OwnKey = All[PeftMethod]["keys"][number];
+export const OWN_KEYS = [...new Set(definitions.flatMap(({ keys }) => keys))] as readonly OwnKey[];
 
-/** As what an adapter is computed that is not trained: with its vectors in its factors it is a LoRA. */
-export const frozenAs = (method: PeftMethod): PeftMethod => (hasVectors(method) ? "lora" : method);
+/** The tensors of an adapter, and of these the ones that stay as they began. */
+export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>
+  Object.keys(DEFINITIONS[method].tensors) as Factor[];
+export const frozenIn = (method: PeftMethod = "lora"): readonly Factor[] => {
+  const trained: readonly string[] | undefined = DEFINITIONS[method].trained;
+  return trained ? storedBy(method).filter((name) => !trained.includes(name)) : [];
+};
 
-/** The method of an adapter_config.json, whose peft_type has been found to be known. */
-export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod =>
+/** Tensors of the low-rank product, which every method is computed with, be they stored or made from others. */
+const LOW_RANK = storedBy("lora");
+export const isLowRank = (factor: Factor): boolean => LOW_RANK.includes(factor);
+
+/** Whether stages need more for it than for a LoRA. */
+export const isMoreThanLora = (method: PeftMethod = "lora"): boolean =>
+  DEFINITIONS[method].keepsProduct === true || !storedBy(method).every(isLowRank);
+
+/** Whether its low-rank product is scaled by alpha and rank. */
+export const isScaled = (method: PeftMethod): boolean => DEFINITIONS[method].keys.includes("alpha");
+
+/** As what an adapter is computed that is not trained: one whose A and B follow from its file is a LoRA. */
+export const frozenAs = (method: PeftMethod): PeftMethod => (DEFINITIONS[method].peft.shared ? "lora" : method);
+
+/** The method of an adapter_config.json; null where its peft_type is not known. */
+export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod | null =>
   PEFT_METHODS.find((method) => {
-    const { peft_type, use_dora } = DEFINITIONS[method].peft;
-    return config["peft_type"] === peft_type && (use_dora === undefined || (config["use_dora"] === true) === use_dora);
-  })!;
+    const { peftType, isOf } = DEFINITIONS[method].peft;
+    return config["peft_type"] === peftType && isOf(config);
+  }) ?? null;
+
+/** The method that the files of an adapter say: methods that train the same function have the same files. */
+export const fileMethodOf = (method: PeftMethod): PeftMethod =>
+  PEFT_METHODS.find((other) => DEFINITIONS[other].peft === DEFINITIONS[method].peft)!;
+
+/** Of a recipe's values, those of a method's own keys that stages and files must have. */
+export const settingsOf = (method: PeftMethod, recipe: object): Settings =>
+  Object.fromEntries(DEFINITIONS[method].settings.map((key) => [camel(key), recipe[camel(key) as keyof object]]));
+
+const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: number }) => readonly number[]>> = {
+  "rank in": ({ rank, in: width }) => [rank, width],
+  "out rank": ({ out, rank }) => [out, rank],
+  out: ({ out }) => [out],
+  rank: ({ rank }) => [rank],
+};
 
 /** The shape of a factor of a linear. */
-export function factorShape(spec: ModelSpec, linear: Linear, factor: Factor, rank: number): readonly number[] {
-  const { in: width, out } = linearShape(spec, linear);
-  return { A: [rank, width], B: [out, rank], M: [out], lambda_d: [rank], lambda_b: [out] }[factor];
-}
+export const factorShape = (spec: ModelSpec, linear: Linear, factor: Factor, rank: number): readonly number[] =>
+  SHAPES[TENSORS[factor].axes]({ ...linearShape(spec, linear), rank });

@@ -2,12 +2,13 @@
 
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
-import { linearShape, type ModelSpec } from "../base/spec.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { linearShape } from "../families/linears.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import { hasVectors } from "../methods/registry.ts";
+import { settingsOf } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
@@ -57,7 +58,7 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
-    ...(hasVectors(recipe.method) ? { projectionSeed: recipe.projectionSeed } : {}),
+    ...settingsOf(recipe.method, recipe),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

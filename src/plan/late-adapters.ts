@@ -1,7 +1,9 @@
 // Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
 
 import { maxOf } from "../base/shape.ts";
+import type { Group } from "../families/linears.ts";
 import { roomOf } from "../methods/layout.ts";
+import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import {
   type AdapterPlan,
@@ -32,10 +34,14 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   const rank = maxOf(onStages(late).map((adapter) => adapter.rank));
   if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
   const capacity = roomOf(onStages(late));
-  const without = (what: keyof typeof capacity) => capacity[what].filter((group) => !sizes[what].includes(group));
-  if (without("groups").length > 0) return `room for factors of ${without("groups").join(", ")}`;
-  if (without("magnitudes").length > 0) return "room for the magnitudes of DoRA";
-  if (without("vectors").length > 0) return "room for the vectors of VeRA";
+  const without = (wanted: readonly Group[] = [], given: readonly Group[] = []) =>
+    wanted.filter((group) => !given.includes(group)).join(", ");
+  const factors = without(capacity.groups, sizes.groups);
+  if (factors) return `room for factors of ${factors}`;
+  for (const method of PEFT_METHODS) {
+    const groups = without(capacity.methods[method], sizes.methods[method]);
+    if (groups) return `room for ${DEFINITIONS[method].title} on ${groups}`;
+  }
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, device.rowTile)));

@@ -7,9 +7,9 @@ import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
-import { bankBytes } from "../engine/adapter-pool.ts";
 import type { Sizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
+import { poolBytes } from "../engine/pool-memory.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
@@ -64,7 +64,7 @@ export function stageMemory(
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
     weights: weightBytes(spec, layerRange, device.compute, format),
-    adapters: bankBytes(slots, layout, device.compute, groups.length),
+    adapters: poolBytes({ spec, layers: layerRange, slots, capacity: sizes, compute: device.compute }),
     activations: buffers.activations,
     workspace: buffers.workspace + scratchBytes(device, need),
     head: buffers.head,

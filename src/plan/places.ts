@@ -1,8 +1,9 @@
 // Where an adapter of a recipe acts on a given base model, and with which ranks and scales.
 
 import { RequestError } from "../base/errors.ts";
-import { LINEARS, type ModelSpec } from "../base/spec.ts";
-import { isAll, isNamed, isTargeted, modulesOf, type PatternTable, patternValue } from "../base/targeting.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
+import { linearsOfModel, modulesOf } from "../families/linears.ts";
 import { type Placed, placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
@@ -18,7 +19,7 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const modules = modulesOf(spec.layers);
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
-  const targeted = modules.filter(({ layer, linear }) => isTargeted(recipe, layer, linear));
+  const targeted = modules.filter(({ layer, path }) => isTargeted(recipe, layer, path));
   if (targeted.length === 0)
     throw nothing(recipe, "its targets, exclude and layers leave no linear layer", `the base model has ${listOf(spec)}`);
   checkPatterns(
@@ -38,8 +39,8 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
 const nothing = ({ name }: Asked, what: string, hint: string) =>
   new RequestError("plan.targets", `adapter '${name}': ${what}`, hint);
 
-const listOf = ({ layers }: ModelSpec): string =>
-  `model.layers.0 to model.layers.${layers - 1}, each with ${LINEARS.join(", ")} (as in model.layers.0.self_attn.q_proj)`;
+const listOf = (spec: ModelSpec): string =>
+  `model.layers.0 to model.layers.${spec.layers - 1}, each with ${linearsOfModel(spec).join(", ")} (as in model.layers.0.self_attn.q_proj)`;
 
 function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
   const { targets, exclude, layers } = recipe;
@@ -50,7 +51,7 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
       throw nothing(
         recipe,
         `${told} is no linear layer of this ${spec.family} model`,
-        `targets may be "all-linear" or any of ${LINEARS.join(", ")}`,
+        `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}`,
       );
   } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
     throw nothing(recipe, `targets "${targets}" matches no linear layer as a whole`, `the base model has ${listOf(spec)}`);

@@ -2,7 +2,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { checkFormat, weightFormat } from "../base/precision.ts";
+import { weightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
@@ -22,6 +22,7 @@ import {
   onStages,
   planAdapter,
 } from "./adapters.ts";
+import { checkFormat } from "./format.ts";
 import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 

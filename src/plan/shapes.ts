@@ -2,23 +2,11 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { specOf } from "../families/registry.ts";
 
-type Numbers = Pick<ModelSpec, "family" | "layers" | "hidden" | "intermediate" | "heads" | "kvHeads" | "vocab" | "ropeTheta"> &
-  Partial<ModelSpec>;
-
-const spec = (numbers: Numbers): ModelSpec => ({
-  headDim: numbers.hidden / numbers.heads,
-  normEps: 1e-5,
-  ropeScaling: null,
-  maxPositions: 8192,
-  windows: Array.from({ length: numbers.layers }, () => null),
-  qkvBias: numbers.family === "qwen2",
-  oBias: false,
-  mlpBias: false,
-  qkNorm: numbers.family === "qwen3",
-  tiedEmbeddings: false,
-  ...numbers,
-});
+/** As in the model's config.json; the name of the architecture decides its family. */
+const shape = (architecture: string, config: Readonly<Record<string, number | boolean>>): ModelSpec =>
+  specOf({ architectures: [architecture], rms_norm_eps: 1e-5, max_position_embeddings: 8192, ...config }, "shapes.ts");
 
 const llama = (
   layers: number,
@@ -26,37 +14,44 @@ const llama = (
   intermediate: number,
   heads: number,
   kvHeads: number,
-  vocab = 32000,
-  ropeTheta = 10000,
-) => spec({ family: "llama", layers, hidden, intermediate, heads, kvHeads, vocab, ropeTheta });
+  more: Readonly<Record<string, number | boolean>> = {},
+) =>
+  shape("LlamaForCausalLM", {
+    num_hidden_layers: layers,
+    hidden_size: hidden,
+    intermediate_size: intermediate,
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    vocab_size: 32000,
+    ...more,
+  });
+
+const llama3 = { vocab_size: 128256, rope_theta: 500000 };
 
 export const SHAPES: Readonly<Record<string, ModelSpec>> = {
-  "smollm2-135m": { ...llama(30, 576, 1536, 9, 3, 49152, 100000), tiedEmbeddings: true },
+  "smollm2-135m": llama(30, 576, 1536, 9, 3, { vocab_size: 49152, rope_theta: 100000, tie_word_embeddings: true }),
   "tinyllama-1.1b": llama(22, 2048, 5632, 32, 4),
   "llama2-7b": llama(32, 4096, 11008, 32, 32),
   "llama2-13b": llama(40, 5120, 13824, 40, 40),
-  "llama3-8b": llama(32, 4096, 14336, 32, 8, 128256, 500000),
-  "llama3-70b": llama(80, 8192, 28672, 64, 8, 128256, 500000),
-  "qwen2.5-7b": spec({
-    family: "qwen2",
-    layers: 28,
-    hidden: 3584,
-    intermediate: 18944,
-    heads: 28,
-    kvHeads: 4,
-    vocab: 152064,
-    ropeTheta: 1e6,
+  "llama3-8b": llama(32, 4096, 14336, 32, 8, llama3),
+  "llama3-70b": llama(80, 8192, 28672, 64, 8, llama3),
+  "qwen2.5-7b": shape("Qwen2ForCausalLM", {
+    num_hidden_layers: 28,
+    hidden_size: 3584,
+    intermediate_size: 18944,
+    num_attention_heads: 28,
+    num_key_value_heads: 4,
+    vocab_size: 152064,
+    rope_theta: 1e6,
   }),
-  "qwen3-8b": spec({
-    family: "qwen3",
-    layers: 36,
-    hidden: 4096,
-    intermediate: 12288,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 128,
-    vocab: 151936,
-    ropeTheta: 1e6,
+  "qwen3-8b": shape("Qwen3ForCausalLM", {
+    num_hidden_layers: 36,
+    hidden_size: 4096,
+    intermediate_size: 12288,
+    num_attention_heads: 32,
+    num_key_value_heads: 8,
+    vocab_size: 151936,
+    rope_theta: 1e6,
   }),
 };
 

@@ -9,7 +9,6 @@ export const MOST_ADAPTERS = 1000;
 export type Choice = {
   readonly name: string;
   readonly values: Readonly<Record<string, unknown>>;
-  readonly indices: Readonly<Record<string, number>>;
 };
 
 /** "learning_rate", 0.0001 as "lr1e-4"; lists and tables by their place in the sweep. */
@@ -32,13 +31,12 @@ function label(key: string, value: unknown, index: number): string {
 
 /** All combinations, the last key changing fastest; the adapter alone when it has no sweep. */
 export function choicesOf(adapter: AdapterTable): Choice[] {
-  let choices: Choice[] = [{ name: adapter.name, values: {}, indices: {} }];
+  let choices: Choice[] = [{ name: adapter.name, values: {} }];
   for (const [key, values] of Object.entries(adapter.sweep ?? {}))
     choices = choices.flatMap((choice) =>
       values.map((value, index) => ({
         name: `${choice.name}-${label(key, value, index)}`,
         values: { ...choice.values, [key]: value },
-        indices: { ...choice.indices, [key]: index },
       })),
     );
   return choices;

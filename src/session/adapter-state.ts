@@ -51,9 +51,8 @@ export type AdapterState = {
   known: boolean;
   /** Its place on the stages; null where it has none. */
   slot: number | null;
-  /** Mini-batches that were begun, steps that were decided, and steps that all stages have been told to make. */
+  /** Mini-batches that were begun, and steps that all stages have been told to make. */
   begun: number;
-  decided: number;
   steps: number;
   /** Steps that it had made when it was kept, where it has not been on the stages since. */
   savedSteps: number;
@@ -95,7 +94,6 @@ export function newAdapterState(plan: AdapterPlan, data: AdapterData, made: Prog
     known: false,
     slot: null,
     begun: 0,
-    decided: 0,
     steps: 0,
     savedSteps: 0,
     step: null,
@@ -148,7 +146,7 @@ const madeBy = ({ steps, savedSteps }: AdapterState): number => Math.max(steps, 
 /** Puts an adapter where it stood. */
 export function restore(live: AdapterState, progress: Progress): void {
   const { step, tokens, seconds, firstLoss, lastLoss, before, best } = progress;
-  Object.assign(live, { begun: step, decided: step, steps: step, tokens, firstLoss, lastLoss, before, best });
+  Object.assign(live, { begun: step, steps: step, tokens, firstLoss, lastLoss, before, best });
   live.secondsBefore = seconds;
   live.since = now();
 }

@@ -9,8 +9,7 @@ import { trainedHalf } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
 import { type FactorTensor, factorsIn } from "../methods/layout.ts";
 import { alphaOf, samePlaces, scaleOf } from "../methods/placement.ts";
-import { projectionOf } from "../methods/projection.ts";
-import { hasVectors } from "../methods/registry.ts";
+import { DEFINITIONS, settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { evaluate } from "./evaluate.ts";
@@ -27,14 +26,23 @@ const TOLERANCE = 1e-6;
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, places, method = "lora", projectionSeed, trainedRank, recipe }: AdapterPlan,
+  { rank, scale, targets, places, method = "lora", trainedRank, recipe }: AdapterPlan,
   init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
-  const ofVera = projectionSeed === undefined ? {} : { projectionSeed, dInitial: recipe.dInitial };
   const frozen = trainedRank === undefined ? {} : { trainedRank };
   const uneven = places ? { places } : {};
-  const adapter = { rank, scale, targets, method, seed: recipe.seed, init, ...uneven, ...ofVera, ...frozen };
+  const adapter = {
+    rank,
+    scale,
+    targets,
+    method,
+    seed: recipe.seed,
+    init,
+    ...uneven,
+    ...settingsOf(method, recipe),
+    ...frozen,
+  };
   if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
@@ -164,14 +172,14 @@ function write(
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
-  const { dropout, method, projectionSeed, dInitial } = recipe;
+  const { dropout, method } = recipe;
   // With a frozen half it is a LoRA of twice the rank and the same scale: as PEFT converts its own.
   const rslora = trainedRank === undefined && recipe.rslora;
   const alpha =
     trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
-  const projection = () => projectionOf(spec, targets, rank, projectionSeed);
-  const vera = hasVectors(method) ? { projectionSeed, dInitial, projection: projection() } : null;
+  const settings = settingsOf(method, recipe);
+  const shared = DEFINITIONS[method].peft.shared?.tensors(spec, targets, rank, settings) ?? [];
   const begun = trainedRank === undefined ? null : { init: recipe.init };
   const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
-  writePeftAdapter(folder, { ...placing, dropout, method, vera, begun, baseModel: run.model.path }, factors);
+  writePeftAdapter(folder, { ...placing, dropout, method, settings, shared, begun, baseModel: run.model.path }, factors);
 }

@@ -2,6 +2,7 @@
 // any weight is read.
 
 import { relative } from "node:path";
+import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
@@ -21,7 +22,7 @@ import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/
 import { placeFields } from "../files/peftplaces.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
-import { DEFINITIONS } from "../methods/registry.ts";
+import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { type PoolAdapter, stagePlaces } from "../plan/adapters.ts";
 import type { PlacedAdapter } from "../plan/places.ts";
@@ -171,22 +172,19 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
   const asked = stagePlaces(adapter, spec);
   checkBeginning(adapter, asked, saved, spec);
+  const { title, continued, peft } = DEFINITIONS[saved.method];
+  const valueIn = (key: string, of: object): unknown => of[camel(key) as keyof object];
   const pairs: readonly (readonly [string, unknown, unknown])[] = [
-    ["method", adapter.method, saved.method],
+    ["method", fileMethodOf(adapter.method) === saved.method ? saved.method : adapter.method, saved.method],
     ["rank", asked.rank, saved.rank],
-    ...(saved.vera
-      ? ([["projection_seed", adapter.projectionSeed, saved.vera.projectionSeed]] as const)
-      : ([
-          ["alpha", adapter.alpha, saved.alpha],
-          ["rslora", adapter.rslora, saved.rslora],
-        ] as const)),
+    ...continued.map((key) => [key, valueIn(key, adapter), valueIn(key, { ...saved, ...saved.own })] as const),
     ["targets", asked.targets.join(", "), saved.targets.join(", ")],
   ];
-  if (saved.vera && !saved.vera.isDrawnHere)
+  if (saved.own?.isDrawnHere === false)
     throw new RequestError(
       "plan.from",
-      `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its projections were not drawn by mlora`,
-      "train a VeRA from its beginning, or merge this one into the base model first (mlora export)",
+      `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: its ${peft.shared!.name} were not drawn by mlora`,
+      `train a ${title} from its beginning, or merge this one into the base model first (mlora export)`,
     );
   if (isSvdInit(adapter.init)) return;
   const isUniform = !asked.places && !saved.places;
@@ -252,7 +250,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const lines = [
     ...(init === null ? [] : [`init = "${init}"`]),
     `rank = ${rank}`,
-    ...(!DEFINITIONS[saved.method].isScaled ? [] : [`alpha = ${alpha}`]),
+    ...(!isScaled(saved.method) ? [] : [`alpha = ${alpha}`]),
     `targets = ${JSON.stringify(targets)}`,
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),

@@ -126,7 +126,7 @@ test("a reader that goes away is no fault", async () => {
   expect([out, err]).toEqual(["0\n", ""]);
 });
 
-test("runs for who may execute but not read or write it", async () => {
+test("runs for a user that may execute but not read or write it", async () => {
   chmodSync(binary, 0o111);
   expect((await run(["--version"])).code).toBe(0);
 });

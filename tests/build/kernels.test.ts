@@ -17,15 +17,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { assetNames, readAsset } from "../../src/base/assets.ts";
 import { alignUp } from "../../src/base/shape.ts";
-import { type KernelEntry, readManifest } from "../../src/device/cuda/manifest.ts";
+import { isCompiled, type KernelEntry, type Manifest, readManifest } from "../../src/device/cuda/manifest.ts";
 import { needs } from "../helpers/needs.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const PYTHON = join(ROOT, ".venv/bin/python");
 
 type Entry = KernelEntry & {
-  readonly dtype: string;
-  readonly source_sha256: string;
   readonly ptx_sha256: string;
   readonly cubins_sha256: Readonly<Record<string, string>>;
 };
@@ -70,7 +68,7 @@ needs("kernels")("the kernels of this checkout", () => {
     expect(new Set(kernels().map(({ source_sha256 }) => source_sha256)).size).toBe(rows.length);
   });
 
-  test("lie beside the manifest, whole, and nothing else does", () => {
+  test("lie next to the manifest, whole, and nothing else does", () => {
     const files = kernels().flatMap((entry) => [
       [entry.ptx, entry.ptx_sha256],
       ...Object.entries(entry.cubins).map(([major, file]) => [file, entry.cubins_sha256[major]!]),
@@ -177,7 +175,7 @@ needs("kernels")("the kernels of this checkout", () => {
       ).toBe("kernels: not what the files are: manifest.json\n");
     });
 
-    test("a file that is missing, and one that is nobody's", async () => {
+    test("a file that is missing, and one that no row has made", async () => {
       const [first] = kernels();
       expect(await after(`build/${first!.ptx}`, () => null)).toContain(`stale or missing: ${first!.name} `);
       expect(await after("build/manifest.json", () => null)).toBe("kernels: missing or broken: manifest.json\n");
@@ -194,14 +192,32 @@ needs("kernels")("the kernels of this checkout", () => {
     const compile = (...args: string[]) => run([PYTHON, "-B", join(copy, "triton/compile.py"), ...args]);
     const only = () => compile("--only", "swiglu_forward");
     const files = () => readdirSync(join(copy, "build"), { recursive: true }).map(String).sort();
-    const listed = (): readonly Entry[] => JSON.parse(readFileSync(join(copy, "build/manifest.json"), "utf8")).kernels;
+    const rows = (): Manifest["kernels"] => JSON.parse(readFileSync(join(copy, "build/manifest.json"), "utf8")).kernels;
+    const listed = () => rows().filter(isCompiled) as unknown as readonly Entry[];
 
     test("elsewhere makes the same bytes, and says what is left to do", async () => {
       const { out, err, code } = await only();
       expect(code, err).toBe(0);
       expect(err).toMatch(/^kernels: 2 of 2, \d+ s\n$/);
-      expect(out).toContain(`2 of ${kernels().length} are up to date`);
+      expect(out).toContain(`2 of ${kernels().length} are compiled`);
       expect(listed()).toEqual(kernels().filter(({ name }) => name === "swiglu_forward") as Entry[]);
+    });
+
+    test("of a part lists all rows, so that nothing is chosen otherwise, and the next one completes it", async () => {
+      const facts = ({ name, kinds, arch, dtype, constants, launch, source_sha256 }: Manifest["kernels"][number]) => ({
+        ...{ name, kinds, arch, dtype, constants, launch, source_sha256 },
+      });
+      expect(rows().map(facts)).toEqual(kernels().map(facts));
+      const verified = await compile("--verify");
+      expect([verified.code, verified.out]).toEqual([1, expect.stringContaining("stale or missing: linear_forward ")]);
+      const hashes = kernels().filter(({ name }) => name.startsWith("swiglu"));
+      const child = Bun.spawn([PYTHON, "-B", join(copy, "triton/compile.py"), "--these"], {
+        stdin: new Blob([hashes.map((row) => `${row.source_sha256} and its title\n`).join("")]),
+        stdout: "pipe",
+        stderr: "pipe",
+      });
+      expect([await child.exited, await child.stderr.text()]).toEqual([0, expect.stringMatching(/^kernels: 2 of 2, \d+ s\n$/)]);
+      expect(listed()).toEqual(hashes);
     });
 
     test("makes nothing twice", async () => {
@@ -211,7 +227,7 @@ needs("kernels")("the kernels of this checkout", () => {
       expect(times()).toEqual(before);
     });
 
-    test("beside another of the same folder does the work once", async () => {
+    test("concurrently with another of the same folder does the work once", async () => {
       rmSync(join(copy, "build"), { recursive: true });
       const both = await Promise.all([only(), only()]);
       expect(both.map(({ code }) => code)).toEqual([0, 0]);
@@ -219,7 +235,7 @@ needs("kernels")("the kernels of this checkout", () => {
       expect(listed()).toHaveLength(2);
     });
 
-    test("takes the place of damaged files and removes what is nobody's", async () => {
+    test("takes the place of damaged files and removes what no row has made", async () => {
       const before = files();
       const [first] = listed();
       writeFileSync(join(copy, "build", first!.ptx), "half of");

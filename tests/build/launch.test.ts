@@ -11,7 +11,7 @@ import { leftOf, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts"
 const ROOT = join(import.meta.dir, "..", "..");
 const BUILT = join(ROOT, "dist", "mlora");
 const SNIFF = join(ROOT, "tests", "helpers", "hosts", "sniff.ts");
-/** For what copies dist/mlora beside a busy neighbour. */
+/** For what copies dist/mlora next to a busy neighbour. */
 const LONG_MS = 180_000;
 /** Most that a whole start takes, and an end. */
 const START_MS = 90_000;

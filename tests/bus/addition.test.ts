@@ -1,4 +1,4 @@
-// An addition of many rows is read while the run trains, answers within seconds, and ends when it is told to.
+// An addition of many rows is read while the run trains, answers within seconds, and ends when it is asked to.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";

@@ -1,5 +1,6 @@
-// Another user of a shared NATS server, who may publish and subscribe on all of mlora's subjects, beside a run of its owner: it reads
-// nothing, changes nothing and ends nothing, whatever it records, repeats, cuts or forges. (It may flood the server: docs/security.md.)
+// Another user of a shared NATS server, which may publish and subscribe on all of mlora's subjects, during a run of its owner:
+// it reads nothing, changes nothing and ends nothing, whatever it records, repeats, cuts or forges. (It may flood the server:
+// docs/security.md.)
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -23,7 +24,7 @@ afterAll(() => {
 });
 const HERE = { MLORA_CACHE: join(place.root, "cache") };
 
-/** A server with the users `owner` and `guest`, who may do the same on mlora.>. */
+/** A server with the users `owner` and `guest`, which may do the same on mlora.>. */
 async function sharedServer() {
   const rights = 'permissions: { publish: "mlora.>", subscribe: "mlora.>" }';
   const users = ["owner", "guest"].map((name) => `{ user: ${name}, password: ${name}pw, ${rights} }`);
@@ -142,7 +143,8 @@ needs("nats")("another user of the server", () => {
       by.publish(subject, bytes);
       if (/^mlora\.tonight\.(coordinator|hello|control)$/.test(subject)) toCoordinator++;
     };
-    for (const forged of forgeries(known, spy)) for (const forger of [guest, seal(guest, newRunKey())]) say(forger, forged); // without a seal, and with one of its own
+    // without a seal, and with one of its own
+    for (const forged of forgeries(known, spy)) for (const forger of [guest, seal(guest, newRunKey())]) say(forger, forged);
     for (const repeated of repeats(heard.slice(-AGAIN))) say(guest, repeated);
     await guest.flush();
 

@@ -170,7 +170,7 @@ needs("nats")("the bus over NATS", () => {
     expect(done).toBe(1);
   });
 
-  test("messages of another run, of another version, of strangers, and of nobody are refused and named", async () => {
+  test("messages of another run, of another version, of strangers, and of no sender are refused and named", async () => {
     const refused: string[] = [];
     let handled = 0;
     const stage = handlers({
@@ -210,7 +210,7 @@ needs("nats")("the bus over NATS", () => {
     expect(bus.lost.aborted).toBe(false);
   });
 
-  test("a stage of another version may not join, is told so, and is named when the coordinator gives up", async () => {
+  test("a stage of another version may not join, gets the reason, and is named when the coordinator gives up", async () => {
     const run = newRunId();
     await using connection = await connect(server.address, "coordinator");
     const gathering = natsBus(connection, run, 1, { joinMs: 1_500, refuse: () => {} }).catch((error) => error);
@@ -237,7 +237,7 @@ needs("nats")("the bus over NATS", () => {
     expect(error.message).toContain("elsewhere, process 7 may not join: the stage is mlora 9.9.9");
   });
 
-  test("places: each once, those without a number take what is free, and a stage too many is told", async () => {
+  test("places: each once, those without a number take what is free, and a stage too many is reported", async () => {
     const run = newRunId();
     await using connection = await connect(server.address, "coordinator");
     const join = async (stage: number | null) => {
@@ -265,7 +265,7 @@ needs("nats")("the bus over NATS", () => {
     }
   });
 
-  test("who waits in vain is told: a stage without a coordinator, a coordinator without stages or that is stopped", async () => {
+  test("waiting in vain is reported: by a stage without a coordinator, by a coordinator without stages or that is stopped", async () => {
     const run = newRunId();
     await using connection = await connect(server.address, "alone");
     const stage = await joinRun(connection, run, { stage: 0, report: REPORT, joinMs: 300 }).catch((error) => error);

@@ -1,5 +1,4 @@
-// Runs that are told things while they go on. Whatever is done to some adapters changes no number of the others, and what is put off is
-// the same when it is done.
+// Runs that are controlled while they train: no request changes a number of the other adapters, or of the one it delays.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -73,11 +72,12 @@ const same = (a: string, b: string, adapters: readonly number[]) => {
   for (const i of adapters) expect(leftOf(outputOf(a), `a${i}`), `a${i}`).toEqual(leftOf(outputOf(b), `a${i}`));
 };
 
-needs("nats")("a run that goes on", () => {
+needs("nats")("a run under way", () => {
   test.each([1, 2])(
     "is listed, and its adapters pause and go on as if nothing had been: %i stages",
     async (stages) => {
-      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150); // longer than a busy machine takes to be told things
+      // long enough for requests on a busy machine
+      const text = longer(unlike([0, 1, 3], "cpu", `stages = ${stages}`), 150);
       const alone = await undisturbed(text);
       const path = place.project(text, SUMS);
       const run = start(path);
@@ -118,7 +118,7 @@ needs("nats")("a run that goes on", () => {
     writeFileSync(join(path, "..", "alike.toml"), alike);
     expect(await told("add", id, join(path, "..", "alike.toml"))).toBe("b2: added");
     expect(await refusal("add", id, join(path, "..", "taken.toml"))).toContain("has an adapter 'a2' already");
-    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml"))); // at once: only one of them can be granted
+    const asked = [1, 2, 3, 4].map(() => mlora("add", id, join(path, "..", "more.toml")));
     const granted = (await Promise.all(asked)).filter(({ code }) => code === 0);
     expect(granted.map(({ out }) => out)).toEqual([
       expect.stringMatching(/^a3, a4: added; the stages are opened again, with room for rank 16/),
@@ -148,7 +148,7 @@ needs("nats")("a run that goes on", () => {
     same(path, second, [1]);
   }, 600_000);
 
-  test("goes on with a copy of an adapter: the same one without changes, another with them; after a kill as well", async () => {
+  test("continues with a copy of an adapter: the same one without changes, another with them; after a kill as well", async () => {
     const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 5 }"), 150);
     const alone = await undisturbed(text);
     const path = place.project(text, SUMS);
@@ -191,7 +191,7 @@ needs("nats")("a run that goes on", () => {
     same(path, alone, [4]);
   }, 600_000);
 
-  test("leaves alone whom it was told to stop or to pause, also when a stage dies afterwards", async () => {
+  test("leaves alone the adapters that it was asked to stop or to pause, also when a stage dies afterwards", async () => {
     const text = longer(unlike([0, 1, 2], "cpu", "stages = 2"), 150);
     const path = place.project(text, SUMS);
     const run = start(path);
@@ -215,7 +215,7 @@ needs("nats")("a run that goes on", () => {
     same(path, await undisturbed(text), [1, 2]);
   }, 600_000);
 
-  test("is known while its stages are opened again, and who is paused keeps its step", async () => {
+  test("is known while its stages are opened again, and a paused adapter keeps its step", async () => {
     const path = place.project(
       longer(unlike([0, 1], "cpu", "stages = 2\nrestarts = 9\ncheckpoint = { steps = 5 }"), 400),
       SUMS,
@@ -242,7 +242,7 @@ needs("nats")("a run that goes on", () => {
     await run.ended;
   }, 600_000);
 
-  test("keeps who is paused when its coordinator is killed and the same command is given again", async () => {
+  test("keeps the paused adapters when its coordinator is killed and the same command is given again", async () => {
     const text = longer(unlike([0, 2], "cpu", "checkpoint = { steps = 5 }"), 60);
     const path = place.project(text, SUMS);
     const first = start(path);
@@ -289,7 +289,7 @@ needs("nats")("a run that goes on", () => {
     expect((await again.ended).code).toBe(0);
   }, 600_000);
 
-  test("comes to the same whatever it is told at random moments, a stage killed among it", async () => {
+  test("comes to the same whatever it is asked at random moments, a stage killed among it", async () => {
     const rng = new Rng(41);
     const text = longer(unlike([0, 1, 2], "cpu", "stages = 2\nslots = 3\ncheckpoint = { steps = 20 }"), 100);
     const late = [3, 4, 5].map((i) => longer(unlike([i], "cpu"), 20));
@@ -303,7 +303,7 @@ needs("nats")("a run that goes on", () => {
     void run.ended.then((how) => {
       ended = how;
     });
-    /** While stages are opened again nobody answers. */
+    /** While stages are opened again there is no answer. */
     const insist = async (...args: string[]): Promise<boolean> => {
       for (let i = 0; i < 50; i++) {
         const { code, err } = await mlora(...args);
@@ -355,7 +355,7 @@ needs("nats")("a run that goes on", () => {
     for (const twin of twins) expect(record[twin]?.status ?? "never made").toBe("done");
   }, 600_000);
 
-  test("refuses what cannot be, to who asks it alone", async () => {
+  test("refuses what cannot be, to its sender alone", async () => {
     const text = longer(unlike([0], "cpu"), 5000);
     const path = place.project(text, {
       ...SUMS,

@@ -1,5 +1,5 @@
-// The processes of a run are killed at seeded moments, while adapters are kept, exported, join and are forked: the same command comes to the
-// same bytes. The nightly script makes 500 kills.
+// The processes of a run are killed at seeded moments, while adapters are kept, exported, join and are forked: the same command
+// comes to the same bytes. The nightly script makes 500 kills.
 
 import { afterAll, expect, test } from "bun:test";
 import { now } from "../../src/base/clock.ts";

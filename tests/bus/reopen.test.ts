@@ -1,4 +1,5 @@
-// Stages that are opened again while a run goes on: from the same files, as often as the run makes progress, with all that was promised before.
+// Stages that are opened again while a run lasts: from the same files, as often as the run makes progress, with all that
+// was promised before.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -243,7 +244,7 @@ describe("the adapters that `from` and `reference` name", () => {
     LIMIT,
   );
 
-  needs("nats")("while the run goes on", () => {
+  needs("nats")("during the run", () => {
     test.each(KEYS)(
       "are checked when they are read again: %s",
       async (_, more) => {

@@ -1,5 +1,5 @@
-// A run over several processes of which any may be killed at any moment: stages and the server are started again by the coordinator,
-// the coordinator by whoever started it, and the adapters come out as if nothing had been.
+// A run over several processes of which any may be killed at any moment: stages and the server are started again by the
+// coordinator, the coordinator by whoever started it, and the adapters come out as if nothing had been.
 
 import { afterAll, expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
@@ -15,7 +15,7 @@ afterAll(() => place[Symbol.dispose]());
 const outputOf = (path: string) => join(path, "..", "out");
 
 needs("nats")("a run whose processes are killed", () => {
-  test(`goes on after ${KILLS} kills at random moments, of any of its processes`, async () => {
+  test(`continues after ${KILLS} kills at random moments, of any of its processes`, async () => {
     const adapters = [0, 1, 3, 6];
     const text = longer(unlike(adapters, "cpu", "checkpoint = { steps = 4 }\nrestarts = 1000"), 150);
     const path = place.project(text, SUMS);

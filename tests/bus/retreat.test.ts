@@ -1,4 +1,5 @@
-// A device that refuses memory which it had said was free: the run is planned again with less until it fits, and comes to the same numbers.
+// A device that refuses memory which it had said was free: the run is planned again with less until it fits, and comes to the
+// same numbers.
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -17,7 +18,7 @@ const text = (stages: number) =>
 const ADAPTERS = [0, 1, 2, 3, 4, 5, 6, 7];
 const outputOf = (path: string) => join(path, "..", "out");
 
-/** A run whose every process gets so many bytes for tensors. */
+/** A run whose every process gets that many bytes for tensors. */
 const within = (bytes: number, path: string) =>
   place.start(["run", path], { LD_PRELOAD: LIBRARY, MLORA_TEST_BYTES: `${bytes}` }).ended;
 

@@ -1,4 +1,5 @@
-// Whole runs over several processes and a real nats-server: the same bytes as one process, whatever the stages and the company.
+// Whole runs over several processes and a real nats-server: the same bytes as one process, whatever the stages and what is
+// co-batched.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -84,7 +85,7 @@ needs("nats")("a run over several processes", () => {
     await expectAsAlone(path, [0, 5, 3]);
   });
 
-  test("stages that join on a server of yours, one of them started by the run, one with the model elsewhere", async () => {
+  test("stages that join on the user's own server, one of them started by the run, one with the model elsewhere", async () => {
     await using server = await startServer();
     const token = (server.address.login as { token: string }).token;
     const secret = { MLORA_NATS_TOKEN: token, MLORA_RUN_KEY: "k".repeat(40) };
@@ -248,7 +249,7 @@ needs("nats")("a run over several processes", () => {
     );
   });
 
-  test("a link that cannot be, and a server that is not there, are told as such", async () => {
+  test("a link that cannot be, and a server that is not there, are reported as such", async () => {
     const path = place.project(recipe([0]), SUMS);
     const { code, err } = await place.mlora("run", path, "--stages", "2", "--link", "ipc");
     expect([code, err.match(/^error.*/gm)]).toEqual([

@@ -1,4 +1,4 @@
-// The private nats-server: who may reach it, where its token is, and that nothing of it is left.
+// The private nats-server: what may reach it, where its token is, and that nothing of it is left.
 
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";

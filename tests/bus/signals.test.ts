@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM end a run cleanly in each of its phases: with 1, nothing left behind, and the same command goes on to the same bytes.
+// Ctrl-C and SIGTERM end a run cleanly in each of its phases: with 1, nothing left over, and the same command goes on to the
+// same bytes.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
@@ -17,7 +18,8 @@ const runs = join(place.root, "cache", "runs");
 /** Whether a run, which had made `before` steps, has come to its phase. */
 const PHASES: Readonly<Record<string, (pid: number, output: string, before: number) => boolean>> = {
   reading: (pid) => filesOf(pid).some((file) => file.endsWith("rows.jsonl")),
-  opening: () => existsSync(runs) && readdirSync(runs).some((name) => name.endsWith(".json")), // known since it opens its stages
+  // known since it opens its stages
+  opening: () => existsSync(runs) && readdirSync(runs).some((name) => name.endsWith(".json")),
   training: (_, output, before) => steps(output) > before + 5,
 };
 

@@ -1,4 +1,4 @@
-// A server with a certificate: who connects to it sends nothing to another, whoever has put that in its place.
+// A server with a certificate: what connects to it sends nothing to another that was put in its place.
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

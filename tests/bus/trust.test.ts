@@ -1,4 +1,4 @@
-// Who is trusted with what (docs/security.md): with the server, with files, and with what a child process runs.
+// What each party is trusted with (docs/security.md): with the server, with files, and with what a child process runs.
 
 import { expect, test } from "bun:test";
 import { chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -51,7 +51,7 @@ needs("nats")("a server that is not this run's", () => {
     test.each([
       ["DNS:localhost", "localhost"],
       ["IP:127.0.0.1", "127.0.0.1"],
-    ])("for %s is reached by that name, by who has the certificate", async (name, host) => {
+    ])("for %s is reached by that name, with its certificate", async (name, host) => {
       await using server = await startServer({ host, certificate: certificateFor(name) });
       const { servers, login } = server.address;
       expect(new URL(servers[0]!.replace("tls:", "http:")).hostname).toBe(host);
@@ -109,7 +109,7 @@ async function end(run: Running): Promise<void> {
 }
 
 needs("nats")("a request", () => {
-  test("is done once, on whatever server it is asked again; who asked hears at once that its connection is lost", async () => {
+  test("is done once, on whatever server it is asked again; the sender learns at once that its connection is lost", async () => {
     const [answers, number, begun] = [new Answers(), newRequestNumber(), Promise.withResolvers<void>()];
     const finish = Promise.withResolvers<string>();
     let done = 0;
@@ -145,7 +145,7 @@ needs("nats")("a request", () => {
   }, 60_000);
 });
 
-needs("nats")("a run that goes on", () => {
+needs("nats")("a run under way", () => {
   needs("root")("as root", () => {
     test("reads nothing for an added adapter that its user could not read otherwise", async () => {
       using place = new Workplace(2);

@@ -49,7 +49,7 @@ describe.each(BASE_CASES.map((of) => [of.name, of] as const))("%s", (name, of) =
   writeBaseCase(folder, of);
   const { spec, notices } = readModelFacts(folder, readModelSpec(folder));
 
-  test("the head is the embedding where it is in transformers, and is told of where it is not as config.json says", () => {
+  test("the head is the embedding where it is in transformers, and a difference from config.json is reported", () => {
     expect(spec.tiedEmbeddings).toBe(of.tied);
     const told = `${join(folder, "config.json")} ties the output head to the embedding (tie_word_embeddings is true), but the model's files have`;
     expect(notices).toEqual(of.head === "other" ? [expect.stringContaining(told)] : []);

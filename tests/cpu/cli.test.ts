@@ -181,7 +181,7 @@ describe("a run", () => {
     for (const name of ["sums", "chat"]) readPeftAdapter(join(recipe, "..", "out", name), readModelSpec(model));
   });
 
-  test("a loss that is no number ends that adapter; the others go on", async () => {
+  test("a loss that is no number ends that adapter; the others continue", async () => {
     const recipe = project(two().replace('name = "sums"', 'name = "sums"\nlearning_rate = 1e30\nmax_grad_norm = false'), data);
     const { code, out, err } = await mlora("run", recipe);
     expect([code, err]).toEqual([1, expect.stringContaining("1 of 2 adapters failed: sums")]);

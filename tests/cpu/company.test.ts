@@ -1,4 +1,4 @@
-// The promise: an adapter learns the same alone, in company, and over several stages.
+// The promise: an adapter learns the same alone, with others, and over several stages.
 
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
@@ -8,7 +8,7 @@ import { tinyFamilies } from "../helpers/tiny.ts";
 
 const ground = (family: string): Ground => ({ spec: tinyFamilies[family]!, open: () => new CpuDevice(2), passRows: 160 });
 
-describe("company changes nothing, bit for bit", () => {
+describe("other adapters change nothing, bit for bit", () => {
   for (const family of Object.keys(tinyFamilies))
     test(family, async () => {
       const everyone = await train(range(8), ground(family));

@@ -1,4 +1,5 @@
-// What ends an answer is one thing to run, generate and export: where a chat template ends answers with another token than eos_token.
+// What ends an answer is one thing to run, generate and export: where a chat template ends answers with another token than
+// eos_token.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -38,7 +39,7 @@ describe("an adapter of answers that end otherwise than the model's texts", () =
   const path = recipe(base);
   const out = join(path, "..", "out");
 
-  test("is told of by run and plan", async () => {
+  test("is reported by run and plan", async () => {
     const notice = "the chat template ends answers with <|end|>, at which ";
     const planned = await place.mlora("plan", path);
     expect({ code: planned.code, out: planned.out }).toEqual({ code: 0, out: expect.stringContaining(notice) });

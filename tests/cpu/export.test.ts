@@ -5,8 +5,10 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, 
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
@@ -66,7 +68,7 @@ function writeBase(name: string, dtype: "f16" | "f32", shards: number): string {
 
 const rounded = (values: Float32Array) => toF32(new Uint8Array(toBf16(values).buffer), "bf16");
 const json = (...path: string[]) => JSON.parse(readFileSync(join(...path), "utf8"));
-/** What a killed or failed export left beside a folder. */
+/** What a killed or failed export left next to a folder. */
 const partsOf = (output: string) => readdirSync(place.root).filter((name) => name.startsWith(`${basename(output)}.`));
 
 const recipe = (model: string, adapters: string) => `[model]
@@ -209,7 +211,7 @@ targets = ["q_proj", "down_proj"]
     expect(tensorsOf(many, spec)).toEqual(tensorsOf(one, spec));
   }, 30_000);
 
-  test("that reads otherwise than it was computed is told", () => {
+  test("that reads otherwise than it was computed is reported", () => {
     const adapter = readPeftAdapter(writeAdapter("adapter-damage"), spec);
     using base = openBaseModel(place.model, spec);
     const merge: Merge = { spec, base, adapter, dtype: "bf16" };

@@ -1,4 +1,4 @@
-// A run that fails at any moment says why and ends with 1: no memory is released under work that goes on.
+// A run that fails at any moment says why and ends with 1: no memory is released under work that is still under way.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
@@ -10,7 +10,7 @@ import { SUMS, sums, Workplace } from "../helpers/program.ts";
 const place = new Workplace(4);
 afterAll(() => place[Symbol.dispose]());
 
-/** One adapter ends at `first`, when run.json is to be written; two others train then, and go on. */
+/** One adapter ends at `first`, when run.json is to be written; two others train then, and continue. */
 const recipe = (first: number): string => `[model]
 path = "../model"
 [run]

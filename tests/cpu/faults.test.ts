@@ -1,5 +1,6 @@
-// What goes wrong in the middle of a run: numbers that are none, disks that fill up, folders that go away. It ends the adapter that it
-// belongs to, or the run where it is the run's, with a message that says what and where; never as a bug of ours; and the same command goes on.
+// What goes wrong in the middle of a run: NaN and infinity, disks that fill up, folders that go away. It ends the adapter
+// that it belongs to, or the run where it is the run's, with a message that says what and where; never as a bug of mlora; and
+// the same command continues.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -61,8 +62,8 @@ async function startKept(path: string, names: readonly string[]): Promise<Runnin
 const withThat = (text: string, name: string, settings: string): string =>
   text.replace(`name = "${name}"\n`, `name = "${name}"\n${settings}\n`);
 
-describe("numbers that are none", () => {
-  test("end their adapter, and change no bit of those beside it or in its place after it", async () => {
+describe("NaN and infinity", () => {
+  test("end their adapter, and change no bit of those next to it or in its place after it", async () => {
     const text = unlike([1, 2, 3, 4], "cpu", "slots = 2");
     const beside = withThat(unlike([0, 1, 2, 3, 4], "cpu", "slots = 2"), "a0", "learning_rate = 1e30");
     const path = place.project(beside, SUMS);

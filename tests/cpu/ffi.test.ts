@@ -40,7 +40,7 @@ describe("a library", () => {
     ]);
   });
 
-  test("that is not there, or is none, is an error with the loader's reason", () => {
+  test("that is not there, or is not one, is an error with the loader's reason", () => {
     const file = join(folder, "text.so");
     writeFileSync(file, "not a library");
     for (const [path, reason] of [
@@ -73,7 +73,7 @@ describe("a library", () => {
   });
 });
 
-describe("OpenBLAS is opened as mlora wants it", () => {
+describe("OpenBLAS is opened as mlora needs it", () => {
   const ask = async (environment: Record<string, string>): Promise<string[]> => {
     const script = `
       import { openBlas } from ${JSON.stringify(join(import.meta.dir, "../../ffi/blas.ts"))};

@@ -54,7 +54,7 @@ describe("several adapters over a file of prompts", () => {
   ];
   const each = prompts.filter(({ prompt }) => prompt);
 
-  test("all answer each row that names nobody, as each does alone", async () => {
+  test("all answer each row that names no adapter, as each does alone", async () => {
     writeFileSync(at("each.jsonl"), rows(each));
     const all = linesOf(await generate(...chosen(...folders, "base"), "--prompts", at("each.jsonl"), "--json"));
     expect(all.map(({ adapter }) => adapter)).toEqual(

@@ -1,7 +1,7 @@
 // Against Hugging Face PEFT on the cpu device. The goldens say how far fp32 itself lies from float64.
 
 import { expect, test } from "bun:test";
-import { LINEARS } from "../../src/base/spec.ts";
+import { LINEARS } from "../../src/families/linears.ts";
 import { GOLDEN_MODELS, loadGolden } from "../helpers/golden.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 

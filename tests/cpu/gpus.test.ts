@@ -1,4 +1,5 @@
-// How a driver's answers are read, with a driver made for the purpose: most machines have none, and no real one fails on demand.
+// How a driver's answers are read, with a driver made for the purpose: most machines have none, and no real one fails on
+// demand.
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -52,7 +53,7 @@ const list = (environment: Record<string, string>) => ask("cuda/gpus.ts", "listG
 const choose = (wanted: string, environment: Record<string, string>) =>
   ask("open.ts", `chooseDevice("${wanted}", "auto")`, environment);
 
-test("GPUs are told with name, memory and compute capability", async () => {
+test("GPUs are reported with name, memory and compute capability", async () => {
   expect(await list({ FAKE_COUNT: "2", FAKE_MAJOR: "8", FAKE_MINOR: "6" })).toEqual({
     cuda: "12.8",
     gpus: [

@@ -1,12 +1,14 @@
 // The hand-written backward pass against finite differences of the forward pass: every family, every linear, with dropout and
-// without, adapters that are alike in all layers and such as are not. In f32 with a step that balances truncation and rounding, along random directions of each factor.
+// without, adapters that are alike in all layers and such as are not. In f32 with a step that balances truncation and rounding,
+// along random directions of each factor.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { LINEARS, type Linear } from "../../src/families/linears.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
 import { scoreSegment } from "../../src/objectives/loss-weights.ts";
@@ -117,7 +119,7 @@ async function expectGradients(
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.pool.takeStale("magnitudes"); // DoRA's norms count as constants: they stay as they are
+        if (at.factor !== "M") stage.pool.takeStale("dora"); // DoRA's norms count as constants: they stay as they are
         return lossOf();
       };
       // Four points, so that the error of the difference is of fourth order.
@@ -209,7 +211,8 @@ describe("preferences", () => {
     });
 });
 
-// lambda so small that it, and not the ratio of the losses, is the weight: the ratio counts as a number, which differences do not see.
+// lambda so small that it, and not the ratio of the losses, is the weight: the ratio counts as a number, which differences do
+// not see.
 const PARAPHRASES: readonly Preference[] = [
   { name: "cit", lambda: 0.15, temperature: 0.3, pooling: "last" },
   { name: "cit", lambda: 0.2, temperature: 0.4, pooling: "mean" },

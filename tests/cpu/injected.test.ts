@@ -1,5 +1,5 @@
-// One file call of a small run fails, is done by half, is late or is the last: the same command comes to the same bytes. The nightly script
-// walks over all calls.
+// One file call of a small run fails, is done by half, is late or is the last: the same command comes to the same bytes. The
+// nightly script walks over all calls.
 
 import { afterAll, expect, test } from "bun:test";
 import { now } from "../../src/base/clock.ts";

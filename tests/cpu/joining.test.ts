@@ -1,4 +1,5 @@
-// Who comes at awkward moments: while the last results are saved, after the end, and a copy that is asked for while it is being made.
+// Adapters that join at awkward moments: while the last results are saved, after the end, and a copy that is asked for while it
+// is being made.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";

@@ -1,10 +1,11 @@
-// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+, DoRA, VeRA, PiSSA, OLoRA, and layers that differ.
+// The other kinds of adapters against Hugging Face PEFT on the cpu device: LoRA+, DoRA, VeRA, PiSSA, OLoRA, and layers that
+// differ.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS, linearShape } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
@@ -56,7 +57,7 @@ test("a group where a DoRA adapter has no target is computed for it as for any o
   }
 });
 
-test("products of DoRA are kept; with full recomputation, only down's is made again behind its layer; the same bit for bit", async () => {
+test("products of DoRA are kept; with full recomputation, only down's is made again after its layer; the same bit for bit", async () => {
   const spec = tinySpec();
   const targets = ["q_proj", "o_proj", "up_proj", "down_proj"] as const;
   const adapters = [
@@ -88,7 +89,8 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
     await stage.forward(0, pack(segments, 2, device.rowTile));
     products = 0;
     await stage.backward(0);
-    // Full recomputation runs a layer again for company of both kinds, but for the product of down, which comes behind it.
+    // Full recomputation runs a layer again for other adapters of both kinds, but for the product of down, which comes after
+    // it.
     expect(products).toBe(recomputation === "full" ? spec.layers * (3 * 2 + 1) : 0);
     for (const adapter of [0, 1]) found.push(await stage.pool.read(adapter, "grads"));
   }

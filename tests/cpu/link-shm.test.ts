@@ -76,7 +76,8 @@ describe("shared memory between two processes", () => {
     expect(await other.exited).toBe(0); // nothing is left open there
     link[Symbol.dispose]();
     await Bun.sleep(20);
-    expect([handles().filter((handle) => !before.includes(handle)), maps()]).toEqual([[], 0]); // of what was there some may be gone
+    // of what was there some may be gone
+    expect([handles().filter((handle) => !before.includes(handle)), maps()]).toEqual([[], 0]);
   });
 
   test("lets no more under way than there are slots, and needs no memory for those that wait", async () => {
@@ -100,7 +101,7 @@ describe("shared memory between two processes", () => {
     link[Symbol.dispose]();
   });
 
-  test("that nobody takes from waits, and fails when it is closed here", async () => {
+  test("that is not taken from waits, and fails when it is closed here", async () => {
     const { other, link } = await toEcho({ mode: "stuck", capacity: { slots: 2, slotBytes: 100 }, sizes: [], group: 1 });
     await using _ = other;
     await Promise.all([send(link, 0, 100), send(link, 1, 100)]);
@@ -112,7 +113,7 @@ describe("shared memory between two processes", () => {
     expect(await failure(send(link, 3, 1))).toContain("link.closed");
   });
 
-  test("fails at once on both sides of it when the neighbour is killed, with nothing left behind", async () => {
+  test("fails at once on both sides of it when the neighbour is killed, with nothing left over", async () => {
     const capacity = { slots: 2, slotBytes: MIB };
     const { other, link } = await toEcho({ mode: "gone", capacity, sizes: [MIB, 5], group: 1 });
     await using _ = other;
@@ -125,7 +126,7 @@ describe("shared memory between two processes", () => {
     expect([maps(), handles().filter((target) => target.includes("memfd"))]).toEqual([0, []]);
   });
 
-  test("says what is too large, or of another size than expected, and goes on", async () => {
+  test("says what is too large, or of another size than expected, and continues", async () => {
     const capacity = { slots: 2, slotBytes: 1000 };
     const { other, link } = await toEcho({ mode: "echo", capacity, sizes: [10], group: 1 });
     await using _ = other;

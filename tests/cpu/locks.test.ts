@@ -1,4 +1,5 @@
-// A run has its output folder to itself: another is refused and told by whom, whatever moment it comes at; what a dead one left is no lock.
+// A run has its output folder to itself: another is refused with the owner's name, whatever moment it comes at; what a dead one
+// left is no lock.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -10,7 +11,7 @@ import { leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "
 const place = new Workplace(1);
 afterAll(() => place[Symbol.dispose]());
 
-/** Of a test of many starts, and of one thing that is waited for, beside a busy neighbour. */
+/** Of a test of many starts, and of one thing that is waited for, next to a busy neighbour. */
 const LIMIT = 240_000;
 const WAIT = 60_000;
 const outputOf = (path: string) => join(path, "..", "out");
@@ -76,7 +77,7 @@ describe("two runs in one output folder", () => {
         winner!.kill("SIGINT");
         expect((await winner!.ended).code).toBe(1);
         const steps = metrics(outputOf(path), "step").map(({ step }) => step as number);
-        expect(steps).toEqual([...steps.keys()].map((i) => i + 1)); // nobody else wrote
+        expect(steps).toEqual([...steps.keys()].map((i) => i + 1)); // no other wrote
         expect(readdirSync(outputOf(path)).filter((name) => name.startsWith(".mlora.lock"))).toEqual([]);
       }
     },
@@ -92,7 +93,8 @@ describe("two runs in one output folder", () => {
         if (i % 3 > 0) {
           mkdirSync(folder);
           writeFileSync(join(folder, ".mlora.lock"), lock);
-          if (i % 3 === 2) writeFileSync(join(folder, ".mlora.lock.stale"), lock); // who was about to break it died, too
+          // the process that was about to break it died, too
+          if (i % 3 === 2) writeFileSync(join(folder, ".mlora.lock.stale"), lock);
         }
       const begin = `${Date.now() + 1500}`;
       const helper = join(import.meta.dir, "..", "helpers", "claim.ts");
@@ -139,7 +141,8 @@ describe("a lock of", () => {
     async () => {
       const [pid, start, boot, host] = await ours();
       await using other = Bun.spawn(["sleep", "60"]);
-      const zombie = Bun.spawn(["sh", "-c", "sleep 0 & echo $!; exec sleep 60"], { stdout: "pipe" }); // sleep does not wait for it
+      // sleep does not wait for it
+      const zombie = Bun.spawn(["sh", "-c", "sleep 0 & echo $!; exec sleep 60"], { stdout: "pipe" });
       await using _ = zombie;
       const { value } = await zombie.stdout.getReader().read();
       const dead = Number(new TextDecoder().decode(value));
@@ -147,7 +150,7 @@ describe("a lock of", () => {
       for (const lock of [
         `${pid} ${start} ${boot} ${host}\n`, // a dead process
         `${other.pid} ${start} ${boot} ${host}\n`, // its number is another's now
-        `${dead} ${startOf(dead)} ${boot} ${host}\n`, // it has ended, and nobody asked how
+        `${dead} ${startOf(dead)} ${boot} ${host}\n`, // it has ended, and its parent has not asked how
         `${other.pid} ${startOf(other.pid)} 01234567-89ab-cdef-0123-456789abcdef ${host}\n`, // another boot of this machine
         "",
         `${other.pid} ${startOf(other.pid)}`, // cut off
@@ -185,7 +188,7 @@ describe("a lock of", () => {
     });
   });
 
-  test("a kind that is none is one clear error", async () => {
+  test("an unknown kind is one clear error", async () => {
     const path = place.project(short, SUMS);
     mkdirSync(lockOf(path), { recursive: true });
     const { code, err } = await place.mlora("run", path);

@@ -38,7 +38,7 @@ for (const precision of ["int8", "nf4"])
     }
   }, 300_000);
 
-test("killed and gone on with, it comes to the same; a changed optimizer is refused", async () => {
+test("killed and continued, it comes to the same; a changed optimizer is refused", async () => {
   const names = MIXED_NAMES.filter((name) => /sgd|nesterov|plain|sft|cit|pissa|rounds|olora|places/.test(name));
   const text = longer(mixedRecipe(names, "cpu", { checkpoint: { steps: 10 } }), 30);
   const undisturbed = place.project(text, MIXED_FILES);

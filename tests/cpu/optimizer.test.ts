@@ -20,7 +20,7 @@ type Case = {
 const CASES: Case[] = JSON.parse(readFileSync(join(import.meta.dir, "..", "golden", "optimizers", "steps.json"), "utf8"));
 const SIZE = CASES[0]!.start.length;
 
-test("ten steps of SGD and AdamW are PyTorch's, side by side, and who makes no step is not touched", async () => {
+test("ten steps of SGD and AdamW are PyTorch's, side by side, and an adapter that makes no step is not touched", async () => {
   using device = new CpuDevice(2);
   const slots = CASES.length + 1; // the last is idle
   using arena = new Arena(device, 1 << 16, "a test");
@@ -54,8 +54,9 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and who makes no s
   const read = async (of: typeof table) => new Float32Array((await device.read(of)).buffer);
   const [p, g, second] = [await read(params!), await read(grads!), await read(v!)];
   for (const [i, { end, optimizer }] of CASES.entries()) {
+    // ten roundings of numbers about 1
     for (const [k, want] of end.entries())
-      expect(Math.abs(p[i * SIZE + k]! - want), JSON.stringify(optimizer)).toBeLessThan(2e-6); // ten roundings of numbers about 1
+      expect(Math.abs(p[i * SIZE + k]! - want), JSON.stringify(optimizer)).toBeLessThan(2e-6);
     if (optimizer.name === "sgd") expect(second.subarray(i * SIZE, (i + 1) * SIZE).every((x) => x === 0)).toBe(true);
   }
   expect([...p.subarray(-SIZE)]).toEqual(idle);

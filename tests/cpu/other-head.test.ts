@@ -1,4 +1,5 @@
-// A base model whose config.json ties the head to the embedding and whose files have another head: told, planned, trained, merged.
+// A base model whose config.json ties the head to the embedding and whose files have another head: told, planned, trained,
+// merged.
 
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, readFileSync } from "node:fs";
@@ -109,7 +110,7 @@ function changed(name: string, change: (tensors: TensorData[]) => TensorData[]):
   return folder;
 }
 
-test("tensors that config.json does not describe are told by name; what is computed anew from it is not", async () => {
+test("tensors that config.json does not describe are reported by name; what is computed anew from it is not", async () => {
   const more = ["0.self_attn.q_proj.bias", "0.self_attn.rotary_emb.inv_freq", "9.mlp.up_proj.weight"].map(
     (name): TensorData => ({ name: `model.layers.${name}`, dtype: "bf16", shape: [2], data: new Uint16Array(2) }),
   );

@@ -1,5 +1,5 @@
-// Frozen weights in fewer bits on the cpu device: the bytes of nf4 are bitsandbytes's, errors are what the formats promise, and all that is
-// computed over them is what is computed over their values.
+// Frozen weights in fewer bits on the cpu device: the bytes of nf4 are bitsandbytes's, errors are what the formats promise, and
+// all that is computed over them is what is computed over their values.
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -26,7 +26,7 @@ const bytesIn = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "
 const f32Of = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.slice().buffer);
 const f32In = (text: string): Float32Array => f32Of(bytesIn(text));
 
-/** A weight of linears of so many rows, quantised from `values`, and what it stands for. */
+/** A weight of linears of that many rows, quantised from `values`, and what it stands for. */
 async function packed(device: CpuDevice, format: PackedFormat, rows: readonly number[], columns: number, values: Float32Array) {
   const firstRow = [0, ...rows.map((_, g) => rows.slice(0, g + 1).reduce((a, b) => a + b))];
   const layout = { format, shape: [firstRow.at(-1)!, columns] as const, firstRow };
@@ -112,7 +112,7 @@ describe.each(FORMATS)("%s", (format) => {
     }
   });
 
-  test("company changes nothing, nor does a second stage", async () => {
+  test("other adapters change nothing, nor does a second stage", async () => {
     const everyone = await train(range(8), ground("qwen3"));
     const two = await train([1, 2, 5], ground("qwen3"), [1]);
     for (const i of [2, 5]) {

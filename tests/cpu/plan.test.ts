@@ -9,7 +9,7 @@ const place = new Workplace(4);
 afterAll(() => place[Symbol.dispose]());
 const path = place.project(unlike([0, 1, 2, 3], "cpu"), SUMS);
 
-/** Whatever the tests' own terminal wants of colours. */
+/** Whatever the tests' own terminal needs of colours. */
 const NEUTRAL = { FORCE_COLOR: "", NO_COLOR: "" };
 const planOf = (recipe: string, flags: readonly string[], environment: Readonly<Record<string, string>> = {}) =>
   place.start(["plan", recipe, ...flags], { ...NEUTRAL, ...environment }).ended;
@@ -40,7 +40,7 @@ describe("numbers of a schedule", () => {
     expect(said).toContain(`shorter than ${(1 / over).toFixed(3)} of this (${passes} passes, the whole run).`);
   });
 
-  test("of one stage are none", async () => {
+  test("of one stage are not printed", async () => {
     const { code, out } = await plan("--stages", "1");
     expect([code, out]).toEqual([0, expect.not.stringMatching(/bubble|^stage|Drawn/im)]);
     expect(JSON.parse((await plan("--stages", "1", "--json")).out)).not.toHaveProperty("schedule");
@@ -78,11 +78,11 @@ describe("--svg", () => {
     expect(svg).toMatch(/^<svg [\s\S]*<\/svg>\n$/);
     for (const lane of ["stage 0", "stage 1"].slice(0, Number(stages))) expect(svg).toContain(`>${lane}<`);
     expect(svg).not.toContain(`>stage ${stages}<`);
-    expect(readFileSync(old, "utf8")).toBe("what was there"); // another file took its name: nobody sees half of one
+    expect(readFileSync(old, "utf8")).toBe("what was there"); // another file took its name: half of one is never seen
     expect(filesIn(folder)).toEqual(["old.svg", "plan.svg"]);
   });
 
-  test("draws beside numbers for machines, and names the recipe whatever it is called", async () => {
+  test("draws in addition to numbers for machines, and names the recipe whatever it is called", async () => {
     const odd = join(dirname(path), `odd <&"'>.toml`);
     writeFileSync(odd, readFileSync(path));
     const { code, out } = await planOf(odd, ["--stages", "2", "--json", "--svg", join(place.root, "odd.svg")]);

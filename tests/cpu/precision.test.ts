@@ -1,4 +1,4 @@
-// Precisions as a user meets them: in recipes and plans, over stages, when a run goes on, and when an adapter is merged.
+// Precisions as a user meets them: in recipes and plans, over stages, when a run resumes, and when an adapter is merged.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -72,7 +72,7 @@ test("fp8 is refused on a CPU, with what runs there", async () => {
   expect(err).toContain('set precision to "int8" or "nf4"');
 });
 
-test("a run goes on in its precision alone; one that loses nothing may change", async () => {
+test("a run resumes in its precision alone; one that loses nothing may change", async () => {
   const text = longer(recipe("nf4", "checkpoint = { steps = 3 }"), 200);
   const path = place.project(text, SUMS);
   const run = place.start(["run", path]);
@@ -87,7 +87,7 @@ test("a run goes on in its precision alone; one that loses nothing may change", 
   expect([other.code, other.err]).toEqual([2, expect.stringContaining('adapter \'a0\': precision was "nf4", is "int8"')]);
 });
 
-test("an adapter that was trained on a quantised base is merged into the weights as they were, and that is told", async () => {
+test("an adapter that was trained on a quantised base is merged into the weights as they were, and that is reported", async () => {
   const [packed, plain] = [await done("nf4"), await done("auto")];
   const to = (path: string) => join(path, "..", "merged");
   const [told, silent] = [packed, plain].map((path) => place.mlora("export", join(outputOf(path), "a0"), "--output", to(path)));

@@ -1,4 +1,4 @@
-// Adapters that learn preferences, beside each other and beside supervised ones, from the command line on.
+// Adapters that learn preferences, next to each other and next to supervised ones, from the command line on.
 
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync } from "node:fs";
@@ -43,7 +43,7 @@ test("every objective learns what it is given: losses fall and held-out rows are
   expect(steps(path, "dpo")[0]!["reward_margin"]).toBeCloseTo(0, 5);
 }, 180_000);
 
-test("company changes nothing: alone, with all others, in two slots and on two stages the same", async () => {
+test("other adapters change nothing: alone, with all others, in two slots and on two stages the same", async () => {
   const together = await done(recipe(NAMES));
   const variants = [await done(recipe(NAMES, "slots = 2")), await done(recipe(NAMES, "stages = 2"))];
   for (const name of NAMES) {
@@ -53,7 +53,7 @@ test("company changes nothing: alone, with all others, in two slots and on two s
   }
 }, 240_000);
 
-test("killed and gone on with, a run comes to the same, its reference that of the beginning", async () => {
+test("killed and continued, a run comes to the same, its reference that of the beginning", async () => {
   const names = ["dpo", "kto", "sft"];
   const text = recipe(names, "checkpoint = { steps = 4 }").replaceAll(/steps = (\d\d)\n/g, "steps = 3$1\n");
   const undisturbed = await done(text);
@@ -67,7 +67,7 @@ test("killed and gone on with, a run comes to the same, its reference that of th
   for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
 }, 180_000);
 
-test("an adapter as reference is not the base: of another rank, beside one that continues it", async () => {
+test("an adapter as reference is not the base: of another rank, next to one that continues it", async () => {
   const first = await done(recipe(["cpo"]));
   const path = place.project(recipe(["dpo", "smooth", "ipo"]), FILES);
   const folder = join(path, "..", "judge");
@@ -83,7 +83,7 @@ test("an adapter as reference is not the base: of another rank, beside one that 
   const judged = steps(both, "judged")[0]! as unknown as { loss: number; reward_margin: number };
   expect(Math.abs(judged.loss - Math.log(2))).toBeGreaterThan(0.05);
   expect(judged.reward_margin).toBeLessThan(-0.05); // the judge prefers what was chosen more than the base does
-  // Who continues the judge is the judge before its first step: by "start", and by its folder as well.
+  // An adapter that continues the judge is the judge before its first step: by "start", and by its folder as well.
   const on = (reference: string) =>
     text
       .replace('reference = "judge"', `reference = "${reference}"`)

@@ -24,7 +24,7 @@ const output = join(recipe, "..", "out");
 const at = (name: string) => join(output, name);
 const SCALES: Readonly<Record<string, number>> = { pissa: 1.5, quick: 18.4752, olora: 6.4 };
 
-test("the plan tells the recipe's rank, what is frozen beside it, and what is trained", async () => {
+test("the plan shows the recipe's rank, what is frozen with it, and what is trained", async () => {
   const { code, out } = await place.mlora("plan", recipe, "--json");
   expect(code).toBe(0);
   const { adapters } = JSON.parse(out);
@@ -34,7 +34,7 @@ test("the plan tells the recipe's rank, what is frozen beside it, and what is tr
   expect((await place.mlora("plan", recipe)).out).toContain("4 + 4 frozen");
 }, 60_000);
 
-test("each begins with the base's loss, learns, and is merged as generation has it beside the base", async () => {
+test("each begins with the base's loss, learns, and is merged as generation has it with the base", async () => {
   const { code, err } = await place.mlora("run", recipe);
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
   const evaluations = metrics(output, "evaluation");
@@ -60,7 +60,7 @@ test("each begins with the base's loss, learns, and is merged as generation has 
   expect((await place.mlora("generate", recipe, "--device", "cpu")).code).toBe(0);
 }, 120_000);
 
-test("what was written goes on as a plain LoRA of twice the rank", async () => {
+test("what was written is continued as a plain LoRA of twice the rank", async () => {
   const text = (rank: number) => `[model]\npath = "${place.model}"\nprecision = "fp32"\n[run]\noutput = "more"\ndevice = "cpu"
 [[adapter]]\nname = "more"\nfrom = "${at("pissa")}"\nrank = ${rank}\nalpha = ${(rank * 3) / 2}\nsteps = 1
 data = { train = "rows.jsonl", eval = "rows.jsonl" }\n`;
@@ -85,7 +85,7 @@ const one = (body: string) => {
 const lossesOf = (path: string) => metrics(join(path, "..", "out"), "evaluation").map(({ loss }) => Number(loss));
 const DATA = 'data = { train = "rows.jsonl", eval = "rows.jsonl" }';
 
-test("an init in [defaults] is for those that begin by it: not for one that goes on, nor for a VeRA", async () => {
+test("an init in [defaults] is for those that begin by it: not for one that continues, nor for a VeRA", async () => {
   const defaults = '[defaults]\ninit = "pissa"\nsteps = 1';
   const path = one(`${defaults}\n[[adapter]]\nname = "on"\nfrom = "${at("plain")}"\nrank = 4\ndropout = 0.1\n${DATA}\n`);
   const { code, err } = await place.mlora("run", path);

@@ -3,10 +3,10 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
-import { linearShape } from "../../src/base/spec.ts";
 import { largestEigen, type Matrix, matrix, multiply, orthonormal } from "../../src/device/algebra.ts";
 import { svdFactors } from "../../src/engine/svd-init.ts";
 import { originalWeights } from "../../src/engine/weight-source.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";

@@ -1,4 +1,4 @@
-// Data is read in a thread: with the same rows, while everything else goes on, within limits of time and memory.
+// Data is read in a thread: with the same rows, while all other work continues, within limits of time and memory.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
@@ -112,7 +112,7 @@ describe("limits", () => {
     expect((await read(few))[0]!.counts.rows).toBe(20);
   }, 60_000);
 
-  test("a reading that is aborted ends at once, with the reason, and timers go on meanwhile", async () => {
+  test("a reading that is aborted ends at once, with the reason, and timers continue meanwhile", async () => {
     const stop = new AbortController();
     let ticks = 0;
     const timer = setInterval(() => ticks++, 20);

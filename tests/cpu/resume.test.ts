@@ -1,4 +1,5 @@
-// Runs that are killed, interrupted or starved, and go on as if nothing had been: the same losses and weights as undisturbed ones.
+// Runs that are killed, interrupted or starved, and continue as if nothing had been: the same losses and weights as undisturbed
+// ones.
 
 import { afterAll, expect, test } from "bun:test";
 import { appendFileSync, existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
@@ -22,7 +23,7 @@ async function expectSame(disturbed: string, undisturbed: string, adapters: read
   expect(existsSync(join(outputOf(disturbed), ".mlora.lock"))).toBe(false);
 }
 
-/** Starts a run and kills it some milliseconds after its adapters have made so many steps. */
+/** Starts a run and kills it some milliseconds after its adapters have made that many steps. */
 async function killedAt(
   path: string,
   steps: number,
@@ -58,7 +59,7 @@ test("killed at random moments, also while checkpoints are written, a run comes 
   await expectSame(disturbed, undisturbed, adapters);
 }, 120_000);
 
-test("Ctrl-C keeps every adapter where it stands; the same command goes on from there, and then there is nothing left to do", async () => {
+test("Ctrl-C keeps every adapter where it stands; the same command continues from there, and then there is nothing left to do", async () => {
   const adapters = [0, 1, 2];
   const text = longer(unlike(adapters, "cpu"), 60);
   const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
@@ -74,14 +75,15 @@ test("Ctrl-C keeps every adapter where it stands; the same command goes on from 
     2,
     expect.stringContaining("is finished: all adapters of the recipe have ended"),
   ]);
-  writeFileSync(disturbed, text.replace("rank = 3\n", "rank = 4\n")); // also of who has ended: the recipe that is kept would not be true
+  // also of an adapter that has ended: the recipe that is kept would not be true
+  writeFileSync(disturbed, text.replace("rank = 3\n", "rank = 4\n"));
   const changed = await place.mlora("run", disturbed);
   expect([changed.code, changed.err]).toEqual([2, expect.stringContaining("adapter 'a0': rank was 3, is 4")]);
   const nothing = await place.mlora("run", place.project(text, SUMS), "--resume");
   expect([nothing.code, nothing.err]).toEqual([2, expect.stringContaining("holds no run to go on with")]);
 });
 
-test("a damaged checkpoint is told and the one before it is taken; with none left the adapter begins again", async () => {
+test("a damaged checkpoint is reported and the one before it is taken; with none left the adapter begins again", async () => {
   const adapters = [0, 3];
   const text = longer(unlike(adapters, "cpu", KEPT), 100);
   const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];

@@ -1,4 +1,4 @@
-// What the program does when nobody takes what it says: a pipe that was closed, a disk that is full.
+// What the program does when its output is not taken: a pipe that was closed, a disk that is full.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
@@ -22,7 +22,7 @@ async function shell(line: string) {
   return { out, err, code };
 }
 
-test("a run goes on when nobody hears of its progress, and says so when its results cannot be written", async () => {
+test("a run continues when its progress is read by no one, and says so when its results cannot be written", async () => {
   const recipe = () => place.project(unlike([0, 1], "cpu"), SUMS);
   const saved = (path: string) => existsSync(join(path, "..", "out", "a1", "adapter_model.safetensors"));
 

@@ -1,4 +1,4 @@
-// Adapters that end early and sweeps that are halved: who ends when, and that who goes on is not changed by it.
+// Adapters that end early and sweeps that are halved: which adapters end when, and that the others are not changed by it.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -59,34 +59,37 @@ test.each([
   ["all at once", "", 1],
   ["in two slots", "slots = 2\n", 1],
   ["over two stages", "", 2],
-] as const)("of a sweep the better half goes on at every rung, %s; who goes on trains as if alone", async (_, run, stages) => {
-  const [full, halved] = [
-    place.project(sweep(""), SUMS),
-    place.project(sweep("halving = { rung = 4, keep = 0.5 }\n", run), SUMS),
-  ];
-  await place.mlora("run", full);
-  const { code, out } = await place.mlora("run", halved, "--stages", `${stages}`);
-  expect(code).toBe(0);
-  const names = Object.keys(record(full));
-  const lossAt = (name: string, step: number) => evaluations(halved, name).find((found) => found.step === step)!.loss;
-  const first = names.toSorted((a, b) => lossAt(a, 4) - lossAt(b, 4)).slice(0, 3); // half of five, rounded up
-  const second = first.toSorted((a, b) => lossAt(a, 8) - lossAt(b, 8)).slice(0, 2);
-  for (const name of names) {
-    const { status, steps } = record(halved)[name];
-    const expected = second.includes(name) ? ["done", 12] : first.includes(name) ? ["dropped", 8] : ["dropped", 4];
-    expect([name, status, steps]).toEqual([name, ...expected] as never);
-    expect(existsSync(join(outputOf(halved), name))).toBe(second.includes(name));
-  }
-  for (const name of second) {
-    expect(leftOf(outputOf(halved), name).weights).toBe(leftOf(outputOf(full), name).weights);
-    expect(leftOf(outputOf(halved), name).steps).toEqual(leftOf(outputOf(full), name).steps);
-  }
-  // The table at the end is ranked, and its first is marked.
-  const rows = out.split("\n").filter((line) => /^[* ]*s-lr/.test(line));
-  const losses = rows.map((line) => Number(/-> ([\d.]+)/.exec(line)![1]));
-  expect(rows[0]).toStartWith("*");
-  expect(losses.slice(0, 2)).toEqual(losses.slice(0, 2).toSorted((a, b) => a - b));
-});
+] as const)(
+  "of a sweep the better half continues at every rung, %s; an adapter that continues trains as if alone",
+  async (_, run, stages) => {
+    const [full, halved] = [
+      place.project(sweep(""), SUMS),
+      place.project(sweep("halving = { rung = 4, keep = 0.5 }\n", run), SUMS),
+    ];
+    await place.mlora("run", full);
+    const { code, out } = await place.mlora("run", halved, "--stages", `${stages}`);
+    expect(code).toBe(0);
+    const names = Object.keys(record(full));
+    const lossAt = (name: string, step: number) => evaluations(halved, name).find((found) => found.step === step)!.loss;
+    const first = names.toSorted((a, b) => lossAt(a, 4) - lossAt(b, 4)).slice(0, 3); // half of five, rounded up
+    const second = first.toSorted((a, b) => lossAt(a, 8) - lossAt(b, 8)).slice(0, 2);
+    for (const name of names) {
+      const { status, steps } = record(halved)[name];
+      const expected = second.includes(name) ? ["done", 12] : first.includes(name) ? ["dropped", 8] : ["dropped", 4];
+      expect([name, status, steps]).toEqual([name, ...expected] as never);
+      expect(existsSync(join(outputOf(halved), name))).toBe(second.includes(name));
+    }
+    for (const name of second) {
+      expect(leftOf(outputOf(halved), name).weights).toBe(leftOf(outputOf(full), name).weights);
+      expect(leftOf(outputOf(halved), name).steps).toEqual(leftOf(outputOf(full), name).steps);
+    }
+    // The table at the end is ranked, and its first is marked.
+    const rows = out.split("\n").filter((line) => /^[* ]*s-lr/.test(line));
+    const losses = rows.map((line) => Number(/-> ([\d.]+)/.exec(line)![1]));
+    expect(rows[0]).toStartWith("*");
+    expect(losses.slice(0, 2)).toEqual(losses.slice(0, 2).toSorted((a, b) => a - b));
+  },
+);
 
 test("what has no held-out rows, no evaluations or no sweep to compare with is refused, with its place", async () => {
   const refused = async (text: string) => (await place.mlora("run", place.project(text, SUMS))).err;

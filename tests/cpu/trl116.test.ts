@@ -1,5 +1,5 @@
-// Against TRL 1.16's own trainers, from rows of data to weights: the tokens that are fed, those that are learned, the loss of each step
-// and what four steps make of the same adapter. docs/compatibility.md has the table.
+// Against TRL 1.16's own trainers, from rows of data to weights: the tokens that are fed, those that are learned, the loss of
+// each step and what four steps make of the same adapter. docs/compatibility.md has the table.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -79,7 +79,7 @@ ${SETTINGS[name] ?? ""}
   return recipe;
 }
 
-/** TRL has its own version of Qwen 3's template, whose mask takes in the line break behind the mark that ends a turn. */
+/** TRL has its own version of Qwen 3's template, whose mask takes in the line break after the mark that ends a turn. */
 const QWEN3 = "sft-qwen3";
 const LINE_BREAK = 201;
 
@@ -128,7 +128,7 @@ for (const [name, task] of Object.entries(golden.tasks).filter(([name]) => name 
     });
   });
 
-test("of Qwen 3's template TRL also learns the line break behind an end mark, and empty think blocks", () => {
+test("of Qwen 3's template TRL also learns the line break after an end mark, and empty think blocks", () => {
   const folder = join(work.root, "qwen3-template");
   cpSync(model, folder, { recursive: true });
   cpSync(join(GOLDEN, "qwen3.jinja"), join(folder, "chat_template.jinja"));

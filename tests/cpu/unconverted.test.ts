@@ -1,13 +1,13 @@
-// Adapters that PEFT takes off the base model where it loads them, PiSSA's and OLoRA's as they are saved without conversion: before its first step such an
-// adapter adds nothing to the base, whatever is done with it.
+// Adapters that PEFT takes off the base model where it loads them, PiSSA's and OLoRA's as they are saved without conversion:
+// before its first step such an adapter adds nothing to the base, whatever is done with it.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
-import { type Linear, linearShape } from "../../src/base/spec.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
 import { originalWeights } from "../../src/engine/weight-source.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { type PeftFactor, writePeftAdapter } from "../../src/files/peft.ts";
@@ -22,7 +22,10 @@ type Init = "pissa" | "olora";
 const TARGETS: readonly Linear[] = ["q_proj", "up_proj", "down_proj"];
 const RANK = 3;
 
-/** What PEFT saves before the first step; with `bent`, one value of B is another. Ranks are twice as large in layer 1 where `uneven`. */
+/**
+ * What PEFT saves before the first step; with `bent`, one value of B is another. Ranks are twice as large in layer 1 where
+ * `uneven`.
+ */
 function unconverted(init: Init, { dora = false, uneven = false, bent = false } = {}): string {
   const folder = join(place.root, `${init}-${dora}-${uneven}-${bent}`);
   mkdirSync(folder, { recursive: true });
@@ -110,7 +113,7 @@ const project = (body: string) => place.project(`${HEAD}${body}`, { ...FILES, "r
 const firstLoss = (path: string, name: string) =>
   Number(metrics(join(path, "..", "out"), "evaluation").find(({ adapter }) => adapter === name)!["loss"]);
 
-test("a run goes on with its half frozen, or with all of it, and measures preferences against it", async () => {
+test("a run continues with its half frozen, or with all of it, and measures preferences against it", async () => {
   const from = unconverted("olora");
   const targets = `targets = ${JSON.stringify(TARGETS)}\nsteps = 2\nlearning_rate = 1e-3`;
   const path = project(`[[adapter]]\nname = "half"\nfrom = "${from}"\ninit = "olora"\nrank = 3\nalpha = 5\n${targets}\n${DATA}
@@ -126,7 +129,7 @@ objective = { name = "dpo", reference = "${from}" }\n`);
   expect(firstLoss(path, "other") / firstLoss(path, "own")).toBeCloseTo(1, 4);
   const config = JSON.parse(readFileSync(join(path, "..", "out", "half", "adapter_config.json"), "utf8"));
   expect([config.r, config.init_lora_weights]).toEqual([6, true]);
-  // What was converted goes on in the same way.
+  // What was converted continues in the same way.
   const more = project(`[[adapter]]\nname = "more"\nfrom = "${join(path, "..", "out", "half")}"\ninit = "olora"
 rank = 3\nalpha = 5\n${targets}\n${DATA}`);
   const result = await place.mlora("run", more);
@@ -135,7 +138,7 @@ rank = 3\nalpha = 5\n${targets}\n${DATA}`);
   expect(firstLoss(more, "more") / Number(ended.at(-1)!["loss"])).toBeCloseTo(1, 5);
 }, 120_000);
 
-test("a recipe that takes it for another is told what it is", async () => {
+test("a recipe that takes it for another is refused with what it is", async () => {
   const refused = async (keys: string) => {
     const { code, err } = await place.mlora("plan", project(`[[adapter]]\nname = "on"\n${keys}\n${DATA}\n`));
     expect(code).toBe(2);
@@ -152,7 +155,7 @@ test("a recipe that takes it for another is told what it is", async () => {
   expect(odd).toContain("it has rank 5, and pissa wants one of twice the recipe's rank 4");
 }, 120_000);
 
-test("one of several ranks is told as a recipe has it, with its half frozen; with DoRA, all of it", async () => {
+test("one of several ranks is reported as a recipe has it, with its half frozen; with DoRA, all of it", async () => {
   for (const dora of [false, true]) {
     const from = `from = "${unconverted("pissa", { uneven: true, dora })}"\n${dora ? 'method = "dora"\n' : ""}`;
     const plan = (keys: string) => place.mlora("plan", project(`[[adapter]]\nname = "on"\n${from}${keys}\n${DATA}\n`));

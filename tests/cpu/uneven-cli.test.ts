@@ -1,12 +1,12 @@
-// Adapters whose ranks and scales differ by layer and linear, from the command line: planned, trained, exported, generated with, continued.
+// Adapters whose ranks and scales differ by layer and linear, from the command line: planned, trained, exported, generated
+// with, continued.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
 import { range } from "../../src/base/shape.ts";
-import { LINEARS, type Linear } from "../../src/base/spec.ts";
-import { pathOf } from "../../src/base/targeting.ts";
+import { LINEARS, type Linear, pathOf } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { countParameters } from "../../src/methods/layout.ts";
@@ -58,11 +58,12 @@ const CASES: Readonly<Record<string, Case>> = {
   },
   pissa: {
     keys: { init: "pissa", rank: 3, alpha: 6, targets: ["q_proj", "v_proj"], layers: [0, 2], rank_pattern: { v_proj: 5 } },
-    at: (layer, linear) => (layer === 1 ? null : linear === "q_proj" ? [6, 2] : linear === "v_proj" ? [10, 6 / 5] : null), // written with twice the ranks
+    // written with twice the ranks
+    at: (layer, linear) => (layer === 1 ? null : linear === "q_proj" ? [6, 2] : linear === "v_proj" ? [10, 6 / 5] : null),
   },
 };
 const NAMES = Object.keys(CASES);
-/** What an export says of the ranks and scales, to the digits that are told here. */
+/** What an export says of the ranks and scales, to the digits that are reported here. */
 const SPANS: Readonly<Record<string, string>> = {
   lora: "rank 2 to 7, scale 0.857142857142857",
   dora: "rank 3 to 9, scale 2 to 3.46410",
@@ -237,7 +238,7 @@ describe("trained", () => {
   }, 60_000);
 });
 
-test("interrupted on two stages they go on on one, to the same numbers; another pattern is told as what has changed", async () => {
+test("interrupted on two stages they continue on one, to the same numbers; another pattern is reported as what has changed", async () => {
   const adapters = NAMES.map((name) => ({ name, ...CASES[name]!.keys, steps: 100, eval_every: 40 }));
   const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
   expect((await place.mlora("run", undisturbed)).code).toBe(0);

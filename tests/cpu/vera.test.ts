@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { LINEARS, linearShape, modulePath } from "../../src/base/spec.ts";
+import { LINEARS, linearShape, modulePath } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";
@@ -122,7 +122,7 @@ test("projections of another program are read, merged and generated with, but no
   const file = join(folder, "adapter_model.safetensors");
   const spec = readModelSpec(join(GOLDEN, "llama", "model"));
   const targets = ["k_proj", "o_proj", "up_proj"] as const;
-  expect(readPeftAdapter(folder, spec).vera).toEqual({ projectionSeed: 0, dInitial: expect.closeTo(0.1), isDrawnHere: true });
+  expect(readPeftAdapter(folder, spec).own).toEqual({ projectionSeed: 0, dInitial: expect.closeTo(0.1), isDrawnHere: true });
   const tensors = valuesOf(file);
   const a = tensors.get("base_model.vera_A")!;
   expect(a.values).toEqual(drawn(projectionOf(spec, targets, 33, 0).a, a.values.length));
@@ -132,7 +132,7 @@ test("projections of another program are read, merged and generated with, but no
     [...tensors].map(([name, { shape, values }]) => ({ name, shape, dtype: "f32" as const, data: values })),
   );
   const saved = readPeftAdapter(folder, spec);
-  expect(saved.vera!.isDrawnHere).toBe(false);
+  expect(saved.own!.isDrawnHere).toBe(false);
   expect(saved.tensor(0, "k_proj", "A")[7]! / saved.tensor(0, "k_proj", "lambda_d")[0]!).toBeCloseTo(a.values[7]!, 5);
   tensors.delete("base_model.vera_A");
   const without = join(place.root, "without");

@@ -1,5 +1,5 @@
-"""Makes tests/golden/tokenizers: small tokenizers of the kinds that models of the Llama kind have, and what Python makes of texts
-and conversations with them.
+"""Makes tests/golden/tokenizers: small tokenizers of the kinds that models of the Llama kind have, and what Python makes of
+texts and conversations with them.
 
     python make_tokenizer.py [SMOLLM2_FOLDER]
 
@@ -31,7 +31,7 @@ LANGUAGES = [
     "你好，世界。今天天气很好。こんにちは世界、お元気ですか。안녕하세요 세계. ",
     "שלום עולם, מה שלומך היום? مرحبا بالعالم، كيف حالك اليوم؟ नमस्ते दुनिया, आप कैसे हैं? ",
     "for (int i = 0; i < n; ++i) {\n\t\tx[i] += 2 * y[i];  // see https://example.org/a?b=1&c=%20\n}\n",
-    # What only some readers take for a numeral or for white space: merges across it show who is who.
+    # What only some readers take for a numeral or for white space: merges across it show which is which.
     "x½ 3½y m² Ⅷa ½½ ² a\ufeff b \ufeff\ufeff c\u0085 d \u0085\u0085e  f\u0085\u0085 ",
 ]
 CORPUS = [text for _, text in sorted(topics.items())][:40] + LANGUAGES * 30
@@ -145,7 +145,8 @@ MISTRAL_MARKED = MISTRAL_CHAT.replace(
 
 
 def qwen3_marked(template: str) -> str:
-    """Around what the assistant writes behind its header: thoughts too, where the template keeps them. Tool calls are left out."""
+    """Around what the assistant writes after its header: thoughts too, where the template keeps them. Tool calls are left
+    out."""
 
     def replace(old: str, new: str, times: int) -> None:
         nonlocal template
@@ -224,7 +225,10 @@ def make_llama2() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     bytes_ = [AddedToken(f"<0x{byte:02X}>", special=True, normalized=False) for byte in range(256)]
-    trained(tokenizer, [*special("<unk>", "<s>", "</s>"), *bytes_], limit_alphabet=120)
+    # A limit alone keeps others of the characters that are equally frequent at each run: so those of the file that is there.
+    kept = json.loads((HERE / "llama2" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    alphabet = [token for token in kept if len(token) == 1]
+    trained(tokenizer, [*special("<unk>", "<s>", "</s>"), *bytes_], limit_alphabet=len(alphabet), initial_alphabet=alphabet)
     parsed = json.loads(tokenizer.to_str())
     parsed["pre_tokenizer"] = None
     # Bytes are words of the vocabulary, not special tokens: "<0x0A>" in a text is six characters.

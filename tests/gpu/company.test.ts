@@ -1,4 +1,4 @@
-// The promise on the GPU: an adapter learns the same alone, beside 3 and beside 31 others, and twice in a row, bit for bit.
+// The promise on the GPU: an adapter learns the same alone, with 3 and with 31 others, and twice in a row, bit for bit.
 
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
@@ -7,9 +7,9 @@ import { expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
-needs("gpu")("company changes nothing on the GPU", () => {
+needs("gpu")("other adapters change nothing on the GPU", () => {
   test.each(["int8", "nf4", "fp8"] as const)("over a base in %s", async (format) => {
-    const spec = { ...gpuFamilies["qwen2"]!, intermediate: 272 }; // fp8 wants multiples of 16
+    const spec = { ...gpuFamilies["qwen2"]!, intermediate: 272 }; // fp8 needs multiples of 16
     const ground: Ground = { spec, open: () => new CudaDevice("bf16"), passRows: 2048, format };
     const everyone = await train(range(12), ground);
     const staged = await train([1, 2, 5], ground, [1]);
@@ -25,7 +25,7 @@ needs("gpu")("company changes nothing on the GPU", () => {
       describe(`${family} in ${compute}`, () => {
         const ground: Ground = { spec, open: () => new CudaDevice(compute), passRows: 2048 };
 
-        test("alone, beside 3, beside 31, bit for bit", async () => {
+        test("alone, with 3, with 31, bit for bit", async () => {
           const everyone = await train(range(32), ground);
           const few = await train([5, 2, 0, 17], ground);
           for (const i of [2, 0, 17]) {

@@ -1,12 +1,14 @@
-// Contrastive instruction tuning on the GPU against the cpu device: losses, cosines and every gradient of one pass, beside another objective.
+// Contrastive instruction tuning on the GPU against the cpu device: losses, cosines and every gradient of one pass, with
+// another objective.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { LINEARS } from "../../src/families/linears.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
 import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";

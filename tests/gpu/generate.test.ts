@@ -1,4 +1,5 @@
-// Generation on the GPU: its kernels against float64, its greedy tokens against the cpu device's, and what company changes (nothing).
+// Generation on the GPU: its kernels against float64, its greedy tokens against the cpu device's, and what co-batching changes
+// (nothing).
 
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";

@@ -58,7 +58,7 @@ needs("gpu")("two processes that share a GPU", () => {
       expect(await other.exited).toBe(0);
     });
 
-  test("a neighbour that is killed ends the link at once, and the GPU goes on", async () => {
+  test("a neighbour that is killed ends the link at once, and the GPU continues", async () => {
     const capacity = { slots: 2, slotBytes: MIB };
     const { other, link } = await toEcho({ mode: "gone", capacity, sizes: [MIB, 5], group: 1 }, "ipc");
     await using _ = other;

@@ -1,4 +1,5 @@
-// All kinds, objectives and optimizers in one run on a GPU: bit for bit what each comes to alone, and in fp32 the cpu device's losses.
+// All kinds, objectives and optimizers in one run on a GPU: bit for bit what each comes to alone, and in fp32 the cpu device's
+// losses.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";

@@ -30,7 +30,7 @@ async function packed(device: Device, format: PackedFormat, rows: readonly numbe
   const [from, out] = [arena.tensor(device.compute, ...layout.shape), arena.tensor(device.compute, ...layout.shape)];
   const wide = Uint32Array.from(bits, (half) => half << 16);
   device.write(from, device.compute === "f32" ? wide : bits);
-  device.write(memory, new Uint8Array(bytes)); // what lies between the parts is nobody's
+  device.write(memory, new Uint8Array(bytes)); // what lies between the parts is in no use
   device.write(out, new Uint8Array(out.shape[0]! * columns * (device.compute === "f32" ? 4 : 2)).fill(255));
   for (const [linear, count] of rows.entries()) {
     const ptr = from.ptr + firstRow[linear]! * columns * (device.compute === "f32" ? 4 : 2);
@@ -65,7 +65,7 @@ needs("gpu")("packed weights on the GPU", () => {
         }
       });
 
-  test("fp8 products are as exact as their sums where e4m3 loses nothing: both of them, beside sums in f64", async () => {
+  test("fp8 products are as exact as their sums where e4m3 loses nothing: both of them, compared with sums in f64", async () => {
     using gpu = new CudaDevice("bf16");
     const [rows, K, linears] = [256, 400, [208, 48, 64]] as const;
     const firstRow = [0, 208, 256, 320];

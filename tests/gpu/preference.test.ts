@@ -1,4 +1,4 @@
-// Preferences on a GPU: the losses of the cpu device, and the same bytes in any company.
+// Preferences on a GPU: the losses of the cpu device, and the same bytes with any others.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -33,7 +33,7 @@ needs("gpu")("preferences on the GPU", () => {
     }
   });
 
-  test("in bf16 company changes nothing, and losses fall", async () => {
+  test("in bf16 other adapters change nothing, and losses fall", async () => {
     const together = await done(NAMES, "cuda", "auto");
     for (const name of ["dpo", "kto", "sft"]) {
       const alone = await done([name], "cuda", "auto");

@@ -1,5 +1,5 @@
-// PiSSA and OLoRA on a GPU: frozen halves stay, and what is trained is what the cpu device trains. That company changes nothing, alone and
-// beside the other kinds, in bf16 and fp32, is shown by tests/gpu/mixed.test.ts, whose list has them too.
+// PiSSA and OLoRA on a GPU: frozen halves stay, and what is trained is what the cpu device trains. That other adapters change
+// nothing, alone and next to the other kinds, in bf16 and fp32, is shown by tests/gpu/mixed.test.ts, whose list has them too.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -55,7 +55,7 @@ needs("gpu")("an adapter that begins with the weight", () => {
   });
 
   for (const precision of ["bf16", "fp32", "nf4"])
-    test(`its frozen half is the same after many steps, alone and in company, in ${precision}`, async () => {
+    test(`its frozen half is the same after many steps, alone and with others, in ${precision}`, async () => {
       const spec = readModelSpec(place.model);
       const [once, long] = [await done(NAMES, "cuda", precision, 1), await done(NAMES, "cuda", precision, 20)];
       for (const name of INITS) {

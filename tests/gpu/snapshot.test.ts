@@ -1,4 +1,4 @@
-// What is read of a GPU beside the work that follows.
+// What is read of a GPU concurrently with the work that follows.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

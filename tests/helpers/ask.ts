@@ -1,4 +1,5 @@
-// A run asked from a test's own process: how long an answer takes is not how long a program takes to start beside a busy neighbour.
+// A run asked from a test's own process: how long an answer takes is not how long a program takes to start next to a busy
+// neighbour.
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,7 +10,7 @@ import type { Workplace } from "./program.ts";
 /** A run answers within this time, or the request fails. */
 const ANSWER_MS = 5_000;
 
-/** Asks the only run that goes on in a place. */
+/** Asks the only run under way in a place. */
 export async function asker(place: Workplace) {
   const runs = join(place.root, "cache", "runs");
   const [entry] = readdirSync(runs).map((name) => JSON.parse(readFileSync(join(runs, name), "utf8")));

@@ -36,7 +36,10 @@ export function writeBaseCase(folder: string, { model, config, head }: BaseCase)
 
 const [EMBEDDING, HEAD] = ["model.embed_tokens.weight", "lm_head.weight"];
 
-/** Gives a bf16 model in one file a head: the embedding, in f32 too, or with its rows seven further down; "alone": instead of the embedding. */
+/**
+ * Gives a bf16 model in one file a head: the embedding, in f32 too, or with its rows seven further down; "alone": instead of
+ * the embedding.
+ */
 export function writeHead(folder: string, head: NonNullable<BaseCase["head"]>): void {
   const path = join(folder, "model.safetensors");
   const tensors = bf16TensorsIn(path);

@@ -95,7 +95,7 @@ export function script({ name, input = null }: Script) {
   return {
     pid: child.pid,
     exited: child.exited,
-    /** The next line; throws when there is none. */
+    /** The next line; throws when there is not one. */
     line: async (): Promise<string> => {
       const { value, done } = await lines.next();
       if (done) throw new Error(`${name} ended with ${await child.exited} before its next line`);

@@ -1,5 +1,5 @@
-// The comparison of contrastive instruction tuning with torch's autograd (tests/golden/cit), for any device: ten steps of an adapter, with
-// negatives within each micro-batch.
+// The comparison of contrastive instruction tuning with torch's autograd (tests/golden/cit), for any device: ten steps of an
+// adapter, with negatives within each micro-batch.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

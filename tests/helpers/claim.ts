@@ -1,7 +1,7 @@
 // One of several processes that try to take the same folders, each at the same moment; a program of its own, since a lock is a
-// process's. Arguments: when the first is tried, in ms since 1970, how many ms from one to the next, how many processes there are, a folder
-// where each says that it is through, and the folders. Prints for each "taken", or why it was refused, and holds what it has taken until all
-// are through: one that comes late on a busy machine must not find what others have given back.
+// process's. Arguments: when the first is tried, in ms since 1970, how many ms from one to the next, how many processes there
+// are, a folder where each says that it is through, and the folders. Prints for each "taken", or why it was refused, and holds
+// what it has taken until all are through: one that comes late on a busy machine must not find what others have given back.
 
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

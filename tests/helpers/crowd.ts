@@ -1,14 +1,16 @@
-// A crowd of adapters, no two alike, trained together for a few steps as a run does: for tests of what company changes (nothing).
+// A crowd of adapters, no two alike, trained together for a few steps as a run does: for tests of what co-batching changes
+// (nothing).
 
 import { expect } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
+import { LINEARS, type Linear } from "../../src/families/linears.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";

@@ -153,7 +153,7 @@ const SHARE_DAMAGES: Readonly<Record<string, (segment: SegmentRef, rng: Rng) => 
   "a row twice": (segment) => ({ ...segment, rows: [...segment.rows, segment.rows.at(-1)!] }),
   "rows in another order": (segment) => (segment.rows.length < 2 ? null : { ...segment, rows: segment.rows.toReversed() }),
   "another end": (segment) => ({ ...segment, last: !segment.last }),
-  // How many tokens came before, nobody but the data knows; that it is none, the mini-batch tells.
+  // Only the data knows how many tokens came before; the mini-batch tells that there are none.
   "another place": (segment) => ({ ...segment, firstRow: segment.firstRow === 0 ? 7 : 0 }),
   "another mini-batch": (segment, rng) => ({
     ...segment,

@@ -11,7 +11,7 @@ function call(...command: readonly string[]): void {
 
 const mounted = (folder: string): Disposable => ({ [Symbol.dispose]: () => call("umount", "--lazy", folder) });
 
-/** A disk of so many KiB in the place of a folder. Disposing takes it away, with all that is on it. */
+/** A disk of that many KiB in the place of a folder. Disposing takes it away, with all that is on it. */
 export function smallDisk(folder: string, kib: number): Disposable {
   mkdirSync(folder, { recursive: true });
   call("mount", "-t", "tmpfs", "-o", `size=${kib}k`, "tmpfs", folder);
@@ -24,12 +24,12 @@ export function readOnly(folder: string): Disposable {
   mkdirSync(aside);
   call("mount", "--bind", folder, aside);
   using _ = mounted(aside);
-  call("mount", "-o", "remount,bind,ro", aside); // where nobody writes at this moment
+  call("mount", "-o", "remount,bind,ro", aside); // where nothing is written at this moment
   call("mount", "--bind", aside, folder);
   return mounted(folder);
 }
 
-/** Lets a file grow until so many bytes are left on its disk. */
+/** Lets a file grow until that many bytes are left on its disk. */
 export function leaveFree(ballast: string, bytes: number): void {
   const { bavail, bsize } = statfsSync(join(ballast, ".."));
   const more = bavail * bsize - bytes;
@@ -37,7 +37,7 @@ export function leaveFree(ballast: string, bytes: number): void {
   try {
     writeFileSync(ballast, new Uint8Array(more), { flag: "a" });
   } catch (error) {
-    if ((error as { code?: string }).code !== "ENOSPC") throw error; // somebody else wrote meanwhile: it is full
+    if ((error as { code?: string }).code !== "ENOSPC") throw error; // another wrote meanwhile: it is full
   }
 }
 

@@ -1,11 +1,12 @@
-// Has the file calls of a program and its children fail, one in each run: calls on files below a folder are counted, and the one of a given
-// number fails, is done by half, is late, or is the last thing that the program does. Works below libc (seccomp's user notification), since
-// Bun makes system calls of its own.
+// Has the file calls of a program and its children fail, one in each run: calls on files below a folder are counted, and the
+// one of a given number fails, is done by half, is late, or is the last thing that the program does. Works below libc
+// (seccomp's user notification), since Bun makes system calls of its own.
 //
 //   faults FOLDER NUMBER KIND REPORT -- PROGRAM ARGUMENTS...
 //
-// KIND: none, short, delay, kill, or an errno's name; "unsynced": all calls of fsync on folders fail, as on a file system that has none. REPORT gets the number of calls, and on a second line the call that was chosen. The
-// exit code is the program's; 128 + the signal where one ended it; 99 where this cannot be done here.
+// KIND: none, short, delay, kill, or an errno's name; "unsynced": all calls of fsync on folders fail, as on a file system that
+// has none. REPORT gets the number of calls, and on a second line the call that was chosen. The exit code is the program's; 128
+// + the signal where one ended it; 99 where this cannot be done here.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -63,7 +64,7 @@ static int indexOf(int number) {
   return -1;
 }
 
-/** All of CALLS are asked about, everything else goes on as ever. */
+/** All of CALLS are asked about, everything else continues as ever. */
 static int watched(void) {
   struct sock_filter filter[COUNT + 3];
   int n = 0;

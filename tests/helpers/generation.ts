@@ -3,11 +3,12 @@
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range } from "../../src/base/shape.ts";
-import { LINEARS, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { type GenerationBatch, tiledRows } from "../../src/schedule/decode.ts";

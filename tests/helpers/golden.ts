@@ -4,7 +4,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { LINEARS, type Linear, modulePath } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, modulePath } from "../../src/families/linears.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";

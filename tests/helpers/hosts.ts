@@ -1,5 +1,5 @@
-// Machines that ssh reaches, with nothing between them but a network that can be cut (hosts/hosts.sh): no right of root's is needed,
-// only that of namespaces. All processes are in one PID namespace, which ends when this process does, however it ends.
+// Machines that ssh reaches, with nothing between them but a network that can be cut (hosts/hosts.sh): no right of root's is
+// needed, only that of namespaces. All processes are in one PID namespace, which ends when this process does, however it ends.
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -30,7 +30,7 @@ for process in /proc/[0-9]*; do
   printf '\0'
 done`;
 
-/** Its path; null where there is none. In many PATHs there is no sbin. */
+/** Its path; null where there is not one. In many PATHs there is no sbin. */
 export const sshdPath = (): string | null => Bun.which("sshd", { PATH: `${process.env["PATH"]}:/usr/sbin:/usr/local/sbin` });
 
 /** Whether this user may make all that the hosts are made of. */

@@ -1,5 +1,6 @@
-// A small run in which one file call fails, is done by half, is late, or is the last (faults.c), or in which no folder can be synced; and what has to hold after it: the same
-// command comes to the bytes of an undisturbed run, or says why not, and nothing outside the run's folder has changed.
+// A small run in which one file call fails, is done by half, is late, or is the last (faults.c), or in which no folder can be
+// synced; and what has to hold after it: the same command comes to the bytes of an undisturbed run, or says why not, and
+// nothing outside the run's folder has changed.
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -31,7 +32,10 @@ export function canInject(): boolean {
   }
 }
 
-/** What came of a fault: which call it was ("EIO fsync /..."; empty where there was none of its number), and how both runs ended. */
+/**
+ * What came of a fault: which call it was ("EIO fsync /..."; empty where there was none of its number), and how both runs
+ * ended.
+ */
 export type Came = { readonly call: string; readonly calls: number; readonly first: Ended; readonly second: Ended };
 
 export class Injector {
@@ -43,7 +47,7 @@ export class Injector {
     if (!compile(this.#program)) throw new Error("gcc is needed");
   }
 
-  /** A project with a folder of the user's beside the run's, to which a link in the run's leads. */
+  /** A project with a folder of the user's next to the run's, to which a link in the run's leads. */
   #project(): string {
     const path = this.place.project(RECIPE, SUMS);
     const [folder, mine] = [join(path, ".."), join(path, "..", "mine")];
@@ -62,7 +66,7 @@ export class Injector {
     return calls;
   }
 
-  /** Has a fault happen and goes on after it. Throws an Error that says what is not as it has to be. */
+  /** Has a fault happen and resumes after it. Throws an Error that says what is not as it has to be. */
   async come(fault: Fault): Promise<Came> {
     const path = this.#project();
     const before = this.#outside(path);

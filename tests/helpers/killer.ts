@@ -1,5 +1,6 @@
-// A small run whose processes are killed at seeded moments, while adapters are kept and exported, join and are forked; and what has to hold
-// after it: the same command comes to the bytes of undisturbed runs, on whatever number of stages each of its parts was trained.
+// A small run whose processes are killed at seeded moments, while adapters are kept and exported, join and are forked; and what
+// has to hold after it: the same command comes to the bytes of undisturbed runs, on whatever number of stages each of its parts
+// was trained.
 
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -26,7 +27,10 @@ const COMES = longer(unlike([LATE], "cpu"), 2);
 const MOST_STAGES = 3;
 const LIMIT_MS = 240_000;
 
-/** When a process is killed. `beginning`: soon after the start. The others: when something of the kind is seen in the run's folder. */
+/**
+ * When a process is killed. `beginning`: soon after the start. The others: when something of the kind is seen in the run's
+ * folder.
+ */
 export const MOMENTS = ["beginning", "step", "checkpoint", "export", "request"] as const;
 type Moment = (typeof MOMENTS)[number];
 export const VICTIMS = ["coordinator", "stage", "server"] as const;
@@ -57,7 +61,10 @@ export class Killer {
     }
   }
 
-  /** A run with so many kills, or as many as it has time for, and its end. Throws an Error that says what is not as it has to be. */
+  /**
+   * A run with that many kills, or as many as it has time for, and its end. Throws an Error that says what is not as it has to
+   * be.
+   */
   async come(seed: number, number: number, kills: number): Promise<Came> {
     const rng = new Rng(seed, number);
     const one = new KilledRun(this.place, rng, kills);
@@ -136,7 +143,7 @@ class KilledRun {
     return this.#run === null && this.#last !== null && this.#last.code !== 137;
   }
 
-  /** Starts the run where it does not go on; a while later, has it asked what it has not been yet. */
+  /** Starts the run where it is not under way; a while later, has it asked what it has not been yet. */
   async #step(): Promise<void> {
     if (performance.now() > this.#end) throw new Error(`not at its end after ${LIMIT_MS} ms`);
     if (this.#run === null) {

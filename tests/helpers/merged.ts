@@ -1,7 +1,9 @@
 // What a merged model is to be, written down once more: one number after the other.
 
-import { type Linear, linearShape, type ModelSpec, modulePath } from "../../src/base/spec.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { type Linear, linearShape, modulePath } from "../../src/families/linears.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { rankAt } from "../../src/methods/placement.ts";

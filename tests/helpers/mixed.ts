@@ -1,5 +1,5 @@
-// A run of all that can be mixed: kinds, objectives and optimizers beside each other, ranks from 4 to 128. The table is the list: what is
-// new gets a line there, and tests/cpu/mixed.test.ts and tests/gpu/mixed.test.ts hold it against its run alone.
+// A run of all that can be mixed: kinds, objectives and optimizers next to each other, ranks from 4 to 128. The table is the
+// list: what is new gets a line there, and tests/cpu/mixed.test.ts and tests/gpu/mixed.test.ts hold it against its run alone.
 
 import { stringify } from "smol-toml";
 import { FILES } from "./preferences.ts";

@@ -4,8 +4,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
-import { tensorShapes } from "../../src/files/basemodel.ts";
-import { specOf } from "../../src/files/config.ts";
+import { specOf } from "../../src/families/registry.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
 import { toBf16 } from "../../src/files/convert.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 

@@ -24,7 +24,7 @@ const WORDS = [
   '"""',
 ].map((word) => Buffer.from(word));
 
-/** Some bytes changed, left out, put in, doubled, taken from `other`, or all behind a place cut off. */
+/** Some bytes changed, left out, put in, doubled, taken from `other`, or all after a place cut off. */
 export function mutateBytes(bytes: Uint8Array, rng: Rng, other: Uint8Array = bytes): Buffer {
   let out = Buffer.from(bytes);
   for (let n = 1 + rng.below(3); n > 0; n--) {

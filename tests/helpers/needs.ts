@@ -1,5 +1,5 @@
-// Tests are sorted by what they need. A suite that needs what this machine lacks is skipped aloud: its name says what is missing,
-// and scripts/test lists it. MLORA_REQUIRE=gpu,nats on a machine that must have them turns the skip into a failure.
+// Tests are sorted by what they need. A suite that needs what this machine lacks is skipped aloud: its name says what is
+// missing, and scripts/test lists it. MLORA_REQUIRE=gpu,nats on a machine that must have them turns the skip into a failure.
 
 import { describe } from "bun:test";
 import { existsSync } from "node:fs";
@@ -8,6 +8,7 @@ import { assetNames } from "../../src/base/assets.ts";
 import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
+import { isCompiled, readManifest } from "../../src/device/cuda/manifest.ts";
 import { canMount } from "./disk.ts";
 import { canMakeHosts, sshdPath } from "./hosts.ts";
 import { canInject } from "./injector.ts";
@@ -20,8 +21,8 @@ const HAVE = {
   nats: () => (assetNames().includes("nats-server") ? 1 : 0),
   /** The quickstart's base model: scripts/model makes it. */
   model: () => (existsSync(join(ROOT, "models", "SmolLM2-135M-Instruct", "config.json")) ? 1 : 0),
-  /** GPU kernels: scripts/kernels makes them. */
-  kernels: () => (assetNames().includes("kernels/manifest.json") ? 1 : 0),
+  /** All GPU kernels: scripts/kernels makes them. */
+  kernels: () => (assetNames().includes("kernels/manifest.json") && readManifest().every(isCompiled) ? 1 : 0),
   /** The right to mount small disks. */
   disks: () => (canMount() ? 1 : 0),
   /** Debian's openssh-server. */

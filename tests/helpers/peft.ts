@@ -1,5 +1,5 @@
-// The comparison with Hugging Face PEFT, for any device: three unequal adapters trained together here, each alone there, from the
-// same initial files, over the same rows, for ten optimizer steps with accumulation and clipping.
+// The comparison with Hugging Face PEFT, for any device: three unequal adapters trained together here, each alone there, from
+// the same initial files, over the same rows, for ten optimizer steps with accumulation and clipping.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -7,12 +7,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
@@ -51,7 +52,10 @@ const close = (got: number, want: number, tolerance: number, what: string) => {
   expect(Math.abs(got - want) / Math.abs(want), `${what}: ${got}, PEFT ${want}`).toBeLessThan(tolerance);
 };
 
-/** How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them, where that is not in it. */
+/**
+ * How far what ours adds to the weights is from what theirs adds, less what it began as, which PEFT took off them, where that
+ * is not in it.
+ */
 function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, begun: SavedAdapter | null): number {
   const added = (of: SavedAdapter, layer: number, linear: Linear) => {
     const shape = linearShape(spec, linear);
@@ -71,7 +75,10 @@ function changeOff(spec: ModelSpec, ours: SavedAdapter, theirs: SavedAdapter, be
   return Math.sqrt(difference / size);
 }
 
-/** The factors in a golden's folder. One that begins as a part of the weight is refused as an adapter, for PEFT takes that off the weight. */
+/**
+ * The factors in a golden's folder. One that begins as a part of the weight is refused as an adapter, for PEFT takes that off
+ * the weight.
+ */
 function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
   const copy = mkdtempSync(join(tmpdir(), "mlora-golden-"));
   try {
@@ -85,7 +92,10 @@ function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
   }
 }
 
-/** Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that part. */
+/**
+ * Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that
+ * part.
+ */
 function begunFrom(golden: Golden): readonly (Golden & { readonly what: string; readonly fromFiles: boolean })[] {
   if (golden.name !== "principal") return [{ ...golden, what: golden.name, fromFiles: false }];
   const continued = golden.adapters.map((of) => ({ ...of, recipe: { ...of.recipe, initialAdapter: of.initial } }));
@@ -106,8 +116,8 @@ export function comparesWithPeft(
   for (const golden of names.flatMap((name) => begunFrom(loadGolden(name))))
     describe(`${golden.what}, as PEFT trains it`, () => {
       const { name } = golden;
-      // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the distance of
-      // the singular values on both sides of the rank.
+      // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the
+      // distance of the singular values on both sides of the rank.
       const asPeftRounds = Math.max(tolerance.loss, 1e-5);
       const loss = golden.fromFiles ? asPeftRounds : tolerance.loss;
       const gradNorm = golden.fromFiles ? Math.max(tolerance.gradNorm, 3e-5) : tolerance.gradNorm;
@@ -161,7 +171,8 @@ export function comparesWithPeft(
                   null,
                 )
               : changeOff(plan.spec, ours, theirs, readFactorsOf(adapter.initial, plan.spec));
-            expect(change).toBeLessThan(Math.max(3 * tolerance.weights, golden.fromFiles ? 1e-4 : 0)); // a difference of two rounded products
+            // a difference of two rounded products
+            expect(change).toBeLessThan(Math.max(3 * tolerance.weights, golden.fromFiles ? 1e-4 : 0));
             continue;
           }
           let [difference, size] = [0, 0];

@@ -18,7 +18,7 @@ export type Running = {
 export class Workplace implements Disposable {
   readonly root = mkdtempSync(join(tmpdir(), "mlora-program-"));
   readonly model = join(this.root, "model");
-  /** Where the programs have their temporary files: nobody else's are there. */
+  /** Where the programs have their temporary files: no other's are there. */
   readonly temporary = join(this.root, "tmp");
   #made = 0;
   readonly #running = new Set<Bun.Subprocess>();
@@ -28,7 +28,7 @@ export class Workplace implements Disposable {
     mkdirSync(this.temporary);
   }
 
-  /** `environment`: beside ours. `prefix`: a program that starts it. */
+  /** `environment`: in addition to ours. `prefix`: a program that starts it. */
   start(args: readonly string[], environment: Readonly<Record<string, string>> = {}, prefix: readonly string[] = []): Running {
     const child = Bun.spawn([...prefix, process.execPath, MAIN, ...args], {
       cwd: this.root,
@@ -81,7 +81,9 @@ export function metrics(output: string, type: string): readonly Record<string, u
     .filter((line) => line.type === type);
 }
 
-/** A recipe of up to eight adapters, no two of which are alike: rank, dropout, targets, batch, accumulation, clipping, length. */
+/**
+ * A recipe of up to eight adapters, no two of which are alike: rank, dropout, targets, batch, accumulation, clipping, length.
+ */
 export function unlike(adapters: readonly number[], device: string, more = ""): string {
   const targets = ['"all-linear"', '["q_proj", "down_proj"]', '["o_proj", "up_proj", "v_proj"]'];
   const one = (i: number) => `

@@ -1,5 +1,5 @@
-// Rows that nobody would write by hand: fields of every form, roles that are known and not, nulls, numbers, lists and objects where texts
-// are expected. Every text is of words that occur nowhere else, so that a test can look for what became of them.
+// Rows that no one would write by hand: fields of every form, roles that are known and not, nulls, numbers, lists and objects
+// where texts are expected. Every text is of words that occur nowhere else, so that a test can look for what became of them.
 
 import type { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";

@@ -1,5 +1,6 @@
-// A machine that has less memory than it says: loaded before the C library, it refuses what the native kernels' library asks for beyond
-// MLORA_TEST_BYTES in all, in each process. The program's children inherit no LD_PRELOAD from it: they are given it again.
+// A machine that has less memory than it says: loaded before the C library, it refuses what the native kernels' library asks
+// for beyond MLORA_TEST_BYTES in all, in each process. The program's children inherit no LD_PRELOAD from it: they are given it
+// again.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -3,7 +3,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { mix } from "../../src/base/rng.ts";
-import { type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { writePeftAdapter } from "../../src/files/peft.ts";
 
 export const SMOLLM = join(import.meta.dir, "..", "..", "models", "SmolLM2-135M-Instruct");

@@ -2,7 +2,10 @@
 
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
 
-/** Qwen 3's template writes an empty think block into answers without thoughts; transformers' mask takes it in, and it is not learned here. */
+/**
+ * Qwen 3's template writes an empty think block into answers without thoughts; transformers' mask takes it in, and it is not
+ * learned here.
+ */
 export function withoutEmptyThoughts(ids: readonly number[], mask: readonly number[], tokenizer: Tokenizer): number[] {
   const learned = [...mask];
   const texts = ids.map((id) => tokenizer.decode([id]));

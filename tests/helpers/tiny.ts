@@ -2,11 +2,12 @@
 
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
+import { LINEARS } from "../../src/families/linears.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { roomOf } from "../../src/methods/layout.ts";
 import type { StageSizes } from "../../src/plan/memory.ts";
@@ -47,8 +48,8 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
 };
 
 /**
- * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in bf16,
- * so that all devices have the same.
+ * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in
+ * bf16, so that all devices have the same.
  */
 export const randomFill =
   (device: Device, seed: number): FillTensor =>

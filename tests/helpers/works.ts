@@ -1,4 +1,4 @@
-// Random work for pipelines: crowds of adapters with nothing in common, and times that nobody chose.
+// Random work for pipelines: crowds of adapters with nothing in common, and times that were not chosen.
 
 import { hash, type Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";

@@ -1,6 +1,6 @@
-// Answers as TRL 1.16's training templates mark them (tests/golden/answers/make.py). TRL marks what its {% generation %} blocks enclose; here an
-// answer begins where generation begins, behind the generation prompt, and ends with its mark: so where they differ, TRL's has a piece of
-// the header before it, or the line break or the end of the whole chat behind it.
+// Answers as TRL 1.16's training templates mark them (tests/golden/answers/make.py). TRL marks what its {% generation %} blocks
+// enclose; here an answer begins where generation begins, after the generation prompt, and ends with its mark: so where they
+// differ, TRL's has a piece of the header before it, or the line break or the end of the whole chat after it.
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

@@ -1,4 +1,5 @@
-// Where answers lie in a conversation's text, and what of a row's text is learned: under templates that end, trim, move or leave out.
+// Where answers lie in a conversation's text, and what of a row's text is learned: under templates that end, trim, move or
+// leave out.
 
 import { describe, expect, test } from "bun:test";
 import { readdirSync, writeFileSync } from "node:fs";
@@ -108,7 +109,7 @@ describe("an answer's span", () => {
     );
   });
 
-  test("holds the white space that the answer ends with, and the mark behind it", () => {
+  test("holds the white space that the answer ends with, and the mark after it", () => {
     const under = (...answers: string[]) =>
       bracketed(
         named["no generation prompt"],
@@ -132,7 +133,7 @@ describe("an answer's span", () => {
     );
   });
 
-  test("holds a tool's call without a word beside it, wherever in the conversation", () => {
+  test("holds a tool's call without a word of text, wherever in the conversation", () => {
     const call = said("", { tool_calls: [{ type: "function", function: { name: "f", arguments: { a: "<|im_end|>" } } }] });
     const messages = [user("U1"), call, { role: "tool", content: "T1" }, said("A1"), user("U2"), call];
     const learned = '[[<tool_call>f{"a": "<|im_end|>"}</tool_call><|im_end|>]]';
@@ -157,13 +158,13 @@ describe("an answer's span", () => {
     }
   });
 
-  test("cannot be told where the template does not write what the turn says", () => {
+  test("cannot be found where the template does not write what the turn says", () => {
     const shuffled = rendererOf("{% for m in messages | reverse %}{{ m.role + (m.content | upper) }}{% endfor %}");
     expect(() => renderAnswers(chatOf([user("u"), said("a"), user("v"), said("b")]), shuffled)).toThrow(RowFault);
   });
 });
 
-test("the marks behind answers are those that end a conversation", () => {
+test("the marks after answers are those that end a conversation", () => {
   const found = Object.fromEntries(Object.entries(named).map(([name, renderer]) => [name, endMarks(renderer)]));
   expect(found).toEqual({
     chatml: ["<|im_end|>"],
@@ -268,7 +269,7 @@ describe("plain text", () => {
     return loadTokenizer(folder);
   });
 
-  test("a prompt and its completion are one text: no space comes between them that nobody wrote (ids as TRL 1.16 makes them)", () => {
+  test("a prompt and its completion are one text: no space comes between them that is in neither (ids as TRL 1.16 makes them)", () => {
     for (const [prompt, completion, ids, mask] of [
       ["a", "b", [5, 7, 2], [0, 1, 1]],
       ["a", " b", [5, 8, 2], [0, 1, 1]],
@@ -277,7 +278,7 @@ describe("plain text", () => {
       expect(tokenise(pair(prompt, completion), spaced, "completion")).toEqual({ ids: [...ids], mask: [...mask] });
   });
 
-  test("what is learned begins where the ids part from the prompt's, which is told where the prompt's end is changed", () => {
+  test("what is learned begins where the ids part from the prompt's, which is reported where the prompt's end is changed", () => {
     const row = tokenise(pair("b b ", "b"), spaced, "completion");
     expect(row).toEqual({ ids: [8, 8, 8, 2], mask: [0, 0, 1, 1], joined: true }); // alone, the prompt ends with a "▁"
   });

@@ -64,13 +64,13 @@ describe("a cached file", () => {
     ["cut short", content.slice(0, 4)],
     ["changed without a change of size", content.with(3, 0x41)],
     ["empty", new Uint8Array()],
-  ])("is mended when it was %s", (_, wrong) => {
+  ])("is fixed when it was %s", (_, wrong) => {
     const path = put(folder("mended"));
     writeFileSync(path, wrong);
     expect(readFileSync(put(folder("mended")))).toEqual(Buffer.from(content));
   });
 
-  test("lies beside another of the same name", () => {
+  test("lies next to another of the same name", () => {
     const other = new TextEncoder().encode("other");
     const otherSha = new Bun.CryptoHasher("sha256").update(other).digest("hex");
     const first = put(folder("two"));
@@ -84,7 +84,7 @@ describe("a folder that will not do is passed over", () => {
   test("where others may write", () => {
     expect(put(folder("open", 0o777), folder("safe"))).toStartWith(folder("safe"));
     expect(put(folder("group", 0o770), folder("safe"))).toStartWith(folder("safe"));
-    expect(put(folder("sticky", 0o1777))).toStartWith(folder("sticky")); // as /tmp: nobody else can change what is ours
+    expect(put(folder("sticky", 0o1777))).toStartWith(folder("sticky")); // as /tmp: no other can change what is ours
   });
 
   test("where others may write in the file's own folder", () => {

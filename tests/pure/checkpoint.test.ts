@@ -1,4 +1,5 @@
-// Checkpoints on disk: the one of a step that has one already, those that are damaged, full disks; and metrics of any size, taken back.
+// Checkpoints on disk: the one of a step that has one already, those that are damaged, full disks; and metrics of any size,
+// taken back.
 
 import { afterAll, expect, test } from "bun:test";
 import {
@@ -26,7 +27,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const spec = tinySpec();
 const part = { from: 0, to: spec.layers };
-const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, magnitudes: [], vectors: [] });
+const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, methods: {} });
 const made = { settings: "{}", data: "d", model: "m" };
 const at = (step: number, tokens = 1) => ({
   ...{ adapter: "a", step, tokens, seconds: 1, firstLoss: 1, lastLoss: 1, before: null, best: null, made },
@@ -38,7 +39,7 @@ const snapshot = {
 };
 
 /** The same of twice the rank. */
-const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, magnitudes: [], vectors: [] });
+const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, methods: {} });
 const blocks = () => new Float32Array(wide.size).fill(0.5);
 const large = { rank: 8, stages: [{ layerRange: part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
 
@@ -77,7 +78,7 @@ needs("disks")("on a full disk", () => {
   }
   const stepsIn = (folder: string) => checkpointsIn(folder).map((path) => readCheckpoint(path).progress.step);
 
-  test("the older of two makes room for the next, which is told; the newest stays until its successor is there", () => {
+  test("the older of two makes room for the next, which is reported; the newest stays until its successor is there", () => {
     const folder = join(root, "full");
     using _ = disk(folder, 2);
     const notices: string[] = [];

@@ -73,7 +73,7 @@ test("slopes by cosines are the derivatives of the loss while lambda is the weig
     }
 });
 
-test("a row is right when its own paraphrase is the likest; alone it is told from nothing and pulls at nothing", () => {
+test("a row is right when its own paraphrase is the most similar; alone it has no contrast and no gradient", () => {
   const objective = { name: "cit", lambda: 1, temperature: 0.05, pooling: "last" } as const;
   const two: [number, number][] = [
     [-5, -6],

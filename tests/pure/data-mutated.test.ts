@@ -1,4 +1,5 @@
-// Damaged data and tokenizers: each is read or refused by a RequestError, never by a crash. Seeded, so that a failure comes back.
+// Damaged data and tokenizers: each is read or refused by a RequestError, never by a crash. Seeded, so that a failure comes
+// back.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

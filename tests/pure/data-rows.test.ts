@@ -1,4 +1,4 @@
-// What becomes of rows of each form: ids and targets, cut and dropped rows, held-out rows, and the faults that are told.
+// What becomes of rows of each form: ids and targets, cut and dropped rows, held-out rows, and the faults that are reported.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -162,7 +162,8 @@ describe("forms", () => {
     const qwen = goldenTokenizer("qwen3");
     const [sample] = load(lines({ messages }), {}, qwen).train;
     expect(learned(sample!, qwen)).toBe(
-      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>Two.<|im_end|>', // the template's empty think block is read, not learned
+      // the template's empty think block is read, not learned
+      '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>Two.<|im_end|>',
     );
   });
 });
@@ -235,7 +236,7 @@ test("adapters that read a file in the same way share its rows; those that do no
   expect(get({}).ids.length).toBeGreaterThan(3);
 });
 
-describe("what a file may hold beside rows", () => {
+describe("what a file may hold in addition to rows", () => {
   test("blank lines, CRLF, a byte order mark, and a last line without an end", () => {
     const dataset = load('\ufeff\r\n{"text": "a"}\r\n\n   \n{"text": "b c"}');
     expect(dataset.train.map(({ source }) => source.line)).toEqual([2, 5]);
@@ -296,7 +297,7 @@ describe("faults", () => {
     );
   });
 
-  test("a template's field that a row lacks; a template that is none, or that writes no field", () => {
+  test("a template's field that a row lacks; an invalid template, or one that writes no field", () => {
     const template = { prompt: "{{ qestion }}", completion: "{{ answer }}" };
     const content = lines({ question: "a", answer: "b" });
     expect(faultOf(() => load(content, { format: "template", template })).message).toMatch(/:1: lacks the field 'qestion'/);
@@ -329,7 +330,7 @@ describe("faults", () => {
     expect(faultOf(() => load(good, {}, endless)).message).toMatch(/names no eos_token/);
   });
 
-  test("the first five of a file are told at once", () => {
+  test("the first five of a file are reported at once", () => {
     const fault = faultOf(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
     expect(fault.hint).toEndWith("; later rows were not checked");
@@ -359,7 +360,7 @@ describe("faults", () => {
   });
 });
 
-test("preferences may be whole conversations, also with the prompt once more as a text beside them", () => {
+test("preferences may be whole conversations, also with the prompt once more as a string next to them", () => {
   const turn = (role: string, content: string) => ({ role, content });
   const talk = (answer: string) => [turn("user", "Hi"), turn("assistant", answer)];
   const dpo = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;

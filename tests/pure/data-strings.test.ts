@@ -1,5 +1,5 @@
-// Ids of 5,000 seeded strings as transformers makes them (tests/golden/tokenizers/make_strings.py), with the tokenizers that are here;
-// scripts/tokenizers.ts fetches the rest. And the parts of a tokenizer.json of which other readers lose text.
+// Ids of 5,000 seeded strings as transformers makes them (tests/golden/tokenizers/make_strings.py), with the tokenizers that
+// are here; scripts/tokenizers.ts fetches the rest. And the parts of a tokenizer.json of which other readers lose text.
 
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -119,7 +119,7 @@ describe("what transformers builds anew", () => {
     expect(count("mistral", { tokenizer_class: "LlamaTokenizer" }, " a")).toBe(alone);
   });
 
-  test("LlamaTokenizer puts a space before a text, and behind a special token only where it is legacy", () => {
+  test("LlamaTokenizer puts a space before a text, and after a special token only where it is legacy", () => {
     const first = (config: object) => llama("llama", { tokenizer_class: "LlamaTokenizer", ...config });
     const [text, turn] = ["a", "</s>a"];
     expect(first({}).encode(turn).slice(1)).not.toEqual(first({}).encode(text));

@@ -92,7 +92,7 @@ describe.each(STAGES)("in the terminal, of %i stages", (stages) => {
         expect(plain.filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
         expect(plain.filter((line) => /^stage +\d/.test(line)).length).toBe(stages);
         expect(plain.slice(0, stages).every((line) => line.length === width)).toBe(true);
-        expect(rowsOf(plain, stages)[0]![0]).not.toBe("."); // it has nobody to wait for
+        expect(rowsOf(plain, stages)[0]![0]).not.toBe("."); // it has nothing to wait for
       }
     }
   });
@@ -134,7 +134,7 @@ const GIVEN = `x/<"&'>.toml: \u0007 in stages`;
 const TITLE = GIVEN.replace("\u0007", "?");
 
 describe.each(STAGES)("as SVG, of %i stages", (stages) => {
-  test("each pass lies within its lane, where its time is and with all who are in it, and none upon another", () => {
+  test("each pass lies within its lane, where its time is and with all adapters that are in it, and none upon another", () => {
     for (const adapters of [1, 3, 9, 30]) {
       const plan = planOf(adapters, stages);
       const simulated = simulateRun(plan);
@@ -191,7 +191,7 @@ describe.each(STAGES)("as SVG, of %i stages", (stages) => {
   });
 });
 
-test("numbers that are told are the simulation's, and those of what is drawn", () => {
+test("numbers that are reported are the simulation's, and those of what is drawn", () => {
   for (const stages of STAGES.slice(1))
     for (const adapters of [1, 4, 9]) {
       const plan = planOf(adapters, stages, 3);
@@ -232,7 +232,7 @@ describe("looks", () => {
     }
   });
 
-  test("can be seen: letters on their colours, and passes beside idle time and each other's direction", () => {
+  test("can be seen: letters on their colours, and passes against idle time and each other's direction", () => {
     for (const { strong, pale, deep, ink } of [...looks, many.others!.look]) {
       expect(contrast(strong, ink)).toBeGreaterThan(4.5);
       expect(contrast(pale, TEXT)).toBeGreaterThan(4.5);

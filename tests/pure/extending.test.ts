@@ -1,66 +1,27 @@
-// docs/extending.md, as somebody follows it: the example of a section is put into a copy of the sources, which must compile and work.
+// docs/extending.md, as a contributor follows it: the example of a section is put into a copy of the sources, which must
+// compile and work.
 
-import { afterAll, expect, test } from "bun:test";
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { expect, test } from "bun:test";
 import { join } from "node:path";
-
-const ROOT = join(import.meta.dir, "..", "..");
-const PAGE = readFileSync(join(ROOT, "docs", "extending.md"), "utf8");
-const copies: string[] = [];
-afterAll(() => {
-  for (const copy of copies) rmSync(copy, { recursive: true });
-});
-
-/** The code that a section shows, by the path in its first line. */
-function shownIn(section: string): Map<string, string> {
-  const text = PAGE.split(/^## /m).find((part) => part.startsWith(section))!;
-  const blocks = [...text.matchAll(/^( *)```ts\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
-    code!.replaceAll(new RegExp(`^${indent}`, "gm"), ""),
-  );
-  return new Map(blocks.map((code) => [/^\/\/ (?:in )?(\S+)\n/.exec(code)![1]!, code]));
-}
-
-function copyOfSources(): string {
-  const copy = mkdtempSync(join(tmpdir(), "mlora-extending-"));
-  copies.push(copy);
-  for (const name of ["src", "ffi", "package.json", "tsconfig.json"])
-    cpSync(join(ROOT, name), join(copy, name), {
-      recursive: true,
-      filter: (path) => !path.startsWith(join(ROOT, "ffi", "build")),
-    });
-  symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
-  edit(join(copy, "tsconfig.json"), '"include": [', '"include": ["src", "ffi"], "unused": [');
-  return copy;
-}
-
-function edit(path: string, from: string, to: string): void {
-  const text = readFileSync(path, "utf8");
-  expect(text).toContain(from);
-  writeFileSync(
-    path,
-    text.replace(from, () => to),
-  );
-}
-
-async function run(cwd: string, ...command: string[]): Promise<[number, string]> {
-  const { exited, stdout } = Bun.spawn(command, { cwd, stdout: "pipe", stderr: "pipe" });
-  return [await exited, await new Response(stdout).text()];
-}
+import { CopyOfSources, ROOT, shownIn } from "../helpers/extending.ts";
 
 test("an objective", async () => {
-  const copy = copyOfSources();
+  using copy = new CopyOfSources();
   const files = shownIn("An objective");
   expect([...files.keys()]).toEqual(["src/objectives/margin.ts"]);
-  for (const [path, code] of files) writeFileSync(join(copy, path), code);
-  const registry = join(copy, "src", "objectives", "registry.ts");
-  edit(registry, "const OBJECTIVES = { sft,", "const OBJECTIVES = { margin, sft,");
-  edit(registry, 'import { kto } from "./kto.ts";', 'import { kto } from "./kto.ts";\nimport { margin } from "./margin.ts";');
-  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  for (const [path, code] of files) copy.write(path, code);
+  const registry = "src/objectives/registry.ts";
+  copy.edit(registry, "const OBJECTIVES = { sft,", "const OBJECTIVES = { margin, sft,");
+  copy.edit(
+    registry,
+    'import { kto } from "./kto.ts";',
+    'import { kto } from "./kto.ts";\nimport { margin } from "./margin.ts";',
+  );
+  expect(await copy.check()).toEqual([0, ""]);
   const recipe = `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "d.jsonl"
 objective = { name = "margin", least_margin = 3 }`;
-  writeFileSync(
-    join(copy, "try.ts"),
+  copy.write(
+    "try.ts",
     `import { parseRecipe, formatRecipe } from "./src/recipe/load.ts";
 import { preferenceLoss } from "./src/objectives/registry.ts";
 const recipe = parseRecipe(${JSON.stringify(recipe)}, "/r.toml");
@@ -69,7 +30,7 @@ const scored = (logp: number) => ({ logp, targets: 2 });
 const row = { own: scored(-4), other: scored(-5), reference: null, label: true, similar: null };
 console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row], { rows: 2, tokens: 4 })]));`,
   );
-  const [code, out] = await run(copy, process.execPath, "try.ts");
+  const [code, out] = await copy.run(process.execPath, "try.ts");
   expect(code).toBe(0);
   expect(JSON.parse(out)).toEqual([
     { name: "margin", leastMargin: 3 },
@@ -78,14 +39,14 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
 }, 120_000);
 
 test("a command", async () => {
-  const copy = copyOfSources();
+  using copy = new CopyOfSources();
   const shown = shownIn("A command");
   expect([...shown.keys()]).toEqual(["src/cli/layers.ts", "src/main.ts"]);
-  writeFileSync(join(copy, "src", "cli", "layers.ts"), shown.get("src/cli/layers.ts")!);
+  copy.write("src/cli/layers.ts", shown.get("src/cli/layers.ts")!);
   const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
-  edit(join(copy, "src", "main.ts"), "  const remote = () =>", `${declared}  const remote = () =>`);
-  expect(await run(copy, "node_modules/.bin/tsc", "-p", ".")).toEqual([0, ""]);
+  copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
+  expect(await copy.check()).toEqual([0, ""]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");
-  expect(await run(copy, process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
-  expect((await run(copy, process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
+  expect(await copy.run(process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
+  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
 }, 120_000);

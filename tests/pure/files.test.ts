@@ -7,10 +7,12 @@ import { join } from "node:path";
 import { MloraError, RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape, type ModelSpec } from "../../src/base/spec.ts";
+import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { specOf } from "../../src/families/registry.ts";
+import { tensorShapes } from "../../src/families/tensors.ts";
 import { openAppender, writeFileAtomic } from "../../src/files/atomic.ts";
-import { openBaseModel, tensorShapes } from "../../src/files/basemodel.ts";
-import { readModelSpec, specOf } from "../../src/files/config.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
+import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { claimOutput } from "../../src/files/output.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
@@ -88,8 +90,7 @@ describe("config.json", () => {
   });
 
   test("each family's own ways", () => {
-    const of = (name: string, more = {}): ModelSpec =>
-      specOf({ ...llama, architectures: [`${name}ForCausalLM`], ...more }, "c");
+    const of = (name: string, more = {}) => specOf({ ...llama, architectures: [`${name}ForCausalLM`], ...more }, "c");
     expect(of("Mistral", { sliding_window: 7 }).windows).toEqual([7, 7]);
     expect(of("Mistral", { sliding_window: null }).windows).toEqual([null, null]);
     expect([of("Qwen2").qkvBias, of("Qwen2").oBias, of("Qwen2").qkNorm]).toEqual([true, false, false]);
@@ -122,7 +123,7 @@ describe("config.json", () => {
       expect(error.message).toContain(message);
     });
 
-  test("a folder that is none, or holds no config.json", () => {
+  test("a folder that is not one, or holds no config.json", () => {
     expect(refused(() => readModelSpec(join(root, "absent"))).message).toContain("no such folder");
     expect(refused(() => readModelSpec(fresh())).message).toContain("has no config.json");
   });
@@ -381,7 +382,7 @@ describe("writing", () => {
 });
 
 describe("an output folder", () => {
-  test("belongs to one run at a time, and a stale lock to nobody", () => {
+  test("belongs to one run at a time, and a stale lock to none", () => {
     const folder = join(fresh(), "out");
     {
       using _ = claimOutput(folder);

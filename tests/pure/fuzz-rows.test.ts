@@ -1,5 +1,5 @@
-// 20,000 random rows over ten chat templates: a row is refused by a RowFault, or every word of every turn that is learned is in what is
-// learned, or a notice tells that it is not; and nothing that others say is learned.
+// 20,000 random rows over ten chat templates: a row is refused by a RowFault, or every word of every turn that is learned is in
+// what is learned, or a notice tells that it is not; and nothing that others say is learned.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";

@@ -1,5 +1,5 @@
-// 10,000 damaged recipes, messages, checkpoints and adapters: each is refused with a message of ours, or read for what it is. Seeded, so that
-// a failure comes back.
+// 10,000 damaged recipes, messages, checkpoints and adapters: each is refused with a message of our own, or read for what it
+// is. Seeded, so that a failure comes back.
 
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -9,11 +9,11 @@ import { stringify } from "smol-toml";
 import * as v from "valibot";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { LINEARS } from "../../src/base/spec.ts";
 import { decode, encode } from "../../src/bus/codec.ts";
 import { readAnswer, readAsk, writeAnswer, writeAsk } from "../../src/bus/exchange.ts";
 import { readPacket, writePacket } from "../../src/bus/packets.ts";
 import { REPLIES, REQUESTS } from "../../src/bus/schemas.ts";
+import { LINEARS } from "../../src/families/linears.ts";
 import { BLOCKS, readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { readRecord, writeRecord } from "../../src/files/record.ts";
@@ -176,7 +176,7 @@ const spec = tinyFamilies["llama"]!;
 
 test("checkpoints: what differs from what was written is never taken", () => {
   const part = { from: 0, to: spec.layers };
-  const layout = layoutAdapters(spec, part, { groups: ["qkv", "o"], rank: 4, magnitudes: [], vectors: [] });
+  const layout = layoutAdapters(spec, part, { groups: ["qkv", "o"], rank: 4, methods: {} });
   const rng = new Rng(3);
   const block = () => Float32Array.from({ length: layout.size }, () => rng.normal());
   const blocks = { params: block(), m: block(), v: block() };

@@ -1,4 +1,4 @@
-// A stage's memory is released when nothing that was begun over it goes on, and nothing begins after.
+// A stage's memory is released when nothing that was begun over it is under way, and nothing begins after.
 
 import { expect, test } from "bun:test";
 import { Later, type StageHandlers } from "../../src/bus/bus.ts";
@@ -7,7 +7,7 @@ import { localBus } from "../../src/bus/local.ts";
 
 type Begun = { readonly pass: number; readonly end: () => void; readonly fail: (error: Error) => void };
 
-/** Handlers whose work ends when it is told to; `read` replies later. */
+/** Handlers whose work ends when it is asked to; `read` replies later. */
 function held() {
   const begun: Begun[] = [];
   const wait = (pass: number) => {

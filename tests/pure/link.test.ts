@@ -1,4 +1,4 @@
-// What links decide and how they mend losses, without a device and without a bus.
+// What links decide and how they fix losses, without a device and without a bus.
 
 import { describe, expect, test } from "bun:test";
 import { RequestError } from "../../src/base/errors.ts";
@@ -152,7 +152,7 @@ describe("large messages over a wire that loses", () => {
     expect(pieces).toBe(11);
   });
 
-  test("a head that is none is not read", () => {
+  test("an invalid head is not read", () => {
     for (const token of ["", "part", "part-1-2", "part-x-0-0", "part--1-0-0", "part-1.5-0-0", "other-1-2-3", "last-1e9-0-0"])
       expect(readHead(token)).toBeNull();
   });

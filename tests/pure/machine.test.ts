@@ -20,7 +20,8 @@ describe("memory", () => {
         "/sys/fs/cgroup/pod/app/memory.max": "max\n",
         "/sys/fs/cgroup/pod/memory.max": `${64 * MIB}\n`,
         "/sys/fs/cgroup/pod/memory.current": `${50 * MIB}\n`,
-        "/sys/fs/cgroup/pod/memory.stat": `anon 5\ninactive_file ${20 * MIB}\nactive_file 7\n`, // a cache that would be given up
+        // a cache that would be given up
+        "/sys/fs/cgroup/pod/memory.stat": `anon 5\ninactive_file ${20 * MIB}\nactive_file 7\n`,
       }),
     );
     expect(found).toEqual({ totalBytes: 64 * MIB, availableBytes: 34 * MIB, limitBytes: 64 * MIB });

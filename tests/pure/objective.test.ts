@@ -1,4 +1,5 @@
-// Preferences: slopes against finite differences, values against the formulas written another way, and what each objective promises.
+// Preferences: slopes against finite differences, values against the formulas written another way, and what each objective
+// promises.
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -61,7 +62,7 @@ describe.each(OBJECTIVES.map((objective) => [nameOf(objective), objective] as co
     for (const row of randomRows(rng, 50)) {
       const better = { ...row, own: { ...row.own, logp: Math.min(-1e-6, row.own.logp + 3) } };
       const worse = objective.name === "kto" && !row.label;
-      if (objective.name === "dpo" && objective.loss === "ipo") continue; // it wants a margin, not the largest
+      if (objective.name === "dpo" && objective.loss === "ipo") continue; // it needs a margin, not the largest
       if ("labelSmoothing" in objective && objective.labelSmoothing > 0) continue;
       if (worse) expect(total([better])).toBeGreaterThanOrEqual(total([row]) - 1e-12);
       else expect(total([better])).toBeLessThanOrEqual(total([row]) + 1e-12);

@@ -1,5 +1,5 @@
-// A folder that is written beside its place: what a killed process left of one is removed by the names that it wrote down, and whatever
-// else lies there, or is reached through a link, is left.
+// A folder that is written next to its place: what a killed process left of one is removed by the names that it wrote down, and
+// whatever else lies there, or is reached through a link, is left.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import {
@@ -35,7 +35,7 @@ function leave(path: string, process = GONE, names: readonly string[] = NAMES): 
 
 const filesIn = (folder: string): string[] => readdirSync(folder, { recursive: true }).map(String).sort();
 
-/** Has an export begin and end beside what lies there. */
+/** Has an export begin and end next to what lies there. */
 function passBy(whole: string): void {
   const part = openPart(whole, NAMES);
   for (const name of NAMES) writeFileSync(join(part.path, name), "whole");
@@ -78,11 +78,11 @@ describe("what a killed process left", () => {
     expect(filesIn(part)).toEqual(left);
     expect(readFileSync(join(outside, "config.json"), "utf8")).toBe("mine");
     expect(readFileSync(join(folder, "whole.json"), "utf8")).toBe("mine");
-    passBy(join(folder, "again")); // and what is left is nobody's half
+    passBy(join(folder, "again")); // and what is left is no export's half
     expect(existsSync(join(part, "thesis.txt"))).toBe(true);
   });
 
-  test("is known by a stamp of its own: not by a link to one, through a link to a folder, or by a text that is none", () => {
+  test("is known by a stamp of its own: not by a link to one, through a link to a folder, or by another text", () => {
     const [folder, outside] = [fresh(), fresh()];
     leave(join(outside, "real"));
     const before = filesIn(outside);

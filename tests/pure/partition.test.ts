@@ -1,4 +1,4 @@
-// Which layers each stage holds: beside all ways of dividing them, on models small enough to try them all.
+// Which layers each stage holds, compared with all ways of dividing them, on models small enough to try them all.
 
 import { describe, expect, test } from "bun:test";
 import { RequestError } from "../../src/base/errors.ts";

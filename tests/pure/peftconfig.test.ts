@@ -53,15 +53,15 @@ describe("adapter_config.json", () => {
       expect(() => checkPeftConfig({ ...plain, [key]: value }, "c")).not.toThrow();
   });
 
-  test("what is taken off the base model is told, and refused where the weights are not at hand", () => {
+  test("what is taken off the base model is reported, and refused where the weights are not at hand", () => {
     for (const init of ["pissa", "olora", "OLORA"]) {
       const config = { ...plain, init_lora_weights: init };
-      expect(checkPeftConfig(config, "c")).toBe(init.toLowerCase() as "pissa");
+      expect(checkPeftConfig(config, "c").takenOff).toBe(init.toLowerCase() as "pissa");
       const folder = mkdtempSync(join(tmpdir(), "mlora-peft-"));
       writeFileSync(join(folder, "adapter_config.json"), JSON.stringify(config));
       expect(() => readPeftAdapter(folder, {} as ModelSpec)).toThrow(`init_lora_weights is "${init.toLowerCase()}"`);
     }
-    expect(checkPeftConfig(plain, "c")).toBe(null);
+    expect(checkPeftConfig(plain, "c").takenOff).toBe(null);
   });
 
   test("an adapter with its tensors as a pickle says what is expected", () => {

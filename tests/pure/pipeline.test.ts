@@ -1,5 +1,5 @@
-// The lists of a pipeline: what holds for any crowd, any number of stages and any times. What verify.ts proves of lists is tested
-// in verify.test.ts; here the lists are walked by hand beside it.
+// The lists of a pipeline: what holds for any crowd, any number of stages and any times. What verify.ts proves of lists is
+// tested in verify.test.ts; here the lists are walked by hand as well.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
@@ -157,7 +157,7 @@ describe("the lists of a pipeline", () => {
 });
 
 describe("adapters that come and go", () => {
-  /** Pulls the actions one by one; `act` is told of each before the next is pulled. */
+  /** Pulls the actions one by one; `act` is notified of each before the next is pulled. */
   function pulled(joining: Joining[], { options }: Case, left: Set<number>, act: (item: StageAction) => void): StageAction[] {
     const actions: StageAction[] = [];
     for (const item of pipeline(joining, { ...options, left: (adapter) => left.has(adapter) })) {
@@ -169,7 +169,7 @@ describe("adapters that come and go", () => {
   const begun = ({ stage, action }: StageAction): readonly SegmentRef[] =>
     stage === 0 && action.kind === "forward" ? action.pass.segments : [];
 
-  test("who leaves begins no further mini-batch, and finishes and steps the one that was begun", () => {
+  test("an adapter that leaves begins no further mini-batch, and finishes and steps the one that was begun", () => {
     const rng = new Rng(21);
     let early = 0;
     for (let i = 0; i < 120; i++) {
@@ -195,7 +195,7 @@ describe("adapters that come and go", () => {
     expect(early).toBeGreaterThan(100);
   });
 
-  test("who leaves at a step is not in the pass right after it", () => {
+  test("an adapter that leaves at a step is not in the pass right after it", () => {
     const rng = new Rng(22);
     let ends = 0;
     for (let i = 0; i < 120; i++) {
@@ -215,7 +215,7 @@ describe("adapters that come and go", () => {
     expect(ends).toBeGreaterThan(100);
   });
 
-  test("who joins while the others train is trained like them, and who left goes on where it stopped", () => {
+  test("an adapter that joins while the others train is trained like them, and one that left continues where it stopped", () => {
     const rng = new Rng(23);
     let [joined, returned] = [0, 0];
     for (let i = 0; i < 120; i++) {
@@ -239,7 +239,7 @@ describe("adapters that come and go", () => {
         late.push({ adapter: step.adapter, work: one.works[step.adapter]!, from: step.step + 1 });
         returned++;
       };
-      // A pipeline ends with its work; who joins after that joins another, whose passes are numbered on.
+      // A pipeline ends with its work; an adapter that joins after that joins another, whose passes are numbered on.
       for (; joining.length > 0; joining.push(...late.splice(0))) {
         const firstPass = forwardsOf(actions).length;
         actions.push(...pulled(joining, { ...one, options: { ...one.options, firstPass } }, left, act));
@@ -252,7 +252,7 @@ describe("adapters that come and go", () => {
     expect(Math.min(joined, returned)).toBeGreaterThan(100);
   });
 
-  test("who joins a stage that has room for it is in the next pass", () => {
+  test("an adapter that joins a stage that has room for it is in the next pass", () => {
     const rng = new Rng(24);
     for (let i = 0; i < 60; i++) {
       const one = randomCase(rng, { stages: 1, kind: "lorapp", packing: i % 2 === 0 ? "filled" : "balanced", passRows: 1e6 });
@@ -268,7 +268,7 @@ describe("adapters that come and go", () => {
     }
   });
 
-  test("who comes from a checkpoint trains the rest of what it would have trained", () => {
+  test("an adapter that comes from a checkpoint trains the rest of what it would have trained", () => {
     const rng = new Rng(25);
     for (let i = 0; i < 60; i++) {
       const one = randomCase(rng);
@@ -322,11 +322,11 @@ describe("packing for a pipeline", () => {
   });
 });
 
-describe("who is in the next pass", () => {
+describe("which adapters are in the next pass", () => {
   const LIMITS = { kind: "lorapp", packing: "balanced", stages: 4, inFlight: [8, 7, 6, 5], sendBuffers: 2 } as const;
   const joining = (works: readonly Work[], priorities: readonly number[]): Joining[] =>
     works.map((work, adapter) => ({ adapter, work, from: 0, priority: priorities[adapter]! }));
-  /** Of the first so many passes, in which each adapter was. */
+  /** Of the first `count` passes, in which each adapter was. */
   const turns = (works: readonly Work[], priorities: readonly number[], passes: number): number[] => {
     const counts = works.map(() => 0);
     let seen = 0;
@@ -343,7 +343,7 @@ describe("who is in the next pass", () => {
     return counts;
   };
 
-  test("an adapter with a short way gets its turn beside many with long ones", () => {
+  test("an adapter with a short way gets its turn among many with long ones", () => {
     const works = range(12).map((i) => equalWork(1 + (i % 3), 40, i === 7 ? 30 : 1_000_000));
     const counts = turns(
       works,

@@ -5,8 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compilePattern, PatternError } from "../../src/base/pattern.ts";
-import { LINEARS, linearShape } from "../../src/base/spec.ts";
-import { modulesOf } from "../../src/base/targeting.ts";
+import { LINEARS, linearShape, modulesOf } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { rankAt, samePlaces, scaleAt } from "../../src/methods/placement.ts";
@@ -70,7 +69,7 @@ describe("a recipe's keys", () => {
     ['exclude = ".*"', "leave no linear layer"],
   ])("%s is an error", (keys, told) => expect(() => place(keys)).toThrow(told));
 
-  test("an expression of Python's alone is told with its place", () => {
+  test("an expression of Python's alone is reported with its place", () => {
     expect(() => recipe('targets = "(?P<n>q)"')).toThrow("/r.toml:6:1");
     expect(() => recipe('rank_pattern = { "(?i)q" = 3 }')).toThrow("'(?i' means");
     expect(() => recipe('layers = "3-1"')).toThrow("the first layer before the last");
@@ -106,7 +105,7 @@ describe("a recipe's keys", () => {
       'init = "orthogonal"\n[[adapter]]\nname = "b"\ndata = "d"\n[defaults]\nrank = 3\nrank_pattern = { q_proj = 5 }',
       [`11:1: defaults.rank is 3, ${EVEN}`, `12:18: defaults.rank_pattern.q_proj is 5, ${EVEN}`],
     ],
-  ])("a rank that its beginning cannot have is told with its place: %s", (_, keys, told) => {
+  ])("a rank that its beginning cannot have is reported with its place: %s", (_, keys, told) => {
     const thrown = (() => {
       try {
         recipe(keys);

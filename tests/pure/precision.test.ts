@@ -47,7 +47,7 @@ describe("an nf4 base with full recomputation", () => {
   });
 });
 
-test("weights take the bytes of their format: 2, 1 and 0.516 a value, beside an embedding and a head in bf16", () => {
+test("weights take the bytes of their format: 2, 1 and 0.516 a value, with an embedding and a head in bf16", () => {
   const { hidden, intermediate, layers, vocab } = shapeOf("llama2-7b");
   const linears = layers * sum([4 * hidden * hidden, 3 * hidden * intermediate]);
   const tables = 2 * 2 * hidden * vocab;

@@ -110,7 +110,7 @@ describe("a row", () => {
     });
   });
 
-  test("that lacks its prompt is told", () => {
+  test("that lacks its prompt is reported", () => {
     for (const [options, fields] of [
       [chat, { completion: "A" }],
       [chat, { prompt: " " }],

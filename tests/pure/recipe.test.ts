@@ -95,7 +95,7 @@ describe("a good recipe", () => {
   });
 });
 
-describe("a fault is told with its place", () => {
+describe("a fault is reported with its place", () => {
   const cases: readonly (readonly [string, string, string])[] = [
     ["unknown key", HEAD + adapter("rnak = 3"), "8:1: adapter[0].rnak is an unknown key; did you mean 'rank'?"],
     ["unknown section", `${HEAD}[defalts]\nrank = 1\n${adapter()}`, "5:1: defalts is an unknown key; did you mean 'defaults'?"],

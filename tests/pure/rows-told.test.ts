@@ -1,4 +1,5 @@
-// What a row says reaches the text that is trained, or it is told by name: thoughts, tools, system messages, weights, template arguments.
+// What a row says reaches the text that is trained, or it is reported by name: thoughts, tools, system messages, weights,
+// template arguments.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -74,7 +75,7 @@ describe("thoughts", () => {
 
   const long = [user("1?"), assistant("one", { reasoning: "first" }), user("2?"), assistant("two", { reasoning: "second" })];
 
-  test("of earlier turns that the template leaves out are told, with an example", () => {
+  test("of earlier turns that the template leaves out are reported, with an example", () => {
     const dataset = load(lines({ messages: long }, { messages: long }));
     expect(told(dataset, "thoughts")).toMatchObject({ rows: 2, turns: 2 });
     expect(told(dataset, "thoughts")!.example).toMatch(/jsonl:1, turn 2: 'first'$/);
@@ -120,7 +121,7 @@ describe("thoughts", () => {
     expect(learnedOf(own!)).toBe("<think>\n\n</think>\n\nb<|im_end|>");
   });
 
-  test("a template that knows no thoughts loses them, and it is told", () => {
+  test("a template that knows no thoughts loses them, and it is reported", () => {
     const dataset = load(lines({ messages: [user("a"), assistant("b", { reasoning_content: "lost words" })] }), {}, llama);
     expect(told(dataset, "thoughts")!.example).toContain("'lost words'");
   });
@@ -158,7 +159,7 @@ describe("tools", () => {
     expect(text).toContain('"description": "What the sky is like"');
   });
 
-  test.each([[[]], [null], [""], ["[]"]])("%p is none", (tools) => {
+  test.each([[[]], [null], [""], ["[]"]])("%p is no list of tools", (tools) => {
     const [own] = load(lines({ ...row, tools })).train;
     expect(textOf(own!)).toBe(textOf(load(lines(row)).train[0]!));
   });
@@ -178,7 +179,7 @@ describe("tools", () => {
     for (const sample of load(lines(labelled, labelled), { objective: kto }).train) expect(textOf(sample)).toContain("<tools>");
   });
 
-  test("that the template does not read, or the form has no place for, are told", () => {
+  test("that the template does not read, or the form has no place for, are reported", () => {
     expect(told(load(lines({ ...row, tools: [TOOL] }), {}, smollm), "fields")!.example).toContain("tools");
     expect(told(load(lines({ text: "plain", tools: [TOOL] })), "fields")!.example).toContain("tools");
     expect(told(load(lines({ ...row, tools: [TOOL] })), "fields")).toBeNull();
@@ -196,7 +197,7 @@ describe("tools", () => {
     expect(text('{"at": "Oslo"}')).toBe(text({ at: "Oslo" }));
   });
 
-  test("a call that the template leaves out is told", () => {
+  test("a call that the template leaves out is reported", () => {
     const both = assistant("Let me look.", calls);
     expect(told(load(lines({ messages: [user("a"), both] }), {}, smollm), "tool calls")!.example).toContain("sky");
   });
@@ -249,7 +250,7 @@ describe("turns that are context", () => {
   });
 });
 
-describe("beside the turns", () => {
+describe("in fields next to the turns", () => {
   const chat = { messages: [user("Hi"), assistant("Salut")] };
 
   test.each(["system", "system_prompt"])("a system message as %s leads the chat", (name) => {
@@ -257,14 +258,14 @@ describe("beside the turns", () => {
     expect(textOf(sample!, smollm)).toStartWith("<|im_start|>system\nSpeak French.<|im_end|>");
   });
 
-  test("goes after one among the turns, which is told, and before the recipe's", () => {
+  test("goes after one among the turns, which is reported, and before the recipe's", () => {
     const messages = [{ role: "system", content: "Among." }, ...chat.messages];
     const dataset = load(lines({ messages, system: "Beside." }), { system: "Recipe." }, smollm);
     expect(textOf(dataset.train[0]!, smollm)).toStartWith("<|im_start|>system\nAmong.");
     expect(told(dataset, "fields")!.example).toContain("system");
   });
 
-  test("template arguments of a row go before the recipe's; those that are not asked for are told", () => {
+  test("template arguments of a row go before the recipe's; those that are not asked for are reported", () => {
     const rows = lines(
       { ...chat, chat_template_kwargs: { enable_thinking: true, fast: 1 } },
       { ...chat, chat_template_kwargs: {} },
@@ -281,7 +282,7 @@ describe("beside the turns", () => {
     expect(told(dataset, "template arguments")!.example).toContain("fast");
   });
 
-  test("fields that are not used are told once, by name", () => {
+  test("fields that are not used are reported once, by name", () => {
     const dataset = load(lines({ ...chat, id: 7, source: "web", note: null }, { ...chat, id: 8 }));
     expect(told(dataset, "fields")).toMatchObject({ rows: 2 });
     expect(told(dataset, "fields")!.example).toEndWith(": id, source");
@@ -335,7 +336,7 @@ describe("preferences", () => {
     expect(faultOf(() => load(lines(same), DPO, smollm)).message).toContain("two answers with the same tokens");
   });
 
-  test("that are one conversation, or one that begins the other, are told as that", () => {
+  test("that are one conversation, or one that begins the other, are reported as that", () => {
     const whole = [user("a"), assistant("b")];
     expect(faultOf(() => load(lines({ chosen: whole, rejected: whole }), DPO)).message).toContain("has the same conversation");
     const more = [...whole, user("c"), assistant("d")];

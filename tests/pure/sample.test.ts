@@ -73,7 +73,7 @@ test("what is not likely at all never comes, and the ends of chance are tokens",
   expect(new Set([0, 0.3, 0.9, 1 - 2 ** -24].map((uniform) => sample(logits, sampling, uniform)))).toEqual(new Set([0, 2]));
 });
 
-test("logits that are no numbers are told", () => {
+test("logits that are no numbers are reported", () => {
   for (const broken of [Number.NaN, Number.POSITIVE_INFINITY])
     for (const temperature of [0, 1]) {
       const call = () => sample(Float32Array.from([0, broken, 1]), { temperature, topK: 0, topP: 1 }, 0.5);

@@ -1,4 +1,4 @@
-// Steps, order, packing and rates: pure functions, tested by tables and by properties over sizes that nobody chose.
+// Steps, order, packing and rates: pure functions, tested by tables and by properties over sizes that were not chosen.
 
 import { describe, expect, test } from "bun:test";
 import { dropoutBits, dropoutRowKey, Rng } from "../../src/base/rng.ts";

@@ -1,4 +1,5 @@
-// The recipe's JSON schema: what is committed is current, and a validator that knows nothing of mlora comes to the same as the program.
+// The recipe's JSON schema: what is committed is current, and a validator that knows nothing of mlora comes to the same as the
+// program.
 
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";

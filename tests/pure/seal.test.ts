@@ -41,7 +41,7 @@ test("no byte can be changed, no other subject or key be used, nothing be cut of
   expect(opener(key)(subject, frame)).not.toBeNull();
 });
 
-test("of more senders than it remembers none is heard twice, and those that go on are heard on", () => {
+test("of more senders than it remembers none is heard twice, and those that continue are heard on", () => {
   const read = opener(key);
   const steady = sealer(key);
   const recorded: Uint8Array[] = [];

@@ -1,4 +1,4 @@
-// What schedules cost, beside the paper's formulas and beside bounds that no schedule can pass.
+// What schedules cost, compared with the paper's formulas and with bounds that no schedule can pass.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
@@ -36,8 +36,9 @@ function equalPasses({ kind, stages, adapters, cuts }: Crowd, steps: number, cap
 }
 
 /**
- * The idle share of what more steps of all adapters add: filling the pipeline, draining it, and who starts a little later than the
- * others cost the same however many steps there are. What is left is the steady state, which the formulas are about, exactly.
+ * The idle share of what more steps of all adapters add: filling the pipeline, draining it, and adapters that start a little
+ * later than the others cost the same however many steps there are. What is left is the steady state, which the formulas are
+ * about, exactly.
  */
 function marginalBubble(crowd: Crowd, capacity: Room = {}): number {
   const [less, more] = [equalPasses(crowd, 8, capacity), equalPasses(crowd, 16, capacity)];
@@ -77,8 +78,8 @@ describe("equal passes", () => {
   });
 
   test("idle no less than the formula says with more buffers; none idles where there is work enough", () => {
-    // With a second buffer a forward can go ahead of an older adapter's backward, which then takes longer: that costs where work
-    // is short. On unequal passes it gains (docs/measurements/schedule.md), so stages fill first all the same.
+    // With a second buffer a forward can go ahead of an older adapter's backward, which then takes longer: that costs where
+    // work is short. On unequal passes it gains (docs/measurements/schedule.md), so stages fill first all the same.
     for (const stages of STAGES)
       for (const adapters of [2, 3, 4])
         for (const cuts of CUTS) {
@@ -169,7 +170,7 @@ describe("any passes", () => {
     }
   });
 
-  test("take as long in whatever order the stages are told of, and no longer with more buffers or a quicker action", () => {
+  test("take as long in whatever order the stages are listed in, and no longer with more buffers or a quicker action", () => {
     const rng = new Rng(53);
     for (let i = 0; i < 100; i++) {
       const { actions, options } = simulated(rng);

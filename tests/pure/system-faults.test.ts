@@ -1,4 +1,5 @@
-// What the system's refusal of a file call becomes: the place, the reason, the way out, and never a bug; and metrics that wait for room.
+// What the system's refusal of a file call becomes: the place, the reason, the way out, and never a bug; and metrics that wait
+// for room.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -58,7 +59,7 @@ describe("a refusal of the system", () => {
     expect(readError("/some/file", worded)).toBe(worded);
   });
 
-  test("that nobody has worded is told with its place, once, and is no bug; all else is one", () => {
+  test("without wording of its own is reported with its place, once, and is no bug; all else is one", () => {
     for (const code of ["ENOSPC", "ESTALE", "ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "EBUSY", "EFBIG"]) {
       const found = systemError(refusal(code, "/some/file"))!;
       expect(found).toMatchObject({ code: "files.system", exit: 1 });
@@ -94,7 +95,7 @@ describe("metrics", () => {
     return { state, ...patient(append, (text) => notices.push(text)) };
   }
 
-  test("that cannot be written wait, are told once, and come later, in order", () => {
+  test("that cannot be written wait, are reported once, and come later, in order", () => {
     const { state, append, flush } = disk();
     append("0");
     state.full = true;
@@ -206,7 +207,7 @@ describe("a folder that its file system cannot sync", () => {
     ]);
   });
 
-  test("where it is no folder is told", () => {
+  test("where it is no folder is reported", () => {
     expect(thrown(() => syncFolder(join(root, "none")))).toMatchObject({ code: "ENOENT" });
     expect(thrown(() => syncFolder(join(root, "none")))).not.toBeInstanceOf(MloraError);
   });

@@ -1,5 +1,5 @@
-// Every code point as the original tokenizers know it (tests/golden/tokenizers/make_unicode.py). What fails here after another Bun
-// knows newer characters: name them in src/data/unicode.ts.
+// Every code point as the original tokenizers know it (tests/golden/tokenizers/make_unicode.py). What fails here after another
+// Bun knows newer characters: name them in src/data/unicode.ts.
 
 import { expect, test } from "bun:test";
 import { asOniguruma, type NormalForm, normalForm } from "../../src/data/unicode.ts";

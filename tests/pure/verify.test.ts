@@ -1,5 +1,5 @@
-// Lists that must not be carried out are refused, whatever is wrong with them: good lists are damaged at random, in ways of which
-// each changes what is trained, or makes stages wait for ever.
+// Lists that must not be carried out are refused, whatever is wrong with them: good lists are damaged at random, in ways of
+// which each changes what is trained, or makes stages wait for ever.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
@@ -74,7 +74,7 @@ const storyOf = (list: readonly PipelineAction[], adapter: number): number[] =>
   );
 
 describe("what means the same", () => {
-  test("is accepted, however the lists are told one beside the other, with more room, and with steps one by one", () => {
+  test("is accepted, however the lists are interleaved, with more room, and with steps one by one", () => {
     const rng = new Rng(42);
     for (let i = 0; i < 100; i++) {
       const { lists, limits } = goodLists(rng);
@@ -138,7 +138,8 @@ describe("what means the same", () => {
         const first = [...forwards, ...backwards, steps];
         const last = [...forwards.flatMap((forward, i) => [forward, backwards[i]!]), steps];
         const message = verify(inTurn([first, last]), { stages: 2, inFlight: [ahead, 1], sendBuffers: buffers });
-        // The last stage has begun buffers + 1 forwards when it holds a gradient that it cannot send; as many again minus one wait for it.
+        // The last stage has begun buffers + 1 forwards when it holds a gradient that it cannot send; as many again minus one
+        // wait for it.
         if (ahead <= 2 * buffers + 1) expect(message).toBeNull();
         else expect(message).toMatch(/nothing goes on: stage 0 has no buffer.*stage 1 has no buffer/);
       }

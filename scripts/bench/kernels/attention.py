@@ -1,8 +1,9 @@
-"""Times attention.py beside PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--tune]
+"""Times attention.py and PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--tune]
 
-Causal, bf16, by tensor descriptors. PyTorch's kernels (flash, and cuDNN's where it is there) get q, k and v of [B, H, T, D] apart, ours the
-packed matrix. Backward is all launches of attention_backward. Medians of rounds that take turns, because the clock falls as the
-chip warms; each run is a CUDA graph, so that no launch on the host counts. --tune times other tiles of each kernel.
+Causal, bf16, by tensor descriptors. PyTorch's kernels (flash, and cuDNN's where it is there) get q, k and v of [B, H, T, D]
+apart, ours the packed matrix. Backward is all launches of attention_backward. Medians of rounds that take turns, because the
+clock falls as the chip warms; each run is a CUDA graph, so that no launch on the host counts. --tune times other tiles of each
+kernel.
 """
 import os
 import statistics

@@ -1,8 +1,9 @@
-"""Times linear.py and lora.py beside cuBLAS in the same run, L2 cold: python3 scripts/bench/kernels/linear.py [--tune [kernel ..]]
+"""Times linear.py, lora.py and cuBLAS in the same run, L2 cold: python3 scripts/bench/kernels/linear.py [--tune [kernel
+..]]
 
-M = 4096 rows of four adapters, rank 16. `forward` is the fused product against cuBLAS's x W^T; `group` is down, forward, up_grad,
-backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products. Medians of rounds that
-take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the profiler.
+M = 4096 rows of four adapters, rank 16. `forward` is the fused product against cuBLAS's x W^T; `group` is down, forward,
+up_grad, backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products. Medians of rounds
+that take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the profiler.
 """
 import os
 import statistics

@@ -1,4 +1,5 @@
-"""Times the memory-bound kernels at the sizes of Llama-2-7B beside a copy: python3 scripts/bench/kernels/rows.py [--tune] [kernel ..]
+"""Times the memory-bound kernels at the sizes of Llama-2-7B and a copy: python3 scripts/bench/kernels/rows.py [--tune]
+[kernel ..]
 
 4096 rows, bf16, L2 flushed before each launch, medians by the profiler. The bytes of a kernel are those that it must move: each
 input read once, each output written once (cross-entropy's logits are read twice). The last column is its rate over that of a

@@ -3,7 +3,8 @@
 import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
-import { LINEARS, type ModelSpec } from "../../base/spec.ts";
+import type { ModelSpec } from "../../base/spec.ts";
+import { LINEARS } from "../../families/linears.ts";
 import { PEFT_METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { Tokens } from "../../schedule/pack.ts";

@@ -95,12 +95,17 @@ function gpus(): Answer {
 
 function gpuKernels(): Answer {
   if (!assetNames().includes("kernels/manifest.json")) return { state: "none", text: "none built", facts: { archs: {} } };
-  const { kernels }: { readonly kernels: readonly { readonly arch: string }[] } = JSON.parse(
+  const { kernels }: { readonly kernels: readonly { readonly arch: string; readonly ptx?: string }[] } = JSON.parse(
     new TextDecoder().decode(readAsset("kernels/manifest.json")),
   );
-  const archs = Map.groupBy(kernels, ({ arch }) => arch);
-  const counts = [...archs].map(([arch, { length }]) => [arch, length] as const).sort();
-  return { text: counts.map(([arch, n]) => `${n} for ${arch}`).join(", "), facts: { archs: Object.fromEntries(counts) } };
+  const compiled = kernels.filter(({ ptx }) => ptx !== undefined);
+  const counts = [...Map.groupBy(compiled, ({ arch }) => arch)].map(([arch, { length }]) => [arch, length] as const).sort();
+  const missing = kernels.length - compiled.length;
+  const note = missing === 0 ? "" : `; ${missing} others were not compiled (scripts/kernels does it)`;
+  return {
+    text: `${counts.map(([arch, n]) => `${n} for ${arch}`).join(", ")}${note}`,
+    facts: { archs: Object.fromEntries(counts), missing },
+  };
 }
 
 /** What a recipe's device = "auto" means here. */

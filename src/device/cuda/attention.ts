@@ -3,14 +3,14 @@
 import { bytesOf } from "../../base/dtype.ts";
 import { RequestError } from "../../base/errors.ts";
 import type { KernelName } from "../kernels.ts";
-import type { Kernel } from "./kernel.ts";
 import { cdiv, dim, type Implementations, type Launcher } from "./launcher.ts";
+import type { Variant } from "./variants.ts";
 
 type Family = Extract<KernelName, "attention_forward" | "attention_backward" | "attention_decode" | "cache_write">;
 
 export function attentionFamily(gpu: Launcher): Pick<Implementations, Family> {
   /** The variant for heads of D, or the narrowest that masks what a head has not. */
-  const variant = (name: string, D: number): Kernel => {
+  const variant = (name: string, D: number): Variant => {
     const all = gpu.variants(name);
     const found =
       all.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HEAD_DIM") === D) ??

@@ -1,9 +1,12 @@
 // Which GPUs this machine has, as its driver says, and which of them our kernels run on. Opens no device.
 
 import { attribute } from "../../../ffi/cuda.ts";
+import { environment } from "../../base/env.ts";
 import { RunError } from "../../base/errors.ts";
+import type { WeightFormat } from "../../base/precision.ts";
 import { range } from "../../base/shape.ts";
 import { check, OutParam, openQueries, type Queries } from "./driver.ts";
+import type { Kind } from "./manifest.ts";
 
 export type Gpu = {
   readonly name: string;
@@ -33,6 +36,22 @@ export const isHopper = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolea
 /** Whether its tensor cores multiply e4m3: from Ada on. */
 export const multipliesFp8 = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean =>
   major > 8 || (major === 8 && minor >= 9);
+
+/** What follows for a device from a GPU's compute capability and what it computes in. */
+export type Traits = {
+  /** Hopper's own kernels run on Hopper alone; all other GPUs take those for Ampere. */
+  readonly kind: Kind;
+  /** As launcher.ts says. */
+  readonly hasWhole: boolean;
+  readonly formats: readonly WeightFormat[];
+};
+
+export function traitsOf(compute: "f32" | "bf16", capability: Pick<Gpu, "major" | "minor">): Traits {
+  const isTma = isHopper(capability) && environment("MLORA_KERNELS") !== "ptr";
+  const kind = compute === "f32" ? "f32" : isTma ? "tma" : "ptr";
+  const hasFp8 = compute === "bf16" && multipliesFp8(capability);
+  return { kind, hasWhole: kind === "tma", formats: ["dense", "int8", "nf4", ...(hasFp8 ? (["fp8"] as const) : [])] };
+}
 
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */
 export function listGpus(): Gpus {

@@ -67,13 +67,6 @@ export class Kernel {
     this.#pointersAt = addressOf(this.#pointers);
   }
 
-  /** A constant of the variant, or a number that its launch needs. */
-  constant(name: string): number {
-    const value = this.entry.constants[name] ?? this.entry.launch[name];
-    invariant(value !== undefined, `${this.entry.name} has no constant ${name}`);
-    return value;
-  }
-
   /** Enqueues the kernel; each parameter of the entry must be among `args` by its name. */
   launch(stream: number, grid: Grid, args: Readonly<Record<string, Argument>>): void {
     this.entry.params.forEach((param, i) => {

@@ -3,55 +3,41 @@
 import { cudaTensorMaps, MAX_DYNAMIC_SHARED } from "../../../ffi/cuda.ts";
 import { fixedBytes } from "../../../ffi/memory.ts";
 import { readAsset } from "../../base/assets.ts";
+import { RunError } from "../../base/errors.ts";
 import { check, type Driver, OutParam, openExtra } from "./driver.ts";
 import { type EncodeTensorMap, Kernel } from "./kernel.ts";
-import { type Choice, findEntries, type KernelEntry, type Kind, paddedRanks, readManifest } from "./manifest.ts";
+import { isCompiled, type KernelEntry, type KernelRow, type Kind } from "./manifest.ts";
+import { titleOf, type Variant } from "./variants.ts";
 
 const DEFAULT_SHARED = 48 * 1024;
 
 export class KernelSet implements Disposable {
-  readonly #entries = readManifest();
-  readonly #chosen = new Map<string, readonly Kernel[]>();
-  readonly #kernels = new Map<KernelEntry, Kernel>();
+  readonly #kernels = new Map<Variant, Kernel>();
   readonly #modules: number[] = [];
   readonly #encode: EncodeTensorMap | null;
   readonly #out = new OutParam();
 
   constructor(
     private readonly driver: Driver,
-    readonly kind: Kind,
+    kind: Kind,
     private readonly major: number,
   ) {
     const maps = kind === "tma" ? openExtra(cudaTensorMaps) : null;
     this.#encode = maps && ((...args) => maps.cuTensorMapEncodeTiled(...args));
   }
 
-  get paddedRanks(): readonly number[] {
-    return paddedRanks(this.#entries, this.kind);
-  }
-
-  /** The variants of a kernel with these constants. */
-  get(name: string, choice: Choice = {}): readonly Kernel[] {
-    let key = name;
-    for (const constant in choice) key += `,${constant}=${choice[constant]}`;
-    const known = this.#chosen.get(key);
+  /** A variant's kernel. Throws a RunError, `cuda.kernels`, where it was not compiled. */
+  of(variant: Variant): Kernel {
+    const known = this.#kernels.get(variant);
     if (known) return known;
-    const kernels = findEntries(this.#entries, this.kind, name, choice).map((entry) => this.#of(entry));
-    this.#chosen.set(key, kernels);
-    return kernels;
-  }
-
-  #of(entry: KernelEntry): Kernel {
-    const known = this.#kernels.get(entry);
-    if (known) return known;
+    const entry = compiled(variant.row);
     const kernel = new Kernel(entry, this.driver, () => this.#load(entry), this.#encode);
-    this.#kernels.set(entry, kernel);
+    this.#kernels.set(variant, kernel);
     return kernel;
   }
 
   [Symbol.dispose](): void {
     for (const module of this.#modules.splice(0)) this.driver.cuModuleUnload(module);
-    this.#chosen.clear();
     this.#kernels.clear();
   }
 
@@ -73,4 +59,14 @@ export class KernelSet implements Disposable {
       check(driver, `shared memory of ${entry.name}`, driver.cuFuncSetAttribute(handle, MAX_DYNAMIC_SHARED, entry.shared));
     return handle;
   }
+}
+
+/** The row, compiled. */
+export function compiled(row: KernelRow | KernelEntry): KernelEntry {
+  if (isCompiled(row)) return row;
+  throw new RunError(
+    "cuda.kernels",
+    `this mlora was built with a part of its GPU kernels, without ${titleOf(row)}`,
+    "build all of them: scripts/kernels, then scripts/build",
+  );
 }

@@ -3,8 +3,8 @@
 import { invariant } from "../../base/errors.ts";
 import type { Tensor } from "../device.ts";
 import type { KernelName, Kernels } from "../kernels.ts";
-import type { Argument, Grid, Kernel } from "./kernel.ts";
-import type { Choice } from "./manifest.ts";
+import type { Argument, Grid } from "./kernel.ts";
+import type { Choice, Variant } from "./variants.ts";
 
 /** The device as launchers see it. */
 export type Launcher = {
@@ -12,11 +12,11 @@ export type Launcher = {
   readonly multiprocessors: number;
   /** Whether groups of linears whose boundaries lie between tiles have kernels of their own. */
   readonly hasWhole: boolean;
-  /** Finds a variant; what decides its grid is among its constants. */
-  kernel(name: string, choice?: Choice): Kernel;
-  /** All variants with these constants, in the order of the table of what is compiled. */
-  variants(name: string, choice?: Choice): readonly Kernel[];
-  launch(kernel: Kernel, grid: Grid, args: Readonly<Record<string, Argument>>): void;
+  /** Finds the variant of a launch; what decides its grid is among its constants. Called before what a batch alone decides. */
+  kernel(name: string, choice?: Choice): Variant;
+  /** All variants with these constants, in the order of the table of what is compiled: one of them is launched. */
+  variants(name: string, choice?: Choice): readonly Variant[];
+  launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;
 };

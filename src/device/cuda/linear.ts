@@ -105,8 +105,8 @@ export function linearFamily(gpu: Launcher): { readonly [K in Family]: (args: Ke
       gpu.launch(kernel, [cdiv(K, BK), mostChunks(tiles, L, CHUNK), cdiv(S, CB)], {
         ...{ x, ds, row_number: rowNumber, dropout, module, ...shared },
       });
-      if (tiles <= CHUNK) return;
       const add = gpu.kernel("lora_down_grad_sum", choice);
+      if (tiles <= CHUNK) return;
       gpu.launch(add, [L, cdiv(S * K, add.constant("BLOCK"))], shared);
     },
   };
@@ -128,8 +128,7 @@ export function forwardVariant(
   if (!lora) return gpu.kernel(name, { ...options, LORA: 0 });
   const choice = { ...shapeOf(lora.s, dim(lora.ranks, 1)), ...options, LORA: 1 };
   if (choice.G === 1) return gpu.kernel(name, { ...choice, WHOLE: 1 });
-  const any = gpu.kernel(name, { ...choice, WHOLE: 0 });
-  const half = any.constant("BN") / 2;
+  const half = gpu.variants(name, choice)[0]!.constant("BN") / 2;
   const whole = gpu.hasWhole && first1 % half === 0 && first2 % half === 0;
-  return whole ? gpu.kernel(name, { ...choice, WHOLE: 1 }) : any;
+  return gpu.kernel(name, { ...choice, WHOLE: whole ? 1 : 0 });
 }

@@ -1,7 +1,7 @@
-// The compiled kernels as kernels/triton/compile.py describes them, and how one is found. Reads assets; touches no GPU.
+// The GPU kernels as kernels/triton/compile.py lists them. Reads assets; touches no GPU.
 
 import { readAsset } from "../../base/assets.ts";
-import { invariant, RunError } from "../../base/errors.ts";
+import { RunError } from "../../base/errors.ts";
 
 /**
  * Which compilation of the kernels a device takes: `tma` is bf16 for Hopper, `ptr` bf16 for any GPU from Ampere on, `f32` for
@@ -20,29 +20,43 @@ export type Param =
       readonly elem: number;
     };
 
-export type KernelEntry = {
+/** A row of kernels/triton/variants.py, compiled or not. */
+export type KernelRow = {
   readonly name: string;
   readonly kinds: readonly Kind[];
   readonly arch: string;
+  readonly dtype: string;
+  readonly constants: Readonly<Record<string, number>>;
+  readonly launch: Readonly<Record<string, number>>;
+  /** Hash of all that the row is compiled from: no two rows have the same. */
+  readonly source_sha256: string;
+};
+
+/** A row with its compiled code. */
+export type KernelEntry = KernelRow & {
   readonly entry: string;
   readonly ptx: string;
   /** Machine code by the major compute capability that runs it. */
   readonly cubins: Readonly<Record<string, string>>;
-  readonly constants: Readonly<Record<string, number>>;
-  readonly launch: Readonly<Record<string, number>>;
   readonly params: readonly Param[];
   readonly hidden: readonly string[];
   readonly threads: number;
   readonly shared: number;
 };
 
-type Manifest = { readonly format: number; readonly kernels: readonly KernelEntry[] };
+export type Manifest = { readonly format: number; readonly kernels: readonly (KernelRow | KernelEntry)[] };
 
-const FORMAT = 1;
+const MANIFEST = "kernels/manifest.json";
+const FORMAT = 2;
 
-/** All compiled kernels. Throws a RunError, `asset.missing`, where this mlora was built without them. */
-export function readManifest(): readonly KernelEntry[] {
-  const manifest: Manifest = JSON.parse(new TextDecoder().decode(readAsset("kernels/manifest.json")));
+/** Scripts may compile a part of the rows: those that one recipe launches. */
+export const isCompiled = (row: KernelRow | KernelEntry): row is KernelEntry => "ptx" in row;
+
+/** All rows. Throws a RunError, `asset.missing`, where this mlora was built without kernels. */
+export const readManifest = (): Manifest["kernels"] => parseManifest(new TextDecoder().decode(readAsset(MANIFEST)));
+
+export function parseManifest(text: string): Manifest["kernels"] {
+  const manifest: Manifest = JSON.parse(text);
   if (manifest.format !== FORMAT)
     throw new RunError(
       "cuda.kernels",
@@ -52,23 +66,8 @@ export function readManifest(): readonly KernelEntry[] {
   return manifest.kernels;
 }
 
-/** Constants that tell apart the variants of one kernel. */
-export type Choice = Readonly<Record<string, number>>;
-
-/** The entries of a kernel for a kind with these constants; that there is none is our bug. */
-export function findEntries(entries: readonly KernelEntry[], kind: Kind, name: string, choice: Choice): readonly KernelEntry[] {
-  const found = entries.filter(
-    (entry) =>
-      entry.name === name &&
-      entry.kinds.includes(kind) &&
-      Object.entries(choice).every(([constant, value]) => entry.constants[constant] === value),
-  );
-  invariant(found.length > 0, `no kernel ${name} of kind ${kind} was compiled for ${JSON.stringify(choice)}`);
-  return found;
-}
-
-/** The padded ranks that the low-rank kernels of a kind were compiled for, ascending. */
-export function paddedRanks(entries: readonly KernelEntry[], kind: Kind): readonly number[] {
-  const down = entries.filter(({ name, kinds }) => name === "lora_down" && kinds.includes(kind));
-  return [...new Set(down.map(({ constants }) => constants["R"]!))].sort((a, b) => a - b);
-}
+/** The files of a row that a launch may load. PTX for sm_90a runs on capability 9.0 alone, which takes the machine code. */
+export const filesOf = ({ arch, ptx, cubins }: KernelEntry): readonly string[] => [
+  ...(arch === "sm_90a" ? [] : [ptx]),
+  ...Object.values(cubins),
+];

@@ -5,9 +5,8 @@ import { invariant } from "../../base/errors.ts";
 import { sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import type { KernelName } from "../kernels.ts";
-import type { Kernel } from "./kernel.ts";
 import { cdiv, dim, flag, type Implementations, type Launcher } from "./launcher.ts";
-import type { Choice } from "./manifest.ts";
+import type { Choice, Variant } from "./variants.ts";
 
 type Family = Exclude<
   KernelName,
@@ -37,12 +36,12 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
     gpu.launch(kernel, [dim(y, 0), cdiv(W, kernel.constant("BLOCK"))], { x, rows, y, W });
   };
   /** The variant whose block holds a row of H. */
-  const norm = (name: string, H: number, choice: Choice = {}): Kernel => {
+  const norm = (name: string, H: number, choice: Choice = {}): Variant => {
     const found = gpu.variants(name, choice).find((kernel) => kernel.constant("BLOCK") >= H);
     invariant(found, `${name} has no variant for rows of ${H}`);
     return found;
   };
-  const heads = (name: string, D: number, NORM: 0 | 1): Kernel => {
+  const heads = (name: string, D: number, NORM: 0 | 1): Variant => {
     const variants = gpu.variants(name, { NORM });
     const exact = variants.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HALF") === D / 2);
     const found = exact ?? variants.find((kernel) => kernel.constant("EXACT") === 0 && kernel.constant("HALF") >= D / 2);

@@ -1,9 +1,11 @@
-"""Makes cases.json and logits.safetensors: how transformers reads a config.json or weights that say a thing twice, not at all, or against one
-another. Each case is one of the models of tests/golden/peft with changed keys of its config.json, and with another head or none.
+"""Makes cases.json and logits.safetensors: how transformers reads a config.json or weights that say a thing twice, not at all,
+or against one another. Each case is one of the models of tests/golden/peft with changed keys of its config.json, and with
+another head or none.
 
     python tests/golden/base/make.py        # with torch, safetensors and transformers 5.24.0
 
-Logits are of the case's row, [tokens, vocabulary], in float32; `tied` says whether transformers uses the embedding for the head.
+Logits are of the case's row, [tokens, vocabulary], in float32; `tied` says whether transformers uses the embedding for the
+head.
 """
 
 import json
@@ -21,8 +23,8 @@ LENGTH = 20  # tokens
 
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 ORIGINAL = "original_max_position_embeddings"
-# Keys that are null are taken out. A head: "other" and "alone" are the embedding with its rows seven further down, "same" and "f32" the
-# embedding; beside "alone" there is no embedding.
+# Keys that are null are taken out. A head: "other" and "alone" are the embedding with its rows seven further down, "same" and
+# "f32" the embedding; with "alone" there is no embedding.
 CASES = [
     dict(name="rope-all-positions", model="llama", config=dict(rope_scaling=LLAMA3)),
     dict(name="rope-outside", model="llama", config={"rope_scaling": LLAMA3, ORIGINAL: 16}),

@@ -2,11 +2,11 @@
 
     python tests/golden/cit/make.py        # with the packages of scripts/bench/requirements.txt
 
-losses.json: the loss of random pooled states and log-probabilities in float64, with its gradients. The folders: an adapter on one of the
-tiny models of ../peft, trained for ten steps in fp32 on one thread; each row runs alone, so nothing is padded. The formula is the one of
-the authors' code (luka-group/CoIN) and of mLoRA's CITTask: the cross-entropy of InfoNCE in both directions over cosines, times
-min(lambda, generation / contrast) without a gradient, beside the mean cross-entropy of the targets of both answers. Pooled is what the
-model makes of all tokens but the last, which is only a target.
+losses.json: the loss of random pooled states and log-probabilities in float64, with its gradients. The folders: an adapter on
+one of the tiny models of ../peft, trained for ten steps in fp32 on one thread; each row runs alone, so nothing is padded. The
+formula is the one of the authors' code (luka-group/CoIN) and of mLoRA's CITTask: the cross-entropy of InfoNCE in both
+directions over cosines, times min(lambda, generation / contrast) without a gradient, next to the mean cross-entropy of the
+targets of both answers. Pooled is what the model makes of all tokens but the last, which is only a target.
 """
 
 import json
@@ -31,14 +31,16 @@ RUNS = [
     # 6 rows, 4 a step: the second step of each epoch has 2. The ratio of the losses bounds the weight as a rule.
     dict(name="last", model="llama", adapter="all", pooling="last", temperature=0.05, **{"lambda": 1.0}, learning_rate=4e-3,
          lengths=[(9, 14), (5, 6), (20, 17), (4, 4), (11, 12), (8, 9)], batch_size=4, accumulation=1, cut=[[[0, 1, 2, 3]], [[4, 5]]]),
-    # 7 rows, 2 micro-batches of 2 a step, as schedule/steps.ts cuts them: rows are told apart within those only; the last row is alone.
+    # 7 rows, 2 micro-batches of 2 a step, as schedule/steps.ts cuts them: rows are told apart within those only; the last row
+    # is alone.
     dict(name="mean", model="qwen3", adapter="some", pooling="mean", temperature=0.2, **{"lambda": 0.3}, learning_rate=3e-3,
          lengths=[(9, 14), (5, 6), (20, 17), (4, 5), (11, 12), (8, 9), (16, 13)], batch_size=2, accumulation=2, cut=[[[0, 1], [2, 3]], [[4, 5], [6]]]),
 ]  # fmt: skip
 
 
 def cit(us, vs, losses, targets, of, temperature, most):
-    """(contrast, loss) of a micro-batch; losses: sums of the sequences' cross-entropies; of: rows and targets of the mini-batch."""
+    """(contrast, loss) of a micro-batch; losses: sums of the sequences' cross-entropies; of: rows and targets of the
+    mini-batch."""
     similar = F.cosine_similarity(us.unsqueeze(1), vs.unsqueeze(0), dim=2) / temperature
     labels = torch.arange(len(us))
     contrast = (F.cross_entropy(similar, labels) + F.cross_entropy(similar.T, labels)) / 2
@@ -70,7 +72,8 @@ def make_losses() -> None:
 
 
 def make_rows(vocab: int, lengths) -> list[list[dict]]:
-    """An answer of about half of the shorter instruction's length behind each instruction; the first token is never a target."""
+    """An answer of about half of the shorter instruction's length after each instruction; the first token is never a
+    target."""
     rows = []
     for own, other in lengths:
         answer = torch.randint(0, vocab, (max(1, min(own, other) // 2),), generator=random).tolist()
@@ -85,7 +88,7 @@ def make_rows(vocab: int, lengths) -> list[list[dict]]:
 def sequence(model, ids, mask, pooling):
     """(pooled state, sum of the targets' cross-entropies, targets)"""
     out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-    hidden = out.hidden_states[-1][0, :-1]  # behind the final norm
+    hidden = out.hidden_states[-1][0, :-1]  # after the final norm
     losses = F.cross_entropy(out.logits[0, :-1], torch.tensor(ids[1:]), reduction="none")
     counts = torch.tensor(mask[1:], dtype=torch.bool)
     return hidden[-1] if pooling == "last" else hidden.mean(0), losses[counts].sum(), int(counts.sum())
@@ -117,7 +120,8 @@ def train(model, run, rows):
 
 def make_run(run: dict) -> None:
     folder = PEFT / run["model"]
-    load = lambda base: peft.PeftModel.from_pretrained(base, folder / run["adapter"] / "initial", is_trainable=True)  # noqa: E731
+    # noqa: E731
+    load = lambda base: peft.PeftModel.from_pretrained(base, folder / run["adapter"] / "initial", is_trainable=True)
     base = load_model(folder / "model")
     rows = make_rows(base.config.vocab_size, run["lengths"])
     model = load(base)

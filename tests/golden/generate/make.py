@@ -1,10 +1,11 @@
 """What transformers' generate makes of SmolLM2-135M-Instruct, alone and with a PEFT adapter: greedy tokens, in float32.
 
-    make.py MODEL_FOLDER     writes greedy.json beside this file; needs torch, transformers and peft
+    make.py MODEL_FOLDER     writes greedy.json next to this file; needs torch, transformers and peft
 
-The adapter's factors are functions of a counter, which tests/helpers/smollm.ts computes again: so no weights lie here. Their size makes
-the adapter change what is said, and leaves it text. A margin is the least distance of the largest logit from the next over all steps:
-where it is far above 1e-4 (the noise of sums in another order), another program must choose the same tokens.
+The adapter's factors are functions of a counter, which tests/helpers/smollm.ts computes again: so no weights lie here. Their
+size makes the adapter change what is said, and leaves it text. A margin is the least distance of the largest logit from the
+next over all steps: where it is far above 1e-4 (the noise of sums in another order), another program must choose the same
+tokens.
 """
 import json
 import sys

@@ -7,8 +7,8 @@ conversations.jsonl: conversations in the text that a row has; numbers and the o
 renderings.json: for each template a hash of each conversation's text, or null where the template refuses it.
 snippets.json: small templates over the variables of snippet-variables.json, with their text, or null for an error.
 
---more renders the templates of another folder (*.jinja) as well, and --out writes elsewhere: for templates that are not free to be copied.
---snippets makes that many random snippets instead of those kept. Dates are 26 July 2024.
+--more renders the templates of another folder (*.jinja) as well, and --out writes elsewhere: for templates that are not free to
+be copied. --snippets makes that many random snippets instead of those kept. Dates are 26 July 2024.
 """
 
 import argparse

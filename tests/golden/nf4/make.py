@@ -1,8 +1,9 @@
 """Golden bytes of QLoRA's nf4 with double quantisation, by bitsandbytes itself: python3 tests/golden/nf4/make.py
 
-Writes nf4.json beside it, bytes as base64: matrices in bf16, the packed codes, the 8-bit codes of the blocks' absolute maxima, the scales
-of those, their mean, and what it stands for in f32. Needs torch and bitsandbytes, whose CPU implementation is enough: its codes of
-absolute maxima are those of the nearest value but for some that lie half-way (to 1 %), which are taken as the nearest here.
+Writes nf4.json next to it, bytes as base64: matrices in bf16, the packed codes, the 8-bit codes of the blocks' absolute maxima,
+the scales of those, their mean, and what it stands for in f32. Needs torch and bitsandbytes, whose CPU implementation is
+enough: its codes of absolute maxima are those of the nearest value but for some that lie half-way (to 1 %), which are taken as
+the nearest here.
 """
 import base64
 import json
@@ -12,7 +13,8 @@ import bitsandbytes
 import bitsandbytes.functional as bnb
 import torch
 
-# rows and columns: a block that is not full (a single one has no scale to share: 0 / 0), blocks across rows, more blocks than share a scale (256)
+# rows and columns: a block that is not full (a single one has no scale to share: 0 / 0), blocks across rows, more blocks than
+# share a scale (256)
 SIZES = [(9, 8), (5, 40), (24, 64), (144, 136)]
 
 

@@ -1,5 +1,5 @@
-"""Makes steps.json, which mlora's optimizer kernel is tested against: what torch.optim's SGD and AdamW make of random parameters and
-gradients in ten steps, in float32, each step at a rate of its own.
+"""Makes steps.json, which mlora's optimizer kernel is tested against: what torch.optim's SGD and AdamW make of random
+parameters and gradients in ten steps, in float32, each step at a rate of its own.
 
     python tests/golden/optimizers/make.py        # with the torch of scripts/bench/requirements.txt
 """

@@ -9,7 +9,7 @@ number of its targets, whatever micro-batches it is cut into; gradients are thos
 the schedule's value at i, so that with warm-up the first step has rate 0. Gradients and norms are taken before clipping.
 
 Each adapter is trained three times: as it goes into the goldens, with each row in a micro-batch of its own (no padding, another
-order of sums), and in float64. How far these lie apart is kept beside the numbers: it is what a tolerance must allow. AdamW
+order of sums), and in float64. How far these lie apart is kept next to the numbers: it is what a tolerance must allow. AdamW
 divides a gradient by its own size, so an entry whose gradient is nearly zero makes a step of full size out of rounding; a
 golden that hangs on such an entry measures nothing, and is refused (another `seed` in models.py has none).
 """
@@ -100,7 +100,7 @@ PRINCIPAL = [
     Adapter("olora", 4, 6.0, ["v_proj", "o_proj", "up_proj", "down_proj"], 7, 1, 2, 4e-3, 0.0, None, "linear", 0, init="olora", rslora=True),
 ]  # fmt: skip
 
-# Layers and linears that differ. In "regex" the first linear of the second layer has the pattern's rank, and no linear of the first is targeted.
+# Layers and linears that differ. In "regex" the second layer's first linear has the pattern's rank; the first has no target.
 PLACES = [
     Adapter("patterns", 4, 6.0, ALL, 9, 2, 2, 1e-2, 0.1, 0.5, "cosine", 2, random_b=True, exclude=["k_proj"],
         rank_pattern={r"layers\.1\.self_attn\..*": 7, "up_proj": 2, "q_proj": 3}, alpha_pattern={r"0\.mlp\..*_proj": 5.0, "o_proj": 16.0}),
@@ -128,7 +128,7 @@ def projection(seed: int, side: int, fan_in: int, shape: torch.Size) -> torch.Te
 
 
 def make_rows(golden: Golden, adapter: Adapter) -> list[dict]:
-    """Random tokens; 3 to 40 of them, both bounds among them, behind a prompt of random length."""
+    """Random tokens; 3 to 40 of them, both bounds among them, after a prompt of random length."""
     random = generator(golden.name, golden.seed, adapter.name, "rows")
     below = lambda low, high: int(torch.randint(low, high, (1,), generator=random))  # noqa: E731
     rows = []

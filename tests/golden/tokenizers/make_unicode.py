@@ -1,4 +1,5 @@
-"""Makes unicode.json: a hash over all code points of what the regular expressions and normal forms of tokenizers (0.23) know of each."""
+"""Makes unicode.json: a hash over all code points of what the regular expressions and normal forms of tokenizers (0.23) know of
+each."""
 
 import hashlib
 import json

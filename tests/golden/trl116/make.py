@@ -1,11 +1,11 @@
-"""Makes the goldens of tests/cpu/trl116.test.ts: what TRL 1.16's own trainers make of rows of data, from their tokens to the weights
-after four steps.
+"""Makes the goldens of tests/cpu/trl116.test.ts: what TRL 1.16's own trainers make of rows of data, from their tokens to the
+weights after four steps.
 
     python tests/golden/trl116/make.py        # with trl 1.16.0, transformers 5.24.0, peft 0.21.2, torch 2.15
 
-Every task starts from the same tiny model (written here, with the tokenizer of ../tokenizers/qwen3 and a chat template of ours) and the same
-adapter, and sees its rows in order, two a step, in fp32 without dropout. Kept for each task: the rows, the ids and the learned positions
-that the trainer feeds, the loss of each step, and the final weights.
+Every task starts from the same tiny model (written here, with the tokenizer of ../tokenizers/qwen3 and a chat template of our
+own) and the same adapter, and sees its rows in order, two a step, in fp32 without dropout. Kept for each task: the rows, the
+ids and the learned positions that the trainer feeds, the loss of each step, and the final weights.
 """
 
 import copy

@@ -1,7 +1,7 @@
-"""Checks attention.py against float64 and against itself in other company. One command: python3 tests/gpu/kernels/attention.py
+"""Checks attention.py against float64 and against itself with others. One command: python3 tests/gpu/kernels/attention.py
 
-Fresh random inputs, poisoned outputs, ragged sequences packed in tiles, padding rows, windows, grouped queries, places beyond 2^31
-elements. With TRITON_INTERPRET=1 small cases in f32 are checked on the CPU. Arguments choose: attention.py tma 128
+Fresh random inputs, poisoned outputs, ragged sequences packed in tiles, padding rows, windows, grouped queries, places beyond
+2^31 elements. With TRITON_INTERPRET=1 small cases in f32 are checked on the CPU. Arguments choose: attention.py tma 128
 """
 import os
 import subprocess
@@ -97,7 +97,8 @@ class Batch:
             yield name, self.heads(grad, *place), of.grad
 
     def errors(self):
-        """|| result - reference || / || reference || over all sequences; where the reference is 0 (dq of a window of 1), per element."""
+        """|| result - reference || / || reference || over all sequences; where the reference is 0 (dq of a window of 1), per
+        element."""
         sums = {}
         for sequence in self.sequences:
             for name, found, reference in self.reference(*sequence):

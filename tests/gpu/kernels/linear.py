@@ -1,4 +1,5 @@
-"""Checks linear.py and lora.py against float64 and against themselves in other company. One command: python3 tests/gpu/kernels/linear.py
+"""Checks linear.py and lora.py against float64 and against themselves with others. One command: python3
+tests/gpu/kernels/linear.py
 
 Fresh random inputs, poisoned outputs, NaN between the adapters, ragged shapes, unequal ranks, dropout, tiles of no adapter.
 With TRITON_INTERPRET=1 the f32 variants are checked on the CPU (slow: only the small cases).

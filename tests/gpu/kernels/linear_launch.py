@@ -14,7 +14,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import linear as linear_kernels  # noqa: E402
 import lora as lora_kernels  # noqa: E402
-from linear_variants import CONFIG, SUM_BLOCK, column_block, down_grad_config, rank_block, rank_block_backward, rank_block_forward, rows_of_sum, whole_pays  # noqa: E402
+# noqa: E402
+from linear_variants import CONFIG, SUM_BLOCK, column_block, down_grad_config, rank_block, rank_block_backward, rank_block_forward, rows_of_sum, whole_pays
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"

@@ -131,7 +131,7 @@ class Problem:
         return {name: relative(getattr(self, name), ref) for name, ref in dict(s=s, y=y, ds=ds, dx=dx, da=da, db=db).items()}
 
     def alone(self, l):
-        """The same adapter with nobody beside it, at the padded rank that it needs."""
+        """The same adapter alone, at the padded rank that it needs."""
         c = self.case
         rank = max(self.ranks_list[l])
         R = next(r for r in RANKS[c.kind] if r >= rank)

@@ -1,4 +1,5 @@
-"""Checks the memory-bound kernels against float64 and against themselves elsewhere. One command: python3 tests/gpu/kernels/rows.py
+"""Checks the memory-bound kernels against float64 and against themselves elsewhere. One command: python3
+tests/gpu/kernels/rows.py
 
 Fresh random inputs, poisoned outputs, odd shapes, tensors beyond 2^31 elements, optional arguments there and absent, in place.
 With TRITON_INTERPRET=1 small shapes are checked on the CPU. Arguments choose cases: python3 rows.py ptr rope

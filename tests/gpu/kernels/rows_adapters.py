@@ -12,7 +12,8 @@ ALIGN = 128
 
 
 def layout(sites, R):
-    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as methods/layout.ts has them, and the block's size."""
+    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as methods/layout.ts has them, and the block's
+    size."""
     places, at = [], 0
     for G, K, N in sites:
         for rows, columns in ((G * R, K), (N, R)):
@@ -41,7 +42,7 @@ def squares_of(blocks, sites, R):
 
 
 def grad_norm(kind, small):
-    """Adapters of rank 8 and 13 at padded ranks 16, 64, 256, alone and beside others."""
+    """Adapters of rank 8 and 13 at padded ranks 16, 64, 256, alone and with others."""
     case = Case(kind)
     every = [[(3, 64, 192), (1, 64, 64)]] if small else [
         [(3, 576, 960), (1, 576, 576), (2, 576, 3072), (1, 1536, 576)] * 2, [(3, 4096, 12288), (1, 4096, 4096), (2, 4096, 22016), (1, 11008, 4096)], [(1, 8192, 768), (2, 1032, 776), (1, 64, 200)]]
@@ -61,7 +62,8 @@ def grad_norm(kind, small):
 
 
 def adamw(kind, small):
-    """Four adapters, two of them active, beside torch.optim.AdamW in f32 and the formula in float64, over three steps."""
+    """Four adapters, two of them active, compared with torch.optim.AdamW in f32 and the formula in float64, over three
+    steps."""
     case = Case(kind)
     for P in (128, 1152) if small else (128, 128 * 37, 128 * 8193):
         params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE)
@@ -114,7 +116,8 @@ def adamw(kind, small):
 
 
 def sgd(kind, small):
-    """Adapters with SGD, one with AdamW and an idle one in one launch, beside torch.optim.SGD and the formula in float64; v is poison."""
+    """Adapters with SGD, one with AdamW and an idle one in one launch, compared with torch.optim.SGD and the formula in
+    float64; v is poison."""
     case = Case(kind)
     for P in (128, 1152) if small else (128, 128 * 37, 128 * 1025):
         params, m, v = torch.randn(4, P, device=DEVICE), torch.zeros(4, P, device=DEVICE), torch.full((4, P), float("nan"), device=DEVICE)

@@ -1,7 +1,7 @@
 """Cases of the kernels that treat each row by itself: gather, scatter, pool, RMSNorm, rope, SwiGLU, cross-entropy.
 
 Each function takes the kind and whether to stay small (the interpreter), and returns a Case. What a row gets may not depend on
-where it lies: `elsewhere` runs every other row by itself, last first, and wants the same bits.
+where it lies: `elsewhere` runs every other row by itself, last first, and needs the same bits.
 """
 import torch
 
@@ -47,7 +47,7 @@ def rows(kind, small):
 
 
 def pool(kind, small):
-    """Pools of unequal sizes, one row among them, that lie in another order and leave rows of nobody between them."""
+    """Pools of unequal sizes, one row among them, that lie in another order and leave rows of no adapter between them."""
     case = Case(kind)
     for H in (64, 896) if small else (*WIDTHS, 1000, 16384):
         sizes = (1, 5, 1, 9) if small else (1, 300, 1, 2, 77, 513)

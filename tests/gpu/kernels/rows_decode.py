@@ -1,4 +1,5 @@
-"""The kernels of generation against float64: rows alone and beside others, places kept and left alone, windows, grouped queries."""
+"""The kernels of generation against float64: rows alone and with others, places kept and left alone, windows, grouped
+queries."""
 import torch
 
 import rows_launch as run

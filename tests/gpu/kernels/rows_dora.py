@@ -1,4 +1,4 @@
-"""DoRA's kernels against float64, alone and beside others: an adapter's numbers do not depend on where its tiles lie."""
+"""DoRA's kernels against float64, alone and with others: an adapter's numbers do not depend on where its tiles lie."""
 import torch
 
 import rows_launch as run

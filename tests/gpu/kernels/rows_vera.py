@@ -1,4 +1,5 @@
-"""VeRA's kernels against the same hash and float64 sums: of several adapters, those that are meant, and no more than their ranks."""
+"""VeRA's kernels against the same hash and float64 sums: of several adapters, those that are meant, and no more than their
+ranks."""
 import torch
 
 import rows_launch as run

@@ -1,5 +1,5 @@
-// A coordinator process for tests: starts a server of its own, prints where it is as JSON, gathers the stage that the test starts,
-// and waits.
+// A coordinator process for tests: starts a server of its own, prints where it is as JSON, gathers the stage that the test
+// starts, and waits.
 
 import { natsBus } from "../../../src/bus/coordinator.ts";
 import { startServer } from "../../../src/cluster/server.ts";

@@ -1,5 +1,5 @@
-// A stage process for tests: joins the run that its standard input names, says "joined", and does what it is asked: `backward` of
-// pass n blocks the whole main thread for n milliseconds, as a kernel does. Says at its end why it ended.
+// A stage process for tests: joins the run that its standard input names, says "joined", and does what it is asked: `backward`
+// of pass n blocks the whole main thread for n milliseconds, as a kernel does. Says at its end why it ended.
 
 import { joinRun } from "../../../src/bus/stage.ts";
 import { connect, handlers, JOIN, REPORT } from "../bus.ts";

@@ -4,8 +4,8 @@
 #   unshare --user --map-root-user --net --mount --pid --uts --fork --mount-proc hosts.sh FOLDER SSHD NAME[=OPTIONS] ...
 #
 # OPTIONS are those of a tmpfs for the host's home; without them it is FOLDER/homes/NAME. The machine that runs this script is
-# "here", 10.77.0.1. It says "ready" when all hosts let in, and ends when its standard input does: the kernel then ends all that it
-# started.
+# "here", 10.77.0.1. It says "ready" when all hosts let in, and ends when its standard input does: the kernel then ends all that
+# it started.
 set -euo pipefail
 folder="$1" sshd="$2"
 shift 2

@@ -1,4 +1,4 @@
-// A neighbour for tests: opens its end of a link and does as it is told there.
+// A neighbour for tests: opens its end of a link and does as it is asked there.
 //
 // "echo" takes messages in an order of its own within each group of `group`, checks them, and sends each back with every byte
 // turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.

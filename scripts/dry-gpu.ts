@@ -1,0 +1,67 @@
+// A GPU that launches nothing: it goes through the same choices of kernels as a real one, and notes them. What a run would need compiled
+// is found with it on a machine without a GPU.
+
+import { bytesOf } from "../src/base/dtype.ts";
+import { sizeOf } from "../src/base/shape.ts";
+import { implementationsOf } from "../src/device/cuda/families.ts";
+import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
+import type { Implementations, Launcher } from "../src/device/cuda/launcher.ts";
+import type { KernelRow } from "../src/device/cuda/manifest.ts";
+import { type Choice, type Variant, VariantSet } from "../src/device/cuda/variants.ts";
+import { CUDA_ROW_TILE } from "../src/device/cuda.ts";
+import type { Tensor } from "../src/device/device.ts";
+import type { KernelName, Kernels } from "../src/device/kernels.ts";
+import { NullDevice } from "../src/device/null.ts";
+
+export class DryGpu extends NullDevice implements Launcher {
+  readonly multiprocessors = 1;
+  readonly hasWhole: boolean;
+  override readonly formats: NullDevice["formats"];
+  readonly #variants: VariantSet;
+  readonly #implementations: Implementations;
+
+  /** `note` is given each row that is launched, or that another batch of the same adapters may launch. */
+  constructor(
+    compute: "f32" | "bf16",
+    capability: Pick<Gpu, "major" | "minor">,
+    rows: readonly KernelRow[],
+    private readonly note: (row: KernelRow) => void,
+  ) {
+    const { kind, hasWhole, formats } = traitsOf(compute, capability);
+    const variants = new VariantSet(rows, kind);
+    super(compute, CUDA_ROW_TILE, variants.paddedRanks);
+    this.formats = formats;
+    this.hasWhole = hasWhole;
+    this.#variants = variants;
+    this.#implementations = implementationsOf(this);
+  }
+
+  override launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
+  override launch(variant: Variant): void;
+  override launch(kernel: KernelName | Variant, args?: unknown): void {
+    if (typeof kernel === "string") (this.#implementations[kernel] as (args: unknown) => void)(args);
+    else this.note(kernel.row);
+  }
+
+  kernel(name: string, choice?: Choice): Variant {
+    const variant = this.#variants.one(name, choice);
+    this.note(variant.row);
+    return variant;
+  }
+
+  variants(name: string, choice?: Choice): readonly Variant[] {
+    return this.#variants.all(name, choice);
+  }
+
+  scratch(): number {
+    return 0;
+  }
+
+  /** Ones: losses, norms of gradients and cosines of them are finite, so that no adapter ends early. */
+  override read({ shape, dtype }: Tensor): Promise<Uint8Array<ArrayBuffer>> {
+    const size = sizeOf(shape);
+    if (dtype === "f32") return Promise.resolve(new Uint8Array(new Float32Array(size).fill(1).buffer));
+    if (dtype === "i32") return Promise.resolve(new Uint8Array(new Int32Array(size).fill(1).buffer));
+    return Promise.resolve(new Uint8Array(size * bytesOf(dtype)));
+  }
+}

@@ -1,0 +1,63 @@
+// Which variant of a kernel a launch takes: chosen by kind and constants among all rows of the manifest, whether compiled or not, so that
+// a part that was compiled alone never changes the choice.
+
+import { invariant } from "../../base/errors.ts";
+import type { KernelEntry, KernelRow, Kind } from "./manifest.ts";
+
+/** Constants that tell apart the variants of one kernel. */
+export type Choice = Readonly<Record<string, number>>;
+
+export class Variant {
+  constructor(readonly row: KernelRow | KernelEntry) {}
+
+  /** A constant of the variant, or a number that its launch needs. */
+  constant(name: string): number {
+    const value = this.row.constants[name] ?? this.row.launch[name];
+    invariant(value !== undefined, `${this.row.name} has no constant ${name}`);
+    return value;
+  }
+}
+
+/** "linear_forward bf16 sm_90a G=3 R=16", as kernels/triton/compile.py names it. */
+export const titleOf = ({ name, dtype, arch, constants }: KernelRow): string =>
+  [name, dtype, arch, ...Object.entries(constants).map(([constant, value]) => `${constant}=${value}`)].join(" ");
+
+export class VariantSet {
+  readonly #variants: readonly Variant[];
+  readonly #chosen = new Map<string, readonly Variant[]>();
+
+  constructor(
+    rows: readonly (KernelRow | KernelEntry)[],
+    readonly kind: Kind,
+  ) {
+    this.#variants = rows.filter(({ kinds }) => kinds.includes(kind)).map((row) => new Variant(row));
+  }
+
+  /** The variants of a kernel with these constants, in the order of the manifest; that there is none is a bug. */
+  all(name: string, choice: Choice = {}): readonly Variant[] {
+    let key = name;
+    for (const constant in choice) key += `,${constant}=${choice[constant]}`;
+    const known = this.#chosen.get(key);
+    if (known) return known;
+    const wanted = Object.entries(choice);
+    const found = this.#variants.filter(
+      ({ row }) => row.name === name && wanted.every(([constant, value]) => row.constants[constant] === value),
+    );
+    invariant(found.length > 0, `no kernel ${name} of kind ${this.kind} has the constants ${JSON.stringify(choice)}`);
+    this.#chosen.set(key, found);
+    return found;
+  }
+
+  /** The one variant with these constants. */
+  one(name: string, choice?: Choice): Variant {
+    const [variant, ...more] = this.all(name, choice);
+    invariant(variant && more.length === 0, `${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
+    return variant;
+  }
+
+  /** The padded ranks that the low-rank kernels are compiled for, ascending. */
+  get paddedRanks(): readonly number[] {
+    const ranks = this.all("lora_down").map((variant) => variant.constant("R"));
+    return [...new Set(ranks)].sort((a, b) => a - b);
+  }
+}

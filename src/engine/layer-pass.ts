@@ -1,0 +1,143 @@
+// One layer in one pass: its weights, and its values and gradients, cut to the rows of the batch.
+
+import { invariant } from "../base/errors.ts";
+import { firstRows } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { Operation } from "../families/definition.ts";
+import type { Group } from "../families/linears.ts";
+import * as adapted from "./adapted-linear.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
+import type { Batch } from "./batch.ts";
+import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
+import type { Cached } from "./kv-cache.ts";
+import { behaviourOf } from "./operations.ts";
+import { INPUT, isLinears, type LayerProgram } from "./program.ts";
+import type { TargetGroup } from "./target-group.ts";
+import type { LayerWeights, LinearWeights } from "./weights.ts";
+
+export type RopeTables = { readonly cos: Tensor; readonly sin: Tensor };
+
+export type LayerPassOptions = {
+  readonly device: Device;
+  readonly pool: AdapterPool;
+  readonly rope: RopeTables;
+  readonly batch: Batch;
+  readonly program: LayerProgram;
+  readonly weights: LayerWeights;
+  readonly acts: LayerActivations;
+  /** The stream before and after the layer. */
+  readonly x: Tensor;
+  readonly out: Tensor;
+  readonly work: ForwardWork | Workspace;
+  /** Null where keys and values are not kept. */
+  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor }) | null;
+  /** False in the model's first layer: nothing before it is trained. */
+  readonly needsInput?: boolean;
+};
+
+export class LayerPass {
+  readonly device: Device;
+  readonly batch: Batch;
+  readonly rope: RopeTables;
+  readonly program: LayerProgram;
+  readonly cached: LayerPassOptions["cached"];
+  /** The value that each kind of working memory holds. */
+  readonly #held = new Map<string, string>();
+
+  constructor(private readonly of: LayerPassOptions) {
+    ({ device: this.device, batch: this.batch, rope: this.rope, program: this.program, cached: this.cached } = of);
+  }
+
+  forward(): void {
+    for (const operation of this.program.operations) this.#run(operation);
+  }
+
+  /** Computes again what the backward pass reads: all but the layer's output. */
+  recompute(): void {
+    for (const operation of this.program.operations) {
+      if (operation.to !== this.program.output) this.#run(operation);
+      else if (isLinears(operation)) {
+        const site = this.site(operation.group);
+        if (site) adapted.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
+      }
+    }
+  }
+
+  /** Turns the gradient of the layer's output into that of its input, and adds to the adapters' gradients. */
+  backward(): void {
+    for (const operation of this.program.operations.toReversed()) behaviourOf(operation).backward(operation, this);
+  }
+
+  #run(operation: Operation): void {
+    behaviourOf(operation).forward(operation, this);
+    this.#held.set(this.#valueOf(operation.to).kind, operation.to);
+  }
+
+  #valueOf(name: string) {
+    return this.program.values.get(name)!;
+  }
+
+  /** c[M, width] */
+  value(name: string): Tensor {
+    const { memory } = this.#valueOf(name);
+    const { acts, x, out } = this.of;
+    return this.#cut(memory === INPUT ? x : memory === this.program.output ? out : acts.values.get(memory)!);
+  }
+
+  /** Makes sure that a value is where it was in the forward pass. */
+  restore(name: string): void {
+    const { kind, made } = this.#valueOf(name);
+    if (this.of.acts.dropped.has(name) && this.#held.get(kind) !== name) this.#run(made!);
+  }
+
+  /** c[M, width]; null where it is not needed. */
+  gradient(name: string): Tensor | null {
+    if (this.of.needsInput === false && !this.#valueOf(name).isTrained) return null;
+    const place = this.program.gradients.get(name)!;
+    return "value" in place ? this.value(place.value) : this.#cut(this.workspace.gradients.get(place.work)!);
+  }
+
+  /** What the operation that computes a value leaves for its backward pass. */
+  kept(name: string): Tensor {
+    const { made } = this.#valueOf(name);
+    return { ...this.of.acts.kept.get(name)!, shape: behaviourOf(made!).kept!(made!, this.batch.rows) };
+  }
+
+  get work(): ForwardWork {
+    return this.of.work;
+  }
+
+  get workspace(): Workspace {
+    const { work } = this.of;
+    invariant("gradients" in work, "a gradient in a pass that has none");
+    return work;
+  }
+
+  norm(weight: string): Tensor {
+    return this.of.weights.norms.get(weight)!;
+  }
+
+  linears(group: string): LinearWeights {
+    return this.of.weights.linears[group as Group];
+  }
+
+  /** The adapters' tensors for a group; null where none has a target. */
+  site(group: string): TargetGroup | null {
+    return this.of.pool.site(this.program.layer, group as Group);
+  }
+
+  /** s = A drop(x) of a group, c[M, G R]. */
+  low(group: string): Tensor {
+    return this.#cut(this.of.acts.low.get(group)!);
+  }
+
+  /** Whole products that methods need of a group, where they are kept. */
+  products(group: string): Products {
+    const products = Object.entries(this.of.acts.products.get(group)!);
+    return Object.fromEntries(products.map(([method, product]) => [method, this.#cut(product)]));
+  }
+
+  #cut(tensor: Tensor): Tensor {
+    return firstRows(tensor, this.batch.rows);
+  }
+}

@@ -1,0 +1,105 @@
+// A decoder layer's operations, resolved when a stage opens: the widths of its values, whose memory they have, and where their gradients lie.
+//
+// A value that is cheap to compute again lies in working memory that all values of its kind share, unless it is kept; so does a gradient. That is sound
+// because each is read before the next is written, which `resolve` checks for gradients, and `LayerPass.restore` tracks for values.
+
+import { invariant } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Op, Operation } from "../families/definition.ts";
+import { familyOf } from "../families/registry.ts";
+import type { LayerRange } from "../methods/layout.ts";
+import { behaviourOf } from "./operations.ts";
+
+/** The value that a layer begins with. */
+export const INPUT = "x";
+/** The working memory of the stream's gradient. */
+export const STREAM = "stream";
+
+export type Value = {
+  readonly width: number;
+  /** The operation that computes it; null for the layer's input. */
+  readonly made: Operation | null;
+  /** The value whose memory it has: its own name, or that of the value that was overwritten. */
+  readonly memory: string;
+  /** Values of one kind share working memory where they are not kept. */
+  readonly kind: string;
+  /** Whether parameters of adapters lie before it in its layer, so that its gradient is needed in the model's first layer, too. */
+  readonly isTrained: boolean;
+};
+
+/** In working memory of this kind, or where a value lies, which is overwritten. */
+export type GradientPlace = { readonly work: string } | { readonly value: string };
+
+export type LayerProgram = {
+  readonly layer: number;
+  readonly operations: readonly Operation[];
+  readonly values: ReadonlyMap<string, Value>;
+  readonly gradients: ReadonlyMap<string, GradientPlace>;
+  /** Operations that add to a gradient which another has begun. */
+  readonly adding: ReadonlySet<Operation>;
+  /** The last value, which is the next layer's input. */
+  readonly output: string;
+};
+
+/** The layers of a stage. */
+export type Program = readonly LayerProgram[];
+
+export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
+  range(to - from).map((i) => resolve(familyOf(spec).layer(spec, from + i), from + i, spec.hidden));
+
+export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
+
+/** Throws an Error where operations do not fit together. */
+export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
+  const values = new Map<string, Value>();
+  values.set(INPUT, { width: hidden, made: null, memory: INPUT, kind: INPUT, isTrained: false });
+  for (const operation of operations) {
+    const { from, to } = operation;
+    const input = values.get(from);
+    invariant(input && !values.has(to), `layer ${layer}: ${operation.op} from ${from} to ${to}`);
+    const { width, isInPlace } = behaviourOf(operation);
+    const made = width(operation, input.width);
+    values.set(to, {
+      width: made,
+      made: operation,
+      memory: isInPlace?.(operation) ? input.memory : to,
+      kind: `${operation.op}.${made}`,
+      isTrained: input.isTrained || isLinears(operation),
+    });
+  }
+  const output = operations.at(-1)!.to;
+  invariant(values.get(output)!.width === hidden, `layer ${layer} ends with ${output}, which is no stream`);
+  return { layer, operations, values, output, ...resolveGradients(operations, values, output) };
+}
+
+/** From the last operation to the first: each finds the gradient of its output and leaves that of its input. */
+function resolveGradients(operations: readonly Operation[], values: ReadonlyMap<string, Value>, output: string) {
+  const gradients = new Map<string, GradientPlace>([[output, { work: STREAM }]]);
+  const adding = new Set<Operation>();
+  const busy = new Map<string, string>(); // working memory, and the value whose gradient it holds
+  for (const operation of operations.toReversed()) {
+    const { from, to } = operation;
+    const own = gradients.get(to);
+    invariant(own, `nothing reads ${to}`);
+    if (isLinears(operation) && operation.residual !== null) gradients.set(operation.residual, own);
+    if (gradients.has(from)) {
+      invariant(operation.op === "norm", `${operation.op} cannot add to the gradient of ${from}`);
+      adding.add(operation);
+    } else {
+      const { kind } = values.get(from)!;
+      const places = { own: { work: kind }, output: own, input: { value: from } };
+      const place = places[behaviourOf(operation).inputGradient];
+      gradients.set(from, place);
+      if (place === places.own) {
+        invariant(!busy.has(kind), `the gradients of ${busy.get(kind)} and ${from} are needed at once`);
+        busy.set(kind, from);
+      }
+    }
+    for (const [kind, name] of busy)
+      if (name !== to) continue;
+      else if (gradients.get(from) === own) busy.set(kind, from);
+      else busy.delete(kind);
+  }
+  return { gradients, adding };
+}

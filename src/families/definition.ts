@@ -1,0 +1,78 @@
+// A family of base models: how its config.json is read, which tensors its files have, and its decoder layer as a list of operations. Each stands in a
+// file of its own, and all of them in registry.ts.
+
+import type { ModelSpec } from "../base/spec.ts";
+import type { ConfigReader } from "./config.ts";
+
+/** Query heads, heads of keys and values, and the size of each. */
+export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
+
+/**
+ * A step of a decoder layer, from one named value to another. A layer begins with the value "x", the stream, and ends with that of its last operation,
+ * which has the stream's width. Weights are named by their path within the layer.
+ */
+export type Operation =
+  /** RMSNorm of a value of `size` features. */
+  | {
+      readonly op: "norm";
+      readonly from: string;
+      readonly to: string;
+      readonly weight: string;
+      readonly size: number;
+      readonly eps: number;
+    }
+  /** Linears that read one input, as one product; their outputs lie next to each other. `residual` is a value that is added to them. */
+  | {
+      readonly op: "linears";
+      readonly from: string;
+      readonly to: string;
+      readonly group: string;
+      readonly in: number;
+      /** Output features of each linear of the group. */
+      readonly out: readonly number[];
+      readonly bias: boolean;
+      readonly residual: string | null;
+    }
+  /** Rotary embedding of q and k; `norms`: weights of RMSNorms of each head of q and of k before it. */
+  | {
+      readonly op: "rope";
+      readonly from: string;
+      readonly to: string;
+      readonly heads: Heads;
+      readonly norms: { readonly q: string; readonly k: string } | null;
+      readonly eps: number;
+    }
+  /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
+  | {
+      readonly op: "attention";
+      readonly from: string;
+      readonly to: string;
+      readonly heads: Heads;
+      readonly scale: number;
+      readonly window: number | null;
+    }
+  /** silu(gate) * up of a value that holds gate and up next to each other. */
+  | { readonly op: "swiglu"; readonly from: string; readonly to: string };
+
+/** One kind of operation. */
+export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;
+
+/** Paths within a layer, as PEFT names them: the last component is what an adapter targets. */
+export type Groups = Readonly<Record<string, readonly string[]>>;
+
+export type Definition = {
+  /** The names in config.json's `architectures` that it stands for. */
+  readonly architectures: readonly string[];
+  /** Reads config.json; defaults are those of transformers' configuration class. Refuses what the layer does not compute. */
+  readonly read: (config: ConfigReader) => Omit<ModelSpec, "family">;
+  /** The linears that adapters may target. A group has the same linears in all families that have it. */
+  readonly groups: Groups;
+  readonly layer: (spec: ModelSpec, layer: number) => readonly Operation[];
+  /** Names in the files; layers lie in `${layers}.${index}`. */
+  readonly tensors: { readonly embedding: string; readonly layers: string; readonly norm: string; readonly head: string };
+  /**
+   * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where tokenizer_config.json names none,
+   * or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.
+   */
+  readonly tokenizer: { readonly class: string | null; readonly isFixed: boolean };
+};

@@ -1,0 +1,75 @@
+// The linear layers of all families, by the names that adapters target: the one place where groups and paths of the definitions are looked up.
+
+import { invariant } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Groups, Op } from "./definition.ts";
+import { FAMILIES, familyOf } from "./registry.ts";
+
+type Last<Path extends string> = Path extends `${string}.${infer Rest}` ? Last<Rest> : Path;
+type GroupsOf<F> = F extends { readonly groups: infer G } ? G : never;
+type AllGroups = GroupsOf<(typeof FAMILIES)[keyof typeof FAMILIES]>;
+type KeyOf<G> = G extends Groups ? keyof G & string : never;
+type PathOf<G> = G extends Groups ? G[keyof G][number] : never;
+
+/** Linears that read one input; each group is one matrix product. */
+export type Group = KeyOf<AllGroups>;
+/** A linear layer of a decoder layer, as PEFT names it: "q_proj". */
+export type Linear = Last<PathOf<AllGroups>>;
+
+const nameOf = (path: string): Linear => path.slice(path.lastIndexOf(".") + 1) as Linear;
+
+/** Paths of each group; a group of one name is the same in all families. */
+const PATHS: Readonly<Record<Group, readonly string[]>> = Object.assign(
+  {},
+  ...Object.values(FAMILIES).map(({ groups }) => groups),
+);
+/** Where each linear lies within its layer. */
+const PLACES = new Map(Object.values(PATHS).flatMap((paths) => paths.map((path) => [nameOf(path), path] as const)));
+
+export const GROUP_NAMES = Object.keys(PATHS) as readonly Group[];
+export const GROUPS: Readonly<Record<Group, readonly Linear[]>> = Object.assign(
+  {},
+  ...GROUP_NAMES.map((group) => ({ [group]: PATHS[group].map(nameOf) })),
+);
+/** What an adapter may target, in the order of PEFT's names. */
+export const LINEARS: readonly Linear[] = [...PLACES.keys()];
+
+/** The path within a layer: "self_attn.q_proj", "mlp.up_proj". */
+export const modulePath = (linear: Linear): string => PLACES.get(linear)!;
+
+/** Where Hugging Face's model, and so PEFT, has a linear: "model.layers.3.self_attn.q_proj". */
+export const pathOf = (layer: number, linear: Linear): string => `model.layers.${layer}.${modulePath(linear)}`;
+
+/** The groups of a model, in the order that numbers them. */
+export const groupsOfModel = (spec: ModelSpec): readonly Group[] => Object.keys(familyOf(spec).groups) as Group[];
+export const linearsOfModel = (spec: ModelSpec): readonly Linear[] => groupsOfModel(spec).flatMap((group) => GROUPS[group]);
+
+/** Every linear of every layer, in the model's order. */
+export const modulesOf = (layers: number): { readonly layer: number; readonly linear: Linear; readonly path: string }[] =>
+  range(layers).flatMap((layer) => LINEARS.map((linear) => ({ layer, linear, path: pathOf(layer, linear) })));
+
+/** The product of a group, which has the same sizes in every layer that has it. */
+function productOf(spec: ModelSpec, group: Group): Op<"linears"> {
+  const { layer } = familyOf(spec);
+  for (let index = 0; index < spec.layers; index++)
+    for (const operation of layer(spec, index)) if (operation.op === "linears" && operation.group === group) return operation;
+  invariant(false, `a ${spec.family} model has no group ${group}`);
+}
+
+/** Input width, and where each linear of the group begins in the output (and where the last ends). */
+export function groupShape(spec: ModelSpec, group: Group): { readonly in: number; readonly firstColumn: readonly number[] } {
+  const { in: width, out } = productOf(spec, group);
+  const firstColumn = [0];
+  for (const features of out) firstColumn.push(firstColumn.at(-1)! + features);
+  return { in: width, firstColumn };
+}
+
+/** Output and input features of a linear: its weight is [out, in]. */
+export function linearShape(spec: ModelSpec, linear: Linear): { readonly out: number; readonly in: number } {
+  const group = groupOf(linear);
+  const { in: width, out } = productOf(spec, group);
+  return { out: out[GROUPS[group].indexOf(linear)]!, in: width };
+}
+
+const groupOf = (linear: Linear): Group => GROUP_NAMES.find((group) => GROUPS[group].includes(linear))!;

@@ -1,0 +1,66 @@
+// The tensors of a model's files, by the names of its family.
+
+import type { ModelSpec } from "../base/spec.ts";
+import type { Op, Operation } from "./definition.ts";
+import { GROUPS, type Group, type Linear, modulePath } from "./linears.ts";
+import { familyOf } from "./registry.ts";
+
+/** What a decoder layer reads: weights of norms [size], and of linears [out, in] with a bias [out] or none. Names are whole. */
+export type LayerTensors = {
+  readonly norms: readonly { readonly weight: string; readonly name: string; readonly size: number }[];
+  readonly groups: readonly {
+    readonly group: Group;
+    readonly in: number;
+    readonly linears: readonly { readonly name: string; readonly out: number }[];
+    readonly bias: boolean;
+  }[];
+};
+
+const isOp =
+  <K extends Operation["op"]>(kind: K) =>
+  (operation: Operation): operation is Op<K> =>
+    operation.op === kind;
+
+/** `weight` and `group` are as the layer's operations name them. */
+export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
+  const { layer: operationsOf, tensors } = familyOf(spec);
+  const operations = operationsOf(spec, layer);
+  const at = `${tensors.layers}.${layer}`;
+  const norm = (weight: string, size: number) => ({ weight, name: `${at}.${weight}.weight`, size });
+  return {
+    norms: [
+      ...operations.filter(isOp("norm")).map(({ weight, size }) => norm(weight, size)),
+      ...operations
+        .filter(isOp("rope"))
+        .flatMap(({ norms, heads }) => Object.values(norms ?? {}).map((weight) => norm(weight, heads.headDim))),
+    ],
+    groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
+      group: group as Group,
+      in: width,
+      linears: GROUPS[group as Group].map((linear, i) => ({ name: `${at}.${modulePath(linear)}`, out: out[i]! })),
+      bias,
+    })),
+  };
+}
+
+/** Every tensor of a model, by Hugging Face's name, with its shape. */
+export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
+  const { embedding, norm, head } = familyOf(spec).tensors;
+  const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
+  for (let layer = 0; layer < spec.layers; layer++) {
+    const { norms, groups } = layerTensors(spec, layer);
+    for (const { name, size } of norms) shapes.set(name, [size]);
+    for (const { in: width, linears, bias } of groups)
+      for (const { name, out } of linears) {
+        shapes.set(`${name}.weight`, [out, width]);
+        if (bias) shapes.set(`${name}.bias`, [out]);
+      }
+  }
+  shapes.set(norm, [spec.hidden]);
+  if (!spec.tiedEmbeddings) shapes.set(head, [spec.vocab, spec.hidden]);
+  return shapes;
+}
+
+/** The name of a linear's weight. */
+export const weightName = (spec: ModelSpec, layer: number, linear: Linear): string =>
+  `${familyOf(spec).tensors.layers}.${layer}.${modulePath(linear)}.weight`;

@@ -1,0 +1,23 @@
+// Which formats can hold the linear weights of a model.
+
+import { RequestError } from "../base/errors.ts";
+import type { WeightFormat } from "../base/precision.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { linearShape, linearsOfModel } from "../families/linears.ts";
+
+/** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
+const FP8_ALIGN = 16;
+
+/** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
+export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
+  if (format !== "fp8") return;
+  for (const linear of linearsOfModel(spec)) {
+    const { out, in: width } = linearShape(spec, linear);
+    if (out % FP8_ALIGN === 0 && width % FP8_ALIGN === 0) continue;
+    throw new RequestError(
+      "plan.precision",
+      `model.precision is fp8, but ${linear} of this model is [${out}, ${width}]: fp8 wants multiples of ${FP8_ALIGN}`,
+      'set precision to "int8", "nf4" or "bf16"',
+    );
+  }
+}

@@ -1,0 +1,71 @@
+// A copy of the sources with the example of a section of docs/extending.md, for tests that follow it as a contributor does.
+
+import { expect } from "bun:test";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export const ROOT = join(import.meta.dir, "..", "..");
+const PAGE = readFileSync(join(ROOT, "docs", "extending.md"), "utf8");
+
+/** The code that a section shows, by the path in its first line. */
+export function shownIn(section: string): Map<string, string> {
+  const text = PAGE.split(/^## /m).find((part) => part.startsWith(section))!;
+  const blocks = [...text.matchAll(/^( *)```ts\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
+    code!.replaceAll(new RegExp(`^${indent}`, "gm"), ""),
+  );
+  return new Map(blocks.map((code) => [/^\/\/ (?:in )?(\S+)\n/.exec(code)![1]!, code]));
+}
+
+/** Sources that can be changed and run. Disposing removes them. */
+export class CopyOfSources implements Disposable {
+  readonly root = mkdtempSync(join(tmpdir(), "mlora-extending-"));
+
+  constructor() {
+    for (const name of ["src", "ffi", "tests/helpers", "package.json", "tsconfig.json"])
+      cpSync(join(ROOT, name), this.at(name), {
+        recursive: true,
+        filter: (path) => !path.startsWith(join(ROOT, "ffi", "build")),
+      });
+    for (const name of ["node_modules", "ffi/build"]) symlinkSync(join(ROOT, name), this.at(name));
+    this.edit("tsconfig.json", '"include": [', '"include": ["src", "ffi", "tests/helpers"], "unused": [');
+  }
+
+  at(path: string): string {
+    return join(this.root, path);
+  }
+
+  write(path: string, text: string): void {
+    writeFileSync(this.at(path), text);
+  }
+
+  edit(path: string, from: string, to: string): void {
+    const text = readFileSync(this.at(path), "utf8");
+    expect(text).toContain(from);
+    this.write(
+      path,
+      text.replace(from, () => to),
+    );
+  }
+
+  /** Source files that are new or changed. */
+  touched(): string[] {
+    const paths = (readdirSync(this.at("src"), { recursive: true }) as string[]).filter((path) => path.endsWith(".ts")).sort();
+    const textOf = (root: string, path: string) => readFileSync(join(root, "src", path), "utf8");
+    const known = new Set(readdirSync(join(ROOT, "src"), { recursive: true }) as string[]);
+    return paths.filter((path) => !known.has(path) || textOf(ROOT, path) !== textOf(this.root, path));
+  }
+
+  async run(...command: string[]): Promise<[code: number, out: string]> {
+    const { exited, stdout } = Bun.spawn(command, { cwd: this.root, stdout: "pipe", stderr: "pipe" });
+    return [await exited, await new Response(stdout).text()];
+  }
+
+  check(): Promise<[code: number, out: string]> {
+    return this.run("node_modules/.bin/tsc", "-p", ".");
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.root, { recursive: true });
+  }
+}

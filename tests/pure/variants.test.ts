@@ -1,0 +1,133 @@
+// The table of compiled kernels and its launchers, on a GPU that launches nothing: each launch finds its row, and each row is launched
+// by something, so that nothing is compiled in vain.
+
+import { expect, test } from "bun:test";
+import { DryGpu } from "../../scripts/dry-gpu.ts";
+import type { WeightFormat } from "../../src/base/precision.ts";
+import { Rng } from "../../src/base/rng.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
+import { Arena } from "../../src/device/arena.ts";
+import { compiled } from "../../src/device/cuda/kernels.ts";
+import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
+import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
+import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import { Stage } from "../../src/engine/stage.ts";
+import { LINEARS } from "../../src/families/linears.ts";
+import { attentionDecode, cacheWrite } from "../../src/ops/attention.ts";
+import { randomFill } from "../../src/ops/fill.ts";
+import { poolBackward, poolForward } from "../../src/ops/pool.ts";
+import { pack } from "../../src/schedule/pack.ts";
+import { kernelRows } from "../helpers/kernel-rows.ts";
+import { randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+
+const ROWS = kernelRows();
+const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
+/** Hopper, the oldest GPU with fp8, and what tests compute in. */
+const GPUS = [
+  ["tma", "bf16", { major: 9, minor: 0 }],
+  ["ptr", "bf16", { major: 8, minor: 9 }],
+  ["f32", "f32", { major: 9, minor: 0 }],
+] as const;
+
+const newSpec = (changes: Partial<ModelSpec>): ModelSpec =>
+  tinySpec({
+    layers: 2,
+    windows: [null, null],
+    heads: 2,
+    kvHeads: 1,
+    vocab: 64,
+    hidden: 64,
+    intermediate: 64,
+    headDim: 64,
+    ...changes,
+  });
+
+/** All that a stage does with an adapter: its beginning, a step, an evaluation. */
+async function train(gpu: DryGpu, spec: ModelSpec, adapter: PoolAdapter, format: WeightFormat): Promise<void> {
+  const sizes = tinySizes(gpu, [adapter], { layers: 2, format, rows: 1280, targets: 1280 });
+  const config = { spec, layerRange: wholeModel(spec), sizes };
+  using stage = await Stage.open(gpu, config, () => undefined, { previous: null, next: null });
+  await stage.admit(0, { ...adapter, seed: 0, init: "default" });
+  const samples = [randomTokens(new Rng(4), spec.vocab, 9)];
+  const segment = { adapter: 0, samples, seed: 1, step: 0, dropout: 0.1, firstRow: 0, weight: 0.1 };
+  const batch = pack([segment], 1, gpu.rowTile);
+  await stage.forward(0, batch);
+  await stage.backward(0);
+  await stage.evaluate(batch);
+  await stage.pool.gradSquares([0]);
+  const rates = { learningRate: 1e-3, ratio: 1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, coefficient: 1 };
+  await stage.step([{ adapter: 0, t: 1, ...rates }]);
+}
+
+/** What is left of the contract: generation, pooling, random weights. */
+function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
+  const { heads, kvHeads, headDim } = spec;
+  using arena = new Arena(gpu, 1 << 20, "a test");
+  const qkv = arena.tensor(gpu.compute, 4, (heads + 2 * kvHeads) * headDim);
+  const cache = arena.tensor(gpu.compute, 8, 2 * kvHeads * headDim);
+  const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
+  const out = arena.tensor(gpu.compute, 4, heads * headDim);
+  cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
+  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0 });
+  const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
+  poolForward(gpu, { x, bounds, y });
+  poolBackward(gpu, { dy: y, bounds, dx: x });
+  randomFill(gpu, { out: x, seed: 1, scale: 1 });
+}
+
+async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
+  const found = new Set<KernelRow>();
+  const open = () => new DryGpu(compute, capability, ROWS, (row) => found.add(row));
+  const { formats, paddedRanks } = open();
+  const all = (rank: number, method?: "dora" | "vera"): PoolAdapter => ({
+    rank,
+    scale: 1,
+    targets: LINEARS,
+    ...(method && { method }),
+  });
+  const aligned = newSpec({ intermediate: 128, heads: 2, kvHeads: 2 }); // boundaries at multiples of 128
+  const unaligned = newSpec({ intermediate: 72, kvHeads: 1 });
+  for (const format of formats)
+    for (const spec of [aligned, unaligned].flatMap((plain) => [plain, { ...plain, ...BIASES }])) {
+      await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, format); // groups without adapters
+      await train(open(), spec, { rank: 4, scale: 1, targets: ["down_proj"] }, format);
+      if (format === "dense" || format === "fp8")
+        for (const rank of paddedRanks)
+          for (const method of ["dora", undefined] as const) await train(open(), spec, all(rank, method), format);
+      else await train(open(), spec, all(4, "dora"), format);
+    }
+  await train(open(), aligned, all(4, "vera"), "dense");
+  const sizes = [{ hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }, { headDim: 128 }, { headDim: 40 }];
+  for (const size of sizes)
+    for (const qkNorm of [false, true]) {
+      const spec = newSpec({ ...size, qkNorm });
+      await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
+      launchOthers(open(), spec);
+    }
+  await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
+  launchOthers(open(), aligned);
+  for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
+  return found;
+}
+
+test("each row is launched by something", async () => {
+  const launched = new Set<KernelRow>();
+  for (const gpu of GPUS) for (const row of await launchedBy(gpu)) launched.add(row);
+  expect(ROWS.filter((row) => !launched.has(row)).map(titleOf)).toEqual([]);
+}, 120_000);
+
+test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not change which row is chosen: %s", (kind) => {
+  const some = ROWS.map((row, i) => (i % 3 === 0 ? row : { ...row, ptx: "x" }) as KernelRow);
+  const [one, other] = [new VariantSet(ROWS, kind), new VariantSet(some, kind)];
+  expect(other.paddedRanks).toEqual(one.paddedRanks);
+  for (const name of new Set(ROWS.filter(({ kinds }) => kinds.includes(kind)).map((row) => row.name)))
+    expect(other.all(name).map(({ row }) => titleOf(row))).toEqual(one.all(name).map(({ row }) => titleOf(row)));
+});
+
+test("a row that was not compiled is refused by name, with the way out", () => {
+  const row = ROWS.find(({ name }) => name === "swiglu_forward")!;
+  expect(() => compiled(row)).toThrow("without swiglu_forward bf16 sm_80 BLOCK=1024");
+  expect(() => compiled(row)).toThrow(
+    expect.objectContaining({ code: "cuda.kernels", hint: expect.stringContaining("scripts/kernels") }),
+  );
+});
