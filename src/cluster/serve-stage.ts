@@ -1,4 +1,4 @@
-// A stage in a process of its own: opens when it is told to, with links to its neighbours, and serves until the run is over.
+// A stage in a process of its own: opens on request, with links to its neighbours, and serves until the run is over.
 
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
@@ -15,11 +15,11 @@ import { openLinkOver } from "../link/open.ts";
 export type ServeOptions = {
   readonly run: string;
   readonly membership: StageMembership;
-  /** Where the base model lies on this machine; null: where the coordinator has it. */
+  /** The base model's folder on this machine; null: that of the coordinator. */
   readonly folder: string | null;
 };
 
-/** Serves until the run is over for this stage; resolves to null when it is done, else to what ended it. Leaves nothing open. */
+/** Serves until the run is over for this stage; resolves to null when it is done, else to the error that ended it. Closes all it opened. */
 export async function serveStage(options: ServeOptions): Promise<RunError | null> {
   const { membership } = options;
   const over = new AbortController();
@@ -35,19 +35,19 @@ export async function serveStage(options: ServeOptions): Promise<RunError | null
   });
   membership.serve(handlers);
   const reason = await membership.ended;
-  over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // links let go of who waits
+  over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // ends waits on links
   await gate.close();
   return reason;
 }
 
-/** Device, links and stage, in the order in which they need each other; `opened` disposes of them in the other. */
+/** Opens device, links and stage, in the order in which they need each other; `opened` disposes of them in reverse. */
 async function open(options: ServeOptions, setup: StageSetup, signal: AbortSignal, opened: AsyncDisposableStack) {
   const { membership, folder } = options;
   const device = openDevice(setup.device);
   let owner: Disposable = device;
   opened.defer(() => owner[Symbol.dispose]());
   const { first, last } = setup.layerRange;
-  // Both at once: a stage in the middle is waited for from both sides.
+  // Concurrently: both neighbours of a stage in the middle wait for it.
   const [previous, next] = await Promise.all([
     first ? null : linkTo(membership.stage - 1, options, setup, device, signal),
     last ? null : linkTo(membership.stage + 1, options, setup, device, signal),

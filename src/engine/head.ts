@@ -1,9 +1,8 @@
-// The output head: cross-entropy of the next token over the rows that have a target, each by its weight. Supervised fine-tuning gives all
-// the same; preferences give each sequence its own (objectives/).
+// The output head: the weighted cross-entropy of the next token over the rows that have a target, and logits for generation. In supervised
+// fine-tuning all targets have the same weight; in preferences each sequence has its own (objectives/).
 //
-// Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
-// gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
-// weight zero.
+// Only rows with a target pass the final norm and the output head, a chunk at a time, and a chunk's logits become their own gradient in
+// place. Other tokens cost nothing here. An adapter's targets fill whole tiles, padded with rows of zeros and weight zero.
 
 import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
@@ -25,8 +24,8 @@ export type HeadWeights = {
 };
 
 /**
- * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
- * `gradHidden` c[M, H] also the gradient of sum(weights * loss) by the stream `hidden` c[M, H].
+ * Fills batch.loss f32[T] (-log p of each target) and batch.isCorrect i32[T] (1 where greedy decoding gives
+ * the target). With `gradHidden` c[M, H] also the gradient of sum(weights * loss) with respect to the stream `hidden` c[M, H].
  */
 export function headLoss(
   device: Device,
@@ -66,7 +65,7 @@ export function headLoss(
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
 }
 
-/** The logits f32[classes] of each target of a batch, in order; `targetRows` are the batch's on the host. A row tile at a time. */
+/** The logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the batch's on the host. */
 export async function nextLogits(
   device: Device,
   head: HeadWeights,

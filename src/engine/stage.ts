@@ -44,7 +44,7 @@ type InFlight<T extends BatchTables = MicroBatch> = {
   readonly slot: number;
 };
 
-/** Throws a RunError, `device.precision`, where the device cannot hold the base model so: a coordinator plans before the device is open. */
+/** Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before the device is open. */
 export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
   if (!formats.includes(format))
     throw new RunError(
@@ -58,9 +58,9 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
-  /** By slot: parameters of adapters whose beginning comes layer by layer. */
+  /** By slot: parameters of adapters that are initialised layer by layer. */
   readonly #beginning = new Map<number, Float32Array>();
-  /** What a pass failed with. */
+  /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
 
   private constructor(
@@ -80,8 +80,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for adapters
-   * that begin as a part of it.
+   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for
+   * adapters that begin as a part of it.
    */
   static async open(
     device: Device,
@@ -145,7 +145,7 @@ export class Stage implements Disposable {
     };
   }
 
-  /** Of a GPU, what its driver takes for us, too. How much of the host's memory is free says more of other programs than of this one. */
+  /** Of a GPU, including what its driver takes. On a CPU free memory depends on other programs, so only what is allocated counts. */
   get #takenBytes(): number {
     const { device } = this;
     return device.kind === "cpu" ? device.allocated : this.freeBefore - device.memory().free;
@@ -157,7 +157,7 @@ export class Stage implements Disposable {
     await this.device.idle();
   }
 
-  /** The last stage begins with the loss and returns what it was. */
+  /** The last stage begins with the loss and returns it. */
   async backward(pass: number, logProbs = false): Promise<readonly SequenceLoss[] | null> {
     const { device, decoder, neighbours } = this;
     const inFlight = this.#inFlight.get(pass);
@@ -196,8 +196,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the token that follows
-   * each sequence, in their order.
+   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the token that
+   * follows each sequence, in their order.
    */
   async decode(batch: GenerationBatch): Promise<readonly Float32Array[] | null> {
     const { cache, places } = this.buffers;
@@ -219,7 +219,7 @@ export class Stage implements Disposable {
     await this.#recorder.timer(null, adapters)("step", () => this.pool.step(table));
   }
 
-  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: as bus/messages.ts says of it. */
+  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: see bus/messages.ts. */
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
     const anew = layer === undefined || layer === layerRange.from;
@@ -235,7 +235,7 @@ export class Stage implements Disposable {
     }
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
-    if (this.pool.begin(slot)) this.decoder.refresh(); // at once, for it is part of what is read
+    if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 
   [Symbol.dispose](): void {
@@ -244,8 +244,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * A pass. Those that were sent before the coordinator heard of one that failed lack what it would have left, its memory among it: they
-   * fail with the same error, so that whichever is heard first says what went wrong.
+   * Runs a pass. After a pass that failed, those that were already sent would lack its results and its memory: they fail with the same
+   * error, so that the first reply to arrive names the cause.
    */
   async #whole<T>(pass: () => Promise<T>): Promise<T> {
     if (this.#failure) throw this.#failure.error;
@@ -278,7 +278,7 @@ export class Stage implements Disposable {
     return { batch, acts, tables, slot };
   }
 
-  /** Targets of preferences count by what the whole batch's losses are: these are computed first, without gradients. */
+  /** The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients. */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
     if (tables.preferences.length === 0) {

@@ -1,4 +1,4 @@
-// The primitives: gradients of weighted tokens, steps, samples and files are those of a run, of `mlora generate` and of each other.
+// The primitives: gradients of weighted tokens, steps, samples and files are those of a run, of `mlora generate`, of each other
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync } from "node:fs";
@@ -261,7 +261,7 @@ describe("samples", () => {
     },
   );
 
-  test("end where they are told to, and none depends on the others", async () => {
+  test("end at stop tokens, and none depends on the others", async () => {
     await using on = await place.open(["lora", "dora"]);
     const prompts = range(20).map((i) => tokens(1 + (i % 9)));
     const sampling = { temperature: 1.5 };
