@@ -3,6 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Precision } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
@@ -14,7 +15,7 @@ import { planPrimitives } from "../../src/session/open-primitives.ts";
 import { Primitives, rowOf } from "../../src/session/primitives.ts";
 import { writeTinyModel } from "./model.ts";
 
-const CACHE = { sequences: 16, capacity: 60 };
+export const CACHE = { sequences: 16, capacity: 60 };
 
 const ADAPTERS: Readonly<Record<string, string>> = {
   lora: "rank = 5\ndropout = 0.1\nweight_decay = 0.02\nlora_plus_ratio = 4",
@@ -60,7 +61,10 @@ export class PrimitivesPlace implements Disposable {
   readonly root = mkdtempSync(join(tmpdir(), "mlora-primitives-"));
   readonly model = join(this.root, "model");
 
-  constructor() {
+  constructor(
+    readonly device: "cpu" | "cuda" = "cpu",
+    readonly precision: Precision = "fp32",
+  ) {
     writeTinyModel(this.model);
   }
 
@@ -75,7 +79,7 @@ export class PrimitivesPlace implements Disposable {
 
   /** Of the model, with these tables of defaults and adapters. */
   recipeOf(tables: string, run = ""): Recipe {
-    const text = `[model]\npath = "model"\nprecision = "fp32"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}\n${tables}\n`;
+    const text = `[model]\npath = "model"\nprecision = "${this.precision}"\n[run]\noutput = "out"\ndevice = "${this.device}"\n${run}\n${tables}\n`;
     return parseRecipe(text, join(this.root, "recipe.toml"));
   }
 
