@@ -12,7 +12,7 @@ import { setupsOf } from "../src/cluster/setup.ts";
 import { type Gpu, isSupported, listGpus } from "../src/device/cuda/gpus.ts";
 import { type KernelRow, parseManifest } from "../src/device/cuda/manifest.ts";
 import { titleOf } from "../src/device/cuda/variants.ts";
-import type { AdapterResult } from "../src/session/events.ts";
+import type { AdapterResult, SessionEvent } from "../src/session/events.ts";
 import { planOn, type Request, readRecipe, readRequest } from "../src/session/prepare.ts";
 import { Training } from "../src/session/training.ts";
 import { DryGpu } from "./dry-gpu.ts";
@@ -56,15 +56,15 @@ export async function kernelsFor(
     const resumed = new Map(
       plan.adapters.filter((adapter) => !waiting.has(adapter.name)).map((adapter) => [adapter.name, ENDED]),
     );
-    const stepped = ({ adapter }: { readonly adapter: number }) => {
-      waiting.delete(plan.adapters[adapter]!.name);
+    const emit = (event: SessionEvent): void => {
+      if (event.type === "failed")
+        throw new RunError("kernels.dry", `adapter '${event.adapter}' cannot be played: ${event.message}`);
+      if (event.type !== "step") return;
+      waiting.delete(event.adapter);
       if (waiting.size === 0) stop.abort();
     };
-    const failed = (adapter: number, message: string): void => {
-      throw new RunError("kernels.dry", `adapter '${plan.adapters[adapter]!.name}' cannot be played: ${message}`);
-    };
     await new Training({
-      ...{ plan, data: of.data, bus, output: null, observers: [{ stepped, failed }], stop: stop.signal, resumed },
+      ...{ plan, data: of.data, bus, output: null, emit, stop: stop.signal, resumed },
     }).run();
     if (waiting.size > 0) throw new RunError("kernels.dry", `${[...waiting].join(", ")} made no step`);
   }

@@ -76,13 +76,13 @@ function commandLine(): CAC {
     .action(async ({ json = false }: { json?: boolean }) => (await remote()).ps(json));
   cli
     .command("stop <run> [adapter]", "End a run, or one of its adapters; what was trained is saved")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "stop", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "stop", adapter));
   cli
     .command("pause <run> [adapter]", "Take a run's adapters off the stages, or one of them, until they are resumed")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "pause", adapter));
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "pause", adapter));
   cli
-    .command("resume <run> [adapter]", "Let paused adapters go on")
-    .action(async (run: string, adapter?: string) => (await remote()).events(run, "resume", adapter));
+    .command("resume <run> [adapter]", "Resume paused adapters")
+    .action(async (run: string, adapter?: string) => (await remote()).change(run, "resume", adapter));
   cli
     .command("add <run> <recipe>", "Have the adapters of another recipe for the same base model join a run")
     .action(async (run: string, recipe: string) => (await remote()).add(run, recipe));
@@ -93,7 +93,7 @@ function commandLine(): CAC {
       (await remote()).fork(run, adapter, name, set === undefined ? "" : `${set}`),
     );
   cli
-    .command("stage", "Be one stage of a run that a coordinator elsewhere waits for")
+    .command("stage", "Run one pipeline stage for a remote coordinator")
     .option("--nats <url>", "The NATS server that the coordinator prints")
     .option("--run <id>", "The run's id, as the coordinator prints it")
     .option("--key <file>", "The file with the run's key, copied from where the coordinator prints (default: MLORA_RUN_KEY)")
@@ -180,7 +180,7 @@ const TEXT = /<(folder|file|text|id)>/;
 function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[]): void {
   for (const { name, rawName } of matchedCommand?.options ?? []) {
     const [value, flag] = [options[name], `--${name}`];
-    if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is told later
+    if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is reported later
     const typed = args.flatMap((arg, i) =>
       arg === flag ? [args[i + 1] ?? ""] : arg.startsWith(`${flag}=`) ? [arg.slice(flag.length + 1)] : [],
     );
@@ -188,7 +188,7 @@ function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[])
   }
 }
 
-/** Flags that go before what a recipe says. */
+/** Flags that override the recipe. */
 const overrides = ({ output, device, seed, stages }: Overrides): Overrides => ({
   ...(output === undefined ? {} : { output }),
   ...(device === undefined ? {} : { device: `${device}` }),
@@ -220,7 +220,7 @@ function usageError(cli: CAC, message: string): RequestError {
 async function main(args: readonly string[]): Promise<number> {
   if (args[0] === "child") {
     const rest = (await import("./cluster/spawn.ts")).beChild(args.slice(1));
-    return rest === null ? FAILED : main(rest); // without its parent nobody would hear why
+    return rest === null ? FAILED : main(rest); // without its parent no process reads why
   }
   if (args[0] === "--version" || args[0] === "-v") {
     writeStdout(`mlora ${VERSION}\n`);
@@ -269,7 +269,7 @@ const end = (code: number): void => {
   process.stdout.end(() => process.exit());
 };
 
-// Nobody reads what is said on stderr any more: a run is worth more than its progress, and goes on.
+// The reader of stderr is gone: a run is worth more than its progress, and continues.
 process.stderr.on("error", () => undefined);
 process.stdout.on("error", (error: Error & { readonly code?: string }) => {
   if (error.code !== "EPIPE") end(report(new RunError("cli.output", `standard output cannot be written: ${error.message}`)));

@@ -17,20 +17,20 @@ import { linearShape, linearsOfModel } from "../families/linears.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
-import type { Observer, StepEvent } from "../session/events.ts";
+import { byFamily, writeTrace } from "../session/chrome-trace.ts";
+import type { EventOf, SessionEvent } from "../session/events.ts";
 import { localDevices } from "../session/prepare.ts";
 import { steadyBubble, Tracer } from "../session/trace.ts";
 import { type AdapterData, run } from "../session/training.ts";
 import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
 import { simulateRun } from "./draw/simulated-run.ts";
-import { linkOf } from "./flags.ts";
-import { byFamily, tracePath, writeTrace } from "./timeline.ts";
+import { linkOf, tracePath } from "./flags.ts";
 
 export type { BenchOptions };
 
 /** Steps that warm up and are not counted. */
 const WARM_UP = 2;
-/** Of a pipeline, so many rounds of steps before the last are looked at for bubbles. */
+/** Rounds of steps before the last whose bubbles are measured in a pipeline. */
 const WATCHED = 6;
 
 export async function bench(options: BenchOptions): Promise<void> {
@@ -95,8 +95,8 @@ export async function bench(options: BenchOptions): Promise<void> {
   writeStdout(options.json ? `${jsonText(report)}\n` : text(report));
 }
 
-/** Keeps in a folder that goes with it, and counts. */
-function countingKeeper() {
+/** A checkpoint store in a temporary folder, which counts its saves. */
+function countingStore() {
   const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
   const store = diskStore(folder, 1);
   const save: CheckpointStore["save"] = async (...of) => {
@@ -115,19 +115,19 @@ function countingKeeper() {
 }
 
 /**
- * Time of a round of steps of all adapters, in ms each, the last losses, and a trace of one more round. Every adapter is kept each
- * `keepSeconds`, where it is given.
+ * Times of rounds of steps of all adapters, in ms, the last losses, and a trace of one more round. Every adapter is saved each
+ * `saveSeconds`, unless null.
  */
 async function timeSteps(
   plan: Plan,
   data: readonly AdapterData[],
   steps: number,
   link: StageSetup["link"],
-  keepSeconds: number | null,
+  saveSeconds: number | null,
 ) {
   const stop = new AbortController();
-  await using counting = keepSeconds === null ? null : countingKeeper();
-  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: keepSeconds! / 60 } } : {};
+  await using counting = saveSeconds === null ? null : countingStore();
+  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: saveSeconds! / 60 } } : {};
   await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
   const { bus, lost, links } = stages;
   const peak = await peakOf(plan, bus);
@@ -137,28 +137,27 @@ async function timeSteps(
   let [seen, last] = [0, now()];
   const losses = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
-  const observer: Observer = {
-    stepped: ({ adapter, loss }: StepEvent) => {
-      losses[adapter] = loss;
-      if (++seen % plan.adapters.length !== 0) return;
-      times.push(now() - last);
-      last = now();
-      const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
-      if (watches) traced = tracer.record({ passes: true, kernels: false });
-      if (times.length === steps)
-        traced = tracer.record({ passes: true, kernels: true }).then(() => {
-          bubble = steadyBubble(tracer.traces);
-        });
-      if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
-      traced?.catch(() => undefined); // the run fails with it, too
-      if (times.length > steps) stop.abort();
-    },
-    failed: (_, message) => {
-      throw new Error(message);
-    },
+  const stepped = ({ index, loss }: EventOf<"step">): void => {
+    losses[index] = loss;
+    if (++seen % plan.adapters.length !== 0) return;
+    times.push(now() - last);
+    last = now();
+    const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
+    if (watches) traced = tracer.record({ passes: true, kernels: false });
+    if (times.length === steps)
+      traced = tracer.record({ passes: true, kernels: true }).then(() => {
+        bubble = steadyBubble(tracer.traces);
+      });
+    if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
+    traced?.catch(() => undefined); // the run fails with it, too
+    if (times.length > steps) stop.abort();
+  };
+  const emit = (event: SessionEvent): void => {
+    if (event.type === "step") stepped(event);
+    if (event.type === "failed") throw new Error(event.message);
   };
   try {
-    await run({ plan, data, bus, output: null, observers: [observer], lost, stop: stop.signal, ...kept });
+    await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
     await traced;
     const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
     const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
@@ -177,7 +176,7 @@ async function timeSteps(
   }
 }
 
-/** What the devices of all stages can do together, in FLOP/s; each is asked once. */
+/** The peak of all stages' devices together, in FLOP/s; each device is measured once. */
 async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
   const devices = stages.map(({ device: { host, kind, ordinal } }) => `${host} ${kind} ${ordinal}`);
   const once = [...new Set(devices)].map((device) => devices.indexOf(device));

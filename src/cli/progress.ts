@@ -1,23 +1,21 @@
-// What a person sees while a run goes: on a terminal one bar for the run and one for each adapter, else a plain line now and
-// then. Draws only; decides nothing.
+// What a person sees of a run: on a terminal one bar for the run and one for each adapter, else a plain line now and then.
 
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
 import { count, duration } from "../base/units.ts";
-import { isPreference } from "../objectives/registry.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { EvaluationEvent, Observer, StepEvent } from "../session/events.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
+import type { EventOf, Listener, SessionEvent } from "../session/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;
-/** Adapters with a bar of their own; those beyond share the run's. Bars that do not all fit on the screen could not be drawn anew. */
+/** Adapters with a bar of their own; the others share the run's. Bars that do not fit on the screen could not be redrawn. */
 const mostBars = ({ rows }: NodeJS.WriteStream): number => Math.min(24, Math.max(0, (rows || 24) - 2));
 
-export type Progress = Observer & Disposable;
+export type Progress = Disposable & { readonly report: Listener };
 
-/** Tokens a second and time left, of each adapter and of all, from what was done here and what is to come. */
+/** Tokens a second and time left, of each adapter and of all, from what has been trained here and what is left. */
 class Pace {
   #done = 0;
   readonly #doneBy: number[] = [];
@@ -25,24 +23,26 @@ class Pace {
   readonly #tokens: number[] = [];
   readonly #started = now();
 
-  constructor(adapters: readonly AdapterPlan[], ended: (name: string) => boolean) {
-    for (const adapter of adapters) this.join(adapter, ended(adapter.name));
+  constructor({ adapters }: Planned, ended: (name: string) => boolean) {
+    for (const { name, tokens } of adapters) this.#join(tokens, ended(name));
   }
 
-  join({ tokens }: AdapterPlan, ended = false): void {
+  count(event: SessionEvent): void {
+    if (event.type === "joined") this.#join(event.tokens, false);
+    if (event.type === "step") this.#step(event);
+    if (event.type === "ended") this.#left[event.index] = 0;
+  }
+
+  #join(tokens: number, ended: boolean): void {
     this.#tokens.push(tokens);
     this.#doneBy.push(0);
     this.#left.push(ended ? 0 : tokens);
   }
 
-  stepped({ adapter, step, steps, tokens }: StepEvent): void {
+  #step({ index, step, steps, tokens }: EventOf<"step">): void {
     this.#done += tokens;
-    this.#doneBy[adapter]! += tokens;
-    this.#left[adapter] = this.#tokens[adapter]! * (1 - step / steps);
-  }
-
-  ended(adapter: number): void {
-    this.#left[adapter] = 0;
+    this.#doneBy[index]! += tokens;
+    this.#left[index] = this.#tokens[index]! * (1 - step / steps);
   }
 
   get total(): number {
@@ -68,16 +68,20 @@ class Pace {
   }
 }
 
-const rightText = ({ adapters }: Plan, { adapter, exact, rows }: EvaluationEvent) =>
-  `${exact}/${rows} ${isPreference(adapters[adapter]!.recipe.objective) ? "judged right" : "exact"}`;
+/** What is drawn of a plan. */
+type Planned = { readonly adapters: readonly Pick<AdapterPlan, "name" | "index" | "steps" | "tokens">[] };
 
-/** `ended`: whether an adapter had ended before, where a run goes on. */
-export function openProgress(plan: Plan, stream: NodeJS.WriteStream, ended: (name: string) => boolean = () => false): Progress {
-  const pace = new Pace(plan.adapters, ended);
+/** `ended`: whether an adapter had ended before, where a run is continued. */
+export function openProgress(
+  plan: Planned,
+  stream: NodeJS.WriteStream,
+  ended: (name: string) => boolean = () => false,
+): Progress {
+  const pace = new Pace(plan, ended);
   return stream.isTTY ? bars(plan, pace, stream) : lines(plan, pace, stream);
 }
 
-function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
+function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const names = ["all adapters", ...plan.adapters.map(({ name }) => visibleLine(name))];
   const width = Math.max(...names.map((name) => name.length));
   const most = mostBars(stream);
@@ -98,28 +102,33 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   );
   const start = { detail: "evaluating" };
   const runBar = multi.create(pace.total, pace.behind, { name: names[0]!.padEnd(width), unit: "tokens", ...start });
-  const barOf = ({ name, steps, index }: AdapterPlan): SingleBar | undefined =>
+  const barOf = (name: string, steps: number, index: number): SingleBar | undefined =>
     index < most ? multi.create(steps, 0, { name: visibleLine(name).padEnd(width), unit: "steps", ...start }) : undefined;
-  const adapterBars = plan.adapters.map(barOf);
+  const adapterBars = plan.adapters.map(({ name, steps, index }) => barOf(name, steps, index));
   const print = (line: string) => multi.log(`${visible(line)}\n`);
+  const showStep = (event: EventOf<"step">): void => {
+    const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.index)} left`;
+    adapterBars[event.index]?.update(event.step, { detail });
+    runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
+  };
   let open = true; // stopping twice would draw the bars again, below the table
   return {
-    joined: (adapter) => {
-      pace.join(adapter);
-      adapterBars.push(barOf(adapter));
-      runBar.setTotal(pace.total);
+    report: (event) => {
+      pace.count(event);
+      switch (event.type) {
+        case "step":
+          return showStep(event);
+        case "joined":
+          adapterBars.push(barOf(event.adapter, event.steps, event.index));
+          return runBar.setTotal(pace.total);
+        case "saved":
+          return adapterBars[event.index]?.update({ detail: `saved ${visibleLine(event.folder)}` });
+        case "evaluation":
+        case "failed":
+        case "notice":
+          return print(lineOf(event));
+      }
     },
-    stepped: (event) => {
-      pace.stepped(event);
-      const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.adapter)} left`;
-      adapterBars[event.adapter]?.update(event.step, { detail });
-      runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
-    },
-    ended: (adapter) => pace.ended(adapter),
-    evaluated: (event) => print(evaluationLine(plan, event)),
-    saved: ({ adapter, folder }) => adapterBars[adapter]?.update({ detail: `saved ${visibleLine(folder)}` }),
-    failed: (adapter, message) => print(`${plan.adapters[adapter]!.name}: failed: ${message}`),
-    noticed: (adapter, text) => print(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => {
       if (open) multi.stop();
       open = false;
@@ -127,37 +136,42 @@ function bars(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
   };
 }
 
-const noticeLine = (plan: Plan, adapter: number | null, text: string): string =>
-  `notice: ${adapter === null ? "" : `${plan.adapters[adapter]!.name}: `}${text}`;
-
-const evaluationLine = (plan: Plan, event: EvaluationEvent): string =>
-  `${plan.adapters[event.adapter]!.name}: step ${event.step}, held-out loss ${event.loss.toFixed(4)}, ${rightText(plan, event)}`;
-
-const stepLine = (plan: Plan, event: StepEvent, left: string): string =>
-  `${plan.adapters[event.adapter]!.name}: step ${event.step}/${event.steps}, loss ${event.loss.toFixed(4)}, ` +
-  `${count(event.tokensPerSecond)} tokens/s, ${left} left`;
-
-function lines(plan: Plan, pace: Pace, stream: NodeJS.WriteStream): Progress {
-  const saidAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
-  const print = (line: string) => stream.write(`${visible(line)}\n`);
+function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
+  const shownAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
+  const print = (line: string) => void stream.write(`${visible(line)}\n`);
+  const showStep = (event: EventOf<"step">): void => {
+    const { adapter, index, step, steps } = event;
+    if (step < steps && now() - shownAt[index]! < LINE_EVERY) return;
+    shownAt[index] = now();
+    const rate = `${count(event.tokensPerSecond)} tokens/s, ${pace.leftOf(index)} left`;
+    print(`${adapter}: step ${step}/${steps}, loss ${event.loss.toFixed(4)}, ${rate}`);
+  };
   return {
-    joined: (joined) => {
-      pace.join(joined);
-      const { name } = joined;
-      saidAt.push(Number.NEGATIVE_INFINITY);
-      print(`${name}: joins the run`);
+    report: (event) => {
+      pace.count(event);
+      switch (event.type) {
+        case "step":
+          return showStep(event);
+        case "joined":
+          shownAt.push(Number.NEGATIVE_INFINITY);
+          return print(`${event.adapter}: joins the run`);
+        case "saved":
+          return print(`${event.adapter}: saved ${event.folder}`);
+        case "evaluation":
+        case "failed":
+        case "notice":
+          return print(lineOf(event));
+      }
     },
-    stepped: (event) => {
-      const { adapter } = event;
-      pace.stepped(event);
-      if (event.step < event.steps && now() - saidAt[adapter]! < LINE_EVERY) return;
-      saidAt[adapter] = now();
-      print(stepLine(plan, event, pace.leftOf(adapter)));
-    },
-    evaluated: (event) => print(evaluationLine(plan, event)),
-    saved: ({ adapter, folder }) => print(`${plan.adapters[adapter]!.name}: saved ${folder}`),
-    failed: (adapter, message) => print(`${plan.adapters[adapter]!.name}: failed: ${message}`),
-    noticed: (adapter, text) => print(noticeLine(plan, adapter, text)),
     [Symbol.dispose]: () => undefined,
   };
+}
+
+/** A line that is printed with bars and without. */
+function lineOf(event: EventOf<"evaluation" | "failed" | "notice">): string {
+  if (event.type === "failed") return `${event.adapter}: failed: ${event.message}`;
+  if (event.type === "notice") return `notice: ${event.adapter === null ? "" : `${event.adapter}: `}${event.text}`;
+  const { adapter, step, loss, exact, rows, isPreference } = event;
+  const heldOutLoss = (loss ?? Number.NaN).toFixed(4);
+  return `${adapter}: step ${step}, held-out loss ${heldOutLoss}, ${exact}/${rows} ${isPreference ? "judged right" : "exact"}`;
 }

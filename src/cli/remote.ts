@@ -1,47 +1,34 @@
-// `mlora ps`, `stop`, `pause`, `resume`, `add` and `fork`: what is asked of runs that go on, from another terminal of this machine.
+// `mlora ps`, `stop`, `pause`, `resume`, `add` and `fork`: requests to runs under way, from another terminal of this machine.
 
 import { resolve } from "node:path";
 import { parse } from "smol-toml";
-import { now, sleep } from "../base/clock.ts";
-import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { RequestError, textOf } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, duration, formatBytes } from "../base/units.ts";
-import {
-  type AdapterStatus,
-  askControl,
-  type ControlRequest,
-  isStarting,
-  newRequestNumber,
-  type RunStatus,
-} from "../bus/control.ts";
-import { connectSealed } from "../bus/seal.ts";
-import { knownRuns, type RunEntry } from "../cluster/registry.ts";
-import { formatRecipe, loadRecipe } from "../recipe/load.ts";
+import { loadRecipe } from "../recipe/load.ts";
 import { shortPath } from "../session/prepare.ts";
+import { findSession, type RemoteSession, remoteSessions } from "../session/remote-session.ts";
 import { openLine } from "./reading.ts";
 import { table } from "./table.ts";
 
-/** A run may compute a pass before it answers, and several while others ask it. */
-const PATIENCE_MS = { status: 10_000, other: 120_000 };
-/** How long a server that is lost is sought while the list of runs still names it: a run notices the end of its server within seconds. */
-const AWAY_MS = 15_000;
-const LOOK_MS = 100;
+type RunStatus = Awaited<ReturnType<RemoteSession["status"]>>;
+type AdapterStatus = RunStatus["adapters"][number];
 
-/** All runs of this user on this machine, with what each says of itself. */
+/** All runs of this user on this machine, with their status. */
 export async function ps(json: boolean): Promise<void> {
   const runs = await Promise.all(
-    knownRuns().map(async (entry) => {
+    remoteSessions().map(async (session): Promise<Known> => {
       try {
-        return { entry, status: await ask(entry, { type: "status" }), fault: null };
+        return { session, status: await session.status(), fault: null };
       } catch (error) {
-        return { entry, status: null, fault: textOf(error) };
+        return { session, status: null, fault: textOf(error) };
       }
     }),
   );
   const text = json
     ? jsonText(
-        runs.map(({ entry: { run, pid, output, reach }, status, fault }) => {
-          return { run, pid, output, fault, ...(status ?? { state: reach ? null : "opening", adapters: [] }) };
+        runs.map(({ session: { run, pid, output, isOpen }, status, fault }) => {
+          return { run, pid, output, fault, ...(status ?? { state: isOpen ? null : "opening", adapters: [] }) };
         }),
         2,
       )
@@ -51,9 +38,9 @@ export async function ps(json: boolean): Promise<void> {
   writeStdout(`${text}\n`);
 }
 
-type Known = { readonly entry: RunEntry; readonly status: RunStatus | null; readonly fault: string | null };
+type Known = { readonly session: RemoteSession; readonly status: RunStatus | null; readonly fault: string | null };
 
-function runLines({ entry: { run, pid, output }, status, fault }: Known): string[] {
+function runLines({ session: { run, pid, output }, status, fault }: Known): string[] {
   const head = `${run}  process ${pid}, ${shortPath(output)}`;
   if (!status) return [`${head}: ${fault}`];
   const { state, stages, slots, memoryBytes, tokensPerSecond, seconds, secondsLeft, adapters } = status;
@@ -85,29 +72,23 @@ function runLines({ entry: { run, pid, output }, status, fault }: Known): string
   return [`${head}: ${facts.join(", ")}`, ...lines];
 }
 
-/** One of the requests that name an adapter or mean the whole run. */
-export async function events(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
-  print(await ask(find(run), { type, adapter: adapter === undefined ? null : `${adapter}` }));
+/** One of the requests that concern an adapter or the whole run. */
+export async function change(run: string, type: "stop" | "pause" | "resume", adapter?: string): Promise<void> {
+  print(await find(run)[type](adapter === undefined ? null : `${adapter}`));
 }
 
 /** The recipe is read here, where its relative paths mean something; the run checks it against itself, and reads its data. */
 export async function add(run: string, recipe: string): Promise<void> {
-  const entry = find(run);
-  const path = resolve(recipe);
-  const text = formatRecipe(loadRecipe(path));
-  const put = (request: Extract<ControlRequest, { type: "add" | "outcome" }>) => ask(entry, request);
+  const session = find(run);
+  const adapters = loadRecipe(resolve(recipe));
   using line = openLine();
-  let answer = await put({ type: "add", text, path });
-  while (typeof answer !== "string") {
-    line.show(`reading: ${answer.reading}`);
-    answer = await put({ type: "outcome", ticket: answer.ticket });
-  }
+  const answer = await session.add(adapters, (text) => line.show(`reading: ${text}`));
   line[Symbol.dispose]();
   print(answer);
 }
 
 export async function fork(run: string, adapter: string, name: string, set: string): Promise<void> {
-  print(await ask(find(run), { type: "fork", adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
+  print(await find(run).fork({ adapter: `${adapter}`, name: `${name}`, changes: changesIn(set) }));
 }
 
 /** "learning_rate = 1e-4, steps = 500" */
@@ -123,56 +104,9 @@ function changesIn(text: string): Record<string, unknown> {
   }
 }
 
-/** The run that is meant: by its id or the beginning of one, or by its output folder. */
-function find(name: string): RunEntry {
-  const runs = knownRuns();
-  const text = `${name}`;
-  const found = runs.filter(({ run, output }) => run === text || output === resolve(text));
-  const [only, ...others] = found.length > 0 ? found : runs.filter(({ run }) => run.startsWith(text));
-  if (only && others.length === 0) return only;
-  const list = runs.map(({ run, output }) => `\n  ${run}  ${shortPath(output)}`).join("");
-  if (only) throw new RequestError("control.run", `several runs begin with '${text}':${list}`, "give more of the id");
-  const what = runs.length === 0 ? "no run goes on here" : `these runs go on here:${list}`;
-  throw new RequestError(
-    "control.run",
-    `there is no run '${text}'; ${what}`,
-    "name a run by its id, as mlora ps lists it, or by its output folder",
-  );
-}
+const find = (run: string): RemoteSession =>
+  findSession(`${run}`, (session) => `${session.run}  ${shortPath(session.output)}`, {
+    notice: (text) => writeStderr(`notice: ${text}\n`),
+  });
 
-/**
- * Asks a run, and again under the same number where its server is gone, before or after it was asked: at its new address, once its stages
- * are opened again. Throws `control.lost` where there is none.
- */
-async function ask<R extends ControlRequest>(entry: RunEntry, request: R) {
-  const patience = request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other;
-  const number = newRequestNumber();
-  const begin = now();
-  let lost: MloraError | null = null;
-  let away = begin;
-  for (let at: RunEntry | undefined = entry; ; at = knownRuns().find(({ run }) => run === entry.run)) {
-    if (lost && !at) throw new RunError("control.lost", `${lost.message}, and the run is over`, "look into its folder");
-    try {
-      if (!at?.reach) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
-      await using connection = await connectSealed(at.reach.address, "mlora control", at.reach.key);
-      return await askControl(connection, entry.run, request, patience, number);
-    } catch (error) {
-      if (isGone(error)) {
-        if (!lost && request.type !== "status")
-          writeStderr(`notice: ${error.message}; it is asked again where it answers next\n`);
-        lost = error;
-      } else if (!lost || !isStarting(error)) throw error;
-      if (isStarting(error)) away = now(); // it is on its way back
-      if (now() - begin > patience || now() - away > AWAY_MS) throw lost;
-    }
-    await sleep(LOOK_MS);
-  }
-}
-
-/** Its server is gone, or another has its port. */
-const isGone = (error: unknown): error is MloraError =>
-  error instanceof MloraError && (error.code === "control.lost" || error.code.startsWith("nats."));
-
-const print = (line: string): void => {
-  writeStdout(`${line}\n`);
-};
+const print = (line: string): void => writeStdout(`${line}\n`);

@@ -1,4 +1,4 @@
-// The key of a run whose stages join from elsewhere, in a file that only this user may read: to be copied to where they are started.
+// The key of a run with stages on other machines, in a file that this user alone may read: to be copied to these machines.
 
 import { readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ import { writeFileAtomic } from "../files/atomic.ts";
 const FOLDER = "keys";
 const FORM = "a key is 32 to 256 letters, digits, - and _";
 
-/** Writes the key to a file with mode 0600, which is removed when it is disposed. Throws a RunError, `run.key`, where no folder can be had. */
+/** Writes the key to a file with mode 0600, which is removed when it is disposed. Throws a RunError, `run.key`, where no folder can be made. */
 export function saveKey(run: string, key: RunKey): Disposable & { readonly path: string } {
   const faults: string[] = [];
   for (const cache of cacheFolders())
@@ -26,7 +26,7 @@ export function saveKey(run: string, key: RunKey): Disposable & { readonly path:
   throw new RunError("run.key", `the key of the run cannot be saved: ${faults.join("; ")}`, "set MLORA_RUN_KEY instead");
 }
 
-/** The key in the environment; null where there is none. Throws a RequestError, `run.key`, where it is no key. */
+/** The key in the environment; null where there is none. Throws a RequestError, `run.key`, where it is not a key. */
 export function givenKey(): RunKey | null {
   const key = environment("MLORA_RUN_KEY");
   if (key === undefined) return null;
@@ -38,7 +38,7 @@ export function givenKey(): RunKey | null {
   );
 }
 
-/** The key that a file holds, or without one the environment. Throws a RequestError, `run.key`, that does not hold it. */
+/** The key in a file, or without one in the environment. Throws a RequestError, `run.key`, which does not contain it. */
 export function keyFor(path: string | null): RunKey {
   const key = path === null ? givenKey() : keyIn(path);
   if (key !== null) return key;

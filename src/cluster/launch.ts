@@ -1,5 +1,5 @@
-// The stages of a run as processes: started here, or joining from elsewhere, on a server of our own or on yours. One of them that ends,
-// hangs or loses its connection fails the bus, with a reason that names it.
+// The stages of a run as processes: started here, or joining from other machines, on the run's own server or a given one. A process that
+// ends, hangs or loses its connection fails the bus, with a reason that names it.
 
 import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
@@ -7,37 +7,28 @@ import { log } from "../base/log.ts";
 import { range } from "../base/shape.ts";
 import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
-import type { StageReport } from "../bus/messages.ts";
 import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
 import { type ServerOptions, startServer } from "./server.ts";
 import { type Child, describeEnding, startSelf } from "./spawn.ts";
+import type { StageOrders } from "./stage-orders.ts";
 
-/** How long stages that we start may take to join: they only load the program. */
+/** How long stages that are started here may take to join: they only load the program. */
 const START_MS = 30_000;
-/** How long a stage may take to end by itself once it is told that the run is over, and when it is asked to end a run that failed. */
+/** How long a stage may take to end by itself after a notice that the run is over, and after SIGTERM when the run failed. */
 const FAREWELL_MS = 5_000;
 const GRACE_MS = 1_000;
 /** Until the end of a child is known for certain. */
-const HEARD_MS = 100;
-
-/** What a stage that we start is told, through its standard input: address and key are secret. */
-export type StageOrders = {
-  readonly address: Address;
-  readonly key: RunKey;
-  readonly run: string;
-  readonly stage: number;
-  readonly device: Pick<StageReport, "kind" | "compute" | "ordinal">;
-};
+const NOTICED_MS = 100;
 
 export type LaunchOptions = {
   /** How many stages the run has, and the devices of those that are started here: the first of them. */
   readonly stages: number;
-  readonly here: readonly StageOrders["device"][];
-  /** For stages that join from elsewhere: on which server, or where ours shall listen. Null: all are started here. */
+  readonly here: readonly NonNullable<StageOrders["device"]>[];
+  /** For stages that join from other machines: a given server, or where the run's own listens. Null: all are started here. */
   readonly join: {
     readonly server: { readonly address: Address } | Required<ServerOptions>;
     readonly joinMs: number;
-    /** What stages elsewhere are given. */
+    /** The key that these stages are given. */
     readonly key: RunKey;
   } | null;
   readonly run: string;
@@ -46,7 +37,7 @@ export type LaunchOptions = {
 
 export type StageProcesses = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
 
-/** Starts what is to be started and waits until all stages have joined. Disposing ends all of it, and waits for that. */
+/** Starts the server and the stages of this machine, and waits until all have joined. Disposing ends all of them and waits for that. */
 export async function launchStages({ stages, here, join, run, signal }: LaunchOptions): Promise<StageProcesses> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();
@@ -55,14 +46,14 @@ export async function launchStages({ stages, here, join, run, signal }: LaunchOp
     broken.abort(error);
     bus?.fail(stage, error);
   };
-  const theirs = join && "address" in join.server ? join.server.address : null;
-  const ours = join && "port" in join.server ? join.server : {};
-  const server = theirs ? null : opened.use(await startServer(ours));
+  const given = join && "address" in join.server ? join.server.address : null;
+  const listening = join && "port" in join.server ? join.server : {};
+  const server = given ? null : opened.use(await startServer(listening));
   void server?.ended.then((how) => {
     const error = new RunError("nats.ended", `nats-server (process ${server.pid}) ${describeEnding(how)}`);
     for (const stage of range(stages)) fail(stage, error);
   });
-  const address = theirs ?? server!.address;
+  const address = given ?? server!.address;
   const key = join?.key ?? newRunKey();
   log(1, () => `run ${run} on the NATS server at ${describeAddress(address)}`);
   try {
@@ -83,12 +74,12 @@ export async function launchStages({ stages, here, join, run, signal }: LaunchOp
     const kept = opened.move();
     return { bus, run, [Symbol.asyncDispose]: () => kept.disposeAsync() };
   } catch (error) {
-    await sleep(HEARD_MS); // who cannot connect to a server that has just died shall say that it has died
+    await sleep(NOTICED_MS); // a failed connection to a server that has just died is reported as the death of the server
     throw broken.signal.aborted ? broken.signal.reason : error;
   }
 }
 
-/** Of a server that others reach over a network, ours by where it listens, without TLS. */
+/** Logs a notice where other machines reach the server over a network without TLS. */
 function warnOpen(at: { readonly host: string; readonly port: number } | { readonly server: string }): void {
   const where = "host" in at ? `${at.host}:${at.port}` : at.server;
   if (isLoopback(where.replace(/:\d+$/, ""))) return;
@@ -96,15 +87,15 @@ function warnOpen(at: { readonly host: string; readonly port: number } | { reado
   log(0, () => `notice: the connection to ${where} is not encrypted: ${what}`);
 }
 
-const startStage = (orders: StageOrders): Child => {
+const startStage = (orders: Required<StageOrders>): Child => {
   const name = `stage ${orders.stage}`;
   const line = (text: string) => log(1, () => `${name}: ${text}`); // what ends it comes over the bus, or with its end
   return startSelf(["stage", "--orders"], { name, input: JSON.stringify(orders), line });
 };
 
-/** Those that were `told` that the run is over end by themselves; the others are ended. */
-async function farewell(children: readonly Child[], told: boolean): Promise<void> {
+/** Waits for stages that were `notified` of the end of the run, and ends the others. */
+async function farewell(children: readonly Child[], notified: boolean): Promise<void> {
   const all = Promise.all(children.map(({ ended }) => ended));
-  if (told) await Promise.race([all, sleep(FAREWELL_MS)]);
+  if (notified) await Promise.race([all, sleep(FAREWELL_MS)]);
   await Promise.all(children.map((child) => child.stop(GRACE_MS)));
 }

@@ -1,4 +1,4 @@
-// The stages of a run within this process, each on a device of its own, behind a local bus.
+// The stages of a run within this process, each on a device of its own, on a local bus.
 
 import { now, sleep } from "../base/clock.ts";
 import type { Bus, StageHandlers } from "../bus/bus.ts";
@@ -35,7 +35,7 @@ export async function openLocalStages(
   return localBus(
     handlers,
     async () => {
-      // What a failed request launched may still run; a device that fails is closed as well.
+      // Kernels of a failed request may still run; a device that fails is closed as well.
       for (const device of devices) await device.idle().catch(() => undefined);
       await closing.disposeAsync();
     },

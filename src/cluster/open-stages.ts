@@ -1,4 +1,4 @@
-// Opens the stages of a plan: within this process where there is one, else as processes that are started here or join from elsewhere.
+// Opens the stages of a plan: a single one within this process, several as processes that are started here or join from other machines.
 
 import { sleep } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
@@ -16,20 +16,20 @@ import { setupsOf } from "./setup.ts";
 
 export type OpenStages = AsyncDisposable & {
   readonly bus: Bus;
-  /** Aborted when a stage is gone; null where there is none that could be. */
+  /** Aborted when a stage is gone; null for a single stage, which is in this process. */
   readonly lost: AbortSignal | null;
-  /** Of each stage, which links it has to its neighbours and why. */
+  /** Of each stage, the kinds of its links to its neighbours and why these were chosen. */
   readonly links: readonly (readonly string[])[];
-  /** What the run really failed with, where this is only what came of it. */
+  /** The first cause of an error: a link fails, for instance, because the stage at its other end is gone. */
   readonly causeOf: (error: unknown) => Promise<unknown>;
-  /** Where the run can be asked and told things; null where there is no server. */
+  /** Where the run takes requests of other processes; null where there is no server. */
   readonly control: { readonly connection: SealedConnection; readonly run: string } | null;
 };
 
-/** A stage that is gone is noticed within this time, and with it why the others failed. */
+/** A stage that is gone is noticed within this time, and with it the cause of the others' failures. */
 const NOTICED_MS = 6_000;
 
-/** On this machine alone. `run` is what the run is called where it can be asked things; null for a single stage that cannot. */
+/** All stages on this machine. `run` is the id under which the run takes requests; null: a single stage takes none. */
 export async function openStages(
   plan: Plan,
   model: BaseModel,
@@ -50,7 +50,7 @@ export async function openStages(
   return { bus: logged(bus), lost: null, links: [], causeOf, control, [Symbol.asyncDispose]: () => kept.disposeAsync() };
 }
 
-/** A single stage needs no server to train: without one it only cannot be asked anything. */
+/** A single stage needs a server for requests alone: without one it trains, too. */
 async function openControl(run: string, opened: AsyncDisposableStack): Promise<OpenStages["control"]> {
   try {
     const { address } = opened.use(await startServer());
@@ -61,7 +61,7 @@ async function openControl(run: string, opened: AsyncDisposableStack): Promise<O
   }
 }
 
-/** With stages that have joined; they belong to the result, also where it fails. */
+/** Opens stages that have joined; these belong to the result, also where opening fails. */
 export async function openProcesses(
   processes: StageProcesses,
   plan: Plan,

@@ -1,6 +1,5 @@
-// The runs that go on here and now: a file for each, that only this user may read, since it says how the run is reached, and has the key
-// that its requests are sealed by: who can read it is the run's owner. A run that was
-// killed leaves its file; whoever looks next takes it away.
+// The runs under way on this machine: a file for each, which this user alone may read, since it has the address of the run and the key
+// that seals its requests. A run that was killed leaves its file; the next look at the registry removes it.
 
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -19,20 +18,20 @@ const entry = v.strictObject({
   process: v.string(),
   /** The run's folder. */
   output: v.string(),
-  /** Null while its stages are being opened: it has no server then. The key is another each time. */
+  /** Null while its stages are being opened: it has no server then. The key is new each time. */
   reach: v.nullable(v.strictObject({ address: addressSchema, key: runKeySchema })),
 });
 type Entry = v.InferOutput<typeof entry>;
-/** Where a run is asked, and the key of what is asked and answered. */
+/** Where a run takes requests, and the key that seals requests and answers. */
 export type Reach = { readonly address: Address; readonly key: RunKey };
 export type RunEntry = Omit<Entry, "process"> & { readonly pid: number };
 
-/** A run that is known until it is disposed; `reachable` says where it answers, or that it does not just now. */
+/** A run that is listed until it is disposed; `reachable` changes where it answers, null for nowhere just now. */
 export type Announcement = Disposable & { readonly reachable: (reach: Reach | null) => void };
 
-/** Makes a run known, not yet reachable. Where no folder can be had for that it stays unknown. */
+/** Lists a run, not yet reachable. Where no folder for that can be made the run stays unlisted. */
 export function announce(run: Omit<Entry, "process" | "reach">): Announcement {
-  knownRuns(); // takes away what killed runs have left
+  knownRuns(); // removes files of killed runs
   const written = (path: string, reach: Reach | null) =>
     writeFileAtomic(path, `${JSON.stringify({ ...run, reach, process: stampOfProcess() })}\n`, 0o600);
   for (const cache of cacheFolders())
@@ -65,7 +64,7 @@ function entryIn(path: string): RunEntry | null {
     const { process: stamp, ...found } = v.parse(entry, JSON.parse(readFileSync(path, "utf8")));
     const holder = processOf(stamp);
     if (holder?.elsewhere === null) return { ...found, pid: holder.pid };
-    if (!holder) rmSync(path, { force: true }); // else the folder is shared with another machine, where it goes on
+    if (!holder) rmSync(path, { force: true }); // else the folder is shared with another machine, where the run is under way
   } catch {
     // half a file, or another version's
   }

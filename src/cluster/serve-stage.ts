@@ -15,11 +15,11 @@ import { openLinkOver } from "../link/open.ts";
 export type ServeOptions = {
   readonly run: string;
   readonly membership: StageMembership;
-  /** The base model's folder on this machine; null: that of the coordinator. */
+  /** The base model's folder on this machine; null: the coordinator's path. */
   readonly folder: string | null;
 };
 
-/** Serves until the run is over for this stage; resolves to null when it is done, else to the error that ended it. Closes all it opened. */
+/** Serves until the run is over for this stage; resolves to null when it is done, else to the error that ended it. Leaves nothing open. */
 export async function serveStage(options: ServeOptions): Promise<RunError | null> {
   const { membership } = options;
   const over = new AbortController();
@@ -35,19 +35,19 @@ export async function serveStage(options: ServeOptions): Promise<RunError | null
   });
   membership.serve(handlers);
   const reason = await membership.ended;
-  over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // ends waits on links
+  over.abort(reason ?? new RunError("bus.closed", "the run has ended")); // links release what waits on them
   await gate.close();
   return reason;
 }
 
-/** Opens device, links and stage, in the order in which they need each other; `opened` disposes of them in reverse. */
+/** Opens device, links and stage, in the order in which they need each other; `opened` disposes of them in reverse order. */
 async function open(options: ServeOptions, setup: StageSetup, signal: AbortSignal, opened: AsyncDisposableStack) {
   const { membership, folder } = options;
   const device = openDevice(setup.device);
   let owner: Disposable = device;
   opened.defer(() => owner[Symbol.dispose]());
   const { first, last } = setup.layerRange;
-  // Concurrently: both neighbours of a stage in the middle wait for it.
+  // Both at once: both neighbours wait for a stage in the middle.
   const [previous, next] = await Promise.all([
     first ? null : linkTo(membership.stage - 1, options, setup, device, signal),
     last ? null : linkTo(membership.stage + 1, options, setup, device, signal),

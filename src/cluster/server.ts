@@ -1,8 +1,7 @@
-// A nats-server of our own, for as long as a run: for this machine only, unless it is told otherwise, and with a token that nobody can
-// foresee.
+// The run's own nats-server: for this machine only, unless `host` and `port` are given, and with a random token.
 //
-// The token is in a file for the moment in which the server starts, in a folder that only this user may enter; then both are gone,
-// and the token is nowhere but in memory. The server dies with this process, however that ends (spawn.ts).
+// The token is in a file while the server starts, in a folder that this user alone may enter; then both are removed, and the token is
+// in memory alone. The server dies with this process, however that ends (spawn.ts).
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -17,7 +16,7 @@ import { type Child, describeEnding, type Ending, startProgram } from "./spawn.t
 const START_MS = 10_000;
 /** It keeps nothing, so that nothing is lost when it is killed. */
 const GRACE_MS = 500;
-/** Activations that go by it are garbage at once: with Go's collector as it is, it carries a fifth less (docs/measurements/link.md). */
+/** Activations that it carries are garbage at once: with Go's default collector it carries a fifth less (docs/measurements/link.md). */
 const ENVIRONMENT = { GOGC: "400" };
 /** All addresses of this machine. */
 const WILDCARDS = ["0.0.0.0", "[::]"];
@@ -27,7 +26,7 @@ export type ServerOptions = {
   readonly host?: string;
   readonly port?: number;
   readonly token?: string;
-  /** For TLS, in PEM: a certificate, its key, and what vouches for it (default: itself). Null for none. */
+  /** For TLS, in PEM: a certificate, its key, and the certificate of its authority (default: itself). Null for none. */
   readonly certificate?: { readonly cert: string; readonly key: string; readonly ca?: string | undefined } | null;
 };
 
@@ -41,7 +40,7 @@ export type Server = AsyncDisposable & {
 
 /**
  * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
- * a free port, unless `host` and `port` say where others reach it. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
+ * a free port, unless `host` and `port` are given. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
  */
 export async function startServer(options: ServerOptions = {}): Promise<Server> {
   const { host = "127.0.0.1", port = -1, token = randomToken(), certificate = null } = options;
@@ -55,7 +54,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
     const child = startProgram(program, ["--config", file], { name: "nats-server", environment: ENVIRONMENT });
     try {
       const url = await listening(child, folder);
-      // By the name that it was given, which its certificate has; what it reports is an address.
+      // Its given name, which its certificate has, in place of the address that it reports.
       const servers = [WILDCARDS.includes(host) ? url : url.replace(/(?<=:\/\/).*(?=:\d+$)/, host)];
       return {
         address: { servers, login: { token }, tls: certificate && { ca: certificate.ca ?? certificate.cert } },
@@ -73,7 +72,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
 }
 
 /**
- * Pings are rare and its patience long: a stage that computes does not read, and beats of its own thread say that it lives
+ * Pings are rare and limits long: a stage that computes does not read, and heartbeats of a thread of its own show that it lives
  * (bus/heartbeat.ts).
  */
 const config = (folder: string, listen: string, token: string): string => `
@@ -109,7 +108,7 @@ async function listening(child: Child, folder: string): Promise<string> {
   throw new RunError("nats.start", `nats-server did not listen within ${START_MS / 1000} s`);
 }
 
-/** By somebody, so that it may be started again; what it ends with by itself it would end with again. */
+/** Killed from outside, so that it may be started again; its own fault would come again. */
 const wasKilled = ({ signal }: Ending): boolean => signal === "SIGKILL" || signal === "SIGTERM";
 
 /** Null while the file is not yet whole. */

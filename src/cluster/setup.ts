@@ -1,4 +1,4 @@
-// The setup of each stage of a plan.
+// The settings with which each stage of a plan is opened.
 
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
 import { linkCapacity } from "../plan/memory.ts";

@@ -1,9 +1,9 @@
 // The one place that starts other programs.
 //
 // A long-lived child is in a session of its own, so that a Ctrl-C at the terminal reaches only the coordinator, which then ends
-// its children in order. And it dies with us however we die: the flag below makes Bun, in a checkout and in the compiled binary
-// alike, ask Linux to kill it when its parent ends (PR_SET_PDEATHSIG), before any of our code runs. A program that is not ours is
-// reached through ourselves: `child` below becomes it by execve, which keeps that request, so that no process stands between.
+// its children in order. It dies with its parent, however that ends: the flag below makes Bun, in a checkout and in the compiled binary
+// alike, ask Linux to kill it when its parent ends (PR_SET_PDEATHSIG), before any of mlora's code runs. Another program is started
+// through mlora itself: `child` below becomes that program by execve, which keeps the request, so that no process stands between.
 
 import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
@@ -14,7 +14,7 @@ import { RunError, textOf } from "../base/errors.ts";
 export type Ending = { readonly code: number | null; readonly signal: string | null; readonly stderr: string };
 
 export type Child = AsyncDisposable & {
-  /** What messages call it: "stage 2", "nats-server". */
+  /** Its name in messages: "stage 2", "nats-server". */
   readonly name: string;
   readonly pid: number;
   readonly ended: Promise<Ending>;
@@ -28,11 +28,11 @@ export type ChildOptions = {
   readonly input?: string;
   /** Called with each line that it writes to stderr. */
   readonly line?: (line: string) => void;
-  /** Its whole environment; left out, ours. */
+  /** Its whole environment; left out, that of this process. */
   readonly environment?: Readonly<Record<string, string>>;
 };
 
-/** Makes Bun die with its parent, and what it spawns with it. The same as --no-orphans, which a compiled binary has not. */
+/** Makes Bun die with its parent, and its own children with it. The same as --no-orphans, which a compiled binary lacks. */
 const DIE_WITH_PARENT = { BUN_FEATURE_FLAG_NO_ORPHANS: "1" };
 const GRACE_MS = 3_000;
 /** Characters of stderr that are kept. */
@@ -41,13 +41,13 @@ const KEPT = 16_384;
 export const startSelf = (args: readonly string[], options: ChildOptions): Child =>
   start([...self(), "child", `${process.pid}`, ...args], options);
 
-/** Starts another program by its absolute path, as a child that dies with us. Throws a RunError, `spawn.start`. */
+/** Starts another program by its absolute path, as a child that dies with this process. Throws a RunError, `spawn.start`. */
 export const startProgram = (path: string, args: readonly string[], options: ChildOptions): Child =>
   startSelf(["exec", path, ...args], options);
 
 /**
- * The beginning of a child's life, called by main.ts with what follows `child`: returns the arguments that are left, or null
- * when the parent was gone before Linux was asked to tell. Does not return when another program is to take this process over.
+ * The beginning of a child's life, called by main.ts with the arguments after `child`: returns the arguments that are left, or null
+ * where the parent was gone before Linux was asked to watch it. Does not return where another program takes this process over.
  */
 export function beChild([parent, ...args]: readonly string[]): readonly string[] | null {
   if (process.ppid !== Number(parent)) return null;
@@ -84,11 +84,11 @@ function start(command: readonly string[], { name, input, line, environment }: C
   return { name, pid: child.pid, ended, stop, [Symbol.asyncDispose]: async () => void (await stop()) };
 }
 
-/** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>", with all that it said of a crash. */
+/** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>", with all its output after a crash. */
 export function describeEnding({ code, signal, stderr }: Ending): string {
-  if (signal === "SIGKILL" || signal === "SIGTERM") return `was killed by ${signal}`; // it has not seen it coming
-  const said = stderr.trim();
-  const why = code === 1 || code === 2 ? (said.split("\n").at(-1) ?? "") : said;
+  if (signal === "SIGKILL" || signal === "SIGTERM") return `was killed by ${signal}`; // its output says nothing about that
+  const output = stderr.trim();
+  const why = code === 1 || code === 2 ? (output.split("\n").at(-1) ?? "") : output;
   return `${signal ? `was killed by ${signal}` : `ended with ${code}`}${why === "" ? "" : `: ${why.slice(-4000)}`}`;
 }
 

@@ -5,18 +5,17 @@ import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
+import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import type { AdapterPool, PoolAdapter } from "./adapter-pool.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
 import { initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
-/** An adapter as a stage sees it: `seed` decides its initial factors. Without `init` all are zero, until they are written. */
-export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init | null; readonly dInitial?: number };
-
+type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
@@ -32,7 +31,7 @@ export async function fillInitial(
     original,
   }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
   slot: number,
-  adapter: StageAdapter & { readonly init: Init },
+  adapter: InitialisedAdapter,
 ): Promise<void> {
   const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
@@ -51,10 +50,7 @@ export async function fillInitial(
 type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonly seed: number };
 
 /** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
-function partOf(
-  { spec, original, seed }: Of,
-  at: Place & { readonly init: Init; readonly rank: number; readonly scale: number },
-) {
+function partOf({ spec, original, seed }: Of, at: Place & Pick<InitialisedAdapter, "init" | "rank" | "scale">) {
   const { layer, linear, init, rank, scale } = at;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
@@ -68,12 +64,7 @@ export function partOfWeights(folder: string, spec: ModelSpec): PartOfWeight {
 }
 
 /** A [rank, in] and B [out, rank] begin as a part of the weight; their second half, A0 and -B0, subtracts it and stays. */
-function svdInitial(
-  spec: ModelSpec,
-  adapter: StageAdapter & { readonly init: Init },
-  { layer, linear }: Place,
-  original: OriginalWeight,
-) {
+function svdInitial(spec: ModelSpec, adapter: InitialisedAdapter, { layer, linear }: Place, original: OriginalWeight) {
   const { init, seed } = adapter;
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;

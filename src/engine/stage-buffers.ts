@@ -4,12 +4,12 @@ import type { DType } from "../base/dtype.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { StageSizes } from "../plan/memory.ts";
 import { type Batch, takeBatch } from "./batch.ts";
 import {
   type Activations,
   countBytes,
   type ForwardWork,
+  type StageSizes,
   takeActivations,
   takeForwardWork,
   takeHead,

@@ -1,4 +1,5 @@
-// The linear layers of all families, by the names that adapters target: the one place where groups and paths of the definitions are looked up.
+// The linear layers of all families, by the names that adapters target: all else that needs groups, paths or sizes of linears
+// asks here.
 
 import { invariant } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
@@ -38,7 +39,7 @@ export const LINEARS: readonly Linear[] = [...PLACES.keys()];
 /** The path within a layer: "self_attn.q_proj", "mlp.up_proj". */
 export const modulePath = (linear: Linear): string => PLACES.get(linear)!;
 
-/** Where Hugging Face's model, and so PEFT, has a linear: "model.layers.3.self_attn.q_proj". */
+/** A linear's path in a Hugging Face model, which PEFT names it by: "model.layers.3.self_attn.q_proj". */
 export const pathOf = (layer: number, linear: Linear): string => `model.layers.${layer}.${modulePath(linear)}`;
 
 /** The groups of a model, in the order that numbers them. */

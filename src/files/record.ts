@@ -16,7 +16,7 @@ const METRICS = "metrics.jsonl";
 
 const evaluation = v.nullable(v.strictObject({ loss: measured, exact: v.number(), rows: v.number() }));
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const outcome = v.strictObject({
+export const outcomeSchema = v.strictObject({
   name: v.string(),
   status: v.picklist(["done", "early", "dropped", "stopped", "failed"]),
   message: v.nullable(v.string()),
@@ -31,9 +31,9 @@ const outcome = v.strictObject({
   made: madeSchema,
 });
 /** How an adapter came out. */
-export type Outcome = v.InferOutput<typeof outcome>;
+export type Outcome = v.InferOutput<typeof outcomeSchema>;
 
-const record = v.strictObject({ format: v.literal(1), adapters: v.record(v.string(), outcome) });
+const record = v.strictObject({ format: v.literal(1), adapters: v.record(v.string(), outcomeSchema) });
 
 /** The adapters of the run in this folder that have ended, by name. Throws a RequestError, `run.record`, where the file is damaged. */
 export function readRecord(folder: string): Map<string, Outcome> {

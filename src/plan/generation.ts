@@ -1,18 +1,19 @@
 // Sizes of a stage that generates: how many sequences at once, and how long each may become.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { RequestError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import type { DeviceReport } from "../device/open.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
-import type { PoolAdapter } from "../engine/adapter-pool.ts";
+import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { roomOf } from "../methods/layout.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
-import { type StageSizes, stageMemory } from "./memory.ts";
+import { stageMemory } from "./memory.ts";
 import { padRank, type StageDevice, totalBytes } from "./plan.ts";
 
 /** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for the base model alone. */

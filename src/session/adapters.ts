@@ -1,4 +1,4 @@
-// Folders of adapters, and the base models that they belong to: what commands on trained adapters have in common.
+// Folders of saved adapters and their base models, for commands on trained adapters.
 
 import { realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -7,10 +7,10 @@ import type { ModelSpec } from "../base/spec.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { frozenAs } from "../methods/registry.ts";
-import type { PoolAdapter } from "../plan/adapters.ts";
 
-/** Which command asks, for the codes of its errors, and what of it names a base model. */
+/** The command, for the codes of its errors, and its flag that names a base model. */
 export type Asking = { readonly command: string; readonly flag: string };
 
 export const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
@@ -38,7 +38,7 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
   return realpathSync(base);
 }
 
-/** Reads an adapter of the model in `base`; one that does not fit says which base to give. */
+/** Reads an adapter of the model in `base`; the error for one that does not fit names the flag to give. */
 export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag }: Asking): SavedAdapter {
   try {
     return readPeftAdapter(folder, spec, partOfWeights(base, spec));
@@ -49,7 +49,7 @@ export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag
   }
 }
 
-/** A saved adapter as one that is not trained: then a VeRA is a LoRA. */
+/** A saved adapter as a frozen one: a VeRA is a LoRA then. */
 export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): PoolAdapter => ({
   ...{ rank, scale, targets, method: frozenAs(method) },
   ...(places ? { places } : {}),

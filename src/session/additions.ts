@@ -1,4 +1,4 @@
-// Adapters that are to come to a run, while their data is read: each request is answered soon, and asked for its outcome again.
+// Requests of other processes to add adapters, while their data is read: each is answered soon, with a ticket to ask for its outcome.
 
 import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
@@ -8,10 +8,10 @@ import { type ReadProgress, readText } from "../data/reading.ts";
 
 /** A request is answered within this time. */
 const ANSWER_MS = 2_000;
-/** A command that has not asked for so long is gone, and what it wanted is dropped. */
+/** A command that has not asked for this long is gone, and its request is dropped. */
 const GONE_MS = 30_000;
 
-/** Does the work; `signal` ends it, `progress` is told how far its reading is. */
+/** Does the work until `signal` is aborted, and reports how far its reading is. */
 export type Work = (signal: AbortSignal, progress: (progress: ReadProgress) => void) => Promise<string>;
 type Addition = {
   readonly outcome: Promise<string>;
@@ -22,20 +22,14 @@ type Addition = {
 
 export class Additions {
   readonly #all = new Map<string, Addition>();
-  /** One is read at a time: the memory for it is there once. */
-  #turn: Promise<unknown> = Promise.resolve();
 
   /** The outcome, or a ticket to ask for it. */
   begin(work: Work): Promise<string | Underway> {
     const ticket = randomText(20);
     const stop = new AbortController();
-    const outcome = this.#turn.then(() => {
-      stop.signal.throwIfAborted();
-      return work(stop.signal, (progress) => {
-        addition.reading = readText(progress, 0);
-      });
+    const outcome = work(stop.signal, (progress) => {
+      addition.reading = readText(progress, 0);
     });
-    this.#turn = outcome.catch(() => undefined);
     const addition: Addition = { outcome, stop, reading: "waiting for its turn", gone: undefined };
     this.#all.set(ticket, addition);
     return this.#answer(ticket, addition);
@@ -45,11 +39,6 @@ export class Additions {
     const addition = this.#all.get(ticket);
     if (!addition) throw new RequestError("control.ticket", "the run adds nothing under this ticket", "add the recipe again");
     return this.#answer(ticket, addition);
-  }
-
-  /** Ends all that is under way. */
-  end(reason: Error): void {
-    for (const { stop } of this.#all.values()) stop.abort(reason);
   }
 
   async #answer(ticket: string, addition: Addition): Promise<string | Underway> {

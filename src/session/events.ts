@@ -1,80 +1,187 @@
-// What a run tells while it goes: the command line draws it, metrics.jsonl keeps it.
+// What a session reports while it trains, as plain data: the command line prints it, metrics.jsonl and the record keep it,
+// other readers take it from `events()`. The schema is the single source of what an event holds.
 
-import type { Outcome } from "../files/record.ts";
+import * as v from "valibot";
+import { type Outcome, outcomeSchema } from "../files/record.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
-import type { Judgement } from "./executor.ts";
+import { openingEventSchemas } from "./opening-events.ts";
 
-export type StepEvent = {
-  readonly adapter: number;
-  readonly step: number; // from 1
-  readonly steps: number;
-  readonly epoch: number;
-  readonly loss: number;
-  readonly learningRate: number;
-  readonly gradNorm: number;
-  readonly tokens: number;
-  readonly tokensPerSecond: number;
-  readonly preference: Judgement | null;
-};
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const finite = v.pipe(v.number(), v.finite());
+/** Null where the number is not finite: JSON has no other word for that. */
+const measured = v.nullable(finite);
+/** An adapter by its name and by its index among those of the plan. */
+const ofAdapter = { adapter: v.string(), index: count };
+const evaluation = { loss: measured, exact: count, rows: count };
 
-export type EvaluationEvent = Evaluation & { readonly adapter: number; readonly step: number };
+/** Of preferences: the share of rows judged correctly, the mean margin of their rewards; of CIT also the mean contrast. */
+const preference = v.strictObject({ accuracy: finite, margin: measured, contrast: measured });
 
-export type SavedEvent = { readonly adapter: number; readonly step: number; readonly folder: string };
+export const sessionEventSchema = v.variant("type", [
+  ...openingEventSchemas,
+  /** An adapter has made its step `step` (from 1) of `steps`. */
+  v.strictObject({
+    type: v.literal("step"),
+    ...ofAdapter,
+    step: count,
+    steps: count,
+    epoch: count,
+    loss: finite,
+    learningRate: finite,
+    gradNorm: finite,
+    tokens: count,
+    tokensPerSecond: finite,
+    preference: v.nullable(preference),
+  }),
+  /** The held-out loss after `step`; `exact` rows are predicted, or, where `isPreference`, judged correctly. */
+  v.strictObject({ type: v.literal("evaluation"), ...ofAdapter, step: count, ...evaluation, isPreference: v.boolean() }),
+  /** An adapter's files are in `folder`. */
+  v.strictObject({ type: v.literal("saved"), ...ofAdapter, step: count, folder: v.string() }),
+  v.strictObject({ type: v.literal("failed"), ...ofAdapter, message: v.string() }),
+  /** An adapter makes no further step; only notices about it may follow. */
+  v.strictObject({
+    type: v.literal("ended"),
+    ...ofAdapter,
+    result: v.strictObject({
+      ...outcomeSchema.entries,
+      before: v.nullable(v.strictObject(evaluation)),
+      after: v.nullable(v.strictObject(evaluation)),
+    }),
+  }),
+  /** An adapter has come to a run under way; `tokens` are those of all its `steps`. */
+  v.strictObject({ type: v.literal("joined"), ...ofAdapter, steps: count, tokens: count }),
+  /** Something that people should know, of an adapter or (null) of the run. */
+  v.strictObject({
+    type: v.literal("notice"),
+    adapter: v.nullable(v.string()),
+    index: v.nullable(count),
+    text: v.string(),
+  }),
+  /** Only to a reader of `events()`: it was too slow, and `count` events before the next one were dropped for it. */
+  v.strictObject({ type: v.literal("missed"), count }),
+]);
 
-/** What a run tells, each by its own function. */
-export type Events = {
-  readonly stepped: (event: StepEvent) => void;
-  readonly evaluated: (event: EvaluationEvent) => void;
-  readonly saved: (event: SavedEvent) => void;
-  readonly failed: (adapter: number, message: string) => void;
-  /** It makes no further step. */
-  readonly ended: (adapter: number, result: AdapterResult) => void;
-  /** It has come while the run went on: the plan has it now. */
-  readonly joined: (adapter: AdapterPlan) => void;
-  /** Something that people should know of, of an adapter or (null) of the run. */
-  readonly noticed: (adapter: number | null, text: string) => void;
-};
-/** Hears what it wants to. */
-export type Observer = Partial<Events>;
+export type SessionEvent = v.InferOutput<typeof sessionEventSchema>;
+export type EventOf<T extends SessionEvent["type"]> = Extract<SessionEvent, { readonly type: T }>;
+/** Receives every event as it happens, before the session continues; what it throws, the session fails with. */
+export type Listener = (event: SessionEvent) => void;
 
-/** One observer that tells several. */
-export const together = (observers: readonly Observer[]): Events => ({
-  stepped: (event) => {
-    for (const { stepped } of observers) stepped?.(event);
-  },
-  evaluated: (event) => {
-    for (const { evaluated } of observers) evaluated?.(event);
-  },
-  saved: (event) => {
-    for (const { saved } of observers) saved?.(event);
-  },
-  failed: (adapter, message) => {
-    for (const { failed } of observers) failed?.(adapter, message);
-  },
-  ended: (adapter, result) => {
-    for (const { ended } of observers) ended?.(adapter, result);
-  },
-  joined: (adapter) => {
-    for (const { joined } of observers) joined?.(adapter);
-  },
-  noticed: (adapter, text) => {
-    for (const { noticed } of observers) noticed?.(adapter, text);
-  },
+type Named = Pick<AdapterPlan, "name" | "index">;
+
+export const adapterRef = ({ name, index }: Named) => ({ adapter: name, index });
+
+/** A notice about an adapter, or (null) about the run. */
+export const noticeEvent = (of: Named | null, text: string): EventOf<"notice"> => ({
+  type: "notice",
+  adapter: of?.name ?? null,
+  index: of?.index ?? null,
+  text,
 });
 
+export const finiteOrNull = (value: number): number | null => (Number.isFinite(value) ? value : null);
+
+const evaluationData = (of: Evaluation | null) => of && { ...of, loss: finiteOrNull(of.loss) };
+
+export const endedEvent = (plan: Named, result: AdapterResult): EventOf<"ended"> => ({
+  type: "ended",
+  ...adapterRef(plan),
+  result: { ...result, before: evaluationData(result.before), after: evaluationData(result.after) },
+});
+
+/** The result in an event, whose losses that are not finite are NaN. */
+export const resultOf = ({ result }: EventOf<"ended">): AdapterResult => v.parse(outcomeSchema, result);
+
+/** Events that a reader may be behind: a few megabytes at most. */
+const MOST_BEHIND = 4096;
+
 /**
- * How an adapter came out. done: all its steps; early: its evaluations got no better; dropped: others of its sweep were better; stopped:
- * by somebody's wish.
+ * The one sink of a session's events. Listeners are called at once and in order; readers take events in their own time. A
+ * reader never makes the session wait: beyond MOST_BEHIND its oldest events are dropped, and a `missed` event with their number
+ * takes their place.
+ */
+export class EventStream {
+  readonly #readers = new Set<Reader>();
+  #isClosed = false;
+
+  constructor(private readonly listeners: readonly Listener[] = []) {}
+
+  readonly emit = (event: SessionEvent): void => {
+    for (const listener of this.listeners) listener(event);
+    for (const reader of this.#readers) reader.push(event);
+  };
+
+  /** All events from this call on, until the stream is closed. */
+  events(): AsyncGenerator<SessionEvent, void> {
+    const reader = new Reader();
+    this.#readers.add(reader);
+    if (this.#isClosed) reader.close();
+    return reader.read(() => void this.#readers.delete(reader));
+  }
+
+  /** No event comes any more: readers end after those that they have not read. */
+  close(): void {
+    this.#isClosed = true;
+    for (const reader of this.#readers) reader.close();
+  }
+}
+
+class Reader {
+  #waiting: SessionEvent[] = [];
+  #missed = 0;
+  #isClosed = false;
+  #changed = Promise.withResolvers<void>();
+
+  push(event: SessionEvent): void {
+    if (this.#waiting.length === MOST_BEHIND) {
+      this.#waiting.shift();
+      this.#missed++;
+    }
+    this.#waiting.push(event);
+    this.#changed.resolve();
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.#changed.resolve();
+  }
+
+  #take(): SessionEvent | undefined {
+    if (this.#missed === 0) return this.#waiting.shift();
+    const count = this.#missed;
+    this.#missed = 0;
+    return { type: "missed", count };
+  }
+
+  async *read(end: () => void): AsyncGenerator<SessionEvent, void> {
+    try {
+      for (;;) {
+        const next = this.#take();
+        if (next) yield next;
+        else if (this.#isClosed) return;
+        else {
+          this.#changed = Promise.withResolvers();
+          await this.#changed.promise;
+        }
+      }
+    } finally {
+      end();
+    }
+  }
+}
+
+/**
+ * How an adapter ended. done: all its steps; early: its evaluations got no better; dropped: others of its sweep were better;
+ * stopped: on request.
  */
 export type AdapterResult = Outcome;
 
 export type RunResult = {
   readonly adapters: readonly AdapterResult[];
-  /** What was trained here, and for how long: of a run that was gone on with, not what came before. */
+  /** What was trained here, and for how long: of a run that was continued, not what came before. */
   readonly seconds: number;
   readonly tokens: number;
   readonly stopped: boolean;
-  /** It has not ended: its stages are to be opened otherwise, and it goes on there. */
+  /** It has not ended: it continues on other stages. */
   readonly suspended: boolean;
 };

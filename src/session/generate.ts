@@ -5,7 +5,8 @@ import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { type Sampling, sample } from "../data/sample.ts";
 import type { GenerationSizes } from "../plan/generation.ts";
-import { decode, type GeneratedSequence, type GenerationBatch, prefill, promptRows, type Tile } from "../schedule/decode.ts";
+import { decode, type GeneratedSequence, prefill, promptRows, type Tile } from "../schedule/decode.ts";
+import type { GenerationBatch } from "../schedule/micro-batch.ts";
 
 /** A prompt to continue under the adapter in a slot, or -1 for the base model alone, by `limit` tokens at most. */
 export type Generation = {

@@ -1,4 +1,5 @@
-// What a request to add adapters may have the run read, and what its answer may say of it: the run may be root's, and rows are private.
+// Limits of a request from another process: the files that the run may read for it, and the rows that the answer may quote. The run may be
+// root's, and rows are private.
 
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -6,7 +7,7 @@ import { RequestError } from "../base/errors.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
-/** Throws a RequestError, `data.owner`, where a file that the adapters name is one that this user could not read but as root. */
+/** Throws a RequestError, `data.owner`, where this user could read a file that the adapters name only as root. */
 export function checkReadable(adapters: readonly AdapterRecipe[]): void {
   for (const { name, train, eval: heldOut, initialAdapter, objective } of adapters) {
     const reference = referenceOf(objective);
@@ -25,7 +26,7 @@ export function checkReadable(adapters: readonly AdapterRecipe[]): void {
 
 const [READ, ENTER] = [0o4, 0o1] as const;
 
-/** What of the file's folders, of itself, or of a folder's files is closed to this user; null where nothing is, or nothing is there. */
+/** The first of the file's folders, itself, or a folder's files that is closed to this user; null where all are open, or nothing exists. */
 function closedOn(path: string): string | null {
   if (!existsSync(path)) return null;
   const real = realpathSync(path);
@@ -38,14 +39,14 @@ function closedOn(path: string): string | null {
   return readdirSync(real).flatMap((name) => closedOn(join(real, name)) ?? [])[0] ?? null;
 }
 
-/** By owner, group and others, as the kernel decides for a process without root's privileges. */
+/** By owner, group and other bits, as the kernel decides for a process without root's privileges. */
 function isOpen(path: string, wanted: number): boolean {
   const { uid, gid, mode } = statSync(path);
   if (uid === process.getuid!()) return true;
   return ((process.getgroups!().includes(gid) ? mode >> 3 : mode) & wanted) !== 0;
 }
 
-/** An error without the text of rows: the places alone, for an answer that travels. */
+/** The error without the text of rows, for an answer that travels: their places alone. */
 export function withoutRows(error: unknown, recipe: string): unknown {
   if (!(error instanceof RequestError) || error.code !== "data.row") return error;
   const places = error.message.split("\n").flatMap((line) => /^(.+?:\d+): /.exec(line)?.[1] ?? []);

@@ -3,8 +3,8 @@
 import type { BaseModel } from "../bus/messages.ts";
 import { openLocalStages } from "../cluster/local-stage.ts";
 import { setupsOf } from "../cluster/setup.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { FactorTensor } from "../methods/layout.ts";
-import type { PoolAdapter } from "../plan/adapters.ts";
 import { type GenerationPlan, tileOf } from "../plan/generation.ts";
 import { engineOver, type GenerationEngine } from "./generate.ts";
 import { blocksOf } from "./parameters.ts";

@@ -1,5 +1,4 @@
-// From a recipe's path to a plan: what `run` and `plan` have in common. All that a request can get wrong is found here, before
-// any weight is read.
+// From a recipe's path to a plan, for `run` and `plan` alike. All faults of a request are found here, before any weight is read.
 
 import { relative } from "node:path";
 import { camel } from "../base/case.ts";
@@ -20,12 +19,12 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
+import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
-import { type PoolAdapter, stagePlaces } from "../plan/adapters.ts";
-import type { PlacedAdapter } from "../plan/places.ts";
+import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
@@ -34,24 +33,24 @@ import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
 import { type Source, sourcesOf } from "./sources.ts";
 
-/** What was asked, with the data read: all that a plan needs beside the devices. */
+/** A recipe with its data: all that a plan needs but the devices. */
 export type Request = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
   readonly data: readonly RequestData[];
   /** All linear weights are bf16 in the model's files. */
   readonly exact: boolean;
-  /** What the run's user should know of it. */
+  /** Notices about the model and the data, for people. */
   readonly notices: readonly string[];
 };
-/** An adapter's rows, the adapter from a file that they are measured against, and all adapters from files that it is made from. */
+/** An adapter's rows, the reference adapter of its objective, and the saved adapters that it is made from. */
 export type RequestData = Dataset & { readonly reference: PoolAdapter | null; readonly sources: readonly Source[] };
 export type Prepared = Request & { readonly plan: Plan };
 
-/** Of all rows, in three arrays: counted once, however often the run is planned. */
+/** Counts of all rows, in three arrays: made once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
 
-/** Milliseconds between two moments at which timers, requests and signals are let in. */
+/** Milliseconds between two moments at which timers, requests and signals run. */
 const LOOK_MS = 50;
 
 async function countRows(rows: readonly Row[]): Promise<void> {
@@ -81,11 +80,11 @@ export async function prepare(recipePath: string, overrides: Overrides, reading:
 export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
   const spec = readModelSpec(recipe.model.path);
-  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may be long
+  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may take long to read
   return { recipe, spec };
 }
 
-/** The devices that the stages have where all run on this machine: as many as the recipe says, or `count`; GPUs in turn. */
+/** The devices of stages on this machine, as many as the recipe says, or `count`; GPUs in turn. */
 export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: number): StageDevice[] {
   const describe = (ordinal: number) => describeDevice(run.device, model.precision, ordinal);
   const first = describe(0);
@@ -102,11 +101,11 @@ export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly
 
 export type Reading = Omit<ReadingOptions, "model" | "vocab">;
 
-/** Reads what the recipe names, and checks it, the data in a thread of its own; `config` is the spec of the model's config.json, or of its files. */
+/** Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json or of its files. */
 export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
   const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
-  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may be long
+  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may take long to read
   const tokenizer = loadTokenizer(recipe.model.path);
   const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
@@ -117,7 +116,7 @@ export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Re
 /** Rows that are cut or dropped are counted in the plan's table. */
 const IN_TABLE: readonly NoticeKind[] = ["cut"];
 
-/** What was lost or left out of the rows; adapters of a sweep read the same ones. */
+/** Notices of what was dropped from the rows; adapters of a sweep read the same ones. */
 function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
   const named = data.flatMap(({ notices }, i) =>
     notices
@@ -131,7 +130,7 @@ function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
 const namesOf = (names: readonly string[]): string =>
   names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
 
-/** Programs that serve an adapter stop where the base model does. */
+/** Notices of templates whose ends of answers are unknown to programs that serve the adapter: these stop where the base model does. */
 function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
   const chats = adapters.filter(({ chatTemplate, format }) => chatTemplate !== false && format !== "text");
   const templates = new Map(chats.map((adapter) => [adapter.chatTemplate, adapter]));
@@ -150,12 +149,12 @@ function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter 
   return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
 }
 
-/** A recipe is checked by ranks and scales alone: its adapters' factors are computed where they begin. */
+/** A recipe is checked by ranks and scales alone: factors are computed when an adapter begins. */
 const noPart: PartOfWeight = () => {
   throw new Error("a part of a weight is asked for while a recipe is checked");
 };
 
-/** Reads an adapter that a recipe names; what is wrong with it is told with who names it. */
+/** Reads a saved adapter that a recipe names; errors name the adapter and the key of the recipe. */
 function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
   try {
     return readPeftAdapter(folder, spec, noPart);
@@ -166,7 +165,7 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
   }
 }
 
-/** An adapter that continues another must be of its making: other ranks or scales would be another function from the start. */
+/** Checks that an adapter is made like the one it continues: other ranks or scales would be another function from the start. */
 function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   if (adapter.initialAdapter === null) return;
   const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
@@ -193,17 +192,17 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
     if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
     return;
   }
-  const told = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
+  const differences = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
   throw new RequestError(
     "plan.from",
-    `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${told}`,
+    `adapter '${adapter.name}' cannot continue ${adapter.initialAdapter}: ${differences}`,
     "give the adapter the values of the one that it continues",
   );
 }
 
 /**
- * What began as a part of the weight is continued with that part frozen beside it (`init` as it was), or as the LoRA of twice the rank that it is with the base; so is
- * what was converted to that.
+ * An adapter that began as a part of the weight is continued with that part frozen (`init` as before), or as the LoRA of twice the rank that
+ * it is with the base; so is an adapter that was converted to that.
  */
 function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: SavedAdapter, spec: ModelSpec): void {
   const { name, init, initialAdapter } = adapter;
@@ -211,24 +210,24 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   const { begun } = saved;
   if (isSvdInit(init) ? isSame && (!begun || begun.init === init) : !begun || isSame) return;
   const isUniform = !asked.places && !saved.places;
-  const told = begun
+  const differences = begun
     ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`
     : isUniform
       ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
       : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
-  // DoRA's magnitudes are of the whole weight: nothing of it is frozen.
+  // DoRA's magnitudes are of the whole weight: no part of it is frozen.
   const kept = begun && DEFINITIONS[saved.method].beginsAsPart ? begun.init : null;
   const uniform = kept
     ? `init = "${kept}", rank = ${begun!.rank} and alpha = ${begun!.alpha}`
     : `rank = ${saved.rank} and alpha = ${saved.alpha}`;
   throw new RequestError(
     "plan.from",
-    `adapter '${name}' cannot continue ${initialAdapter}: ${told}`,
+    `adapter '${name}' cannot continue ${initialAdapter}: ${differences}`,
     !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
   );
 }
 
-/** What patterns and layers may change, and what is compared place by place then. */
+/** Keys that patterns and layers may change; then they are compared place by place. */
 const BY_PLACE = ["rank", "alpha", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
@@ -236,7 +235,7 @@ const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
   new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
 
-/** The keys of a recipe that place an adapter as a saved one is; with `init`, which keeps half of each rank frozen. */
+/** The keys of a recipe for an adapter with the places of a saved one; with `init`, half of each rank is frozen. */
 function placeHint(saved: SavedAdapter, init: string | null = null): string {
   const share = init === null ? 1 : 2;
   const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
@@ -259,7 +258,7 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
   return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
 }
 
-/** A path as people want to read it: relative to here when that is shorter. */
+/** A path for people: relative to the working folder where that is shorter. */
 export function shortPath(path: string): string {
   const here = relative(process.cwd(), path) || ".";
   return here.length < path.length ? here : path;

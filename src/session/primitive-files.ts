@@ -3,9 +3,10 @@
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { Bus } from "../bus/bus.ts";
-import { BLOCKS, type BlockName, type Blocks, checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
+import { type Blocks, checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { readPeftAdapter } from "../files/peft.ts";
+import { BLOCKS, type BlockName } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { isFile } from "./adapters.ts";

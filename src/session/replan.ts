@@ -1,5 +1,5 @@
-// Plans a run on the devices of this machine, and plans it again with what they have shown since: how much they take beside what is
-// planned, and that they refused what they had said was free.
+// Plans a run on the devices of this machine, and plans it again after measurements: what they take in addition to the plan, and memory
+// that they reported as free and refused.
 
 import { now } from "../base/clock.ts";
 import { log } from "../base/log.ts";
@@ -8,7 +8,7 @@ import type { Bus } from "../bus/bus.ts";
 import { mostBytes, type Plan, type StageDevice, totalBytes } from "../plan/plan.ts";
 import { planOn, type Request } from "./prepare.ts";
 
-/** The share of a plan that a device refused which the next one may take. */
+/** After a refusal the next plan may take this share of the refused one. */
 const RETREAT = 0.8;
 
 export class Planner {
@@ -22,14 +22,14 @@ export class Planner {
     return planOn(request, this.devices(), { ceiling: this.#ceiling, unplanned: this.#unplanned });
   }
 
-  /** A device had no room for what was planned: another program has taken it meanwhile. */
+  /** A device lacked memory for this plan: another program has taken it meanwhile. */
   refused(plan: Plan): void {
     this.#ceiling = RETREAT * mostBytes(plan);
   }
 
   /**
-   * Compares what the stages have taken with what was planned. Of a device that has one stage to itself: of others it cannot be told
-   * who took what, and a CPU gives memory only when it is first touched.
+   * Compares what the stages have taken with the plan, on GPUs with one stage each: the shares of several stages of one GPU are unknown,
+   * and a CPU gives memory only when it is first touched.
    */
   async measure({ stages }: Plan, bus: Bus): Promise<void> {
     const started = now();

@@ -1,4 +1,4 @@
-// Where an interrupted run can go on: which of its adapters have ended, and from which step each of the others was kept.
+// Where an interrupted run continues: which of its adapters have ended, and at which step each of the others was saved.
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
@@ -10,17 +10,17 @@ import { aside, checkpointFolder } from "./checkpoints.ts";
 export type Resumed = {
   /** Adapters that need no more training, by name. */
   readonly ended: ReadonlyMap<string, Outcome>;
-  /** Of the others that were kept, the steps that they have made. */
+  /** Steps that each of the others had made when it was last saved. */
   readonly steps: ReadonlyMap<string, number>;
 };
 
-/** How adapters end that are not to be trained on. */
+/** Ends after which an adapter needs no more training. */
 const FINAL = ["done", "early", "dropped"];
 
 /**
  * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the recipe,
- * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is told of damaged checkpoints.
- * `open`: there may be nothing left to do but to wait for more adapters.
+ * the data or the base model would not make the same adapters. Adapters may have been added. `notice` is called for damaged checkpoints.
+ * `isOpen`: the run waits for more adapters, so that nothing may be left to do.
  */
 export function findStored(
   output: string,
@@ -28,7 +28,7 @@ export function findStored(
   data: readonly AdapterData[],
   model: string,
   notice: (text: string) => void,
-  open = false,
+  isOpen = false,
 ): Resumed {
   const record = readRecord(output);
   const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
@@ -49,7 +49,7 @@ export function findStored(
       `the run in ${output} was begun otherwise:\n  ${differences.join("\n  ")}`,
       "give back what was changed, or choose another output",
     );
-  if (!open && plan.adapters.every(({ name }) => ended.has(name)))
+  if (!isOpen && plan.adapters.every(({ name }) => ended.has(name)))
     throw new RequestError(
       "resume.finished",
       `the run in ${output} is finished: all adapters of the recipe have ended`,
@@ -58,7 +58,7 @@ export function findStored(
   return { ended, steps };
 }
 
-/** Where the newest checkpoint that is whole stands; null for none. */
+/** The progress of the newest checkpoint that is whole; null for none. */
 function newest(folder: string, name: string, notice: (text: string) => void): Progress | null {
   for (const checkpoint of checkpointsIn(folder))
     try {

@@ -1,5 +1,5 @@
-// What an adapter is made from besides its rows: saved adapters that it begins as or is measured against, and the base model. Their files
-// are read again while a run goes on, and have to be what they were when it began.
+// What an adapter is made from besides its rows: saved adapters that it begins as or is compared with, and the base model. Their files are
+// read again during a run, and must be the same as when it began.
 
 import { RequestError } from "../base/errors.ts";
 import { adapterFingerprint, modelFingerprint } from "../files/fingerprint.ts";
@@ -19,14 +19,14 @@ export function sourcesOf({ initialAdapter, objective }: AdapterRecipe): Source[
   return named.flatMap(([key, folder]) => (folder === null ? [] : { key, folder, fingerprint: adapterFingerprint(folder) }));
 }
 
-/** Called when `folder` has been read. Throws a RequestError, `resume.changed`, where it is another adapter by now. */
+/** Called when `folder` has been read. Throws a RequestError, `resume.changed`, where it has changed since. */
 export function checkSource(sources: readonly Source[], folder: string): void {
   const known = sources.find((source) => source.folder === folder);
   if (!known || adapterFingerprint(folder) === known.fingerprint) return;
   throw changed(`the adapter in ${folder}`, "the adapter");
 }
 
-/** Called when the base model in `folder` has been read. Throws a RequestError, `resume.changed`, where it is another by now. */
+/** Called when the base model in `folder` has been read. Throws a RequestError, `resume.changed`, where it has changed since. */
 export function checkModel(folder: string, fingerprint: string): void {
   if (modelFingerprint(folder) !== fingerprint) throw changed(`the base model in ${folder}`, "the model");
 }

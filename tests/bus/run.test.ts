@@ -241,7 +241,10 @@ needs("nats")("a run over several processes", () => {
     expect(await refused("--stages", "2,2")).toEqual([2, expect.stringContaining("2 + 2 = 4 layers")]);
     expect(await refused("--stages", "0")).toEqual([2, expect.stringContaining("--stages 0")]);
     expect(await refused("--here", "1")).toEqual([2, expect.stringContaining("--here goes with --nats")]);
-    expect(await refused("--nats", "nats://127.0.0.1:1")).toEqual([2, expect.stringContaining("how many stages")]);
+    expect(await refused("--nats", "nats://127.0.0.1:1")).toEqual([
+      2,
+      expect.stringContaining("the number of stages is not specified"),
+    ]);
     expect(await refused("--link", "pigeon")).toEqual([2, expect.stringContaining("--link is 'pigeon'")]);
     expect((await place.mlora("stage", "--run", "x")).code).toBe(2);
     expect((await place.mlora("stage", "--nats", "nats://127.0.0.1:1", "--run", "a.b")).err).toContain(

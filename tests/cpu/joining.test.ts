@@ -14,7 +14,7 @@ import { lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
 import { type CheckpointStore, memoryStore } from "../../src/session/checkpoints.ts";
-import type { Observer } from "../../src/session/events.ts";
+import type { Listener } from "../../src/session/events.ts";
 import { Training } from "../../src/session/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -33,7 +33,7 @@ const dataOf = ({ rows }: typeof first) => ({ train: rows, eval: [] });
 /** A run of the first adapter alone, with room for the second; `observe` is called with it before it begins. */
 async function trained(
   output: string,
-  observe: (training: () => Training, second: () => void) => Observer,
+  observe: (training: () => Training, second: () => void) => Listener,
   kept: (training: Training, name: string) => void = () => undefined,
 ) {
   const device = { ...chooseDevice("cpu", "fp32"), host: "" };
@@ -43,7 +43,7 @@ async function trained(
   const roomy = { ...plan, stages: capacity.stages, slots: capacity.slots };
   await using bus = await openLocalStages(setupsOf(roomy, { folder: golden.model }));
   const stop = new AbortController();
-  const observer = observe(
+  const emit = observe(
     () => training,
     () => void training.controls.add(lateAdapters(roomy, [both.adapters[1]!], [summaryOf(second)]), [dataOf(second)]),
   );
@@ -55,7 +55,7 @@ async function trained(
       return memory.save(plan, adapter, ...rest);
     },
   };
-  const options = { plan: roomy, data: [dataOf(first)], bus, output: join(root, output), observers: [observer], store };
+  const options = { plan: roomy, data: [dataOf(first)], bus, output: join(root, output), emit, store };
   const training: Training = new Training({ ...options, stop: stop.signal });
   return { result: await training.run(), training };
 }
@@ -65,12 +65,11 @@ const statuses = ({ adapters }: { readonly adapters: readonly { readonly name: s
 
 test("an adapter that comes while the last result is saved is trained to its end; one that comes later is refused", async () => {
   let came = false;
-  const { result, training } = await trained("late", (_, second) => ({
-    saved: () => {
-      if (!came) second();
-      came = true;
-    },
-  }));
+  const { result, training } = await trained("late", (_, second) => ({ type }) => {
+    if (type !== "saved") return;
+    if (!came) second();
+    came = true;
+  });
   expect(statuses(result)).toEqual({ [first.name]: "done", [second.name]: "done" });
   const refused = (work: () => unknown) => {
     try {
@@ -96,12 +95,11 @@ test("a copy's name is taken from when it is asked for, also while it is being m
   };
   const { result } = await trained(
     "copied",
-    (training) => ({
-      stepped: ({ step }) => {
-        if (step === 3) ask(training());
-        if (step >= 3) taken.push(isTaken(training()));
-      },
-    }),
+    (training) => (event) => {
+      if (event.type !== "step") return;
+      if (event.step === 3) ask(training());
+      if (event.step >= 3) taken.push(isTaken(training()));
+    },
     (training, name) => name === "twin" && taken.push(isTaken(training)),
   );
   expect(statuses(result)).toEqual({ [first.name]: "done", twin: "done" });

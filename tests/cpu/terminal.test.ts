@@ -213,9 +213,10 @@ test("progress shows names, notices and failures visibly, with bars and without"
     };
     const stream = { isTTY, rows: 24, columns: 200, write, on: () => undefined } as unknown as NodeJS.WriteStream;
     using progress = openProgress(plan, stream);
-    progress.noticed!(0, HOSTILE);
-    progress.failed!(0, HOSTILE);
-    progress.saved!({ adapter: 0, folder: HOSTILE } as never);
+    const hostile = { adapter: `a${HOSTILE}`, index: 0 };
+    progress.report({ type: "notice", ...hostile, text: HOSTILE });
+    progress.report({ type: "failed", ...hostile, message: HOSTILE });
+    progress.report({ type: "saved", ...hostile, step: 1, folder: HOSTILE });
     progress[Symbol.dispose]();
     expect(drawn).toContain(visible(HOSTILE));
     for (const foreign of ["\x1b[2J", "\x1b]0;", "\x9b", "\x7f", "\u202e", "\u2066", "\b"])

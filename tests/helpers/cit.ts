@@ -5,17 +5,18 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { DeviceKind } from "../../src/base/device-report.ts";
 import type { Precision } from "../../src/base/precision.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
-import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
+import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, type Tokens } from "../../src/schedule/pack.ts";
 import { stepsOf } from "../../src/schedule/steps.ts";
-import type { StepEvent } from "../../src/session/events.ts";
+import type { EventOf, SessionEvent } from "../../src/session/events.ts";
 import { run } from "../../src/session/training.ts";
 import { type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 
@@ -73,12 +74,12 @@ export function comparesWithTorch(kind: DeviceKind, precision: Precision, tolera
       [{ ...chooseDevice(kind, precision), host: "" }],
     );
     const output = join(root, `${name}-${kind}-${precision}`);
-    const steps: StepEvent[] = [];
+    const steps: EventOf<"step">[] = [];
     {
       await using bus = await openLocalStages(setupsOf(plan, { folder: golden.model }));
-      const observers = [{ stepped: (event: StepEvent) => void steps.push(event) }];
+      const emit = (event: SessionEvent) => void (event.type === "step" && steps.push(event));
       const data = [{ train, eval: [] }];
-      const result = await run({ plan, data, bus, output, observers, stop: new AbortController().signal });
+      const result = await run({ plan, data, bus, output, emit, stop: new AbortController().signal });
       expect(result.adapters.map(({ status }) => status)).toEqual(["done"]);
     }
     const near = (got: number, of: number, limit: number, what: string) =>

@@ -5,13 +5,14 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { DeviceKind } from "../../src/base/device-report.ts";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
-import { chooseDevice, type DeviceKind } from "../../src/device/open.ts";
+import { chooseDevice } from "../../src/device/open.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
 import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -21,7 +22,7 @@ import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
-import type { StepEvent } from "../../src/session/events.ts";
+import type { EventOf, SessionEvent } from "../../src/session/events.ts";
 import { putSaved } from "../../src/session/export.ts";
 import { begin } from "../../src/session/initialise.ts";
 import { run } from "../../src/session/training.ts";
@@ -125,20 +126,20 @@ export function comparesWithPeft(
       test("losses, gradient norms, rates and final weights", async () => {
         const plan = planOf(golden, kind, precision);
         const output = join(root, `${name}-${kind}-${precision}`);
-        const steps: StepEvent[][] = golden.adapters.map(() => []);
+        const steps: EventOf<"step">[][] = golden.adapters.map(() => []);
         {
           await using bus = await openStage(plan);
-          const quiet = {
-            failed: (_: number, message: string) => expect(message).toBe(""),
-          };
           const data = golden.adapters.map(({ rows }) => ({ train: rows, eval: [] }));
-          const stepped = (event: StepEvent) => void steps[event.adapter]!.push(event);
+          const emit = (event: SessionEvent) => {
+            if (event.type === "failed") expect(event.message).toBe("");
+            if (event.type === "step") steps[event.index]!.push(event);
+          };
           const result = await run({
             plan,
             data,
             bus,
             output,
-            observers: [{ ...quiet, stepped }],
+            emit,
             stop: new AbortController().signal,
           });
           expect(result.adapters.map(({ status }) => status)).toEqual(golden.adapters.map(() => "done"));

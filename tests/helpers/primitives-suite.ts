@@ -65,7 +65,7 @@ async function runAll(place: PrimitivesPlace): Promise<ReadonlyMap<string, strin
   await using bus = await openLocalStages(setupsOf(plan, { folder: place.model }));
   const output = join(place.root, "run");
   mkdirSync(output);
-  const result = await run({ plan, data, bus, output, observers: [], stop: new AbortController().signal });
+  const result = await run({ plan, data, bus, output, emit: () => undefined, stop: new AbortController().signal });
   expect(result.adapters.map(({ status }) => status)).toEqual(NAMES.map(() => "done"));
   return new Map(NAMES.map((name) => [name, saved(join(output, name))]));
 }

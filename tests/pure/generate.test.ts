@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
-import { decode, type GenerationBatch, prefill, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
+import { decode, prefill, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
+import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { type GeneratedToken, type GenerationEngine, generate } from "../../src/session/generate.ts";
 
 const tile: Tile = { rows: 4, sameOrder: [0, 1, 2] };

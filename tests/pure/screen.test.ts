@@ -30,7 +30,8 @@ test("no more bars are drawn than a screen has lines", () => {
     const stream = { isTTY: true, rows, columns: 80, write, on: () => undefined } as unknown as NodeJS.WriteStream;
     using progress = openProgress(planOf(30), stream);
     drawn = "";
-    progress.stepped!({ adapter: 0, step: 1, steps: 10, tokens: 10, tokensPerSecond: 5, loss: 1 } as never);
+    const step = { type: "step", adapter: "a0", index: 0, step: 1, steps: 10, tokens: 10, tokensPerSecond: 5, loss: 1 };
+    progress.report(step as never);
     progress[Symbol.dispose]();
     expect(new Set(drawn.match(/(all adapters|a\d+) /g)).size, `${rows} rows`).toBe(most);
   }

@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { hintOf, readError, readHintOf, systemError, writeError } from "../../src/base/faults.ts";
-import { patient } from "../../src/cli/results.ts";
 import { openAppender, syncFolder } from "../../src/files/atomic.ts";
+import { patient } from "../../src/session/metrics.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-system-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

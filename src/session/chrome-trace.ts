@@ -1,11 +1,10 @@
-// What a trace says: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
+// The contents of a trace: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
-import type { Observer } from "../session/events.ts";
-import { measuredBubble, type StageTrace, type Tracer } from "../session/trace.ts";
-import { fileOf } from "./flags.ts";
+import type { Listener } from "./events.ts";
+import { measuredBubble, type StageTrace, type Tracer } from "./trace.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
 const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
@@ -72,20 +71,16 @@ function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }
 /** Steps of each adapter that pass before kernels are traced: they are loaded and caches are warm by then. */
 const UNTRACED = 2;
 
-/** The file that a trace goes to. */
-export const tracePath = (path: string): string => fileOf("trace", path);
-
 /** Has all passes recorded, and the kernels of one round of steps, after the first few where there are more. */
-export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Observer {
+export function tracing(plan: Plan, tracer: Tracer, failed: (error: unknown) => void): Listener {
   const untraced = Math.min(UNTRACED, ...plan.adapters.map((adapter) => adapter.steps - 1));
   let steps = 0;
   const set = (kernels: boolean) => void tracer.record({ passes: true, kernels }).catch(failed);
   set(untraced === 0);
-  return {
-    stepped: () => {
-      steps++;
-      if (steps === untraced * plan.adapters.length) set(true);
-      if (steps === (untraced + 1) * plan.adapters.length) set(false);
-    },
+  return ({ type }) => {
+    if (type !== "step") return;
+    steps++;
+    if (steps === untraced * plan.adapters.length) set(true);
+    if (steps === (untraced + 1) * plan.adapters.length) set(false);
   };
 }

@@ -1,0 +1,52 @@
+// Settings of a stage that a coordinator or scripts/launch starts: one line on its standard input, since address and key are secret.
+
+import * as v from "valibot";
+import { RunError } from "../base/errors.ts";
+import { addressSchema } from "../bus/address.ts";
+import { runKeySchema } from "../bus/seal.ts";
+
+const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const ordersSchema = v.strictObject({
+  address: addressSchema,
+  key: runKeySchema,
+  run: v.string(),
+  /** A coordinator gives both; scripts/launch gives neither, and the stage has them from flags. */
+  stage: v.optional(number),
+  device: v.optional(
+    v.strictObject({ kind: v.picklist(["cpu", "cuda"]), compute: v.picklist(["f32", "bf16"]), ordinal: number }),
+  ),
+});
+export type StageOrders = v.InferOutput<typeof ordersSchema>;
+
+/** Reads the orders; `end` resolves when standard input ends. Throws a RunError, `stage.orders`. */
+export async function readStageOrders(): Promise<{ readonly orders: StageOrders; readonly end: Promise<void> }> {
+  const { line, end } = await readInput();
+  const checked = v.safeParse(ordersSchema, jsonIn(line));
+  if (checked.success) return { orders: checked.output, end };
+  throw new RunError("stage.orders", "standard input does not hold valid stage settings", "use --nats, --run and --key");
+}
+
+/** The first line of standard input, and the end of the rest. */
+async function readInput(): Promise<{ readonly line: string; readonly end: Promise<void> }> {
+  const reader = Bun.stdin.stream().getReader();
+  const decoder = new TextDecoder();
+  let text = "";
+  let over = false;
+  while (!over && !text.includes("\n")) {
+    const { value, done } = await reader.read();
+    text += decoder.decode(value, { stream: !done });
+    over = done;
+  }
+  const drain = async () => {
+    while (!over) over = (await reader.read()).done;
+  };
+  return { line: text.split("\n")[0]!, end: drain() };
+}
+
+function jsonIn(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}

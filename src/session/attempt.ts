@@ -1,0 +1,146 @@
+// One attempt at a run: from opened stages to closed ones, with all that is written meanwhile.
+
+import { join } from "node:path";
+import { textOf } from "../base/errors.ts";
+import type { StageSetup } from "../bus/messages.ts";
+import type { StageProcesses } from "../cluster/launch.ts";
+import { type OpenStages, openProcesses, openStages } from "../cluster/open-stages.ts";
+import { openAppender } from "../files/atomic.ts";
+import { writeRecord } from "../files/record.ts";
+import type { Plan } from "../plan/plan.ts";
+import { type CheckpointStore, diskStore } from "./checkpoints.ts";
+import { tracing, writeTrace } from "./chrome-trace.ts";
+import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import { metricsListener, patient } from "./metrics.ts";
+import type { Planner } from "./replan.ts";
+import type { Resumed } from "./resume.ts";
+import type { RunAdapters } from "./run-adapters.ts";
+import type { RunControl } from "./run-control.ts";
+import { checkModel } from "./sources.ts";
+import { Tracer } from "./trace.ts";
+import { Training } from "./training.ts";
+
+/** What all attempts at a run have in common. */
+export type Job = {
+  /** The run's id. */
+  readonly run: string;
+  /** The current plan. */
+  plan: Plan;
+  /** Stages that were started elsewhere; null where this run opens its own. */
+  readonly processes: StageProcesses | null;
+  readonly link: StageSetup["link"];
+  readonly adapters: RunAdapters;
+  readonly planner: Planner;
+  /** Answers requests from other processes; null where the run takes none. */
+  readonly control: RunControl | null;
+  /** The base model's fingerprint. */
+  readonly model: string;
+  /** The file of a trace. */
+  readonly trace: string | null;
+  readonly keepOpen: boolean;
+  readonly stop: AbortController;
+  readonly emit: Listener;
+  /** Adapters that have ended in this session: stopped and failed ones are not trained again when stages are opened again. */
+  readonly outcomes: Map<string, AdapterResult>;
+  /** The last step at which each adapter was saved, or ended, in this session. */
+  readonly saved: Map<string, number>;
+};
+
+/** Opens stages, trains on them and closes them. Throws what a stage failed with. */
+export async function attempt(job: Job, resumed: Resumed | null): Promise<RunResult> {
+  const { plan } = job;
+  await using stages = await open(job);
+  checkModel(plan.recipe.model.path, job.model);
+  job.emit(openedEvent(plan, stages, resumed));
+  await job.planner.measure(plan, stages.bus);
+  using _control = stages.control && job.control && (await job.control.serve(stages.control));
+  return await train(job, stages, resumed);
+}
+
+function open({ processes, plan, link, stop, control, run }: Job): Promise<OpenStages> {
+  const base = { folder: plan.recipe.model.path };
+  if (processes) return openProcesses(processes, plan, base, link);
+  return openStages(plan, base, link, stop.signal, control && run);
+}
+
+const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
+  type: "opened",
+  stages: plan.stages.map(({ layerRange: { from, to }, device: { host, kind, ordinal } }, stage) => {
+    const link = stage + 1 < plan.stages.length ? links[stage]!.at(-1)! : null;
+    return { from, to, host, device: `${kind} ${ordinal}`, link };
+  }),
+  adapters: plan.adapters.map(({ name, index, steps, tokens }) => {
+    return { name, index, steps, tokens, isEnded: resumed?.ended.has(name) ?? false };
+  }),
+});
+
+/** Trains; writes checkpoints, metrics, results and, where a file is named, a trace. */
+async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
+  const { plan, adapters, model, trace, stop, keepOpen, emit } = job;
+  const { output, checkpoint } = plan.recipe.run;
+  const { bus, lost } = stages;
+  const notice = (text: string) => emit(noticeEvent(null, text));
+  const tracer = trace === null ? null : await Tracer.open(bus);
+  await using disk = diskStore(output, checkpoint?.keep ?? 1);
+  using metrics = openAppender(join(output, "metrics.jsonl"));
+  const lines = patient(metrics.append, notice);
+  const listeners: Listener[] = [emit, metricsListener(lines.append), recording(job, output, resumed)];
+  if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
+  const training = new Training({
+    plan,
+    data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
+    bus,
+    output,
+    emit: (event) => {
+      for (const listener of listeners) listener(event);
+    },
+    recordJoin: (adapter) => adapters.joined(adapter),
+    lost,
+    stop: stop.signal,
+    suspend: adapters.renewSuspend(),
+    keepOpen,
+    store: noting(disk, job.saved),
+    saveEvery: checkpoint,
+    model,
+    resumed: resumed?.ended ?? new Map(),
+    steps: resumed?.steps ?? new Map(),
+  });
+  using _attended = adapters.attend(training, plan);
+  try {
+    const result = await training.run();
+    if (tracer) {
+      await tracer.record({ passes: false, kernels: false });
+      writeTrace(trace!, plan, tracer.traces);
+    }
+    return result;
+  } catch (error) {
+    throw await stages.causeOf(error);
+  } finally {
+    lines.flush();
+  }
+}
+
+/** Keeps in the run's folder how adapters ended. */
+function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | null): Listener {
+  const all = new Map<string, AdapterResult>(resumed?.ended);
+  return (event) => {
+    if (event.type !== "ended") return;
+    const result = resultOf(event);
+    outcomes.set(result.name, result);
+    if (result.status !== "failed") reached(saved, result.name, result.steps);
+    all.set(result.name, result);
+    writeRecord(output, all.values());
+  };
+}
+
+/** The store, with a note of the last step at which each adapter was saved. */
+const noting = (store: CheckpointStore, saved: Map<string, number>): CheckpointStore => ({
+  ...store,
+  save: async (plan, adapter, what, which) => {
+    await store.save(plan, adapter, what, which);
+    reached(saved, adapter.name, what.progress.step);
+  },
+});
+
+const reached = (saved: Map<string, number>, name: string, step: number): void =>
+  void saved.set(name, Math.max(saved.get(name) ?? 0, step));

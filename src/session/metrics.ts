@@ -1,0 +1,86 @@
+// A run's metrics.jsonl: a line for each step, evaluation, saved and failed adapter.
+
+import { MloraError, textOf } from "../base/errors.ts";
+import { count } from "../base/units.ts";
+import type { EventOf, Listener, SessionEvent } from "./events.ts";
+
+/** metrics.jsonl: an object a line, `type` first. */
+export const metricsListener =
+  (append: (line: string) => void): Listener =>
+  (event) => {
+    const values = valuesOf(event);
+    if (values && "adapter" in event) append(JSON.stringify({ type: event.type, adapter: event.adapter, ...values }));
+  };
+
+/** Null for events that have no line. */
+function valuesOf(event: SessionEvent): object | null {
+  switch (event.type) {
+    case "step":
+      return stepValues(event);
+    case "evaluation":
+      return { step: event.step, loss: event.loss, exact: event.exact, rows: event.rows };
+    case "saved":
+      return { step: event.step, folder: event.folder };
+    case "failed":
+      return { message: event.message };
+    default:
+      return null;
+  }
+}
+
+const stepValues = (event: EventOf<"step">) => ({
+  step: event.step,
+  epoch: event.epoch,
+  loss: event.loss,
+  learning_rate: event.learningRate,
+  grad_norm: event.gradNorm,
+  tokens: event.tokens,
+  tokens_per_second: Math.round(event.tokensPerSecond * 10) / 10,
+  ...(event.preference ? preferenceValues(event.preference) : {}),
+});
+
+/** Of CIT the margin is one of cosines: to the most similar paraphrase of another row. */
+const preferenceValues = ({ accuracy, margin, contrast }: NonNullable<EventOf<"step">["preference"]>) =>
+  contrast === null ? { accuracy, reward_margin: margin } : { accuracy, similarity_margin: margin, contrastive_loss: contrast };
+
+/** Lines that wait for room at most: some hundred bytes each. */
+const MOST_WAITING = 100_000;
+
+/** `flush` writes what waits, if it can, and says what was lost. */
+export type PatientLines = { readonly append: (line: string) => void; readonly flush: () => void };
+
+/**
+ * Metrics are not the run's result: lines that cannot be written wait, in order, and are tried again with the next. `notice`
+ * reports when that begins and, at the end, how many were not written. Throws where the file was removed: the run has no folder
+ * then.
+ */
+export function patient(append: (line: string) => void, notice: (text: string) => void): PatientLines {
+  const waiting: string[] = [];
+  let fault: unknown = null;
+  let lost = 0;
+  const drain = (): void => {
+    try {
+      let done = 0;
+      try {
+        for (; done < waiting.length; done++) append(waiting[done]!);
+      } finally {
+        waiting.splice(0, done);
+      }
+    } catch (error) {
+      if (error instanceof MloraError && error.code === "files.removed") throw error;
+      if (fault === null) notice(`${textOf(error)}; training goes on, and what is to be written waits`);
+      fault = error;
+    }
+  };
+  return {
+    append: (line) => {
+      if (lost === 0 && waiting.length < MOST_WAITING) waiting.push(line);
+      else lost++; // at the end, so that what is there has no gap
+      drain();
+    },
+    flush: () => {
+      drain();
+      if (waiting.length + lost > 0) notice(`${textOf(fault)}; its last ${count(waiting.length + lost)} lines are missing`);
+    },
+  };
+}

@@ -1,0 +1,209 @@
+// A run as an object: opened from a recipe, it trains by itself until its adapters have ended or it is stopped, and takes requests meanwhile.
+
+import { now, sleep } from "../base/clock.ts";
+import { RequestError, RunError } from "../base/errors.ts";
+import { sum } from "../base/shape.ts";
+import type { RunStatus } from "../bus/control.ts";
+import type { StageSetup } from "../bus/messages.ts";
+import { newRunId } from "../bus/subjects.ts";
+import { type Announcement, announce } from "../cluster/registry.ts";
+import { devicesOf, inviteStages, launchRemoteStages, type RemoteStages } from "../cluster/remote-stages.ts";
+import { modelFingerprint } from "../files/fingerprint.ts";
+import { claimOutput } from "../files/output.ts";
+import { type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
+import type { Job } from "./attempt.ts";
+import { EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
+import type { ForkRequest } from "./late-requests.ts";
+import { localDevices, planOn, type Request, readRequest } from "./prepare.ts";
+import { Planner } from "./replan.ts";
+import type { Resumed } from "./resume.ts";
+import { resumeFrom, trainToEnd } from "./retry.ts";
+import { type AddOptions, RunAdapters } from "./run-adapters.ts";
+import { RunControl } from "./run-control.ts";
+import { withAdded, writeRecipe } from "./run-folder.ts";
+
+export type SessionOptions = {
+  /** Stages on other machines; null, or left out, where all are on this one. */
+  readonly remoteStages?: RemoteStages | null;
+  /** How activations go between stages. */
+  readonly link?: StageSetup["link"];
+  /** A file for a trace of the run, in Chrome's trace format. */
+  readonly trace?: string | null;
+  /** Only continue a run: a RequestError, `resume.none`, where the output folder holds none. */
+  readonly resume?: boolean;
+  /** When all adapters have ended, wait for more until the session is stopped. */
+  readonly keepOpen?: boolean;
+  /** `mlora ps` lists the run, and other processes of this user control it. Default: true. */
+  readonly isReachable?: boolean;
+  /** Aborted: the same as `stop`, also while the session is being opened. */
+  readonly signal?: AbortSignal;
+  /** Called with each event, from the first of the opening on. */
+  readonly onEvent?: Listener;
+};
+
+/**
+ * Reads the data, plans the run, claims its output folder and continues the run in it, if there is one; then the session trains by itself.
+ * Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is aborted.
+ */
+export async function openSession(
+  { recipe: written, spec }: Pick<Request, "recipe" | "spec">,
+  options: SessionOptions = {},
+): Promise<Session> {
+  const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
+  const stream = new EventStream(onEvent ? [onEvent] : []);
+  const { emit } = stream;
+  const stop = new AbortController();
+  const abort = () => stop.abort(stopped());
+  if (signal?.aborted) abort();
+  signal?.addEventListener("abort", abort);
+  await using opened = new AsyncDisposableStack();
+  opened.defer(() => {
+    signal?.removeEventListener("abort", abort);
+    stream.close();
+  });
+  const recipe = withAdded(written);
+  const devices = () => localDevices(recipe, spec, remoteStages?.here);
+  const here = devices(); // before the data, which may take long to read
+  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
+  const request = await readRequest(recipe, spec, { signal: stop.signal, progress });
+  let plan = remoteStages ? null : planOn(request, here);
+  const { output } = recipe.run;
+  const claim = opened.use(claimOutput(output));
+  if (resume && !claim.continued)
+    throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
+  const invited = remoteStages && opened.use(inviteStages(remoteStages));
+  if (invited?.invitation) emit({ type: "invitation", ...invited.invitation });
+  const processes = remoteStages && opened.use(await launchRemoteStages(remoteStages, here, stop.signal));
+  plan ??= planOn(request, devicesOf(processes!));
+  const model = modelFingerprint(recipe.model.path);
+  const run = processes?.run ?? newRunId();
+  const known = isReachable ? opened.use(announce({ run, output })) : null;
+  const notice = (text: string) => emit(noticeEvent(null, text));
+  const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
+  const { trace = null, link = "auto", keepOpen = false } = options;
+  const job: Omit<Job, "control"> = {
+    ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    planner: new Planner(devices),
+    outcomes: new Map(),
+    saved: new Map(),
+  };
+  const resumed = claim.continued ? resumeFrom(job, keepOpen) : null;
+  const { slots, device } = plan;
+  const names = plan.adapters.map(({ name }) => name);
+  const paused = names.filter((name) => adapters.paused.includes(name) && !resumed?.ended.has(name));
+  const { path } = recipe.model;
+  emit({
+    type: "accepted",
+    run,
+    model: path,
+    device: deviceText(device),
+    adapters: names,
+    slots,
+    notices: [...request.notices],
+    paused,
+  });
+  claim.begin({ adapters: names, checkpoints: CHECKPOINTS });
+  writeRecipe(recipe);
+  return new Session(job, { resumed, stream, known, opened: opened.move() });
+}
+
+const deviceText = ({ kind, name, compute, note }: Plan["device"]): string =>
+  `${kind} (${name}) in ${compute}${note === null ? "" : `; ${note}`}`;
+
+type Beginning = {
+  readonly resumed: Resumed | null;
+  readonly stream: EventStream;
+  readonly known: Announcement | null;
+  /** What the run holds until its end. */
+  readonly opened: AsyncDisposableStack;
+};
+
+/** Made by `openSession`. Requests throw RequestErrors, and change nothing then; `control.starting` while stages are being opened. */
+export class Session implements AsyncDisposable {
+  /** The run's id. */
+  readonly run: string;
+  /**
+   * Resolves with the run's result, also of one that was stopped or has failed adapters, when all that it held is closed. Rejects with what a
+   * stage failed with, and with a RunError, `run.stopped`, where the session was stopped before any training.
+   */
+  readonly done: Promise<RunResult>;
+  readonly #job: Job;
+  readonly #stream: EventStream;
+  readonly #started = now();
+
+  constructor(job: Omit<Job, "control">, { resumed, stream, known, opened }: Beginning) {
+    this.run = job.run;
+    this.#job = Object.assign(job, { control: known && new RunControl(this, known) });
+    this.#stream = stream;
+    this.done = this.#train(resumed, opened);
+    this.done.catch(() => undefined); // it may be awaited late, or never
+  }
+
+  async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
+    await using _opened = opened;
+    await sleep(0); // the caller may read events from the first on
+    return await trainToEnd(this.#job, resumed);
+  }
+
+  /** The plan by which the stages are opened; adapters that join are added to it. */
+  get plan(): Plan {
+    return this.#job.plan;
+  }
+
+  /** All that happens from now on, for each caller; ends with the session. */
+  events(): AsyncIterable<SessionEvent> {
+    return this.#stream.events();
+  }
+
+  status(): RunStatus {
+    const { adapters, stop, plan } = this.#job;
+    const { statuses, isOpen } = adapters;
+    const rate = sum(statuses.map(({ tokensPerSecond }) => tokensPerSecond ?? 0));
+    const trains = statuses.some(({ state }) => !/^(waiting|paused|done|early|dropped|stopped|failed)$/.test(state));
+    return {
+      state: stop.signal.aborted ? "stopping" : !isOpen ? "starting" : trains ? "training" : "waiting",
+      stages: plan.stages.length,
+      slots: plan.slots,
+      memoryBytes: totalBytes(totalMemory(plan)),
+      tokensPerSecond: rate,
+      seconds: (now() - this.#started) / 1000,
+      secondsLeft: rate > 0 ? adapters.tokensLeft / rate : null,
+      adapters: statuses,
+    };
+  }
+
+  /** Ends one adapter after its step under way, or (null) the run: what was trained is saved. This and the next return what is done, in words. */
+  stop(adapter: string | null = null): string {
+    if (adapter !== null) return this.#job.adapters.stop(adapter);
+    this.#job.stop.abort(stopped());
+    return "the run ends: what was begun is finished and everything is saved";
+  }
+
+  /** Takes an adapter, or (null) all of them, off the stages until they are resumed. */
+  pause(adapter: string | null = null): string {
+    return this.#job.adapters.pause(adapter);
+  }
+
+  resume(adapter: string | null = null): string {
+    return this.#job.adapters.resume(adapter);
+  }
+
+  /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */
+  fork(request: ForkRequest): string {
+    return this.#job.adapters.fork(request);
+  }
+
+  /** Adds the adapters of another recipe for the same base model; resolves when they have joined, or stages are being opened for them. */
+  add(recipe: Recipe, options?: AddOptions): Promise<string> {
+    return this.#job.adapters.add(recipe, options);
+  }
+
+  /** Stops the run and waits for its end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stop();
+    await this.done.catch(() => undefined);
+  }
+}
+
+const stopped = (): RunError => new RunError("run.stopped", "stopped before any training");
