@@ -1,7 +1,7 @@
 // Golden files made again: compared with those that are kept, or put in their place.
 //
 //   bun run golden --list              the makers, their packages and files
-//   bun run golden --check [NAME..]    makes the files in a temporary folder and compares: bytes, or numbers within the index's tolerance
+//   bun run golden --check [NAME..]    makes files in a temporary folder and compares: bytes, or numbers within a tolerance
 //   bun run golden --update NAME..     the same, and takes what was made
 //
 // scripts/golden/index.ts is the index. Packages come into out/golden, an environment for each set of them; with
@@ -24,7 +24,10 @@ export const matching = (folder: string, globs: readonly string[]): string[] =>
     .filter((path) => !path.endsWith(".py"))
     .sort();
 
-/** Where the index and the files of `folder` do not agree, each in a line: files without a maker or with several, makers without files. */
+/**
+ * Where the index and the files of `folder` do not agree, each in a line: files without a maker or with several, makers without
+ * files.
+ */
 export function indexFaults(folder: string): string[] {
   const all = [...new Bun.Glob("**/*").scanSync(folder)].filter((path) => !path.includes("__pycache__")).sort();
   const inputs = matching(folder, INPUTS);

@@ -4,7 +4,7 @@
 //
 // A folder is listed once it has no breach, and from then on has none.
 
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { proseOf } from "./prose/passages.ts";
 import { misspelled } from "./prose/spelling.ts";
@@ -16,6 +16,7 @@ const WIDTH = 128;
 
 /** Folders, with all that is under them, and files, as git takes them; ":!" is without. */
 const CHECKED: readonly string[] = [
+  "CHANGELOG.md",
   "CONTRIBUTING.md",
   "README.md",
   "docs",
@@ -23,7 +24,15 @@ const CHECKED: readonly string[] = [
   "ffi",
   "kernels/triton",
   "scripts",
+  "src/recipe",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
+  "src/schedule",
+  "src/plan",
+  "src/link",
+  "src/ops",
+  "src/device",
+  "src/data",
+  "src/cli/draw",
   "src/families",
   "tests",
 ];
@@ -67,10 +76,15 @@ const lineAt = (text: string, index: number): number => text.slice(0, index).spl
 
 /** The files of this checkout with prose that lie under `folders`. */
 async function sourcesIn(root: string, folders: readonly string[]): Promise<Source[]> {
-  const { stdout } = Bun.spawnSync(["git", "ls-files", "--", ...folders], { cwd: root });
-  const paths = stdout.toString().trimEnd().split("\n");
+  const { stdout } = Bun.spawnSync(["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", ...folders], {
+    cwd: root,
+  });
+  const paths = [...new Set(stdout.toString().split("\n"))];
   return paths
-    .filter((path) => existsSync(join(root, path)) && statSync(join(root, path)).size < 200_000)
+    .filter((path) => {
+      const stat = statSync(join(root, path), { throwIfNoEntry: false });
+      return stat?.isFile() && stat.size < 200_000;
+    })
     .map((path) => ({ path, text: readFileSync(join(root, path), "utf8") }));
 }
 

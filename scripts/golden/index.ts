@@ -9,7 +9,9 @@ export type Maker = {
   readonly packages: readonly string[];
   /** The version of Python, where it matters. */
   readonly python?: string;
-  /** How far a number may be from the one kept, relative to the largest of its tensor or list; null where bytes are compared. */
+  /**
+   * How far a number may be from the one kept, relative to the largest of its tensor or list; null where bytes are compared.
+   */
   readonly tolerance: number | null;
   /** A folder of the checkout that is its first argument, and the command that makes it. */
   readonly reads?: { readonly path: string; readonly from: string };

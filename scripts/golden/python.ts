@@ -13,8 +13,8 @@ export function call(command: readonly string[], cwd: string, env: Readonly<Reco
 }
 
 /**
- * The Python of MLORA_GOLDEN_PYTHON, or of an environment with the maker's packages that is made in `cache` once. What the first has
- * in other versions is in `differences`. Throws an Error where packages cannot be installed, or a Python lacks one.
+ * The Python of MLORA_GOLDEN_PYTHON, or of an environment with the maker's packages that is made in `cache` once. What the
+ * first has in other versions is in `differences`. Throws an Error where packages cannot be installed, or a Python lacks one.
  */
 export function pythonWith({ packages, python: version }: Maker, cache: string): { python: string; differences: string[] } {
   const python = process.env["MLORA_GOLDEN_PYTHON"] || environment(packages, cache);

@@ -7,7 +7,13 @@ export type Prose = {
   readonly comments: string;
 };
 
-type Piece = { readonly kind: "comment" | "message"; readonly from: number; readonly to: number };
+type Piece = {
+  readonly kind: "comment" | "message";
+  readonly from: number;
+  readonly to: number;
+  /** Where the template begins that it is a piece of. */
+  readonly template?: number;
+};
 
 /** Three words in a row: what is shorter is a key or a name. */
 const SENTENCE = /\p{L}{2,},? \p{L}+,? \p{L}{2,}/u;
@@ -17,10 +23,13 @@ export function proseOf(path: string, source: string): Prose {
   if (path.endsWith(".md")) return { text: pageOf(source), comments: blank(source) };
   const isTest = path.startsWith("tests/");
   const all = piecesOf(path, source);
-  const kept = all.filter(({ kind, from, to }) => {
-    if (kind === "comment") return true;
+  const templates = Map.groupBy(all, ({ template }) => template);
+  const kept = all.filter((piece) => {
+    if (piece.kind === "comment") return true;
+    const from = piece.template ?? piece.from;
     if (isTest) return NAMES_TEST.test(source.slice(Math.max(0, from - 40), from));
-    return SENTENCE.test(source.slice(from, to));
+    const pieces = piece.template === undefined ? [piece] : templates.get(piece.template)!;
+    return SENTENCE.test(pieces.map((part) => source.slice(part.from, part.to)).join("value"));
   });
   const of = (pieces: readonly Piece[]) => only(source, pieces);
   return { text: of(kept), comments: of(kept.filter(({ kind }) => kind === "comment")) };
@@ -61,6 +70,7 @@ const C_TOKEN = /\/\/[^\n]*|\/\*[\s\S]*?\*\/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n
 function scanC(source: string, templates: boolean): Piece[] {
   const pieces: Piece[] = [];
   const open: ("`" | "{")[] = []; // what the place is in
+  const starts: number[] = []; // of the templates among them
   let at = 0;
   let last = 0; // where the last code before this place ends
   const match = (pattern: RegExp): number => {
@@ -71,10 +81,12 @@ function scanC(source: string, templates: boolean): Piece[] {
     const char = source[at]!;
     if (open.at(-1) === "`") {
       const end = match(/(?:\\[\s\S]|\$(?!\{)|[^\\`$])*/y);
-      if (end > 0) pieces.push({ kind: "message", from: at, to: at + end });
+      pieces.push({ kind: "message", from: at, to: at + end, template: starts.at(-1)! });
       at += end;
-      if (source[at] === "`") open.pop();
-      else open.push("{");
+      if (source[at] === "`") {
+        open.pop();
+        starts.pop();
+      } else open.push("{");
       at += source[at] === "`" ? 1 : 2;
       last = at;
       continue;
@@ -93,8 +105,10 @@ function scanC(source: string, templates: boolean): Piece[] {
     }
     const before = source.slice(Math.max(0, last - 10), last);
     const isRegexp = templates && char === "/" && (!VALUE_ENDS.test(before) || KEYWORD_ENDS.test(before));
-    if (templates && char === "`") open.push("`");
-    else if (char === "{") open.push("{");
+    if (templates && char === "`") {
+      open.push("`");
+      starts.push(at + 1);
+    } else if (char === "{") open.push("{");
     else if (char === "}") open.pop();
     at += (isRegexp && match(REGEXP)) || 1;
     if (!/\s/.test(char)) last = at;

@@ -3,7 +3,7 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import type { StageSetup } from "../bus/messages.ts";
+import type { SessionOptions } from "../session/session.ts";
 
 /** A whole number from `from` on. */
 export function wholeNumber(flag: string, value: unknown, from: number): number {
@@ -19,7 +19,7 @@ export function oneOf<T extends string>(flag: string, value: string, allowed: re
 }
 
 /** The kind of link between neighbouring stages. */
-export const linkOf = (link: string | undefined): StageSetup["link"] =>
+export const linkOf = (link: string | undefined): NonNullable<SessionOptions["link"]> =>
   oneOf("link", link ?? "auto", ["auto", "ipc", "nccl", "shm", "nats"]);
 
 /** The file that `flag` names; its folder has to be there before any long work. A RequestError is `cli.<flag>`. */

@@ -10,7 +10,7 @@ import type { EventOf, Listener, SessionEvent } from "../session/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;
-/** Adapters with a bar of their own; the others share the run's. Bars that do not all fit on the screen could not be redrawn. */
+/** Adapters with a bar of their own; the others share the run's. Bars that do not fit on the screen could not be redrawn. */
 const mostBars = ({ rows }: NodeJS.WriteStream): number => Math.min(24, Math.max(0, (rows || 24) - 2));
 
 export type Progress = Disposable & { readonly report: Listener };

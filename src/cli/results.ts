@@ -1,4 +1,4 @@
-// What a run came to: the table at its end.
+// The table of results at the end of a run.
 
 import { join } from "node:path";
 import { count, duration } from "../base/units.ts";
@@ -9,7 +9,7 @@ import type { AdapterResult, RunResult } from "../session/events.ts";
 import { shortPath } from "../session/prepare.ts";
 import { table } from "./table.ts";
 
-/** The table at the end: what each adapter learned, and where it lies. */
+/** The lines of the table: what each adapter learned, and its folder. */
 export function summary({ adapters: all, seconds, tokens }: RunResult, { adapters: planned }: Plan, output: string): string[] {
   const { adapters, best } = ranked(
     all,
@@ -19,7 +19,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
     before === null && after === null ? "-" : `${before ?? "-"} -> ${after ?? "-"}`;
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const heldOut = adapters.some(({ before, after }) => before ?? after);
-  const mixed = planned.some(({ recipe }) => isPreference(recipe.objective)); // preferences are judged, not written
+  const mixed = planned.some(({ recipe }) => isPreference(recipe.objective)); // preferences are judged, not reproduced
   const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
   const right = { align: "right" } as const;
   const lines = table<AdapterResult>(
@@ -51,7 +51,7 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
   return ["", ...lines, "", ...legend, `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
 }
 
-/** Adapters that are held against the same rows stand together, the best first; `best` are those that are. */
+/** Adapters with the same rows and objective next to each other, the best first; `best`: the first of each such group. */
 function ranked(results: readonly AdapterResult[], recipes: readonly AdapterRecipe[]) {
   const rowsOf = ({
     train,
@@ -65,11 +65,13 @@ function ranked(results: readonly AdapterResult[], recipes: readonly AdapterReci
     maxLength,
   }: AdapterRecipe) => JSON.stringify([train, heldOut, evalSplit, format, template, system, trainOn, objective, maxLength]);
   const groups = [...Map.groupBy(results, (_, i) => rowsOf(recipes[i]!)).values()];
-  const whole = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
+  const isComplete = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
   const lossOf = ({ after }: AdapterResult) => after?.loss ?? Number.POSITIVE_INFINITY;
   const better = (a: AdapterResult, b: AdapterResult) =>
-    whole(b) - whole(a) || (whole(a) ? 0 : b.steps - a.steps) || lossOf(a) - lossOf(b);
+    isComplete(b) - isComplete(a) || (isComplete(a) ? 0 : b.steps - a.steps) || lossOf(a) - lossOf(b);
   const sorted = groups.map((group) => (group.some(({ after }) => after) ? group.toSorted(better) : group));
-  const winners = sorted.filter((group) => group.length > 1 && group[0]!.after && whole(group[0]!)).map(([first]) => first!);
+  const winners = sorted
+    .filter((group) => group.length > 1 && group[0]!.after && isComplete(group[0]!))
+    .map(([first]) => first!);
   return { adapters: sorted.flat(), best: new Set(winners) };
 }

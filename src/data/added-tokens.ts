@@ -8,7 +8,7 @@ export type AddedToken = {
   readonly content: string;
   /** Only where no letter or digit touches it. */
   readonly single_word?: boolean;
-  /** Takes the white space before it, or behind it, along. */
+  /** Takes the white space before it, or after it, along. */
   readonly lstrip?: boolean;
   readonly rstrip?: boolean;
   /** Looked for in the normalised text. */
@@ -25,7 +25,10 @@ export type Run = { readonly from: number; readonly to: number; readonly section
 type Found = Section & { readonly from: number; readonly to: number };
 type Finder = (text: string) => Found[];
 
-/** Cuts a text at its added tokens and normalises what lies between. A run is a single section unless the normaliser changed its text. */
+/**
+ * Cuts a text at its added tokens and normalises what lies between. A run is a single section unless the normaliser changed its
+ * text.
+ */
 export function sectioner(tokens: readonly AddedToken[], normalise: Normaliser): (text: string) => Run[] {
   const isNormalised = ({ normalized, special }: AddedToken) => normalized ?? !special;
   const raw = finder(new Map(tokens.filter((token) => !isNormalised(token)).map((token) => [token.content, token])));

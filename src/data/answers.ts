@@ -1,4 +1,4 @@
-// Where the assistant's turns lie in the text of a conversation: each from behind its header to behind its end mark.
+// Where the assistant's turns lie in the text of a conversation: each from the end of its header to the end of its end mark.
 //
 // Templates do not say. Three renderings tell: with marks around what each turn says, of the conversation before a turn (with a
 // generation prompt: there the turn begins), and up to it (there it ends). Templates rewrite turns once others follow (Qwen 3
@@ -15,7 +15,10 @@ export type Span = { readonly from: number; readonly to: number };
 
 type Renderer = Pick<Tokenizer, "renderChat" | "specials">;
 
-/** The text of a conversation and the answers in it that are learned, in order. Throws a RowFault where an answer's place cannot be told. */
+/**
+ * The text of a conversation and the answers in it that are learned, in order. Throws a RowFault where an answer's place cannot
+ * be found.
+ */
 export function renderAnswers(
   chat: Extract<Example, { kind: "chat" }>,
   renderer: Renderer,
@@ -36,7 +39,10 @@ export function renderAnswers(
   return { text, answers };
 }
 
-/** What a template puts behind an answer that ends a conversation, plain or a tool's call: special tokens' texts; none where it puts none. */
+/**
+ * What a template puts after an answer that ends a conversation, plain or a tool's call: special tokens' texts; none where it
+ * puts none.
+ */
 export function endMarks(renderer: Renderer): readonly string[] {
   const call = { type: "function", id: "abcdefghi", function: { name: "f", arguments: {} } };
   const answers = [{ content: "b" }, { content: "", tool_calls: [call] }];
@@ -51,14 +57,14 @@ export function endMarks(renderer: Renderer): readonly string[] {
       const end = markBefore(text, answers[0]!.from, answers[0]!.to, renderer.specials);
       return end?.to === answers[0]!.to ? [end.mark] : [];
     } catch (error) {
-      if (error instanceof RowFault) return []; // a template that knows no tools, or wants more than these turns
+      if (error instanceof RowFault) return []; // a template that knows no tools, or needs more than these turns
       throw error;
     }
   });
   return [...new Set(ends)];
 }
 
-/** What the search for a turn knows. `contents`: where what a turn says lies, for the turns of which that could be told. */
+/** What the search for a turn knows. `contents`: where what a turn says lies, for the turns of which that is known. */
 type Place = {
   readonly chat: Chat;
   readonly text: string;
@@ -67,7 +73,7 @@ type Place = {
 };
 
 const lost = (turn: number): RowFault =>
-  new RowFault(`has a turn (message ${turn + 1}) that the model's chat template rewrites, so that its place cannot be told`);
+  new RowFault(`has a turn (message ${turn + 1}) that the model's chat template rewrites, so that its place cannot be found`);
 
 /** A part of a conversation; null where the template has none without the rest. */
 function attempt(chat: Chat, prompt: boolean, renderer: Renderer): string | null {
@@ -95,10 +101,13 @@ function beginOf(turn: number, { chat, text, contents, renderer }: Place, floor:
   const { content } = chat.messages[turn]!;
   const lead = content.slice(0, content.length - content.trimStart().length);
   const from = text.slice(floor, said.from).endsWith(lead) ? said.from - lead.length : said.from;
-  return from > floor && text[from - 1] === " " ? from - 1 : from; // a space behind a header is the assistant's to write
+  return from > floor && text[from - 1] === " " ? from - 1 : from; // a space after a header is the assistant's to write
 }
 
-/** Where a turn ends that begins at `from`: behind the mark that follows what it says, else where the conversation up to it ends. */
+/**
+ * Where a turn ends that begins at `from`: after the mark that follows what it says, else where the conversation up to it
+ * ends.
+ */
 function endOf(turn: number, from: number, { chat, text, contents, renderer }: Place): number | null {
   const { specials } = renderer;
   const said = contents.get(turn);
@@ -122,7 +131,10 @@ function endOf(turn: number, from: number, { chat, text, contents, renderer }: P
   return markBefore(text, spokenTo, edge, specials)?.to ?? (whole ? common : null);
 }
 
-/** What a template puts behind each answer, with white space of its own before it; null where that differs, or is no special token. */
+/**
+ * What a template puts after each answer, with white space of its own before it; null where that differs, or is no special
+ * token.
+ */
 const CLOSINGS = new WeakMap<Renderer, string | null>();
 
 function closingOf(renderer: Renderer): string | null {
@@ -148,7 +160,7 @@ function findClosing(renderer: Renderer): string | null {
   return common.slice(0, end);
 }
 
-/** Behind the mark that closes what ends at `at`, white space before it left out of account; null for none. */
+/** The place after the mark that closes what ends at `at`, white space before it left out of account; null for none. */
 function closedAt(text: string, at: number, renderer: Renderer): number | null {
   const closing = closingOf(renderer);
   for (let from = at; closing !== null && from <= text.length; from++) {
@@ -174,7 +186,7 @@ const isSpace = (char: string | undefined): boolean => char !== undefined && /\s
 const specialAt = (text: string, at: number, specials: readonly string[]): string | undefined =>
   specials.find((special) => text.startsWith(special, at));
 
-/** Behind the special token that stands at `at`, white space before it left out of account; null for none. */
+/** The place after the special token that stands at `at`, white space before it left out of account; null for none. */
 function markAt(text: string, at: number, specials: readonly string[]): number | null {
   for (let from = at; from < text.length; from++) {
     const mark = specialAt(text, from, specials);
@@ -206,8 +218,8 @@ function commonTokens(one: string, other: string, specials: readonly string[]): 
 const markOf = (turn: number): string => `\u{f8fe}${turn}\u{f8ff}`;
 
 /**
- * Where what the turns say lies, without the white space around it. Of all turns where the template writes them as they are, else of
- * the answers, else of none: it writes something else when it sees a mark in a turn's place.
+ * Where what the turns say lies, without the white space around it. Of all turns where the template writes them as they are,
+ * else of the answers, else of none: it writes something else when it sees a mark in a turn's place.
  */
 function findContents(chat: Chat, answers: readonly number[], text: string, renderer: Renderer): ReadonlyMap<number, Span> {
   return (

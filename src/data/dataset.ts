@@ -64,10 +64,13 @@ type FileRows = {
   readonly notices: readonly Notice[];
 };
 
-/** Faults of a file that are told before the rest is left unread. */
+/** Faults of a file that are reported before the rest is left unread. */
 const SHOWN = 5;
 
-/** Reads an adapter's data; `row` is told of each row before it is read. Every RequestError names the file, and the line where there is one. */
+/**
+ * Reads an adapter's data; `row` is called for each row before it is read. Every RequestError names the file, and the line
+ * where there is one.
+ */
 export function loadDataset(
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
@@ -176,8 +179,8 @@ export function formatOptionsOf(
 }
 
 /**
- * Reads rows and tells the book what is left out of them. A row is one or, where each turn is trained with its own prompt, as many as it
- * has turns that are learned. Throws a RowFault.
+ * Reads rows and tells the book what is left out of them. A row is one or, where each turn is trained with its own prompt, as
+ * many as it has turns that are learned. Throws a RowFault.
  */
 export function rowReader(
   recipe: DatasetRecipe,
@@ -312,8 +315,8 @@ export function fit(
 }
 
 /**
- * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same ones, whatever
- * its seed: adapters of a sweep are held against each other.
+ * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same
+ * ones, whatever its seed: adapters of a sweep are held against each other.
  */
 function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };

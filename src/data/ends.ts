@@ -1,4 +1,4 @@
-// What ends an answer: the token that training puts behind it.
+// What ends an answer: the token that training puts after it.
 
 import { endMarks } from "./answers.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -12,7 +12,10 @@ export function answerEnds(tokenizer: Tokenizer): readonly number[] {
   return [...new Set([...chatEnds(tokenizer), ...(tokenizer.eos === null ? [] : [tokenizer.eos])])];
 }
 
-/** The texts of tokens with which answers end in a chat and at which a model does not stop, that stops at `stops`, or at eos_token if at none. */
+/**
+ * The texts of tokens with which answers end in a chat and at which a model does not stop, that stops at `stops`, or at
+ * eos_token if at none.
+ */
 export function unstopped(tokenizer: Tokenizer, stops: readonly number[]): readonly string[] {
   const known = stops.length > 0 ? stops : [tokenizer.eos];
   return chatEnds(tokenizer)

@@ -10,7 +10,7 @@ import { forTemplate, withoutThoughts } from "./thoughts.ts";
 import { isSilent, type Message, plainTurn, type Turn, turnsOf } from "./turns.ts";
 import { variablesOf } from "./variables.ts";
 
-/** What a chat template is given beside the turns, by name: `tools`, and whatever else it asks for. */
+/** What a chat template is given in addition to the turns, by name: `tools`, and whatever else it asks for. */
 export type ChatVariables = Readonly<Record<string, unknown>>;
 
 /** A conversation as a chat template sees it. */
@@ -23,8 +23,8 @@ export type Example =
   | { readonly kind: "text"; readonly text: string };
 
 /**
- * A row of two sequences: of preferences a prompt with two answers, the better one first; of KTO one answer, and whether it is desirable; of
- * CIT an instruction with its answer, and a paraphrase with the same answer.
+ * A row of two sequences: of preferences a prompt with two answers, the better one first; of KTO one answer, and whether it is
+ * desirable; of CIT an instruction with its answer, and a paraphrase with the same answer.
  */
 export type PreferenceExample = { readonly own: Example; readonly other: Example | null; readonly label: boolean };
 
@@ -66,8 +66,8 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
 }
 
 /**
- * Reads rows of preferences as TRL's users know them: prompt, chosen, rejected. Of two whole conversations the prompt is the beginning that
- * both have in common; what stands beside them says the same again (UltraFeedback), or is what they follow.
+ * Reads rows of preferences as TRL's users know them: prompt, chosen, rejected. Of two whole conversations the prompt is the
+ * beginning that both have in common; what stands next to them says the same again (UltraFeedback), or is what they follow.
  */
 export function pairedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
   return (fields) => {
@@ -156,7 +156,7 @@ function textField(fields: Fields, name: string, optional = false): string {
   if (optional && value == null) return "";
   if (value === undefined) throw new RowFault(`lacks the field '${name}'`);
   if (typeof value !== "string")
-    throw new RowFault(`has ${clip(stringifyJson(value) ?? "nothing")} in '${name}', wants a text`);
+    throw new RowFault(`has ${clip(stringifyJson(value) ?? "nothing")} in '${name}', expected a string`);
   return optional ? value : nonEmpty(value, name);
 }
 
@@ -165,10 +165,10 @@ function nonEmpty(text: string, name: string): string {
   return text;
 }
 
-/** Fields of a row's own system message, beside its turns. */
+/** Fields of a row's own system message, next to its turns. */
 const SYSTEM = ["system", "system_prompt"];
 
-/** The system message that a row has beside its turns; null for none. */
+/** The system message that a row has next to its turns; null for none. */
 function systemOf(fields: Fields): string | null {
   for (const name of SYSTEM) {
     const text = textField(fields, name, true);
@@ -200,7 +200,7 @@ function chatOf(given: readonly Turn[], from: number, fields: Fields, options: F
   return { kind: "chat", messages, variables: variablesOf(fields, options.chatVariables), answersFrom, unlearned };
 }
 
-/** A prompt and its completion: a user's and an assistant's turn, or plain text behind plain text. */
+/** A prompt and its completion: a user's and an assistant's turn, or plain text after plain text. */
 function pair(
   prompt: string,
   completion: string,

@@ -1,4 +1,5 @@
-// One row after another as training reads it, with what is cut and why a row is dropped or refused: for people who look at their data.
+// One row after another as training reads it, with what is cut and why a row is dropped or refused: for people who look at
+// their data.
 
 import { checkIds, type DatasetRecipe, DROPS, fitRow, rowReader, tokenizerOf } from "./dataset.ts";
 import { checkDataFile, placeOf, RowFault, rowsOf } from "./jsonl.ts";
@@ -33,7 +34,10 @@ const NAMES: Readonly<Record<string, readonly [string, string]>> = {
   cit: ["prompt", "paraphrase"],
 };
 
-/** The rows of these files in order, those that training drops and those at fault among them. Throws a RequestError for an unreadable file. */
+/**
+ * The rows of these files in order, those that training drops and those at fault among them. Throws a RequestError for an
+ * unreadable file.
+ */
 export function* inspectRows(
   files: readonly string[],
   recipe: DatasetRecipe,

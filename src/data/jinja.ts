@@ -1,5 +1,6 @@
-// Jinja templates as transformers renders them: trim_blocks, lstrip_blocks, loop controls, {% generation %}, its own tojson, and
-// Python's values (jinja/evaluate.ts says why this is an interpreter of our own). Values are what json.ts's parseJson makes.
+// Jinja templates as transformers renders them: trim_blocks, lstrip_blocks, loop controls, {% generation %}, its own tojson,
+// and Python's values (jinja/evaluate.ts says why this is an interpreter of our own). Values are what json.ts's parseJson
+// makes.
 
 import type { Body } from "./jinja/ast.ts";
 import { compileBody } from "./jinja/evaluate.ts";

@@ -8,7 +8,7 @@
 /** A float whose value is whole: 1.0, -0.0, 1e20. Fractions are plain numbers. */
 export class Float {
   constructor(readonly value: number) {}
-  /** For who asks JSON.stringify in spite of all. */
+  /** For callers that use JSON.stringify in spite of all. */
   toJSON(): number {
     return this.value;
   }
@@ -33,8 +33,8 @@ export function keysOf(object: object): readonly string[] {
 const RISKY = /(?:^|[:,[])\s*-?(?:[\d.]{16}|\d+\.0+(?!\d)|\d+(?:\.\d+)?[eE])|"(?:\d|\\u003\d)+"\s*:/;
 
 /**
- * The value of a JSON text. Of equal keys the last one counts, in the place of the first, as in Python. Throws a SyntaxError for what is
- * no JSON, for NaN and Infinity, and for a number beyond a double's range.
+ * The value of a JSON text. Of equal keys the last one counts, in the place of the first, as in Python. Throws a SyntaxError
+ * for what is no JSON, for NaN and Infinity, and for a number beyond a double's range.
  */
 export function parseJson(text: string): unknown {
   if (!RISKY.test(text)) return JSON.parse(text);

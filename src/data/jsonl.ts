@@ -5,14 +5,17 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { parseJson } from "./json.ts";
 
 const CHUNK = 1 << 20;
-/** Bytes. A file without line ends shall fail here, not when memory is spent. */
+/** Bytes. A file without line ends must fail here, not when memory is spent. */
 const LONGEST_LINE = 64 << 20;
 const NEWLINE = 0x0a;
 
 /** Where a row stands; lines count from 1. */
 export type Source = { readonly file: string; readonly line: number };
 export type Fields = Readonly<Record<string, unknown>>;
-/** Told of each row before it is read, and with null when a file's rows are read: its place, the bytes of its file up to its end, and those that the rows before take in memory. */
+/**
+ * Told of each row before it is read, and with null when a file's rows are read: its place, the bytes of its file up to its
+ * end, and those that the rows before take in memory.
+ */
 export type RowRead = (place: Source | null, bytes: number, held: number) => void;
 export type Row = { readonly source: Source; readonly fields: Fields };
 
@@ -32,8 +35,8 @@ export function checkDataFile(file: string): void {
 }
 
 /**
- * The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow. `begin` is told
- * of each line before it is parsed, and of the file's bytes up to its end.
+ * The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow.
+ * `begin` is called for each line before it is parsed, and of the file's bytes up to its end.
  */
 export function* rowsOf(
   file: string,

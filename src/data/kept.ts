@@ -1,5 +1,5 @@
-// What the turns of a conversation say and the text does not that is made of them: templates leave out thoughts of earlier turns, calls
-// of tools that they do not know, system messages. Whatever is lost is told.
+// What the turns of a conversation say and the text does not that is made of them: templates leave out thoughts of earlier
+// turns, calls of tools that they do not know, system messages. Whatever is lost is reported.
 
 import type { Span } from "./answers.ts";
 import type { Chat } from "./format.ts";
@@ -11,8 +11,9 @@ export type LossKind = "thoughts" | "answers" | "tool calls" | "context";
 export type Loss = { readonly kind: LossKind; readonly turn: number; readonly words: string };
 
 /**
- * What is lost of a conversation's turns, and the learned turns of which nothing is left. `spans`: where the learned turns lie in the text;
- * what the others say may stand anywhere, and thoughts of theirs are left out as they are when the model writes what follows.
+ * What is lost of a conversation's turns, and the learned turns of which nothing is left. `spans`: where the learned turns lie
+ * in the text; what the others say may stand anywhere, and their thoughts are left out as they are when the model writes
+ * what follows.
  */
 export function lossesOf({ messages }: Chat, text: string, spans: ReadonlyMap<number, Span>) {
   const losses: Loss[] = [];

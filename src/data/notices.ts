@@ -70,7 +70,7 @@ export function noticeText({ kind, rows, turns, example }: Notice): string {
 export class NoticeBook {
   readonly #counts = new Map<NoticeKind, { rows: number; turns: number; example: string; last: Source | null }>();
 
-  /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are told. */
+  /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are reported. */
   add(kind: NoticeKind, source: Source, what: string, turn?: number): void {
     const where = `${placeOf(source)}${turn === undefined ? "" : `, turn ${turn + 1}`}`;
     const known = this.#counts.get(kind) ?? {

@@ -1,7 +1,7 @@
-// A tokenizer's normaliser and pre-tokenizer as the original (Rust) tokenizers compute them: what becomes of a text, and into which
-// words it is cut before tokens are merged. @huggingface/tokenizers 0.2.0 has these steps too, but drops what an inverted Split
-// leaves out, knows two of five behaviours, reads \s, \d and "$" as JavaScript does, and newer characters as Bun does. What
-// a tokenizer.json asks for beyond the parts below is refused by name.
+// A tokenizer's normaliser and pre-tokenizer as the original (Rust) tokenizers compute them: what becomes of a text, and into
+// which words it is cut before tokens are merged. @huggingface/tokenizers 0.2.0 has these steps too, but drops what an inverted
+// Split leaves out, knows two of five behaviours, reads \s, \d and "$" as JavaScript does, and newer characters as Bun does.
+// What a tokenizer.json asks for beyond the parts below is refused by name.
 
 import { SplitPreTokenizer } from "@huggingface/tokenizers";
 import { asOniguruma, normalForm } from "./unicode.ts";
@@ -11,7 +11,7 @@ export type Normaliser = (text: string) => string;
 /** Cuts a piece of text into words; `first`: the piece is the beginning of the whole text. */
 export type PreTokeniser = (piece: string, first: boolean) => string[];
 
-/** GPT-2's words, which ByteLevel makes where it is not told otherwise. */
+/** GPT-2's words, which ByteLevel makes where no other expression is given. */
 const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** Throws an Error that names what is not supported. */
@@ -154,7 +154,7 @@ function gatherer(behaviour: unknown): (parts: Part[]) => string[] {
   }
 }
 
-/** From behind, as the original goes: of several matches in a row the last one joins what follows. */
+/** From the end, as the original goes: of several matches in a row the last one joins what follows. */
 function mergedWithNext(parts: Part[]): string[] {
   const words: string[] = [];
   let behind = false;

@@ -1,4 +1,5 @@
-// Prompts that are to be continued, as training would have tokenised them, and the answers that they should get where these are known.
+// Prompts that are to be continued, as training would have tokenised them, and the answers that they should get where these are
+// known.
 
 import { RequestError } from "../base/errors.ts";
 import { checkIds } from "./dataset.ts";
@@ -9,13 +10,13 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 export type Prompt = { readonly ids: readonly number[]; readonly expected: readonly number[] | null };
 
-/** A row of a file; `adapter` is what it says of who answers. */
+/** A row of a file; `adapter` names the adapter that answers. */
 export type PromptRow = Prompt & { readonly adapter: string | null; readonly place: string };
 
 /** How prompts are read, as an adapter's rows are: with the tokenizer that has its chat template. */
 export type Reading = { readonly options: FormatOptions; readonly tokenizer: Tokenizer };
 
-/** Faults of a file that are told before the rest is left unread. */
+/** Faults of a file that are reported before the rest is left unread. */
 const SHOWN = 5;
 const ANSWER = "-"; // stands where there is none yet
 const ANSWER_TEMPLATE = `{{ completion | default("${ANSWER}") }}`; // a template has to name a field
@@ -45,7 +46,8 @@ export function promptReader({ options, tokenizer }: Reading): (fields: Fields) 
     template &&
     exampleReader({ ...options, template: { ...template, completion: ANSWER_TEMPLATE } });
   return (fields) => {
-    if (open && !fits(read, fields)) return unanswered(open(fields), tokenizer); // its completion's fields may be what is asked for
+    // its completion's fields may be what is asked for
+    if (open && !fits(read, fields)) return unanswered(open(fields), tokenizer);
     const completed = withAnswer(fields);
     const example = read(completed);
     if (completed !== fields || example.kind === "text") return unanswered(example, tokenizer);
@@ -86,8 +88,8 @@ function unanswered(example: Example, tokenizer: Tokenizer): Prompt {
 }
 
 /**
- * Reads a file of prompts; a row's "adapter" names who answers, `readingOf` says how that adapter's rows are read. A RequestError,
- * `data.row`, names the lines that cannot be used.
+ * Reads a file of prompts; a row's "adapter" names the one that answers, `readingOf` says how that adapter's rows are read. A
+ * RequestError, `data.row`, names the lines that cannot be used.
  */
 export function readPrompts(file: string, readingOf: (adapter: string | null) => Reading, vocab: number): readonly PromptRow[] {
   checkDataFile(file);

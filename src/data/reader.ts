@@ -1,4 +1,5 @@
-// The thread that reads, templates and tokenises data, so that a run trains, answers and hears signals meanwhile. Started by reading.ts.
+// The thread that reads, templates and tokenises data, so that a run trains, answers and hears signals meanwhile. Started by
+// reading.ts.
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
@@ -29,7 +30,9 @@ export type FromReader =
     }
   | { readonly type: "bug"; readonly message: string };
 
-/** Where the thread is, in `place`: the number of the file, the line (0 between files), rows begun and bytes read of all files. */
+/**
+ * Where the thread is, in `place`: the number of the file, the line (0 between files), rows begun and bytes read of all files.
+ */
 export const PLACE = { file: 0, line: 1, rows: 2, bytes: 3, numbers: 4 } as const;
 
 parentPort?.on("message", (asked: ToReader) => {

@@ -48,8 +48,8 @@ const SHARE = 0.8;
 const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./reader.ts", import.meta.url);
 
 /**
- * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long or all that take
- * more than `allMs`, and `data.memory` for rows that take too much, at rest or while they are read.
+ * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long or all
+ * that take more than `allMs`, and `data.memory` for rows that take too much, at rest or while they are read.
  */
 export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
   const { model, vocab, signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;

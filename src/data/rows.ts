@@ -1,5 +1,5 @@
-// Tokenised rows in a few large arrays: a million rows as objects of their own would take several times their tokens, and could not be
-// handed from a thread to another without a copy. To those who read them they are an array of samples.
+// Tokenised rows in a few large arrays: a million rows as objects of their own would take several times their tokens, and could
+// not be handed from a thread to another without a copy. To those who read them they are an array of samples.
 
 import { invariant } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
@@ -175,7 +175,7 @@ export function chosenOf(rows: readonly Sample[], is: (row: number) => boolean):
   return unpack({ files, chosen: Int32Array.from(range(rows.length).filter(is)) });
 }
 
-/** An array, to all who only read it, whose elements are made when they are asked for. */
+/** An array, for reading alone, whose elements are made when they are asked for. */
 export function lazyArray<T>(length: number, at: (index: number) => T): readonly T[] {
   const indexOf = (key: string | symbol): number | null => {
     const index = typeof key === "string" ? Number(key) : Number.NaN;

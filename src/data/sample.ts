@@ -5,7 +5,7 @@ import { RunError } from "../base/errors.ts";
 export type Sampling = {
   /** What logits are divided by; 0: always the likeliest token. */
   readonly temperature: number;
-  /** Only so many of the likeliest tokens; 0 for all. */
+  /** The number of the likeliest tokens that are sampled from; 0 for all. */
   readonly topK: number;
   /** Only the likeliest tokens that together have this probability; 1 for all. */
   readonly topP: number;
@@ -19,8 +19,8 @@ export function likeliest(logits: Float32Array): number {
 }
 
 /**
- * The tokens that may come, with their probabilities, the likeliest first (of equals the first): first temperature, then top-k, then top-p
- * among what is left, as transformers does it. Temperature above 0.
+ * The tokens that may come, with their probabilities, the likeliest first (of equals the first): first temperature, then top-k,
+ * then top-p among what is left, as transformers does it. Temperature above 0.
  */
 export function candidates(logits: Float32Array, { temperature, topK, topP }: Sampling): (readonly [number, number])[] {
   const top = logits[likeliest(logits)]!;

@@ -11,7 +11,9 @@ import { clip, type Fields, RowFault } from "./jsonl.ts";
 
 export type PairTemplates = { readonly prompt: (fields: Fields) => string; readonly completion: (fields: Fields) => string };
 
-/** Compiles both texts. Throws a RequestError, `data.template`; what is returned throws a RowFault for a row that does not fit. */
+/**
+ * Compiles both texts. Throws a RequestError, `data.template`; what is returned throws a RowFault for a row that does not fit.
+ */
 export function compileTemplates({ prompt, completion }: NonNullable<AdapterRecipe["template"]>): PairTemplates {
   const compiled = [compile("prompt", prompt), compile("completion", completion)] as const;
   if (compiled.every(({ fields }) => fields === 0))

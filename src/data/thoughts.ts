@@ -8,8 +8,8 @@ export const forTemplate = (messages: readonly Message[], template: string | nul
   template === null ? messages : messages.map((message) => withArguments(withField(message, template), template));
 
 /**
- * Thoughts within the content become the fields that the template reads, where it does not itself look for them in the content: else
- * they would be written as a part of the answer.
+ * Thoughts within the content become the fields that the template reads, where it does not itself look for them in the content:
+ * else they would be written as a part of the answer.
  */
 function withField(message: Message, template: string): Message {
   if (message.role !== "assistant" || message["reasoning_content"] !== undefined) return message;
@@ -19,7 +19,10 @@ function withField(message: Message, template: string): Message {
   return { thinking: thoughts.trim(), ...message, content: answer, reasoning_content: thoughts.trim() };
 }
 
-/** A call's arguments as JSON text become the object, where the template does not itself tell the two apart: it would quote the text. */
+/**
+ * A call's arguments as JSON text become the object, where the template does not itself tell the two apart: it would quote the
+ * text.
+ */
 function withArguments(message: Message, template: string): Message {
   const calls = message["tool_calls"];
   if (!Array.isArray(calls) || /arguments\s+is\s+(not\s+)?(string|mapping)/.test(template)) return message;
@@ -52,7 +55,9 @@ export function withoutThoughts(message: Message): Message {
 
 const EMPTY = /^\s*<think>\s*<\/think>\n{0,2}/;
 
-/** Characters of an empty think block that a template writes at an answer's beginning and the data does not have; 0 for none. */
+/**
+ * Characters of an empty think block that a template writes at an answer's beginning and the data does not have; 0 for none.
+ */
 export function emptyThoughts(answer: string, { content }: Message): number {
   if (EMPTY.test(content)) return 0;
   return EMPTY.exec(answer)?.[0].length ?? 0;

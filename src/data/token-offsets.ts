@@ -74,13 +74,13 @@ function walk({ tokens, prefixed }: TokenRun, pieces: readonly string[], spellin
   return isBlank(bytes.subarray(at)) ? places : null;
 }
 
-/** Where a token that begins at `at` ends; null where the text goes on otherwise. */
+/** Where a token that begins at `at` ends; null where the text continues otherwise. */
 function endOf(token: string, bytes: Uint8Array, at: number, spelling: Spelling, prefixed: boolean): number | null {
   const whole = bytesOf(token, spelling);
   const spelled = prefixed && whole[0] === SPACE ? whole.subarray(1) : whole;
   if (matches(bytes, at, spelled)) return at + spelled.length;
   if (spelling.added.has(token)) {
-    // "lstrip" and "rstrip" tokens swallow the white space beside them
+    // "lstrip" and "rstrip" tokens swallow the white space next to them
     let next = at;
     while (next < bytes.length && isBlank(bytes.subarray(next, next + 1))) next++;
     return matches(bytes, next, spelled) ? next + spelled.length : null;
@@ -109,7 +109,9 @@ function bytesOf(token: string, { byteLevel, added }: Spelling): Uint8Array {
   return byte === undefined ? encoder.encode(toSpaces(token)) : Uint8Array.of(Number.parseInt(byte, 16));
 }
 
-/** GPT-2's alphabet: visible Latin-1 characters stand for themselves, all other bytes for characters from U+0100 on, in order. */
+/**
+ * GPT-2's alphabet: visible Latin-1 characters stand for themselves, all other bytes for characters from U+0100 on, in order.
+ */
 const BYTE_OF_CHAR: ReadonlyMap<string, number> = (() => {
   const visible = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
   const bytes = Array.from({ length: 256 }, (_, byte) => byte);

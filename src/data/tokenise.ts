@@ -19,14 +19,14 @@ export type TokenRow = {
   readonly losses?: readonly Loss[];
   /** Turns, from 0, that the template gives an empty think block which the data does not have. */
   readonly emptied?: readonly number[];
-  /** Learned turns, from 0, behind which the template puts no token that ends them. */
+  /** Learned turns, from 0, after which the template puts no token that ends them. */
   readonly unended?: readonly number[];
 };
 
 /**
- * The ids are those of the whole text, of a plain prompt with its completion, too: no space comes between them that nobody wrote. What is
- * learned of a completion begins where the ids are no longer those of the prompt alone. Marks that texts bring are not put there twice.
- * Throws a RowFault.
+ * The ids are those of the whole text, of a plain prompt with its completion, too: no space comes between them that is in
+ * neither. What is learned of a completion begins where the ids are no longer those of the prompt alone. Marks that texts bring
+ * are not put there twice. Throws a RowFault.
  */
 export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
   switch (example.kind) {
@@ -96,11 +96,14 @@ function allBut(example: ChatExample, text: string, tokenizer: Tokenizer): [numb
 /** The ids of a text, and whether a token holds something of a span. */
 function encodeSpans(text: string, spans: readonly Span[], tokenizer: Tokenizer) {
   const { ids, places } = tokenizer.encodePieces(cut(wellFormed(text), spans));
-  if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be told");
+  if (!places) throw new RowFault("has a text that the tokenizer changes, so that its answers' places cannot be found");
   return { ids, inside: (i: number) => places[i]!.first % 2 === 1 || places[i]!.last > places[i]!.first };
 }
 
-/** What a model reads that is to go on: a prompt without its completion, a conversation up to the assistant's next turn, or a text. */
+/**
+ * What a model reads that is to continue: a prompt without its completion, a conversation up to the assistant's next turn, or a
+ * text.
+ */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
   if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
   return begun(example.kind === "pair" ? example.prompt : example.text, tokenizer);

@@ -1,6 +1,6 @@
-// What transformers makes of a tokenizer.json. Its AutoTokenizer (5.24) takes the file as it stands for most models; some classes,
-// named in tokenizer_config.json or belonging to the model's type, take only vocabulary, merges and added tokens from it and
-// build the rest anew. An adapter is trained on the ids that it will be served with, so the same is done here.
+// What transformers makes of a tokenizer.json. Its AutoTokenizer (5.24) takes the file as it stands for most models; some
+// classes, named in tokenizer_config.json or belonging to the model's type, take only vocabulary, merges and added tokens from
+// it and build the rest anew. An adapter is trained on the ids that it will be served with, so the same is done here.
 
 import { tokenizerOf } from "../families/registry.ts";
 import type { Json } from "./pre-tokenise.ts";
@@ -60,8 +60,8 @@ function gpt2(config: Json): Json {
 }
 
 /**
- * Rewrites a parsed tokenizer.json in place to what transformers computes with it. `modelType` is that of config.json. Throws an
- * Error that says what of it is not supported.
+ * Rewrites a parsed tokenizer.json in place to what transformers computes with it. `modelType` is that of config.json. Throws
+ * an Error that says what of it is not supported.
  */
 export function resolveTokenizer(json: Json, config: Json, modelType: unknown): void {
   const model = (json["model"] ?? {}) as Json;

@@ -1,5 +1,6 @@
-// The base model's tokenizer and chat template, from its folder. Hugging Face's own packages merge words into tokens, decode, and
-// render; how a text becomes words is ours (added-tokens.ts, pre-tokenise.ts), for there the package differs from the original.
+// The base model's tokenizer and chat template, from its folder. Hugging Face's own packages merge words into tokens, decode,
+// and render; how a text becomes words is ours (added-tokens.ts, pre-tokenise.ts), for there the package differs from the
+// original.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,12 +23,14 @@ export type Tokenizer = {
   readonly decode: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
-  /** Whether plain text begins with `bos`: where tokenizer.json puts it there. transformers 5 does not hear of "add_bos_token". */
+  /**
+   * Whether plain text begins with `bos`: where tokenizer.json puts it there. transformers 5 does not hear of "add_bos_token".
+   */
   readonly addBos: boolean;
   readonly hasChatTemplate: boolean;
   /** The text of the chat template; null for none. */
   readonly chatTemplate: string | null;
-  /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is none. */
+  /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is not one. */
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
@@ -237,7 +240,9 @@ function encoderOf(
 /** Words whose tokens are kept at hand. */
 const CACHED_WORDS = 50_000;
 
-/** The package's own cache of words moves an entry at every hit, which takes half of all time; this one forgets all when full. */
+/**
+ * The package's own cache of words moves an entry at every hit, which takes half of all time; this one forgets all when full.
+ */
 function quicken(hub: HubTokenizer): void {
   const words = new Map<string, string[]>();
   const cache = {
@@ -251,7 +256,7 @@ function quicken(hub: HubTokenizer): void {
   if (hub.model instanceof BPE) Object.assign(hub.model, { cache });
 }
 
-/** A token in tokenizer_config.json is a text, or an object with one. */
+/** A token in tokenizer_config.json is a string, or an object with one. */
 function tokenText(token: unknown): string | null {
   if (typeof token === "string") return token;
   const content = (token as { content?: unknown } | null | undefined)?.content;

@@ -1,5 +1,5 @@
-// The turns of a conversation, as the rows of many trainers write them, in one form: role and content, thoughts and calls of tools under
-// the names that chat templates read. What cannot be read is refused by its place in the row.
+// The turns of a conversation, as the rows of many trainers write them, in one form: role and content, thoughts and calls of
+// tools under the names that chat templates read. What cannot be read is refused by its place in the row.
 
 import { Float, keysOf, parseJson, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";

@@ -1,4 +1,5 @@
-// What a row and a recipe give to the chat template beside the turns: the tools that the model may call, and the template's own arguments.
+// What a row and a recipe give to the chat template in addition to the turns: the tools that the model may call, and the
+// template's own arguments.
 
 import type { ChatVariables } from "./format.ts";
 import { parseJson, stringifyJson } from "./json.ts";

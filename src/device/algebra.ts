@@ -15,7 +15,7 @@ const library = () => {
 const [ROW_MAJOR, PLAIN, TURNED] = [101, 111, 112];
 const letter = (text: string): number => text.charCodeAt(0);
 
-/** A matrix of rows behind each other. */
+/** A matrix of rows one after another. */
 export type Matrix = { readonly rows: number; readonly columns: number; readonly values: Float64Array };
 
 export const matrix = (rows: number, columns: number, values = new Float64Array(rows * columns)): Matrix => {
@@ -34,7 +34,10 @@ export function multiply(a: Matrix, b: Matrix, { turnA = false, turnB = false } 
   return c;
 }
 
-/** The largest `count` eigenvalues of a symmetric matrix, which is overwritten, with their eigenvectors as columns; the largest first. */
+/**
+ * The largest `count` eigenvalues of a symmetric matrix, which is overwritten, with their eigenvectors as columns; the largest
+ * first.
+ */
 export function largestEigen(
   { rows: n, values }: Matrix,
   count: number,
@@ -51,7 +54,10 @@ export function largestEigen(
   return { values: found.slice(0, count).reverse(), vectors };
 }
 
-/** Columns at right angles, of length 1, that span what these span: Gram and Schmidt, twice, for once leaves what rounding spoils. */
+/**
+ * Columns at right angles, of length 1, that span what these span: Gram and Schmidt, twice, for once leaves what rounding
+ * spoils.
+ */
 export function orthonormal({ rows, columns, values }: Matrix): Matrix {
   const basis = range(columns).map((j) => Float64Array.from({ length: rows }, (_, i) => values[i * columns + j]!));
   for (const [j, column] of basis.entries()) {

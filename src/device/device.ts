@@ -7,7 +7,7 @@ import type { DType } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
-/** A place in device memory. Rows are contiguous; `rowStride` (elements) is given where the first dimension is strided. */
+/** A place in device memory. Rows are contiguous; `stride` is given where the first dimension is strided. */
 export type Tensor = {
   readonly ptr: number; // device addresses are below 2^48, so a number is exact
   readonly dtype: DType;
@@ -39,7 +39,7 @@ export interface Exchange extends Disposable {
   readonly ids: Uint8Array | null;
   /** Waits, with the whole process, until the neighbour has called it too. */
   connect(ids: Uint8Array): void;
-  /** Enqueues the sending, behind all earlier work; resolves when the tensor may be overwritten. */
+  /** Enqueues the sending, after all earlier work; resolves when the tensor may be overwritten. */
   put(from: Tensor): Promise<void>;
   /** Enqueues the arrival of the neighbour's next message in a slot. */
   expect(slot: number, bytes: number): void;
@@ -49,30 +49,35 @@ export interface Exchange extends Disposable {
   stop(): void;
 }
 
-/** Slots in this GPU's memory that a neighbour fills, and the neighbour's, which we fill. Nothing here waits but what returns a promise. */
+/**
+ * Slots in this GPU's memory that a neighbour fills, and the neighbour's, which we fill. Nothing here waits but what returns a
+ * promise.
+ */
 export interface Mailbox extends Disposable {
-  /** Of our slots: the memory, and for each an event of ours that tells when it is empty. */
+  /** Of our slots: the memory, and for each our event that tells when it is empty. */
   readonly handles: {
     readonly memory: Uint8Array;
     readonly emptied: readonly Uint8Array[];
     /** Events that tell when a tensor that is offered may be filled. */
     readonly ready: readonly Uint8Array[];
   };
-  /** Opens the neighbour's slots; gives, for each, an event of ours that tells when it is full. */
+  /** Opens the neighbour's slots; gives, for each, our event that tells when it is full. */
   connect(theirs: Mailbox["handles"], slotBytes: number): readonly Uint8Array[];
   /** Takes the events that tell when our slots are full. */
   complete(filled: readonly Uint8Array[]): void;
   /**
-   * Lets the neighbour fill a tensor once all earlier work is done, so that nothing need be copied out of a slot; null where too many
-   * are offered already. What is returned is for the neighbour's `put`.
+   * Lets the neighbour fill a tensor once all earlier work is done, so that nothing need be copied out of a slot; null where
+   * too many are offered already. What is returned is for the neighbour's `put`.
    */
   offer(into: Tensor): Offered | null;
   /**
-   * Enqueues the copy to a slot of the neighbour's, or to what it has offered, behind all earlier work; resolves when the tensor may be
-   * overwritten.
+   * Enqueues the copy to a slot of the neighbour's, or to what it has offered, after all earlier work; resolves when the
+   * tensor may be overwritten.
    */
   put(slot: number, from: Tensor, to: Offered | null): Promise<void>;
-  /** Enqueues the copy out of a slot of ours, before all later work; where the neighbour has filled `into` itself, only waits. */
+  /**
+   * Enqueues the copy out of one of our slots, before all later work; where the neighbour has filled `into` itself, only waits.
+   */
   take(slot: number, into: Tensor, filled: boolean): void;
   /** What was offered has been answered: filled, or by a slot. */
   settle(offered: Offered): void;
@@ -108,13 +113,16 @@ export interface Device extends Disposable {
   reserveScratch(bytes: number): void;
   /** Copies host data to the start of a tensor; the data may be reused on return. */
   write(to: Tensor, data: ArrayBufferView): void;
-  /** Fills a tensor with what `read` puts into the buffers that it is given, one after the other from byte `from` on: for large files. */
+  /**
+   * Fills a tensor with what `read` puts into the buffers that it is given, one after the other from byte `from` on: for large
+   * files.
+   */
   fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void;
   /** Waits for all earlier work, then copies the tensor's bytes to the host. */
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>>;
   /**
-   * Reads tensors as all earlier work leaves them, beside later work: resolves when that may be enqueued. One such reading goes on at a
-   * time; the next waits for its bytes.
+   * Reads tensors as all earlier work leaves them, concurrently with later work: resolves when that may be enqueued. One such
+   * reading is under way at a time; the next waits for its bytes.
    */
   snapshot(from: readonly Tensor[]): Promise<Snapshot>;
   zero(tensor: Tensor): void;
@@ -122,7 +130,10 @@ export interface Device extends Disposable {
   copy(to: Tensor, from: Tensor): void;
   /** Makes copies between the device and this host memory fast, until disposed of; the memory is anyone's. */
   pin(address: number, bytes: number): Disposable;
-  /** Copies a tensor to host memory, beside later work; resolves when the bytes are there and the tensor may be overwritten. */
+  /**
+   * Copies a tensor to host memory, concurrently with later work; resolves when the bytes are there and the tensor may be
+   * overwritten.
+   */
   copyOut(to: number, from: Tensor): Promise<void>;
   /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
   copyIn(to: Tensor, from: number): Promise<void>;

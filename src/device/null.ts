@@ -109,7 +109,7 @@ export class NullDevice implements Device {
     this.live.clear();
   }
 
-  /** Memory that nobody holds is touched only by a bug. */
+  /** Memory that is not allocated is touched only by a bug. */
   #check({ ptr }: Tensor, bytes: number): void {
     for (const [start, size] of this.live) if (ptr >= start && ptr + bytes <= start + size) return;
     throw new Error(`null device: ${bytes} bytes at ${ptr} are not allocated`);

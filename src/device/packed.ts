@@ -2,13 +2,13 @@
 //
 //   bf16   values bf16[N, K]
 //   int8   codes i8[N, K]; scale f32[N]: w = code scale, the largest of a row is 127
-//   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], the largest of a row is 448
+//   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], a row's largest is 448
 //   nf4    codes u8[N K / 2], two to a byte, the first in the high half; absmax u8[B]; nested f32[S]; mean f32[G]
 //
 // nf4 is QLoRA's (Dettmers et al. 2023) as bitsandbytes has it: a linear is flattened and cut into blocks of 64 values, w =
-// book[code] absmax; the blocks' absmax less their mean are cut into blocks of 256, absmax = dynamic[code] nested + mean, with the
-// 8-bit dynamic code of Dettmers et al. 2021. B and S count blocks of each linear, which begin at 16 bytes, for every linear of a group is
-// quantised as if it were alone: G linears lie under each other, linear g from row firstRow[g] on.
+// book[code] absmax; the blocks' absmax less their mean are cut into blocks of 256, absmax = dynamic[code] nested + mean, with
+// the 8-bit dynamic code of Dettmers et al. 2021. B and S count blocks of each linear, which begin at 16 bytes, for every
+// linear of a group is quantised as if it were alone: G linears lie under each other, linear g from row firstRow[g] on.
 
 import type { PackedFormat } from "../base/precision.ts";
 import { alignUp, sum } from "../base/shape.ts";
@@ -34,7 +34,9 @@ export const NESTED_BLOCK = 256;
 const ALIGN = 256;
 type Layout = Omit<PackedWeight, "ptr">;
 
-/** What a linear of so many rows has beside its codes in nf4: blocks, and the bytes of each part, whole for loads of 16 bytes. */
+/**
+ * What a linear has in addition to its codes in nf4: blocks, and the bytes of each part, whole for loads of 16 bytes.
+ */
 function nf4Of(rows: number, width: number) {
   const blocks = Math.ceil((rows * width) / NF4_BLOCK);
   return { blocks, absmax: alignUp(blocks, 16), nested: alignUp(4 * Math.ceil(blocks / NESTED_BLOCK), 16), mean: 16 };

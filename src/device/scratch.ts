@@ -46,8 +46,8 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
 }
 
 /**
- * Of a product over the base's weights: what is packed is taken apart, a group at a time. fp8 rounds its other factor, row by row, and is
- * taken apart for DoRA's norms alone.
+ * Of a product over the base's weights: what is packed is taken apart, a group at a time. fp8 rounds its other factor, row by
+ * row, and is taken apart for DoRA's norms alone.
  */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;

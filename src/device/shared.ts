@@ -1,5 +1,6 @@
-// Memory and pipes that two processes of one machine share. They have no name: the other process opens them through /proc by the
-// number of ours, which Linux allows to the same user alone, and nothing is left of them when both are gone, however they went.
+// Memory and pipes that two processes of one machine share. They have no name: the other process opens them through /proc by
+// our process number, which Linux allows to the same user alone, and nothing is left of them when both are gone, however they
+// went.
 
 import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync, writeSync } from "node:fs";
 import { libc, MAP_POPULATE, MAP_SHARED, MFD_CLOEXEC, O_CLOEXEC, O_NONBLOCK, PROT_READ_WRITE } from "../../ffi/libc.ts";
@@ -16,7 +17,7 @@ export type SharedMemory = Disposable & {
   readonly bytes: number;
   /** For the other process; until `seal`. */
   readonly file: OpenFile;
-  /** Once the other process has it: from now on nobody else can open it. */
+  /** Once the other process has it: from now on no other process can open it. */
   readonly seal: () => void;
 };
 
@@ -74,7 +75,7 @@ export type PipeReader = Disposable & {
   readonly file: OpenFile;
   /** Once the other process has its end: the pipe now ends with that process. */
   readonly seal: () => void;
-  /** What comes, in pieces of any size. Ends when nobody can write any more. Call it once. */
+  /** What comes, in pieces of any size. Ends when no process can write any more. Call it once. */
   readonly pieces: () => AsyncIterable<Uint8Array>;
 };
 
@@ -112,7 +113,9 @@ export function createPipe(): PipeReader {
 
 /** The end of another process's pipe to which this one writes. */
 export type PipeWriter = Disposable & {
-  /** Writes at once, all or nothing; 4096 bytes at most. False where nobody reads any more. Throws a RunError, `link.pipe`. */
+  /**
+   * Writes at once, all or nothing; 4096 bytes at most. False where no process reads any more. Throws a RunError, `link.pipe`.
+   */
   readonly write: (bytes: Uint8Array) => boolean;
 };
 
@@ -163,7 +166,9 @@ const failed = (c: Libc, call: string): RunError => new RunError("link.shared", 
 
 const errno = (c: Libc): number => new Int32Array(hostView(c.__errno_location()!, 4))[0]!;
 
-/** Processes for which this is the same can share memory and pipes: one machine since it was booted, one user, one container. */
+/**
+ * Processes for which this is the same can share memory and pipes: one machine since it was booted, one user, one container.
+ */
 export function sharingDomain(): string {
   const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
   return `${boot} ${process.getuid?.() ?? 0} ${readlinkSync("/proc/self/ns/pid")}`;

@@ -4,6 +4,7 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
+import type { StageSetup } from "../bus/messages.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
@@ -14,19 +15,9 @@ import { behaviourOf } from "./operations.ts";
 import { INPUT, isLinears, type LayerProgram, type Program, programOf, STREAM } from "./program.ts";
 import type { StageLayers } from "./weights.ts";
 
-/**
- * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix
- * product); or all of a layer but its input.
- */
-export type Recomputation = "none" | "selective" | "full";
-
-export type Sizes = AdapterCapacity & {
-  readonly rows: number; // most of a micro-batch, a multiple of the row tile
-  readonly targets: number; // most target rows of a micro-batch, a multiple of the row tile
-  readonly chunk: number; // rows of a chunk of logits
-  readonly layers: number; // of this stage
-  readonly recomputation: Recomputation;
-};
+export type StageSizes = StageSetup["sizes"];
+/** What decides the size of a pass's memory. */
+export type Sizes = AdapterCapacity & Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation">;
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 type ByName<T = Tensor> = ReadonlyMap<string, T>;

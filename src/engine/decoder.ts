@@ -2,12 +2,13 @@
 //
 // The backward pass ends at the first layer's input: nothing before it is trained.
 
+import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
-import type { Activations, ForwardWork, Recomputation, Workspace } from "./buffers.ts";
+import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
 import type { Cached } from "./generation.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
 import type { Program } from "./program.ts";

@@ -92,7 +92,7 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
         new RunError(
           "export.verify",
           `${join(folder, file)}: ${tensor.name} was written and ${what}`,
-          "nothing is kept of it; does the disk work, and did nobody change the base model meanwhile?",
+          "nothing of it is kept; check the disk, and that no program changes the base model meanwhile",
         );
       const { dtype } = written.tensor(tensor.name);
       if (dtype !== merge.dtype) throw differs(`reads as ${dtype}, not ${merge.dtype}`);
@@ -104,7 +104,7 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
     }
 }
 
-/** A tensor of the merged model as it is stored, piece by piece, with the byte where each begins. */
+/** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
 function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }: Merge) {
   const width = shape.at(-1)!;
   const rows = sizeOf(shape) / width;

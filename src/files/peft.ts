@@ -7,10 +7,11 @@ import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { Settings, SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor, factorShape, isScaled, type PeftMethod, storedBy, TENSORS } from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
@@ -29,12 +30,12 @@ export type PeftAdapter = {
   /** Left out: "lora". */
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
-  readonly places?: Placement;
+  readonly places?: PoolAdapter["places"];
   /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
   readonly settings?: Settings;
   readonly shared?: readonly SharedTensor[];
   readonly baseModel: string;
-  /** Of an adapter that keeps its beginning frozen beside it, half of each rank: what that was. */
+  /** Of an adapter with a frozen half of each rank, its first values: the initialisation that gave them. */
   readonly begun?: { readonly init: string } | null;
 };
 
@@ -93,7 +94,7 @@ export function takenOffBy(folder: string): TakenOff | null {
 
 /**
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by `partOf`, a LoRA of twice the rank with the
- * base as it is: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ * base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
  */
 export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");
@@ -107,7 +108,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   if (typeof dropout !== "number" || !(dropout >= 0 && dropout < 1))
     throw new RequestError(
       "peft.config",
-      `${path}: ${dropoutKey} is ${JSON.stringify(dropout)}, wants a number from 0 to below 1`,
+      `${path}: ${dropoutKey} is ${JSON.stringify(dropout)}, expected a number from 0 to below 1`,
     );
   if (!existsSync(join(folder, "adapter_model.safetensors")) && existsSync(join(folder, "adapter_model.bin")))
     throw new RequestError(
@@ -169,7 +170,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   };
 }
 
-/** The adapter with what it takes off the weight behind its own ranks, at the same scale. */
+/** The adapter with what it takes off the weight as further ranks after its own, at the same scale. */
 function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight, spec: ModelSpec): SavedAdapter {
   const doubled = placed(spec.layers, (layer, linear) => {
     const rank = rankAt(saved, layer, linear);
@@ -200,13 +201,13 @@ function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight,
 function numberOf(config: JsonObject, key: string, path: string): number {
   const value = config[key];
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
-    throw new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(value)}, wants a number above 0`);
+    throw new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(value)}, expected a number above 0`);
   return value;
 }
 
 function countOf(config: JsonObject, key: string, path: string): number {
   const value = numberOf(config, key, path);
-  if (!Number.isInteger(value)) throw new RequestError("peft.config", `${path}: ${key} is ${value}, wants a whole number`);
+  if (!Number.isInteger(value)) throw new RequestError("peft.config", `${path}: ${key} is ${value}, expected a whole number`);
   return value;
 }
 
@@ -234,7 +235,7 @@ function checkTensors(
   for (const [name, shape] of wanted) {
     const entry = file.tensors.get(name);
     if (!entry) continue;
-    if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
+    if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], expected [${shape}]`);
     else if (!entry.dtype || sizeOf(shape) === 0) faults.push(`${name} is ${entry.type}`);
   }
   for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);

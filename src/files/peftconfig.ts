@@ -16,9 +16,9 @@ const ANY: ReadonlySet<string> = new Set([
 const PATTERNS = ["rank_pattern", "alpha_pattern"];
 const BOOLEANS = ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias", "use_qalora"] as const;
 
-/** Beginnings that leave the base model as it is, so that the file is a plain LoRA. */
+/** Initialisations that leave the base model unchanged, so that the file is a plain LoRA. */
 const PLAIN_INITS: readonly unknown[] = [true, false, null, "gaussian", "orthogonal", "eva", "mica"];
-/** Beginnings that are taken off the base model again where the file is loaded, and that the weight alone decides. */
+/** Initialisations that are taken off the base model again where the file is loaded, and that the weight alone decides. */
 const TAKEN_OFF = ["pissa", "olora"] as const;
 export type TakenOff = (typeof TAKEN_OFF)[number];
 
@@ -28,7 +28,7 @@ const isEmpty = (value: unknown): boolean =>
 const titles = PEFT_METHODS.map((method) => DEFINITIONS[method].title);
 const READ = `mlora reads ${titles.slice(0, -1).join(", ")} and ${titles.at(-1)} adapters`;
 export const CONVERT =
-  "it was trained beside changed base weights; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
+  "it was trained with changed base weights; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
 
 /**
  * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a RequestError, `peft.kind` or

@@ -1,8 +1,8 @@
-// Large messages over a wire that may lose pieces: cut into numbered chunks, put together where they belong, sent again from where
-// they lie until they are confirmed. Nothing is copied but from the wire into its place.
+// Large messages over a wire that may lose pieces: cut into numbered chunks, put together where they belong, sent again from
+// where they lie until they are confirmed. Nothing is copied but from the wire into its place.
 //
-// As in bus/channel.ts, nothing is sent again after a time, since who computes answers late: the sender asks what has arrived, and
-// a chunk that was sent before the question and is missing in the answer was lost.
+// As in bus/channel.ts, nothing is sent again after a time, since a busy receiver answers late: the sender asks what has
+// arrived, and a chunk that was sent before the question and is missing in the answer was lost.
 
 import { now } from "../base/clock.ts";
 
@@ -11,7 +11,7 @@ const CHUNK_BYTES = 2 ** 20;
 const WINDOW_BYTES = 8 * 2 ** 20;
 export const PROBE_MS = 250;
 
-/** What a piece is, beside its bytes. */
+/** What describes a piece, without its bytes. */
 export type Head =
   /** A part of a message: what lies from byte `at` of its slot on; the last of those that were sent together. */
   | { readonly kind: "part" | "last"; readonly number: number; readonly slot: number; readonly at: number }
@@ -151,7 +151,7 @@ export function bulkReceiver({ slots, publish, arrived, sender }: ReceiverOption
   };
 }
 
-/** A head as one token of a subject, and back; null for what is none. */
+/** A head as one token of a subject, and back; null for what is not one. */
 export const writeHead = (head: Head): string => {
   if (head.kind === "probe") return `probe-${head.probe}`;
   if (head.kind === "answer") return `answer-${head.number}-${head.probe}`;

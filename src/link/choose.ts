@@ -7,7 +7,7 @@ import { LINK_KINDS, type LinkKind, type Slots } from "./link.ts";
 export type Offer = {
   /** What was asked for there. */
   readonly wanted: "auto" | LinkKind;
-  /** Who shares memory: the machine as it was booted, the user, the space of process numbers. */
+  /** What shares memory: the machine as it was booted, the user, the space of process numbers. */
   readonly host: string;
   /** Element type of activations. */
   readonly compute: "f32" | "bf16";
@@ -32,8 +32,8 @@ const yes = (why: string): Verdict => ({ works: true, why });
 const no = (why: string): Verdict => ({ works: false, why });
 
 /**
- * The choice for two ends: the same for both, whichever comes first. Throws a RequestError, `link.kind`, where a kind was asked for
- * that cannot work, or two different ones; `link.compute` where the ends compute in different types.
+ * The choice for two ends: the same for both, whichever comes first. Throws a RequestError, `link.kind`, where a kind was asked
+ * for that cannot work, or two different ones; `link.compute` where the ends compute in different types.
  */
 export function choose(a: Offer, b: Offer): Choice {
   if (a.compute !== b.compute)
@@ -44,7 +44,7 @@ export function choose(a: Offer, b: Offer): Choice {
     );
   const wanted = [a.wanted, b.wanted].filter((kind) => kind !== "auto");
   if (wanted.length === 2 && wanted[0] !== wanted[1])
-    throw new RequestError("link.kind", `one stage was told to use the link '${wanted[0]}', its neighbour '${wanted[1]}'`);
+    throw new RequestError("link.kind", `one stage is set to use the link '${wanted[0]}', its neighbour '${wanted[1]}'`);
   const verdicts = LINK_KINDS.map((kind) => ({ kind, ...VERDICTS[kind](a, b) }));
   const candidates = verdicts.filter(({ works }) => works).map(({ kind, why }) => ({ kind, why }));
   const against = verdicts.filter(({ works }) => !works).map(({ kind, why }) => ({ kind, why }));

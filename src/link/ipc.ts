@@ -1,5 +1,5 @@
-// A link between GPUs of one machine without the host: the sender copies into a slot in the receiver's memory (device/cuda/sharing.ts).
-// The two processes tell each other of it by pipes, and the copies wait for each other on the GPUs.
+// A link between GPUs of one machine without the host: the sender copies into a slot in the receiver's memory
+// (device/cuda/sharing.ts). The two processes tell each other of it by pipes, and the copies wait for each other on the GPUs.
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
@@ -20,7 +20,7 @@ const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const offeredSchema = v.strictObject({ block: handle, from: count, ready: count });
 
 export function openIpc({ device, mine, theirs }: End): Opening {
-  invariant(device.sharing, "a link between GPUs for a device that is none");
+  invariant(device.sharing, "a link between GPUs for a device that is not one");
   const stack = new DisposableStack();
   const mailbox = stack.use(device.sharing.openMailbox(mine.slots, mine.slotBytes));
   const pipes = stack.use(openPipes());

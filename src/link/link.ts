@@ -14,18 +14,20 @@ export const LINK_KINDS = ["local", "ipc", "nccl", "shm", "nats"] as const;
 export type LinkKind = (typeof LINK_KINDS)[number];
 
 /**
- * One end of a link between two stages; both send and receive. A few messages are under way at most in each direction: when none
- * of them is taken, `send` waits. Messages may be taken in another order than they were sent in if their tags differ; those of one
- * tag come in order. Once an end is disposed of, or its process has ended, everything at the other end fails with a RunError,
- * `link.*`, but what had arrived before an orderly end can still be received.
+ * One end of a link between two stages; both send and receive. A few messages are under way at most in each direction: when
+ * none of them is taken, `send` waits. Messages may be taken in another order than they were sent in if their tags differ;
+ * those of one tag come in order. Once an end is disposed of, or its process has ended, everything at the other end fails with
+ * a RunError, `link.*`, but what had arrived before an orderly end can still be received.
  */
 export interface Link extends Disposable {
   readonly kind: LinkKind;
-  /** Resolves when `tensor` may be overwritten; what is launched before is waited for. Throws `link.size` for what is too large. */
+  /**
+   * Resolves when `tensor` may be overwritten; what is launched before is waited for. Throws `link.size` for what is too large.
+   */
   send(tag: string, tensor: Tensor): Promise<void>;
   /**
-   * Fills `into` with what the neighbour sent under `tag`; waits for it. What is launched from then on sees it. Throws `link.size`
-   * where it is of another size; then it can be received again.
+   * Fills `into` with what the neighbour sent under `tag`; waits for it. What is launched from then on sees it. Throws
+   * `link.size` where it is of another size; then it can be received again.
    */
   receive(tag: string, into: Tensor): Promise<void>;
 }

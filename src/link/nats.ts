@@ -1,5 +1,5 @@
-// A link over the bus, for stages that have nothing better. A tensor is copied into host memory, which frees it, and a thread of its
-// own (courier.ts) carries it from there to the neighbour's host memory; on GPUs both are pinned.
+// A link over the bus, for stages that have nothing better. A tensor is copied into host memory, which frees it, and a thread
+// of its own (courier.ts) carries it from there to the neighbour's host memory; on GPUs both are pinned.
 
 import { Worker } from "node:worker_threads";
 import * as v from "valibot";
@@ -93,7 +93,7 @@ function startTransportWorker(): TransportWorker {
   const thread = new Worker(CODE);
   const post = (message: ToTransport) => thread.postMessage(message);
   const ready = Promise.withResolvers<void>();
-  ready.promise.catch(() => undefined); // it may fail when nobody waits
+  ready.promise.catch(() => undefined); // it may fail when nothing waits
   const notes = new Queue<Uint8Array>();
   const there = new Map<number, number>(); // by slot, the bytes that have come
   const waiting = new Map<number, { readonly end: number; resolve: () => void; reject: (error: Error) => void }>();

@@ -1,5 +1,5 @@
-// A link between GPUs by NCCL, between machines or where GPUs of one machine cannot reach each other's memory. What is where is said
-// over the bus, so the stages must be on one.
+// A link between GPUs by NCCL, between machines or where GPUs of one machine cannot reach each other's memory. What is where is
+// said over the bus, so the stages must be on one.
 
 import * as v from "valibot";
 import { sleep } from "../base/clock.ts";

@@ -49,8 +49,8 @@ const OPENERS: Readonly<Partial<Record<LinkKind, (end: End) => Opening>>> = {
 };
 
 /**
- * Opens this end of a link; the neighbour does the same. Throws a RequestError, `link.kind` or `link.compute`, where what was asked
- * for cannot be, at both ends; a RunError, `link.open`, where it should work and does not.
+ * Opens this end of a link; the neighbour does the same. Throws a RequestError, `link.kind` or `link.compute`, where what was
+ * asked for cannot be, at both ends; a RunError, `link.open`, where it should work and does not.
  */
 export async function openLink(options: LinkOptions): Promise<OpenLink> {
   using control = new DisposableStack();
@@ -89,7 +89,7 @@ export const openLinkOver = (
 
 const isBetter = (a: LinkKind, b: LinkKind): boolean => a !== "local" && LINK_KINDS.indexOf(a) < LINK_KINDS.indexOf(b);
 
-/** Takes the three steps with the neighbour; what went wrong, at either end, as a text. */
+/** Takes the three steps with the neighbour; what went wrong, at either end, as a string. */
 async function attempt(kind: LinkKind, options: LinkOptions, theirs: Slots, talk: Talk): Promise<Opened | string> {
   const { device, stage, neighbour, capacity: mine } = options;
   const bus = options.bus && { ...options.bus, stage, neighbour };
@@ -144,7 +144,7 @@ function talkTo({ channel, neighbour, signal, stepMs = STEP_MS }: LinkOptions): 
     }, stepMs);
     try {
       const answer = channel.receive();
-      answer.catch(() => undefined); // nobody may be waiting for it any more
+      answer.catch(() => undefined); // nothing may be waiting for it any more
       return checked(schema, decode(await Promise.race([answer, aborted(late.signal), ...(signal ? [aborted(signal)] : [])])));
     } finally {
       clearTimeout(timer);

@@ -24,7 +24,10 @@ export type End = {
 
 export type Opened = { readonly channel: Channel; readonly carrier: Carrier };
 
-/** An end on its way; each value that the neighbour gives is plain data, to be checked. Disposing gives up, until it is `opened`. */
+/**
+ * An end on its way; each value that the neighbour gives is plain data, to be checked. Disposing gives up, until it is
+ * `opened`.
+ */
 export interface Opening extends Disposable {
   /** What the neighbour needs to connect to us. */
   readonly ticket: unknown;

@@ -1,9 +1,9 @@
-// What all links have in common: slots, tags, sizes, order and ends. How bytes get into a slot of the neighbour's, and out of one
-// of our own, is the carrier's.
+// What all links have in common: slots, tags, sizes, order and ends. How bytes get into a slot of the neighbour's, and out of
+// one of our own, is the carrier's.
 //
-// Each end has slots that the other fills. The sender knows which are free, and says over the channel what it has put where; the
-// receiver says when a slot is free again. So a message is never sent into nothing, memory is what was taken at the start, and
-// a sender whose neighbour is behind waits.
+// Each end has slots that the other fills. The sender knows which are free, and says over the channel what it has put where;
+// the receiver says when a slot is free again. So a message is never sent into nothing, memory is what was taken at the start,
+// and a sender whose neighbour lags behind waits.
 
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
@@ -16,9 +16,9 @@ import { type Link, type LinkKind, type Slots, tensorBytes } from "./link.ts";
 
 export interface Carrier extends Disposable {
   /**
-   * Puts a tensor into a slot of the neighbour's. Calls `announce` once, when the neighbour may be told to take it, and resolves
-   * when the tensor may be overwritten. The next `put` comes after `announce`. Where the neighbour's carrier has offered the tensor
-   * that waits for this one, it is put there, and the slot stands for it.
+   * Puts a tensor into a slot of the neighbour's. Calls `announce` once, when the neighbour may be notified to take it, and
+   * resolves when the tensor may be overwritten. The next `put` comes after `announce`. Where the neighbour's carrier has
+   * offered the tensor that waits for this one, it is put there, and the slot stands for it.
    */
   put(slot: number, from: Tensor, announce: () => void, offered: unknown): Promise<void>;
   /** Lets the neighbour fill `into` itself, where that can be: plain data for its `put`. */
@@ -28,11 +28,11 @@ export interface Carrier extends Disposable {
   /** A message is on its way into one of our slots; called in the order in which they were sent. */
   expect?(slot: number, bytes: number): void;
   /**
-   * Takes a tensor out of one of our slots, or the neighbour has `filled` it itself; resolves when the neighbour may be told to fill
-   * the slot again.
+   * Takes a tensor out of one of our slots, or the neighbour has `filled` it itself; resolves when the neighbour may be
+   * notified to fill the slot again.
    */
   take(slot: number, into: Tensor, filled: boolean): Promise<void>;
-  /** The link is over: what waits for the neighbour shall fail. */
+  /** The link is over: what waits for the neighbour must fail. */
   stop?(): void;
   /** Comes when the channel is closed and nothing of the above is under way; those that wait fail when it is. */
   [Symbol.dispose](): void;
@@ -56,7 +56,7 @@ type Waiting<T> = { readonly resolve: (value: T) => void; readonly reject: (erro
 
 export type SlotLinkOptions = {
   readonly kind: LinkKind;
-  /** Who is at the other end, for messages: "stage 2". */
+  /** What is at the other end, for messages: "stage 2". */
   readonly neighbour: string;
   readonly channel: Channel;
   readonly carrier: Carrier;
@@ -187,7 +187,7 @@ export class SlotLink implements Link {
     }
   }
 
-  /** To who waits for the tag, or to who will: behind those of the tag that are there, or before them. */
+  /** To what waits for the tag, or will: after those of the tag that are there, or before them. */
   #deliver(tag: string, arrival: Arrival, place: "first" | "last"): void {
     const receiver = shift(this.#receivers, tag);
     const others = this.#arrivals.get(tag) ?? [];
@@ -246,7 +246,7 @@ export class SlotLink implements Link {
     };
   }
 
-  /** False where nobody is there any more. */
+  /** False where the other end is gone. */
   #tell(what: Note): boolean {
     if (this.#over) return false;
     this.#channel.send(encode(what));
@@ -257,7 +257,7 @@ export class SlotLink implements Link {
     try {
       this.#tell({ kind: "bye", reason });
     } catch {
-      // who is gone need not be told
+      // a neighbour that is gone need not be notified
     }
   }
 

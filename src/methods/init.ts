@@ -1,4 +1,4 @@
-// What an adapter begins with (engine/random-init.ts, engine/svd-init.ts): names as PEFT has them.
+// The first values of an adapter's factors (engine/random-init.ts, engine/svd-init.ts), by PEFT's names.
 
 export const INITS = ["default", "gaussian", "orthogonal", "pissa", "olora"] as const;
 /** pissa_niter_4: PiSSA by four rounds of a randomised decomposition instead of an exact one. */
@@ -13,7 +13,7 @@ export function roundsOf(init: string): number | null {
 export const isInit = (text: string): text is Init => (INITS as readonly string[]).includes(text) || roundsOf(text) !== null;
 
 /**
- * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; ours belongs to all adapters,
- * so the adapter keeps A0 and -B0 beside A and B, frozen: it has twice the rank, and adds nothing at the beginning.
+ * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; here all adapters share it,
+ * so the adapter keeps A0 and -B0 next to A and B, frozen: it has twice the rank, and adds nothing at the beginning.
  */
 export const isSvdInit = (init: Init): boolean => init === "olora" || init.startsWith("pissa");

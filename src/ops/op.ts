@@ -1,7 +1,7 @@
 // How an op is made: the name of a kernel and the types and shapes of its tensors. Checks them, then launches.
 //
-// A spec reads "c M 2I": element type (c: the device's compute type; w: that, or a packed weight), then a size for each dimension: a
-// letter that must mean the same size in all tensors of the call, with a factor before it, or a number.
+// A spec reads "c M 2I": element type (c: the device's compute type; w: that, or a packed weight), then a size for each
+// dimension: a letter that must mean the same size in all tensors of the call, with a factor before it, or a number.
 
 import type { DType } from "../base/dtype.ts";
 import type { Device } from "../device/device.ts";

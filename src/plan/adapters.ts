@@ -3,8 +3,8 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { linearShape } from "../families/linears.ts";
+import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
@@ -14,13 +14,13 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
-import { type PlacedAdapter, placeAdapter } from "./places.ts";
-
-export type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { placeAdapter } from "./places.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
-  /** Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target. */
+  /**
+   * Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target.
+   */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
   /** An adapter from a file that its preferences are measured against. */
@@ -69,13 +69,13 @@ export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpe
   };
 }
 
-/** Where an adapter acts on the stages, what it keeps frozen beside it included. */
+/** Where an adapter acts on the stages, what it keeps frozen included. */
 export const stagePlaces = (recipe: AdapterRecipe, spec: ModelSpec): PlacedAdapter => {
   const places = placeAdapter(recipe, spec);
   return isSvdInit(recipe.init) ? twice(places) : places;
 };
 
-/** Twice the ranks, of an adapter that keeps its beginning beside it. */
+/** Twice the ranks, of an adapter that keeps its initial value. */
 const twice = ({ places, ...uniform }: PlacedAdapter): PlacedAdapter => ({
   ...{ ...uniform, rank: 2 * uniform.rank },
   ...(places ? { places: { ...places, ranks: places.ranks.map((row) => row.map((rank) => 2 * rank)) } } : {}),

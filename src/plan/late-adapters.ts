@@ -1,4 +1,4 @@
-// Adapters that come to a run that goes on: they take what room the stages have, as these were opened.
+// Adapters that join a run under way: they take what room the stages have, as these were opened.
 
 import { maxOf } from "../base/shape.ts";
 import type { Group } from "../families/linears.ts";
@@ -16,7 +16,7 @@ import {
 } from "./adapters.ts";
 import type { Plan } from "./plan.ts";
 
-/** Adapters as they would stand behind those of the plan. Throws RequestErrors where the model cannot have them. */
+/** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
 export function lateAdapters(
   { spec, adapters, tokensPerMicrobatch }: Plan,
   recipes: readonly AdapterRecipe[],

@@ -1,5 +1,6 @@
-// How memory grows with a pass: Mem = b0 + b1 B L + b2 B L^2 for B rows of L tokens (mLoRA, arXiv 2312.02515, section 4.3), fitted by least
-// squares. Fitted to the plan's own numbers it says what a token costs; fitted to measured ones, how far the plan is from the truth.
+// How memory grows with a pass: Mem = b0 + b1 B L + b2 B L^2 for B rows of L tokens (mLoRA, arXiv 2312.02515, section 4.3),
+// fitted by least squares. Fitted to the plan's own numbers it says what a token costs; fitted to measured ones, how far the
+// plan is from the truth.
 
 import { alignUp, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";

@@ -1,8 +1,8 @@
 // Which layers each stage of a pipeline holds: the stages get work that is as equal as whole layers allow.
 //
-// Work is counted in operations of the frozen products, forward and gradient of the input alike, so in weights: a layer's, and on
-// the last stage the output head's, for the share of all rows that have a target: only they pass it. The embedding costs a copy of rows,
-// which is nothing beside them.
+// Work is counted in operations of the frozen products, forward and gradient of the input alike, so in weights: a layer's, and
+// on the last stage the output head's, for the share of all rows that have a target: only they pass it. The embedding costs a
+// copy of rows, which is nothing compared with them.
 
 import { RequestError } from "../base/errors.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
@@ -22,8 +22,8 @@ export function headWork(spec: ModelSpec, targets: number): number {
 }
 
 /**
- * The parts of `stages` stages, a number of them or the layers of each; `targets` is the share of rows that pass the head. Throws a RequestError where there are more stages than
- * layers, or where the layers given are not the model's.
+ * The parts of `stages` stages, a number of them or the layers of each; `targets` is the share of rows that pass the head.
+ * Throws a RequestError where there are more stages than layers, or where the layers given are not the model's.
  */
 export function partition(spec: ModelSpec, stages: number | readonly number[], targets: number): readonly StageLayers[] {
   const layers = typeof stages === "number" ? balanced(spec, stages, targets) : given(spec, stages);

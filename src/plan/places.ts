@@ -4,10 +4,10 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
 import { linearsOfModel, modulesOf } from "../families/linears.ts";
-import { type Placed, placed, scaleOf } from "../methods/placement.ts";
+import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
+import { placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
-export type PlacedAdapter = ReturnType<typeof placed>;
 type Asked = Pick<
   AdapterRecipe,
   "name" | "targets" | "exclude" | "layers" | "rank" | "rankPattern" | "alpha" | "alphaPattern" | "rslora" | "method"

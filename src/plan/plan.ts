@@ -1,13 +1,14 @@
 // What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { weightFormat } from "../base/precision.ts";
+import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import type { DeviceReport } from "../device/open.ts";
-import type { Recomputation } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/buffers.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -22,7 +23,7 @@ import {
   planAdapter,
 } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
+import { type MemoryParts, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
@@ -34,13 +35,16 @@ export const DEFAULT_TOKENS = 4096;
  */
 const PASS_ROWS = { cpu: 288, cuda: 4096 };
 /**
- * Rows of a chunk of logits, most first, and its bytes at the most. The gradient of its input is a product of few tiles: with 1024
- * rows and a hidden size of 4096 they fill a GPU's multiprocessors, with 640 two thirds of them.
+ * Rows of a chunk of logits, most first, and its bytes at the most. The gradient of its input is a product of few tiles: with
+ * 1024 rows and a hidden size of 4096 they fill a GPU's multiprocessors, with 640 two thirds of them.
  */
 const CHUNK_ROWS = { cpu: [120, 24], cuda: [2048, 1024, 512, 256, 128] };
 const CHUNK_BYTES = 320 * 2 ** 20;
 
-/** What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it saves. */
+/**
+ * What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it
+ * saves.
+ */
 const RECOMPUTATIONS = { cpu: ["selective", "full"], cuda: ["none", "selective", "full"] } as const;
 
 export type { AdapterPlan, DataSummary, RowSummary } from "./adapters.ts";
@@ -50,7 +54,7 @@ export type Plan = {
   readonly spec: ModelSpec;
   /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
-  /** Those that come to a run that goes on are put at the end (grow.ts). */
+  /** Those that join a run under way are put at the end (grow.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
   /** Adapters that train at once; the others wait for one of them to leave. */
@@ -80,7 +84,7 @@ export const stageCount = (stages: Recipe["run"]["stages"], spec: ModelSpec, cou
   stages === "auto" ? Math.min(count, spec.layers) : typeof stages === "number" ? stages : stages.length;
 
 export type PlanOptions = {
-  /** Bytes that each stage takes on its device beside what is planned, as it was measured. */
+  /** Bytes that each stage takes on its device in addition to what is planned, as it was measured. */
   readonly unplanned?: number;
   /** Bytes on a device at most, whatever it says is free: it has refused more. */
   readonly ceiling?: number;
@@ -180,8 +184,8 @@ function largestThat(most: number, fits: (count: number) => boolean): number {
 }
 
 /**
- * 1F1B keeps as many passes in flight on a stage as there are stages from it on; `spare` more let stages that wait for an unequal
- * pass go on with another.
+ * 1F1B keeps as many passes in flight on a stage as there are stages from it on; `spare` more let stages that wait for an
+ * unequal pass continue with another.
  */
 type Choice = { readonly recomputation: Recomputation; readonly spare: number };
 

@@ -5,14 +5,17 @@ import { headWork } from "./partition.ts";
 import type { Plan } from "./plan.ts";
 
 /**
- * A layer's backward pass beside its forward pass: as many frozen products, and the adapters' gradients (measured: 1.15 to 1.35 on a CPU). Where
- * all of a layer is computed again, a forward pass more.
+ * A layer's backward pass compared with its forward pass: as many frozen products, and the adapters' gradients (measured: 1.15
+ * to 1.35 on a CPU). Where all of a layer is computed again, a forward pass more.
  */
 export const BACKWARD = 1.3;
 
 export type StageWork = { readonly forward: number; readonly backward: number };
 
-/** What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass (engine/stage.ts). */
+/**
+ * What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass
+ * (engine/stage.ts).
+ */
 export function stageWork({ stages, spec, targets }: Plan, stage: number): StageWork {
   const { layerRange, sizes } = stages[stage]!;
   const layers = layerRange.to - layerRange.from;
@@ -20,7 +23,7 @@ export function stageWork({ stages, spec, targets }: Plan, stage: number): Stage
   return { forward: layers, backward: (sizes.recomputation === "full" ? BACKWARD + 1 : BACKWARD) * layers + 2 * head };
 }
 
-/** Steps and transfers take no time: they are short beside passes, and transfers go on beside them. */
+/** Steps and transfers take no time: they are short compared with passes, and transfers run concurrently. */
 export function timesOf(plan: Plan): Times {
   const work = plan.stages.map((_, stage) => stageWork(plan, stage));
   return {

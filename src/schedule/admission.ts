@@ -1,16 +1,17 @@
-// Which adapters train now: the higher priority first, within one first come first served, and a higher priority takes the place of a
-// lower one. A function of who is there, asked again at the end of every iteration (mLoRA, section 4: the priority scheduler).
+// Which adapters train now: the higher priority first, within one first come first served, and a higher priority takes the
+// place of a lower one. A function of the adapters that are there, asked again at the end of every iteration (mLoRA, section 4:
+// the priority scheduler).
 
 export type Candidate = {
   readonly adapter: number;
   readonly priority: number;
-  /** Counts up: who came first has the lower number. */
+  /** Counts up: the adapter that came first has the lower number. */
   readonly arrived: number;
 };
 
 export type Admissions = { readonly admit: readonly number[]; readonly preempt: readonly number[] };
 
-/** `free` are the slots that nobody has; `leaving` of those that are taken will be free soon. */
+/** `free` are the slots that no adapter has; `leaving` of those that are taken will be free soon. */
 export function admissions(
   waiting: readonly Candidate[],
   active: readonly Candidate[],

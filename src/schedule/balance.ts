@@ -1,25 +1,29 @@
 // Which micro-batches share a pass of a pipeline: passes alike in rows, and enough of them to keep every stage busy.
 //
-// A stage by itself fills each pass. A pipeline needs several that do not depend on each other, and waits where one is much larger
-// than the next. So a pass has a target size, and those adapters share it whose next micro-batches together come closest.
+// A stage by itself fills each pass. A pipeline needs several that do not depend on each other, and waits where one is much
+// larger than the next. So a pass has a target size, and those adapters share it whose next micro-batches together come
+// closest.
 
 import { sum } from "../base/shape.ts";
 import type { Limits, PackedBatch, ScheduleKind } from "./lists.ts";
 import { paddedRows, type SegmentRef, segmentsOf } from "./segments.ts";
 import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 
-/** Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait (docs/measurements/schedule.md). */
+/**
+ * Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait
+ * (docs/measurements/schedule.md).
+ */
 const SPARE = 0.35;
 /** No pass is larger than this times its target: it would hold up the others, and memory is taken for the largest. */
 const MOST_OVER = 1.25;
-/** Who has the shorter way is passed over so many times at most, for each adapter that there is. */
+/** Starvation limit: times that an adapter with the shorter way may be skipped, for each adapter that there is. */
 const PATIENCE = 2;
 /** More candidates than this are not tried together. */
 const MOST_CANDIDATES = 24;
 
 /**
- * balanced: passes of about equal size, as large as keeps all stages busy. filled: up to `passRows`, in the order in which adapters
- * are ready, as one stage does it. alone: one adapter a pass, as in the paper.
+ * balanced: passes of about equal size, as large as keeps all stages busy. filled: up to `passRows`, in the order in which
+ * adapters are ready, as one stage does it. alone: one adapter a pass, as in the paper.
  */
 export type Packing = "balanced" | "filled" | "alone";
 
@@ -130,8 +134,8 @@ export class Pool {
   }
 
   /**
-   * A mini-batch that was begun goes first, so that its adapter may step soon; then a higher priority; then who has been passed over many
-   * times; then who has the longest way to go.
+   * A mini-batch that was begun goes first, so that its adapter may step soon; then a higher priority; then one that has been
+   * skipped many times; then one that has the longest way to go.
    */
   #before(a: Member, b: Member): number {
     const begun = Number(b.next!.firstRow > 0) - Number(a.next!.firstRow > 0);
@@ -163,9 +167,9 @@ export class Pool {
 }
 
 /**
- * Rows that a pass should have, so that enough passes are on the way to keep all stages busy: those of a whole number of micro-batches,
- * so that passes are alike. A mini-batch of n micro-batches takes as long as D - 1 + n passes on D stages: in the time of one pass an
- * adapter has n / (D - 1 + n) micro-batches to give.
+ * Rows that a pass should have, so that enough passes are on the way to keep all stages busy: those of a whole number of
+ * micro-batches, so that passes are alike. A mini-batch of n micro-batches takes as long as D - 1 + n passes on D stages: in
+ * the time of one pass an adapter has n / (D - 1 + n) micro-batches to give.
  */
 export function targetRows(
   adapters: readonly Pick<Member, "cuts" | "meanRows">[],
@@ -201,13 +205,13 @@ function advance(member: Member): void {
 }
 
 /**
- * The candidates whose rows together come closest to `target` and not over `most`, the first of them always among them; of equally
- * close sets, one of earlier candidates.
+ * The candidates whose rows together come closest to `target` and not over `most`, the first of them always among them; of
+ * equally close sets, one of earlier candidates.
  */
 export function closest<T extends { readonly rows: number }>(candidates: readonly T[], target: number, most: number): T[] {
   const first = candidates[0]!;
   const room = Math.min(most, MOST_OVER * target) - first.rows;
-  // by[n]: the candidate that completes a sum of n rows beside the first's. Those before it have completed what is left.
+  // by[n]: the candidate that completes a sum of n rows with the first's. Those before it have completed what is left.
   const by = new Map<number, T>();
   let best = 0;
   for (const candidate of candidates.slice(1))

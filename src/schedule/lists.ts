@@ -23,9 +23,9 @@ export type PackedBatch = {
 export type StepRef = { readonly adapter: number; readonly step: number };
 
 /**
- * forward: receives the activation from the stage before (but on the first), computes, sends to the stage behind (but on the last).
- * backward: the same in the other direction.
- * step: needs the backward passes of these mini-batches on ALL stages, since gradients are clipped by their norm over all of them.
+ * forward: receives the activation from the stage before (but on the first), computes, sends to the stage after (but on the
+ * last). backward: the same in the other direction. step: needs the backward passes of these mini-batches on ALL stages, since
+ * gradients are clipped by their norm over all of them.
  */
 export type PipelineAction =
   | { readonly kind: "forward"; readonly pass: PackedBatch }

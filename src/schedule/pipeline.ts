@@ -57,9 +57,9 @@ type StageState = {
 type Choice = { readonly stage: number; readonly kind: "forward" | "backward"; readonly at: number };
 
 /**
- * The actions of all stages, ordered so that each comes after those it depends on. Pulled as the run goes on: what is pulled is
- * decided, the rest is planned with what is known by then. Takes from `joining`, whenever somebody is there: who joins is in the next
- * passes. Ends when no work is left and all stages are drained.
+ * The actions of all stages, ordered so that each comes after those it depends on. Pulled as the run proceeds: what is pulled
+ * is decided, the rest is planned with what is known by then. Takes from `joining`, whenever one is there: an adapter that
+ * joins is in the next passes. Ends when no work is left and all stages are drained.
  */
 export function* pipeline(joining: Joining[], options: PipelineOptions): Generator<StageAction> {
   const { stages, inFlight, times = ROW_TIMES, left = () => false, firstPass = 0 } = options;
@@ -71,7 +71,7 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
   let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
 
   for (let [id, now] = [firstPass, 0]; ; ) {
-    pool.sift(left); // first: who has left may join again
+    pool.sift(left); // first: an adapter that has left may join again
     for (const { adapter, work, from, priority } of joining.splice(0))
       if (!left(adapter)) pool.add(memberOf(adapter, work, from, options, priority));
     const choice = earliest(states, options, pool.readyAt(), now);
@@ -96,7 +96,7 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
       continue;
     }
     if (stage === 0 && due.length > 0) {
-      // Whoever reads the list decides at this step what has ended: only then is the pass behind it put together.
+      // Whoever reads the list decides at this step what has ended: only then is the pass after it put together.
       yield place({ kind: "step", steps: due });
       state.free = at + times.step(0, due);
       made = [...made, ...due];
@@ -141,9 +141,9 @@ function earliest(states: readonly StageState[], options: PipelineOptions, poolR
 }
 
 /**
- * What a stage does next. It fills the pipeline behind it first (a forward while it has fewer passes in flight than stages follow,
- * itself among them), then prefers backward; while it would wait for one, it begins another forward if it has the memory. It
- * begins nothing whose result it could not send, so some stage can always go on.
+ * What a stage does next. It fills the pipeline after it first (a forward while it has fewer passes in flight than stages
+ * follow, itself among them), then prefers backward; while it would wait for one, it begins another forward if it has the
+ * memory. It begins nothing whose result it could not send, so some stage can always continue.
  */
 function choose(
   states: readonly StageState[],

@@ -1,9 +1,9 @@
 // Plays lists of actions by the rules that stages keep, and tells when each action begins and ends.
 //
-// A stage does its list in order. It waits for what an action receives, and takes messages in the order in which they were sent. A
-// send costs the stage nothing while the link has a free buffer; else the stage waits until its neighbour takes one. A step waits
-// for the last backward on all stages. These rules only ever wait for what has happened, so the order in which stages are looked
-// at changes neither whether the play comes to its end nor any time.
+// A stage does its list in order. It waits for what an action receives, and takes messages in the order in which they were
+// sent. A send costs the stage nothing while the link has a free buffer; else the stage waits until its neighbour takes one. A
+// step waits for the last backward on all stages. These rules only ever wait for what has happened, so the order in which
+// stages are looked at changes neither whether the play comes to its end nor any time.
 
 import {
   type Direction,
@@ -44,7 +44,10 @@ type StageState = {
 /** A mini-batch's end: on how many stages its last backward is done, when the last of them ended, how many have stepped. */
 type Ended = { stages: number; at: number; stepped: number };
 
-/** Yields actions in an order in which each comes after those it depends on. Pulls from `actions` only what it needs to go on. */
+/**
+ * Yields actions in an order in which each comes after those it depends on. Pulls from `actions` only what it needs to
+ * continue.
+ */
 export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffers }: PlayOptions): Generator<Played> {
   const source = actions[Symbol.iterator]();
   const states = Array.from({ length: stages }, (): StageState => ({ free: 0, list: [], unsent: null }));
@@ -88,7 +91,7 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
     const first = from.waiting[0];
     if (!first) return Number.POSITIVE_INFINITY;
     if (!sameBatch(first.pass, action.pass))
-      throw new ScheduleFault(`stage ${stage} wants the ${describeAction(action)}, but is next sent ${sayPass(first.pass)}`);
+      throw new ScheduleFault(`stage ${stage} expects the ${describeAction(action)}, but is next sent ${sayPass(first.pass)}`);
     return first.at;
   }
 
@@ -143,7 +146,7 @@ export function* play(actions: Iterable<StageAction>, { stages, times, sendBuffe
     if (unsent) return [`stage ${stage} has no buffer to send ${sayPass(unsent.pass)} ${unsent.direction}`];
     return list[0] ? [`stage ${stage} waits to begin the ${describeAction(list[0])}`] : [];
   });
-  if (stuck.length > 0) throw new ScheduleFault(`nothing goes on: ${stuck.join("; ")}`);
+  if (stuck.length > 0) throw new ScheduleFault(`nothing can continue: ${stuck.join("; ")}`);
   for (const [link, { forward, backward }] of links.entries()) {
     if (forward.waiting[0])
       throw new ScheduleFault(`stage ${link + 1} never takes ${sayPass(forward.waiting[0].pass)} forward`);

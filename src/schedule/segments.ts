@@ -1,5 +1,5 @@
-// An adapter's micro-batches in the order in which they are trained: a function of its own data and settings, so the same in any
-// company, in any pass and on any number of stages.
+// An adapter's micro-batches in the order in which they are trained: a function of its own data and settings, so the same in
+// with any others, in any pass and on any number of stages.
 
 import { alignUp } from "../base/shape.ts";
 import { stepsOf, type Work } from "./steps.ts";

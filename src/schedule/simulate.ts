@@ -43,8 +43,8 @@ export type Simulation = {
 };
 
 /**
- * Plays the lists. A stage computes one action at a time, transfers go on beside it, and a step waits for the last backward on all
- * stages. Throws a ScheduleFault where the lists cannot be carried out.
+ * Plays the lists. A stage computes one action at a time, transfers run concurrently, and a step waits for the last backward on
+ * all stages. Throws a ScheduleFault where the lists cannot be carried out.
  */
 export function simulate(actions: Iterable<StageAction>, options: SimulateOptions): Simulation {
   const { stages, times, sendBuffers = Number.POSITIVE_INFINITY, onSpan } = options;
@@ -87,7 +87,10 @@ export function simulate(actions: Iterable<StageAction>, options: SimulateOption
   };
 }
 
-/** The share of idle time in 1F1B order, by formula: equal stages, `adapters` whose mini-batches are cut into `cuts` equal passes. */
+/**
+ * The share of idle time in 1F1B order, by formula: equal stages, `adapters` whose mini-batches are cut into `cuts` equal
+ * passes.
+ */
 export function bubbleRatio(stages: number, adapters: number, cuts: number): number {
   // A mini-batch takes as long as stages + cuts - 1 passes from its first forward to its last backward; in that time there is
   // work for adapters x cuts. One adapter: (D - 1) / (N + D - 1), as in GPipe. No cutting: (D - L) / D, the paper's LoRAPP.

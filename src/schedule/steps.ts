@@ -1,4 +1,4 @@
-// What each optimizer step of one adapter trains on: a function of its own data and settings alone, never of its company.
+// What each optimizer step of one adapter trains on: a function of its own data and settings alone, never of others.
 
 import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
@@ -31,9 +31,9 @@ export function epochOrder({ lengths, shuffle, seed }: Work, epoch: number): num
 }
 
 /**
- * Cuts rows into as few micro-batches of at most `batchSize` rows and `budget` tokens as can be, alike in tokens: a pipeline's stages
- * wait for each other where they are not. A row longer than the budget stands alone (the plan has made room for it). Rows keep their
- * order within a micro-batch.
+ * Cuts rows into as few micro-batches of at most `batchSize` rows and `budget` tokens as can be, alike in tokens: a pipeline's
+ * stages wait for each other where they are not. A row longer than the budget stands alone (the plan has made room for it).
+ * Rows keep their order within a micro-batch.
  */
 export function cut(
   rows: readonly number[],
@@ -78,7 +78,10 @@ function sink<T>(heap: T[], compare: (a: T, b: T) => number): void {
   }
 }
 
-/** The steps of an adapter in order, from step `from` on. The last of an epoch may have fewer rows; no row is left out and none is repeated. */
+/**
+ * The steps of an adapter in order, from step `from` on. The last of an epoch may have fewer rows; no row is left out and none
+ * is repeated.
+ */
 export function* stepsOf(work: Work, tokensPerMicrobatch: number, from = 0): Generator<StepRows> {
   const perStep = work.batchSize * work.accumulation;
   const perEpoch = stepsPerEpoch(work);

@@ -1,4 +1,5 @@
-// What saves money in a sweep: an adapter that gets no better ends early, and of those that were tried the worse ones are dropped.
+// What saves money in a sweep: an adapter that gets no better ends early, and of those that were tried the worse ones are
+// dropped.
 
 export type Best = {
   readonly loss: number;
@@ -17,8 +18,8 @@ export function updateBest(best: Best | null, loss: number, step: number, minDel
 }
 
 /**
- * Successive halving (Jamieson and Talwalkar 2016): of those that have come to a rung, the share `keep` with the lowest losses, one at
- * least; of equal losses the earlier ones.
+ * Successive halving (Jamieson and Talwalkar 2016): of those that have come to a rung, the share `keep` with the lowest losses,
+ * one at least; of equal losses the earlier ones.
  */
 export function survivors<T extends { readonly loss: number }>(at: readonly T[], keep: number): T[] {
   const count = Math.max(1, Math.ceil(keep * at.length));

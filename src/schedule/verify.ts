@@ -1,9 +1,9 @@
 // Proves that lists of actions can be carried out and train what they should, or says what is wrong.
 //
-// Of each list for itself: an adapter's micro-batches come in order and complete, forward once and backward once; it steps after
-// all of them and before its next mini-batch's first; no more passes are in flight than there is memory for. Of the lists together, by
-// playing them: what a stage receives is what its neighbour sends next, no step waits for ever, and neither does a stage for a
-// message or for a buffer. What play finds holds for any times.
+// Of each list for itself: an adapter's micro-batches come in order and complete, forward once and backward once; it steps
+// after all of them and before its next mini-batch's first; no more passes are in flight than there is memory for. Of the lists
+// together, by playing them: what a stage receives is what its neighbour sends next, no step waits for ever, and neither does a
+// stage for a message or for a buffer. What play finds holds for any times.
 
 import {
   describeAction,

@@ -1,4 +1,4 @@
-// An adapter while a run goes on: where it stands, and what it has come to.
+// The state of an adapter during a run: where it stands, and how far it has come.
 
 import { now } from "../base/clock.ts";
 import { isQuantised } from "../base/precision.ts";
@@ -11,20 +11,14 @@ import type { AdapterResult } from "./events.ts";
 import type { MiniBatch } from "./executor.ts";
 import type { References } from "./references.ts";
 import type { Source } from "./sources.ts";
+import { initialLifecycle, type Lifecycle, type LifecycleEvent, transition } from "./transition.ts";
 
-/** The tokenised rows of an adapter, and what else it is made from. */
+/** The tokenised rows of an adapter, and the saved adapters that it is made from. */
 export type AdapterData = {
   readonly train: readonly Row[];
   readonly eval: readonly Row[];
   readonly sources?: readonly Source[];
 };
-
-/**
- * waiting: for a slot. joining: its slot is being filled. active: it trains. held: it has a slot, and the next step waits for an
- * evaluation. leaving: it gives up its slot when the step under way is made. rung: it waits for the others of its sweep. paused: by
- * somebody's wish. ended: it makes no step any more.
- */
-export type Status = "waiting" | "joining" | "active" | "held" | "leaving" | "rung" | "paused" | "ended";
 
 export type MadeStep = {
   readonly step: number; // from 1
@@ -35,67 +29,70 @@ export type MadeStep = {
   readonly preference: MiniBatch["preference"];
 };
 
-/** A copy that goes on from an adapter's state after the step `after`. `isMade`: the state is being kept for it. */
+/** A copy that continues from an adapter's state after the step `after`. `isMade`: that state is being saved for it. */
 export type Fork = { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number; isMade: boolean };
 
-export type AdapterState = {
+export type AdapterState = Lifecycle & {
   readonly plan: AdapterPlan;
   readonly data: AdapterData;
   readonly made: Progress["made"];
-  /** Counts up with those that come. */
-  arrived: number;
-  status: Status;
-  /** Where it goes when it has left. */
-  nextStatus: "waiting" | "paused" | "rung" | "ended";
-  /** It has had a slot before, in this run. */
-  known: boolean;
-  /** Its place on the stages; null where it has none. */
+  /** Rank among the adapters by when they came. */
+  readonly arrived: number;
+  /** It has had a slot before, since the stages were opened. */
+  wasAdmitted: boolean;
+  /** Its slot on the stages, or null. */
   slot: number | null;
-  /** Mini-batches that were begun, and steps that all stages have been told to make. */
+  /** Mini-batches that have begun, and steps that all stages have been sent. */
   begun: number;
   steps: number;
-  /** Steps that it had made when it was kept, where it has not been on the stages since. */
+  /** Steps that it had made when it was saved, where it has not been on the stages since. */
   savedSteps: number;
-  /** The step under way, from when it is decided. */
+  /** The step that has been decided, until all that follows from it is under way. */
   step: MadeStep | null;
   tokens: number;
-  /** Of its time so far, what earlier runs had, and since when this one counts. */
+  /** Seconds in earlier runs, and the time from which this run counts. */
   secondsBefore: number;
   since: number;
   steppedAt: number;
   savedAt: number;
   saving: boolean;
-  /** The save under way, or the last one: it is over, whatever came of it, when this resolves. */
-  kept: Promise<void>;
+  /** Resolves when the save under way, or the last one, is over, whether it succeeded or not. */
+  saved: Promise<void>;
   firstLoss: number | null;
   lastLoss: number | null;
   before: Evaluation | null;
   best: Progress["best"];
-  /** What its rows are measured against, where its objective has a reference; filled when it first has a slot. */
+  /** Log-probabilities of its rows under its objective's reference; computed at its first admission. */
   references: References | null;
-  /** Its latest evaluation. */
   latest: Evaluation | null;
-  /** Tokens a second, lately; null before its second step. */
+  /** Tokens per second, smoothed; null before its first step. */
   rate: number | null;
-  /** Copies that go on from it under other names, from its next step, when it has made as many as `after`. */
+  /** Copies that are to continue from it under other names. */
   readonly forks: Fork[];
   result: AdapterResult | null;
 };
 
-export function newAdapterState(plan: AdapterPlan, data: AdapterData, made: Progress["made"], arrived: number): AdapterState {
+/** `result`: how an earlier run ended the adapter; null where it is still to be trained. */
+export function newAdapterState(
+  plan: AdapterPlan,
+  data: AdapterData,
+  made: Progress["made"],
+  arrived: number,
+  result: AdapterResult | null,
+  savedSteps: number,
+): AdapterState {
   const time = now();
   return {
     plan,
     data,
     made,
+    ...initialLifecycle(result !== null),
     arrived,
-    status: "waiting",
-    nextStatus: "waiting",
-    known: false,
+    wasAdmitted: false,
     slot: null,
     begun: 0,
     steps: 0,
-    savedSteps: 0,
+    savedSteps,
     step: null,
     tokens: 0,
     secondsBefore: 0,
@@ -103,7 +100,7 @@ export function newAdapterState(plan: AdapterPlan, data: AdapterData, made: Prog
     steppedAt: time,
     savedAt: time,
     saving: false,
-    kept: Promise.resolve(),
+    saved: Promise.resolve(),
     firstLoss: null,
     lastLoss: null,
     before: null,
@@ -112,49 +109,59 @@ export function newAdapterState(plan: AdapterPlan, data: AdapterData, made: Prog
     latest: null,
     rate: null,
     forks: [],
-    result: null,
+    result,
   };
 }
 
+/** The one way to change where an adapter stands. Throws what `transition` throws. */
+export const apply = (adapter: AdapterState, event: LifecycleEvent): void => {
+  Object.assign(adapter, transition(adapter, event));
+};
+
+/** Whether no mini-batch or step of it is under way, so that it may leave its slot. */
+export const isBetweenSteps = ({ begun, steps, step }: AdapterState): boolean => begun === steps && step === null;
+
 export const secondsOf = ({ secondsBefore, since }: AdapterState): number => secondsBefore + (now() - since) / 1000;
 
-export const progressOf = (live: AdapterState): Progress => ({
-  adapter: live.plan.name,
-  step: live.steps,
-  tokens: live.tokens,
-  seconds: secondsOf(live),
-  firstLoss: live.firstLoss,
-  lastLoss: live.lastLoss,
-  before: live.before,
-  best: live.best,
-  made: live.made,
+export const progressOf = (adapter: AdapterState): Progress => ({
+  adapter: adapter.plan.name,
+  step: adapter.steps,
+  tokens: adapter.tokens,
+  seconds: secondsOf(adapter),
+  firstLoss: adapter.firstLoss,
+  lastLoss: adapter.lastLoss,
+  before: adapter.before,
+  best: adapter.best,
+  made: adapter.made,
 });
 
-/** The copies that can be made of it as it is now, and from now on are; they stay among its copies, so that their names are taken, until they have joined. */
-export function dueForks(live: AdapterState): Fork[] {
-  const due = live.forks.filter(({ after, isMade }) => !isMade && after <= madeBy(live));
+/**
+ * The copies that can be made of its present state; marks them as being made. A copy's name stays taken until it has joined.
+ */
+export function dueForks(adapter: AdapterState): Fork[] {
+  const due = adapter.forks.filter(({ after, isMade }) => !isMade && after <= stepsMade(adapter));
   for (const fork of due) fork.isMade = true;
   return due;
 }
 
 /** A copy has joined, or was not made. */
-export const endFork = (live: AdapterState, fork: Fork): void => void live.forks.splice(live.forks.indexOf(fork), 1);
+export const endFork = ({ forks }: AdapterState, fork: Fork): void => void forks.splice(forks.indexOf(fork), 1);
 
 /** Steps that it has made, whether it is on the stages or not. */
-const madeBy = ({ steps, savedSteps }: AdapterState): number => Math.max(steps, savedSteps);
+const stepsMade = ({ steps, savedSteps }: AdapterState): number => Math.max(steps, savedSteps);
 
-/** Puts an adapter where it stood. */
-export function restore(live: AdapterState, progress: Progress): void {
+/** Sets how far an adapter has come. */
+export function restore(adapter: AdapterState, progress: Progress): void {
   const { step, tokens, seconds, firstLoss, lastLoss, before, best } = progress;
-  Object.assign(live, { begun: step, steps: step, tokens, firstLoss, lastLoss, before, best });
-  live.secondsBefore = seconds;
-  live.since = now();
+  Object.assign(adapter, { begun: step, steps: step, tokens, firstLoss, lastLoss, before, best });
+  adapter.secondsBefore = seconds;
+  adapter.since = now();
 }
 
-/** Keys of an adapter that decide only when and where it is trained; its data is compared by its content. */
-const BESIDE = ["data", "priority", "eval_every"];
+/** Keys of an adapter that do not change its numbers; its data is compared by content. */
+const NEUTRAL_KEYS = ["data", "priority", "eval_every"];
 
-/** What decides an adapter's numbers: its settings, as text that can be compared key by key, its data, its base model, saved adapters. */
+/** All that decides an adapter's numbers: settings (text that can be compared key by key), data, base model, saved adapters. */
 export function madeOf(
   { tokensPerMicrobatch, recipe: run }: Plan,
   { recipe }: AdapterPlan,
@@ -162,9 +169,9 @@ export function madeOf(
   model: string,
 ): Progress["made"] {
   const { precision } = run.model;
-  const base = isQuantised(precision) ? { precision } : {}; // else the base is what its files say
+  const base = isQuantised(precision) ? { precision } : {}; // otherwise the files of the base decide
   const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: tokensPerMicrobatch });
-  const deciding = Object.fromEntries(settings.filter(([key]) => !BESIDE.includes(key)));
+  const deciding = Object.fromEntries(settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)));
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
   return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };
@@ -182,20 +189,22 @@ function fingerprint({ train, eval: heldOut }: AdapterData): string {
   return hasher.digest("hex");
 }
 
-/** Whether its evaluation after this step counts for its patience. */
+/** Whether the evaluation after this step counts for its patience. */
 export const isCounted = ({ plan: { recipe } }: Pick<AdapterState, "plan">, step: number): boolean =>
   recipe.patience !== null && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;
 
-/** Whether it has come to a rung of its sweep. */
+/** Whether this step is a rung of its sweep. */
 export const isRung = ({ plan: { recipe, steps } }: Pick<AdapterState, "plan">, step: number): boolean =>
   recipe.halving !== null && step > 0 && step < steps && step % recipe.halving.rung === 0;
 
-/** Whether it is evaluated after this step: before its first, every so many, and at rungs; after its last is another matter. */
-export const isEvaluated = (live: Pick<AdapterState, "plan">, step: number): boolean => {
-  const { recipe, steps } = live.plan;
-  return step === 0 || isRung(live, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);
+/**
+ * Whether it is evaluated after this step: before its first, at every `evalEvery`, and at rungs. Finisher does the last one.
+ */
+export const isEvaluated = (adapter: Pick<AdapterState, "plan">, step: number): boolean => {
+  const { recipe, steps } = adapter.plan;
+  return step === 0 || isRung(adapter, step) || (recipe.evalEvery !== null && step < steps && step % recipe.evalEvery === 0);
 };
 
 /** Whether the adapter's next step waits for the evaluation after this one. */
-export const waitsForEvaluation = (live: Pick<AdapterState, "plan">, step: number): boolean =>
-  isCounted(live, step) || isRung(live, step);
+export const waitsForEvaluation = (adapter: Pick<AdapterState, "plan">, step: number): boolean =>
+  isCounted(adapter, step) || isRung(adapter, step);

@@ -1,11 +1,11 @@
-// What goes on beside the training: started and watched here, so that no failure is lost and whoever waits is woken.
+// Work concurrent with the training: every failure is reported, and whatever waits for its end is woken.
 
-/** Work that nobody waits for by itself. */
+/** Background tasks that no caller awaits directly. */
 export class BackgroundTasks {
   readonly #tasks = new Set<Promise<void>>();
   #changed = Promise.withResolvers<void>();
 
-  /** `failed` is told of what goes wrong, `settled` is called whenever something has come to its end. */
+  /** `failed` receives what a task throws; `settled` is called at the end of each task. */
   constructor(
     private readonly failed: (error: unknown) => void,
     private readonly settled: () => void,
@@ -26,13 +26,13 @@ export class BackgroundTasks {
     this.#tasks.add(task);
   }
 
-  /** Something has changed: those that wait look again. */
+  /** Has every `until` check its condition again. */
   wake(): void {
     this.#changed.resolve();
     this.#changed = Promise.withResolvers();
   }
 
-  /** Waits until the condition holds; `check` throws what went wrong. */
+  /** Waits until the condition holds; `check` throws what the run has failed with. */
   async until(condition: () => boolean, check: () => Promise<void>): Promise<void> {
     for (await check(); !condition(); await check()) await this.#changed.promise;
   }

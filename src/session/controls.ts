@@ -1,45 +1,42 @@
-// What a run can be told while it goes on: who shall pause, go on or end, who comes, and how it stands. Changes nothing by itself but an
-// adapter's standing; where it has a slot, it leaves it between two of its steps.
+// Runtime controls: pause, resume and stop adapters, add new ones and copies, report their status. Adapters leave their slots
+// between two steps.
 
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterStatus } from "../bus/control.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { nearest } from "../recipe/suggest.ts";
-import type { AdapterData, AdapterState } from "./adapter-state.ts";
+import { type AdapterData, type AdapterState, apply } from "./adapter-state.ts";
+import { isOnStages, type LifecycleEvent } from "./transition.ts";
 
 export type ControlsOptions = {
   readonly all: readonly AdapterState[];
   readonly hasFreeSlot: () => boolean;
-  /** Whether the run is at its end, and nothing joins any more. */
+  /** Whether the run is ending, so that nothing joins it. */
   readonly isOver: () => boolean;
-  /** Puts an adapter at the end of the run's. */
+  /** Appends an adapter to the run's. */
   readonly enter: (plan: AdapterPlan, data: AdapterData) => void;
-  readonly leave: (live: AdapterState, nextStatus: AdapterState["nextStatus"]) => void;
-  /** Ends one that has no slot. */
-  readonly end: (live: AdapterState) => void;
-  /** Makes the copies that wait for an adapter without a slot. */
-  readonly fork: (live: AdapterState) => void;
-  /** Somebody may have a slot now. */
+  /** Has an adapter leave its slot. */
+  readonly leave: (adapter: AdapterState, event: Extract<LifecycleEvent, "pauseRequested" | "stopRequested">) => void;
+  /** Ends an adapter that has no slot. */
+  readonly end: (adapter: AdapterState) => void;
+  /** Makes the copies of an adapter that has no slot. */
+  readonly fork: (adapter: AdapterState) => void;
+  /** Admits adapters that may have a slot now. */
   readonly settle: () => void;
 };
-
-/** Adapters that have a slot, or are on their way out of it. */
-const ON_STAGES: readonly AdapterState["status"][] = ["joining", "active", "held", "leaving"];
 
 export class Controls {
   constructor(private readonly options: ControlsOptions) {}
 
-  /** The adapters, as they stand. */
+  /** The adapters as `mlora ps` shows them. */
   get adapters(): AdapterStatus[] {
-    return this.options.all.map((live) => {
-      const { plan, status, nextStatus, steps, savedSteps, lastLoss, tokens, result } = live;
-      const going = status === "active" || status === "held";
-      const rate = going ? live.rate : null;
-      const state = result?.status ?? (ON_STAGES.includes(status) && nextStatus === "paused" ? "pausing" : STATES[status]);
+    return this.options.all.map((adapter) => {
+      const { plan, status, steps, savedSteps, lastLoss, tokens, result } = adapter;
+      const rate = status === "active" || status === "evaluating" ? adapter.rate : null;
       return {
         name: plan.name,
-        state,
+        state: result?.status ?? stateOf(adapter),
         step: result?.steps ?? Math.max(steps, savedSteps),
         steps: plan.steps,
         loss: result?.lastLoss ?? lastLoss,
@@ -50,12 +47,12 @@ export class Controls {
     });
   }
 
-  /** All names that are taken, those of copies that are still to be made among them. */
+  /** All names that are taken, also by copies that are still to be made. */
   get names(): string[] {
     return this.options.all.flatMap(({ plan, forks }) => [plan.name, ...forks.map((fork) => fork.plan.name)]);
   }
 
-  /** Throws a RequestError, `control.ending`, where nothing can join any more. */
+  /** Throws a RequestError, `control.ending`, where nothing joins any more. */
   checkOpen(): void {
     if (this.options.isOver()) throw ending();
   }
@@ -64,42 +61,40 @@ export class Controls {
     return this.options.hasFreeSlot();
   }
 
-  /** Tokens that are still to be trained. */
+  /** Tokens left to train. */
   get tokensLeft(): number {
     return sum(this.options.all.map(({ plan, tokens, result }) => (result ? 0 : Math.max(0, plan.tokens - tokens))));
   }
 
-  /** Ends an adapter after the step under way; what it has learned is saved. */
+  /** Ends an adapter after the step under way; what it has learned is saved. A stop is final. */
   stop(name: string): string {
-    const live = this.#find(name);
-    if (live.status === "ended") throw already(live, "has ended");
-    if (ON_STAGES.includes(live.status)) this.options.leave(live, "ended");
-    else this.options.end(live);
-    return `${name} ends after ${stepsText(live)}, and is saved`;
+    const adapter = this.#find(name);
+    if (adapter.status === "ended") throw already(adapter, "has ended");
+    if (isOnStages(adapter)) this.options.leave(adapter, "stopRequested");
+    else this.options.end(adapter);
+    return `${name} ends after ${stepsText(adapter)}, and is saved`;
   }
 
-  /** Adapters leave the stages and wait there until they are resumed; null for all. */
+  /** Has an adapter, or (null) all, leave the stages until it is resumed. */
   pause(name: string | null): string {
-    const chosen = this.#chosen(name, (live) => live.status !== "ended" && !isPaused(live), "is paused, or has ended");
-    for (const live of chosen)
-      if (ON_STAGES.includes(live.status)) this.options.leave(live, "paused");
-      else if (live.status === "waiting") live.status = "paused";
-      else live.nextStatus = "paused"; // it waits for others of its sweep
+    if (name !== null && this.#find(name).nextStatus === "ended")
+      throw already(this.#find(name), "ends after its step under way");
+    const chosen = this.#chosen(name, canPause, "is paused, or has ended");
+    for (const adapter of chosen)
+      if (isOnStages(adapter)) this.options.leave(adapter, "pauseRequested");
+      else apply(adapter, "pauseRequested");
     this.options.settle();
     return `${namesOf(chosen)}: paused until resumed`;
   }
 
   resume(name: string | null): string {
-    const chosen = this.#chosen(name, isPaused, "is not paused");
-    for (const live of chosen) {
-      live.nextStatus = "waiting";
-      if (live.status === "paused") live.status = "waiting";
-    }
+    const chosen = this.#chosen(name, ({ isPaused }) => isPaused, "is not paused");
+    for (const adapter of chosen) apply(adapter, "resumeRequested");
     this.options.settle();
     return `${namesOf(chosen)}: resumed`;
   }
 
-  /** Adapters come to the run. */
+  /** Adds adapters to the run. */
   add(adapters: readonly AdapterPlan[], data: readonly AdapterData[]): string {
     this.checkOpen();
     for (const [i, adapter] of adapters.entries()) this.options.enter(adapter, data[i]!);
@@ -107,25 +102,25 @@ export class Controls {
     return `${adapters.map((adapter) => adapter.name).join(", ")}: added`;
   }
 
-  /** The step under way of an adapter, or its last one. */
+  /** The step of an adapter that is under way, or its last one. */
   stepOf(name: string): number {
     const { steps, begun, savedSteps } = this.#find(name);
     return Math.max(steps, begun, savedSteps);
   }
 
-  /** A copy of an adapter, `plan`, goes on beside it from the step that it has come to, or comes to: `after`. */
+  /** Adds `plan`, a copy of an adapter that continues from its step `after`. */
   fork(name: string, plan: AdapterPlan, after = this.stepOf(name)): string {
     this.checkOpen();
-    const live = this.#find(name);
-    if (live.status === "ended") throw already(live, "has ended: continue it by `from`, in a recipe of its own");
+    const adapter = this.#find(name);
+    if (adapter.status === "ended") throw already(adapter, "has ended: continue it by `from`, in a recipe of its own");
     if (plan.steps <= after)
       throw new RequestError(
         "control.fork",
         `'${name}' has made ${after} steps, '${plan.name}' would end after ${plan.steps}`,
         "give it more steps",
       );
-    live.forks.push({ plan, data: live.data, after, isMade: false });
-    if (!ON_STAGES.includes(live.status)) this.options.fork(live);
+    adapter.forks.push({ plan, data: adapter.data, after, isMade: false });
+    if (!isOnStages(adapter)) this.options.fork(adapter);
     return `${plan.name}: goes on from ${name}, after step ${after}`;
   }
 
@@ -140,12 +135,12 @@ export class Controls {
     throw new RequestError("control.adapter", `the run has no adapter '${name}'`, hint);
   }
 
-  /** The adapters that are meant: one that must be so, or all that are. */
-  #chosen(name: string | null, is: (live: AdapterState) => boolean, otherwise: string): AdapterState[] {
+  /** The named adapter, for which `is` must hold, or (null) all for which it holds. */
+  #chosen(name: string | null, is: (adapter: AdapterState) => boolean, otherwise: string): AdapterState[] {
     if (name === null) return this.options.all.filter(is);
-    const live = this.#find(name);
-    if (!is(live)) throw already(live, otherwise);
-    return [live];
+    const adapter = this.#find(name);
+    if (!is(adapter)) throw already(adapter, otherwise);
+    return [adapter];
   }
 }
 
@@ -160,15 +155,19 @@ const STATES: Readonly<Record<AdapterState["status"], string>> = {
   waiting: "waiting",
   joining: "starting",
   active: "training",
-  held: "evaluating",
+  evaluating: "evaluating",
   leaving: "leaving",
   rung: "at a rung",
-  paused: "paused",
   ended: "saving",
 };
 
-const isPaused = ({ status, nextStatus }: AdapterState): boolean =>
-  status === "paused" || (status !== "ended" && nextStatus === "paused");
+function stateOf(adapter: AdapterState): string {
+  if (adapter.isPaused && isOnStages(adapter)) return "pausing";
+  return adapter.isPaused && adapter.status === "waiting" ? "paused" : STATES[adapter.status];
+}
+
+const canPause = ({ status, nextStatus, isPaused }: AdapterState): boolean =>
+  status !== "ended" && nextStatus !== "ended" && !isPaused;
 const stepsText = ({ steps, begun }: AdapterState): string => `step ${Math.max(steps, begun)}`;
 const namesOf = (chosen: readonly AdapterState[]): string =>
   chosen.length === 0 ? "no adapter" : chosen.map(({ plan }) => plan.name).join(", ");

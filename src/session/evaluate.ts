@@ -1,4 +1,4 @@
-// The loss of an adapter on rows that it does not train on, and how many of them it gets right.
+// The loss of an adapter on held-out rows, and how many of them are correct.
 
 import { sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
@@ -6,20 +6,20 @@ import type { SequenceLoss } from "../bus/messages.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isCorrect, isPreference, type Objective } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
-import { inputLength, type MicroBatch, pack, type Row } from "../schedule/pack.ts";
+import type { MicroBatch } from "../schedule/micro-batch.ts";
+import { inputLength, pack, type Row } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { countTargets, evaluationSegment, totalsOf } from "./batches.ts";
 import type { RowReferences } from "./references.ts";
 
-/** Batches that may be on their way through the stages. */
+/** Batches in flight at most. */
 const AHEAD = 16;
 
 export type Evaluation = {
   /** Mean loss over all targets; of preferences, over all rows. */
   readonly loss: number;
   /**
-   * Rows whose every target is the likeliest token given the right ones before it: what greedy decoding produces. Of preferences, rows that
-   * are judged as they should be.
+   * Rows whose every target is the most likely token (greedy decoding reproduces them). Of preferences, rows judged correctly.
    */
   readonly exact: number;
   readonly rows: number;
@@ -28,27 +28,27 @@ export type Evaluation = {
 export type EvaluationWork = {
   readonly slot: number;
   readonly samples: readonly Row[];
-  /** Which of them; all when left out. */
+  /** Indices of the samples to use; all when left out. */
   readonly rows?: readonly number[];
-  /** Rows of a batch at most. */
+  /** Rows in a batch at most. */
   readonly batchSize: number;
   readonly objective: Objective;
   readonly references: RowReferences | null;
 };
 
-/** What came back of a batch: of which rows, and the losses of its sequences. */
+/** A batch that has been evaluated: its rows, and the losses of its sequences. */
 export type Evaluated = {
   readonly rows: readonly number[];
   readonly batch: MicroBatch;
   readonly losses: readonly SequenceLoss[];
 };
 
-/** Work under way. The adapter may be trained on once `sent` has resolved: it is evaluated as it was before. */
+/** Work under way. Once `sent` has resolved, training the adapter further does not change the result. */
 export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Promise<T> };
 
 /**
- * Runs rows through the adapter in a slot, as it is after all that was sent to the stages. Each batch goes to all stages in one go: so all have
- * it at the same place among their actions, and none waits for what another has not been told yet.
+ * Runs rows through the adapter in a slot, in its state after all requests so far. Each batch is sent to all stages at once, so
+ * that all have it at the same place in their order of work and no stage waits for a request that another has not been sent.
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
   const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
@@ -62,17 +62,17 @@ export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluati
       const batch = pack([segment], plan.slots, plan.device.rowTile);
       const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
       const reply = Promise.all(replies).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
-      reply.catch(() => undefined); // `result` tells of it
+      reply.catch(() => undefined); // `result` rejects, too
       evaluated.push(reply);
     }
   };
   const sent = send();
   const result = sent.then(() => Promise.all(evaluated));
-  result.catch(() => undefined); // it may fail before anybody waits for it
+  result.catch(() => undefined); // it may fail before the caller awaits it
   return { sent, result };
 }
 
-/** The adapter's loss on the rows, and how many of them it gets right. */
+/** The adapter's loss on the rows, and how many of them are correct. */
 export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluation> {
   const { sent, result } = runThrough(bus, plan, work);
   const { objective, samples } = work;

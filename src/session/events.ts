@@ -1,5 +1,5 @@
-// What a session reports while it trains, as plain data: the command line prints it, metrics.jsonl and the record keep it, others read
-// it by `events()`. The schema is the single source of what an event holds.
+// What a session reports while it trains, as plain data: the command line prints it, metrics.jsonl and the record keep it,
+// other readers take it from `events()`. The schema is the single source of what an event holds.
 
 import * as v from "valibot";
 import { type Outcome, outcomeSchema } from "../files/record.ts";
@@ -15,7 +15,7 @@ const measured = v.nullable(finite);
 const ofAdapter = { adapter: v.string(), index: count };
 const evaluation = { loss: measured, exact: count, rows: count };
 
-/** Of preferences: the share of rows judged correctly, the mean margin of their rewards; of CIT also the mean contrast, else null. */
+/** Of preferences: the share of rows judged correctly, the mean margin of their rewards; of CIT also the mean contrast. */
 const preference = v.strictObject({ accuracy: finite, margin: measured, contrast: measured });
 
 export const sessionEventSchema = v.variant("type", [
@@ -64,7 +64,7 @@ export const sessionEventSchema = v.variant("type", [
 
 export type SessionEvent = v.InferOutput<typeof sessionEventSchema>;
 export type EventOf<T extends SessionEvent["type"]> = Extract<SessionEvent, { readonly type: T }>;
-/** Receives every event as it happens, before the session goes on; what it throws, the session fails with. */
+/** Receives every event as it happens, before the session continues; what it throws, the session fails with. */
 export type Listener = (event: SessionEvent) => void;
 
 type Named = Pick<AdapterPlan, "name" | "index">;
@@ -96,8 +96,9 @@ export const resultOf = ({ result }: EventOf<"ended">): AdapterResult => v.parse
 const MOST_BEHIND = 4096;
 
 /**
- * The one sink of a session's events. Listeners are called at once and in order; readers take events in their own time. A reader never
- * makes the session wait: beyond MOST_BEHIND its oldest events are dropped, and a `missed` event with their number stands in their place.
+ * The one sink of a session's events. Listeners are called at once and in order; readers take events in their own time. A
+ * reader never makes the session wait: beyond MOST_BEHIND its oldest events are dropped, and a `missed` event with their number
+ * takes their place.
  */
 export class EventStream {
   readonly #readers = new Set<Reader>();
@@ -170,8 +171,8 @@ class Reader {
 }
 
 /**
- * How an adapter ended. done: all its steps; early: its evaluations got no better; dropped: others of its sweep were better; stopped: on
- * request.
+ * How an adapter ended. done: all its steps; early: its evaluations got no better; dropped: others of its sweep were better;
+ * stopped: on request.
  */
 export type AdapterResult = Outcome;
 
@@ -181,6 +182,6 @@ export type RunResult = {
   readonly seconds: number;
   readonly tokens: number;
   readonly stopped: boolean;
-  /** It has not ended: it goes on with other stages. */
+  /** It has not ended: it continues on other stages. */
   readonly suspended: boolean;
 };

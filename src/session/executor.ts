@@ -1,5 +1,5 @@
-// Carries out the actions of all stages: sends each to its stage without waiting for the one before, so that a stage always has
-// its next work at hand, and gathers what comes back: losses from the last stage, sums of squares from all.
+// Executes the actions of all stages: sends each to its stage without waiting for the previous one, so that a stage always has
+// its next work at hand, and collects the replies: losses from the last stage, sums of squares from all.
 
 import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
@@ -8,27 +8,27 @@ import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isCorrect } from "../objectives/registry.ts";
 import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
-import type { MicroBatch } from "../schedule/pack.ts";
+import type { MicroBatch } from "../schedule/micro-batch.ts";
 import type { SegmentRef } from "../schedule/segments.ts";
 
-/** Requests to one stage that may wait for their turn there. */
+/** Requests to one stage that may be unanswered. */
 const AHEAD = 6;
 
-/** What a mini-batch came to. */
+/** The result of a mini-batch. */
 export type MiniBatch = {
   readonly loss: number;
   readonly tokens: number;
-  /** Of each stage, first stage first: sums of squares, tensor by tensor. */
+  /** Sums of squares of the gradients, tensor by tensor, for each stage in order. */
   readonly squares: readonly Float32Array[];
   readonly preference: Judgement | null;
 };
 
-/** Of preferences: the share of rows that were judged right, and the mean margin of their rewards; of CIT also the mean contrast. */
+/** Of preferences: the share of rows judged correctly, and the mean margin of their rewards; of CIT also the mean contrast. */
 export type Judgement = { readonly accuracy: number; readonly margin: number; readonly contrast: number | null };
 
 type Sum = Judged & { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
-/** Of preferences: rows, those that were judged right, and the sum of their rewards' margins; of CIT also the contrast, else null. */
-type Judged = { rows: number; right: number; margin: number; contrast: number | null };
+/** Of preferences: rows, those judged correctly, and the sum of their rewards' margins; of CIT also the contrast, else null. */
+type Judged = { rows: number; correct: number; margin: number; contrast: number | null };
 
 export class Executor {
   readonly #batches = new Map<number, MicroBatch>();
@@ -38,7 +38,7 @@ export class Executor {
   #changed = Promise.withResolvers<void>();
   #failure: { readonly error: unknown } | null = null;
 
-  /** `batchOf` packs a pass, `tokensOf` counts a share's tokens, `slotOf` is where the stages hold an adapter. */
+  /** `batchOf` packs a batch, `tokensOf` counts a segment's tokens, `slotOf` is an adapter's slot. */
   constructor(
     private readonly bus: Bus,
     private readonly batchOf: (pass: PackedBatch) => MicroBatch,
@@ -58,7 +58,7 @@ export class Executor {
     const { bus } = this;
     const batch = this.#batches.get(pass.id);
     invariant(batch, `a backward of pass ${pass.id} without its forward`);
-    // A single stage has memory for one pass: no evaluation may come between its forward and its backward, so they go together.
+    // A single stage has memory for one batch. No evaluation may come between forward and backward: they are sent together.
     const forward = bus.stages === 1 ? bus.request(stage, { type: "forward", pass: pass.id, batch }) : null;
     const backward = bus.request(stage, { type: "backward", pass: pass.id });
     const last = stage === bus.stages - 1;
@@ -69,7 +69,7 @@ export class Executor {
       const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
       for (const [i, end] of ends.entries()) {
         const of = squares.then((found) => found[i]!);
-        of.catch(() => undefined); // whoever waits for the sum hears of it
+        of.catch(() => undefined); // `result` rejects, too
         this.#sumOf(end).squares[stage] = of;
       }
       await this.#send(stage, squares);
@@ -77,22 +77,22 @@ export class Executor {
     if (stage === 0) this.#batches.delete(pass.id); // the first stage is the last to need it
   }
 
-  /** Waits for what a mini-batch came to on all stages; its backward passes must have been sent to all of them. */
+  /** Waits for a mini-batch's result on all stages; its backward passes must have been sent to all of them. */
   async result(ref: StepRef): Promise<MiniBatch> {
     const found = this.#sumOf(ref);
     invariant(found.squares.length === this.bus.stages, `a step of adapter ${ref.adapter} before its last backward pass`);
     let squares: Float32Array[] | null = null;
     void Promise.all(found.squares).then(
       (all) => {
-        squares = all; // the last stage's come after its losses
+        squares = all; // the last stage sends them after its losses
         this.#wake();
       },
       (error) => this.fail(error),
     );
     await this.#until(() => squares !== null);
     this.#sums.delete(keyOf(ref));
-    const { loss, tokens, rows, right, margin, contrast } = found;
-    const preference = rows === 0 ? null : { accuracy: right / rows, margin: margin / rows, contrast };
+    const { loss, tokens, rows, correct, margin, contrast } = found;
+    const preference = rows === 0 ? null : { accuracy: correct / rows, margin: margin / rows, contrast };
     return { loss, tokens, squares: squares!, preference };
   }
 
@@ -100,18 +100,18 @@ export class Executor {
     await this.#send(stage, this.bus.request(stage, { type: "step", steps }));
   }
 
-  /** Waits until all that was sent is done. */
+  /** Waits until every request is answered. */
   async drain(): Promise<void> {
     await this.#until(() => this.#ahead.every((count) => count === 0));
   }
 
-  /** What goes wrong beside the actions ends them, too. */
+  /** Ends all waiting with this error; the first one counts. */
   fail(error: unknown): void {
     this.#failure ??= { error };
     this.#wake();
   }
 
-  /** Losses come in the order of the passes, since a stage answers in order: so sums are the same on every run. */
+  /** A stage answers in order, so losses are added in the order of the batches and sums are the same in every run. */
   #count(pass: PackedBatch, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
     const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
     let at = 0;
@@ -122,7 +122,7 @@ export class Executor {
       if (preference) {
         const { rows, found } = scoreSegment(batch, preference, losses);
         sums.loss += sum(found.map((row) => row.loss));
-        sums.right += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
+        sums.correct += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
         sums.margin += sum(found.map(({ rewards: [own, other] }) => own - (other ?? 0)));
         for (const { contrast } of found) if (contrast) sums.contrast = (sums.contrast ?? 0) + contrast.loss;
         sums.rows += rows.length;
@@ -139,12 +139,12 @@ export class Executor {
 
   #sumOf(ref: StepRef): Sum {
     const key = keyOf(ref);
-    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, right: 0, margin: 0, contrast: null };
+    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, correct: 0, margin: 0, contrast: null };
     this.#sums.set(key, found);
     return found;
   }
 
-  /** Notes a request that is under way, and waits while there are too many; throws what any of them failed with. */
+  /** Counts a request under way and waits while there are too many; throws what any of them failed with. */
   async #send(stage: number, reply: Promise<unknown>): Promise<void> {
     this.#ahead[stage]!++;
     void reply
@@ -156,7 +156,7 @@ export class Executor {
     await this.#until(() => this.#ahead[stage]! <= AHEAD);
   }
 
-  /** Throws what went wrong anywhere: a stage that waits for one that is gone would not answer. */
+  /** Throws what any stage failed with: one that waits for a lost stage would never answer. */
   async #until(condition: () => boolean): Promise<void> {
     while (!condition() && !this.#failure) await this.#changed.promise;
     if (this.#failure) throw this.#failure.error;

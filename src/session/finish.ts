@@ -1,4 +1,4 @@
-// How adapters end: evaluated for the last time, exported, and told of.
+// The end of an adapter: its last evaluation, its export and its result.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ export type FinisherOptions = {
   /** Folder of the run; null exports nothing. */
   readonly output: string | null;
   readonly store: CheckpointStore;
-  /** Keep those that are stopped, so that they can go on. */
+  /** Save adapters that are stopped, so that a later run can continue them. */
   readonly saveStopped: boolean;
   readonly emit: Listener;
   readonly scheduler: AdapterScheduler;
@@ -31,107 +31,108 @@ export type FinisherOptions = {
 export class Finisher {
   constructor(private readonly options: FinisherOptions) {}
 
-  /** Evaluates an adapter on its held-out rows, if there are any, as what it is after `step`, and tells. */
+  /** Evaluates an adapter on its held-out rows, if there are any, as its state after `step`, and reports it. */
   evaluation(
-    live: AdapterState,
-    step = live.steps,
+    adapter: AdapterState,
+    step = adapter.steps,
   ): { readonly sent: Promise<void>; readonly result: Promise<Evaluation | null> } {
     const { plan, bus } = this.options;
-    const heldOut = live.data.eval;
+    const heldOut = adapter.data.eval;
     if (heldOut.length === 0) return { sent: Promise.resolve(), result: Promise.resolve(null) };
-    const { batchSize, objective } = live.plan.recipe;
-    const references = live.references?.eval ?? null;
-    const { sent, result } = evaluate(bus, plan, { slot: live.slot!, samples: heldOut, batchSize, objective, references });
-    const told = result.then((found) => {
-      live.latest = found;
+    const { batchSize, objective } = adapter.plan.recipe;
+    const references = adapter.references?.eval ?? null;
+    const { sent, result } = evaluate(bus, plan, { slot: adapter.slot!, samples: heldOut, batchSize, objective, references });
+    const reported = result.then((found) => {
+      adapter.latest = found;
       const loss = finiteOrNull(found.loss);
       const event = { ...found, loss, isPreference: isPreference(objective) };
-      this.options.emit({ type: "evaluation", ...adapterRef(live.plan), step, ...event });
+      this.options.emit({ type: "evaluation", ...adapterRef(adapter.plan), step, ...event });
       return found;
     });
-    told.catch(() => undefined); // it may fail before anybody waits for it
-    return { sent, result: told };
+    reported.catch(() => undefined); // it may fail before the caller awaits it
+    return { sent, result: reported };
   }
 
-  /** Last evaluation, export, result. An adapter that failed is not saved: its numbers are not to be used. */
-  async finish(live: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
+  /** The last evaluation, the export and the result. An adapter that failed is not exported: its numbers are unusable. */
+  async finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop, saveStopped } = this.options;
-    const { steps, tokens, firstLoss, lastLoss, before, made } = live;
-    const { name } = live.plan;
+    const { steps, tokens, firstLoss, lastLoss, before, made } = adapter;
+    const { name } = adapter.plan;
     let after: Evaluation | null = null;
     let folder: string | null = null;
     let outcome = { status, message };
     try {
-      if (status === "stopped" && saveStopped && live.slot !== null && steps > 0) await this.options.scheduler.keep(live);
-      if (status === "dropped") after = live.latest;
-      else if (status !== "failed" && !stop.aborted && live.slot !== null && output !== null)
-        after = checked(await this.#lastEvaluation(live));
+      if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0) await this.options.scheduler.save(adapter);
+      if (status === "dropped") after = adapter.latest;
+      else if (status !== "failed" && !stop.aborted && adapter.slot !== null && output !== null)
+        after = checked(await this.#lastEvaluation(adapter));
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
-        folder = await this.#export(live, join(output, name));
+        folder = await this.#export(adapter, join(output, name));
     } catch (error) {
       if (!isOwn(error)) throw error;
-      outcome = { status: "failed", message: textOf(error) }; // the others go on
-      if (!isOfNumbers(error)) await this.#keepTrained(live);
+      outcome = { status: "failed", message: textOf(error) }; // the other adapters train on
+      if (!isOfNumbers(error)) await this.#saveTrained(adapter);
     }
-    this.options.scheduler.free(live);
-    if (outcome.status === "failed") this.options.emit({ type: "failed", ...adapterRef(live.plan), message: outcome.message! });
-    const seconds = secondsOf(live);
-    live.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder, made };
-    this.options.emit(endedEvent(live.plan, live.result));
+    this.options.scheduler.free(adapter);
+    if (outcome.status === "failed")
+      this.options.emit({ type: "failed", ...adapterRef(adapter.plan), message: outcome.message! });
+    const seconds = secondsOf(adapter);
+    adapter.result = { name, ...outcome, steps, tokens, seconds, before, after, firstLoss, lastLoss, folder, made };
+    this.options.emit(endedEvent(adapter.plan, adapter.result));
     if (outcome.status === "failed" || outcome.status === "stopped") return;
-    await live.kept; // a save that is under way would find its folder gone
-    this.#forget(live); // not before it is known to have ended
+    await adapter.saved; // a save under way would find its folder gone
+    this.#forget(adapter); // after its end is recorded
   }
 
-  /** What was trained is whole, and only its folder could not be written or read: the same command saves it without training it again. */
-  async #keepTrained(live: AdapterState): Promise<void> {
-    await live.kept;
-    if (this.options.saveStopped && live.slot !== null && live.steps > 0) await this.options.scheduler.keep(live);
+  /** Only its folder could not be written or read: a checkpoint lets the same command export it without training it again. */
+  async #saveTrained(adapter: AdapterState): Promise<void> {
+    await adapter.saved;
+    if (this.options.saveStopped && adapter.slot !== null && adapter.steps > 0) await this.options.scheduler.save(adapter);
   }
 
   #notice({ plan }: AdapterState, text: string): void {
     this.options.emit(noticeEvent(plan, text));
   }
 
-  #forget(live: AdapterState): void {
+  #forget(adapter: AdapterState): void {
     try {
-      this.options.store.remove(live.plan);
+      this.options.store.remove(adapter.plan);
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.#notice(live, `its checkpoints are still there: ${textOf(error)}`);
+      this.#notice(adapter, `its checkpoints are still there: ${textOf(error)}`);
     }
   }
 
-  /** The held-out loss of what is exported: of an adapter with patience that is its best, which is put back in its place. */
-  async #lastEvaluation(live: AdapterState): Promise<Evaluation | null> {
+  /** The held-out loss of what is exported: with patience that is the best state, which is written back into the slot. */
+  async #lastEvaluation(adapter: AdapterState): Promise<Evaluation | null> {
     const { plan, bus } = this.options;
-    const { patience, minDelta } = live.plan.recipe;
-    let last = live.best?.judged === live.steps ? live.latest : await this.evaluation(live).result;
+    const { patience, minDelta } = adapter.plan.recipe;
+    let last = adapter.best?.judged === adapter.steps ? adapter.latest : await this.evaluation(adapter).result;
     if (patience === null || last === null) return last;
-    live.best = updateBest(live.best, last.loss, live.steps, minDelta);
-    if (live.best.step === live.steps) return last;
-    const best = this.options.store.load(plan, live.plan, (text) => this.#notice(live, text), "best");
+    adapter.best = updateBest(adapter.best, last.loss, adapter.steps, minDelta);
+    if (adapter.best.step === adapter.steps) return last;
+    const best = this.options.store.load(plan, adapter.plan, (text) => this.#notice(adapter, text), "best");
     if (!best) return last;
-    await writeState(bus, live.slot!, best.blocks);
-    this.#notice(live, `step ${best.progress.step} was better than step ${live.steps}: it is what is saved`);
-    last = await this.evaluation(live, best.progress.step).result;
+    await writeState(bus, adapter.slot!, best.blocks);
+    this.#notice(adapter, `step ${best.progress.step} was better than step ${adapter.steps}: it is what is saved`);
+    last = await this.evaluation(adapter, best.progress.step).result;
     return last;
   }
 
-  /** Leaves nothing of an adapter that could not be saved. */
-  async #export(live: AdapterState, folder: string): Promise<string | null> {
-    const before = existsSync(folder); // saved when the run was interrupted
+  /** Leaves nothing of an adapter that could not be exported. */
+  async #export(adapter: AdapterState, folder: string): Promise<string | null> {
+    const before = existsSync(folder); // exported before the run was interrupted
     try {
-      if (!(await this.#save(live, folder))) return null;
+      if (!(await this.#save(adapter, folder))) return null;
     } catch (error) {
       if (!before) this.#remove(folder);
       throw error;
     }
-    this.options.emit({ type: "saved", ...adapterRef(live.plan), step: live.steps, folder });
+    this.options.emit({ type: "saved", ...adapterRef(adapter.plan), step: adapter.steps, folder });
     return folder;
   }
 
-  /** The fault that is told is the first one, not that of cleaning up after it. */
+  /** Ignores faults: the first one is reported, not that of cleaning up after it. */
   #remove(folder: string): void {
     try {
       removeAdapter(folder);
@@ -140,26 +141,26 @@ export class Finisher {
     }
   }
 
-  /** From the stages, or, where it has no place there, from where it was kept; false where it was not. */
-  async #save(live: AdapterState, folder: string): Promise<boolean> {
+  /** From its slot, or from its checkpoint where it has none; false where there is neither. */
+  async #save(adapter: AdapterState, folder: string): Promise<boolean> {
     const { plan, bus } = this.options;
-    const { data, slot } = live;
+    const { data, slot } = adapter;
     if (slot !== null) {
-      await exportAdapter(bus, plan, live.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
+      await exportAdapter(bus, plan, adapter.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
     } else {
-      const kept = this.options.store.load(plan, live.plan, (text) => this.#notice(live, text));
+      const kept = this.options.store.load(plan, adapter.plan, (text) => this.#notice(adapter, text));
       if (!kept) return false;
-      exportKept(plan, live.plan, kept.blocks, folder);
+      exportKept(plan, adapter.plan, kept.blocks, folder);
     }
     return true;
   }
 }
 
-/** Whether it is the fault of the adapter's numbers, not of its files. */
+/** Whether the adapter's numbers are at fault, not its files. */
 const isOfNumbers = (error: unknown): boolean =>
   error instanceof MloraError && ["export.loss", "peft.values"].includes(error.code);
 
-/** After its last step no training loss would show that an adapter's numbers are none. */
+/** No training loss follows the last step, so weights that are NaN must be caught here. */
 function checked(last: Evaluation | null): Evaluation | null {
   if (last === null || Number.isFinite(last.loss)) return last;
   throw new RunError(

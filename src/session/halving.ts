@@ -1,14 +1,12 @@
-// Which adapters of a sweep go on from a rung, and which are dropped there.
+// Which adapters of a sweep pass a rung, and which are dropped there (successive halving).
 
 import { survivors } from "../schedule/sweeps.ts";
 import type { AdapterState } from "./adapter-state.ts";
 
-export type RungDecision = {
-  readonly live: AdapterState /** Why it is dropped; null where it goes on. */;
-  readonly dropped: string | null;
-};
+/** `dropped`: the reason; null where the adapter passes the rung. */
+export type RungDecision = { readonly adapter: AdapterState; readonly dropped: string | null };
 
-/** Of every sweep whose adapters have all come to a rung, or ended before it: the best of them go on. */
+/** Of each sweep whose adapters have all reached a rung, or ended before it: the best of them pass. */
 export function decideRungs(all: readonly AdapterState[]): RungDecision[] {
   const groups = Map.groupBy(
     all.filter(({ plan }) => plan.recipe.halving !== null),
@@ -27,8 +25,8 @@ function decide(members: readonly AdapterState[]): RungDecision[] {
   // Those that were dropped here before the run was interrupted count, or too many would be dropped now.
   const before = members.filter(({ result }) => result?.status === "dropped" && result.steps === step);
   const lossOf = ({ latest, result }: AdapterState) => result?.after?.loss ?? latest?.loss ?? Number.NaN;
-  const at = [...here, ...before].map((live) => ({ live, loss: lossOf(live) }));
-  const best = new Set(survivors(at, members[0]!.plan.recipe.halving!.keep).map(({ live }) => live));
-  const why = `${best.size} of ${at.length} went on from step ${step}, with lower losses`;
-  return here.map((live) => ({ live, dropped: best.has(live) ? null : why }));
+  const at = [...here, ...before].map((adapter) => ({ adapter, loss: lossOf(adapter) }));
+  const best = new Set(survivors(at, members[0]!.plan.recipe.halving!.keep).map(({ adapter }) => adapter));
+  const reason = `${best.size} of ${at.length} went on from step ${step}, with lower losses`;
+  return here.map((adapter) => ({ adapter, dropped: best.has(adapter) ? null : reason }));
 }

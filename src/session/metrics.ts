@@ -50,8 +50,9 @@ const MOST_WAITING = 100_000;
 export type PatientLines = { readonly append: (line: string) => void; readonly flush: () => void };
 
 /**
- * Metrics are not the run's result: lines that cannot be written wait, in order, and are tried again with the next. `notice` is told when
- * that begins and, at the end, of lines that were not written. Throws where the file was removed: the run has no folder then.
+ * Metrics are not the run's result: lines that cannot be written wait, in order, and are tried again with the next. `notice`
+ * reports when that begins and, at the end, how many were not written. Throws where the file was removed: the run has no folder
+ * then.
  */
 export function patient(append: (line: string) => void, notice: (text: string) => void): PatientLines {
   const waiting: string[] = [];

@@ -1,4 +1,4 @@
-// The optimizer steps of all adapters: decided when the first stage is told, reported when the last has been.
+// The optimizer steps of all adapters: decided when the first stage is sent one, reported when the last stage has been sent it.
 
 import { now } from "../base/clock.ts";
 import type { OptimizerStep } from "../bus/messages.ts";
@@ -6,7 +6,7 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { StepRef } from "../schedule/lists.ts";
 import { rateFactor } from "../schedule/rate.ts";
-import { type AdapterState, waitsForEvaluation } from "./adapter-state.ts";
+import { type AdapterState, apply, waitsForEvaluation } from "./adapter-state.ts";
 import { adapterRef, finiteOrNull, type Listener } from "./events.ts";
 import type { Executor } from "./executor.ts";
 
@@ -15,63 +15,63 @@ export type StepsOptions = {
   readonly executor: Executor;
   readonly of: (ref: StepRef) => AdapterState;
   readonly emit: Listener;
-  /** An adapter whose numbers are none. */
-  readonly failed: (live: AdapterState, message: string) => void;
-  /** The end of an iteration: who comes, goes or is preempted is settled before the next mini-batch. */
+  /** Called with an adapter whose loss or gradient norm is not finite. */
+  readonly failed: (adapter: AdapterState, message: string) => void;
+  /** The end of an iteration: admissions and preemptions are settled before the next mini-batch. */
   readonly decided: () => void;
-  /** All stages have been told of the adapter's step. */
-  readonly made: (live: AdapterState) => Promise<void>;
+  /** All stages have been sent the adapter's step. */
+  readonly made: (adapter: AdapterState) => Promise<void>;
 };
 
-/** Of the latest rates, what counts of the one before. */
+/** Weight of the earlier rates in the smoothed one. */
 const SMOOTHING = 0.8;
 
 export class Steps {
-  /** Of steps that the first stage has been told and the last has not: null for an adapter that failed. */
+  /** Steps that the first stage has been sent and the last has not; null for an adapter that failed. */
   readonly #made = new Map<string, OptimizerStep | null>();
 
-  /** Tokens of all steps that were made here. */
+  /** Tokens of all steps since the stages were opened. */
   tokens = 0;
 
   constructor(private readonly options: StepsOptions) {}
 
-  /** One stage's part of these steps. */
+  /** Sends these steps to one stage. */
   async step(stage: number, refs: readonly StepRef[]): Promise<void> {
     const { stages, executor, of, made } = this.options;
     for (const ref of refs) if (!this.#made.has(keyOf(ref))) this.#made.set(keyOf(ref), await this.#decide(ref));
     const steps = refs.flatMap((ref) => this.#made.get(keyOf(ref)) ?? []);
     if (steps.length > 0) await executor.step(stage, steps);
     if (stage < stages - 1) return;
-    const who = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map(of);
+    const adapters = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map(of);
     for (const ref of refs) this.#made.delete(keyOf(ref));
-    for (const live of who) this.#report(live);
-    for (const live of who) await made(live);
+    for (const adapter of adapters) this.#report(adapter);
+    for (const adapter of adapters) await made(adapter);
   }
 
   /**
-   * An adapter's step from its mini-batch's loss and gradient norm; null where they are no numbers, which ends the adapter. Here its
-   * iteration ends: the first stage has not begun its next mini-batch, and does so only if it stays active.
+   * An adapter's step from its mini-batch's loss and gradient norm; null where they are not finite, which ends the adapter. Its
+   * iteration ends here: the first stage has not begun the next mini-batch, and begins it only if the adapter stays active.
    */
   async #decide(ref: StepRef): Promise<OptimizerStep | null> {
     const { executor, of, failed, decided } = this.options;
-    const live = of(ref);
-    const { recipe, steps } = live.plan;
+    const adapter = of(ref);
+    const { recipe, steps } = adapter.plan;
     const { loss, tokens, squares, preference } = await executor.result(ref);
-    if (live.status === "ended") return null;
+    if (adapter.status === "ended") return null;
     const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
-      failed(live, `${message}; lower the learning rate or set max_grad_norm`);
+      failed(adapter, `${message}; lower the learning rate or set max_grad_norm`);
       return null;
     }
     const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;
     const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
-    live.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
-    if (live.status === "active" && waitsForEvaluation(live, ref.step + 1)) live.status = "held";
+    adapter.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
+    if (waitsForEvaluation(adapter, ref.step + 1)) apply(adapter, "evaluationDue");
     decided();
     return {
-      adapter: live.slot!,
+      adapter: adapter.slot!,
       t: ref.step + 1,
       learningRate,
       ratio: recipe.loraPlusRatio,
@@ -81,19 +81,19 @@ export class Steps {
     };
   }
 
-  /** Counts and tells of the step that an adapter has made. */
-  #report(live: AdapterState): void {
-    const { plan } = live;
-    const { loss, tokens, gradNorm, learningRate, step, preference } = live.step!;
+  /** Counts and reports the step that an adapter has made. */
+  #report(adapter: AdapterState): void {
+    const { plan } = adapter;
+    const { loss, tokens, gradNorm, learningRate, step, preference } = adapter.step!;
     const time = now();
-    const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - live.steppedAt);
-    live.steps = step;
-    live.tokens += tokens;
+    const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - adapter.steppedAt);
+    adapter.steps = step;
+    adapter.tokens += tokens;
     this.tokens += tokens;
-    live.firstLoss ??= loss;
-    live.lastLoss = loss;
-    live.rate = live.rate === null ? tokensPerSecond : SMOOTHING * live.rate + (1 - SMOOTHING) * tokensPerSecond;
-    live.steppedAt = time;
+    adapter.firstLoss ??= loss;
+    adapter.lastLoss = loss;
+    adapter.rate = adapter.rate === null ? tokensPerSecond : SMOOTHING * adapter.rate + (1 - SMOOTHING) * tokensPerSecond;
+    adapter.steppedAt = time;
     this.options.emit({
       type: "step",
       ...adapterRef(plan),
@@ -110,7 +110,7 @@ export class Steps {
   }
 }
 
-/** What is the optimizer's own. */
+/** The fields that only this optimizer has. */
 const ruleOf = (optimizer: AdapterRecipe["optimizer"]) => {
   if (optimizer.name === "sgd") return { momentum: optimizer.momentum, nesterov: optimizer.nesterov };
   return { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };

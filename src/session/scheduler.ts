@@ -1,4 +1,4 @@
-// Who trains: gives slots to adapters by priority, takes them away again, and keeps those that have none.
+// Gives slots to adapters by priority and takes them away; saves those that leave.
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
@@ -7,12 +7,13 @@ import type { Bus } from "../bus/bus.ts";
 import type { Plan } from "../plan/plan.ts";
 import { admissions } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";
-import { type AdapterState, progressOf, restore } from "./adapter-state.ts";
+import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
 import { readState, writeState } from "./export.ts";
 import { beginIn } from "./references.ts";
+import { isAdmissible, isToLeave, type LifecycleEvent } from "./transition.ts";
 
 export type SchedulerOptions = {
   readonly plan: Plan;
@@ -20,23 +21,23 @@ export type SchedulerOptions = {
   readonly store: CheckpointStore;
   readonly emit: Listener;
   readonly background: BackgroundTasks;
-  /** Aborted: no slot is given any more. */
+  /** Either is aborted: no slot is given any more. */
   readonly stop: AbortSignal;
   readonly suspend: AbortSignal;
-  /** Called with an adapter that has its slot and its state, before its next mini-batch; `first` when it is the first time in this run. */
-  readonly arrived: (live: AdapterState, first: boolean) => Promise<void>;
-  /** Called with an adapter that shall leave, between two of its steps; or that has left, to end. */
-  readonly leaves: (live: AdapterState) => void;
-  /** Called with an adapter that cannot go on. */
-  readonly failed: (live: AdapterState, message: string) => void;
-  /** Called with an adapter that has left, and was kept. */
-  readonly left: (live: AdapterState) => void;
+  /** Called with an adapter that has its slot and state, before its next mini-batch; `first`: at its first admission. */
+  readonly arrived: (adapter: AdapterState, first: boolean) => Promise<void>;
+  /** Called with an adapter that is to leave now, between two of its steps; or that has left, to end. */
+  readonly leaves: (adapter: AdapterState) => void;
+  /** Called with an adapter that cannot be trained further. */
+  readonly failed: (adapter: AdapterState, message: string) => void;
+  /** Called with an adapter that has left and is saved. */
+  readonly left: (adapter: AdapterState) => void;
 };
 
 export class AdapterScheduler {
   /** All adapters of the run, by their index. */
   readonly all: AdapterState[] = [];
-  /** Those that are to be in the next passes: for the pipeline. */
+  /** Adapters for the pipeline to take into its next packed batches. */
   readonly joining: Joining[] = [];
   readonly #slots: (AdapterState | null)[];
 
@@ -44,119 +45,129 @@ export class AdapterScheduler {
     this.#slots = range(options.plan.slots).map(() => null);
   }
 
-  /** More slots are free than adapters wait for. */
+  /** Whether more slots are free than adapters wait for one. */
   get hasFreeSlot(): boolean {
-    const free = this.#slots.filter((who) => who === null).length;
-    return free > this.all.filter(({ status }) => status === "waiting").length;
+    return this.#freeSlots > this.all.filter(isAdmissible).length;
   }
 
-  /** Gives free slots to those that wait, and has others leave for those of a higher priority. */
+  get #freeSlots(): number {
+    return this.#slots.filter((adapter) => adapter === null).length;
+  }
+
+  /** Gives free slots to adapters that wait, and preempts others for those of a higher priority. */
   settle(): void {
     if (this.options.stop.aborted || this.options.suspend.aborted) return;
-    const of = (...standings: readonly AdapterState["status"][]) =>
-      this.all.filter(({ status }) => standings.includes(status)).map(candidateOf);
-    const free = this.#slots.filter((who) => who === null).length;
-    const leaving = this.all.filter(({ status, slot }) => slot !== null && (status === "leaving" || status === "ended"));
-    const { admit: next, preempt } = admissions(of("waiting"), of("active", "held"), free, leaving.length);
-    for (const adapter of next) this.#admit(this.all[adapter]!);
-    for (const adapter of preempt) this.leave(this.all[adapter]!, "waiting");
+    const waiting = this.all.filter(isAdmissible).map(candidateOf);
+    const isTraining = (of: AdapterState) => (of.status === "active" || of.status === "evaluating") && !isToLeave(of);
+    const training = this.all.filter(isTraining).map(candidateOf);
+    const leaving = this.all.filter((of) => of.slot !== null && (of.status === "ended" || isToLeave(of)));
+    const { admit, preempt } = admissions(waiting, training, this.#freeSlots, leaving.length);
+    for (const adapter of admit) this.#admit(this.all[adapter]!);
+    for (const adapter of preempt) this.leave(this.all[adapter]!, "preempted");
   }
 
-  /** It trains on, from the step that it has come to; unless it has been asked to leave meanwhile. */
-  join(live: AdapterState): void {
-    if (live.nextStatus !== "waiting" && !this.options.stop.aborted) {
-      this.options.leaves(live);
+  /** After an admission or an evaluation: an adapter trains from its present step, or leaves. */
+  join(adapter: AdapterState, event: "joined" | "rungReached"): void {
+    apply(adapter, event);
+    if (adapter.status === "leaving") {
+      if (!this.options.stop.aborted) this.options.leaves(adapter); // else it ends where it is
       return;
     }
-    live.status = "active";
-    live.steppedAt = now();
-    const { index, work, recipe } = live.plan;
-    this.joining.push({ adapter: index, work, from: live.steps, priority: recipe.priority });
+    adapter.steppedAt = now();
+    const { index, work, recipe } = adapter.plan;
+    this.joining.push({ adapter: index, work, from: adapter.steps, priority: recipe.priority });
   }
 
-  /** Gives an adapter a free slot: it comes as it was kept, or as it is before its first step. */
-  #admit(live: AdapterState): void {
+  /** Gives an adapter a free slot and fills it with the state that was saved, or with that before its first step. */
+  #admit(adapter: AdapterState): void {
     const { plan, bus, store, emit, background, arrived } = this.options;
     const slot = this.#slots.indexOf(null);
-    this.#slots[slot] = live;
-    live.slot = slot;
-    live.status = "joining";
+    this.#slots[slot] = adapter;
+    adapter.slot = slot;
+    apply(adapter, "admitted");
     const fill = async (): Promise<void> => {
-      const notice = (text: string) => emit(noticeEvent(live.plan, text));
-      const kept = store.load(plan, live.plan, notice);
-      const { references, made } = live;
-      live.references = await beginIn(bus, plan, live.plan, slot, live.data, references, kept !== null, notice, made.model);
+      const notice = (text: string) => emit(noticeEvent(adapter.plan, text));
+      const kept = store.load(plan, adapter.plan, notice);
+      const { references, made } = adapter;
+      adapter.references = await beginIn(
+        bus,
+        plan,
+        adapter.plan,
+        slot,
+        adapter.data,
+        references,
+        kept !== null,
+        notice,
+        made.model,
+      );
       if (kept) {
-        restore(live, kept.progress);
+        restore(adapter, kept.progress);
         await writeState(bus, slot, kept.blocks);
       }
-      const first = !live.known;
-      live.known = true;
-      live.savedAt = now();
-      await arrived(live, first);
+      const first = !adapter.wasAdmitted;
+      adapter.wasAdmitted = true;
+      adapter.savedAt = now();
+      await arrived(adapter, first);
     };
     background.start(fill());
   }
 
-  /** Has an adapter that has a slot leave it, at once or when the step under way is made. */
-  leave(live: AdapterState, nextStatus: AdapterState["nextStatus"]): void {
-    live.nextStatus = nextStatus;
-    if (live.status !== "active") return; // who is held or joins is asked when that is over, who leaves when it has left
-    live.status = "leaving";
-    if (live.begun === live.steps) this.options.leaves(live);
+  /** Has an adapter leave its slot: at once, after the step under way, or when its admission or evaluation is over. */
+  leave(adapter: AdapterState, event: Extract<LifecycleEvent, "preempted" | "pauseRequested" | "stopRequested">): void {
+    const wasActive = adapter.status === "active";
+    apply(adapter, event);
+    if (wasActive && isBetweenSteps(adapter)) this.options.leaves(adapter);
   }
 
-  /** Takes an adapter off the stages, between two of its steps. */
-  evict(live: AdapterState): void {
+  /** Saves an adapter that is leaving, between two of its steps, and frees its slot. */
+  evict(adapter: AdapterState): void {
     const { plan, bus, store, background } = this.options;
     const away = async (): Promise<void> => {
-      const blocks = await readState(bus, live.slot!);
+      const blocks = await readState(bus, adapter.slot!);
       try {
-        await store.save(plan, live.plan, { progress: progressOf(live), blocks });
+        await store.save(plan, adapter.plan, { progress: progressOf(adapter), blocks });
       } catch (error) {
         if (!isOwn(error)) throw error;
-        this.options.failed(live, `it had to leave its slot after step ${live.steps} and could not be kept: ${textOf(error)}`);
+        this.options.failed(
+          adapter,
+          `it had to leave its slot after step ${adapter.steps} and could not be kept: ${textOf(error)}`,
+        );
         return;
       }
-      this.free(live);
-      if (live.nextStatus === "ended") {
-        this.options.leaves(live);
-        return;
-      }
-      live.status = live.nextStatus;
-      if (live.nextStatus === "rung") live.nextStatus = "waiting";
-      this.options.left(live);
+      this.free(adapter);
+      if (adapter.nextStatus === "ended") return this.options.leaves(adapter);
+      apply(adapter, "left");
+      this.options.left(adapter);
     };
-    live.status = "leaving";
     background.start(away());
   }
 
-  /** Keeps an adapter as it is after the steps that all stages have been told of; it goes on training. */
-  keep(live: AdapterState): Promise<void> {
-    const saved = this.#save(live);
-    live.kept = saved.catch(() => undefined); // whoever is given `saved` hears of it
+  /** Saves an adapter as it is after the steps that all stages have been sent; it trains meanwhile. */
+  save(adapter: AdapterState): Promise<void> {
+    const saved = this.#save(adapter);
+    adapter.saved = saved.catch(() => undefined); // the caller handles its failure
     return saved;
   }
 
-  async #save(live: AdapterState): Promise<void> {
+  async #save(adapter: AdapterState): Promise<void> {
     const { plan, bus, store, emit } = this.options;
-    live.saving = true;
-    live.savedAt = now();
-    const progress = progressOf(live);
+    adapter.saving = true;
+    adapter.savedAt = now();
+    const progress = progressOf(adapter);
     try {
-      const blocks = await readState(bus, live.slot!);
-      await store.save(plan, live.plan, { progress, blocks });
+      const blocks = await readState(bus, adapter.slot!);
+      await store.save(plan, adapter.plan, { progress, blocks });
     } catch (error) {
       if (!isOwn(error)) throw error;
-      emit(noticeEvent(live.plan, `step ${progress.step} was not kept: ${textOf(error)}`));
+      emit(noticeEvent(adapter.plan, `step ${progress.step} was not kept: ${textOf(error)}`));
     } finally {
-      live.saving = false;
+      adapter.saving = false;
     }
   }
 
-  free(live: AdapterState): void {
-    if (live.slot !== null) this.#slots[live.slot] = null;
-    live.slot = null;
+  free(adapter: AdapterState): void {
+    if (adapter.slot !== null) this.#slots[adapter.slot] = null;
+    adapter.slot = null;
   }
 }
 

@@ -1,7 +1,7 @@
-// The coordinator: goes through the schedule, tells the stages what to do, and keeps what comes back. Opens no device.
+// The coordinator of a run: follows the schedule, sends requests to the stages and collects their replies. Opens no device.
 //
-// More adapters than there are slots wait for one; who has a slot trains (roster.ts). Nothing here makes a stage wait but what decides its
-// next action: adapters come and go, are evaluated, kept and exported beside the training of the others.
+// Where there are fewer slots than adapters, the others wait (scheduler.ts). A stage waits only for what decides its next
+// action: adapters are admitted, evaluated, saved and exported while the others train.
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
@@ -16,9 +16,11 @@ import { actionsOf } from "./actions.ts";
 import {
   type AdapterData,
   type AdapterState,
+  apply,
   dueForks,
   endFork,
   type Fork,
+  isBetweenSteps,
   isCounted,
   isEvaluated,
   isRung,
@@ -47,14 +49,14 @@ export type RunOptions = {
   readonly bus: Bus;
   /** Folder of the run; null saves nothing (benchmarks). */
   readonly output: string | null;
-  /** Where adapters are kept, and how often, in steps of theirs and minutes; left out, only those that make room for others. */
+  /** Checkpoints, and how often they are made, in steps and minutes; left out, only adapters that lose their slot are saved. */
   readonly store?: CheckpointStore;
   readonly saveEvery?: { readonly steps: number | null; readonly minutes: number | null } | null;
-  /** The base model's fingerprint: what is kept was made with it. */
+  /** The base model's fingerprint, for checkpoints. */
   readonly model?: string;
-  /** Where the run goes on: adapters that ended before, by name. The others begin as they were kept. */
+  /** Of a run that is continued: adapters that have ended, by name. The others begin from their checkpoints. */
   readonly resumed?: ReadonlyMap<string, AdapterResult>;
-  /** At which step an adapter was kept that has not ended. */
+  /** The step of the checkpoint of each adapter that has not ended. */
   readonly steps?: ReadonlyMap<string, number>;
   /** Receives all that the run reports. */
   readonly emit: Listener;
@@ -62,26 +64,24 @@ export type RunOptions = {
   readonly recordJoin?: (adapter: AdapterPlan) => void;
   /** Aborted, with its reason, when a stage is gone. */
   readonly lost?: AbortSignal | null;
-  /** Aborted: mini-batches that were begun are finished, everything is saved, and the run ends. */
+  /** Aborted: mini-batches under way are finished, everything is saved, and the run ends. */
   readonly stop: AbortSignal;
-  /** Aborted: the same, but adapters are kept as they are, to go on elsewhere. */
+  /** Aborted: the same, but adapters do not end: they are saved, to continue on other stages. */
   readonly suspend?: AbortSignal;
-  /** When all adapters have ended, more may come: the run goes on until it is stopped. */
+  /** The run waits for more adapters when all have ended, until it is stopped. */
   readonly keepOpen?: boolean;
 };
 
 /**
- * Checkpoints by the clock that may be under way at once: adapters that are due together are kept one after the other, so that the host's
- * memory holds a few of them.
+ * Checkpoints by the clock under way at once; others that are due wait for a later step, so that the host's memory holds few.
  */
 const MOST_SAVES = 4;
 
-/** Trains all adapters of the plan. Throws what a stage failed with; what one adapter fails with ends that adapter alone. */
+/** Trains all adapters of the plan. Throws what a stage failed with; a fault of one adapter ends that adapter alone. */
 export const run = (options: RunOptions): Promise<RunResult> => new Training(options).run();
 
-/** A run, from its first pass to its last. */
+/** A run on opened stages, from its first packed batch to its last. */
 export class Training {
-  /** What it can be told meanwhile. */
   readonly controls: Controls;
   readonly #started = now();
   readonly #executor: Executor;
@@ -101,8 +101,8 @@ export class Training {
     this.#suspend = options.suspend ?? new AbortController().signal;
     const batchOf = ({ segments }: PackedBatch) => {
       const filled = segments.map((ref) => {
-        const { plan: adapter, slot, data, references } = this.#of(ref);
-        return trainingSegment(adapter, slot!, data.train, references?.train ?? null, ref);
+        const { plan: of, slot, data, references } = this.#of(ref);
+        return trainingSegment(of, slot!, data.train, references?.train ?? null, ref);
       });
       return pack(filled, plan.slots, plan.device.rowTile);
     };
@@ -120,19 +120,19 @@ export class Training {
       background: this.#background,
       stop,
       suspend: this.#suspend,
-      arrived: (live, first) => this.#arrived(live, first),
-      leaves: (live) => this.#leaves(live),
-      failed: (live, message) => this.#end(live, "failed", message),
-      left: (live) => this.#forkKept(live),
+      arrived: (adapter, first) => this.#arrived(adapter, first),
+      leaves: (adapter) => this.#leaves(adapter),
+      failed: (adapter, message) => this.#end(adapter, "failed", message),
+      left: (adapter) => this.#forkSaved(adapter),
     });
     this.#steps = new Steps({
       stages: bus.stages,
       executor: this.#executor,
       of: (ref) => this.#of(ref),
       emit,
-      failed: (live, message) => this.#end(live, "failed", message),
+      failed: (adapter, message) => this.#end(adapter, "failed", message),
       decided: () => this.#settle(),
-      made: (live) => this.#afterStep(live),
+      made: (adapter) => this.#afterStep(adapter),
     });
     const saveStopped = store !== undefined;
     this.#finisher = new Finisher({
@@ -147,10 +147,10 @@ export class Training {
       all: this.#scheduler.all,
       hasFreeSlot: () => this.#scheduler.hasFreeSlot,
       isOver: () => this.#isOver,
-      enter: (adapter, data) => this.#joinAnew(adapter, data),
-      leave: (live, nextStatus) => this.#scheduler.leave(live, nextStatus),
-      end: (live) => this.#end(live, "stopped"),
-      fork: (live) => this.#forkKept(live),
+      enter: (plan, data) => this.#joinAnew(plan, data),
+      leave: (adapter, event) => this.#scheduler.leave(adapter, event),
+      end: (adapter) => this.#end(adapter, "stopped"),
+      fork: (adapter) => this.#forkSaved(adapter),
       settle: () => {
         this.#settle();
         this.#background.wake();
@@ -164,14 +164,13 @@ export class Training {
 
   #enter(adapter: AdapterPlan, data: AdapterData): void {
     const { plan, model = "", resumed, steps } = this.options;
-    const live = newAdapterState(adapter, data, madeOf(plan, adapter, data, model), this.#scheduler.all.length);
-    live.result = resumed?.get(adapter.name) ?? null;
-    live.savedSteps = steps?.get(adapter.name) ?? 0;
-    if (live.result) live.status = "ended";
-    this.#scheduler.all.push(live);
+    const { all } = this.#scheduler;
+    const made = madeOf(plan, adapter, data, model);
+    const { name } = adapter;
+    all.push(newAdapterState(adapter, data, made, all.length, resumed?.get(name) ?? null, steps?.get(name) ?? 0));
   }
 
-  /** An adapter comes while the run goes on. */
+  /** Adds an adapter to the run under way. */
   #join(late: AdapterPlan, data: AdapterData): void {
     const { adapters } = this.options.plan;
     const adapter = { ...late, index: adapters.length };
@@ -181,7 +180,7 @@ export class Training {
     this.#enter(adapter, data);
   }
 
-  /** The same of one that begins: what was kept under its name is of another. */
+  /** The same from its first step: checkpoints under its name are of another. */
   #joinAnew(adapter: AdapterPlan, data: AdapterData): void {
     this.#store.remove(adapter);
     this.#join(adapter, data);
@@ -209,7 +208,7 @@ export class Training {
     const { plan, stop, keepOpen = false } = this.options;
     const { all, joining } = this.#scheduler;
     this.#settle();
-    // Those that begin, begin together: what the first passes hold shall not depend on how fast files are read.
+    // Adapters begin together: the first packed batches must not depend on how fast files are read.
     await this.#until(() => !all.some(({ status }) => status === "joining"));
     const over = () => stop.aborted || this.#suspend.aborted;
     const left = (adapter: number): boolean => over() || all[adapter]!.status !== "active";
@@ -222,15 +221,15 @@ export class Training {
           await this.#executor[action.kind](stage, action.pass);
         }
       await this.#executor.drain();
-      if (allEnded()) await this.#until(() => this.#background.idle); // while results are saved others may come
+      if (allEnded()) await this.#until(() => this.#background.idle); // more may join while results are saved
       if (over() || allEnded()) break;
       await this.#until(() => joining.length > 0 || over() || allEnded());
     }
     this.#isOver = true;
-    await this.#until(() => this.#background.idle); // who is on its way in or out
+    await this.#until(() => this.#background.idle); // adapters that are joining or leaving
     const interrupted = stop.aborted ? all.filter(({ status }) => status !== "ended") : [];
-    for (const live of interrupted) this.#end(live, "stopped");
-    if (!stop.aborted) for (const live of all) if (live.slot !== null) this.#scheduler.evict(live);
+    for (const adapter of interrupted) this.#end(adapter, "stopped");
+    if (!stop.aborted) for (const adapter of all) if (adapter.slot !== null) this.#scheduler.leave(adapter, "preempted");
     await this.#until(() => this.#background.idle);
     const results = all.flatMap(({ result }) => result ?? []);
     return {
@@ -242,15 +241,15 @@ export class Training {
     };
   }
 
-  /** Waits for what goes on beside; throws what went wrong. */
+  /** Waits until the condition holds; throws what a stage or a background task failed with. */
   #until(condition: () => boolean): Promise<void> {
     return this.#background.until(condition, () => this.#executor.drain());
   }
 
   #settle(): void {
-    for (const { live, dropped } of decideRungs(this.#scheduler.all))
-      if (dropped === null) live.status = live.nextStatus === "paused" ? "paused" : "waiting";
-      else this.#end(live, "dropped", dropped);
+    for (const { adapter, dropped } of decideRungs(this.#scheduler.all))
+      if (dropped === null) apply(adapter, "rungPassed");
+      else this.#end(adapter, "dropped", dropped);
     this.#scheduler.settle();
   }
 
@@ -259,70 +258,74 @@ export class Training {
     for (const segment of segments) if (segment.firstRow === 0) this.#of(segment).begun = segment.step + 1;
   }
 
-  /** An adapter has its slot: it is evaluated where it has not been, and goes on. */
-  async #arrived(live: AdapterState, first: boolean): Promise<void> {
-    if (live.steps >= live.plan.steps) return this.#end(live, "done"); // it was kept when all was made
-    if (first && !this.options.stop.aborted && isEvaluated(live, live.steps)) {
-      if (waitsForEvaluation(live, live.steps)) return this.#hold(live);
-      const found = await this.#finisher.evaluation(live).result;
-      if (live.steps === 0) live.before = found;
+  /** An adapter has its slot: it is evaluated if it has not been, and trains. */
+  async #arrived(adapter: AdapterState, first: boolean): Promise<void> {
+    if (adapter.steps >= adapter.plan.steps) return this.#end(adapter, "done"); // saved after its last step
+    if (first && !this.options.stop.aborted && isEvaluated(adapter, adapter.steps)) {
+      if (waitsForEvaluation(adapter, adapter.steps)) {
+        apply(adapter, "evaluationDue");
+        return this.#evaluate(adapter);
+      }
+      const found = await this.#finisher.evaluation(adapter).result;
+      if (adapter.steps === 0) adapter.before = found;
     }
-    this.#scheduler.join(live);
+    this.#scheduler.join(adapter, "joined");
   }
 
-  /** All stages have been told of the step, and of nothing of the adapter's beyond: what is asked of them now is as it is after it. */
-  async #afterStep(live: AdapterState): Promise<void> {
-    for (const fork of dueForks(live)) this.#background.start(this.#fork(live, fork));
-    if (live.steps === live.plan.steps) return this.#end(live, "done");
-    if (this.#isDue(live)) this.#background.start(this.#scheduler.keep(live));
-    if (live.status === "held") return this.#background.start(this.#hold(live));
-    if (isEvaluated(live, live.steps) && !this.options.stop.aborted) {
-      const { sent, result } = this.#finisher.evaluation(live);
+  /** Every stage has been sent this step and nothing later for this adapter, so state read now is the state after the step. */
+  async #afterStep(adapter: AdapterState): Promise<void> {
+    for (const fork of dueForks(adapter)) this.#background.start(this.#fork(adapter, fork));
+    if (adapter.steps === adapter.plan.steps) return this.#end(adapter, "done");
+    if (this.#isDue(adapter)) this.#background.start(this.#scheduler.save(adapter));
+    if (adapter.status === "evaluating") this.#background.start(this.#evaluate(adapter));
+    else if (isEvaluated(adapter, adapter.steps) && !this.options.stop.aborted) {
+      const { sent, result } = this.#finisher.evaluation(adapter);
       await sent;
       this.#background.start(result);
     }
-    if (live.status === "leaving" && live.begun === live.steps) this.#leaves(live);
+    adapter.step = null;
+    if (adapter.status === "leaving" && isBetweenSteps(adapter)) this.#leaves(adapter);
   }
 
-  #leaves(live: AdapterState): void {
-    if (live.nextStatus === "ended") this.#end(live, "stopped");
-    else this.#scheduler.evict(live);
+  #leaves(adapter: AdapterState): void {
+    if (adapter.nextStatus === "ended") this.#end(adapter, "stopped");
+    else this.#scheduler.evict(adapter);
   }
 
-  /** A copy begins as the adapter is now: kept under the copy's name, it comes as any other that was kept. */
-  async #fork(live: AdapterState, fork: Fork, kept?: StoredAdapter): Promise<void> {
+  /** A copy begins from the adapter's present state, which is saved under the copy's name. */
+  async #fork(adapter: AdapterState, fork: Fork, stored?: StoredAdapter): Promise<void> {
     const { plan, bus, model = "" } = this.options;
     const { plan: copy, data } = fork;
     const made = madeOf(plan, copy, data, model);
-    const progress = { ...(kept?.progress ?? progressOf(live)), adapter: copy.name, made, best: null };
+    const progress = { ...(stored?.progress ?? progressOf(adapter)), adapter: copy.name, made, best: null };
     try {
-      const blocks = kept?.blocks ?? (await readState(bus, live.slot!));
+      const blocks = stored?.blocks ?? (await readState(bus, adapter.slot!));
       this.#store.remove(copy);
       await this.#store.save(plan, copy, { progress, blocks });
       this.#join(copy, data);
-      endFork(live, fork);
+      endFork(adapter, fork);
       this.#settle();
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.#unmade(live, fork, textOf(error));
+      this.#unmade(adapter, fork, textOf(error));
     }
   }
 
-  /** The same where the adapter is on no stage; one that has made no step is begun anew. */
-  #forkKept(live: AdapterState): void {
-    for (const fork of dueForks(live)) {
-      const kept = this.#store.load(this.options.plan, live.plan, (text) => this.#notice(live, text));
-      if (kept) this.#background.start(this.#fork(live, fork, kept));
+  /** The same for an adapter without a slot, from its checkpoint; a copy of one that has made no step begins anew. */
+  #forkSaved(adapter: AdapterState): void {
+    for (const fork of dueForks(adapter)) {
+      const stored = this.#store.load(this.options.plan, adapter.plan, (text) => this.#notice(adapter, text));
+      if (stored) this.#background.start(this.#fork(adapter, fork, stored));
       else if (fork.after === 0) {
         this.#joinAnew(fork.plan, fork.data);
-        endFork(live, fork);
-      } else this.#unmade(live, fork, "it was not kept");
+        endFork(adapter, fork);
+      } else this.#unmade(adapter, fork, "it was not kept");
     }
   }
 
-  #unmade(live: AdapterState, fork: Fork, why: string): void {
-    endFork(live, fork);
-    this.#notice(live, `the copy ${fork.plan.name} was not made: ${why}`);
+  #unmade(adapter: AdapterState, fork: Fork, why: string): void {
+    endFork(adapter, fork);
+    this.#notice(adapter, `the copy ${fork.plan.name} was not made: ${why}`);
   }
 
   #notice({ plan }: AdapterState, text: string): void {
@@ -334,38 +337,38 @@ export class Training {
     if (!saveEvery || saving) return false;
     if (saveEvery.steps !== null && steps % saveEvery.steps === 0) return true;
     if (saveEvery.minutes === null || now() - savedAt < 60_000 * saveEvery.minutes) return false;
-    return this.#scheduler.all.filter((live) => live.saving).length < MOST_SAVES; // else at a later step
+    return this.#scheduler.all.filter((adapter) => adapter.saving).length < MOST_SAVES;
   }
 
-  /** An evaluation decides whether the adapter goes on: until then it makes no step. */
-  async #hold(live: AdapterState): Promise<void> {
-    const { patience, minDelta } = live.plan.recipe;
-    live.status = "held";
-    const { loss } = (await this.#finisher.evaluation(live).result)!;
-    if (isCounted(live, live.steps)) {
-      live.best = updateBest(live.best, loss, live.steps, minDelta);
-      if (live.best.step === live.steps) await this.#keepBest(live);
-      if (live.best.since >= patience!) return this.#end(live, "early", `no better than at step ${live.best.step} since`);
+  /** An evaluation decides whether the adapter trains further: until then it makes no step. */
+  async #evaluate(adapter: AdapterState): Promise<void> {
+    const { patience, minDelta } = adapter.plan.recipe;
+    const { loss } = (await this.#finisher.evaluation(adapter).result)!;
+    if (isCounted(adapter, adapter.steps)) {
+      adapter.best = updateBest(adapter.best, loss, adapter.steps, minDelta);
+      if (adapter.best.step === adapter.steps) await this.#saveBest(adapter);
+      if (adapter.best.since >= patience!)
+        return this.#end(adapter, "early", `no better than at step ${adapter.best.step} since`);
     }
-    if (isRung(live, live.steps) && live.nextStatus === "waiting") live.nextStatus = "rung";
-    this.#scheduler.join(live);
+    this.#scheduler.join(adapter, isRung(adapter, adapter.steps) ? "rungReached" : "joined");
   }
 
-  async #keepBest(live: AdapterState): Promise<void> {
+  async #saveBest(adapter: AdapterState): Promise<void> {
     const { plan, bus } = this.options;
     try {
-      const blocks = await readState(bus, live.slot!);
-      await this.#store.save(plan, live.plan, { progress: progressOf(live), blocks }, "best");
+      const blocks = await readState(bus, adapter.slot!);
+      await this.#store.save(plan, adapter.plan, { progress: progressOf(adapter), blocks }, "best");
     } catch (error) {
       if (!isOwn(error)) throw error;
-      this.#notice(live, `step ${live.steps}, its best, was not kept: ${textOf(error)}`);
+      this.#notice(adapter, `step ${adapter.steps}, its best, was not kept: ${textOf(error)}`);
     }
   }
 
-  /** Ends an adapter: from now on it makes no step. Its last evaluation and its export go on beside the training of the others. */
-  #end(live: AdapterState, status: AdapterResult["status"], message: string | null = null): void {
-    live.status = "ended";
-    for (const fork of live.forks.filter(({ isMade }) => !isMade)) this.#unmade(live, fork, `its last step is ${live.steps}`);
-    this.#background.start(this.#finisher.finish(live, status, message));
+  /** Ends an adapter: it makes no further step. It is evaluated and exported while the others train. */
+  #end(adapter: AdapterState, status: AdapterResult["status"], message: string | null = null): void {
+    apply(adapter, "ended");
+    for (const fork of adapter.forks.filter(({ isMade }) => !isMade))
+      this.#unmade(adapter, fork, `its last step is ${adapter.steps}`);
+    this.#background.start(this.#finisher.finish(adapter, status, message));
   }
 }

@@ -153,9 +153,6 @@ needs("nats")("over a server", () => {
       "link.kind",
       "the link 'local' cannot work: local: the stages are processes of their own",
     ]);
-    expect(await refusal("shm", "nats")).toEqual([
-      "link.kind",
-      "one stage was told to use the link 'shm', its neighbour 'nats'",
-    ]);
+    expect(await refusal("shm", "nats")).toEqual(["link.kind", "one stage is set to use the link 'shm', its neighbour 'nats'"]);
   });
 });

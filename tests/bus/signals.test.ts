@@ -25,7 +25,7 @@ const PHASES: Readonly<Record<string, (pid: number, output: string, before: numb
 
 needs("nats")("a run", () => {
   for (const stages of [1, 2])
-    test(`of ${stages} stages is ended by signals in each phase, and goes on as if there had been none`, async () => {
+    test(`of ${stages} stages is ended by signals in each phase, and resumes as if there had been none`, async () => {
       const text = longer(unlike([0, 1], "cpu", `stages = ${stages}`), 30).replaceAll(
         /^eval_every = \d+$/gm,
         "eval_every = 1000",

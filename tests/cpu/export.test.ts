@@ -270,7 +270,7 @@ describe("refused, with nothing written,", () => {
 
   test("is an adapter of another model, a damaged one, or none", async () => {
     const other = writeAdapter("adapter-other", {}, { ...spec, layers: 3, intermediate: 64 });
-    await refused([other, ...to], "error[peft.tensors]", "mlp.up_proj.lora_B.weight is [64,3], wanted [48,3]", "--base");
+    await refused([other, ...to], "error[peft.tensors]", "mlp.up_proj.lora_B.weight is [64,3], expected [48,3]", "--base");
     const short = writeAdapter("adapter-short");
     const path = join(short, "adapter_model.safetensors");
     truncateSync(path, readFileSync(path).length - 10);

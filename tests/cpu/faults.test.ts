@@ -85,7 +85,7 @@ describe("NaN and infinity", () => {
     ["a weight", "learning_rate = 1e39"],
     ["a weight, with nothing held out", 'learning_rate = 1e39\ndata = "rows.jsonl"'],
   ] as const)
-    test(`after the last step, ${what}: the adapter is not saved, and the run can go on`, async () => {
+    test(`after the last step, ${what}: the adapter is not saved, and the run can continue`, async () => {
       const once = unlike([0, 1], "cpu").replace("steps = 6", "steps = 1").replace("eval_every = 2\n", "");
       const path = place.project(withThat(once, "a0", `${settings}\nscheduler = "constant"\nwarmup = 0`), SUMS);
       for (const goesOn of [false, true]) {

@@ -7,13 +7,14 @@ import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { LINEARS, type Linear } from "../../src/families/linears.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
 import { scoreSegment } from "../../src/objectives/loss-weights.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import { type MicroBatch, pack, type Segment } from "../../src/schedule/pack.ts";
+import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
+import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
@@ -193,7 +194,7 @@ const PREFERENCES: readonly Preference[] = [
 
 describe("preferences", () => {
   for (const [i, objective] of PREFERENCES.entries())
-    test(`gradients agree with finite differences: ${objective.name} beside another`, () => {
+    test(`gradients agree with finite differences: ${objective.name} with another`, () => {
       const spec = tinyFamilies[Object.keys(tinyFamilies)[i % Object.keys(tinyFamilies).length]!]!;
       const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {
@@ -220,7 +221,7 @@ const PARAPHRASES: readonly Preference[] = [
 
 describe("contrastive instruction tuning", () => {
   for (const [i, objective] of PARAPHRASES.entries())
-    test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, beside another`, () => {
+    test(`gradients agree with finite differences: pooling ${objective.name === "cit" && objective.pooling}, with another`, () => {
       const spec = tinyFamilies[["qwen3", "mistral"][i]!]!;
       const sharesOf = (rng: Rng): Segment[] =>
         adapters.map((_, adapter) => {

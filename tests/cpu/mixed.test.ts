@@ -29,7 +29,7 @@ test("each equals its run alone, bit for bit, on one stage and on two, and each 
 }, 300_000);
 
 for (const precision of ["int8", "nf4"])
-  test(`over a base in ${precision} each equals its run in half of the company, on two stages`, async () => {
+  test(`over a base in ${precision} each equals its run with half of the others, on two stages`, async () => {
     const together = await done(MIXED_NAMES, {}, precision);
     for (const half of [0, 1]) {
       const names = MIXED_NAMES.filter((_, i) => i % 2 === half);

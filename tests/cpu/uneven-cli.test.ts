@@ -9,8 +9,9 @@ import { range } from "../../src/base/shape.ts";
 import { LINEARS, type Linear, pathOf } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
+import type { Placed } from "../../src/methods/adapter.ts";
 import { countParameters } from "../../src/methods/layout.ts";
-import { type Placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
+import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { until } from "../helpers/bus.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { FILES } from "../helpers/preferences.ts";
@@ -196,7 +197,7 @@ describe("trained", () => {
     }, 60_000);
 
   for (const name of NAMES)
-    test(`${name}: goes on with the same places, and with others is refused with what it has`, async () => {
+    test(`${name}: resumes with the same places, and with others is refused with what it has`, async () => {
       await run;
       const { method, rslora, ...others } = CASES[name]!.keys;
       const kind = { ...(method ? { method } : {}), ...(rslora ? { rslora } : {}) };

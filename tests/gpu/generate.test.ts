@@ -56,7 +56,7 @@ needs("gpu")("generation on the GPU", () => {
           }
         });
 
-        test(`in ${compute} company changes no bit of the logits, and no token`, async () => {
+        test(`in ${compute} other adapters change no bit of the logits, and no token`, async () => {
           using generator = await tinyGenerator(new CudaDevice(compute), spec, { sequences: 40 });
           const { tile } = generator;
           const wanted = tinyPrompts(spec, 9);

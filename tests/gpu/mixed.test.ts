@@ -30,7 +30,7 @@ needs("gpu")("a mixed run on the GPU", () => {
     }, 600_000);
 
   for (const precision of ["int8", "nf4", "fp8"])
-    test(`over a base in ${precision} each equals its run in half of the company, on two stages`, async () => {
+    test(`over a base in ${precision} each equals its run with half of the others, on two stages`, async () => {
       const together = await done(MIXED_NAMES, "cuda", precision);
       for (const half of [0, 1]) {
         const names = MIXED_NAMES.filter((_, i) => i % 2 === half);

@@ -291,7 +291,7 @@ describe("PEFT adapters", () => {
     expect(refused(() => readPeftAdapter(folder, { ...spec, layers: 3 })).message).toContain(
       "model.layers.2.self_attn.q_proj.lora_A.weight is missing",
     );
-    expect(refused(() => readPeftAdapter(folder, { ...spec, hidden: 8 })).message).toContain("wanted [3,8]");
+    expect(refused(() => readPeftAdapter(folder, { ...spec, hidden: 8 })).message).toContain("expected [3,8]");
     const config = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
     for (const [key, value] of [
       ["peft_type", "IA3"],

@@ -45,6 +45,24 @@ describe("which folder may import which", () => {
     }
   });
 
+  test("cli knows session and nothing below it, but for the commands that are listed", () => {
+    const plan = 'import { makePlan } from "../plan/plan.ts";';
+    expect(check("src/cli/run.ts", plan)).toHaveLength(1);
+    expect(check("src/cli/run.ts", 'import type { Plan } from "../plan/plan.ts";')).toEqual([]);
+    expect(check("src/cli/plan.ts", plan)).toEqual([]);
+    expect(check("src/cli/draw/svg.ts", 'import { makePlan } from "../../plan/plan.ts";')).toEqual([]);
+    for (const below of ["bus", "cluster", "engine"])
+      expect(check("src/cli/remote.ts", `import { a } from "../${below}/a.ts";`)).toHaveLength(1);
+  });
+
+  test.each(["session", "cluster"])("%s knows no front end", (folder) => {
+    expect(check(`src/${folder}/x.ts`, 'import type { RunFlags } from "../cli/run.ts";')).toHaveLength(1);
+  });
+
+  test("cluster knows no session", () => {
+    expect(check("src/cluster/x.ts", 'import { openSession } from "../session/session.ts";')).toHaveLength(1);
+  });
+
   test("no folder escapes for want of a rule", () => {
     expect(check("src/new/x.ts", 'import { a } from "../base/a.ts";')).toEqual([
       "src/new/x.ts:1: the folder 'new' has no rule in scripts/imports.ts",

@@ -24,6 +24,7 @@ describe("prose", () => {
     ["src/a.ts", "// It goes\n// on."],
     ["src/a.c", "/* Rows of somebody else. */"],
     ["src/a.ts", `const a = \`\${b}: this one wants \${c} rows\`;`],
+    ["src/a.ts", `const a = \`\${b} wants \${c}\`;`],
     ["src/a.ts", 'const a = /["`]/, b = "rows are kept beside it";'],
     ["src/a.py", '"""Behind the last row."""'],
     ["scripts/a.sh", 'fail "it is none of the files"'],

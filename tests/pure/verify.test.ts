@@ -117,7 +117,7 @@ describe("what means the same", () => {
       const waits = neighbour !== undefined && indexOf(neighbour, first) < indexOf(neighbour, second);
       const message = verify(inTurn(lists.with(stage, list.with(at, second).with(at + 1, first))), free);
       if (waits) {
-        expect(message).toMatch(/nothing goes on.*stage \d/);
+        expect(message).toMatch(/nothing can continue.*stage \d/);
         refused++;
       } else {
         expect(message).toBeNull();
@@ -141,7 +141,7 @@ describe("what means the same", () => {
         // The last stage has begun buffers + 1 forwards when it holds a gradient that it cannot send; as many again minus one
         // wait for it.
         if (ahead <= 2 * buffers + 1) expect(message).toBeNull();
-        else expect(message).toMatch(/nothing goes on: stage 0 has no buffer.*stage 1 has no buffer/);
+        else expect(message).toMatch(/nothing can continue: stage 0 has no buffer.*stage 1 has no buffer/);
       }
   });
 });

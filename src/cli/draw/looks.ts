@@ -1,4 +1,5 @@
-// How adapters are told apart in a drawing: a colour and a letter each. Letters for those who cannot rely on colours, or have many.
+// How adapters are told apart in a drawing: a colour and a letter each. Letters for those who cannot rely on colours, or have
+// many.
 
 import { range } from "../../base/shape.ts";
 import type { Span } from "../../schedule/simulate.ts";
@@ -45,7 +46,7 @@ function lookOf(i: number): Look {
   };
 }
 
-/** Of all adapters for whom there is no letter. */
+/** Of all adapters for which there is no letter. */
 const OTHERS: Look = {
   id: LETTERS.length,
   letter: "+",
@@ -58,14 +59,14 @@ const OTHERS: Look = {
 
 export type Legend = {
   readonly look: (adapter: number) => Look;
-  /** Who is drawn, and how many more under one look; null when each has a look of its own. */
+  /** Which adapters are drawn, and how many more under one look; null when each has a look of its own. */
   readonly named: readonly { readonly adapter: number; readonly look: Look }[];
   readonly others: { readonly count: number; readonly look: Look } | null;
 };
 
 /**
- * Looks for the adapters in these spans of the first stage, in the order in which they come: so a longer drawing of the same run has the
- * same looks, and those that wait for a slot meanwhile take none.
+ * Looks for the adapters in these spans of the first stage, in the order in which they come: so a longer drawing of the same
+ * run has the same looks, and those that wait for a slot meanwhile take none.
  */
 export function legendOf(spans: readonly Span[]): Legend {
   const drawn = new Set<number>();

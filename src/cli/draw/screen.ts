@@ -1,4 +1,4 @@
-// What the terminal behind a stream can show.
+// What the terminal of a stream can show.
 
 import { environment } from "../../base/env.ts";
 import type { Screen } from "./terminal.ts";

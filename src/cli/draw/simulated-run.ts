@@ -15,7 +15,7 @@ import { actionsOf } from "../../session/actions.ts";
 export const MOST_PASSES = 20_000;
 /** Spans of each stage that are kept for drawing: many times what fits a screen. */
 const KEPT_SPANS = 600;
-/** At least so many times as long as the first pass needs there and back is drawn, to show more than how the pipeline fills. */
+/** The time drawn, in times of the first pass there and back, at least: to show more than how the pipeline fills. */
 const ROUNDS_DRAWN = 1.75;
 
 export type SimulatedRun = {
@@ -76,7 +76,9 @@ export const drawnUntil = ({ until, unit, firstBack }: SimulatedRun, units: numb
 
 type Counts = { passes: number; tokens: number; microBatch: number; cutOff: boolean };
 
-/** The actions of a whole run: adapters that wait get the slot of one that has made its last step, as in session/scheduler.ts. */
+/**
+ * The actions of a whole run: adapters that wait get the slot of one that has made its last step, as in session/scheduler.ts.
+ */
 function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<StageAction> {
   const { adapters, slots, stages } = plan;
   const join = (adapter: number): Joining => {
@@ -87,7 +89,7 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
   const queue = [...admissions(candidates, [], candidates.length, 0).admit];
   const joining = queue.splice(0, slots).map(join);
   const isLast = ({ adapter, step }: StepRef) => step + 1 === adapters[adapter]!.steps;
-  // Who would begin another mini-batch after the last pass that is played has left by then.
+  // An adapter that would begin another mini-batch after the last pass that is played has left by then.
   const left = (): boolean => {
     counts.cutOff ||= counts.passes >= mostPasses;
     return counts.cutOff;

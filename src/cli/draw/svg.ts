@@ -16,7 +16,7 @@ const BUSY = 84;
 const CHART = { from: MARGIN + LABELS, width: WIDTH - 2 * MARGIN - LABELS - BUSY };
 const GAP = 14;
 const LINE = 18;
-/** Of a mean forward pass, where so many fit: narrower ones are hard to tell apart. */
+/** Of a mean forward pass, where there is room: narrower ones are hard to tell apart. */
 const PASS = 9;
 const SWATCH = { width: 18, height: 15, line: 24 };
 /** Characters of a title that there is room for. */
@@ -78,7 +78,7 @@ const fills = ({ named, others }: Legend): string =>
     .map(({ id, strong, pale, ink }) => `.f${id} { fill: ${strong} } .b${id} { fill: ${pale} } .i${id} { fill: ${ink} }`)
     .join("\n");
 
-/** Who does what is in a lane, and for how much of the time. */
+/** What an adapter does in a lane, and for how much of the time. */
 function labels(plan: Plan, { simulation: { busy, makespan } }: SimulatedRun, { stage, y }: Track): string[] {
   const of = plan.stages[stage]!;
   return [

@@ -1,5 +1,5 @@
-// The schedule in a terminal: a row a stage, time to the right, a letter and a colour an adapter. The text is the same with colours
-// and without.
+// The schedule in a terminal: a row a stage, time to the right, a letter and a colour an adapter. The text is the same with
+// colours and without.
 
 import { maxOf, range } from "../../base/shape.ts";
 import { visibleLine } from "../../base/terminal.ts";
@@ -11,7 +11,7 @@ import { shownOf } from "./words.ts";
 
 export type Screen = { readonly width: number; readonly colour: boolean };
 
-/** Columns of a forward pass: one for each adapter in it, but not so many that few passes fit. */
+/** Columns of a forward pass: one for each adapter in it, but few enough that several passes fit. */
 const MOST_COLUMNS = 3;
 /** Narrower than this nothing can be read. */
 const LEAST_WIDTH = 40;
@@ -28,7 +28,7 @@ const SEVERAL: Cell = { letter: "*", paint: null };
 const forwardCell = ({ letter, strong, ink }: Look): Cell => ({ letter, paint: { on: strong, text: ink } });
 const backwardCell = ({ small, deep }: Look): Cell => ({ letter: small, paint: { on: deep, text: "#ffffff" } });
 
-/** Lines of at most the screen's width: the stages' rows, who steps when, and the legend. */
+/** Lines of at most the screen's width: the stages' rows, which adapter steps when, and the legend. */
 export function drawTerminal(plan: Plan, simulated: SimulatedRun, screen: Screen): string[] {
   const { colour } = screen;
   const width = Math.max(screen.width, LEAST_WIDTH);

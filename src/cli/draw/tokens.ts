@@ -1,4 +1,5 @@
-// A sequence of tokens as text that shows which of them are learned and which are cut off: in colours on a terminal, in brackets elsewhere.
+// A sequence of tokens as text that shows which of them are learned and which are cut off: in colours on a terminal, in
+// brackets elsewhere.
 
 import { visible } from "../../base/terminal.ts";
 

@@ -2,7 +2,7 @@
 //
 // The values and their rules are Python's (values.ts, operators.ts): the interpreter of @huggingface/jinja works with
 // JavaScript's, and what those do otherwise (digits, 1.0, None, keys' order, slices, strip's argument, loop controls) reaches
-// from its lexer to its every filter, so that mending it from outside would have been longer than this.
+// from its lexer to its every filter, so that fixing it from outside would have been longer than this.
 
 import { type Body, mentions, type Signature, type Statement, type Target } from "./ast.ts";
 import { ExpressionCompiler, type Strict } from "./expressions.ts";
@@ -15,7 +15,10 @@ type Run = (scope: Scope, out: Output) => Ending;
 /** How statements ended: by themselves, or by {% break %} or {% continue %}. */
 type Ending = "end" | "break" | "continue";
 
-/** Compiles statements. Throws a TemplateError for unknown filters and tests; what is returned throws one for values that do not fit. */
+/**
+ * Compiles statements. Throws a TemplateError for unknown filters and tests; what is returned throws one for values that do not
+ * fit.
+ */
 export function compileBody(body: Body, strict: Strict | null): Run {
   return new Compiler(strict).body(body);
 }

@@ -23,7 +23,7 @@ import {
   Undefined,
 } from "./values.ts";
 
-/** A double with so many decimal places, exactly: halves go to the even digit. */
+/** A double with a number of decimal places, exactly: halves go to the even digit. */
 export function fixedText(value: number, places: number): string {
   if (!Number.isFinite(value)) return numberText(value);
   if (places > 400) throw new TemplateError("more than 400 decimal places");

@@ -18,7 +18,7 @@ export const beginSteps = (): void => {
 export function charge(steps: number): void {
   left -= steps;
   if (left < 0)
-    throw new TemplateError(`takes more than ${STEPS} steps for one row: shorten the row, or mend the template's loops`);
+    throw new TemplateError(`takes more than ${STEPS} steps for one row: shorten the row, or fix the template's loops`);
 }
 
 /** Checks a text that was joined, which costs nothing until it is read. */
@@ -41,4 +41,4 @@ export function fits(length: number): void {
 }
 
 const tooLong = (): TemplateError =>
-  new TemplateError(`makes a text of more than ${LENGTH} characters: shorten the row, or mend the template`);
+  new TemplateError(`makes a text of more than ${LENGTH} characters: shorten the row, or fix the template`);

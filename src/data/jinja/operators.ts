@@ -1,4 +1,4 @@
-// Python's arithmetic, and what stands behind a dot or between brackets.
+// Python's arithmetic, and what stands after a dot or between brackets.
 
 import { Float, floatOf } from "../json.ts";
 import { formatPercent } from "./format.ts";
@@ -102,7 +102,7 @@ function floatResult(operator: string, a: number, b: number): unknown {
   }
 }
 
-/** Digits of a power are work: this is more than any template wants. */
+/** Digits of a power are work: this is more than any template needs. */
 const MOST_BITS = 100_000;
 
 function intResult(operator: string, a: bigint, b: bigint): unknown {

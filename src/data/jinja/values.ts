@@ -66,8 +66,8 @@ export class Stream extends Native {
 }
 
 /**
- * A text marked as safe by `safe` or `escape`. Python escapes what is joined to one with "+" and the like; here it may be printed,
- * joined with "~", tested and compared, and all else is an error.
+ * A text marked as safe by `safe` or `escape`. Python escapes what is joined to one with "+" and the like; here it may be
+ * printed, joined with "~", tested and compared, and all else is an error.
  */
 export class Safe extends Native {
   constructor(readonly text: string) {

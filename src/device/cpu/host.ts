@@ -13,7 +13,10 @@ export type Matrix = { readonly ptr: number; readonly ld: number };
 
 export type Host = ReturnType<typeof openHost>;
 
-/** Opens both libraries; `threads` of ours work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary` throws. */
+/**
+ * Opens both libraries; `threads` threads work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary`
+ * throws.
+ */
 export function openHost(threads: number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));

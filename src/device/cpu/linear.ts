@@ -1,8 +1,8 @@
 // The linear layers on the cpu: frozen products over all rows at once, low-rank products adapter by adapter.
 //
-// An adapter's products have the same sizes whatever its company (its own rows, its true rank), so the same sums are done. For
-// the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
-// tile, so that the path does not depend on how many there are.
+// An adapter's products have the same sizes whatever else is in the pass (its own rows, its true rank), so the same sums are
+// done. For the frozen product see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are
+// multiplied tile by tile, so that the path does not depend on how many there are.
 
 import { alignUp, range } from "../../base/shape.ts";
 import { MOST_RANK } from "../../methods/layout.ts";
@@ -197,7 +197,7 @@ export function linearKernels(host: Host, scratch: Scratch) {
   };
 }
 
-/** VeRA's factors and the gradients of its vectors (src/engine/vera.ts), a linear of an adapter at a time. */
+/** VeRA's factors and the gradients of its vectors (src/engine/methods/vera.ts), a linear of an adapter at a time. */
 export function veraKernels({ kernels: c }: Host) {
   const each = (of: Tensor, args: Kernels["vera_expand"] | Kernels["vera_reduce"], apply: typeof c.vera_expand): void => {
     const { side, vector, ranks, firstColumn, which, projection } = args;
@@ -225,7 +225,7 @@ export function veraKernels({ kernels: c }: Host) {
   };
 }
 
-/** DoRA's part of a linear layer (src/engine/dora.ts). */
+/** DoRA's part of a linear layer (src/engine/methods/dora.ts). */
 export function doraKernels(host: Host, scratch: Scratch) {
   const c = host.kernels;
   const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;

@@ -1,4 +1,5 @@
-// Launches of kernels/triton/attention.py and decode.py: flash attention, forward and backward, and attention over what is kept.
+// Launches of kernels/triton/attention.py and decode.py: flash attention, forward and backward, and attention over what is
+// kept.
 
 import { bytesOf } from "../../base/dtype.ts";
 import { RequestError } from "../../base/errors.ts";

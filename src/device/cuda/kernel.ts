@@ -1,4 +1,4 @@
-// One compiled kernel on the device: its code, loaded, and its arguments, packed as its PTX entry wants them.
+// One compiled kernel on the device: its code, loaded, and its arguments, packed as its PTX entry needs them.
 //
 // The parameters of an entry are what the manifest says, in that order, then Triton's hidden pointers, which are null. They are
 // written into one buffer at fixed offsets; the driver copies them at the launch, so the buffer is used again for the next.

@@ -9,7 +9,10 @@ import { RunError } from "../../base/errors.ts";
  */
 export type Kind = "tma" | "ptr" | "f32";
 
-/** A parameter of a PTX entry. A `desc` is a tensor descriptor by value (128 bytes), then its shape (i32), then its strides (i64). */
+/**
+ * A parameter of a PTX entry. A `desc` is a tensor descriptor by value (128 bytes), then its shape (i32), then its strides
+ * (i64).
+ */
 export type Param =
   | { readonly name: string; readonly type: "ptr" | "i32" | "i64" | "f32" }
   | {

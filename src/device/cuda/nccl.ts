@@ -1,5 +1,5 @@
-// Messages between two GPUs by NCCL, which knows the machine's and the network's ways between them. It has no slots of its own: a
-// send waits on the GPU until its receive is there. So receives are posted, in the order of the sends, into slots of ours.
+// Messages between two GPUs by NCCL, which knows the machine's and the network's ways between them. It has no slots of its own:
+// a send waits on the GPU until its receive is there. So receives are posted, in the order of the sends, into its own slots.
 //
 // Each direction has a communicator, since one does its work in order: two ends that both send first would wait for each other.
 
@@ -17,7 +17,7 @@ type Nccl = Functions<typeof nccl>;
 type Memory = { readonly allocate: (bytes: number, why: string) => number; readonly release: (ptr: number) => void };
 
 const ALIGN = 512;
-/** Two ranks, numbered by who comes first. */
+/** Two ranks; the first to come is 0. */
 const RANKS = 2;
 
 /** The version of the NCCL that this process would use, or why there is none. */
@@ -73,12 +73,13 @@ export class NcclExchange implements Exchange {
     this.#emptied = range(slots).map(() => receive.newEvent());
   }
 
-  /** Waits for the neighbour, who must do the same at the same time. */
+  /** Waits for the neighbour, which must do the same at the same time. */
   connect(ids: Uint8Array): void {
     const [rightwards, leftwards] = range(2).map((i) => this.#join(ids.subarray(i * NCCL_ID_BYTES, (i + 1) * NCCL_ID_BYTES)));
     const [toThem, toUs] = this.first ? [rightwards!, leftwards!] : [leftwards!, rightwards!];
     this.#communicators = { toUs, toThem };
-    // The first send of a communicator waits, with the whole process, for the first receive at the other end: so they come here, in step.
+    // The first send of a communicator waits, with the whole process, for the first receive at the other end: so they come
+    // here, in step.
     const byte: Tensor = { ptr: this.#slots.ptr, dtype: "u8", shape: [1] };
     const leave = () => void this.put(byte);
     const arrive = () => this.expect(0, 1);

@@ -30,7 +30,10 @@ export const packedFamily = (gpu: Launcher) => ({
   dequantise: ({ weight, out }: Kernels["dequantise"]): void => expand(gpu, weight, out),
 });
 
-/** The weight as the device computes: itself, or taken apart in the scratch, where it is until the next launch that needs scratch. */
+/**
+ * The weight as the device computes: itself, or taken apart in the scratch, where it is until the next launch that needs
+ * scratch.
+ */
 export function denseOf(gpu: Launcher, weight: Weight): Tensor {
   if (!isPacked(weight)) return weight;
   const out = { ptr: gpu.scratch(sizeOf(weight.shape) * bytesOf(gpu.compute)), dtype: gpu.compute, shape: weight.shape };

@@ -1,8 +1,8 @@
-// GPU memory and events that processes of one machine share (CUDA IPC): a neighbour's copies go from its memory into ours, on the
-// GPUs' own copy engines, ordered by events; no processor touches a byte, and no host waits.
+// GPU memory and events that processes of one machine share (CUDA IPC): a neighbour's copies go from its memory into ours, on
+// the GPUs' own copy engines, ordered by events; no processor touches a byte, and no host waits.
 //
 // Each event is recorded by the process that made it, and waited for by the other. A wait means the record that was made last
-// before it: so the other process may only enqueue it after it was told, over the link's channel, that the record is there.
+// before it: so the other process may only enqueue it after it was notified, over the link's channel, that the record is there.
 
 import { type cudaSharing, EVENT_INTERPROCESS, EVENT_NO_TIMING, IPC_HANDLE_BYTES, IPC_PEER_ACCESS } from "../../../ffi/cuda.ts";
 import { fixedBytes } from "../../../ffi/memory.ts";
@@ -70,7 +70,7 @@ export class CudaMailbox implements Mailbox {
   readonly #emptied: readonly number[]; // of our slots, recorded here
   readonly #ready: readonly number[]; // of what we offer, recorded here
   readonly #unoffered: number[];
-  readonly #exported = new Map<number, Uint8Array>(); // blocks of ours, by where they begin
+  readonly #exported = new Map<number, Uint8Array>(); // our blocks, by where they begin
   readonly #imported = new Map<string, number>(); // blocks of the neighbour's, by their handles
   #filled: readonly number[] = []; // of our slots, recorded by the neighbour
   #theirs: { readonly ptr: number; readonly stride: number } | null = null;
@@ -154,8 +154,8 @@ export class CudaMailbox implements Mailbox {
   }
 
   /**
-   * Once connected, our memory and events stay until the device is closed: the neighbour may have copies under way that it enqueued
-   * before it heard of the end.
+   * Once connected, our memory and events stay until the device is closed: the neighbour may have copies under way that it
+   * enqueued before it heard of the end.
    */
   [Symbol.dispose](): void {
     if (this.#closed) return;

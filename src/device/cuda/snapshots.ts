@@ -1,5 +1,5 @@
-// Tensors read while training goes on: copied to pinned host memory in the order of the main stream, in milliseconds, and from there at
-// leisure, in pieces between which the host launches what comes next.
+// Tensors read during training: copied to pinned host memory in the order of the main stream, in milliseconds, and from
+// there at leisure, in pieces between which the host launches what comes next.
 
 import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
 import { hostView } from "../../../ffi/memory.ts";

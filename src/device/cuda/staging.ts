@@ -1,4 +1,5 @@
-// Pinned host memory on the way to the GPU: while one buffer is copied, the next is filled, so that a file is read and sent at once.
+// Pinned host memory on the way to the GPU: while one buffer is copied, the next is filled, so that a file is read and sent at
+// once.
 
 import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
 import { hostView } from "../../../ffi/memory.ts";

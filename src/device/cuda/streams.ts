@@ -1,4 +1,5 @@
-// Streams beside the main one, on which tensors leave and arrive while kernels run. Events order them; the host waits for none.
+// Streams in addition to the main one, on which tensors leave and arrive while kernels run. Events order them; the host waits
+// for none.
 
 import { EVENT_NO_TIMING, result, STREAM_NON_BLOCKING } from "../../../ffi/cuda.ts";
 import { now, sleep } from "../../base/clock.ts";
@@ -20,7 +21,7 @@ export class SideStream implements Disposable {
   readonly stream: number;
   readonly #out = new OutParam();
   readonly #order: number; // its meaning is taken at each wait, so one is enough
-  readonly #idle: number[] = []; // events that nobody waits for
+  readonly #idle: number[] = []; // events that nothing waits for
   readonly #unsettled: { readonly event: number; readonly resolve: () => void; readonly reject: (error: Error) => void }[] = [];
 
   constructor(

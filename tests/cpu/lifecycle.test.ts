@@ -1,0 +1,181 @@
+// What users ask of adapters at awkward moments, during a step and during an evaluation, changes only when they train: who is dropped at a
+// rung or ends early is as in an undisturbed run.
+
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sleep } from "../../src/base/clock.ts";
+import { RequestError } from "../../src/base/errors.ts";
+import { Rng } from "../../src/base/rng.ts";
+import type { Bus } from "../../src/bus/bus.ts";
+import type { StageRequest } from "../../src/bus/messages.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
+import { chooseDevice } from "../../src/device/open.ts";
+import { readModelSpec } from "../../src/files/config.ts";
+import { makePlan } from "../../src/plan/plan.ts";
+import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
+import { inputLength } from "../../src/schedule/pack.ts";
+import { Training } from "../../src/session/training.ts";
+import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
+
+/** Random runs; more by MLORA_SEEDS. */
+const SEEDS = Number(process.env["MLORA_SEEDS"] ?? 5);
+
+const root = mkdtempSync(join(tmpdir(), "mlora-lifecycle-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const golden = loadGolden("llama");
+const spec = readModelSpec(golden.model);
+const { rows, recipe } = golden.adapters[0]!;
+const data = { train: rows, eval: rows.slice(0, 3) };
+const lengths = (of: typeof rows) => of.map((row) => ({ length: inputLength(row), longest: inputLength(row), targets: 1 }));
+const summary = { train: lengths(data.train), eval: lengths(data.eval) };
+const adapter = (name: string, learningRate: number, changes: Partial<AdapterRecipe>): AdapterRecipe => ({
+  ...{ ...recipe, name, steps: 8, epochs: null, ...changes },
+  ...{ optimizer: { ...recipe.optimizer, learningRate }, schedule: { name: "constant", warmup: 0, minRatio: 0 } },
+});
+
+/** Trains the adapters; `during` is called whenever a request is sent to the stage, before it is. */
+async function trained(
+  adapters: readonly AdapterRecipe[],
+  during: (training: Training, request: StageRequest["type"]) => void = () => undefined,
+  slots = adapters.length,
+) {
+  const device = { ...chooseDevice("cpu", "fp32"), host: "" };
+  const base = goldenRecipe(golden, []);
+  const plan = makePlan(
+    { ...base, adapters, run: { ...base.run, slots } },
+    spec,
+    adapters.map(() => summary),
+    [device],
+  );
+  await using bus = await openLocalStages(setupsOf(plan, { folder: golden.model }));
+  const watched = new Proxy(bus, {
+    get: (of, key) => {
+      const value = Reflect.get(of, key, of);
+      if (key !== "request") return typeof value === "function" ? value.bind(of) : value;
+      return (...[stage, request]: Parameters<Bus["request"]>) => {
+        during(training, request.type);
+        return of.request(stage, request);
+      };
+    },
+  });
+  const training: Training = new Training({
+    ...{ plan, data: adapters.map(() => data), bus: watched, output: null },
+    ...{ stop: new AbortController().signal, emit: () => undefined },
+  });
+  const result = await training.run();
+  return Object.fromEntries(result.adapters.map(({ name, status, steps, lastLoss }) => [name, { status, steps, lastLoss }]));
+}
+
+const stateOf = ({ controls }: Training, name: string) => controls.adapters.find((of) => of.name === name)!.state;
+
+/** Resumes an adapter whenever it has left the stages, to its end. */
+async function resuming(training: Training, name: string): Promise<void> {
+  for (; !/^(done|early|dropped|failed)$/.test(stateOf(training, name)); await sleep(1))
+    if (["paused", "at a rung"].includes(stateOf(training, name))) training.controls.resume(null);
+}
+
+/** Pauses the adapter at each such request, and has it resumed. */
+function pausing(name: string, at: "backward" | "evaluate") {
+  let pauses = 0;
+  return {
+    get pauses() {
+      return pauses;
+    },
+    during: (training: Training, request: StageRequest["type"]): void => {
+      if (request !== at || !["training", "evaluating"].includes(stateOf(training, name))) return;
+      training.controls.pause(name);
+      if (++pauses === 1) void resuming(training, name);
+    },
+  };
+}
+
+test.each(["backward", "evaluate"] as const)(
+  "an adapter that is paused at each %s and resumed is halved, or goes on, as undisturbed",
+  async (at) => {
+    const halving = { rung: 2, keep: 0.5, group: "sweep" };
+    const sweep = [
+      adapter("worst", 1e-6, { halving }),
+      adapter("best", 1e-2, { halving }),
+      adapter("good", 3e-3, { halving }),
+      adapter("bad", 1e-5, { halving }),
+    ];
+    const undisturbed = await trained(sweep);
+    expect(Object.values(undisturbed).filter(({ status }) => status === "dropped").length).toBe(3);
+    for (const { name } of sweep) {
+      const disturber = pausing(name, at);
+      expect(await trained(sweep, disturber.during), `${name} is paused`).toEqual(undisturbed);
+      expect(disturber.pauses).toBeGreaterThan(0);
+    }
+  },
+);
+
+test.each(["backward", "evaluate"] as const)(
+  "an adapter that is paused at each %s and resumed ends by its patience as undisturbed",
+  async (at) => {
+    const one = [adapter("a", 0.5, { evalEvery: 1, patience: 2, steps: 20 })];
+    const undisturbed = await trained(one);
+    expect(undisturbed["a"]!.status).toBe("early");
+    const disturber = pausing("a", at);
+    expect(await trained(one, disturber.during)).toEqual(undisturbed);
+    expect(disturber.pauses).toBeGreaterThan(0);
+  },
+);
+
+test("adapters of all kinds come to the same whatever is paused and resumed, and whoever is preempted, at random moments", async () => {
+  const halving = { rung: 2, keep: 0.5, group: "sweep" };
+  const all = [
+    adapter("s1", 1e-6, { halving }),
+    adapter("s2", 1e-2, { halving, priority: 1 }),
+    adapter("s3", 3e-3, { halving, evalEvery: 3 }),
+    adapter("patient", 0.5, { evalEvery: 1, patience: 2, priority: 2 }),
+    adapter("plain", 1e-3, { evalEvery: 1, priority: 3 }),
+  ];
+  const undisturbed = await trained(all);
+  for (let seed = 0; seed < SEEDS; seed++) {
+    const rng = new Rng(seed);
+    let isOver = false;
+    const faults: unknown[] = [];
+    const ask = ({ controls }: Training) => {
+      const { name } = all[rng.below(all.length)]!;
+      try {
+        if (rng.below(2) === 0) controls.pause(rng.below(4) === 0 ? null : name);
+        else controls.resume(rng.below(4) === 0 ? null : name);
+      } catch (error) {
+        if (!(error instanceof RequestError)) faults.push(error); // it is paused, or it is not
+      }
+    };
+    let training: Training | null = null;
+    const resuming = async () => {
+      for (; !isOver; await sleep(5)) training?.controls.resume(null);
+    };
+    const woken = resuming();
+    const during = (of: Training) => {
+      training = of;
+      if (rng.below(3) === 0) queueMicrotask(() => ask(of));
+    };
+    try {
+      expect(await trained(all, during, 1 + rng.below(3)), `seed ${seed}`).toEqual(undisturbed);
+      expect(faults).toEqual([]);
+    } finally {
+      isOver = true;
+      await woken;
+    }
+  }
+});
+
+test("a stop is final: neither a pause nor a resume after it takes it back", async () => {
+  let asked = false;
+  const { a } = await trained([adapter("a", 1e-3, {})], ({ controls }, request) => {
+    if (request !== "backward" || asked || controls.stepOf("a") < 3) return;
+    asked = true;
+    controls.stop("a");
+    controls.pause(null);
+    expect(() => controls.pause("a")).toThrow("'a' ends");
+    controls.resume(null);
+  });
+  expect([asked, a!.status, a!.steps]).toEqual([true, "stopped", 3]);
+});
