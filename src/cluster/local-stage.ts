@@ -45,10 +45,10 @@ export async function openLocalStages(
   );
 }
 
-/** Between two looks at signals while weights are loaded, in ms. */
+/** Interval at which signals are handled while weights are loaded, in ms. */
 const LOOK_MS = 50;
 
-/** Loads as `fill` does, and lets timers and signals run meanwhile. */
+/** Loads as `fill` does, and handles timers and signals between tensors. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
   return async (name, into) => {

@@ -1,8 +1,8 @@
 // Events around the training itself: a session is opened, continues a run, opens its stages, and opens them again.
 
 import * as v from "valibot";
+import { count } from "../base/schema.ts";
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const text = v.nullable(v.string());
 
 /** Variants of `sessionEventSchema`. */

@@ -5,8 +5,7 @@ import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { linearsOfModel } from "../../families/linears.ts";
-import { PEFT_METHODS } from "../../methods/registry.ts";
-import { shapeOf } from "../../plan/shapes.ts";
+import { ownDefaults, PEFT_METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { Tokens } from "../../schedule/pack.ts";
 import type { AdapterData } from "../../session/training.ts";
@@ -54,8 +53,13 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
   return { train: range(rows).map(row), eval: [] };
 }
 
-export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
-  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(shapeOf(shape));
+export function recipeOf(
+  options: BenchOptions,
+  { shape, spec }: { readonly shape: string; readonly spec: ModelSpec },
+  adapters: number,
+  steps: number,
+): Recipe {
+  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(spec);
   const rank = natural(options, "rank", 16);
   const method = oneOf("method", options.method ?? "lora", PEFT_METHODS);
   const adapter = (i: number): AdapterRecipe => ({
@@ -72,14 +76,10 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     trainOn: "all",
     objective: { name: "sft" },
     method,
-    projectionSeed: 0,
-    dInitial: 0.1,
+    ...ownDefaults,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,
-    loraPlusRatio: 1,
-    rslora: false,
-    init: "default",
     targets,
     exclude: null,
     layers: null,
