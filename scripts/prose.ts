@@ -24,6 +24,7 @@ const CHECKED: readonly string[] = [
   "ffi",
   "kernels/triton",
   "scripts",
+  "src/bus",
   "src/recipe",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
   "src/schedule",

@@ -17,8 +17,8 @@ import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
- * messages come through.
+ * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes
+ * up to seconds for each; between two of them signals and messages come through.
  */
 export async function fillInitial(
   block: Float32Array,

@@ -6,16 +6,15 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
+import { count } from "../base/schema.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
-import { madeSchema } from "./checkpoint.ts";
-import { measured, readJsonObject } from "./json.ts";
+import { evaluationSchema, madeSchema } from "./checkpoint.ts";
+import { readJsonObject } from "./json.ts";
 import { linesOf } from "./lines.ts";
 
 const RECORD = "run.json";
 const METRICS = "metrics.jsonl";
 
-const evaluation = v.nullable(v.strictObject({ loss: measured, exact: v.number(), rows: v.number() }));
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 export const outcomeSchema = v.strictObject({
   name: v.string(),
   status: v.picklist(["done", "early", "dropped", "stopped", "failed"]),
@@ -23,8 +22,8 @@ export const outcomeSchema = v.strictObject({
   steps: count,
   tokens: count,
   seconds: v.number(),
-  before: evaluation,
-  after: evaluation,
+  before: v.nullable(evaluationSchema),
+  after: v.nullable(evaluationSchema),
   firstLoss: v.nullable(v.number()),
   lastLoss: v.nullable(v.number()),
   folder: v.nullable(v.string()),

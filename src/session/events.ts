@@ -2,12 +2,12 @@
 // other readers take it from `events()`. The schema is the single source of what an event holds.
 
 import * as v from "valibot";
+import { count } from "../base/schema.ts";
 import { type Outcome, outcomeSchema } from "../files/record.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { openingEventSchemas } from "./opening-events.ts";
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const finite = v.pipe(v.number(), v.finite());
 /** Null where the number is not finite: JSON has no other word for that. */
 const measured = v.nullable(finite);

@@ -5,7 +5,7 @@ import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { linearsOfModel } from "../../families/linears.ts";
-import { PEFT_METHODS } from "../../methods/registry.ts";
+import { ownDefaults, PEFT_METHODS } from "../../methods/registry.ts";
 import { shapeOf } from "../../plan/shapes.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { Tokens } from "../../schedule/pack.ts";
@@ -72,14 +72,10 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     trainOn: "all",
     objective: { name: "sft" },
     method,
-    projectionSeed: 0,
-    dInitial: 0.1,
+    ...ownDefaults,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,
-    loraPlusRatio: 1,
-    rslora: false,
-    init: "default",
     targets,
     exclude: null,
     layers: null,
