@@ -124,7 +124,8 @@ def sha256(content):
 
 
 def build(row, out):
-    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it took."""
+    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it
+    took."""
     from codegen import generate
 
     began = cpu_seconds()
@@ -166,7 +167,8 @@ def begin_worker():
 
 
 def build_all(rows, out):
-    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for the next build."""
+    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for
+    the next build."""
     done = []
     if not rows:
         return done
@@ -278,7 +280,8 @@ def update(rows, wanted, out):
 
 
 def report(rows):
-    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a kernel's files."""
+    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a
+    kernel's files."""
     with tempfile.TemporaryDirectory(prefix="mlora-kernels-") as folder:
         began, out = time.monotonic(), Path(folder)
         built = build_all(rows, out)

@@ -16,7 +16,7 @@ export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
     if (out % FP8_ALIGN === 0 && width % FP8_ALIGN === 0) continue;
     throw new RequestError(
       "plan.precision",
-      `model.precision is fp8, but ${linear} of this model is [${out}, ${width}]: fp8 wants multiples of ${FP8_ALIGN}`,
+      `model.precision is fp8, but ${linear} of this model is [${out}, ${width}]: fp8 needs multiples of ${FP8_ALIGN}`,
       'set precision to "int8", "nf4" or "bf16"',
     );
   }

@@ -1,4 +1,5 @@
-// docs/extending.md, "A method": LoRA-FA, added as the page says, computes what LoRA does with A frozen, and its files are PEFT's.
+// docs/extending.md, "A method": LoRA-FA, added as the page says, computes what LoRA does with A frozen, and its files are
+// PEFT's.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
