@@ -21,7 +21,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   methods: { values: ["families"] },
   objectives: { values: [], types: ["schedule"] },
   recipe: { values: ["methods", "objectives"] },
-  schedule: { values: [], types: ["objectives"] },
+  schedule: { values: ["objectives"] },
   plan: {
     // A plan takes the sizes of a stage from the code that allocates them, so that a plan and a run cannot drift apart.
     values: [
@@ -46,10 +46,10 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device"] },
   engine: {
-    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops"],
-    types: ["plan", "schedule"],
+    values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops", "schedule/micro-batch.ts"],
+    types: ["schedule"],
   },
-  bus: { values: ["families", "methods", "objectives"], types: ["schedule"] },
+  bus: { values: ["methods", "schedule/micro-batch.ts"] },
   link: { values: ["bus", "device"] },
   cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
   session: {
@@ -77,7 +77,7 @@ const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/generate.ts": ["data", "engine", "files", "plan"],
   "src/cli/generate/": ["data", "files", "methods", "plan"],
   "src/cli/bench.ts": ["bus", "cluster", "families", "plan"],
-  "src/cli/bench/": ["families", "methods", "schedule"],
+  "src/cli/bench/": ["families", "methods", "plan", "schedule"],
 };
 
 /** Packages and built-in modules that one file stands for; no other may import them. */

@@ -19,7 +19,7 @@ function valuesOf({ type, const: only, enum: names, anyOf, items, properties, ..
   if (type === "array") return Array.isArray(items) ? "a list of two numbers" : `a list of ${pluralOf(items as JsonSchema)}`;
   if (type === "object") return properties ? `{ ${Object.keys(properties).join(", ")} }` : "a table";
   if (type === "boolean") return "true, false";
-  if (type === "string") return of["pattern"] ? `a text as ${code(of["pattern"]).replaceAll('"', "")}` : "a text";
+  if (type === "string") return of["pattern"] ? `a string as ${code(of["pattern"]).replaceAll('"', "")}` : "a string";
   const { minimum, exclusiveMinimum, maximum, exclusiveMaximum } = of as Readonly<Record<string, number>>;
   const isOpen = maximum === undefined || maximum >= 1e9;
   const from = minimum !== undefined ? (isOpen ? `${minimum} or more` : `from ${minimum}`) : `above ${exclusiveMinimum}`;
@@ -30,7 +30,7 @@ function valuesOf({ type, const: only, enum: names, anyOf, items, properties, ..
 }
 
 const pluralOf = (of: JsonSchema): string =>
-  of.type === "integer" ? "whole numbers" : of.type === "number" ? "numbers" : of.type === "string" ? "texts" : "values";
+  of.type === "integer" ? "whole numbers" : of.type === "number" ? "numbers" : of.type === "string" ? "strings" : "values";
 
 function tableOf({ properties, required = [] }: JsonSchema): string {
   const rows = Object.entries(properties!).map(([key, of]) => {

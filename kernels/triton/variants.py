@@ -5,23 +5,15 @@ any GPU), arch that it is compiled for, dtype, constants, warps, stages, signatu
 out), launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are
 one.
 """
-import attention_variants
-import decode_variants
-import dora_variants
-import fp8_variants
-import linear_variants
-import packed_variants
-import rows_variants
-import vera_variants
-
-FAMILIES = (linear_variants, attention_variants, decode_variants, rows_variants, dora_variants, vera_variants, packed_variants, fp8_variants)
+from importlib import import_module
+from pathlib import Path
 
 
 def variants():
-    """All rows, each once, in the order of the families."""
+    """All rows of the files *_variants.py, in the order of their names, each row once."""
     merged = {}
-    for family in FAMILIES:
-        for row in family.variants():
+    for family in sorted(path.stem for path in Path(__file__).parent.glob("?*_variants.py")):
+        for row in import_module(family).variants():
             key = (row["module"], row["kernel"], row["arch"], row["dtype"], row["warps"], row["stages"], *row["constants"].items(), *row["signature"].items())
             if key in merged:
                 merged[key]["kinds"] += [kind for kind in row["kinds"] if kind not in merged[key]["kinds"]]

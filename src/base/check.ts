@@ -1,29 +1,69 @@
 // Valibot schemas of what people write, each with a message that says what is expected and what was found.
 
 import * as v from "valibot";
+import { compilePattern, PatternError } from "./pattern.ts";
 
 export const show = (value: unknown): string => {
-  if (value === undefined) return "nothing";
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null && !(value instanceof Date)) return "a table";
   const text = typeof value === "string" ? `"${value}"` : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 };
-export const wants = (what: string) => (issue: { readonly input: unknown }) => `wants ${what}, found ${show(issue.input)}`;
+/** "a, b or c" */
+export const listed = (names: readonly string[], word: "or" | "and"): string =>
+  [names.slice(0, -1).join(", "), ...names.slice(-1)].filter((part) => part !== "").join(` ${word} `);
+/** What follows a key in a message. */
+export const expected =
+  (what: string) =>
+  ({ input }: { readonly input: unknown }) =>
+    `is ${input === undefined ? "missing" : show(input)}, expected ${what}`;
 
-export const text = v.pipe(v.string(wants("a text")), v.nonEmpty("wants a text, found an empty one"));
-export const finite = (what: string) => v.pipe(v.number(wants(what)), v.finite(wants(what)));
+export const text = v.pipe(v.string(expected("a string")), v.nonEmpty("is empty, expected a string"));
+export const finite = (what: string) => v.pipe(v.number(expected(what)), v.finite(expected(what)));
 export const whole = (from: number, to: number, what = `a whole number from ${from} to ${to}`) =>
-  v.pipe(v.number(wants(what)), v.integer(wants(what)), v.minValue(from, wants(what)), v.maxValue(to, wants(what)));
-export const positive = (what = "a number above 0") => v.pipe(finite(what), v.gtValue(0, wants(what)));
-export const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more")));
+  v.pipe(v.number(expected(what)), v.integer(expected(what)), v.minValue(from, expected(what)), v.maxValue(to, expected(what)));
+export const positive = (what = "a number above 0") => v.pipe(finite(what), v.gtValue(0, expected(what)));
+export const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, expected("a number, 0 or more")));
 export const between = (from: number, below: number, what = `a number from ${from} to below ${below}`) =>
-  v.pipe(finite(what), v.minValue(from, wants(what)), v.ltValue(below, wants(what)));
+  v.pipe(finite(what), v.minValue(from, expected(what)), v.ltValue(below, expected(what)));
 export const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
 export const oneOf = <const T extends readonly string[]>(...names: T) =>
-  v.picklist(names, wants(names.map((name) => `"${name}"`).join(" or ")));
-export const truth = v.boolean(wants("true or false"));
+  v.picklist(names, expected(names.map((name) => `"${name}"`).join(" or ")));
+export const truth = v.boolean(expected("true or false"));
+/** Of a generator of random numbers. */
+export const seed = whole(0, 2 ** 32 - 1);
 
-/** A key's schema with what the key means, for editors and for the README. */
-export const about = <const S extends v.GenericSchema<unknown, unknown>>(schema: S, text: string) =>
-  v.pipe(schema, v.description(text));
+/** A regular expression that Python and JavaScript read alike. */
+export const pattern = (match: "whole" | "end") =>
+  v.pipe(
+    text,
+    v.rawCheck(({ dataset, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        compilePattern(dataset.value, match);
+      } catch (error) {
+        if (!(error instanceof PatternError)) throw error;
+        addIssue({ message: `"${dataset.value}": ${error.message}` });
+      }
+    }),
+  );
+/** Values by regular expressions of the ends of module paths. */
+export const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
+  v.pipe(
+    v.record(pattern("end"), value, expected("a table of regular expressions and numbers")),
+    v.check((table) => Object.keys(table).length > 0, "is empty, expected at least one pattern"),
+  );
+
+type Described<S extends v.GenericSchema> = v.SchemaWithPipe<readonly [S, v.DescriptionAction<v.InferOutput<S>, string>]>;
+
+/** A key's schema with its meaning and its default, where it has one: for editors and docs/keys.md. */
+export function about<const S extends v.GenericSchema>(schema: S, meaning: string): Described<S>;
+export function about<const S extends v.GenericSchema, const D extends v.InferInput<S>>(
+  schema: S,
+  meaning: string,
+  fallback: D,
+): v.OptionalSchema<Described<S>, D>;
+export function about(schema: v.GenericSchema, meaning: string, fallback?: unknown): unknown {
+  const described = v.pipe(schema, v.description(meaning));
+  return fallback === undefined ? described : v.optional(described, fallback);
+}

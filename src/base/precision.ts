@@ -1,13 +1,14 @@
 // How exactly the frozen base is held and computed with: the words of recipes, and what they mean for its linear weights.
 //
-// int8, nf4 and fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as they are.
+// int8, nf4 and fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as they
+// are.
 
 export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /**
- * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `int8` scaled by row, `nf4`
- * (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row).
+ * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `int8` scaled by row,
+ * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row).
  */
 export const WEIGHT_FORMATS = ["dense", "bf16", "int8", "nf4", "fp8"] as const;
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
@@ -17,8 +18,8 @@ export type PackedFormat = Exclude<WeightFormat, "dense">;
 export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8"].includes(precision);
 
 /**
- * How a device that computes in `compute` holds the linear weights. `exact`: all of the model's are bf16 in its files, so that holding
- * them so loses nothing.
+ * How a device that computes in `compute` holds the linear weights. `exact`: all of the model's are bf16 in its files, so that
+ * holding them so loses nothing.
  */
 export function weightFormat(precision: Precision, compute: "f32" | "bf16", exact: boolean): WeightFormat {
   switch (precision) {

@@ -1,43 +1,48 @@
 // A base model as numbers: what its family reads from config.json (src/families), what plans and stages use.
 
+import * as v from "valibot";
+import { natural, type Output, real } from "./schema.ts";
 import { alignUp } from "./shape.ts";
 
 /** Rotary embedding's change of frequencies; `null` in the spec for none. */
-export type RopeScaling =
-  | { readonly kind: "linear"; readonly factor: number }
-  | {
-      readonly kind: "llama3";
-      readonly factor: number;
-      readonly lowFreqFactor: number;
-      readonly highFreqFactor: number;
-      readonly originalMaxPositions: number;
-    };
+const ropeScaling = v.variant("kind", [
+  v.strictObject({ kind: v.literal("linear"), factor: real }),
+  v.strictObject({
+    kind: v.literal("llama3"),
+    factor: real,
+    lowFreqFactor: real,
+    highFreqFactor: real,
+    originalMaxPositions: real,
+  }),
+]);
+export type RopeScaling = Output<typeof ropeScaling>;
 
-export type ModelSpec = {
+export const modelSpec = v.strictObject({
   /** A name of families/registry.ts. */
-  readonly family: string;
-  readonly layers: number;
-  readonly hidden: number;
-  readonly intermediate: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly vocab: number;
-  readonly normEps: number;
-  readonly ropeTheta: number;
-  readonly ropeScaling: RopeScaling | null;
-  readonly maxPositions: number;
-  /** For each layer: how many of the last tokens a token sees, itself counted; `null` for all. */
-  readonly windows: readonly (number | null)[];
+  family: v.string(),
+  layers: natural,
+  hidden: natural,
+  intermediate: natural,
+  heads: natural,
+  kvHeads: natural,
+  headDim: natural,
+  vocab: natural,
+  normEps: real,
+  ropeTheta: real,
+  ropeScaling: v.nullable(ropeScaling),
+  maxPositions: natural,
+  /** For each layer: the number of latest tokens that a token sees, itself included; `null` for all. */
+  windows: v.array(v.nullable(natural)),
   /** Bias of q, k and v; of o; of the three linears of the MLP. */
-  readonly qkvBias: boolean;
-  readonly oBias: boolean;
-  readonly mlpBias: boolean;
+  qkvBias: v.boolean(),
+  oBias: v.boolean(),
+  mlpBias: v.boolean(),
   /** RMSNorm over each head of q and k before the rotation (Qwen 3). */
-  readonly qkNorm: boolean;
+  qkNorm: v.boolean(),
   /** The output head is the embedding table. */
-  readonly tiedEmbeddings: boolean;
-};
+  tiedEmbeddings: v.boolean(),
+});
+export type ModelSpec = Output<typeof modelSpec>;
 
 /**
  * Rows of the embedding table and of the output head, and columns of logits, as devices hold them: kernels load 16 bytes at a

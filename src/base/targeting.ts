@@ -1,4 +1,5 @@
-// Which modules an adapter acts on, and with which rank and alpha, by PEFT's rules (0.21: check_target_module_exists, get_pattern_key).
+// Which modules an adapter acts on, and with which rank and alpha, by PEFT's rules (0.21: check_target_module_exists,
+// get_pattern_key).
 
 import { compilePattern } from "./pattern.ts";
 
@@ -20,7 +21,9 @@ export function isNamed(path: string, by: string | readonly string[]): boolean {
   return by.some((name) => path === name || path.endsWith(`.${name}`));
 }
 
-/** Whether an adapter acts on the linear at a path, which lies in `layer`. A list's whole paths are named whatever `layers` says, as in PEFT. */
+/**
+ * Whether an adapter acts on a linear of `layer`, by its path. A list may name whole paths, whatever `layers` says, as in PEFT.
+ */
 export function isTargeted({ targets, exclude, layers }: Targeting, layer: number, path: string): boolean {
   if (exclude !== null && isNamed(path, exclude)) return false;
   if (typeof targets !== "string" && targets.includes(path)) return true;

@@ -1,13 +1,10 @@
 // How the coordinator reaches its stages. A request is answered or fails; requests to one stage are handled in order.
 
-import type { StageReply, StageRequest } from "./messages.ts";
+import type { RequestOf, RequestType, StageReply } from "./messages.ts";
 
 export interface Bus extends AsyncDisposable {
   readonly stages: number;
-  request<T extends StageRequest["type"]>(
-    stage: number,
-    request: Extract<StageRequest, { readonly type: T }>,
-  ): Promise<StageReply[T]>;
+  request<T extends RequestType>(stage: number, request: RequestOf<T>): Promise<StageReply[T]>;
 }
 
 /** A reply that comes while later requests are handled already. */
@@ -17,7 +14,5 @@ export class Later<T> {
 
 /** What a stage does with each kind of request. */
 export type StageHandlers = {
-  readonly [T in StageRequest["type"]]: (
-    request: Extract<StageRequest, { readonly type: T }>,
-  ) => Promise<StageReply[T] | Later<StageReply[T]>>;
+  readonly [T in RequestType]: (request: RequestOf<T>) => Promise<StageReply[T] | Later<StageReply[T]>>;
 };

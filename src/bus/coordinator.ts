@@ -3,6 +3,7 @@
 import { hostname } from "node:os";
 import * as v from "valibot";
 import { sleep } from "../base/clock.ts";
+import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
@@ -11,9 +12,8 @@ import type { Bus } from "./bus.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import { errorFrom, readAnswer, writeAsk } from "./exchange.ts";
 import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
-import type { StageReply, StageReport, StageRequest } from "./messages.ts";
+import { type RequestOf, type RequestType, replySchema, type StageReply } from "./messages.ts";
 import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
-import { REPLIES } from "./schemas.ts";
 import type { SealedConnection } from "./seal.ts";
 import { type Subjects, subjectsOf } from "./subjects.ts";
 
@@ -22,7 +22,7 @@ export type StageInfo = {
   readonly stage: number;
   readonly host: string;
   readonly pid: number;
-  readonly report: StageReport;
+  readonly report: DeviceReport;
 };
 
 export interface NatsBus extends Bus {
@@ -49,7 +49,7 @@ export type GatherOptions = {
 const FAREWELL_MS = 500;
 
 type Pending = {
-  readonly type: StageRequest["type"];
+  readonly type: RequestType;
   readonly resolve: (value: never) => void;
   readonly reject: (error: Error) => void;
 };
@@ -141,10 +141,7 @@ class Gathering implements NatsBus {
     }
   }
 
-  request<T extends StageRequest["type"]>(
-    stage: number,
-    request: Extract<StageRequest, { readonly type: T }>,
-  ): Promise<StageReply[T]> {
+  request<T extends RequestType>(stage: number, request: RequestOf<T>): Promise<StageReply[T]> {
     const place = this.#places.get(stage);
     invariant(place, `a request to stage ${stage} of ${this.stages}`);
     if (place.failure) return Promise.reject(place.failure);
@@ -332,8 +329,8 @@ class Gathering implements NatsBus {
 }
 
 /** The value, if it is what a stage answers to such a request. */
-function checkReply(place: Place, type: StageRequest["type"], value: unknown): unknown {
-  const checked = v.safeParse(REPLIES[type] as v.GenericSchema, value);
+function checkReply(place: Place, type: RequestType, value: unknown): unknown {
+  const checked = v.safeParse(replySchema(type), value);
   if (checked.success) return checked.output;
   throw new RunError("bus.malformed", `${whoIs(place)} answered '${type}' wrongly: ${issuesOf(checked.issues)}`);
 }

@@ -2,7 +2,7 @@
 
 import { type Bus, Later, type StageHandlers } from "./bus.ts";
 import { Gate } from "./gate.ts";
-import type { StageReply, StageRequest } from "./messages.ts";
+import type { RequestOf, RequestType, StageReply } from "./messages.ts";
 
 /**
  * Disposing the bus refuses the requests whose turn has not come (RunError, `bus.closed`), calls `interrupt`, waits for what the stages
@@ -25,7 +25,7 @@ export function localBus(
   };
   return {
     stages: stages.length,
-    request<T extends StageRequest["type"]>(stage: number, request: Extract<StageRequest, { readonly type: T }>) {
+    request<T extends RequestType>(stage: number, request: RequestOf<T>) {
       const handle = guarded[stage]![request.type] as (r: typeof request) => Promise<StageReply[T] | Later<StageReply[T]>>;
       const handled = tails[stage]!.then(() => handle(request));
       tails[stage] = handled.catch(() => undefined); // the caller hears of it; the next request may still be served

@@ -1,159 +1,144 @@
-// What the coordinator and a stage say to each other. Plain data only: a message describes work, it never carries a closure.
-// Each has its schema in schemas.ts, by which it is checked where it arrives.
+// Messages between the coordinator and a stage. The schema of each checks it where it arrives, and gives its type. Plain data
+// only: a message describes work, it never carries a closure.
 
-import type { WeightFormat } from "../base/precision.ts";
-import type { ModelSpec } from "../base/spec.ts";
-import type { Group, Linear } from "../families/linears.ts";
-import type { Init } from "../methods/init.ts";
-import type { Placement } from "../methods/placement.ts";
-import type { PeftMethod } from "../methods/registry.ts";
-import type { MicroBatch } from "../schedule/pack.ts";
+import * as v from "valibot";
+import { deviceChoice } from "../base/device-report.ts";
+import { WEIGHT_FORMATS } from "../base/precision.ts";
+import { RECOMPUTATIONS } from "../base/recomputation.ts";
+import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
+import { modelSpec } from "../base/spec.ts";
+import { stageAdapter } from "../methods/adapter.ts";
+import { adapterCapacity, BLOCKS, layerRange } from "../methods/layout.ts";
+import { microBatch } from "../schedule/micro-batch.ts";
 
-/** One adapter's AdamW step; `t` counts from 1. */
-export type AdamStep = {
-  readonly adapter: number;
-  readonly t: number;
-  readonly learningRate: number;
+const anyStep = {
+  adapter: count,
+  /** Counts from 1. */
+  t: natural,
+  learningRate: real,
   /** The rate of B as a multiple of that of A (LoRA+); 1 for one rate. */
-  readonly ratio: number;
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly eps: number;
-  readonly weightDecay: number;
-  /** What gradients are multiplied by: 1, or less where their norm is clipped. */
-  readonly coefficient: number;
+  ratio: real,
+  weightDecay: real,
+  /** Gradients are multiplied by it: 1, or less where their norm is clipped. */
+  coefficient: real,
 };
-
-/** One adapter's step of stochastic gradient descent with momentum. */
-export type SgdStep = Pick<AdamStep, "adapter" | "t" | "learningRate" | "ratio" | "weightDecay" | "coefficient"> & {
-  readonly momentum: number;
-  readonly nesterov: boolean;
-};
-
-export type OptimizerStep = AdamStep | SgdStep;
-
-/**
- * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
- * each a block as methods/layout.ts lays it out.
- */
-export type BlockName = "params" | "m" | "v";
-
-/** The device of a stage, as it announces itself: what the coordinator plans from. The same as the device's own report. */
-export type StageReport = {
-  readonly kind: "cpu" | "cuda";
-  readonly name: string;
-  readonly compute: "f32" | "bf16";
-  readonly rowTile: number;
-  readonly paddedRanks: readonly number[];
-  /** Threads of a CPU that share the work; 0 of a GPU. */
-  readonly threads: number;
-  readonly totalBytes: number;
-  readonly freeBytes: number;
-  /** Which of them it is, and how many such devices its machine has. */
-  readonly ordinal: number;
-  readonly count: number;
-  /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
-  readonly note: string | null;
-};
-
-/** A device to open; `sharers` are the stages of the run on that machine, which has its cores for all of them. */
-export type DeviceChoice = Pick<StageReport, "kind" | "compute" | "ordinal"> & { readonly stagesOnHost: number };
+/** One adapter's step, of AdamW or of stochastic gradient descent with momentum. */
+const optimizerStep = v.union([
+  v.strictObject({ ...anyStep, beta1: real, beta2: real, eps: real }),
+  v.strictObject({ ...anyStep, momentum: real, nesterov: v.boolean() }),
+]);
+export type OptimizerStep = Output<typeof optimizerStep>;
 
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
-export type BaseModel = { readonly folder: string } | { readonly randomSeed: number };
-
-export type AdmittedAdapter = {
-  readonly rank: number;
-  readonly scale: number;
-  readonly targets: readonly Linear[];
-  readonly places?: Placement;
-  readonly seed: number;
-  readonly method?: PeftMethod;
-  /** VeRA: the seed of its projections, and what its lambda_d begins as. */
-  readonly projectionSeed?: number;
-  readonly dInitial?: number;
-  readonly init: Init;
-  /** Ranks from here on are frozen; left out, none is. */
-  readonly trainedRank?: number;
-};
+const baseModel = v.union([v.strictObject({ folder: v.string() }), v.strictObject({ randomSeed: count })]);
+export type BaseModel = Output<typeof baseModel>;
 
 /** All that a stage must know before its first micro-batch: its share of the model, and the memory that it takes. */
-export type StageSetup = {
-  readonly model: BaseModel;
-  readonly spec: ModelSpec;
-  /** Layers from `from` on and below `to`. */
-  readonly layerRange: { readonly from: number; readonly to: number; readonly first: boolean; readonly last: boolean };
-  readonly sizes: {
-    readonly slots: number;
-    readonly rows: number;
-    readonly targets: number;
-    readonly chunk: number;
-    readonly layers: number;
-    readonly rank: number;
-    readonly recomputation: "none" | "selective" | "full";
-    readonly groups: readonly Group[];
-    readonly methods: Readonly<Partial<Record<PeftMethod, readonly Group[]>>>;
-    readonly inFlight: number;
-    readonly positions: number;
-    readonly format: WeightFormat;
-  };
-  readonly device: DeviceChoice;
-  readonly link: "auto" | "ipc" | "nccl" | "shm" | "nats";
+const stageSetup = v.strictObject({
+  model: baseModel,
+  spec: modelSpec,
+  layerRange: v.strictObject({ ...layerRange.entries, first: v.boolean(), last: v.boolean() }),
+  /** All that decides how much memory a stage takes, next to the model and its layers. */
+  sizes: v.strictObject({
+    ...adapterCapacity.entries,
+    /** Adapters that train at once. */
+    slots: natural,
+    /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */
+    rows: natural,
+    targets: natural,
+    /** Rows of a chunk of logits. */
+    chunk: natural,
+    /** Of this stage. */
+    layers: natural,
+    recomputation: v.picklist(RECOMPUTATIONS),
+    /** Micro-batches between forward and backward at one time. */
+    inFlight: natural,
+    /** Longest sequence. */
+    positions: natural,
+    /** How the base's linear weights are held. */
+    format: v.picklist(WEIGHT_FORMATS),
+  }),
+  device: deviceChoice,
+  link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
   /** For what each neighbour sends. */
-  readonly capacity: { readonly slots: number; readonly slotBytes: number };
-};
-
-export type StageRequest =
-  /** The first, and once: takes all memory, opens the links to both neighbours, loads the weights. */
-  | { readonly type: "open"; readonly setup: StageSetup }
-  | { readonly type: "forward"; readonly pass: number; readonly batch: MicroBatch }
-  | { readonly type: "backward"; readonly pass: number }
-  | { readonly type: "evaluate"; readonly batch: MicroBatch }
-  | { readonly type: "squares"; readonly adapters: readonly number[] }
-  | { readonly type: "step"; readonly steps: readonly OptimizerStep[] }
-  /** From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With
-   * `layer` it is so when all of a stage's layers have come, in their order: for what takes long to begin. */
-  | { readonly type: "admit"; readonly slot: number; readonly adapter: AdmittedAdapter; readonly layer?: number }
-  | { readonly type: "read"; readonly slot: number; readonly what: readonly BlockName[] }
-  | { readonly type: "write"; readonly slot: number; readonly blocks: Readonly<Partial<Record<BlockName, Float32Array>>> }
-  | { readonly type: "clock" }
-  | { readonly type: "peak" }
-  /** From now on what passes do is timed, or kernels are, or not; the reply has what was timed before. */
-  | { readonly type: "trace"; readonly passes: boolean; readonly kernels: boolean };
+  capacity: v.strictObject({ slots: natural, slotBytes: natural }),
+});
+export type StageSetup = Output<typeof stageSetup>;
 
 /** Something that a stage did, by its own clock in milliseconds; `pass` is null for steps and evaluations. */
-export type StageSpan = {
-  readonly kind: "receive" | "forward" | "backward" | "send" | "step" | "evaluate";
-  readonly pass: number | null;
-  readonly adapters: readonly number[];
-  readonly start: number;
-  readonly end: number;
-};
-
-export type KernelSpan = { readonly kernel: string; readonly start: number; readonly end: number };
+const stageSpan = v.strictObject({
+  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate"]),
+  pass: v.nullable(count),
+  adapters: v.array(count),
+  start: real,
+  end: real,
+});
+export type StageSpan = Output<typeof stageSpan>;
+const kernelSpan = v.strictObject({ kernel: v.string(), start: real, end: real });
+export type KernelSpan = Output<typeof kernelSpan>;
 
 /**
- * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and how many greedy decoding hits. For the first of a
- * row of CIT also the cosines of its pooled state with the paraphrase's of each row of its share.
+ * For each packed sequence of a micro-batch, in order: the sum of its targets' losses, and the number of targets that greedy
+ * decoding gets right. For the first of a row of CIT also the cosines of its pooled state with the paraphrase's of each row of
+ * its segment.
  */
-export type SequenceLoss = { readonly loss: number; readonly correct: number; readonly similar?: readonly number[] };
+const sequenceLoss = v.strictObject({ loss: realOrNaN, correct: count, similar: v.exactOptional(v.array(realOrNaN)) });
+export type SequenceLoss = Output<typeof sequenceLoss>;
+/** From the last stage; null from the others. */
+const losses = v.nullable(v.array(sequenceLoss));
 
-export type StageReply = {
-  /** Of each neighbour, the one before first: the link to it and why it is that one. */
-  readonly open: readonly string[];
-  readonly forward: null;
-  /** On the last stage the losses, else null. */
-  readonly backward: readonly SequenceLoss[] | null;
-  readonly evaluate: readonly SequenceLoss[] | null;
+const nothing = v.strictObject({});
+
+/** A request without its type, and the reply to it. */
+const MESSAGES = {
+  /**
+   * The first, and once: takes all memory, opens the links to both neighbours, loads the weights. The reply says of each
+   * neighbour, the previous stage first, which link leads to it and why.
+   */
+  open: { request: v.strictObject({ setup: stageSetup }), reply: v.array(v.string()) },
+  forward: { request: v.strictObject({ pass: count, batch: microBatch }), reply: v.null() },
+  backward: { request: v.strictObject({ pass: count }), reply: losses },
+  evaluate: { request: v.strictObject({ batch: microBatch }), reply: losses },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
-  readonly squares: readonly Float32Array[];
-  readonly step: null;
-  readonly admit: null;
-  readonly read: readonly Float32Array[];
-  readonly write: null;
-  /** What its clock says, in milliseconds, and how much less memory its device has free than before the stage was opened. */
-  readonly clock: { readonly now: number; readonly takenBytes: number };
+  squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
+  step: { request: v.strictObject({ steps: v.array(optimizerStep) }), reply: v.null() },
+  /**
+   * From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With
+   * `layer` that holds once all layers of the stage have been sent, in order: for what takes long to initialise.
+   */
+  admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
+  write: {
+    request: v.strictObject({
+      slot: count,
+      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(floats), v: v.exactOptional(floats) }),
+    }),
+    reply: v.null(),
+  },
+  /** Its clock, in milliseconds, and how much less memory its device has free than before the stage was opened. */
+  clock: { request: nothing, reply: v.strictObject({ now: real, takenBytes: real }) },
   /** FLOP/s of a large product. */
-  readonly peak: number;
-  readonly trace: { readonly spans: readonly StageSpan[]; readonly kernels: readonly KernelSpan[] };
+  peak: { request: nothing, reply: real },
+  /** From now on passes are timed, or kernels are, or not; the reply has what was timed before. */
+  trace: {
+    request: v.strictObject({ passes: v.boolean(), kernels: v.boolean() }),
+    reply: v.strictObject({ spans: v.array(stageSpan), kernels: v.array(kernelSpan) }),
+  },
 };
+
+type Messages = typeof MESSAGES;
+export type RequestType = keyof Messages;
+export type RequestOf<T extends RequestType> = { readonly type: T } & Output<Messages[T]["request"]>;
+export type StageRequest = { [T in RequestType]: RequestOf<T> }[RequestType];
+export type StageReply = { readonly [T in RequestType]: Output<Messages[T]["reply"]> };
+
+/** The schema of a request; null where there is none of that type. */
+export const requestSchema = (type: string): SchemaOf<StageRequest> | null =>
+  Object.hasOwn(REQUESTS, type) ? REQUESTS[type as RequestType] : null;
+
+const REQUESTS = Object.fromEntries(
+  Object.entries(MESSAGES).map(([type, { request }]) => [type, v.strictObject({ type: v.literal(type), ...request.entries })]),
+) as unknown as Readonly<Record<RequestType, SchemaOf<StageRequest>>>;
+
+export const replySchema = <T extends RequestType>(type: T): SchemaOf<StageReply[T]> =>
+  MESSAGES[type].reply as unknown as SchemaOf<StageReply[T]>;

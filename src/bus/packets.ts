@@ -2,9 +2,10 @@
 // and named, and nothing else happens. What the packets of a channel carry, requests and replies, is messages.ts's.
 
 import * as v from "valibot";
+import { deviceReport } from "../base/device-report.ts";
 import { textOf } from "../base/errors.ts";
+import { count, type Output } from "../base/schema.ts";
 import { decode, encode } from "./codec.ts";
-import { stageReport } from "./schemas.ts";
 
 /** Changed with anything that crosses the wire. */
 export const PROTOCOL = 2;
@@ -14,7 +15,6 @@ export const SILENCE_MS = 4_000;
 
 const text = v.pipe(v.string(), v.maxLength(4096));
 const session = v.pipe(v.string(), v.regex(/^[a-z0-9]{8,64}$/));
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const content = v.custom<Uint8Array>((value) => value instanceof Uint8Array, "Expected bytes");
 
 const packet = v.variant("kind", [
@@ -26,7 +26,7 @@ const packet = v.variant("kind", [
     pid: count,
     stage: v.nullable(count),
     coordinator: v.nullable(session),
-    report: stageReport,
+    report: deviceReport,
   }),
   /** Its place; `sealed` once the coordinator knows that it knows. */
   v.object({ kind: v.literal("welcome"), host: text, pid: count, stage: count, stages: count, sealed: v.boolean() }),
@@ -53,8 +53,8 @@ const packet = v.variant("kind", [
 ]);
 const envelope = v.looseObject({ v: v.number(), run: text, from: session });
 
-type Packet = v.InferOutput<typeof packet>;
-export type PacketOf<K extends Packet["kind"]> = Extract<Packet, { kind: K }>;
+type Packet = Output<typeof packet>;
+export type PacketOf<K extends Packet["kind"]> = Extract<Packet, { readonly kind: K }>;
 /** A packet as it arrived. `from` is the session of the sender. */
 export type Received = Packet & { readonly from: string };
 

@@ -3,6 +3,7 @@
 import { hostname } from "node:os";
 import * as v from "valibot";
 import { now } from "../base/clock.ts";
+import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
@@ -11,16 +12,15 @@ import { Later, type StageHandlers } from "./bus.ts";
 import { type Channel, openChannel } from "./channel.ts";
 import { type Ask, readAsk, writeAnswer, writeFailure } from "./exchange.ts";
 import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
-import type { StageReport, StageRequest } from "./messages.ts";
+import { requestSchema, type StageRequest } from "./messages.ts";
 import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
-import { REQUESTS } from "./schemas.ts";
 import type { SealedConnection } from "./seal.ts";
 import { type Subjects, subjectsOf } from "./subjects.ts";
 
 export type JoinOptions = {
   /** Its number; null takes what is free. */
   readonly stage: number | null;
-  readonly report: StageReport;
+  readonly report: DeviceReport;
   /** How long to look for the coordinator. */
   readonly joinMs: number;
   /** Told of every message that is refused. */
@@ -267,9 +267,9 @@ class Joined implements StageMembership {
 
   /** The handler's reply; throws what it throws, and where the request is none. */
   async #handle(request: Ask["request"]): Promise<unknown> {
-    const schema = Object.hasOwn(REQUESTS, request.type) ? REQUESTS[request.type as StageRequest["type"]] : null;
+    const schema = requestSchema(request.type);
     if (!schema) throw new RunError("bus.malformed", `there is no request '${request.type.slice(0, 40)}'`);
-    const checked = v.safeParse(schema as v.GenericSchema<unknown, StageRequest>, request);
+    const checked = v.safeParse(schema, request);
     if (!checked.success)
       throw new RunError("bus.malformed", `the request '${request.type}' was refused: ${issuesOf(checked.issues)}`);
     const { type } = checked.output;

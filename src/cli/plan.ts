@@ -7,7 +7,7 @@ import { count, formatBytes } from "../base/units.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { linearsOfModel } from "../families/linears.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import type { Placement } from "../methods/placement.ts";
+import type { Placement } from "../methods/adapter.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, type Plan, type StagePlan, totalBytes, totalMemory } from "../plan/plan.ts";

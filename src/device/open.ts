@@ -1,5 +1,6 @@
 // Which device a run gets, and what can be known of it before it is opened.
 
+import type { DeviceChoice, DeviceKind, DeviceReport } from "../base/device-report.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
@@ -14,24 +15,6 @@ import type { Device } from "./device.ts";
 
 /** What the driver takes while kernels are loaded and run, in addition to what is allocated. */
 const DRIVER_BYTES = 256 * 2 ** 20;
-
-export type DeviceKind = "cpu" | "cuda";
-export type DeviceReport = {
-  readonly kind: DeviceKind;
-  readonly name: string;
-  readonly compute: "f32" | "bf16";
-  readonly rowTile: number;
-  readonly paddedRanks: readonly number[];
-  /** Threads of a CPU that share the work, at most; 0 of a GPU. */
-  readonly threads: number;
-  readonly totalBytes: number;
-  readonly freeBytes: number;
-  /** Which of them it is, and how many such devices there are. */
-  readonly ordinal: number;
-  readonly count: number;
-  /** Why it is not a GPU, where one might be expected; null when there is nothing to say. */
-  readonly note: string | null;
-};
 
 /**
  * The device that `wanted` means on this machine, for this precision of the base model: the `ordinal`th of several GPUs, or the
@@ -49,13 +32,7 @@ export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, 
   }
 }
 
-/** `sharers`: processes of a run that share the machine's cores, this one among them. */
-export function openDevice({
-  kind,
-  compute,
-  ordinal,
-  stagesOnHost,
-}: Pick<DeviceReport, "kind" | "compute" | "ordinal"> & { readonly stagesOnHost: number }): Device {
+export function openDevice({ kind, compute, ordinal, stagesOnHost }: DeviceChoice): Device {
   switch (kind) {
     case "cpu":
       return new CpuDevice(Math.max(1, Math.floor(usableCores() / stagesOnHost)));

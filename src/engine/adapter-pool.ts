@@ -11,15 +11,17 @@ import { Arena } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterCapacity,
   type AdapterLayout,
+  type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
   type LayerRange,
 } from "../methods/layout.ts";
-import { type Placement, rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
+import { rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { Extent, MethodSite, Presence } from "./methods/computation.ts";
@@ -28,23 +30,9 @@ import { poolBytes, slotRow, takePool } from "./pool-memory.ts";
 import { placeTable } from "./table.ts";
 import type { TargetGroup } from "./target-group.ts";
 
-/** What the pool must know of an adapter. `scale` multiplies B A x; only src/plan derives it from alpha and rank. */
-export type PoolAdapter = {
-  readonly rank: number;
-  readonly scale: number;
-  readonly targets: readonly Linear[];
-  /** Where layers or linears differ; then `rank` is the largest. */
-  readonly places?: Placement;
-  readonly method?: PeftMethod;
-  /** VeRA: the seed of its projections. */
-  readonly projectionSeed?: number;
-  /** Ranks from here on are frozen (methods/init.ts); left out, none is. */
-  readonly trainedRank?: number;
-};
-
 export type { Factor } from "../methods/registry.ts";
 /** What there is of each adapter. */
-export type Block = "params" | "grads" | "m" | "v";
+export type Block = BlockName | "grads";
 
 const [FRESH, STALE, BEGINS] = [0, 1, 2];
 /** The column of a step's table with the learning rate of all tensors but B. */
@@ -292,7 +280,7 @@ export class AdapterPool implements Disposable {
     return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
   }
 
-  write(adapter: number, what: "params" | "m" | "v", values: Float32Array): void {
+  write(adapter: number, what: BlockName, values: Float32Array): void {
     const { copy } = this.#memory;
     this.device.write(this.#row(adapter, what), values);
     if (what === "params") this.#changed(adapter);

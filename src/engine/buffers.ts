@@ -4,6 +4,7 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
+import type { StageSetup } from "../bus/messages.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
@@ -14,19 +15,9 @@ import { behaviourOf } from "./operations.ts";
 import { INPUT, isLinears, type LayerProgram, type Program, programOf, STREAM } from "./program.ts";
 import type { StageLayers } from "./weights.ts";
 
-/**
- * What the backward pass computes again instead of keeping: nothing; the norms' and the activation's outputs (cheap: no matrix
- * product); or all of a layer but its input.
- */
-export type Recomputation = "none" | "selective" | "full";
-
-export type Sizes = AdapterCapacity & {
-  readonly rows: number; // most of a micro-batch, a multiple of the row tile
-  readonly targets: number; // most target rows of a micro-batch, a multiple of the row tile
-  readonly chunk: number; // rows of a chunk of logits
-  readonly layers: number; // of this stage
-  readonly recomputation: Recomputation;
-};
+export type StageSizes = StageSetup["sizes"];
+/** What decides the size of a pass's memory. */
+export type Sizes = AdapterCapacity & Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation">;
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 type ByName<T = Tensor> = ReadonlyMap<string, T>;
@@ -34,14 +25,14 @@ type ByName<T = Tensor> = ReadonlyMap<string, T>;
 /** The product of a group of linears with all that is added, of each method that is computed from it. */
 export type Products = Readonly<Partial<Record<PeftMethod, Tensor>>>;
 
-/** What one layer computes in its forward pass and its backward pass reads. The stream before and after it is in `Activations`. */
+/** What one layer computes in its forward pass and reads in its backward pass, except the stream before and after it. */
 export type LayerActivations = {
   /** By the value whose memory it is (program.ts). */
   readonly values: ByName;
-  /** Values that lie in working memory, so that they are there only until the next of their kind. */
-  readonly dropped: ReadonlySet<string>;
-  /** f32 tensors of operations, by the value that each computes. */
-  readonly kept: ByName;
+  /** Values in working memory: each is there until the next of its kind. */
+  readonly transient: ReadonlySet<string>;
+  /** f32 tensors that operations save for their backward pass, by the value that each computes. */
+  readonly saved: ByName;
   /** s = A drop(x) of each group. */
   readonly low: ByName;
   /** Whole products for the backward pass, by group; none of a group where they are computed again. */
@@ -81,7 +72,7 @@ export type HeadBuffers = {
 
 const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears);
 
-/** Whether the backward pass finds a value where the forward pass left it: what is cheap is kept only for adapters that read it. */
+/** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
 function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
   const { made } = program.values.get(name)!;
   if (made === null || !behaviourOf(made).isCheap) return true;
@@ -99,15 +90,15 @@ function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, s
 function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes: Sizes, work: ForwardWork): LayerActivations {
   const { rows, rank, recomputation, groups } = sizes;
   const values = new Map<string, Tensor>();
-  const dropped = new Set<string>();
-  const kept = new Map<string, Tensor>();
+  const transient = new Set<string>();
+  const saved = new Map<string, Tensor>();
   for (const [name, { made, memory, kind, width }] of program.values) {
     if (made === null) continue;
-    const shape = behaviourOf(made).kept?.(made, rows);
-    if (shape) kept.set(name, take(`${name}, kept`, "f32", ...shape));
+    const shape = behaviourOf(made).saved?.(made, rows);
+    if (shape) saved.set(name, take(`${name}, saved`, "f32", ...shape));
     if (memory !== name || name === program.output) continue;
-    if (!isKept(program, name, sizes)) dropped.add(name);
-    values.set(name, dropped.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
+    if (!isKept(program, name, sizes)) transient.add(name);
+    values.set(name, transient.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
   }
   const low = new Map<string, Tensor>();
   const products = new Map<string, Products>();
@@ -117,7 +108,7 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     const isKept = !(recomputation === "full" && product.to === program.output);
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
-  return { values, dropped, kept, low, products };
+  return { values, transient, saved, low, products };
 }
 
 /** One tensor for each kind. */

@@ -7,7 +7,7 @@ import { toBf16, toF32 } from "../files/convert.ts";
 import { cosineGradients, cosines } from "../objectives/cosine.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isContrastive, poolingOf } from "../objectives/registry.ts";
-import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
+import type { MicroBatch, PackedPreference } from "../schedule/micro-batch.ts";
 import type { HeadBuffers } from "./buffers.ts";
 import type { HeadWeights } from "./head.ts";
 import { addPooledGradient, type Pools, pooled } from "./pooling.ts";

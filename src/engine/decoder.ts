@@ -2,12 +2,13 @@
 //
 // The backward pass ends at the first layer's input: nothing before it is trained.
 
+import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
-import type { Activations, ForwardWork, Recomputation, Workspace } from "./buffers.ts";
+import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
 import type { Cached } from "./generation.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
 import type { Program } from "./program.ts";
@@ -25,8 +26,8 @@ export class Decoder {
   ) {}
 
   /**
-   * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With `cached`
-   * keys and values are kept, and `batch.bounds` are rows of the cache where these are what is seen.
+   * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With
+   * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
    */
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
     const { device, weights, layerRange, program } = this;
@@ -44,8 +45,8 @@ export class Decoder {
   }
 
   /**
-   * Turns the gradient of the stream in `work.grad` into that of the input, adding to the adapters' gradients on the way. On the
-   * first stage the gradient of the embedding is left out.
+   * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
+   * stage the gradient of the embedding is left out.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
     for (const i of [...this.program.keys()].reverse()) {

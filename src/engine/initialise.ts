@@ -5,17 +5,14 @@ import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
+import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
-import type { Init } from "../methods/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
-import type { AdapterPool, PoolAdapter } from "./adapter-pool.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
 import { initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
-
-/** An adapter as a stage sees it: `seed` decides its initial factors. */
-export type StageAdapter = PoolAdapter & { readonly seed: number; readonly init: Init; readonly dInitial?: number };
 
 type Place = { readonly layer: number; readonly linear: Linear };
 
@@ -51,10 +48,7 @@ export async function fillInitial(
 type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonly seed: number };
 
 /** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
-function partOf(
-  { spec, original, seed }: Of,
-  at: Place & { readonly init: Init; readonly rank: number; readonly scale: number },
-) {
+function partOf({ spec, original, seed }: Of, at: Place & Pick<StageAdapter, "init" | "rank" | "scale">) {
   const { layer, linear, init, rank, scale } = at;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));

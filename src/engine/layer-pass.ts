@@ -87,7 +87,7 @@ export class LayerPass {
   /** Makes sure that a value is where it was in the forward pass. */
   restore(name: string): void {
     const { kind, made } = this.#valueOf(name);
-    if (this.of.acts.dropped.has(name) && this.#held.get(kind) !== name) this.#run(made!);
+    if (this.of.acts.transient.has(name) && this.#held.get(kind) !== name) this.#run(made!);
   }
 
   /** c[M, width]; null where it is not needed. */
@@ -97,10 +97,10 @@ export class LayerPass {
     return "value" in place ? this.value(place.value) : this.#cut(this.workspace.gradients.get(place.work)!);
   }
 
-  /** What the operation that computes a value leaves for its backward pass. */
-  kept(name: string): Tensor {
+  /** What the operation that computes a value saves for its backward pass. */
+  saved(name: string): Tensor {
     const { made } = this.#valueOf(name);
-    return { ...this.of.acts.kept.get(name)!, shape: behaviourOf(made!).kept!(made!, this.batch.rows) };
+    return { ...this.of.acts.saved.get(name)!, shape: behaviourOf(made!).saved!(made!, this.batch.rows) };
   }
 
   get work(): ForwardWork {

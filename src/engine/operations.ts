@@ -1,5 +1,5 @@
-// What each operation of a layer computes, forward and backward. The frozen weights have no gradient: backward is the gradient of the operation's input,
-// and what the adapters of its linears learn.
+// What each operation of a layer computes, forward and backward. The frozen weights have no gradient: backward is the gradient
+// of the operation's input, and what the adapters of its linears learn.
 
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -18,10 +18,10 @@ type Behaviour<K extends Kind> = {
   readonly width: (of: Op<K>, width: number) => number;
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
-  /** Whether its output is computed again in the backward pass rather than kept: no product of matrices. */
+  /** Whether its output may be computed again in the backward pass: it is no product of matrices. Only linears read it. */
   readonly isCheap: boolean;
-  /** The shape of the f32 tensor that it leaves for its backward pass; null for none. */
-  readonly kept: ((of: Op<K>, rows: number) => readonly number[]) | null;
+  /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
+  readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
   /** Where the gradient of its input goes: memory of its own, over the gradient of its output, or over the input. */
   readonly inputGradient: "own" | "output" | "input";
   readonly forward: (of: Op<K>, pass: LayerPass) => void;
@@ -31,14 +31,14 @@ type Behaviour<K extends Kind> = {
 const norm: Behaviour<"norm"> = {
   width: ({ size }, width) => same(size, width),
   isCheap: true,
-  kept: (_, rows) => [rows],
+  saved: (_, rows) => [rows],
   inputGradient: "own",
   forward: ({ from, to, weight, eps }, pass) =>
     rmsnormForward(pass.device, {
       x: pass.value(from),
       weight: pass.norm(weight),
       y: pass.value(to),
-      rstd: pass.kept(to),
+      rstd: pass.saved(to),
       eps,
     }),
   backward: (of, pass) => {
@@ -49,7 +49,7 @@ const norm: Behaviour<"norm"> = {
       dy: pass.gradient(to)!,
       x: pass.value(from),
       weight: pass.norm(weight),
-      rstd: pass.kept(to),
+      rstd: pass.saved(to),
       residual: pass.program.adding.has(of) ? dx : null,
       dx,
     });
@@ -62,7 +62,7 @@ const linears: Behaviour<"linears"> = {
     return sum(out);
   },
   isCheap: false,
-  kept: null,
+  saved: null,
   inputGradient: "own",
   forward: ({ from, to, group, residual }, pass) =>
     adapted.forward(
@@ -93,7 +93,7 @@ const rope: Behaviour<"rope"> = {
   width: ({ heads }, width) => same((heads.heads + 2 * heads.kvHeads) * heads.headDim, width),
   isInPlace: ({ norms }) => norms === null,
   isCheap: false,
-  kept: null,
+  saved: null,
   inputGradient: "output",
   forward: ({ from, to, heads, norms, eps }, pass) =>
     ropeForward(pass.device, {
@@ -122,7 +122,7 @@ const rope: Behaviour<"rope"> = {
 const attention: Behaviour<"attention"> = {
   width: ({ heads }) => heads.heads * heads.headDim,
   isCheap: false,
-  kept: ({ heads }, rows) => [heads.heads, rows],
+  saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
   forward: ({ from, to, heads, scale, window }, pass) => {
     const { device, cached, batch } = pass;
@@ -130,14 +130,14 @@ const attention: Behaviour<"attention"> = {
     const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0 };
     if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
     if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
-    else attentionForward(device, { ...args, lse: pass.kept(to) });
+    else attentionForward(device, { ...args, lse: pass.saved(to) });
   },
   backward: ({ from, to, heads, scale, window }, pass) =>
     attentionBackward(pass.device, {
       qkv: pass.value(from),
       bounds: pass.batch.bounds,
       out: pass.value(to),
-      lse: pass.kept(to),
+      lse: pass.saved(to),
       dout: pass.gradient(to)!,
       delta: { ...pass.workspace.delta, shape: [heads.heads, pass.batch.rows] },
       dqkv: pass.gradient(from)!,
@@ -150,7 +150,7 @@ const attention: Behaviour<"attention"> = {
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
   isCheap: true,
-  kept: null,
+  saved: null,
   inputGradient: "input",
   forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),
   backward: ({ from, to }, pass) =>

@@ -1,7 +1,8 @@
 // What devices there are, for those who plan and those who ask: found out without taking any of their memory.
 
+import type { DeviceKind, DeviceReport } from "../base/device-report.ts";
 import type { Precision } from "../base/precision.ts";
-import { chooseDevice, type DeviceKind, type DeviceReport } from "../device/open.ts";
+import { chooseDevice } from "../device/open.ts";
 
 export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 

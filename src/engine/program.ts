@@ -1,7 +1,9 @@
-// A decoder layer's operations, resolved when a stage opens: the widths of its values, whose memory they have, and where their gradients lie.
+// A decoder layer's operations, resolved when a stage opens: the widths of its values, their memory, and where their gradients
+// lie.
 //
-// A value that is cheap to compute again lies in working memory that all values of its kind share, unless it is kept; so does a gradient. That is sound
-// because each is read before the next is written, which `resolve` checks for gradients, and `LayerPass.restore` tracks for values.
+// Values that are cheap to compute again share working memory by kind, unless they are kept, and so do gradients: each must be
+// read before the next is written. `resolve` refuses layers in which that, or overwriting a value, would change what is
+// computed.
 
 import { invariant } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
@@ -24,7 +26,7 @@ export type Value = {
   readonly memory: string;
   /** Values of one kind share working memory where they are not kept. */
   readonly kind: string;
-  /** Whether parameters of adapters lie before it in its layer, so that its gradient is needed in the model's first layer, too. */
+  /** Whether adapters may act before it in its layer, so that its gradient is needed in the model's first layer, too. */
   readonly isTrained: boolean;
 };
 
@@ -54,12 +56,20 @@ export const isLinears = (operation: Operation): operation is Op<"linears"> => o
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
   const values = new Map<string, Value>();
   values.set(INPUT, { width: hidden, made: null, memory: INPUT, kind: INPUT, isTrained: false });
+  const overwritten = new Set<string>();
+  const current = new Map<string, string>(); // of each kind that is cheap, the last value
   for (const operation of operations) {
     const { from, to } = operation;
+    const { width, isInPlace, isCheap } = behaviourOf(operation);
     const input = values.get(from);
-    invariant(input && !values.has(to), `layer ${layer}: ${operation.op} from ${from} to ${to}`);
-    const { width, isInPlace } = behaviourOf(operation);
+    const at = `layer ${layer}: ${operation.op} from ${from} to ${to}`;
+    invariant(input && !values.has(to), `${at}: a value is read before it is computed, or computed twice`);
+    invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
+    const last = current.get(input.kind);
+    invariant(last === undefined || (last === from && isLinears(operation)), `${at}: its input may have to be computed again`);
+    if (isInPlace?.(operation)) overwritten.add(from);
     const made = width(operation, input.width);
+    if (isCheap) current.set(`${operation.op}.${made}`, to);
     values.set(to, {
       width: made,
       made: operation,
@@ -82,9 +92,13 @@ function resolveGradients(operations: readonly Operation[], values: ReadonlyMap<
     const { from, to } = operation;
     const own = gradients.get(to);
     invariant(own, `nothing reads ${to}`);
-    if (isLinears(operation) && operation.residual !== null) gradients.set(operation.residual, own);
+    if (isLinears(operation) && operation.residual !== null) {
+      invariant(!gradients.has(operation.residual), `${operation.residual} is read after it is added to ${to}`);
+      gradients.set(operation.residual, own);
+    }
     if (gradients.has(from)) {
-      invariant(operation.op === "norm", `${operation.op} cannot add to the gradient of ${from}`);
+      const canAdd = operation.op === "norm" && "work" in gradients.get(from)!;
+      invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {
       const { kind } = values.get(from)!;

@@ -5,9 +5,8 @@ import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
-import type { Settings } from "../methods/definition.ts";
 import type { Init } from "../methods/init.ts";
-import { type Factor, TENSORS } from "../methods/registry.ts";
+import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 
 /**
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
@@ -24,7 +23,7 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
-} & Settings;
+} & StageSettings;
 
 /** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {

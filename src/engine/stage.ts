@@ -11,15 +11,16 @@ import { Arena, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
+import type { StageAdapter } from "../methods/adapter.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
-import type { StageSizes } from "../plan/memory.ts";
-import type { MicroBatch, PackedSequence } from "../schedule/pack.ts";
+import type { MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
 import { type Batch, takeBatch, writeBatch } from "./batch.ts";
 import {
   type Activations,
   countBytes,
   type HeadBuffers,
+  type StageSizes,
   takeActivations,
   takeHead,
   takeWorkspace,
@@ -28,7 +29,7 @@ import {
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { headLoss } from "./head.ts";
-import { fillInitial, type StageAdapter } from "./initialise.ts";
+import { fillInitial } from "./initialise.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { programOf } from "./program.ts";

@@ -2,8 +2,8 @@
 
 import { alignUp } from "../base/shape.ts";
 import { GROUPS, type Group, type Linear } from "../families/linears.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { LayerRange } from "../methods/layout.ts";
-import type { PoolAdapter } from "./adapter-pool.ts";
 
 /** Bytes: the next layer's begins where the kernels' widest loads may. */
 const TABLE_ALIGN = 16;

@@ -1,19 +1,19 @@
 // The frozen weights of a range of layers on a device, and which tensors of a Hugging Face model fill them.
 //
-// Linears that share an input lie under each other in one matrix, so that each group is one product. Where they are packed, each is
-// filled as the device computes, then packed, one after the other: beside what is held there is never more than one of them.
+// Linears that share an input lie under each other in one matrix, so that each group is one product. Where they are packed,
+// each is filled as the device computes, then packed, one after the other: no more than one of them is ever held twice.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import type { PackedFormat, WeightFormat } from "../base/precision.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
+import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
 import { type Group, linearShape, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
-import type { LayerRange } from "../methods/layout.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -33,10 +33,10 @@ export type Weights = {
 };
 
 /** Which part of the model a stage holds. */
-export type StageLayers = LayerRange & { readonly first: boolean; readonly last: boolean };
+export type StageLayers = StageSetup["layerRange"];
 export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
 
-/** A tensor of ours and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
+/** A tensor on the device and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
 
 const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });

@@ -23,7 +23,7 @@ export class ConfigReader {
     const value = this.source[key] ?? fallback;
     if (value === null) throw this.wrong(key, Object.hasOwn(this.source, key) ? "is null" : "is missing");
     if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
-      throw this.wrong(key, `is ${JSON.stringify(value)}, wants a number above 0`);
+      throw this.wrong(key, `is ${JSON.stringify(value)}, expected a number above 0`);
     return value;
   }
 
@@ -31,7 +31,7 @@ export class ConfigReader {
   count(key: string, fallback: number | null): number {
     const value = this.number(key, fallback);
     if (!Number.isInteger(value) || value > LARGEST)
-      throw this.wrong(key, `is ${value}, wants a whole number from 1 to ${LARGEST}`);
+      throw this.wrong(key, `is ${value}, expected a whole number from 1 to ${LARGEST}`);
     return value;
   }
 
@@ -39,13 +39,13 @@ export class ConfigReader {
   whole(key: string): number {
     const value = this.source[key];
     if (typeof value !== "number" || !Number.isInteger(value) || value < 0 || value > LARGEST)
-      throw this.wrong(key, `is ${JSON.stringify(value)}, wants a whole number from 0 to ${LARGEST}`);
+      throw this.wrong(key, `is ${JSON.stringify(value)}, expected a whole number from 0 to ${LARGEST}`);
     return value;
   }
 
   flag(key: string, fallback: boolean): boolean {
     const value = this.source[key] ?? fallback;
-    if (typeof value !== "boolean") throw this.wrong(key, `is ${JSON.stringify(value)}, wants true or false`);
+    if (typeof value !== "boolean") throw this.wrong(key, `is ${JSON.stringify(value)}, expected true or false`);
     return value;
   }
 
@@ -72,7 +72,7 @@ export function readRope(
   const key = isGiven(source["rope_scaling"]) || source["rope_parameters"] == null ? "rope_scaling" : "rope_parameters";
   const table = source[key];
   if (table != null && (typeof table !== "object" || Array.isArray(table)))
-    throw config.wrong(key, `is ${JSON.stringify(table)}, wants an object`);
+    throw config.wrong(key, `is ${JSON.stringify(table)}, expected an object`);
   for (const [layers, value] of Object.entries(table ?? {}))
     if (typeof value === "object" && value !== null && !Array.isArray(value))
       throw new RequestError(

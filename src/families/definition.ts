@@ -1,5 +1,5 @@
-// A family of base models: how its config.json is read, which tensors its files have, and its decoder layer as a list of operations. Each stands in a
-// file of its own, and all of them in registry.ts.
+// A family of base models: how its config.json is read, which tensors its files have, and its decoder layer as a list of
+// operations. Each has a file of its own, and all are in registry.ts.
 
 import type { ModelSpec } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
@@ -8,8 +8,8 @@ import type { ConfigReader } from "./config.ts";
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
 /**
- * A step of a decoder layer, from one named value to another. A layer begins with the value "x", the stream, and ends with that of its last operation,
- * which has the stream's width. Weights are named by their path within the layer.
+ * A step of a decoder layer, from one named value to another. A layer begins with the value "x", the residual stream, and its
+ * last operation computes the next layer's. Weights are named by their path within the layer.
  */
 export type Operation =
   /** RMSNorm of a value of `size` features. */
@@ -21,7 +21,9 @@ export type Operation =
       readonly size: number;
       readonly eps: number;
     }
-  /** Linears that read one input, as one product; their outputs lie next to each other. `residual` is a value that is added to them. */
+  /**
+   * Linears that read one input, as one product; their outputs lie next to each other. `residual` is a value to add to them.
+   */
   | {
       readonly op: "linears";
       readonly from: string;
@@ -71,8 +73,8 @@ export type Definition = {
   /** Names in the files; layers lie in `${layers}.${index}`. */
   readonly tensors: { readonly embedding: string; readonly layers: string; readonly norm: string; readonly head: string };
   /**
-   * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where tokenizer_config.json names none,
-   * or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.
+   * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where
+   * tokenizer_config.json names none, or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.
    */
   readonly tokenizer: { readonly class: string | null; readonly isFixed: boolean };
 };

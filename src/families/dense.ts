@@ -1,11 +1,15 @@
-// What Llama, Mistral and Qwen 2 and 3 have in common: a norm before attention and before a SwiGLU MLP, each with a residual; one rope for all layers.
+// What Llama, Mistral and Qwen 2 and 3 have in common: a norm before attention and before a SwiGLU MLP, each with a residual,
+// and one rope for all layers.
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigReader, readRope } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 
+/** What transformers assumes where config.json is silent. */
 type Defaults = {
+  readonly layers?: number; // 32
+  readonly heads?: number; // 32
   /** Null: as many as query heads. */
   readonly kvHeads: number | null;
   /** Null: hidden_size / num_attention_heads. */
@@ -15,11 +19,11 @@ type Defaults = {
   readonly positions: number;
 };
 
-/** The numbers that do not depend on the family, with the family's defaults. */
+/** The sizes of a model, and its rope. */
 export function readSizes(config: ConfigReader, defaults: Defaults) {
   config.only("hidden_act", "silu");
   config.only("partial_rotary_factor", 1);
-  const heads = config.count("num_attention_heads", 32);
+  const heads = config.count("num_attention_heads", defaults.heads ?? 32);
   const hidden = config.count("hidden_size", 4096);
   if (config.source["head_dim"] == null && hidden % heads !== 0)
     throw config.wrong("hidden_size", `${hidden} is not a multiple of num_attention_heads, ${heads}`);
@@ -28,7 +32,7 @@ export function readSizes(config: ConfigReader, defaults: Defaults) {
   const kvHeads = config.count("num_key_value_heads", defaults.kvHeads ?? heads);
   if (heads % kvHeads !== 0)
     throw config.wrong("num_key_value_heads", `${kvHeads} does not divide num_attention_heads, ${heads}`);
-  const layers = config.count("num_hidden_layers", 32);
+  const layers = config.count("num_hidden_layers", defaults.layers ?? 32);
   const maxPositions = config.count("max_position_embeddings", defaults.positions);
   return {
     ...readRope(config, maxPositions),

@@ -1,4 +1,5 @@
-// All families, and what the program asks of one by its name, which is config.json's `model_type`. Nothing outside this folder compares names of families.
+// All families, and what the program asks of one by its name, which is config.json's `model_type`. Nothing outside this folder
+// compares names of families.
 
 import { invariant, RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -29,7 +30,7 @@ const ARCHITECTURES = new Map(
   FAMILY_NAMES.flatMap((family) => FAMILIES[family].architectures.map((name) => [name as string, family] as const)),
 );
 
-/** The spec that a parsed config.json describes; `path` names it in messages. Throws a RequestError "model.*" that names the key. */
+/** The spec that a parsed config.json describes; `path` is for messages. Throws a RequestError "model.*" that names the key. */
 export function specOf(config: ConfigObject, path: string): ModelSpec {
   const { architectures } = config;
   const [name] = Array.isArray(architectures) ? architectures : [];

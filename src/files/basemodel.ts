@@ -89,7 +89,7 @@ function openFiles(folder: string): Map<string, SafetensorsFile> {
 function openShards(folder: string, path: string): Map<string, SafetensorsFile> {
   const map = readJsonObject(path, "model.weights")["weight_map"];
   if (typeof map !== "object" || map === null || Array.isArray(map))
-    throw new RequestError("model.weights", `${path}: weight_map is ${JSON.stringify(map)}, wants an object`);
+    throw new RequestError("model.weights", `${path}: weight_map is ${JSON.stringify(map)}, expected an object`);
   const open = new Map<string, SafetensorsFile>();
   const files = new Map<string, SafetensorsFile>();
   try {

@@ -15,23 +15,24 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
+import type { Placed, PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
+  BLOCKS,
+  type BlockName,
   type FactorTensor,
   factorPlace,
   factorsIn,
   type LayerRange,
   takeFactor,
 } from "../methods/layout.ts";
-import { type Placement, rankAt } from "../methods/placement.ts";
-import type { Factor, PeftMethod } from "../methods/registry.ts";
+import { rankAt } from "../methods/placement.ts";
+import type { Factor } from "../methods/registry.ts";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";
 
-export const BLOCKS = ["params", "m", "v"] as const;
-export type BlockName = (typeof BLOCKS)[number];
 /** A stage's blocks of an adapter, laid out as methods/layout.ts says. */
 export type Blocks = Readonly<Record<BlockName, Float32Array>>;
 
@@ -68,12 +69,9 @@ type Written = v.InferOutput<typeof progressSchema>;
 export type Progress = Omit<Written, "format" | "sha256">;
 
 /** What a checkpoint is made from. */
-export type Snapshot = {
+export type Snapshot = Placed & {
   readonly spec: ModelSpec;
-  readonly rank: number;
-  readonly targets: readonly Linear[];
-  readonly method?: PeftMethod | undefined;
-  readonly places?: Placement | undefined;
+  readonly method?: PoolAdapter["method"] | undefined;
   readonly stages: readonly { readonly layerRange: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 

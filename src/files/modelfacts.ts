@@ -1,4 +1,4 @@
-// What a base model's files say beside its config.json. Where the two differ the files are right, as in transformers 5.
+// What a base model's files say in addition to its config.json. Where the two differ the files are right, as in transformers 5.
 
 import { join } from "node:path";
 import { range, sizeOf } from "../base/shape.ts";

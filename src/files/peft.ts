@@ -4,14 +4,24 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { sizeOf } from "../base/shape.ts";
+import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Linear, linearShape, pathOf } from "../families/linears.ts";
-import type { Settings, SharedTensor } from "../methods/definition.ts";
+import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
+import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
-import { alphaOf, type Placement, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
-import { DEFINITIONS, type Factor, factorShape, isScaled, type PeftMethod, storedBy, TENSORS } from "../methods/registry.ts";
+import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import {
+  DEFINITIONS,
+  type Factor,
+  factorShape,
+  isScaled,
+  type PeftMethod,
+  type StageSettings,
+  storedBy,
+  TENSORS,
+} from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -29,9 +39,9 @@ export type PeftAdapter = {
   /** Left out: "lora". */
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
-  readonly places?: Placement;
+  readonly places?: PoolAdapter["places"];
   /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
-  readonly settings?: Settings;
+  readonly settings?: StageSettings;
   readonly shared?: readonly SharedTensor[];
   readonly baseModel: string;
   /** Of an adapter with a frozen half of each rank, its first values: the initialisation that gave them. */
@@ -76,7 +86,7 @@ export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & 
   /** Of one that PEFT takes off the base model: what its file says of the half that was trained. */
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
   /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
-  readonly own?: Settings & { readonly isDrawnHere: boolean };
+  readonly own?: StageSettings & { readonly isDrawnHere: boolean };
   /** A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared tensors. */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
@@ -121,13 +131,15 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   const hasOwn = (layer: number, linear: Linear) =>
     storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
   const configured = configuredPlaces(config, path);
+  const groups = range(spec.layers).map((layer) => groupsOfLayer(spec, layer));
   const placement = placed(spec.layers, (layer, linear) => {
+    if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
     if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
     const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
     return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
   });
   const { targets } = placement;
-  const settings = settingsIn?.(config) ?? {};
+  const settings: StageSettings = settingsIn?.(config) ?? {};
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
   checkTensors(file, spec, placement, drawn, method, configured);
   const values = new Map<string, Float32Array>();

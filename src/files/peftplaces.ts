@@ -3,8 +3,9 @@
 
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
+import { range } from "../base/shape.ts";
 import { isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { LINEARS, type Linear, modulesOf, pathOf } from "../families/linears.ts";
+import { LINEARS, type Linear, type Module, pathOf } from "../families/linears.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
@@ -91,7 +92,9 @@ export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "
   const { rank, alpha, rslora, targets, places } = adapter;
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
   const of = { ...adapter, scale: 0 };
-  const sites = modulesOf(places.ranks.length).filter(({ layer, linear }) => rankAt(of, layer, linear) > 0);
+  const sites: Module[] = range(places.ranks.length).flatMap((layer) =>
+    LINEARS.filter((linear) => rankAt(of, layer, linear) > 0).map((linear) => ({ layer, linear, path: pathOf(layer, linear) })),
+  );
   const ranks = new Map(sites.map((site) => [site, rankAt(of, site.layer, site.linear)]));
   const alphas = new Map(
     sites.map((site) => [site, alphaOf(scaleAt(of, site.layer, site.linear), ranks.get(site)!, rslora)] as const),
@@ -108,8 +111,6 @@ export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "
     alphaPattern: patternOf(alphas, baseAlpha),
   };
 }
-
-type Module = ReturnType<typeof modulesOf>[number];
 
 /** By the linear's name where all its layers have one value, else by whole paths; what has the common value is left out. */
 function patternOf(values: ReadonlyMap<Module, number>, common: number): PatternTable {

@@ -4,12 +4,15 @@
 // begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes it off a device and back. This file alone knows
 // offsets and strides.
 
+import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
+import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
-import type { Axes } from "./definition.ts";
-import { type Placed, type Placement, rankAt } from "./placement.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
+import type { Placed, StageAdapter } from "./adapter.ts";
+import { type Axes, MOST_RANK } from "./definition.ts";
+import { rankAt } from "./placement.ts";
 import {
   FACTORS,
   type Factor,
@@ -26,10 +29,18 @@ import {
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 
-/** The largest rank there is. A vector of ranks has so many elements whatever the padded rank is, so that its norm is summed alike in any run. */
-export const MOST_RANK = 256;
+export { MOST_RANK };
 
-export type LayerRange = { readonly from: number; readonly to: number };
+/** Layers from `from` on and below `to`. */
+export const layerRange = v.strictObject({ from: count, to: natural });
+export type LayerRange = Output<typeof layerRange>;
+
+/**
+ * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
+ * each a flat block.
+ */
+export const BLOCKS = ["params", "m", "v"] as const;
+export type BlockName = (typeof BLOCKS)[number];
 
 /** A matrix within an adapter's block; `offset` in elements from its beginning. */
 export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
@@ -64,17 +75,19 @@ export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
   return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
 };
 
+const groups = v.array(v.picklist(GROUP_NAMES));
 /** What the adapters of a run have memory for. */
-export type AdapterCapacity = {
+export const adapterCapacity = v.strictObject({
   /** Padded. */
-  readonly rank: number;
+  rank: natural,
   /** Where any adapter has a target. */
-  readonly groups: readonly Group[];
+  groups,
   /** Of methods that need more than a LoRA: where an adapter of the method has a target. */
-  readonly methods: Readonly<Partial<Record<PeftMethod, readonly Group[]>>>;
-};
+  methods: v.record(v.picklist(PEFT_METHODS), groups),
+});
+export type AdapterCapacity = Output<typeof adapterCapacity>;
 
-type Targeting = { readonly targets: readonly Linear[]; readonly method?: PeftMethod };
+type Targeting = Pick<StageAdapter, "targets" | "method">;
 
 /** The groups that adapters need memory in. */
 export function roomOf(adapters: readonly Targeting[]): Omit<AdapterCapacity, "rank"> {
@@ -106,7 +119,7 @@ type Packing = {
   }) => [offset: number, stride: number | null];
 };
 
-/** `rank` is the padded one here. */
+/** `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is summed alike in any run. */
 const PACKINGS: Readonly<Record<Axes, Packing>> = {
   "rank in": {
     group: (of) => [of.linears * of.rank, of.in],
@@ -121,7 +134,7 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: Ad
   const sites: SiteLayout[] = [];
   let at = 0;
   for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of capacity.groups) {
+    for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
       const { in: width, firstColumn } = groupShape(spec, group);
       const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
       const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));
@@ -199,7 +212,7 @@ export function factorsIn(
   { from, to }: LayerRange,
   targets: readonly Linear[],
   method: PeftMethod = "lora",
-  places?: Placement,
+  places?: StageAdapter["places"],
 ): Omit<FactorTensor, "values">[] {
   const of = { rank: 1, targets, places };
   const factors: Omit<FactorTensor, "values">[] = [];

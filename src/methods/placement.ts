@@ -2,24 +2,15 @@
 
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
+import type { Placed, PlacedAdapter, StageAdapter } from "./adapter.ts";
 import { isScaled, type PeftMethod } from "./registry.ts";
-
-/** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. */
-export type Placement = {
-  readonly ranks: readonly (readonly number[])[];
-  /** The factors on B A. */
-  readonly scales: readonly (readonly number[])[];
-};
-
-/** With `places`, `rank` is the largest rank and `targets` are the linears of any layer. */
-export type Placed = { readonly rank: number; readonly targets: readonly Linear[]; readonly places?: Placement | undefined };
 
 /** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
 export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
   places ? places.ranks[layer]![LINEARS.indexOf(linear)]! : targets.includes(linear) ? rank : 0;
 
 /** The factor on B A there; 0 where it has nothing. */
-export const scaleAt = (adapter: Placed & { readonly scale: number }, layer: number, linear: Linear): number =>
+export const scaleAt = (adapter: Placed & Pick<PlacedAdapter, "scale">, layer: number, linear: Linear): number =>
   adapter.places
     ? adapter.places.scales[layer]![LINEARS.indexOf(linear)]!
     : adapter.targets.includes(linear)
@@ -29,8 +20,8 @@ export const scaleAt = (adapter: Placed & { readonly scale: number }, layer: num
 /** A rank and a scale for each place, null for none. Uniform ones need no table, and get none. */
 export function placed(
   layers: number,
-  at: (layer: number, linear: Linear) => { readonly rank: number; readonly scale: number } | null,
-): { readonly rank: number; readonly scale: number; readonly targets: readonly Linear[]; readonly places?: Placement } {
+  at: (layer: number, linear: Linear) => Pick<PlacedAdapter, "rank" | "scale"> | null,
+): PlacedAdapter {
   const table = range(layers).map((layer) => LINEARS.map((linear) => at(layer, linear) ?? { rank: 0, scale: 0 }));
   const ranks = table.map((row) => row.map(({ rank }) => rank));
   const scales = table.map((row) => row.map(({ scale }) => scale));
@@ -43,7 +34,7 @@ export function placed(
 }
 
 /** Ranks of a linear that are trained, of an adapter with a frozen half; without `places` the same in all linears. */
-export const trainedAt = (adapter: Placed & { readonly trainedRank?: number }, layer: number, linear: Linear): number =>
+export const trainedAt = (adapter: Placed & Pick<StageAdapter, "trainedRank">, layer: number, linear: Linear): number =>
   adapter.places && adapter.trainedRank !== undefined
     ? (rankAt(adapter, layer, linear) * adapter.trainedRank) / adapter.rank
     : (adapter.trainedRank ?? adapter.rank);
@@ -60,8 +51,8 @@ export const alphaOf = (scale: number, rank: number, rslora: boolean): number =>
 
 /** Whether two adapters have the same ranks, and scales that differ by rounding alone, in every linear of every layer. */
 export function samePlaces(
-  a: Placed & { readonly scale: number },
-  b: Placed & { readonly scale: number },
+  a: Placed & Pick<PlacedAdapter, "scale">,
+  b: Placed & Pick<PlacedAdapter, "scale">,
   layers: number,
 ): boolean {
   const close = (x: number, y: number) => Math.abs(x - y) <= 1e-9 * Math.abs(y);

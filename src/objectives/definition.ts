@@ -4,7 +4,9 @@
 // which needs their values, use the same.
 
 import * as v from "valibot";
+import type { CamelKeys } from "../base/case.ts";
 import { text } from "../base/check.ts";
+import { count, type Output } from "../base/schema.ts";
 
 /** Adapters as they are before their first step ("start": the base model, or the adapter that is continued), the base, or a PEFT folder. */
 export type Reference = "start" | "base" | { readonly folder: string };
@@ -31,7 +33,8 @@ export type ScoredRow = {
 };
 
 /** What the rows of a micro-batch are divided by: rows of the mini-batch, and targets of the answers that are learned themselves. */
-export type BatchTotals = { readonly rows: number; readonly tokens: number };
+export const batchTotals = v.strictObject({ rows: count, tokens: count });
+export type BatchTotals = Output<typeof batchTotals>;
 
 export type RowLoss = {
   /** The row's part of the mini-batch's loss, and its derivatives by the log-probabilities of both sequences. */
@@ -43,12 +46,10 @@ export type RowLoss = {
   readonly contrast?: { readonly loss: number; readonly gradients: readonly number[] };
 };
 
-type Camel<S extends string> = S extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : S;
-
 /** An objective as a run has it: its keys in camelCase, a reference's folder by its whole path. */
-export type SettingsOf<N extends string, E extends v.ObjectEntries> = { readonly name: N } & {
-  readonly [K in keyof E & string as Camel<K>]: K extends "reference" ? Reference : v.InferOutput<E[K]>;
-};
+export type SettingsOf<N extends string, E extends v.ObjectEntries> = { readonly name: N } & CamelKeys<{
+  readonly [K in keyof E]: K extends "reference" ? Reference : v.InferOutput<E[K]>;
+}>;
 
 export type Definition<N extends string, E extends v.ObjectEntries> = {
   readonly name: N;

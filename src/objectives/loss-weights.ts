@@ -1,6 +1,6 @@
 // From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows are known only by then.
 
-import type { MicroBatch, PackedPreference } from "../schedule/pack.ts";
+import type { MicroBatch, PackedPreference } from "../schedule/micro-batch.ts";
 import type { RowLoss, ScoredRow } from "./definition.ts";
 import { preferenceLoss } from "./registry.ts";
 

@@ -1,6 +1,7 @@
 // All objectives, and what the program asks of one by its name. Nothing outside this folder compares names of objectives.
 
 import * as v from "valibot";
+import { camel, snake } from "../base/case.ts";
 import { apoZero } from "./apo-zero.ts";
 import { cit } from "./cit.ts";
 import { cpo } from "./cpo.ts";
@@ -25,9 +26,6 @@ export const OBJECTIVE_NAMES = Object.keys(OBJECTIVES) as ObjectiveName[];
 const definitionOf = ({ name }: { readonly name: ObjectiveName }) =>
   OBJECTIVES[name] as unknown as Definition<string, v.ObjectEntries>;
 type Settings = SettingsOf<string, v.ObjectEntries>;
-
-const camel = (key: string) => key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
-const snake = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** Each objective's table in a recipe. Defaults are those of TRL, but SimPO's, which are its paper's, and CIT's, of its authors' code (luka-group/CoIN). */
 export const objectiveTables = OBJECTIVE_NAMES.map((name) =>
@@ -67,9 +65,6 @@ export function objectiveTable(objective: Objective): string | Record<string, un
   const entries = Object.entries(objective);
   return entries.length === 1 ? objective.name : Object.fromEntries(entries.map(([key, value]) => [snake(key), plain(value)]));
 }
-
-/** Keys of an objective's table in a recipe. */
-export const objectiveKeys = (name: ObjectiveName): string[] => ["name", ...Object.keys(definitionOf({ name }).keys)];
 
 export const rowKindOf = (objective: { readonly name: ObjectiveName }): RowKind => definitionOf(objective).rows;
 

@@ -3,8 +3,8 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { linearShape } from "../families/linears.ts";
+import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
@@ -14,9 +14,7 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
-import { type PlacedAdapter, placeAdapter } from "./places.ts";
-
-export type { PoolAdapter } from "../engine/adapter-pool.ts";
+import { placeAdapter } from "./places.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {

@@ -1,18 +1,18 @@
 // What generation takes of a device: how many sequences grow at once, and how long each may become.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { RequestError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import type { DeviceReport } from "../device/open.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
-import type { PoolAdapter } from "../engine/adapter-pool.ts";
 import { countBytes } from "../engine/buffers.ts";
 import { type GenerationSizes, takeGeneration } from "../engine/generation.ts";
 import { poolBytes } from "../engine/pool-memory.ts";
 import { weightBytes, wholeModel } from "../engine/weights.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { layoutAdapters, roomOf } from "../methods/layout.ts";
 import { promptRows } from "../schedule/decode.ts";
 import { padRank } from "./plan.ts";

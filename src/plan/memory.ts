@@ -2,31 +2,18 @@
 // taken cannot drift apart; nothing here touches a device.
 
 import { bytesOf } from "../base/dtype.ts";
-import type { WeightFormat } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { takeBatch } from "../engine/batch.ts";
-import { bufferBytes, countBytes, type Sizes } from "../engine/buffers.ts";
+import { bufferBytes, countBytes, type StageSizes } from "../engine/buffers.ts";
 import { poolBytes } from "../engine/pool-memory.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
-
-/** All that decides how much memory a stage takes, next to the model and the adapters. */
-export type StageSizes = Sizes & {
-  /** Adapters that train at once. */
-  readonly slots: number;
-  /** Micro-batches between forward and backward at one time. */
-  readonly inFlight: number;
-  /** Longest sequence. */
-  readonly positions: number;
-  /** How the base's linear weights are held. */
-  readonly format: WeightFormat;
-};
 
 /**
  * Messages that a link holds between a sender and a receiver that is not there yet, in each direction; one more for

@@ -4,10 +4,10 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
 import { linearsOfModel, modulesOf } from "../families/linears.ts";
-import { type Placed, placed, scaleOf } from "../methods/placement.ts";
+import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
+import { placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
-export type PlacedAdapter = ReturnType<typeof placed>;
 type Asked = Pick<
   AdapterRecipe,
   "name" | "targets" | "exclude" | "layers" | "rank" | "rankPattern" | "alpha" | "alphaPattern" | "rslora" | "method"
@@ -16,7 +16,7 @@ type Asked = Pick<
 /** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
 export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const { rank, rankPattern, alpha, alphaPattern, rslora, method } = recipe;
-  const modules = modulesOf(spec.layers);
+  const modules = modulesOf(spec);
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
   const targeted = modules.filter(({ layer, path }) => isTargeted(recipe, layer, path));

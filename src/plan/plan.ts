@@ -1,13 +1,14 @@
 // What a run will do, from numbers alone: steps, tokens, parameters, memory. Nothing is opened and nothing is started here.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { weightFormat } from "../base/precision.ts";
+import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import type { DeviceReport } from "../device/open.ts";
-import type { Recomputation } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/buffers.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -22,7 +23,7 @@ import {
   planAdapter,
 } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { type MemoryParts, type StageSizes, stageMemory } from "./memory.ts";
+import { type MemoryParts, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */

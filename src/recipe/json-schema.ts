@@ -1,7 +1,6 @@
-// The recipe's schema for programs: editors that complete and check TOML read JSON schema. All of it follows from schema.ts and the defaults.
+// The recipe's schema for programs: editors that complete and check TOML read JSON schema. All of it follows from schema.ts.
 
 import { toJsonSchema } from "@valibot/to-json-schema";
-import { DEFAULTS } from "./resolve.ts";
 import { RecipeTable } from "./schema.ts";
 
 /** A JSON schema, draft-07, as far as it is looked into here. */
@@ -18,26 +17,8 @@ export type JsonSchema = {
   readonly [key: string]: unknown;
 };
 
-/** What lies between keys (one of two that exclude each other, a pattern that matches nothing) is checked by the program alone. */
+/** Rules between keys (agree.ts), and patterns that match nothing, are checked by the program alone. */
 export function recipeSchema(): JsonSchema {
   const schema = toJsonSchema(RecipeTable, { errorMode: "ignore", typeMode: "input" }) as unknown as JsonSchema;
-  const { defaults, adapter, ...sections } = schema.properties!;
-  const withDefaults = (table: JsonSchema): JsonSchema => ({
-    ...table,
-    properties: Object.fromEntries(
-      Object.entries(table.properties!).map(([key, of]) => [
-        key,
-        Object.hasOwn(DEFAULTS, key) ? { ...of, default: DEFAULTS[key as keyof typeof DEFAULTS] } : of,
-      ]),
-    ),
-  });
-  return {
-    ...schema,
-    title: "A recipe of mlora",
-    properties: {
-      ...sections,
-      defaults: withDefaults(defaults!),
-      adapter: { ...adapter!, items: withDefaults(adapter!.items as JsonSchema) },
-    },
-  };
+  return { ...schema, title: "A recipe of mlora" };
 }

@@ -1,25 +1,20 @@
-// A recipe from its file: parsed strictly, all faults told at once, each with its line and column.
+// A recipe from its file: parsed strictly, all faults reported together, each with its line and column.
 
 import { readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
+import { camelKeys, snake } from "../base/case.ts";
 import { RequestError, textOf } from "../base/errors.ts";
-import { isSvdInit } from "../methods/init.ts";
-import { MOST_RANK } from "../methods/layout.ts";
-import { DEFINITIONS, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
-import { isContrastive, OBJECTIVE_NAMES, type ObjectiveName, objectiveKeys, rowKindOf } from "../objectives/registry.ts";
+import { checkLength, checkTogether } from "./agree.ts";
+import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
 import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
-import { adapterTable, heldOut, resolveAdapter } from "./resolve.ts";
-import { ADAPTER_KEYS, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
-import { nearest } from "./suggest.ts";
+import { adapterTable, resolveAdapter } from "./resolve.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
 
 const MOST_BYTES = 16 << 20;
-
-/** Something wrong, and where in the recipe. */
-type Fault = { readonly path: Path; readonly message: string };
 
 /** Reads and parses a recipe. Every RequestError names the file. */
 export function loadRecipe(path: string, overrides: Overrides = {}): Recipe {
@@ -47,7 +42,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const places = new Places(text);
   const faults: Fault[] = [];
   const parsed = v.safeParse(RecipeTable, table);
-  if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue));
+  if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue, RecipeTable));
   const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
@@ -55,13 +50,12 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
     path,
     model: { path: resolve(dirname(path), model.path), precision: model.precision },
     run: {
+      ...camelKeys(run),
       output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
       seed: seedOf(overrides, run.seed),
       device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
-      recomputation: run.recomputation,
       stages: stagesOf(overrides) ?? run.stages,
-      restarts: run.restarts,
       slots: run.slots === "auto" ? null : run.slots,
       checkpoint: checkpointOf(run.checkpoint),
     },
@@ -72,7 +66,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   return recipe;
 }
 
-/** How often adapters are kept where the recipe does not say. */
+/** How often adapters are saved unless the recipe says. */
 const CHECKPOINT = { steps: null, minutes: 10, keep: 2 };
 
 function checkpointOf(given: RecipeTable["run"]["checkpoint"]): Recipe["run"]["checkpoint"] {
@@ -107,41 +101,6 @@ const dotted = (path: Path): string =>
     ? ""
     : `${path.map((part, i) => (typeof part === "number" ? `[${part}]` : `${i > 0 ? "." : ""}${part}`)).join("")} `;
 
-/** What a table may hold, for suggestions: the sections, or an adapter's keys. */
-const SECTION_KEYS: Readonly<Record<string, readonly string[]>> = {
-  "": ["model", "run", "defaults", "adapter"],
-  model: ["path", "precision"],
-  run: ["output", "seed", "device", "tokens_per_microbatch", "recomputation", "stages", "slots", "checkpoint", "restarts"],
-  checkpoint: ["steps", "minutes", "keep"],
-  halving: ["rung", "keep", "group"],
-  data: ["train", "eval", "split"],
-  template: ["prompt", "completion"],
-};
-
-/** The faults of an issue: of a choice between forms, those of the table when a table was given. */
-function faultsOf(issue: v.BaseIssue<unknown>, before: Path = []): Fault[] {
-  const path = [...before, ...(issue.path ?? []).map(({ key }) => key as string | number)];
-  const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
-  const inner = (issue.issues ?? []).filter(
-    ({ kind, type, path: deeper }) => kind === "schema" && (type === "strict_object" || deeper),
-  );
-  if (issue.type === "union" && isTable && inner.length > 0) return inner.flatMap((one) => faultsOf(one, path));
-  if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
-  if (issue.expected !== "never") return [{ path, message: issue.received === "undefined" ? "is missing" : issue.message }];
-  const table = path.filter((part) => typeof part === "string").at(-2) ?? "";
-  const own = path[0] === "adapter" ? ["name", "sweep", ...ADAPTER_KEYS] : ADAPTER_KEYS;
-  const allowed =
-    table === "objective"
-      ? objectiveKeys((issue.path.at(-1)!.input as { readonly name: ObjectiveName }).name)
-      : (SECTION_KEYS[table] ?? own);
-  return [{ path, message: unknownKey(String(path.at(-1)), allowed) }];
-}
-
-function unknownKey(key: string, allowed: readonly string[]): string {
-  const meant = nearest(key, allowed);
-  return `is an unknown key${meant ? `; did you mean '${meant}'?` : `; known are ${allowed.join(", ")}`}`;
-}
-
 function resolveAll(table: RecipeTable, path: string, seed: number, faults: Fault[]): AdapterRecipe[] {
   const defaults: DefaultsTable = table.defaults ?? {};
   checkLength(defaults, ["defaults"], faults);
@@ -175,8 +134,9 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
     else if (Object.hasOwn(adapter, key)) faults.push({ path, message: "is in the sweep and in the adapter; leave one out" });
     else
       for (const [i, value] of values.entries()) {
-        const result = v.safeParse(adapterEntries[key as keyof typeof adapterEntries] as v.GenericSchema, value);
-        if (!result.success) faults.push(...result.issues.flatMap((issue) => faultsOf(issue, [...path, i])));
+        const schema: v.GenericSchema = adapterEntries[key as AdapterKey];
+        const result = v.safeParse(schema, value);
+        if (!result.success) faults.push(...result.issues.flatMap((issue) => faultsOf(issue, schema, [...path, i])));
       }
   }
 }
@@ -189,152 +149,17 @@ function checkName(name: string, path: Path, taken: Map<string, Path>, faults: F
   taken.set(folded, path);
 }
 
-function checkLength(
-  { epochs, steps }: { epochs?: number | undefined; steps?: number | undefined },
-  at: Path,
-  faults: Fault[],
-): void {
-  if (epochs !== undefined && steps !== undefined)
-    faults.push({ path: [...at, "steps"], message: "and epochs exclude each other; leave one out" });
-}
-
-/** What two keys must agree on. */
-function checkTogether(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  sweep: AdapterTable["sweep"],
-  at: Path,
-  faults: Fault[],
-): void {
-  const all = { ...defaults, ...adapter };
-  if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
-  else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
-    faults.push({ path: [...at, "data"], message: "has eval and split; leave one out" });
-  if (all.format === "template" && !all.template)
-    faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
-  if (all.template && all.format !== "template")
-    faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
-  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving }; // in [defaults], evaluations are for those that have rows
-  for (const key of ["eval_every", "patience", "halving"] as const)
-    if (asked[key] !== undefined && !heldOut(all.data))
-      faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
-  if (all.patience !== undefined && all.eval_every === undefined)
-    faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
-  if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
-    faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
-  checkOptimizer(adapter, defaults, at, faults);
-  checkObjective(all, at, faults);
-  if (adapter.init !== undefined && !isSvdInit(adapter.init) && all.from !== undefined)
-    faults.push({ path: [...at, "init"], message: "is for a fresh adapter, and `from` continues one; leave one out" });
-  checkMethod(adapter, defaults, at, faults);
-  checkInit(adapter, defaults, ranksOf(adapter, defaults, sweep, at), at, faults);
-  if (Array.isArray(all.targets) && new Set(all.targets).size < all.targets.length)
-    faults.push({ path: [...at, "targets"], message: "names a linear layer twice" });
-}
-
-/** Keys of other rows than the objective's. */
-function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Path, faults: Fault[]): void {
-  const { objective = "sft" } = all;
-  const name = typeof objective === "string" ? objective : objective.name;
-  if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has told it
-  if (rowKindOf({ name }) !== "single")
-    for (const [key, allowed] of [
-      ["format", "auto"],
-      ["train_on", "completion"],
-    ] as const)
-      if (all[key] !== undefined && all[key] !== allowed)
-        faults.push({
-          path: [...at, key],
-          message: `is for supervised fine-tuning; leave it out with the objective ${name}`,
-        });
-  if (isContrastive({ name }) && all.batch_size === 1)
-    faults.push({
-      path: [...at, "batch_size"],
-      message: `is 1: ${name} contrasts the rows of a micro-batch, so it needs 2 or more`,
-    });
-}
-
-/** Keys of another kind; in [defaults] they are for the adapters that have it. */
-function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { method = "lora" } = { ...defaults, ...adapter };
-  for (const key of OWN_KEYS) {
-    if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
-    const of = PEFT_METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
-    faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
-  }
-}
-
-/** All the ranks that an adapter is given, each with its place: in the adapter, in its sweep, or in [defaults]. */
-function ranksOf(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  sweep: AdapterTable["sweep"],
-  at: Path,
-): { readonly path: Path; readonly rank: number }[] {
-  const { method = "lora", rank_pattern = {}, ...all } = { ...defaults, ...adapter };
-  const { rank = DEFINITIONS[method].rank } = all;
-  const placeOf = (key: "rank" | "rank_pattern"): Path => {
-    if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
-    return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
-  };
-  const patterns = DEFINITIONS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
-  return [
-    { path: placeOf("rank"), rank },
-    ...patterns.map(([pattern, rank]) => ({ path: [...placeOf("rank_pattern"), pattern], rank })),
-  ];
-}
-
-/** What a beginning needs: a part of the weight, that nothing changes what is frozen beside it, or what it is taken off. */
-function checkInit(
-  adapter: AdapterTable,
-  defaults: DefaultsTable,
-  ranks: ReturnType<typeof ranksOf>,
-  at: Path,
-  faults: Fault[],
-): void {
-  const all = { ...defaults, ...adapter };
-  const { init = "default", method = "lora" } = all;
-  const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for those that begin anew
-  if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
-  if (init === "orthogonal" && all.from === undefined)
-    for (const { path, rank } of ranks)
-      if (rank % 2 === 1)
-        faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
-  if (!isSvdInit(init)) return;
-  const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
-  if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
-  if ((all.dropout ?? 0) > 0)
-    wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
-  if ((all.weight_decay ?? 0) > 0)
-    wrong([...at, "weight_decay"], `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);
-  for (const { path, rank } of ranks)
-    if (2 * rank > MOST_RANK)
-      wrong(path, `is ${rank}, and has to be ${MOST_RANK / 2} or less, for as much again is kept frozen,`);
-}
-
-const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;
-
-/** Keys of another optimizer; in [defaults] they are for the adapters that have it. */
-function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
-  const { optimizer = "adamw", momentum = 0, nesterov = false } = { ...defaults, ...adapter };
-  for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])
-    if (adapter[key] !== undefined && of !== optimizer)
-      faults.push({ path: [...at, key], message: `is for ${of}; leave it out with the optimizer ${optimizer}` });
-  if (optimizer === "sgd" && nesterov && momentum === 0)
-    faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });
-}
-
-function seedOf({ seed }: Overrides, fallback = 42): number {
+function seedOf({ seed }: Overrides, fallback: number): number {
   if (seed === undefined) return fallback;
   const value = typeof seed === "number" ? seed : /^\d+$/.test(seed) ? Number(seed) : Number.NaN;
   if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
-    throw new RequestError("flag.seed", `--seed ${seed}: wants a whole number from 0 to ${2 ** 32 - 1}`);
+    throw new RequestError("flag.seed", `--seed ${seed}: expected a whole number from 0 to ${2 ** 32 - 1}`);
   return value;
 }
 
 function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
   if (device === undefined || device === "auto" || device === "cpu" || device === "cuda") return device;
-  throw new RequestError("flag.device", `--device ${device}: wants auto, cpu or cuda`);
+  throw new RequestError("flag.device", `--device ${device}: expected auto, cpu or cuda`);
 }
 
 /** --stages 4, or 10,12,10 for the layers of each. */
@@ -344,7 +169,7 @@ function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
   if (!numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 256))
     throw new RequestError(
       "flag.stages",
-      `--stages ${stages}: wants auto, a number of stages up to 256, or the layers of each: 10,12,10`,
+      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each: 10,12,10`,
     );
   return numbers.length === 1 ? numbers[0]! : numbers;
 }
@@ -354,17 +179,11 @@ const tableOf = (of: object) => Object.fromEntries(Object.entries(of).filter(([,
 /** The resolved recipe as TOML: loads again, from anywhere, to the same recipe. */
 export const formatRecipe = ({ model, run, adapters }: Recipe): string =>
   `${stringify({
-    model: { path: model.path, precision: model.precision },
-    run: {
-      output: run.output,
-      seed: run.seed,
-      device: run.device,
-      ...(run.tokensPerMicrobatch === null ? {} : { tokens_per_microbatch: run.tokensPerMicrobatch }),
-      recomputation: run.recomputation,
-      stages: typeof run.stages === "object" ? [...run.stages] : run.stages,
-      restarts: run.restarts,
+    model,
+    run: tableOf({
+      ...Object.fromEntries(Object.entries(run).map(([key, value]) => [snake(key), value])),
       slots: run.slots ?? "auto",
       checkpoint: run.checkpoint === null ? false : tableOf(run.checkpoint),
-    },
+    }),
     adapter: adapters.map(adapterTable),
   })}\n`;

@@ -1,71 +1,57 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
-import { about, between, finite, oneOf, positive, show, text, truth, wants, whole } from "../base/check.ts";
-import { compilePattern, PatternError } from "../base/pattern.ts";
+import {
+  about,
+  between,
+  expected,
+  finite,
+  listed,
+  notNegative,
+  oneOf,
+  pattern,
+  positive,
+  seed,
+  show,
+  text,
+  truth,
+  whole,
+} from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
-import { INITS, type Init } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { PEFT_METHODS } from "../methods/registry.ts";
+import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
-import { FORMATS } from "./recipe.ts";
 
-const SEED = 2 ** 32 - 1;
 const MANY = 1e9;
 const MOST_STAGES = 256;
 const MOST_SLOTS = 4096;
 
 const paths = v.union(
-  [text, v.pipe(v.array(text), v.minLength(1, "wants at least one file"))],
-  wants("a file or a list of files"),
+  [text, v.pipe(v.array(text), v.minLength(1, "is empty, expected at least one file"))],
+  expected("a file or a list of files"),
 );
 
 export const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
 const name = v.pipe(
-  v.string(wants("a text")),
-  v.regex(NAME, (issue) => `names a folder: wants letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
+  v.string(expected("a string")),
+  v.regex(NAME, (issue) => `names a folder: expected letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
-/** A regular expression that Python and JavaScript read alike. */
-const pattern = (match: "whole" | "end") =>
-  v.pipe(
-    text,
-    v.rawCheck(({ dataset, addIssue }) => {
-      if (!dataset.typed) return;
-      try {
-        compilePattern(dataset.value, match);
-      } catch (error) {
-        if (!(error instanceof PatternError)) throw error;
-        addIssue({ message: `"${dataset.value}": ${error.message}` });
-      }
-    }),
-  );
-const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
-  v.pipe(
-    v.record(pattern("end"), value, wants("a table of regular expressions and numbers")),
-    v.check((table) => Object.keys(table).length > 0, "wants at least one pattern"),
-  );
 const MOST_LAYERS = 9999;
 const layerRange = v.pipe(
   text,
-  v.regex(/^\d{1,4}-\d{1,4}$/, wants('the first and the last layer, as "8-23"')),
+  v.regex(/^\d{1,4}-\d{1,4}$/, expected('the first and the last layer, as "8-23"')),
   v.check((range) => {
     const [from, to] = range.split("-").map(Number);
     return from! <= to!;
-  }, "wants the first layer before the last"),
+  }, expected("the first layer before the last")),
 );
-/** What a chat template is given of a row itself. */
+/** Variables that a chat template gets from the row. */
 const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
 
-const initNames = wants(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`);
-const init = v.union(
-  [v.picklist(INITS), v.pipe(v.string(), v.regex(/^pissa_niter_[0-9]{1,2}$/, initNames))],
-  initNames,
-) as unknown as v.GenericSchema<Init>;
-
-/** What an adapter may say but its name, its data's sweep among it; and so what [defaults] may say. */
+/** The keys of [defaults], and those of an adapter except its name and sweep. */
 export const adapterEntries = {
   data: about(
     v.union(
@@ -77,135 +63,159 @@ export const adapterEntries = {
           split: v.exactOptional(between(0, 1)),
         }),
       ],
-      wants("a file, a list of files, or { train, eval, split }"),
+      expected("a file, a list of files, or { train, eval, split }"),
     ),
     "JSONL files of rows: a file, a list, or a table; `eval` is held out, or the share `split` of the rows is",
   ),
-  format: about(oneOf(...FORMATS), 'the form of the rows; "auto" goes by their fields'),
+  format: about(
+    oneOf("auto", "messages", "prompt-completion", "text", "alpaca", "template"),
+    'the form of the rows; "auto" goes by their fields',
+    "auto",
+  ),
   template: about(
-    v.strictObject({ prompt: text, completion: text }, wants("{ prompt, completion }")),
-    'the texts of prompt and completion, with {field} of the row; for `format = "template"`',
+    v.strictObject({ prompt: text, completion: text }, expected("{ prompt, completion }")),
+    'Jinja texts of prompt and completion over the fields of a row, as "{{ question }}"; for `format = "template"`',
   ),
   chat_template: about(
-    v.union([truth, text], wants("true, false or the file of a template")),
+    v.union([truth, text], expected("true, false or the file of a template")),
     "whether rows go through the chat template; a path: that template in place of the model's",
+    true,
   ),
   chat_template_kwargs: about(
     v.pipe(
-      v.record(v.string(), v.unknown(), wants("a table")),
+      v.record(v.string(), v.unknown(), expected("a table")),
       v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
     ),
-    "what the template is given beside the turns",
+    "variables for the template, by name; a row's own win",
+    {},
   ),
   thoughts: about(
     oneOf("as-template", "every-turn", "drop"),
     "which turns are trained with their thoughts: those that the template keeps, all, or none",
+    "as-template",
   ),
   system: about(text, "the system message of every row that has none"),
-  train_on: about(oneOf("completion", "all"), "whether answers are learned, or prompts, too"),
+  train_on: about(oneOf("completion", "all"), "whether answers are learned, or prompts, too", "completion"),
   objective: about(
     v.union(
-      [oneOf(...OBJECTIVE_NAMES), v.variant("name", objectiveTables, wants(NAMES))],
-      wants(`${NAMES}, or a table with one of them as name`),
+      [oneOf(...OBJECTIVE_NAMES), v.variant("name", objectiveTables, expected(NAMES))],
+      expected(`${NAMES}, or a table with one of them as name`),
     ),
     "what is learned from the rows: a name, or a table with one and its keys",
+    "sft",
   ),
-  method: about(oneOf(...PEFT_METHODS), "LoRA, DoRA or VeRA"),
+  method: about(
+    oneOf(...PEFT_METHODS),
+    listed(
+      PEFT_METHODS.map((name) => DEFINITIONS[name].title),
+      "or",
+    ),
+    "lora",
+  ),
   rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
-  alpha: about(positive(), "what is added is scaled by alpha / rank"),
-  dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped"),
-  rslora: about(truth, "scale by alpha / sqrt(rank)"),
-  lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A"),
-  projection_seed: about(whole(0, SEED), "VeRA: what its random projections are drawn from"),
-  d_initial: about(positive(), "VeRA: what lambda_d begins as"),
-  init: about(init, "how the factors begin, in PEFT's words"),
+  dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped", 0),
+  ...ownEntries,
   targets: about(
     v.union(
-      [v.literal("all-linear"), v.pipe(v.array(text), v.minLength(1, "wants at least one linear layer")), pattern("whole")],
-      wants('"all-linear", a list of linear layers or a regular expression'),
+      [
+        v.literal("all-linear"),
+        v.pipe(v.array(text), v.minLength(1, "is empty, expected at least one linear layer")),
+        pattern("whole"),
+      ],
+      expected('"all-linear", a list of linear layers or a regular expression'),
     ),
     '"all-linear", a list of linear layers, or a regular expression of whole module paths',
+    "all-linear",
   ),
   exclude: about(
     v.union(
-      [v.pipe(v.array(text), v.minLength(1, "wants at least one module")), pattern("whole")],
-      wants("a list of modules or a regular expression"),
+      [v.pipe(v.array(text), v.minLength(1, "is empty, expected at least one module")), pattern("whole")],
+      expected("a list of modules or a regular expression"),
     ),
     "modules that are left out, as in targets",
   ),
   layers: about(
     v.union(
-      [v.pipe(v.array(whole(0, MOST_LAYERS)), v.minLength(1, "wants at least one layer")), layerRange],
-      wants('a list of layers, or the first and the last as "8-23"'),
+      [v.pipe(v.array(whole(0, MOST_LAYERS)), v.minLength(1, "is empty, expected at least one layer")), layerRange],
+      expected('a list of layers, or the first and the last as "8-23"'),
     ),
     'the only layers: a list, or the first and the last as "8-23"',
   ),
-  rank_pattern: about(
-    patternTable(whole(1, MOST_RANK)),
-    "ranks by regular expressions of the ends of module paths; the first that matches counts",
-  ),
-  alpha_pattern: about(patternTable(positive()), "alphas, likewise"),
-  from: about(text, "a folder of a PEFT adapter to go on training"),
-  optimizer: about(oneOf("adamw", "sgd"), "AdamW, or SGD as PyTorch computes it"),
-  learning_rate: about(positive(), "the highest learning rate of the schedule"),
+  from: about(text, "a folder of a PEFT adapter to continue"),
+  optimizer: about(oneOf("adamw", "sgd"), "AdamW, or SGD as PyTorch computes it", "adamw"),
+  learning_rate: about(positive(), "the highest learning rate of the schedule", 2e-4),
   betas: about(
-    v.tuple([between(0, 1), between(0, 1)], wants("two numbers from 0 to below 1")),
+    v.tuple([between(0, 1), between(0, 1)], expected("two numbers from 0 to below 1")),
     "AdamW: decay of the two moments",
+    [0.9, 0.999],
   ),
-  eps: about(positive(), "AdamW: added to the root of the second moment"),
-  momentum: about(between(0, 1), "SGD: decay of the momentum"),
-  nesterov: about(truth, "SGD: looks ahead by the momentum"),
-  weight_decay: about(
-    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
-    "decoupled weight decay",
-  ),
+  eps: about(positive(), "AdamW: added to the root of the second moment", 1e-8),
+  momentum: about(between(0, 1), "SGD: decay of the momentum", 0),
+  nesterov: about(truth, "SGD: looks ahead by the momentum", false),
+  weight_decay: about(notNegative, "decoupled weight decay", 0),
   max_grad_norm: about(
-    v.union([v.literal(false), positive()], wants("a number above 0, or false")),
+    v.union([v.literal(false), positive()], expected("a number above 0, or false")),
     "the norm that the adapter's own gradient is clipped to; false: none",
+    1,
   ),
-  scheduler: about(oneOf("constant", "linear", "cosine"), "how the learning rate falls"),
+  scheduler: about(oneOf("constant", "linear", "cosine"), "how the learning rate falls", "linear"),
   warmup: about(
-    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a share below 1 or a number of steps"))),
-    "steps in which the learning rate rises; below 1 a share of all",
+    v.pipe(finite("a number, 0 or more"), v.minValue(0, expected("a share below 1 or a number of steps"))),
+    "steps in which the learning rate rises; below 1 a share of all, and none where that is less than one step",
+    0.03,
   ),
   min_lr_ratio: about(
     v.pipe(
       finite("a number from 0 to 1"),
-      v.minValue(0, wants("a number from 0 to 1")),
-      v.maxValue(1, wants("a number from 0 to 1")),
+      v.minValue(0, expected("a number from 0 to 1")),
+      v.maxValue(1, expected("a number from 0 to 1")),
     ),
     "what the learning rate falls to, as a share of the highest",
+    0,
   ),
   epochs: about(positive(), "passes over the rows; may be a fraction"),
   steps: about(whole(1, MANY), "optimizer steps, in place of epochs"),
-  batch_size: about(whole(1, 65536), "rows of a batch"),
-  accumulation: about(whole(1, 65536), "batches of an optimizer step"),
-  max_length: about(whole(2, 1 << 24), "tokens of a row"),
-  overlong: about(oneOf("truncate", "drop"), "what becomes of longer rows"),
-  shuffle: about(truth, "whether each epoch has an order of its own"),
-  seed: about(whole(0, SEED), "the adapter's own seed, in place of one made from the run's and its name"),
+  batch_size: about(whole(1, 65536), "rows of a batch", 4),
+  accumulation: about(whole(1, 65536), "batches of an optimizer step", 1),
+  max_length: about(whole(2, 1 << 24), "tokens of a row", 1024),
+  overlong: about(oneOf("truncate", "drop"), "what happens to longer rows", "truncate"),
+  shuffle: about(truth, "whether each epoch has an order of its own", true),
+  seed: about(seed, "the adapter's own seed, in place of one made from the run's and its name"),
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
-  min_delta: about(
-    v.pipe(finite("a number, 0 or more"), v.minValue(0, wants("a number, 0 or more"))),
-    "by how much a loss has to be lower for patience",
-  ),
+  min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
   halving: about(
     v.strictObject(
       {
         rung: whole(1, MANY),
-        keep: v.pipe(between(0, 1), v.gtValue(0, wants("a share above 0 and below 1"))),
+        keep: v.pipe(between(0, 1), v.gtValue(0, expected("a share above 0 and below 1"))),
         group: v.exactOptional(text),
       },
-      wants("{ rung, keep }"),
+      expected("{ rung, keep }"),
     ),
-    "of a sweep: every `rung` steps the share `keep` of its adapters goes on",
+    "of a sweep: every `rung` steps the share `keep` of its adapters continues",
   ),
-  priority: about(whole(-1000, 1000), "adapters of higher priority are trained first where not all fit"),
+  priority: about(
+    whole(-1000, 1000),
+    "where not all adapters fit, higher ones are trained first and take the place of lower ones",
+    0,
+  ),
 };
-export type AdapterKey = keyof typeof adapterEntries;
+type Entries = typeof adapterEntries;
+export type AdapterKey = keyof Entries;
 export const ADAPTER_KEYS = Object.keys(adapterEntries) as AdapterKey[];
 
+/** Keys with a default. */
+export type DefaultKey = { [K in AdapterKey]: Entries[K] extends { readonly type: "optional" } ? K : never }[AdapterKey];
+/** They hold where neither the adapter nor [defaults] has the key. */
+export const DEFAULTS = Object.fromEntries(
+  ADAPTER_KEYS.flatMap((key) => {
+    const value = v.getDefault<v.GenericSchema>(adapterEntries[key]);
+    return value === undefined ? [] : [[key, value as unknown]];
+  }),
+) as { readonly [K in DefaultKey]: v.InferOutput<Entries[K]> };
+
+/** A table has only the keys that it is given: defaults come after [defaults]. */
 const optionalEntries = <T extends v.ObjectEntries>(entries: T) =>
   Object.fromEntries(Object.entries(entries).map(([key, schema]) => [key, v.exactOptional(schema)])) as {
     [K in keyof T]: v.ExactOptionalSchema<T[K], undefined>;
@@ -217,7 +227,7 @@ export type DefaultsTable = v.InferOutput<typeof Defaults>;
 /** Lists over any of an adapter's values; each element is checked when the adapter it makes is. */
 const Sweep = v.record(
   v.string(),
-  v.pipe(v.array(v.unknown(), wants("a list of values")), v.minLength(1, "wants at least one value")),
+  v.pipe(v.array(v.unknown(), expected("a list of values")), v.minLength(1, "is empty, expected at least one value")),
 );
 
 const Adapter = v.strictObject({
@@ -231,35 +241,31 @@ export const RecipeTable = v.strictObject({
   model: v.strictObject(
     {
       path: about(text, "a Hugging Face folder of the base model; paths are relative to the recipe"),
-      precision: v.optional(
-        about(oneOf(...PRECISIONS), 'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits'),
+      precision: about(
+        oneOf(...PRECISIONS),
+        'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits',
         "auto",
       ),
     },
-    (issue) =>
-      issue.input === undefined ? "is missing: it says where the base model is" : `wants a table, found ${show(issue.input)}`,
+    (issue) => (issue.input === undefined ? "is missing: it says where the base model is" : expected("a table")(issue)),
   ),
   run: v.strictObject(
     {
       output: about(text, "the run's own folder; each adapter gets a folder in it"),
-      seed: v.optional(about(whole(0, SEED), "the same seed gives the same adapters"), 42),
-      device: v.optional(about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works'), "auto"),
+      seed: about(seed, "the same seed gives the same adapters", 42),
+      device: about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works', "auto"),
       tokens_per_microbatch: v.exactOptional(
         about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),
       ),
-      recomputation: v.optional(
-        about(
-          oneOf("auto", "none", "selective", "full"),
-          "which activations are computed again in the backward pass, for memory",
-        ),
+      recomputation: about(
+        oneOf("auto", "none", "selective", "full"),
+        "which activations are computed again in the backward pass, for memory",
         "auto",
       ),
-      restarts: v.optional(about(whole(0, 1000), "how often stages that are gone are started again"), 3),
-      slots: v.optional(
-        about(
-          v.union([v.literal("auto"), whole(1, MOST_SLOTS)], wants(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
-          "adapters that train at once",
-        ),
+      restarts: about(whole(0, 1000), "how often the stages are started again when one is gone", 3),
+      slots: about(
+        v.union([v.literal("auto"), whole(1, MOST_SLOTS)], expected(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
+        "adapters that train at once",
         "auto",
       ),
       checkpoint: v.exactOptional(
@@ -273,27 +279,21 @@ export const RecipeTable = v.strictObject({
                 keep: v.exactOptional(whole(1, 1000)),
               }),
             ],
-            wants("false or { steps, minutes, keep }"),
+            expected("false or { steps, minutes, keep }"),
           ),
-          "how often adapters are kept, and how many of their checkpoints; false: never",
+          "how often adapters are saved, and how many checkpoints are kept of each; false: never",
         ),
       ),
-      stages: v.optional(
-        about(
-          v.union(
-            [
-              v.literal("auto"),
-              whole(1, MOST_STAGES),
-              v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES)),
-            ],
-            wants(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
-          ),
-          "pipeline stages: a number, or the layers of each",
+      stages: about(
+        v.union(
+          [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES))],
+          expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
         ),
+        "pipeline stages: a number, or the layers of each",
         "auto",
       ),
     },
-    wants("a table"),
+    expected("a table"),
   ),
   defaults: v.exactOptional(Defaults),
   adapter: v.pipe(

@@ -8,7 +8,7 @@
 
 import { invariant } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
-import { type MicroBatch, NO_ROW, noDropout } from "./pack.ts";
+import { type BatchTables, paddingTables } from "./micro-batch.ts";
 
 /**
  * A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base alone.
@@ -23,13 +23,11 @@ export const rowIndex = (i: number, { rows, sameOrder }: Tile): number =>
   Math.floor(i / sameOrder.length) * rows + sameOrder[i % sameOrder.length]!;
 export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => Math.ceil(count / sameOrder.length) * rows;
 
-type Tables = Omit<MicroBatch, "sequences" | "preferences" | "tokens">;
-
 /**
  * A pass: `places` i32[M] says where in the cache a row's keys go, below 0 for none; `from`, what rows see
  * (engine/generation.ts).
  */
-export type GenerationBatch = Tables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
+export type GenerationBatch = BatchTables & { readonly places: Int32Array; readonly from: "pass" | "cache" };
 
 /** Rows that reading a prompt takes. */
 export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(tokens, rows);
@@ -38,58 +36,42 @@ export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(to
 export function prefill(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
   const own = sequences.filter(({ adapter }) => adapter >= 0).map(({ adapter }) => adapter);
   invariant(new Set(own).size === own.length, "two prompts of one adapter in a pass");
-  const pass = begin(
-    sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0),
-    adapters,
-    tile,
-    "pass",
-  );
+  const rows = sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0);
+  const pass = padding(rows, sequences.length, adapters, tile, "pass");
   let row = 0;
-  const ends = sequences.map(({ adapter, ids, firstRow }) => {
+  for (const [i, { adapter, ids, firstRow }] of sequences.entries()) {
     const first = row;
-    for (const [i, id] of ids.entries()) putRow(pass, row++, id, i, [first, first + ids.length], firstRow + i);
-    const end = alignUp(row, tile.rows);
-    pass.tileAdapter.fill(adapter, first / tile.rows, end / tile.rows);
-    row = end;
-    return first + ids.length - 1;
-  });
-  return withTargets(pass, ends, tile);
+    for (const [at, id] of ids.entries()) putRow(pass, row++, id, at, [first, first + ids.length], firstRow + at);
+    putTarget(pass, i, row - 1, tile);
+    row = alignUp(row, tile.rows);
+    pass.tileAdapter.fill(adapter, first / tile.rows, row / tile.rows);
+  }
+  return pass;
 }
 
 /** Takes the last token of each sequence, whose others are kept. */
 export function decode(sequences: readonly Growing[], adapters: number, tile: Tile): GenerationBatch {
   const tiles = [...new Set(sequences.map(({ adapter }) => adapter))].sort((a, b) => a - b);
-  const pass = begin(tiles.length * tile.rows, adapters, tile, "cache");
+  const pass = padding(tiles.length * tile.rows, sequences.length, adapters, tile, "cache");
   pass.tileAdapter.set(tiles);
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
-  const rows = sequences.map(({ adapter, ids, firstRow }) => {
+  for (const [i, { adapter, ids, firstRow }] of sequences.entries()) {
     const within = used.get(adapter)!;
     invariant(within < tile.sameOrder.length, `more than ${tile.sameOrder.length} sequences of one adapter in a pass`);
     used.set(adapter, within + 1);
     const row = tiles.indexOf(adapter) * tile.rows + tile.sameOrder[within]!;
     const last = ids.length - 1;
     putRow(pass, row, ids[last]!, last, [firstRow, firstRow + ids.length], firstRow + last);
-    return row;
-  });
-  return withTargets(pass, rows, tile);
+    putTarget(pass, i, row, tile);
+  }
+  return pass;
 }
 
-/** Tables of padding: rows that see nothing and are kept nowhere. */
-function begin(rows: number, adapters: number, tile: Tile, from: GenerationBatch["from"]): GenerationBatch {
-  const bounds = Int32Array.from({ length: 2 * rows }, (_, i) => i >> 1);
-  return {
-    from,
-    ids: new Int32Array(rows),
-    positions: new Int32Array(rows),
-    bounds: from === "pass" ? bounds : bounds.fill(0),
-    rowNumber: new Int32Array(rows),
-    tileAdapter: new Int32Array(rows / tile.rows).fill(-1),
-    dropout: noDropout(adapters),
-    targetRows: new Int32Array(0),
-    targetIds: new Int32Array(0),
-    weights: new Float32Array(0),
-    places: new Int32Array(rows).fill(-1),
-  };
+/** Rows that see nothing and are kept nowhere, with room for a target of each sequence. */
+function padding(rows: number, sequences: number, adapters: number, tile: Tile, from: "pass" | "cache"): GenerationBatch {
+  const tables = paddingTables({ rows, targets: tiledRows(sequences, tile), adapters, rowTile: tile.rows });
+  if (from === "cache") tables.bounds.fill(0);
+  return { ...tables, from, places: new Int32Array(rows).fill(-1) };
 }
 
 function putRow(
@@ -106,10 +88,7 @@ function putRow(
   pass.places[row] = place;
 }
 
-/** The rows whose logits are wanted, in the order of the sequences, each at a seat. */
-function withTargets(pass: GenerationBatch, rows: readonly number[], tile: Tile): GenerationBatch {
-  const targets = tiledRows(rows.length, tile);
-  const targetRows = new Int32Array(targets).fill(NO_ROW);
-  for (const [i, row] of rows.entries()) targetRows[rowIndex(i, tile)] = row;
-  return { ...pass, targetRows, targetIds: new Int32Array(targets), weights: new Float32Array(targets) };
+/** The logits of a row are the `i`th sequence's: a target where what is summed alike may stand. */
+function putTarget(pass: GenerationBatch, i: number, row: number, tile: Tile): void {
+  pass.targetRows[rowIndex(i, tile)] = row;
 }

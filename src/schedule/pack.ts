@@ -4,8 +4,8 @@
 // differently at another place within a tile. Everything a kernel must know of a token (position, sequence,
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
-import { alignUp, range, sum } from "../base/shape.ts";
-import type { Preference } from "../objectives/registry.ts";
+import { alignUp, sum } from "../base/shape.ts";
+import { floatBits, type MicroBatch, type PackedPreference, type PackedSequence, paddingTables } from "./micro-batch.ts";
 
 /** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
@@ -20,13 +20,7 @@ export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean }
 export const sequencesOf = (row: Row): readonly Tokens[] => (row.other ? [row, row.other] : [row]);
 
 /** How a share's loss is made of its rows' log-probabilities, where it is not the sum of its targets' losses. */
-export type SegmentPreference = {
-  readonly objective: Preference;
-  /** Of the whole mini-batch: what losses are divided by. */
-  readonly totals: { readonly rows: number; readonly tokens: number };
-  /** Of each row, the log-probabilities of its two sequences under the reference; null where there is none. */
-  readonly references: readonly (readonly [number, number])[] | null;
-};
+export type SegmentPreference = Omit<PackedPreference, "firstSequence" | "labels">;
 
 /** Rows of one adapter's micro-batch. */
 export type Segment = {
@@ -44,30 +38,6 @@ export type Segment = {
   readonly preference?: SegmentPreference;
 };
 
-/** One packed sequence of the micro-batch: whose it is, and where its targets lie among all. */
-export type PackedSequence = { readonly adapter: number; readonly firstTarget: number; readonly targets: number };
-
-/**
- * A share whose targets' weights are known only when their losses are: `sequences` from `firstSequence` on, two for each label.
- */
-export type PackedPreference = SegmentPreference & { readonly firstSequence: number; readonly labels: readonly boolean[] };
-
-export type MicroBatch = {
-  readonly ids: Int32Array;
-  readonly positions: Int32Array;
-  readonly bounds: Int32Array;
-  readonly rowNumber: Int32Array;
-  readonly tileAdapter: Int32Array;
-  readonly dropout: Int32Array;
-  readonly targetRows: Int32Array;
-  readonly targetIds: Int32Array;
-  readonly weights: Float32Array;
-  readonly sequences: readonly PackedSequence[];
-  readonly preferences: readonly PackedPreference[];
-  /** Real tokens, padding left out. */
-  readonly tokens: number;
-};
-
 /** Tokens that a sequence feeds to the model: its last is only a target. */
 const fedLength = ({ ids }: Tokens): number => ids.length - 1;
 
@@ -79,46 +49,24 @@ export const longestSequence = (row: Row): number => Math.max(...sequencesOf(row
 export const segmentRows = (samples: readonly Row[], rowTile: number): number =>
   alignUp(sum(samples.map(inputLength)), rowTile);
 
-/** The row of a target that only fills a tile. */
-export const NO_ROW = -1;
-
-const bits = new DataView(new ArrayBuffer(4));
-const floatBits = (value: number): number => {
-  bits.setFloat32(0, value);
-  return bits.getInt32(0);
-};
-
 /** An adapter's row of the dropout table: seed, step, keep threshold, bits of 1 / (1 - p). */
 function dropoutRow({ seed, step, dropout }: Segment): number[] {
   const threshold = Math.min(Math.floor(dropout * 2 ** 32), 2 ** 32 - 1);
   return [seed | 0, step | 0, threshold | 0, floatBits(1 / (1 - dropout))];
 }
 
-/** The dropout table of adapters that drop nothing. */
-export function noDropout(adapters: number): Int32Array {
-  const table = new Int32Array(4 * adapters);
-  for (const adapter of range(adapters)) table[4 * adapter + 3] = floatBits(1);
-  return table;
-}
+/** Targets of a share, padded to whole tiles. */
+const segmentTargets = (samples: readonly Row[], rowTile: number): number =>
+  alignUp(sum(samples.flatMap(sequencesOf).map(({ mask }) => mask.subarray(1).filter((is) => is === 1).length)), rowTile);
 
 /** Packs the shares in their order; `adapters` is the size of the tables, one share an adapter at most. */
 export function pack(segments: readonly Segment[], adapters: number, rowTile: number): MicroBatch {
   const rows = sum(segments.map((segment) => segmentRows(segment.samples, rowTile)));
-  const tables = {
-    ids: new Int32Array(rows),
-    positions: new Int32Array(rows),
-    bounds: new Int32Array(2 * rows),
-    rowNumber: new Int32Array(rows),
-    tileAdapter: new Int32Array(rows / rowTile).fill(-1),
-    dropout: noDropout(adapters),
-  };
-  const targetRows: number[] = [];
-  const targetIds: number[] = [];
-  const weights: number[] = [];
+  const targets = sum(segments.map((segment) => segmentTargets(segment.samples, rowTile)));
+  const tables = paddingTables({ rows, targets, adapters, rowTile });
   const sequences: PackedSequence[] = [];
   const preferences: PackedPreference[] = [];
-  let row = 0;
-  let tokens = 0;
+  let [row, target, tokens] = [0, 0, 0];
   for (const segment of segments) {
     const firstRow = row;
     tables.dropout.set(dropoutRow(segment), 4 * segment.adapter);
@@ -128,7 +76,7 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
     }
     for (const sample of segment.samples.flatMap(sequencesOf)) {
       const length = fedLength(sample);
-      const before = targetRows.length;
+      const firstTarget = target;
       for (let i = 0; i < length; i++) {
         const at = row + i;
         tables.ids[at] = sample.ids[i]!;
@@ -136,30 +84,17 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
         tables.bounds.set([row, row + length], 2 * at);
         tables.rowNumber[at] = segment.firstRow + at - firstRow;
         if (sample.mask[i + 1] !== 1) continue;
-        targetRows.push(at);
-        targetIds.push(sample.ids[i + 1]!);
-        weights.push(segment.weight);
+        tables.targetRows[target] = at;
+        tables.targetIds[target] = sample.ids[i + 1]!;
+        tables.weights[target++] = segment.weight;
       }
-      sequences.push({ adapter: segment.adapter, firstTarget: before, targets: targetRows.length - before });
+      sequences.push({ adapter: segment.adapter, firstTarget, targets: target - firstTarget });
       row += length;
       tokens += length;
     }
-    while (targetRows.length % rowTile !== 0) {
-      targetRows.push(NO_ROW);
-      targetIds.push(0);
-      weights.push(0);
-    }
-    const end = alignUp(row, rowTile);
-    tables.tileAdapter.fill(segment.adapter, firstRow / rowTile, end / rowTile);
-    for (; row < end; row++) tables.bounds.set([row, row], 2 * row); // padding sees nothing and nothing sees it
+    target = alignUp(target, rowTile);
+    row = alignUp(row, rowTile);
+    tables.tileAdapter.fill(segment.adapter, firstRow / rowTile, row / rowTile);
   }
-  return {
-    ...tables,
-    targetRows: Int32Array.from(targetRows),
-    targetIds: Int32Array.from(targetIds),
-    weights: Float32Array.from(weights),
-    sequences,
-    preferences,
-    tokens,
-  };
+  return { ...tables, sequences, preferences, tokens };
 }

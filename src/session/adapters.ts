@@ -7,8 +7,8 @@ import type { ModelSpec } from "../base/spec.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { readJsonObject } from "../files/json.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import { frozenAs } from "../methods/registry.ts";
-import type { PoolAdapter } from "../plan/adapters.ts";
 
 /** The command, for the codes of its errors, and its flag that names a base model. */
 export type Asking = { readonly command: string; readonly flag: string };

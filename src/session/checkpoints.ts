@@ -7,8 +7,6 @@ import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import {
-  BLOCKS,
-  type BlockName,
   type Blocks,
   checkpointsIn,
   type Progress,
@@ -18,6 +16,7 @@ import {
   setAside,
 } from "../files/checkpoint.ts";
 import type { FromSaver, ToSaver } from "../files/saver.ts";
+import { BLOCKS, type BlockName } from "../methods/layout.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { CHECKPOINTS } from "../recipe/recipe.ts";
 import { blocksOf, layoutOf } from "./parameters.ts";

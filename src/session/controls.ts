@@ -52,6 +52,11 @@ export class Controls {
     return this.options.all.flatMap(({ plan, forks }) => [plan.name, ...forks.map((fork) => fork.plan.name)]);
   }
 
+  /** Names of adapters that are paused, wherever they stand. */
+  get paused(): string[] {
+    return this.options.all.flatMap(({ plan, isPaused }) => (isPaused ? [plan.name] : []));
+  }
+
   /** Throws a RequestError, `control.ending`, where nothing joins any more. */
   checkOpen(): void {
     if (this.options.isOver()) throw ending();

@@ -8,7 +8,7 @@ import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isCorrect } from "../objectives/registry.ts";
 import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
-import type { MicroBatch } from "../schedule/pack.ts";
+import type { MicroBatch } from "../schedule/micro-batch.ts";
 import type { SegmentRef } from "../schedule/segments.ts";
 
 /** Requests to one stage that may be unanswered. */

@@ -3,11 +3,11 @@
 import { RunError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import { BLOCKS, type Blocks } from "../files/checkpoint.ts";
+import type { Blocks } from "../files/checkpoint.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy, writePeftAdapter } from "../files/peft.ts";
 import { trainedHalf } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { type FactorTensor, factorsIn } from "../methods/layout.ts";
+import { BLOCKS, type FactorTensor, factorsIn } from "../methods/layout.ts";
 import { alphaOf, samePlaces, scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS, settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";

@@ -235,7 +235,7 @@ export class RunAdapters {
   }
 
   #savePaused({ controls }: Training): void {
-    const paused = controls.adapters.filter(({ state }) => state === "paused" || state === "pausing").map(({ name }) => name);
+    const { paused } = controls;
     if (`${paused}` === `${this.#paused}`) return;
     this.#paused = paused;
     writePaused(this.#output, paused);

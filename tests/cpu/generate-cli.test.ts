@@ -4,9 +4,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
-import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { writePeftAdapter } from "../../src/files/peft.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { ADAPTERS, factorsFor } from "../helpers/generation.ts";
 import { type Ended, metrics, sums, Workplace } from "../helpers/program.ts";
 

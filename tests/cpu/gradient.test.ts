@@ -7,13 +7,14 @@ import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
 import { LINEARS, type Linear } from "../../src/families/linears.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
 import { scoreSegment } from "../../src/objectives/loss-weights.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import { type MicroBatch, pack, type Segment } from "../../src/schedule/pack.ts";
+import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
+import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 

@@ -60,7 +60,7 @@ test("plans count what is held", async () => {
 test("an unknown precision is refused with those that there are", async () => {
   const { code, err } = await place.mlora("plan", place.project(recipe("int4"), SUMS));
   expect(code).toBe(2);
-  expect(err).toContain('model.precision wants "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8", found "int4"');
+  expect(err).toContain('model.precision is "int4", expected "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8"');
 });
 
 test("fp8 is refused on a CPU, with what runs there", async () => {

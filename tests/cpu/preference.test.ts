@@ -140,16 +140,16 @@ test.each([
 });
 
 test.each([
-  ["an unknown objective", 'objective = "dop"', "objective wants"],
+  ["an unknown objective", 'objective = "dop"', 'objective is "dop", expected'],
   ["an unknown key", 'objective = { name = "dpo", bta = 1 }', "bta is an unknown key; did you mean 'beta'?"],
   ["a key of another objective", 'objective = { name = "orpo", beta = 1 }', "beta is an unknown key"],
-  ["an absurd beta", 'objective = { name = "dpo", beta = 0 }', "beta wants a number above 0"],
+  ["an absurd beta", 'objective = { name = "dpo", beta = 0 }', "beta is 0, expected a number above 0"],
   ["a format of supervised rows", 'objective = "dpo"\nformat = "text"', "is for supervised fine-tuning"],
-  ["a temperature of nothing", 'objective = { name = "cit", temperature = 0 }', "temperature wants a number above 0"],
+  ["a temperature of nothing", 'objective = { name = "cit", temperature = 0 }', "temperature is 0, expected a number above 0"],
   [
     "a pooling that is none",
     'objective = { name = "cit", pooling = "first" }',
-    'pooling wants "last" or "mean", found "first"',
+    'pooling is "first", expected "last" or "mean"',
   ],
 
   ["a reference that is not there", 'objective = { name = "dpo", reference = "none" }', "none"],

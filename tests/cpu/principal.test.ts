@@ -193,5 +193,5 @@ test("what would change the frozen half is refused with its place", async () => 
   );
   expect(await refused("olora", "weight_decay = 0.01")).toContain("adapter[0].weight_decay is 0.01");
   expect(await refused("pissa", 'method = "dora"')).toContain('adapter[0].method is "dora", and has to be "lora"');
-  expect(await refused("pissa_niter_", "")).toContain('adapter[0].init wants "default"');
+  expect(await refused("pissa_niter_", "")).toContain('adapter[0].init is "pissa_niter_", expected "default"');
 }, 30_000);

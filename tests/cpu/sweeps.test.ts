@@ -103,5 +103,5 @@ test("what has no held-out rows, no evaluations or no sweep to compare with is r
   );
   expect(
     await refused(`${HEAD}[[adapter]]\nname = "a"\n${DATA}halving = { rung = 2, keep = 1 }\n[adapter.sweep]\nrank = [1, 2]`),
-  ).toContain("halving.keep wants a number from 0 to below 1");
+  ).toContain("halving.keep is 1, expected a number from 0 to below 1");
 });

@@ -2,15 +2,15 @@
 
 import { describe, expect, test } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
+import type { Recomputation } from "../../src/base/recomputation.ts";
 import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
-import type { Recomputation } from "../../src/engine/buffers.ts";
 import type { Stage } from "../../src/engine/stage.ts";
 import { LINEARS } from "../../src/families/linears.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";

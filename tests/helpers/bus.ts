@@ -1,15 +1,15 @@
 // A run's bus for tests: a real nats-server, connections to it, stages in this process and in others.
 
 import { join } from "node:path";
+import type { DeviceReport } from "../../src/base/device-report.ts";
 import type { Address } from "../../src/bus/address.ts";
 import type { StageHandlers } from "../../src/bus/bus.ts";
 import { type NatsBus, natsBus } from "../../src/bus/coordinator.ts";
-import type { StageReport } from "../../src/bus/messages.ts";
 import { connectSealed, type RunKey } from "../../src/bus/seal.ts";
 import { joinRun, type StageMembership } from "../../src/bus/stage.ts";
 import { newRunId } from "../../src/bus/subjects.ts";
 
-export const REPORT: StageReport = {
+export const REPORT: DeviceReport = {
   kind: "cpu",
   name: "a device for tests",
   compute: "f32",

@@ -11,10 +11,10 @@ const PAGE = readFileSync(join(ROOT, "docs", "extending.md"), "utf8");
 /** The code that a section shows, by the path in its first line. */
 export function shownIn(section: string): Map<string, string> {
   const text = PAGE.split(/^## /m).find((part) => part.startsWith(section))!;
-  const blocks = [...text.matchAll(/^( *)```ts\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
+  const blocks = [...text.matchAll(/^( *)```(?:ts|c|python)\n([\s\S]*?)^ *```$/gm)].map(([, indent, code]) =>
     code!.replaceAll(new RegExp(`^${indent}`, "gm"), ""),
   );
-  return new Map(blocks.map((code) => [/^\/\/ (?:in )?(\S+)\n/.exec(code)![1]!, code]));
+  return new Map(blocks.map((code) => [/^(?:\/\/|#) (?:in )?(\S+)\n/.exec(code)![1]!, code]));
 }
 
 /** Sources that can be changed and run. Disposing removes them. */
@@ -29,6 +29,11 @@ export class CopyOfSources implements Disposable {
       });
     for (const name of ["node_modules", "ffi/build"]) symlinkSync(join(ROOT, name), this.at(name));
     this.edit("tsconfig.json", '"include": [', '"include": ["src", "ffi", "tests/helpers"], "unused": [');
+  }
+
+  /** Copies another file or folder of the checkout. */
+  take(path: string): void {
+    cpSync(join(ROOT, path), this.at(path), { recursive: true });
   }
 
   at(path: string): string {

@@ -41,8 +41,8 @@ export function writeByteTokenizer(folder: string, marks: readonly string[] = []
   writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(config));
 }
 
-/** Writes a random model of the Llama kind with a vocabulary of bytes. */
-export function writeTinyModel(folder: string, layers = 2): void {
+/** Writes a random model with a vocabulary of bytes: a Llama, unless `more` of its config.json says otherwise. */
+export function writeTinyModel(folder: string, layers = 2, more: object = {}): void {
   mkdirSync(folder, { recursive: true });
   const config = {
     architectures: ["LlamaForCausalLM"],
@@ -55,6 +55,7 @@ export function writeTinyModel(folder: string, layers = 2): void {
     max_position_embeddings: 256,
     rms_norm_eps: 1e-5,
     tie_word_embeddings: true,
+    ...more,
   };
   writeFileSync(join(folder, "config.json"), JSON.stringify(config));
   const rng = new Rng(3);

@@ -4,13 +4,13 @@ import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
-import type { PoolAdapter } from "../../src/engine/adapter-pool.ts";
+import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { LINEARS } from "../../src/families/linears.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { roomOf } from "../../src/methods/layout.ts";
-import type { StageSizes } from "../../src/plan/memory.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 

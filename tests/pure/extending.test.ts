@@ -2,7 +2,9 @@
 // compile and work.
 
 import { expect, test } from "bun:test";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { breaches } from "../../scripts/imports.ts";
 import { CopyOfSources, ROOT, shownIn } from "../helpers/extending.ts";
 
 test("an objective", async () => {
@@ -38,6 +40,114 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
   ]);
 }, 120_000);
 
+test("a kernel", async () => {
+  using copy = new CopyOfSources();
+  for (const path of ["kernels/triton", "scripts/dry-gpu.ts"]) copy.take(path);
+  const shown = shownIn("A kernel");
+  const added = [...shown].filter(([, code]) => !/^\/\/ in /.test(code));
+  expect(added.map(([path]) => path)).toEqual([
+    "src/ops/scale.ts",
+    "ffi/native/scale.c",
+    "kernels/triton/scale.py",
+    "kernels/triton/scale_variants.py",
+    "src/device/cuda/scale.ts",
+  ]);
+  expect(shown.size - added.length).toBe(4);
+  for (const [path, code] of added) copy.write(path, code.replace(/^.*\n/, ""));
+  const line = (path: string, before: string): void =>
+    copy.edit(path, before, `${shown.get(path)!.replace(/^.*\n/, "")}${before}`);
+  line("src/device/kernels.ts", "  /** h = silu(gate) * up");
+  line("ffi/native.ts", "  swiglu_forward: {");
+  line("src/device/cpu.ts", "    swiglu_forward: (");
+  line("src/device/cuda/families.ts", "  ...linearFamily(gpu),");
+  copy.edit(
+    "src/device/cuda/families.ts",
+    "import { veraFamily",
+    'import { scaleFamily } from "./scale.ts";\nimport { veraFamily',
+  );
+  copy.edit("tsconfig.json", '"include": [', '"include": ["scripts", "try.ts", ');
+  copy.write(
+    "try.ts",
+    `import { DryGpu } from "./scripts/dry-gpu.ts";
+import type { Tensor } from "./src/device/device.ts";
+import { parseManifest } from "./src/device/cuda/manifest.ts";
+import { titleOf } from "./src/device/cuda/variants.ts";
+import { rowsScale } from "./src/ops/scale.ts";
+const rows = parseManifest(await Bun.stdin.text());
+const launched = new Set<string>();
+for (const compute of ["bf16", "f32"] as const) {
+  const gpu = new DryGpu(compute, { major: 9, minor: 0 }, rows, (row) => launched.add(titleOf(row)));
+  const x: Tensor = { ptr: 0, dtype: compute, shape: [4, 8] };
+  rowsScale(gpu, { x, scale: { ptr: 0, dtype: "f32", shape: [4] }, y: x });
+}
+console.log(JSON.stringify([...launched]));`,
+  );
+  expect(await copy.check()).toEqual([0, ""]);
+  const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"];
+  expect(await copy.run(...gcc, "ffi/native/scale.c")).toEqual([0, ""]);
+  const python = join(ROOT, ".venv/bin/python");
+  expect(await copy.run(python, "-c", "import ast; ast.parse(open('kernels/triton/scale.py').read())")).toEqual([0, ""]);
+  const [listed, rows] = await copy.run(python, "-B", "kernels/triton/compile.py", "--rows");
+  expect(listed).toBe(0);
+  copy.write("rows.json", rows);
+  expect(await copy.run("bash", "-c", `"${process.execPath}" try.ts <rows.json`)).toEqual([
+    0,
+    '["rows_scale bf16 sm_80 BLOCK=1024","rows_scale fp32 sm_80 BLOCK=1024"]\n',
+  ]);
+}, 120_000);
+
+test("a model family", async () => {
+  using copy = new CopyOfSources();
+  const files = shownIn("A model family");
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts", "src/families/phi3.ts"]);
+  for (const [path, code] of files) copy.write(path, code);
+  const registry = "src/families/registry.ts";
+  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss, phi3 } as const");
+  copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
+  copy.edit(registry, "import { qwen2 }", 'import { phi3 } from "./phi3.ts";\nimport { qwen2 }');
+  expect(copy.touched()).toEqual(["families/phi3.ts", "families/registry.ts", "families/seed-oss.ts"]);
+  expect(await copy.check()).toEqual([0, ""]);
+
+  // A run on a tiny random model of each: its tensors are expected of the files, and one step moves every B away from 0.
+  copy.write(
+    "try.ts",
+    `import { openSafetensors } from "./src/files/safetensors.ts";
+import { writeTinyModel } from "./tests/helpers/model.ts";
+const [architecture, written] = process.argv.slice(2);
+if (written === "model") writeTinyModel("model", 2, { architectures: [architecture], head_dim: 8 });
+const file = openSafetensors(written === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
+const sum = (name: string) => {
+  const raw = new Uint8Array(file.tensors.get(name)!.bytes);
+  file.readInto(name, raw);
+  return new Float32Array(raw.buffer).reduce((all, value) => all + Math.abs(value), 0);
+};
+const names = [...file.tensors.keys()].filter((name) => /layers.1.*(_proj.bias|_proj.weight|lora_B.weight)/.test(name));
+console.log(JSON.stringify(names.sort().map((name) => [name.replace(/^.*layers.1./, ""), written === "model" || sum(name) > 0])));`,
+  );
+  copy.write("rows.jsonl", '{ "prompt": "1 + 1 = ", "completion": "2" }\n'.repeat(2));
+  const run = '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n';
+  copy.write("recipe.toml", `${run}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n`);
+  const shown = async (architecture: string, which: "model" | "adapter") => {
+    const [, out] = await copy.run(process.execPath, "try.ts", architecture, which);
+    return Object.fromEntries(JSON.parse(out) as [string, boolean][]);
+  };
+  const mlp = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"];
+  const attention = ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"];
+  const [k, , q, v] = attention;
+  for (const [architecture, linears, biases] of [
+    ["SeedOssForCausalLM", [...mlp, ...attention], [k, q, v]],
+    ["Phi3ForCausalLM", ["mlp.down_proj", "mlp.gate_up_proj", "self_attn.o_proj", "self_attn.qkv_proj"], []],
+  ] as const) {
+    const tensors = [...linears.map((name) => `${name}.weight`), ...biases.map((name) => `${name}.bias`)];
+    expect(await shown(architecture, "model")).toEqual(Object.fromEntries(tensors.map((name) => [name, true])));
+    expect((await copy.run(process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
+    expect(await shown(architecture, "adapter")).toEqual(
+      Object.fromEntries(linears.map((name) => [`${name}.lora_B.weight`, true])),
+    );
+    rmSync(copy.at("out"), { recursive: true });
+  }
+}, 120_000);
+
 test("a command", async () => {
   using copy = new CopyOfSources();
   const shown = shownIn("A command");
@@ -46,7 +156,12 @@ test("a command", async () => {
   const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
   copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
   expect(await copy.check()).toEqual([0, ""]);
+  for (const [path, text] of shown) expect(breaches({ path, text })).toEqual([]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");
-  expect(await copy.run(process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
-  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
+  const head = `[model]\npath = "${model}"\n[run]\noutput = "out"\n`;
+  copy.write("r.toml", `${head}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\n`);
+  expect(await copy.run(process.execPath, "src/main.ts", "layers", "r.toml", "--json")).toEqual([0, '{"layers":2}\n']);
+  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain(
+    "Print how many layers the base model of a recipe has",
+  );
 }, 120_000);

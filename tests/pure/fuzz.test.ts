@@ -12,13 +12,13 @@ import { Rng } from "../../src/base/rng.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { decode, encode } from "../../src/bus/codec.ts";
 import { readAnswer, readAsk, writeAnswer, writeAsk } from "../../src/bus/exchange.ts";
+import { replySchema, requestSchema } from "../../src/bus/messages.ts";
 import { readPacket, writePacket } from "../../src/bus/packets.ts";
-import { REPLIES, REQUESTS } from "../../src/bus/schemas.ts";
 import { LINEARS } from "../../src/families/linears.ts";
-import { BLOCKS, readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
+import { readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { readRecord, writeRecord } from "../../src/files/record.ts";
-import { layoutAdapters } from "../../src/methods/layout.ts";
+import { BLOCKS, layoutAdapters } from "../../src/methods/layout.ts";
 import { rankAt } from "../../src/methods/placement.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
@@ -142,7 +142,7 @@ test("messages", () => {
       bytes: writeAsk(0, { type: "status" }),
     }),
   ];
-  for (const request of requests) expect(v.safeParse(REQUESTS[request.type] as v.GenericSchema, request).success).toBe(true);
+  for (const request of requests) expect(v.safeParse(requestSchema(request.type)!, request).success).toBe(true);
   const rng = new Rng(2);
   let refused = 0;
   for (let round = 0; round < ROUNDS; round++) {
@@ -161,7 +161,7 @@ test("messages", () => {
     } else {
       // Values: what passes is of the shape that its type says; it goes through the wire and passes again.
       const request = requests[round % requests.length]!;
-      const schema = (round % 2 ? REQUESTS[request.type] : REPLIES.clock) as v.GenericSchema;
+      const schema = round % 2 ? requestSchema(request.type)! : replySchema("clock");
       const value = mutateValue(round % 2 ? request : replies.clock, rng);
       thrown(what, [], () => {
         const parsed = v.safeParse(schema, value);

@@ -65,7 +65,7 @@ describe("a good recipe", () => {
     const readme = readFileSync(join(import.meta.dir, "..", "..", "README.md"), "utf8");
     const [whole] = [...readme.matchAll(/^```toml\n(.*?)^```/gms)]
       .map(([, text]) => text!)
-      .filter((text) => /^\[model\]/.test(text));
+      .filter((text) => /^\[model\]/m.test(text));
     expect(parse(whole!).adapters.map(({ rank, optimizer }) => [rank, optimizer.learningRate])).toEqual([
       [8, 5e-4],
       [8, 1e-3],
@@ -104,20 +104,35 @@ describe("a fault is reported with its place", () => {
       `${HEAD}[[adapter]]\nname = "a"\ndata = { train = "x", evl = "y" }`,
       "7:23: adapter[0].data.evl is an unknown key; did you mean 'eval'?",
     ],
+    [
+      "unknown key of a table that may be another form",
+      `${HEAD}checkpoint = { stpes = 3 }\n${adapter()}`,
+      "5:16: run.checkpoint.stpes is an unknown key; did you mean 'steps'?",
+    ],
+    [
+      "unknown key of a table in a sweep",
+      HEAD + adapter("").replace('data = "a.jsonl"', 'sweep.data = ["b", { train = "x", splitt = 0.5 }]'),
+      "7:35: adapter[0].sweep.data[1].splitt is an unknown key; did you mean 'split'?",
+    ],
+    [
+      "unknown key of an objective in a sweep",
+      HEAD + adapter('sweep.objective = ["sft", { name = "kto", zeta = 1 }]'),
+      "8:43: adapter[0].sweep.objective[1].zeta is an unknown key; did you mean 'beta'?",
+    ],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
     ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
     ["no adapter", HEAD, "1:1: adapter is missing"],
     ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the JSONL files"],
-    ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank wants a whole number from 1 to 256, found 0"],
+    ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank is 0, expected a whole number from 1 to 256"],
     [
       "rank in defaults",
       `${HEAD}[defaults]\nrank = 1.5\n${adapter()}`,
-      "6:1: defaults.rank wants a whole number from 1 to 256, found 1.5",
+      "6:1: defaults.rank is 1.5, expected a whole number from 1 to 256",
     ],
-    ["not a number", HEAD + adapter("learning_rate = nan"), "8:1: adapter[0].learning_rate wants a number above 0, found NaN"],
-    ["infinite", HEAD + adapter("alpha = inf"), "8:1: adapter[0].alpha wants a number above 0, found Infinity"],
-    ["dropout 1", HEAD + adapter("dropout = 1.0"), "8:1: adapter[0].dropout wants a number from 0 to below 1, found 1"],
-    ["text for a number", HEAD + adapter('rank = "8"'), '8:1: adapter[0].rank wants a whole number from 1 to 256, found "8"'],
+    ["not a number", HEAD + adapter("learning_rate = nan"), "8:1: adapter[0].learning_rate is NaN, expected a number above 0"],
+    ["infinite", HEAD + adapter("alpha = inf"), "8:1: adapter[0].alpha is Infinity, expected a number above 0"],
+    ["dropout 1", HEAD + adapter("dropout = 1.0"), "8:1: adapter[0].dropout is 1, expected a number from 0 to below 1"],
+    ["text for a number", HEAD + adapter('rank = "8"'), '8:1: adapter[0].rank is "8", expected a whole number from 1 to 256'],
     [
       "both lengths",
       HEAD + adapter("epochs = 1\nsteps = 2"),
@@ -126,14 +141,14 @@ describe("a fault is reported with its place", () => {
     [
       "bad sweep value",
       HEAD + adapter("sweep = { rank = [1, 0.5] }"),
-      "8:22: adapter[0].sweep.rank[1] wants a whole number from 1 to 256, found 0.5",
+      "8:22: adapter[0].sweep.rank[1] is 0.5, expected a whole number from 1 to 256",
     ],
     [
       "LoRA+ of DoRA",
       HEAD + adapter('method = "dora"\nlora_plus_ratio = 16'),
       '9:1: adapter[0].lora_plus_ratio is for the method "lora"; leave it out with "dora"',
     ],
-    ["method", HEAD + adapter('method = "loha"'), '8:1: adapter[0].method wants "lora" or "dora" or "vera", found "loha"'],
+    ["method", HEAD + adapter('method = "loha"'), '8:1: adapter[0].method is "loha", expected "lora" or "dora" or "vera"'],
     [
       "template without format",
       HEAD + adapter('template = { prompt = "a", completion = "b" }'),
@@ -168,14 +183,14 @@ describe("a fault is reported with its place", () => {
     [
       "an unknown objective",
       HEAD + adapter('objective = { name = "ppo" }'),
-      '8:15: adapter[0].objective.name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero", found "ppo"',
+      '8:15: adapter[0].objective.name is "ppo", expected "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero"',
     ],
     [
       "an objective without a name",
       HEAD + adapter("sweep.objective = [{ beta = 1 }]"),
-      '8:20: adapter[0].sweep.objective[0].name wants "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero", found nothing',
+      '8:20: adapter[0].sweep.objective[0].name is missing, expected "sft" or "dpo" or "cpo" or "simpo" or "orpo" or "kto" or "cit" or "apo_zero"',
     ],
-    ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] wants a number from 0 to below 1, found nothing"],
+    ["one beta", HEAD + adapter("betas = [0.9]"), "8:1: adapter[0].betas[1] is missing, expected a number from 0 to below 1"],
     [
       "evaluations of nothing",
       HEAD + adapter("eval_every = 5"),
@@ -218,7 +233,7 @@ describe("a fault is reported with its place", () => {
 
   test("a table where a value belongs", () => {
     expect(refused(HEAD + adapter("rank = { a = 1 }")).lines[0]).toEndWith(
-      "adapter[0].rank wants a whole number from 1 to 256, found a table",
+      "adapter[0].rank is a table, expected a whole number from 1 to 256",
     );
   });
 

@@ -26,6 +26,7 @@ test("the recipes that come along are valid, and so is every recipe as a run wri
   for (const name of names) {
     const path = join(ROOT, "recipes", name);
     const text = readFileSync(path, "utf8");
+    expect(text.split("\n")[0], name).toBe("#:schema ./recipe.schema.json"); // editors find it there
     expect(accepts(text), `${name}: ${JSON.stringify(validate.errors)}`).toBe(true);
     const written = formatRecipe(parseRecipe(text, path));
     expect(accepts(written), `${name}, written: ${JSON.stringify(validate.errors)}`).toBe(true);

@@ -12,8 +12,8 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
+import type { PoolAdapter } from "../../methods/adapter.ts";
 import { type FactorTensor, factorsIn } from "../../methods/layout.ts";
-import type { PoolAdapter } from "../../plan/adapters.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";

@@ -4,29 +4,25 @@ import { bytesOf } from "../../base/dtype.ts";
 import { invariant } from "../../base/errors.ts";
 import { sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
-import type { KernelName } from "../kernels.ts";
 import { cdiv, dim, flag, type Implementations, type Launcher } from "./launcher.ts";
 import type { Choice, Variant } from "./variants.ts";
 
-type Family = Exclude<
-  KernelName,
-  | "linear_forward"
-  | "linear_backward"
-  | "lora_down"
-  | "lora_up_grad"
-  | "lora_down_grad"
-  | "attention_forward"
-  | "attention_backward"
-  | "attention_decode"
-  | "cache_write"
-  | "quantise"
-  | "dequantise"
-  | "dora_norm"
-  | "dora_forward"
-  | "dora_backward"
-  | "vera_expand"
-  | "vera_reduce"
->;
+type Family =
+  | "embed_forward"
+  | "rows_gather"
+  | "rows_scatter"
+  | "pool_forward"
+  | "pool_backward"
+  | "rmsnorm_forward"
+  | "rmsnorm_backward"
+  | "rope_forward"
+  | "rope_backward"
+  | "swiglu_forward"
+  | "swiglu_backward"
+  | "xent"
+  | "grad_norm"
+  | "adamw_step"
+  | "random_fill";
 
 export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
   /** Copies of bits, in words of 4 bytes: for every element type. */

@@ -6,8 +6,8 @@ import type { Device, Tensor } from "../../device/device.ts";
 import type { Kernels } from "../../device/kernels.ts";
 import type { Weight } from "../../device/packed.ts";
 import type { Group } from "../../families/linears.ts";
+import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
-import type { PoolAdapter } from "../adapter-pool.ts";
 import type { MethodTensors, TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };

@@ -1,0 +1,101 @@
+// A micro-batch: tables with everything that kernels must know of a row, and what its losses are made of. Packing (pack.ts),
+// the wire, memory on the device and uploads follow from the one list of tables.
+
+import * as v from "valibot";
+import { count, floats, ints, type Output, real } from "../base/schema.ts";
+import { range } from "../base/shape.ts";
+import { batchTotals } from "../objectives/definition.ts";
+import { preferenceSchema } from "../objectives/registry.ts";
+
+/** The row of a target that only fills a tile. */
+export const NO_ROW = -1;
+
+type Table = {
+  readonly dtype: "i32" | "f32";
+  /** It has an entry of `width` elements for each of them. */
+  readonly each: "row" | "tile" | "slot" | "target";
+  readonly width: number;
+};
+
+/** What they mean is in device/kernels.ts. */
+export const TABLES = {
+  ids: { dtype: "i32", each: "row", width: 1 },
+  positions: { dtype: "i32", each: "row", width: 1 },
+  bounds: { dtype: "i32", each: "row", width: 2 },
+  rowNumber: { dtype: "i32", each: "row", width: 1 },
+  tileAdapter: { dtype: "i32", each: "tile", width: 1 },
+  dropout: { dtype: "i32", each: "slot", width: 4 },
+  targetRows: { dtype: "i32", each: "target", width: 1 },
+  targetIds: { dtype: "i32", each: "target", width: 1 },
+  weights: { dtype: "f32", each: "target", width: 1 },
+} as const satisfies Readonly<Record<string, Table>>;
+
+export type TableName = keyof typeof TABLES;
+const ARRAYS = { i32: Int32Array, f32: Float32Array } as const;
+const SCHEMAS = { i32: ints, f32: floats } as const;
+
+/** The tables on the host. */
+export type BatchTables = { readonly [N in TableName]: Output<(typeof SCHEMAS)[(typeof TABLES)[N]["dtype"]]> };
+export type BatchSizes = {
+  readonly rows: number;
+  readonly targets: number;
+  readonly adapters: number;
+  readonly rowTile: number;
+};
+
+/** Something for each table, by its name. */
+export const eachTable = <T>(make: (name: TableName, table: Table) => T): Readonly<Record<TableName, T>> =>
+  Object.fromEntries(Object.entries(TABLES).map(([name, table]) => [name, make(name as TableName, table)])) as Record<
+    TableName,
+    T
+  >;
+
+/** Entries of a table. */
+export const entriesOf = ({ each }: Table, { rows, targets, adapters, rowTile }: BatchSizes): number =>
+  ({ row: rows, tile: Math.ceil(rows / rowTile), slot: adapters, target: targets })[each];
+
+/** Tables of padding alone: rows that see only themselves, of no adapter, and adapters that drop nothing. */
+export function paddingTables(sizes: BatchSizes): BatchTables {
+  const tables = eachTable((_, table) => new ARRAYS[table.dtype](entriesOf(table, sizes) * table.width)) as BatchTables;
+  for (let i = 0; i < tables.bounds.length; i++) tables.bounds[i] = i >> 1;
+  tables.tileAdapter.fill(-1);
+  tables.targetRows.fill(NO_ROW);
+  for (const adapter of range(sizes.adapters)) tables.dropout[4 * adapter + 3] = floatBits(1);
+  return tables;
+}
+
+const bits = new DataView(new ArrayBuffer(4));
+/** The bits of a number as f32, as an i32. */
+export const floatBits = (value: number): number => {
+  bits.setFloat32(0, value);
+  return bits.getInt32(0);
+};
+
+/** One packed sequence: whose it is, and where its targets lie among all. */
+const packedSequence = v.strictObject({ adapter: count, firstTarget: count, targets: count });
+export type PackedSequence = Output<typeof packedSequence>;
+
+/** A segment whose targets' weights are known only when their losses are. */
+const packedPreference = v.strictObject({
+  objective: preferenceSchema,
+  /** Of the whole mini-batch: what losses are divided by. */
+  totals: batchTotals,
+  /** Of each row, the log-probabilities of its two sequences under the reference; null where there is none. */
+  references: v.nullable(v.array(v.tuple([real, real]))),
+  /** Its sequences begin here, two for each label. */
+  firstSequence: count,
+  labels: v.array(v.boolean()),
+});
+export type PackedPreference = Output<typeof packedPreference>;
+
+const tableSchemas = eachTable((_, { dtype }) => SCHEMAS[dtype]) as {
+  readonly [N in TableName]: (typeof SCHEMAS)[(typeof TABLES)[N]["dtype"]];
+};
+export const microBatch = v.strictObject({
+  ...tableSchemas,
+  sequences: v.array(packedSequence),
+  preferences: v.array(packedPreference),
+  /** Real tokens, without padding. */
+  tokens: count,
+});
+export type MicroBatch = Output<typeof microBatch>;
