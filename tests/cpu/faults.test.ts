@@ -138,7 +138,7 @@ needs("disks")("a full disk", () => {
       expectFailed(
         await run.ended,
         /^notice: a3: step \d+ was not kept: cannot write .*a3\/step-\d+.*: ENOSPC: no space left on device/m,
-        /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC: no space left on device.*; training goes on/m,
+        /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC: no space left on device.*; training continues/m,
         /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC.*; its last [\d,]+ lines are missing$/m,
       );
       expect(halfWritten(path)).toEqual([]);
