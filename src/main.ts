@@ -144,7 +144,7 @@ function commandLine(): CAC {
     .option("--adapters <number>", "Adapters that train together (default: 1)")
     .option("--rows <number>", "Rows in an adapter's batch (default: 4)")
     .option("--length <number>", "Tokens in a row (default: 64)")
-    .option("--method <kind>", "lora, dora or vera (default: lora)")
+    .option("--method <method>", "PEFT method, as in a recipe (default: lora)")
     .option("--rank <number>", "Rank of the adapters (default: 16)")
     .option("--dropout <number>", "Dropout of the adapters (default: 0)")
     .option("--targets <targets>", "all-linear or qkvo (default: all-linear)")

@@ -52,6 +52,12 @@ const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
 
+/** The rank of an adapter that gives none: LoRA's, and those of methods that differ. */
+const ranks = PEFT_METHODS.map((method) => DEFINITIONS[method])
+  .filter(({ rank }, i, [lora]) => i === 0 || rank !== lora!.rank)
+  .map(({ rank, title }, i) => (i === 0 ? `${rank}` : `of a ${title} ${rank}`))
+  .join(", ");
+
 /** The keys of [defaults], and those of an adapter except its name and sweep. */
 export const adapterEntries = {
   data: about(
@@ -113,7 +119,7 @@ export const adapterEntries = {
     ),
     "lora",
   ),
-  rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
+  rank: about(whole(1, MOST_RANK), `rank of the low-rank product: ${ranks}, where nothing is said`),
   dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped", 0),
   ...ownEntries,
   targets: about(
