@@ -143,7 +143,7 @@ def sha256(content):
 
 
 def build(row, out):
-    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it took."""
+    """In a worker: compiles a row and writes its files, the record last. Returns the entry and its seconds of CPU."""
     from codegen import generate
 
     began = cpu_seconds()
@@ -185,7 +185,7 @@ def begin_worker():
 
 
 def build_all(rows, out):
-    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for the next build."""
+    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays."""
     done = []
     if not rows:
         return done
@@ -297,7 +297,7 @@ def update(rows, wanted, out):
 
 
 def report(rows):
-    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a kernel's files."""
+    """Compiles rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs them."""
     with tempfile.TemporaryDirectory(prefix="mlora-kernels-") as folder:
         began, out = time.monotonic(), Path(folder)
         built = build_all(rows, out)

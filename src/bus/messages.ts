@@ -9,7 +9,7 @@ import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } f
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
 import { adapterCapacity, BLOCKS, layerRange } from "../methods/layout.ts";
-import { microBatch } from "../schedule/micro-batch.ts";
+import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 
 const anyStep = {
   adapter: count,
@@ -51,12 +51,14 @@ const stageSetup = v.strictObject({
     /** Of this stage. */
     layers: natural,
     recomputation: v.picklist(RECOMPUTATIONS),
-    /** Micro-batches between forward and backward at one time. */
-    inFlight: natural,
+    /** Packed batches between forward and backward at one time; 0 of a stage that only evaluates and generates. */
+    inFlight: count,
     /** Longest sequence. */
     positions: natural,
     /** How the base's linear weights are held. */
     format: v.picklist(WEIGHT_FORMATS),
+    /** Of a stage that generates: sequences at once, and tokens that each may have. */
+    cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
   }),
   device: deviceChoice,
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),
@@ -67,7 +69,7 @@ export type StageSetup = Output<typeof stageSetup>;
 
 /** Something that a stage did, by its own clock in milliseconds; `pass` is null for steps and evaluations. */
 const stageSpan = v.strictObject({
-  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate"]),
+  kind: v.picklist(["receive", "forward", "backward", "send", "step", "evaluate", "decode"]),
   pass: v.nullable(count),
   adapters: v.array(count),
   start: real,
@@ -82,7 +84,13 @@ export type KernelSpan = Output<typeof kernelSpan>;
  * decoding gets right. For the first of a row of CIT also the cosines of its pooled state with the paraphrase's of each row of
  * its segment.
  */
-const sequenceLoss = v.strictObject({ loss: realOrNaN, correct: count, similar: v.exactOptional(v.array(realOrNaN)) });
+const sequenceLoss = v.strictObject({
+  loss: realOrNaN,
+  correct: count,
+  similar: v.exactOptional(v.array(realOrNaN)),
+  /** f32[targets], where the request asks for them. */
+  logProbs: v.exactOptional(floats),
+});
 export type SequenceLoss = Output<typeof sequenceLoss>;
 /** From the last stage; null from the others. */
 const losses = v.nullable(v.array(sequenceLoss));
@@ -97,8 +105,13 @@ const MESSAGES = {
    */
   open: { request: v.strictObject({ setup: stageSetup }), reply: v.array(v.string()) },
   forward: { request: v.strictObject({ pass: count, batch: microBatch }), reply: v.null() },
-  backward: { request: v.strictObject({ pass: count }), reply: losses },
-  evaluate: { request: v.strictObject({ batch: microBatch }), reply: losses },
+  backward: { request: v.strictObject({ pass: count, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
+  evaluate: { request: v.strictObject({ batch: microBatch, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
+  /**
+   * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with the logits f32[vocab]
+   * of each sequence's next token, in their order; the others with null.
+   */
+  decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(v.array(floats)) },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
   step: { request: v.strictObject({ steps: v.array(optimizerStep) }), reply: v.null() },

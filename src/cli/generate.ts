@@ -1,4 +1,4 @@
-// `mlora generate`: what trained adapters say. Many prompts under many adapters grow together, a token each in a pass.
+// `mlora generate`: continues many prompts under many adapters together, a token each in a pass.
 
 import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
@@ -6,12 +6,12 @@ import { weightFormat } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { count, duration } from "../base/units.ts";
 import type { Sampling } from "../data/sample.ts";
-import { openGenerator } from "../engine/generator.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";
 import { checkFormat } from "../plan/format.ts";
 import { planGeneration } from "../plan/generation.ts";
-import { type Generation, generate as grow } from "../session/generate.ts";
+import { type Generation, generate as generateTokens } from "../session/generate.ts";
+import { openGeneration } from "../session/open-generation.ts";
 import { shortPath } from "../session/prepare.ts";
 import { wholeNumber } from "./flags.ts";
 import { isExact, Printer } from "./generate/print.ts";
@@ -21,7 +21,7 @@ export type { GenerateFlags } from "./generate/request.ts";
 
 const MAX_NEW_TOKENS = 128;
 
-/** Generates, and says what it did on stderr. Throws a RequestError where that cannot be as asked. */
+/** Generates, and reports on stderr. Throws a RequestError where that is not possible as asked. */
 export async function generate(what: string | undefined, flags: GenerateFlags): Promise<void> {
   const sampling = samplingOf(flags);
   const limit = wholeNumber("max-new-tokens", flags.maxNewTokens ?? MAX_NEW_TOKENS, 1);
@@ -34,19 +34,18 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   const device = describeDevice(request.device, request.precision);
   const format = weightFormat(request.precision, device.compute, isBf16);
   checkFormat(format, spec);
-  const wishes = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
-  const sizes = planGeneration(spec, device, adapters, wishes, format);
+  const wanted = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
+  const plan = planGeneration(spec, device, adapters, wanted, format);
   const stops = new Set([...stopTokens(base), ...request.ends]);
   const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
   print(`${shortPath(base)} on ${device.name}, ${names}`);
   for (const notice of request.notices) print(`notice: ${notice}`);
-  using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder: base }, spec, sizes);
-  for (const [slot, { factors, ...adapter }] of adapters.entries()) generator.load(slot, adapter, factors);
+  await using engine = await openGeneration(plan, { folder: base }, adapters);
   const printer = new Printer(questions, tokenizer, flags.json ?? false);
   const begun = now();
-  for await (const grown of grow(generator, generations, sampling, stops)) {
-    printer.take(grown);
-    if (process.stdout.errored) return; // whoever read has enough (`mlora generate ... | head`)
+  for await (const token of generateTokens(engine, generations, sampling, stops)) {
+    printer.take(token);
+    if (process.stdout.errored) return; // the reader has closed it (`mlora generate ... | head`)
   }
   print(summary(printer, (now() - begun) / 1000));
 }
@@ -55,7 +54,7 @@ const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 
-/** Without a temperature the likeliest token; with --top-p or --top-k alone, a temperature of 1. */
+/** The likeliest token by default; a temperature of 1 with --top-p or --top-k alone. */
 function samplingOf({ temperature, topP, topK }: GenerateFlags): Sampling {
   const chosen = temperature ?? (topP === undefined && topK === undefined ? 0 : 1);
   if (typeof chosen !== "number" || !(chosen >= 0) || chosen > 100)
@@ -66,7 +65,7 @@ function samplingOf({ temperature, topP, topK }: GenerateFlags): Sampling {
   return { temperature: chosen, topP: most, topK: wholeNumber("top-k", topK ?? 0, 0) };
 }
 
-/** Tokens that may follow: as many as wanted and as a known answer has, within the model's positions. */
+/** Tokens that may follow: as many as wanted, or as a known answer has, within the model's positions. */
 function limitOf({ spec, questions }: GenerateRequest, i: number, wanted: number): number {
   const { ids, expected, place } = questions[i]!;
   const left = spec.maxPositions - ids.length;

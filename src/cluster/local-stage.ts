@@ -11,7 +11,7 @@ import { originalWeights, weightsOf } from "../engine/weight-source.ts";
 import type { FillTensor } from "../engine/weights.ts";
 import { localLink } from "../link/local.ts";
 
-/** Opens the stages, first stage first, on devices that `open` opens; `signal` ends that, with its reason. Disposing the bus closes all. */
+/** Opens the stages, first stage first, on devices by `open`; `signal` ends that. Disposing the bus closes all. */
 export async function openLocalStages(
   setups: readonly StageSetup[],
   signal?: AbortSignal,
@@ -45,10 +45,10 @@ export async function openLocalStages(
   );
 }
 
-/** Between two looks at signals while weights are loaded, in ms. */
+/** Interval at which signals are handled while weights are loaded, in ms. */
 const LOOK_MS = 50;
 
-/** Loads as `fill` does, and lets timers and signals run meanwhile. */
+/** Loads as `fill` does, and handles timers and signals between tensors. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
   return async (name, into) => {

@@ -2,10 +2,15 @@
 
 import type { BaseModel, StageSetup } from "../bus/messages.ts";
 import { linkCapacity } from "../plan/memory.ts";
-import type { Plan } from "../plan/plan.ts";
+import type { Plan, StagePlan } from "../plan/plan.ts";
+
+/** The stages of a run, or the one that only generates. */
+export type StagesPlan = Pick<Plan, "spec"> & {
+  readonly stages: readonly Pick<StagePlan, "layerRange" | "sizes" | "device">[];
+};
 
 /** Of all stages, first stage first. */
-export function setupsOf({ spec, stages }: Plan, model: BaseModel, link: StageSetup["link"] = "auto"): StageSetup[] {
+export function setupsOf({ spec, stages }: StagesPlan, model: BaseModel, link: StageSetup["link"] = "auto"): StageSetup[] {
   return stages.map(({ layerRange, sizes, device }) => {
     const { kind, compute, ordinal, host } = device;
     const capacity = linkCapacity(spec, sizes, compute);

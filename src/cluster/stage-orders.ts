@@ -1,4 +1,4 @@
-// Settings of a stage that a coordinator or scripts/launch starts: one line on its standard input, since address and key are secret.
+// Settings of a stage that a coordinator or scripts/launch starts: a line on standard input, since they have secrets.
 
 import * as v from "valibot";
 import { deviceReport } from "../base/device-report.ts";

@@ -41,6 +41,14 @@ export function candidates(logits: Float32Array, { temperature, topK, topP }: Sa
   return kept.map((i) => [i, weights[i]! / mass] as const);
 }
 
+/** Log-probability of a token by the logits as they are. */
+export function logProb(logits: Float32Array, token: number): number {
+  const top = logits[likeliest(logits)]!;
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - top);
+  return logits[token]! - top - Math.log(total);
+}
+
 /** The next token; `uniform` in [0, 1) is the chance. Throws a RunError where the logits are no numbers. */
 export function sample(logits: Float32Array, sampling: Sampling, uniform: number): number {
   const best = likeliest(logits);

@@ -6,14 +6,13 @@ import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { arenaBytes } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import type { Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
 import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram, type Program, programOf, STREAM } from "./program.ts";
-import type { StageLayers } from "./weights.ts";
+import { INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
@@ -199,18 +198,4 @@ export function countBytes(carve: (take: Take) => void): number {
     return { ptr: 0, dtype, shape };
   });
   return arenaBytes(sizes);
-}
-
-/** Bytes of all the buffers of a stage, by kind. */
-export function bufferBytes(compute: Device["compute"], spec: ModelSpec, sizes: Sizes, layerRange: StageLayers) {
-  const program = programOf(spec, layerRange);
-  let workspace: Workspace | undefined;
-  const workBytes = countBytes((take) => {
-    workspace = takeWorkspace(take, compute, program, sizes);
-  });
-  return {
-    workspace: workBytes,
-    activations: countBytes((take) => takeActivations(take, compute, program, sizes, workspace!)),
-    head: layerRange.last ? countBytes((take) => takeHead(take, compute, spec, sizes)) : 0,
-  };
 }

@@ -1,5 +1,5 @@
-// The contrastive shares of a micro-batch on the last stage: how alike their pooled hidden states are, and what follows for the stream's
-// gradient. The numbers are objectives/cit.ts's; a share sees its own rows only.
+// The contrastive segments of a packed batch on the last stage: cosines of their pooled hidden states, and their part of the stream's
+// gradient. objectives/cit.ts computes the numbers; a segment has its own rows only.
 
 import type { SequenceLoss } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -12,7 +12,7 @@ import type { HeadBuffers } from "./buffers.ts";
 import type { HeadWeights } from "./head.ts";
 import { addPooledGradient, type Pools, pooled } from "./pooling.ts";
 
-/** Where the last stage has the head and the stream of a micro-batch. */
+/** The head and the stream of a packed batch on the last stage. */
 export type Ground = {
   readonly device: Device;
   readonly head: HeadWeights;
@@ -20,7 +20,7 @@ export type Ground = {
   readonly hidden: Tensor;
 };
 
-/** A share: the pooled states of its instructions and of their paraphrases, and the cosine of each with each. */
+/** A segment: the pooled states of its instructions and of their paraphrases, and the cosine of each with each. */
 type Contrast = {
   readonly preference: PackedPreference;
   readonly us: readonly Float32Array[];
@@ -37,7 +37,7 @@ function sequenceRows(bounds: Int32Array): (readonly [first: number, end: number
   return found;
 }
 
-/** The rows whose mean stands for a sequence: all, or the last, which predicts its last token. */
+/** The rows that are pooled for each sequence: all, or the last, which predicts its last token. */
 function poolsOf({ bounds }: MicroBatch, segments: readonly PackedPreference[]): Pools {
   const sequences = sequenceRows(bounds);
   const rows: number[] = [];
@@ -51,7 +51,7 @@ function poolsOf({ bounds }: MicroBatch, segments: readonly PackedPreference[]):
   return { rows: Int32Array.from(rows), bounds: Int32Array.from(edges) };
 }
 
-/** Null where the micro-batch has no such share. */
+/** Null where the batch has no contrastive segment. */
 export async function contrastsOf({ device, head, buffers, hidden }: Ground, tables: MicroBatch): Promise<Contrasts | null> {
   const mine = tables.preferences.filter(({ objective }) => isContrastive(objective));
   if (mine.length === 0) return null;
@@ -78,7 +78,7 @@ export function withSimilar(losses: readonly SequenceLoss[], contrasts: Contrast
   return similar.size === 0 ? losses : losses.map((loss, i) => (similar.has(i) ? { ...loss, similar: similar.get(i)! } : loss));
 }
 
-/** Adds the contrasts' part to the gradient of the stream, c[M, H]; `losses` are those with cosines. */
+/** Adds the contrasts' part to the gradient of the stream, c[M, H]; `losses` include the cosines. */
 export function addContrastGradient(
   { device, head, buffers, hidden }: Ground,
   tables: MicroBatch,

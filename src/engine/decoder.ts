@@ -9,7 +9,7 @@ import { embedForward } from "../ops/embed.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
-import type { Cached } from "./generation.ts";
+import type { Cached } from "./kv-cache.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
 import type { Program } from "./program.ts";
 import type { StageLayers, Weights } from "./weights.ts";

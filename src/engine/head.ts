@@ -1,12 +1,13 @@
-// The output head: cross-entropy of the next token over the rows that have a target, each by its weight. Supervised fine-tuning gives all
-// the same; preferences give each sequence its own (objectives/).
+// The output head: the weighted cross-entropy of the next token over the rows that have a target, and logits for generation. In supervised
+// fine-tuning all targets have the same weight; in preferences each sequence has its own (objectives/).
 //
-// Only those rows pass the final norm and the output head, a chunk of them at a time, and a chunk's logits become their own
-// gradient in place. Prompt tokens cost nothing here. An adapter's targets fill whole tiles, the rest of which is zeros of
-// weight zero.
+// Only rows with a target pass the final norm and the output head, a chunk at a time, and a chunk's logits become their own gradient in
+// place. Other tokens cost nothing here. An adapter's targets fill whole tiles, padded with rows of zeros and weight zero.
 
+import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { toF32 } from "../files/convert.ts";
 import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
@@ -23,8 +24,8 @@ export type HeadWeights = {
 };
 
 /**
- * Fills batch.loss f32[T] (-log p of each target) and batch.hit i32[T] (1 where greedy decoding gives the target). With
- * `gradHidden` c[M, H] also the gradient of sum(weights * loss) by the stream `hidden` c[M, H].
+ * Fills batch.loss f32[T] (-log p of each target) and batch.isCorrect i32[T] (1 where greedy decoding gives
+ * the target). With `gradHidden` c[M, H] also the gradient of sum(weights * loss) with respect to the stream `hidden` c[M, H].
  */
 export function headLoss(
   device: Device,
@@ -62,4 +63,30 @@ export function headLoss(
   if (!gradHidden) return;
   rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
+}
+
+/** The logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the batch's on the host. */
+export async function nextLogits(
+  device: Device,
+  head: HeadWeights,
+  buffers: HeadBuffers,
+  hidden: Tensor,
+  batch: Batch,
+  targetRows: Int32Array,
+): Promise<Float32Array[]> {
+  const of = (t: Tensor) => firstRows(t, batch.targets);
+  const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
+  rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
+  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  const logits: Float32Array[] = [];
+  const { rowTile } = device;
+  const y = firstRows(buffers.logits, rowTile);
+  for (let from = 0; from < batch.targets; from += rowTile) {
+    linearForward(device, { x: rowsFrom(h, from, rowTile), weight: head.weight, bias: null, residual: null, y, lora: null });
+    const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
+    const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
+    const width = y.shape[1]!;
+    for (const row of wanted) logits.push(values.subarray(row * width, row * width + head.classes));
+  }
+  return logits;
 }

@@ -1,4 +1,4 @@
-// What an adapter's block on a stage is before its first step: a function of its seed, or of the base model's weights.
+// The parameters of an adapter before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -7,6 +7,7 @@ import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
 import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
+import type { Init } from "../methods/init.ts";
 import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
@@ -14,11 +15,12 @@ import { initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
+type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `part`. Where weights are decomposed it takes up to seconds for each; between two of them signals and
- * messages come through.
+ * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `layerRange`. A weight that is decomposed
+ * takes up to seconds; signals and messages come through between two weights.
  */
 export async function fillInitial(
   block: Float32Array,
@@ -29,7 +31,7 @@ export async function fillInitial(
     original,
   }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
   slot: number,
-  adapter: StageAdapter,
+  adapter: InitialisedAdapter,
 ): Promise<void> {
   const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
@@ -48,21 +50,21 @@ export async function fillInitial(
 type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonly seed: number };
 
 /** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
-function partOf({ spec, original, seed }: Of, at: Place & Pick<StageAdapter, "init" | "rank" | "scale">) {
+function partOf({ spec, original, seed }: Of, at: Place & Pick<InitialisedAdapter, "init" | "rank" | "scale">) {
   const { layer, linear, init, rank, scale } = at;
   const { in: width, out } = linearShape(spec, linear);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
   return svdFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
 }
 
-/** What an adapter that PEFT takes off the model in `folder` takes off each of its weights. */
+/** The parts of the weights in `folder` that PEFT subtracts for an adapter with an SVD initialisation. */
 export function partOfWeights(folder: string, spec: ModelSpec): PartOfWeight {
   const original = originalWeights({ folder }, spec);
-  return (at) => partOf({ spec, original, seed: 0 }, at); // exact ones need no seed
+  return (at) => partOf({ spec, original, seed: 0 }, at); // exact decompositions need no seed
 }
 
-/** A [rank, in] and B [out, rank] begin as a part of the weight, and behind them stays what takes it off: A0 and -B0. */
-function svdInitial(spec: ModelSpec, adapter: StageAdapter, { layer, linear }: Place, original: OriginalWeight) {
+/** A [rank, in] and B [out, rank] begin as a part of the weight; their second half, A0 and -B0, subtracts it and stays. */
+function svdInitial(spec: ModelSpec, adapter: InitialisedAdapter, { layer, linear }: Place, original: OriginalWeight) {
   const { init, seed } = adapter;
   const [rank, scale] = [rankAt(adapter, layer, linear), scaleAt(adapter, layer, linear)];
   const trained = rank / 2;

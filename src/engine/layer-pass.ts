@@ -9,7 +9,7 @@ import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
-import type { Cached } from "./generation.ts";
+import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";

@@ -1,9 +1,9 @@
-// The table of an optimizer's step: what device/kernels.ts says of adamw_step, from what the coordinator says of each adapter.
+// The table of an optimizer's step, as adamw_step in device/kernels.ts reads it, from the steps that the coordinator sends.
 
 import type { OptimizerStep } from "../bus/messages.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 
-/** f32[slots, width]; adapters that make no step have a row of zeros. Differences from 1 are taken in doubles. */
+/** f32[slots, width]; adapters without a step have a row of zeros. Differences from 1 are computed in doubles. */
 export function stepTable(steps: readonly OptimizerStep[], slots: number): Float32Array {
   const table = new Float32Array(slots * ADAMW_TABLE_WIDTH);
   for (const step of steps) table.set(rowOf(step), step.adapter * ADAMW_TABLE_WIDTH);

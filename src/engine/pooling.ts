@@ -1,5 +1,5 @@
-// Pooled hidden states: means of rows of the normed stream, what the output head reads, and their gradient. In the head's own buffers,
-// which have room for all rows of a micro-batch and are free before and after the loss.
+// Pooled hidden states: means of rows of the normed stream, which the output head reads, and their gradient. Both are computed in the
+// head's buffers, which have room for all rows of a packed batch and are free before and after the loss.
 
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -9,7 +9,7 @@ import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import type { HeadBuffers } from "./buffers.ts";
 import type { HeadWeights } from "./head.ts";
 
-/** Rows of the stream, each once: `rows` i32[T]; and whose mean is taken, `bounds` i32[P, 2], places among them. */
+/** Rows of the stream, each once: `rows` i32[T]. `bounds` i32[P, 2] are the ranges of `rows` that are averaged. */
 export type Pools = { readonly rows: Int32Array; readonly bounds: Int32Array };
 
 /** Pooled states c[P, H], in a buffer that the next loss overwrites. */
@@ -23,8 +23,8 @@ export function pooled(device: Device, head: HeadWeights, buffers: HeadBuffers, 
 }
 
 /**
- * Adds to `gradHidden` c[M, H] the gradient by the stream that comes through the pools whose own gradient is `dy`, c[P, H] on the host.
- * `pooled` has been called for these pools, and for no others since.
+ * Adds to `gradHidden` c[M, H] the gradient of the stream that comes through the pools, whose own gradient is `dy`, c[P, H] on the host.
+ * The last call of `pooled` must have been for these pools.
  */
 export function addPooledGradient(
   device: Device,

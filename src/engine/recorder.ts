@@ -1,11 +1,11 @@
-// What a stage did and when, while somebody asks for it. Timing waits for the device after each part, so that a part's end is when
-// its work was done; without a trace nothing is timed and nothing waits.
+// What a stage did and when, while a trace is recorded. Timing waits for the device after each part, so that a part ends when its work
+// is done; without a trace nothing is timed and nothing waits.
 
 import { now } from "../base/clock.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import type { Device } from "../device/device.ts";
 
-/** More than this are not kept: a night's run must not fill the memory because somebody wanted to look at it. */
+/** Spans that are kept at most: a trace of a long run must not fill the memory. */
 const MOST_SPANS = 100_000;
 
 type Timed = <T>(kind: StageSpan["kind"], work: () => T | Promise<T>) => Promise<T>;
@@ -13,12 +13,12 @@ type Timed = <T>(kind: StageSpan["kind"], work: () => T | Promise<T>) => Promise
 export class Recorder {
   #spans: StageSpan[] = [];
   #passes = false;
-  /** When the timeline of kernels began; null while there is none. */
+  /** Start of the timeline of kernels; null while there is none. */
   #kernelsFrom: number | null = null;
 
   constructor(private readonly device: Device) {}
 
-  /** What was recorded until now; from now on passes, kernels, both or neither are. */
+  /** Returns what was recorded so far; `passes` and `kernels` say what is recorded from now on. */
   async record(passes: boolean, kernels: boolean): Promise<{ spans: StageSpan[]; kernels: KernelSpan[] }> {
     const from = this.#kernelsFrom;
     const launches = from === null ? [] : await this.device.endTimeline();
@@ -31,14 +31,13 @@ export class Recorder {
     return { spans, kernels: timed };
   }
 
-  /** Times parts of the work on a pass, or on none; `of` say whose it is. */
-  timer(pass: number | null, of: readonly { readonly adapter: number }[]): Timed {
+  /** Times parts of the work of these adapters on a pass, or on none. */
+  timer(pass: number | null, adapters: readonly number[]): Timed {
     return async (kind, work) => {
       if (!this.#passes) return work();
       const start = now();
       const result = await work();
       await this.device.idle();
-      const adapters = [...new Set(of.map(({ adapter }) => adapter))];
       if (this.#spans.length < MOST_SPANS) this.#spans.push({ kind, pass, adapters, start, end: now() });
       return result;
     };

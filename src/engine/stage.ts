@@ -1,5 +1,5 @@
-// A stage: a range of layers on one device, with the adapters' share of them. It does what it is told, in the order that it is
-// told, and decides nothing.
+// A stage: a range of layers on one device with one adapter pool, one decoder and, where it generates, a KV cache. It trains, evaluates and
+// generates with the same weights, in the order of its requests, and decides nothing.
 
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
@@ -13,28 +13,21 @@ import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
-import type { MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
+import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
-import { type Batch, takeBatch, writeBatch } from "./batch.ts";
-import {
-  type Activations,
-  countBytes,
-  type HeadBuffers,
-  type StageSizes,
-  takeActivations,
-  takeHead,
-  takeWorkspace,
-  type Workspace,
-} from "./buffers.ts";
+import { type Batch, writeBatch } from "./batch.ts";
+import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
-import { headLoss } from "./head.ts";
+import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
+import type { Cached } from "./kv-cache.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
+import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
@@ -42,18 +35,15 @@ export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: Stage
 
 export type Neighbours = { readonly previous: Link | null; readonly next: Link | null };
 
-/** A micro-batch between its forward and its backward pass. */
-type InFlight = {
+/** A packed batch after its forward pass; `slot` is the memory that it holds. */
+type InFlight<T extends BatchTables = MicroBatch> = {
   readonly batch: Batch;
   readonly acts: Activations;
-  readonly tables: MicroBatch;
+  readonly tables: T;
   readonly slot: number;
 };
 
-/** Memory that one micro-batch in flight holds. */
-type Slot = { readonly batch: Batch; readonly acts: Activations };
-
-/** A coordinator plans from what a stage says of its device; what that cannot hold, it says itself. */
+/** Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before the device is open. */
 export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
   if (!formats.includes(format))
     throw new RunError(
@@ -67,9 +57,9 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
-  /** By slot: parameters of adapters whose beginning comes layer by layer. */
+  /** By slot: parameters of adapters that are initialised layer by layer. */
   readonly #beginning = new Map<number, Float32Array>();
-  /** What a pass failed with. */
+  /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
 
   private constructor(
@@ -78,21 +68,19 @@ export class Stage implements Disposable {
     readonly pool: AdapterPool,
     readonly decoder: Decoder,
     private readonly arenas: readonly Disposable[],
-    private readonly slots: readonly Slot[],
-    private readonly work: Workspace,
-    private readonly head: HeadBuffers | null,
+    private readonly buffers: StageBuffers,
     private readonly weights: Weights,
     private readonly neighbours: Neighbours,
     private readonly freeBefore: number,
     private readonly original: OriginalWeight,
   ) {
-    this.#free = slots.map((_, i) => i);
+    this.#free = buffers.passes.map((_, i) => i);
     this.#recorder = new Recorder(device);
   }
 
   /**
-   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for adapters
-   * that begin as a part of it.
+   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for
+   * adapters that begin as a part of it.
    */
   static async open(
     device: Device,
@@ -110,25 +98,20 @@ export class Stage implements Disposable {
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
     const program = programOf(spec, layerRange);
-    const carve = (take: Parameters<typeof takeWorkspace>[0]) => {
-      const rope = { cos: take("f32", sizes.positions, spec.headDim / 2), sin: take("f32", sizes.positions, spec.headDim / 2) };
-      const work = takeWorkspace(take, device.compute, program, sizes);
-      const head = layerRange.last ? takeHead(take, device.compute, spec, sizes) : null;
-      const slots = Array.from({ length: sizes.inFlight }, () => ({
-        batch: takeBatch(take, { ...sizes, adapters, rowTile: device.rowTile }),
-        acts: takeActivations(take, device.compute, program, sizes, work),
-      }));
-      return { rope, work, head, slots };
-    };
-    const arena = new Arena(device, countBytes(carve), "activations");
-    const { rope, work, head, slots } = carve((dtype, ...shape) => arena.tensor(dtype, ...shape));
+    const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
+    const take: Parameters<typeof takeStageBuffers>[0] =
+      () =>
+      (dtype, ...shape) =>
+        arena.tensor(dtype, ...shape);
+    const buffers = takeStageBuffers(take, device, spec, layerRange, sizes);
+    const { rope } = buffers;
     const { cos, sin } = ropeTables(spec, sizes.positions);
     device.write(rope.cos, cos);
     device.write(rope.sin, sin);
 
     const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
-    return new Stage(device, config, pool, decoder, arenas, slots, work, head, weights, neighbours, freeBefore, original);
+    return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
   /** The stage's side of the bus, once it is open. */
@@ -138,8 +121,9 @@ export class Stage implements Disposable {
         await this.#whole(() => this.forward(pass, batch));
         return null;
       },
-      backward: ({ pass }) => this.#whole(() => this.backward(pass)),
-      evaluate: ({ batch }) => this.#whole(() => this.evaluate(batch)),
+      backward: ({ pass, logProbs }) => this.#whole(() => this.backward(pass, logProbs)),
+      evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
+      decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
       step: async ({ steps }) => {
         await this.step(steps);
@@ -160,7 +144,7 @@ export class Stage implements Disposable {
     };
   }
 
-  /** Of a GPU, what its driver takes for us, too. How much of the host's memory is free says more of other programs than of this one. */
+  /** Of a GPU, including what its driver takes. On a CPU free memory depends on other programs, so only what is allocated counts. */
   get #takenBytes(): number {
     const { device } = this;
     return device.kind === "cpu" ? device.allocated : this.freeBefore - device.memory().free;
@@ -172,23 +156,23 @@ export class Stage implements Disposable {
     await this.device.idle();
   }
 
-  /** The last stage begins with the loss and returns what it was. */
-  async backward(pass: number): Promise<readonly SequenceLoss[] | null> {
-    const { device, decoder, work, neighbours } = this;
+  /** The last stage begins with the loss and returns it. */
+  async backward(pass: number, logProbs = false): Promise<readonly SequenceLoss[] | null> {
+    const { device, decoder, neighbours } = this;
     const inFlight = this.#inFlight.get(pass);
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
+    const work = this.buffers.backward!;
     const { batch, acts, tables, slot } = inFlight;
-    const { sequences } = tables;
     const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
-    const timed = this.#recorder.timer(pass, sequences);
+    const timed = this.#recorder.timer(pass, adaptersOf(tables));
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
     const contrasts = await timed("backward", async () => {
       const found = last ? await this.#lossWithGradient(inFlight, grad) : null;
       decoder.backward(batch, acts, work);
       return found;
     });
-    const losses = last ? withSimilar(await this.#losses(batch, sequences), contrasts) : null;
+    const losses = last ? withSimilar(await this.#losses(batch, tables.sequences, logProbs), contrasts) : null;
     if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
     this.#inFlight.delete(pass);
     this.#free.push(slot);
@@ -197,39 +181,60 @@ export class Stage implements Disposable {
   }
 
   /** Losses without gradients. */
-  async evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[] | null> {
+  async evaluate(batch: MicroBatch, logProbs = false): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
-    const contrasts = await this.#recorder.timer(null, batch.sequences)("evaluate", () => {
+    const contrasts = await this.#recorder.timer(null, adaptersOf(batch))("evaluate", () => {
       this.#loss(inFlight, null);
       return contrastsOf(this.#ground(inFlight), batch);
     });
-    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences), contrasts);
+    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
     await this.device.idle();
     return losses;
   }
 
-  async step(steps: readonly OptimizerStep[]): Promise<void> {
-    const table = stepTable(steps, this.config.sizes.slots);
-    await this.#recorder.timer(null, steps)("step", () => this.pool.step(table));
+  /**
+   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the token that
+   * follows each sequence, in their order.
+   */
+  async decode(batch: GenerationBatch): Promise<readonly Float32Array[] | null> {
+    const { cache, places } = this.buffers;
+    invariant(cache && places, "a stage without a cache cannot generate");
+    this.device.write(places, batch.places);
+    const cached = { cache, places: firstRows(places, batch.ids.length), from: batch.from };
+    const inFlight = await this.#run("decode", null, batch, cached);
+    this.#free.push(inFlight.slot);
+    if (!this.config.layerRange.last) return null;
+    const { device, head, buffers, hidden } = this.#ground(inFlight);
+    const logits = await nextLogits(device, head, buffers, hidden, inFlight.batch, batch.targetRows);
+    await device.idle();
+    return logits;
   }
 
-  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: as bus/messages.ts says of it. */
+  async step(steps: readonly OptimizerStep[]): Promise<void> {
+    const table = stepTable(steps, this.config.sizes.slots);
+    const adapters = steps.map(({ adapter }) => adapter);
+    await this.#recorder.timer(null, adapters)("step", () => this.pool.step(table));
+  }
+
+  /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: see bus/messages.ts. */
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
     const anew = layer === undefined || layer === layerRange.from;
     if (anew) this.pool.admit(slot, adapter);
+    const { init } = adapter;
+    if (init === null) return;
     const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout.size));
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
-    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, adapter);
+    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
     if (layers.to < layerRange.to) {
       this.#beginning.set(slot, block);
       return;
     }
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
-    if (this.pool.begin(slot)) this.decoder.refresh(); // at once, for it is part of what is read
+    if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 
   [Symbol.dispose](): void {
@@ -238,8 +243,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * A pass. Those that were sent before the coordinator heard of one that failed lack what it would have left, its memory among it: they
-   * fail with the same error, so that whichever is heard first says what went wrong.
+   * Runs a pass. After a pass that failed, those that were already sent would lack its results and its memory: they fail with the same
+   * error, so that the first reply to arrive names the cause.
    */
   async #whole<T>(pass: () => Promise<T>): Promise<T> {
     if (this.#failure) throw this.#failure.error;
@@ -251,22 +256,28 @@ export class Stage implements Disposable {
     }
   }
 
-  async #run(kind: "forward" | "evaluate", pass: number | null, tables: MicroBatch): Promise<InFlight> {
+  async #run<T extends BatchTables>(
+    kind: "forward" | "evaluate" | "decode",
+    pass: number | null,
+    tables: T,
+    cached: Cached | null = null,
+  ): Promise<InFlight<T>> {
+    const { passes, work } = this.buffers;
     const slot = this.#free.pop();
-    invariant(slot !== undefined, `more than ${this.slots.length} micro-batches in flight`);
-    const { acts, batch: memory } = this.slots[slot]!;
+    invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
+    const { acts, batch: memory } = passes[slot]!;
     const batch = { ...writeBatch(this.device, memory, tables), presence: this.pool.presence(tables.tileAdapter) };
     const { first, last } = this.config.layerRange;
-    const tag = `activation.${pass ?? "evaluation"}`;
-    const timed = this.#recorder.timer(pass, tables.sequences);
+    const tag = `activation.${pass ?? kind}`;
+    const timed = this.#recorder.timer(pass, adaptersOf(tables));
     const into = firstRows(acts.inputs[0]!, batch.rows);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts, this.work));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
   }
 
-  /** Targets of preferences count by what the whole batch's losses are: these are computed first, without gradients. */
+  /** The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients. */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
     if (tables.preferences.length === 0) {
@@ -276,17 +287,17 @@ export class Stage implements Disposable {
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await this.#losses(batch, tables.sequences), contrasts);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences, false), contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
     return contrasts;
   }
 
-  #ground({ batch, acts }: InFlight): Ground {
+  #ground({ batch, acts }: InFlight<BatchTables>): Ground {
     const { normEps: eps, vocab: classes } = this.config.spec;
     const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
-    return { device: this.device, head, buffers: this.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
+    return { device: this.device, head, buffers: this.buffers.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
   }
 
   #loss(inFlight: InFlight, grad: Tensor | null): void {
@@ -294,8 +305,8 @@ export class Stage implements Disposable {
     headLoss(device, head, buffers, hidden, inFlight.batch, grad);
   }
 
-  /** Sums of the targets' losses for each sequence, in double precision. */
-  async #losses(batch: Batch, sequences: readonly PackedSequence[]): Promise<SequenceLoss[]> {
+  /** Sums of the targets' losses for each sequence, in double precision; with `logProbs` also those of each target. */
+  async #losses(batch: Batch, sequences: readonly PackedSequence[], logProbs: boolean): Promise<SequenceLoss[]> {
     const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
     const isCorrect = new Int32Array((await this.device.read(batch.isCorrect)).buffer);
     return sequences.map(({ firstTarget, targets }) => {
@@ -304,7 +315,12 @@ export class Stage implements Disposable {
         sum += loss[at]!;
         correct += isCorrect[at]!;
       }
-      return { loss: sum, correct };
+      const own = logProbs ? { logProbs: loss.slice(firstTarget, firstTarget + targets).map((value) => -value) } : {};
+      return { loss: sum, correct, ...own };
     });
   }
 }
+
+/** The slots that have rows in a packed batch. */
+const adaptersOf = ({ tileAdapter }: Pick<BatchTables, "tileAdapter">): number[] =>
+  [...new Set(tileAdapter)].filter((adapter) => adapter >= 0);

@@ -13,17 +13,17 @@ import { toBf16, toF32 } from "../files/convert.ts";
 import { randomFill } from "../ops/fill.ts";
 import type { FillTensor } from "./weights.ts";
 
-/** Where weights come from; disposed when all are loaded. */
+/** The source of a stage's weights; disposed of when all are loaded. */
 export type WeightSource = Disposable & { readonly fill: FillTensor };
 
 export const weightsOf = (model: BaseModel, spec: ModelSpec, device: Device): WeightSource =>
   "folder" in model ? fromFolder(model.folder, spec, device) : random(model.randomSeed, device);
 
-/** A linear's weight f32[out, in] as the model's files have it, however the device holds it. */
+/** Reads a linear's weight f32[out, in] from the model's files, however the device holds it. */
 export type OriginalWeight = (layer: number, linear: Linear) => Float32Array;
 
 export const noOriginal: OriginalWeight = () => {
-  throw new Error("a stage that has no weights to read again");
+  throw new Error("this stage has no files to read a weight from again");
 };
 
 export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeight {
@@ -59,8 +59,8 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
 }
 
 /**
- * Small random weights, made on the device: a benchmark needs numbers that look like weights, not good ones. A function of the seed and
- * the tensor's name, so that they are the same on any number of stages.
+ * Small random weights, made on the device, for benchmarks. A function of the seed and the tensor's name, so that they are the same on any
+ * number of stages.
  */
 function random(seed: number, device: Device): WeightSource {
   const fill = (name: string, to: Tensor): void => {

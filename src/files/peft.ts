@@ -1,5 +1,5 @@
-// Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them. What differs by method is
-// its definition's.
+// Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them.
+// What differs by method is its definition's.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -87,23 +87,33 @@ export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & 
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
   /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
   readonly own?: StageSettings & { readonly isDrawnHere: boolean };
-  /** A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared tensors. */
+  /**
+   * A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared
+   * tensors.
+   */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
-/** A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0 f32[rank, in], B0 f32[out, rank]. */
+/**
+ * A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0
+ * f32[rank, in], B0 f32[out, rank].
+ */
 export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => Factors;
 type Place = { readonly layer: number; readonly linear: Linear };
 
-/** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
+/**
+ * What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as
+ * `readPeftAdapter` does.
+ */
 export function takenOffBy(folder: string): TakenOff | null {
   const path = join(folder, "adapter_config.json");
   return checkPeftConfig(readJsonObject(path, "peft.config"), path).takenOff;
 }
 
 /**
- * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by `partOf`, a LoRA of twice the rank with the
- * base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
+ * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
+ * without `partOf` it is refused. Throws a RequestError that lists what does not fit.
  */
 export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");

@@ -1,5 +1,6 @@
-// Which keys of an adapter_config.json leave an adapter one of a known method, and with which values. All others are refused: PEFT adds
-// keys with each release, and a key that is passed over is another function than the one that was trained.
+// Which keys of an adapter_config.json leave an adapter one of a known method, and with which values. All others are
+// refused: PEFT adds keys with each release, and a key that is passed over is another function than the one that was
+// trained.
 
 import { listed } from "../base/check.ts";
 import { RequestError } from "../base/errors.ts";
@@ -32,8 +33,8 @@ export const CONVERT =
   "it was trained with changed base weights; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
 
 /**
- * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a RequestError, `peft.kind` or
- * `peft.config`, for the first key with a value that is not understood.
+ * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a
+ * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood.
  */
 export function checkPeftConfig(
   config: JsonObject,

@@ -1,5 +1,5 @@
-// Where a PEFT adapter acts, and with which ranks and alphas: the keys target_modules, exclude_modules, layers_to_transform, rank_pattern and
-// alpha_pattern of its config, read and written.
+// Where a PEFT adapter acts, and with which ranks and alphas: the keys target_modules, exclude_modules,
+// layers_to_transform, rank_pattern and alpha_pattern of its config, read and written.
 
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
@@ -87,7 +87,10 @@ export type PlaceFields = {
   readonly alphaPattern: PatternTable;
 };
 
-/** The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them, else whole paths. */
+/**
+ * The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them,
+ * else whole paths.
+ */
 export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "begun">): PlaceFields {
   const { rank, alpha, rslora, targets, places } = adapter;
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };

@@ -23,7 +23,8 @@ export const stageAdapter = v.strictObject({
   seed: count,
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
   ...stageEntries,
-  init: v.custom<Init>((text) => typeof text === "string" && isInit(text)),
+  /** Null: all is zero, until it is written. */
+  init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),
   /** Ranks from here on are frozen (methods/init.ts, isSvdInit); without it none is. */
   trainedRank: v.exactOptional(natural),
 });

@@ -1,5 +1,5 @@
-// What a PEFT method is: the tensors that an adapter has of each linear, its keys in a recipe, its part of PEFT's files, and what merging makes of a
-// weight. How it is computed is src/engine/methods/NAME.ts.
+// What a PEFT method is: the tensors that an adapter has of each linear, its keys in a recipe, its part of PEFT's files,
+// and what merging makes of a weight. How it is computed is src/engine/methods/NAME.ts.
 
 import type * as v from "valibot";
 import type { CamelKeys } from "../base/case.ts";
@@ -60,7 +60,10 @@ export type SharedTensors<S = Settings> = {
   /** The hint where a file lacks them. */
   readonly missing: string;
   readonly tensors: (spec: ModelSpec, targets: readonly Linear[], rank: number, settings: S) => readonly SharedTensor[];
-  /** A [rank, in] or B [out, rank] of a linear, by its own tensors and the shared ones in their order: with these the adapter is a LoRA of scale 1. */
+  /**
+   * A [rank, in] or B [out, rank] of a linear, by its own tensors and the shared ones in their order: with these the
+   * adapter is a LoRA of scale 1.
+   */
   readonly factor: (
     name: "A" | "B",
     width: number,
@@ -83,7 +86,10 @@ export type PeftFormat<S = Settings> = {
   readonly shared?: SharedTensors<S>;
 };
 
-/** Of one linear: changes rows of its weight, f32[rows, in], the first of them number `first`, into those of the merged weight. */
+/**
+ * Of one linear: changes rows of its weight, f32[rows, in], the first of them number `first`, into those of the merged
+ * weight.
+ */
 export type MergeRows = (rows: Float32Array, first: number) => void;
 export type Merged = {
   readonly width: number;
@@ -98,18 +104,27 @@ export type Definition<S = Settings> = {
   readonly title: string;
   /** In the order in which they are stored. */
   readonly tensors: Readonly<Record<string, StoredTensor<S>>>;
-  /** Those that are trained; left out, all. The optimizer has one rate for B and one for all others, so either may be frozen as a whole: here the others. */
+  /**
+   * Those that are trained; left out, all. The optimizer has one rate for B and one for all others, so either may be frozen
+   * as a whole: here the others.
+   */
   readonly trained?: readonly ["B"];
   /** Whether it is computed from the whole product of a linear, which is kept for the backward pass. */
   readonly keepsProduct?: true;
   /** Rank of an adapter whose recipe gives none. */
   readonly rank: number;
-  /** Keys of a recipe that not all methods have, with their schemas. One name is the same key in all methods; with `alpha` the low-rank product is scaled by it and the rank. */
+  /**
+   * Keys of a recipe that not all methods have, with their schemas. One name is the same key in all methods; with `alpha`
+   * the low-rank product is scaled by it and the rank.
+   */
   readonly keys: v.ObjectEntries;
   /** Of these, such as stages must know, and such as an adapter that is continued must have the same. */
   readonly settings: readonly string[];
   readonly continued: readonly string[];
-  /** Whether its factors may begin as a part of the weight, which is taken off again: then nothing else of it depends on the weight. */
+  /**
+   * Whether its factors may begin as a part of the weight, which is taken off again: then nothing else of it depends on the
+   * weight.
+   */
   readonly beginsAsPart: boolean;
   readonly peft: PeftFormat<S>;
   readonly merge: (of: Merged) => MergeRows;

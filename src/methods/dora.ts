@@ -1,4 +1,5 @@
-// DoRA (Liu et al. 2024): the rows of W + scale B A get lengths of their own, M, which are trained, too, and begin as those of W.
+// DoRA (Liu et al. 2024): the rows of W + scale B A get lengths of their own, M, which are trained, too, and begin as those
+// of W.
 
 import { define, type Merged, type MergeRows } from "./definition.ts";
 import { lora, loraConfig, lowRankKeys } from "./lora.ts";

@@ -23,7 +23,8 @@ export const initSchema = v.union(
 export const isInit = (text: string): text is Init => (INITS as readonly string[]).includes(text) || roundsOf(text) !== null;
 
 /**
- * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; here all adapters share it,
- * so the adapter keeps A0 and -B0 next to A and B, frozen: it has twice the rank, and adds nothing at the beginning.
+ * Whether the factors begin as a part of the weight, W = (W - scale B0 A0) + scale B A. PEFT changes the weight; here all
+ * adapters share it, so the adapter keeps A0 and -B0 next to A and B, frozen: it has twice the rank, and adds nothing at
+ * the beginning.
  */
 export const isSvdInit = (init: Init): boolean => init === "olora" || init.startsWith("pissa");

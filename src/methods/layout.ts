@@ -1,8 +1,8 @@
 // Where an adapter's parameters are: one flat block an adapter, the same for all adapters of a run.
 //
-// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have targets, what those store. Each
-// begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes it off a device and back. This file alone knows
-// offsets and strides.
+// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have
+// targets, what those store. Each begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes
+// it off a device and back. This file alone knows offsets and strides.
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
@@ -36,8 +36,8 @@ export const layerRange = v.strictObject({ from: count, to: natural });
 export type LayerRange = Output<typeof layerRange>;
 
 /**
- * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
- * each a flat block.
+ * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer
+ * and v is zero), each a flat block.
  */
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
@@ -45,7 +45,10 @@ export type BlockName = (typeof BLOCKS)[number];
 /** A matrix within an adapter's block; `offset` in elements from its beginning. */
 export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
 
-/** The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is absent. */
+/**
+ * The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is
+ * absent.
+ */
 export type SiteLayout = {
   readonly layer: number;
   readonly group: Group;
@@ -61,7 +64,10 @@ export type AdapterLayout = {
   readonly size: number;
 };
 
-/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all others. */
+/**
+ * Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all
+ * others.
+ */
 export function factorTable({ sites, size }: AdapterLayout): Int32Array<ArrayBuffer> {
   const table = new Int32Array(size / ALIGN);
   for (const { offset, rows, columns } of sites.flatMap(({ tensors }) => tensors.B ?? []))
@@ -119,7 +125,10 @@ type Packing = {
   }) => [offset: number, stride: number | null];
 };
 
-/** `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is summed alike in any run. */
+/**
+ * `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is
+ * summed alike in any run.
+ */
 const PACKINGS: Readonly<Record<Axes, Packing>> = {
   "rank in": {
     group: (of) => [of.linears * of.rank, of.in],

@@ -1,7 +1,7 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
 import * as v from "valibot";
-import { type Camel, camel } from "../base/case.ts";
+import { type Camel, type CamelKeys, camel, camelKeys } from "../base/case.ts";
 import type { Output } from "../base/schema.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Linear, linearShape } from "../families/linears.ts";
@@ -33,6 +33,13 @@ export type OwnKey = { [M in PeftMethod]: keyof All[M]["keys"] & string }[PeftMe
 export const ownEntries = Object.assign({}, ...definitions.map(({ keys }) => keys)) as {
   readonly [K in OwnKey]: Extract<Keys, Readonly<Record<K, unknown>>>[K];
 };
+type OwnEntries = typeof ownEntries;
+/** Their values where a recipe has none; null without a default. */
+export const ownDefaults = camelKeys(
+  Object.fromEntries(Object.entries(ownEntries).map(([key, schema]) => [key, v.getDefault<v.GenericSchema>(schema) ?? null])),
+) as unknown as CamelKeys<{
+  readonly [K in OwnKey]: OwnEntries[K] extends v.OptionalSchema<v.GenericSchema, unknown> ? Output<OwnEntries[K]> : null;
+}>;
 export const OWN_KEYS = Object.keys(ownEntries) as readonly OwnKey[];
 export const hasKey = (method: PeftMethod, key: OwnKey): boolean => Object.hasOwn(DEFINITIONS[method].keys, key);
 
@@ -40,8 +47,8 @@ type StageKey = All[PeftMethod]["settings"][number];
 /** The keys that stages know, as they travel. */
 export const stageEntries = Object.fromEntries(
   definitions.flatMap(({ settings, keys }) => settings.map((key) => [camel(key), v.exactOptional(keys[key]!)])),
-) as { readonly [K in StageKey as Camel<K>]: v.ExactOptionalSchema<(typeof ownEntries)[K], undefined> };
-export type StageSettings = { readonly [K in StageKey as Camel<K>]?: Output<(typeof ownEntries)[K]> };
+) as { readonly [K in StageKey as Camel<K>]: v.ExactOptionalSchema<OwnEntries[K], undefined> };
+export type StageSettings = { readonly [K in StageKey as Camel<K>]?: Output<OwnEntries[K]> };
 
 /** The tensors of an adapter, and of these the ones that stay as they began. */
 export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>

@@ -1,5 +1,5 @@
-// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared (projection.ts), and the vectors d and b trained.
-// PEFT draws A and B by PyTorch's generator, so a file has them next to its vectors.
+// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared (projection.ts), and
+// the vectors d and b trained. PEFT draws A and B by PyTorch's generator, so a file has them next to its vectors.
 
 import { about, positive, seed } from "../base/check.ts";
 import { define, type PeftFields, type SettingsOf, type SharedTensors } from "./definition.ts";
@@ -77,7 +77,10 @@ export const vera = define({
   merge: lora.merge,
 });
 
-/** The first rows of a matrix with rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
+/**
+ * The first rows of a matrix with rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its
+ * own.
+ */
 function scaledRows(matrix: Float32Array, stride: number, width: number, factors: Float32Array): Float32Array {
   const out = new Float32Array(factors.length * width);
   for (const [i, factor] of factors.entries())

@@ -6,9 +6,9 @@ import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
-import { takeBatch } from "../engine/batch.ts";
-import { bufferBytes, countBytes, type StageSizes } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/buffers.ts";
 import { poolBytes } from "../engine/pool-memory.ts";
+import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
 import { layoutAdapters } from "../methods/layout.ts";
 
@@ -34,6 +34,7 @@ export type MemoryParts = {
   readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
   readonly links: number; // slots that the stages before and after fill
+  readonly cache?: number; // keys and values of generation
 };
 
 export function stageMemory(
@@ -43,13 +44,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
 ): MemoryParts {
   const { groups, slots, format } = sizes;
-  const buffers = bufferBytes(device.compute, spec, sizes, layerRange);
-  const tables = countBytes((take) => {
-    for (let i = 0; i < sizes.inFlight; i++) takeBatch(take, { ...sizes, adapters: slots, rowTile: device.rowTile });
-  });
-  const rope = countBytes((take) => {
-    for (let i = 0; i < 2; i++) take("f32", sizes.positions, spec.headDim / 2);
-  });
+  const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const layout = layoutAdapters(spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -57,9 +52,10 @@ export function stageMemory(
   return {
     weights: weightBytes(spec, layerRange, device.compute, format),
     adapters: poolBytes({ spec, layers: layerRange, slots, capacity: sizes, compute: device.compute }),
-    activations: buffers.activations * sizes.inFlight,
-    workspace: buffers.workspace + tables + rope + scratchBytes(device, need),
+    activations: buffers.activations,
+    workspace: buffers.workspace + scratchBytes(device, need),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
+    ...(sizes.cache ? { cache: buffers.cache } : {}),
   };
 }

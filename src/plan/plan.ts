@@ -9,6 +9,7 @@ import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
 import type { StageSizes } from "../engine/buffers.ts";
+import type { CacheSizes } from "../engine/kv-cache.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -90,6 +91,8 @@ export type PlanOptions = {
   readonly ceiling?: number;
   /** All linear weights are bf16 in the model's files. */
   readonly exact?: boolean;
+  /** For stages that also generate. */
+  readonly cache?: CacheSizes;
 };
 
 /** `devices` are those of the stages, first stage first. */
@@ -98,13 +101,14 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
   for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
-  const positions = maxOf(data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)));
+  const generated = cache ? [cache.capacity] : [];
+  const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
   const { rowTile } = device;
@@ -114,12 +118,19 @@ export function makePlan(
     .slice(0, wanted)
     .map(({ index, work }) => memberOf(index, work, 0, { tokensPerMicrobatch, passRows: fullRows, rowTile }));
   const wantedRows = mostRows(targetRows(members, parts.length, fullRows), fullRows);
-  const largest = adapters.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, rowTile));
+  const trained = adapters.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, rowTile));
+  const largest = [...trained, ...generated.map((tokens) => alignUp(tokens, rowTile))];
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
-  const shared = { rank: padRank(adapters.flatMap(ranksOf), device), ...roomOf(onStages(adapters)), positions, format };
+  const shared = {
+    rank: padRank(adapters.flatMap(ranksOf), device),
+    ...roomOf(onStages(adapters)),
+    positions,
+    format,
+    ...(cache ? { cache } : {}),
+  };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
     parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
@@ -226,6 +237,7 @@ const addMemory = (a: MemoryParts, b: MemoryParts): MemoryParts => ({
   workspace: a.workspace + b.workspace,
   head: a.head + b.head,
   links: a.links + b.links,
+  ...(a.cache === undefined ? {} : { cache: a.cache + b.cache! }),
 });
 
 /** What a plan takes on the device that is fullest. */

@@ -99,3 +99,13 @@ export const microBatch = v.strictObject({
   tokens: count,
 });
 export type MicroBatch = Output<typeof microBatch>;
+
+/** A pass of generation (decode.ts). */
+export const generationBatch = v.strictObject({
+  ...tableSchemas,
+  /** i32[M]: the row of the cache for each row's keys and values, below 0 for none. */
+  places: ints,
+  /** What rows attend to (engine/kv-cache.ts). */
+  from: v.picklist(["pass", "cache"]),
+});
+export type GenerationBatch = Output<typeof generationBatch>;

@@ -7,8 +7,11 @@
 import { alignUp, sum } from "../base/shape.ts";
 import { floatBits, type MicroBatch, type PackedPreference, type PackedSequence, paddingTables } from "./micro-batch.ts";
 
-/** Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. */
-export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array };
+/**
+ * Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. `weights` multiply the losses of
+ * these tokens, as the segment's weight does.
+ */
+export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array; readonly weights?: Float32Array };
 
 /**
  * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is
@@ -86,7 +89,7 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
         if (sample.mask[i + 1] !== 1) continue;
         tables.targetRows[target] = at;
         tables.targetIds[target] = sample.ids[i + 1]!;
-        tables.weights[target++] = segment.weight;
+        tables.weights[target++] = segment.weight * (sample.weights?.[i + 1] ?? 1);
       }
       sequences.push({ adapter: segment.adapter, firstTarget, targets: target - firstTarget });
       row += length;

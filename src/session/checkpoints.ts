@@ -113,7 +113,11 @@ const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32A
   v: v[stage]!,
 });
 
-const snapshotOf = (plan: Plan, { rank, targets, method, places }: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
+export const snapshotOf = (
+  plan: Plan,
+  { rank, targets, method, places }: AdapterPlan,
+  blocks: readonly Blocks[],
+): Snapshot => ({
   spec: plan.spec,
   rank,
   targets,

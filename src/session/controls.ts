@@ -126,7 +126,7 @@ export class Controls {
       );
     adapter.forks.push({ plan, data: adapter.data, after, isMade: false });
     if (!isOnStages(adapter)) this.options.fork(adapter);
-    return `${plan.name}: goes on from ${name}, after step ${after}`;
+    return `${plan.name}: continues from ${name}, after step ${after}`;
   }
 
   #find(name: string): AdapterState {
@@ -153,7 +153,7 @@ export const ending = (): RequestError =>
   new RequestError(
     "control.ending",
     "the run ends: nothing is added to it any more",
-    "add it when the run goes on, or to another",
+    "add it when the run has been resumed, or to another run",
   );
 
 const STATES: Readonly<Record<AdapterState["status"], string>> = {

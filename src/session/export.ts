@@ -17,17 +17,20 @@ import { blocksOf, factorsOf } from "./parameters.ts";
 
 /** Rows whose loss is compared. */
 const PROBE_ROWS = 4;
-/** Whatever it was trained for, its likelihoods are what is compared. */
+/** Likelihoods are compared, whatever the objective was. */
 const SFT = { name: "sft" } as const;
-/** f32 is written and read as it is, so that only a wrong file makes a difference. */
+/** f32 is written and read without rounding, so that only a wrong file makes a difference. */
 const TOLERANCE = 1e-6;
 
-/** Gives a slot to an adapter, on all stages in one go; as its recipe begins it, unless `init` says otherwise. `only`: one layer (begin.ts). */
+/**
+ * Gives a slot to an adapter on all stages, initialised by `init`; null: all is zero, until it is written. `only`: one layer of one stage
+ * (initialise.ts).
+ */
 export function admit(
   bus: Bus,
   slot: number,
   { rank, scale, targets, places, method = "lora", trainedRank, recipe }: AdapterPlan,
-  init = recipe.init,
+  init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
   const frozen = trainedRank === undefined ? {} : { trainedRank };
@@ -47,7 +50,7 @@ export function admit(
   return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
 }
 
-/** All that the stages hold of an adapter, as it is after all that has been sent to them; asked in one go. */
+/** The parameters and moments of an adapter on all stages, after all requests before this one. */
 export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
   const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: BLOCKS });
   const all = await Promise.all(range(bus.stages).map(ask));
@@ -58,7 +61,7 @@ export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks
   await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
 }
 
-/** Makes the adapter in a slot what a file holds. `fresh` begins one of the file's kind there, where the base model is needed for that. */
+/** Puts a saved adapter into a slot. `fresh` initialises one of its kind there, where PEFT's files need the base model's weights. */
 export async function putSaved(
   bus: Bus,
   plan: Plan,
@@ -97,8 +100,8 @@ export async function putFactors(
 }
 
 /**
- * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of one that PEFT takes off the base model, what a fresh one of its kind has, in
- * the same order; its second half is what is taken off.
+ * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of an adapter that PEFT subtracts from the base model, the
+ * factors of a fresh one, in the same order; their second half is what is subtracted.
  */
 export function readFactors(
   folder: string,
@@ -125,8 +128,8 @@ function partIn(begun: readonly FactorTensor[]): PartOfWeight {
 }
 
 /**
- * Writes `folder` as PEFT would and verifies it on a few of `samples`. A RunError says that the file is not what was trained;
- * the live adapter is left as it was saved.
+ * Writes `folder` as PEFT would and verifies it on a few of `samples`. Throws a RunError where the file is not what was trained; the
+ * adapter in training is left as it was saved.
  */
 export async function exportAdapter(
   bus: Bus,
@@ -156,7 +159,7 @@ export async function exportAdapter(
     );
 }
 
-/** The same of an adapter that is on no stage; what is read back must be what was kept, number by number. */
+/** Writes an adapter from its blocks; what is read back must be equal to them, number by number. */
 export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Blocks[], folder: string): void {
   const params = blocks.map((of) => of.params);
   const factors = factorsOf(plan, adapter, params);
@@ -173,7 +176,7 @@ function write(
   factors: readonly FactorTensor[],
 ): void {
   const { dropout, method } = recipe;
-  // With a frozen half it is a LoRA of twice the rank and the same scale: as PEFT converts its own.
+  // With a frozen half it is a LoRA of twice the rank and the same scale, as PEFT converts its own.
   const rslora = trainedRank === undefined && recipe.rslora;
   const alpha =
     trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);

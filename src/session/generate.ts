@@ -1,11 +1,14 @@
-// Generation of many sequences at once: each waits for room, is read, and grows by a token a pass until it ends.
+// Generation of many sequences at once: each waits for room, is read, and gets a token a pass until it ends.
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
 import { type Sampling, sample } from "../data/sample.ts";
-import { decode, type GenerationBatch, type Growing, prefill, promptRows, type Tile } from "../schedule/decode.ts";
+import type { GenerationSizes } from "../plan/generation.ts";
+import { decode, type GeneratedSequence, prefill, promptRows, type Tile } from "../schedule/decode.ts";
+import type { GenerationBatch } from "../schedule/micro-batch.ts";
 
-/** What is to be continued: under the adapter in a slot, or -1 for the base alone, by `limit` tokens at most. */
+/** A prompt to continue under the adapter in a slot, or -1 for the base model alone, by `limit` tokens at most. */
 export type Generation = {
   readonly adapter: number;
   readonly prompt: readonly number[];
@@ -13,44 +16,64 @@ export type Generation = {
   readonly seed: number;
 };
 
-export type GeneratedToken = { readonly index: number; readonly token: number; readonly end: "stop" | "length" | null };
-
-/** What runs passes (engine/generator.ts). */
-export type Engine = {
-  readonly tile: Tile;
-  readonly sizes: { readonly rows: number; readonly sequences: number; readonly capacity: number; readonly adapters: number };
-  run(pass: GenerationBatch, sequences: number): Promise<readonly Float32Array[]>;
+export type GeneratedToken = {
+  readonly index: number;
+  readonly token: number;
+  readonly end: "stop" | "length" | null;
+  /** f32[vocab], which the token was sampled from. */
+  readonly logits: Float32Array;
 };
 
-type Active = Growing & { readonly ids: number[]; readonly index: number; readonly place: number; readonly rng: Rng };
+/** Stages that run passes of generation. */
+export type GenerationEngine = {
+  readonly tile: Tile;
+  readonly sizes: Pick<GenerationSizes, "rows" | "slots" | "cache">;
+  /** The logits f32[vocab] of each sequence's next token, in the order of the pass's targets. */
+  run(pass: GenerationBatch): Promise<readonly Float32Array[]>;
+};
+
+/** The stages of a run that have a cache. Each pass goes to all of them in one go, as evaluations do. */
+export const engineOver = (bus: Bus, sizes: GenerationEngine["sizes"], tile: Tile): GenerationEngine => ({
+  tile,
+  sizes,
+  async run(batch) {
+    const replies = await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "decode", batch })));
+    return replies.at(-1)!;
+  },
+});
+
+type Active = GeneratedSequence & { readonly ids: number[]; readonly index: number; readonly place: number; readonly rng: Rng };
 
 /**
- * Tokens as they come, of any of the sequences. Chance is a function of the sequence's seed and prompt, and so are its tokens: they do not
- * depend on what else is generated.
+ * Tokens as they come, of any of the sequences. Random numbers are a function of the sequence's seed and prompt, and so are its tokens: they
+ * do not depend on what else is generated. The stages must be given no other pass of generation until the end, and no prompt may need more
+ * rows than they have.
  */
 export async function* generate(
-  engine: Engine,
+  engine: GenerationEngine,
   wanted: readonly Generation[],
   sampling: Sampling,
   stops: ReadonlySet<number>,
 ): AsyncGenerator<GeneratedToken> {
   const { sizes, tile } = engine;
-  const slots = Math.max(1, sizes.adapters);
-  const places = range(sizes.sequences);
+  const { slots, rows: mostRows, cache } = sizes;
+  const places = range(cache.sequences);
   const waiting = [...wanted.keys()];
   const active: Active[] = [];
 
-  /** The next prompts that there is room for: in their order, but for one adapter's among others. */
+  /** The next prompts that there is room for: in order, one of each adapter, each adapter's sequences in a tile of the passes to come. */
   const admit = (): Active[] => {
     const admitted: Active[] = [];
     let rows = 0;
     for (let i = 0; i < waiting.length && places.length > 0; ) {
       const index = waiting[i]!;
       const { adapter, prompt, seed } = wanted[index]!;
-      const beside = [...active, ...admitted].filter((other) => other.adapter === adapter).length;
-      const alone = adapter < 0 || !admitted.some((other) => other.adapter === adapter);
+      const others = [...active, ...admitted];
+      const isFull = others.filter((other) => other.adapter === adapter).length >= tile.sameOrder.length;
+      const isRead = adapter >= 0 && admitted.some((other) => other.adapter === adapter);
+      const tiles = new Set([adapter, ...others.map((other) => other.adapter)]).size;
       const needed = promptRows(prompt.length, tile);
-      if (beside >= tile.sameOrder.length || !alone || rows + needed > sizes.rows) {
+      if (isFull || isRead || rows + needed > mostRows || tiles * tile.rows > mostRows) {
         i++;
         continue;
       }
@@ -58,14 +81,14 @@ export async function* generate(
       waiting.splice(i, 1);
       const place = places.shift()!;
       const rng = new Rng(seed, prompt.length, ...prompt);
-      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * sizes.capacity, place, rng });
+      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * cache.capacity, place, rng });
     }
     return admitted;
   };
 
-  /** Lets each sequence of a pass grow by what its logits say. */
+  /** Extends each sequence of a pass by a token. */
   const extend = async function* (sequences: readonly Active[], pass: GenerationBatch): AsyncGenerator<GeneratedToken> {
-    const logits = await engine.run(pass, sequences.length);
+    const logits = await engine.run(pass);
     for (const [i, { index, ids, rng, place }] of sequences.entries()) {
       const { prompt, limit } = wanted[index]!;
       const token = sample(logits[i]!, sampling, rng.uniform());
@@ -78,7 +101,7 @@ export async function* generate(
         );
         places.push(place);
       }
-      yield { index, token, end };
+      yield { index, token, end, logits: logits[i]! };
     }
   };
 
@@ -87,8 +110,8 @@ export async function* generate(
     active.push(...admitted);
     if (admitted.length > 0) yield* extend(admitted, prefill(admitted, slots, tile));
     else {
-      const growing = [...active];
-      yield* extend(growing, decode(growing, slots, tile));
+      const extended = [...active];
+      yield* extend(extended, decode(extended, slots, tile));
     }
   }
 }

@@ -111,7 +111,7 @@ export class Steps {
 }
 
 /** The fields that only this optimizer has. */
-const ruleOf = (optimizer: AdapterRecipe["optimizer"]) => {
+export const ruleOf = (optimizer: AdapterRecipe["optimizer"]) => {
   if (optimizer.name === "sgd") return { momentum: optimizer.momentum, nesterov: optimizer.nesterov };
   return { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
 };

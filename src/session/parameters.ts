@@ -10,18 +10,19 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
+type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange" | "sizes">[] };
 type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;
 
 /** How the blocks of a stage are laid out. */
-export function layoutOf({ spec, stages }: Pick<Plan, "spec" | "stages">, stage: number): AdapterLayout {
+export function layoutOf({ spec, stages }: StageRanges, stage: number): AdapterLayout {
   const { layerRange, sizes } = stages[stage]!;
   return layoutAdapters(spec, layerRange, sizes);
 }
 
 /** The factors in the blocks of all stages, first stage first, in the order of the layers. */
-export const factorsOf = (plan: Plan, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
+export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
     const layout = layoutOf(plan, stage);
     return factorsIn(plan.stages[stage]!.layerRange, adapter.targets, adapter.method, adapter.places).map((at) => {
@@ -31,7 +32,7 @@ export const factorsOf = (plan: Plan, adapter: Shape, blocks: readonly Float32Ar
   });
 
 /** The reverse: a block for each stage; what no factor fills is zero. */
-export const blocksOf = (plan: Plan, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
+export const blocksOf = (plan: StageRanges, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
   plan.stages.map(({ layerRange }, stage) => {
     const layout = layoutOf(plan, stage);
     const block = new Float32Array(new ArrayBuffer(4 * layout.size));

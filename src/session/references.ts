@@ -1,5 +1,5 @@
-// What preferences are measured against: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first
-// has a slot. A function of its own data and settings, so the same in any company and after any interruption.
+// References of preferences: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first has a
+// slot. A function of its own data and settings, so the same whatever else is trained and after any interruption.
 
 import type { Bus } from "../bus/bus.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
@@ -18,9 +18,10 @@ export type RowReferences = ReadonlyMap<number, readonly [own: number, other: nu
 export type References = { readonly train: RowReferences; readonly eval: RowReferences };
 
 /**
- * Makes the adapter in `slot` what it is before its first step, and measures its reference on the way; null where its objective has none.
- * An adapter whose B is zero is the base: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot. `told` hears of what takes long.
- * `model`: the base model's fingerprint. Throws a RequestError, `resume.changed`, where a file that was read is not what it was when the run began.
+ * Initialises the adapter in `slot`, and measures its reference on the way; null where its objective has none. An adapter whose B is zero
+ * is the base model: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot. `notify` is called with
+ * progress. `model`: the base model's fingerprint. Throws a RequestError, `resume.changed`, where a file that was read has changed since
+ * the run began.
  */
 export async function beginIn(
   bus: Bus,
@@ -50,12 +51,12 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const { trainedRank: _, places: __, ...own } = adapter; // it lies elsewhere, and nothing of it is trained
+    const { trainedRank: _, places: __, ...own } = adapter; // it has places of its own, and is not trained
     const judge = { ...own, ...adapter.reference! };
     await take(reference.folder, judge);
     found = await measure();
   }
-  // What was kept will replace it: no need to compute a beginning that nothing is measured of.
+  // The saved state will replace it: no need to compute an initialisation that nothing is measured with.
   if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
   else if (initialAdapter === null) await fresh(adapter, init);
   else await take(initialAdapter, adapter);
@@ -81,7 +82,7 @@ async function referencesOf(
   return { train: await score(data.train, usedRows(work)), eval: await score(data.eval, [...data.eval.keys()]) };
 }
 
-/** Rows that the adapter trains on at all: in less than an epoch not every one of them. */
+/** The rows that the adapter trains on: in less than an epoch not all of them. */
 function usedRows(work: Work): number[] {
   const rows = totalSteps(work) * work.batchSize * work.accumulation;
   const order = epochOrder(work, 0);

@@ -8,7 +8,6 @@ import { range } from "../../src/base/shape.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
-import { openGenerator } from "../../src/engine/generator.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
@@ -16,6 +15,7 @@ import { makePlan } from "../../src/plan/plan.ts";
 import { prefill } from "../../src/schedule/decode.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
 import { admit } from "../../src/session/export.ts";
+import { openGeneration } from "../../src/session/open-generation.ts";
 import { BASE_CASES, type BaseCase, logitsOf, writeBaseCase } from "../helpers/base-cases.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -57,13 +57,12 @@ describe.each(BASE_CASES.map((of) => [of.name, of] as const))("%s", (name, of) =
 
   test("logits", async () => {
     const wishes = range(of.ids.length).map((i) => ({ adapter: -1, prompt: i + 1, limit: 1 }));
-    const sizes = planGeneration(spec, device, [], wishes, "dense");
-    using generator = await openGenerator({ ...device, stagesOnHost: 1 }, { folder }, spec, sizes);
+    const plan = planGeneration(spec, device, [], wishes, "dense");
+    await using generator = await openGeneration(plan, { folder }, []);
     const want = logitsOf(of);
     for (const i of range(of.ids.length)) {
       const [got] = await generator.run(
-        prefill([{ adapter: -1, ids: of.ids.slice(0, i + 1), firstRow: 0 }], 0, generator.tile),
-        1,
+        prefill([{ adapter: -1, ids: of.ids.slice(0, i + 1), firstRow: 0 }], 1, generator.tile),
       );
       const worst = got!.reduce((most, value, at) => Math.max(most, Math.abs(value - want[i * spec.vocab + at]!)), 0);
       expect(worst, `token ${i}`).toBeLessThan(5e-5); // of logits up to 20

@@ -4,8 +4,8 @@ import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
-import { generationBytes, planGeneration } from "../../src/plan/generation.ts";
-import { decode, prefill } from "../../src/schedule/decode.ts";
+import { generationBytes, planGeneration, tileOf } from "../../src/plan/generation.ts";
+import { decode, prefill, tiledRows } from "../../src/schedule/decode.ts";
 import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { tinyFamilies, tinySpec } from "../helpers/tiny.ts";
 
@@ -24,11 +24,11 @@ for (const [family, spec] of Object.entries(tinyFamilies))
           { adapter, ids, firstRow: 128 },
           { adapter, ids, firstRow: 512 },
         ];
-        let [logits] = await generator.run(prefill([kept], slots, tile), 1);
+        let [logits] = await generator.run(prefill([kept], slots, tile));
         for (const i of range(12)) {
           ids.push((7 * i + ids.length) % spec.vocab);
-          [logits] = await generator.run(decode([kept], slots, tile), 1);
-          const [whole] = await generator.run(prefill([again], slots, tile), 1);
+          [logits] = await generator.run(decode([kept], slots, tile));
+          const [whole] = await generator.run(prefill([again], slots, tile));
           expect(farthest(logits!, whole!)).toBeLessThan(1e-4);
           expect(Math.max(...logits!) - Math.min(...logits!)).toBeGreaterThan(0.1);
         }
@@ -67,8 +67,8 @@ describe("bit for bit", () => {
     for (const adapter of [-1, 0, 1, 2]) {
       const ids = range(9).map((i) => (5 * i + 3) % 53);
       const mine = { adapter, ids, firstRow: 0 };
-      const [read] = await generator.run(prefill([{ ...mine, ids: ids.slice(0, -1) }], slots, tile), 1);
-      const [alone] = await generator.run(decode([mine], slots, tile), 1);
+      const [read] = await generator.run(prefill([{ ...mine, ids: ids.slice(0, -1) }], slots, tile));
+      const [alone] = await generator.run(decode([mine], slots, tile));
       expect(bits(alone!)).not.toBe(bits(read!));
       const others = [-1, 0, 1, 2].flatMap((of) =>
         range(tile.sameOrder.length - 1).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 200 * (of + 2) + i })),
@@ -77,7 +77,7 @@ describe("bit for bit", () => {
         const beside = others.filter((other) => other.adapter !== adapter);
         const same = others.filter((other) => other.adapter === adapter);
         const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before).slice(0, 3)];
-        const all = await generator.run(decode(sequences, slots, tile), sequences.length);
+        const all = await generator.run(decode(sequences, slots, tile));
         expect(bits(all[sequences.indexOf(mine)]!), `adapter ${adapter}, place ${before}`).toBe(bits(alone!));
       }
     }
@@ -106,15 +106,19 @@ describe("memory", () => {
   const spec = tinyFamilies["llama"]!;
   const named = ADAPTERS.map((adapter, i) => ({ ...adapter, name: `a${i}` }));
   const wishes = range(100).map((i) => ({ adapter: (i % 4) - 1, prompt: 3 + i, limit: 20 }));
-  const planned = (freeBytes: number) => planGeneration(spec, { ...report, freeBytes }, named, wishes, "dense");
+  const planned = (freeBytes: number) => planGeneration(spec, { ...report, freeBytes }, named, wishes, "dense").stages[0].sizes;
 
   test("as much as there is decides how many sequences grow at once", () => {
     const most = planned(2 ** 30);
-    expect(most).toMatchObject({ sequences: 48, capacity: 122, adapters: 3, rank: 16, rows: 288 });
+    expect(most).toMatchObject({ cache: { sequences: 48, capacity: 122 }, slots: 3, rank: 16, rows: 288 });
     expect(most.methods.dora!.length).toBeGreaterThan(0);
-    const enough = (sequences: number) => generationBytes(spec, report, { ...most, sequences });
-    expect(planned(enough(12) / 0.7 + 1).sequences).toBe(12);
-    expect(planned(enough(12) / 0.7 - 1).sequences).toBe(6);
+    const sizesFor = (sequences: number) => {
+      const targets = tiledRows(sequences, tileOf(report));
+      return { ...most, targets, cache: { ...most.cache, sequences } };
+    };
+    const enough = (sequences: number) => generationBytes(spec, report, sizesFor(sequences));
+    expect(planned(enough(12) / 0.7 + 1).cache.sequences).toBe(12);
+    expect(planned(enough(12) / 0.7 - 1).cache.sequences).toBe(6);
     expect(() => planned(enough(1) / 0.7 - 1)).toThrow("one sequence of 122 tokens needs");
   });
 });

@@ -5,7 +5,6 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
-import { readRecipe } from "../../src/session/prepare.ts";
 import { openSession, type SessionOptions } from "../../src/session/session.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
@@ -13,8 +12,7 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
 const outputOf = (path: string) => join(path, "..", "out");
-const open = (path: string, options: SessionOptions = {}) =>
-  openSession(readRecipe(path, {}), { isReachable: false, ...options });
+const open = (path: string, options: SessionOptions = {}) => openSession(loadRecipe(path), { isReachable: false, ...options });
 const statuses = ({ adapters }: { readonly adapters: readonly { readonly name: string; readonly status: string }[] }) =>
   Object.fromEntries(adapters.map(({ name, status }) => [name, status]));
 
@@ -116,6 +114,18 @@ test("stages are opened again for an adapter that they have no capacity for, and
   expect(session.plan.slots).toBe(2);
   expect(leftOf(outputOf(path), "a2")).toEqual(leftOf(outputOf(alone), "a2"));
   expect(leftOf(outputOf(path), "a1")).toEqual(leftOf(outputOf(lateAlone), "a1"));
+});
+
+test("sessions of one process train concurrently, each to the bytes that it comes to alone; one folder has one session", async () => {
+  const texts = [unlike([0, 3], "cpu"), unlike([1], "cpu")];
+  const alone = texts.map((text) => place.project(text, SUMS));
+  for (const path of alone) await (await open(path)).done;
+  const paths = texts.map((text) => place.project(text, SUMS));
+  const sessions = await Promise.all(paths.map((path) => open(path)));
+  await expect(open(paths[0]!)).rejects.toMatchObject({ code: "output.locked" });
+  await Promise.all(sessions.map(({ done }) => done));
+  for (const name of ["a0", "a3"]) expect(leftOf(outputOf(paths[0]!), name)).toEqual(leftOf(outputOf(alone[0]!), name));
+  expect(leftOf(outputOf(paths[1]!), "a1")).toEqual(leftOf(outputOf(alone[1]!), "a1"));
 });
 
 test("a disposed session saves what it trained, and the next one continues it to the bytes of one that was never stopped", async () => {

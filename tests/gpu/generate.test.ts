@@ -44,11 +44,11 @@ needs("gpu")("generation on the GPU", () => {
               { adapter, ids, firstRow: 128 },
               { adapter, ids, firstRow: 512 },
             ];
-            await generator.run(prefill([kept], ADAPTERS.length, tile), 1);
+            await generator.run(prefill([kept], ADAPTERS.length, tile));
             for (const i of range(6)) {
               ids.push((7 * i + ids.length) % spec.vocab);
-              const [logits] = await generator.run(decode([kept], ADAPTERS.length, tile), 1);
-              const [whole] = await generator.run(prefill([again], ADAPTERS.length, tile), 1);
+              const [logits] = await generator.run(decode([kept], ADAPTERS.length, tile));
+              const [whole] = await generator.run(prefill([again], ADAPTERS.length, tile));
               const size = Math.hypot(...whole!);
               const off = Math.hypot(...whole!.map((value, j) => value - logits![j]!)) / size;
               expect(off).toBeLessThan(compute === "f32" ? 1e-5 : 3e-2);
@@ -67,8 +67,8 @@ needs("gpu")("generation on the GPU", () => {
 
           for (const adapter of [-1, 0, 1, 2]) {
             const mine = { adapter, ids: range(9).map((i) => (5 * i + 3) % 53), firstRow: 0 };
-            await generator.run(prefill([{ ...mine, ids: mine.ids.slice(0, -1) }], ADAPTERS.length, tile), 1);
-            const [alone] = await generator.run(decode([mine], ADAPTERS.length, tile), 1);
+            await generator.run(prefill([{ ...mine, ids: mine.ids.slice(0, -1) }], ADAPTERS.length, tile));
+            const [alone] = await generator.run(decode([mine], ADAPTERS.length, tile));
             const others = [-1, 0, 1, 2].flatMap((of) => {
               return range(9).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 128 + 20 * (of + 1) + i }));
             });
@@ -76,7 +76,7 @@ needs("gpu")("generation on the GPU", () => {
               const same = others.filter((other) => other.adapter === adapter);
               const beside = others.filter((other) => other.adapter !== adapter);
               const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before)];
-              const all = await generator.run(decode(sequences, ADAPTERS.length, tile), sequences.length);
+              const all = await generator.run(decode(sequences, ADAPTERS.length, tile));
               expect(bytes(all[sequences.indexOf(mine)]!)).toBe(bytes(alone!));
             }
           }

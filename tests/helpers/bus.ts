@@ -38,6 +38,7 @@ export const handlers = (some: Partial<StageHandlers>): StageHandlers => {
     "forward",
     "backward",
     "evaluate",
+    "decode",
     "squares",
     "step",
     "admit",

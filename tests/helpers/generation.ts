@@ -1,19 +1,22 @@
-// A tiny random model that generates, with adapters of random factors: for tests of passes and of what co-batching changes
-// (nothing).
+// A tiny random model that generates, with adapters of random factors: for tests of passes and of batch invariance.
 
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { alignUp, range } from "../../src/base/shape.ts";
+import { alignUp, range, sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { GenerationSizes } from "../../src/engine/generation.ts";
-import { Generator } from "../../src/engine/generator.ts";
+import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
-import { type Generation, generate } from "../../src/session/generate.ts";
-import { randomFill } from "./tiny.ts";
+import { factorShape } from "../../src/methods/registry.ts";
+import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
+import { tiledRows } from "../../src/schedule/decode.ts";
+import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
+import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
+import { writeAdapter } from "./factors.ts";
+import { randomFill, wholeModel } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 
@@ -26,35 +29,49 @@ export const ADAPTERS: readonly PoolAdapter[] = [
 
 export function factorsFor(spec: ModelSpec, { rank, targets, method }: PoolAdapter, seed: number) {
   return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
-    const { in: width, out } = linearShape(spec, at.linear);
-    const size = { A: rank * width, B: out * rank, M: out, lambda_d: rank, lambda_b: out }[at.factor];
+    const { in: width } = linearShape(spec, at.linear);
+    const size = sizeOf(factorShape(spec, at.linear, at.factor, rank));
     const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
     const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
     return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };
   });
 }
 
-/** A generator for the whole of a random model, with all of ADAPTERS. */
+export type TinyGenerator = Disposable & GenerationEngine & { readonly stage: Stage; readonly sizes: GenerationSizes };
+
+/** A stage that only generates, with the whole of a random model and all of ADAPTERS. */
 export async function tinyGenerator(
   device: Device,
   spec: ModelSpec,
-  changes: Partial<GenerationSizes> = {},
+  { sequences = 8, format = "dense" }: { readonly sequences?: number; readonly format?: WeightFormat } = {},
   adapters: readonly PoolAdapter[] = ADAPTERS,
-): Promise<Generator> {
+): Promise<TinyGenerator> {
   const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
+  const tile = tileOf(device);
+  const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
+  const capacity = 128;
   const sizes: GenerationSizes = {
-    rows: alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile,
-    sequences: 8,
-    capacity: 128,
-    adapters: adapters.length,
+    slots: Math.max(1, adapters.length),
+    rows,
+    targets: tiledRows(sequences, tile),
+    chunk: device.rowTile,
+    layers: spec.layers,
     rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
     ...roomOf(adapters),
-    format: "dense" as WeightFormat,
-    ...changes,
+    recomputation: "full",
+    inFlight: 0,
+    positions: capacity,
+    format,
+    cache: { sequences, capacity },
   };
-  const generator = await Generator.open(device, spec, sizes, randomFill(device, 1));
-  for (const [slot, adapter] of adapters.entries()) generator.load(slot, adapter, factorsFor(spec, adapter, 50 + slot));
-  return generator;
+  const config = { spec, layerRange: wholeModel(spec), sizes };
+  const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
+  for (const [slot, adapter] of adapters.entries()) {
+    await stage.admit(slot, { ...adapter, seed: 0, init: null });
+    await writeAdapter(stage, slot, factorsFor(spec, adapter, 50 + slot));
+  }
+  const run = async (pass: GenerationBatch) => (await stage.decode(pass))!;
+  return { stage, tile, sizes, run, [Symbol.dispose]: () => stage[Symbol.dispose]() };
 }
 
 /** Prompts of unequal lengths for each adapter and the base, `each` of them. */
@@ -71,7 +88,7 @@ export function tinyPrompts(spec: ModelSpec, each: number, adapters = ADAPTERS.l
 
 /** All tokens of each. */
 export async function generated(
-  generator: Generator,
+  generator: GenerationEngine,
   wanted: readonly Generation[],
   sampling: Sampling = GREEDY,
   stops: ReadonlySet<number> = new Set(),

@@ -9,7 +9,7 @@ describe("which folder may import which", () => {
       check("src/plan/plan.ts", 'import { sum } from "../base/shape.ts";', 'import { cut } from "../schedule/steps.ts";'),
     ).toEqual([]);
     expect(check("src/plan/plan.ts", 'import { part } from "./part.ts";')).toEqual([]);
-    expect(check("src/plan/memory.ts", 'import { bufferBytes } from "../engine/buffers.ts";')).toEqual([]);
+    expect(check("src/plan/memory.ts", 'import { stageBufferBytes } from "../engine/stage-buffers.ts";')).toEqual([]);
     expect(check("src/device/cpu/host.ts", 'import { native } from "../../../ffi/native.ts";')).toEqual([]);
     expect(check("src/recipe/load.ts", 'import * as v from "valibot";')).toEqual([]);
   });

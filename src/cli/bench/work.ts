@@ -7,7 +7,6 @@ import { range } from "../../base/shape.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { linearsOfModel } from "../../families/linears.ts";
 import { PEFT_METHODS } from "../../methods/registry.ts";
-import { shapeOf } from "../../plan/shapes.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import { resolveAdapter } from "../../recipe/resolve.ts";
 import type { AdapterTable } from "../../recipe/schema.ts";
@@ -57,8 +56,13 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
   return { train: range(rows).map(row), eval: [] };
 }
 
-export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
-  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(shapeOf(shape));
+export function recipeOf(
+  options: BenchOptions,
+  { shape, spec }: { readonly shape: string; readonly spec: ModelSpec },
+  adapters: number,
+  steps: number,
+): Recipe {
+  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(spec);
   const rank = natural(options, "rank", 16);
   const method = oneOf("method", options.method ?? "lora", PEFT_METHODS);
   const table: Omit<AdapterTable, "name" | "seed"> = {

@@ -1,4 +1,4 @@
-// What is generated, for people as it comes, and for machines a line of JSON a sequence; in the order of the questions.
+// Prints generated text: for people as it comes, for machines a line of JSON a sequence; in the order of the questions.
 
 import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
@@ -12,11 +12,11 @@ export type Answer = {
   end: GeneratedToken["end"];
 };
 
-/** What was generated is exactly the answer that is known, its end mark included, and ended there. Null where none is known. */
+/** Whether the generated tokens are exactly the known answer, its end mark included, and ended there. Null where none is known. */
 export const isExact = ({ question: { expected }, ids, end }: Answer): boolean | null =>
   expected && end === "stop" && ids.length === expected.length && expected.every((id, i) => ids[i] === id);
 
-/** The text of an answer, without the token that ended it. Half a character at its end is held back until it is whole or the end. */
+/** The text of an answer, without the token that ended it. An incomplete character at its end is held back while more may follow. */
 function textOf({ ids, end }: Answer, tokenizer: Tokenizer): string {
   const text = tokenizer.decode(end === "stop" ? ids.slice(0, -1) : ids);
   return end === null ? text.replace(/\ufffd+$/, "") : text;
@@ -24,7 +24,7 @@ function textOf({ ids, end }: Answer, tokenizer: Tokenizer): string {
 
 type Writer = { readonly begin: (at: Answer) => void; readonly more: (at: Answer) => void; readonly end: (at: Answer) => void };
 
-/** Follows the tokens; what is written is always of the first question that has not ended, and then of the next. */
+/** Prints tokens as they arrive, question by question: always of the first that has not ended. */
 export class Printer {
   readonly answers: readonly Answer[];
   readonly #writer: Writer;
@@ -71,7 +71,7 @@ function people(tokenizer: Tokenizer, several: boolean): Writer {
   };
 }
 
-/** The end of a prompt says more than its beginning, which templates share. */
+/** The end of a prompt: prompts of one template share their beginning. */
 function oneLine(text: string): string {
   const line = text.replace(/\s+/g, " ").trim();
   return line.length > 100 ? `...${line.slice(-97)}` : line;

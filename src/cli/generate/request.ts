@@ -1,5 +1,4 @@
-// What `mlora generate` was asked: which base model, which adapters, which prompts. All that can be wrong is found here, before a weight
-// is read.
+// The request of `mlora generate`: base model, adapters, prompts. All that can be wrong is found here, before a weight is read.
 
 import { basename, join, resolve } from "node:path";
 import { RequestError } from "../../base/errors.ts";
@@ -12,11 +11,11 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
-import type { PoolAdapter } from "../../methods/adapter.ts";
-import { type FactorTensor, factorsIn } from "../../methods/layout.ts";
+import { factorsIn } from "../../methods/layout.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";
+import type { LoadedAdapter } from "../../session/open-generation.ts";
 import { oneOf } from "../flags.ts";
 
 export type GenerateFlags = {
@@ -39,10 +38,9 @@ export type GenerateFlags = {
 export const BASE = "base";
 const ASK: Asking = { command: "generate", flag: "mlora generate" };
 
-/** An adapter and where it lies; null for the base alone. */
+/** An adapter and its folder; null for the base model alone. */
 type Named = { readonly name: string; readonly folder: string | null; readonly recipe: AdapterRecipe | null };
-/** One that has been read, and its slot. */
-export type LoadedAdapter = PoolAdapter & { readonly name: string; readonly factors: readonly FactorTensor[] };
+type NamedAdapter = LoadedAdapter & { readonly name: string };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 
@@ -51,25 +49,25 @@ export type GenerateRequest = {
   readonly spec: ModelSpec;
   /** All linear weights of the base are bf16 in its files. */
   readonly isBf16: boolean;
-  /** What a user should know of the base. */
+  /** Notices for the user about the base model. */
   readonly notices: readonly string[];
   readonly tokenizer: Tokenizer;
-  /** The tokens that end what the adapters are trained to say. */
+  /** The tokens that end the answers that the adapters are trained on. */
   readonly ends: readonly number[];
-  readonly adapters: readonly LoadedAdapter[];
+  readonly adapters: readonly NamedAdapter[];
   readonly questions: readonly Question[];
   readonly device: "auto" | "cpu" | "cuda";
   readonly precision: Precision;
 };
 
-/** Reads what is named. Throws RequestErrors. */
+/** Reads the recipe, adapters and prompts. Throws RequestErrors. */
 export function readGenerateRequest(what: string | undefined, flags: GenerateFlags): GenerateRequest {
   const recipe = what?.endsWith(".toml") ? loadRecipe(what) : null;
   const named = namedBy(flags.adapter, recipe);
   const base = recipe?.model.path ?? baseFolder(what, named);
   const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
   const tokenizer = loadTokenizer(base);
-  const adapters = named.flatMap(({ name, folder }): LoadedAdapter[] => {
+  const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, base, spec, ASK);
     const adapter = frozenOf(saved);
@@ -85,7 +83,7 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
-/** The adapters of --adapter; without one, all that a recipe's run has left, or the base alone. */
+/** The adapters of --adapter; without one, all that a recipe's run has saved, or the base model alone. */
 function namedBy(flag: unknown, recipe: Recipe | null): readonly Named[] {
   const given = flag === undefined ? [] : (Array.isArray(flag) ? flag : [flag]).map(String);
   const ofRecipe = (adapter: AdapterRecipe): Named => {
@@ -116,14 +114,14 @@ function namedBy(flag: unknown, recipe: Recipe | null): readonly Named[] {
         own ? "train it first (mlora run)" : `it has ${recipe!.adapters.map((adapter) => adapter.name).join(", ")}`,
       );
   const twice = named.find(({ name }, i) => named.findIndex((other) => other.name === name) !== i);
-  // Adapters of several runs may bear one name: then the paths tell them apart.
+  // Adapters of several runs may have the same name: then they are named by their paths.
   const all = twice ? named.map((of, i) => ({ ...of, name: given[i]! })) : named;
   const same = all.find(({ name }, i) => all.findIndex((other) => other.name === name) !== i);
   if (same) throw new RequestError("cli.flag", `--adapter ${same.name} was given twice`, "name each adapter once");
   return all.length > 0 ? all : [{ name: BASE, folder: null, recipe: null }];
 }
 
-/** The base that is named, or that the adapters name. */
+/** The base model's folder: as given, or as the adapters name it. */
 function baseFolder(given: string | undefined, named: readonly Named[]): string {
   const folders = named.flatMap(({ folder }) => (folder === null ? [] : [folder]));
   if (folders.length === 0) {
@@ -144,11 +142,11 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
   return bases[0]!;
 }
 
-/** --prompt and every row of --prompts that names no adapter go to each adapter; without both, a recipe's evaluation rows to their own. */
+/** --prompt and each row of --prompts that names no adapter go to all adapters; without both, a recipe's evaluation rows to their own. */
 function questionsOf(
   flags: GenerateFlags,
   named: readonly Named[],
-  adapters: readonly LoadedAdapter[],
+  adapters: readonly NamedAdapter[],
   tokenizer: Tokenizer,
   spec: ModelSpec,
 ): readonly Question[] {

@@ -1,0 +1,93 @@
+// All that a stage holds besides weights and adapters, taken once when it opens. The plan counts what is taken here.
+
+import type { DType } from "../base/dtype.ts";
+import { range, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import { type Batch, takeBatch } from "./batch.ts";
+import {
+  type Activations,
+  countBytes,
+  type ForwardWork,
+  type StageSizes,
+  takeActivations,
+  takeForwardWork,
+  takeHead,
+  takeLayers,
+  takeWorkspace,
+  type Workspace,
+} from "./buffers.ts";
+import { takeCache } from "./kv-cache.ts";
+import { INPUT, programOf } from "./program.ts";
+import type { StageLayers } from "./weights.ts";
+
+type Take = (dtype: DType, ...shape: number[]) => Tensor;
+/** What the plan counts apart. */
+export type BufferPart = "activations" | "workspace" | "head" | "cache";
+
+/** Memory that one packed batch holds from its forward to its backward pass. */
+export type PassMemory = { readonly batch: Batch; readonly acts: Activations };
+
+export type StageBuffers = ReturnType<typeof takeStageBuffers>;
+
+/** Takes each tensor from `takeOf(part)`. */
+export function takeStageBuffers(
+  takeOf: (part: BufferPart) => Take,
+  { compute, rowTile }: Pick<Device, "compute" | "rowTile">,
+  spec: ModelSpec,
+  layerRange: StageLayers,
+  sizes: StageSizes,
+) {
+  const { slots: adapters, inFlight, positions, rows, cache } = sizes;
+  const take = takeOf("workspace");
+  const rope = { cos: take("f32", positions, spec.headDim / 2), sin: take("f32", positions, spec.headDim / 2) };
+  const program = programOf(spec, layerRange);
+  const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;
+  const work: ForwardWork = backward ?? takeForwardWork(take, compute, program, sizes);
+  const passes = Array.from({ length: Math.max(1, inFlight) }, (): PassMemory => {
+    const of = backward ? takeActivations : takeForwardActivations;
+    return {
+      batch: takeBatch(take, { ...sizes, adapters, rowTile }),
+      acts: of(takeOf("activations"), compute, program, sizes, work),
+    };
+  });
+  return {
+    rope,
+    work,
+    backward,
+    passes,
+    head: layerRange.last ? takeHead(takeOf("head"), compute, spec, sizes) : null,
+    cache: cache ? takeCache(takeOf("cache"), compute, spec, sizes.layers, cache) : null,
+    places: cache ? takeOf("cache")("i32", rows) : null,
+  };
+}
+
+/** Without a backward pass all layers share one layer's buffers, and the stream alternates between two. */
+const takeForwardActivations: typeof takeActivations = (take, compute, program, sizes, work) => {
+  const streams = range(2).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width));
+  return {
+    inputs: range(program.length + 1).map((i) => streams[i % 2]!),
+    layers: takeLayers(take, compute, program, { ...sizes, recomputation: "full" }, work),
+  };
+};
+
+/** Bytes of a stage's buffers by part, as an arena takes them. */
+export function stageBufferBytes(
+  device: Pick<Device, "compute" | "rowTile">,
+  spec: ModelSpec,
+  layerRange: StageLayers,
+  sizes: StageSizes,
+): Readonly<Record<BufferPart, number>> {
+  const bytes = { activations: 0, workspace: 0, head: 0, cache: 0 };
+  const count =
+    (part: BufferPart) =>
+    (dtype: DType, ...shape: number[]) => {
+      bytes[part] += countBytes((take) => take(dtype, ...shape));
+      return { ptr: 0, dtype, shape };
+    };
+  takeStageBuffers(count, device, spec, layerRange, sizes);
+  return bytes;
+}
+
+export const totalBufferBytes = (...of: Parameters<typeof stageBufferBytes>): number =>
+  sum(Object.values(stageBufferBytes(...of)));

@@ -1,0 +1,34 @@
+// A stage in this process that generates, with saved adapters in its slots.
+
+import type { BaseModel } from "../bus/messages.ts";
+import { openLocalStages } from "../cluster/local-stage.ts";
+import { setupsOf } from "../cluster/setup.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
+import type { FactorTensor } from "../methods/layout.ts";
+import { type GenerationPlan, tileOf } from "../plan/generation.ts";
+import { engineOver, type GenerationEngine } from "./generate.ts";
+import { blocksOf } from "./parameters.ts";
+
+/** An adapter with its parameters; a factor that is missing is zero. */
+export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
+
+/** Opens the stage and puts the adapters into slots from 0 on. */
+export async function openGeneration(
+  plan: GenerationPlan,
+  model: BaseModel,
+  adapters: readonly LoadedAdapter[],
+): Promise<GenerationEngine & AsyncDisposable> {
+  const bus = await openLocalStages(setupsOf(plan, model));
+  await using opened = new AsyncDisposableStack();
+  opened.use(bus);
+  for (const [slot, { factors, ...loaded }] of adapters.entries()) {
+    const { rank, scale, targets, places, method = "lora" } = loaded;
+    const adapter = { rank, scale, targets, method, seed: 0, init: null, ...(places ? { places } : {}) };
+    const [params] = blocksOf(plan, { rank, targets, method, ...(places ? { places } : {}) }, factors);
+    await bus.request(0, { type: "admit", slot, adapter });
+    await bus.request(0, { type: "write", slot, blocks: { params: params! } });
+  }
+  const [{ sizes, device }] = plan.stages;
+  const kept = opened.move();
+  return { ...engineOver(bus, sizes, tileOf(device)), [Symbol.asyncDispose]: () => kept.disposeAsync() };
+}

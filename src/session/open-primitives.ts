@@ -1,0 +1,50 @@
+// Opens stages for the primitives: a recipe's base model and adapters, whose data is not read.
+
+import { RequestError } from "../base/errors.ts";
+import { openStages } from "../cluster/open-stages.ts";
+import type { CacheSizes } from "../engine/kv-cache.ts";
+import { readModelSpec } from "../files/config.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
+import { rowKindOf } from "../objectives/registry.ts";
+import { type DataSummary, makePlan, type Plan } from "../plan/plan.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { localDevices } from "./prepare.ts";
+import { Primitives } from "./primitives.ts";
+
+export type OpenOptions = {
+  /** Left out, nothing can be sampled. */
+  readonly cache?: CacheSizes;
+  /** Ends the opening, with its reason. */
+  readonly signal?: AbortSignal;
+};
+
+/**
+ * The adapters of a recipe as they are before their first step, all at once. Rows may have `max_length` tokens, micro-batches `batch_size`
+ * rows and `tokens_per_microbatch` tokens. Throws RequestErrors, as a run of the recipe would.
+ */
+export async function openPrimitives(recipe: Recipe, { cache, signal }: OpenOptions = {}): Promise<Primitives> {
+  const plan = planPrimitives(recipe, cache);
+  const stages = await openStages(plan, { folder: recipe.model.path }, "auto", signal ?? new AbortController().signal);
+  return Primitives.begin(stages.bus, plan, stages);
+}
+
+/** Stages with room for all adapters of a recipe at once. */
+export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
+  const { path } = recipe.model;
+  const { spec, isBf16: exact } = readModelFacts(path, readModelSpec(path));
+  const data = recipe.adapters.map((adapter) => largestData(adapter, spec.maxPositions));
+  const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), { exact, ...(cache ? { cache } : {}) });
+  if (plan.slots === plan.adapters.length) return plan;
+  throw new RequestError(
+    "plan.memory",
+    `${plan.adapters.length} adapters do not fit on ${plan.device.name} at once, only ${plan.slots}`,
+    "lower max_length, batch_size or the number of adapters",
+  );
+}
+
+/** The largest rows that an adapter may be given. */
+function largestData({ maxLength, batchSize, objective }: AdapterRecipe, positions: number): DataSummary {
+  const longest = Math.max(1, Math.min(maxLength - 1, positions));
+  const length = longest * (rowKindOf(objective) === "single" ? 1 : 2);
+  return { train: Array.from({ length: batchSize }, () => ({ length, longest, targets: length })), eval: [] };
+}

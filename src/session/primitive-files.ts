@@ -1,0 +1,57 @@
+// Adapters of the primitives on disk: their state, to go on from, and their weights, as PEFT writes them.
+
+import { join } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import type { Bus } from "../bus/bus.ts";
+import { type Blocks, checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
+import { modelFingerprint } from "../files/fingerprint.ts";
+import { readPeftAdapter } from "../files/peft.ts";
+import { BLOCKS, type BlockName } from "../methods/layout.ts";
+import { samePlaces } from "../methods/placement.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { isFile } from "./adapters.ts";
+import { snapshotOf } from "./checkpoints.ts";
+import { admit, putSaved, writeState } from "./export.ts";
+import { begin } from "./initialise.ts";
+import { blocksOf } from "./parameters.ts";
+
+/** What two adapters must agree on for the state of one to be that of the other. */
+const shapeOf = ({ method, rank, scale, targets, places, trainedRank, projectionSeed }: AdapterPlan): string =>
+  JSON.stringify({ method, rank, scale, targets, places, trainedRank, projectionSeed });
+
+/** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
+export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): void {
+  const made = { settings: shapeOf(adapter), data: "", model: modelFingerprint(plan.recipe.model.path) };
+  const nothing = { tokens: 0, seconds: 0, firstLoss: null, lastLoss: null, before: null, best: null };
+  writeCheckpoint(folder, { adapter: adapter.name, step, ...nothing, made }, snapshotOf(plan, adapter, blocks), 1);
+}
+
+/** Puts what `folder` holds into the adapter's slot; returns the steps that it has made. */
+export async function loadFrom(bus: Bus, plan: Plan, adapter: AdapterPlan, slot: number, folder: string): Promise<number> {
+  const refuse = (what: string) =>
+    new RequestError(
+      "primitives.load",
+      `adapter '${adapter.name}': ${folder} ${what}`,
+      "name a folder of save, of saveState or of PEFT, of an adapter of the same method, ranks, scales, targets and base model",
+    );
+  const [newest] = checkpointsIn(folder);
+  if (newest !== undefined) {
+    const { progress, factors } = readCheckpoint(newest);
+    if (progress.made.settings !== shapeOf(adapter))
+      throw refuse(`has ${progress.made.settings}, expected ${shapeOf(adapter)}`);
+    if (progress.made.model !== modelFingerprint(plan.recipe.model.path)) throw refuse("is of another base model");
+    const all = BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))] as const);
+    const blocks = plan.stages.map((_, stage) => Object.fromEntries(all.map(([what, of]) => [what, of[stage]!])));
+    await admit(bus, slot, adapter, null);
+    await writeState(bus, slot, blocks as Record<BlockName, Float32Array>[]);
+    return progress.step;
+  }
+  if (!isFile(join(folder, "adapter_config.json"))) throw refuse("holds no adapter");
+  const saved = readPeftAdapter(folder, plan.spec, () => {
+    throw new Error("a part of a weight is read while an adapter is checked");
+  });
+  if (saved.method !== adapter.method) throw refuse(`is a ${saved.method}, expected a ${adapter.method}`);
+  if (!samePlaces(saved, adapter, plan.spec.layers)) throw refuse("has other ranks or scales in some layer");
+  await putSaved(bus, plan, adapter, slot, folder, (init) => begin(bus, plan, adapter, slot, () => undefined, { init }));
+  return 0;
+}
