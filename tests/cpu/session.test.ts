@@ -76,7 +76,7 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   await events.until((event) => stepOf(event, 0) > 0);
   expect(session.resume("a4")).toContain("a4: resumed");
 
-  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3 } })).toContain("twin: goes on from a3");
+  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3 } })).toContain("twin: continues from a3");
   expect(() => session.fork({ adapter: "a3", name: "other", changes: { rank: 2 } })).toThrow("cannot have another rank");
   await events.until((event) => stepOf(event, 2) > 0);
   const at = session.status().adapters.find(({ name }) => name === "twin")!.step;
