@@ -72,7 +72,7 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const { output } = recipe.run;
   const claim = opened.use(claimOutput(output));
   if (resume && !claim.continued)
-    throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
+    throw new RequestError("resume.none", `${output} holds no run to continue`, "leave --resume out to begin one");
   const processes = remoteStages && (await joined(remoteStages, here, stop.signal, emit, opened));
   plan ??= planOn(request, devicesOf(processes!));
   const model = modelFingerprint(recipe.model.path);

@@ -210,7 +210,7 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
     ["a name that leaves the folder", () => [one("").replace('"a"', '"../a"')], 'found "../a"'],
     ["rank 0", () => [one("rank = 0")], "adapter[0].rank is 0, expected a whole number"],
     ["a target that the model has not", () => [one('targets = ["q_proj", "wqkv"]')], "'wqkv' is no linear layer"],
-    ["no adapter to go on from", () => [one('from = "gone"')], "adapter 'a', from: it wants a folder as PEFT writes it"],
+    ["no adapter to go on from", () => [one('from = "gone"')], "adapter 'a', from: it needs a folder as PEFT writes it"],
     ["no such data", () => [one("")], "d.jsonl: no such file"],
     ["an empty data file", () => [one(""), { "d.jsonl": "\n" }], "d.jsonl"],
     ["a row that is no JSON", () => withRow("{oops"), "d.jsonl:3: "],
