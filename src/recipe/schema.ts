@@ -18,6 +18,7 @@ import {
   whole,
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import type { Output } from "../base/schema.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
@@ -222,7 +223,7 @@ const optionalEntries = <T extends v.ObjectEntries>(entries: T) =>
   };
 
 const Defaults = v.strictObject(optionalEntries(adapterEntries));
-export type DefaultsTable = v.InferOutput<typeof Defaults>;
+export type DefaultsTable = Output<typeof Defaults>;
 
 /** Lists over any of an adapter's values; each element is checked when the adapter it makes is. */
 const Sweep = v.record(
@@ -235,7 +236,7 @@ const Adapter = v.strictObject({
   sweep: v.exactOptional(about(Sweep, "lists over any keys that the adapter leaves out: an adapter for each combination")),
   ...optionalEntries(adapterEntries),
 });
-export type AdapterTable = v.InferOutput<typeof Adapter>;
+export type AdapterTable = Output<typeof Adapter>;
 
 export const RecipeTable = v.strictObject({
   model: v.strictObject(
@@ -301,4 +302,4 @@ export const RecipeTable = v.strictObject({
     v.minLength(1, "is empty: a recipe has at least one [[adapter]]"),
   ),
 });
-export type RecipeTable = v.InferOutput<typeof RecipeTable>;
+export type RecipeTable = Output<typeof RecipeTable>;

@@ -8,8 +8,8 @@ import { alignUp, sum } from "../base/shape.ts";
 import { floatBits, type MicroBatch, type PackedPreference, type PackedSequence, paddingTables } from "./micro-batch.ts";
 
 /**
- * Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. `weights` multiply the losses of these
- * tokens, as the segment's weight does.
+ * Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. `weights` multiply the losses of
+ * these tokens, as the segment's weight does.
  */
 export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array; readonly weights?: Float32Array };
 

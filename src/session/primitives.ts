@@ -1,28 +1,29 @@
 // The primitives of training, for loops that a program writes itself: gradients of weighted tokens or of an objective, optimizer steps,
 // samples of the weights as they are, adapters saved and loaded.
 //
-// Calls are carried out in the order in which they are made, one at a time, so that a sample never sees half of a step. What an adapter
-// learns is a function of its own calls alone, as in a run: the same rows give the same bits.
+// Calls are carried out in the order in which they are made, one at a time, so that a sample never sees half of a step. Only rows
+// of different adapters whose calls follow each other, without a wait between them, are computed together, as in a run. What an
+// adapter learns is a function of its own calls alone: the same rows give the same bits.
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
 import { logProb, type Sampling } from "../data/sample.ts";
-import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isPreference, type Objective } from "../objectives/registry.ts";
 import { tileOf } from "../plan/generation.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Optimizer } from "../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
-import { inputLength, pack, type Row, type Segment, sequencesOf, type Tokens } from "../schedule/pack.ts";
+import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
 import { admit, exportKept, readState, writeState } from "./export.ts";
 import { engineOver, type GenerationEngine, generate } from "./generate.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
+import { type Losses, type RowsCall, runCalls } from "./primitive-batches.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 
@@ -33,11 +34,6 @@ export type LossOptions = {
   /** Of each row, the log-probabilities of its two sequences under the reference of an objective that has one. */
   readonly references?: readonly (readonly [own: number, other: number])[];
 };
-
-/** Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first never is. */
-export type RowLogProbs = { readonly logProbs: Float32Array; readonly other?: Float32Array };
-/** `loss` is the weighted sum over all targets, or the objective's loss of all rows. */
-export type Losses = { readonly loss: number; readonly rows: readonly RowLogProbs[] };
 
 export type SampleOptions = {
   /** Left out, the likeliest token. */
@@ -66,6 +62,12 @@ export class Primitives implements AsyncDisposable {
   readonly #adapters: ReadonlyMap<string, Trained>;
   readonly #engine: GenerationEngine | null;
   #last: Promise<unknown> = Promise.resolve();
+  /** The last calls, where they wait for their turn and others may join them. */
+  #open: {
+    readonly isTraining: boolean;
+    readonly calls: Map<number, RowsCall>;
+    readonly done: Promise<Losses[]>;
+  } | null = null;
   #passes = 0;
 
   private constructor(
@@ -233,6 +235,7 @@ export class Primitives implements AsyncDisposable {
     const done = this.#last.catch(() => undefined).then(work);
     done.catch(() => undefined); // the caller handles it
     this.#last = done;
+    this.#open = null;
     return done;
   }
 
@@ -241,39 +244,43 @@ export class Primitives implements AsyncDisposable {
     const { recipe } = trained.plan;
     const { objective = recipe.objective, references } = options;
     checkRows(name, this.plan.spec.vocab, rows, objective, references);
-    const batches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
-    checkFits(name, this.plan, rows, batches, objective);
+    const microBatches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
+    checkFits(name, this.plan, rows, microBatches, objective);
     const totals = totalsOf(rows, objective);
-    const packed = (of: readonly number[]): MicroBatch => {
-      const preference = { objective, totals, references: references ? of.map((row) => references[row]!) : null };
-      const segment: Segment = {
+    const segmentOf = (of: readonly number[]): Segment => {
+      const samples = of.map((row) => rows[row]!);
+      const preference = { totals, references: references ? of.map((row) => references[row]!) : null };
+      const segment = {
         adapter: trained.slot,
-        samples: of.map((row) => rows[row]!),
+        samples,
         seed: recipe.seed,
         step: trained.steps,
         dropout: isTraining ? recipe.dropout : 0,
         firstRow: trained.tokens,
         weight: rows[0]!.weights ? 1 : 1 / totals.tokens,
-        ...(isPreference(objective) ? { preference: { ...preference, objective } } : {}),
+        ...(isPreference(objective) ? { preference: { objective, ...preference } } : {}),
       };
-      return pack([segment], this.plan.slots, this.plan.device.rowTile);
+      if (isTraining) trained.tokens += sum(samples.map(inputLength));
+      return segment;
     };
-    return this.#inOrder(async () => {
-      const found = new Map<number, RowLogProbs>();
-      let loss = 0;
-      for (const of of batches) {
-        const batch = packed(of);
-        const losses = await (isTraining ? this.#train(batch) : this.#evaluate(batch));
-        if (isTraining) trained.tokens += batch.tokens;
-        loss += lossOf(batch, losses);
-        let at = 0;
-        for (const row of of) {
-          const [own, other] = sequencesOf(rows[row]!).map((sequence) => atTokens(sequence, losses[at++]!.logProbs!));
-          found.set(row, { logProbs: own!, ...(other ? { other } : {}) });
-        }
-      }
-      return { loss, rows: rows.map((_, row) => found.get(row)!) };
-    });
+    return this.#together({ rows, microBatches, segmentOf }, trained, isTraining);
+  }
+
+  /** Runs a call after those before it; calls of other adapters of the same kind that follow at once run together with it. */
+  #together(call: RowsCall, { slot }: Trained, isTraining: boolean): Promise<Losses> {
+    if (!this.#open || this.#open.isTraining !== isTraining || this.#open.calls.has(slot)) {
+      const calls = new Map<number, RowsCall>();
+      const done = this.#inOrder(() => {
+        if (this.#open?.calls === calls) this.#open = null; // from here on it is under way
+        const run = (batch: MicroBatch) => (isTraining ? this.#train(batch) : this.#evaluate(batch));
+        return runCalls([...calls.values()], this.plan, run);
+      });
+      this.#open = { isTraining, calls, done };
+    }
+    const { calls, done } = this.#open;
+    const index = calls.size;
+    calls.set(slot, call);
+    return done.then((losses) => losses[index]!);
   }
 
   /** A packed batch through all stages and back; the requests of both ways are sent in one go. */
@@ -304,20 +311,4 @@ export function rowOf(prompt: ArrayLike<number>, completion: ArrayLike<number>, 
   const all = new Float32Array(prompt.length + weights.length);
   all.set(weights, prompt.length);
   return { ids, mask, weights: all };
-}
-
-/** The weighted sum of the targets' losses, or what the objective makes of them. */
-function lossOf(batch: MicroBatch, losses: readonly SequenceLoss[]): number {
-  if (batch.preferences.length > 0)
-    return sum(batch.preferences.flatMap((of) => scoreSegment(batch, of, losses).found.map(({ loss }) => loss)));
-  let loss = 0;
-  for (const [i, { firstTarget }] of batch.sequences.entries())
-    for (const [at, value] of losses[i]!.logProbs!.entries()) loss -= batch.weights[firstTarget + at]! * value;
-  return loss;
-}
-
-/** Log-probabilities of targets at their tokens; NaN elsewhere. */
-function atTokens({ ids, mask }: Tokens, ofTargets: Float32Array): Float32Array {
-  let at = 0;
-  return Float32Array.from(ids, (_, i) => (i > 0 && mask[i] === 1 ? ofTargets[at++]! : Number.NaN));
 }

@@ -5,10 +5,15 @@ import { join } from "node:path";
 import { reinforce } from "../../docs/examples/reinforce.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
+import type { Bus } from "../../src/bus/bus.ts";
+import { openLocalStages } from "../../src/cluster/local-stage.ts";
+import { setupsOf } from "../../src/cluster/setup.ts";
+import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
 import { readState, writeState } from "../../src/session/export.ts";
-import { rowOf } from "../../src/session/primitives.ts";
+import { planPrimitives } from "../../src/session/open-primitives.ts";
+import { Primitives, rowOf } from "../../src/session/primitives.ts";
 import { PrimitivesPlace, ROWS, tokens, weighted } from "../helpers/primitives.ts";
 import { primitivesAgree, total, trainStep, weightsOf } from "../helpers/primitives-suite.ts";
 
@@ -19,6 +24,34 @@ const bytes = (values: Float32Array): string => Buffer.from(values.buffer).toStr
 primitivesAgree(place, [1, 2]);
 
 describe("training", () => {
+  test("calls of several adapters that are made together share packed batches, and none depends on the others", async () => {
+    const names = ["lora", "dora", "vera"];
+    const passes: number[] = [];
+    const plan = planPrimitives(place.recipe(names));
+    const bus = await openLocalStages(setupsOf(plan, { folder: place.model }));
+    const counting: Bus = {
+      stages: 1,
+      request(stage, request) {
+        if ("batch" in request) passes.push((request.batch as MicroBatch).sequences.length);
+        return bus.request(stage, request);
+      },
+      [Symbol.asyncDispose]: () => bus[Symbol.asyncDispose](),
+    };
+    await using on = await Primitives.begin(counting, plan, counting);
+    const rows = names.map((_, i) => ROWS.slice(i, i + 3));
+    const apart = [];
+    for (const [i, name] of names.entries()) apart.push(await on.forward(name, rows[i]!));
+    const passesApart = passes.length;
+    const together = await Promise.all(names.map((name, i) => on.forward(name, rows[i]!)));
+    for (const [i, { loss, rows: of }] of together.entries()) {
+      expect(loss).toBe(apart[i]!.loss);
+      for (const [at, { logProbs }] of of.entries()) expect(bytes(logProbs)).toBe(bytes(apart[i]!.rows[at]!.logProbs));
+    }
+    expect(passesApart).toBeGreaterThanOrEqual(3);
+    expect(passes.length - passesApart).toBeLessThan(passesApart);
+    expect(sum(passes.slice(passesApart))).toBe(9);
+  });
+
   test("gradients add up over calls until the step", async () => {
     await using on = await place.open(["dora"]);
     await using other = await place.open(["dora"]);

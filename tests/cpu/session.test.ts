@@ -116,6 +116,18 @@ test("stages are opened again for an adapter that they have no capacity for, and
   expect(leftOf(outputOf(path), "a1")).toEqual(leftOf(outputOf(lateAlone), "a1"));
 });
 
+test("sessions of one process train concurrently, each to the bytes that it comes to alone; one folder has one session", async () => {
+  const texts = [unlike([0, 3], "cpu"), unlike([1], "cpu")];
+  const alone = texts.map((text) => place.project(text, SUMS));
+  for (const path of alone) await (await open(path)).done;
+  const paths = texts.map((text) => place.project(text, SUMS));
+  const sessions = await Promise.all(paths.map((path) => open(path)));
+  await expect(open(paths[0]!)).rejects.toMatchObject({ code: "output.locked" });
+  await Promise.all(sessions.map(({ done }) => done));
+  for (const name of ["a0", "a3"]) expect(leftOf(outputOf(paths[0]!), name)).toEqual(leftOf(outputOf(alone[0]!), name));
+  expect(leftOf(outputOf(paths[1]!), "a1")).toEqual(leftOf(outputOf(alone[1]!), "a1"));
+});
+
 test("a disposed session saves what it trained, and the next one continues it to the bytes of one that was never stopped", async () => {
   const text = longer(unlike([0, 1], "cpu"), 20);
   const [whole, path] = [place.project(text, SUMS), place.project(text, SUMS)];

@@ -100,13 +100,14 @@ export function primitivesAgree(place: PrimitivesPlace, stageCounts: readonly nu
 
   describe("training", () => {
     test.each([...stageCounts])(
-      "the steps of a run, call by call, on %i stages, with samples in between: the same bits",
+      "the steps of a run, one by one and together, on %i stages, with samples in between: the same bits",
       async (stages) => {
         await using on = await place.open(NAMES, stages);
         await measureReferences(on);
         const want = await ofRun();
         for (const step of range(STEPS)) {
-          for (const name of NAMES) await trainStep(on, name, step);
+          if (step === 1) await Promise.all(NAMES.map((name) => trainStep(on, name, step)));
+          else for (const name of NAMES) await trainStep(on, name, step);
           await on.sample(NAMES[step]!, [tokens(9)], { maxTokens: 4, n: 3, sampling: { temperature: 1 } });
         }
         for (const name of NAMES) expect(await weightsOf(place, on, name), name).toBe(want.get(name)!);
