@@ -1,5 +1,5 @@
-// docs/extending.md, "A model family": layers of one model may differ. A family whose odd layers have no MLP and one linear for q,
-// k and v learns what its loss says, and takes the memory that a plan says.
+// docs/extending.md, "A model family": layers of one model may differ. A family whose odd layers have no MLP and one linear for
+// q, k and v learns what its loss says, and takes the memory that a plan says.
 
 import { expect, test } from "bun:test";
 import { CopyOfSources } from "../helpers/extending.ts";

@@ -1,6 +1,6 @@
 // `bun family-trial.ts FAMILY`: adapters on every linear of a tiny model of three layers. Prints, for each recomputation, the
-// largest error of a gradient against finite differences of the loss, relative to its size, the planned and the taken bytes, and
-// a hash of the gradients.
+// largest error of a gradient against finite differences of the loss, relative to its size, the planned and the taken bytes,
+// and a hash of the gradients.
 
 import { Rng } from "../../src/base/rng.ts";
 import { sum } from "../../src/base/shape.ts";
