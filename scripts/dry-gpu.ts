@@ -1,5 +1,5 @@
-// A GPU that launches nothing: it goes through the same choices of kernels as a real one, and notes them. What a run would need compiled
-// is found with it on a machine without a GPU.
+// A GPU that launches nothing: it goes through the same choices of kernels as a real one, and notes them. What a run
+// would need compiled is found with it on a machine without a GPU.
 
 import { bytesOf } from "../src/base/dtype.ts";
 import { sizeOf } from "../src/base/shape.ts";

@@ -77,7 +77,7 @@ const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/generate.ts": ["data", "engine", "files", "plan"],
   "src/cli/generate/": ["data", "files", "methods", "plan"],
   "src/cli/bench.ts": ["bus", "cluster", "families", "plan"],
-  "src/cli/bench/": ["families", "methods", "schedule"],
+  "src/cli/bench/": ["families", "methods", "plan", "schedule"],
 };
 
 /** Packages and built-in modules that one file stands for; no other may import them. */

@@ -2,8 +2,8 @@
 //
 //   kernels-for.ts RECIPE [--gpu 9.0] <ROWS        ROWS: what kernels/triton/compile.py --rows prints
 //
-// The first step of the run is played on a device that launches nothing (dry-gpu.ts): with all adapters together and with each kind
-// of adapter alone, since adapters end at different times, and with each way of recomputation, which memory decides.
+// The first step of the run is played on a device that launches nothing (dry-gpu.ts): with all adapters together and with
+// each kind of adapter alone, since adapters end at different times, and with each way of recomputation, which memory decides.
 // Without --gpu it is for the GPUs of this machine. Prints nothing where the recipe runs on the CPU.
 
 import { MloraError, RequestError, RunError, textOf } from "../src/base/errors.ts";

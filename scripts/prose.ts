@@ -7,7 +7,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { proseOf } from "./prose/passages.ts";
-import { misspelled } from "./prose/spelling.ts";
+import { misspelled, unusedWords } from "./prose/spelling.ts";
 import { RULES } from "./prose/words.ts";
 
 export type Source = { readonly path: string; readonly text: string };
@@ -24,6 +24,7 @@ const CHECKED: readonly string[] = [
   "ffi",
   "kernels/triton",
   "scripts",
+  "src/bus",
   "src/recipe",
   ...["build", "build.ts", "kernels", "quickstart", "setup"].map((name) => `:!scripts/${name}`), // not yet
   "src/schedule",
@@ -93,6 +94,7 @@ if (import.meta.main) {
   const given = process.argv.slice(2);
   const sources = await sourcesIn(root, given.length > 0 ? given : CHECKED);
   const found = await breaches(sources);
+  if (given.length === 0) found.push(...unusedWords(root).map((word) => `scripts/words.txt: '${word}' is not used`));
   for (const line of found) console.log(line);
   console.log(`prose: ${sources.length} files, ${found.length} breaches`);
   process.exit(found.length === 0 && sources.length > 0 ? 0 : 1);

@@ -27,8 +27,8 @@ import ctypes
 import fcntl
 import functools
 import hashlib
+import io
 import json
-import lzma
 import os
 import platform
 import re
@@ -37,6 +37,7 @@ import signal
 import sys
 import tempfile
 import time
+import tokenize
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -47,7 +48,7 @@ sys.path.insert(0, str(HERE))
 from variants import variants  # noqa: E402
 
 FORMAT = 2  # of the manifest: src/device/cuda/manifest.ts reads this one
-RECORD = 1  # of what is kept of a row
+RECORD = 2  # of what is kept of a row
 TRITON = re.search(r"^triton==(\S+)$", (HERE / "requirements.txt").read_text(), re.MULTILINE).group(1)
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -70,9 +71,27 @@ def sources(module):
 
 
 @functools.lru_cache(None)
+def code(name):
+    """The text of a source without comments, docstrings and empty lines: none of them is in what is compiled, which has no line
+    numbers."""
+    text = (HERE / f"{name}.py").read_text()
+    lines = text.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
+            docstring = node.body[0]
+            for row in range(docstring.lineno, docstring.end_lineno + 1):
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+@functools.lru_cache(None)
 def sources_hash(module):
     files = sorted(sources(module) | {"codegen"})
-    return sha256(json.dumps([[name, sha256((HERE / f"{name}.py").read_bytes())] for name in files]).encode())
+    return sha256(json.dumps([[name, sha256(code(name).encode())] for name in files]).encode())
 
 
 def source_hash(row):
@@ -124,7 +143,7 @@ def sha256(content):
 
 
 def build(row, out):
-    """In a worker: compiles a row and writes its files, the record last. Returns the entry and the seconds of CPU that it took."""
+    """In a worker: compiles a row and writes its files, the record last. Returns the entry and its seconds of CPU."""
     from codegen import generate
 
     began = cpu_seconds()
@@ -166,7 +185,7 @@ def begin_worker():
 
 
 def build_all(rows, out):
-    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays for the next build."""
+    """Compiles rows side by side; returns [(row, entry, seconds)]. The first that fails ends it; what is done by then stays."""
     done = []
     if not rows:
         return done
@@ -278,7 +297,7 @@ def update(rows, wanted, out):
 
 
 def report(rows):
-    """Compiles all rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs a kernel's files."""
+    """Compiles rows from nothing and prints a Markdown table: variants, seconds of CPU, bytes raw and as xz packs them."""
     with tempfile.TemporaryDirectory(prefix="mlora-kernels-") as folder:
         began, out = time.monotonic(), Path(folder)
         built = build_all(rows, out)
@@ -295,6 +314,8 @@ def report(rows):
 
 
 def cost(arch, kernel, built, out):
+    import lzma  # some Pythons have none, and the build needs none
+
     files = {kind: b"".join((out / path).read_bytes() for entry, _ in built for path in assets(entry) if path.endswith(kind)) for kind in (".ptx", ".cubin")}
     packed = sum(len(lzma.compress(content)) for content in files.values())
     kib = (len(files[".ptx"]) // 1024, len(files[".cubin"]) // 1024, packed // 1024)

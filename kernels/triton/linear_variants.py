@@ -122,7 +122,7 @@ def whole_pays(kind):
 
 
 def forward_shapes(kind):
-    """(G, bias, residual, whole) that a layer has: a lone linear (o, down) is followed by the residual, but for DoRA's product, which is bare."""
+    """(G, bias, residual, whole) that a layer has: the residual follows a lone linear; DoRA's product is bare."""
     for bias, residual in ((0, 0), (0, 1), (1, 1)):
         yield 1, bias, residual, 1
     for G in GROUPS[1:]:

@@ -1,12 +1,13 @@
 // A history of speed and memory, written and compared by command: docs/measurements/history.csv.
 //
-//   bun scripts/bench/history.ts record [--mlora COMMAND] [--against COMMAND] [--as NAME] [--rounds 3] [-- FLAGS OF mlora bench]
+//   bun scripts/bench/history.ts record [--mlora COMMAND] [--against COMMAND] [--as NAME] [--rounds 3] [-- FLAGS OF bench]
 //   bun scripts/bench/history.ts compare [--tolerance 0.05]
 //
 // `record` appends the medians of the rounds. With --against another build takes turns with this one, a fresh process each
-// time, and the row has the ratio of their speeds: on a machine that others use, the only number that counts. --as says what
-// that build is. `compare` prints how the newest row of each machine, shape and settings differs: from the build of the same
-// call, or without one from the row before. It fails where one is slower, or takes more memory, by more than the tolerance.
+// time, and the row has the median of the rounds' ratios: on a machine that others use, the only number that counts. --as says
+// what that build is. `compare` prints how the newest row of each machine, shape and settings differs: from the build of the
+// same call, or without one from the row before. It fails where one is slower, or takes more memory, by more than the
+// tolerance.
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -28,7 +29,10 @@ type Report = Readonly<Record<"shape" | "device" | "compute" | "recomputation", 
 /** Flags of `mlora bench` that change what is computed and are not in its report. */
 const SAID = ["--method", "--precision", "--link", "--tokens", "--checkpoint"];
 
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return (sorted[(values.length - 1) >> 1]! + sorted[values.length >> 1]!) / 2;
+}
 
 function settingsOf(report: Report, flags: readonly string[]): string {
   const { adapters, rows, length, rank, dropout, targets, compute, recomputation, stages } = report;
@@ -54,8 +58,8 @@ function measure(command: string, flags: readonly string[]): Report {
 function record(mlora: string, against: string | undefined, name: string, rounds: number, flags: readonly string[]): void {
   const [own, other]: [Report[], Report[]] = [[], []];
   for (let round = 0; round < rounds; round++) {
-    own.push(measure(mlora, flags));
-    if (against !== undefined) other.push(measure(against, flags));
+    const turns = [() => own.push(measure(mlora, flags)), () => against !== undefined && other.push(measure(against, flags))];
+    for (const turn of round % 2 === 0 ? turns : turns.toReversed()) turn();
   }
   const speeds = own.map((report) => report.tokens_per_s);
   const speed = median(speeds);
@@ -72,7 +76,7 @@ function record(mlora: string, against: string | undefined, name: string, rounds
     device_mib: largest("device_bytes"),
     rss_mib: largest("peak_rss_bytes"),
     against: against === undefined ? "" : name,
-    ratio: against === undefined ? null : Number((speed / median(other.map((report) => report.tokens_per_s))).toFixed(3)),
+    ratio: against === undefined ? null : Number(median(speeds.map((of, i) => of / other[i]!.tokens_per_s)).toFixed(3)),
   };
   const kept = existsSync(FILE) ? readFileSync(FILE, "utf8") : `${HEAD}\n`;
   parseRows(kept); // a damaged file is not made longer

@@ -24,3 +24,14 @@ export async function misspelled(prose: string): Promise<Misspelled[]> {
   if (errors && errors.length > 0) throw new AggregateError(errors, "cspell could not read its dictionaries");
   return issues.map(({ text: word, offset: at }) => ({ word, at }));
 }
+
+/** Words of scripts/words.txt that no file of this checkout has. */
+export function unusedWords(root: string): string[] {
+  const flags = ["-hoiwF", "--untracked", "-f", WORDS, "--", ".", ":!scripts/words.txt", ":!package-lock.json"];
+  const { stdout } = Bun.spawnSync(["git", "grep", ...flags], { cwd: root });
+  const used = new Set(stdout.toString().toLowerCase().split("\n"));
+  return readFileSync(WORDS, "utf8")
+    .trimEnd()
+    .split("\n")
+    .filter((word) => !used.has(word.toLowerCase()));
+}

@@ -1,6 +1,7 @@
 // Valibot schemas of what people write, each with a message that says what is expected and what was found.
 
 import * as v from "valibot";
+import { compilePattern, PatternError } from "./pattern.ts";
 
 export const show = (value: unknown): string => {
   if (Array.isArray(value)) return "a list";
@@ -8,6 +9,9 @@ export const show = (value: unknown): string => {
   const text = typeof value === "string" ? `"${value}"` : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 };
+/** "a, b or c" */
+export const listed = (names: readonly string[], word: "or" | "and"): string =>
+  [names.slice(0, -1).join(", "), ...names.slice(-1)].filter((part) => part !== "").join(` ${word} `);
 /** What follows a key in a message. */
 export const expected =
   (what: string) =>
@@ -26,6 +30,29 @@ export const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, 
 export const oneOf = <const T extends readonly string[]>(...names: T) =>
   v.picklist(names, expected(names.map((name) => `"${name}"`).join(" or ")));
 export const truth = v.boolean(expected("true or false"));
+/** Of a generator of random numbers. */
+export const seed = whole(0, 2 ** 32 - 1);
+
+/** A regular expression that Python and JavaScript read alike. */
+export const pattern = (match: "whole" | "end") =>
+  v.pipe(
+    text,
+    v.rawCheck(({ dataset, addIssue }) => {
+      if (!dataset.typed) return;
+      try {
+        compilePattern(dataset.value, match);
+      } catch (error) {
+        if (!(error instanceof PatternError)) throw error;
+        addIssue({ message: `"${dataset.value}": ${error.message}` });
+      }
+    }),
+  );
+/** Values by regular expressions of the ends of module paths. */
+export const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
+  v.pipe(
+    v.record(pattern("end"), value, expected("a table of regular expressions and numbers")),
+    v.check((table) => Object.keys(table).length > 0, "is empty, expected at least one pattern"),
+  );
 
 type Described<S extends v.GenericSchema> = v.SchemaWithPipe<readonly [S, v.DescriptionAction<v.InferOutput<S>, string>]>;
 

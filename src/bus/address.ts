@@ -1,5 +1,5 @@
-// Where a NATS server is, and how it lets us in. Plain data that holds secrets: it goes to children through their standard input
-// and to threads by message, and nothing but `describeAddress` may put any of it into words.
+// The address of a NATS server, and the login. Plain data that holds secrets: it goes to children through their standard input
+// and to threads by message, and only `describeAddress` makes text of any of it.
 
 import { readFileSync } from "node:fs";
 import * as v from "valibot";
@@ -16,7 +16,7 @@ export const addressSchema = v.strictObject({
   /** "nats://host:port" or "tls://host:port", without credentials: the servers of one cluster. */
   servers: v.pipe(v.array(v.string()), v.minLength(1)),
   login: v.nullable(login),
-  /** Null: as the server wants it, and with the system's certificates. */
+  /** Null: as the server requires, and with the system's certificates. */
   tls: v.optional(v.nullable(tls)),
 });
 export type Address = v.InferOutput<typeof addressSchema>;
@@ -32,8 +32,8 @@ export const describeAddress = ({ servers }: Address): string =>
 export const isLoopback = (host: string): boolean => /^(127(\.\d{1,3}){3}|localhost|\[?::1\]?)$/.test(host);
 
 /**
- * What `--nats` names, as "nats://host:4222", "tls://user:password@host", "nats://token@a,nats://b": credentials from the URL, or
- * else from the environment (MLORA_NATS_*, base/env.ts). Throws a RequestError, `nats.address`, that holds none of them.
+ * What `--nats` names, as "nats://host:4222", "tls://user:password@host", "nats://token@a,nats://b": credentials from the URL,
+ * or else from the environment (MLORA_NATS_*, base/env.ts). Throws a RequestError, `nats.address`, without any of them.
  */
 export function parseAddress(text: string, read: (name: Variable) => string | undefined = environment): Address {
   const urls = text.split(",").map((part) => parseServer(part.trim()));
@@ -57,15 +57,15 @@ export function parseAddress(text: string, read: (name: Variable) => string | un
   return { servers, login: logins[0] ?? loginFrom(read), tls: secured ? given : null };
 }
 
-/** What is wrong is told without the text itself, which may hold a password. */
+/** Errors leave out the text itself, which may hold a password. */
 function parseServer(text: string): URL {
   const full = text.includes("://") ? text : `nats://${text}`;
   const url = URL.canParse(full) ? new URL(full) : null;
   if (!url || url.hostname === "") throw new RequestError("nats.address", "--nats is not the URL of a server", FORMS);
   if (url.protocol !== "nats:" && url.protocol !== "tls:")
-    throw new RequestError("nats.address", `--nats begins with ${url.protocol}//, which is none of nats:// and tls://`, FORMS);
+    throw new RequestError("nats.address", `--nats begins with ${url.protocol}//, expected nats:// or tls://`, FORMS);
   if ((url.pathname !== "" && url.pathname !== "/") || url.search !== "" || url.hash !== "")
-    throw new RequestError("nats.address", `--nats has something behind ${url.host}`, FORMS);
+    throw new RequestError("nats.address", `--nats has something after ${url.host}`, FORMS);
   return url;
 }
 

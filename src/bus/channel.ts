@@ -1,10 +1,10 @@
 // Messages to one peer and from it, each exactly once and in order, over a wire that loses them: whatever their size, however
 // often the connection is lost and found again.
 //
-// A message is cut into numbered chunks. The receiver takes the next number and nothing else, and says how far it has come; what
-// it has not confirmed is kept by the sender, a window's worth at most, so that memory stays flat. Chunks are not sent again
-// after a time, since a stage that computes does not read for seconds: the sender asks what has arrived, and a chunk that was sent
-// before the question and is missing in the answer was lost.
+// A message is cut into numbered chunks. The receiver takes the next number and nothing else, and says how far it has come;
+// what it has not confirmed is kept by the sender, a window's worth at most, so that memory stays flat. Chunks are not sent
+// again after a time, since a stage that computes does not read for seconds: the sender asks what has arrived, and a chunk that
+// was sent before the question and is missing in the answer was lost.
 
 import { now } from "../base/clock.ts";
 import { invariant } from "../base/errors.ts";

@@ -1,5 +1,5 @@
-// Messages as bytes: msgpack, with the typed arrays of this program carried exactly. A decoded array owns its memory, aligned, and
-// nothing of the bytes that it came in. Numbers are doubles: -0 arrives as 0, all else as it was.
+// Messages as bytes: msgpack, with the typed arrays of this program carried exactly. A decoded array owns its memory, aligned,
+// and nothing of the bytes that it came in. Numbers are doubles: -0 arrives as 0, all else as it was.
 
 import { decode as decodeBytes, ExtensionCodec, encode as encodeBytes } from "@msgpack/msgpack";
 

@@ -1,11 +1,12 @@
-// What can be asked of a run while it goes on, from another process: how it stands, and to change who trains. The coordinator answers.
+// Requests of another process to a run: its status, and changes of what trains. The coordinator answers.
 //
-// A request is one message and so is its answer: an answer that does not come means that nobody listens, or that the coordinator
-// computes just then (a single stage's passes are computed in its process). A request whose connection is lost may be made again under
-// its number, at the run's next address: it is done once, and answered as often as it is asked.
+// A request is one message and so is its answer: without an answer, the run does not listen, or the coordinator is computing (a
+// single stage's passes are computed in its process). A request whose connection is lost may be made again under its number, at
+// the run's next address: it is done once, and answered each time.
 
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import { errorFrom, readAnswer, readAsk, writeAnswer, writeAsk, writeFailure } from "./exchange.ts";
@@ -26,9 +27,9 @@ const request = v.variant("type", [
   v.strictObject({ type: v.literal("resume"), adapter: who }),
   /** The adapters of a recipe, `text`, whose paths are absolute, join the run; `path` names it in messages. */
   v.strictObject({ type: v.literal("add"), text: v.pipe(v.string(), v.maxLength(MOST_TEXT)), path: v.string() }),
-  /** What came of an addition whose data was still read when it was last asked for. */
+  /** The outcome of an addition whose data was still being read at the request before. */
   v.strictObject({ type: v.literal("outcome"), ticket: v.pipe(v.string(), v.maxLength(64)) }),
-  /** A copy of an adapter goes on beside it under another name; `changes` are a recipe's keys. */
+  /** A copy of an adapter continues from here under another name, concurrently with it; `changes` are keys of a recipe. */
   v.strictObject({
     type: v.literal("fork"),
     adapter: name,
@@ -38,7 +39,6 @@ const request = v.variant("type", [
 ]);
 export type ControlRequest = v.InferOutput<typeof request>;
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const amount = v.nullable(v.number());
 
 /** An adapter as `mlora ps` shows it; `seconds` are what it still takes, at its present rate. */
@@ -99,7 +99,7 @@ export class Answers {
 }
 const MOST_ANSWERS = 1000;
 
-/** The run cannot be told anything just now, and has done nothing. */
+/** The run takes no requests yet, and has done nothing. */
 export const isStarting = (error: unknown): boolean => error instanceof RequestError && error.code === "control.starting";
 
 /** A name for a request, the same however often it is asked. */
@@ -151,8 +151,9 @@ const otherVersion = (version: string): RequestError =>
 const AGAIN_MS = 1_000;
 
 /**
- * Asks a run something and waits for its answer. Throws what the run says is wrong, and RunErrors: `control.silent`, and `control.lost`
- * where the connection is lost first: then the run may have heard it, and may be asked again under the same `number`.
+ * Makes a request of a run and waits for its answer. Throws the run's own error, and RunErrors: `control.silent`, and
+ * `control.lost` where the connection is lost first: then the run may have the request, which may be repeated under the same
+ * `number`.
  */
 export async function askControl<R extends ControlRequest>(
   connection: SealedConnection,
@@ -196,7 +197,7 @@ export async function askControl<R extends ControlRequest>(
       subjects.control,
       writePacket(run, session, { kind: "ask", version: VERSION, number, bytes: writeAsk(0, asked) }),
     );
-  // A message that nobody listens to yet is dropped by the server; a request is done once, by its number, however often it is heard.
+  // The server drops a message that has no subscriber yet; a request is done once, by its number, however often it arrives.
   const again = setInterval(ask, AGAIN_MS);
   try {
     ask();

@@ -1,21 +1,18 @@
-// The coordinator's side of the bus over NATS: lets stages in, sends them requests, and notices when one is gone.
+// The coordinator's side of the bus over NATS: admits stages, sends them requests, and notices when one is gone.
 
 import { hostname } from "node:os";
 import * as v from "valibot";
 import { sleep } from "../base/clock.ts";
 import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
-import { log } from "../base/log.ts";
-import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import type { Bus } from "./bus.ts";
-import { type Channel, openChannel } from "./channel.ts";
+import type { Channel } from "./channel.ts";
+import { Endpoint, goneError } from "./endpoint.ts";
 import { errorFrom, readAnswer, writeAsk } from "./exchange.ts";
-import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
 import { type RequestOf, type RequestType, replySchema, type StageReply } from "./messages.ts";
-import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
+import { issuesOf, type PacketOf, type Received, type Refuse } from "./packets.ts";
 import type { SealedConnection } from "./seal.ts";
-import { type Subjects, subjectsOf } from "./subjects.ts";
 
 /** A stage that has joined. */
 export type StageInfo = {
@@ -28,9 +25,9 @@ export type StageInfo = {
 export interface NatsBus extends Bus {
   readonly infos: readonly StageInfo[];
   readonly connection: SealedConnection;
-  /** Aborted, with the first RunError, when a stage, the server or the connection is gone: the run cannot go on. */
+  /** Aborted, with the first RunError, when a stage, the server or the connection is gone: the run cannot continue. */
   readonly lost: AbortSignal;
-  /** For what is known otherwise, as that a stage's process has ended: its requests fail with this, those to come as well. */
+  /** For what is known in another way, as the end of a stage's process: its requests fail with this error, later ones too. */
   readonly fail: (stage: number, error: MloraError) => void;
 }
 
@@ -41,7 +38,7 @@ export type GatherOptions = {
   readonly reserved?: number;
   /** Ends the waiting; its reason is thrown. */
   readonly signal?: AbortSignal;
-  /** Told of every message that is refused, and of stages that may not join. */
+  /** Called for every message that is refused, and for stages that may not join. */
   readonly refuse?: Refuse;
 };
 
@@ -66,9 +63,9 @@ type Place = {
 };
 
 /**
- * Waits until `stages` stages of this run have joined and returns the bus to them; who joins without a place of its own gets the
- * lowest that is free. Disposing tells the stages that they are done; the connection stays. Throws a RunError, `bus.join`, when
- * not all have come in time, and what `lost` would tell.
+ * Waits until `stages` stages of this run have joined and returns the bus to them; one that joins without a place of its own
+ * gets the lowest that is free. Disposing sends the stages a farewell; the connection stays. Throws a RunError, `bus.join`,
+ * when not all have joined in time, and the error that would abort `lost`.
  */
 export async function natsBus(
   connection: SealedConnection,
@@ -76,7 +73,7 @@ export async function natsBus(
   stages: number,
   options: GatherOptions,
 ): Promise<NatsBus> {
-  const bus = new Gathering(connection, run, stages, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
+  const bus = new Gathering(new Endpoint(connection, run, options.refuse), stages);
   try {
     await bus.gather(options);
     return bus;
@@ -87,25 +84,21 @@ export async function natsBus(
 }
 
 class Gathering implements NatsBus {
-  readonly #session = randomText(20);
-  readonly #subjects: Subjects;
   readonly #places = new Map<number, Place>();
   readonly #lost = new AbortController();
   readonly #all = Promise.withResolvers<void>();
-  readonly #refused = new Set<string>();
-  readonly #open = new DisposableStack();
-  #heartbeat: Heartbeat | null = null;
   #reserved = 0;
   #closed = false;
 
   constructor(
-    readonly connection: SealedConnection,
-    readonly run: string,
+    private readonly endpoint: Endpoint,
     readonly stages: number,
-    private readonly warn: Refuse,
   ) {
-    this.#subjects = subjectsOf(run);
-    this.#all.promise.catch(() => undefined); // it may fail before or after somebody waits
+    this.#all.promise.catch(() => undefined); // it may fail before or after `gather` awaits it
+  }
+
+  get connection(): SealedConnection {
+    return this.endpoint.connection;
   }
 
   get lost(): AbortSignal {
@@ -118,16 +111,14 @@ class Gathering implements NatsBus {
 
   async gather({ joinMs, reserved = 0, signal }: GatherOptions): Promise<void> {
     this.#reserved = reserved;
-    const { connection, run } = this;
-    const over = () => this.#failAll(connection.over.reason as MloraError);
-    if (connection.over.aborted) over();
-    connection.over.addEventListener("abort", over);
-    this.#open.defer(() => connection.over.removeEventListener("abort", over));
-    this.#heartbeat = await startHeartbeat(connection, run, this.#session, (session) => this.#silent(session));
-    const receive = (bytes: Uint8Array, subject: string) => this.#receive(bytes, subject);
-    this.#open.use(connection.subscribe(this.#subjects.coordinator, receive));
-    this.#open.use(connection.subscribe(this.#subjects.hello, receive));
-    await connection.flush();
+    const { subjects } = this.endpoint;
+    await this.endpoint.start(
+      (error) => this.#failAll(error),
+      (session) => this.#silent(session),
+    );
+    for (const subject of [subjects.coordinator, subjects.hello])
+      this.endpoint.listen(subject, (packet, on) => this.#receive(packet, on));
+    await this.connection.flush();
 
     const stop = () => this.#all.reject(signal!.reason);
     if (signal?.aborted) stop();
@@ -164,35 +155,20 @@ class Gathering implements NatsBus {
     const error = new RunError("bus.closed", "the run has ended");
     for (const { info, session, channel, pending } of this.#places.values()) {
       channel[Symbol.dispose]();
-      this.#send(this.#subjects.stage(info.stage), { kind: "bye", to: session, reason: null });
+      this.endpoint.send(this.endpoint.subjects.stage(info.stage), { kind: "bye", to: session, reason: null });
       for (const { reject } of pending.values()) reject(error);
       pending.clear();
     }
-    this.#open.dispose();
-    const said = this.connection.flush().catch(() => undefined);
-    await Promise.race([said, sleep(FAREWELL_MS)]); // who does not hear it misses our beats
-    await this.#heartbeat?.[Symbol.asyncDispose]();
+    // A stage that does not get the farewell misses the heartbeats that follow.
+    await this.endpoint.close(() => Promise.race([this.connection.flush().catch(() => undefined), sleep(FAREWELL_MS)]));
   }
 
-  #send(subject: string, content: Parameters<typeof writePacket>[2]): void {
-    this.connection.publish(subject, writePacket(this.run, this.#session, content));
-  }
-
-  /** Each text once: who sends one wrong message sends many. */
-  #refuse(text: string): void {
-    if (this.#refused.has(text) || this.#refused.size >= 100) return;
-    this.#refused.add(text);
-    this.warn(text);
-  }
-
-  #receive(bytes: Uint8Array, subject: string): void {
-    const packet = readPacket(bytes, subject, this.run, (text) => this.#refuse(text));
-    if (!packet) return;
+  #receive(packet: Received, subject: string): void {
     const { from, kind } = packet;
     const place = [...this.#places.values()].find(({ session }) => session === from);
     if (kind === "hello") this.#greet(packet);
-    else if (!place || !("to" in packet) || packet.to !== this.#session)
-      this.#refuse(
+    else if (!place || !("to" in packet) || packet.to !== this.endpoint.session)
+      this.endpoint.refuse(
         `a message (${kind}) on ${subject} from ${from} was refused: it is ${place ? "not for us" : "from no stage"}`,
       );
     else if (place.failure) return;
@@ -205,8 +181,8 @@ class Gathering implements NatsBus {
     const known = [...this.#places.values()].find(({ session }) => session === hello.from);
     const place = known ?? this.#admit(hello);
     if (!place || place.failure) return;
-    if (hello.coordinator !== null && hello.coordinator !== this.#session) {
-      this.#refuse(`${hello.host}, process ${hello.pid}, obeys another coordinator of the run ${this.run}`);
+    if (hello.coordinator !== null && hello.coordinator !== this.endpoint.session) {
+      this.endpoint.refuse(`${hello.host}, process ${hello.pid}, obeys another coordinator of the run ${this.endpoint.run}`);
       return;
     }
     if (hello.coordinator !== null && !place.sealed) {
@@ -214,7 +190,7 @@ class Gathering implements NatsBus {
       if ([...this.#places.values()].filter(({ sealed }) => sealed).length === this.stages) this.#all.resolve();
     }
     const { stages } = this;
-    this.#send(this.#subjects.welcome(hello.from), {
+    this.endpoint.send(this.endpoint.subjects.welcome(hello.from), {
       kind: "welcome",
       host: hostname(),
       pid: process.pid,
@@ -227,8 +203,8 @@ class Gathering implements NatsBus {
   #admit({ from, version, host, pid, stage: wanted, report }: PacketOf<"hello"> & Pick<Received, "from">): Place | null {
     const who = `${host}, process ${pid}`;
     const reject = (code: string, message: string, hint: string): null => {
-      this.#send(this.#subjects.welcome(from), { kind: "refusal", code, message, hint });
-      this.#refuse(`${who} may not join: ${message}`);
+      this.endpoint.send(this.endpoint.subjects.welcome(from), { kind: "refusal", code, message, hint });
+      this.endpoint.refuse(`${who} may not join: ${message}`);
       return null;
     };
     if (version !== VERSION)
@@ -240,29 +216,21 @@ class Gathering implements NatsBus {
     const free = Array.from({ length: this.stages }, (_, i) => i).filter((i) => !this.#places.has(i));
     const stage = wanted ?? free.find((i) => i >= this.#reserved);
     if (stage === undefined)
-      return reject("bus.full", `the run ${this.run} has all its ${this.stages} stages`, "start no more of them");
+      return reject("bus.full", `the run ${this.endpoint.run} has all its ${this.stages} stages`, "start no more of them");
     if (stage >= this.stages)
       return reject(
         "bus.place",
-        `there is no stage ${stage}: the run ${this.run} has ${this.stages}, numbered from 0`,
+        `there is no stage ${stage}: the run ${this.endpoint.run} has ${this.stages}, numbered from 0`,
         "leave the number out",
       );
     const holder = this.#places.get(stage);
     if (holder)
       return reject("bus.place", `stage ${stage} is ${whoIs(holder)} already`, "leave the number out, or start no more stages");
-    const channel = openChannel({
-      connection: this.connection,
-      run: this.run,
-      subject: this.#subjects.stage(stage),
-      from: this.#session,
-      to: from,
-      deliver: (message) => this.#answered(place, message),
-      refuse: (text) => this.#refuse(text),
-    });
+    const deliver = (message: Uint8Array) => this.#answered(place, message);
+    const channel = this.endpoint.channelTo(from, this.endpoint.subjects.stage(stage), deliver);
     const info = { stage, host, pid, report };
     const place: Place = { info, session: from, channel, pending: new Map(), sealed: false, requests: 0, failure: null };
     this.#places.set(stage, place);
-    this.#heartbeat?.watch(from);
     return place;
   }
 
@@ -277,20 +245,14 @@ class Gathering implements NatsBus {
       else pending.resolve(checkReply(place, pending.type, answer.value) as never);
     } catch (error) {
       if (pending) pending.reject(error as Error);
-      else this.#refuse(`an answer of ${whoIs(place)} was refused: ${textOf(error)}`);
+      else this.endpoint.refuse(`an answer of ${whoIs(place)} was refused: ${textOf(error)}`);
     }
   }
 
-  #silent(session: string | null): void {
-    const seconds = SILENCE_MS / 1000;
+  #silent(session: string): void {
     const place = [...this.#places.values()].find((place) => place.session === session);
-    if (session === null) {
-      const message = `the NATS server at ${this.connection.server} has not answered for ${seconds} s`;
-      this.#failAll(new RunError("nats.silent", message, "see whether it runs, and whether the network to it is up"));
-    } else if (place?.sealed) {
-      const message = `${whoIs(place)} has not been heard of for ${seconds} s`;
-      this.#failPlace(place, new RunError("bus.gone", message, "it hangs, is dead, or has lost its network"));
-    } else if (place) this.#forget(place); // it was on its way in: another may have its place
+    if (place?.sealed) this.#failPlace(place, goneError(whoIs(place)));
+    else if (place) this.#forget(place); // it was on its way in: another may have its place
   }
 
   #forget(place: Place): void {
@@ -302,7 +264,7 @@ class Gathering implements NatsBus {
     if (place.failure || this.#closed) return;
     place.failure = error;
     place.channel[Symbol.dispose]();
-    this.#heartbeat?.forget(place.session);
+    this.endpoint.forget(place.session);
     for (const { reject } of place.pending.values()) reject(error);
     place.pending.clear();
     this.#all.reject(error);
@@ -318,12 +280,12 @@ class Gathering implements NatsBus {
 
   #notAll(joinMs: number): RunError {
     const missing = Array.from({ length: this.stages }, (_, i) => i).filter((i) => !this.#places.get(i)?.sealed);
-    const refused = [...this.#refused].slice(0, 5).map((text) => `\n  ${text}`);
+    const refused = this.endpoint.refused.slice(0, 5).map((text) => `\n  ${text}`);
     const count = missing.length === 1 ? `stage ${missing[0]} has` : `stages ${missing.join(", ")} have`;
     return new RunError(
       "bus.join",
-      `${count} not joined the run ${this.run} within ${joinMs / 1000} s${refused.join("")}`,
-      `see what they say; on other machines they join with: mlora stage --nats URL --run ${this.run}`,
+      `${count} not joined the run ${this.endpoint.run} within ${joinMs / 1000} s${refused.join("")}`,
+      `see what they say; on other machines they join with: mlora stage --nats URL --run ${this.endpoint.run}`,
     );
   }
 }

@@ -1,20 +1,20 @@
-// A request and its answer as they travel: numbered, and with errors that arrive as what they were, of the same class, with code
-// and hint, and with the name of the stage that had them.
+// A request and its answer as they travel: numbered, and with errors that arrive as what they were, of the same class, with
+// code and hint, and with the name of the stage that had them.
 
 import * as v from "valibot";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import { decode, encode } from "./codec.ts";
 import { issuesOf } from "./packets.ts";
 
-const id = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const ask = v.strictObject({ id, request: v.looseObject({ type: v.string() }) });
+const ask = v.strictObject({ id: count, request: v.looseObject({ type: v.string() }) });
 const failure = v.strictObject({
   class: v.picklist(["request", "run", "bug"]),
   code: v.string(),
   message: v.string(),
   hint: v.optional(v.string()),
 });
-const answer = v.union([v.strictObject({ id, value: v.unknown() }), v.strictObject({ id, failure })]);
+const answer = v.union([v.strictObject({ id: count, value: v.unknown() }), v.strictObject({ id: count, failure })]);
 
 export type Ask = v.InferOutput<typeof ask>;
 export type Answer = v.InferOutput<typeof answer>;

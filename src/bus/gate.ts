@@ -1,4 +1,4 @@
-// What uses a stage's memory passes through a gate: it is closed before the memory is released, also where the run fails in between.
+// Requests that use a stage's memory pass a gate, which is closed before the memory is released, also where the run fails.
 
 import { RunError } from "../base/errors.ts";
 import { Later, type StageHandlers } from "./bus.ts";
@@ -7,7 +7,7 @@ export class Gate {
   readonly #inside = new Set<Promise<unknown>>();
   #closed = false;
 
-  /** The same handlers, each behind the gate: once it is closed they throw a RunError, `bus.closed`. */
+  /** The same handlers through the gate: once it is closed they throw a RunError, `bus.closed`. */
   guard<H extends Partial<StageHandlers>>(handlers: H): H {
     const guarded = Object.entries(handlers).map(([type, handle]) => [
       type,

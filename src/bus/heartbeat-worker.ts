@@ -1,7 +1,7 @@
-// The thread that beats for its process and listens to the beats of others, with a connection of its own: the main thread may be
-// in a kernel for many seconds, and a process that is stopped or dead stops beating all the same. Started by heartbeat.ts.
+// The thread that beats for its process and listens to the beats of others, with a connection of its own: the main thread may
+// be in a kernel for many seconds, and a process that is stopped or dead stops beating all the same. Started by heartbeat.ts.
 //
-// It hears its own beats, too: when those do not come back it is the server that is silent, and nobody else is to blame.
+// It hears its own beats, too: when those do not come back the server is silent, not a peer.
 
 import { parentPort } from "node:worker_threads";
 import { now } from "../base/clock.ts";
@@ -11,7 +11,7 @@ import { BEAT_MS, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
 import { connectSealed, type RunKey } from "./seal.ts";
 import { subjectsOf } from "./subjects.ts";
 
-/** How often it looks who is silent. */
+/** Interval between checks for silent sessions. */
 const LOOK_MS = 200;
 /** The server answers late: it may be on its way back, and then the others are, too. */
 const LATE_MS = 1.5 * BEAT_MS;

@@ -1,4 +1,5 @@
-// Signs of life, from the main thread's side: starts the thread that gives and takes them (pulse.ts), and is told who fell silent.
+// Heartbeats, from the main thread's side: starts the thread that sends and receives them (heartbeat-worker.ts), which reports
+// silent sessions.
 
 import { Worker } from "node:worker_threads";
 import { RunError } from "../base/errors.ts";
@@ -15,8 +16,8 @@ export type Heartbeat = AsyncDisposable & {
 const CODE = Bun.isStandaloneExecutable ? "./src/bus/heartbeat-worker.ts" : new URL("./heartbeat-worker.ts", import.meta.url);
 
 /**
- * Beats for `session`, on a connection of its own to where `connection` goes. `silent` is called once for each watched session that
- * was not heard of for too long, and with null for the server. Throws as `connect` does.
+ * Beats for `session`, on a connection of its own to where `connection` goes. `silent` is called once for each watched session
+ * that was not heard of for too long, and with null for the server. Throws as `connect` does.
  */
 export async function startHeartbeat(
   { address, key }: Pick<SealedConnection, "address" | "key">,
@@ -34,7 +35,7 @@ export async function startHeartbeat(
   });
   let beating = false;
   thread.on("error", (error) => {
-    if (beating) throw error; // a bug of ours: to go on without a pulse is to be taken for dead
+    if (beating) throw error; // our bug: a process without heartbeats would be taken for dead
     reject(error);
   });
   post({ type: "start", address, key, run, session });

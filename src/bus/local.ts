@@ -5,8 +5,8 @@ import { Gate } from "./gate.ts";
 import type { RequestOf, RequestType, StageReply } from "./messages.ts";
 
 /**
- * Disposing the bus refuses the requests whose turn has not come (RunError, `bus.closed`), calls `interrupt`, waits for what the stages
- * compute, and then calls `close`, which may release memory.
+ * Disposing the bus refuses the requests whose turn has not come (RunError, `bus.closed`), calls `interrupt`, waits for what
+ * the stages compute, and then calls `close`, which may release memory.
  */
 export function localBus(
   stages: readonly StageHandlers[],

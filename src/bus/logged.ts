@@ -4,7 +4,10 @@ import { now } from "../base/clock.ts";
 import { log, logs } from "../base/log.ts";
 import type { Bus } from "./bus.ts";
 
-/** At log level 2: a line for each answer of a stage, with the time since it was asked, in which earlier requests were done, too. */
+/**
+ * At log level 2: a line for each answer of a stage, with the time since it was asked, in which earlier requests were done,
+ * too.
+ */
 export function logged(bus: Bus): Bus {
   if (!logs(2)) return bus;
   return {

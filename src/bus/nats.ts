@@ -1,5 +1,6 @@
-// The one door to NATS's client: a connection that carries bytes, and says what becomes of it. It knows nothing of what the bytes
-// mean. Core NATS delivers at most once, and drops what was on its way when a connection is lost: channel.ts makes good for it.
+// The one door to NATS's client: a connection that carries bytes, and says what becomes of it. It knows nothing of what the
+// bytes mean. Core NATS delivers at most once, and drops what was on its way when a connection is lost: channel.ts makes good
+// for it.
 
 import {
   AuthorizationError,
@@ -33,7 +34,10 @@ export interface Connection extends AsyncDisposable {
   subscribe(subject: string, handle: (bytes: Uint8Array, subject: string) => void): Disposable;
   /** Resolves when the server has got all that was published and subscribed. Throws a RunError while there is no connection. */
   flush(): Promise<void>;
-  /** Calls back when the connection was lost and is being sought, at once where it is, and when it is there again, with all subscriptions. */
+  /**
+   * Calls back when the connection was lost and is being sought, at once where it is, and when it is there again, with all
+   * subscriptions.
+   */
   watch(listener: (state: "lost" | "back") => void): Disposable;
   /** Aborted, with a RunError, when the connection is over and not by our wish. */
   readonly over: AbortSignal;
@@ -44,7 +48,9 @@ const CONNECT_MS = 5_000;
 const PING_MS = 1_000;
 const RECONNECT_MS = 100;
 
-/** Connects; `name` is what the server's own lists call us. Throws a RequestError "nats.*" that says what to do, and no secret. */
+/**
+ * Connects; `name` is what the server's own lists call us. Throws a RequestError "nats.*" that says what to do, and no secret.
+ */
 export async function connect(address: Address, name: string): Promise<Connection> {
   const options: ConnectionOptions = {
     servers: address.servers.map((server) => server.replace(/^\w+:\/\//, "")),

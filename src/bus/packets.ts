@@ -10,7 +10,7 @@ import { decode, encode } from "./codec.ts";
 /** Changed with anything that crosses the wire. */
 export const PROTOCOL = 2;
 export const BEAT_MS = 1_000;
-/** Who is not heard of for this long is gone: noticed within 5 s, with a beat before the death and a late look after it. */
+/** A peer that is silent for this long is gone: noticed within 5 s, with a beat before the death and a late look after it. */
 export const SILENCE_MS = 4_000;
 
 const text = v.pipe(v.string(), v.maxLength(4096));
@@ -58,7 +58,7 @@ export type PacketOf<K extends Packet["kind"]> = Extract<Packet, { readonly kind
 /** A packet as it arrived. `from` is the session of the sender. */
 export type Received = Packet & { readonly from: string };
 
-/** Told of each packet that is refused: from whom, and why. */
+/** Called for each packet that is refused: its sender, and why. */
 export type Refuse = (text: string) => void;
 
 export const writePacket = (run: string, from: string, content: Packet): Uint8Array =>

@@ -1,10 +1,11 @@
-// Messages that only the processes of a run can write and read: each is encrypted and authenticated (AES-256-GCM) by a key of the
-// run's own, for its subject, which names run, receiver and direction. Other users of the server may delay or withhold them, and
-// nothing else. GCM, because it is the fastest: of 1 MiB it seals 5 GB/s and opens 13, where HMAC-SHA-256 alone does 2.
+// Messages that only the processes of a run can write and read: each is encrypted and authenticated (AES-256-GCM) by a key of
+// the run's own, for its subject, which names run, receiver and direction. Other users of the server may delay or withhold
+// them, and nothing else. GCM, because it is the fastest: of 1 MiB it seals 5 GB/s and opens 13, where HMAC-SHA-256 alone does
+// 2.
 //
-// A frame is the sender's nonce (16 bytes), its counter (8, a double), the encrypted message and the tag (16). A sender's key is made
-// of the run's key and its nonce, so that counters may serve as GCM's nonces. A receiver takes increasing counters only: a frame that
-// was recorded is not heard again. What a channel sends again has a new counter.
+// A frame is the sender's nonce (16 bytes), its counter (8, a double), the encrypted message and the tag (16). A sender's key
+// is made of the run's key and its nonce, so that counters may serve as GCM's nonces. A receiver takes increasing counters
+// only: a frame that was recorded is not heard again. What a channel sends again has a new counter.
 
 import { createCipheriv, createDecipheriv, createHmac } from "node:crypto";
 import * as v from "valibot";
@@ -14,7 +15,7 @@ import { randomNonce, randomText } from "../base/secret.ts";
 import type { Address } from "./address.ts";
 import { type Connection, connect } from "./nats.ts";
 
-/** 32 characters or more that nobody can foresee. Secret. */
+/** 32 unpredictable characters or more. Secret. */
 export const runKeySchema = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{32,256}$/));
 export type RunKey = string;
 
@@ -25,14 +26,14 @@ export const newRunKey = (): RunKey => randomText(52);
 export interface SealedConnection extends Connection {
   /** Secret, as the address is. */
   readonly key: RunKey;
-  /** The same connection with a key of its own for what `context` names: whoever has this key can make that one, and not the reverse. */
+  /** The same connection with a key of its own for what `context` names: that key follows from this one, not the reverse. */
   readonly derived: (context: string) => SealedConnection;
 }
 
 const ALGORITHM = "aes-256-gcm";
 const [NONCE, COUNTER, TAG] = [16, 8, 16] as const;
 const HEAD = NONCE + COUNTER;
-/** Bytes that a frame has beside its message. */
+/** Bytes of a frame except its message. */
 export const SEAL_BYTES = HEAD + TAG;
 /** Senders that a subscription remembers. */
 const SENDERS = 1024;
@@ -75,7 +76,7 @@ function nonceOf(counter: Uint8Array): Uint8Array {
   return iv;
 }
 
-/** Makes frames, each with a higher counter; the first is the time, so that who begins later counts higher (see `opener`). */
+/** Makes frames, each with a higher counter; the first is the time, so that a later sender counts higher (see `opener`). */
 export function sealer(key: RunKey): (subject: string, message: Uint8Array) => Uint8Array {
   const nonce = randomNonce();
   const own = senderKey(key, nonce);
@@ -94,8 +95,9 @@ export function sealer(key: RunKey): (subject: string, message: Uint8Array) => U
 }
 
 /**
- * Opens frames: each once, null for all else. It remembers the last counters of the senders heard latest; of one that it has forgotten,
- * or never knew, it takes a frame only above all counters of the forgotten, so that its memory is bounded and none comes twice.
+ * Opens frames: each once, null for all else. It remembers the last counters of the senders heard latest; of one that it has
+ * forgotten, or never knew, it takes a frame only above all counters of the forgotten, so that its memory is bounded and none
+ * comes twice.
  */
 export function opener(key: RunKey): (subject: string, frame: Uint8Array) => Uint8Array | null {
   const senders = new Map<string, { readonly own: Buffer; last: number }>(); // the one heard latest comes last
@@ -140,7 +142,7 @@ let untold = 0;
 let told = Number.NEGATIVE_INFINITY;
 let lately = ""; // the subject of the last
 
-/** Whoever sends one such message can send millions: the first is told at once, the others by their number. */
+/** A sender of one such message can send millions: the first is reported at once, the others by their number. */
 function dropped(subject: string): void {
   untold++;
   lately = subject;

@@ -5,17 +5,14 @@ import * as v from "valibot";
 import { now } from "../base/clock.ts";
 import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, RequestError, RunError, textOf } from "../base/errors.ts";
-import { log } from "../base/log.ts";
-import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import { Later, type StageHandlers } from "./bus.ts";
-import { type Channel, openChannel } from "./channel.ts";
+import type { Channel } from "./channel.ts";
+import { Endpoint, goneError } from "./endpoint.ts";
 import { type Ask, readAsk, writeAnswer, writeFailure } from "./exchange.ts";
-import { type Heartbeat, startHeartbeat } from "./heartbeat.ts";
 import { requestSchema, type StageRequest } from "./messages.ts";
-import { issuesOf, type PacketOf, type Received, type Refuse, readPacket, SILENCE_MS, writePacket } from "./packets.ts";
+import { issuesOf, type PacketOf, type Received, type Refuse } from "./packets.ts";
 import type { SealedConnection } from "./seal.ts";
-import { type Subjects, subjectsOf } from "./subjects.ts";
 
 export type JoinOptions = {
   /** Its number; null takes what is free. */
@@ -23,7 +20,7 @@ export type JoinOptions = {
   readonly report: DeviceReport;
   /** How long to look for the coordinator. */
   readonly joinMs: number;
-  /** Told of every message that is refused. */
+  /** Called for every message that is refused. */
   readonly refuse?: Refuse;
 };
 
@@ -33,9 +30,14 @@ export interface StageMembership extends AsyncDisposable {
   readonly stages: number;
   /** For the links to its neighbours: sealed by a key that is of this run's present coordinator alone. */
   readonly links: SealedConnection;
-  /** Resolves when the run is over for this stage: null when it is done, a RunError when the coordinator or the server is gone. */
+  /**
+   * Resolves when the run is over for this stage: null when it is done, a RunError when the coordinator or the server is gone.
+   */
   readonly ended: Promise<RunError | null>;
-  /** Answers requests from now on, those that have come already first; each once, in their order, one after the other. Call it once. */
+  /**
+   * Answers requests from now on, those that have come already first; each once, in their order, one after the other. Call it
+   * once.
+   */
   readonly serve: (handlers: Partial<StageHandlers>) => void;
   /** Tells the coordinator why this stage ends, once its answers have arrived there; null for no reason. */
   readonly leave: (reason: string | null) => Promise<void>;
@@ -50,7 +52,7 @@ const SETTLE_MS = 1_000;
  * RunError, `bus.join`, when no coordinator answers.
  */
 export async function joinRun(connection: SealedConnection, run: string, options: JoinOptions): Promise<StageMembership> {
-  const membership = new Joined(connection, run, options.refuse ?? ((text) => log(0, () => `warning: ${text}`)));
+  const membership = new Joined(new Endpoint(connection, run, options.refuse));
   try {
     await membership.join(options);
     return membership;
@@ -60,7 +62,7 @@ export async function joinRun(connection: SealedConnection, run: string, options
   }
 }
 
-/** Whom it obeys, and where. */
+/** Its coordinator, and its place there. */
 type Tie = {
   readonly coordinator: string;
   readonly who: string;
@@ -70,14 +72,9 @@ type Tie = {
 };
 
 class Joined implements StageMembership {
-  readonly #session = randomText(20);
-  readonly #subjects: Subjects;
-  readonly #refused = new Set<string>();
-  readonly #open = new DisposableStack();
   readonly #ended = Promise.withResolvers<RunError | null>();
   readonly #sealed = Promise.withResolvers<void>();
   readonly #asks: Uint8Array[] = [];
-  #heartbeat: Heartbeat | null = null;
   #tie: Tie | null = null;
   #handlers: Partial<StageHandlers> | null = null;
   #working = false;
@@ -85,12 +82,7 @@ class Joined implements StageMembership {
   #closed = false;
   #hello: () => void = () => undefined;
 
-  constructor(
-    readonly connection: SealedConnection,
-    readonly run: string,
-    private readonly warn: Refuse,
-  ) {
-    this.#subjects = subjectsOf(run);
+  constructor(private readonly endpoint: Endpoint) {
     this.#sealed.promise.catch(() => undefined);
   }
 
@@ -103,7 +95,7 @@ class Joined implements StageMembership {
   }
 
   get links(): SealedConnection {
-    return this.connection.derived(this.#bound.coordinator);
+    return this.endpoint.connection.derived(this.#bound.coordinator);
   }
 
   get ended(): Promise<RunError | null> {
@@ -116,15 +108,14 @@ class Joined implements StageMembership {
   }
 
   async join({ stage, report, joinMs }: JoinOptions): Promise<void> {
-    const { connection, run } = this;
-    const over = () => this.#end(connection.over.reason as RunError);
-    if (connection.over.aborted) over();
-    connection.over.addEventListener("abort", over);
-    this.#open.defer(() => connection.over.removeEventListener("abort", over));
-    this.#heartbeat = await startHeartbeat(connection, run, this.#session, (session) => this.#silent(session));
-    this.#listen(this.#subjects.welcome(this.#session));
+    const { connection, run, subjects, session } = this.endpoint;
+    await this.endpoint.start(
+      (error) => this.#end(error),
+      (from) => this.#silent(from),
+    );
+    this.#listen(subjects.welcome(session));
     this.#hello = () =>
-      this.#send(this.#subjects.hello, {
+      this.endpoint.send(subjects.hello, {
         kind: "hello",
         version: VERSION,
         host: hostname(),
@@ -167,13 +158,13 @@ class Joined implements StageMembership {
     if (this.#tie) {
       const { channel, coordinator } = this.#tie;
       await Promise.race([channel.settled(), Bun.sleep(SETTLE_MS)]);
-      this.#send(this.#subjects.coordinator, { kind: "bye", to: coordinator, reason });
-      await Promise.race([this.connection.flush().catch(() => undefined), Bun.sleep(SETTLE_MS)]);
+      this.endpoint.send(this.endpoint.subjects.coordinator, { kind: "bye", to: coordinator, reason });
+      await Promise.race([this.endpoint.connection.flush().catch(() => undefined), Bun.sleep(SETTLE_MS)]);
     }
     this.#end(null);
     this.#closed = true;
-    this.#open.dispose();
-    await this.#heartbeat?.[Symbol.asyncDispose]();
+    this.#tie?.channel[Symbol.dispose]();
+    await this.endpoint.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -181,31 +172,18 @@ class Joined implements StageMembership {
   }
 
   #listen(subject: string): void {
-    this.#open.use(this.connection.subscribe(subject, (bytes, on) => this.#receive(bytes, on)));
+    this.endpoint.listen(subject, (packet, on) => this.#receive(packet, on));
   }
 
-  #send(subject: string, content: Parameters<typeof writePacket>[2]): void {
-    this.connection.publish(subject, writePacket(this.run, this.#session, content));
-  }
-
-  /** Each text once: who sends one wrong message sends many. */
-  #refuse(text: string): void {
-    if (this.#refused.has(text) || this.#refused.size >= 100) return;
-    this.#refused.add(text);
-    this.warn(text);
-  }
-
-  #receive(bytes: Uint8Array, subject: string): void {
-    const packet = readPacket(bytes, subject, this.run, (text) => this.#refuse(text));
-    if (!packet) return;
+  #receive(packet: Received, subject: string): void {
     const { kind, from } = packet;
-    const reject = (why: string) => this.#refuse(`a message (${kind}) on ${subject} from ${from} was refused: ${why}`);
+    const reject = (why: string) => this.endpoint.refuse(`a message (${kind}) on ${subject} from ${from} was refused: ${why}`);
     if (kind === "refusal" && this.#tie) reject("this stage has its place");
     else if (kind === "refusal") this.#sealed.reject(new RequestError(packet.code, packet.message, packet.hint));
     else if (kind === "welcome" && this.#tie && this.#tie.coordinator !== from) reject("this stage has its coordinator");
     else if (kind === "welcome") this.#welcomed(packet);
     else if (from !== this.#tie?.coordinator) reject("it is not from the coordinator");
-    else if (!("to" in packet) || packet.to !== this.#session) reject("it is not for this stage");
+    else if (!("to" in packet) || packet.to !== this.endpoint.session) reject("it is not for this stage");
     else if (kind === "bye")
       this.#end(packet.reason === null ? null : new RunError("bus.left", `${this.#tie.who} left: ${packet.reason}`));
     else this.#tie.channel.take(packet);
@@ -213,23 +191,13 @@ class Joined implements StageMembership {
 
   #welcomed({ from, host, pid, stage, stages, sealed }: PacketOf<"welcome"> & Pick<Received, "from">): void {
     if (!this.#tie) {
-      const channel = this.#open.use(
-        openChannel({
-          connection: this.connection,
-          run: this.run,
-          subject: this.#subjects.coordinator,
-          from: this.#session,
-          to: from,
-          deliver: (message) => {
-            this.#asks.push(message);
-            void this.#work();
-          },
-          refuse: (text) => this.#refuse(text),
-        }),
-      );
+      const { subjects } = this.endpoint;
+      const channel = this.endpoint.channelTo(from, subjects.coordinator, (message) => {
+        this.#asks.push(message);
+        void this.#work();
+      });
       this.#tie = { coordinator: from, who: `the coordinator (${host}, process ${pid})`, stage, stages, channel };
-      this.#listen(this.#subjects.stage(stage));
-      this.#heartbeat?.watch(from);
+      this.#listen(subjects.stage(stage));
     }
     if (sealed) this.#sealed.resolve();
     else this.#hello();
@@ -250,7 +218,7 @@ class Joined implements StageMembership {
       ask = readAsk(message);
       if (ask.id !== this.#answered) throw new Error(`it is request ${ask.id}, and ${this.#answered} is due`);
     } catch (error) {
-      return this.#refuse(`a request was refused: ${textOf(error)}`);
+      return this.endpoint.refuse(`a request was refused: ${textOf(error)}`);
     }
     this.#answered++;
     const reply = async (value: Promise<unknown>): Promise<void> => {
@@ -265,7 +233,7 @@ class Joined implements StageMembership {
     await reply(this.#handle(ask.request));
   }
 
-  /** The handler's reply; throws what it throws, and where the request is none. */
+  /** The handler's reply; throws what it throws, and where the request is malformed. */
   async #handle(request: Ask["request"]): Promise<unknown> {
     const schema = requestSchema(request.type);
     if (!schema) throw new RunError("bus.malformed", `there is no request '${request.type.slice(0, 40)}'`);
@@ -278,19 +246,8 @@ class Joined implements StageMembership {
     return await handle(checked.output);
   }
 
-  #silent(session: string | null): void {
-    const seconds = SILENCE_MS / 1000;
-    if (session === null) {
-      const message = `the NATS server at ${this.connection.server} has not answered for ${seconds} s`;
-      this.#end(new RunError("nats.silent", message, "see whether it runs, and whether the network to it is up"));
-    } else if (session === this.#tie?.coordinator)
-      this.#end(
-        new RunError(
-          "bus.gone",
-          `${this.#tie.who} has not been heard of for ${seconds} s`,
-          "it hangs, is dead, or has lost its network",
-        ),
-      );
+  #silent(session: string): void {
+    if (session === this.#tie?.coordinator) this.#end(goneError(this.#tie.who));
   }
 
   #end(error: RunError | null): void {

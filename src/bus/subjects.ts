@@ -1,5 +1,5 @@
-// The subjects of a run, made here and nowhere else: "mlora.<run>.<...>". A dot separates, * and > match anything, and a space ends
-// a subject, so that no name gets into one as it is.
+// The subjects of a run, made here alone: "mlora.<run>.<...>". A dot separates, * and > match anything, and a space ends a
+// subject, so that no name is put into one unchanged.
 
 import { RequestError } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
@@ -9,17 +9,17 @@ const RUN = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
 export type Subjects = {
   /** Stages announce themselves. */
   readonly hello: string;
-  /** A stage, by its session, is told its place. */
+  /** A stage, by its session, gets its place. */
   readonly welcome: (session: string) => string;
   readonly coordinator: string;
   readonly stage: (stage: number) => string;
-  /** Signs of life of a session; "*" for those of all. */
+  /** Heartbeats of a session; "*" for those of all. */
   readonly beat: (session: string) => string;
-  /** Activations and gradients from a stage to another; `lane` is the link's own. */
+  /** Activations and gradients from a stage to another; `channelId` is the link's own. */
   readonly link: (from: number, to: number, channelId: string) => string;
-  /** What somebody at a command line asks of the run. */
+  /** Requests from command lines. */
   readonly control: string;
-  /** Who asked, by its session, is answered. */
+  /** Answers to the session that made the request. */
   readonly answer: (session: string) => string;
 };
 

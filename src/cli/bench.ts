@@ -185,7 +185,7 @@ async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
   return total;
 }
 
-/** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each; no gradient of the weights. */
+/** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each. */
 function flopsPerToken(spec: ModelSpec): number {
   const layer = sum(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
   return 4 * (spec.layers * layer + spec.vocab * spec.hidden);

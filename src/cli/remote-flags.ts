@@ -23,7 +23,7 @@ export type RemoteStageFlags = {
   readonly insecure?: boolean;
 };
 
-/** The remote stages that the flags ask for; null where all stages are on this machine. Throws RequestErrors that name the flag. */
+/** The remote stages that the flags ask for; null: all stages are on this machine. RequestErrors name the flag. */
 export function remoteStagesOf(
   { nats, listen, run: id, here, insecure = false }: RemoteStageFlags,
   { run }: Recipe,

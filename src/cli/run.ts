@@ -1,10 +1,11 @@
-// `mlora run RECIPE`: the whole job, from a recipe to adapters on disk. The same command on the folder of an interrupted run continues it.
+// `mlora run RECIPE`: the whole job, from a recipe to adapters on disk. The same command continues an interrupted run.
 
 import { RunError } from "../base/errors.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
+import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import type { RunResult } from "../session/events.ts";
-import { readRecipe, shortPath } from "../session/prepare.ts";
+import { shortPath } from "../session/prepare.ts";
 import { openSession } from "../session/session.ts";
 import { linkOf, tracePath } from "./flags.ts";
 import { type RemoteStageFlags, remoteStagesOf } from "./remote-flags.ts";
@@ -23,12 +24,12 @@ export type RunFlags = Overrides &
     readonly keepOpen?: boolean;
   };
 
-/** Trains, and prints what happens. Throws what the run cannot begin with or failed with; a RunError where it was stopped, or adapters failed. */
+/** Trains, and prints what happens. Throws what the run failed with; a RunError where it was stopped, or adapters failed. */
 export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
   const link = linkOf(flags.link);
-  const request = readRecipe(recipePath, flags);
-  const remoteStages = remoteStagesOf(flags, request.recipe);
+  const recipe = loadRecipe(recipePath, flags);
+  const remoteStages = remoteStagesOf(flags, recipe);
   const { resume = false, keepOpen = false } = flags;
   const stop = new AbortController();
   using _signals = onInterrupt(() => {
@@ -37,10 +38,10 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   });
   using printer = openPrinter();
   const options = { trace, link, remoteStages, resume, keepOpen, signal: stop.signal, onEvent: printer.print };
-  const session = await openSession(request, options);
+  const session = await openSession(recipe, options);
   const result = await session.done;
   printer[Symbol.dispose]();
-  const { output } = request.recipe.run;
+  const { output } = recipe.run;
   writeStdout(`${summary(result, session.plan, output).join("\n")}\n`);
   checkResult(result, output);
 }

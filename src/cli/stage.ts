@@ -1,6 +1,6 @@
-// `mlora stage`: one stage of a run, in a process of its own. A coordinator on this machine starts it with its orders on standard
-// input; on other machines people start it, with the run's id, its key and its NATS server, or scripts/launch, with both. The latter keeps
-// standard input open: its end, before the stage has joined, means that scripts/launch is gone.
+// `mlora stage`: one stage of a run, in a process of its own. A coordinator on this machine starts it with its orders on
+// standard input; on other machines people start it, with the run's id, its key and its NATS server, or scripts/launch, with
+// both. The latter keeps standard input open: its end, before the stage has joined, means that scripts/launch is gone.
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";

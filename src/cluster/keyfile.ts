@@ -12,7 +12,10 @@ import { writeFileAtomic } from "../files/atomic.ts";
 const FOLDER = "keys";
 const FORM = "a key is 32 to 256 letters, digits, - and _";
 
-/** Writes the key to a file with mode 0600, which is removed when it is disposed. Throws a RunError, `run.key`, where no folder can be made. */
+/**
+ * Writes the key to a file with mode 0600, which is removed when it is disposed. Throws a RunError, `run.key`, where no
+ * folder can be made.
+ */
 export function saveKey(run: string, key: RunKey): Disposable & { readonly path: string } {
   const faults: string[] = [];
   for (const cache of cacheFolders())

@@ -1,5 +1,5 @@
-// The stages of a run as processes: started here, or joining from other machines, on the run's own server or a given one. A process that
-// ends, hangs or loses its connection fails the bus, with a reason that names it.
+// The stages of a run as processes: started here, or joining from other machines, on the run's own server or a given one. A
+// process that ends, hangs or loses its connection fails the bus, with a reason that names it.
 
 import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
@@ -37,7 +37,7 @@ export type LaunchOptions = {
 
 export type StageProcesses = AsyncDisposable & { readonly bus: NatsBus; readonly run: string };
 
-/** Starts the server and the stages of this machine, and waits until all have joined. Disposing ends all of them and waits for that. */
+/** Starts the server and the stages of this machine, and waits until all have joined. Disposing ends all of them. */
 export async function launchStages({ stages, here, join, run, signal }: LaunchOptions): Promise<StageProcesses> {
   await using opened = new AsyncDisposableStack();
   const broken = new AbortController();

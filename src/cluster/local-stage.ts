@@ -11,7 +11,7 @@ import { originalWeights, weightsOf } from "../engine/weight-source.ts";
 import type { FillTensor } from "../engine/weights.ts";
 import { localLink } from "../link/local.ts";
 
-/** Opens the stages, first stage first, on devices that `open` opens; `signal` ends that, with its reason. Disposing the bus closes all. */
+/** Opens the stages, first stage first, on devices by `open`; `signal` ends that. Disposing the bus closes all. */
 export async function openLocalStages(
   setups: readonly StageSetup[],
   signal?: AbortSignal,

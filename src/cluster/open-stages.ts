@@ -1,4 +1,4 @@
-// Opens the stages of a plan: a single one within this process, several as processes that are started here or join from other machines.
+// Opens the stages of a plan: a single one within this process, several as processes, here or on other machines.
 
 import { sleep } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";

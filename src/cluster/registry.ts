@@ -1,5 +1,5 @@
-// The runs under way on this machine: a file for each, which this user alone may read, since it has the address of the run and the key
-// that seals its requests. A run that was killed leaves its file; the next look at the registry removes it.
+// The runs under way on this machine: a file for each, which this user alone may read, since it has the address of the run
+// and the key that seals its requests. A run that was killed leaves its file; the next look at the registry removes it.
 
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";

@@ -19,7 +19,9 @@ export type RemoteStages = Pick<NonNullable<LaunchOptions["join"]>, "server"> & 
   readonly keyGiven: boolean;
 };
 
-/** What starts the missing stages: the server's URL, the run's id, and the file with the run's key (null: the key was given). */
+/**
+ * What starts the missing stages: the server's URL, the run's id, and the file with the run's key (null: the key was given).
+ */
 export type Invitation = {
   readonly missing: number;
   readonly url: string;
@@ -27,7 +29,7 @@ export type Invitation = {
   readonly keyFile: string | null;
 };
 
-/** The invitation of the missing stages; null where all are started here. Until it is disposed the key is in a file, unless it was given. */
+/** Invites the missing stages; null where none is missing. Until it is disposed the key is in a file, unless it was given. */
 export function inviteStages(remote: RemoteStages): Disposable & { readonly invitation: Invitation | null } {
   const { server, run, stages, here, key, keyGiven } = remote;
   const missing = stages - here;

@@ -19,7 +19,7 @@ export type ServeOptions = {
   readonly folder: string | null;
 };
 
-/** Serves until the run is over for this stage; resolves to null when it is done, else to the error that ended it. Leaves nothing open. */
+/** Serves until the run is over for this stage, and closes all. Resolves to null when it is done, else to its error. */
 export async function serveStage(options: ServeOptions): Promise<RunError | null> {
   const { membership } = options;
   const over = new AbortController();

@@ -1,7 +1,7 @@
 // The run's own nats-server: for this machine only, unless `host` and `port` are given, and with a random token.
 //
-// The token is in a file while the server starts, in a folder that this user alone may enter; then both are removed, and the token is
-// in memory alone. The server dies with this process, however that ends (spawn.ts).
+// The token is in a file while the server starts, in a folder that this user alone may enter; then both are removed, and the
+// token is in memory alone. The server dies with this process, however that ends (spawn.ts).
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +16,7 @@ import { type Child, describeEnding, type Ending, startProgram } from "./spawn.t
 const START_MS = 10_000;
 /** It keeps nothing, so that nothing is lost when it is killed. */
 const GRACE_MS = 500;
-/** Activations that it carries are garbage at once: with Go's default collector it carries a fifth less (docs/measurements/link.md). */
+/** With Go's default collector it carries a fifth less: activations are garbage at once (docs/measurements/link.md). */
 const ENVIRONMENT = { GOGC: "400" };
 /** All addresses of this machine. */
 const WILDCARDS = ["0.0.0.0", "[::]"];
@@ -39,8 +39,9 @@ export type Server = AsyncDisposable & {
 };
 
 /**
- * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine alone, on
- * a free port, unless `host` and `port` are given. Throws a RunError: `nats.ended` where it is killed, else `nats.start`.
+ * Starts a server and waits until it takes connections; disposing stops it and waits for its end. It listens to this machine
+ * alone, on a free port, unless `host` and `port` are given. Throws a RunError: `nats.ended` where it is killed, else
+ * `nats.start`.
  */
 export async function startServer(options: ServerOptions = {}): Promise<Server> {
   const { host = "127.0.0.1", port = -1, token = randomToken(), certificate = null } = options;

@@ -1,9 +1,10 @@
 // The one place that starts other programs.
 //
-// A long-lived child is in a session of its own, so that a Ctrl-C at the terminal reaches only the coordinator, which then ends
-// its children in order. It dies with its parent, however that ends: the flag below makes Bun, in a checkout and in the compiled binary
-// alike, ask Linux to kill it when its parent ends (PR_SET_PDEATHSIG), before any of mlora's code runs. Another program is started
-// through mlora itself: `child` below becomes that program by execve, which keeps the request, so that no process stands between.
+// A long-lived child is in a session of its own, so that a Ctrl-C at the terminal reaches only the coordinator, which then
+// ends its children in order. It dies with its parent, however that ends: the flag below makes Bun, in a checkout and in the
+// compiled binary alike, ask Linux to kill it when its parent ends (PR_SET_PDEATHSIG), before any of mlora's code runs.
+// Another program is started through mlora itself: `child` below becomes that program by execve, which keeps the request, so
+// that no process stands between.
 
 import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
@@ -46,8 +47,9 @@ export const startProgram = (path: string, args: readonly string[], options: Chi
   startSelf(["exec", path, ...args], options);
 
 /**
- * The beginning of a child's life, called by main.ts with the arguments after `child`: returns the arguments that are left, or null
- * where the parent was gone before Linux was asked to watch it. Does not return where another program takes this process over.
+ * The beginning of a child's life, called by main.ts with the arguments after `child`: returns the arguments that are left,
+ * or null where the parent was gone before Linux was asked to watch it. Does not return where another program takes this
+ * process over.
  */
 export function beChild([parent, ...args]: readonly string[]): readonly string[] | null {
   if (process.ppid !== Number(parent)) return null;

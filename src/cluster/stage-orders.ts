@@ -1,20 +1,19 @@
-// Settings of a stage that a coordinator or scripts/launch starts: one line on its standard input, since address and key are secret.
+// Settings of a stage that a coordinator or scripts/launch starts: a line on standard input, since they have secrets.
 
 import * as v from "valibot";
+import { deviceReport } from "../base/device-report.ts";
 import { RunError } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import { addressSchema } from "../bus/address.ts";
 import { runKeySchema } from "../bus/seal.ts";
 
-const number = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const ordersSchema = v.strictObject({
   address: addressSchema,
   key: runKeySchema,
   run: v.string(),
   /** A coordinator gives both; scripts/launch gives neither, and the stage has them from flags. */
-  stage: v.optional(number),
-  device: v.optional(
-    v.strictObject({ kind: v.picklist(["cpu", "cuda"]), compute: v.picklist(["f32", "bf16"]), ordinal: number }),
-  ),
+  stage: v.optional(count),
+  device: v.optional(v.pick(deviceReport, ["kind", "compute", "ordinal"])),
 });
 export type StageOrders = v.InferOutput<typeof ordersSchema>;
 

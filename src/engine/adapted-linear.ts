@@ -1,4 +1,5 @@
-// A group of linears with the adapters on it: y += scale B A drop(x) (LoRA, Hu et al. 2021) and its gradients, and the rows that methods compute themselves.
+// A group of linears with the adapters on it: y += scale B A drop(x) (LoRA, Hu et al. 2021) and its gradients, and the rows
+// that methods compute themselves.
 //
 // `io` names the tensors of the group's frozen layer; `rows` says whose rows they are.
 
@@ -24,7 +25,10 @@ export type RowTables = {
 const computing = ({ presence }: RowTables, { group, methods }: TargetGroup): PeftMethod[] =>
   PEFT_METHODS.filter((method) => methods[method] && (presence[method]?.[group] ?? "none") !== "none");
 
-/** y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. Whole products that methods need are left in `z`. */
+/**
+ * y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. Whole products that methods
+ * need are left in `z`.
+ */
 export function forward(
   device: Device,
   site: TargetGroup | null,

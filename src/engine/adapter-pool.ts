@@ -1,8 +1,8 @@
-// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as many slots
-// as adapters train at once; one that leaves makes its slot free for another.
+// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as
+// many slots as adapters train at once; one that leaves makes its slot free for another.
 //
-// Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and methods/layout.ts; what a method
-// adds to a linear is methods/NAME.ts.
+// Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
+// methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
 
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
@@ -109,7 +109,10 @@ export class AdapterPool implements Disposable {
         }
   }
 
-  /** To be called for a new adapter: whether it needs a refresh before it is read, as some of its values follow from the weight. */
+  /**
+   * To be called for a new adapter: whether it needs a refresh before it is read, as some of its values follow from the
+   * weight.
+   */
   begin(slot: number): boolean {
     const method = this.#adapters[slot]?.method ?? "lora";
     if (!COMPUTATIONS[method].beginsByRefresh) return false;
@@ -126,7 +129,10 @@ export class AdapterPool implements Disposable {
     }
   }
 
-  /** i32[slots], the slots of a method that a refresh must compute; from here on they count as computed. Null where there is none. */
+  /**
+   * i32[slots], the slots of a method that a refresh must compute; from here on they count as computed. Null where there is
+   * none.
+   */
   takeStale(method: PeftMethod): Tensor | null {
     const [slots, table] = [this.#stale.get(method), this.#memory.methods.get(method)?.stale];
     if (!slots || !table || slots.every((is) => is === FRESH)) return null;
@@ -250,8 +256,9 @@ export class AdapterPool implements Disposable {
   }
 
   /**
-   * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers. Added up in
-   * that order over all stages they give the norm, the same whatever else is trained and however the layers are divided.
+   * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers.
+   * Added up in that order over all stages they give the norm, the same whatever else is trained and however the layers are
+   * divided.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     this.#settle(adapters);
@@ -302,6 +309,9 @@ export class AdapterPool implements Disposable {
   }
 }
 
-/** A group where an adapter has no target is computed for it as for a LoRA: the same as in a run where the group has no low-rank products. */
+/**
+ * A group where an adapter has no target is computed for it as for a LoRA: the same as in a run where the group has no
+ * low-rank products.
+ */
 const isTargetOf = (method: PeftMethod, adapter: PoolAdapter | null | undefined, group: Group): boolean =>
   adapter?.method === method && GROUPS[group].some((linear) => adapter.targets.includes(linear));

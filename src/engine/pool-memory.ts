@@ -1,4 +1,5 @@
-// All that the adapters of a run take of a device, and how the kernels see it: stacked, one slot after the other. A plan counts by this what a pool takes.
+// All that the adapters of a run take of a device, and how the kernels see it: stacked, one slot after the other. A plan
+// counts by this what a pool takes.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";

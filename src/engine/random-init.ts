@@ -1,17 +1,17 @@
-// What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place alone, so that it is the
-// same on any number of stages.
+// What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place
+// alone, so that it is the same on any number of stages.
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
-import type { Settings } from "../methods/definition.ts";
 import type { Init } from "../methods/init.ts";
-import { type Factor, TENSORS } from "../methods/registry.ts";
+import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 
 /**
- * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B zero.
- * orthogonal: both random, their rows and columns in spaces at right angles, so that B A is zero (Xu, Datta 2024); the rank is even.
+ * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B
+ * zero. orthogonal: both random, their rows and columns in spaces at right angles, so that B A is zero (Xu, Datta 2024);
+ * the rank is even.
  */
 export type Random = "default" | "gaussian" | "orthogonal";
 export const isRandom = (init: Init): init is Random => init === "default" || init === "gaussian" || init === "orthogonal";
@@ -24,7 +24,7 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
-} & Settings;
+} & StageSettings;
 
 /** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
@@ -41,7 +41,10 @@ export function initialise(init: Random, at: FactorAt): Float32Array {
   return values;
 }
 
-/** A = Q_even^T R1 / 10 and B = R2 Q_odd / 10, where Q_even and Q_odd are every other row of a random orthogonal [rank, rank]. */
+/**
+ * A = Q_even^T R1 / 10 and B = R2 Q_odd / 10, where Q_even and Q_odd are every other row of a random orthogonal [rank,
+ * rank].
+ */
 function orthogonal(rng: Rng, factor: Factor, rows: number, columns: number): Float32Array {
   const rank = factor === "A" ? rows : columns;
   const random = matrix(rank, rank);

@@ -1,5 +1,6 @@
-// Factors that begin as a part of the weight: PiSSA (Meng et al. 2024), its largest singular values with their vectors, and OLoRA (Buyukakyuz 2024),
-// the first columns of its Q and rows of its R. As in PEFT, B0 A0 is divided by the adapter's scale, so that scale B0 A0 is that part.
+// Factors that begin as a part of the weight: PiSSA (Meng et al. 2024), its largest singular values with their vectors, and
+// OLoRA (Buyukakyuz 2024), the first columns of its Q and rows of its R. As in PEFT, B0 A0 is divided by the adapter's
+// scale, so that scale B0 A0 is that part.
 //
 // The weight is shared and unchanged (methods/init.ts), so these factors are both what is trained and what is taken off.
 

@@ -12,7 +12,10 @@ const MOST_LINEARS = Math.max(...Object.values(GROUPS).map((linears) => linears.
 /** Bytes of one layer's table, with room for any group's linears. */
 export const tableBytes = (slots: number): number => alignUp(slots * MOST_LINEARS * 4, TABLE_ALIGN);
 
-/** Fills `table`, the layers' tables of a group, with a value of each slot's adapter in each linear; 0 where a slot has none. */
+/**
+ * Fills `table`, the layers' tables of a group, with a value of each slot's adapter in each linear; 0 where a slot has
+ * none.
+ */
 export function placeTable<T extends Int32Array | Float32Array>(
   table: T,
   layers: LayerRange,

@@ -1,4 +1,5 @@
-// Where adapters meet the model: a group of linears in one layer, with the tensors of all adapters there, one slot after the other.
+// Where adapters meet the model: a group of linears in one layer, with the tensors of all adapters there, one slot after
+// the other.
 
 import type { Tensor } from "../device/device.ts";
 import type { Group } from "../families/linears.ts";

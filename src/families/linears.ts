@@ -46,15 +46,30 @@ export const pathOf = (layer: number, linear: Linear): string => `model.layers.$
 export const groupsOfModel = (spec: ModelSpec): readonly Group[] => Object.keys(familyOf(spec).groups) as Group[];
 export const linearsOfModel = (spec: ModelSpec): readonly Linear[] => groupsOfModel(spec).flatMap((group) => GROUPS[group]);
 
+const productsOf = (spec: ModelSpec, layer: number): readonly Op<"linears">[] =>
+  familyOf(spec)
+    .layer(spec, layer)
+    .filter((operation) => operation.op === "linears");
+
+export const groupsOfLayer = (spec: ModelSpec, layer: number): readonly Group[] =>
+  productsOf(spec, layer).map(({ group }) => group as Group);
+
+export type Module = { readonly layer: number; readonly linear: Linear; readonly path: string };
+
 /** Every linear of every layer, in the model's order. */
-export const modulesOf = (layers: number): { readonly layer: number; readonly linear: Linear; readonly path: string }[] =>
-  range(layers).flatMap((layer) => LINEARS.map((linear) => ({ layer, linear, path: pathOf(layer, linear) })));
+export const modulesOf = (spec: ModelSpec): readonly Module[] =>
+  range(spec.layers).flatMap((layer) =>
+    groupsOfLayer(spec, layer).flatMap((group) =>
+      GROUPS[group].map((linear) => ({ layer, linear, path: pathOf(layer, linear) })),
+    ),
+  );
 
 /** The product of a group, which has the same sizes in every layer that has it. */
 function productOf(spec: ModelSpec, group: Group): Op<"linears"> {
-  const { layer } = familyOf(spec);
-  for (let index = 0; index < spec.layers; index++)
-    for (const operation of layer(spec, index)) if (operation.op === "linears" && operation.group === group) return operation;
+  for (let layer = 0; layer < spec.layers; layer++) {
+    const product = productsOf(spec, layer).find((of) => of.group === group);
+    if (product) return product;
+  }
   invariant(false, `a ${spec.family} model has no group ${group}`);
 }
 

@@ -12,6 +12,7 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
+import { count } from "../base/schema.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
@@ -39,7 +40,8 @@ export type Blocks = Readonly<Record<BlockName, Float32Array>>;
 const FORMAT = 1;
 const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
-const evaluation = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
+/** On held-out rows, of which `exact` are predicted. */
+export const evaluationSchema = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
 
 /** What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as fingerprints. */
 export const madeSchema = v.strictObject({
@@ -53,12 +55,12 @@ const progressSchema = v.strictObject({
   format: v.literal(FORMAT),
   adapter: v.string(),
   /** Optimizer steps made. */
-  step: v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
+  step: count,
   tokens: v.number(),
   seconds: v.number(),
   firstLoss: v.nullable(v.number()),
   lastLoss: v.nullable(v.number()),
-  before: v.nullable(evaluation),
+  before: v.nullable(evaluationSchema),
   /** Of early stopping (schedule/sweeps.ts). */
   best: v.nullable(v.strictObject({ loss: measured, step: v.number(), since: v.number(), judged: v.number() })),
   made: madeSchema,

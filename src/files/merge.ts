@@ -1,5 +1,5 @@
-// An adapter merged into its base model: each linear that it targets changes as its method says (methods/NAME.ts), all else stays. Weights go
-// through memory in pieces of rows, so that a model needs no more than its adapter and one piece.
+// An adapter merged into its base model: each linear that it targets changes as its method says (methods/NAME.ts), all else
+// stays. Weights go through memory in pieces of rows, so that a model needs no more than its adapter and one piece.
 
 import { join } from "node:path";
 import { bytesOf } from "../base/dtype.ts";
@@ -83,7 +83,10 @@ export function writeIndex(folder: string, shards: readonly Shard[]): void {
   writeFileAtomic(join(folder, INDEX), `${JSON.stringify(index, null, 2)}\n`);
 }
 
-/** Opens what was written and compares each byte of it with what it is to be. A RunError, `export.verify`, where one differs. */
+/**
+ * Opens what was written and compares each byte of it with what it is to be. A RunError, `export.verify`, where one
+ * differs.
+ */
 export function verifyMerged(folder: string, shards: readonly Shard[], merge: Merge): void {
   using written = openBaseModel(folder, merge.spec);
   for (const { file, tensors } of shards)

@@ -32,15 +32,18 @@ function within<T>(folder: string, use: (path: string, names: readonly string[])
   }
 }
 
+/** What a name stands for; undefined where a thread that renames or removes has taken it away since it was listed. */
+const kindOf = (path: string) => lstatSync(path, { throwIfNoEntry: false });
+
 /** Names of the folders in a folder; links to folders are none. */
 export const foldersIn = (folder: string): string[] =>
-  within(folder, (path, names) => names.filter((name) => lstatSync(join(path, name)).isDirectory())) ?? [];
+  within(folder, (path, names) => names.filter((name) => kindOf(join(path, name))?.isDirectory())) ?? [];
 
 /** The text of a file in a folder; null where there is none. Neither may be a link. */
 export function readOwn(folder: string, name: string): string | null {
   return within(folder, (path, names) => {
     const file = join(path, name);
-    if (!names.includes(name) || !lstatSync(file).isFile()) return null;
+    if (!names.includes(name) || !kindOf(file)?.isFile()) return null;
     const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
       return readFileSync(fd, "utf8");
@@ -53,7 +56,7 @@ export function readOwn(folder: string, name: string): string | null {
 /** Removes the files of a folder whose names `isOurs`; a link of such a name is left. */
 export function removeFiles(folder: string, isOurs: (name: string) => boolean): void {
   within(folder, (path, names) => {
-    for (const name of names) if (isOurs(name) && lstatSync(join(path, name)).isFile()) unlinkSync(join(path, name));
+    for (const name of names) if (isOurs(name) && kindOf(join(path, name))?.isFile()) unlinkSync(join(path, name));
   });
 }
 
@@ -61,7 +64,7 @@ export function removeFiles(folder: string, isOurs: (name: string) => boolean): 
 export function removeFolder(folder: string, isOurs: (name: string) => boolean): void {
   removeFiles(folder, isOurs);
   try {
-    if (lstatSync(folder, { throwIfNoEntry: false })?.isDirectory()) rmdirSync(folder);
+    if (kindOf(folder)?.isDirectory()) rmdirSync(folder);
   } catch (error) {
     if (!KEPT.includes(codeOf(error))) throw error;
   }

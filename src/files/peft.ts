@@ -1,18 +1,27 @@
-// Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them. What differs by method is
-// its definition's.
+// Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors, so that PEFT, vLLM and others load them.
+// What differs by method is its definition's.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { sizeOf } from "../base/shape.ts";
+import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Linear, linearShape, pathOf } from "../families/linears.ts";
+import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import type { Settings, SharedTensor } from "../methods/definition.ts";
+import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
-import { DEFINITIONS, type Factor, factorShape, isScaled, type PeftMethod, storedBy, TENSORS } from "../methods/registry.ts";
+import {
+  DEFINITIONS,
+  type Factor,
+  factorShape,
+  isScaled,
+  type PeftMethod,
+  type StageSettings,
+  storedBy,
+  TENSORS,
+} from "../methods/registry.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
@@ -32,7 +41,7 @@ export type PeftAdapter = {
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
   readonly places?: PoolAdapter["places"];
   /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
-  readonly settings?: Settings;
+  readonly settings?: StageSettings;
   readonly shared?: readonly SharedTensor[];
   readonly baseModel: string;
   /** Of an adapter with a frozen half of each rank, its first values: the initialisation that gave them. */
@@ -77,24 +86,34 @@ export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & 
   /** Of one that PEFT takes off the base model: what its file says of the half that was trained. */
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
   /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
-  readonly own?: Settings & { readonly isDrawnHere: boolean };
-  /** A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared tensors. */
+  readonly own?: StageSettings & { readonly isDrawnHere: boolean };
+  /**
+   * A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared
+   * tensors.
+   */
   readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
 };
 
-/** A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0 f32[rank, in], B0 f32[out, rank]. */
+/**
+ * A part of a linear's weight, scale B0 A0, as PEFT takes it off the base model for adapters that begin with it: A0
+ * f32[rank, in], B0 f32[out, rank].
+ */
 export type PartOfWeight = (at: Place & { readonly init: TakenOff; readonly rank: number; readonly scale: number }) => Factors;
 type Place = { readonly layer: number; readonly linear: Linear };
 
-/** What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as `readPeftAdapter` does. */
+/**
+ * What PEFT takes off the base model where it loads the adapter in `folder`; null of a plain one. Throws a RequestError as
+ * `readPeftAdapter` does.
+ */
 export function takenOffBy(folder: string): TakenOff | null {
   const path = join(folder, "adapter_config.json");
   return checkPeftConfig(readJsonObject(path, "peft.config"), path).takenOff;
 }
 
 /**
- * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by `partOf`, a LoRA of twice the rank with the
- * base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0]; without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
+ * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
+ * without `partOf` it is refused. Throws a RequestError that lists what does not fit.
  */
 export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
   const path = join(folder, "adapter_config.json");
@@ -122,13 +141,15 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   const hasOwn = (layer: number, linear: Linear) =>
     storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
   const configured = configuredPlaces(config, path);
+  const groups = range(spec.layers).map((layer) => groupsOfLayer(spec, layer));
   const placement = placed(spec.layers, (layer, linear) => {
+    if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
     if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
     const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
     return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
   });
   const { targets } = placement;
-  const settings = settingsIn?.(config) ?? {};
+  const settings: StageSettings = settingsIn?.(config) ?? {};
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
   checkTensors(file, spec, placement, drawn, method, configured);
   const values = new Map<string, Float32Array>();

@@ -1,8 +1,10 @@
-// Which keys of an adapter_config.json leave an adapter one of a known method, and with which values. All others are refused: PEFT adds
-// keys with each release, and a key that is passed over is another function than the one that was trained.
+// Which keys of an adapter_config.json leave an adapter one of a known method, and with which values. All others are
+// refused: PEFT adds keys with each release, and a key that is passed over is another function than the one that was
+// trained.
 
+import { listed } from "../base/check.ts";
 import { RequestError } from "../base/errors.ts";
-import { DEFINITIONS, methodIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import { DEFINITIONS, hasKey, methodIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import type { JsonObject } from "./json.ts";
 
 /** Read elsewhere, or without an effect on the numbers. */
@@ -13,7 +15,7 @@ const ANY: ReadonlySet<string> = new Set([
   ...PEFT_METHODS.flatMap((method) => DEFINITIONS[method].peft.keys),
 ]);
 
-const PATTERNS = ["rank_pattern", "alpha_pattern"];
+const PATTERNS = ["rank_pattern", "alpha_pattern"] as const;
 const BOOLEANS = ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias", "use_qalora"] as const;
 
 /** Initialisations that leave the base model unchanged, so that the file is a plain LoRA. */
@@ -26,13 +28,13 @@ const isEmpty = (value: unknown): boolean =>
   value == null || value === false || (typeof value === "object" && Object.keys(value).length === 0);
 
 const titles = PEFT_METHODS.map((method) => DEFINITIONS[method].title);
-const READ = `mlora reads ${titles.slice(0, -1).join(", ")} and ${titles.at(-1)} adapters`;
+const READ = `mlora reads ${listed(titles, "and")} adapters`;
 export const CONVERT =
   "it was trained with changed base weights; have PEFT convert it: save_pretrained(folder, path_initial_model_for_weight_conversion=...)";
 
 /**
- * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a RequestError, `peft.kind` or
- * `peft.config`, for the first key with a value that is not understood.
+ * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a
+ * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood.
  */
 export function checkPeftConfig(
   config: JsonObject,
@@ -50,8 +52,7 @@ export function checkPeftConfig(
   const name = typeof init === "string" ? init.toLowerCase() : (init ?? null);
   const takenOff = TAKEN_OFF.find((of) => of === name) ?? null;
   if (!PLAIN_INITS.includes(name) && takenOff === null) throw refuse("init_lora_weights", CONVERT);
-  const { keys } = DEFINITIONS[method];
-  for (const key of PATTERNS) if (!keys.includes(key) && !isEmpty(config[key])) throw refuse(key);
+  for (const key of PATTERNS) if (!hasKey(method, key) && !isEmpty(config[key])) throw refuse(key);
   for (const key of Object.keys(config)) if (!ANY.has(key) && !isEmpty(config[key])) throw refuse(key);
-  return { method, takenOff: keys.includes("init") ? takenOff : null };
+  return { method, takenOff: hasKey(method, "init") ? takenOff : null };
 }

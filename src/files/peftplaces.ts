@@ -1,10 +1,11 @@
-// Where a PEFT adapter acts, and with which ranks and alphas: the keys target_modules, exclude_modules, layers_to_transform, rank_pattern and
-// alpha_pattern of its config, read and written.
+// Where a PEFT adapter acts, and with which ranks and alphas: the keys target_modules, exclude_modules,
+// layers_to_transform, rank_pattern and alpha_pattern of its config, read and written.
 
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
+import { range } from "../base/shape.ts";
 import { isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { LINEARS, type Linear, modulesOf, pathOf } from "../families/linears.ts";
+import { LINEARS, type Linear, type Module, pathOf } from "../families/linears.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
@@ -86,12 +87,17 @@ export type PlaceFields = {
   readonly alphaPattern: PatternTable;
 };
 
-/** The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them, else whole paths. */
+/**
+ * The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them,
+ * else whole paths.
+ */
 export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "begun">): PlaceFields {
   const { rank, alpha, rslora, targets, places } = adapter;
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
   const of = { ...adapter, scale: 0 };
-  const sites = modulesOf(places.ranks.length).filter(({ layer, linear }) => rankAt(of, layer, linear) > 0);
+  const sites: Module[] = range(places.ranks.length).flatMap((layer) =>
+    LINEARS.filter((linear) => rankAt(of, layer, linear) > 0).map((linear) => ({ layer, linear, path: pathOf(layer, linear) })),
+  );
   const ranks = new Map(sites.map((site) => [site, rankAt(of, site.layer, site.linear)]));
   const alphas = new Map(
     sites.map((site) => [site, alphaOf(scaleAt(of, site.layer, site.linear), ranks.get(site)!, rslora)] as const),
@@ -108,8 +114,6 @@ export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "
     alphaPattern: patternOf(alphas, baseAlpha),
   };
 }
-
-type Module = ReturnType<typeof modulesOf>[number];
 
 /** By the linear's name where all its layers have one value, else by whole paths; what has the common value is left out. */
 function patternOf(values: ReadonlyMap<Module, number>, common: number): PatternTable {

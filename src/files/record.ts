@@ -1,21 +1,20 @@
-// What a run's folder remembers beside adapters and checkpoints, so that the run can go on after anything: which adapters have ended,
-// and metrics.jsonl, taken back to where each adapter was kept.
+// What a run's folder remembers beside adapters and checkpoints, so that the run can go on after anything: which adapters have
+// ended, and metrics.jsonl, taken back to where each adapter was kept.
 
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
+import { count } from "../base/schema.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
-import { madeSchema } from "./checkpoint.ts";
-import { measured, readJsonObject } from "./json.ts";
+import { evaluationSchema, madeSchema } from "./checkpoint.ts";
+import { readJsonObject } from "./json.ts";
 import { linesOf } from "./lines.ts";
 
 const RECORD = "run.json";
 const METRICS = "metrics.jsonl";
 
-const evaluation = v.nullable(v.strictObject({ loss: measured, exact: v.number(), rows: v.number() }));
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 export const outcomeSchema = v.strictObject({
   name: v.string(),
   status: v.picklist(["done", "early", "dropped", "stopped", "failed"]),
@@ -23,8 +22,8 @@ export const outcomeSchema = v.strictObject({
   steps: count,
   tokens: count,
   seconds: v.number(),
-  before: evaluation,
-  after: evaluation,
+  before: v.nullable(evaluationSchema),
+  after: v.nullable(evaluationSchema),
   firstLoss: v.nullable(v.number()),
   lastLoss: v.nullable(v.number()),
   folder: v.nullable(v.string()),
@@ -35,7 +34,10 @@ export type Outcome = v.InferOutput<typeof outcomeSchema>;
 
 const record = v.strictObject({ format: v.literal(1), adapters: v.record(v.string(), outcomeSchema) });
 
-/** The adapters of the run in this folder that have ended, by name. Throws a RequestError, `run.record`, where the file is damaged. */
+/**
+ * The adapters of the run in this folder that have ended, by name. Throws a RequestError, `run.record`, where the file is
+ * damaged.
+ */
 export function readRecord(folder: string): Map<string, Outcome> {
   const path = join(folder, RECORD);
   if (!existsSync(path)) return new Map();
@@ -56,9 +58,9 @@ export const writeRecord = (folder: string, adapters: Iterable<Outcome>): void =
   );
 
 /**
- * Leaves of an adapter's lines what came before the step that it goes on from: `stepsOf` says which, null for all of them. Evaluations at
- * that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size. Throws a RunError; then
- * the file is as it was.
+ * Leaves of an adapter's lines what came before the step that it goes on from: `stepsOf` says which, null for all of them.
+ * Evaluations at that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size.
+ * Throws a RunError; then the file is as it was.
  */
 export function rewindMetrics(folder: string, stepsOf: (adapter: string) => number | null): void {
   const path = join(folder, METRICS);

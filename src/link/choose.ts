@@ -1,25 +1,28 @@
 // Which kind of link a pair of stages gets: a function of what both say of themselves, so that both come to the same.
 
+import * as v from "valibot";
 import { RequestError } from "../base/errors.ts";
-import { LINK_KINDS, type LinkKind, type Slots } from "./link.ts";
+import { natural, type Output } from "../base/schema.ts";
+import { LINK_KINDS, type LinkKind, slotsSchema } from "./link.ts";
 
-/** What an end says of itself. */
-export type Offer = {
-  /** What was asked for there. */
-  readonly wanted: "auto" | LinkKind;
-  /** What shares memory: the machine as it was booted, the user, the space of process numbers. */
-  readonly host: string;
+/** What an end announces of itself. */
+export const offerSchema = v.strictObject({
+  /** The kind that was asked for there. */
+  wanted: v.picklist(["auto", ...LINK_KINDS]),
+  /** Processes with the same text share memory: the machine as it was booted, the user, the space of process numbers. */
+  host: v.string(),
   /** Element type of activations. */
-  readonly compute: "f32" | "bf16";
+  compute: v.picklist(["f32", "bf16"]),
   /** Its GPU, and those whose memory it can copy to; null on a cpu. */
-  readonly gpu: { readonly uuid: string; readonly reaches: readonly string[] } | null;
+  gpu: v.nullable(v.strictObject({ uuid: v.string(), reaches: v.array(v.string()) })),
   /** NCCL's version, as 2.28.3 is 22803; null where there is none, with the reason. */
-  readonly nccl: number | null;
-  readonly ncclMissing: string | null;
+  nccl: v.nullable(natural),
+  ncclMissing: v.nullable(v.string()),
   /** Whether it has a connection to the bus that can carry tensors. */
-  readonly bus: boolean;
-  readonly capacity: Slots;
-};
+  bus: v.boolean(),
+  capacity: slotsSchema,
+});
+export type Offer = Output<typeof offerSchema>;
 
 /** The kinds that should work, best first, and what speaks for each; and what speaks against the others. */
 export type Choice = {

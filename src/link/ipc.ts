@@ -3,6 +3,7 @@
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import type { Offered } from "../device/device.ts";
 import { checked, type End, type Opening, openFileSchema } from "./opening.ts";
 import { openPipes, type PipeChannel } from "./pipes.ts";
@@ -16,7 +17,6 @@ const handle = v.pipe(
 );
 const handles = v.array(handle);
 const ticketSchema = v.strictObject({ memory: handle, emptied: handles, ready: handles, pipe: openFileSchema });
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const offeredSchema = v.strictObject({ block: handle, from: count, ready: count });
 
 export function openIpc({ device, mine, theirs }: End): Opening {

@@ -1,8 +1,10 @@
 // How activations and gradients go from a stage to its neighbour. What is sent is a tensor of a known shape; which micro-batch
 // it belongs to is the tag.
 
+import * as v from "valibot";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
+import { natural, type Output } from "../base/schema.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
 
@@ -33,7 +35,8 @@ export interface Link extends Disposable {
 }
 
 /** Room for messages at each end: the list of actions says how many may wait there, the plan how large they get. */
-export type Slots = { readonly slots: number; readonly slotBytes: number };
+export const slotsSchema = v.strictObject({ slots: natural, slotBytes: natural });
+export type Slots = Output<typeof slotsSchema>;
 
 export const tensorBytes = ({ dtype, shape, stride }: Tensor): number => {
   invariant(stride === undefined || stride === sizeOf(shape.slice(1)), "a tensor with gaps cannot cross a link");

@@ -8,7 +8,7 @@ import type { RunKey, SealedConnection } from "../bus/seal.ts";
 import type { Device } from "../device/device.ts";
 import { sharingDomain } from "../device/shared.ts";
 import type { Channel } from "./channel.ts";
-import { choose, describe, type Offer } from "./choose.ts";
+import { choose, describe, type Offer, offerSchema } from "./choose.ts";
 import { openIpc } from "./ipc.ts";
 import { LINK_KINDS, type Link, type LinkKind, type Slots } from "./link.ts";
 import { openNats } from "./nats.ts";
@@ -170,19 +170,8 @@ function offerOf({ device, kind, capacity, bus }: LinkOptions): Offer {
   };
 }
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
 const stepSchema = v.strictObject({
   kind: v.picklist(LINK_KINDS),
   value: v.unknown(),
   failure: v.nullable(v.string()),
-});
-const offerSchema: v.GenericSchema<unknown, Offer> = v.strictObject({
-  wanted: v.picklist(["auto", ...LINK_KINDS]),
-  host: v.string(),
-  compute: v.picklist(["f32", "bf16"]),
-  gpu: v.nullable(v.strictObject({ uuid: v.string(), reaches: v.array(v.string()) })),
-  nccl: v.nullable(count),
-  ncclMissing: v.nullable(v.string()),
-  bus: v.boolean(),
-  capacity: v.strictObject({ slots: count, slotBytes: count }),
 });

@@ -3,6 +3,7 @@
 
 import * as v from "valibot";
 import { RunError } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import type { Device } from "../device/device.ts";
 import type { Channel } from "./channel.ts";
 import type { Slots } from "./link.ts";
@@ -37,7 +38,6 @@ export interface Opening extends Disposable {
   opened(connected: unknown): Opened;
 }
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 export const openFileSchema = v.strictObject({ pid: count, fd: count });
 
 /** What the neighbour said, checked. Throws a RunError, `link.protocol`. */

@@ -7,6 +7,7 @@
 
 import * as v from "valibot";
 import { RunError, textOf } from "../base/errors.ts";
+import { count } from "../base/schema.ts";
 import { range } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { decode, encode } from "../bus/codec.ts";
@@ -39,7 +40,6 @@ export interface Carrier extends Disposable {
 }
 
 const TAG_LENGTH = 256;
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const tag = v.pipe(v.string(), v.maxLength(TAG_LENGTH));
 const note = v.variant("kind", [
   v.strictObject({ kind: v.literal("full"), slot: count, tag, bytes: count, filled: v.boolean() }),

@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { count, natural, type Output, real } from "../base/schema.ts";
 import { LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "./init.ts";
-import { PEFT_METHODS } from "./registry.ts";
+import { PEFT_METHODS, stageEntries } from "./registry.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. `scales` are the factors on B A. */
 const placement = v.strictObject({ ranks: v.array(v.array(count)), scales: v.array(v.array(real)) });
@@ -22,9 +22,7 @@ export const stageAdapter = v.strictObject({
   /** Decides its initial factors. */
   seed: count,
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
-  /** VeRA: the seed of its projections, and the initial value of lambda_d. */
-  projectionSeed: v.exactOptional(count),
-  dInitial: v.exactOptional(real),
+  ...stageEntries,
   /** Null: all is zero, until it is written. */
   init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),
   /** Ranks from here on are frozen (methods/init.ts, isSvdInit); without it none is. */
@@ -34,7 +32,7 @@ export const stageAdapter = v.strictObject({
 /** An adapter to initialise. */
 export type StageAdapter = Output<typeof stageAdapter>;
 /** An adapter in a slot of the pool, whatever its first values. */
-export type PoolAdapter = Omit<StageAdapter, "seed" | "init" | "dInitial">;
+export type PoolAdapter = Omit<StageAdapter, "seed" | "init">;
 /** Where an adapter acts, by which rank and scale. */
 export type PlacedAdapter = Pick<StageAdapter, "rank" | "scale" | "targets" | "places">;
 /** The same without scales. */

@@ -1,7 +1,8 @@
-// DoRA (Liu et al. 2024): the rows of W + scale B A get lengths of their own, M, which are trained, too, and begin as those of W.
+// DoRA (Liu et al. 2024): the rows of W + scale B A get lengths of their own, M, which are trained, too, and begin as those
+// of W.
 
 import { define, type Merged, type MergeRows } from "./definition.ts";
-import { lora, loraConfig } from "./lora.ts";
+import { lora, loraConfig, lowRankKeys } from "./lora.ts";
 
 /** The rows of W + scale B A, with the lengths M. */
 function merge(of: Merged): MergeRows {
@@ -20,7 +21,7 @@ export const dora = define({
   },
   keepsProduct: true,
   rank: 16,
-  keys: ["alpha", "rank_pattern", "alpha_pattern", "rslora", "init"],
+  keys: lowRankKeys,
   settings: [],
   continued: lora.continued,
   beginsAsPart: false,

@@ -1,5 +1,5 @@
-// Adapters that begin as a part of the weight, scale B0 A0, and keep it frozen after what they train: W - scale B0 A0 + scale B A is
-// W + scale [B, -B0] [A; A0], a LoRA of twice the rank on the unchanged weight.
+// Adapters that begin as a part of the weight, scale B0 A0, and keep it frozen after what they train: W - scale B0 A0 +
+// scale B A is W + scale [B, -B0] [A; A0], a LoRA of twice the rank on the unchanged weight.
 
 /** A [rank, in] and B [out, rank], row after row. */
 export type Factors = { readonly a: Float32Array; readonly b: Float32Array };

@@ -1,17 +1,17 @@
 // Where an adapter's parameters are: one flat block an adapter, the same for all adapters of a run.
 //
-// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have targets, what those store. Each
-// begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes it off a device and back. This file alone knows
-// offsets and strides.
+// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have
+// targets, what those store. Each begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes
+// it off a device and back. This file alone knows offsets and strides.
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear } from "../families/linears.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
-import type { Axes } from "./definition.ts";
+import { type Axes, MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
 import {
   FACTORS,
@@ -29,16 +29,15 @@ import {
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 
-/** The largest rank there is. A vector of ranks has so many elements whatever the padded rank is, so that its norm is summed alike in any run. */
-export const MOST_RANK = 256;
+export { MOST_RANK };
 
 /** Layers from `from` on and below `to`. */
 export const layerRange = v.strictObject({ from: count, to: natural });
 export type LayerRange = Output<typeof layerRange>;
 
 /**
- * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer and v is zero),
- * each a flat block.
+ * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer
+ * and v is zero), each a flat block.
  */
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
@@ -46,7 +45,10 @@ export type BlockName = (typeof BLOCKS)[number];
 /** A matrix within an adapter's block; `offset` in elements from its beginning. */
 export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
 
-/** The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is absent. */
+/**
+ * The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is
+ * absent.
+ */
 export type SiteLayout = {
   readonly layer: number;
   readonly group: Group;
@@ -62,7 +64,10 @@ export type AdapterLayout = {
   readonly size: number;
 };
 
-/** Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all others. */
+/**
+ * Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all
+ * others.
+ */
 export function factorTable({ sites, size }: AdapterLayout): Int32Array<ArrayBuffer> {
   const table = new Int32Array(size / ALIGN);
   for (const { offset, rows, columns } of sites.flatMap(({ tensors }) => tensors.B ?? []))
@@ -120,7 +125,10 @@ type Packing = {
   }) => [offset: number, stride: number | null];
 };
 
-/** `rank` is the padded one here. */
+/**
+ * `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is
+ * summed alike in any run.
+ */
 const PACKINGS: Readonly<Record<Axes, Packing>> = {
   "rank in": {
     group: (of) => [of.linears * of.rank, of.in],
@@ -135,7 +143,7 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: Ad
   const sites: SiteLayout[] = [];
   let at = 0;
   for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of capacity.groups) {
+    for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
       const { in: width, firstColumn } = groupShape(spec, group);
       const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
       const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));

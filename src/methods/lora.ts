@@ -1,6 +1,20 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
-import { define, type Merged, type MergeRows, type PeftFields } from "./definition.ts";
+import { about, patternTable, positive, truth, whole } from "../base/check.ts";
+import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
+import { initSchema } from "./init.ts";
+
+/** Keys of methods that train A and B. */
+export const lowRankKeys = {
+  alpha: about(positive(), "what is added is scaled by alpha / rank", 32),
+  rslora: about(truth, "scale by alpha / sqrt(rank)", false),
+  init: about(initSchema, "how the factors begin, in PEFT's words", "default"),
+  rank_pattern: about(
+    patternTable(whole(1, MOST_RANK)),
+    "ranks by regular expressions of the ends of module paths; the first that matches counts",
+  ),
+  alpha_pattern: about(patternTable(positive()), "alphas, likewise"),
+};
 
 /** The config of PEFT's LoraConfig. */
 export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
@@ -56,7 +70,10 @@ export const lora = define({
     B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
   },
   rank: 16,
-  keys: ["alpha", "rank_pattern", "alpha_pattern", "rslora", "lora_plus_ratio", "init"],
+  keys: {
+    ...lowRankKeys,
+    lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
+  },
   settings: [],
   continued: ["alpha", "rslora"],
   beginsAsPart: true,

@@ -1,4 +1,5 @@
-// Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and linears differ.
+// Where an adapter acts: by one rank and scale on its targets in every layer, or by a table of them where layers and
+// linears differ.
 
 import { range } from "../base/shape.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
@@ -41,7 +42,10 @@ export const trainedAt = (adapter: Placed & Pick<StageAdapter, "trainedRank">, l
 
 type Scaled = { readonly alpha: number; readonly rank: number; readonly rslora: boolean; readonly method: PeftMethod };
 
-/** The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA has none. */
+/**
+ * The factor on B A x. Nothing else in the program divides alpha by rank (Hu et al. 2021; rsLoRA: Kalajdzievski 2023). VeRA
+ * has none.
+ */
 export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>
   !isScaled(method) ? 1 : rslora ? alpha / Math.sqrt(rank) : alpha / rank;
 

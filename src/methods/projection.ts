@@ -1,8 +1,9 @@
-// VeRA's frozen random projections (Kopiczko et al. 2024): one A [rank, widest input] and one B [widest output, rank] for all linears
-// that an adapter targets, of which each reads the corner that it needs; never stored, but drawn where they are needed.
+// VeRA's frozen random projections (Kopiczko et al. 2024): one A [rank, widest input] and one B [widest output, rank] for
+// all linears that an adapter targets, of which each reads the corner that it needs; never stored, but drawn where they are
+// needed.
 //
-// Uniform within +-sqrt(6 / fan in), as PEFT draws them (Kaiming); element i is a hash of the seed and i, the same on every device. PEFT's
-// own generator is PyTorch's, so files carry the projections themselves.
+// Uniform within +-sqrt(6 / fan in), as PEFT draws them (Kaiming); element i is a hash of the seed and i, the same on every
+// device. PEFT's own generator is PyTorch's, so files carry the projections themselves.
 
 import { mix } from "../base/rng.ts";
 import { maxOf } from "../base/shape.ts";

@@ -1,32 +1,54 @@
 // All methods, and what the program asks of one by its name. Nothing outside this folder compares names of methods.
 
-import { camel } from "../base/case.ts";
+import * as v from "valibot";
+import { type Camel, type CamelKeys, camel, camelKeys } from "../base/case.ts";
+import type { Output } from "../base/schema.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Linear, linearShape } from "../families/linears.ts";
-import type { Axes, Definition, Settings, StoredTensor } from "./definition.ts";
+import type { Axes, Definition, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
 import { vera } from "./vera.ts";
 
-const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition>>;
+const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition<never>>>;
 type All = typeof ALL;
 
 /** What a recipe calls an adapter's method; left out: "lora". */
 export type PeftMethod = keyof All;
 export const PEFT_METHODS = Object.keys(ALL) as readonly PeftMethod[];
-export const DEFINITIONS: Readonly<Record<PeftMethod, Definition>> = ALL;
+/** The compiler knows each definition by its own settings; here any of them goes with the settings of its name. */
+export const DEFINITIONS = ALL as unknown as Readonly<Record<PeftMethod, Definition>>;
 
 /** A tensor of some method, by its name in checkpoints; one name is the same tensor in all methods that have it. */
 export type Factor = { [M in PeftMethod]: keyof All[M]["tensors"] & string }[PeftMethod];
-const definitions: readonly Definition[] = Object.values(ALL);
+const definitions = Object.values(DEFINITIONS);
 export const TENSORS = Object.assign({}, ...definitions.map(({ tensors }) => tensors)) as Readonly<
   Record<Factor, StoredTensor>
 >;
 export const FACTORS = Object.keys(TENSORS) as readonly Factor[];
 
-/** Keys of a recipe that are of some methods. */
-export type OwnKey = All[PeftMethod]["keys"][number];
-export const OWN_KEYS = [...new Set(definitions.flatMap(({ keys }) => keys))] as readonly OwnKey[];
+type Keys = All[PeftMethod]["keys"];
+/** Keys of a recipe that some methods have and others have not. */
+export type OwnKey = { [M in PeftMethod]: keyof All[M]["keys"] & string }[PeftMethod];
+export const ownEntries = Object.assign({}, ...definitions.map(({ keys }) => keys)) as {
+  readonly [K in OwnKey]: Extract<Keys, Readonly<Record<K, unknown>>>[K];
+};
+type OwnEntries = typeof ownEntries;
+/** Their values where a recipe has none; null without a default. */
+export const ownDefaults = camelKeys(
+  Object.fromEntries(Object.entries(ownEntries).map(([key, schema]) => [key, v.getDefault<v.GenericSchema>(schema) ?? null])),
+) as unknown as CamelKeys<{
+  readonly [K in OwnKey]: OwnEntries[K] extends v.OptionalSchema<v.GenericSchema, unknown> ? Output<OwnEntries[K]> : null;
+}>;
+export const OWN_KEYS = Object.keys(ownEntries) as readonly OwnKey[];
+export const hasKey = (method: PeftMethod, key: OwnKey): boolean => Object.hasOwn(DEFINITIONS[method].keys, key);
+
+type StageKey = All[PeftMethod]["settings"][number];
+/** The keys that stages know, as they travel. */
+export const stageEntries = Object.fromEntries(
+  definitions.flatMap(({ settings, keys }) => settings.map((key) => [camel(key), v.exactOptional(keys[key]!)])),
+) as { readonly [K in StageKey as Camel<K>]: v.ExactOptionalSchema<OwnEntries[K], undefined> };
+export type StageSettings = { readonly [K in StageKey as Camel<K>]?: Output<OwnEntries[K]> };
 
 /** The tensors of an adapter, and of these the ones that stay as they began. */
 export const storedBy = (method: PeftMethod = "lora"): readonly Factor[] =>
@@ -45,7 +67,7 @@ export const isMoreThanLora = (method: PeftMethod = "lora"): boolean =>
   DEFINITIONS[method].keepsProduct === true || !storedBy(method).every(isLowRank);
 
 /** Whether its low-rank product is scaled by alpha and rank. */
-export const isScaled = (method: PeftMethod): boolean => DEFINITIONS[method].keys.includes("alpha");
+export const isScaled = (method: PeftMethod): boolean => hasKey(method, "alpha");
 
 /** As what an adapter is computed that is not trained: one whose A and B follow from its file is a LoRA. */
 export const frozenAs = (method: PeftMethod): PeftMethod => (DEFINITIONS[method].peft.shared ? "lora" : method);
@@ -62,7 +84,7 @@ export const fileMethodOf = (method: PeftMethod): PeftMethod =>
   PEFT_METHODS.find((other) => DEFINITIONS[other].peft === DEFINITIONS[method].peft)!;
 
 /** Of a recipe's values, those of a method's own keys that stages and files must have. */
-export const settingsOf = (method: PeftMethod, recipe: object): Settings =>
+export const settingsOf = (method: PeftMethod, recipe: object): StageSettings =>
   Object.fromEntries(DEFINITIONS[method].settings.map((key) => [camel(key), recipe[camel(key) as keyof object]]));
 
 const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: number }) => readonly number[]>> = {

@@ -1,11 +1,18 @@
-// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared (projection.ts), and the vectors d and b trained.
-// PEFT draws A and B by PyTorch's generator, so a file has them next to its vectors.
+// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared (projection.ts), and
+// the vectors d and b trained. PEFT draws A and B by PyTorch's generator, so a file has them next to its vectors.
 
-import { define, type PeftFields, type SharedTensors } from "./definition.ts";
+import { about, positive, seed } from "../base/check.ts";
+import { define, type PeftFields, type SettingsOf, type SharedTensors } from "./definition.ts";
 import { lora } from "./lora.ts";
 import { drawn, projectionOf } from "./projection.ts";
 
-const shared: SharedTensors = {
+const keys = {
+  projection_seed: about(seed, "VeRA: what its random projections are drawn from", 0),
+  d_initial: about(positive(), "VeRA: what lambda_d begins as", 0.1),
+};
+type Vera = SettingsOf<typeof keys>;
+
+const shared: SharedTensors<Vera> = {
   name: "projections",
   missing: "a VeRA's projections have to be in its file: have PEFT save it with save_projection=True",
   tensors(spec, targets, rank, { projectionSeed = 0 }) {
@@ -23,7 +30,7 @@ const shared: SharedTensors = {
 };
 
 /** The config of PEFT's VeraConfig. */
-const config = (fields: PeftFields) => ({
+const config = (fields: PeftFields<Vera>) => ({
   auto_mapping: null,
   base_model_name_or_path: fields.baseModel,
   bias: "none",
@@ -47,11 +54,11 @@ const config = (fields: PeftFields) => ({
 export const vera = define({
   title: "VeRA",
   tensors: {
-    lambda_d: { axes: "rank", initial: ({ dInitial = 0.1 }) => dInitial, peft: "vera_lambda_d" },
+    lambda_d: { axes: "rank", initial: ({ dInitial = 0.1 }: Vera) => dInitial, peft: "vera_lambda_d" },
     lambda_b: { axes: "out", initial: () => 0, peft: "vera_lambda_b" },
   },
   rank: 256, // costs no parameters: PEFT's default
-  keys: ["projection_seed", "d_initial"],
+  keys,
   settings: ["projection_seed", "d_initial"],
   continued: ["projection_seed"],
   beginsAsPart: false,
@@ -70,7 +77,10 @@ export const vera = define({
   merge: lora.merge,
 });
 
-/** The first rows of a matrix with rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its own. */
+/**
+ * The first rows of a matrix with rows of `stride`, as many as there are factors, each cut to `width` and multiplied by its
+ * own.
+ */
 function scaledRows(matrix: Float32Array, stride: number, width: number, factors: Float32Array): Float32Array {
   const out = new Float32Array(factors.length * width);
   for (const [i, factor] of factors.entries())

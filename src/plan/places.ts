@@ -16,7 +16,7 @@ type Asked = Pick<
 /** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
 export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const { rank, rankPattern, alpha, alphaPattern, rslora, method } = recipe;
-  const modules = modulesOf(spec.layers);
+  const modules = modulesOf(spec);
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
   const targeted = modules.filter(({ layer, path }) => isTargeted(recipe, layer, path));

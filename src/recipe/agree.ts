@@ -3,7 +3,7 @@
 
 import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { DEFINITIONS, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
+import { DEFINITIONS, hasKey, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
 import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
 import type { Fault } from "./faults.ts";
 import type { Path } from "./places.ts";
@@ -80,8 +80,8 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
 function checkMethod(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { method } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const key of OWN_KEYS) {
-    if (adapter[key] === undefined || DEFINITIONS[method].keys.includes(key)) continue;
-    const of = PEFT_METHODS.filter((other) => DEFINITIONS[other].keys.includes(key)).map((other) => `"${other}"`);
+    if (adapter[key] === undefined || hasKey(method, key)) continue;
+    const of = PEFT_METHODS.filter((other) => hasKey(other, key)).map((other) => `"${other}"`);
     faults.push({ path: [...at, key], message: `is for the method ${of.join(" or ")}; leave it out with "${method}"` });
   }
 }
@@ -99,7 +99,7 @@ function ranksOf(
     if (sweep && Object.hasOwn(sweep, key)) return [...at, "sweep", key];
     return adapter[key] === undefined && defaults[key] !== undefined ? ["defaults", key] : [...at, key];
   };
-  const patterns = DEFINITIONS[method].keys.includes("rank_pattern") ? Object.entries(rank_pattern) : [];
+  const patterns = hasKey(method, "rank_pattern") ? Object.entries(rank_pattern) : [];
   return [
     { path: placeOf("rank"), rank },
     ...patterns.map(([pattern, rank]) => ({ path: [...placeOf("rank_pattern"), pattern], rank })),
@@ -120,7 +120,7 @@ function checkInit(
   const all = { ...DEFAULTS, ...defaults, ...adapter };
   const { init, method } = all;
   const isOfDefaults = all.from !== undefined && adapter.init === undefined; // which are for fresh adapters
-  if (isOfDefaults || !DEFINITIONS[method].keys.includes("init")) return;
+  if (isOfDefaults || !hasKey(method, "init")) return;
   if (init === "orthogonal" && all.from === undefined)
     for (const { path, rank } of ranks)
       if (rank % 2 === 1)

@@ -5,7 +5,7 @@ import { type Camel, camel } from "../base/case.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
-import { DEFINITIONS, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
+import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import { type AdapterRecipe, MOVED } from "./recipe.ts";
 import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
@@ -50,11 +50,11 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
-  const { keys, rank } = DEFINITIONS[t.method];
+  const { rank } = DEFINITIONS[t.method];
   const data =
     t.data === undefined ? { train: [] } : typeof t.data === "string" || Array.isArray(t.data) ? { train: t.data } : t.data;
   const { train, eval: held, split } = data as { train: string | string[]; eval?: string | string[]; split?: number };
-  const own = <T>(key: OwnKey, value: T, without: T): T => (keys.includes(key) ? value : without);
+  const own = <T>(key: OwnKey, value: T, without: T): T => (hasKey(t.method, key) ? value : without);
   const kept = Object.fromEntries(KEPT.map((key) => [camel(key), t[key] ?? null])) as Pick<AdapterRecipe, Camel<Kept>>;
   return {
     ...kept,
@@ -115,7 +115,7 @@ export function adapterTable(a: AdapterRecipe): Readonly<Record<string, unknown>
     warmup: schedule.warmup,
     min_lr_ratio: schedule.minRatio,
   };
-  const others = OWN_KEYS.filter((key) => !DEFINITIONS[a.method].keys.includes(key));
+  const others = OWN_KEYS.filter((key) => !hasKey(a.method, key));
   const table = ADAPTER_KEYS.filter((key) => !(others as readonly string[]).includes(key)).map((key) => [
     key,
     Object.hasOwn(changed, key) ? changed[key] : a[camel(key) as keyof AdapterRecipe],

@@ -1,15 +1,27 @@
 // The recipe as it stands in the TOML: every key, its type and its limits. snake_case, as in the file.
 
 import * as v from "valibot";
-import { about, between, expected, finite, notNegative, oneOf, positive, show, text, truth, whole } from "../base/check.ts";
-import { compilePattern, PatternError } from "../base/pattern.ts";
+import {
+  about,
+  between,
+  expected,
+  finite,
+  listed,
+  notNegative,
+  oneOf,
+  pattern,
+  positive,
+  seed,
+  show,
+  text,
+  truth,
+  whole,
+} from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
-import { INITS, type Init } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
-import { PEFT_METHODS } from "../methods/registry.ts";
+import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 
-const SEED = 2 ** 32 - 1;
 const MANY = 1e9;
 const MOST_STAGES = 256;
 const MOST_SLOTS = 4096;
@@ -25,25 +37,6 @@ const name = v.pipe(
   v.regex(NAME, (issue) => `names a folder: expected letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
-/** A regular expression that Python and JavaScript read alike. */
-const pattern = (match: "whole" | "end") =>
-  v.pipe(
-    text,
-    v.rawCheck(({ dataset, addIssue }) => {
-      if (!dataset.typed) return;
-      try {
-        compilePattern(dataset.value, match);
-      } catch (error) {
-        if (!(error instanceof PatternError)) throw error;
-        addIssue({ message: `"${dataset.value}": ${error.message}` });
-      }
-    }),
-  );
-const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
-  v.pipe(
-    v.record(pattern("end"), value, expected("a table of regular expressions and numbers")),
-    v.check((table) => Object.keys(table).length > 0, "is empty, expected at least one pattern"),
-  );
 const MOST_LAYERS = 9999;
 const layerRange = v.pipe(
   text,
@@ -57,12 +50,6 @@ const layerRange = v.pipe(
 const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
-
-const initNames = expected(`${INITS.map((name) => `"${name}"`).join(" or ")} or "pissa_niter_4"`);
-const init = v.union(
-  [v.picklist(INITS), v.pipe(v.string(), v.regex(/^pissa_niter_[0-9]{1,2}$/, initNames))],
-  initNames,
-) as unknown as v.GenericSchema<Init>;
 
 /** The keys of [defaults], and those of an adapter except its name and sweep. */
 export const adapterEntries = {
@@ -117,15 +104,17 @@ export const adapterEntries = {
     "what is learned from the rows: a name, or a table with one and its keys",
     "sft",
   ),
-  method: about(oneOf(...PEFT_METHODS), "LoRA, DoRA or VeRA", "lora"),
+  method: about(
+    oneOf(...PEFT_METHODS),
+    listed(
+      PEFT_METHODS.map((name) => DEFINITIONS[name].title),
+      "or",
+    ),
+    "lora",
+  ),
   rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
-  alpha: about(positive(), "what is added is scaled by alpha / rank", 32),
   dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped", 0),
-  rslora: about(truth, "scale by alpha / sqrt(rank)", false),
-  lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
-  projection_seed: about(whole(0, SEED), "VeRA: what its random projections are drawn from", 0),
-  d_initial: about(positive(), "VeRA: what lambda_d begins as", 0.1),
-  init: about(init, "how the factors begin, in PEFT's words", "default"),
+  ...ownEntries,
   targets: about(
     v.union(
       [
@@ -152,11 +141,6 @@ export const adapterEntries = {
     ),
     'the only layers: a list, or the first and the last as "8-23"',
   ),
-  rank_pattern: about(
-    patternTable(whole(1, MOST_RANK)),
-    "ranks by regular expressions of the ends of module paths; the first that matches counts",
-  ),
-  alpha_pattern: about(patternTable(positive()), "alphas, likewise"),
   from: about(text, "a folder of a PEFT adapter to continue"),
   optimizer: about(oneOf("adamw", "sgd"), "AdamW, or SGD as PyTorch computes it", "adamw"),
   learning_rate: about(positive(), "the highest learning rate of the schedule", 2e-4),
@@ -196,7 +180,7 @@ export const adapterEntries = {
   max_length: about(whole(2, 1 << 24), "tokens of a row", 1024),
   overlong: about(oneOf("truncate", "drop"), "what happens to longer rows", "truncate"),
   shuffle: about(truth, "whether each epoch has an order of its own", true),
-  seed: about(whole(0, SEED), "the adapter's own seed, in place of one made from the run's and its name"),
+  seed: about(seed, "the adapter's own seed, in place of one made from the run's and its name"),
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
   min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
@@ -268,7 +252,7 @@ export const RecipeTable = v.strictObject({
   run: v.strictObject(
     {
       output: about(text, "the run's own folder; each adapter gets a folder in it"),
-      seed: about(whole(0, SEED), "the same seed gives the same adapters", 42),
+      seed: about(seed, "the same seed gives the same adapters", 42),
       device: about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works', "auto"),
       tokens_per_microbatch: v.exactOptional(
         about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),

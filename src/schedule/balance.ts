@@ -84,7 +84,10 @@ export class Pool {
     return this.#members.filter(({ next }) => next !== null);
   }
 
+  /** Adds an adapter from one of its steps on; replaces what is here of one that left and came back since the last `sift`. */
   add(entry: Entry): void {
+    const known = this.#members.findIndex(({ adapter }) => adapter === entry.adapter);
+    if (known >= 0) this.#members.splice(known, 1);
     const added = { ...entry, next: null, rows: 0, ready: 0, passed: 0 };
     advance(added);
     if (added.next) this.#members.push(added);

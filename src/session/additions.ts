@@ -1,4 +1,4 @@
-// Requests of other processes to add adapters, while their data is read: each is answered soon, with a ticket to ask for its outcome.
+// Requests of other processes to add adapters: each is answered soon, with a ticket to ask for its outcome.
 
 import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";

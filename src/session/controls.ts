@@ -52,6 +52,11 @@ export class Controls {
     return this.options.all.flatMap(({ plan, forks }) => [plan.name, ...forks.map((fork) => fork.plan.name)]);
   }
 
+  /** Names of adapters that are paused, wherever they stand. */
+  get paused(): string[] {
+    return this.options.all.flatMap(({ plan, isPaused }) => (isPaused ? [plan.name] : []));
+  }
+
   /** Throws a RequestError, `control.ending`, where nothing joins any more. */
   checkOpen(): void {
     if (this.options.isOver()) throw ending();
@@ -121,7 +126,7 @@ export class Controls {
       );
     adapter.forks.push({ plan, data: adapter.data, after, isMade: false });
     if (!isOnStages(adapter)) this.options.fork(adapter);
-    return `${plan.name}: goes on from ${name}, after step ${after}`;
+    return `${plan.name}: continues from ${name}, after step ${after}`;
   }
 
   #find(name: string): AdapterState {
@@ -148,7 +153,7 @@ export const ending = (): RequestError =>
   new RequestError(
     "control.ending",
     "the run ends: nothing is added to it any more",
-    "add it when the run goes on, or to another",
+    "add it when the run has been resumed, or to another run",
   );
 
 const STATES: Readonly<Record<AdapterState["status"], string>> = {

@@ -2,12 +2,12 @@
 // other readers take it from `events()`. The schema is the single source of what an event holds.
 
 import * as v from "valibot";
+import { count } from "../base/schema.ts";
 import { type Outcome, outcomeSchema } from "../files/record.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { openingEventSchemas } from "./opening-events.ts";
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const finite = v.pipe(v.number(), v.finite());
 /** Null where the number is not finite: JSON has no other word for that. */
 const measured = v.nullable(finite);
@@ -92,13 +92,13 @@ export const endedEvent = (plan: Named, result: AdapterResult): EventOf<"ended">
 /** The result in an event, whose losses that are not finite are NaN. */
 export const resultOf = ({ result }: EventOf<"ended">): AdapterResult => v.parse(outcomeSchema, result);
 
-/** Events that a reader may be behind: a few megabytes at most. */
-const MOST_BEHIND = 4096;
+/** Events that wait for a reader at most: a few megabytes. */
+const MOST_WAITING = 4096;
 
 /**
  * The one sink of a session's events. Listeners are called at once and in order; readers take events in their own time. A
- * reader never makes the session wait: beyond MOST_BEHIND its oldest events are dropped, and a `missed` event with their number
- * takes their place.
+ * reader never makes the session wait: beyond MOST_WAITING its oldest events are dropped, and a `missed` event with their
+ * number takes their place.
  */
 export class EventStream {
   readonly #readers = new Set<Reader>();
@@ -133,7 +133,7 @@ class Reader {
   #changed = Promise.withResolvers<void>();
 
   push(event: SessionEvent): void {
-    if (this.#waiting.length === MOST_BEHIND) {
+    if (this.#waiting.length === MOST_WAITING) {
       this.#waiting.shift();
       this.#missed++;
     }

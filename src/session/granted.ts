@@ -1,5 +1,5 @@
-// Limits of a request from another process: the files that the run may read for it, and the rows that the answer may quote. The run may be
-// root's, and rows are private.
+// Limits of a request from another process: the files that the run may read for it, and the rows that the answer may quote.
+// The run may be root's, and rows are private.
 
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -26,7 +26,7 @@ export function checkReadable(adapters: readonly AdapterRecipe[]): void {
 
 const [READ, ENTER] = [0o4, 0o1] as const;
 
-/** The first of the file's folders, itself, or a folder's files that is closed to this user; null where all are open, or nothing exists. */
+/** The first path closed to this user, of the file's folders, itself, or a folder's files; null for none, or no file. */
 function closedOn(path: string): string | null {
   if (!existsSync(path)) return null;
   const real = realpathSync(path);

@@ -27,6 +27,6 @@ function decide(members: readonly AdapterState[]): RungDecision[] {
   const lossOf = ({ latest, result }: AdapterState) => result?.after?.loss ?? latest?.loss ?? Number.NaN;
   const at = [...here, ...before].map((adapter) => ({ adapter, loss: lossOf(adapter) }));
   const best = new Set(survivors(at, members[0]!.plan.recipe.halving!.keep).map(({ adapter }) => adapter));
-  const reason = `${best.size} of ${at.length} went on from step ${step}, with lower losses`;
+  const reason = `${best.size} of ${at.length} continued from step ${step}, with lower losses`;
   return here.map((adapter) => ({ adapter, dropped: best.has(adapter) ? null : reason }));
 }

@@ -1,4 +1,4 @@
-// Requests for adapters that join a running run: an added recipe and a copy are checked like a run's own recipe, before any long work.
+// Requests for adapters that join a run under way: an added recipe and a copy are checked like a run's own recipe.
 
 import { existsSync, realpathSync } from "node:fs";
 import { stringify } from "smol-toml";
@@ -37,7 +37,7 @@ export type ForkRequest = {
   readonly changes: Readonly<Record<string, unknown>>;
 };
 
-/** Throws RequestErrors where the adapters of `asked` cannot join the run: its base model, precision or pass size differ, or a name is taken. */
+/** Throws RequestErrors where `asked` cannot join the run: base model, precision or pass size differ, or a name is taken. */
 export function checkAdded(asked: Recipe, { recipe }: Request, plan: Plan, taken: readonly string[]): void {
   const { path, model, run, adapters } = asked;
   if (!existsSync(model.path) || realpathSync(model.path) !== realpathSync(recipe.model.path))

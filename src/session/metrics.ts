@@ -68,7 +68,7 @@ export function patient(append: (line: string) => void, notice: (text: string) =
       }
     } catch (error) {
       if (error instanceof MloraError && error.code === "files.removed") throw error;
-      if (fault === null) notice(`${textOf(error)}; training goes on, and what is to be written waits`);
+      if (fault === null) notice(`${textOf(error)}; training continues, and the lines wait`);
       fault = error;
     }
   };

@@ -1,17 +1,19 @@
 // Events around the training itself: a session is opened, continues a run, opens its stages, and opens them again.
 
 import * as v from "valibot";
+import { count } from "../base/schema.ts";
 
-const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const text = v.nullable(v.string());
 
 /** Variants of `sessionEventSchema`. */
 export const openingEventSchemas = [
   /** The data is read so far: `bytes` of `totalBytes`, which are the sizes of all files. */
   v.strictObject({ type: v.literal("reading"), rows: count, bytes: count, totalBytes: count }),
-  /** The run waits for `missing` stages on other machines: the server's URL, and the file with the run's key (null: the key was given). */
+  /** The run waits for `missing` stages on other machines; `keyFile` has the run's key (null: the key was given). */
   v.strictObject({ type: v.literal("invitation"), run: v.string(), missing: count, url: v.string(), keyFile: text }),
-  /** The output folder holds a run, which this one continues: adapters from `step`, or (`status`) with the end that they had. */
+  /**
+   * The output folder holds a run, which this one continues: adapters from `step`, or (`status`) with the end that they had.
+   */
   v.strictObject({
     type: v.literal("continued"),
     output: v.string(),
@@ -29,8 +31,8 @@ export const openingEventSchemas = [
     paused: v.array(v.string()),
   }),
   /**
-   * The stages are open, and training begins. A stage has layers from..to-1 on a device (`host` is empty on this machine), and a link to the
-   * next stage, null for the last; `tokens` are those of all an adapter's `steps`.
+   * The stages are open, and training begins. A stage has layers from..to-1 on a device (`host` is empty on this machine),
+   * and a link to the next stage, null for the last; `tokens` are those of all an adapter's `steps`.
    */
   v.strictObject({
     type: v.literal("opened"),
@@ -38,8 +40,8 @@ export const openingEventSchemas = [
     adapters: v.array(v.strictObject({ name: v.string(), index: count, steps: count, tokens: count, isEnded: v.boolean() })),
   }),
   /**
-   * The stages are closed, to be opened again: for more adapters, with less memory, or because one was lost, for the `restart`th of at most
-   * `restarts` times.
+   * The stages are closed, to be opened again: for more adapters, with less memory, or because one was lost, for the
+   * `restart`th of at most `restarts` times.
    */
   v.strictObject({
     type: v.literal("reopening"),

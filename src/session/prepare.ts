@@ -1,4 +1,4 @@
-// From a recipe's path to a plan, for `run` and `plan` alike. All faults of a request are found here, before any weight is read.
+// From a recipe to a plan, for `run` and `plan` alike. All faults of a request are found here, before a weight is read.
 
 import { relative } from "node:path";
 import { camel } from "../base/case.ts";
@@ -79,9 +79,14 @@ export async function prepare(recipePath: string, overrides: Overrides, reading:
 
 export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
   const recipe = loadRecipe(recipePath, overrides);
-  const spec = readModelSpec(recipe.model.path);
-  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // before the data, which may take long to read
-  return { recipe, spec };
+  return { recipe, spec: specFor(recipe) };
+}
+
+/** The base model's spec, by its config.json. Throws RequestErrors, also where the model lacks places of an adapter. */
+export function specFor({ model, adapters }: Recipe): ModelSpec {
+  const spec = readModelSpec(model.path);
+  for (const adapter of adapters) stagePlaces(adapter, spec); // before the data, which may take long to read
+  return spec;
 }
 
 /** The devices of stages on this machine, as many as the recipe says, or `count`; GPUs in turn. */
@@ -101,11 +106,14 @@ export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly
 
 export type Reading = Omit<ReadingOptions, "model" | "vocab">;
 
-/** Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json or of its files. */
+/**
+ * Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json
+ * or of its files.
+ */
 export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
   const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
-  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data, which may take long to read
+  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data
   const tokenizer = loadTokenizer(recipe.model.path);
   const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
@@ -130,7 +138,7 @@ function dataNotices({ adapters }: Recipe, data: readonly Dataset[]): string[] {
 const namesOf = (names: readonly string[]): string =>
   names.length <= 3 ? names.join(", ") : `${names.slice(0, 2).join(", ")} and ${names.length - 2} more`;
 
-/** Notices of templates whose ends of answers are unknown to programs that serve the adapter: these stop where the base model does. */
+/** Notices of templates with ends of answers that servers of the adapter miss: they stop where the base does. */
 function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[] {
   const chats = adapters.filter(({ chatTemplate, format }) => chatTemplate !== false && format !== "text");
   const templates = new Map(chats.map((adapter) => [adapter.chatTemplate, adapter]));
@@ -201,8 +209,8 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
 }
 
 /**
- * An adapter that began as a part of the weight is continued with that part frozen (`init` as before), or as the LoRA of twice the rank that
- * it is with the base; so is an adapter that was converted to that.
+ * An adapter that began as a part of the weight is continued with that part frozen (`init` as before), or as the LoRA of
+ * twice the rank that it is with the base; so is an adapter that was converted to that.
  */
 function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: SavedAdapter, spec: ModelSpec): void {
   const { name, init, initialAdapter } = adapter;

@@ -78,7 +78,7 @@ export class RemoteSession {
     return answer;
   }
 
-  /** Asks, and where the run's server is gone asks again under the same number at the run's next address, once its stages are open again. */
+  /** Asks, and where the run's server is gone asks again under the same number at the run's next address. */
   async #ask<R extends ControlRequest>(request: R) {
     const { entry, options } = this;
     const patience = request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other;
@@ -109,7 +109,7 @@ export class RemoteSession {
 const isGone = (error: unknown): error is MloraError =>
   error instanceof MloraError && (error.code === "control.lost" || error.code.startsWith("nats."));
 
-/** The session that `name` means: a run's id or the beginning of one, or an output folder. Throws a RequestError, `control.run`. */
+/** The session by its run's id, the beginning of the id, or its output folder. Throws a RequestError, `control.run`. */
 export function findSession(
   name: string,
   describe: (session: RemoteSession) => string,

@@ -1,5 +1,5 @@
-// Plans a run on the devices of this machine, and plans it again after measurements: what they take in addition to the plan, and memory
-// that they reported as free and refused.
+// Plans a run on the devices of this machine, and plans it again after measurements: what they take in addition to the plan,
+// and memory that they reported as free and refused.
 
 import { now } from "../base/clock.ts";
 import { log } from "../base/log.ts";
@@ -28,8 +28,8 @@ export class Planner {
   }
 
   /**
-   * Compares what the stages have taken with the plan, on GPUs with one stage each: the shares of several stages of one GPU are unknown,
-   * and a CPU gives memory only when it is first touched.
+   * Compares what the stages have taken with the plan, on GPUs with one stage each: the shares of several stages of one GPU
+   * are unknown, and a CPU gives memory only when it is first touched.
    */
   async measure({ stages }: Plan, bus: Bus): Promise<void> {
     const started = now();

@@ -43,8 +43,8 @@ export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunRes
 }
 
 /**
- * Takes the run's folder to where its adapters were saved. Throws RequestErrors where it holds another run, and, unless the run `isOpen` for
- * more adapters, where all of them have ended.
+ * Takes the run's folder to where its adapters were saved. Throws RequestErrors where it holds another run, and, unless the
+ * run `isOpen` for more adapters, where all of them have ended.
  */
 export function resumeFrom({ plan, adapters, model, outcomes, emit }: Omit<Job, "control">, isOpen: boolean): Resumed {
   const { output } = plan.recipe.run;

@@ -1,5 +1,5 @@
-// The adapters of a run as they change: those of its recipe, added ones, copies, and which of them are paused. What changes is kept in
-// the run's folder, so that it survives new stages and a new process.
+// The adapters of a run as they change: those of its recipe, added ones, copies, and which of them are paused. What changes
+// is kept in the run's folder, so that it survives new stages and a new process.
 
 import { RequestError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
@@ -16,7 +16,9 @@ import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
 import type { Training } from "./training.ts";
 
-/** Limits for reading the data of an addition: the run may not have touched all its own memory yet, and other additions wait. */
+/**
+ * Limits for reading the data of an addition: the run may not have touched all its own memory yet, and other additions wait.
+ */
 const [ADD_SHARE, ADD_MS] = [0.5, 3_600_000];
 
 const ENDED = /^(done|early|dropped|stopped|failed)$/;
@@ -148,8 +150,9 @@ export class RunAdapters {
   }
 
   /**
-   * Checks the recipe's adapters as those of a run, reads their data, and has them join; where the stages lack capacity, these are opened
-   * again. Throws RequestErrors: what is wrong without a look at the data at once, the rest when it has been read.
+   * Checks the recipe's adapters as those of a run, reads their data, and has them join; where the stages lack capacity,
+   * these are opened again. Throws RequestErrors: faults outside the data at once, the rest when
+   * it has been read.
    */
   async add(recipe: Recipe, options: AddOptions = {}): Promise<string> {
     this.#checkAdded(recipe, options);
@@ -179,7 +182,7 @@ export class RunAdapters {
     if (lack !== null && this.options.isFixed)
       throw new RequestError("control.room", `the stages have no ${lack}`, "start a run of its own for them");
     training.controls.checkOpen(); // before it is written down
-    for (const { name } of adapters) removeStored(this.#output, name); // of an earlier adapter of this name: the new one begins anew
+    for (const { name } of adapters) removeStored(this.#output, name); // of earlier adapters of these names
     this.#saveAdded(adapters);
     this.#request = request;
     const more = needed.slots > plan.slots && !training.controls.hasFreeSlot;
@@ -235,7 +238,7 @@ export class RunAdapters {
   }
 
   #savePaused({ controls }: Training): void {
-    const paused = controls.adapters.filter(({ state }) => state === "paused" || state === "pausing").map(({ name }) => name);
+    const { paused } = controls;
     if (`${paused}` === `${this.#paused}`) return;
     this.#paused = paused;
     writePaused(this.#output, paused);

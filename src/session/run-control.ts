@@ -1,4 +1,4 @@
-// Answers requests of other processes to a run (`mlora ps`, `pause`, `add` and others): a client of the session, like `mlora run`.
+// Answers requests of other processes (`mlora ps`, `pause`, `add` and others): a client of the session, like `mlora run`.
 
 import { log } from "../base/log.ts";
 import { Answers, type ControlRequest, type RunStatus, serveControl, type Underway } from "../bus/control.ts";
@@ -20,13 +20,13 @@ export class RunControl {
     private readonly known: Announcement,
   ) {}
 
-  /** Answers on this server until it is disposed: to processes with a key which is new each time, and which this user alone can read. */
+  /** Answers on this server until it is disposed, to processes with a key that is new each time and this user's alone. */
   async serve({ connection, run }: { readonly connection: SealedConnection; readonly run: string }): Promise<Disposable> {
     const own = connection.derived(newRunKey());
     const stack = new DisposableStack();
     const refuse = (text: string) => log(0, () => `warning: ${text}`);
     stack.use(serveControl(own, run, async (request) => await this.#answer(request), refuse, this.#answers));
-    await own.flush().catch(() => undefined); // the server drops requests until it knows the subscription; a loss is noticed elsewhere
+    await own.flush().catch(() => undefined); // the server drops requests until it knows the subscription
     stack.defer(() => this.known.reachable(null));
     this.known.reachable({ address: own.address, key: own.key });
     return stack;

@@ -1,4 +1,4 @@
-// Files in a run's folder that say what the run is by now: its recipe, the adapters that were added to it, and those that are paused.
+// Files in a run's folder that describe the run: its recipe, the adapters that were added to it, and those that are paused.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";

@@ -54,7 +54,10 @@ export class AdapterScheduler {
     return this.#slots.filter((adapter) => adapter === null).length;
   }
 
-  /** Gives free slots to adapters that wait, and preempts others for those of a higher priority. */
+  /**
+   * Gives free slots to adapters that wait, and preempts others for those of a higher priority. What it starts may lead back
+   * here.
+   */
   settle(): void {
     if (this.options.stop.aborted || this.options.suspend.aborted) return;
     const waiting = this.all.filter(isAdmissible).map(candidateOf);
@@ -62,8 +65,8 @@ export class AdapterScheduler {
     const training = this.all.filter(isTraining).map(candidateOf);
     const leaving = this.all.filter((of) => of.slot !== null && (of.status === "ended" || isToLeave(of)));
     const { admit, preempt } = admissions(waiting, training, this.#freeSlots, leaving.length);
-    for (const adapter of admit) this.#admit(this.all[adapter]!);
-    for (const adapter of preempt) this.leave(this.all[adapter]!, "preempted");
+    for (const index of admit) if (isAdmissible(this.all[index]!) && this.#freeSlots > 0) this.#admit(this.all[index]!);
+    for (const index of preempt) if (isTraining(this.all[index]!)) this.leave(this.all[index]!, "preempted");
   }
 
   /** After an admission or an evaluation: an adapter trains from its present step, or leaves. */

@@ -1,4 +1,4 @@
-// A run as an object: opened from a recipe, it trains by itself until its adapters have ended or it is stopped, and takes requests meanwhile.
+// A run as an object: opened from a recipe, it trains until its adapters have ended or it is stopped, and takes requests.
 
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
@@ -6,16 +6,17 @@ import { sum } from "../base/shape.ts";
 import type { RunStatus } from "../bus/control.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { newRunId } from "../bus/subjects.ts";
+import type { StageProcesses } from "../cluster/launch.ts";
 import { type Announcement, announce } from "../cluster/registry.ts";
 import { devicesOf, inviteStages, launchRemoteStages, type RemoteStages } from "../cluster/remote-stages.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { claimOutput } from "../files/output.ts";
-import { type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
-import { EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
+import { type EventOf, EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
-import { localDevices, planOn, type Request, readRequest } from "./prepare.ts";
+import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import { resumeFrom, trainToEnd } from "./retry.ts";
@@ -43,14 +44,13 @@ export type SessionOptions = {
 };
 
 /**
- * Reads the data, plans the run, claims its output folder and continues the run in it, if there is one; then the session trains by itself.
- * Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is aborted.
+ * Reads the data, plans the run, claims its output folder and continues the run in it, if there is one; then the session
+ * trains by itself. Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is
+ * aborted.
  */
-export async function openSession(
-  { recipe: written, spec }: Pick<Request, "recipe" | "spec">,
-  options: SessionOptions = {},
-): Promise<Session> {
+export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
+  const spec = specFor(written);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
@@ -72,9 +72,7 @@ export async function openSession(
   const claim = opened.use(claimOutput(output));
   if (resume && !claim.continued)
     throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
-  const invited = remoteStages && opened.use(inviteStages(remoteStages));
-  if (invited?.invitation) emit({ type: "invitation", ...invited.invitation });
-  const processes = remoteStages && opened.use(await launchRemoteStages(remoteStages, here, stop.signal));
+  const processes = remoteStages && (await joined(remoteStages, here, stop.signal, emit, opened));
   plan ??= planOn(request, devicesOf(processes!));
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
@@ -89,23 +87,41 @@ export async function openSession(
     saved: new Map(),
   };
   const resumed = claim.continued ? resumeFrom(job, keepOpen) : null;
-  const { slots, device } = plan;
+  const accepted = acceptedEvent(job, resumed);
+  emit(accepted);
+  claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });
+  writeRecipe(recipe);
+  return new Session(job, { resumed, stream, known, opened: opened.move() });
+}
+
+/** Invites the missing stages, and waits until all have joined. */
+async function joined(
+  remoteStages: RemoteStages,
+  here: readonly StageDevice[],
+  signal: AbortSignal,
+  emit: Listener,
+  opened: AsyncDisposableStack,
+): Promise<StageProcesses> {
+  const { invitation } = opened.use(inviteStages(remoteStages));
+  if (invitation) emit({ type: "invitation", ...invitation });
+  return opened.use(await launchRemoteStages(remoteStages, here, signal));
+}
+
+function acceptedEvent({ run, plan, adapters }: Omit<Job, "control">, resumed: Resumed | null): EventOf<"accepted"> {
+  const { recipe, device, slots } = plan;
   const names = plan.adapters.map(({ name }) => name);
   const paused = names.filter((name) => adapters.paused.includes(name) && !resumed?.ended.has(name));
-  const { path } = recipe.model;
-  emit({
+  const notices = [...adapters.request.notices];
+  return {
     type: "accepted",
     run,
-    model: path,
+    model: recipe.model.path,
     device: deviceText(device),
     adapters: names,
     slots,
-    notices: [...request.notices],
+    notices,
     paused,
-  });
-  claim.begin({ adapters: names, checkpoints: CHECKPOINTS });
-  writeRecipe(recipe);
-  return new Session(job, { resumed, stream, known, opened: opened.move() });
+  };
 }
 
 const deviceText = ({ kind, name, compute, note }: Plan["device"]): string =>
@@ -119,13 +135,14 @@ type Beginning = {
   readonly opened: AsyncDisposableStack;
 };
 
-/** Made by `openSession`. Requests throw RequestErrors, and change nothing then; `control.starting` while stages are being opened. */
+/** Made by `openSession`. Requests that throw change nothing; `control.starting`: the stages are being opened. */
 export class Session implements AsyncDisposable {
   /** The run's id. */
   readonly run: string;
   /**
-   * Resolves with the run's result, also of one that was stopped or has failed adapters, when all that it held is closed. Rejects with what a
-   * stage failed with, and with a RunError, `run.stopped`, where the session was stopped before any training.
+   * Resolves with the run's result, also of one that was stopped or has failed adapters, when all that it held is closed.
+   * Rejects with what a stage failed with, and with a RunError, `run.stopped`, where the session was stopped before any
+   * training.
    */
   readonly done: Promise<RunResult>;
   readonly #job: Job;
@@ -173,7 +190,10 @@ export class Session implements AsyncDisposable {
     };
   }
 
-  /** Ends one adapter after its step under way, or (null) the run: what was trained is saved. This and the next return what is done, in words. */
+  /**
+   * Ends one adapter after its step under way, or (null) the run; what was trained is saved. This and the following requests
+   * return a sentence that says what is done.
+   */
   stop(adapter: string | null = null): string {
     if (adapter !== null) return this.#job.adapters.stop(adapter);
     this.#job.stop.abort(stopped());
@@ -194,7 +214,7 @@ export class Session implements AsyncDisposable {
     return this.#job.adapters.fork(request);
   }
 
-  /** Adds the adapters of another recipe for the same base model; resolves when they have joined, or stages are being opened for them. */
+  /** Adds the adapters of a recipe for the same base model; resolves when they have joined, or stages are opened for them. */
   add(recipe: Recipe, options?: AddOptions): Promise<string> {
     return this.#job.adapters.add(recipe, options);
   }

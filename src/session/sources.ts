@@ -1,5 +1,5 @@
-// What an adapter is made from besides its rows: saved adapters that it begins as or is compared with, and the base model. Their files are
-// read again during a run, and must be the same as when it began.
+// What an adapter is made from besides its rows: saved adapters that it begins as or is compared with, and the base model.
+// Their files are read again during a run, and must be the same as when it began.
 
 import { RequestError } from "../base/errors.ts";
 import { adapterFingerprint, modelFingerprint } from "../files/fingerprint.ts";
@@ -26,7 +26,9 @@ export function checkSource(sources: readonly Source[], folder: string): void {
   throw changed(`the adapter in ${folder}`, "the adapter");
 }
 
-/** Called when the base model in `folder` has been read. Throws a RequestError, `resume.changed`, where it has changed since. */
+/**
+ * Called when the base model in `folder` has been read. Throws a RequestError, `resume.changed`, where it has changed since.
+ */
 export function checkModel(folder: string, fingerprint: string): void {
   if (modelFingerprint(folder) !== fingerprint) throw changed(`the base model in ${folder}`, "the model");
 }

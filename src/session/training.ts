@@ -248,7 +248,9 @@ export class Training {
 
   #settle(): void {
     for (const { adapter, dropped } of decideRungs(this.#scheduler.all))
-      if (dropped === null) apply(adapter, "rungPassed");
+      if (adapter.status !== "rung")
+        continue; // a listener has stopped it
+      else if (dropped === null) apply(adapter, "rungPassed");
       else this.#end(adapter, "dropped", dropped);
     this.#scheduler.settle();
   }

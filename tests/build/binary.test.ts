@@ -1,7 +1,17 @@
 // dist/mlora as people get it: copied somewhere, with nothing around it. scripts/test builds it before these run.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../../package.json";
@@ -34,6 +44,17 @@ test("says its version in less than 0.2 s", async () => {
     times.push(performance.now() - begin);
   }
   expect(Math.min(...times)).toBeLessThan(200); // the best of five: the machine may be busy, the program is not
+});
+
+test("xz packs it into at most 60 MB", () => {
+  // xz takes minutes, so this is a bound from above: Bun's part, the same in each build (measure it again for another version:
+  // `xz -6 <node_modules/.bin/bun | wc -c`), and ours as zstd packs it, which xz does better.
+  const { version: bun, bytes } = { version: "1.4.4", bytes: 39_528_224 };
+  expect(Bun.version).toBe(bun);
+  const size = Bun.file(join(import.meta.dir, "../../node_modules/@oven/bun-linux-x64/bin/bun")).size;
+  const ours = readFileSync(BUILT).subarray(size);
+  expect(ours.length).toBeGreaterThan(20e6); // libraries, nats-server and the program
+  expect(bytes + Bun.zstdCompressSync(ours, { level: 9 }).length).toBeLessThanOrEqual(60e6);
 });
 
 describe("with an empty environment", () => {

@@ -240,12 +240,10 @@ needs("nats")("the bus over NATS", () => {
   test("places: each once, those without a number take what is free, and a stage too many is reported", async () => {
     const run = newRunId();
     await using connection = await connect(server.address, "coordinator");
+    await using open = new AsyncDisposableStack();
     const join = async (stage: number | null) => {
-      const own = await connect(server.address, "stage");
-      return joinRun(own, run, { stage, report: REPORT, ...JOIN }).catch(async (error) => {
-        await own[Symbol.asyncDispose]();
-        return error;
-      });
+      const own = open.use(await connect(server.address, "stage"));
+      return joinRun(own, run, { stage, report: REPORT, ...JOIN }).catch((error) => error);
     };
     const gathering = natsBus(connection, run, 3, { ...JOIN, refuse: () => {} });
     const first = join(1);
@@ -259,10 +257,7 @@ needs("nats")("the bus over NATS", () => {
     expect(await join(null)).toMatchObject({ code: "bus.full", exit: 2 });
     expect(await join(5)).toMatchObject({ code: "bus.place" });
     expect(await join(1)).toMatchObject({ code: "bus.place", message: expect.stringContaining("stage 1 is") });
-    for (const seat of [a, b, c]) {
-      await seat[Symbol.asyncDispose]();
-      await seat.connection[Symbol.asyncDispose]();
-    }
+    for (const seat of [a, b, c]) await seat[Symbol.asyncDispose]();
   });
 
   test("waiting in vain is reported: by a stage without a coordinator, by a coordinator without stages or that is stopped", async () => {

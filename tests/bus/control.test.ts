@@ -154,7 +154,7 @@ needs("nats")("a run under way", () => {
     const path = place.project(text, SUMS);
     const run = start(path);
     await begun(path, 15, "a0");
-    expect(await told("fork", outputOf(path), "a0", "twin")).toMatch(/^twin: goes on from a0, after step \d+$/);
+    expect(await told("fork", outputOf(path), "a0", "twin")).toMatch(/^twin: continues from a0, after step \d+$/);
     expect(await told("fork", outputOf(path), "a0", "bold", "--set", "learning_rate = 1e-2, dropout = 0")).toContain("bold");
     await begun(path, 10, "bold");
     run.kill("SIGKILL");

@@ -130,7 +130,7 @@ needs("nats")("stages that are opened again", () => {
         const { out } = await place.mlora("fork", outputOf(path), "a0", name, "--set", "learning_rate = 1e-2, steps = 200");
         const at = steps(path, name).length;
         if (stagesOf(run).includes(stage!)) process.kill(stage!, "SIGKILL");
-        told = at === 0 ? /goes on from a0, after step (\d+)/.exec(out) : null; // else the stages were opened again meanwhile
+        told = at === 0 ? /continues from a0, after step (\d+)/.exec(out) : null; // else the stages were opened again meanwhile
       }
       const { code, err } = await run.ended;
       expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);

@@ -3,7 +3,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { readRecipe } from "../../src/session/prepare.ts";
 import { findSession, remoteSessions } from "../../src/session/remote-session.ts";
 import { openSession, type Session, type SessionOptions } from "../../src/session/session.ts";
 import { until } from "../helpers/bus.ts";
@@ -22,7 +21,7 @@ afterAll(() => {
 });
 
 const outputOf = (path: string) => join(path, "..", "out");
-const open = (path: string, options?: SessionOptions) => openSession(readRecipe(path, {}), options);
+const open = (path: string, options?: SessionOptions) => openSession(loadRecipe(path), options);
 const isListed = ({ run }: Session) => remoteSessions().some((of) => of.run === run);
 const stateOf = (session: Session, adapter: string) => session.status().adapters.find(({ name }) => name === adapter)?.state;
 const find = (name: string) => findSession(name, ({ run }) => run);

@@ -139,8 +139,8 @@ needs("nats")("a request", () => {
     });
     expect(lost).toBe("control.lost");
     expect(performance.now() - begin).toBeLessThan(30_000); // and not after its minute
-    finish.resolve("b: goes on from a");
-    for (let i = 0; i < 2; i++) expect(await ask(async () => undefined)).toBe("b: goes on from a");
+    finish.resolve("b: continues from a");
+    for (let i = 0; i < 2; i++) expect(await ask(async () => undefined)).toBe("b: continues from a");
     expect([done, refused]).toEqual([1, []]);
   }, 60_000);
 });

@@ -31,7 +31,7 @@ const named = (name: string, changes: Partial<AdapterRecipe> = {}): AdapterRecip
   ...{ ...recipe, ...changes, name, evalEvery: 1 },
 });
 
-/** Two adapters, the second of which learns until its numbers are none, and one that joins. */
+/** Two adapters, the second of which learns until its loss is NaN, and one that joins. */
 async function trained(emit: EventStream["emit"]) {
   const optimizer = { ...recipe.optimizer, learningRate: 1e30, maxGradNorm: null };
   const schedule = { ...recipe.schedule, warmup: 0 };

@@ -1,11 +1,14 @@
-// docs/extending.md, "A method": LoRA-FA, added as the page says, computes what LoRA does with A frozen, and its files are PEFT's.
+// docs/extending.md, "A method": LoRA-FA, added as the page says, computes what LoRA does with A frozen, and its files are
+// PEFT's.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { initialise } from "../../src/engine/random-init.ts";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
+import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
+import { openSafetensors } from "../../src/files/safetensors.ts";
 import { CopyOfSources, shownIn } from "../helpers/extending.ts";
 import { sums, Workplace } from "../helpers/program.ts";
 
@@ -16,17 +19,25 @@ afterAll(() => {
   copy[Symbol.dispose]();
 });
 
+type Trial = { readonly kinds: readonly object[]; readonly gradNorm: number; readonly worst: number };
+async function trial(method: string, other: string, sources = copy): Promise<Trial> {
+  const [code, out] = await sources.run(process.execPath, "tests/helpers/method-trial.ts", method, other);
+  expect(code).toBe(0);
+  return JSON.parse(out) as Trial;
+}
+
+/** Adds a method to the registries, as the page says. */
+function register(sources: CopyOfSources, name: string, file: string, definition: string): void {
+  const registry = "src/methods/registry.ts";
+  sources.edit(registry, "const ALL = { lora,", `const ALL = { lora, ${name}: ${definition},`);
+  sources.edit(registry, "import { lora } from", `import { ${definition} } from "./${file}";\nimport { lora } from`);
+}
+
 test("is at most 4 files, and the compiler asks for those that are missing", async () => {
   const shown = shownIn("A method");
   expect([...shown.keys()]).toEqual(["src/methods/lora-fa.ts"]);
   for (const [path, code] of shown) copy.write(path, code);
-  const registry = "src/methods/registry.ts";
-  copy.edit(registry, "const ALL = { lora,", "const ALL = { lora, lora_fa: loraFa,");
-  copy.edit(
-    registry,
-    'import { lora } from "./lora.ts";',
-    'import { lora } from "./lora.ts";\nimport { loraFa } from "./lora-fa.ts";',
-  );
+  register(copy, "lora_fa", "lora-fa.ts", "loraFa");
   const [code, out] = await copy.check();
   expect(code).not.toBe(0);
   const incomplete = [...out.matchAll(/^(\S+)\(/gm)].map(([, path]) => path);
@@ -37,17 +48,13 @@ test("is at most 4 files, and the compiler asks for those that are missing", asy
 }, 200_000);
 
 test("its gradients and step are LoRA's for B, bit for bit, and leave A, which weight decay does not change either", async () => {
-  const trial = async (method: string) => {
-    const [code, out] = await copy.run(process.execPath, "tests/helpers/method-trial.ts", method, "lora");
-    expect(code).toBe(0);
-    return JSON.parse(out) as { readonly kinds: readonly object[]; readonly gradNorm: number };
-  };
-  const [its, others] = [await trial("lora_fa"), await trial("lora")];
+  const [its, others] = [await trial("lora_fa", "lora"), await trial("lora", "lora")];
   expect(its.kinds).toEqual([
     { factor: "A", gradient: "zero", after: "unchanged" },
     { factor: "B", gradient: "the other's", after: "the other's" },
   ]);
   expect(others.kinds).toEqual(["A", "B"].map((factor) => ({ factor, gradient: "the other's", after: "the other's" })));
+  expect(its.worst).toBeLessThan(1e-3);
   expect(its.gradNorm).toBeGreaterThan(0);
   expect(its.gradNorm).toBeLessThan(others.gradNorm);
 }, 60_000);
@@ -78,3 +85,86 @@ name = "a"\nmethod = "lora_fa"\nrank = 4\nseed = 7\nweight_decay = 0.1\nlearning
   const other = recipe(`from = "${folder}"\n`).replace("lora_fa", "dora");
   expect((await mlora("run", place.project(other, rows)))[0]).toBe(2);
 }, 120_000);
+
+/** A VeRA whose b has another name, and a first value that is a key of the recipe. */
+const NAMED = {
+  "src/methods/named.ts": `import { about, positive } from "../base/check.ts";
+import { define, type SettingsOf } from "./definition.ts";
+import { vera } from "./vera.ts";
+
+const keys = { ...vera.keys, c_initial: about(positive(), "first value of c", 0.5) };
+type Named = SettingsOf<typeof keys>;
+const { shared, config } = vera.peft;
+
+export const named = define({
+  ...vera,
+  title: "Named",
+  keys,
+  settings: ["projection_seed", "d_initial", "c_initial"],
+  tensors: {
+    lambda_d: vera.tensors.lambda_d,
+    c: { axes: "out", initial: ({ cInitial = 0.5 }: Named) => cInitial, peft: "vera_c" },
+  },
+  peft: {
+    ...vera.peft,
+    peftType: "NAMED",
+    config: (fields) => ({ ...config(fields), peft_type: "NAMED" }),
+    shared: {
+      ...shared,
+      factor: (name, width, of, own) => shared.factor(name, width, of, (tensor) => own(tensor === "lambda_b" ? "c" : tensor)),
+    },
+  },
+});
+`,
+  "src/engine/methods/named.ts": `import type { MethodTensors } from "../target-group.ts";
+import type { Computation } from "./computation.ts";
+import { vera } from "./vera.ts";
+
+const asVera = <T extends { readonly own: MethodTensors }>(sites: readonly T[]): T[] =>
+  sites.map(({ own, ...of }) => {
+    const [values, grads] = [own.values, own.grads].map((tensors) => ({ ...tensors, lambda_b: tensors["c"]! }));
+    return { ...of, own: { ...own, values, grads } } as unknown as T;
+  });
+
+export const named: Computation = {
+  table: vera.table!,
+  refresh: (device, sites, stale) => vera.refresh!(device, asVera(sites), stale),
+  settle: (device, sites, which) => vera.settle!(device, asVera(sites), which),
+};
+`,
+};
+
+test("one with a tensor, a key and a computation of its own is 4 files", async () => {
+  using other = new CopyOfSources();
+  for (const [path, code] of Object.entries(NAMED)) other.write(path, code);
+  register(other, "named", "named.ts", "named");
+  const registry = "src/engine/methods/registry.ts";
+  other.edit(registry, "{ lora: {},", "{ lora: {}, named,");
+  other.edit(
+    registry,
+    'import { vera } from "./vera.ts";',
+    'import { named } from "./named.ts";\nimport { vera } from "./vera.ts";',
+  );
+  expect(await other.check()).toEqual([0, ""]);
+  const own = ["engine/methods/named.ts", "engine/methods/registry.ts", "methods/named.ts", "methods/registry.ts"];
+  expect(other.touched()).toEqual(own);
+  const { kinds, worst } = await trial("named", "named", other);
+  expect(kinds).toEqual(["c", "lambda_d"].map((factor) => ({ factor, gradient: "the other's", after: "the other's" })));
+  expect(worst).toBeLessThan(1e-3);
+
+  const mlora = (...args: string[]) => other.run(process.execPath, "src/main.ts", ...args);
+  const recipe = (rate: number) => `[model]\npath = "${place.model}"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]
+name = "a"\nmethod = "named"\nrank = 5\nc_initial = 0.25\nlearning_rate = ${rate}\nsteps = 2\ndata = "rows.jsonl"\ntargets = ["q_proj"]`;
+  const exported = async (rate: number) => {
+    const path = place.project(recipe(rate), { "rows.jsonl": sums(12) });
+    expect((await mlora("run", path))[0]).toBe(0);
+    const folder = join(path, "..", "out", "a");
+    expect((await mlora("export", folder, "--output", join(path, "..", "merged")))[0]).toBe(0);
+    using file = openSafetensors(join(folder, "adapter_model.safetensors"));
+    const raw = new Uint8Array(file.tensors.get("base_model.model.model.layers.0.self_attn.q_proj.vera_c")!.bytes);
+    file.readInto("base_model.model.model.layers.0.self_attn.q_proj.vera_c", raw);
+    return toF32(raw, "f32");
+  };
+  for (const value of await exported(1e-12)) expect(value).toBeCloseTo(0.25, 6);
+  expect((await exported(0.1)).every((value) => Math.abs(value - 0.25) > 0.01)).toBe(true);
+}, 200_000);

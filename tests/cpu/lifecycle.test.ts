@@ -1,5 +1,5 @@
-// What users ask of adapters at awkward moments, during a step and during an evaluation, changes only when they train: who is dropped at a
-// rung or ends early is as in an undisturbed run.
+// Requests at awkward moments, during a step and during an evaluation, change only when adapters train: those that are dropped
+// at a rung or end early are the same as in an undisturbed run.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -37,10 +37,10 @@ const adapter = (name: string, learningRate: number, changes: Partial<AdapterRec
   ...{ optimizer: { ...recipe.optimizer, learningRate }, schedule: { name: "constant", warmup: 0, minRatio: 0 } },
 });
 
-/** Trains the adapters; `during` is called whenever a request is sent to the stage, before it is. */
+/** Trains the adapters; `during` is called whenever a request is sent to the stage, before it is, and may hold up its reply. */
 async function trained(
   adapters: readonly AdapterRecipe[],
-  during: (training: Training, request: StageRequest["type"]) => void = () => undefined,
+  during: (training: Training, request: StageRequest) => void | Promise<void> = () => undefined,
   slots = adapters.length,
 ) {
   const device = { ...chooseDevice("cpu", "fp32"), host: "" };
@@ -57,8 +57,9 @@ async function trained(
       const value = Reflect.get(of, key, of);
       if (key !== "request") return typeof value === "function" ? value.bind(of) : value;
       return (...[stage, request]: Parameters<Bus["request"]>) => {
-        during(training, request.type);
-        return of.request(stage, request);
+        const held = during(training, request as StageRequest);
+        const reply = of.request(stage, request);
+        return held ? Promise.all([reply, held]).then(([found]) => found) : reply;
       };
     },
   });
@@ -78,6 +79,10 @@ async function resuming(training: Training, name: string): Promise<void> {
     if (["paused", "at a rung"].includes(stateOf(training, name))) training.controls.resume(null);
 }
 
+async function until(training: Training, name: string, state: string): Promise<void> {
+  while (stateOf(training, name) !== state) await sleep(1);
+}
+
 /** Pauses the adapter at each such request, and has it resumed. */
 function pausing(name: string, at: "backward" | "evaluate") {
   let pauses = 0;
@@ -85,8 +90,8 @@ function pausing(name: string, at: "backward" | "evaluate") {
     get pauses() {
       return pauses;
     },
-    during: (training: Training, request: StageRequest["type"]): void => {
-      if (request !== at || !["training", "evaluating"].includes(stateOf(training, name))) return;
+    during: (training: Training, request: StageRequest): void => {
+      if (request.type !== at || !["training", "evaluating"].includes(stateOf(training, name))) return;
       training.controls.pause(name);
       if (++pauses === 1) void resuming(training, name);
     },
@@ -155,7 +160,9 @@ test("adapters of all kinds come to the same whatever is paused and resumed, and
     const woken = resuming();
     const during = (of: Training) => {
       training = of;
-      if (rng.below(3) === 0) queueMicrotask(() => ask(of));
+      if (rng.below(3) > 0) return;
+      if (rng.below(2) === 0) ask(of);
+      else queueMicrotask(() => ask(of));
     };
     try {
       expect(await trained(all, during, 1 + rng.below(3)), `seed ${seed}`).toEqual(undisturbed);
@@ -167,10 +174,47 @@ test("adapters of all kinds come to the same whatever is paused and resumed, and
   }
 });
 
+test("an adapter that is paused at a rung is compared there, and stays paused", async () => {
+  const halving = { rung: 2, keep: 0.5, group: "sweep" };
+  const sweep = [adapter("best", 1e-2, { halving }), adapter("worst", 1e-6, { halving })];
+  const undisturbed = await trained(sweep);
+  const seen: unknown[] = [];
+  let held = false;
+  const disturbed = await trained(sweep, async (training, request) => {
+    const isOther = request.type === "evaluate" && request.batch.sequences[0]!.adapter === 1;
+    if (held || !isOther || training.controls.stepOf("worst") < 2) return;
+    held = true; // the other's evaluation at the rung
+    training.controls.pause("best");
+    await until(training, "best", "at a rung");
+    seen.push(training.controls.paused);
+    void until(training, "best", "paused").then(() => seen.push(training.controls.resume("best")));
+  });
+  expect(seen).toEqual([["best"], "best: resumed"]);
+  expect(disturbed).toEqual(undisturbed);
+});
+
+test("an adapter that leaves and comes back while others are still joining makes each of its steps once", async () => {
+  const both = [adapter("a", 1e-2, {}), adapter("b", 1e-2, {})];
+  const undisturbed = await trained(both);
+  let held = false;
+  const disturbed = await trained(both, async (training, request) => {
+    if (held || request.type !== "evaluate" || request.batch.sequences[0]!.adapter === 0) return;
+    held = true; // the evaluation of the other before its first step
+    await until(training, "a", "training");
+    training.controls.pause("a");
+    await until(training, "a", "paused");
+    training.controls.resume("a");
+    await until(training, "a", "training");
+    expect(training.controls.stepOf("a")).toBe(0);
+  });
+  expect(held).toBe(true);
+  expect(disturbed).toEqual(undisturbed);
+});
+
 test("a stop is final: neither a pause nor a resume after it takes it back", async () => {
   let asked = false;
   const { a } = await trained([adapter("a", 1e-3, {})], ({ controls }, request) => {
-    if (request !== "backward" || asked || controls.stepOf("a") < 3) return;
+    if (request.type !== "backward" || asked || controls.stepOf("a") < 3) return;
     asked = true;
     controls.stop("a");
     controls.pause(null);

@@ -5,7 +5,6 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
-import { readRecipe } from "../../src/session/prepare.ts";
 import { openSession, type SessionOptions } from "../../src/session/session.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
@@ -13,8 +12,7 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
 const outputOf = (path: string) => join(path, "..", "out");
-const open = (path: string, options: SessionOptions = {}) =>
-  openSession(readRecipe(path, {}), { isReachable: false, ...options });
+const open = (path: string, options: SessionOptions = {}) => openSession(loadRecipe(path), { isReachable: false, ...options });
 const statuses = ({ adapters }: { readonly adapters: readonly { readonly name: string; readonly status: string }[] }) =>
   Object.fromEntries(adapters.map(({ name, status }) => [name, status]));
 

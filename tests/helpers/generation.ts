@@ -2,7 +2,7 @@
 
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { alignUp, range } from "../../src/base/shape.ts";
+import { alignUp, range, sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -10,6 +10,7 @@ import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { factorsIn, roomOf } from "../../src/methods/layout.ts";
+import { factorShape } from "../../src/methods/registry.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -28,8 +29,8 @@ export const ADAPTERS: readonly PoolAdapter[] = [
 
 export function factorsFor(spec: ModelSpec, { rank, targets, method }: PoolAdapter, seed: number) {
   return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
-    const { in: width, out } = linearShape(spec, at.linear);
-    const size = { A: rank * width, B: out * rank, M: out, lambda_d: rank, lambda_b: out }[at.factor];
+    const { in: width } = linearShape(spec, at.linear);
+    const size = sizeOf(factorShape(spec, at.linear, at.factor, rank));
     const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
     const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
     return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };

@@ -8,6 +8,7 @@ import { LINEARS, type Linear, modulePath } from "../../src/families/linears.ts"
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
+import { ownDefaults } from "../../src/methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 
@@ -212,13 +213,13 @@ function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
     trainOn: "completion",
     objective: { name: "sft" },
     method: adapter.method ?? "lora",
+    ...ownDefaults,
     rank: adapter.rank,
     alpha: adapter.alpha,
     dropout: 0,
     rslora: adapter.rslora,
     loraPlusRatio: adapter.lora_plus_ratio ?? 1,
     projectionSeed: adapter.projection_seed ?? 0,
-    dInitial: 0.1,
     init,
     targets:
       typeof adapter.targets === "string" ? adapter.targets : LINEARS.filter((linear) => adapter.targets.includes(linear)),

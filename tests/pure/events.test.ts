@@ -1,4 +1,4 @@
-// A session's events as a stream: all readers get all events in order, in their own time, and a slow one is told what it missed.
+// A session's events as a stream: all readers get all events in order, in their own time; a slow one learns how many it missed.
 
 import { expect, test } from "bun:test";
 import * as v from "valibot";
@@ -37,7 +37,7 @@ test("readers get all events from when they asked, in order, whether they wait f
   expect(await all(stream.events())).toEqual([]);
 });
 
-test("a reader that is too slow misses the oldest events and is told how many, and nothing else is held up or kept", async () => {
+test("a reader that is too slow misses the oldest events and learns how many, and nothing else is held up or kept", async () => {
   const stream = new EventStream();
   const slow = stream.events();
   const quick = stream.events();
@@ -57,7 +57,7 @@ test("a reader that is too slow misses the oldest events and is told how many, a
   expect(rest).toEqual(notices(1 + count, total));
 });
 
-test("a reader that is behind is told of each gap in its place", async () => {
+test("a slow reader learns of each gap in its place", async () => {
   const stream = new EventStream();
   const reader = stream.events();
   for (const event of notices(0, 5000)) stream.emit(event);
@@ -73,7 +73,7 @@ test("a reader that is behind is told of each gap in its place", async () => {
   expect(rest).toEqual(notices(10_000 - rest.length, 10_000));
 });
 
-test("listeners are called at once and in order, and what one throws reaches who emits", () => {
+test("listeners are called at once and in order, and what one throws reaches the emitter", () => {
   const heard: string[] = [];
   const stream = new EventStream([
     () => void heard.push("first"),

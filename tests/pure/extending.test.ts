@@ -2,7 +2,9 @@
 // compile and work.
 
 import { expect, test } from "bun:test";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { breaches } from "../../scripts/imports.ts";
 import { CopyOfSources, ROOT, shownIn } from "../helpers/extending.ts";
 
 test("an objective", async () => {
@@ -97,42 +99,53 @@ console.log(JSON.stringify([...launched]));`,
 test("a model family", async () => {
   using copy = new CopyOfSources();
   const files = shownIn("A model family");
-  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts", "src/families/phi3.ts"]);
   for (const [path, code] of files) copy.write(path, code);
   const registry = "src/families/registry.ts";
-  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss } as const");
+  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss, phi3 } as const");
   copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
-  expect(copy.touched()).toEqual(["families/registry.ts", "families/seed-oss.ts"]);
+  copy.edit(registry, "import { qwen2 }", 'import { phi3 } from "./phi3.ts";\nimport { qwen2 }');
+  expect(copy.touched()).toEqual(["families/phi3.ts", "families/registry.ts", "families/seed-oss.ts"]);
   expect(await copy.check()).toEqual([0, ""]);
 
-  // A run on a tiny random model: its biases are in the files, and one step moves every B away from 0.
-  const config = { architectures: ["SeedOssForCausalLM"], model_type: "seed_oss", head_dim: 8 };
+  // A run on a tiny random model of each: its tensors are expected of the files, and one step moves every B away from 0.
   copy.write(
     "try.ts",
     `import { openSafetensors } from "./src/files/safetensors.ts";
 import { writeTinyModel } from "./tests/helpers/model.ts";
-if (process.argv[2] === "model") writeTinyModel("model", 2, ${JSON.stringify(config)});
-const file = openSafetensors(process.argv[2] === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
+const [architecture, written] = process.argv.slice(2);
+if (written === "model") writeTinyModel("model", 2, { architectures: [architecture], head_dim: 8 });
+const file = openSafetensors(written === "model" ? "model/model.safetensors" : "out/a/adapter_model.safetensors");
 const sum = (name: string) => {
   const raw = new Uint8Array(file.tensors.get(name)!.bytes);
   file.readInto(name, raw);
   return new Float32Array(raw.buffer).reduce((all, value) => all + Math.abs(value), 0);
 };
-const names = [...file.tensors.keys()].filter((name) => /bias|lora_B/.test(name)).sort();
-console.log(JSON.stringify(process.argv[2] === "model" ? names : names.map(sum)));`,
+const names = [...file.tensors.keys()].filter((name) => /layers.1.*(_proj.bias|_proj.weight|lora_B.weight)/.test(name));
+console.log(JSON.stringify(names.sort().map((name) => [name.replace(/^.*layers.1./, ""), written === "model" || sum(name) > 0])));`,
   );
   copy.write("rows.jsonl", '{ "prompt": "1 + 1 = ", "completion": "2" }\n'.repeat(2));
-  copy.write(
-    "recipe.toml",
-    '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n',
-  );
-  const biases = ["k_proj", "q_proj", "v_proj"].map((name) => `self_attn.${name}.bias`);
-  const [, found] = await copy.run(process.execPath, "try.ts", "model");
-  expect(JSON.parse(found)).toEqual([0, 1].flatMap((layer) => biases.map((name) => `model.layers.${layer}.${name}`)));
-  expect((await copy.run(process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
-  const sums = JSON.parse((await copy.run(process.execPath, "try.ts", "adapter"))[1]);
-  expect(sums).toHaveLength(14);
-  for (const sum of sums) expect(sum).toBeGreaterThan(0);
+  const run = '[model]\npath = "model"\n[run]\noutput = "out"\ndevice = "cpu"\n';
+  copy.write("recipe.toml", `${run}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1\n`);
+  const shown = async (architecture: string, which: "model" | "adapter") => {
+    const [, out] = await copy.run(process.execPath, "try.ts", architecture, which);
+    return Object.fromEntries(JSON.parse(out) as [string, boolean][]);
+  };
+  const mlp = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"];
+  const attention = ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"];
+  const [k, , q, v] = attention;
+  for (const [architecture, linears, biases] of [
+    ["SeedOssForCausalLM", [...mlp, ...attention], [k, q, v]],
+    ["Phi3ForCausalLM", ["mlp.down_proj", "mlp.gate_up_proj", "self_attn.o_proj", "self_attn.qkv_proj"], []],
+  ] as const) {
+    const tensors = [...linears.map((name) => `${name}.weight`), ...biases.map((name) => `${name}.bias`)];
+    expect(await shown(architecture, "model")).toEqual(Object.fromEntries(tensors.map((name) => [name, true])));
+    expect((await copy.run(process.execPath, "src/main.ts", "run", "recipe.toml"))[0]).toBe(0);
+    expect(await shown(architecture, "adapter")).toEqual(
+      Object.fromEntries(linears.map((name) => [`${name}.lora_B.weight`, true])),
+    );
+    rmSync(copy.at("out"), { recursive: true });
+  }
 }, 120_000);
 
 test("a command", async () => {
@@ -143,7 +156,12 @@ test("a command", async () => {
   const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
   copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
   expect(await copy.check()).toEqual([0, ""]);
+  for (const [path, text] of shown) expect(breaches({ path, text })).toEqual([]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");
-  expect(await copy.run(process.execPath, "src/main.ts", "layers", model, "--json")).toEqual([0, '{"layers":2}\n']);
-  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain("Say how many layers a base model has");
+  const head = `[model]\npath = "${model}"\n[run]\noutput = "out"\n`;
+  copy.write("r.toml", `${head}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\n`);
+  expect(await copy.run(process.execPath, "src/main.ts", "layers", "r.toml", "--json")).toEqual([0, '{"layers":2}\n']);
+  expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain(
+    "Print how many layers the base model of a recipe has",
+  );
 }, 120_000);

@@ -9,6 +9,7 @@ import {
   FACTORS,
   fileMethodOf,
   isMoreThanLora,
+  ownEntries,
   PEFT_METHODS,
   storedBy,
   TENSORS,
@@ -24,8 +25,10 @@ for (const method of PEFT_METHODS) {
     expect(new Set(names).size).toBe(names.length);
   });
 
-  test(`${method}: keys that stages know, and that a continued adapter must agree in, are its own`, () => {
-    for (const key of [...settings, ...continued]) expect(keys).toContain(key);
+  test(`${method}: a key's name means the same key as in other methods; those that stages know, and that must agree, are its own`, () => {
+    for (const [key, schema] of Object.entries(keys))
+      expect(ownEntries[key as keyof typeof ownEntries] as unknown).toBe(schema);
+    for (const key of [...settings, ...continued]) expect(Object.keys(keys)).toContain(key);
   });
 
   test(`${method}: computes rows exactly if the product that they need is kept`, () => {

@@ -146,3 +146,25 @@ describe("a folder", () => {
     expect(filesIn(outside)).toEqual(["adapter_model.safetensors"]);
   });
 });
+
+test("folders that are renamed while they are listed are left out, and no fault", async () => {
+  const folder = fresh();
+  const turns = `const { renameSync, mkdirSync } = require("node:fs");
+const at = (name) => ${JSON.stringify(folder)} + "/" + name;
+for (let i = 0; i < 64; i++) mkdirSync(at("step-" + i));
+postMessage("begun");
+for (let turn = 0; turn < 400; turn++)
+  for (let i = 0; i < 64; i++) renameSync(at("step-" + i + ".part".repeat(turn % 2)), at("step-" + i + ".part".repeat((turn + 1) % 2)));
+postMessage("done");`;
+  const worker = new Worker(URL.createObjectURL(new Blob([turns])));
+  const heard = new Set<string>();
+  worker.onmessage = ({ data }) => void heard.add(data);
+  let listed = 0;
+  while (!heard.has("done")) {
+    if (heard.has("begun")) listed += foldersIn(folder).length;
+    await new Promise(setImmediate);
+  }
+  worker.terminate();
+  expect(listed).toBeGreaterThan(0);
+  expect(foldersIn(folder)).toHaveLength(64);
+});

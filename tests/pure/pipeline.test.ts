@@ -252,6 +252,24 @@ describe("adapters that come and go", () => {
     expect(Math.min(joined, returned)).toBeGreaterThan(100);
   });
 
+  test("an adapter that left and came back between two pulls makes each step once", () => {
+    const rng = new Rng(25);
+    let returned = 0;
+    for (let i = 0; i < 60; i++) {
+      const one = randomCase(rng, { stages: 1, kind: "lorapp", packing: i % 2 === 0 ? "filled" : "balanced" });
+      const joining = [...joiningOf(one.works), ...joiningOf(one.works).slice(0, 1)]; // the first comes twice
+      const act = ({ action }: StageAction) => {
+        if (action.kind !== "step" || rng.below(3) > 0) return;
+        const { adapter, step } = action.steps[0]!;
+        joining.push({ adapter, work: one.works[adapter]!, from: step + 1 });
+        returned++;
+      };
+      const list = listsOf(pulled(joining, one, new Set(), act), 1)[0]!;
+      for (const adapter of one.works.keys()) expect(sharesOf(passesOf(list, "forward"), adapter)).toEqual(alone(one, adapter));
+    }
+    expect(returned).toBeGreaterThan(100);
+  });
+
   test("an adapter that joins a stage that has room for it is in the next pass", () => {
     const rng = new Rng(24);
     for (let i = 0; i < 60; i++) {

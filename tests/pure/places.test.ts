@@ -136,7 +136,7 @@ test("what is written for PEFT reads back to the same places and values, and a c
   const of = place(
     'targets = ".*(0.self_attn.q|1.mlp.up)_proj"\nrank_pattern = { q_proj = 3 }\nalpha_pattern = { up_proj = 0.3 }\nrslora = true',
   );
-  const factors = modulesOf(spec.layers).flatMap(({ layer, linear }) => {
+  const factors = modulesOf(spec).flatMap(({ layer, linear }) => {
     const rank = rankAt(of, layer, linear);
     const { in: width, out } = linearShape(spec, linear);
     const values = (size: number) => Float32Array.from({ length: size }, (_, i) => i);

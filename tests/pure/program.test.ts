@@ -1,4 +1,5 @@
-// A layer's operations: which device calls become of them, and which layers are refused because they would compute something else.
+// A layer's operations: which device calls become of them, and which layers are refused because they would compute something
+// else.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

@@ -101,9 +101,7 @@ describe("metrics", () => {
     state.full = true;
     for (const line of ["1", "2", "3"]) append(line);
     expect(state.written).toEqual(["0"]);
-    expect(notices).toEqual([
-      "cannot write /out/metrics.jsonl: ENOSPC: refused; training goes on, and what is to be written waits",
-    ]);
+    expect(notices).toEqual(["cannot write /out/metrics.jsonl: ENOSPC: refused; training continues, and the lines wait"]);
     state.full = false;
     append("4");
     append("5");

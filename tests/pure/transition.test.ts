@@ -18,7 +18,10 @@ import {
 const textOf = ({ status, nextStatus, isPaused }: Lifecycle): string =>
   `${status}${nextStatus === null ? "" : `>${nextStatus}`}${isPaused ? " paused" : ""}`;
 
-/** Every state that there is, and what its events make of it; what is not here is not allowed. "ended" is allowed in all but the last. */
+/**
+ * Every state that there is, and what its events make of it; what is not here is not allowed. "ended" is allowed in all but the
+ * last.
+ */
 const MACHINE: Readonly<Record<string, Partial<Record<LifecycleEvent, string>>>> = {
   waiting: { admitted: "joining", pauseRequested: "waiting paused" },
   "waiting paused": { resumeRequested: "waiting" },

@@ -1,5 +1,5 @@
-// The table of compiled kernels and its launchers, on a GPU that launches nothing: each launch finds its row, and each row is launched
-// by something, so that nothing is compiled in vain.
+// The table of compiled kernels and its launchers, on a GPU that launches nothing: each launch finds its row, and each row is
+// launched by something, so that nothing is compiled in vain.
 
 import { expect, test } from "bun:test";
 import { DryGpu } from "../../scripts/dry-gpu.ts";

@@ -4,8 +4,9 @@ import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import type { ModelSpec } from "../../base/spec.ts";
-import { LINEARS } from "../../families/linears.ts";
-import { PEFT_METHODS } from "../../methods/registry.ts";
+import { linearsOfModel } from "../../families/linears.ts";
+import { ownDefaults, PEFT_METHODS } from "../../methods/registry.ts";
+import { shapeOf } from "../../plan/shapes.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
 import type { Tokens } from "../../schedule/pack.ts";
 import type { AdapterData } from "../../session/training.ts";
@@ -32,9 +33,9 @@ export type BenchOptions = {
   readonly method?: string;
 };
 
-const TARGETS: Readonly<Record<string, readonly string[]>> = {
-  qkvo: ["q_proj", "k_proj", "v_proj", "o_proj"],
-  "all-linear": LINEARS,
+const TARGETS: Readonly<Record<string, (spec: ModelSpec) => readonly string[]>> = {
+  qkvo: () => ["q_proj", "k_proj", "v_proj", "o_proj"],
+  "all-linear": linearsOfModel,
 };
 
 /** A whole number from 1 on, or the default when the flag was not given. */
@@ -54,7 +55,7 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
 }
 
 export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
-  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!;
+  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(shapeOf(shape));
   const rank = natural(options, "rank", 16);
   const method = oneOf("method", options.method ?? "lora", PEFT_METHODS);
   const adapter = (i: number): AdapterRecipe => ({
@@ -71,14 +72,10 @@ export function recipeOf(options: BenchOptions, shape: string, adapters: number,
     trainOn: "all",
     objective: { name: "sft" },
     method,
-    projectionSeed: 0,
-    dInitial: 0.1,
+    ...ownDefaults,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,
-    loraPlusRatio: 1,
-    rslora: false,
-    init: "default",
     targets,
     exclude: null,
     layers: null,

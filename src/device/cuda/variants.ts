@@ -1,5 +1,5 @@
-// Which variant of a kernel a launch takes: chosen by kind and constants among all rows of the manifest, whether compiled or not, so that
-// a part that was compiled alone never changes the choice.
+// Which variant of a kernel a launch takes: chosen by kind and constants among all rows of the manifest, compiled or not, so
+// that compiling a part never changes the choice.
 
 import { invariant } from "../../base/errors.ts";
 import type { KernelEntry, KernelRow, Kind } from "./manifest.ts";

@@ -3,12 +3,13 @@
 //     y  = g z + bias + residual,   z = W x + scale B A drop(x),   g = m / norm,   norm = |W + scale B A| of each row
 //     dz = g dy,                    dm = sum over rows of dy z / norm
 //
-// The norm counts as a constant in the backward pass (section 4.3 of the paper), as in PEFT. All that follows from dz is LoRA's. With dropout PEFT
-// drops the input of its term (g - 1) W x, too; here W x sees all of x, so the two agree without dropout. z is kept for the backward
-// pass, like all products of matrices; with full recomputation the layers share it, and that of the down projection is made again.
+// The norm counts as a constant in the backward pass (section 4.3 of the paper), as in PEFT. All that follows from dz is
+// LoRA's. With dropout PEFT drops the input of its term (g - 1) W x, too; here W x sees all of x, so the two agree without
+// dropout. z is kept for the backward pass, like all products of matrices; with full recomputation the layers share it, and
+// that of the down projection is made again.
 //
-// What a pass computes for adapters without magnitudes is what it computes without this file: `forward` writes the tiles of DoRA
-// adapters alone.
+// What a pass computes for adapters without magnitudes is what it computes without this file: `forward` writes the tiles of
+// DoRA adapters alone.
 
 import { invariant } from "../../base/errors.ts";
 import type { Tensor } from "../../device/device.ts";

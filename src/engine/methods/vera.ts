@@ -1,9 +1,10 @@
-// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared by all layers (methods/projection.ts), and
-// the vectors d and b trained: lambda_d [rank], lambda_b [out].
+// VeRA (Kopiczko et al. 2024): y += b * (B (d * (A drop(x)))), with A and B random, frozen and shared by all layers
+// (methods/projection.ts), and the vectors d and b trained: lambda_d [rank], lambda_b [out].
 //
-// It is the LoRA whose factors are diag(d) A and diag(b) B, with a scale of 1. So it passes through a linear as a LoRA does, next to any
-// others, and only what happens around a step is its own: before the first pass after a step the factors are made from the vectors, and before
-// a step the factors' gradients are turned into those of the vectors and zeroed, so that nothing else is stepped or counted:
+// It is the LoRA whose factors are diag(d) A and diag(b) B, with a scale of 1. So it passes through a linear as a LoRA
+// does, next to any others, and only what happens around a step is its own: before the first pass after a step the factors
+// are made from the vectors, and before a step the factors' gradients are turned into those of the vectors and zeroed, so
+// that nothing else is stepped or counted:
 //
 //     dd[r] = sum over k of (diag(d) A)'[r, k] A[r, k],   db[n] = sum over r of (diag(b) B)'[n, r] B[n, r]
 
