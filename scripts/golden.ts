@@ -131,6 +131,7 @@ function compare(
   const fresh = made.filter((path) => !kept.includes(path)).map((path) => `${path}: made, but not kept`);
   let most = 0;
   let same = 0;
+  const added = new Set<string>();
   const different = kept
     .filter((path) => made.includes(path))
     .flatMap((path) => {
@@ -138,6 +139,7 @@ function compare(
       if (!result.same) return [`${path}: ${result.why}`];
       if (result.distance === 0) same++;
       most = Math.max(most, result.distance);
+      for (const key of result.added) added.add(key);
       return [];
     });
   const faults = [...missing, ...fresh, ...different];
@@ -146,7 +148,8 @@ function compare(
     most > 0
       ? `, ${kept.length - same - different.length} with numbers up to ${most.toExponential(1)} apart (${tolerance} allowed)`
       : "";
-  if (faults.length === 0) console.log(`${name}: ${same} of ${kept.length} files the same${apart}`);
+  const more = added.size > 0 ? `; the maker now also writes ${[...added].join(", ")}` : "";
+  if (faults.length === 0) console.log(`${name}: ${same} of ${kept.length} files the same${apart}${more}`);
   return faults.length === 0;
 }
 

@@ -75,9 +75,9 @@ const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/data.ts": ["data", "schedule"],
   "src/cli/export.ts": ["data", "files"],
   "src/cli/generate.ts": ["data", "engine", "files", "plan"],
-  "src/cli/generate/": ["data", "files", "methods", "plan"],
+  "src/cli/generate/": ["data", "files", "methods"],
   "src/cli/bench.ts": ["bus", "cluster", "families", "plan"],
-  "src/cli/bench/": ["families", "methods", "plan", "schedule"],
+  "src/cli/bench/": ["families", "methods", "schedule"],
 };
 
 /** Packages and built-in modules that one file stands for; no other may import them. */

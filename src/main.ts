@@ -36,7 +36,7 @@ function commandLine(): CAC {
       .option("--stages <stages>", "auto, a number, or the layers of each (10,12,10), instead of the recipe's run.stages");
   onRecipe("run <recipe>", "Train every adapter of a recipe")
     .option("--trace <file>", "Write what every stage did when, and one step's kernels, in Chrome's trace format")
-    .option("--resume", "Go on with the run in the output folder, or fail; without it, go on where there is one")
+    .option("--resume", "Continue the run in the output folder, or fail; without it, continue where there is one")
     .option("--keep-open", "When all adapters have ended, wait for more (mlora add) until the run is stopped")
     .option("--link <kind>", "auto, ipc, nccl, shm or nats: how activations go between stages")
     .option("--nats <url>", "A NATS server that stages on other machines reach")
@@ -71,7 +71,7 @@ function commandLine(): CAC {
     .action(async () => (await import("./cli/schema.ts")).schema());
   const remote = () => import("./cli/remote.ts");
   cli
-    .command("ps", "List the runs that go on on this machine, with their adapters")
+    .command("ps", "List the runs under way on this machine, with their adapters")
     .option("--json", "For machines")
     .action(async ({ json = false }: { json?: boolean }) => (await remote()).ps(json));
   cli
@@ -87,7 +87,7 @@ function commandLine(): CAC {
     .command("add <run> <recipe>", "Have the adapters of another recipe for the same base model join a run")
     .action(async (run: string, recipe: string) => (await remote()).add(run, recipe));
   cli
-    .command("fork <run> <adapter> <name>", "Go on with a copy of an adapter, beside it, with other hyper-parameters")
+    .command("fork <run> <adapter> <name>", "Train a copy of an adapter next to it, with other hyper-parameters")
     .option("--set <keys>", 'What the copy has otherwise, as in a recipe: "learning_rate = 1e-4, steps = 500"')
     .action(async (run: string, adapter: string, name: string, { set }: { set?: unknown }) =>
       (await remote()).fork(run, adapter, name, set === undefined ? "" : `${set}`),
@@ -118,14 +118,14 @@ function commandLine(): CAC {
     .option("--prompt <text>", "What is to be continued or answered")
     .option(
       "--prompts <file>",
-      'JSONL as for training; a row\'s "adapter" names who answers, else all do; answers are compared',
+      'JSONL as for training; a row\'s "adapter" names the adapter that answers, else all do; answers are compared',
     )
     .option("--system <text>", "The system message, instead of the recipe's")
     .option("--raw", "Without the model's chat template")
-    .option("--max-new-tokens <number>", "At most so many tokens (default: 128)")
+    .option("--max-new-tokens <number>", "Most new tokens (default: 128)")
     .option("--temperature <number>", "0 takes the likeliest token; higher is more by chance (default: 0)")
     .option("--top-p <number>", "Only the likeliest tokens that have this probability together (default: 1)")
-    .option("--top-k <number>", "Only so many of the likeliest tokens (default: 0, all)")
+    .option("--top-k <number>", "Only that many of the likeliest tokens (default: 0, all)")
     .option("--seed <number>", "The same seed gives the same text (default: 0)")
     .option("--device <device>", "auto, cpu or cuda")
     .option("--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8")
@@ -144,7 +144,7 @@ function commandLine(): CAC {
     .option("--adapters <number>", "Adapters that train together (default: 1)")
     .option("--rows <number>", "Rows in an adapter's batch (default: 4)")
     .option("--length <number>", "Tokens in a row (default: 64)")
-    .option("--method <kind>", "lora, dora or vera (default: lora)")
+    .option("--method <method>", "PEFT method, as in a recipe (default: lora)")
     .option("--rank <number>", "Rank of the adapters (default: 16)")
     .option("--dropout <number>", "Dropout of the adapters (default: 0)")
     .option("--targets <targets>", "all-linear or qkvo (default: all-linear)")

@@ -108,8 +108,8 @@ const MESSAGES = {
   backward: { request: v.strictObject({ pass: count, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
   evaluate: { request: v.strictObject({ batch: microBatch, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
   /**
-   * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with the logits f32[vocab] of
-   * each sequence's next token, in their order; the others with null.
+   * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with the logits f32[vocab]
+   * of each sequence's next token, in their order; the others with null.
    */
   decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(v.array(floats)) },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */

@@ -40,7 +40,7 @@ export async function bench(options: BenchOptions): Promise<void> {
   const adapters = natural(options, "adapters", 1);
   const [rows, length] = [natural(options, "rows", 4), natural(options, "length", 64)];
   const trace = options.trace === undefined ? null : tracePath(`${options.trace}`);
-  const recipe = recipeOf(options, shape, adapters, steps + 1);
+  const recipe = recipeOf(options, { shape, spec }, adapters, steps + 1);
   const devices = localDevices(recipe, spec);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));

@@ -61,7 +61,7 @@ function listenOf(listen: string, insecure: boolean): Listen {
   const [, host, port] = /^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})$/.exec(listen) ?? [];
   const token = environment("MLORA_NATS_TOKEN");
   if (host === undefined || Number(port) > 65535)
-    throw new RequestError("cli.flag", `--listen ${listen}: wants host:port`, "as in --listen 10.0.0.1:4222");
+    throw new RequestError("cli.flag", `--listen ${listen}: expected host:port`, "as in --listen 10.0.0.1:4222");
   if (token === undefined || token.length < 16)
     throw new RequestError(
       "nats.token",

@@ -33,7 +33,7 @@ export async function ps(json: boolean): Promise<void> {
         2,
       )
     : runs.length === 0
-      ? "no run goes on here"
+      ? "no run is under way here"
       : runs.flatMap((run, i) => [...(i > 0 ? [""] : []), ...runLines(run)]).join("\n");
   writeStdout(`${text}\n`);
 }

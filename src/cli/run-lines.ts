@@ -38,7 +38,7 @@ function linesOf(event: SessionEvent): string[] | null {
       const where = event.adapters.map(({ name, status, step, steps }) =>
         status === null ? `${name} at step ${step} of ${steps}` : `${name} is ${status}`,
       );
-      return [`going on with the run in ${shortPath(event.output)}: ${where.join(", ")}`];
+      return [`continuing the run in ${shortPath(event.output)}: ${where.join(", ")}`];
     }
     case "accepted":
       return accepted(event);
@@ -68,7 +68,7 @@ function accepted({ run, model, device, adapters, slots, notices, paused }: Even
     ...(slots < adapters.length ? [`  ${slots} of them train at once, the others wait for one to end`] : []),
     ...notices.map((notice) => `notice: ${notice}`),
     ...(paused.length > 0
-      ? [`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${run} has ${they} go on`]
+      ? [`notice: ${paused.join(", ")} ${stay} paused, as before: mlora resume ${run} resumes ${they}`]
       : []),
   ];
 }

@@ -57,6 +57,6 @@ function checkResult({ adapters, stopped }: RunResult, output: string): void {
     throw new RunError(
       "run.stopped",
       `stopped before the end; what was trained is in ${shortPath(output)}`,
-      "the same command goes on with it",
+      "the same command continues it",
     );
 }

@@ -7,54 +7,27 @@ import type { ConfigReader } from "./config.ts";
 /** Query heads, heads of keys and values, and the size of each. */
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
+/** From one named value to another. */
+type Step<K extends string, T = object> = { readonly op: K; readonly from: string; readonly to: string } & Readonly<T>;
+
 /**
- * A step of a decoder layer, from one named value to another. A layer begins with the value "x", the residual stream, and its
- * last operation computes the next layer's. Weights are named by their path within the layer.
+ * A step of a decoder layer. A layer begins with the value "x", the residual stream, and its last operation computes the next
+ * layer's. Weights are named by their path within the layer.
  */
 export type Operation =
   /** RMSNorm of a value of `size` features. */
-  | {
-      readonly op: "norm";
-      readonly from: string;
-      readonly to: string;
-      readonly weight: string;
-      readonly size: number;
-      readonly eps: number;
-    }
+  | Step<"norm", { weight: string; size: number; eps: number }>
   /**
-   * Linears that read one input, as one product; their outputs lie next to each other. `residual` is a value to add to them.
+   * Linears that read one input of `in` features, as one product; their outputs, of `out` features, lie next to each other.
+   * `residual` is a value to add to them.
    */
-  | {
-      readonly op: "linears";
-      readonly from: string;
-      readonly to: string;
-      readonly group: string;
-      readonly in: number;
-      /** Output features of each linear of the group. */
-      readonly out: readonly number[];
-      readonly bias: boolean;
-      readonly residual: string | null;
-    }
+  | Step<"linears", { group: string; in: number; out: readonly number[]; bias: boolean; residual: string | null }>
   /** Rotary embedding of q and k; `norms`: weights of RMSNorms of each head of q and of k before it. */
-  | {
-      readonly op: "rope";
-      readonly from: string;
-      readonly to: string;
-      readonly heads: Heads;
-      readonly norms: { readonly q: string; readonly k: string } | null;
-      readonly eps: number;
-    }
+  | Step<"rope", { heads: Heads; norms: { readonly q: string; readonly k: string } | null; eps: number }>
   /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
-  | {
-      readonly op: "attention";
-      readonly from: string;
-      readonly to: string;
-      readonly heads: Heads;
-      readonly scale: number;
-      readonly window: number | null;
-    }
+  | Step<"attention", { heads: Heads; scale: number; window: number | null }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */
-  | { readonly op: "swiglu"; readonly from: string; readonly to: string };
+  | Step<"swiglu">;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;

@@ -64,13 +64,25 @@ export const modulesOf = (spec: ModelSpec): readonly Module[] =>
     ),
   );
 
+const PRODUCTS = new WeakMap<ModelSpec, ReadonlyMap<string, Op<"linears">>>();
+
 /** The product of a group, which has the same sizes in every layer that has it. */
 function productOf(spec: ModelSpec, group: Group): Op<"linears"> {
-  for (let layer = 0; layer < spec.layers; layer++) {
-    const product = productsOf(spec, layer).find((of) => of.group === group);
-    if (product) return product;
+  const found = (PRODUCTS.get(spec) ?? readProducts(spec)).get(group);
+  invariant(found, `a ${spec.family} model has no group ${group}`);
+  return found;
+}
+
+function readProducts(spec: ModelSpec): ReadonlyMap<string, Op<"linears">> {
+  const products = new Map<string, Op<"linears">>();
+  for (const product of range(spec.layers).flatMap((layer) => productsOf(spec, layer))) {
+    const known = products.get(product.group) ?? product;
+    const isSame = known.in === product.in && `${known.out}` === `${product.out}`;
+    invariant(isSame, `the layers of a ${spec.family} model have ${product.group} of different sizes`);
+    products.set(product.group, known);
   }
-  invariant(false, `a ${spec.family} model has no group ${group}`);
+  PRODUCTS.set(spec, products);
+  return products;
 }
 
 /** Input width, and where each linear of the group begins in the output (and where the last ends). */

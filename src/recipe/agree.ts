@@ -1,6 +1,7 @@
 // Rules for several keys of an adapter, which the schema of one key cannot state. Keys that belong to another method, optimizer
 // or objective are faults in the adapter; in [defaults] they are for the adapters that have it.
 
+import { listed } from "../base/check.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
@@ -127,7 +128,8 @@ function checkInit(
         faults.push({ path, message: `is ${rank}, expected an even rank with the initialisation "orthogonal"` });
   if (!isSvdInit(init)) return;
   const wrong = (path: Path, why: string) => faults.push({ path, message: `${why} with the initialisation "${init}"` });
-  if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be "lora"`);
+  const able = PEFT_METHODS.filter((name) => DEFINITIONS[name].beginsAsPart).map((name) => `"${name}"`);
+  if (!DEFINITIONS[method].beginsAsPart) wrong([...at, "method"], `is "${method}", and has to be ${listed(able, "or")}`);
   if (all.dropout > 0) wrong([...at, "dropout"], `is ${all.dropout}: the weight's part would be dropped, too; leave it out`);
   if (all.weight_decay > 0)
     wrong([...at, "weight_decay"], `is ${all.weight_decay}: it would shrink the weight's part; leave it out`);

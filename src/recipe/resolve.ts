@@ -23,9 +23,11 @@ function layersOf(given: string | readonly number[]): readonly number[] {
 
 const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
 
+type DataTable = Extract<AdapterTable["data"], { readonly train: unknown }>;
+
 /** Whether an adapter has held-out rows. */
 export const heldOut = (data: AdapterTable["data"]): boolean =>
-  typeof data === "object" && !Array.isArray(data) && (data.eval !== undefined || (data.split ?? 0) > 0);
+  typeof data === "object" && "train" in data && (data.eval !== undefined || (data.split ?? 0) > 0);
 
 /** Epochs and steps exclude each other: those of the adapter win over those of [defaults]. */
 function lengthOf(adapter: AdapterTable, defaults: DefaultsTable): Pick<AdapterRecipe, "epochs" | "steps"> {
@@ -51,9 +53,8 @@ export function resolveAdapter(
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
   const { rank } = DEFINITIONS[t.method];
-  const data =
-    t.data === undefined ? { train: [] } : typeof t.data === "string" || Array.isArray(t.data) ? { train: t.data } : t.data;
-  const { train, eval: held, split } = data as { train: string | string[]; eval?: string | string[]; split?: number };
+  const data: DataTable = typeof t.data === "object" && "train" in t.data ? t.data : { train: t.data ?? [] };
+  const { train, eval: held, split } = data;
   const own = <T>(key: OwnKey, value: T, without: T): T => (hasKey(t.method, key) ? value : without);
   const kept = Object.fromEntries(KEPT.map((key) => [camel(key), t[key] ?? null])) as Pick<AdapterRecipe, Camel<Kept>>;
   return {

@@ -18,6 +18,7 @@ import {
   whole,
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import type { Output } from "../base/schema.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
@@ -50,6 +51,12 @@ const layerRange = v.pipe(
 const RESERVED = ["messages", "add_generation_prompt"];
 
 const NAMES = OBJECTIVE_NAMES.map((name) => `"${name}"`).join(" or ");
+
+/** The rank of an adapter that gives none: LoRA's, and those of methods that differ. */
+const ranks = PEFT_METHODS.map((method) => DEFINITIONS[method])
+  .filter(({ rank }, i, [lora]) => i === 0 || rank !== lora!.rank)
+  .map(({ rank, title }, i) => (i === 0 ? `${rank}` : `of a ${title} ${rank}`))
+  .join(", ");
 
 /** The keys of [defaults], and those of an adapter except its name and sweep. */
 export const adapterEntries = {
@@ -112,7 +119,7 @@ export const adapterEntries = {
     ),
     "lora",
   ),
-  rank: about(whole(1, MOST_RANK), "rank of the low-rank product: 16, of a VeRA 256, where nothing is said"),
+  rank: about(whole(1, MOST_RANK), `rank of the low-rank product: ${ranks}, where nothing is said`),
   dropout: about(between(0, 1), "share of the inputs of low-rank products that is dropped", 0),
   ...ownEntries,
   targets: about(
@@ -222,7 +229,7 @@ const optionalEntries = <T extends v.ObjectEntries>(entries: T) =>
   };
 
 const Defaults = v.strictObject(optionalEntries(adapterEntries));
-export type DefaultsTable = v.InferOutput<typeof Defaults>;
+export type DefaultsTable = Output<typeof Defaults>;
 
 /** Lists over any of an adapter's values; each element is checked when the adapter it makes is. */
 const Sweep = v.record(
@@ -235,7 +242,7 @@ const Adapter = v.strictObject({
   sweep: v.exactOptional(about(Sweep, "lists over any keys that the adapter leaves out: an adapter for each combination")),
   ...optionalEntries(adapterEntries),
 });
-export type AdapterTable = v.InferOutput<typeof Adapter>;
+export type AdapterTable = Output<typeof Adapter>;
 
 export const RecipeTable = v.strictObject({
   model: v.strictObject(
@@ -301,4 +308,4 @@ export const RecipeTable = v.strictObject({
     v.minLength(1, "is empty: a recipe has at least one [[adapter]]"),
   ),
 });
-export type RecipeTable = v.InferOutput<typeof RecipeTable>;
+export type RecipeTable = Output<typeof RecipeTable>;

@@ -2,9 +2,9 @@
 // has them.
 //
 // Batch invariance, as in training: a low-rank product has the same size whatever else is in the pass. So a pass reads one
-// prompt of an adapter at most, and an adapter's sequences that are extended fit one tile of rows. Without an adapter (-1) there
-// are only frozen products, whose rows do not depend on each other. A sequence moves to another row when others end; rows are
-// those summed in the same order.
+// prompt of an adapter at most, and an adapter's sequences that are extended fit one tile of rows. Without an adapter (-1)
+// there are only frozen products, whose rows do not depend on each other. A sequence moves to another row when others end; rows
+// are those summed in the same order.
 
 import { invariant } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";

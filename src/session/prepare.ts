@@ -168,7 +168,7 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
     return readPeftAdapter(folder, spec, noPart);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    const { code, message, hint = "it wants a folder as PEFT writes it, of an adapter of this base model" } = error;
+    const { code, message, hint = "it needs a folder as PEFT writes it, of an adapter of this base model" } = error;
     throw new RequestError(code, message, `adapter '${name}', ${key}: ${hint}`, { cause: error });
   }
 }
@@ -221,8 +221,8 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   const differences = begun
     ? `it began with ${begun.init}, ${isUniform ? `rank ${begun.rank} and alpha ${begun.alpha}` : `and ${DIFFER}`}`
     : isUniform
-      ? `it has rank ${saved.rank}, and ${init} wants one of twice the recipe's rank ${adapter.rank}, at the same scale`
-      : `${init} wants twice the recipe's ranks and the same scales, and in some layer it has others`;
+      ? `it has rank ${saved.rank}, and ${init} needs one of twice the recipe's rank ${adapter.rank}, at the same scale`
+      : `${init} needs twice the recipe's ranks and the same scales, and in some layer it has others`;
   // DoRA's magnitudes are of the whole weight: no part of it is frozen.
   const kept = begun && DEFINITIONS[saved.method].beginsAsPart ? begun.init : null;
   const uniform = kept

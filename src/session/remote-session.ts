@@ -121,7 +121,7 @@ export function findSession(
   if (only && others.length === 0) return only;
   const list = all.map((session) => `\n  ${describe(session)}`).join("");
   if (only) throw new RequestError("control.run", `several runs begin with '${name}':${list}`, "give more of the id");
-  const what = all.length === 0 ? "no run goes on here" : `these runs go on here:${list}`;
+  const what = all.length === 0 ? "no run is under way here" : `these runs are under way here:${list}`;
   throw new RequestError(
     "control.run",
     `there is no run '${name}'; ${what}`,

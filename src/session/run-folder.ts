@@ -47,7 +47,7 @@ export function readPaused(output: string): readonly string[] {
   if (!existsSync(path)) return [];
   const parsed = v.safeParse(v.array(v.string()), tryParse(readFileSync(path, "utf8")));
   if (parsed.success) return parsed.output;
-  throw new RequestError("run.paused", `${path} is no list of names`, "remove it to have all adapters go on");
+  throw new RequestError("run.paused", `${path} is no list of names`, "remove it to resume all adapters");
 }
 
 export const writePaused = (output: string, names: readonly string[]): void =>

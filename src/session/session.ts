@@ -14,7 +14,8 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
-import { type EventOf, EventStream, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
+import { EventStream } from "./event-stream.ts";
+import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
 import { Planner } from "./replan.ts";
@@ -71,7 +72,7 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const { output } = recipe.run;
   const claim = opened.use(claimOutput(output));
   if (resume && !claim.continued)
-    throw new RequestError("resume.none", `${output} holds no run to go on with`, "leave --resume out to begin one");
+    throw new RequestError("resume.none", `${output} holds no run to continue`, "leave --resume out to begin one");
   const processes = remoteStages && (await joined(remoteStages, here, stop.signal, emit, opened));
   plan ??= planOn(request, devicesOf(processes!));
   const model = modelFingerprint(recipe.model.path);

@@ -36,6 +36,6 @@ export function checkModel(folder: string, fingerprint: string): void {
 const changed = (what: string, it: string): RequestError =>
   new RequestError(
     "resume.changed",
-    `${what} was changed while the run went on`,
+    `${what} was changed during the run`,
     `give the run back ${it} that it began with; what was kept is whole`,
   );

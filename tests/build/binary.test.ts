@@ -47,8 +47,8 @@ test("says its version in less than 0.2 s", async () => {
 });
 
 test("xz packs it into at most 60 MB", () => {
-  // xz takes minutes, so this is a bound from above: Bun's part, the same in each build (measure it again for another version:
-  // `xz -6 <node_modules/.bin/bun | wc -c`), and ours as zstd packs it, which xz does better.
+  // xz takes minutes, so this is a bound from above: Bun's part, which is the same in each build (`xz -6 <node_modules/.bin/bun
+  // | wc -c`, anew with each version of Bun), and ours as zstd packs it, which xz does better.
   const { version: bun, bytes } = { version: "1.4.4", bytes: 39_528_224 };
   expect(Bun.version).toBe(bun);
   const size = Bun.file(join(import.meta.dir, "../../node_modules/@oven/bun-linux-x64/bin/bun")).size;

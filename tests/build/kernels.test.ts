@@ -128,6 +128,8 @@ needs("kernels")("the kernels of this checkout", () => {
       return content;
     };
 
+    const withCode = (content: Buffer) => Buffer.concat([content, Buffer.from("\nADDED = 1\n")]);
+
     /** Changes a file, looks, and puts it back. */
     async function after(file: string, change: (content: Buffer) => Buffer | null) {
       const path = join(copy, file);
@@ -147,17 +149,25 @@ needs("kernels")("the kernels of this checkout", () => {
     });
 
     test("kernels that import a changed file, and no others", async () => {
-      const out = await after("triton/swiglu.py", (content) => Buffer.concat([content, Buffer.from("\n")]));
+      const out = await after("triton/swiglu.py", withCode);
       expect(out).toContain("stale or missing: swiglu_forward bf16 sm_80 BLOCK=1024\n");
       expect(out.match(/stale or missing: (?!swiglu)/g)).toBeNull();
-      const shared = await after("triton/dropout.py", (content) => Buffer.concat([content, Buffer.from("\n")]));
+      const shared = await after("triton/dropout.py", withCode);
       expect(shared).toMatch(/stale or missing: dora_norm/);
       expect(shared).not.toContain("swiglu");
     });
 
+    test("nothing where a comment was added", async () => {
+      const path = join(copy, "triton/swiglu.py");
+      const before = readFileSync(path);
+      writeFileSync(path, Buffer.concat([before, Buffer.from("\n# a comment\n")]));
+      expect(await verify()).toEqual({ out: "", err: "", code: 0 });
+      writeFileSync(path, before);
+    });
+
     test("a changed compiler", async () => {
       const number = kernels().length;
-      const changed = await after("triton/codegen.py", (content) => Buffer.concat([content, Buffer.from("\n")]));
+      const changed = await after("triton/codegen.py", withCode);
       expect(changed).toContain(`and ${number - 20} more`);
     });
 

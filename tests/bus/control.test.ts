@@ -100,7 +100,7 @@ needs("nats")("a run under way", () => {
       await told("resume", outputOf(path));
       expect((await run.ended).code).toBe(0);
       same(path, alone, [0, 1, 3]);
-      expect(await told("ps")).toBe("no run goes on here");
+      expect(await told("ps")).toBe("no run is under way here");
     },
     600_000,
   );
@@ -256,10 +256,7 @@ needs("nats")("a run under way", () => {
     expect(await stateOf(path, "a2")).toBe("paused");
     await told("resume", outputOf(path), "a2");
     const { code, err } = await again.ended;
-    expect([code, err]).toEqual([
-      0,
-      expect.stringMatching(/notice: a2 stays paused, as before: mlora resume \S+ has it go on/),
-    ]);
+    expect([code, err]).toEqual([0, expect.stringMatching(/notice: a2 stays paused, as before: mlora resume \S+ resumes it/)]);
     same(path, await undisturbed(text), [0, 2]);
   }, 600_000);
 
@@ -307,7 +304,7 @@ needs("nats")("a run under way", () => {
     const insist = async (...args: string[]): Promise<boolean> => {
       for (let i = 0; i < 50; i++) {
         const { code, err } = await mlora(...args);
-        if (code === 0 || !/no run goes on here|being opened|refused|not answer/.test(err)) return code === 0;
+        if (code === 0 || !/no run is under way here|being opened|refused|not answer/.test(err)) return code === 0;
         expect(ended, args.join(" ")).toBeNull();
         await Bun.sleep(100);
       }
@@ -365,7 +362,7 @@ needs("nats")("a run under way", () => {
     const run = start(path);
     await begun(path, 3);
     const out = outputOf(path);
-    expect(await refusal("stop", "nonesuch")).toContain("there is no run 'nonesuch'; these runs go on here:");
+    expect(await refusal("stop", "nonesuch")).toContain("there is no run 'nonesuch'; these runs are under way here:");
     expect(await refusal("stop", out, "a7")).toMatch(/the run has no adapter 'a7'\nhint: did you mean 'a0'\?/);
     expect(await refusal("fork", out, "a0", "c", "--set", "rank = 4")).toContain("cannot have another rank");
     expect(await refusal("fork", out, "a0", "c", "--set", "steps = 1")).toContain("'c' would end after 1");
@@ -394,7 +391,7 @@ needs("nats")("a run under way", () => {
     for (const secret of [reach.address.login.token, reach.key]) expect(listed).not.toContain(secret);
     run.kill("SIGKILL");
     await run.ended;
-    expect(await told("ps")).toBe("no run goes on here");
+    expect(await told("ps")).toBe("no run is under way here");
     expect(readdirSync(folder)).toEqual([]);
   }, 600_000);
 });

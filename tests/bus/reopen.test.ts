@@ -68,7 +68,7 @@ needs("nats")("stages that are opened again", () => {
       const { code, err } = await run.ended;
       expect([code, err]).toEqual([2, expect.stringContaining("the stages are started again, 1 of at most 3 times")]);
       expect(err).toMatch(
-        /^error\[resume.changed\]: the base model in .*\/model was changed while the run went on\nhint: give the run back/m,
+        /^error\[resume.changed\]: the base model in .*\/model was changed during the run\nhint: give the run back/m,
       );
       damage(join(model, "model.safetensors")); // as it was
       const again = place.start(["run", path]);
@@ -256,7 +256,7 @@ describe("the adapters that `from` and `reference` name", () => {
         const { code, err } = await run.ended;
         expect([code, err]).toEqual([
           2,
-          expect.stringMatching(/^error\[resume.changed\]: the adapter in .*\/start\/a was changed while the run went on$/m),
+          expect.stringMatching(/^error\[resume.changed\]: the adapter in .*\/start\/a was changed during the run$/m),
         ]);
       },
       LIMIT,

@@ -7,7 +7,7 @@ import { findSession, remoteSessions } from "../../src/session/remote-session.ts
 import { openSession, type Session, type SessionOptions } from "../../src/session/session.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { childrenOf, commandOf, leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 const before = process.env["MLORA_CACHE"];
@@ -54,5 +54,28 @@ needs("nats")("a session", () => {
     expect(isListed(alone)).toBe(false);
     await alone.done;
     expect(leftOf(outputOf(path), "a4")).toEqual(leftOf(outputOf(lateAlone), "a4"));
+  }, 300_000);
+
+  test("of several stages continues after one is killed, reports it in an event, and comes to the bytes of one stage", async () => {
+    const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 4 }\nrestarts = 1"), 20);
+    const [path, alone] = [place.project(text, SUMS), place.project(text, SUMS)];
+    await (await open(alone, { isReachable: false })).done;
+    await using session = await openSession(loadRecipe(path, { stages: 2 }), { isReachable: false });
+    const causes: unknown[] = [];
+    let killed = false;
+    for await (const event of session.events()) {
+      if (event.type === "reopening") causes.push(event.cause);
+      if (event.type !== "step" || event.step < 12 || killed) continue;
+      killed = true;
+      const stage = childrenOf(process.pid).find((pid) => commandOf(pid).includes("stage --orders"));
+      process.kill(stage!, "SIGKILL");
+    }
+    const { adapters } = await session.done;
+    expect(adapters.map(({ status }) => status)).toEqual(["done", "done"]);
+    expect(causes).toEqual([
+      { why: "lost", message: expect.stringContaining("was killed by SIGKILL"), restart: 1, restarts: 1 },
+    ]);
+    for (const name of ["a0", "a1"]) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(alone), name));
+    expect(childrenOf(process.pid).filter((pid) => /stage --orders|nats-server/.test(commandOf(pid)))).toEqual([]);
   }, 300_000);
 });

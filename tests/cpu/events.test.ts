@@ -13,7 +13,8 @@ import { lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { EventStream, resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
+import { EventStream } from "../../src/session/event-stream.ts";
+import { resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
 import { Training } from "../../src/session/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
@@ -31,7 +32,7 @@ const named = (name: string, changes: Partial<AdapterRecipe> = {}): AdapterRecip
   ...{ ...recipe, ...changes, name, evalEvery: 1 },
 });
 
-/** Two adapters, the second of which learns until its loss is NaN, and one that joins. */
+/** Two adapters, the second of which learns until its numbers are NaN, and one that joins. */
 async function trained(emit: EventStream["emit"]) {
   const optimizer = { ...recipe.optimizer, learningRate: 1e30, maxGradNorm: null };
   const schedule = { ...recipe.schedule, warmup: 0 };

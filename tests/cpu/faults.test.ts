@@ -138,7 +138,7 @@ needs("disks")("a full disk", () => {
       expectFailed(
         await run.ended,
         /^notice: a3: step \d+ was not kept: cannot write .*a3\/step-\d+.*: ENOSPC: no space left on device/m,
-        /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC: no space left on device.*; training goes on/m,
+        /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC: no space left on device.*; training continues/m,
         /^notice: cannot write .*\/out\/metrics.jsonl: ENOSPC.*; its last [\d,]+ lines are missing$/m,
       );
       expect(halfWritten(path)).toEqual([]);
@@ -152,7 +152,7 @@ needs("disks")("a full disk", () => {
       expect(still.err).toContain("hint: make room on the disk");
       rmSync(ballast);
       const again = await place.mlora("run", path);
-      expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step [1-9]/m)]);
+      expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^continuing the run in .*: a0 at step [1-9]/m)]);
       await expectSame(path, text, names);
     },
     MINUTE,

@@ -1,5 +1,5 @@
-// Requests at awkward moments, during a step and during an evaluation, change only when adapters train: those that are dropped
-// at a rung or end early are the same as in an undisturbed run.
+// What users ask of adapters at awkward moments, during a step and during an evaluation, changes only when they train: which
+// adapter is dropped at a rung or ends early is as in an undisturbed run.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";

@@ -65,9 +65,9 @@ test("Ctrl-C keeps every adapter where it stands; the same command continues fro
   const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
   await place.mlora("run", undisturbed);
   const { code, err } = await killedAt(disturbed, 20, 0, "SIGINT");
-  expect([code, err]).toEqual([1, expect.stringContaining("hint: the same command goes on with it")]);
+  expect([code, err]).toEqual([1, expect.stringContaining("hint: the same command continues it")]);
   const again = await place.mlora("run", disturbed, "--resume");
-  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step \d+ of 360/m)]);
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^continuing the run in .*: a0 at step \d+ of 360/m)]);
   expect(again.err).not.toContain("at step 0 of");
   await expectSame(disturbed, undisturbed, adapters);
   const finished = await place.mlora("run", disturbed);
@@ -80,7 +80,7 @@ test("Ctrl-C keeps every adapter where it stands; the same command continues fro
   const changed = await place.mlora("run", disturbed);
   expect([changed.code, changed.err]).toEqual([2, expect.stringContaining("adapter 'a0': rank was 3, is 4")]);
   const nothing = await place.mlora("run", place.project(text, SUMS), "--resume");
-  expect([nothing.code, nothing.err]).toEqual([2, expect.stringContaining("holds no run to go on with")]);
+  expect([nothing.code, nothing.err]).toEqual([2, expect.stringContaining("holds no run to continue")]);
 });
 
 test("a damaged checkpoint is reported and the one before it is taken; with none left the adapter begins again", async () => {

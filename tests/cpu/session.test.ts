@@ -76,7 +76,7 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   await events.until((event) => stepOf(event, 0) > 0);
   expect(session.resume("a4")).toContain("a4: resumed");
 
-  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3 } })).toContain("twin: goes on from a3");
+  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3 } })).toContain("twin: continues from a3");
   expect(() => session.fork({ adapter: "a3", name: "other", changes: { rank: 2 } })).toThrow("cannot have another rank");
   await events.until((event) => stepOf(event, 2) > 0);
   const at = session.status().adapters.find(({ name }) => name === "twin")!.step;
@@ -114,6 +114,18 @@ test("stages are opened again for an adapter that they have no capacity for, and
   expect(session.plan.slots).toBe(2);
   expect(leftOf(outputOf(path), "a2")).toEqual(leftOf(outputOf(alone), "a2"));
   expect(leftOf(outputOf(path), "a1")).toEqual(leftOf(outputOf(lateAlone), "a1"));
+});
+
+test("sessions of one process train concurrently, each to the bytes that it comes to alone; one folder has one session", async () => {
+  const texts = [unlike([0, 3], "cpu"), unlike([1], "cpu")];
+  const alone = texts.map((text) => place.project(text, SUMS));
+  for (const path of alone) await (await open(path)).done;
+  const paths = texts.map((text) => place.project(text, SUMS));
+  const sessions = await Promise.all(paths.map((path) => open(path)));
+  await expect(open(paths[0]!)).rejects.toMatchObject({ code: "output.locked" });
+  await Promise.all(sessions.map(({ done }) => done));
+  for (const name of ["a0", "a3"]) expect(leftOf(outputOf(paths[0]!), name)).toEqual(leftOf(outputOf(alone[0]!), name));
+  expect(leftOf(outputOf(paths[1]!), "a1")).toEqual(leftOf(outputOf(alone[1]!), "a1"));
 });
 
 test("a disposed session saves what it trained, and the next one continues it to the bytes of one that was never stopped", async () => {

@@ -152,7 +152,7 @@ test("a recipe that takes it for another is refused with what it is", async () =
   const plain = project(`[[adapter]]\nname = "plain"\nrank = 5\nsteps = 1\n${DATA}\n`);
   expect((await place.mlora("run", plain)).code).toBe(0);
   const odd = await refused(`from = "${join(plain, "..", "out", "plain")}"\ninit = "pissa"\nrank = 4\nalpha = 5`);
-  expect(odd).toContain("it has rank 5, and pissa wants one of twice the recipe's rank 4");
+  expect(odd).toContain("it has rank 5, and pissa needs one of twice the recipe's rank 4");
 }, 120_000);
 
 test("one of several ranks is reported as a recipe has it, with its half frozen; with DoRA, all of it", async () => {

@@ -1,7 +1,5 @@
-// `bun method-trial.ts METHOD OTHER`: one step of two adapters with the same tensors, rows and masks on a tiny model, of a
-// new method and of one that trains the same tensors and more. Prints by tensor how gradients and values after the step
-// compare, and for each trained tensor of the new method the error of its gradient against finite differences of the loss,
-// relative to its size.
+// `bun method-trial.ts METHOD OTHER`: one step of two adapters with the same tensors, rows and masks on a tiny model, of a new
+// method and of one that trains the same tensors and more. Prints by tensor how gradients and values after the step compare.
 
 import { Rng } from "../../src/base/rng.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";

@@ -1,15 +1,10 @@
-// A session's events as a stream: all readers get all events in order, in their own time; a slow one learns how many it missed.
+// A session's events as a stream: all readers get all events in order, in their own time, and a slow one learns what it
+// missed.
 
 import { expect, test } from "bun:test";
 import * as v from "valibot";
-import {
-  type AdapterResult,
-  EventStream,
-  endedEvent,
-  resultOf,
-  type SessionEvent,
-  sessionEventSchema,
-} from "../../src/session/events.ts";
+import { EventStream } from "../../src/session/event-stream.ts";
+import { type AdapterResult, endedEvent, resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
 
 const notice = (i: number): SessionEvent => ({ type: "notice", adapter: null, index: null, text: `${i}` });
 const notices = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => notice(from + i));
@@ -37,7 +32,7 @@ test("readers get all events from when they asked, in order, whether they wait f
   expect(await all(stream.events())).toEqual([]);
 });
 
-test("a reader that is too slow misses the oldest events and learns how many, and nothing else is held up or kept", async () => {
+test("a reader that is too slow misses the oldest events and gets their number, and nothing else is held up or kept", async () => {
   const stream = new EventStream();
   const slow = stream.events();
   const quick = stream.events();
@@ -57,7 +52,7 @@ test("a reader that is too slow misses the oldest events and learns how many, an
   expect(rest).toEqual(notices(1 + count, total));
 });
 
-test("a slow reader learns of each gap in its place", async () => {
+test("a slow reader gets each gap in its place", async () => {
   const stream = new EventStream();
   const reader = stream.events();
   for (const event of notices(0, 5000)) stream.emit(event);
@@ -73,7 +68,7 @@ test("a slow reader learns of each gap in its place", async () => {
   expect(rest).toEqual(notices(10_000 - rest.length, 10_000));
 });
 
-test("listeners are called at once and in order, and what one throws reaches the emitter", () => {
+test("listeners are called at once and in order, and what one throws reaches the caller of emit", () => {
   const heard: string[] = [];
   const stream = new EventStream([
     () => void heard.push("first"),

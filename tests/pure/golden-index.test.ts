@@ -49,14 +49,23 @@ describe("a golden file that is made again", () => {
   };
 
   test("may be the same bytes", () => {
-    expect(compare(".json", "[1]", "[1]", null)).toEqual({ same: true, distance: 0 });
+    expect(compare(".json", "[1]", "[1]", null)).toEqual({ same: true, distance: 0, added: [] });
   });
 
   test("may have been made with other versions, and with numbers that are near enough", () => {
     const text = (version: string, x: number) => JSON.stringify({ made_with: { torch: version }, x: [100, x] });
-    expect(compare(".json", text("1", 0.5), text("2", 0.5), null)).toEqual({ same: true, distance: 0 });
+    expect(compare(".json", text("1", 0.5), text("2", 0.5), null)).toEqual({ same: true, distance: 0, added: [] });
     const near = compare(".json", text("1", 0.5), text("1", 0.51), 1e-3);
     expect(near.same && near.distance).toBeCloseTo(1e-4, 8);
+  });
+
+  test("may have keys that the maker has come to write since; null is as good as nothing", () => {
+    expect(compare(".json", '{"a": 1, "b": null}', '{"a": 1, "c": null}', null)).toEqual({
+      same: true,
+      distance: 0,
+      added: [],
+    });
+    expect(compare(".json", '[{"a": 1}]', '[{"a": 1, "b": 2}]', null)).toEqual({ same: true, distance: 0, added: ["b"] });
   });
 
   test.each([
@@ -78,9 +87,17 @@ describe("a golden file that is made again", () => {
       return path;
     };
     const kept = write("kept.safetensors", [1, 2, 4, 8], [4]);
-    expect(compareFiles(kept, write("near.safetensors", [1, 2, 4, 8.5], [4]), 0.1)).toEqual({ same: true, distance: 0.0625 });
+    expect(compareFiles(kept, write("near.safetensors", [1, 2, 4, 8.5], [4]), 0.1)).toEqual({
+      same: true,
+      distance: 0.0625,
+      added: [],
+    });
     expect(compareFiles(kept, write("far.safetensors", [1, 2, 4, 9], [4]), 0.1)).toMatchObject({ same: false });
     expect(compareFiles(kept, write("nan.safetensors", [1, 2, Number.NaN, 8], [4]), 0.1)).toMatchObject({ same: false });
+    const other = join(place.path, "other.safetensors");
+    const x = { name: "x", dtype: "f32" as const, shape: [4], data: new Float32Array([1, 2, 4, 8]) };
+    writeSafetensors(other, [x, { ...x, name: "y" }]);
+    expect(compareFiles(kept, other, 0.1)).toEqual({ same: false, why: "expected the tensors kept, found also y" });
     expect(compareFiles(kept, write("shape.safetensors", [1, 2, 4, 8], [2, 2]), 0.1)).toMatchObject({ same: false });
   });
 });

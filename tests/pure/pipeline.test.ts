@@ -257,7 +257,8 @@ describe("adapters that come and go", () => {
     let returned = 0;
     for (let i = 0; i < 60; i++) {
       const one = randomCase(rng, { stages: 1, kind: "lorapp", packing: i % 2 === 0 ? "filled" : "balanced" });
-      const joining = [...joiningOf(one.works), ...joiningOf(one.works).slice(0, 1)]; // the first comes twice
+      // the first came twice before the first pull
+      const joining = [...joiningOf(one.works), ...joiningOf(one.works).slice(0, 1)];
       const act = ({ action }: StageAction) => {
         if (action.kind !== "step" || rng.below(3) > 0) return;
         const { adapter, step } = action.steps[0]!;

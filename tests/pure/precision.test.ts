@@ -26,11 +26,12 @@ const H100: StageDevice = {
 
 /** The plan of four adapters of rank 16 on q, k, v and o, of 8 x 512 tokens each. */
 function planned(shape: string, precision: Precision, recomputation: string) {
-  const [rows, length, adapters] = [8, 512, 4];
-  const recipe = recipeOf({ rows, length, rank: 16, targets: "qkvo", recomputation, precision }, shape, adapters, 10);
+  const [rows, length, adapters, spec] = [8, 512, 4, shapeOf(shape)];
+  const options = { rows, length, rank: 16, targets: "qkvo", recomputation, precision };
+  const recipe = recipeOf(options, { shape, spec }, adapters, 10);
   const row = { length, longest: length, targets: length };
   const data = range(adapters).map(() => ({ train: range(rows).map(() => row), eval: [], reference: null }));
-  const plan = makePlan(recipe, shapeOf(shape), data, [H100]);
+  const plan = makePlan(recipe, spec, data, [H100]);
   return { plan, gib: totalBytes(totalMemory(plan)) / GIB, weights: totalMemory(plan).weights };
 }
 

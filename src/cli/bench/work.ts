@@ -1,13 +1,15 @@
 // What `mlora bench` trains: a recipe of equal adapters, and random rows. Nothing is read.
 
+import { resolve } from "node:path";
 import { PRECISIONS } from "../../base/precision.ts";
 import { Rng } from "../../base/rng.ts";
 import { range } from "../../base/shape.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { linearsOfModel } from "../../families/linears.ts";
-import { ownDefaults, PEFT_METHODS } from "../../methods/registry.ts";
-import { shapeOf } from "../../plan/shapes.ts";
+import { PEFT_METHODS } from "../../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
+import { resolveAdapter } from "../../recipe/resolve.ts";
+import type { AdapterTable } from "../../recipe/schema.ts";
 import type { Tokens } from "../../schedule/pack.ts";
 import type { AdapterData } from "../../session/training.ts";
 import { oneOf, wholeNumber } from "../flags.ts";
@@ -54,50 +56,36 @@ export function randomRows(spec: ModelSpec, rows: number, length: number, seed: 
   return { train: range(rows).map(row), eval: [] };
 }
 
-export function recipeOf(options: BenchOptions, shape: string, adapters: number, steps: number): Recipe {
-  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(shapeOf(shape));
+export function recipeOf(
+  options: BenchOptions,
+  { shape, spec }: { readonly shape: string; readonly spec: ModelSpec },
+  adapters: number,
+  steps: number,
+): Recipe {
+  const targets = TARGETS[oneOf("targets", options.targets ?? "all-linear", Object.keys(TARGETS))]!(spec);
   const rank = natural(options, "rank", 16);
   const method = oneOf("method", options.method ?? "lora", PEFT_METHODS);
-  const adapter = (i: number): AdapterRecipe => ({
-    name: `bench-${i}`,
-    train: [],
-    eval: [],
-    evalSplit: 0,
+  const table: Omit<AdapterTable, "name" | "seed"> = {
     format: "text",
-    template: null,
-    chatTemplate: false,
-    chatVariables: {},
-    thoughts: "as-template",
-    system: null,
-    trainOn: "all",
-    objective: { name: "sft" },
+    chat_template: false,
+    train_on: "all",
     method,
-    ...ownDefaults,
     rank,
     alpha: rank,
     dropout: options.dropout ?? 0,
     targets,
-    exclude: null,
-    layers: null,
-    rankPattern: {},
-    alphaPattern: {},
-    optimizer: { name: "adamw", learningRate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, maxGradNorm: null },
-    schedule: { name: "constant", warmup: 0, minRatio: 0 },
-    epochs: null,
+    learning_rate: 1e-4,
+    weight_decay: 0.01,
+    max_grad_norm: false,
+    scheduler: "constant",
+    warmup: 0,
     steps,
-    batchSize: natural(options, "rows", 4),
-    accumulation: 1,
-    maxLength: natural(options, "length", 64),
-    overlong: "truncate",
+    batch_size: natural(options, "rows", 4),
+    max_length: natural(options, "length", 64),
     shuffle: false,
-    seed: i,
-    evalEvery: null,
-    priority: 0,
-    patience: null,
-    minDelta: 0,
-    halving: null,
-    initialAdapter: null,
-  });
+  };
+  const adapter = (i: number): AdapterRecipe =>
+    resolveAdapter({ ...table, name: `bench-${i}`, seed: i }, {}, resolve("bench"), 0, "bench");
   return {
     path: "bench",
     model: { path: shape, precision: precisionOf(options) },
