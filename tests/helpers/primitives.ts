@@ -56,16 +56,25 @@ export const ofStep = (name: string, step: number) => rowsOf(name).slice(6 * (st
 export const weighted = (rows: readonly Row[], weight: (row: number, token: number) => number): Row[] =>
   rows.map((row, i) => ({ ...row, weights: Float32Array.from(row.mask, (is, at) => (is === 1 ? weight(i, at) : 0)) }));
 
-/** A folder with the model. Disposing removes it. */
+/** A folder with the model, made when it is first used. Disposing removes it. */
 export class PrimitivesPlace implements Disposable {
-  readonly root = mkdtempSync(join(tmpdir(), "mlora-primitives-"));
-  readonly model = join(this.root, "model");
+  #root: string | null = null;
 
   constructor(
     readonly device: "cpu" | "cuda" = "cpu",
     readonly precision: Precision = "fp32",
-  ) {
-    writeTinyModel(this.model);
+  ) {}
+
+  get root(): string {
+    if (this.#root === null) {
+      this.#root = mkdtempSync(join(tmpdir(), "mlora-primitives-"));
+      writeTinyModel(this.model);
+    }
+    return this.#root;
+  }
+
+  get model(): string {
+    return join(this.root, "model");
   }
 
   /** Adapters of a rank, a rate and a method of their own, that train on rows in their order. */
@@ -91,6 +100,6 @@ export class PrimitivesPlace implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    rmSync(this.root, { recursive: true, force: true });
+    if (this.#root !== null) rmSync(this.#root, { recursive: true, force: true });
   }
 }
