@@ -56,7 +56,9 @@ export class Arena implements Disposable {
 }
 
 /** The first `rows` rows of a tensor. */
-export const firstRows = (t: Tensor, rows: number): Tensor => ({ ...t, shape: [rows, ...t.shape.slice(1)] });
+export function firstRows(t: Tensor, rows: number): Tensor {
+  return t.shape[0] === rows ? t : { ...t, shape: t.shape.with(0, rows) };
+}
 
 /** `rows` rows of a tensor from row `row`. */
 export const rowsFrom = (t: Tensor, row: number, rows: number): Tensor => ({

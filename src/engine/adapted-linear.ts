@@ -21,9 +21,17 @@ export type RowTables = {
   readonly presence: Presence;
 };
 
+/** Methods that compute rows themselves. Asked at each launch, so that nothing is made where there is none. */
+const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
+const NONE: readonly PeftMethod[] = [];
+
 /** The methods that have rows of their own in this pass and group. */
-const computing = ({ presence }: RowTables, { group, methods }: TargetGroup): PeftMethod[] =>
-  PEFT_METHODS.filter((method) => methods[method] && (presence[method]?.[group] ?? "none") !== "none");
+function computing({ presence }: RowTables, { group, methods }: TargetGroup): readonly PeftMethod[] {
+  let found: readonly PeftMethod[] = NONE;
+  for (const method of ROW_METHODS)
+    if (methods[method] && (presence[method]?.[group] ?? "none") !== "none") found = [...found, method];
+  return found;
+}
 
 /**
  * y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. Whole products that methods

@@ -65,7 +65,7 @@ export class LayerPass {
 
   /** Turns the gradient of the layer's output into that of its input, and adds to the adapters' gradients. */
   backward(): void {
-    for (const operation of this.program.operations.toReversed()) behaviourOf(operation).backward(operation, this);
+    for (const operation of this.program.reversed) behaviourOf(operation).backward(operation, this);
   }
 
   #run(operation: Operation): void {
@@ -133,8 +133,10 @@ export class LayerPass {
 
   /** Whole products that methods need of a group, where they are kept. */
   products(group: string): Products {
-    const products = Object.entries(this.of.acts.products.get(group)!);
-    return Object.fromEntries(products.map(([method, product]) => [method, this.#cut(product)]));
+    const kept = this.of.acts.products.get(group)!;
+    const products: Record<string, Tensor> = {};
+    for (const method in kept) products[method] = this.#cut(kept[method as keyof Products]!);
+    return products;
   }
 
   #cut(tensor: Tensor): Tensor {

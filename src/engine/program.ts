@@ -36,6 +36,8 @@ export type GradientPlace = { readonly work: string } | { readonly value: string
 export type LayerProgram = {
   readonly layer: number;
   readonly operations: readonly Operation[];
+  /** The same in the order of the backward pass. */
+  readonly reversed: readonly Operation[];
   readonly values: ReadonlyMap<string, Value>;
   readonly gradients: ReadonlyMap<string, GradientPlace>;
   /** Operations that add to a gradient which another has begun. */
@@ -80,15 +82,16 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
   }
   const output = operations.at(-1)!.to;
   invariant(values.get(output)!.width === hidden, `layer ${layer} ends with ${output}, which is no stream`);
-  return { layer, operations, values, output, ...resolveGradients(operations, values, output) };
+  const reversed = operations.toReversed();
+  return { layer, operations, reversed, values, output, ...resolveGradients(reversed, values, output) };
 }
 
 /** From the last operation to the first: each finds the gradient of its output and leaves that of its input. */
-function resolveGradients(operations: readonly Operation[], values: ReadonlyMap<string, Value>, output: string) {
+function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<string, Value>, output: string) {
   const gradients = new Map<string, GradientPlace>([[output, { work: STREAM }]]);
   const adding = new Set<Operation>();
   const busy = new Map<string, string>(); // working memory, and the value whose gradient it holds
-  for (const operation of operations.toReversed()) {
+  for (const operation of reversed) {
     const { from, to } = operation;
     const own = gradients.get(to);
     invariant(own, `nothing reads ${to}`);

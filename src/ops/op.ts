@@ -8,18 +8,20 @@ import type { Device } from "../device/device.ts";
 import type { KernelName, Kernels } from "../device/kernels.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
 
-type Spec = {
-  readonly dtype: DType | "c" | "w";
-  readonly sizes: readonly { readonly factor: number; readonly letter: string }[];
-};
+/** A size: a factor before the letter with this place in the alphabet, or, below 0, the factor itself. */
+type Size = { readonly factor: number; readonly letter: number };
+type Spec = { readonly name: string; readonly dtype: DType | "c" | "w"; readonly sizes: readonly Size[] };
 
-function parse(text: string): Spec {
+const letterAt = (letter: string): number => letter.charCodeAt(0) - "A".charCodeAt(0);
+
+function parse([name, text]: readonly [string, string]): Spec {
   const [dtype, ...sizes] = text.split(" ");
   return {
+    name,
     dtype: dtype as Spec["dtype"],
     sizes: sizes.map((size) => {
       const [, factor, letter] = /^(\d*)([A-Z]?)$/.exec(size)!;
-      return { factor: factor === "" ? 1 : Number(factor), letter: letter! };
+      return { factor: factor === "" ? 1 : Number(factor), letter: letter === "" ? -1 : letterAt(letter!) };
     }),
   };
 }
@@ -36,27 +38,42 @@ const wrong = (kernel: string, name: string, what: string): Error => new Error(`
 export function op<K extends KernelName>(
   kernel: K,
   specs: Readonly<Record<string, string>>,
-  known: (args: Kernels[K]) => Readonly<Record<string, number>> = () => ({}),
+  known?: (args: Kernels[K]) => Readonly<Record<string, number>>,
 ): (device: Device, args: Kernels[K]) => void {
-  const parsed = Object.entries(specs).map(([name, text]) => [name, parse(text)] as const);
+  const parsed = Object.entries(specs).map(parse);
+  // Of each letter, below 0 until one is found; kept between calls, of which a step makes thousands.
+  const sizes = new Float64Array(26);
   return (device, args) => {
     const flat = args as Readonly<Record<string, unknown>>;
-    const values: Readonly<Record<string, unknown>> = { ...flat, ...(flat["lora"] as object | null | undefined) };
-    const sizes: Record<string, number> = { ...known(args) };
-    for (const [name, { dtype, sizes: want }] of parsed) {
-      const tensor = values[name];
-      if (!isTensor(tensor)) continue;
-      const type = dtype === "c" || dtype === "w" ? device.compute : dtype;
-      const held = isPacked(tensor) ? tensor.format : tensor.dtype;
-      if (held !== type && !(dtype === "w" && isPacked(tensor))) throw wrong(kernel, name, `is ${held}, wanted ${type}`);
-      if (tensor.shape.length !== want.length) throw wrong(kernel, name, `has shape [${tensor.shape}]`);
-      want.forEach(({ factor, letter }, i) => {
-        const size = tensor.shape[i]!;
-        if (letter !== "" && sizes[letter] === undefined) sizes[letter] = size / factor;
-        const unit = letter === "" ? 1 : sizes[letter]!;
-        if (size !== factor * unit) throw wrong(kernel, name, `has ${size} in dimension ${i}, wanted ${factor * unit}`);
-      });
+    const lora = flat["lora"] as Readonly<Record<string, unknown>> | null | undefined;
+    sizes.fill(-1);
+    if (known) for (const [letter, size] of Object.entries(known(args))) sizes[letterAt(letter)] = size;
+    for (const spec of parsed) {
+      const tensor = lora?.[spec.name] ?? flat[spec.name];
+      if (isTensor(tensor)) check(kernel, spec, tensor, device.compute, sizes);
     }
     device.launch(kernel, args);
   };
+}
+
+function check(
+  kernel: string,
+  { name, dtype, sizes: expected }: Spec,
+  tensor: Weight,
+  compute: DType,
+  sizes: Float64Array,
+): void {
+  const type = dtype === "c" || dtype === "w" ? compute : dtype;
+  const held = isPacked(tensor) ? tensor.format : tensor.dtype;
+  if (held !== type && !(dtype === "w" && isPacked(tensor))) throw wrong(kernel, name, `is ${held}, expected ${type}`);
+  const { shape } = tensor;
+  if (shape.length !== expected.length) throw wrong(kernel, name, `has shape [${shape}]`);
+  for (let i = 0; i < shape.length; i++) {
+    const { factor, letter } = expected[i]!;
+    const size = shape[i]!;
+    if (size % factor !== 0) throw wrong(kernel, name, `has ${size} in dimension ${i}, expected a multiple of ${factor}`);
+    if (letter >= 0 && sizes[letter]! < 0) sizes[letter] = size / factor;
+    const wanted = letter < 0 ? factor : factor * sizes[letter]!;
+    if (size !== wanted) throw wrong(kernel, name, `has ${size} in dimension ${i}, expected ${wanted}`);
+  }
 }
