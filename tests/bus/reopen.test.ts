@@ -165,7 +165,7 @@ test(
     const { code, err } = await run.ended;
     expect([code, err]).toEqual([
       2,
-      expect.stringMatching(/^error\[resume.changed\]: the base model in .*\/model was changed while/m),
+      expect.stringMatching(/^error\[resume.changed\]: the base model in .*\/model was changed during the run$/m),
     ]);
     expect(err).toContain("a0: saved");
   },
