@@ -66,7 +66,10 @@ function sha256(content: Uint8Array): string {
   return new Bun.CryptoHasher("sha256").update(content).digest("hex");
 }
 
-/** The variants of a kernel for a machine lie together, as names that differ by a hash alone: unpacked in milliseconds when one is loaded. */
+/**
+ * The variants of a kernel for a machine lie together, as names that differ by a hash alone: unpacked in milliseconds when one
+ * is loaded.
+ */
 function packsOf(names: readonly string[]) {
   const alike = Map.groupBy(names, (name) => name.replace(/-[0-9a-f]{16}\./, "."));
   return [...alike.values()].map((group) => group.map((name) => ({ name, content: readAsset(name) })));
