@@ -8,8 +8,11 @@ const ROOT = join(import.meta.dir, "..", "..");
 /** Now, in UTC, to the minute. */
 export const date = (): string => new Date().toISOString().slice(0, 16).replace("T", " ");
 
-/** What was measured, as Git names it. */
-export const commit = Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() || "?";
+/** What was measured, as Git names it; MLORA_COMMIT says it for a copy that has no history. */
+export const commit =
+  process.env["MLORA_COMMIT"] ||
+  Bun.spawnSync(["git", "describe", "--always", "--dirty"], { cwd: ROOT }).stdout.toString().trim() ||
+  "?";
 
 /**
  * The table of docs/measurements/NAME.md, which begins with `head` where there is none yet; its first columns are date and
