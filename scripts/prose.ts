@@ -24,16 +24,7 @@ const CHECKED: readonly string[] = [
   "ffi",
   "kernels/triton",
   "scripts",
-  "src/bus",
-  "src/recipe",
-  "src/schedule",
-  "src/plan",
-  "src/link",
-  "src/ops",
-  "src/device",
-  "src/data",
-  "src/cli/draw",
-  "src/families",
+  "src",
   "tests",
 ];
 

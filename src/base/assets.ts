@@ -1,7 +1,7 @@
 // The files that come with the program: native libraries, nats-server, kernels.
 //
-// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded, compressed;
-// what the system has to open by a path is unpacked into a cache folder first (cache.ts).
+// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded,
+// compressed; what the system has to open by a path is unpacked into a cache folder first (cache.ts).
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -2,7 +2,7 @@
 // there by a rename, so that any number of processes may do it at once.
 //
 // A library that is opened is code that is run. So a file is used only after its hash was computed again, and only in a folder
-// that nobody else can write.
+// that other users cannot write to.
 
 import {
   accessSync,
@@ -24,7 +24,7 @@ import { RunError, textOf } from "./errors.ts";
 const STICKY = 0o1000;
 const OTHERS_WRITE = 0o022;
 
-/** Folders to try, the best first. MLORA_CACHE stands alone: who names a folder wants that one, or to be told. */
+/** Folders to try, the best first. Where MLORA_CACHE names a folder, it is the only one: no other takes its place unnoticed. */
 export function cacheFolders(): readonly string[] {
   const chosen = environment("MLORA_CACHE");
   if (chosen) return [resolve(chosen)];

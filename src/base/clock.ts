@@ -1,4 +1,4 @@
-// The only clock. Durations are differences of `now()`; `wallTime()` is for what people and files are told.
+// The only clock. Durations are differences of `now()`; `wallTime()` is for times that people read or files hold.
 
 /** Milliseconds since the process began: never goes back, whatever is done to the system's clock. */
 export const now = (): number => performance.now();

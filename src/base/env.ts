@@ -7,7 +7,7 @@ const NAMES = {
   MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
-    "the processor that OpenBLAS shall compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
+    "the processor that OpenBLAS is to compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
   MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
   MLORA_RUN_KEY: "with --nats or --listen: the key of the run, of 32 characters or more; a new one for each run",
@@ -32,8 +32,9 @@ export type Variable = keyof typeof NAMES;
 export const environment = (name: Variable): string | undefined => process.env[name] || undefined;
 
 /**
- * What a child has of it: all but what would have its runtime or its loader run other code. Of LD_LIBRARY_PATH it keeps the folders that hold
- * the driver's or NCCL's library, which only root and this user can write to: in containers these are found by nothing else.
+ * What a child has of it: all but what would have its runtime or its loader run other code. Of LD_LIBRARY_PATH it keeps the
+ * folders that hold the driver's or NCCL's library, which only root and this user can write to: in containers these are found
+ * by nothing else.
  */
 export function inheritedEnvironment(variables: Readonly<NodeJS.ProcessEnv> = process.env): Record<string, string> {
   const kept = Object.entries(variables).filter(
@@ -43,7 +44,10 @@ export function inheritedEnvironment(variables: Readonly<NodeJS.ProcessEnv> = pr
   return { ...Object.fromEntries(kept), ...(folders === "" ? {} : { LD_LIBRARY_PATH: folders }) };
 }
 
-/** Of Bun, of the loader, of the C library, of OpenSSL. BUN_FEATURE_FLAG_NO_ORPHANS is set anew for each child (cluster/spawn.ts). */
+/**
+ * Of Bun, of the loader, of the C library, of OpenSSL. BUN_FEATURE_FLAG_NO_ORPHANS is set anew for each child
+ * (cluster/spawn.ts).
+ */
 const CODE = /^(BUN_|NODE_|LD_|GCONV_PATH$|GLIBC_TUNABLES$|MALLOC_|OPENSSL_(CONF|MODULES|ENGINES)$)/;
 const DRIVERS = ["libcuda.so.1", "libnccl.so.2"];
 

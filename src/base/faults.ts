@@ -59,7 +59,7 @@ export const readError = (path: string, error: unknown): MloraError =>
     ? error
     : new RunError("files.read", `cannot read ${path}: ${textOf(error)}`, readHintOf(error), { cause: error });
 
-/** The last door: a refusal of the system that nobody has worded. Null for what is no such refusal. */
+/** The last door: a refusal of the system that no other code has worded. Null for what is no such refusal. */
 export function systemError(error: unknown): RunError | null {
   const code = codeOf(error);
   if (!(error instanceof Error) || !(code in WRITING || code in READING || OTHERS.includes(code))) return null;

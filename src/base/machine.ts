@@ -37,7 +37,10 @@ export function processor(read: Read = readFile): Processor {
   return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(read), missing, avx512: has.has("avx512f") };
 }
 
-/** The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the process. */
+/**
+ * The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the
+ * process.
+ */
 export function requireProcessor(read: Read = readFile): Processor {
   const found = processor(read);
   if (found.missing.length === 0) return found;
@@ -90,7 +93,7 @@ function controlGroups(controller: "cpu" | "memory", read: Read): Group[] {
 const upwards = (path: string): string[] => (path === "/" ? ["/"] : [path, ...upwards(dirname(path))]);
 
 function memoryOfGroup({ folder, version }: Group, read: Read): { readonly limit: number; readonly used: number } {
-  const number = (file: string): number => Number(read(join(folder, file))?.trim() || Number.NaN); // "max" is none, too
+  const number = (file: string): number => Number(read(join(folder, file))?.trim() || Number.NaN); // "max" is NaN, too
   const limit = number(version === 2 ? "memory.max" : "memory.limit_in_bytes");
   if (Number.isNaN(limit)) return { limit: Number.POSITIVE_INFINITY, used: 0 };
   const used = number(version === 2 ? "memory.current" : "memory.usage_in_bytes");

@@ -1,4 +1,5 @@
-// Regular expressions as Python reads them, where JavaScript reads them alike. PEFT matches modules by them; the paths of modules are ASCII.
+// Regular expressions as Python reads them, where JavaScript reads them alike. PEFT matches modules by them; the paths of
+// modules are ASCII.
 
 export class PatternError extends Error {}
 
@@ -14,7 +15,10 @@ const OTHERWISE: readonly (readonly [RegExp, (found: string) => string])[] = [
 
 const compiled = new Map<string, RegExp>();
 
-/** `whole`: as re.fullmatch; `end`: as PEFT's patterns, `(.*\.)?(pattern)$` by re.match. Throws a PatternError that says what is wrong. */
+/**
+ * `whole`: as re.fullmatch; `end`: as PEFT's patterns, `(.*\.)?(pattern)$` by re.match. Throws a PatternError that says what is
+ * wrong.
+ */
 export function compilePattern(pattern: string, match: "whole" | "end"): RegExp {
   const key = `${match} ${pattern}`;
   const known = compiled.get(key);

@@ -1,11 +1,11 @@
-// Who a process is, written down so that another process can tell whether it still runs.
+// What identifies a process, written down so that another process can tell whether it still runs.
 
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 
 /**
- * This process: told from others that had or will have its number by its start, its machine's boot and the namespace that numbers
- * processes there (a container has one of its own), and the machine.
+ * This process: told from others that had or will have its number by its start, its machine's boot and the namespace that
+ * numbers processes there (a container has one of its own), and the machine.
  */
 export const stampOfProcess = (): string => `${process.pid} ${startOf(process.pid)} ${bootId()}.${namespace()} ${hostname()}`;
 
@@ -22,7 +22,7 @@ export function processOf(stamp: string): { readonly pid: number; readonly elsew
   return runs ? { pid, elsewhere: null } : null;
 }
 
-/** Whether there is a process of this number, ours or somebody else's. */
+/** Whether there is a process of this number, this user's or another user's. */
 function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -1,4 +1,4 @@
-// Randomness that nobody can foresee: tokens, names of runs and of temporary things. The only door to it; what is trained takes
+// Randomness that cannot be foreseen: tokens, names of runs and of temporary things. The only door to it; what is trained takes
 // its randomness from seeds (rng.ts).
 
 /** Lower-case letters and digits that look like nothing else: fit for subjects, file names, and to be read aloud. */

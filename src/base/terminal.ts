@@ -1,5 +1,6 @@
-// The door of all text that may reach a terminal. Names, paths, templates, rows and errors of others may hold control characters that
-// move the cursor, set the window's title or turn the direction of text: they are shown as escapes and never sent.
+// The door of all text that may reach a terminal. Names, paths, templates, rows and errors of others may hold control
+// characters that move the cursor, set the window's title or turn the direction of text: they are shown as escapes and never
+// sent.
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const CONTROLS = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;

@@ -1,5 +1,5 @@
-// `mlora doctor`: what this machine has and lacks. Each part is made to work, not only looked for, and one that fails is a line of
-// the report. The command itself fails only where nothing could be trained.
+// `mlora doctor`: what this machine has and lacks. Each part is made to work, not only looked for, and one that fails is a
+// line of the report. The command itself fails only where nothing could be trained.
 
 import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
@@ -18,7 +18,8 @@ type Finding = {
 /** Prints the report. Throws a RunError, `doctor.unfit`, where nothing can be trained. */
 export async function doctor({ json = false }: DoctorOptions): Promise<void> {
   const found = new Map<string, Finding>();
-  for (const part of PARTS) found.set(part.name, await examine(part)); // one by one: a crash then comes after the last good line
+  // One by one: a crash then comes after the last good line.
+  for (const part of PARTS) found.set(part.name, await examine(part));
   const lacking = PARTS.filter(({ name, needed }) => needed && found.get(name)!.state !== "ok").map(({ name }) => name);
   const fit = lacking.length === 0;
   writeStdout(json ? asJson(found, fit) : asText(found, fit));

@@ -1,5 +1,5 @@
-// `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters. It is written
-// beside its final place, read back and compared, and renamed: under its name there is a whole model or none.
+// `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters. It is
+// written next to its final place, read back and compared, and renamed: under its name there is a whole model or none.
 
 import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -39,7 +39,10 @@ const DTYPES = { bf16: { ours: "bf16", theirs: "bfloat16" }, fp32: { ours: "f32"
 const SHARD = "5GB"; // as transformers divides a model
 const ASK: Asking = { command: "export", flag: "--base" };
 
-/** Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or reads otherwise. */
+/**
+ * Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or
+ * reads otherwise.
+ */
 export function exportModel(folder: string, { base: named, output: to, dtype: type, shard, json = false }: ExportFlags): void {
   const begun = now();
   if (to === undefined)
@@ -128,7 +131,10 @@ function bytesIn(text: string): number {
   return bytes;
 }
 
-/** How the base was quantised where the adapter was trained, as far as the recipe in the run's folder tells; null where it was not. */
+/**
+ * How the base was quantised where the adapter was trained, as far as the recipe in the run's folder tells;
+ * null where it was not.
+ */
 function heldIn(adapterFolder: string): string | null {
   try {
     const { model } = parse(readFileSync(join(adapterFolder, "..", "recipe.toml"), "utf8")) as {
@@ -158,14 +164,14 @@ function freeFolder(path: string, base: string): string {
   }
 }
 
-/** The folder beside `output` that becomes it. */
+/** The folder next to `output` that becomes it. */
 function partOf(output: string, names: readonly string[]): Part {
   try {
     return openPart(output, names);
   } catch (error) {
     throw new RequestError(
       "export.output",
-      `cannot write beside ${output}: ${textOf(error)}`,
+      `cannot write next to ${output}: ${textOf(error)}`,
       hintOf(error) ?? "choose a folder that you may write to",
       { cause: error },
     );

@@ -1,5 +1,5 @@
-// The contrastive segments of a packed batch on the last stage: cosines of their pooled hidden states, and their part of the stream's
-// gradient. objectives/cit.ts computes the numbers; a segment has its own rows only.
+// The contrastive segments of a packed batch on the last stage: cosines of their pooled hidden states, and their part of the
+// stream's gradient. objectives/cit.ts computes the numbers; a segment has its own rows only.
 
 import type { SequenceLoss } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";

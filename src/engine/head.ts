@@ -1,8 +1,9 @@
-// The output head: the weighted cross-entropy of the next token over the rows that have a target, and logits for generation. In supervised
-// fine-tuning all targets have the same weight; in preferences each sequence has its own (objectives/).
+// The output head: the weighted cross-entropy of the next token over the rows that have a target, and logits for generation.
+// In supervised fine-tuning all targets have the same weight; in preferences each sequence has its own (objectives/).
 //
-// Only rows with a target pass the final norm and the output head, a chunk at a time, and a chunk's logits become their own gradient in
-// place. Other tokens cost nothing here. An adapter's targets fill whole tiles, padded with rows of zeros and weight zero.
+// Only rows with a target pass the final norm and the output head, a chunk at a time, and a chunk's logits
+// become their own gradient in place. Other tokens cost nothing here. An adapter's targets fill whole tiles,
+// padded with rows of zeros and weight zero.
 
 import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
@@ -65,7 +66,10 @@ export function headLoss(
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
 }
 
-/** The logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the batch's on the host. */
+/**
+ * The logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the
+ * batch's on the host.
+ */
 export async function nextLogits(
   device: Device,
   head: HeadWeights,

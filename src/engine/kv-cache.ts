@@ -10,7 +10,10 @@ export type CacheSizes = { readonly sequences: number; readonly capacity: number
 /** Of each layer of a stage: c[sequences * capacity, 2 C D], a row for each token that is kept. */
 export type KvCache = readonly Tensor[];
 
-/** The rows of the cache that a pass writes, i32[M], and what its rows attend to: each other, or the cache (their own keys included). */
+/**
+ * The rows of the cache that a pass writes, i32[M], and what its rows attend to: each other, or the cache
+ * (their own keys included).
+ */
 export type Cached = { readonly cache: KvCache; readonly places: Tensor; readonly from: "pass" | "cache" };
 
 export const takeCache = (

@@ -24,7 +24,7 @@ export type MethodTables = {
   readonly present: ReadonlyMap<Group, Tensor>;
 };
 
-/** What the adapters of a pool are: for whom memory is taken. */
+/** What the adapters of a pool are; the pool takes memory for them. */
 export type PoolNeed = {
   readonly spec: ModelSpec;
   readonly layers: LayerRange;

@@ -1,5 +1,5 @@
-// Pooled hidden states: means of rows of the normed stream, which the output head reads, and their gradient. Both are computed in the
-// head's buffers, which have room for all rows of a packed batch and are free before and after the loss.
+// Pooled hidden states: means of rows of the normed stream, which the output head reads, and their gradient. Both are
+// computed in the head's buffers, which have room for all rows of a packed batch and are free before and after the loss.
 
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -23,8 +23,8 @@ export function pooled(device: Device, head: HeadWeights, buffers: HeadBuffers, 
 }
 
 /**
- * Adds to `gradHidden` c[M, H] the gradient of the stream that comes through the pools, whose own gradient is `dy`, c[P, H] on the host.
- * The last call of `pooled` must have been for these pools.
+ * Adds to `gradHidden` c[M, H] the gradient of the stream that comes through the pools, whose own gradient is `dy`, c[P, H]
+ * on the host. The last call of `pooled` must have been for these pools.
  */
 export function addPooledGradient(
   device: Device,

@@ -6,6 +6,9 @@ import { chooseDevice } from "../device/open.ts";
 
 export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 
-/** The device that a recipe's `device` means here, of several GPUs the `ordinal`th. Throws a RequestError where it cannot be had. */
+/**
+ * The device that a recipe's `device` means here, of several GPUs the `ordinal`th. Throws a RequestError where
+ * it cannot be had.
+ */
 export const describeDevice = (wanted: "auto" | DeviceKind, precision: Precision, ordinal = 0): DeviceReport =>
   chooseDevice(wanted, precision, ordinal);

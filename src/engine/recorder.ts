@@ -1,5 +1,5 @@
-// What a stage did and when, while a trace is recorded. Timing waits for the device after each part, so that a part ends when its work
-// is done; without a trace nothing is timed and nothing waits.
+// What a stage did and when, while a trace is recorded. Timing waits for the device after each part, so that a part ends when
+// its work is done; without a trace nothing is timed and nothing waits.
 
 import { now } from "../base/clock.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";

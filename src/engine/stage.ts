@@ -1,5 +1,5 @@
-// A stage: a range of layers on one device with one adapter pool, one decoder and, where it generates, a KV cache. It trains, evaluates and
-// generates with the same weights, in the order of its requests, and decides nothing.
+// A stage: a range of layers on one device with one adapter pool, one decoder and, where it generates, a KV cache. It trains,
+// evaluates and generates with the same weights, in the order of its requests, and decides nothing.
 
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
@@ -43,7 +43,10 @@ type InFlight<T extends BatchTables = MicroBatch> = {
   readonly slot: number;
 };
 
-/** Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before the device is open. */
+/**
+ * Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before
+ * the device is open.
+ */
 export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
   if (!formats.includes(format))
     throw new RunError(
@@ -79,8 +82,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight again, for
-   * adapters that begin as a part of it.
+   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight
+   * again, for adapters that begin as a part of it.
    */
   static async open(
     device: Device,
@@ -144,7 +147,10 @@ export class Stage implements Disposable {
     };
   }
 
-  /** Of a GPU, including what its driver takes. On a CPU free memory depends on other programs, so only what is allocated counts. */
+  /**
+   * Of a GPU, including what its driver takes. On a CPU free memory depends on other programs, so only what is
+   * allocated counts.
+   */
   get #takenBytes(): number {
     const { device } = this;
     return device.kind === "cpu" ? device.allocated : this.freeBefore - device.memory().free;
@@ -195,8 +201,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the token that
-   * follows each sequence, in their order.
+   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the
+   * token that follows each sequence, in their order.
    */
   async decode(batch: GenerationBatch): Promise<readonly Float32Array[] | null> {
     const { cache, places } = this.buffers;
@@ -243,8 +249,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Runs a pass. After a pass that failed, those that were already sent would lack its results and its memory: they fail with the same
-   * error, so that the first reply to arrive names the cause.
+   * Runs a pass. After a pass that failed, those that were already sent would lack its results and its memory: they fail with
+   * the same error, so that the first reply to arrive names the cause.
    */
   async #whole<T>(pass: () => Promise<T>): Promise<T> {
     if (this.#failure) throw this.#failure.error;
@@ -277,7 +283,9 @@ export class Stage implements Disposable {
     return { batch, acts, tables, slot };
   }
 
-  /** The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients. */
+  /**
+   * The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients.
+   */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
     if (tables.preferences.length === 0) {

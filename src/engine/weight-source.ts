@@ -59,8 +59,8 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
 }
 
 /**
- * Small random weights, made on the device, for benchmarks. A function of the seed and the tensor's name, so that they are the same on any
- * number of stages.
+ * Small random weights, made on the device, for benchmarks. A function of the seed and the tensor's name, so that they are
+ * the same on any number of stages.
  */
 function random(seed: number, device: Device): WeightSource {
   const fill = (name: string, to: Tensor): void => {

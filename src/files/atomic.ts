@@ -1,4 +1,4 @@
-// Writing files so that nobody ever sees half of one: a temporary name beside it, synced, then renamed.
+// Writing files so that no reader ever sees half of one: a temporary name next to it, synced, then renamed.
 
 import {
   closeSync,
@@ -17,7 +17,7 @@ import { writeError } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
 
-/** The name of a file that is being written: nobody else has it, and `isTemporary` knows it. */
+/** The name of a file that is being written: no other file has it, and `isTemporary` knows it. */
 const temporaryOf = (path: string): string => `${path}.${process.pid}-${randomText(6)}.tmp`;
 
 /** Whether `name` is that of `of`, half written: one that only this program gives. */
@@ -44,7 +44,7 @@ export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => v
   }
 }
 
-/** Removes a file, if it can: the fault that is told is the first one, not that of cleaning up after it. */
+/** Removes a file, if it can: the fault that is reported is the first one, not that of cleaning up after it. */
 export function removeQuietly(path: string): void {
   try {
     unlinkSync(path);
@@ -70,7 +70,10 @@ export function makeFolder(path: string): void {
 const CANNOT_SYNC = ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES"];
 let noticed = false;
 
-/** A rename lasts only once its folder is on the disk. Some file systems cannot sync folders: one notice, and it is left to them. */
+/**
+ * A rename lasts only once its folder is on the disk. Some file systems cannot sync folders: one notice, and it is left to
+ * them.
+ */
 export function syncFolder(folder: string): void {
   let fd: number | null = null;
   try {
@@ -103,7 +106,8 @@ export function openAppender(path: string): Appender {
     append: (line) => {
       try {
         if (fd === null) return;
-        if (counted && fstatSync(fd).nlink === 0) throw new RunError("files.removed", `cannot write ${path}: it was removed`); // or it would be lost
+        // or the line would be lost
+        if (counted && fstatSync(fd).nlink === 0) throw new RunError("files.removed", `cannot write ${path}: it was removed`);
         appendWhole(fd, new TextEncoder().encode(`${line}\n`));
       } catch (error) {
         throw error instanceof MloraError ? error : writeError(path, error);

@@ -1,11 +1,12 @@
-// Checkpoints: all of an adapter that a run needs to go on as if it had never stopped, in one folder a checkpoint.
+// Checkpoints: all of an adapter that a run needs to resume as if it had never stopped, in one folder a checkpoint.
 //
 //   <run>/checkpoints/<adapter>/step-000120/state.safetensors    parameters and both moments, f32, as they are without padding
 //                                           /checkpoint.json      where it stands, and the hash of the other file
 //
-// Nothing in it depends on the device or on the number of stages. A folder appears under its name when it is whole. Where a step has a
-// checkpoint already, the next is step-000000120-2: what is there is removed only when its successor is on the disk. One that turns out to be
-// damaged is set aside as step-000000120.damaged, so that it is neither the newest nor one of those that are kept.
+// Nothing in it depends on the device or on the number of stages. A folder appears under its name when it is whole. Where a
+// step has a checkpoint already, the next is step-000000120-2: what is there is removed only when its successor is on the disk.
+// One that turns out to be damaged is set aside as step-000000120.damaged, so that it is neither the newest nor one of those
+// that are kept.
 
 import { closeSync, existsSync, openSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -43,7 +44,10 @@ const PROGRESS = "checkpoint.json";
 /** On held-out rows, of which `exact` are predicted. */
 export const evaluationSchema = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
 
-/** What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as fingerprints. */
+/**
+ * What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as
+ * fingerprints.
+ */
 export const madeSchema = v.strictObject({
   settings: v.string(),
   data: v.string(),
@@ -91,8 +95,8 @@ const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTenso
   `${what}.${layer}.${linear}.${factor}`;
 
 /**
- * Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is changed. On a
- * full disk the oldest of two or more makes room, where that is enough; `notice` is told before.
+ * Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is
+ * changed. On a full disk the oldest of two or more makes room, where that is enough; `notice` is called before.
  */
 export function writeCheckpoint(
   folder: string,
@@ -146,7 +150,7 @@ function fill(folder: string, whole: string, progress: Progress, tensors: readon
     try {
       removeCheckpoint(part);
     } catch {
-      // the fault that is told is the first one
+      // the fault that is reported is the first one
     }
     throw error;
   }
@@ -209,7 +213,7 @@ export function setAside(path: string): string | null {
   }
 }
 
-/** Folders of checkpoints, the newest first. Links to folders are none. */
+/** Folders of checkpoints, the newest first. Links to folders do not count. */
 export const checkpointsIn = (folder: string): string[] =>
   foldersIn(folder)
     .flatMap((name) => {
@@ -227,8 +231,8 @@ const codeOf = (error: unknown): string => {
 };
 
 /**
- * Reads and checks a checkpoint. Throws a RunError: `checkpoint.bad` where it is not what was written, `checkpoint.unreadable` where the
- * machine does not let it be read now.
+ * Reads and checks a checkpoint. Throws a RunError: `checkpoint.bad` where it is not what was written, `checkpoint.unreadable`
+ * where the machine does not let it be read now.
  */
 export function readCheckpoint(folder: string): Checkpoint {
   try {

@@ -1,5 +1,5 @@
-// Tells one base model, or saved adapter, from another by every byte of its files. Read once: what a file's bytes came to is kept in the cache folder beside
-// its size, times and inode.
+// Tells one base model, or saved adapter, from another by every byte of its files. Read once: the hash of a file's bytes is
+// kept in the cache folder with its size, times and inode.
 
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -50,7 +50,7 @@ export function fileFingerprint(path: string): string {
   }
 }
 
-/** What a file has as long as nobody changes it. */
+/** What stays the same as long as a file is not changed. */
 function stampOf(fd: number): string {
   const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(fd, { bigint: true });
   return `${dev} ${ino} ${size} ${mtimeNs} ${ctimeNs}`;

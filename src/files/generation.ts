@@ -16,7 +16,7 @@ export function stopTokens(folder: string): readonly number[] {
     if (ids == null) continue;
     const list: unknown[] = Array.isArray(ids) ? ids : [ids];
     if (!list.every((id): id is number => Number.isInteger(id) && (id as number) >= 0))
-      throw new RequestError("model.generation", `${path}: eos_token_id is ${JSON.stringify(ids)}, wants token ids`);
+      throw new RequestError("model.generation", `${path}: eos_token_id is ${JSON.stringify(ids)}, expected token ids`);
     return list;
   }
   return [];
@@ -26,8 +26,8 @@ export function stopTokens(folder: string): readonly number[] {
 const TAKEN = ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"];
 
 /**
- * Writes the generation_config.json of `base` to `folder` with `ends` among the ids that end a text. Returns those that were not among
- * them; where there are none, nothing is written.
+ * Writes the generation_config.json of `base` to `folder` with `ends` among the ids that end a text. Returns those that were
+ * not among them; where there are none, nothing is written.
  */
 export function writeStopTokens(base: string, folder: string, ends: readonly number[]): readonly number[] {
   const stops = stopTokens(base);

@@ -31,6 +31,6 @@ export function readJsonObject(path: string, code: string, mostBytes = 256 << 20
     );
   }
   if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new RequestError(code, `${path}: wants a JSON object, found ${Array.isArray(value) ? "a list" : `${value}`}`);
+    throw new RequestError(code, `${path}: expected a JSON object, found ${Array.isArray(value) ? "a list" : `${value}`}`);
   return value as JsonObject;
 }

@@ -8,7 +8,9 @@ const NEWLINE = 10;
 /** A line without its newline, and where the next one begins; `bytes` is null for a line longer than `most`. */
 export type Line = { readonly bytes: Uint8Array | null; readonly end: number };
 
-/** The whole lines of an open file; what follows the last newline is left out. Bytes are good until the next line is asked for. */
+/**
+ * The whole lines of an open file; what follows the last newline is left out. Bytes are good until the next line is asked for.
+ */
 export function* linesOf(fd: number, most: number): Generator<Line> {
   const buffer = new Uint8Array(new ArrayBuffer(most + CHUNK));
   let held = 0; // bytes of a line that has begun

@@ -1,4 +1,5 @@
-// What tells a run's folder from all others: a file that only a run writes, with the run's identity and the format of what is beside it.
+// What tells a run's folder from all others: a file that only a run writes, with the run's identity and the format of what is
+// next to it.
 
 import { existsSync, lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +18,9 @@ const marker = v.object({ program: v.literal("mlora"), format: v.number(), ident
 export const writeMarker = (folder: string): void =>
   writeFileAtomic(join(folder, MARKER), `${JSON.stringify({ program: "mlora", format: FORMAT, identity: randomText(20) })}\n`);
 
-/** Whether a run has begun in this folder. Throws a RequestError where others have been, or a version that wrote it otherwise. */
+/**
+ * Whether a run has begun in this folder. Throws a RequestError where others have been, or a version that wrote it otherwise.
+ */
 export function isRun(folder: string, ignored: (name: string) => boolean): boolean {
   const path = join(folder, MARKER);
   if (!lstatSync(path, { throwIfNoEntry: false })?.isFile()) return refuseForeign(folder, ignored);
@@ -27,7 +30,7 @@ export function isRun(folder: string, ignored: (name: string) => boolean): boole
   throw new RequestError(
     "output.marker",
     `${path} ${what}`,
-    "go on with the version of mlora that began the run, or choose another output",
+    "continue with the version of mlora that began the run, or choose another output",
   );
 }
 
@@ -39,7 +42,7 @@ function refuseForeign(folder: string, ignored: (name: string) => boolean): fals
     throw new RequestError(
       "output.foreign",
       `${folder} has no marker of a run (${MARKER}); a version of mlora before that may have begun a run there`,
-      "choose another output; go on with such a run with the version that began it",
+      "choose another output; continue such a run with the version that began it",
     );
   throw new RequestError(
     "output.foreign",

@@ -146,7 +146,7 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
 }
 
 function allFinite(values: Float32Array): boolean {
-  let zero = 0; // NaN from the first value on that is none
+  let zero = 0; // NaN from the first value on that is not finite
   for (let i = 0; i < values.length; i++) zero += values[i]! * 0;
   return zero === 0;
 }

@@ -1,4 +1,4 @@
-// The output folder of a run: one run has it to itself, from its beginning to its end, and nobody else's files are in it.
+// The output folder of a run: one run has it to itself, from its beginning to its end, and only that run's files are in it.
 
 import { linkSync, lstatSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -16,8 +16,9 @@ const LOCK = ".mlora.lock";
 const isLock = (name: string): boolean => name.startsWith(LOCK);
 
 /**
- * `continued`: an earlier run has been here. `begin`, when nothing can be refused any more, makes the folder a run's and removes what a
- * killed run left half written there; a RequestError, `output.foreign`, where the place of a checkpoint or an adapter is a link.
+ * `continued`: an earlier run has been here. `begin`, when nothing can be refused any more, makes the folder a run's and
+ * removes what a killed run left half written there; a RequestError, `output.foreign`, where the place of a checkpoint or an
+ * adapter is a link.
  */
 export type Claim = Disposable & { readonly continued: boolean; readonly begin: (places: Places) => void };
 
@@ -25,8 +26,8 @@ export type Claim = Disposable & { readonly continued: boolean; readonly begin: 
 export type Places = { readonly adapters: readonly string[]; readonly checkpoints: string };
 
 /**
- * Makes the folder and takes it. A RequestError "output.*" where a run that goes on has it, where it holds other files than a run's,
- * or where it cannot be written. Disposing gives the lock back; the folder stays.
+ * Makes the folder and takes it. A RequestError "output.*" where a run that has not ended has it, where it holds other files
+ * than a run's, or where it cannot be written. Disposing gives the lock back; the folder stays.
  */
 export function claimOutput(folder: string): Claim {
   try {
@@ -96,7 +97,7 @@ function refuseLinks(folder: string, { adapters, checkpoints }: Places): void {
   );
 }
 
-/** Takes a lock, from who is gone, too. Throws a RequestError, `output.locked`, where somebody has it. */
+/** Takes a lock, also from a process that is gone. Throws a RequestError, `output.locked`, where its holder is not gone. */
 function takeLock(path: string): Disposable {
   const text = `${stampOfProcess()}\n`;
   while (!makeLock(path, text)) {
@@ -108,7 +109,7 @@ function takeLock(path: string): Disposable {
   return { [Symbol.dispose]: () => release(path, text) };
 }
 
-/** The file comes with its text in it, so that nobody takes it for one that says nothing; false where there is one. */
+/** The file comes with its text in it, so that no process takes it for one that says nothing; false where there is one. */
 function makeLock(path: string, text: string): boolean {
   const own = `${path}.${randomText(12)}`;
   try {
@@ -136,7 +137,10 @@ function makePlainly(path: string, text: string): boolean {
   }
 }
 
-/** Whether there is a lock whose holder is gone; false for none. Throws a RequestError, `output.locked`, where its holder is not. */
+/**
+ * Whether there is a lock whose holder is gone; false for none. Throws a RequestError, `output.locked`, where its holder is
+ * not.
+ */
 function isStale(path: string): boolean {
   const text = readLock(path);
   const holder = text === null ? null : processOf(text.trimEnd());

@@ -1,4 +1,5 @@
-// Removing what this program has written, and nothing else: by the names that it gives, in folders that are reached through no link.
+// Removing what this program has written, and nothing else: by the names that it gives, in folders that are reached through no
+// link.
 
 import { closeSync, constants, lstatSync, openSync, readdirSync, readFileSync, rmdirSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
@@ -10,8 +11,8 @@ const KEPT = ["ENOENT", "ENOTEMPTY", "EEXIST"];
 const codeOf = (error: unknown): string => (error as { code?: string }).code ?? "";
 
 /**
- * Runs `use` with a path of the folder that goes on to name this folder, whatever is put in its place meanwhile, and the names in it.
- * Null where there is no folder of that name; a link to one is none.
+ * Runs `use` with a path of the folder that still names this folder, whatever is put in its place meanwhile, and the names in
+ * it. Null where there is no folder of that name; a link to one does not count.
  */
 function within<T>(folder: string, use: (path: string, names: readonly string[]) => T): T | null {
   let fd: number;
@@ -35,7 +36,7 @@ function within<T>(folder: string, use: (path: string, names: readonly string[])
 /** What a name stands for; undefined where a thread that renames or removes has taken it away since it was listed. */
 const kindOf = (path: string) => lstatSync(path, { throwIfNoEntry: false });
 
-/** Names of the folders in a folder; links to folders are none. */
+/** Names of the folders in a folder; links to folders do not count. */
 export const foldersIn = (folder: string): string[] =>
   within(folder, (path, names) => names.filter((name) => kindOf(join(path, name))?.isDirectory())) ?? [];
 

@@ -1,5 +1,5 @@
-// A folder that is written beside its final place and renamed when it is whole. What a killed process left of one is known by a stamp,
-// which says which process wrote it and the names of what it writes: these are removed, and nothing else.
+// A folder that is written next to its final place and renamed when it is whole. What a killed process left of one is known by
+// a stamp, which says which process wrote it and the names of what it writes: these are removed, and nothing else.
 
 import { mkdirSync, readdirSync, renameSync, unlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -14,7 +14,10 @@ const stamp = v.pipe(v.string(), v.parseJson(), v.object({ process: v.string(), 
 /** `finish` gives it its final name, onto an empty folder, too; `discard` removes what was written in it, if it can. */
 export type Part = { readonly path: string; readonly finish: () => void; readonly discard: () => void };
 
-/** Makes a folder for files of these `names` that becomes `whole`; first removes those of processes that are gone. Throws what the system refuses. */
+/**
+ * Makes a folder for files of these `names` that becomes `whole`; first removes those of processes that are gone. Throws what
+ * the system refuses.
+ */
 export function openPart(whole: string, names: readonly string[]): Part {
   const folder = dirname(whole);
   makeFolder(folder);
@@ -25,7 +28,7 @@ export function openPart(whole: string, names: readonly string[]): Part {
     try {
       removePart(path, names);
     } catch {
-      // the fault that is told is the first one
+      // the fault that is reported is the first one
     }
   };
   try {

@@ -47,7 +47,7 @@ export function configuredPlaces(config: JsonObject, path: string): ConfiguredPl
     throw wrong("layers_to_transform", "a layer or a list of layers");
   const only = layers === null || layers.length === 0 ? null : (layers as readonly number[]);
   if (only !== null && typeof targets === "string")
-    throw wrong("layers_to_transform", "none with a target_modules that is a text");
+    throw wrong("layers_to_transform", "none with a target_modules that is a string");
   const pattern = config["layers_pattern"] ?? [];
   const patterns: readonly unknown[] = Array.isArray(pattern) ? pattern : pattern === "" ? [] : [pattern];
   if (only !== null && patterns.length > 0 && !patterns.includes("layers"))

@@ -1,4 +1,4 @@
-// What a run's folder remembers beside adapters and checkpoints, so that the run can go on after anything: which adapters have
+// What a run's folder holds besides adapters and checkpoints, so that the run can resume after anything: which adapters have
 // ended, and metrics.jsonl, taken back to where each adapter was kept.
 
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
@@ -58,7 +58,7 @@ export const writeRecord = (folder: string, adapters: Iterable<Outcome>): void =
   );
 
 /**
- * Leaves of an adapter's lines what came before the step that it goes on from: `stepsOf` says which, null for all of them.
+ * Leaves of an adapter's lines what came before the step that it resumes from: `stepsOf` says which, null for all of them.
  * Evaluations at that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size.
  * Throws a RunError; then the file is as it was.
  */

@@ -36,7 +36,9 @@ export type SafetensorsFile = Disposable & {
   readonly readInto: (name: string, target: Uint8Array, from?: number) => void;
 };
 
-/** Opens and checks a file without reading tensors. Every fault is a RequestError "safetensors.*" with the path and the numbers. */
+/**
+ * Opens and checks a file without reading tensors. Every fault is a RequestError "safetensors.*" with the path and the numbers.
+ */
 export function openSafetensors(path: string): SafetensorsFile {
   let fd: number;
   try {
@@ -125,7 +127,7 @@ function entryOf(name: string, value: unknown, start: number, wrong: (what: stri
     throw wrong(`tensor '${name}' has the offsets ${JSON.stringify(offsets)}`);
   const [begin, end] = offsets as [number, number];
   const bytes = shape.reduce((a: number, b: number) => a * b, ELEMENT_BYTES[type]);
-  if (bytes !== end - begin) throw wrong(`tensor '${name}', ${type} [${shape}], wants ${bytes} bytes and has ${end - begin}`);
+  if (bytes !== end - begin) throw wrong(`tensor '${name}', ${type} [${shape}], needs ${bytes} bytes and has ${end - begin}`);
   return { type, dtype: DTYPES[type] ?? null, shape, offset: start + begin, bytes };
 }
 

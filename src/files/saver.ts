@@ -1,4 +1,4 @@
-// The thread that writes checkpoints, one after the other, while training goes on. Started by session/checkpoints.ts.
+// The thread that writes checkpoints, one after the other, while training continues. Started by session/checkpoints.ts.
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, textOf } from "../base/errors.ts";
@@ -13,7 +13,7 @@ export type ToSaver = {
 };
 export type FromSaver = {
   readonly id: number;
-  /** Something to be told while it is still being written. */
+  /** A text to report while the checkpoint is still being written. */
   readonly notice?: string;
   readonly failure: { readonly code: string; readonly message: string; readonly hint: string | undefined } | null;
 };

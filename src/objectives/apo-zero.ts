@@ -1,5 +1,6 @@
-// Anchored preference optimisation (D'Oosterlinck et al. 2024, equation 7): the preferred answer becomes likelier than under the reference and the other less
-// likely, each measured against the reference alone. For data whose preferred answers are better than the model's own.
+// Anchored preference optimisation (D'Oosterlinck et al. 2024, equation 7): the preferred answer becomes likelier than under
+// the reference and the other less likely, each measured against the reference alone. For data whose preferred answers are
+// better than the model's own.
 //
 //     (1 - s(beta (log pi(w) - log ref(w))))  +  s(beta (log pi(l) - log ref(l)))
 

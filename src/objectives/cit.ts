@@ -1,11 +1,13 @@
-// Contrastive instruction tuning (Yan et al. 2024, section 3, as mLoRA has it): the answer's own loss under an instruction and under its
-// paraphrase, and a contrast of what the model makes of them. The pooled hidden state of a row's instruction shall be more like its
-// paraphrase's than like any other paraphrase of the micro-batch, and the other way round.
+// Contrastive instruction tuning (Yan et al. 2024, section 3, as mLoRA has it): the answer's own loss under an instruction
+// and under its paraphrase, and a contrast of what the model makes of them. The pooled hidden state of a row's instruction is
+// to be more like its paraphrase's than like any other paraphrase of the micro-batch, and the other way round.
 //
-//     - sum of log pi / targets  +  w mean of (-log softmax_j(s_ij / t)[i] - log softmax_j(s_ji / t)[i]) / 2,     s_ij = cos(u_i, v_j)
+//     - sum of log pi / targets  +  w mean of (-log softmax_j(s_ij / t)[i] - log softmax_j(s_ji / t)[i]) / 2
+//     s_ij = cos(u_i, v_j)
 //
-// w = min(lambda, generation / contrast), a number without a gradient: lambda bounds how much the contrast may count, and the ratio keeps
-// it from outgrowing the answer's loss. Negatives, and so both means of w, are those of the adapter's own micro-batch, never another's.
+// w = min(lambda, generation / contrast), a number without a gradient: lambda bounds how much the contrast may count, and the
+// ratio keeps it from outgrowing the answer's loss. Negatives, and so both means of w, are those of the adapter's own
+// micro-batch, never another's.
 
 import * as v from "valibot";
 import { oneOf, positive } from "../base/check.ts";
@@ -13,7 +15,7 @@ import { range, sum } from "../base/shape.ts";
 import { type BatchTotals, define, type RowLoss, type ScoredRow, type SettingsOf } from "./definition.ts";
 
 const keys = {
-  /** The most that the contrast counts, beside the answer's own loss. */
+  /** The most that the contrast counts, compared with the answer's own loss. */
   lambda: v.optional(positive(), 1000),
   temperature: v.optional(positive(), 0.05),
   /** What stands for a sequence: its last token's hidden state, or the mean of all. */
@@ -26,7 +28,7 @@ function logSumExp(values: readonly number[]): number {
   return top + Math.log(sum(values.map((value) => Math.exp(value - top))));
 }
 
-/** `similar` of a row: the cosines of its instruction with all paraphrases. The margin is to the likest of the others. */
+/** `similar` of a row: the cosines of its instruction with all paraphrases. The margin is to the most similar of the others. */
 function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], totals: BatchTotals): RowLoss[] {
   const places = range(all.length);
   const cosines = all.map(({ similar }) => similar!);
@@ -46,7 +48,7 @@ function lossOf({ lambda, temperature }: Cit, all: readonly ScoredRow[], totals:
     return {
       loss: (weight * contrast[i]!) / totals.rows - (own.logp + other.logp) / totals.tokens,
       gradients: [-1 / totals.tokens, -1 / totals.tokens],
-      rewards: [mine, all.length > 1 ? likest : mine], // alone it is told from nothing
+      rewards: [mine, all.length > 1 ? likest : mine], // a row alone has no others, and no margin
       contrast: {
         loss: contrast[i]! / totals.rows,
         gradients: places.map(

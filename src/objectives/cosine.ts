@@ -1,4 +1,5 @@
-// Cosines of pooled vectors, and the gradient by the vectors: plain numbers in double precision, sums in the order of the elements.
+// Cosines of pooled vectors, and the gradient by the vectors: plain numbers in double precision, sums in the
+// order of the elements.
 
 /** Below this a vector counts as this long, as PyTorch has it. */
 const SHORTEST = 1e-8;
@@ -24,7 +25,10 @@ export function cosines(us: readonly Float32Array[], vs: readonly Float32Array[]
   return as.map((a) => bs.map((b) => dot(a.unit, b.unit)));
 }
 
-/** From a function's slopes by the cosines, [u][v], its gradients by the vectors: d cos(u, v) / du = (v / |v| - cos u / |u|) / |u|. */
+/**
+ * From a function's slopes by the cosines, [u][v], its gradients by the vectors:
+ * d cos(u, v) / du = (v / |v| - cos u / |u|) / |u|.
+ */
 export function cosineGradients(
   us: readonly Float32Array[],
   vs: readonly Float32Array[],

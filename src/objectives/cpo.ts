@@ -1,5 +1,5 @@
-// Contrastive preference optimisation (Xu et al. 2024, equations 5 to 7): a preference without a reference, and the chosen answer's own
-// loss, a mean over the targets of all chosen answers.
+// Contrastive preference optimisation (Xu et al. 2024, equations 5 to 7): a preference without a reference, and the chosen
+// answer's own loss, a mean over the targets of all chosen answers.
 //
 //     -log s(beta (log pi(w) - log pi(l)))  -  alpha log pi(w) / targets
 

@@ -1,26 +1,36 @@
-// What an objective is: its keys in a recipe, the rows that it learns from, and its loss. Each stands in a file of its own, and all of them in registry.ts.
+// What an objective is: its keys in a recipe, the rows that it learns from, and its loss. Each stands in a file of its own,
+// and all of them in registry.ts.
 //
-// Losses are functions of how likely the model finds whole answers. Pure numbers, so that the last stage, which needs their slopes, and the coordinator,
-// which needs their values, use the same.
+// Losses are functions of how likely the model finds whole answers. Pure numbers, so that the last stage, which needs their
+// slopes, and the coordinator, which needs their values, use the same.
 
 import * as v from "valibot";
 import type { CamelKeys } from "../base/case.ts";
 import { text } from "../base/check.ts";
 import { count, type Output } from "../base/schema.ts";
 
-/** Adapters as they are before their first step ("start": the base model, or the adapter that is continued), the base, or a PEFT folder. */
+/**
+ * Adapters as they are before their first step ("start": the base model, or the adapter that is continued), the
+ * base, or a PEFT folder.
+ */
 export type Reference = "start" | "base" | { readonly folder: string };
 
 /** The key of objectives that measure against a reference: "start", "base" or the folder of a PEFT adapter. */
 export const reference = v.optional(text, "start");
 
-/** An answer; two, of which the first is preferred; one that is desirable or not; the same answer to an instruction and to its paraphrase. */
+/**
+ * An answer; two, of which the first is preferred; one that is desirable or not; the same answer to an
+ * instruction and to its paraphrase.
+ */
 export type RowKind = "single" | "paired" | "labelled" | "paraphrased";
 
 /** A sequence's targets: the sum of their log-probabilities, and how many there are. */
 export type Scored = { readonly logp: number; readonly targets: number };
 
-/** A row has two sequences: its own answer and another, less preferred one (labelled: another row's answer to the same prompt). */
+/**
+ * A row has two sequences: its own answer and another, less preferred one (labelled: another row's answer to
+ * the same prompt).
+ */
 export type ScoredRow = {
   readonly own: Scored;
   readonly other: Scored;
@@ -32,7 +42,10 @@ export type ScoredRow = {
   readonly similar: readonly number[] | null;
 };
 
-/** What the rows of a micro-batch are divided by: rows of the mini-batch, and targets of the answers that are learned themselves. */
+/**
+ * What the rows of a micro-batch are divided by: rows of the mini-batch, and targets of the answers that are
+ * learned themselves.
+ */
 export const batchTotals = v.strictObject({ rows: count, tokens: count });
 export type BatchTotals = Output<typeof batchTotals>;
 
@@ -40,7 +53,10 @@ export type RowLoss = {
   /** The row's part of the mini-batch's loss, and its derivatives by the log-probabilities of both sequences. */
   readonly loss: number;
   readonly gradients: readonly [own: number, other: number];
-  /** Scaled log-ratios to the reference, or scaled log-probabilities where there is none; of labelled rows the other is null; of pooled states cosines. */
+  /**
+   * Scaled log-ratios to the reference, or scaled log-probabilities where there is none; of labelled rows the other is null;
+   * of pooled states cosines.
+   */
   readonly rewards: readonly [own: number, other: number | null];
   /** Of pooled states: the row's part of the mini-batch's mean contrast, and the derivatives of the loss by its cosines. */
   readonly contrast?: { readonly loss: number; readonly gradients: readonly number[] };
@@ -58,7 +74,10 @@ export type Definition<N extends string, E extends v.ObjectEntries> = {
   readonly rows: RowKind;
   /** Of all rows of a micro-batch; null: each target's cross-entropy, over the targets of the mini-batch. */
   readonly loss: ((settings: SettingsOf<N, E>, rows: readonly ScoredRow[], totals: BatchTotals) => RowLoss[]) | null;
-  /** Where a row's instruction is compared with those of the micro-batch: what stands for it, its last token's hidden state or the mean of all. */
+  /**
+   * Where a row's instruction is compared with those of the micro-batch: what stands for it, its last token's
+   * hidden state or the mean of all.
+   */
   readonly pooling?: (settings: SettingsOf<N, E>) => "last" | "mean";
 };
 

@@ -1,5 +1,6 @@
-// Direct preference optimisation (Rafailov et al. 2023, equation 7), with conservative labels (Mitchell 2023), the hinge of SLiC
-// (Zhao et al. 2023), and IPO (Azar et al. 2023, equation 17), whose log-probabilities are means over targets as TRL has them.
+// Direct preference optimisation (Rafailov et al. 2023, equation 7), with conservative labels (Mitchell 2023),
+// the hinge of SLiC (Zhao et al. 2023), and IPO (Azar et al. 2023, equation 17), whose log-probabilities are
+// means over targets as TRL has them.
 //
 //     z = (log pi(w) - log ref(w)) - (log pi(l) - log ref(l))      sigmoid: -log s(beta z)     hinge: max(0, 1 - beta z)
 //     ipo: (z - 1 / (2 beta))^2

@@ -1,6 +1,6 @@
-// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equation 8): single answers, desirable or not, against a reference point, the
-// divergence from the reference. It is estimated from answers to other prompts (a row's second sequence), over the micro-batch, and has no
-// gradient.
+// Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equation 8): single answers, desirable or not, against a reference
+// point, the divergence from the reference. It is estimated from answers to other prompts (a row's second sequence), over the
+// micro-batch, and has no gradient.
 //
 //     r = log pi(y) - log ref(y)     z = max(0, mean of r over the others)
 //     desirable: d (1 - s(beta (r - z)))     undesirable: u (1 - s(beta (z - r)))

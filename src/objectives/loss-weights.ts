@@ -1,10 +1,14 @@
-// From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows are known only by then.
+// From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows
+// are known only by then.
 
 import type { MicroBatch, PackedPreference } from "../schedule/micro-batch.ts";
 import type { RowLoss, ScoredRow } from "./definition.ts";
 import { preferenceLoss } from "./registry.ts";
 
-/** Of each sequence, the sum of its targets' losses: minus its log-probability. Of CIT, at a row's first sequence also its cosines. */
+/**
+ * Of each sequence, the sum of its targets' losses: minus its log-probability. Of CIT, at a row's first
+ * sequence also its cosines.
+ */
 type Losses = readonly { readonly loss: number; readonly similar?: readonly number[] }[];
 
 /** The rows of a share as they were found, and what they come to. */

@@ -1,5 +1,5 @@
-// Odds ratio preference optimisation (Hong et al. 2024, equations 6 and 7): the chosen answer's own loss, and the odds of both answers, by
-// mean log-probabilities.
+// Odds ratio preference optimisation (Hong et al. 2024, equations 6 and 7): the chosen answer's own loss, and the odds of
+// both answers, by mean log-probabilities.
 //
 //     -log pi(w) / targets  -  lambda log s(log odds(w) - log odds(l)),     log odds = m - log(1 - e^m),  m = log pi / |.|
 

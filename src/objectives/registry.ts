@@ -27,7 +27,10 @@ const definitionOf = ({ name }: { readonly name: ObjectiveName }) =>
   OBJECTIVES[name] as unknown as Definition<string, v.ObjectEntries>;
 type Settings = SettingsOf<string, v.ObjectEntries>;
 
-/** Each objective's table in a recipe. Defaults are those of TRL, but SimPO's, which are its paper's, and CIT's, of its authors' code (luka-group/CoIN). */
+/**
+ * Each objective's table in a recipe. Defaults are those of TRL, but SimPO's, which are its paper's, and CIT's, of its
+ * authors' code (luka-group/CoIN).
+ */
 export const objectiveTables = OBJECTIVE_NAMES.map((name) =>
   v.strictObject({ name: v.literal(name), ...definitionOf({ name }).keys }),
 );
@@ -68,7 +71,10 @@ export function objectiveTable(objective: Objective): string | Record<string, un
 
 export const rowKindOf = (objective: { readonly name: ObjectiveName }): RowKind => definitionOf(objective).rows;
 
-/** Whether rows have two sequences, which are weighed by how likely the model finds them, or one, whose targets are just learned. */
+/**
+ * Whether rows have two sequences, which are weighed by how likely the model finds them, or one, whose targets
+ * are just learned.
+ */
 export const isPreference = (objective: Objective): objective is Preference => definitionOf(objective).loss !== null;
 
 /** The reference that it measures against; null for those that need none. */

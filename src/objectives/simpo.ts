@@ -1,4 +1,5 @@
-// Simple preference optimisation (Meng et al. 2024, equation 6): mean log-probabilities, no reference, and a margin that must be reached.
+// Simple preference optimisation (Meng et al. 2024, equation 6): mean log-probabilities, no reference, and a
+// margin that must be reached.
 //
 //     -log s(beta (log pi(w) / |w| - log pi(l) / |l|) - gamma)
 

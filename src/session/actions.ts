@@ -1,4 +1,4 @@
-// The order of work of a run: what each stage does, decided while the run goes on.
+// The order of work of a run: what each stage does, decided during the run.
 
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import type { Plan } from "../plan/plan.ts";

@@ -21,7 +21,10 @@ function preferenceOf(
   return { preference: { objective, totals, references: references && rows.map((row) => references.get(row)!) } };
 }
 
-/** What the rows of a mini-batch, or of an evaluation, are divided by: CIT learns both answers of a row, preferences the first. */
+/**
+ * What the rows of a mini-batch, or of an evaluation, are divided by: CIT learns both answers of a row,
+ * preferences the first.
+ */
 export const totalsOf = (rows: readonly Row[], objective: Objective): SegmentPreference["totals"] => ({
   rows: rows.length,
   tokens: sum(rows.flatMap((row) => (rowKindOf(objective) === "paraphrased" ? sequencesOf(row) : [row])).map(countTargets)),

@@ -1,5 +1,5 @@
-// Keeps adapters while they are not on the stages, and against the day that everything is killed: on disk, or, where a run leaves
-// nothing there, in memory.
+// Keeps adapters while they are not on the stages, and against the day that everything is killed: on disk, or, where a run
+// leaves nothing there, in memory.
 
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
@@ -30,7 +30,10 @@ export type Which = "latest" | "best";
 export interface CheckpointStore extends AsyncDisposable {
   /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
   save(plan: Plan, adapter: AdapterPlan, kept: StoredAdapter, which?: Which): Promise<void>;
-  /** The latest of what was saved and is whole; null where there is none. `notice` is told of what is damaged. */
+  /**
+   * The latest of what was saved and is whole; null where there is none. `notice` is called with a text on each
+   * that is damaged.
+   */
   load(plan: Plan, adapter: AdapterPlan, notice: (text: string) => void, which?: Which): StoredAdapter | null;
   /** Lets go of all that was saved of an adapter. Throws a RunError where it cannot be removed. */
   remove(adapter: AdapterPlan): void;
@@ -70,7 +73,7 @@ export function removeStored(output: string, name: string): void {
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
 
-/** Sets a damaged checkpoint aside; what is told of it. Throws the error where it is another than damage. */
+/** Sets a damaged checkpoint aside; returns the text that reports it. Throws the error where it is another than damage. */
 export function aside(folder: string, error: unknown): string {
   if (!(error instanceof RunError) || error.code !== "checkpoint.bad") throw error;
   const to = setAside(folder);

@@ -23,8 +23,8 @@ const SFT = { name: "sft" } as const;
 const TOLERANCE = 1e-6;
 
 /**
- * Gives a slot to an adapter on all stages, initialised by `init`; null: all is zero, until it is written. `only`: one layer of one stage
- * (initialise.ts).
+ * Gives a slot to an adapter on all stages, initialised by `init`; null: all is zero, until it is written. `only`: one layer
+ * of one stage (initialise.ts).
  */
 export function admit(
   bus: Bus,
@@ -61,7 +61,10 @@ export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks
   await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
 }
 
-/** Puts a saved adapter into a slot. `fresh` initialises one of its kind there, where PEFT's files need the base model's weights. */
+/**
+ * Puts a saved adapter into a slot. `fresh` initialises one of its kind there, where PEFT's files need the base
+ * model's weights.
+ */
 export async function putSaved(
   bus: Bus,
   plan: Plan,
@@ -100,8 +103,8 @@ export async function putFactors(
 }
 
 /**
- * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of an adapter that PEFT subtracts from the base model, the
- * factors of a fresh one, in the same order; their second half is what is subtracted.
+ * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of an adapter that PEFT subtracts from the
+ * base model, the factors of a fresh one, in the same order; their second half is what is subtracted.
  */
 export function readFactors(
   folder: string,
@@ -128,8 +131,8 @@ function partIn(begun: readonly FactorTensor[]): PartOfWeight {
 }
 
 /**
- * Writes `folder` as PEFT would and verifies it on a few of `samples`. Throws a RunError where the file is not what was trained; the
- * adapter in training is left as it was saved.
+ * Writes `folder` as PEFT would and verifies it on a few of `samples`. Throws a RunError where the file is not what was
+ * trained; the adapter in training is left as it was saved.
  */
 export async function exportAdapter(
   bus: Bus,

@@ -45,9 +45,9 @@ export const engineOver = (bus: Bus, sizes: GenerationEngine["sizes"], tile: Til
 type Active = GeneratedSequence & { readonly ids: number[]; readonly index: number; readonly place: number; readonly rng: Rng };
 
 /**
- * Tokens as they come, of any of the sequences. Random numbers are a function of the sequence's seed and prompt, and so are its tokens: they
- * do not depend on what else is generated. The stages must be given no other pass of generation until the end, and no prompt may need more
- * rows than they have.
+ * Tokens as they come, of any of the sequences. Random numbers are a function of the sequence's seed and prompt, and so are
+ * its tokens: they do not depend on what else is generated. The stages must be given no other pass of generation until the
+ * end, and no prompt may need more rows than they have.
  */
 export async function* generate(
   engine: GenerationEngine,
@@ -61,7 +61,10 @@ export async function* generate(
   const waiting = [...wanted.keys()];
   const active: Active[] = [];
 
-  /** The next prompts that there is room for: in order, one of each adapter, each adapter's sequences in a tile of the passes to come. */
+  /**
+   * The next prompts that there is room for: in order, one of each adapter, each adapter's sequences in a tile
+   * of the passes to come.
+   */
   const admit = (): Active[] => {
     const admitted: Active[] = [];
     let rows = 0;

@@ -1,5 +1,5 @@
-// An adapter that begins with parts of the frozen weights (engine/svd-init.ts): its stages decompose them layer by layer, so that others
-// train in between, and people hear how far it is. It may take minutes.
+// An adapter that begins with parts of the frozen weights (engine/svd-init.ts): its stages decompose them layer by layer, so
+// that others train in between, and people hear how far it is. It may take minutes.
 
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";

@@ -19,8 +19,8 @@ export type OpenOptions = {
 };
 
 /**
- * The adapters of a recipe as they are before their first step, all at once. Rows may have `max_length` tokens, micro-batches `batch_size`
- * rows and `tokens_per_microbatch` tokens. Throws RequestErrors, as a run of the recipe would.
+ * The adapters of a recipe as they are before their first step, all at once. Rows may have `max_length` tokens, micro-batches
+ * `batch_size` rows and `tokens_per_microbatch` tokens. Throws RequestErrors, as a run of the recipe would.
  */
 export async function openPrimitives(recipe: Recipe, { cache, signal }: OpenOptions = {}): Promise<Primitives> {
   const plan = planPrimitives(recipe, cache);

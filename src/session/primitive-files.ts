@@ -1,4 +1,4 @@
-// Adapters of the primitives on disk: their state, to go on from, and their weights, as PEFT writes them.
+// Adapters of the primitives on disk: their state, to resume from, and their weights, as PEFT writes them.
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";

@@ -1,9 +1,9 @@
-// The primitives of training, for loops that a program writes itself: gradients of weighted tokens or of an objective, optimizer steps,
-// samples of the weights as they are, adapters saved and loaded.
+// The primitives of training, for loops that a program writes itself: gradients of weighted tokens or of an objective,
+// optimizer steps, samples of the weights as they are, adapters saved and loaded.
 //
-// Calls are carried out in the order in which they are made, one at a time, so that a sample never sees half of a step. Only rows
-// of different adapters whose calls follow each other, without a wait between them, are computed together, as in a run. What an
-// adapter learns is a function of its own calls alone: the same rows give the same bits.
+// Calls are carried out in the order in which they are made, one at a time, so that a sample never sees half of a step. Only
+// rows of different adapters whose calls follow each other, without a wait between them, are computed together, as in a run.
+// What an adapter learns is a function of its own calls alone: the same rows give the same bits.
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
@@ -82,7 +82,10 @@ export class Primitives implements AsyncDisposable {
     this.#engine = cache ? engineOver(bus, { ...sizes, cache }, tileOf(device)) : null;
   }
 
-  /** Gives slot `i` of opened stages to adapter `i` of the plan, as it is before its first step. `stages` are disposed of with the primitives. */
+  /**
+   * Gives slot `i` of opened stages to adapter `i` of the plan, as it is before its first step. `stages` are
+   * disposed of with the primitives.
+   */
   static async begin(bus: Bus, plan: Plan, stages: AsyncDisposable): Promise<Primitives> {
     await using opened = new AsyncDisposableStack();
     const primitives = opened.use(new Primitives(bus, plan, stages));
@@ -100,9 +103,10 @@ export class Primitives implements AsyncDisposable {
   }
 
   /**
-   * Adds the gradient of the rows' loss to the adapter's. Rows either all have `weights`, of any sign, which multiply the losses -log p of
-   * their targets; or none has, and the objective decides: with supervised fine-tuning each target counts 1 / targets of this call. Rows are
-   * cut into micro-batches as a run's are. Throws a RequestError, `primitives.rows`, before anything is computed.
+   * Adds the gradient of the rows' loss to the adapter's. Rows either all have `weights`, of any sign, which multiply the
+   * losses -log p of their targets; or none has, and the objective decides: with supervised fine-tuning each target counts
+   * 1 / targets of this call. Rows are cut into micro-batches as a run's are. Throws a RequestError, `primitives.rows`,
+   * before anything is computed.
    */
   forwardBackward(name: string, rows: readonly Row[], options: LossOptions = {}): Promise<Losses> {
     return this.#through(name, rows, options, true);
@@ -114,9 +118,10 @@ export class Primitives implements AsyncDisposable {
   }
 
   /**
-   * An optimizer step with the gradients since the last one, which are zero again then. `settings` replace those of the adapter's recipe; the
-   * learning rate is taken as it is, without a schedule. Throws a RequestError, `primitives.step`, where there is no gradient, and a
-   * RunError, `primitives.numbers`, where its norm is not finite: then nothing is changed, and `discard` drops the gradients.
+   * An optimizer step with the gradients since the last one, which are zero again then. `settings` replace those of the
+   * adapter's recipe; the learning rate is taken as it is, without a schedule. Throws a RequestError, `primitives.step`,
+   * where there is no gradient, and a RunError, `primitives.numbers`, where its norm is not finite: then nothing is changed,
+   * and `discard` drops the gradients.
    */
   async step(name: string, settings: Partial<Optimizer> = {}): Promise<{ readonly gradNorm: number; readonly step: number }> {
     const trained = this.#of(name);
@@ -162,8 +167,8 @@ export class Primitives implements AsyncDisposable {
   }
 
   /**
-   * `n` continuations of each prompt under an adapter, or under the base model alone (null), as it is after the calls before. Throws a
-   * RequestError, `primitives.sample`.
+   * `n` continuations of each prompt under an adapter, or under the base model alone (null), as it is after the calls before.
+   * Throws a RequestError, `primitives.sample`.
    */
   async sample(name: string | null, prompts: readonly ArrayLike<number>[], options: SampleOptions): Promise<Sample[][]> {
     const adapter = name === null ? -1 : this.#of(name).slot;
@@ -199,7 +204,10 @@ export class Primitives implements AsyncDisposable {
     return this.#inOrder(async () => exportKept(this.plan, plan, await readState(this.bus, slot), folder));
   }
 
-  /** Writes all that training goes on from, moments and steps included; gradients are not. One that was in `folder` goes when this one is whole. */
+  /**
+   * Writes all that training resumes from, moments and steps included; gradients are not. One that was in
+   * `folder` goes when this one is whole.
+   */
   async saveState(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
     const { plan, slot } = trained;
@@ -207,8 +215,9 @@ export class Primitives implements AsyncDisposable {
   }
 
   /**
-   * Makes the adapter what `folder` holds: of `saveState`, to go on bit for bit; of `save` or of PEFT, its weights, as before its first step.
-   * Gradients are dropped. Throws a RequestError, `primitives.load`, where it is another kind of adapter; then nothing is changed.
+   * Makes the adapter what `folder` holds: of `saveState`, to resume bit for bit; of `save` or of PEFT, its weights, as
+   * before its first step. Gradients are dropped. Throws a RequestError, `primitives.load`, where it is another kind of
+   * adapter; then nothing is changed.
    */
   async load(name: string, folder: string): Promise<{ readonly steps: number }> {
     const trained = this.#of(name);

@@ -1,5 +1,5 @@
-// References of preferences: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter first has a
-// slot. A function of its own data and settings, so the same whatever else is trained and after any interruption.
+// References of preferences: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter
+// first has a slot. A function of its own data and settings, so the same whatever else is trained and after any interruption.
 
 import type { Bus } from "../bus/bus.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
@@ -18,10 +18,10 @@ export type RowReferences = ReadonlyMap<number, readonly [own: number, other: nu
 export type References = { readonly train: RowReferences; readonly eval: RowReferences };
 
 /**
- * Initialises the adapter in `slot`, and measures its reference on the way; null where its objective has none. An adapter whose B is zero
- * is the base model: it adds exact zeros. `isKept`: a later state of the adapter will be written into the slot. `notify` is called with
- * progress. `model`: the base model's fingerprint. Throws a RequestError, `resume.changed`, where a file that was read has changed since
- * the run began.
+ * Initialises the adapter in `slot`, and measures its reference on the way; null where its objective has none. An adapter
+ * whose B is zero is the base model: it adds exact zeros. `isKept`: a later state of the adapter will be written into the
+ * slot. `notify` is called with progress. `model`: the base model's fingerprint. Throws a RequestError, `resume.changed`,
+ * where a file that was read has changed since the run began.
  */
 export async function beginIn(
   bus: Bus,

@@ -1,7 +1,8 @@
 // A trace of a run: what every stage did when, on one time axis, and the kernels of one round of steps.
 //
-// Stages time by their own clocks. What such a clock says is mapped to ours by the quickest of a few questions, whose answer was given
-// half-way between asking and hearing: right to a fraction of a millisecond on one machine, of a round trip between two.
+// Stages time by their own clocks. What such a clock says is mapped to ours by the quickest of a few questions,
+// whose answer was given half-way between asking and hearing: right to a fraction of a millisecond on one
+// machine, of a round trip between two.
 
 import { now } from "../base/clock.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
@@ -34,7 +35,10 @@ export class Tracer {
     return new Tracer(bus, ahead);
   }
 
-  /** From here to the next call what passes do is recorded, and kernels, or not. Resolves when what was recorded before is here. */
+  /**
+   * From here to the next call what passes do is recorded, and kernels, or not. Resolves when what was recorded
+   * before is here.
+   */
   async record(what: { readonly passes: boolean; readonly kernels: boolean }): Promise<void> {
     const replies = range(this.bus.stages).map((stage) => this.bus.request(stage, { type: "trace", ...what }));
     for (const [stage, { spans, kernels }] of (await Promise.all(replies)).entries()) {
@@ -50,7 +54,7 @@ export class Tracer {
   }
 }
 
-/** What a stage's clock is ahead of ours, in milliseconds. */
+/** How far a stage's clock is ahead of our own, in milliseconds. */
 async function clockAhead(bus: Bus, stage: number): Promise<number> {
   let [ahead, quickest] = [0, Number.POSITIVE_INFINITY];
   for (let i = 0; i < QUESTIONS; i++) {
@@ -70,8 +74,8 @@ const firstStart = (spans: readonly StageSpan[]) =>
 const lastEnd = (spans: readonly StageSpan[]) => maxOf(spans.map(({ end }) => end));
 
 /**
- * The idle share of the stages' time from the first training pass to the last, fill and drain among it: what is neither computed nor
- * evaluated. Null where nothing was trained.
+ * The idle share of the stages' time from the first training pass to the last, fill and drain among it: what is neither
+ * computed nor evaluated. Null where nothing was trained.
  */
 export function measuredBubble(traces: readonly StageTrace[]): number | null {
   const trained = traces.flatMap(trainingOf);

@@ -124,7 +124,7 @@ test("what ends a text is read from the model's folder", () => {
     expect(stopTokens(folder)).toEqual([3]);
     for (const wrong of ["</s>", [1, "2"], -1, 0.5]) {
       put("generation_config.json", wrong);
-      expect(() => stopTokens(folder)).toThrow("wants token ids");
+      expect(() => stopTokens(folder)).toThrow("expected token ids");
     }
   } finally {
     rmSync(folder, { recursive: true });

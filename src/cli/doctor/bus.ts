@@ -13,7 +13,7 @@ const ROUNDS_MS = 5_000;
 
 export type BusFindings = { readonly version: string; readonly roundMicroseconds: number };
 
-/** Throws a RunError where any of it fails; leaves nothing behind. */
+/** Throws a RunError where any of it fails; leaves no process and no file. */
 export async function checkBus(): Promise<BusFindings> {
   await using server = await startServer();
   await using connection = await connectSealed(server.address, "mlora doctor", newRunKey());

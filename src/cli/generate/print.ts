@@ -12,11 +12,17 @@ export type Answer = {
   end: GeneratedToken["end"];
 };
 
-/** Whether the generated tokens are exactly the known answer, its end mark included, and ended there. Null where none is known. */
+/**
+ * Whether the generated tokens are exactly the known answer, its end mark included, and ended there. Null where
+ * none is known.
+ */
 export const isExact = ({ question: { expected }, ids, end }: Answer): boolean | null =>
   expected && end === "stop" && ids.length === expected.length && expected.every((id, i) => ids[i] === id);
 
-/** The text of an answer, without the token that ended it. An incomplete character at its end is held back while more may follow. */
+/**
+ * The text of an answer, without the token that ended it. An incomplete character at its end is held back while
+ * more may follow.
+ */
 function textOf({ ids, end }: Answer, tokenizer: Tokenizer): string {
   const text = tokenizer.decode(end === "stop" ? ids.slice(0, -1) : ids);
   return end === null ? text.replace(/\ufffd+$/, "") : text;

@@ -142,7 +142,10 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
   return bases[0]!;
 }
 
-/** --prompt and each row of --prompts that names no adapter go to all adapters; without both, a recipe's evaluation rows to their own. */
+/**
+ * --prompt and each row of --prompts that names no adapter go to all adapters; without both, a recipe's
+ * evaluation rows to their own.
+ */
 function questionsOf(
   flags: GenerateFlags,
   named: readonly Named[],
