@@ -1,7 +1,7 @@
 // The thread that beats for its process and listens to the beats of others, with a connection of its own: the main thread may
 // be in a kernel for many seconds, and a process that is stopped or dead stops beating all the same. Started by heartbeat.ts.
 //
-// It hears its own beats, too: when those do not come back the server is silent, not a peer.
+// It receives its own beats, too: when those do not come back the server is silent, not a peer.
 
 import { parentPort } from "node:worker_threads";
 import { now } from "../base/clock.ts";
@@ -34,13 +34,13 @@ parentPort?.on("message", (message: ToHeartbeat) => {
   if (message.type === "forget") heard.delete(message.session);
   if (message.type === "start")
     void start(message).catch((error: unknown) => {
-      const { code, hint } = error instanceof MloraError ? error : { code: "bus.pulse", hint: undefined };
+      const { code, hint } = error instanceof MloraError ? error : { code: "bus.heartbeat", hint: undefined };
       post({ type: "failed", code, message: textOf(error), hint });
     });
 });
 
 async function start({ address, key, run, session }: Extract<ToHeartbeat, { type: "start" }>): Promise<void> {
-  const connection = await connectSealed(address, `mlora ${run} pulse`, key);
+  const connection = await connectSealed(address, `mlora ${run} heartbeat`, key);
   const subjects = subjectsOf(run);
   const beat = () => connection.publish(subjects.beat(session), writePacket(run, session, { kind: "beat" }));
   let echo = now();

@@ -28,7 +28,7 @@ export function localBus(
     request<T extends RequestType>(stage: number, request: RequestOf<T>) {
       const handle = guarded[stage]![request.type] as (r: typeof request) => Promise<StageReply[T] | Later<StageReply[T]>>;
       const handled = tails[stage]!.then(() => handle(request));
-      tails[stage] = handled.catch(() => undefined); // the caller hears of it; the next request may still be served
+      tails[stage] = handled.catch(() => undefined); // the caller gets the error; the next request may still be served
       return handled.then((found) => (found instanceof Later ? found.reply : found));
     },
     [Symbol.asyncDispose]() {

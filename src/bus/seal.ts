@@ -56,7 +56,7 @@ export const seal = (connection: Connection, key: RunKey): SealedConnection => {
     },
     derived: (context) => seal(connection, createHmac("sha256", key).update(`mlora context\0${context}`).digest("hex")),
     [Symbol.asyncDispose]: async () => {
-      if (untold > 0) warn();
+      if (unreported > 0) warn();
       await connection[Symbol.asyncDispose]();
     },
   };
@@ -138,21 +138,21 @@ function opened(own: Buffer, subject: string, frame: Buffer): Uint8Array | null 
   }
 }
 
-let untold = 0;
-let told = Number.NEGATIVE_INFINITY;
+let unreported = 0;
+let warnedAt = Number.NEGATIVE_INFINITY;
 let lately = ""; // the subject of the last
 
 /** A sender of one such message can send millions: the first is reported at once, the others by their number. */
 function dropped(subject: string): void {
-  untold++;
+  unreported++;
   lately = subject;
-  if (now() - told >= NOTICE_MS) warn();
+  if (now() - warnedAt >= NOTICE_MS) warn();
 }
 
 function warn(): void {
-  const what = untold === 1 ? "a message was" : `${untold} messages were`;
+  const what = unreported === 1 ? "a message was" : `${unreported} messages were`;
   const why = "another user of the server sends them, or a stage has another key";
   const text = `notice: ${what} dropped, without this run's seal or heard before (last on ${lately}): ${why}`;
   log(0, () => text);
-  [untold, told] = [0, now()];
+  [unreported, warnedAt] = [0, now()];
 }

@@ -271,8 +271,8 @@ export type Kernels = {
   /**
    * squares f32[L, S] = the sum of squares of each of the S tensors of each adapter's gradients f32[L, P]. tensors i32[S, 3] =
    * first element within the adapter's block, rows, columns. Rows and columns of zeros must not change a bit of the sum, since
-   * the padded rank depends on the other adapters: each lane adds whole rows (or every LANES-th column), and lanes are combined
-   * last.
+   * the padded rank depends on the other adapters: each SIMD lane adds whole rows (or every LANES-th column), and all are
+   * combined last.
    */
   grad_norm: { readonly grads: Tensor; readonly tensors: Tensor; readonly squares: Tensor };
   /**

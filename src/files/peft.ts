@@ -246,7 +246,7 @@ function checkTensors(
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
     wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
     if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
-      faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.told} leaves out`);
+      faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.keys} leaves out`);
   }
   for (const { name, shape } of shared) wanted.set(name, shape);
   const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name));
@@ -261,7 +261,7 @@ function checkTensors(
   if (faults.length === 0) return;
   const lacks = shared.some(({ name }) => !file.tensors.has(name));
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
-  const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.told})` : "";
+  const asked = missing.length > 0 && configured.isTargeted ? ` (${configured.keys})` : "";
   throw new RequestError(
     "peft.tensors",
     `${file.path} does not fit the base model: ${faults.slice(0, SHOWN).join("; ")}${more}${asked}`,

@@ -44,6 +44,6 @@ function tableOf(adapter: PeftAdapter, layers: number): string {
 function spans(layers: readonly number[]): string {
   const starts = layers.filter((layer) => !layers.includes(layer - 1));
   const ends = layers.filter((layer) => !layers.includes(layer + 1));
-  const told = starts.map((from, i) => (from === ends[i] ? `${from}` : `${from}-${ends[i]}`));
-  return told.length === 0 ? "" : `${layers.length === 1 ? "layer" : "layers"} ${told.join(", ")}`;
+  const ranges = starts.map((from, i) => (from === ends[i] ? `${from}` : `${from}-${ends[i]}`));
+  return ranges.length === 0 ? "" : `${layers.length === 1 ? "layer" : "layers"} ${ranges.join(", ")}`;
 }

@@ -17,7 +17,7 @@ export type ConfiguredPlaces = {
   readonly rankAt: (layer: number, linear: Linear) => number | null;
   readonly alphaAt: (layer: number, linear: Linear) => number | null;
   /** The keys that decide what is targeted, for messages. */
-  readonly told: string;
+  readonly keys: string;
 };
 
 const TARGETING = ["target_modules", "exclude_modules", "layers_to_transform"] as const;
@@ -70,7 +70,7 @@ export function configuredPlaces(config: JsonObject, path: string): ConfiguredPl
             read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, pathOf(layer, linear))),
     rankAt: at("rank_pattern", ranks),
     alphaAt: at("alpha_pattern", alphas),
-    told: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")
+    keys: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")
       .map((key) => `${key} ${short(JSON.stringify(config[key]))}`)
       .join(", "),
   };

@@ -1,5 +1,5 @@
 // A link over the bus, for stages that have nothing better. A tensor is copied into host memory, which frees it, and a thread
-// of its own (courier.ts) carries it from there to the neighbour's host memory; on GPUs both are pinned.
+// of its own (transport-worker.ts) carries it from there to the neighbour's host memory; on GPUs both are pinned.
 
 import { Worker } from "node:worker_threads";
 import * as v from "valibot";
@@ -85,7 +85,7 @@ type TransportWorker = Channel & {
   arrived(slot: number, end: number): Promise<void>;
   /** What comes next into a slot is another message. */
   taken(slot: number): void;
-  /** Resolves when the thread has ended, some time after the courier was disposed of. */
+  /** Resolves when the thread has ended, some time after the worker was disposed of. */
   readonly exited: Promise<void>;
 };
 
@@ -120,7 +120,7 @@ function startTransportWorker(): TransportWorker {
     else if (message.type === "over") end(new RunError(message.code, message.message, message.hint));
     else void thread.terminate();
   });
-  thread.on("error", (error) => end(new RunError("link.courier", textOf(error), undefined, { cause: error })));
+  thread.on("error", (error) => end(new RunError("link.worker", textOf(error), undefined, { cause: error })));
   const exited = new Promise<void>((resolve) => thread.on("exit", () => resolve()));
   return {
     start(what) {

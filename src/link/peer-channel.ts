@@ -24,7 +24,7 @@ export type BusChannel = Channel & {
   readonly close: () => Promise<void>;
 };
 
-/** Opens our end; `lane` keeps several channels of a pair apart. It is over when the connection is. */
+/** Opens our end; `channelId` keeps several channels of a pair apart. It is over when the connection is. */
 export function busChannel(connection: SealedConnection, { run, stage, neighbour }: Pair, channelId: string): BusChannel {
   const subjects = subjectsOf(run);
   const queue = new Queue<Uint8Array>();

@@ -39,7 +39,7 @@ const LINGER_MS = 10_000;
 const post = (message: FromTransport): void => parentPort?.postMessage(message);
 
 function fail(error: unknown): void {
-  const { code, hint } = error instanceof MloraError ? error : { code: "link.courier", hint: undefined };
+  const { code, hint } = error instanceof MloraError ? error : { code: "link.worker", hint: undefined };
   post({ type: "over", code, message: textOf(error), hint });
 }
 

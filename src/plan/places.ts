@@ -46,11 +46,11 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
   const { targets, exclude, layers } = recipe;
   if (typeof targets !== "string") {
     const unknown = targets.filter((target) => !paths.some((path) => isNamed(path, [target])));
-    const told = unknown.map((target) => `'${target}'`).join(", ");
+    const named = unknown.map((target) => `'${target}'`).join(", ");
     if (unknown.length > 0)
       throw nothing(
         recipe,
-        `${told} is no linear layer of this ${spec.family} model`,
+        `${named} is no linear layer of this ${spec.family} model`,
         `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}`,
       );
   } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))

@@ -28,7 +28,7 @@ export type StoredAdapter = { readonly progress: Progress; readonly blocks: read
 export type Which = "latest" | "best";
 
 export interface CheckpointStore extends AsyncDisposable {
-  /** Resolves when it can be had again, whatever happens to this process. The blocks are the keeper's from now on. */
+  /** Resolves when it can be had again, whatever happens to this process. The blocks belong to the store from now on. */
   save(plan: Plan, adapter: AdapterPlan, kept: StoredAdapter, which?: Which): Promise<void>;
   /**
    * The latest of what was saved and is whole; null where there is none. `notice` is called with a text on each

@@ -145,19 +145,19 @@ describe.each(STAGES)("as SVG, of %i stages", (stages) => {
       for (const said of numbersOf(plan, simulated)) expect(texts.map(({ text }) => text)).toContain(said);
       if (stages > 1) expect(texts.map(({ text }) => text)).toContain(`cpu 1 on ${HOST}`);
 
-      const lanes = svg.children.filter(({ of }) => of["class"] === "lane").map(boxOf);
-      expect(lanes.length).toBe(stages);
+      const tracks = svg.children.filter(({ of }) => of["class"] === "track").map(boxOf);
+      expect(tracks.length).toBe(stages);
       const marks = texts.filter(({ of }) => of["class"] === "mark");
       const [zero, last] = [marks[0]!, marks.at(-1)!];
       const pixels = (numberOf(last, "x") - numberOf(zero, "x")) / Number(last.text) / simulated.unit;
       const groups = svg.children.filter(({ name }) => name === "g");
-      for (const [stage, lane] of lanes.entries()) {
-        const bottom = lanes[stage + 1]?.top ?? Number.POSITIVE_INFINITY;
+      for (const [stage, track] of tracks.entries()) {
+        const bottom = tracks[stage + 1]?.top ?? Number.POSITIVE_INFINITY;
         const isHere = (group: Element) => {
-          const top = group.children[1]!.name === "path" ? lane.top : boxOf(group.children[1]!).top;
-          return top >= lane.top - 0.01 && top < bottom;
+          const top = group.children[1]!.name === "path" ? track.top : boxOf(group.children[1]!).top;
+          return top >= track.top - 0.01 && top < bottom;
         };
-        let before = lane.left;
+        let before = track.left;
         const passes = groups.filter(({ children }) => children[1]!.name === "rect").filter(isHere);
         const spans = simulated.spans[stage]!.filter(({ kind }) => kind !== "step").slice(0, passes.length);
         expect(passes.length).toBeGreaterThan(0);
@@ -167,18 +167,18 @@ describe.each(STAGES)("as SVG, of %i stages", (stages) => {
           expect(children[0]!.text).toBe(`${kind} of pass ${pass}: ${names.join(", ")}`);
           const boxes = children.filter(({ name }) => name === "rect").map(boxOf);
           expect(boxes.length).toBe(members.length);
-          let top = lane.top;
+          let top = track.top;
           for (const box of boxes) {
             expect([box.left, box.right]).toEqual([boxes[0]!.left, boxes[0]!.right]);
             expect(box.top).toBeCloseTo(top, 5);
             top = box.bottom;
           }
-          expect(top).toBeCloseTo(lane.bottom, 5);
+          expect(top).toBeCloseTo(track.bottom, 5);
           const { left, right } = boxes[0]!;
           expect(left).toBeGreaterThanOrEqual(before - 1e-9);
-          expect(right).toBeLessThanOrEqual(lane.right + 1e-9);
-          expect(Math.abs(left - lane.left - start * pixels)).toBeLessThan(0.05);
-          expect(Math.abs(right - Math.min(lane.right, lane.left + end * pixels))).toBeLessThan(0.05);
+          expect(right).toBeLessThanOrEqual(track.right + 1e-9);
+          expect(Math.abs(left - track.left - start * pixels)).toBeLessThan(0.05);
+          expect(Math.abs(right - Math.min(track.right, track.left + end * pixels))).toBeLessThan(0.05);
           before = right;
         }
       }

@@ -30,7 +30,7 @@ function againstWaiting(request: Request, plan: Plan, simulated: SimulatedRun): 
   const waits = "Stages wait for each other, since too few adapters at a time fill them";
   let best: { readonly change: string; readonly then: SimulatedRun } | null = null;
   for (const { change, request: changed } of changes(request, plan, simulated)) {
-    const then = rehearsalOf(changed, devicesOf(plan));
+    const then = simulatedOf(changed, devicesOf(plan));
     if (!then || then.simulation.steadyBubble === null || speedOf(then) < WORTH * speedOf(best?.then ?? simulated)) continue;
     best = { change, then };
     if (waitingOf(then) <= FEW) break;
@@ -54,7 +54,7 @@ function againstUneven(request: Request, plan: Plan, simulated: SimulatedRun): s
   const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets)) <= now);
   if (enough === undefined) return [];
   const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
-  const then = rehearsalOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));
+  const then = simulatedOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));
   if (!then || speedOf(then) * WORTH < speedOf(simulated)) return [];
   return [`${enough} stage${enough === 1 ? "" : "s"} would be as fast: the busiest has the same work.`];
 }
@@ -87,7 +87,7 @@ function* changes(
 }
 
 /** Null where it cannot be: for want of memory, say. */
-function rehearsalOf(request: Request, devices: readonly StageDevice[]): SimulatedRun | null {
+function simulatedOf(request: Request, devices: readonly StageDevice[]): SimulatedRun | null {
   try {
     return simulateRun(planOn(request, devices));
   } catch (error) {

@@ -1,4 +1,5 @@
-// The schedule as a picture that needs nothing but itself: a lane a stage, time to the right, a colour and a letter an adapter.
+// The schedule as a picture that needs nothing but itself: a track for each stage, time to the right, a colour and a letter an
+// adapter.
 
 import { maxOf, range, sum } from "../../base/shape.ts";
 import type { Plan } from "../../plan/plan.ts";
@@ -31,13 +32,13 @@ text { font: 12px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #24
 .stage { font-weight: 600 }
 .mark { font-size: 11px; fill: #57606a; text-anchor: middle }
 .letter { font-size: 9px; text-anchor: middle; pointer-events: none }
-.lane { fill: #f3f4f6 }
+.track { fill: #f3f4f6 }
 .grid { stroke: #d0d7de; stroke-width: 0.7; fill: none }
 g rect { stroke: #ffffff; stroke-width: 0.3 }
 .step { stroke: #24292f; stroke-width: 1.2; fill: none }`;
 
 const KEY =
-  "Strong colours are forward passes, pale ones backward passes; adapters that share a pass lie above each other. A tick is an optimizer step of an adapter; where a lane is empty, the stage is idle.";
+  "Strong colours are forward passes, pale ones backward passes; adapters that share a pass lie above each other. A tick is an optimizer step of an adapter; where a track is empty, the stage is idle.";
 
 /** The whole file. */
 export function drawSvg(plan: Plan, simulated: SimulatedRun, title: string): string {
@@ -60,7 +61,7 @@ export function drawSvg(plan: Plan, simulated: SimulatedRun, title: string): str
     `<rect width="${WIDTH}" height="${px(height)}" fill="#ffffff"/>`,
     text(MARGIN, MARGIN + 12, "title", cutTo(title, LONGEST_TITLE)),
     ...said.map((line, i) => text(MARGIN, MARGIN + 12 + (i + 1) * LINE + 2, i + 2 < said.length ? "" : "small", line)),
-    ...tracks.map(({ y }) => `<rect class="lane" x="${CHART.from}" y="${y}" width="${CHART.width}" height="${TRACK}"/>`),
+    ...tracks.map(({ y }) => `<rect class="track" x="${CHART.from}" y="${y}" width="${CHART.width}" height="${TRACK}"/>`),
     ...axis(simulated.unit, end, x, top, bottom),
     ...tracks.flatMap((track) => [...labels(plan, simulated, track), ...drawTrack(track)]),
     text(MARGIN, below - 16, "small", KEY),
@@ -78,7 +79,7 @@ const fills = ({ named, others }: Legend): string =>
     .map(({ id, strong, pale, ink }) => `.f${id} { fill: ${strong} } .b${id} { fill: ${pale} } .i${id} { fill: ${ink} }`)
     .join("\n");
 
-/** What an adapter does in a lane, and for how much of the time. */
+/** What an adapter does in a track, and for how much of the time. */
 function labels(plan: Plan, { simulation: { busy, makespan } }: SimulatedRun, { stage, y }: Track): string[] {
   const of = plan.stages[stage]!;
   return [

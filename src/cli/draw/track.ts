@@ -5,7 +5,7 @@ import { adaptersOf, type Legend, type Look } from "./looks.ts";
 import { hundredth, px, xml } from "./xml.ts";
 
 export const TRACK = 40;
-/** How far the tick of a step stands out above its lane. */
+/** How far the tick of a step stands out above its track. */
 export const TICK = 8;
 /** A letter needs so much room. */
 const LETTER = { width: 8, height: 9, drop: 3.2 };
@@ -20,7 +20,7 @@ export type Track = {
   readonly legend: Legend;
 };
 
-/** Elements of a lane; what a mouse rests on says what it is. */
+/** Elements of a track; what a mouse rests on says what it is. */
 export const drawTrack = (track: Track): string[] =>
   track.spans.map((span) => {
     const adapters = adaptersOf(span);

@@ -1,4 +1,4 @@
-// What a rehearsal came to, in words: the same in the terminal and in the SVG.
+// What a simulated run came to, in words: the same in the terminal and in the SVG.
 
 import { count } from "../../base/units.ts";
 import { headWork } from "../../plan/partition.ts";
