@@ -141,8 +141,9 @@ describe("a lock of", () => {
     async () => {
       const [pid, start, boot, host] = await ours();
       await using other = Bun.spawn(["sleep", "60"]);
-      // sleep does not wait for it
-      const zombie = Bun.spawn(["sh", "-c", "sleep 0 & echo $!; exec sleep 60"], { stdout: "pipe" });
+      // The child ends when its parent is sleep, which does not wait for it; a shell would.
+      const child = 'until [ "$(cat /proc/$$/comm)" = sleep ]; do :; done';
+      const zombie = Bun.spawn(["sh", "-c", `(${child}) & echo $!; exec sleep 60`], { stdout: "pipe" });
       await using _ = zombie;
       const { value } = await zombie.stdout.getReader().read();
       const dead = Number(new TextDecoder().decode(value));
