@@ -20,7 +20,7 @@ export const RULES: readonly Rule[] = [
   rule(String.raw`\b(is|are|be|been|was|were|not|never) told\b(?! apart)`, "'reported', 'sent' or 'notified'"),
   rule(String.raw`\bcompany\b`, "'co-batched', 'batch invariance', 'with other adapters'"),
   // One word of the field for one thing.
-  rule(String.raw`\b(go|goes|going|went|gone) on\b(?! (?:to|the|a|its) )`, "'continue', 'resume' or 'proceed'"),
+  rule(String.raw`\b(go|goes|going|went|gone) on\b(?! (?:to|the|a|its|with the run) )`, "'continue', 'resume' or 'proceed'"),
   rule(String.raw`\bmend(s|ed|ing)?\b`, "'fix', or 'normalise'"),
   rule(String.raw`\bwants\b`, "'expected X, found Y', or 'needs'"),
   rule(String.raw`\b(expected|is not|must be|is|as) a text\b`, "'a string'"),

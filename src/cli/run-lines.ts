@@ -38,7 +38,7 @@ function linesOf(event: SessionEvent): string[] | null {
       const where = event.adapters.map(({ name, status, step, steps }) =>
         status === null ? `${name} at step ${step} of ${steps}` : `${name} is ${status}`,
       );
-      return [`continuing the run in ${shortPath(event.output)}: ${where.join(", ")}`];
+      return [`going on with the run in ${shortPath(event.output)}: ${where.join(", ")}`];
     }
     case "accepted":
       return accepted(event);

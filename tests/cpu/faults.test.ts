@@ -152,7 +152,7 @@ needs("disks")("a full disk", () => {
       expect(still.err).toContain("hint: make room on the disk");
       rmSync(ballast);
       const again = await place.mlora("run", path);
-      expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^continuing the run in .*: a0 at step [1-9]/m)]);
+      expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step [1-9]/m)]);
       await expectSame(path, text, names);
     },
     MINUTE,

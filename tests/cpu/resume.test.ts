@@ -67,7 +67,7 @@ test("Ctrl-C keeps every adapter where it stands; the same command continues fro
   const { code, err } = await killedAt(disturbed, 20, 0, "SIGINT");
   expect([code, err]).toEqual([1, expect.stringContaining("hint: the same command continues it")]);
   const again = await place.mlora("run", disturbed, "--resume");
-  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^continuing the run in .*: a0 at step \d+ of 360/m)]);
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step \d+ of 360/m)]);
   expect(again.err).not.toContain("at step 0 of");
   await expectSame(disturbed, undisturbed, adapters);
   const finished = await place.mlora("run", disturbed);

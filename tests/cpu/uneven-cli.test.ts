@@ -255,6 +255,6 @@ test("interrupted on two stages they continue on one, to the same numbers; anoth
   expect([changed.code, changed.err]).toEqual([2, expect.stringContaining('"down_proj":2}, is {')]);
   writeFileSync(disturbed, text);
   const again = await place.mlora("run", disturbed, "--resume");
-  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^continuing the run in .*: lora at step [1-9]/m)]);
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: lora at step [1-9]/m)]);
   for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
 }, 120_000);
