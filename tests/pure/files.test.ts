@@ -74,8 +74,7 @@ describe("config.json", () => {
     };
     const old = specOf({ ...llama, rope_scaling: scaling }, "c");
     const { rope_theta, ...rest } = llama;
-    const now = specOf({ ...rest, rope_parameters: { ...scaling, rope_theta } }, "c");
-    expect(now).toEqual(old);
+    expect(specOf({ ...rest, rope_parameters: { ...scaling, rope_theta } }, "c")).toEqual(old);
     expect(old.ropes[0]!.theta).toBe(500000);
     expect(old.ropes[0]!.scaling).toEqual({
       kind: "llama3",
