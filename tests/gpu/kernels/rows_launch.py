@@ -1,7 +1,7 @@
 """How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels
 alone.
 
-Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from
+Each function is a kernel of the contract (src/ops) by its name; `kind` is ptr (bf16) or f32. Constants come from
 the rows of rows_variants.py, decode_variants.py, dora_variants.py and vera_variants.py, grids from the tops of the kernels'
 files. With TRITON_INTERPRET=1 all run on the CPU.
 """
