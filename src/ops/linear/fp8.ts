@@ -1,4 +1,5 @@
-// The linear layer over a weight in fp8, on GPUs (kernels/triton/fp8.py): the frozen product in e4m3, with both of its factors rounded row by row.
+// The linear layer over a weight in fp8, on GPUs (kernels/triton/fp8.py): the frozen product in e4m3, with both of its factors
+// rounded row by row.
 
 import { alignUp, sizeOf } from "../../base/shape.ts";
 import type { Launcher } from "../../device/cuda/launcher.ts";

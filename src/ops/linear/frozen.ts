@@ -1,7 +1,7 @@
 // The frozen product of a linear layer: on the CPU over all rows at once, on GPUs in tiles together with the low-rank product.
 //
-// For the CPU's see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by tile,
-// so that the path does not depend on how many there are.
+// For the CPU's see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
+// tile, so that the path does not depend on how many there are.
 
 import { alignUp } from "../../base/shape.ts";
 import { floats, type Host } from "../../device/cpu/host.ts";
