@@ -18,6 +18,7 @@ import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
+import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import { resumeFrom, trainToEnd } from "./retry.ts";
@@ -26,8 +27,8 @@ import { RunControl } from "./run-control.ts";
 import { withAdded, writeRecipe } from "./run-folder.ts";
 
 export type SessionOptions = {
-  /** Stages on other machines; null, or left out, where all are on this one. */
-  readonly remoteStages?: RemoteStages | null;
+  /** Stages on other machines; left out, or empty, where all are on this one. */
+  readonly remoteStages?: RemoteStageOptions;
   /** How activations go between stages. */
   readonly link?: StageSetup["link"];
   /** A file for a trace of the run, in Chrome's trace format. */
@@ -50,7 +51,8 @@ export type SessionOptions = {
  * aborted.
  */
 export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
-  const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
+  const { resume = false, isReachable = true, signal, onEvent } = options;
+  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, written);
   const spec = specFor(written);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
