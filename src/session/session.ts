@@ -1,5 +1,6 @@
 // A run as an object: opened from a recipe, it trains until its adapters have ended or it is stopped, and takes requests.
 
+import { onAbort } from "../base/abort.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -57,14 +58,9 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
-  const abort = () => stop.abort(stopped());
-  if (signal?.aborted) abort();
-  signal?.addEventListener("abort", abort);
   await using opened = new AsyncDisposableStack();
-  opened.defer(() => {
-    signal?.removeEventListener("abort", abort);
-    stream.close();
-  });
+  opened.defer(() => stream.close());
+  if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read

@@ -3,6 +3,7 @@
 // Where there are fewer slots than adapters, the others wait (scheduler.ts). A stage waits only for what decides its next
 // action: adapters are admitted, evaluated, saved and exported while the others train.
 
+import { onAbort } from "../base/abort.ts";
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -188,20 +189,17 @@ export class Training {
 
   async run(): Promise<RunResult> {
     const { lost, stop } = this.options;
-    const gone = () => {
-      this.#executor.fail(lost!.reason);
-      this.#background.wake();
-    };
-    const woken = () => this.#background.wake();
-    lost?.addEventListener("abort", gone);
-    const ends = [stop, this.#suspend];
-    for (const signal of ends) signal.addEventListener("abort", woken);
-    try {
-      return await this.#train();
-    } finally {
-      lost?.removeEventListener("abort", gone);
-      for (const signal of ends) signal.removeEventListener("abort", woken);
+    const wake = () => this.#background.wake();
+    using listeners = new DisposableStack();
+    for (const signal of [stop, this.#suspend]) listeners.use(onAbort(signal, wake));
+    if (lost) {
+      const gone = () => {
+        this.#executor.fail(lost.reason);
+        wake();
+      };
+      listeners.use(onAbort(lost, gone));
     }
+    return await this.#train();
   }
 
   async #train(): Promise<RunResult> {
