@@ -36,11 +36,11 @@ import { type CheckpointStore, isOwn, memoryStore, type StoredAdapter } from "./
 import { Controls } from "./controls.ts";
 import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunResult } from "./events.ts";
 import { Executor } from "./executor.ts";
-import { readState } from "./export.ts";
 import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { AdapterScheduler } from "./scheduler.ts";
+import { readState } from "./slot.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
 
