@@ -103,6 +103,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
+  const scaled = newSpec({ embeddingScale: 2, logitScale: 0.5, logitCap: 5 });
+  await train(open(), scaled, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
