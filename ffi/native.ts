@@ -21,7 +21,7 @@ export const native = {
   rows_scatter: { args: [P, P, P, I, I], returns: "void" },
   pool_forward: { args: [P, P, P, I, I], returns: "void" },
   pool_backward: { args: [P, P, P, I, I], returns: "void" },
-  rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },
+  rmsnorm_forward: { args: [P, P, P, P, P, I, I, F], returns: "void" },
   rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
   swiglu_forward: { args: [P, P, I, I], returns: "void" },
   swiglu_backward: { args: [P, P, P, I, I], returns: "void" },

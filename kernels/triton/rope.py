@@ -5,7 +5,7 @@
     rope_backward    the gradient of that, in place on dqkv; v's stays as it is
 
 Shapes: qkv, out, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; positions i32[M]; cos, sin f32[.., D/2]; q_weight, k_weight
-c[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2 HALF; with EXACT
+f32[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2 HALF; with EXACT
 = 1 it is 2 HALF, and accesses are 16 bytes wide.
 
 Launch: the variant with HALF = D / 2 and EXACT = 1 where there is one, else that with EXACT = 0; no scratch.
@@ -26,8 +26,8 @@ def row_angles(positions, cos, sin, m, half, i):
 @triton.jit
 def head_weights(q_weight, k_weight, is_q, i, first, half):
     """f32[HEADS, HALF]: the norm's weights for elements first + i of heads of q or k."""
-    q = tl.load(q_weight + first + i, mask=i < half, other=0.0).to(tl.float32)
-    k = tl.load(k_weight + first + i, mask=i < half, other=0.0).to(tl.float32)
+    q = tl.load(q_weight + first + i, mask=i < half, other=0.0)
+    k = tl.load(k_weight + first + i, mask=i < half, other=0.0)
     return tl.where(is_q[:, None], q[None, :], k[None, :])
 
 

@@ -19,10 +19,10 @@ PARAMETERS = {
     "rows_scatter": "dy:*i32 rows:*i32 dx:*i32 W:i32",
     "pool_forward": "x:c bounds:*i32 y:c H:i32",
     "pool_backward": "dy:c bounds:*i32 dx:c H:i32",
-    "rmsnorm_forward": "x:c weight:c y:c rstd:*fp32 H:i32 eps:fp32",
-    "rmsnorm_backward": "dy:c x:c weight:c rstd:*fp32 residual:c dx:c H:i32",
-    "rope_forward": "qkv:c positions:*i32 cos:*fp32 sin:*fp32 q_weight:c k_weight:c out:c heads:i32 kv_heads:i32 touched:i32 D:i32 eps:fp32",
-    "rope_backward": "dqkv:c positions:*i32 cos:*fp32 sin:*fp32 qkv:c q_weight:c k_weight:c heads:i32 kv_heads:i32 D:i32 eps:fp32",
+    "rmsnorm_forward": "x:c weight:*fp32 residual:c y:c rstd:*fp32 H:i32 eps:fp32",
+    "rmsnorm_backward": "dy:c x:c weight:*fp32 rstd:*fp32 residual:c dx:c H:i32",
+    "rope_forward": "qkv:c positions:*i32 cos:*fp32 sin:*fp32 q_weight:*fp32 k_weight:*fp32 out:c heads:i32 kv_heads:i32 touched:i32 D:i32 eps:fp32",
+    "rope_backward": "dqkv:c positions:*i32 cos:*fp32 sin:*fp32 qkv:c q_weight:*fp32 k_weight:*fp32 heads:i32 kv_heads:i32 D:i32 eps:fp32",
     "swiglu_forward": "gate_up:c h:c I:i32",
     "swiglu_backward": "dh:c gate_up:c dgate_up:c I:i32",
     "xent": "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32",
@@ -51,8 +51,8 @@ def variants():
         yield variant("adamw", "adamw_step", 4, BLOCK=1024, COPY=copy)
     for kind in KINDS:
         for block, warps in NORM_BLOCKS[kind]:
-            yield variant("rmsnorm", "rmsnorm_forward", warps, kind, BLOCK=block)
             for residual in (0, 1):
+                yield variant("rmsnorm", "rmsnorm_forward", warps, kind, BLOCK=block, RESIDUAL=residual)
                 yield variant("rmsnorm", "rmsnorm_backward", warps, kind, BLOCK=block, RESIDUAL=residual)
         for half, exact in HALVES[kind]:
             for norm, pairs, warps in ((0, 4096, 8), (1, 1024, 4)):

@@ -177,8 +177,8 @@ function rowKernels(host: Host) {
     pool_forward: ({ x, bounds, y }: Kernels["pool_forward"]) => c.pool_forward(x.ptr, bounds.ptr, y.ptr, dim(y, 0), dim(y, 1)),
     pool_backward: ({ dy, bounds, dx }: Kernels["pool_backward"]) =>
       c.pool_backward(dy.ptr, bounds.ptr, dx.ptr, dim(dy, 0), dim(dy, 1)),
-    rmsnorm_forward: ({ x, weight, y, rstd, eps }: Kernels["rmsnorm_forward"]) =>
-      c.rmsnorm_forward(x.ptr, weight.ptr, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
+    rmsnorm_forward: ({ x, weight, residual, y, rstd, eps }: Kernels["rmsnorm_forward"]) =>
+      c.rmsnorm_forward(x.ptr, weight.ptr, ptrOf(residual), y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
     rmsnorm_backward: ({ dy, x, weight, rstd, residual, dx }: Kernels["rmsnorm_backward"]) =>
       c.rmsnorm_backward(dy.ptr, x.ptr, weight.ptr, rstd.ptr, ptrOf(residual), dx.ptr, dim(x, 0), dim(x, 1)),
     rope_forward: (a: Kernels["rope_forward"]) =>

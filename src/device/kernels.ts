@@ -39,10 +39,14 @@ export type Kernels = {
   /** x[m] = table[ids[m]]: ids i32[M], table c[V, H], x c[M, H]. */
   embed_forward: { readonly ids: Tensor; readonly table: Tensor; readonly x: Tensor };
 
-  /** y = weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight c[H], rstd f32[M]. */
+  /**
+   * y = residual + weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight f32[H], rstd f32[M]; `residual`
+   * c[M, H] may be null.
+   */
   rmsnorm_forward: {
     readonly x: Tensor;
     readonly weight: Tensor;
+    readonly residual: Tensor | null;
     readonly y: Tensor;
     readonly rstd: Tensor;
     readonly eps: number;
@@ -59,7 +63,7 @@ export type Kernels = {
 
   /**
    * Rotates q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired as Hugging Face does: out[i] = x[i] cos -
-   * x[i + D/2] sin, out[i + D/2] = x[i + D/2] cos + x[i] sin; cos, sin f32[P, D/2]. With qWeight and kWeight c[D] each head is
+   * x[i + D/2] sin, out[i + D/2] = x[i + D/2] cos + x[i] sin; cos, sin f32[P, D/2]. With qWeight and kWeight f32[D] each head is
    * first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when not.
    */
   rope_forward: Heads & {

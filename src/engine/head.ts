@@ -42,7 +42,7 @@ export function headLoss(
   const of = (t: Tensor) => firstRows(t, targets);
   const [x, h, gradH, rstd] = [of(buffers.x), of(buffers.h), of(buffers.gradH), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
 
   const chunk = buffers.logits.shape[0]!; // whole tiles, as the targets are
   for (let from = 0; from < targets; from += chunk) {
@@ -81,7 +81,7 @@ export async function nextLogits(
   const of = (t: Tensor) => firstRows(t, batch.targets);
   const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
   const logits: Float32Array[] = [];
   const { rowTile } = device;
   const y = firstRows(buffers.logits, rowTile);

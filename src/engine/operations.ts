@@ -19,7 +19,7 @@ type Behaviour<K extends Kind> = {
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
   /** Whether its output may be computed again in the backward pass: it is no product of matrices. Only linears read it. */
-  readonly isCheap: boolean;
+  readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
   readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
   /** Where the gradient of its input goes: memory of its own, over the gradient of its output, or over the input. */
@@ -30,13 +30,14 @@ type Behaviour<K extends Kind> = {
 
 const norm: Behaviour<"norm"> = {
   width: ({ size }, width) => same(size, width),
-  isCheap: true,
+  isCheap: ({ residual }) => residual === undefined,
   saved: (_, rows) => [rows],
   inputGradient: "own",
-  forward: ({ from, to, weight, eps }, pass) =>
+  forward: ({ from, to, weight, eps, residual }, pass) =>
     rmsnormForward(pass.device, {
       x: pass.value(from),
       weight: pass.norm(weight),
+      residual: residual === undefined ? null : pass.value(residual),
       y: pass.value(to),
       rstd: pass.saved(to),
       eps,
@@ -61,7 +62,7 @@ const linears: Behaviour<"linears"> = {
     same(expected, width);
     return sum(out);
   },
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "own",
   forward: ({ from, to, group, residual }, pass) =>
@@ -92,7 +93,7 @@ const linears: Behaviour<"linears"> = {
 const rope: Behaviour<"rope"> = {
   width: ({ heads }, width) => same((heads.heads + 2 * heads.kvHeads) * heads.headDim, width),
   isInPlace: ({ norms }) => norms === null,
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "output",
   forward: ({ from, to, heads, norms, eps }, pass) =>
@@ -121,7 +122,7 @@ const rope: Behaviour<"rope"> = {
 
 const attention: Behaviour<"attention"> = {
   width: ({ heads }) => heads.heads * heads.headDim,
-  isCheap: false,
+  isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
   forward: ({ from, to, heads, scale, window }, pass) => {
@@ -149,7 +150,7 @@ const attention: Behaviour<"attention"> = {
 
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
-  isCheap: true,
+  isCheap: () => true,
   saved: null,
   inputGradient: "input",
   forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),

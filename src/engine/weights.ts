@@ -11,6 +11,7 @@ import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import type { NormOffset } from "../families/definition.ts";
 import { type Group, linearShape, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
@@ -37,28 +38,38 @@ export type StageLayers = StageSetup["layerRange"];
 export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
 
 /** A tensor on the device and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
-type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
+type Slot = {
+  readonly shape: readonly number[];
+  readonly from: readonly { readonly name: string; readonly rows: number }[];
+  /** Of the weight of a norm, which is f32 on every device: 1 + w would lose w's digits in bf16. */
+  readonly offset?: NormOffset;
+};
 
-const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
+const normSlot = (name: string, size: number, offset: NormOffset): Slot => ({
+  shape: [size],
+  from: [{ name, rows: size }],
+  offset,
+});
 const table = (name: string, spec: ModelSpec): Slot => ({
   shape: [tableRows(spec), spec.hidden],
   from: [{ name, rows: spec.vocab }],
 });
 
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
-  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { tensors, finalNormOffset = 0 } = familyOf(spec);
+  const { embedding, norm, head } = tensors;
   const { from, to, first, last } = layerRange;
   const layers = range(to - from).map((i) => {
     const { norms, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => [of.group, linearSlots(of)] as const),
-      norms: norms.map(({ weight, name, size }) => [weight, vector(name, size)] as const),
+      norms: norms.map(({ weight, name, size, offset }) => [weight, normSlot(name, size, offset)] as const),
     };
   });
   return {
     embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
     layers,
-    finalNorm: last ? vector(norm, spec.hidden) : null,
+    finalNorm: last ? normSlot(norm, spec.hidden, finalNormOffset) : null,
     head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
   };
 }
@@ -82,12 +93,14 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
   return { format, shape: [shape[0]!, shape[1]!], firstRow };
 }
 
+const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
+
 /** Bytes of the arena that `loadWeights` fills. */
 export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
   const slots = slotsOf(spec, layerRange);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
-    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
+    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
   for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
   for (const layer of slots.layers) {
@@ -101,8 +114,8 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   return arenaBytes(sizes);
 }
 
-/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
-export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
+/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, each element plus `offset`. */
+export type FillTensor = (name: string, to: Tensor, offset: NormOffset) => void | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
@@ -124,10 +137,10 @@ export async function loadWeights(
 ): Promise<Weights> {
   using bench = format === "dense" ? null : openBench(device, spec);
   const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(device.compute, ...slot.shape);
+    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
     for (const { name, rows } of slot.from) {
-      await fill(name, rowsFrom(whole, row, rows));
+      await fill(name, rowsFrom(whole, row, rows), slot.offset ?? 0);
       row += rows;
     }
     if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
@@ -139,7 +152,7 @@ export async function loadWeights(
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     for (const [linear, { name, rows }] of slot.from.entries()) {
       const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      await fill(name, from);
+      await fill(name, from, 0);
       quantise(device, { from, weight, linear, absmax: bench!.absmax });
     }
     await device.idle(); // before what it was made from is released

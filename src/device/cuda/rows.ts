@@ -65,9 +65,10 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
       gpu.launch(kernel, [P, cdiv(H, kernel.constant("BLOCK"))], { dy, bounds, dx, H });
     },
 
-    rmsnorm_forward: ({ x, weight, y, rstd, eps }) => {
+    rmsnorm_forward: ({ x, weight, residual, y, rstd, eps }) => {
       const [M, H] = [dim(x, 0), dim(x, 1)];
-      gpu.launch(norm("rmsnorm_forward", H), [M], { x, weight, y, rstd, H, eps });
+      const kernel = norm("rmsnorm_forward", H, { RESIDUAL: flag(residual) });
+      gpu.launch(kernel, [M], { x, weight, residual, y, rstd, H, eps });
     },
     rmsnorm_backward: ({ dy, x, weight, rstd, residual, dx }) => {
       const [M, H] = [dim(x, 0), dim(x, 1)];

@@ -74,17 +74,20 @@ def rmsnorm(kind, small):
     case = Case(kind)
     for H in (64, 576) if small else (*WIDTHS, 1000, 14336, 16384):
         M = 3 if small else 517
-        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd(kind, H), 1e-5
+        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd("f32", H), 1e-5
         y, rstd = poison(kind, M, H), floats(M)
-        run.rmsnorm_forward(kind, x, weight, y, rstd, eps)
+        run.rmsnorm_forward(kind, x, weight, None, y, rstd, eps)
         x64, w64, g = x.double(), weight.double(), dy.double() * weight.double()
         r64 = (x64.square().mean(1) + eps).rsqrt()
         case.near("rstd", rstd, r64, 2e-6)
         case.near("y", y, x64 * r64[:, None] * w64)
         y2, rstd2 = poison(kind, M // 2, H), floats(M // 2)
-        run.rmsnorm_forward(kind, *elsewhere(x), weight, y2, rstd2, eps)
+        run.rmsnorm_forward(kind, *elsewhere(x), weight, None, y2, rstd2, eps)
         case.same("y elsewhere", y2, *elsewhere(y))
         case.same("rstd elsewhere", rstd2, *elsewhere(rstd))
+        added, y3 = rnd(kind, M, H), poison(kind, M, H)
+        run.rmsnorm_forward(kind, x, weight, added, y3, rstd, eps)
+        case.near("y + residual", y3, added.double() + x64 * (x64.square().mean(1) + eps).rsqrt()[:, None] * w64)
 
         r64 = rstd.double()[:, None]
         dx64 = r64 * (g - x64 * r64**2 * (g * x64).mean(1, keepdim=True))
@@ -124,7 +127,7 @@ def rope(kind, small):
         c, s = (t[positions.long()].double()[:, None] for t in (cos, sin))
         for norm in (False, True):
             qkv, dout = rnd(kind, M, W, scale=2), rnd(kind, M, W)
-            weights = (rnd(kind, D), rnd(kind, D)) if norm else None
+            weights = (rnd("f32", D), rnd("f32", D)) if norm else None
             x64 = qkv.double().requires_grad_()
             out64 = rope_reference(x64, c, s, Q, C, D, weights and [w.double() for w in weights], eps)
             out64.backward(dout.double())

@@ -94,9 +94,10 @@ def pool_backward(kind, dy, bounds, dx):
     pool("pool_backward", kind, dy, bounds, dx, dy.shape[0])
 
 
-def rmsnorm_forward(kind, x, weight, y, rstd, eps):
+def rmsnorm_forward(kind, x, weight, residual, y, rstd, eps):
     M, H = x.shape
-    launch(find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H), (M,), x, weight, y, rstd, H, eps)
+    row = find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H, RESIDUAL=int(residual is not None))
+    launch(row, (M,), x, weight, y if residual is None else residual, y, rstd, H, eps)
 
 
 def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
@@ -112,13 +113,13 @@ def rope_row(kernel, kind, D, norm):
 def rope_forward(kind, qkv, positions, cos, sin, q_weight, k_weight, out, Q, C, D, eps):
     row = rope_row("rope_forward", kind, D, q_weight is not None)
     touched = Q + C if out.data_ptr() == qkv.data_ptr() else Q + 2 * C
-    weights = (qkv, qkv) if q_weight is None else (q_weight, k_weight)
+    weights = (cos, cos) if q_weight is None else (q_weight, k_weight)
     launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, *weights, out, Q, C, touched, D, eps)
 
 
 def rope_backward(kind, dqkv, positions, cos, sin, qkv, q_weight, k_weight, Q, C, D, eps):
     row = rope_row("rope_backward", kind, D, q_weight is not None)
-    optional = (dqkv, dqkv, dqkv) if q_weight is None else (qkv, q_weight, k_weight)
+    optional = (dqkv, cos, cos) if q_weight is None else (qkv, q_weight, k_weight)
     launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, *optional, Q, C, D, eps)
 
 
