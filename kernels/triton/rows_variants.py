@@ -25,6 +25,8 @@ PARAMETERS = {
     "rope_backward": "dqkv:c positions:*i32 cos:*fp32 sin:*fp32 qkv:c q_weight:*fp32 k_weight:*fp32 heads:i32 kv_heads:i32 D:i32 eps:fp32",
     "swiglu_forward": "gate_up:c h:c I:i32",
     "swiglu_backward": "dh:c gate_up:c dgate_up:c I:i32",
+    "geglu_forward": "gate:c up:c h:c I:i32 gate_stride:i32 up_stride:i32",
+    "geglu_backward": "dh:c gate:c up:c dgate:c dup:c I:i32 gate_stride:i32 up_stride:i32 dgate_stride:i32 dup_stride:i32",
     "xent": "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32",
     "grad_norm": "grads:*fp32 tensors:*i32 part:*fp32 P:i64",
     "grad_norm_sum": "part:*fp32 squares:*fp32 size:i32",
@@ -62,5 +64,8 @@ def variants():
         yield variant("pool", "pool_backward", 4, kind, BLOCK=512)
         yield variant("swiglu", "swiglu_forward", 4, kind, BLOCK=1024)
         yield variant("swiglu", "swiglu_backward", 4, kind, BLOCK=1024)
+        yield variant("geglu", "geglu_forward", 4, kind, BLOCK=1024)
+        for up in (0, 1):
+            yield variant("geglu", "geglu_backward", 4, kind, BLOCK=1024, UP=up)
         yield variant("xent", "xent", 16, kind, LANES=512, BLOCK=8192)
         yield variant("fill", "random_fill", 4, kind, BLOCK=4096)

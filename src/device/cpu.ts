@@ -164,6 +164,9 @@ function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly cou
   return { table, count, longest };
 }
 
+/** Elements from a row of a matrix to the next. */
+const rowStride = (t: Tensor): number => t.stride ?? dim(t, 1);
+
 function rowKernels(host: Host) {
   const c = host.kernels;
   const ptrOf = (t: Tensor | null) => t?.ptr ?? null;
@@ -211,7 +214,7 @@ function rowKernels(host: Host) {
         a.headDim,
         a.eps,
       ),
-    attention_forward: ({ qkv, bounds, out, lse, heads, kvHeads, headDim, scale, window }: Kernels["attention_forward"]) => {
+    attention_forward: ({ qkv, bounds, out, lse, heads, kvHeads, headDim, scale, window, cap }: Kernels["attention_forward"]) => {
       const { table, count, longest } = sequencesOf(bounds);
       const rows = dim(qkv, 0);
       clear(out); // padding rows belong to no sequence
@@ -229,6 +232,7 @@ function rowKernels(host: Host) {
         headDim,
         scale,
         window,
+        cap,
       );
     },
     attention_backward: (a: Kernels["attention_backward"]) => {
@@ -251,15 +255,23 @@ function rowKernels(host: Host) {
         a.headDim,
         a.scale,
         a.window,
+        a.cap,
       );
     },
     cache_write: ({ qkv, places, cache, heads, kvHeads, headDim }: Kernels["cache_write"]) =>
       c.cache_write(qkv.ptr, places.ptr, cache.ptr, dim(qkv, 0), heads, kvHeads, headDim),
-    attention_decode: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window }: Kernels["attention_decode"]) =>
-      c.attention_decode(qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window),
+    attention_decode: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window, cap }: Kernels["attention_decode"]) =>
+      c.attention_decode(qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap),
     swiglu_forward: ({ gateUp, h }: Kernels["swiglu_forward"]) => c.swiglu_forward(gateUp.ptr, h.ptr, dim(h, 0), dim(h, 1)),
     swiglu_backward: ({ dh, gateUp, dgateUp }: Kernels["swiglu_backward"]) =>
       c.swiglu_backward(dh.ptr, gateUp.ptr, dgateUp.ptr, dim(dh, 0), dim(dh, 1)),
+    geglu_forward: ({ gate, up, h }: Kernels["geglu_forward"]) =>
+      c.geglu_forward(gate.ptr, rowStride(gate), up.ptr, rowStride(up), h.ptr, dim(h, 0), dim(h, 1)),
+    geglu_backward: ({ dh, gate, up, dgate, dup }: Kernels["geglu_backward"]) =>
+      c.geglu_backward(
+        ...([dh.ptr, gate.ptr, rowStride(gate), up.ptr, rowStride(up), dgate.ptr, rowStride(dgate)] as const),
+        ...([ptrOf(dup), dup ? rowStride(dup) : 0, dim(dh, 0), dim(dh, 1)] as const),
+      ),
     xent: ({ logits, classes, targets, weights, loss, isCorrect, grad }: Kernels["xent"]) =>
       c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
     grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {

@@ -91,7 +91,8 @@ export type Kernels = {
   /**
    * Causal attention within each sequence. qkv c[M, (Q + 2C) D]; bounds i32[M, 2] = first row of the row's sequence and one
    * past its last (equal for padding rows: out is 0); row m sees rows max(first, m - window + 1) .. m, window 0 = no limit.
-   * Query head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of scale q k.
+   * Query head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of the scores, which are scale q k,
+   * with a cap c above 0 c tanh(scale q k / c).
    */
   attention_forward: Heads & {
     readonly qkv: Tensor;
@@ -100,6 +101,7 @@ export type Kernels = {
     readonly lse: Tensor;
     readonly scale: number;
     readonly window: number;
+    readonly cap: number;
   };
   /** dqkv c[M, (Q + 2C) D] from dout c[M, Q D]; delta f32[Q, M] is scratch: sum(dout * out) of each head. Deterministic. */
   attention_backward: Heads & {
@@ -112,6 +114,7 @@ export type Kernels = {
     readonly dqkv: Tensor;
     readonly scale: number;
     readonly window: number;
+    readonly cap: number;
   };
 
   /**
@@ -131,12 +134,24 @@ export type Kernels = {
     readonly out: Tensor;
     readonly scale: number;
     readonly window: number;
+    readonly cap: number;
   };
 
   /** h = silu(gate) * up: gateUp c[M, 2 I] (gate first), h c[M, I]. */
   swiglu_forward: { readonly gateUp: Tensor; readonly h: Tensor };
   /** dgateUp c[M, 2 I] (may be gateUp itself) from dh c[M, I]. */
   swiglu_backward: { readonly dh: Tensor; readonly gateUp: Tensor; readonly dgateUp: Tensor };
+
+  /** h = gelu(gate) * up, gelu by its tanh approximation: gate, up c[M, I], rows strided, h c[M, I]. */
+  geglu_forward: { readonly gate: Tensor; readonly up: Tensor; readonly h: Tensor };
+  /** dgate, dup c[M, I], rows strided (may be gate and up themselves), from dh c[M, I]; no dup where it is null. */
+  geglu_backward: {
+    readonly dh: Tensor;
+    readonly gate: Tensor;
+    readonly up: Tensor;
+    readonly dgate: Tensor;
+    readonly dup: Tensor | null;
+  };
 
   /** s[m, g R + r] = sum_k drop(x)[m, k] a[adapter, g R + r, k]: x c[M, K], a c[L, G R, K], s c[M, G R]. */
   lora_down: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly a: Tensor; readonly s: Tensor };

@@ -3,8 +3,11 @@
 
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { columnsFrom } from "../device/arena.ts";
+import type { Tensor } from "../device/device.ts";
 import type { Op, Operation } from "../families/definition.ts";
 import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from "../ops/attention.ts";
+import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
@@ -125,15 +128,15 @@ const attention: Behaviour<"attention"> = {
   isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window }, pass) => {
+  forward: ({ from, to, heads, scale, window, cap }, pass) => {
     const { device, cached, batch } = pass;
     const qkv = pass.value(from);
-    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0 };
+    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
     if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
     if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
     else attentionForward(device, { ...args, lse: pass.saved(to) });
   },
-  backward: ({ from, to, heads, scale, window }, pass) =>
+  backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {
       qkv: pass.value(from),
       bounds: pass.batch.bounds,
@@ -145,6 +148,7 @@ const attention: Behaviour<"attention"> = {
       ...heads,
       scale,
       window: window ?? 0,
+      cap: cap ?? 0,
     }),
 };
 
@@ -158,7 +162,24 @@ const swiglu: Behaviour<"swiglu"> = {
     swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
 };
 
-const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, linears, rope, attention, swiglu };
+const geglu: Behaviour<"geglu"> = {
+  width: (_, width) => width / 2,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to }, pass) => gegluForward(pass.device, { ...gateAndUp(pass.value(from)), h: pass.value(to) }),
+  backward: ({ from, to }, pass) => {
+    const { gate: dgate, up: dup } = gateAndUp(pass.gradient(from)!);
+    gegluBackward(pass.device, { dh: pass.gradient(to)!, ...gateAndUp(pass.value(from)), dgate, dup });
+  },
+};
+
+function gateAndUp(value: Tensor) {
+  const width = value.shape[1]! / 2;
+  return { gate: columnsFrom(value, 0, width), up: columnsFrom(value, width, width) };
+}
+
+const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, linears, rope, attention, swiglu, geglu };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */
 export const behaviourOf = ({ op }: Operation) => BEHAVIOURS[op] as unknown as Behaviour<Kind>;

@@ -32,10 +32,15 @@ export type Operation =
   | Step<"linears", { group: string; in: number; out: readonly number[]; bias: boolean; residual: string | null }>
   /** Rotary embedding of q and k; `norms`: RMSNorms of each head of q and of k before it. */
   | Step<"rope", { heads: Heads; norms: HeadNorms | null; eps: number }>
-  /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
-  | Step<"attention", { heads: Heads; scale: number; window: number | null }>
+  /**
+   * Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all; scores s become
+   * cap tanh(s / cap) where there is a cap.
+   */
+  | Step<"attention", { heads: Heads; scale: number; window: number | null; cap?: number | null }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */
-  | Step<"swiglu">;
+  | Step<"swiglu">
+  /** The same with gelu, by its tanh approximation. */
+  | Step<"geglu">;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;

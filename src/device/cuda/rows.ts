@@ -17,6 +17,8 @@ type Family =
   | "rmsnorm_backward"
   | "rope_forward"
   | "rope_backward"
+  | "geglu_forward"
+  | "geglu_backward"
   | "swiglu_forward"
   | "swiglu_backward"
   | "xent"
@@ -92,6 +94,21 @@ export function rowFamilies(gpu: Launcher): Pick<Implementations, Family> {
       });
     },
 
+    geglu_forward: ({ gate, up, h }) => {
+      const kernel = gpu.kernel("geglu_forward");
+      const [M, I] = [dim(h, 0), dim(h, 1)];
+      gpu.launch(kernel, [M, cdiv(I, kernel.constant("BLOCK"))], {
+        ...{ gate, up, h, I, gate_stride: gate.stride ?? I, up_stride: up.stride ?? I },
+      });
+    },
+    geglu_backward: ({ dh, gate, up, dgate, dup }) => {
+      const kernel = gpu.kernel("geglu_backward", { UP: flag(dup) });
+      const [M, I] = [dim(dh, 0), dim(dh, 1)];
+      gpu.launch(kernel, [M, cdiv(I, kernel.constant("BLOCK"))], {
+        ...{ dh, gate, up, dgate, dup, I, gate_stride: gate.stride ?? I, up_stride: up.stride ?? I },
+        ...{ dgate_stride: dgate.stride ?? I, dup_stride: dup?.stride ?? I },
+      });
+    },
     swiglu_forward: ({ gateUp, h }) => {
       const kernel = gpu.kernel("swiglu_forward");
       const [M, I] = [dim(h, 0), dim(h, 1)];
