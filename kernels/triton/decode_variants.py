@@ -6,11 +6,11 @@ with EXACT = 0 and HEAD_DIM >= D. All are compiled for sm_80 and run on later ch
 
 DTYPE = {"ptr": "bf16", "f32": "fp32"}
 KINDS = {"ptr": ["tma", "ptr"], "f32": ["f32"]}
-HEADS = {"ptr": ((64, 1), (128, 1), (128, 0)), "f32": ((128, 0),)}  # HEAD_DIM and EXACT
+HEADS = {"ptr": ((64, 1), (128, 1), (256, 1), (512, 1), (128, 0), (256, 0)), "f32": ((128, 0), (256, 0), (512, 0))}  # HEAD_DIM and EXACT
 
 PARAMETERS = {
     "cache_write": "qkv:*i32 places:*i32 cache:*i32 W:i32 skip:i32",
-    "attention_decode": "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
+    "attention_decode": "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
 }
 
 

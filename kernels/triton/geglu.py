@@ -31,7 +31,7 @@ def geglu_forward(gate, up, h, I, gate_stride, up_stride, BLOCK: tl.constexpr):
     g = tl.load(rows_at(gate, m, gate_stride, i), mask=inside, other=0.0)
     u = tl.load(rows_at(up, m, up_stride, i), mask=inside, other=0.0)
     g, u = g.to(tl.float32), u.to(tl.float32)
-    s = tl.sigmoid(TWICE_ROOT * (g + CUBIC * g * g * g))
+    s = tl.sigmoid((g + g * g * g * CUBIC) * TWICE_ROOT)
     tl.store(h + m * I + i, (g * s * u).to(h.dtype.element_ty), mask=inside)
 
 
@@ -45,8 +45,8 @@ def geglu_backward(dh, gate, up, dgate, dup, I, gate_stride, up_stride, dgate_st
     u = tl.load(rows_at(up, m, up_stride, i), mask=inside, other=0.0)
     d = tl.load(dh + m * I + i, mask=inside, other=0.0).to(tl.float32)
     g, u = g.to(tl.float32), u.to(tl.float32)
-    s = tl.sigmoid(TWICE_ROOT * (g + CUBIC * g * g * g))
-    slope = TWICE_ROOT * (1.0 + 3.0 * CUBIC * g * g)
+    s = tl.sigmoid((g + g * g * g * CUBIC) * TWICE_ROOT)
+    slope = (1.0 + g * g * (3.0 * CUBIC)) * TWICE_ROOT
     dg = d * u * s * (1.0 + g * (1.0 - s) * slope)
     tl.store(rows_at(dgate, m, dgate_stride, i), dg.to(dgate.dtype.element_ty), mask=inside)
     if UP:

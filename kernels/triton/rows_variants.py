@@ -12,7 +12,8 @@ ALL = ["tma", "ptr", "f32"]
 KINDS = {"ptr": ["tma", "ptr"], "f32": ["f32"]}
 
 NORM_BLOCKS = {"ptr": ((1024, 1), (4096, 4), (8192, 8), (16384, 16)), "f32": ((16384, 16),)}  # widest row and warps
-HALVES = {"ptr": ((32, 1), (64, 1), (128, 0)), "f32": ((128, 0),)}  # HALF and EXACT: heads of 64, of 128, all
+# HALF and EXACT: heads of 64, of 128, of 256, of 512, and all up to 256.
+HALVES = {"ptr": ((32, 1), (64, 1), (128, 1), (256, 1), (128, 0)), "f32": ((128, 0), (256, 0))}
 
 PARAMETERS = {
     "rows_gather": "x:*i32 rows:*i32 y:*i32 W:i32",

@@ -118,7 +118,7 @@ def rope_reference(x, c, s, Q, C, D, weights, eps):
 def rope(kind, small):
     case = Case(kind)
     every = ((4, 2, 64), (3, 3, 36), (2, 1, 128)) if small else (
-        (32, 32, 128), (32, 8, 128), (9, 3, 64), (64, 8, 64), (14, 2, 64), (40, 8, 128), (8, 4, 256), (5, 5, 32), (32, 32, 80), (7, 1, 96), (3, 2, 34), (20, 4, 250))
+        (32, 32, 128), (32, 8, 128), (9, 3, 64), (64, 8, 64), (14, 2, 64), (40, 8, 128), (8, 4, 256), (5, 5, 32), (32, 32, 80), (7, 1, 96), (3, 2, 34), (20, 4, 250), (8, 4, 512), (2, 1, 400))
     for Q, C, D in every:
         M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
         positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
@@ -147,6 +147,34 @@ def rope(kind, small):
             run.rope_backward(kind, dout2, positions2, cos, sin, qkv2 if norm else None, q, k, Q, C, D, eps)
             case.same("out elsewhere", out2, *elsewhere(out))
             case.same("dqkv elsewhere", dout2, *elsewhere(dqkv))
+    return case
+
+
+def geglu(kind, small):
+    case = Case(kind)
+    for I in (64, 200) if small else (256, 2048, 6912, 15360, 200):
+        M = 3 if small else 333
+        both, dh = rnd(kind, M, 2 * I, scale=2), rnd(kind, M, I)
+        wide = rnd(kind, M, 3 * I)
+        for name, gate, up in (("", both[:, :I], both[:, I:]), (" of columns", both[:, :I].contiguous(), wide[:, I : 2 * I])):
+            gate64, up64 = (t.double().requires_grad_() for t in (gate, up))
+            h64 = torch.nn.functional.gelu(gate64, approximate="tanh") * up64
+            h64.backward(dh.double())
+            h = poison(kind, M, I)
+            run.geglu_forward(kind, gate, up, h)
+            case.near("h" + name, h, h64.detach())
+            dgate = poison(kind, M, I)
+            run.geglu_backward(kind, dh, gate, up, dgate, None)
+            case.near("dgate" + name, dgate, gate64.grad)
+            gate2, up2, dh2 = elsewhere(gate.contiguous(), up.contiguous(), dh)
+            h2 = poison(kind, M // 2, I)
+            run.geglu_forward(kind, gate2, up2, h2)
+            case.same("h elsewhere", h2, *elsewhere(h))
+            if name == "":  # in place
+                alone = dgate.clone()
+                run.geglu_backward(kind, dh, gate, up, gate, up)
+                case.same("dgate in place", both[:, :I], alone)
+                case.near("dup in place", both[:, I:], up64.grad)
     return case
 
 

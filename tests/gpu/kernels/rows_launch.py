@@ -75,10 +75,10 @@ def cache_write(kind, qkv, places, cache, Q, C, D):
     launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window):
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window)
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window, cap)
 
 
 def pool(kernel, kind, given, bounds, out, P):
@@ -107,7 +107,7 @@ def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
 
 
 def rope_row(kernel, kind, D, norm):
-    return find(kernel, kind, lambda c: c["HALF"] == D // 2 or not c["EXACT"], NORM=int(norm))
+    return find(kernel, kind, lambda c: c["HALF"] == D // 2 or (not c["EXACT"] and c["HALF"] >= D // 2), NORM=int(norm))
 
 
 def rope_forward(kind, qkv, positions, cos, sin, q_weight, k_weight, out, Q, C, D, eps):
@@ -121,6 +121,17 @@ def rope_backward(kind, dqkv, positions, cos, sin, qkv, q_weight, k_weight, Q, C
     row = rope_row("rope_backward", kind, D, q_weight is not None)
     optional = (dqkv, cos, cos) if q_weight is None else (qkv, q_weight, k_weight)
     launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, *optional, Q, C, D, eps)
+
+
+def geglu_forward(kind, gate, up, h):
+    row, (M, I) = find("geglu_forward", kind), h.shape
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), gate, up, h, I, gate.stride(0), up.stride(0))
+
+
+def geglu_backward(kind, dh, gate, up, dgate, dup):
+    row, (M, I) = find("geglu_backward", kind, UP=int(dup is not None)), dh.shape
+    to = dgate if dup is None else dup
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate, up, dgate, to, I, gate.stride(0), up.stride(0), dgate.stride(0), to.stride(0))
 
 
 def swiglu_forward(kind, gate_up, h):
