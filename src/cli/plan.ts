@@ -53,7 +53,7 @@ export function planJson({ plan, data, notices }: Prepared, simulated: Simulated
   const memory = totalMemory(plan);
   return {
     recipe: recipe.path,
-    model: { path: recipe.model.path, ...spec, windows: [...new Set(spec.windows)] },
+    model: { path: recipe.model.path, ...spec, windows: [...new Set(spec.windows)], layerRopes: [...new Set(spec.layerRopes)] },
     device,
     output: recipe.run.output,
     seed: recipe.run.seed,

@@ -21,7 +21,7 @@ export class Decoder {
     readonly layerRange: StageLayers,
     readonly weights: Weights,
     readonly pool: AdapterPool,
-    readonly rope: RopeTables,
+    readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
   ) {}
 
@@ -57,9 +57,9 @@ export class Decoder {
   }
 
   #pass(i: number, of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "needsInput">, acts: Activations): LayerPass {
-    const { device, pool, rope } = this;
+    const { device, pool, ropes } = this;
     const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
     const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]! };
-    return new LayerPass({ device, pool, rope, program, weights, ...memory, ...of });
+    return new LayerPass({ device, pool, ropes, program, weights, ...memory, ...of });
   }
 }

@@ -107,12 +107,13 @@ export class Stage implements Disposable {
       (dtype, ...shape) =>
         arena.tensor(dtype, ...shape);
     const buffers = takeStageBuffers(take, device, spec, layerRange, sizes);
-    const { rope } = buffers;
-    const { cos, sin } = ropeTables(spec, sizes.positions);
-    device.write(rope.cos, cos);
-    device.write(rope.sin, sin);
+    for (const [i, rope] of spec.ropes.entries()) {
+      const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];
+      device.write(tables.cos, values.cos);
+      device.write(tables.sin, values.sin);
+    }
 
-    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }

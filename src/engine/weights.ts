@@ -12,7 +12,7 @@ import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
 import type { NormOffset } from "../families/definition.ts";
-import { type Group, linearShape, linearsOfModel } from "../families/linears.ts";
+import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
 import { quantise } from "../ops/packed.ts";
@@ -119,7 +119,9 @@ export type FillTensor = (name: string, to: Tensor, offset: NormOffset) => void 
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
-  const most = maxOf(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
+  const most = maxOf(
+    linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)),
+  );
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
   const values = arena.tensor(device.compute, most);

@@ -30,8 +30,11 @@ export type Operation =
    * `residual` is a value to add to them.
    */
   | Step<"linears", { group: string; in: number; out: readonly number[]; bias: boolean; residual: string | null }>
-  /** Rotary embedding of q and k; `norms`: RMSNorms of each head of q and of k before it. */
-  | Step<"rope", { heads: Heads; norms: HeadNorms | null; eps: number }>
+  /**
+   * Rotary embedding of q and k by the rope `table` of the spec, null for none; `norms`: RMSNorms of each head of q and of k
+   * before it.
+   */
+  | Step<"rope", { heads: Heads; table: number | null; norms: HeadNorms | null; eps: number }>
   /**
    * Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all; scores s become
    * cap tanh(s / cap) where there is a cap.

@@ -11,14 +11,13 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/attention.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";
-import { randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };

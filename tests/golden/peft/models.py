@@ -119,7 +119,7 @@ GOLDENS = [
             global_head_dim=16,
             num_kv_shared_layers=3,
             use_double_wide_mlp=True,
-            hidden_size_per_layer_input=8,
+            hidden_size_per_layer_input=16,
             vocab_size_per_layer_input=120,
             final_logit_softcapping=4.0,
             rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE),
