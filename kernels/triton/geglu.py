@@ -51,3 +51,16 @@ def geglu_backward(dh, gate, up, dgate, dup, I, gate_stride, up_stride, dgate_st
     tl.store(rows_at(dgate, m, dgate_stride, i), dg.to(dgate.dtype.element_ty), mask=inside)
     if UP:
         tl.store(rows_at(dup, m, dup_stride, i), (d * g * s).to(dup.dtype.element_ty), mask=inside)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        yield row("geglu", "geglu_forward", kind, "gate:c up:c h:c I:i32 gate_stride:i32 up_stride:i32", BLOCK=1024)
+        for up in (0, 1):
+            parameters = "dh:c gate:c up:c dgate:c dup:c I:i32 gate_stride:i32 up_stride:i32 dgate_stride:i32 dup_stride:i32"
+            yield row("geglu", "geglu_backward", kind, parameters, BLOCK=1024, UP=up)

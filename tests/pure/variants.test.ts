@@ -12,7 +12,7 @@ import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { attentionDecode, cacheWrite } from "../../src/ops/attention.ts";
+import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { pack } from "../../src/schedule/pack.ts";
