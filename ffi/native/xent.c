@@ -8,13 +8,29 @@ typedef struct {
   const float *weights;
   int32_t *hit;
   int stride, classes, grad;
+  float scale, cap; // cap: 0 for none
 } xent_args;
+
+// From the head's outputs to logits.
+static void shape(const xent_args *a, float *z) {
+  if (a->scale != 1.0f)
+    for (int i = 0; i < a->classes; i++) z[i] *= a->scale;
+  if (a->cap > 0)
+    for (int i = 0; i < a->classes; i++) z[i] = a->cap * tanhf(z[i] / a->cap);
+}
+
+// From the gradient of logit z to that of the head's output.
+static inline float unshaped(const xent_args *a, float gradient, float z) {
+  float share = a->cap > 0 ? z / a->cap : 0;
+  return gradient * a->scale * (1.0f - share * share);
+}
 
 static void xent_range(void *context, int64_t begin, int64_t end) {
   const xent_args *a = context;
   for (int64_t t = begin; t < end; t++) {
     float *z = a->logits + t * a->stride, top[LANES], acc[LANES] = {0};
     int target = a->targets[t], i = 0;
+    shape(a, z);
     float chosen = z[target];
     for (int l = 0; l < LANES; l++) top[l] = -INFINITY;
     for (; i + LANES <= a->classes; i += LANES)
@@ -33,13 +49,18 @@ static void xent_range(void *context, int64_t begin, int64_t end) {
     a->loss[t] = lse - chosen;
     if (!a->grad) continue;
     float weight = a->weights[t];
-    for (i = 0; i < a->classes; i++) z[i] = weight * fast_exp(z[i] - lse);
-    z[target] -= weight;
+    if (a->scale != 1.0f || a->cap > 0) {
+      for (i = 0; i < a->classes; i++) z[i] = unshaped(a, weight * fast_exp(z[i] - lse), z[i]);
+      z[target] -= unshaped(a, weight, chosen);
+    } else {
+      for (i = 0; i < a->classes; i++) z[i] = weight * fast_exp(z[i] - lse);
+      z[target] -= weight;
+    }
     for (i = a->classes; i < a->stride; i++) z[i] = 0;
   }
 }
 
 void xent(float *logits, const int32_t *targets, const float *weights, float *loss, int32_t *hit, int rows, int stride,
-          int classes, int grad) {
-  parallel(rows, 1, xent_range, &(xent_args){logits, loss, targets, weights, hit, stride, classes, grad});
+          int classes, int grad, float scale, float cap) {
+  parallel(rows, 1, xent_range, &(xent_args){logits, loss, targets, weights, hit, stride, classes, grad, scale, cap});
 }

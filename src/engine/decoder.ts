@@ -6,6 +6,7 @@ import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
+import { rowsScale } from "../ops/scale.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -32,8 +33,11 @@ export class Decoder {
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
     const { device, weights, layerRange, program } = this;
     this.refresh();
-    if (layerRange.first)
-      embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
+    if (layerRange.first) {
+      const x = firstRows(acts.inputs[0]!, batch.rows);
+      embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
+      if (weights.embeddingScale) rowsScale(device, { x, factor: weights.embeddingScale, y: x });
+    }
     for (const i of program.keys())
       this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
     return firstRows(acts.inputs[program.length]!, batch.rows);

@@ -22,6 +22,9 @@ export type HeadWeights = {
   readonly weight: Tensor;
   readonly eps: number;
   readonly classes: number;
+  /** Of logits: see ModelSpec. */
+  readonly scale: number;
+  readonly cap: number | null;
 };
 
 /**
@@ -58,6 +61,8 @@ export function headLoss(
       loss: part(batch.loss),
       isCorrect: part(batch.isCorrect),
       grad: gradHidden ? 1 : 0,
+      scale: head.scale,
+      cap: head.cap ?? 0,
     });
     if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
   }
@@ -90,7 +95,13 @@ export async function nextLogits(
     const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
     const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
     const width = y.shape[1]!;
-    for (const row of wanted) logits.push(values.subarray(row * width, row * width + head.classes));
+    for (const row of wanted) logits.push(shaped(values.subarray(row * width, row * width + head.classes), head));
   }
   return logits;
+}
+
+/** The logits of the head's outputs, as xent has them. */
+function shaped(outputs: Float32Array, { scale, cap }: HeadWeights): Float32Array {
+  if (scale === 1 && cap === null) return outputs;
+  return outputs.map((value) => (cap === null ? scale * value : cap * Math.tanh((scale * value) / cap)));
 }

@@ -304,8 +304,8 @@ export class Stage implements Disposable {
   }
 
   #ground({ batch, acts }: InFlight<BatchTables>): Ground {
-    const { normEps: eps, vocab: classes } = this.config.spec;
-    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
+    const { normEps: eps, vocab: classes, logitScale: scale, logitCap: cap } = this.config.spec;
+    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes, scale, cap };
     return { device: this.device, head, buffers: this.buffers.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
   }
 

@@ -15,6 +15,7 @@ import type { NormOffset } from "../families/definition.ts";
 import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -28,6 +29,8 @@ export type LayerWeights = {
 export type Weights = {
   /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
   readonly embedding: Tensor | null;
+  /** f32[1], a number of the device's compute type; null where rows of the embedding are taken as they are. */
+  readonly embeddingScale: Tensor | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
@@ -95,6 +98,14 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
 
 const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
 
+const isScaled = ({ embeddingScale }: ModelSpec, { first }: StageLayers): boolean => first && embeddingScale !== 1;
+
+/** A number as the device's compute type has it: transformers multiplies embeddings by one of theirs. */
+const roundedTo = (compute: DType, value: number): Float32Array => {
+  const rounded = Float32Array.of(value);
+  return compute === "bf16" ? toF32(new Uint8Array(toBf16(rounded).buffer), "bf16") : rounded;
+};
+
 /** Bytes of the arena that `loadWeights` fills. */
 export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
   const slots = slotsOf(spec, layerRange);
@@ -103,6 +114,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
     if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
   for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  if (isScaled(spec, layerRange)) sizes.push(4);
   for (const layer of slots.layers) {
     for (const [, slot] of layer.norms) count(slot);
     for (const [, { weight, bias }] of layer.linears) {
@@ -163,6 +175,8 @@ export async function loadWeights(
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
+  const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
+  if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
@@ -174,5 +188,5 @@ export async function loadWeights(
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
-  return { embedding, layers, finalNorm, head };
+  return { embedding, embeddingScale, layers, finalNorm, head };
 }
