@@ -65,6 +65,8 @@ export const modelSpec = v.strictObject({
   normEps: real,
   /** What the scores of attention are multiplied by. */
   attentionScale: real,
+  /** Scores s become c tanh(s / c) with a cap c; `null` for none. */
+  attentionCap: v.nullable(real),
   ropes: v.array(rope),
   /** For each layer: the index of its rope; `null` for none. */
   layerRopes: v.array(v.nullable(count)),

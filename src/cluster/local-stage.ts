@@ -51,8 +51,8 @@ const LOOK_MS = 50;
 /** Loads as `fill` does, and handles timers and signals between tensors. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
-  return async (name, into) => {
-    await fill(name, into);
+  return async (name, into, offset) => {
+    await fill(name, into, offset);
     if (now() - looked < LOOK_MS) return;
     await sleep(0);
     looked = now();

@@ -74,7 +74,7 @@ const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears)
 /** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
 function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
   const { made } = program.values.get(name)!;
-  if (made === null || !behaviourOf(made).isCheap) return true;
+  if (made === null || !behaviourOf(made).isCheap(made)) return true;
   return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && isAmong(groups, group));
 }
 
@@ -121,7 +121,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   const { rows, recomputation } = sizes;
   const cheap = program.flatMap(({ values }) =>
     [...values.values()].flatMap(({ made, kind, width }) =>
-      made && behaviourOf(made).isCheap ? [[kind, width] as const] : [],
+      made && behaviourOf(made).isCheap(made) ? [[kind, width] as const] : [],
     ),
   );
   const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));

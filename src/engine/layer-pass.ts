@@ -59,11 +59,11 @@ export class LayerPass {
     for (const operation of this.program.operations) this.#run(operation);
   }
 
-  /** Computes again what the backward pass reads: all but the layer's output. */
+  /** Computes again what the backward pass reads: all but linears whose output is the layer's. */
   recompute(): void {
     for (const operation of this.program.operations) {
-      if (operation.to !== this.program.output) this.#run(operation);
-      else if (isLinears(operation)) {
+      if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
+      else {
         const site = this.site(operation.group);
         if (site) adapted.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
       }

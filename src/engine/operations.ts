@@ -3,9 +3,12 @@
 
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { columnsFrom } from "../device/arena.ts";
+import type { Tensor } from "../device/device.ts";
 import type { Op, Operation } from "../families/definition.ts";
 import { attentionBackward, attentionForward } from "../ops/attention.ts";
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
+import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
@@ -20,7 +23,7 @@ type Behaviour<K extends Kind> = {
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
   /** Whether its output may be computed again in the backward pass: it is no product of matrices. Only linears read it. */
-  readonly isCheap: boolean;
+  readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
   readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
   /** Where the gradient of its input goes: memory of its own, over the gradient of its output, or over the input. */
@@ -31,13 +34,14 @@ type Behaviour<K extends Kind> = {
 
 const norm: Behaviour<"norm"> = {
   width: ({ size }, width) => same(size, width),
-  isCheap: true,
+  isCheap: ({ residual }) => residual === undefined,
   saved: (_, rows) => [rows],
   inputGradient: "own",
-  forward: ({ from, to, weight, eps }, pass) =>
+  forward: ({ from, to, weight, eps, residual }, pass) =>
     rmsnormForward(pass.device, {
       x: pass.value(from),
       weight: pass.norm(weight),
+      residual: residual === undefined ? null : pass.value(residual),
       y: pass.value(to),
       rstd: pass.saved(to),
       eps,
@@ -62,7 +66,7 @@ const linears: Behaviour<"linears"> = {
     same(expected, width);
     return sum(out);
   },
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "own",
   forward: ({ from, to, group, residual }, pass) =>
@@ -93,7 +97,7 @@ const linears: Behaviour<"linears"> = {
 const rope: Behaviour<"rope"> = {
   width: ({ heads }, width) => same((heads.heads + 2 * heads.kvHeads) * heads.headDim, width),
   isInPlace: ({ norms }) => norms === null,
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "output",
   forward: ({ from, to, heads, table, norms, eps }, pass) =>
@@ -122,18 +126,18 @@ const rope: Behaviour<"rope"> = {
 
 const attention: Behaviour<"attention"> = {
   width: ({ heads }) => heads.heads * heads.headDim,
-  isCheap: false,
+  isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window }, pass) => {
+  forward: ({ from, to, heads, scale, window, cap }, pass) => {
     const { device, cached, batch } = pass;
     const qkv = pass.value(from);
-    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0 };
+    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
     if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
     if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
     else attentionForward(device, { ...args, lse: pass.saved(to) });
   },
-  backward: ({ from, to, heads, scale, window }, pass) =>
+  backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {
       qkv: pass.value(from),
       bounds: pass.batch.bounds,
@@ -145,12 +149,13 @@ const attention: Behaviour<"attention"> = {
       ...heads,
       scale,
       window: window ?? 0,
+      cap: cap ?? 0,
     }),
 };
 
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
-  isCheap: true,
+  isCheap: () => true,
   saved: null,
   inputGradient: "input",
   forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),
@@ -158,7 +163,24 @@ const swiglu: Behaviour<"swiglu"> = {
     swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
 };
 
-const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, linears, rope, attention, swiglu };
+const geglu: Behaviour<"geglu"> = {
+  width: (_, width) => width / 2,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to }, pass) => gegluForward(pass.device, { ...gateAndUp(pass.value(from)), h: pass.value(to) }),
+  backward: ({ from, to }, pass) => {
+    const { gate: dgate, up: dup } = gateAndUp(pass.gradient(from)!);
+    gegluBackward(pass.device, { dh: pass.gradient(to)!, ...gateAndUp(pass.value(from)), dgate, dup });
+  },
+};
+
+function gateAndUp(value: Tensor) {
+  const width = value.shape[1]! / 2;
+  return { gate: columnsFrom(value, 0, width), up: columnsFrom(value, width, width) };
+}
+
+const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, linears, rope, attention, swiglu, geglu };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */
 export const behaviourOf = ({ op }: Operation) => BEHAVIOURS[op] as unknown as Behaviour<Kind>;

@@ -54,6 +54,10 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
+/** The value that an operation adds to its output; null for none. */
+const residualOf = (operation: Operation): string | null =>
+  operation.op === "linears" || operation.op === "norm" ? (operation.residual ?? null) : null;
+
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
   const values = new Map<string, Value>();
@@ -70,13 +74,16 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     const last = current.get(input.kind);
     invariant(last === undefined || (last === from && isLinears(operation)), `${at}: its input may have to be computed again`);
     if (isInPlace?.(operation)) overwritten.add(from);
+    const residual = residualOf(operation);
+    invariant(residual === null || values.has(residual), `${at}: ${residual} is added before it is computed`);
     const made = width(operation, input.width);
-    if (isCheap) current.set(`${operation.op}.${made}`, to);
+    const kind = `${isCheap(operation) ? "" : "kept "}${operation.op}.${made}`;
+    if (isCheap(operation)) current.set(kind, to);
     values.set(to, {
       width: made,
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
-      kind: `${operation.op}.${made}`,
+      kind,
       isTrained: input.isTrained || isLinears(operation),
     });
   }
@@ -95,9 +102,10 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
     const { from, to } = operation;
     const own = gradients.get(to);
     invariant(own, `nothing reads ${to}`);
-    if (isLinears(operation) && operation.residual !== null) {
-      invariant(!gradients.has(operation.residual), `${operation.residual} is read after it is added to ${to}`);
-      gradients.set(operation.residual, own);
+    const residual = residualOf(operation);
+    if (residual !== null) {
+      invariant(!gradients.has(residual), `${residual} is read after it is added to ${to}`);
+      gradients.set(residual, own);
     }
     if (gradients.has(from)) {
       const canAdd = operation.op === "norm" && "work" in gradients.get(from)!;

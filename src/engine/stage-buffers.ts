@@ -62,7 +62,7 @@ export function takeStageBuffers(
     backward,
     passes,
     head: layerRange.last ? takeHead(takeOf("head"), compute, spec, sizes) : null,
-    cache: cache ? takeCache(takeOf("cache"), compute, spec, sizes.layers, cache) : null,
+    cache: cache ? takeCache(takeOf("cache"), compute, program, cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
   };
 }

@@ -38,14 +38,14 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
   };
 }
 
-/** Reads each tensor from the model's files, converted to what the device computes in. */
+/** Reads each tensor from the model's files, converted to the type that it has on the device. */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   let scratch = new Uint8Array(new ArrayBuffer(0));
-  const fill = (name: string, to: Tensor): void => {
+  const fill: FillTensor = (name, to, offset) => {
     const entry = files.tensor(name);
     const dtype = entry.dtype!; // checked when the files were opened
-    if (device.compute === dtype) {
+    if (to.dtype === dtype && offset === 0) {
       device.fill(to, (into, from) => files.read(name, into, from));
       return;
     }
@@ -53,7 +53,9 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
     if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
     const raw = scratch.subarray(0, bytes);
     files.read(name, raw);
-    device.write(to, device.compute === "f32" ? toF32(raw, dtype) : toBf16(toF32(raw, dtype)));
+    const values = toF32(raw, dtype);
+    if (offset !== 0) for (let i = 0; i < values.length; i++) values[i]! += offset;
+    device.write(to, to.dtype === "f32" ? values : toBf16(values));
   };
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
@@ -64,13 +66,8 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
  */
 function random(seed: number, device: Device): WeightSource {
   const fill = (name: string, to: Tensor): void => {
-    if (name.includes("norm")) device.write(to, ones(sizeOf(to.shape), device.compute));
+    if (name.includes("norm")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
     else randomFill(device, { out: to, seed: hash(seed, hashText(name)), scale: 0.02 });
   };
   return { fill, [Symbol.dispose]: () => undefined };
 }
-
-const ones = (count: number, compute: Device["compute"]): ArrayBufferView => {
-  const values = new Float32Array(count).fill(1);
-  return compute === "f32" ? values : toBf16(values);
-};

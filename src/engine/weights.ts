@@ -11,9 +11,11 @@ import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import type { NormOffset } from "../families/definition.ts";
 import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -27,6 +29,8 @@ export type LayerWeights = {
 export type Weights = {
   /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
   readonly embedding: Tensor | null;
+  /** f32[1], a number of the device's compute type; null where rows of the embedding are taken as they are. */
+  readonly embeddingScale: Tensor | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
@@ -37,28 +41,38 @@ export type StageLayers = StageSetup["layerRange"];
 export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
 
 /** A tensor on the device and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
-type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
+type Slot = {
+  readonly shape: readonly number[];
+  readonly from: readonly { readonly name: string; readonly rows: number }[];
+  /** Of the weight of a norm, which is f32 on every device: 1 + w would lose w's digits in bf16. */
+  readonly offset?: NormOffset;
+};
 
-const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
+const normSlot = (name: string, size: number, offset: NormOffset): Slot => ({
+  shape: [size],
+  from: [{ name, rows: size }],
+  offset,
+});
 const table = (name: string, spec: ModelSpec): Slot => ({
   shape: [tableRows(spec), spec.hidden],
   from: [{ name, rows: spec.vocab }],
 });
 
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
-  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { tensors, finalNormOffset = 0 } = familyOf(spec);
+  const { embedding, norm, head } = tensors;
   const { from, to, first, last } = layerRange;
   const layers = range(to - from).map((i) => {
     const { norms, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => [of.group, linearSlots(of)] as const),
-      norms: norms.map(({ weight, name, size }) => [weight, vector(name, size)] as const),
+      norms: norms.map(({ weight, name, size, offset }) => [weight, normSlot(name, size, offset)] as const),
     };
   });
   return {
     embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
     layers,
-    finalNorm: last ? vector(norm, spec.hidden) : null,
+    finalNorm: last ? normSlot(norm, spec.hidden, finalNormOffset) : null,
     head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
   };
 }
@@ -82,14 +96,25 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
   return { format, shape: [shape[0]!, shape[1]!], firstRow };
 }
 
+const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
+
+const isScaled = ({ embeddingScale }: ModelSpec, { first }: StageLayers): boolean => first && embeddingScale !== 1;
+
+/** A number as the device's compute type has it: transformers multiplies embeddings by one of theirs. */
+const roundedTo = (compute: DType, value: number): Float32Array => {
+  const rounded = Float32Array.of(value);
+  return compute === "bf16" ? toF32(new Uint8Array(toBf16(rounded).buffer), "bf16") : rounded;
+};
+
 /** Bytes of the arena that `loadWeights` fills. */
 export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
   const slots = slotsOf(spec, layerRange);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
-    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
+    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
   for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  if (isScaled(spec, layerRange)) sizes.push(4);
   for (const layer of slots.layers) {
     for (const [, slot] of layer.norms) count(slot);
     for (const [, { weight, bias }] of layer.linears) {
@@ -101,8 +126,8 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   return arenaBytes(sizes);
 }
 
-/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
-export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
+/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, each element plus `offset`. */
+export type FillTensor = (name: string, to: Tensor, offset: NormOffset) => void | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
@@ -126,10 +151,10 @@ export async function loadWeights(
 ): Promise<Weights> {
   using bench = format === "dense" ? null : openBench(device, spec);
   const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(device.compute, ...slot.shape);
+    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
     for (const { name, rows } of slot.from) {
-      await fill(name, rowsFrom(whole, row, rows));
+      await fill(name, rowsFrom(whole, row, rows), slot.offset ?? 0);
       row += rows;
     }
     if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
@@ -141,7 +166,7 @@ export async function loadWeights(
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     for (const [linear, { name, rows }] of slot.from.entries()) {
       const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      await fill(name, from);
+      await fill(name, from, 0);
       quantise(device, { from, weight, linear, absmax: bench!.absmax });
     }
     await device.idle(); // before what it was made from is released
@@ -150,6 +175,8 @@ export async function loadWeights(
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
+  const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
+  if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
@@ -161,5 +188,5 @@ export async function loadWeights(
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
-  return { embedding, layers, finalNorm, head };
+  return { embedding, embeddingScale, layers, finalNorm, head };
 }

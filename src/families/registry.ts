@@ -5,6 +5,8 @@ import { invariant, RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3, gemma3Text } from "./gemma3.ts";
 import { granite } from "./granite.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
@@ -31,6 +33,9 @@ export const FAMILIES = {
   granite,
   granitemoehybrid: granite4,
   phi3,
+  gemma2,
+  gemma3,
+  gemma3_text: gemma3Text,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -13,7 +13,7 @@ import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { LINEARS } from "./tiny.ts";
 
-export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
+export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3", "gemma3"] as const;
 /** Adapters of the other kinds, and of other beginnings. */
 export const ON_LLAMA = ["kinds", "vera", "principal", "places"] as const;
 export type GoldenModel = (typeof GOLDEN_MODELS)[number] | (typeof ON_LLAMA)[number];

@@ -8,11 +8,20 @@ are rounded to the type they are saved in, so that every reader begins with the 
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    Gemma4TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 SMALL = dict(
     hidden_size=48,
@@ -27,6 +36,7 @@ SMALL = dict(
     eos_token_id=None,
     pad_token_id=None,
 )
+TINY = SMALL | dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=120)
 LLAMA3_ROPE = dict(
     rope_type="llama3",
     rope_theta=500.0,
@@ -36,16 +46,22 @@ LLAMA3_ROPE = dict(
     original_max_position_embeddings=16,
 )
 
+LOCAL_ROPE, GLOBAL_ROPE = dict(rope_type="default", rope_theta=40.0), dict(rope_type="default", rope_theta=700.0)
+PROPORTIONAL_ROPE = dict(rope_type="proportional", rope_theta=500.0, partial_rotary_factor=0.5)
+GEMMA4_LAYERS = [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "sliding", "full")]
+SCORES = ("q_norm.weight", "k_norm.weight")  # which alone scale Gemma 4's scores: of 1 they would be as large as a head
+GEMMA3_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+
 
 @dataclass(frozen=True)
 class Golden:
-    """A model and how it is saved. `plain` undoes what sets it apart: a model that differs in nothing else."""
+    """A model and how it is saved. Each of `plain` undoes one thing that sets it apart: a model that differs in nothing else."""
 
     name: str
     config: PreTrainedConfig
     dtype: torch.dtype
     seed: int  # of rows and adapters
-    plain: dict = field(default_factory=dict)
+    plain: tuple[dict, ...] = ()
     shard: str | None = None
     as_on_hub: bool = False
 
@@ -56,19 +72,84 @@ GOLDENS = [
         LlamaConfig(**SMALL, rope_parameters=LLAMA3_ROPE),
         torch.bfloat16,
         seed=1,
-        plain=dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)),
+        plain=(dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)),),
         shard="64KB",
         as_on_hub=True,
     ),
-    Golden("mistral", MistralConfig(**SMALL, sliding_window=6), torch.float16, seed=2, plain=dict(sliding_window=None)),
+    Golden("mistral", MistralConfig(**SMALL, sliding_window=6), torch.float16, seed=2, plain=(dict(sliding_window=None),)),
     Golden(
         "qwen2",
         Qwen2Config(**SMALL, tie_word_embeddings=True, use_sliding_window=True, sliding_window=9, max_window_layers=1),
         torch.bfloat16,
         seed=0,
-        plain=dict(sliding_window=None, layer_types=["full_attention"] * 2),
+        plain=(dict(sliding_window=None, layer_types=["full_attention"] * 2),),
     ),
     Golden("qwen3", Qwen3Config(**SMALL, tie_word_embeddings=True, head_dim=16), torch.float32, seed=1),
+    # A window shorter than the rows, a scale of scores that is not the head size's, another rope in each kind of layer, a head
+    # size that is not hidden / heads; in bf16, of which 1 + w is no number.
+    Golden(
+        "gemma3",
+        Gemma3TextConfig(
+            **TINY | dict(num_hidden_layers=3),
+            sliding_window=6,
+            layer_types=GEMMA3_LAYERS,
+            query_pre_attn_scalar=5,
+            final_logit_softcapping=4.0,
+            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=GLOBAL_ROPE | dict(rope_type="linear", factor=4.0)),
+        ),
+        torch.bfloat16,
+        seed=1,
+        plain=(
+            dict(sliding_window=4096),
+            dict(query_pre_attn_scalar=16),
+            dict(final_logit_softcapping=None),
+            dict(rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=GLOBAL_ROPE)),
+            dict(rope_parameters=dict(sliding_attention=GLOBAL_ROPE, full_attention=GLOBAL_ROPE)),
+        ),
+        as_on_hub=True,
+    ),
+    # As E2B and E4B: the last layers have no keys and values, two of them with those of one layer, and wider MLPs; an input of
+    # their own for each layer; heads of another size in full layers. Layer scalars are not 1.
+    Golden(
+        "gemma4",
+        Gemma4TextConfig(
+            **TINY | dict(num_hidden_layers=6, head_dim=8),
+            sliding_window=6,
+            layer_types=GEMMA4_LAYERS,
+            global_head_dim=16,
+            num_kv_shared_layers=3,
+            use_double_wide_mlp=True,
+            hidden_size_per_layer_input=16,
+            vocab_size_per_layer_input=120,
+            final_logit_softcapping=4.0,
+            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE),
+        ),
+        torch.bfloat16,
+        seed=1,
+        plain=(
+            dict(sliding_window=4096),
+            dict(final_logit_softcapping=None),
+            dict(rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE | dict(partial_rotary_factor=1.0))),
+            dict(rope_parameters=dict(sliding_attention=GLOBAL_ROPE, full_attention=PROPORTIONAL_ROPE)),
+        ),
+    ),
+    # As 31B and 12B: full layers whose keys are their values, of fewer heads.
+    Golden(
+        "gemma4-k-eq-v",
+        Gemma4TextConfig(
+            **TINY | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
+            sliding_window=6,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
+            global_head_dim=16,
+            num_global_key_value_heads=1,
+            attention_k_eq_v=True,
+            hidden_size_per_layer_input=0,
+            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE),
+        ),
+        torch.float16,
+        seed=0,
+        plain=(dict(sliding_window=4096),),
+    ),
 ]
 
 
@@ -85,11 +166,15 @@ def write_model(golden: Golden, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator(golden.name, name))
             if "norm" in name:
-                parameter.copy_(1 + 0.3 * noise)
+                middle = 0 if golden.name == "gemma3" else 0.5 if name.endswith(SCORES) and "gemma4" in golden.name else 1
+                parameter.copy_(middle + 0.3 * noise)
             elif name.endswith("bias") or "embed" in name or "lm_head" in name:
                 parameter.copy_(0.3 * noise)  # of a head: logits of deviation 2, far from the uniform guess
             else:
                 parameter.copy_(1.3 / parameter.shape[1] ** 0.5 * noise)
+        for name, scalar in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                scalar.copy_(1 + 0.3 * torch.randn(1, generator=generator(golden.name, name)))
     model.to(golden.dtype).save_pretrained(folder, **({"max_shard_size": golden.shard} if golden.shard else {}))
     (folder / "generation_config.json").unlink()
     if golden.as_on_hub:
@@ -100,6 +185,11 @@ def write_config_as_on_hub(path: Path) -> None:
     """The keys of transformers 4, which most published models have: rope_theta and rope_scaling apart, torch_dtype."""
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+        full = config.pop("layer_types").index("full_attention")
+        config["sliding_window_pattern"] = full + 1
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = rope
     config["torch_dtype"] = config.pop("dtype")
@@ -126,14 +216,14 @@ def check(golden: Golden, folder: Path, rows: list[list[int]]) -> None:
     eager = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     assert torch.allclose(eager(longest).logits, logits, atol=1e-4), "eager and sdpa attention disagree"
 
-    if golden.plain:
+    for changes in golden.plain:
         config = copy.deepcopy(model.config)
-        for key, value in golden.plain.items():
+        for key, value in changes.items():
             setattr(config, key, value)
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         plain.load_state_dict(model.state_dict())
         far = (plain(longest).logits - logits).abs().max()
-        assert far > 0.1, f"{golden.name}: without {list(golden.plain)} the logits differ by {far} only"
+        assert far > 0.1, f"{golden.name}: with {changes} the logits differ by {far} only"
     if golden.name == "mistral":
         check_window(model, longest, golden.config.sliding_window)
 

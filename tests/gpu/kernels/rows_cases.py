@@ -74,17 +74,20 @@ def rmsnorm(kind, small):
     case = Case(kind)
     for H in (64, 576) if small else (*WIDTHS, 1000, 14336, 16384):
         M = 3 if small else 517
-        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd(kind, H), 1e-5
+        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd("f32", H), 1e-5
         y, rstd = poison(kind, M, H), floats(M)
-        run.rmsnorm_forward(kind, x, weight, y, rstd, eps)
+        run.rmsnorm_forward(kind, x, weight, None, y, rstd, eps)
         x64, w64, g = x.double(), weight.double(), dy.double() * weight.double()
         r64 = (x64.square().mean(1) + eps).rsqrt()
         case.near("rstd", rstd, r64, 2e-6)
         case.near("y", y, x64 * r64[:, None] * w64)
         y2, rstd2 = poison(kind, M // 2, H), floats(M // 2)
-        run.rmsnorm_forward(kind, *elsewhere(x), weight, y2, rstd2, eps)
+        run.rmsnorm_forward(kind, *elsewhere(x), weight, None, y2, rstd2, eps)
         case.same("y elsewhere", y2, *elsewhere(y))
         case.same("rstd elsewhere", rstd2, *elsewhere(rstd))
+        added, y3 = rnd(kind, M, H), poison(kind, M, H)
+        run.rmsnorm_forward(kind, x, weight, added, y3, rstd, eps)
+        case.near("y + residual", y3, added.double() + x64 * (x64.square().mean(1) + eps).rsqrt()[:, None] * w64)
 
         r64 = rstd.double()[:, None]
         dx64 = r64 * (g - x64 * r64**2 * (g * x64).mean(1, keepdim=True))
@@ -120,7 +123,7 @@ def rope(kind, small):
     # Heads of q and k, features of a head, and how many of them are rotated.
     every = ((4, 2, 64, 64), (3, 3, 36, 36), (2, 1, 128, 128), (3, 1, 64, 24), (2, 2, 16, 2)) if small else (
         (32, 32, 128, 128), (32, 8, 128, 128), (9, 3, 64, 64), (64, 8, 64, 64), (14, 2, 64, 64), (40, 8, 128, 128), (8, 4, 256, 256), (5, 5, 32, 32), (32, 32, 80, 80),
-        (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (3, 2, 34, 10), (4, 2, 64, 2))
+        (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (8, 4, 512, 512), (2, 1, 400, 400), (3, 2, 34, 10), (4, 2, 64, 2))
     for Q, C, D, rotated in every:
         M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
         positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
@@ -132,7 +135,7 @@ def rope(kind, small):
         factor = None if scale is None else scale[positions.long()].double()[:, None, None]
         for norm in (False, True):
             qkv, dout = rnd(kind, M, W, scale=2), rnd(kind, M, W)
-            weights = (rnd(kind, D), rnd(kind, D)) if norm else None
+            weights = (rnd("f32", D), rnd("f32", D)) if norm else None
             x64 = qkv.double().requires_grad_()
             out64 = rope_reference(x64, c, s, factor, Q, C, D, weights and [w.double() for w in weights], eps)
             out64.backward(dout.double())
@@ -152,6 +155,34 @@ def rope(kind, small):
             run.rope_backward(kind, dout2, positions2, cos, sin, scale, qkv2 if norm else None, q, k, Q, C, D, eps)
             case.same("out elsewhere", out2, *elsewhere(out))
             case.same("dqkv elsewhere", dout2, *elsewhere(dqkv))
+    return case
+
+
+def geglu(kind, small):
+    case = Case(kind)
+    for I in (64, 200) if small else (256, 2048, 6912, 15360, 200):
+        M = 3 if small else 333
+        both, dh = rnd(kind, M, 2 * I, scale=2), rnd(kind, M, I)
+        wide = rnd(kind, M, 3 * I)
+        for name, gate, up in (("", both[:, :I], both[:, I:]), (" of columns", both[:, :I].contiguous(), wide[:, I : 2 * I])):
+            gate64, up64 = (t.double().requires_grad_() for t in (gate, up))
+            h64 = torch.nn.functional.gelu(gate64, approximate="tanh") * up64
+            h64.backward(dh.double())
+            h = poison(kind, M, I)
+            run.geglu_forward(kind, gate, up, h)
+            case.near("h" + name, h, h64.detach())
+            dgate = poison(kind, M, I)
+            run.geglu_backward(kind, dh, gate, up, dgate, None)
+            case.near("dgate" + name, dgate, gate64.grad)
+            gate2, up2, dh2 = elsewhere(gate.contiguous(), up.contiguous(), dh)
+            h2 = poison(kind, M // 2, I)
+            run.geglu_forward(kind, gate2, up2, h2)
+            case.same("h elsewhere", h2, *elsewhere(h))
+            if name == "":  # in place
+                alone = dgate.clone()
+                run.geglu_backward(kind, dh, gate, up, gate, up)
+                case.same("dgate in place", both[:, :I], alone)
+                case.near("dup in place", both[:, I:], up64.grad)
     return case
 
 

@@ -71,10 +71,10 @@ def cache_write(kind, qkv, places, cache, Q, C, D):
     launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window):
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window)
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window, cap)
 
 
 def pool(kernel, kind, given, bounds, out, P):
@@ -90,9 +90,10 @@ def pool_backward(kind, dy, bounds, dx):
     pool("pool_backward", kind, dy, bounds, dx, dy.shape[0])
 
 
-def rmsnorm_forward(kind, x, weight, y, rstd, eps):
+def rmsnorm_forward(kind, x, weight, residual, y, rstd, eps):
     M, H = x.shape
-    launch(find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H), (M,), x, weight, y, rstd, H, eps)
+    row = find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H, RESIDUAL=int(residual is not None))
+    launch(row, (M,), x, weight, y if residual is None else residual, y, rstd, H, eps)
 
 
 def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
@@ -110,15 +111,26 @@ def rope_forward(kind, qkv, positions, cos, sin, scale, q_weight, k_weight, out,
     R, scales = cos.shape[1], cos if scale is None else scale
     row = rope_row("rope_forward", kind, D, R, q_weight is not None)
     touched = Q + C if out.data_ptr() == qkv.data_ptr() else Q + 2 * C
-    weights = (qkv, qkv) if q_weight is None else (q_weight, k_weight)
+    weights = (cos, cos) if q_weight is None else (q_weight, k_weight)
     launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, scales, *weights, out, Q, C, touched, D, R, int(scale is not None), eps)
 
 
 def rope_backward(kind, dqkv, positions, cos, sin, scale, qkv, q_weight, k_weight, Q, C, D, eps):
     R, scales = cos.shape[1], cos if scale is None else scale
     row = rope_row("rope_backward", kind, D, R, q_weight is not None)
-    optional = (dqkv, dqkv, dqkv) if q_weight is None else (qkv, q_weight, k_weight)
+    optional = (dqkv, cos, cos) if q_weight is None else (qkv, q_weight, k_weight)
     launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, scales, *optional, Q, C, D, R, int(scale is not None), eps)
+
+
+def geglu_forward(kind, gate, up, h):
+    row, (M, I) = find("geglu_forward", kind), h.shape
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), gate, up, h, I, gate.stride(0), up.stride(0))
+
+
+def geglu_backward(kind, dh, gate, up, dgate, dup):
+    row, (M, I) = find("geglu_backward", kind, UP=int(dup is not None)), dh.shape
+    to = dgate if dup is None else dup
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate, up, dgate, to, I, gate.stride(0), up.stride(0), dgate.stride(0), to.stride(0))
 
 
 def swiglu_forward(kind, gate_up, h):
