@@ -6,6 +6,7 @@ import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
+import { rmsnormForward } from "../ops/rmsnorm.ts";
 import { rowsScale } from "../ops/scale.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
@@ -24,6 +25,8 @@ export class Decoder {
     readonly pool: AdapterPool,
     readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
+    /** Null where the model's embedding has no norm; `rstd`: f32[M] of memory. */
+    readonly embeddingNorm: { readonly eps: number; readonly rstd: Tensor } | null,
   ) {}
 
   /**
@@ -37,10 +40,17 @@ export class Decoder {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
       if (weights.embeddingScale) rowsScale(device, { x, factor: weights.embeddingScale, y: x });
+      if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
     for (const i of program.keys())
       this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
     return firstRows(acts.inputs[program.length]!, batch.rows);
+  }
+
+  /** The norm of the embedding's rows, in place. */
+  #norm(x: Tensor, weight: Tensor, rows: number): void {
+    const { eps, rstd } = this.embeddingNorm!;
+    rmsnormForward(this.device, { x, weight, residual: null, y: x, rstd: firstRows(rstd, rows), eps });
   }
 
   /** Computes what follows from parameters that have changed since the last pass. */

@@ -114,7 +114,8 @@ export class Stage implements Disposable {
       if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
     }
 
-    const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation);
+    const { ropes, embeddingNorm } = buffers;
+    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, sizes.recomputation, embeddingNorm);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }

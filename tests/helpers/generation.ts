@@ -16,7 +16,7 @@ import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
 import { writeAdapter } from "./factors.ts";
-import { LINEARS, randomFill, wholeModel } from "./tiny.ts";
+import { adapterOn, LINEARS, randomFill, wholeModel } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 
@@ -44,8 +44,9 @@ export async function tinyGenerator(
   device: Device,
   spec: ModelSpec,
   { sequences = 8, format = "dense" }: { readonly sequences?: number; readonly format?: WeightFormat } = {},
-  adapters: readonly PoolAdapter[] = ADAPTERS,
+  wanted: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
+  const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
   const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
