@@ -6,7 +6,7 @@ import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
-import { rowsScale } from "../ops/scale.ts";
+import { multiplyRows } from "../ops/multiply.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -36,7 +36,7 @@ export class Decoder {
     if (layerRange.first) {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
-      if (weights.embeddingScale) rowsScale(device, { x, factor: weights.embeddingScale, y: x });
+      if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
     }
     for (const i of program.keys())
       this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();

@@ -8,7 +8,13 @@ import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 
-type Case = { readonly heads: number; readonly kvHeads: number; readonly headDim: number; readonly window: number; readonly cap: number };
+type Case = {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly window: number;
+  readonly cap: number;
+};
 
 const CASES: readonly Case[] = [
   { heads: 4, kvHeads: 4, headDim: 64, window: 0, cap: 0 },

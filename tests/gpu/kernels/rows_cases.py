@@ -178,6 +178,44 @@ def geglu(kind, small):
     return case
 
 
+def shaped(kind, small):
+    """Cross-entropy of logits with a scale and a cap."""
+    case = Case(kind)
+    for scale, cap in ((0.2, 0.0), (1.0, 12.0), (0.7, 9.0)):
+        for T, V, classes in ((3, 200, 193),) if small else ((65, 262144, 262144), (129, 49160, 49155), (33, 200, 193)):
+            logits, weights = rnd(kind, T, V, scale=5), torch.rand(T, device=DEVICE)
+            logits[:, classes:] = float("nan")
+            targets = torch.randint(0, classes, (T,), device=DEVICE, dtype=torch.int32)
+            right = torch.arange(0, T, 2, device=DEVICE)
+            logits[right, targets[right].long()] = 24 + 2 * torch.rand(len(right), device=DEVICE).to(logits.dtype)
+            z64 = logits[:, :classes].double().requires_grad_()
+            s64 = cap * (scale * z64 / cap).tanh() if cap else scale * z64
+            loss64 = torch.nn.functional.cross_entropy(s64, targets.long(), reduction="none")
+            (loss64 * weights.double()).sum().backward()
+            loss, hit, before = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), logits.clone()
+            run.xent(kind, logits, classes, targets, weights, loss, hit, 1, scale, cap)
+            case.near("loss", loss, loss64.detach(), 2e-6)
+            case.same("hit", hit, (s64.argmax(1) == targets).int())
+            case.near("dlogits", logits[:, :classes], z64.grad)
+            case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
+            before2, targets2, weights2 = elsewhere(before, targets, weights)
+            run.xent(kind, before2, classes, targets2, weights2, floats(T // 2), ints([-7] * (T // 2)), 1, scale, cap)
+            case.same("dlogits elsewhere", before2, *elsewhere(logits))
+    return case
+
+
+def multiply(kind, small):
+    case = Case(kind)
+    for M, H in ((3, 64), (1, 200)) if small else ((3, 64), (517, 2560), (4096, 5376), (1, 200)):
+        x, factor = rnd(kind, M, H), torch.full((1,), 50.5, device=DEVICE)
+        y = poison(kind, M, H)
+        run.rows_multiply(kind, x, factor, y)
+        case.near("y", y, x.double() * 50.5)
+        run.rows_multiply(kind, x, factor, x)
+        case.same("in place", x, y)
+    return case
+
+
 def swiglu(kind, small):
     case = Case(kind)
     for M, I in ((3, 88),) if small else ((517, 11008), (131, 1536), (77, 8960), (5, 14336), (1, 8), (100_000, 11008)):

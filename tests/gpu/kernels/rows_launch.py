@@ -140,8 +140,14 @@ def swiglu_backward(kind, dh, gate_up, dgate_up):
     launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
 
 
-def xent(kind, logits, classes, targets, weights, loss, hit, grad):
-    launch(find("xent", kind), (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad)
+def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
+    row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
+    launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
+
+
+def rows_multiply(kind, x, factor, y):
+    row = find("rows_multiply", kind)
+    launch(row, (cdiv(x.numel(), row["constants"]["BLOCK"]),), x, factor, y, x.numel())
 
 
 def grad_norm_scratch(grads, tensors):

@@ -5,16 +5,16 @@ import { sizeOf } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
 import { cdiv, dim, op } from "./op.ts";
 
-const c = native({ rows_scale: { args: [P, P, P, I, I], returns: "void" } });
+const c = native({ rows_multiply: { args: [P, P, P, I, I], returns: "void" } });
 
 /** y = factor x: x, y c[M, H], which may be the same, factor f32[1]. */
-export const rowsScale = op<{ x: Tensor; factor: Tensor; y: Tensor }>(
-  "rows_scale",
+export const multiplyRows = op<{ x: Tensor; factor: Tensor; y: Tensor }>(
+  "rows_multiply",
   { x: "c M H", factor: "f32 1", y: "c M H" },
   {
-    cpu: ({ x, factor, y }) => c.rows_scale(x.ptr, factor.ptr, y.ptr, dim(x, 0), dim(x, 1)),
+    cpu: ({ x, factor, y }) => c.rows_multiply(x.ptr, factor.ptr, y.ptr, dim(x, 0), dim(x, 1)),
     cuda: ({ x, factor, y }, gpu) => {
-      const kernel = gpu.kernel("rows_scale");
+      const kernel = gpu.kernel("rows_multiply");
       const size = sizeOf(x.shape);
       gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { x, factor, y, size });
     },

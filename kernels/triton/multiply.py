@@ -1,6 +1,6 @@
 """Rows times a number that lies on the device.
 
-    rows_scale    y = factor x
+    rows_multiply    y = factor x
 
 Shapes: x, y c[M, H], which may be the same; factor f32[1]. Needs: M H a multiple of 8.
 
@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def rows_scale(x, factor, y, size, BLOCK: tl.constexpr):
+def rows_multiply(x, factor, y, size, BLOCK: tl.constexpr):
     """BLOCK elements. See the top of the file."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size // 8 * 8  # as it is: tells the compiler that the end is aligned to 16 bytes
@@ -26,4 +26,4 @@ from variants import row
 
 def variants():
     for kind in ("ptr", "f32"):
-        yield row("scale", "rows_scale", kind, "x:c factor:*fp32 y:c size:i64", BLOCK=2048)
+        yield row("multiply", "rows_multiply", kind, "x:c factor:*fp32 y:c size:i64", BLOCK=2048)
