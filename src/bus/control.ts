@@ -5,6 +5,7 @@
 // the run's next address: it is done once, and answered each time.
 
 import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { count } from "../base/schema.ts";
 import { randomText } from "../base/secret.ts";
@@ -186,8 +187,7 @@ export async function askControl<R extends ControlRequest>(
     reject(new RunError("control.lost", message, "see with mlora ps whether it was heard, or ask again"));
   };
   using _watching = connection.watch((state) => state === "lost" && lost());
-  if (connection.over.aborted) lost();
-  connection.over.addEventListener("abort", lost, { once: true });
+  using _over = onAbort(connection.over, lost);
   const timer = setTimeout(
     () => reject(new RunError("control.silent", silent, "it computes a long pass, hangs, or has just ended; ask again")),
     timeoutMs,
@@ -206,6 +206,5 @@ export async function askControl<R extends ControlRequest>(
   } finally {
     clearInterval(again);
     clearTimeout(timer);
-    connection.over.removeEventListener("abort", lost);
   }
 }

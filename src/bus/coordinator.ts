@@ -2,6 +2,7 @@
 
 import { hostname } from "node:os";
 import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
@@ -120,15 +121,12 @@ class Gathering implements NatsBus {
       this.endpoint.listen(subject, (packet, on) => this.#receive(packet, on));
     await this.connection.flush();
 
-    const stop = () => this.#all.reject(signal!.reason);
-    if (signal?.aborted) stop();
-    signal?.addEventListener("abort", stop);
+    using _stop = signal && onAbort(signal, () => this.#all.reject(signal.reason));
     const timer = setTimeout(() => this.#all.reject(this.#notAll(joinMs)), joinMs);
     try {
       await this.#all.promise;
     } finally {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", stop);
     }
   }
 

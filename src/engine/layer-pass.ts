@@ -16,7 +16,14 @@ import type { TargetGroup } from "./target-group.ts";
 import type { LayerWeights, LinearWeights } from "./weights.ts";
 
 /** Of each rope of the model. */
-export type RopeTables = readonly { readonly cos: Tensor; readonly sin: Tensor }[];
+export type RopeTables = readonly RopeTable[];
+type RopeTable = {
+  readonly rotated: number;
+  readonly cos: Tensor | null;
+  readonly sin: Tensor | null;
+  readonly queryScale: Tensor | null;
+};
+const NO_ROPE: RopeTable = { rotated: 0, cos: null, sin: null, queryScale: null };
 
 export type LayerPassOptions = {
   readonly device: Device;
@@ -114,8 +121,8 @@ export class LayerPass {
   }
 
   /** The tables of a rope of the model. */
-  rope(table: number | null): RopeTables[number] {
-    return this.of.ropes[table!]!;
+  rope(table: number | null): RopeTable {
+    return table === null ? NO_ROPE : this.of.ropes[table]!;
   }
 
   norm(weight: string): Tensor {

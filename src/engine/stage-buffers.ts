@@ -42,8 +42,9 @@ export function takeStageBuffers(
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const ropes = spec.ropes.map((rope) => {
-    const shape = [tableRows(rope, positions), rope.rotated / 2] as const;
-    return { cos: take("f32", ...shape), sin: take("f32", ...shape) };
+    const rows = tableRows(rope, positions);
+    const [cos, sin] = range(2).map(() => take("f32", rows, rope.rotated / 2));
+    return { rotated: rope.rotated, cos: cos!, sin: sin!, queryScale: rope.queryScale && take("f32", rows) };
   });
   const program = programOf(spec, layerRange);
   const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;

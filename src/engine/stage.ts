@@ -111,6 +111,7 @@ export class Stage implements Disposable {
       const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];
       device.write(tables.cos, values.cos);
       device.write(tables.sin, values.sin);
+      if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
     }
 
     const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation);

@@ -2,6 +2,7 @@
 // stays. Weights go through memory in pieces of rows, so that a model needs no more than its adapter and one piece.
 
 import { join } from "node:path";
+import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
@@ -10,7 +11,6 @@ import type { Linear } from "../families/linears.ts";
 import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
-import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";

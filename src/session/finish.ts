@@ -12,8 +12,9 @@ import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
-import { exportAdapter, exportKept, writeState } from "./export.ts";
+import { exportAdapter, exportKept } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
+import { writeState } from "./slot.ts";
 
 export type FinisherOptions = {
   readonly plan: Plan;
@@ -146,7 +147,8 @@ export class Finisher {
     const { plan, bus } = this.options;
     const { data, slot } = adapter;
     if (slot !== null) {
-      await exportAdapter(bus, plan, adapter.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
+      const samples = data.eval.length > 0 ? data.eval : data.train;
+      await exportAdapter({ bus, plan, adapter: adapter.plan, slot }, folder, samples);
     } else {
       const kept = this.options.store.load(plan, adapter.plan, (text) => this.#notice(adapter, text));
       if (!kept) return false;

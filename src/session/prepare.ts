@@ -1,12 +1,12 @@
-// From a recipe to a plan, for `run` and `plan` alike. All faults of a request are found here, before a weight is read.
+// From a recipe to a plan. All faults of a request are found here, before a weight is read.
 
-import { relative } from "node:path";
 import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
+import { shortPath } from "../base/units.ts";
 import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
@@ -26,8 +26,7 @@ import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
-import { loadRecipe } from "../recipe/load.ts";
-import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
@@ -45,7 +44,6 @@ export type Request = {
 };
 /** An adapter's rows, the reference adapter of its objective, and the saved adapters that it is made from. */
 export type RequestData = Dataset & { readonly reference: PoolAdapter | null; readonly sources: readonly Source[] };
-export type Prepared = Request & { readonly plan: Plan };
 
 /** Counts of all rows, in three arrays: made once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
@@ -67,19 +65,6 @@ async function countRows(rows: readonly Row[]): Promise<void> {
   }
   const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
   counted.set(rows, lazyArray(rows.length, at));
-}
-
-/** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export async function prepare(recipePath: string, overrides: Overrides, reading: Reading = {}): Promise<Prepared> {
-  const { recipe, spec } = readRecipe(recipePath, overrides);
-  const devices = localDevices(recipe, spec);
-  const request = await readRequest(recipe, spec, reading);
-  return { ...request, plan: planOn(request, devices) };
-}
-
-export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
-  const recipe = loadRecipe(recipePath, overrides);
-  return { recipe, spec: specFor(recipe) };
 }
 
 /** The base model's spec, by its config.json. Throws RequestErrors, also where the model lacks places of an adapter. */
@@ -264,10 +249,4 @@ function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = n
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
   ];
   return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
-}
-
-/** A path for people: relative to the working folder where that is shorter. */
-export function shortPath(path: string): string {
-  const here = relative(process.cwd(), path) || ".";
-  return here.length < path.length ? here : path;
 }

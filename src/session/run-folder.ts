@@ -3,8 +3,8 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 

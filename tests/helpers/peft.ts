@@ -23,8 +23,8 @@ import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
 import type { EventOf, SessionEvent } from "../../src/session/events.ts";
-import { putSaved } from "../../src/session/export.ts";
 import { begin } from "../../src/session/initialise.ts";
+import { putSaved } from "../../src/session/slot.ts";
 import { run } from "../../src/session/training.ts";
 import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 import { LINEARS } from "./tiny.ts";
@@ -197,8 +197,9 @@ export function comparesWithPeft(
         await using bus = await openStage(plan);
         for (const [i, adapter] of golden.adapters.entries()) {
           const own = plan.adapters[i]!;
-          const fresh = (init: Init) => begin(bus, plan, own, i, () => undefined, { init });
-          await putSaved(bus, plan, own, i, adapter.final, fresh);
+          const of = { bus, plan, adapter: own, slot: i };
+          const fresh = (init: Init) => begin(of, () => undefined, { init });
+          await putSaved(of, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
             const { lossSum, targets, correct } = adapter.after[r]!;
