@@ -241,7 +241,7 @@ export class AdapterPool implements Disposable {
     }
   }
 
-  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (ops/adamw.ts, adamwStep). */
   step(table: Float32Array): void {
     const { blocks, copy, optimizer } = this.#memory;
     const stepped = [...this.#adapters.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);

@@ -13,7 +13,7 @@ import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { attentionDecode, cacheWrite } from "../../src/ops/attention.ts";
+import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { pack } from "../../src/schedule/pack.ts";
