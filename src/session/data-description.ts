@@ -148,7 +148,7 @@ const niceStep = (least: number): number => {
 export type Bin = { readonly from: number; readonly to: number; readonly count: number };
 
 /** Whole numbers, 0 or more, in at most about a dozen bins of equal width, `to` inclusive. No bins of no values. */
-export function binsOf(values: readonly number[]): Bin[] {
+function binsOf(values: readonly number[]): Bin[] {
   if (values.length === 0) return [];
   const [least, most] = [-maxOf(values.map((value) => -value)), maxOf(values)];
   const step = niceStep(Math.max(1, (most - least + 1) / BINS));

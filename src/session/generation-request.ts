@@ -45,24 +45,13 @@ type NamedAdapter = LoadedAdapter & { readonly name: string };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 
-export type GenerateRequest = {
-  readonly base: string;
-  readonly spec: ModelSpec;
-  /** All linear weights of the base are bf16 in its files. */
-  readonly isBf16: boolean;
-  /** Notices for the user about the base model. */
-  readonly notices: readonly string[];
-  readonly tokenizer: Tokenizer;
-  /** The tokens that end the answers that the adapters are trained on. */
-  readonly ends: readonly number[];
-  readonly adapters: readonly NamedAdapter[];
-  readonly questions: readonly Question[];
-  readonly device: Device;
-  readonly precision: Precision;
-};
+export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
 
-/** Reads the recipe, adapters and prompts. Throws RequestErrors. */
-export function readGenerateRequest(options: PromptOptions): GenerateRequest {
+/**
+ * Reads the recipe, adapters and prompts. `isBf16`: all linear weights of the base are bf16 in its files. `notices` about the
+ * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
+ */
+export function readGenerateRequest(options: PromptOptions) {
   const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
   const named = namedBy(options.adapters ?? [], recipe);
   const base = recipe?.model.path ?? baseFolder(options.base, named);

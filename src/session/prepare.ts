@@ -23,14 +23,13 @@ import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
-import { referenceOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
-import { type Source, sourcesOf } from "./sources.ts";
+import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 
 /** A recipe with its data: all that a plan needs but the devices. */
 export type Request = {
@@ -137,9 +136,8 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
-  const reference = referenceOf(adapter.objective);
-  if (reference === null || typeof reference === "string") return null;
-  return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
+  const folder = referenceFolder(adapter.objective);
+  return folder === null ? null : frozenOf(savedAdapter(folder, adapter, "objective.reference", spec));
 }
 
 /** A recipe is checked by ranks and scales alone: factors are computed when an adapter begins. */
