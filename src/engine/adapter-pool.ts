@@ -208,7 +208,7 @@ export class AdapterPool implements Disposable {
       });
     for (const { layer, group, tensors } of this.layout.sites) {
       const [a, b] = [tensors.A!.offset, tensors.B!.offset];
-      const { in: width, firstColumn } = groupShape(this.spec, group);
+      const { in: width, firstColumn } = groupShape(this.spec, group, layer);
       const linears = GROUPS[group];
       const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
       for (const [g, first] of trained.entries())

@@ -1,9 +1,9 @@
 // What an adapter of a recipe becomes on a given base model: its linears, the factor on B A x, its steps and its micro-batches.
 
 import { RequestError } from "../base/errors.ts";
-import { alignUp, maxOf, range, sum } from "../base/shape.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearShape } from "../families/linears.ts";
+import { linearShape, modulesOf } from "../families/linears.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
@@ -107,10 +107,10 @@ function checkLearns({ name, schedule, optimizer: { learningRate } }: AdapterRec
 
 /** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */
 function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, spec: ModelSpec): void {
-  for (const linear of places.targets) {
-    const { in: width, out } = linearShape(spec, linear);
+  for (const { layer, linear } of modulesOf(spec)) {
+    const { in: width, out } = linearShape(spec, linear, layer);
     const most = Math.min(width, out);
-    const rank = maxOf(range(spec.layers).map((layer) => rankAt(places, layer, linear)));
+    const rank = rankAt(places, layer, linear);
     if (rank > most)
       throw new RequestError(
         "plan.rank",

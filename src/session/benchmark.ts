@@ -6,12 +6,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { now } from "../base/clock.ts";
-import { range, sizeOf, sum } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { openStages } from "../cluster/open-stages.ts";
-import { linearShape, linearsOfModel } from "../families/linears.ts";
+import { linearElements } from "../families/linears.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { shapeOf } from "../plan/shapes.ts";
 import { BENCHMARK_DEFAULTS, type BenchmarkWork, randomRows, recipeOf } from "./benchmark-work.ts";
@@ -192,8 +192,7 @@ async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
 
 /** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each. */
 function flopsPerToken(spec: ModelSpec): number {
-  const layer = sum(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
-  return 4 * (spec.layers * layer + spec.vocab * spec.hidden);
+  return 4 * (linearElements(spec) + spec.vocab * spec.hidden);
 }
 
 const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));

@@ -10,6 +10,7 @@ import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
+import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { count, duration, formatBytes, shortPath } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
@@ -81,7 +82,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   return { adapter: adapterFolder, base: baseFolder, output, dtype, ...facts };
 }
 
-function factsOf({ adapter, dtype }: Merge, shards: readonly Shard[], seconds: number) {
+function factsOf({ adapter }: Merge, shards: readonly Shard[], seconds: number) {
   const tensors = shards.flatMap((shard) => shard.tensors);
   const bytes = shards.reduce((all, shard) => all + shard.bytes, 0);
   return {
@@ -91,7 +92,7 @@ function factsOf({ adapter, dtype }: Merge, shards: readonly Shard[], seconds: n
     ...(adapter.places ? { places: adapter.places } : {}),
     tensors: tensors.length,
     merged_tensors: tensors.filter(({ site }) => site !== null).length,
-    parameters: bytes / bytesOf(dtype),
+    parameters: sum(tensors.map((tensor) => tensor.bytes / bytesOf(tensor.dtype))),
     bytes,
     files: shards.map(({ file }) => file),
     seconds,
@@ -168,11 +169,12 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
 }
 
 /** The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. */
-function writeConfig(base: string, part: string, { tiedEmbeddings }: ModelSpec, stored: string): void {
+function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, stored: string): void {
   const config = readJsonObject(join(base, "config.json"), "model.config");
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  const head = config["tie_word_embeddings"] === true && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
+  const says = tower !== "model" || config["tie_word_embeddings"] === true; // the default of a model with other parts is not known
+  const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...head, ...types }, null, 2)}\n`);
 }
 

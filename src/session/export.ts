@@ -70,5 +70,5 @@ function write(
   const shared = DEFINITIONS[method].peft.shared?.tensors(spec, targets, rank, settings) ?? [];
   const begun = trainedRank === undefined ? null : { init: recipe.init };
   const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
-  writePeftAdapter(folder, { ...placing, dropout, method, settings, shared, begun, baseModel: run.model.path }, factors);
+  writePeftAdapter(folder, spec, { ...placing, dropout, method, settings, shared, begun, baseModel: run.model.path }, factors);
 }

@@ -56,7 +56,12 @@ export class PlannedRun {
     const memory = totalMemory(this.plan);
     return {
       recipe: recipe.path,
-      model: { path: recipe.model.path, ...spec, windows: [...new Set(spec.windows)] },
+      model: {
+        path: recipe.model.path,
+        ...spec,
+        windows: [...new Set(spec.windows)],
+        layerRopes: [...new Set(spec.layerRopes)],
+      },
       device,
       output: recipe.run.output,
       seed: recipe.run.seed,

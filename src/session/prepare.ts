@@ -180,7 +180,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
-    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
+    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved, spec);
     return;
   }
   const differences = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
@@ -214,7 +214,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   throw new RequestError(
     "plan.from",
     `adapter '${name}' cannot continue ${initialAdapter}: ${differences}`,
-    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
+    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, spec, kept) : `give the adapter ${uniform}`,
   );
 }
 
@@ -223,16 +223,16 @@ const BY_PLACE = ["rank", "alpha", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 
-const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
-  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
+const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter, spec: ModelSpec): RequestError =>
+  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved, spec));
 
 /** The keys of a recipe for an adapter with the places of a saved one; with `init`, half of each rank is frozen. */
-function placeHint(saved: SavedAdapter, init: string | null = null): string {
+function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = null): string {
   const share = init === null ? 1 : 2;
   const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
   const places = saved.places && ranks ? { places: { ...saved.places, ranks } } : {};
   const of = { ...saved, ...places, rank: saved.rank / share, alpha: saved.alpha / share };
-  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of);
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of, spec);
   const inline = (table: PatternTable) => {
     const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
     return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];

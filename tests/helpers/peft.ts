@@ -14,7 +14,7 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
-import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
@@ -27,6 +27,7 @@ import { begin } from "../../src/session/initialise.ts";
 import { putSaved } from "../../src/session/slot.ts";
 import { run } from "../../src/session/training.ts";
 import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
+import { LINEARS } from "./tiny.ts";
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
