@@ -42,7 +42,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     types: ["device"],
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
-  files: { values: ["families", "methods"] },
+  files: { values: ["families", "ffi", "methods"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device"] },
   engine: {
@@ -72,7 +72,7 @@ const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/results.ts": ["objectives"],
   "src/cli/plan.ts": ["data", "families", "files", "methods", "plan"],
   "src/cli/draw/": ["plan", "schedule"],
-  "src/cli/data.ts": ["data", "schedule"],
+  "src/cli/data.ts": ["data", "files/tokenizer.ts", "schedule"],
   "src/cli/export.ts": ["data", "files"],
   "src/cli/generate.ts": ["data", "engine", "files", "plan"],
   "src/cli/generate/": ["data", "files", "methods"],

@@ -9,6 +9,7 @@ import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/
 import { type InspectedRow, type InspectedSequence, inspectRows } from "../data/inspect.ts";
 import { noticeText } from "../data/notices.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
@@ -35,7 +36,7 @@ export function data(recipePath: string, adapter: string | undefined, flags: Dat
   const wanted = flags.row === undefined ? null : wholeNumber("row", flags.row, 1);
   const { recipe, spec } = readRecipe(recipePath, {});
   const adapters = chosen(recipe.adapters, adapter);
-  const tokenizer = loadTokenizer(recipe.model.path);
+  const tokenizer = loadTokenizer(tokenizerFolder(recipe.model.path));
   const read: ReadFiles = new Map();
   const screen = screenOf(process.stdout);
   const told = adapters.map((of) => {

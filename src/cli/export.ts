@@ -16,13 +16,15 @@ import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { openBaseModel } from "../files/basemodel.ts";
-import { readModelSpec } from "../files/config.ts";
+import { readModelConfig, readModelSpec } from "../files/config.ts";
 import { GENERATION, writeStopTokens } from "../files/generation.ts";
-import { readJsonObject } from "../files/json.ts";
 import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
+import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
 import type { SavedAdapter } from "../files/peft.ts";
+import { useAllCores } from "../files/stored.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "../session/adapters.ts";
 import { shortPath } from "../session/prepare.ts";
 import { oneOf } from "./flags.ts";
@@ -55,6 +57,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
   const { spec, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
   const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
   using base = openBaseModel(baseFolder, spec);
+  useAllCores();
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   for (const notice of notices) print(`notice: ${notice}`);
@@ -63,10 +66,11 @@ export function exportModel(folder: string, { base: named, output: to, dtype: ty
     print(
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
-  const copied = copiedFrom(baseFolder);
+  const place = modelPlace(baseFolder);
+  const copied = copiedFrom(place);
   const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
-    copyBeside(baseFolder, part.path, copied);
+    copyBeside(place.folder, part.path, copied);
     writeConfig(baseFolder, part.path, spec, DTYPES[dtype].theirs);
     addStops(baseFolder, part.path);
     writeWeights(part.path, shards, merge);
@@ -181,11 +185,15 @@ function partOf(output: string, names: readonly string[]): Part {
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
 
+/** What is copied from next to a GGUF, which may lie among anything. */
+const COPIED_TEXTS =
+  /^(tokenizer.*\.json|tokenizer\.model|.*tokens.*\.json|vocab\..*|merges\.txt|chat_template.*|generation_config\.json|licen[cs]e.*)$/i;
+
 /** Tokenizer, templates, settings of generation, licence. */
-const copiedFrom = (base: string): string[] =>
-  readdirSync(base)
+const copiedFrom = ({ folder, gguf }: ModelPlace): string[] =>
+  readdirSync(folder)
     .sort()
-    .filter((name) => !NOT_COPIED.test(name) && isFile(join(base, name)));
+    .filter((name) => !NOT_COPIED.test(name) && (gguf === null || COPIED_TEXTS.test(name)) && isFile(join(folder, name)));
 
 function copyBeside(base: string, part: string, names: readonly string[]): void {
   for (const name of names) {
@@ -200,9 +208,12 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
   }
 }
 
-/** The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. */
+/**
+ * The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. Nothing
+ * in the merged model is quantised.
+ */
 function writeConfig(base: string, part: string, { tiedEmbeddings }: ModelSpec, stored: string): void {
-  const config = readJsonObject(join(base, "config.json"), "model.config");
+  const { quantization_config: _, ...config } = readModelConfig(base).config;
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   const head = config["tie_word_embeddings"] === true && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
@@ -214,7 +225,7 @@ function addStops(base: string, part: string): void {
   let ends: readonly number[];
   let names = (id: number) => `${id}`;
   try {
-    const tokenizer = loadTokenizer(base);
+    const tokenizer = loadTokenizer(tokenizerFolder(base));
     ends = answerEnds(tokenizer);
     names = (id) => `${tokenizer.decode([id])} (${id})`;
   } catch (error) {

@@ -27,12 +27,12 @@ export async function generate(what: string | undefined, flags: GenerateFlags): 
   const limit = wholeNumber("max-new-tokens", flags.maxNewTokens ?? MAX_NEW_TOKENS, 1);
   const seed = wholeNumber("seed", flags.seed ?? 0, 0);
   const request = readGenerateRequest(what, flags);
-  const { base, spec, isBf16, tokenizer, adapters, questions } = request;
+  const { base, spec, exact, tokenizer, adapters, questions } = request;
   const generations = questions.map(({ adapter, ids }, i): Generation => {
     return { adapter, prompt: ids, limit: limitOf(request, i, limit), seed };
   });
   const device = describeDevice(request.device, request.precision);
-  const format = weightFormat(request.precision, device.compute, isBf16);
+  const format = weightFormat(request.precision, device.compute, exact);
   checkFormat(format, spec);
   const wanted = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
   const plan = planGeneration(spec, device, adapters, wanted, format);

@@ -41,11 +41,5 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
       `${path}: architectures is ${JSON.stringify(architectures)}`,
       `mlora trains ${[...ARCHITECTURES.keys()].join(", ")}`,
     );
-  if (config["quantization_config"] != null)
-    throw new RequestError(
-      "model.quantized",
-      `${path}: the weights are quantized (quantization_config)`,
-      "take the model in bf16, fp16 or fp32",
-    );
   return { family, ...FAMILIES[family].read(new ConfigReader(config, path)) };
 }

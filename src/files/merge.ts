@@ -12,7 +12,7 @@ import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
 import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
-import { toBf16, toF32 } from "./convert.ts";
+import { toBf16 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { headerOf } from "./safetensors.ts";
 
@@ -112,7 +112,6 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
   const width = shape.at(-1)!;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
-  const from = base.tensor(name).dtype!;
   const merge =
     site &&
     DEFINITIONS[adapter.method].merge({
@@ -123,23 +122,22 @@ function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }
     });
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
-    const raw = new Uint8Array(count * width * bytesOf(from));
-    base.read(name, raw, row * width * bytesOf(from));
     const at = row * width * bytesOf(dtype);
-    if (!merge && from === dtype) {
-      yield { bytes: raw, from: at };
+    if (!merge) {
+      const bytes = new Uint8Array(new ArrayBuffer(count * width * bytesOf(dtype)));
+      base.read(name, bytes, at, dtype);
+      yield { bytes, from: at };
       continue;
     }
-    const values = toF32(raw, from);
-    if (merge) {
-      merge(values, row);
-      if (!allFinite(values))
-        throw new RunError(
-          "export.values",
-          `${name} has values that are no finite numbers when it is merged`,
-          "the base model is damaged, or the adapter's values are too large",
-        );
-    }
+    const values = new Float32Array(new ArrayBuffer(count * width * 4));
+    base.read(name, new Uint8Array(values.buffer), row * width * 4, "f32");
+    merge(values, row);
+    if (!allFinite(values))
+      throw new RunError(
+        "export.values",
+        `${name} has values that are no finite numbers when it is merged`,
+        "the base model is damaged, or the adapter's values are too large",
+      );
     const stored = dtype === "bf16" ? toBf16(values) : values;
     yield { bytes: new Uint8Array(stored.buffer), from: at };
   }

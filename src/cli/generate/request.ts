@@ -2,7 +2,7 @@
 
 import { basename, join, resolve } from "node:path";
 import { RequestError } from "../../base/errors.ts";
-import { PRECISIONS, type Precision } from "../../base/precision.ts";
+import { type ExactFormat, PRECISIONS, type Precision } from "../../base/precision.ts";
 import type { ModelSpec } from "../../base/spec.ts";
 import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
 import { answerEnds } from "../../data/ends.ts";
@@ -11,10 +11,12 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { readModelSpec } from "../../files/config.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
+import { isModelPath } from "../../files/modelpath.ts";
+import { tokenizerFolder } from "../../files/tokenizer.ts";
 import { factorsIn } from "../../methods/layout.ts";
 import { loadRecipe } from "../../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "../../session/adapters.ts";
 import type { LoadedAdapter } from "../../session/open-generation.ts";
 import { oneOf } from "../flags.ts";
 
@@ -48,7 +50,7 @@ export type GenerateRequest = {
   readonly base: string;
   readonly spec: ModelSpec;
   /** All linear weights of the base are bf16 in its files. */
-  readonly isBf16: boolean;
+  readonly exact: ExactFormat;
   /** Notices for the user about the base model. */
   readonly notices: readonly string[];
   readonly tokenizer: Tokenizer;
@@ -65,8 +67,8 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const recipe = what?.endsWith(".toml") ? loadRecipe(what) : null;
   const named = namedBy(flags.adapter, recipe);
   const base = recipe?.model.path ?? baseFolder(what, named);
-  const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
-  const tokenizer = loadTokenizer(base);
+  const { spec, exact, notices } = readModelFacts(base, readModelSpec(base));
+  const tokenizer = loadTokenizer(tokenizerFolder(base));
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, base, spec, ASK);
@@ -80,7 +82,7 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
   const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
-  return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
+  return { base, spec, exact, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters of --adapter; without one, all that a recipe's run has saved, or the base model alone. */
@@ -127,8 +129,12 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
   if (folders.length === 0) {
     if (given === undefined)
       throw new RequestError("generate.base", "no base model is named", "give a base model's folder, a recipe, or --adapter");
-    if (!isFolder(given))
-      throw new RequestError("generate.base", `${given} is no folder`, "give a Hugging Face folder, or a recipe (*.toml)");
+    if (!isModelPath(given))
+      throw new RequestError(
+        "generate.base",
+        `${given} is no folder and no GGUF file`,
+        "give a Hugging Face folder, a GGUF file, or a recipe (*.toml)",
+      );
     return resolve(given);
   }
   const bases = folders.map((folder) => baseOf(folder, given ?? null, ASK));
