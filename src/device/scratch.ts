@@ -6,7 +6,7 @@ import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Group, groupShape, groupsOfModel } from "../families/linears.ts";
+import { type Group, type groupShape, groupShapes, groupsOfModel } from "../families/linears.ts";
 import type { AdapterLayout } from "../methods/layout.ts";
 import type { Device } from "./device.ts";
 
@@ -37,7 +37,8 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   const { kind, compute } = device;
   const { spec, rows } = need;
   if (kind === "cpu") {
-    const dropped = rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4; // x under its mask
+    const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
+    const dropped = rows * maxOf(widths) * 4; // x under its mask
     return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
   }
   const linears = need.groups.flatMap((group) => linearScratch(compute, group, need));
@@ -51,10 +52,9 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
  */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;
-  const sizes = groupsOfModel(spec).map((group) => {
-    const { in: width, firstColumn } = groupShape(spec, group);
-    return width * firstColumn.at(-1)!;
-  });
+  const sizes = groupsOfModel(spec).flatMap((group) =>
+    groupShapes(spec, group).map(({ in: width, firstColumn }) => width * firstColumn.at(-1)!),
+  );
   const rounded = format === "fp8" ? alignUp(rows * longest(spec), 256) + rows * 4 : 0;
   return Math.max(rounded, maxOf(sizes) * bytesOf(compute));
 }
@@ -62,14 +62,19 @@ function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchN
 /** The longest row that a group of linears reads or makes. */
 const longest = (spec: ModelSpec): number =>
   maxOf(
-    groupsOfModel(spec).flatMap((group) => {
-      const { in: width, firstColumn } = groupShape(spec, group);
-      return [width, firstColumn.at(-1)!];
-    }),
+    groupsOfModel(spec).flatMap((group) =>
+      groupShapes(spec, group).flatMap(({ in: width, firstColumn }) => [width, firstColumn.at(-1)!]),
+    ),
   );
 
-function linearScratch(compute: "f32" | "bf16", group: Group, { spec, rows, rank }: ScratchNeed): number[] {
-  const { in: width, firstColumn } = groupShape(spec, group);
+const linearScratch = (compute: "f32" | "bf16", group: Group, need: ScratchNeed): number[] =>
+  groupShapes(need.spec, group).flatMap((shape) => productScratch(compute, shape, need));
+
+function productScratch(
+  compute: "f32" | "bf16",
+  { in: width, firstColumn }: ReturnType<typeof groupShape>,
+  { rows, rank }: ScratchNeed,
+): number[] {
   const [out, columns] = [firstColumn.at(-1)!, (firstColumn.length - 1) * rank];
   const tiles = Math.ceil(rows / ROW_TILE);
   const blocks = sum(firstColumn.slice(1).map((last, g) => Math.ceil((last - firstColumn[g]!) / UP_COLUMNS[compute])));

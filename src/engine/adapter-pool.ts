@@ -208,7 +208,7 @@ export class AdapterPool implements Disposable {
       });
     for (const { layer, group, tensors } of this.layout.sites) {
       const [a, b] = [tensors.A!.offset, tensors.B!.offset];
-      const { in: width, firstColumn } = groupShape(this.spec, group);
+      const { in: width, firstColumn } = groupShape(this.spec, group, layer);
       const linears = GROUPS[group];
       const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
       for (const [g, first] of trained.entries())
@@ -241,7 +241,7 @@ export class AdapterPool implements Disposable {
     }
   }
 
-  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (ops/adamw.ts, adamwStep). */
   step(table: Float32Array): void {
     const { blocks, copy, optimizer } = this.#memory;
     const stepped = [...this.#adapters.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);

@@ -4,7 +4,8 @@
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { Op, Operation } from "../families/definition.ts";
-import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from "../ops/attention.ts";
+import { attentionBackward, attentionForward } from "../ops/attention.ts";
+import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
@@ -95,23 +96,23 @@ const rope: Behaviour<"rope"> = {
   isCheap: false,
   saved: null,
   inputGradient: "output",
-  forward: ({ from, to, heads, norms, eps }, pass) =>
+  forward: ({ from, to, heads, table, norms, eps }, pass) =>
     ropeForward(pass.device, {
       qkv: pass.value(from),
       out: pass.value(to),
       positions: pass.batch.positions,
-      ...pass.rope,
+      ...pass.rope(table),
       qWeight: norms && pass.norm(norms.q),
       kWeight: norms && pass.norm(norms.k),
       eps,
       ...heads,
     }),
-  backward: ({ from, to, heads, norms, eps }, pass) =>
+  backward: ({ from, to, heads, table, norms, eps }, pass) =>
     ropeBackward(pass.device, {
       dqkv: pass.gradient(to)!,
       qkv: norms && pass.value(from),
       positions: pass.batch.positions,
-      ...pass.rope,
+      ...pass.rope(table),
       qWeight: norms && pass.norm(norms.q),
       kWeight: norms && pass.norm(norms.k),
       eps,

@@ -69,7 +69,7 @@ export function takePool(take: Take, { spec, layers, slots, capacity, compute }:
     ...{ ptr: of.ptr + offset * bytesOf(of.dtype), dtype: of.dtype, shape: [slots, ...shape], stride: size },
   });
   const sites = layout.sites.map(({ layer, group, tensors }): TargetGroup => {
-    const { firstColumn } = groupShape(spec, group);
+    const { firstColumn } = groupShape(spec, group, layer);
     const { ranks, scale } = groups.get(group)!;
     const linears = GROUPS[group].length;
     const matrix = (of: Tensor, name: "A" | "B") => {

@@ -9,7 +9,6 @@ import { tensorShapes } from "../families/tensors.ts";
 import { openGgufTensors } from "./gguf/tensors.ts";
 import { modelPlace } from "./modelpath.ts";
 import { openSafetensorsModel } from "./shards.ts";
-import type { ValueType } from "./stored.ts";
 import type { ModelTensor } from "./tensor.ts";
 
 export type BaseModelFiles = Disposable & {
@@ -17,7 +16,9 @@ export type BaseModelFiles = Disposable & {
   readonly unused: readonly string[];
   readonly tensor: (name: string) => ModelTensor & { readonly dtype: DType };
   /** Fills `into` with the tensor's values from byte `from` of them on, as `as`; left out, as their own type. */
-  readonly read: (name: string, into: Uint8Array, from?: number, as?: ValueType) => void;
+  readonly read: (name: string, into: Uint8Array, from?: number, as?: DType) => void;
+  /** What the files call it. */
+  readonly stored: (name: string) => string;
 };
 
 const COMPUTED = ["f32", "f16", "bf16"] as const;
@@ -42,6 +43,7 @@ export function openBaseModel(path: string, spec: ModelSpec): BaseModelFiles {
         const of = tensor(name);
         of.read(into, as ?? of.dtype, from);
       },
+      stored: (name) => find(name)!.actual,
       [Symbol.dispose]: () => files[Symbol.dispose](),
     };
   } catch (error) {
@@ -52,12 +54,23 @@ export function openBaseModel(path: string, spec: ModelSpec): BaseModelFiles {
 
 export type FoundTensor = { readonly actual: string; readonly tensor: ModelTensor };
 
-/** A model's files as they are: tensors by name; some leave out the "model." in front. */
+/**
+ * How files call what a text model calls `name`: some leave out the "model." in front, and of a model with other parts
+ * versions of transformers differ.
+ */
+const callings = (name: string): string[] => {
+  const bare = name.replace(/^model\./, "");
+  return name === bare
+    ? [name, `language_model.${bare}`]
+    : [`model.language_model.${bare}`, `language_model.model.${bare}`, name, bare];
+};
+
+/** A model's files as they are: tensors by the names that a text model's have. */
 export function openTensors(path: string) {
   const { folder, gguf } = modelPlace(path);
   const files = gguf === null ? openSafetensorsModel(folder) : openGgufTensors(gguf);
   const find = (name: string): FoundTensor | null => {
-    for (const actual of [name, name.replace(/^model\./, "")]) {
+    for (const actual of callings(name)) {
       const tensor = files.tensors.get(actual);
       if (tensor) return { actual, tensor };
     }

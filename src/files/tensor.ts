@@ -23,7 +23,7 @@ export type ModelTensor = {
   /** Why its values cannot be had, for a message; null where they can. */
   readonly fault: string | null;
   /** Fills `into` with values, as `as` or as the tensor's own type, from byte `from` of them on. */
-  readonly read: (into: Uint8Array, as: ValueType | DType, from?: number) => void;
+  readonly read: (into: Uint8Array, as: DType, from?: number) => void;
   readonly nf4: Nf4Parts | null;
 };
 

@@ -144,7 +144,7 @@ export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: Ad
   let at = 0;
   for (let layer = layers.from; layer < layers.to; layer++)
     for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
-      const { in: width, firstColumn } = groupShape(spec, group);
+      const { in: width, firstColumn } = groupShape(spec, group, layer);
       const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
       const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));
       const tensors: Partial<Record<Factor, Place>> = {};
@@ -175,10 +175,10 @@ export function factorPlace(
   const tensor = site?.tensors[factor];
   invariant(site && tensor, `no ${factor} for ${linear} of layer ${layer}`);
   const index = GROUPS[site.group].indexOf(linear);
-  const { in: width, firstColumn } = groupShape(spec, site.group);
+  const { in: width, firstColumn } = groupShape(spec, site.group, layer);
   const within = { index, column: firstColumn[index]!, in: width, rank: layout.rank };
   const [first, stride] = PACKINGS[TENSORS[factor].axes].linear(within);
-  const shape = factorShape(spec, linear, factor, rank);
+  const shape = factorShape(spec, linear, factor, rank, layer);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
   return { offset: tensor.offset + first, rows, columns, stride: stride ?? columns };
 }
@@ -201,10 +201,10 @@ export function putFactor(block: Float32Array, { offset, rows, columns, stride }
 /** Trained parameters of an adapter, padding left out. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
-  const ofLinear = (linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
+  const ofLinear = (layer: number, linear: Linear, rank: number) =>
+    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer))));
   return sum(
-    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(linear, rankAt(adapter, layer, linear)))),
+    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear)))),
   );
 }
 

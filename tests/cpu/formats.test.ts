@@ -18,7 +18,7 @@ import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { STORED_TYPES, type StoredType, storedValues } from "../../src/files/stored.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
-import { admit } from "../../src/session/export.ts";
+import { admit } from "../../src/session/slot.ts";
 import { FORMAT_CASES, FORMATS, pathIn, valuesOf, writeDequantised } from "../helpers/formats.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 

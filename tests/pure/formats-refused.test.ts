@@ -243,7 +243,7 @@ describe("a GGUF", () => {
     const metadata = { "llama.attention.sliding_window": 7, "llama.something_new": 1, "llama.rope.scaling.type": "none" };
     const path = changed("gguf-llama", { metadata, tensors: { "rope_freqs.weight": null } });
     const { spec, notices } = check(path);
-    expect([spec.family, spec.windows, spec.ropeScaling]).toEqual(["mistral", [7, 7], null]);
+    expect([spec.family, spec.windows, spec.ropes[0]!.scaling]).toEqual(["mistral", [7, 7], null]);
     expect(notices).toContain(`${path}: keys that are not known are left out: something_new`);
     const before = copy("gguf-llama");
     const own = readModelSpec(before);
@@ -256,7 +256,7 @@ describe("a GGUF", () => {
       { "qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 4 },
       { "qwen2.rope.scale_linear": 4 },
     ])
-      expect(check(changed("gguf-qwen2", { metadata })).spec.ropeScaling).toEqual({ kind: "linear", factor: 4 });
+      expect(check(changed("gguf-qwen2", { metadata })).spec.ropes[0]!.scaling).toEqual({ kind: "linear", factor: 4 });
     const { message } = refused(() => check(changed("gguf-qwen2", { metadata: { "qwen2.attention.sliding_window": 9 } })));
     expect(message).toContain("a window of a qwen2 is not read");
   });

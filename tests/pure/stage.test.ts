@@ -6,11 +6,10 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { Link } from "../../src/link/link.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },

@@ -3,11 +3,11 @@
 
 import type { ModelSpec } from "../../base/spec.ts";
 import type { Device, Tensor } from "../../device/device.ts";
-import type { Kernels } from "../../device/kernels.ts";
 import type { Weight } from "../../device/packed.ts";
 import type { Group } from "../../families/linears.ts";
 import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
+import type { LowRank } from "../../ops/linear.ts";
 import type { MethodTensors, TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -20,8 +20,7 @@ export type Extent = "none" | "some" | "all";
 /** Of methods that compute rows themselves. */
 export type Presence = Readonly<Partial<Record<PeftMethod, Readonly<Record<Group, Extent>>>>>;
 
-export type Low = NonNullable<Kernels["linear_forward"]["lora"]>;
-type OfRows = { readonly site: TargetGroup; readonly own: MethodTensors; readonly tileAdapter: Tensor; readonly lora: Low };
+type OfRows = { readonly site: TargetGroup; readonly own: MethodTensors; readonly tileAdapter: Tensor; readonly lora: LowRank };
 
 /**
  * Rows that a method computes itself, of adapters that target the group; it leaves those of others as they are. `product`:

@@ -37,6 +37,14 @@ export function quantisationOf(config: JsonObject, path: string): Quantisation |
   }
 }
 
+/** The config.json of the same model with weights as they are. */
+export function unquantised({ quantization_config: _, ...config }: JsonObject): JsonObject {
+  const { text_config: text } = config;
+  if (!isObject(text)) return config;
+  const { quantization_config: __, ...inner } = text;
+  return { ...config, text_config: inner };
+}
+
 /** transformers' FineGrainedFP8Config, whose blocks are 128 x 128 unless it says otherwise; null is one scale for a weight. */
 function fp8(found: JsonObject, path: string): Quantisation {
   const { fmt, weight_block_size: block = [128, 128] } = found;

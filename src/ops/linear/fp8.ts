@@ -1,11 +1,16 @@
-// Launches of kernels/triton/fp8.py: the frozen product in e4m3, with both of its factors rounded row by row.
+// The linear layer over a weight in fp8, on GPUs (kernels/triton/fp8.py): the frozen product in e4m3, with both of its factors
+// rounded row by row.
 
 import { alignUp, sizeOf } from "../../base/shape.ts";
-import type { Tensor } from "../device.ts";
-import type { Kernels } from "../kernels.ts";
-import { isPacked, linearOf, type PackedWeight, partsOf, type Weight } from "../packed.ts";
-import { cdiv, dim, flag, type Launcher, strideOf } from "./launcher.ts";
-import { boundaries, forwardVariant, productGrid, shapeOf } from "./linear.ts";
+import type { Launcher } from "../../device/cuda/launcher.ts";
+import type { Tensor } from "../../device/device.ts";
+import { isPacked, type PackedWeight, partsOf, type Weight } from "../../device/packed.ts";
+import type { LinearBackward, LinearForward } from "../linear.ts";
+import { dim, flag, strideOf } from "../op.ts";
+import { forwardVariant, productGrid } from "./frozen.ts";
+import { boundaries, shapeOf } from "./low-rank.ts";
+
+type Fp8<A> = Omit<A, "weight"> & { readonly weight: PackedWeight };
 
 const ALIGN = 256;
 
@@ -14,11 +19,7 @@ export const isFp8 = (weight: Weight): weight is PackedWeight => isPacked(weight
 /** Codes of a matrix, as a tensor of bytes. */
 const codesAt = (ptr: number, rows: number, columns: number): Tensor => ({ ptr, dtype: "u8", shape: [rows, columns] });
 
-export function fp8Forward(
-  gpu: Launcher,
-  args: Omit<Kernels["linear_forward"], "weight"> & { readonly weight: PackedWeight },
-): void {
-  const { x, weight, bias, residual, y, lora } = args;
+export function fp8Forward(gpu: Launcher, { x, weight, bias, residual, y, lora }: Fp8<LinearForward>): void {
   const [M, [N, K]] = [dim(x, 0), weight.shape];
   const parts = partsOf(weight);
   const { codes, scale } = rounded(gpu, x, null);
@@ -32,11 +33,7 @@ export function fp8Forward(
   });
 }
 
-export function fp8Backward(
-  gpu: Launcher,
-  args: Omit<Kernels["linear_backward"], "weight"> & { readonly weight: PackedWeight },
-): void {
-  const { dy, weight, dx, lora } = args;
+export function fp8Backward(gpu: Launcher, { dy, weight, dx, lora }: Fp8<LinearBackward>): void {
   const [M, [N, K]] = [dim(dy, 0), weight.shape];
   const parts = partsOf(weight);
   const { codes, scale } = rounded(gpu, dy, weight.ptr + parts.scale);
@@ -47,20 +44,6 @@ export function fp8Backward(
     ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
     ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
   });
-}
-
-/** Codes and scales of a linear's rows, and, once all of the group's are there, the turned copy. */
-export function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: number): void {
-  const { codes, scale } = linearOf(weight, linear);
-  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
-  gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
-  if (linear < weight.firstRow.length - 2) return;
-  const [N, K] = weight.shape;
-  const parts = partsOf(weight);
-  const turn = gpu.kernel("turn");
-  const BLOCK = turn.constant("BLOCK");
-  const args = { codes: weight.ptr + parts.codes, turned: weight.ptr + parts.transposed, N, K };
-  gpu.launch(turn, [cdiv(K, BLOCK), cdiv(N, BLOCK)], args);
 }
 
 /** The rows of x, times `columns` f32 where that is not null, in scratch. */
