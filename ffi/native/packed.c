@@ -22,7 +22,7 @@ static float bound(int i, int parts) {
 }
 
 // The dynamic code: zero, one, and for each power of ten from 1e-6 to 1 twice as many steps as for the one before, each the
-// middle of its part of [0.1, 1], with either sign. In f32 with the bits of bitsandbytes, so that its files can stay as they are.
+// middle of its part of [0.1, 1], with either sign. In f32 with the bits of bitsandbytes, whose files can so stay as they are.
 __attribute__((constructor)) static void make_tables(void) {
   for (int byte = 0; byte < 256; byte++) {
     pairs[byte][0] = BOOK[byte >> 4];

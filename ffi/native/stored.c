@@ -248,8 +248,8 @@ static void codes4_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// `count` values by 4-bit codes, two to a byte, the first in the high half, the first of which is value `first`, an even number,
-// of a weight: book[code] times the scale of its block of `block` values.
+// `count` values by 4-bit codes, two to a byte, the first in the high half. They are those from `first`, an even number, of a
+// weight on: book[code] times the scale of its block of `block` values.
 void stored_codes4(const uint8_t *codes, const float *absmax, const float *book, int64_t first, int64_t count, int64_t block,
                    int to_bf16, void *to) {
   parallel(count, CHUNK, codes4_range, &(codes4_args){codes, absmax, book, first, block, to_bf16, to});

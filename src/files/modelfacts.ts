@@ -97,7 +97,11 @@ function quantisedNotices(path: string, weights: readonly ModelTensor[], exact: 
     quantised.length === weights.length
       ? "its linear weights are"
       : `${quantised.length} of its ${weights.length} linear weights are`;
-  const how = exact === "nf4" ? "precision auto and nf4 hold them as they are" : "they are dequantised when they are loaded";
+  const isPartly = exact !== "nf4" && weights.some(({ nf4 }) => nf4 !== null);
+  const how =
+    exact === "nf4"
+      ? "precision auto and nf4 hold them as they are"
+      : `they are dequantised when they are loaded${isPartly ? '; precision = "nf4" holds nf4 as it is, and quantises the others' : ""}`;
   return [`${path}: ${which} ${types} in its files; ${how}`];
 }
 

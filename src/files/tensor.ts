@@ -1,4 +1,4 @@
-// One weight of a base model, whatever its file holds it as: its values are delivered as the reader wants them.
+// One weight of a base model, whatever its file holds it as: its values are delivered as the reader computes.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";

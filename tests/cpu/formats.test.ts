@@ -1,5 +1,5 @@
-// Base models in FP8, in bitsandbytes' 4 bits and as GGUF are their dequantised values, bit for bit, by the libraries that define
-// the formats.
+// Base models in FP8, in bitsandbytes' 4 bits and as GGUF are their dequantised values, bit for bit, by the libraries that
+// define the formats.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -7,25 +7,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import { openLocalStages } from "../../src/cluster/local-stage.ts";
-import { setupsOf } from "../../src/cluster/setup.ts";
-import { chooseDevice } from "../../src/device/open.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelConfig, readModelSpec } from "../../src/files/config.ts";
 import { toBf16 } from "../../src/files/convert.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { STORED_TYPES, type StoredType, storedValues } from "../../src/files/stored.ts";
-import { makePlan } from "../../src/plan/plan.ts";
-import { evaluate } from "../../src/session/evaluate.ts";
-import { admit } from "../../src/session/slot.ts";
-import { FORMAT_CASES, FORMATS, pathIn, valuesOf, writeDequantised } from "../helpers/formats.ts";
-import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
+import { FORMAT_CASES, FORMATS, keepsNf4, lossOf, pathIn, valuesOf, writeDequantised } from "../helpers/formats.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-formats-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const device = chooseDevice("cpu", "auto");
 const bytesIn = (text: string): Uint8Array<ArrayBuffer> => new Uint8Array(Buffer.from(text, "base64"));
 const hashOf = (bytes: Uint8Array): string => new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
 
@@ -50,22 +43,6 @@ describe.each(BLOCKS.map((of) => [of.type, of] as const))("%s", (type, { raw, va
     expect(got).toEqual(want.subarray(0, some).slice());
   });
 });
-
-/** The loss of the base with an adapter that is not trained yet. */
-async function lossOf(path: string, ids: readonly number[], stages: number): Promise<number> {
-  const { spec, exact } = readModelFacts(path, readModelSpec(path));
-  const recipe = goldenRecipe(loadGolden("qwen2"));
-  const adapter = { ...recipe.adapters[0]!, initialAdapter: null };
-  const all = { ...recipe, model: { path, precision: "auto" as const }, run: { ...recipe.run, stages }, adapters: [adapter] };
-  const row = { length: ids.length, longest: ids.length, targets: ids.length - 1 };
-  const devices = Array(stages).fill({ ...device, host: "" });
-  const plan = makePlan(all, spec, [{ train: [row], eval: [] }], devices, { exact });
-  await using bus = await openLocalStages(setupsOf(plan, { folder: path }));
-  await admit(bus, 0, plan.adapters[0]!);
-  const sample = { ids: Int32Array.from(ids), mask: Uint8Array.from(ids, () => 1) };
-  const work = { slot: 0, samples: [sample], batchSize: 1, objective: { name: "sft" }, references: null } as const;
-  return (await evaluate(bus, plan, work).result).loss;
-}
 
 describe.each(Object.entries(FORMAT_CASES))("%s", (name, of) => {
   const path = pathIn(join(FORMATS, name), name);
@@ -98,10 +75,10 @@ describe.each(Object.entries(FORMAT_CASES))("%s", (name, of) => {
   test("the loss is that of transformers, and bit for bit that of the same values in f32, on one stage and on two", async () => {
     const plain = join(root, name);
     writeDequantised(plain, path, spec);
-    const loss = await lossOf(path, of.ids, 1);
+    const loss = await lossOf(path, of, "cpu");
     expect(Math.abs(loss - of.loss)).toBeLessThan(1e-5);
-    expect(await lossOf(plain, of.ids, 1)).toBe(loss);
-    if (spec.layers > 1) expect(await lossOf(path, of.ids, 2)).toBe(loss);
+    expect(await lossOf(plain, of, "cpu")).toBe(loss);
+    if (spec.layers > 1) expect(await lossOf(path, of, "cpu", 2)).toBe(loss);
   });
 
   test("what is nested nf4 stays so; the user hears what the files hold", () => {
@@ -109,6 +86,13 @@ describe.each(Object.entries(FORMAT_CASES))("%s", (name, of) => {
     expect(notices).toHaveLength(1);
     expect(notices[0]).toContain(exact === "nf4" ? "hold them as they are" : "dequantised when they are loaded");
   });
+});
+
+test.each(["nf4-nested", "nf4-some"])("%s: nf4 is held as it is, and its values are those of the file", async (name) => {
+  using device = new CpuDevice(2);
+  const kept = await keepsNf4(device, join(FORMATS, name));
+  expect(kept).toHaveLength(name === "nf4-some" ? 6 : 7);
+  for (const { tensor, got, want } of kept) expect(got, tensor).toEqual(want);
 });
 
 test.each(Object.entries(FORMAT_CASES).filter(([, { config }]) => config))(

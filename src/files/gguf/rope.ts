@@ -1,5 +1,5 @@
-// Llama 3's change of the rope, which GGUF holds as the factors that it comes to, one for each frequency: the settings that they
-// were computed from are found again, or refused.
+// Llama 3's change of the rope, which GGUF holds as factors, one for each frequency: the settings that they were computed from
+// are found again, or refused.
 
 import { RequestError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";

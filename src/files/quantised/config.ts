@@ -16,7 +16,7 @@ const refused = (path: string, what: string): RequestError =>
 
 const isObject = (value: unknown): value is JsonObject => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** Of a parsed config.json, or null for weights as they are. Throws a RequestError, `model.quantized`, for what is not known. */
+/** Of a config.json, or null for weights as they are. Throws a RequestError, `model.quantized`, for what is not known. */
 export function quantisationOf(config: JsonObject, path: string): Quantisation | null {
   const inner = config["text_config"];
   const found = config["quantization_config"] ?? (isObject(inner) ? inner["quantization_config"] : null);

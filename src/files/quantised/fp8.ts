@@ -1,4 +1,4 @@
-// Weights in FP8: codes of e4m3, and next to each weight its scales, which are multiplied with them: one for the weight, one for
+// Weights in FP8: codes of e4m3, and next to each weight its scales, by which they are multiplied: one for the weight, one for
 // each row, or one for each block of rows and columns.
 
 import { RequestError } from "../../base/errors.ts";

@@ -2,8 +2,8 @@
 
     blocks.json      blocks of each type of GGUF with random bits, and their values by gguf's own dequantize, as base64
     */               tiny models: GGUF by gguf's writer, FP8 as transformers loads it, 4 bits by bitsandbytes
-    models.json      of each: the SHA-256 of each tensor's values in f32, by the library that defines the format, and the loss of
-                     one row by transformers with these values; of a GGUF also the keys of its configuration
+    models.json      of each: the SHA-256 of each tensor's values in f32, by the library that defines the format, and the loss
+                     of one row by transformers with these values; of a GGUF also the keys of its configuration
 
 Needs torch, transformers 5.24.0, bitsandbytes, gguf and safetensors. transformers also loads the GGUF by itself here, and must
 come to the same weights.
@@ -240,7 +240,7 @@ def make_fp8(name: str, config, scale_type: torch.dtype, block: tuple[int, int] 
 
 
 def dequantized(codes: torch.Tensor, state: bnb.QuantState) -> torch.Tensor:
-    """By the library's own computation for all devices: its kernel for CPUs is wrong where a row is no whole number of blocks."""
+    """By the library's computation for all devices: its kernel for CPUs is wrong where a row is no whole number of blocks."""
     absmax = state.absmax
     if state.nested:
         absmax = bnb.dequantize_blockwise(absmax, state.state2) + state.offset
