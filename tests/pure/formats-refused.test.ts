@@ -141,13 +141,13 @@ describe("scales and codes that do not fit", () => {
       "another shape",
       "nf4-plain",
       (t) => t.set(STATE, state({ quant_type: "nf4", blocksize: 64, shape: [64, 32] })),
-      "has codes of 512 U8, expected 1024 U8",
+      "has 512 bytes of codes, expected 1024",
     ],
     [
       "an absurd shape",
       "nf4-plain",
       (t) => t.set(STATE, state({ quant_type: "nf4", blocksize: 64, shape: [2 ** 40, 2 ** 40] })),
-      "has codes of 512 U8",
+      "has 512 bytes of codes",
     ],
     ["no absmax", "nf4-plain", (t) => t.delete(`${Q}.absmax`), `${Q} has no absmax`],
     ["absmax cut short", "nf4-nested", (t) => t.set(`${Q}.absmax`, state("abc")), "has absmax of 3 U8, expected 16 U8"],
@@ -167,6 +167,14 @@ describe("scales and codes that do not fit", () => {
     changeTensors(path, (t) => t.set(`${Q}_scale_inv`, nan));
     const { spec } = check(path);
     expect(refused(() => valuesOf(path, spec, Q)).message).toBe(`${Q}: scale 0 is NaN`);
+  });
+
+  test("codes that were packed into a wider type are the same", () => {
+    const path = copy("nf4-nested");
+    const before = valuesOf(path, check(path).spec, Q);
+    changeTensors(path, (t) => t.set(Q, { ...t.get(Q)!, type: "BF16", shape: [256, 1] }));
+    const { spec, exact } = check(path);
+    expect([exact, valuesOf(path, spec, Q)]).toEqual(["nf4", before]);
   });
 
   test("other tables than the device's are dequantised, not kept", () => {
@@ -249,6 +257,26 @@ describe("a GGUF", () => {
     const own = readModelSpec(before);
     for (const name of [Q, "model.layers.1.mlp.down_proj.weight"])
       expect(valuesOf(path, spec, name)).toEqual(valuesOf(before, own, name));
+  });
+
+  test("has the biases of a Llama in the order of its rows", () => {
+    const rows = (name: string) => (name === "attn_k" || name === "attn_v" ? 32 : 64);
+    // as llama.cpp has them: row 2 i of a head of 16 turns with row 2 i + 1, in place of row i with row i + 8
+    const turned = (row: number) => row - (row % 16) + (row % 2) * 8 + ((row % 16) >> 1);
+    const bias = (layer: number, name: string) => {
+      const values = Float32Array.from({ length: rows(name) }, (_, row) => (/_[qk]$/.test(name) ? turned(row) : row));
+      return [`blk.${layer}.${name}.bias`, { type: 0, shape: [rows(name)], data: new Uint8Array(values.buffer) }] as const;
+    };
+    const names = ["attn_q", "attn_k", "attn_v", "attn_output"];
+    const path = changed("gguf-llama", {
+      tensors: Object.fromEntries([0, 1].flatMap((layer) => names.map((name) => bias(layer, name)))),
+    });
+    const { spec } = check(path);
+    expect([spec.qkvBias, spec.oBias, spec.mlpBias]).toEqual([true, true, false]);
+    for (const name of ["q_proj", "k_proj", "v_proj", "o_proj"])
+      expect([...valuesOf(path, spec, `model.layers.1.self_attn.${name}.bias`)]).toEqual([
+        ...Array(name[0] === "k" || name[0] === "v" ? 32 : 64).keys(),
+      ]);
   });
 
   test("with linear scaling, of either writing", () => {

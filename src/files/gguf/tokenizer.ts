@@ -40,16 +40,16 @@ function tokensOf(gguf: string): readonly unknown[] | null {
   return Array.isArray(tokens) ? tokens : null;
 }
 
+type Added = { readonly content: string; readonly id: number; readonly special?: boolean };
+
 /** The vocabulary and the special tokens. Others that were added are written down normalised by llama.cpp's converter. */
 function entriesOf(json: JsonObject): readonly (readonly [string, number])[] {
   const { vocab } = (json["model"] ?? {}) as { readonly vocab?: unknown };
   const words: readonly (readonly [string, number])[] = Array.isArray(vocab)
     ? vocab.map((entry, id) => [`${(entry as readonly unknown[])[0]}`, id] as const)
     : Object.entries((vocab ?? {}) as Readonly<Record<string, number>>);
-  const added = (json["added_tokens"] ?? []) as readonly {
-    readonly content: string;
-    readonly id: number;
-    readonly special?: boolean;
-  }[];
-  return [...words, ...added.filter(({ special }) => special).map(({ content, id }) => [content, id] as const)];
+  const added = (json["added_tokens"] ?? []) as readonly Added[];
+  const others = new Set(added.filter(({ special }) => !special).map(({ id }) => id));
+  const specials = added.filter(({ special }) => special).map(({ content, id }) => [content, id] as const);
+  return [...words.filter(([, id]) => !others.has(id)), ...specials];
 }

@@ -90,8 +90,9 @@ function faultOf(codes: RawTensor, { shape, blocksize, nested_blocksize: nestedB
   if (count % 2 !== 0) return `has ${count} values, expected an even number`;
   if (isNested && nestedBlock === undefined)
     return "has nested scales, and its quant_state does not say how many values share one";
+  // of any type: bnb_4bit_quant_storage packs them into wider ones
+  if (codes.bytes !== count / 2) return `has ${codes.bytes} bytes of codes, expected ${count / 2}`;
   const wanted: readonly (readonly [string, RawTensor | undefined, string, number])[] = [
-    ["codes", codes, "U8", count / 2],
     ["absmax", parts.absmax, isNested ? "U8" : "F32", blocks],
     ["quant_map", parts.quant_map, "F32", 16],
     ...(isNested
