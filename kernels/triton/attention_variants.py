@@ -1,5 +1,5 @@
-"""What is compiled of attention.py and attention_hopper.py: each kernel for every kind and head size. No Triton is needed to
-read it.
+"""What is compiled of attention.py, attention_hopper.py and attention_hopper_keys.py: each kernel for every kind and head
+size. No Triton is needed to read it.
 
 A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is
 none, that with EXACT = 0 and the least HEAD_DIM >= D; CAP is 1 where scores have a cap. Its grid follows from BM and BN.
@@ -66,7 +66,8 @@ def variant(kind, kernel, head_dim, exact, cap, config=None):
     if hopper:
         signature |= {name: type for name, type in boxes(kernel, head_dim, BM, BN).items() if name in signature}
         constants |= dict(STAGES=stages, REGISTERS=REGISTERS)
-    return dict(module="attention_hopper" if hopper else "attention", kernel=kernel, kinds=KINDS[kind], arch=arch, dtype=dtype,
+    module = "attention" if not hopper else "attention_hopper_keys" if kernel == "attention_backward_kv" else "attention_hopper"
+    return dict(module=module, kernel=kernel, kinds=KINDS[kind], arch=arch, dtype=dtype,
                 constants=constants, warps=warps, stages=1 if hopper else stages, signature=signature)
 
 

@@ -59,7 +59,7 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, scale, cap, LANE
         factor = tl.div_rn(weight, total_all)
         for first in range(0, V, BLOCK):
             i = first + tl.arange(0, BLOCK)
-            logit_I = shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED)
+            logit_I = tl.where(i < classes, shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED), 0.0)
             z_I = tl.where(i < classes, logit_I, float("-inf"))
             dz_I = factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)
             if SHAPED:

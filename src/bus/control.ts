@@ -16,16 +16,13 @@ import type { SealedConnection } from "./seal.ts";
 import { subjectsOf } from "./subjects.ts";
 
 const name = v.pipe(v.string(), v.maxLength(64));
-const who = v.nullable(name);
 /** Bytes of a recipe's text at most: it travels in one message. */
 const MOST_TEXT = 512 * 1024;
 
 const request = v.variant("type", [
   v.strictObject({ type: v.literal("status") }),
   /** Of one adapter, or (null) of the whole run. */
-  v.strictObject({ type: v.literal("stop"), adapter: who }),
-  v.strictObject({ type: v.literal("pause"), adapter: who }),
-  v.strictObject({ type: v.literal("resume"), adapter: who }),
+  v.strictObject({ type: v.picklist(["stop", "pause", "resume"]), adapter: v.nullable(name) }),
   /** The adapters of a recipe, `text`, whose paths are absolute, join the run; `path` names it in messages. */
   v.strictObject({ type: v.literal("add"), text: v.pipe(v.string(), v.maxLength(MOST_TEXT)), path: v.string() }),
   /** The outcome of an addition whose data was still being read at the request before. */

@@ -7,7 +7,7 @@ import { jsonText, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, percent } from "../base/units.ts";
 import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark.ts";
 import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
-import { DEVICES, LINKS, oneOf, tracePath, wholeNumber } from "./flags.ts";
+import { DEVICES, fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
 
 /** As they were given. */
 export type BenchFlags = Readonly<Partial<Record<keyof BenchmarkOptions, unknown>>> & { readonly json?: boolean };
@@ -17,33 +17,40 @@ export async function bench({ json = false, ...flags }: BenchFlags): Promise<voi
   writeStdout(json ? `${jsonText(report)}\n` : text(report));
 }
 
+const natural = (flag: string) => (value: unknown) => wholeNumber(flag, value, 1);
+const choice =
+  <T extends string>(flag: string, allowed: readonly T[]) =>
+  (value: unknown) =>
+    oneOf(flag, `${value}`, allowed);
+
+const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) => BenchmarkOptions[Flag] } = {
+  shape: String,
+  steps: natural("steps"),
+  adapters: natural("adapters"),
+  rows: natural("rows"),
+  length: natural("length"),
+  trace: (value) => fileOf("trace", `${value}`),
+  targets: choice("targets", BENCHMARK_TARGETS),
+  rank: natural("rank"),
+  method: choice("method", BENCHMARK_METHODS),
+  dropout: dropoutOf,
+  precision: choice("precision", PRECISIONS),
+  device: choice("device", DEVICES),
+  tokens: natural("tokens"),
+  stages: natural("stages"),
+  recomputation: choice("recomputation", ["auto", ...RECOMPUTATIONS] as const),
+  checkpoint: natural("checkpoint"),
+  link: choice("link", LINKS),
+};
+
 /** Those that were given, checked. */
-function optionsOf(flags: BenchFlags): BenchmarkOptions {
-  const checked = <Flag extends keyof BenchmarkOptions, T>(flag: Flag, check: (value: unknown) => T) =>
-    (flags[flag] === undefined ? {} : { [flag]: check(flags[flag]) }) as { readonly [of in Flag]?: T };
-  const natural = <Flag extends keyof BenchmarkOptions>(flag: Flag) => checked(flag, (value) => wholeNumber(flag, value, 1));
-  const choice = <Flag extends keyof BenchmarkOptions, T extends string>(flag: Flag, allowed: readonly T[]) =>
-    checked(flag, (value) => oneOf(flag, `${value}`, allowed));
-  return {
-    ...checked("shape", String),
-    ...natural("steps"),
-    ...natural("adapters"),
-    ...natural("rows"),
-    ...natural("length"),
-    ...checked("trace", (value) => tracePath(`${value}`)),
-    ...choice("targets", BENCHMARK_TARGETS),
-    ...natural("rank"),
-    ...choice("method", BENCHMARK_METHODS),
-    ...checked("dropout", dropoutOf),
-    ...choice("precision", PRECISIONS),
-    ...choice("device", DEVICES),
-    ...natural("tokens"),
-    ...natural("stages"),
-    ...choice("recomputation", ["auto", ...RECOMPUTATIONS] as const),
-    ...natural("checkpoint"),
-    ...choice("link", LINKS),
-  };
-}
+const optionsOf = (flags: BenchFlags): BenchmarkOptions =>
+  Object.fromEntries(
+    Object.entries(CHECKS).flatMap(([flag, check]) => {
+      const value = flags[flag as keyof BenchmarkOptions];
+      return value === undefined ? [] : [[flag, check(value)]];
+    }),
+  );
 
 function dropoutOf(value: unknown): number {
   if (typeof value === "number" && value >= 0 && value < 1) return value;

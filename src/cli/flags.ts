@@ -32,6 +32,3 @@ export function fileOf(flag: string, path: string): string {
   if (found && !found.isFile()) throw wrong("is a device or a pipe, which would be replaced", "name a file");
   return path;
 }
-
-/** The file that a trace goes to. */
-export const tracePath = (path: string): string => fileOf("trace", path);

@@ -8,7 +8,7 @@ import type { Overrides } from "../recipe/recipe.ts";
 import type { RunResult } from "../session/events.ts";
 import type { RemoteStageOptions } from "../session/remote-stages.ts";
 import { openSession } from "../session/session.ts";
-import { LINKS, oneOf, tracePath, wholeNumber } from "./flags.ts";
+import { fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
 import { summary } from "./results.ts";
 import { openPrinter } from "./run-lines.ts";
 import { onInterrupt } from "./signals.ts";
@@ -26,7 +26,7 @@ export type RunFlags = Overrides &
 
 /** Trains, and prints what happens. Throws what the run failed with; a RunError where it was stopped, or adapters failed. */
 export async function run(recipePath: string, flags: RunFlags): Promise<void> {
-  const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
+  const trace = flags.trace === undefined ? null : fileOf("trace", `${flags.trace}`);
   const link = oneOf("link", flags.link ?? "auto", LINKS);
   const recipe = loadRecipe(recipePath, flags);
   const remoteStages = { ...flags, ...(flags.here === undefined ? {} : { here: wholeNumber("here", flags.here, 0) }) };

@@ -6,8 +6,8 @@ import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
+import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
-import { rowsScale } from "../ops/scale.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -39,7 +39,7 @@ export class Decoder {
     if (layerRange.first) {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
-      if (weights.embeddingScale) rowsScale(device, { x, factor: weights.embeddingScale, y: x });
+      if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
     for (const i of program.keys())

@@ -1,17 +1,18 @@
 // Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
 
-import { bytesOf } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { linearOf } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
-import { openBaseModel } from "../files/basemodel.ts";
-import { toBf16, toF32 } from "../files/convert.ts";
+import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
+import { useAllCores } from "../files/stored.ts";
+import type { Nf4Parts } from "../files/tensor.ts";
 import { randomFill } from "../ops/fill.ts";
-import type { FillTensor } from "./weights.ts";
+import type { FillTensor, PackedPlace } from "./weights.ts";
 
 /** The source of a stage's weights; disposed of when all are loaded. */
 export type WeightSource = Disposable & { readonly fill: FillTensor };
@@ -31,33 +32,45 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
     if (!("folder" in model)) return noOriginal(layer, linear);
     using files = openBaseModel(model.folder, spec);
     const name = weightName(spec, layer, linear);
-    const { bytes, dtype } = files.tensor(name);
-    const raw = new Uint8Array(bytes);
-    files.read(name, raw);
-    return toF32(raw, dtype!);
+    const values = new Float32Array(new ArrayBuffer(4 * sizeOf(files.tensor(name).shape)));
+    files.read(name, new Uint8Array(values.buffer), 0, "f32");
+    return values;
   };
 }
 
-/** Reads each tensor from the model's files, converted to the type that it has on the device. */
+/** Reads each tensor from the model's files, converted to the type that it has on the device, or as it is where it is held so. */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
-  let scratch = new Uint8Array(new ArrayBuffer(0));
-  const fill: FillTensor = (name, to, offset) => {
-    const entry = files.tensor(name);
-    const dtype = entry.dtype!; // checked when the files were opened
-    if (to.dtype === dtype && offset === 0) {
-      device.fill(to, (into, from) => files.read(name, into, from));
-      return;
-    }
-    const bytes = sizeOf(entry.shape) * bytesOf(dtype);
-    if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
-    const raw = scratch.subarray(0, bytes);
-    files.read(name, raw);
-    const values = toF32(raw, dtype);
-    if (offset !== 0) for (let i = 0; i < values.length; i++) values[i]! += offset;
-    device.write(to, to.dtype === "f32" ? values : toBf16(values));
+  if (device.threads === 0) useAllCores();
+  const fill: FillTensor = (name, to, { packed, offset = 0 }) => {
+    const { nf4 } = files.tensor(name);
+    const isKept = nf4 !== null && packed?.weight.format === "nf4";
+    if (isKept) copyNf4(device, nf4, packed);
+    else if (offset === 0) device.fill(to, (into, from) => files.read(name, into, from, to.dtype));
+    else device.write(to, shifted(files, name, sizeOf(to.shape), offset));
+    return isKept;
   };
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/** A tensor's values f32, each plus `offset`. */
+function shifted(files: BaseModelFiles, name: string, count: number, offset: number): Float32Array {
+  const values = new Float32Array(new ArrayBuffer(4 * count));
+  files.read(name, new Uint8Array(values.buffer), 0, "f32");
+  return values.map((value) => value + offset);
+}
+
+/** Copies a linear's parts as they are to their places in a packed weight. */
+function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace): void {
+  const to = linearOf(weight, linear);
+  const at = (ptr: number, bytes: number): Tensor => ({ ptr, dtype: "u8", shape: [bytes] });
+  device.fill(at(to.codes, (to.rows * weight.shape[1]) / 2), from.readCodes);
+  const rest = [
+    [to.absmax, from.absmax()],
+    [to.nested, from.nested()],
+    [to.mean, Float32Array.of(from.mean)],
+  ] as const;
+  for (const [ptr, data] of rest) device.write(at(ptr, data.byteLength), data);
 }
 
 /**

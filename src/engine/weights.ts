@@ -131,8 +131,16 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   return arenaBytes(sizes);
 }
 
-/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, each element plus `offset`. */
-export type FillTensor = (name: string, to: Tensor, offset: NormOffset) => void | Promise<void>;
+/** A linear of a packed weight. */
+export type PackedPlace = { readonly weight: PackedWeight; readonly linear: number };
+/** `offset`: what is added to each element. */
+export type Filling = { readonly packed?: PackedPlace; readonly offset?: NormOffset };
+
+/**
+ * Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the type of `to`. Where the file has it in the very
+ * format of `packed`, it fills that instead, and returns true.
+ */
+export type FillTensor = (name: string, to: Tensor, how: Filling) => boolean | void | Promise<boolean> | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
@@ -159,7 +167,7 @@ export async function loadWeights(
     const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
     for (const { name, rows } of slot.from) {
-      await fill(name, rowsFrom(whole, row, rows), slot.offset ?? 0);
+      await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0 });
       row += rows;
     }
     const rest = slot.shape[0]! - row;
@@ -173,8 +181,8 @@ export async function loadWeights(
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     for (const [linear, { name, rows }] of slot.from.entries()) {
       const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      await fill(name, from, 0);
-      quantise(device, { from, weight, linear, absmax: bench!.absmax });
+      const isKept = await fill(name, from, { packed: { weight, linear } });
+      if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
     }
     await device.idle(); // before what it was made from is released
     return weight;

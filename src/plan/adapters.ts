@@ -43,8 +43,20 @@ export type AdapterPlan = PoolAdapter & {
   readonly reference: PoolAdapter | null;
 };
 
-/** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
-export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
+/** Adapters of a run, numbered from `first`. Throws RequestErrors where the model cannot have them. */
+export function planAdapters(
+  recipes: readonly AdapterRecipe[],
+  spec: ModelSpec,
+  data: readonly DataSummary[],
+  tokensPerMicrobatch: number,
+  first = 0,
+): AdapterPlan[] {
+  const adapters = recipes.map((recipe, i) => planAdapter(recipe, first + i, spec, data[i]!));
+  for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
+  return adapters;
+}
+
+function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
@@ -111,7 +123,7 @@ function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, s
 }
 
 /** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */
-export function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch: number): void {
+function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch: number): void {
   if (!isContrastive(recipe.objective)) return;
   for (const { epoch, microBatches } of stepsOf(work, tokensPerMicrobatch)) {
     if (microBatches.some((rows) => rows.length > 1)) return;

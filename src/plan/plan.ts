@@ -3,7 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { weightFormat } from "../base/precision.ts";
+import { type ExactFormat, weightFormat } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -14,15 +14,7 @@ import type { StageLayers } from "../engine/weights.ts";
 import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import {
-  type AdapterPlan,
-  checkContrast,
-  type DataSummary,
-  largestRows,
-  longestRow,
-  onStages,
-  planAdapter,
-} from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
@@ -55,7 +47,7 @@ export type Plan = {
   readonly spec: ModelSpec;
   /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
-  /** Those that join a run under way are put at the end (grow.ts). */
+  /** Those that join a run under way are put at the end (late-adapters.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
   /** Adapters that train at once; the others wait for one of them to leave. */
@@ -89,8 +81,8 @@ export type PlanOptions = {
   readonly unplanned?: number;
   /** Bytes on a device at most, whatever it says is free: it has refused more. */
   readonly ceiling?: number;
-  /** All linear weights are bf16 in the model's files. */
-  readonly exact?: boolean;
+  /** What all linear weights are held in exactly, by the model's files. */
+  readonly exact?: ExactFormat;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
 };
@@ -101,12 +93,11 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
-  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
-  for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
+  const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -145,6 +136,7 @@ export function makePlan(
     const most = fullest(stages);
     return most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes);
   };
+  const known = { recipe, spec, device, adapters, tokensPerMicrobatch, targets };
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
     const found = choices.map((choice) => {
@@ -153,18 +145,7 @@ export function makePlan(
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
     const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
     const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
-    if (slots > 0)
-      return {
-        recipe,
-        spec,
-        device,
-        adapters,
-        stages: stagesFor(choice, passRows, slots),
-        slots,
-        tokensPerMicrobatch,
-        passRows,
-        targets,
-      };
+    if (slots > 0) return { ...known, stages: stagesFor(choice, passRows, slots), slots, passRows };
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }

@@ -11,10 +11,12 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
+import { isModelPath } from "../files/modelpath.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "./adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "./adapters.ts";
 import type { LoadedAdapter } from "./open-generation.ts";
 
 export type PromptOptions = {
@@ -45,29 +47,18 @@ type NamedAdapter = LoadedAdapter & { readonly name: string };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 
-export type GenerateRequest = {
-  readonly base: string;
-  readonly spec: ModelSpec;
-  /** All linear weights of the base are bf16 in its files. */
-  readonly isBf16: boolean;
-  /** Notices for the user about the base model. */
-  readonly notices: readonly string[];
-  readonly tokenizer: Tokenizer;
-  /** The tokens that end the answers that the adapters are trained on. */
-  readonly ends: readonly number[];
-  readonly adapters: readonly NamedAdapter[];
-  readonly questions: readonly Question[];
-  readonly device: Device;
-  readonly precision: Precision;
-};
+export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
 
-/** Reads the recipe, adapters and prompts. Throws RequestErrors. */
-export function readGenerateRequest(options: PromptOptions): GenerateRequest {
+/**
+ * Reads the recipe, adapters and prompts. `exact`: what all linear weights of the base are held in exactly. `notices` about the
+ * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
+ */
+export function readGenerateRequest(options: PromptOptions) {
   const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
   const named = namedBy(options.adapters ?? [], recipe);
   const base = recipe?.model.path ?? baseFolder(options.base, named);
-  const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
-  const tokenizer = loadTokenizer(base);
+  const { spec, exact, notices } = readModelFacts(base, readModelSpec(base));
+  const tokenizer = loadTokenizer(tokenizerFolder(base));
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, base, spec, ASK);
@@ -81,7 +72,7 @@ export function readGenerateRequest(options: PromptOptions): GenerateRequest {
   const precision = options.precision ?? recipe?.model.precision ?? "auto";
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
-  return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
+  return { base, spec, exact, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters that are given; without one, all that a recipe's run has saved, or the base model alone. */
@@ -127,7 +118,7 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
   if (folders.length === 0) {
     if (given === undefined)
       throw new RequestError("generate.base", "no base model is named", "give a base model's folder, a recipe, or --adapter");
-    if (!isFolder(given))
+    if (!isModelPath(given))
       throw new RequestError("generate.base", `${given} is no folder`, "give a Hugging Face folder, or a recipe (*.toml)");
     return resolve(given);
   }

@@ -9,7 +9,7 @@ import { type AdapterSlot, admit } from "./slot.ts";
 /** Milliseconds between two words about it. */
 const SILENCE = 10_000;
 
-/** Gives a slot to an adapter, as its recipe begins it unless `init` says otherwise. `progress` is called with a text now and then. */
+/** Gives a slot to an adapter, as its recipe or `init` begins it; `progress` is called with texts meanwhile. */
 export async function begin(
   { bus, plan: { stages }, adapter, slot }: AdapterSlot,
   progress: (text: string) => void,

@@ -3,6 +3,7 @@
 import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
+import type { ExactFormat } from "../base/precision.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
@@ -19,26 +20,26 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
-import { referenceOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
-import { type Source, sourcesOf } from "./sources.ts";
+import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 
 /** A recipe with its data: all that a plan needs but the devices. */
 export type Request = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
   readonly data: readonly RequestData[];
-  /** All linear weights are bf16 in the model's files. */
-  readonly exact: boolean;
+  /** What all linear weights are held in exactly, by the model's files. */
+  readonly exact: ExactFormat;
   /** Notices about the model and the data, for people. */
   readonly notices: readonly string[];
 };
@@ -96,11 +97,12 @@ export type Reading = Omit<ReadingOptions, "model" | "vocab">;
  * or of its files.
  */
 export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
-  const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
+  const { spec, exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data
-  const tokenizer = loadTokenizer(recipe.model.path);
-  const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  const folder = tokenizerFolder(recipe.model.path);
+  const tokenizer = loadTokenizer(folder);
+  const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
@@ -137,9 +139,8 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
-  const reference = referenceOf(adapter.objective);
-  if (reference === null || typeof reference === "string") return null;
-  return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
+  const folder = referenceFolder(adapter.objective);
+  return folder === null ? null : frozenOf(savedAdapter(folder, adapter, "objective.reference", spec));
 }
 
 /** A recipe is checked by ranks and scales alone: factors are computed when an adapter begins. */

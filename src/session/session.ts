@@ -194,18 +194,18 @@ export class Session implements AsyncDisposable {
    * return a sentence that says what is done.
    */
   stop(adapter: string | null = null): string {
-    if (adapter !== null) return this.#job.adapters.stop(adapter);
+    if (adapter !== null) return this.#job.adapters.change((controls) => controls.stop(adapter));
     this.#job.stop.abort(stopped());
     return "the run ends: what was begun is finished and everything is saved";
   }
 
   /** Takes an adapter, or (null) all of them, off the stages until they are resumed. */
   pause(adapter: string | null = null): string {
-    return this.#job.adapters.pause(adapter);
+    return this.#job.adapters.change((controls) => controls.pause(adapter));
   }
 
   resume(adapter: string | null = null): string {
-    return this.#job.adapters.resume(adapter);
+    return this.#job.adapters.change((controls) => controls.resume(adapter));
   }
 
   /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */

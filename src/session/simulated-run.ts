@@ -15,7 +15,7 @@ import { actionsOf } from "./actions.ts";
 export type { Span } from "../schedule/simulate.ts";
 
 /** More passes than this are not played: seconds are enough to wait, and what comes after is like what came before. */
-export const MOST_PASSES = 20_000;
+const MOST_PASSES = 20_000;
 /** Spans of each stage that are kept for drawing: many times what fits a screen. */
 const KEPT_SPANS = 600;
 /** The time drawn, in times of the first pass there and back, at least: to show more than how the pipeline fills. */

@@ -16,7 +16,7 @@ import { updateBest } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
 import {
   type AdapterData,
-  type AdapterState,
+  AdapterState,
   apply,
   dueForks,
   endFork,
@@ -26,7 +26,6 @@ import {
   isEvaluated,
   isRung,
   madeOf,
-  newAdapterState,
   progressOf,
   waitsForEvaluation,
 } from "./adapter-state.ts";
@@ -168,7 +167,7 @@ export class Training {
     const { all } = this.#scheduler;
     const made = madeOf(plan, adapter, data, model);
     const { name } = adapter;
-    all.push(newAdapterState(adapter, data, made, all.length, resumed?.get(name) ?? null, steps?.get(name) ?? 0));
+    all.push(new AdapterState(adapter, data, made, all.length, resumed?.get(name) ?? null, steps?.get(name) ?? 0));
   }
 
   /** Adds an adapter to the run under way. */
@@ -354,10 +353,8 @@ export class Training {
   }
 
   async #saveBest(adapter: AdapterState): Promise<void> {
-    const { plan, bus } = this.options;
     try {
-      const blocks = await readState(bus, adapter.slot!);
-      await this.#store.save(plan, adapter.plan, { progress: progressOf(adapter), blocks }, "best");
+      await this.#scheduler.store(adapter, "best");
     } catch (error) {
       if (!isOwn(error)) throw error;
       this.#notice(adapter, `step ${adapter.steps}, its best, was not kept: ${textOf(error)}`);

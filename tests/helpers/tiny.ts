@@ -82,6 +82,18 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
   mistral: tinySpec({ family: "mistral", windows: [5, 5], kvHeads: 1 }),
   qwen2: tinySpec({ family: "qwen2", qkvBias: true, tiedEmbeddings: true, windows: [null, 7] }),
   qwen3: tinySpec({ family: "qwen3", qkNorm: true, headDim: 10 }),
+  gemma2: tinySpec({
+    ...{ family: "gemma2", windows: [7, null], headDim: 12, attentionScale: 0.5, attentionCap: 1.3 },
+    ...{ embeddingScale: Math.sqrt(24), logitCap: 2.5, tiedEmbeddings: true },
+  }),
+  gemma3: tinySpec({
+    ...{ family: "gemma3", windows: [5, null], qkNorm: true, attentionScale: 0.2, logitScale: 0.7 },
+    ropes: [
+      { headDim: 8, rotated: 8, theta: 300, scaling: { kind: "linear", factor: 4 }, queryScale: null },
+      { headDim: 8, rotated: 8, theta: 20, scaling: null, queryScale: null },
+    ],
+    ...{ layerRopes: [1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true },
+  }),
   biased: tinySpec({ qkvBias: true, oBias: true, mlpBias: true, ropeScaling: { kind: "linear", factor: 2 } }),
   smollm3: tinySpec({ family: "smollm3", layerRopes: [0, null], windows: [null, 6] }),
   granite: tinySpec({ family: "granite", normEps: 2e-3, embeddingScale: 7.3, attentionScale: 0.21, logitScale: 0.31 }),

@@ -16,10 +16,11 @@ const namesIn = (folder: string, ending: string): string[] =>
     .map((name) => basename(name, ending))
     .sort();
 
-/** What several families are made of, and parts of large ones. */
-const SHARED_C = ["dropout", "memory", "parallel", "product"];
+/** What several families are made of, parts of large ones, and what reads weights from files. */
+const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "attention_hopper",
+  "attention_hopper_keys",
   "attention_variants",
   "codegen",
   "compile",

@@ -3,14 +3,13 @@
 import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
 import { type Answer, answerText, isExact, type TextGeneration } from "../../session/text-generation.ts";
 
-type Writer = { readonly begin: (at: Answer) => void; readonly more: (at: Answer) => void; readonly end: (at: Answer) => void };
+type Writer = { readonly more: (at: Answer) => void; readonly end: (at: Answer) => void };
 
 /** Prints tokens as they arrive, question by question: always of the first that has not ended. */
 export class Printer {
   readonly #answers: readonly Answer[];
   readonly #writer: Writer;
   #at = 0;
-  #begun = false;
 
   constructor({ answers, decode }: TextGeneration, json: boolean) {
     this.#answers = answers;
@@ -20,13 +19,10 @@ export class Printer {
   /** Called when an answer has got a token. */
   update(): void {
     for (let at = this.#answers[this.#at]; at && at.ids.length > 0; at = this.#answers[this.#at]) {
-      if (!this.#begun) this.#writer.begin(at);
-      this.#begun = true;
       this.#writer.more(at);
       if (at.end === null) return;
       this.#writer.end(at);
       this.#at++;
-      this.#begun = false;
     }
   }
 }
@@ -34,13 +30,14 @@ export class Printer {
 type Decode = TextGeneration["decode"];
 
 function people(decode: Decode, several: boolean): Writer {
-  let shown = 0;
+  let current: Answer | null = null;
+  let shown = 0; // characters of it
   return {
-    begin: ({ question }) => {
-      shown = 0;
-      if (several) writeStdout(`--- ${question.name}: ${oneLine(decode(question.ids))}\n`);
-    },
     more: (at) => {
+      if (at !== current) {
+        [current, shown] = [at, 0];
+        if (several) writeStdout(`--- ${at.question.name}: ${oneLine(decode(at.question.ids))}\n`);
+      }
       const text = answerText(at, decode);
       writeGenerated(text.slice(shown));
       shown = Math.max(shown, text.length);
@@ -60,7 +57,6 @@ function oneLine(text: string): string {
 
 function machines(decode: Decode): Writer {
   return {
-    begin: () => undefined,
     more: () => undefined,
     end: (at) => {
       const { name, place, ids, expected } = at.question;

@@ -108,8 +108,6 @@ PLACES = [
         rslora=True, method="dora", exclude=r".*\.0\.mlp.*", rank_pattern={"q_proj": 8}),
     Adapter("layers", 3, 6.0, ["q_proj", "gate_proj", "down_proj"], 7, 2, 1, 1e-2, 0.0, None, "constant", 0, layers=[1], random_b=True),
 ]  # fmt: skip
-# Small ranks, for the sake of files: of Gemma there are several models.
-LESS = [replace(ADAPTERS[0], rank=2, learning_rate=3e-3), replace(ADAPTERS[1], rank=5), replace(ADAPTERS[2], rank=3, max_grad_norm=4.6)]
 ON_ONE = dict(kinds=KINDS, vera=VERA, principal=PRINCIPAL, places=PLACES)
 
 
@@ -394,9 +392,8 @@ if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for golden in GOLDENS:
-        if not names or golden.name in names:
-            make(golden, golden.name, LESS if golden.name.startswith("gemma") else ADAPTERS)
+    for golden in (golden for golden in GOLDENS if not names or golden.name in names):
+        make(golden, golden.name, ADAPTERS)
     for name, adapters in ON_ONE.items():
         if not names or name in names:
             make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), name, adapters)

@@ -12,16 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    Gemma4TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 SMALL = dict(
     hidden_size=48,
@@ -36,7 +27,6 @@ SMALL = dict(
     eos_token_id=None,
     pad_token_id=None,
 )
-TINY = SMALL | dict(hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=120)
 LLAMA3_ROPE = dict(
     rope_type="llama3",
     rope_theta=500.0,
@@ -45,12 +35,6 @@ LLAMA3_ROPE = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=16,
 )
-
-LOCAL_ROPE, GLOBAL_ROPE = dict(rope_type="default", rope_theta=40.0), dict(rope_type="default", rope_theta=700.0)
-PROPORTIONAL_ROPE = dict(rope_type="proportional", rope_theta=500.0, partial_rotary_factor=0.5)
-GEMMA4_LAYERS = [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "sliding", "full")]
-SCORES = ("q_norm.weight", "k_norm.weight")  # which alone scale Gemma 4's scores: of 1 they would be as large as a head
-GEMMA3_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +48,7 @@ class Golden:
     plain: tuple[dict, ...] = ()
     shard: str | None = None
     as_on_hub: bool = False
+    norms: tuple[tuple[str, float, float], ...] = ()  # ends of names, the mean of such norms' weights and their deviation
 
 
 GOLDENS = [
@@ -85,71 +70,6 @@ GOLDENS = [
         plain=(dict(sliding_window=None, layer_types=["full_attention"] * 2),),
     ),
     Golden("qwen3", Qwen3Config(**SMALL, tie_word_embeddings=True, head_dim=16), torch.float32, seed=1),
-    # A window shorter than the rows, a scale of scores that is not the head size's, another rope in each kind of layer, a head
-    # size that is not hidden / heads; in bf16, of which 1 + w is no number.
-    Golden(
-        "gemma3",
-        Gemma3TextConfig(
-            **TINY | dict(num_hidden_layers=3),
-            sliding_window=6,
-            layer_types=GEMMA3_LAYERS,
-            query_pre_attn_scalar=5,
-            final_logit_softcapping=4.0,
-            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=GLOBAL_ROPE | dict(rope_type="linear", factor=4.0)),
-        ),
-        torch.bfloat16,
-        seed=1,
-        plain=(
-            dict(sliding_window=4096),
-            dict(query_pre_attn_scalar=16),
-            dict(final_logit_softcapping=None),
-            dict(rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=GLOBAL_ROPE)),
-            dict(rope_parameters=dict(sliding_attention=GLOBAL_ROPE, full_attention=GLOBAL_ROPE)),
-        ),
-        as_on_hub=True,
-    ),
-    # As E2B and E4B: the last layers have no keys and values, two of them with those of one layer, and wider MLPs; an input of
-    # their own for each layer; heads of another size in full layers. Layer scalars are not 1.
-    Golden(
-        "gemma4",
-        Gemma4TextConfig(
-            **TINY | dict(num_hidden_layers=6, head_dim=8),
-            sliding_window=6,
-            layer_types=GEMMA4_LAYERS,
-            global_head_dim=16,
-            num_kv_shared_layers=3,
-            use_double_wide_mlp=True,
-            hidden_size_per_layer_input=16,
-            vocab_size_per_layer_input=120,
-            final_logit_softcapping=4.0,
-            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE),
-        ),
-        torch.bfloat16,
-        seed=1,
-        plain=(
-            dict(sliding_window=4096),
-            dict(final_logit_softcapping=None),
-            dict(rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE | dict(partial_rotary_factor=1.0))),
-            dict(rope_parameters=dict(sliding_attention=GLOBAL_ROPE, full_attention=PROPORTIONAL_ROPE)),
-        ),
-    ),
-    # As 31B and 12B: full layers whose keys are their values, of fewer heads.
-    Golden(
-        "gemma4-k-eq-v",
-        Gemma4TextConfig(
-            **TINY | dict(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
-            sliding_window=6,
-            layer_types=["full_attention", "sliding_attention", "full_attention"],
-            global_head_dim=16,
-            num_global_key_value_heads=1,
-            attention_k_eq_v=True,
-            hidden_size_per_layer_input=0,
-            rope_parameters=dict(sliding_attention=LOCAL_ROPE, full_attention=PROPORTIONAL_ROPE),
-        ),
-        torch.float16,
-        seed=0,
-        plain=(dict(sliding_window=4096),),
-    ),
 ]
 
 
@@ -166,8 +86,8 @@ def write_model(golden: Golden, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator(golden.name, name))
             if "norm" in name:
-                middle = 0 if golden.name == "gemma3" else 0.5 if name.endswith(SCORES) and "gemma4" in golden.name else 1
-                parameter.copy_(middle + 0.3 * noise)
+                mean, deviation = next(((mean, deviation) for end, mean, deviation in golden.norms if name.endswith(end)), (1, 0.3))
+                parameter.copy_(mean + deviation * noise)
             elif name.endswith("bias") or "embed" in name or "lm_head" in name:
                 parameter.copy_(0.3 * noise)  # of a head: logits of deviation 2, far from the uniform guess
             else:
