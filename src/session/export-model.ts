@@ -22,6 +22,7 @@ import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, wr
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
+import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
@@ -55,9 +56,10 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const adapterFolder = resolve(folder);
   const baseFolder = baseOf(adapterFolder, named, ASK);
   const output = freeFolder(to, baseFolder);
-  const { spec, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
-  const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
-  using base = openBaseModel(baseFolder, spec);
+  const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
+  using base = openBaseModel(baseFolder, own);
+  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);
+  const spec = adapter.tables && !areTied(own, adapter.tables) ? { ...own, tiedEmbeddings: false } : own;
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   for (const notice of notices) print(`notice: ${notice}`);
@@ -72,7 +74,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
     copyBeside(place.folder, part.path, copied);
-    writeConfig(baseFolder, part.path, spec, DTYPES[dtype].theirs);
+    writeConfig(baseFolder, part.path, spec, own.tiedEmbeddings, DTYPES[dtype].theirs);
     addStops(baseFolder, part.path, print);
     writeWeights(part.path, shards, merge, print);
     const started = now();
@@ -96,7 +98,7 @@ function factsOf({ adapter }: Merge, shards: readonly Shard[], seconds: number) 
     targets: adapter.targets,
     ...(adapter.places ? { places: adapter.places } : {}),
     tensors: tensors.length,
-    merged_tensors: tensors.filter(({ site }) => site !== null).length,
+    merged_tensors: tensors.filter(({ site, table }) => site !== null || table !== null).length,
     parameters: sum(tensors.map((tensor) => tensor.bytes / bytesOf(tensor.dtype))),
     bytes,
     files: shards.map(({ file }) => file),
@@ -181,11 +183,11 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
  * The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. Nothing
  * in the merged model is quantised.
  */
-function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, stored: string): void {
+function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, wasTied: boolean, stored: string): void {
   const config = unquantised(readModelConfig(base).config);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  const says = tower !== "model" || config["tie_word_embeddings"] === true; // the default of a model with other parts is not known
+  const says = wasTied || tower !== "model" || config["tie_word_embeddings"] === true; // the default of a model with other parts is not known
   const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...head, ...types }, null, 2)}\n`);
 }
