@@ -47,7 +47,7 @@ export type Plan = {
   readonly spec: ModelSpec;
   /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
-  /** Those that join a run under way are put at the end (grow.ts). */
+  /** Those that join a run under way are put at the end (late-adapters.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
   /** Adapters that train at once; the others wait for one of them to leave. */
