@@ -69,7 +69,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
   useAllCores();
-  const place = modelPlace(baseFolder);
+  const place = placeOfTexts(baseFolder);
   const copied = copiedFrom(place);
   const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
@@ -155,6 +155,18 @@ function partOf(output: string, names: readonly string[]): Part {
 
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
+
+/** The tokenizer of a GGUF may be in the cache folder; one that has none is told of where answers' ends are looked for. */
+function placeOfTexts(base: string): ModelPlace {
+  const place = modelPlace(base);
+  if (place.gguf === null) return place;
+  try {
+    return { ...place, folder: tokenizerFolder(base) };
+  } catch (error) {
+    if (error instanceof RequestError) return place;
+    throw error;
+  }
+}
 
 /** What is copied from next to a GGUF, which may lie among anything. */
 const BESIDE_GGUF =

@@ -1,4 +1,4 @@
-// Adapters of PEFT's that change the embedding and the output head: merged, they have PEFT's losses; elsewhere they are refused.
+// Adapters of PEFT's that change the embedding and the output head: merged, they have PEFT's losses, and elsewhere are refused.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -2,8 +2,8 @@
 
     python tests/golden/tables/make.py        # with torch, transformers 5.24.0 and peft 0.21.2
 
-cases.json has the loss of one row of each, by PEFT with the adapter that was saved and loaded again. Values are random; the base
-models are float32.
+cases.json has the loss of one row of each, by PEFT with the adapter that was saved and loaded again. Values are random; the
+base models are float32.
 """
 
 import json
