@@ -39,6 +39,10 @@ export type LayerActivations = {
 };
 
 export type Activations = {
+  /** Keys and values that later layers read, too: [M, 2 C D] by the layer that has made them. */
+  readonly shared: ReadonlyMap<number, Tensor>;
+  /** The layers' own inputs, c[M, layers * size] of the stage; null for none. */
+  readonly ownInputs: Tensor | null;
   readonly inputs: readonly Tensor[]; // x of each layer, and the stream after the last
   readonly layers: readonly LayerActivations[];
 };
@@ -56,6 +60,8 @@ export type Workspace = ForwardWork & {
   readonly gradients: ByName; // by kind of value, the stream's among them
   readonly ds: Tensor; // [M, G R] of the largest group
   readonly delta: Tensor; // [Q, M]
+  /** Of the keys and values that layers share, f32[M, 2 C D] by the layer that has made them. */
+  readonly shared: ReadonlyMap<number, Tensor>;
 };
 
 /** Buffers of the output head and the loss. */
@@ -95,7 +101,7 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     if (made === null) continue;
     const shape = behaviourOf(made).saved?.(made, rows);
     if (shape) saved.set(name, take(`${name}, saved`, "f32", ...shape));
-    if (memory !== name || name === program.output) continue;
+    if (memory !== name || name === program.outputMemory) continue;
     if (!isKept(program, name, sizes)) transient.add(name);
     values.set(name, transient.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
   }
@@ -146,7 +152,29 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
     gradients,
     ds: take(compute, rows, maxOf(program.flatMap(linearsOf).map(({ out }) => out.length)) * rank),
     delta: take("f32", maxOf(heads), rows),
+    shared: takeShared(take, "f32", program, rows),
   };
+}
+
+/** [M, 2 C D] of each layer that keeps its keys and values for others. */
+const takeShared = (take: Take, dtype: DType, program: Program, rows: number): ReadonlyMap<number, Tensor> =>
+  new Map(
+    program.flatMap(({ layer, operations }) =>
+      operations.flatMap((of) =>
+        of.op === "keepKv" ? [[layer, take(dtype, rows, 2 * of.heads.kvHeads * of.heads.headDim)] as const] : [],
+      ),
+    ),
+  );
+
+/** What layers read of a pass besides the stream. */
+export const takeBeside = (take: Take, compute: DType, program: Program, { rows }: Sizes) => ({
+  shared: takeShared(take, compute, program, rows),
+  ownInputs: takeOwnInputs(take, compute, program, rows),
+});
+
+function takeOwnInputs(take: Take, compute: DType, program: Program, rows: number): Tensor | null {
+  const width = sum(program.flatMap(({ operations }) => operations.map((of) => (of.op === "perLayer" ? of.size : 0))));
+  return width === 0 ? null : take(compute, rows, width);
 }
 
 type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;
@@ -176,6 +204,7 @@ export const takeActivations = (
 ): Activations => ({
   inputs: range(program.length + 1).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width)),
   layers: takeLayers(take, compute, program, sizes, work),
+  ...takeBeside(take, compute, program, sizes),
 });
 
 export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk }: Sizes): HeadBuffers {

@@ -12,7 +12,7 @@ import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
-import type { Program } from "./program.ts";
+import type { LayerProgram, Program } from "./program.ts";
 import type { StageLayers, Weights } from "./weights.ts";
 
 export class Decoder {
@@ -38,8 +38,12 @@ export class Decoder {
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
     }
-    for (const i of program.keys())
-      this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
+    for (const i of program.keys()) {
+      const source = sourceOf(program[i]!);
+      const from = source === null ? i : source - layerRange.from;
+      const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
+      this.#pass(i, { batch, work, cached: own }, acts).forward();
+    }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
 
@@ -53,6 +57,7 @@ export class Decoder {
    * stage the gradient of the embedding is left out.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
+    for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     for (const i of [...this.program.keys()].reverse()) {
       const pass = this.#pass(i, { batch, work, needsInput: !(this.layerRange.first && i === 0) }, acts);
       if (this.recomputation === "full") pass.recompute();
@@ -63,7 +68,10 @@ export class Decoder {
   #pass(i: number, of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "needsInput">, acts: Activations): LayerPass {
     const { device, pool, ropes } = this;
     const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
-    const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]! };
+    const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]!, beside: acts, index: i };
     return new LayerPass({ device, pool, ropes, program, weights, ...memory, ...of });
   }
 }
+
+/** The layer whose keys and values a layer reads; null: its own. */
+const sourceOf = ({ operations }: LayerProgram): number | null => operations.find((of) => of.op === "sharedKv")?.source ?? null;

@@ -23,6 +23,8 @@ export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | n
 export type LayerWeights = {
   /** By the path within the layer. */
   readonly norms: ReadonlyMap<string, Tensor>;
+  /** f32[1] each. */
+  readonly factors: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
 };
 
@@ -63,10 +65,11 @@ function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
   const { embedding, norm, head } = tensors;
   const { from, to, first, last } = layerRange;
   const layers = range(to - from).map((i) => {
-    const { norms, groups } = layerTensors(spec, from + i);
+    const { norms, factors, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => [of.group, linearSlots(of)] as const),
       norms: norms.map(({ weight, name, size, offset }) => [weight, normSlot(name, size, offset)] as const),
+      factors: factors.map(({ factor, name }) => [factor, normSlot(name, 1, 0)] as const),
     };
   });
   return {
@@ -116,7 +119,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
   for (const layer of slots.layers) {
-    for (const [, slot] of layer.norms) count(slot);
+    for (const [, slot] of [...layer.norms, ...layer.factors]) count(slot);
     for (const [, { weight, bias }] of layer.linears) {
       if (format === "dense") count(weight);
       else sizes.push(partsOf(packedOf(weight, format)).bytes);
@@ -192,7 +195,9 @@ export async function loadWeights(
       linears[group] = { weight: await pack(weight), bias: await maybe(bias) };
     const norms = new Map<string, Tensor>();
     for (const [weight, slot] of layer.norms) norms.set(weight, await load(slot));
-    layers.push({ norms, linears });
+    const factors = new Map<string, Tensor>();
+    for (const [factor, slot] of layer.factors) factors.set(factor, await load(slot));
+    layers.push({ norms, factors, linears });
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);

@@ -9,8 +9,8 @@ export type Heads = { readonly heads: number; readonly kvHeads: number; readonly
 
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
-/** Weights of norms, by their path within the layer. */
-export type HeadNorms = { readonly q: string; readonly k: string; readonly offset?: NormOffset };
+/** Weights of norms, by their path within the layer; none of k where there are no keys. */
+export type HeadNorms = { readonly q: string; readonly k: string | null; readonly offset?: NormOffset };
 
 /** From one named value to another. */
 type Step<K extends string, T = object> = { readonly op: K; readonly from: string; readonly to: string } & Readonly<T>;
@@ -43,7 +43,19 @@ export type Operation =
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */
-  | Step<"geglu">;
+  | Step<"geglu">
+  /**
+   * To q, k and v, where each head of v is normalised without a weight; `isKey`: from q and k alone, of which k is v, too.
+   */
+  | Step<"valueNorm", { heads: Heads; isKey: boolean; eps: number }>
+  /** Keeps k and v for later layers, and adds the gradients that come from these. */
+  | Step<"keepKv", { heads: Heads }>
+  /** To q, k and v, from q and what layer `source` kept. */
+  | Step<"sharedKv", { heads: Heads; source: number }>
+  /** gelu(gate) * the layer's own input, of `size` features. */
+  | Step<"perLayer", { layer: number; size: number }>
+  /** Times a number of the model's files, by its path within the layer. */
+  | Step<"scale", { factor: string }>;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;

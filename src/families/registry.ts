@@ -7,6 +7,7 @@ import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
+import { gemma4, gemma4Text } from "./gemma4.ts";
 import { granite } from "./granite.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
@@ -36,6 +37,8 @@ export const FAMILIES = {
   gemma2,
   gemma3,
   gemma3_text: gemma3Text,
+  gemma4,
+  gemma4_text: gemma4Text,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

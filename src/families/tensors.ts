@@ -13,6 +13,8 @@ export type LayerTensors = {
     readonly size: number;
     readonly offset: NormOffset;
   }[];
+  /** Numbers f32[1]. */
+  readonly factors: readonly { readonly factor: string; readonly name: string }[];
   readonly groups: readonly {
     readonly group: Group;
     readonly in: number;
@@ -38,9 +40,11 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
     norms: [
       ...operations.filter(isOp("norm")).map(({ weight, size, offset }) => norm(weight, size, offset)),
       ...operations.filter(isOp("rope")).flatMap(({ norms, heads }) => {
-        return norms ? [norms.q, norms.k].map((weight) => norm(weight, heads.headDim, norms.offset)) : [];
+        const weights = norms ? [norms.q, ...(norms.k === null ? [] : [norms.k])] : [];
+        return weights.map((weight) => norm(weight, heads.headDim, norms!.offset));
       }),
     ],
+    factors: operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}` })),
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
       in: width,
@@ -55,8 +59,9 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const { embedding, norm, head } = familyOf(spec).tensors;
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
-    const { norms, groups } = layerTensors(spec, layer);
+    const { norms, factors, groups } = layerTensors(spec, layer);
     for (const { name, size } of norms) shapes.set(name, [size]);
+    for (const { name } of factors) shapes.set(name, [1]);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
         shapes.set(`${name}.weight`, [out, width]);
