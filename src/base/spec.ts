@@ -103,6 +103,12 @@ export const modelSpec = v.strictObject({
 });
 export type ModelSpec = Output<typeof modelSpec>;
 
+/** Positions up to which sequences are short for a LongRoPE; null for a model without one. */
+export function shortPositions({ ropes }: Pick<ModelSpec, "ropes">): number | null {
+  const [scaling] = ropes.flatMap((rope) => (rope.scaling?.kind === "longrope" ? [rope.scaling] : []));
+  return scaling?.originalMaxPositions ?? null;
+}
+
 /**
  * Rows of the embedding table and of the output head, and columns of logits, as devices hold them: kernels load 16 bytes at a
  * time, so that a vocabulary of 32001 gets seven rows of zeros, which are no tokens.

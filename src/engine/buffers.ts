@@ -12,7 +12,7 @@ import type { Group } from "../families/linears.ts";
 import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
 import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
@@ -143,7 +143,8 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
-  const gradients = takeKinds(take, compute, rows, used);
+  const added = program.flatMap(({ adding }) => [...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const));
+  const gradients = takeKinds(take, compute, rows, [...used, ...added]);
   const operations = program.flatMap((layer) => layer.operations);
   const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));
   return {

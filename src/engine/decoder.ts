@@ -7,6 +7,7 @@ import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
 import { multiplyRows } from "../ops/multiply.ts";
+import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -24,6 +25,8 @@ export class Decoder {
     readonly pool: AdapterPool,
     readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
+    /** Null where the model's embedding has no norm; `rstd`: f32[M] of memory. */
+    readonly embeddingNorm: { readonly eps: number; readonly rstd: Tensor } | null,
   ) {}
 
   /**
@@ -37,6 +40,7 @@ export class Decoder {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
+      if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
     for (const i of program.keys()) {
       const source = sourceOf(program[i]!);
@@ -45,6 +49,12 @@ export class Decoder {
       this.#pass(i, { batch, work, cached: own }, acts).forward();
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
+  }
+
+  /** The norm of the embedding's rows, in place. */
+  #norm(x: Tensor, weight: Tensor, rows: number): void {
+    const { eps, rstd } = this.embeddingNorm!;
+    rmsnormForward(this.device, { x, weight, residual: null, y: x, rstd: firstRows(rstd, rows), eps });
   }
 
   /** Computes what follows from parameters that have changed since the last pass. */

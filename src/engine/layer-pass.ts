@@ -11,9 +11,9 @@ import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram } from "./program.ts";
+import { addedOf, INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
-import type { LayerWeights, LinearWeights } from "./weights.ts";
+import { type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
 /** Of each rope of the model. */
 export type RopeTables = readonly RopeTable[];
@@ -148,8 +148,14 @@ export class LayerPass {
     return this.of.weights.factors.get(name)!;
   }
 
-  norm(weight: string): Tensor {
-    return this.of.weights.norms.get(weight)!;
+  /** f32[size] */
+  norm(weight: string | null, size: number): Tensor {
+    return this.of.weights.norms.get(normKey(weight, size))!;
+  }
+
+  /** c[M, width], memory of what linears add to a gradient. */
+  added(width: number): Tensor {
+    return this.#cut(this.workspace.gradients.get(addedOf(width))!);
   }
 
   linears(group: string): LinearWeights {

@@ -6,12 +6,15 @@ import { sum } from "../base/shape.ts";
 import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Heads, Op, Operation } from "../families/definition.ts";
+import { addTo } from "../ops/add.ts";
 import { attentionBackward, attentionForward } from "../ops/attention.ts";
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
+import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
+import { spansBackward, spansForward } from "../ops/spans.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
@@ -39,23 +42,23 @@ const norm: Behaviour<"norm"> = {
   isCheap: ({ residual }) => residual === undefined,
   saved: (_, rows) => [rows],
   inputGradient: "own",
-  forward: ({ from, to, weight, eps, residual }, pass) =>
+  forward: ({ from, to, weight, size, eps, residual }, pass) =>
     rmsnormForward(pass.device, {
       x: pass.value(from),
-      weight: pass.norm(weight),
+      weight: pass.norm(weight, size),
       residual: residual === undefined ? null : pass.value(residual),
       y: pass.value(to),
       rstd: pass.saved(to),
       eps,
     }),
   backward: (of, pass) => {
-    const { from, to, weight } = of;
+    const { from, to, weight, size } = of;
     const dx = pass.gradient(from);
     if (!dx) return;
     rmsnormBackward(pass.device, {
       dy: pass.gradient(to)!,
       x: pass.value(from),
-      weight: pass.norm(weight),
+      weight: pass.norm(weight, size),
       rstd: pass.saved(to),
       residual: pass.program.adding.has(of) ? dx : null,
       dx,
@@ -80,9 +83,12 @@ const linears: Behaviour<"linears"> = {
       { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
       { ...pass.work.z, ...pass.products(group) },
     ),
-  backward: ({ from, to, group }, pass) => {
+  backward: (of, pass) => {
+    const { from, to, group } = of;
     const site = pass.site(group);
     if (site) pass.restore(from);
+    const dx = pass.gradient(from);
+    const added = dx && pass.program.adding.has(of) ? pass.added(of.in) : null;
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
     adapted.backward(
@@ -90,9 +96,10 @@ const linears: Behaviour<"linears"> = {
       site,
       pass.batch,
       pass.linears(group).weight,
-      { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: pass.gradient(from) },
+      { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: added ?? dx },
       { kept: pass.products(group), scratch: z },
     );
+    if (added) addTo(pass.device, { x: added, y: dx! });
   },
 };
 
@@ -108,8 +115,8 @@ const rope: Behaviour<"rope"> = {
       out: pass.value(to),
       positions: pass.batch.positions,
       ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q),
-      kWeight: norms && pass.norm(norms.k ?? norms.q),
+      qWeight: norms && pass.norm(norms.q, heads.headDim),
+      kWeight: norms && pass.norm(norms.k, heads.headDim),
       eps,
       ...heads,
     }),
@@ -119,10 +126,44 @@ const rope: Behaviour<"rope"> = {
       qkv: norms && pass.value(from),
       positions: pass.batch.positions,
       ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q),
-      kWeight: norms && pass.norm(norms.k ?? norms.q),
+      qWeight: norms && pass.norm(norms.q, heads.headDim),
+      kWeight: norms && pass.norm(norms.k, heads.headDim),
       eps,
       ...heads,
+    }),
+};
+
+const spans: Behaviour<"spans"> = {
+  width: ({ sizes }, width) => {
+    invariant(sum(sizes) <= width, `spans of ${sizes} features in ${width}`);
+    return width;
+  },
+  isCheap: () => false,
+  saved: (_, rows) => [2, rows],
+  inputGradient: "output",
+  forward: ({ from, to, weights, sizes, eps }, pass) => {
+    const [first, second] = weights.map((weight, i) => pass.norm(weight, sizes[i]!));
+    const io = { x: pass.value(from), y: pass.value(to), rstd: pass.saved(to) };
+    spansForward(pass.device, { ...io, first: first!, second: second!, eps });
+  },
+  backward: ({ from, to, weights, sizes }, pass) => {
+    const [first, second] = weights.map((weight, i) => pass.norm(weight, sizes[i]!));
+    const io = { dy: pass.gradient(to)!, x: pass.value(from), rstd: pass.saved(to) };
+    spansBackward(pass.device, { ...io, first: first!, second: second! });
+  },
+};
+
+const gate: Behaviour<"gate"> = {
+  width: (_, width) => width,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "output",
+  forward: ({ from, to, gate }, pass) =>
+    gateForward(pass.device, { x: pass.value(from), gate: pass.value(gate), y: pass.value(to) }),
+  backward: ({ from, to, gate }, pass) =>
+    gateBackward(pass.device, {
+      ...{ dy: pass.gradient(to)!, x: pass.value(from), gate: pass.value(gate) },
+      ...{ dx: pass.gradient(from)!, dgate: pass.gradient(gate)! },
     }),
 };
 
@@ -273,7 +314,7 @@ const scale: Behaviour<"scale"> = {
 };
 
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
-  ...{ norm, linears, rope, attention, swiglu, geglu },
+  ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
 };
 

@@ -17,6 +17,8 @@ import { behaviourOf } from "./operations.ts";
 export const INPUT = "x";
 /** The working memory of the stream's gradient. */
 export const STREAM = "stream";
+/** That of what linears add to a gradient of this width. */
+export const addedOf = (width: number): string => `added.${width}`;
 
 export type Value = {
   readonly width: number;
@@ -55,6 +57,9 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
+/** The value that an operation reads next to its input; null for none. */
+const gateOf = (operation: Operation): string | null => (operation.op === "gate" ? operation.gate : null);
+
 /** The value that an operation adds to its output; null for none. */
 const residualOf = (operation: Operation): string | null =>
   operation.op === "linears" || operation.op === "norm" ? (operation.residual ?? null) : null;
@@ -74,6 +79,10 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
     invariant(last === undefined || (last === from && isLinears(operation)), `${at}: its input may have to be computed again`);
+    const gate = gateOf(operation);
+    const other = gate === null ? null : values.get(gate);
+    invariant(other === null || (other && !overwritten.has(gate!)), `${at}: ${gate} is read before it is computed`);
+    invariant(!other || (other.width === input.width && !current.has(other.kind)), `${at}: ${gate} is no gate of it`);
     if (isInPlace?.(operation)) overwritten.add(from);
     const residual = residualOf(operation);
     invariant(residual === null || values.has(residual), `${at}: ${residual} is added before it is computed`);
@@ -85,7 +94,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
       kind,
-      isTrained: input.isTrained || isLinears(operation),
+      isTrained: input.isTrained || isLinears(operation) || (other?.isTrained ?? false),
     });
   }
   const output = operations.at(-1)!.to;
@@ -109,8 +118,13 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
       invariant(!gradients.has(residual), `${residual} is read after it is added to ${to}`);
       gradients.set(residual, own);
     }
+    const gate = gateOf(operation);
+    if (gate !== null) {
+      invariant(!gradients.has(gate), `${operation.op} cannot add to the gradient of ${gate}`);
+      gradients.set(gate, { value: gate });
+    }
     if (gradients.has(from)) {
-      const canAdd = operation.op === "norm" && "work" in gradients.get(from)!;
+      const canAdd = (operation.op === "norm" && "work" in gradients.get(from)!) || isLinears(operation);
       invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {

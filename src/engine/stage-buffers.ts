@@ -59,6 +59,8 @@ export function takeStageBuffers(
   });
   return {
     ropes,
+    embeddingNorm:
+      layerRange.first && spec.embeddingNorm !== null ? { eps: spec.embeddingNorm, rstd: take("f32", rows) } : null,
     work,
     backward,
     passes,

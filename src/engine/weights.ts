@@ -21,7 +21,7 @@ import { quantise } from "../ops/packed.ts";
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
 export type LayerWeights = {
-  /** By the path within the layer. */
+  /** By normKey. */
   readonly norms: ReadonlyMap<string, Tensor>;
   /** f32[1] each. */
   readonly factors: ReadonlyMap<string, Tensor>;
@@ -33,6 +33,8 @@ export type Weights = {
   readonly embedding: Tensor | null;
   /** f32[1], a number of the device's compute type; null where rows of the embedding are taken as they are. */
   readonly embeddingScale: Tensor | null;
+  /** f32[H] of ones; null where the embedding has no norm. */
+  readonly embeddingNorm: Tensor | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
@@ -50,11 +52,13 @@ type Slot = {
   readonly offset?: NormOffset;
 };
 
-const normSlot = (name: string, size: number, offset: NormOffset): Slot => ({
+const normSlot = (name: string | null, size: number, offset: NormOffset): Slot => ({
   shape: [size],
-  from: [{ name, rows: size }],
-  offset,
+  from: name === null ? [] : [{ name, rows: size }],
+  offset: name === null ? 1 : offset,
 });
+/** What the norms of a layer are known by: the path of their weights, or their size where they have none. */
+export const normKey = (weight: string | null, size: number): string => weight ?? `${size} ones`;
 const table = (name: string, spec: ModelSpec): Slot => ({
   shape: [tableRows(spec), spec.hidden],
   from: [{ name, rows: spec.vocab }],
@@ -68,12 +72,13 @@ function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
     const { norms, factors, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => [of.group, linearSlots(of)] as const),
-      norms: norms.map(({ weight, name, size, offset }) => [weight, normSlot(name, size, offset)] as const),
+      norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
       factors: factors.map(({ factor, name }) => [factor, normSlot(name, 1, 0)] as const),
     };
   });
   return {
     embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
+    embeddingNorm: first && spec.embeddingNorm !== null ? normSlot(null, spec.hidden, 0) : null,
     layers,
     finalNorm: last ? normSlot(norm, spec.hidden, finalNormOffset) : null,
     head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
@@ -116,7 +121,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   const count = (slot: Slot | null) => {
     if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
-  for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
   for (const layer of slots.layers) {
     for (const [, slot] of [...layer.norms, ...layer.factors]) count(slot);
@@ -168,7 +173,9 @@ export async function loadWeights(
       await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0 });
       row += rows;
     }
-    if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
+    const rest = slot.shape[0]! - row;
+    if (rest > 0 && slot.offset === 1) device.write(whole, new Float32Array(rest).fill(1));
+    else if (rest > 0) device.zero(rowsFrom(whole, row, rest));
     return whole;
   };
   const pack = async (slot: Slot): Promise<Weight> => {
@@ -188,6 +195,7 @@ export async function loadWeights(
   const embedding = await maybe(slots.embedding);
   const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
   if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
+  const embeddingNorm = await maybe(slots.embeddingNorm);
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
@@ -201,5 +209,5 @@ export async function loadWeights(
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
-  return { embedding, embeddingScale, layers, finalNorm, head };
+  return { embedding, embeddingScale, embeddingNorm, layers, finalNorm, head };
 }

@@ -9,8 +9,8 @@ export type Heads = { readonly heads: number; readonly kvHeads: number; readonly
 
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
-/** Weights of norms, by their path within the layer; none of k where there are no keys. */
-export type HeadNorms = { readonly q: string; readonly k: string | null; readonly offset?: NormOffset };
+/** Weights of norms, by their path within the layer; null for none. */
+export type HeadNorms = { readonly q: string | null; readonly k: string | null; readonly offset?: NormOffset };
 
 /** From one named value to another. */
 type Step<K extends string, T = object> = { readonly op: K; readonly from: string; readonly to: string } & Readonly<T>;
@@ -21,10 +21,10 @@ type Step<K extends string, T = object> = { readonly op: K; readonly from: strin
  */
 export type Operation =
   /**
-   * RMSNorm of a value of `size` features, times its weight or, with an offset, 1 + its weight. `residual` is a value to add to
-   * the result.
+   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is a
+   * value to add to the result.
    */
-  | Step<"norm", { weight: string; size: number; eps: number; offset?: NormOffset; residual?: string }>
+  | Step<"norm", { weight: string | null; size: number; eps: number; offset?: NormOffset; residual?: string }>
   /**
    * Linears that read one input of `in` features, as one product; their outputs, of `out` features, lie next to each other.
    * `residual` is a value to add to them.
@@ -40,6 +40,10 @@ export type Operation =
    * cap tanh(s / cap) where there is a cap.
    */
   | Step<"attention", { heads: Heads; scale: number; window: number | null; cap?: number | null }>
+  /** RMSNorms of the first columns of a value and of those after them, of these sizes; the others stay as they are. */
+  | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
+  /** A value times the sigmoid of another of its size. */
+  | Step<"gate", { gate: string }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */

@@ -13,6 +13,8 @@ import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
+import { museGlimmer } from "./muse-glimmer.ts";
+import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
@@ -34,6 +36,9 @@ export const FAMILIES = {
   granite,
   granitemoehybrid: granite4,
   phi3,
+  olmo2,
+  olmo3,
+  muse_glimmer: museGlimmer,
   gemma2,
   gemma3,
   gemma3_text: gemma3Text,

@@ -8,8 +8,9 @@ import { familyOf } from "./registry.ts";
 /** What a decoder layer reads: weights of norms [size], and of linears [out, in] with a bias [out] or none. Names are whole. */
 export type LayerTensors = {
   readonly norms: readonly {
-    readonly weight: string;
-    readonly name: string;
+    /** Null for a norm without weights, which are ones. */
+    readonly weight: string | null;
+    readonly name: string | null;
     readonly size: number;
     readonly offset: NormOffset;
   }[];
@@ -33,16 +34,16 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
   const { layer: operationsOf, tensors } = familyOf(spec);
   const operations = operationsOf(spec, layer);
   const at = `${tensors.layers}.${layer}`;
-  const norm = (weight: string, size: number, offset: NormOffset = 0) => {
-    return { weight, name: `${at}.${weight}.weight`, size, offset };
+  const norm = (weight: string | null, size: number, offset: NormOffset = 0) => {
+    return { weight, name: weight && `${at}.${weight}.weight`, size, offset };
   };
   return {
     norms: [
       ...operations.filter(isOp("norm")).map(({ weight, size, offset }) => norm(weight, size, offset)),
       ...operations.filter(isOp("rope")).flatMap(({ norms, heads }) => {
-        const weights = norms ? [norms.q, ...(norms.k === null ? [] : [norms.k])] : [];
-        return weights.map((weight) => norm(weight, heads.headDim, norms!.offset));
+        return norms ? [norms.q, norms.k].map((weight) => norm(weight, heads.headDim, norms.offset)) : [];
       }),
+      ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
     factors: operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}` })),
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
@@ -60,7 +61,7 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
     const { norms, factors, groups } = layerTensors(spec, layer);
-    for (const { name, size } of norms) shapes.set(name, [size]);
+    for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
     for (const { name } of factors) shapes.set(name, [1]);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
