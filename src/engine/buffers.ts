@@ -12,6 +12,7 @@ import type { Group } from "../families/linears.ts";
 import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
 import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
+import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
 import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
@@ -41,7 +42,7 @@ export type LayerActivations = {
 export type Activations = {
   /** Keys and values that later layers read, too: [M, 2 C D] by the layer that has made them. */
   readonly shared: ReadonlyMap<number, Tensor>;
-  /** The layers' own inputs, c[M, layers * size] of the stage; null for none. */
+  /** The layers' own inputs, c[M, layers * size]; null for none. */
   readonly ownInputs: Tensor | null;
   readonly inputs: readonly Tensor[]; // x of each layer, and the stream after the last
   readonly layers: readonly LayerActivations[];
@@ -53,6 +54,8 @@ export type ForwardWork = {
   readonly values: ByName;
   /** Whole products of a layer's last linears, where they are computed again: with full recomputation. */
   readonly z: Products;
+  /** Null where layers have no inputs of their own. */
+  readonly ownInputs: OwnInputWork | null;
 };
 
 export type Workspace = ForwardWork & {
@@ -132,8 +135,10 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   );
   const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
   const again = shared(take);
+  const own = ownInputOf(program);
   return {
     values: takeKinds(take, compute, rows, cheap),
+    ownInputs: own && takeOwnInputWork(take, compute, own, rows),
     z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
   };
 }
@@ -174,8 +179,14 @@ export const takeBeside = (take: Take, compute: DType, program: Program, { rows 
 });
 
 function takeOwnInputs(take: Take, compute: DType, program: Program, rows: number): Tensor | null {
-  const width = sum(program.flatMap(({ operations }) => operations.map((of) => (of.op === "perLayer" ? of.size : 0))));
-  return width === 0 ? null : take(compute, rows, width);
+  const of = ownInputOf(program);
+  return of ? take(compute, rows, of.layers * of.size) : null;
+}
+
+/** The sizes of the layers' own inputs; null for none. */
+function ownInputOf(program: Program) {
+  const of = program[0]?.operations.find((operation) => operation.op === "perLayer");
+  return of ? { layers: of.layers, size: of.size, hidden: program[0]!.values.get(INPUT)!.width } : null;
 }
 
 type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;

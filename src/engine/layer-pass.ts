@@ -41,8 +41,6 @@ export type LayerPassOptions = {
   readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
   readonly beside: Pick<Activations, "shared" | "ownInputs">;
-  /** Of the layer among those of the stage. */
-  readonly index: number;
   /** False in the model's first layer: nothing before it is trained. */
   readonly needsInput?: boolean;
 };
@@ -139,9 +137,8 @@ export class LayerPass {
 
   /** The layer's own input, c[M, size]. */
   ownInput(): Tensor {
-    const all = this.#cut(this.of.beside.ownInputs!);
-    const size = this.program.operations.find((of) => of.op === "perLayer")!.size;
-    return columnsFrom(all, this.of.index * size, size);
+    const { size } = this.program.operations.find((of) => of.op === "perLayer")!;
+    return columnsFrom(this.#cut(this.of.beside.ownInputs!), this.program.layer * size, size);
   }
 
   factor(name: string): Tensor {

@@ -123,13 +123,13 @@ function attended(spec: ModelSpec, layer: number): readonly Operation[] {
 }
 
 /** What a layer adds of its own input of each token. */
-function ownInput(spec: ModelSpec, layer: number): readonly Operation[] {
+function ownInput(spec: ModelSpec): readonly Operation[] {
   const { hidden, perLayer, normEps: eps } = spec;
   if (perLayer === null) return [];
   const linears = { op: "linears", residual: null, bias: false } as const;
   return [
     { ...linears, from: "fed", to: "gate", group: "perLayerGate", in: hidden, out: [perLayer.size] },
-    { op: "perLayer", from: "gate", to: "gated", layer, size: perLayer.size },
+    { op: "perLayer", from: "gate", to: "gated", size: perLayer.size, layers: spec.layers },
     { ...linears, from: "gated", to: "projected", group: "perLayerProjection", in: perLayer.size, out: [hidden] },
     { op: "norm", from: "projected", to: "joined", weight: "post_per_layer_input_norm", size: hidden, eps, residual: "fed" },
   ];
@@ -156,9 +156,16 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
     { op: "geglu", from: "gateUp", to: "act" },
     { ...linears, from: "act", to: "made", group: "down", in: intermediate, out: [hidden] },
     { ...norm, from: "made", to: "fed", weight: "post_feedforward_layernorm", residual: "mid" },
-    ...ownInput(spec, index),
+    ...ownInput(spec),
     { op: "scale", from: spec.perLayer === null ? "fed" : "joined", to: "out", factor: "layer_scalar" },
   ];
+}
+
+/** Rows of the layers' own embedding, one for each token at least. */
+function readOwnVocab(config: ConfigReader, vocab: number): number {
+  const rows = config.count("vocab_size_per_layer_input", 262144);
+  if (rows < vocab) throw config.wrong("vocab_size_per_layer_input", `${rows} is below vocab_size, ${vocab}`);
+  return rows;
 }
 
 const { qkv, ...others } = dense.groups;
@@ -174,6 +181,14 @@ export const gemma4 = {
     perLayerProjection: ["per_layer_projection"],
   },
   layer,
+  tensors: {
+    ...dense.tensors,
+    own: {
+      table: "model.embed_tokens_per_layer.weight",
+      projection: "model.per_layer_model_projection.weight",
+      norm: "model.per_layer_projection_norm.weight",
+    },
+  },
   architectures: ["Gemma4ForCausalLM"],
   read: (config) => {
     refuse(config);
@@ -191,7 +206,7 @@ export const gemma4 = {
       windows: sliding.map((slides) => (slides ? window : null)),
       kvSources: readSources(config, sliding),
       doubleWide: config.flag("use_double_wide_mlp", false),
-      perLayer: own === 0 ? null : { size: own, vocab: config.count("vocab_size_per_layer_input", 262144) },
+      perLayer: own === 0 ? null : { size: own, vocab: readOwnVocab(config, sizes.vocab) },
       ropes: [
         ropeOf(config, "full_attention", { ...sizes, headDim: fullHeads.headDim }),
         ropeOf(config, "sliding_attention", { ...sizes, theta: 1e4 }),

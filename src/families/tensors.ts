@@ -57,7 +57,7 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
 
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
-  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { embedding, norm, head, own } = familyOf(spec).tensors;
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
     const { norms, factors, groups } = layerTensors(spec, layer);
@@ -68,6 +68,12 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
         shapes.set(`${name}.weight`, [out, width]);
         if (bias) shapes.set(`${name}.bias`, [out]);
       }
+  }
+  const { layers, hidden, perLayer } = spec;
+  if (own && perLayer) {
+    shapes.set(own.table, [perLayer.vocab, layers * perLayer.size]);
+    shapes.set(own.projection, [layers * perLayer.size, hidden]);
+    shapes.set(own.norm, [perLayer.size]);
   }
   shapes.set(norm, [spec.hidden]);
   if (!spec.tiedEmbeddings) shapes.set(head, [spec.vocab, spec.hidden]);
