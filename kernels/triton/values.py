@@ -40,14 +40,14 @@ def value_norm_backward(dy, x, dx, in_heads, heads, kv_heads, source, D, eps, HE
     m, head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, HEAD_DIM)
     row = dy + m * (heads + 2 * kv_heads) * D
     value = head - source
-    copied = head < heads + kv_heads
-    normed = (value >= 0) & (value < kv_heads)
-    own_D = tl.load(row + head * D + d, mask=(d < D) & copied, other=0.0).to(tl.float32)
-    d_D = tl.load(row + (heads + kv_heads + value) * D + d, mask=(d < D) & normed, other=0.0).to(tl.float32)
-    x_D = tl.load(x + (m * in_heads + head) * D + d, mask=(d < D) & normed, other=0.0).to(tl.float32)
+    copied = tl.where(head < heads + kv_heads, D, 0)  # features of the head that are q's or k's, and v's
+    normed = tl.where(value < 0, 0, tl.where(value < kv_heads, D, 0))
+    own_D = tl.load(row + head * D + d, mask=d < copied, other=0.0).to(tl.float32)
+    d_D = tl.load(row + (heads + kv_heads + value) * D + d, mask=d < normed, other=0.0).to(tl.float32)
+    x_D = tl.load(x + (m * in_heads + head) * D + d, mask=d < normed, other=0.0).to(tl.float32)
     rstd = head_rstd(x_D, D, eps)
     mean = tl.div_rn(tl.sum(d_D * x_D) * rstd * rstd, D.to(tl.float32))
-    dx_D = own_D + tl.where(normed, rstd * (d_D - x_D * mean), 0.0)
+    dx_D = own_D + rstd * (d_D - x_D * mean)  # without a value d and x are 0
     tl.store(dx + (m * in_heads + head) * D + d, dx_D.to(dx.dtype.element_ty), mask=d < D)
 
 
