@@ -1,6 +1,6 @@
 // What a run would do, without doing it: its plan as data, its schedule played, and what would make it faster.
 
-import { linearsOfModel } from "../families/linears.ts";
+import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
@@ -46,7 +46,7 @@ export class PlannedRun {
   /** Linears of all layers: as many modules as an adapter may have. */
   get modules(): number {
     const { spec } = this.plan;
-    return spec.layers * linearsOfModel(spec).length;
+    return modulesOf(spec).length;
   }
 
   get facts() {
