@@ -13,6 +13,13 @@ import triton.language as tl
 
 
 @triton.jit
+def span_weights(first, second, part, A, B, i):
+    """f32[BLOCK] of the span that a program has."""
+    of_first = tl.load(first + i, mask=i < tl.where(part == 0, A, 0), other=0.0)
+    return of_first + tl.load(second + i, mask=i < tl.where(part == 1, B, 0), other=0.0)
+
+
+@triton.jit
 def spans_forward(x, first, second, y, rstd, M, W, A, B, eps, BLOCK: tl.constexpr):
     """A span of one row, or what follows the spans. See the top of the file."""
     m, part, i = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BLOCK)
@@ -22,7 +29,7 @@ def spans_forward(x, first, second, y, rstd, M, W, A, B, eps, BLOCK: tl.constexp
     value = tl.load(x + at, mask=i < size, other=0.0)
     if part < 2:
         x_I = value.to(tl.float32)
-        weight = tl.load(first + i, mask=(i < size) & (part == 0), other=0.0) + tl.load(second + i, mask=(i < size) & (part == 1), other=0.0)
+        weight = span_weights(first, second, part, A, B, i)
         scale = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_I * x_I), size.to(tl.float32)) + eps))
         tl.store(rstd + part * M + m, scale)
         value = (weight * (x_I * scale)).to(y.dtype.element_ty)
@@ -35,7 +42,7 @@ def spans_backward(dy, x, first, second, rstd, M, W, A, B, BLOCK: tl.constexpr):
     m, part, i = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, BLOCK)
     size = tl.where(part == 0, A, B)
     at = m * W + tl.where(part == 0, 0, A) + i
-    weight = tl.load(first + i, mask=(i < size) & (part == 0), other=0.0) + tl.load(second + i, mask=(i < size) & (part == 1), other=0.0)
+    weight = span_weights(first, second, part, A, B, i)
     g_I = weight * tl.load(dy + at, mask=i < size, other=0.0).to(tl.float32)
     x_I = tl.load(x + at, mask=i < size, other=0.0).to(tl.float32)
     scale = tl.load(rstd + part * M + m)

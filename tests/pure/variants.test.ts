@@ -121,6 +121,10 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
+  const few = { rank: 4, scale: 1, targets: ["q_proj"] } as const;
+  for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
+  const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
+  await train(open(), newSpec(muse), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);

@@ -291,3 +291,61 @@ def xent(kind, small):
         for name, a, b in (("loss", loss2, loss), ("hit", hit2, hit), ("dlogits", first2, logits)):
             case.same(f"{name} elsewhere", a, *elsewhere(b[last]))
     return case
+
+
+def add(kind, small):
+    case = Case(kind)
+    for M, H in ((3, 8), (5, 264)) if small else ((1, 8), (333, 4096), (131, 1000), (260_000, 8200)):
+        if kind == "f32" and M == 260_000:
+            continue  # as ptr has shown
+        x, y = rnd(kind, M, H), rnd(kind, M, H)
+        last = slice(max(0, M - 100), M)
+        sums = y[last].double() + x[last].double()
+        run.add_to(kind, x, y)
+        case.near("y", y[last], sums)
+    return case
+
+
+def gate(kind, small):
+    case = Case(kind)
+    for M, W in ((3, 8), (5, 264)) if small else ((1, 8), (333, 4096), (131, 1000)):
+        x, g, dy = rnd(kind, M, W), rnd(kind, M, W, scale=3), rnd(kind, M, W)
+        x64, g64 = (t.double().requires_grad_() for t in (x, g))
+        y64 = x64 * g64.sigmoid()
+        y64.backward(dy.double())
+        y = poison(kind, M, W)
+        run.gate_forward(kind, x, g, y)
+        case.near("y", y, y64.detach())
+        dx, dg = poison(kind, M, W), poison(kind, M, W)
+        run.gate_backward(kind, dy, x, g, dx, dg)
+        case.near("dx", dx, x64.grad)
+        case.near("dgate", dg, g64.grad)
+        run.gate_backward(kind, dy, x, g, dy, g)
+        case.same("dx in place", dy, dx)
+        case.same("dgate in place", g, dg)
+    return case
+
+
+def spans(kind, small):
+    case = Case(kind)
+    for W, A, B in ((40, 16, 8), (24, 8, 8)) if small else ((12288, 4096, 4096), (7168, 5120, 1024), (3072, 2048, 512), (40, 16, 8), (24576, 8192, 8192), (15, 3, 5)):
+        M, eps = 3 if small else 333, 1e-6
+        x, dy, first, second = rnd(kind, M, W, scale=2), rnd(kind, M, W), rnd("f32", A), rnd("f32", B)
+        x64 = x.double().requires_grad_()
+        parts = ((first, x64[:, :A]), (second, x64[:, A : A + B]))
+        y64 = torch.cat([*(w.double() * p * (p.square().mean(1, keepdim=True) + eps).rsqrt() for w, p in parts), x64[:, A + B :]], 1)
+        y64.backward(dy.double())
+        y, rstd = poison(kind, M, W), floats(2, M)
+        run.spans_forward(kind, x, first, second, y, rstd, eps)
+        case.near("y", y, y64.detach())
+        case.same("rest", y[:, A + B :], x[:, A + B :])
+        dx = dy.clone()
+        run.spans_backward(kind, dx, x, first, second, rstd)
+        case.near("dx", dx, x64.grad)
+        x2, dy2 = elsewhere(x, dy)
+        y2, rstd2 = poison(kind, *x2.shape), floats(2, len(x2))
+        run.spans_forward(kind, x2, first, second, y2, rstd2, eps)
+        run.spans_backward(kind, dy2, x2, first, second, rstd2)
+        case.same("y elsewhere", y2, *elsewhere(y))
+        case.same("dx elsewhere", dy2, *elsewhere(dx))
+    return case

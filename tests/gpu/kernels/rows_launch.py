@@ -143,6 +143,35 @@ def swiglu_backward(kind, dh, gate_up, dgate_up):
     launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
 
 
+def add_to(kind, x, y):
+    row = find("add_to", kind)
+    launch(row, (cdiv(y.numel(), row["constants"]["BLOCK"]),), x, y, y.numel())
+
+
+def gate_forward(kind, x, gate, y):
+    row = find("gate_forward", kind)
+    launch(row, (cdiv(y.numel(), row["constants"]["BLOCK"]),), x, gate, y, y.numel())
+
+
+def gate_backward(kind, dy, x, gate, dx, dgate):
+    row = find("gate_backward", kind)
+    launch(row, (cdiv(dy.numel(), row["constants"]["BLOCK"]),), dy, x, gate, dx, dgate, dy.numel())
+
+
+def spans_row(name, kind, *widths):
+    return find(name, kind, lambda c: c["BLOCK"] >= max(widths))
+
+
+def spans_forward(kind, x, first, second, y, rstd, eps):
+    (M, W), A, B = x.shape, len(first), len(second)
+    launch(spans_row("spans_forward", kind, A, B, W - A - B), (M, 3), x, first, second, y, rstd, M, W, A, B, eps)
+
+
+def spans_backward(kind, dy, x, first, second, rstd):
+    (M, W), A, B = x.shape, len(first), len(second)
+    launch(spans_row("spans_backward", kind, A, B), (M, 2), dy, x, first, second, rstd, M, W, A, B)
+
+
 def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
     row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
     launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
