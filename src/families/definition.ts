@@ -47,7 +47,19 @@ export type Operation =
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */
-  | Step<"geglu">;
+  | Step<"geglu">
+  /**
+   * To q, k and v, where each head of v is normalised without a weight; `isKey`: from q and k alone, of which k is v, too.
+   */
+  | Step<"valueNorm", { heads: Heads; isKey: boolean; eps: number }>
+  /** Keeps k and v for later layers, and adds the gradients that come from these. */
+  | Step<"keepKv", { heads: Heads }>
+  /** To q, k and v, from q and what layer `source` kept. */
+  | Step<"sharedKv", { heads: Heads; source: number }>
+  /** gelu(gate) * the layer's own input, of `size` features; the model has `layers` of them. */
+  | Step<"perLayer", { size: number; layers: number }>
+  /** Times a number of the model's files, by its path within the layer. */
+  | Step<"scale", { factor: string }>;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;
@@ -64,7 +76,14 @@ export type Definition = {
   readonly groups: Groups;
   readonly layer: (spec: ModelSpec, layer: number) => readonly Operation[];
   /** Names in the files; layers lie in `${layers}.${index}`. */
-  readonly tensors: { readonly embedding: string; readonly layers: string; readonly norm: string; readonly head: string };
+  readonly tensors: {
+    readonly embedding: string;
+    readonly layers: string;
+    readonly norm: string;
+    readonly head: string;
+    /** Of the layers' own inputs, in families that have them: an embedding, a projection of the stream's, and its norm. */
+    readonly own?: { readonly table: string; readonly projection: string; readonly norm: string };
+  };
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
   /**

@@ -1,7 +1,7 @@
 // What a run would do, without doing it: its plan as data, its schedule played, and what would make it faster.
 
 import type { ModelSpec } from "../base/spec.ts";
-import { linearsOfModel } from "../families/linears.ts";
+import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel } from "../methods/placement.ts";
 import { memoryModel } from "../plan/memory-model.ts";
@@ -48,7 +48,7 @@ export class PlannedRun {
   /** Linears of all layers: as many modules as an adapter may have. */
   get modules(): number {
     const { spec } = this.plan;
-    return spec.layers * linearsOfModel(spec).length;
+    return modulesOf(spec).length;
   }
 
   get facts() {

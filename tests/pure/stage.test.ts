@@ -9,7 +9,16 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { adapterOn, LINEARS, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import {
+  adapterOn,
+  LINEARS,
+  randomFill,
+  randomTokens,
+  sparseFamilies,
+  tinyFamilies,
+  tinySizes,
+  wholeModel,
+} from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },
@@ -32,7 +41,7 @@ const batchOf = (device: NullDevice, vocab: number) => {
 
 const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapters[1], method: "dora" }] } as const;
 
-for (const [family, spec] of Object.entries(tinyFamilies))
+for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
   for (const compute of ["f32", "bf16"] as const)
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {

@@ -16,6 +16,7 @@ import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
+import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";
 import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
@@ -73,6 +74,12 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
   randomFill(gpu, { out: x, seed: 1, scale: 1 });
+  const [f32, values] = [arena.tensor("f32", 4, 64), arena.tensor(gpu.compute, 4, (heads + 2 * kvHeads) * headDim)];
+  valueNormForward(gpu, { x: qkv, y: values, isKey: false, eps: 1e-6, heads, kvHeads, headDim });
+  valueNormBackward(gpu, { dy: values, x: qkv, dx: qkv, isKey: false, eps: 1e-6, heads, kvHeads, headDim });
+  copyColumns(gpu, { from: y, to: y, adds: false });
+  copyColumns(gpu, { from: y, to: f32, adds: true });
+  copyColumns(gpu, { from: f32, to: y, adds: true });
   gegluBackward(gpu, { dh: y, gate: y, up: y, dgate: y, dup: null });
 }
 
