@@ -42,7 +42,9 @@ export const takeOwnInputWork = (
   rstd: take("f32", rows * layers),
 });
 
-/** `into` c[M, L P] = (norm(x W^T / sqrt(H)) + sqrt(P) table[ids]) / sqrt(2), x c[M, H] the scaled embedding, norms of P each. */
+/**
+ * `into` c[M, L P] = (norm(x W^T / sqrt(H)) + sqrt(P) table[ids]) / sqrt(2), x c[M, H] the scaled embedding, norms of P each.
+ */
 export function ownInputs(
   device: Device,
   { table, projection, norm, factors }: OwnInputWeights,

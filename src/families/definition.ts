@@ -21,8 +21,8 @@ type Step<K extends string, T = object> = { readonly op: K; readonly from: strin
  */
 export type Operation =
   /**
-   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is a
-   * value to add to the result.
+   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is
+   * a value to add to the result.
    */
   | Step<"norm", { weight: string | null; size: number; eps: number; offset?: NormOffset; residual?: string }>
   /**
@@ -70,6 +70,11 @@ export type Groups = Readonly<Record<string, readonly string[]>>;
 export type Definition = {
   /** The names in config.json's `architectures` that it stands for. */
   readonly architectures: readonly string[];
+  /**
+   * For docs/models.md: released models, the folder of tests/golden that compares the family with transformers and PEFT, null
+   * where there is none, and when that was done.
+   */
+  readonly about: { readonly models: string; readonly golden: string | null; readonly on: string };
   /** Reads config.json; defaults are those of transformers' configuration class. Refuses what the layer does not compute. */
   readonly read: (config: ConfigReader) => Omit<ModelSpec, "family">;
   /** The linears that adapters may target. A group has the same linears in all families that have it. */

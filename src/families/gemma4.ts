@@ -1,6 +1,6 @@
-// Gemma 4 (2026), the dense models: E2B, E4B, 12B and 31B. Norms multiply by their weights alone and values are normalised, too;
-// heads of full layers have another size, and in some models their keys are their values. The last layers of small models read
-// the keys and values of an earlier layer of their kind, and every layer has an input of its own from each token.
+// Gemma 4 (2026), the dense models: E2B, E4B, 12B and 31B. Norms multiply by their weights alone and values are normalised,
+// too; heads of full layers have another size, and in some models their keys are their values. The last layers of small models
+// read the keys and values of an earlier layer of their kind, and every layer has an input of its own from each token.
 
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -190,6 +190,7 @@ export const gemma4 = {
     },
   },
   architectures: ["Gemma4ForCausalLM"],
+  about: { models: "Gemma 4, the dense models (E2B, E4B, 12B, 31B)", golden: "gemma/gemma4", on: "2026-11-29" },
   read: (config) => {
     refuse(config);
     const sizes = readSizes(config, DEFAULTS);

@@ -1,5 +1,5 @@
-// Families of base models against transformers and PEFT (tests/golden/families): training, logits, greedy generation over what is
-// kept, PEFT's files in both directions, and merging.
+// Families of base models against transformers and PEFT (tests/golden/families): training, logits, greedy generation over what
+// is kept, PEFT's files in both directions, and merging.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync } from "node:fs";
