@@ -29,7 +29,7 @@ export class DryGpu extends NullDevice implements Launcher {
   ) {
     const { kind, hasWhole, formats } = traitsOf(compute, capability);
     const variants = new VariantSet(rows, kind);
-    super(compute, CUDA_ROW_TILE, variants.paddedRanks);
+    super(compute, CUDA_ROW_TILE);
     this.formats = formats;
     this.hasWhole = hasWhole;
     this.#variants = variants;

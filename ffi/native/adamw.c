@@ -5,7 +5,7 @@
 #define BLOCK 4096 // elements that a thread takes at a time
 #define FACTOR 128 // elements of a block that are of one factor (src/methods/layout.ts)
 
-// The sum of squares of a matrix, row by row: rows and columns of zeros change no bit of it.
+// The sum of squares of a matrix, row by row.
 float grad_norm(const float *grads, int rows, int columns) {
   double total = 0;
   for (int64_t row = 0; row < rows; row++) total += dot(grads + row * columns, grads + row * columns, columns);

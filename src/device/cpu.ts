@@ -8,10 +8,10 @@ import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
-import { dim, type Host, ints, openHost } from "./cpu/host.ts";
+import { dim, floats, type Host, ints, openHost } from "./cpu/host.ts";
 import { doraKernels, linearKernels, ROW_TILE, veraKernels } from "./cpu/linear.ts";
 import { packedKernels } from "./cpu/packed.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import { type Device, GRANULARITY, type Span, type Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 type Implementations = { readonly [K in KernelName]: (args: Kernels[K]) => void };
@@ -21,7 +21,7 @@ export class CpuDevice implements Device {
   readonly compute = "f32";
   readonly rowTile = ROW_TILE;
   readonly sharing = null;
-  readonly paddedRanks = [];
+  readonly granularity = GRANULARITY.cpu;
   readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
   readonly name: string;
   readonly #host: Host;
@@ -263,24 +263,14 @@ function rowKernels(host: Host) {
     xent: ({ logits, classes, targets, weights, loss, isCorrect, grad }: Kernels["xent"]) =>
       c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, dim(logits, 0), dim(logits, 1), classes, grad),
     grad_norm: ({ grads, tensors, squares }: Kernels["grad_norm"]) => {
-      const table = ints(tensors);
-      const count = dim(tensors, 0);
-      const sums = new Float32Array(hostView(squares.ptr, dim(grads, 0) * count * 4));
+      const [table, sums] = [ints(tensors), floats(squares)];
       for (let i = 0; i < sums.length; i++) {
-        const [offset, rows, columns] = table.subarray((i % count) * 3);
-        const block = grads.ptr + Math.floor(i / count) * dim(grads, 1) * 4;
-        sums[i] = c.grad_norm(block + offset! * 4, rows!, columns!);
+        const [offset, rows, columns] = table.subarray(i * 3);
+        sums[i] = c.grad_norm(grads.ptr + offset! * 4, rows!, columns!);
       }
     },
-    adamw_step: ({ params, grads, m, v, factors, table }: Kernels["adamw_step"]) => {
-      const [adapters, count, width] = [dim(params, 0), dim(params, 1), dim(table, 1)];
-      const rows = new Float32Array(hostView(table.ptr, adapters * width * 4));
-      for (let i = 0; i < adapters; i++) {
-        const at = i * count * 4;
-        if (rows[i * width] !== 0)
-          c.adamw_step(params.ptr + at, grads.ptr + at, m.ptr + at, v.ptr + at, count, factors.ptr, table.ptr + i * width * 4);
-      }
-    },
+    adamw_step: ({ params, grads, m, v, factors, table }: Kernels["adamw_step"]) =>
+      c.adamw_step(params.ptr, grads.ptr, m.ptr, v.ptr, dim(params, 0), factors.ptr, table.ptr),
     random_fill: ({ out, seed, scale }: Kernels["random_fill"]) => c.random_fill(out.ptr, sizeOf(out.shape), seed >>> 0, scale),
   };
 }

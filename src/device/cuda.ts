@@ -24,7 +24,7 @@ import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, type Variant, VariantSet } from "./cuda/variants.ts";
-import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
+import { type Device, GRANULARITY, type Sharing, type Snapshot, type Span, type Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 /** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
@@ -34,8 +34,8 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly rowTile = CUDA_ROW_TILE;
   readonly threads = 0;
+  readonly granularity = GRANULARITY.cuda;
   readonly formats: readonly WeightFormat[];
-  readonly paddedRanks: readonly number[];
   readonly name: string;
   readonly multiprocessors: number;
   readonly hasWhole: boolean;
@@ -76,7 +76,6 @@ export class CudaDevice implements Device, Launcher {
     this.formats = formats;
     this.#variants = new VariantSet(readManifest(), kind);
     this.#kernels = new KernelSet(driver, kind, major);
-    this.paddedRanks = this.#variants.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
     try {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));

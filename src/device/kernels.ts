@@ -2,17 +2,23 @@
 // shapes and calls them; device/cpu implements them over BLAS and C, kernels/triton for GPUs, under the same names.
 //
 // Letters: M rows (tokens of a micro-batch, packed), H hidden, K input and N output features of a linear, G linears that share
-// an input (1 to 3), R padded rank, L adapters, T target rows, V vocabulary, D head dimension, Q and C query and key heads.
+// an input (1 to 3), L slots of adapters, E elements of s, T target rows, V vocabulary, D head dimension, Q and C query and key heads.
 // c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32 throughout.
 //
 // Rows: an adapter's rows begin at a multiple of the device's row tile; `tileAdapter` i32[M / rowTile] names the adapter of
 // each tile, -1 for none (then the base alone is computed). Padding rows lie at the end of an adapter's tiles: they hold a
 // valid token and an empty attention range, and their gradients are zero, so that they change nothing.
 //
-// Adapters: `a` is [L, G * R, K] and `b` is [L, N, R], row-major inside an adapter; `stride` of the tensor is the distance
-// between adapters. `ranks` i32[L, G] holds true ranks, 0 where a linear is not a target; `scale` f32[L, G] what multiplies
-// B A x. Elements beyond an adapter's rank are zero in a, b, s, ds, da and db. `firstColumn` says where each of the G linears
-// begins in N, and ends with N: [0, N] or [0, Nq, Nq + Nk, N].
+// Adapters: each has memory of its own, which kernels find by tables with a row for each slot, `stride` of the tensor apart.
+// `ranks` i32[L, G] holds ranks, 0 where a linear is not a target; `scale` f32[L, G] what multiplies B A x. `factors` i64[L, G,
+// 4] are addresses of four contiguous matrices: A c[r, K] and the transposed B c[r, N of the linear], and their gradients in
+// f32; 0 where the rank is 0. `vectors` i64[L, G, 4] are addresses of f32 vectors of the adapter's method: what it stores, each
+// followed by its gradient, and what is derived. A vector along the output is one for the whole group, [N]. `firstColumn` says
+// where each of the G linears begins in N, and ends with N: [0, N] or [0, Nq, Nq + Nk, N].
+//
+// s = drop(x) A^T and its gradient ds, c[E], hold for each row as many columns as its adapter needs there: W = the sum over g of
+// ranks[l, g] rounded up to 16, linear g after those before it. The rows of tile t begin at element 16 lowAt[t], `lowAt` i32[M /
+// rowTile], W apart. What lies between a rank and the next multiple of 16 is zero or not read.
 //
 // Dropout: `dropout` i32[L, 4] = seed, step, keep threshold, bits of f32 1 / (1 - p). An element of row m, column k is kept
 // when dropoutBits(dropoutRowKey(seed, step, module, rowNumber[m]), k) >= threshold, as unsigned numbers (base/rng.ts);
@@ -22,15 +28,23 @@ import type { Tensor } from "./device.ts";
 import type { PackedWeight, Weight } from "./packed.ts";
 
 /** What every kernel that touches adapters reads. */
-type AdapterArgs = { readonly tileAdapter: Tensor; readonly ranks: Tensor };
+type AdapterArgs = {
+  readonly tileAdapter: Tensor;
+  readonly lowAt: Tensor;
+  readonly factors: Tensor;
+  readonly ranks: Tensor;
+};
 type DropoutArgs = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
 type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
 type Projected = {
   readonly side: "a" | "b";
-  readonly vector: Tensor;
+  readonly factors: Tensor;
+  readonly vectors: Tensor;
   readonly ranks: Tensor;
   readonly firstColumn: readonly number[];
+  /** K */
+  readonly width: number;
   readonly which: Tensor;
   readonly projection: Tensor;
 };
@@ -134,12 +148,12 @@ export type Kernels = {
   /** dgateUp c[M, 2 I] (may be gateUp itself) from dh c[M, I]. */
   swiglu_backward: { readonly dh: Tensor; readonly gateUp: Tensor; readonly dgateUp: Tensor };
 
-  /** s[m, g R + r] = sum_k drop(x)[m, k] a[adapter, g R + r, k]: x c[M, K], a c[L, G R, K], s c[M, G R]. */
-  lora_down: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly a: Tensor; readonly s: Tensor };
+  /** s = drop(x) A^T: x c[M, K], s c[E]. */
+  lora_down: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly s: Tensor };
   /**
    * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or
-   * null, s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken
-   * apart to c first; fp8 is multiplied as it is, with each row of x rounded to e4m3 at its own scale.
+   * null, s c[E], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken apart to c first;
+   * fp8 is multiplied as it is, with each row of x rounded to e4m3 at its own scale.
    */
   linear_forward: {
     readonly x: Tensor;
@@ -147,100 +161,80 @@ export type Kernels = {
     readonly bias: Tensor | null;
     readonly residual: Tensor | null;
     readonly y: Tensor;
-    readonly lora:
-      | (AdapterArgs & {
-          readonly s: Tensor;
-          readonly b: Tensor;
-          readonly scale: Tensor;
-          readonly firstColumn: readonly number[];
-        })
-      | null;
+    readonly lora: (AdapterArgs & { readonly s: Tensor; readonly scale: Tensor; readonly firstColumn: readonly number[] }) | null;
   };
-  /**
-   * In one read of dy c[M, N]: ds[m, g R + r] = scale sum_n dy[m, n] b[adapter, n, r] over the columns of linear g, ds c[M, G
-   * R]; db[adapter, n, r] += scale sum_m dy[m, n] s[m, g R + r], db f32[L, N, R].
-   */
+  /** In one read of dy c[M, N]: ds = scale dy B, ds c[E]; the gradient of B += scale dy^T s. */
   lora_up_grad: AdapterArgs & {
     readonly dy: Tensor;
     readonly s: Tensor;
-    readonly b: Tensor;
     readonly scale: Tensor;
     readonly firstColumn: readonly number[];
     readonly ds: Tensor;
-    readonly db: Tensor;
   };
   /**
-   * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the
-   * forward's mask. With fp8 it is dy times the weight's scales, row by row, that is rounded to e4m3.
+   * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[E], dx c[M, K]; drop' applies the forward's mask. With
+   * fp8 it is dy times the weight's scales, row by row, that is rounded to e4m3.
    */
   linear_backward: {
     readonly dy: Tensor;
     readonly weight: Weight;
     readonly dx: Tensor;
-    readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor; readonly a: Tensor }) | null;
+    readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor }) | null;
   };
-  /** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
-  lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor; readonly da: Tensor };
+  /** The gradient of A += ds^T drop(x): x c[M, K], ds c[E]. */
+  lora_down_grad: AdapterArgs & DropoutArgs & { readonly x: Tensor; readonly ds: Tensor };
 
   /**
-   * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r b[l, n, r] a[l, g R + r]|
-   * over the rows of the linears that l targets; gain[l, n] = m[l, n] / norm[n] and inverse[l, n] = 1 / norm[n], or 0 for a row
-   * of zeros. Where stale is 2 m[l, n] first becomes norm[n]. All else is left as it is. m f32[L, N], L strided; gain, inverse
-   * f32[L, N].
+   * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r B[n, r] A[r]| over the
+   * rows of the linears that l targets; gain[n] = m[n] / norm[n] and inverse[n] = 1 / norm[n], or 0 for a row of zeros. Where
+   * stale is 2 m[n] first becomes norm[n]. All else is left as it is. `vectors` are those of m, its gradient, gain, inverse.
    */
   dora_norm: {
     readonly weight: Weight;
-    readonly a: Tensor;
-    readonly b: Tensor;
+    readonly factors: Tensor;
+    readonly vectors: Tensor;
     readonly scale: Tensor;
     readonly ranks: Tensor;
     readonly firstColumn: readonly number[];
-    readonly m: Tensor;
-    readonly gain: Tensor;
-    readonly inverse: Tensor;
     readonly stale: Tensor;
   };
   /**
-   * y = gain[adapter] z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1; y's other rows are left as
-   * they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
+   * y = gain z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1, over all columns of the group; y's
+   * other rows are left as they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
    */
   dora_forward: {
     readonly z: Tensor;
     readonly bias: Tensor | null;
     readonly residual: Tensor | null;
-    readonly gain: Tensor;
+    readonly vectors: Tensor;
     readonly decomposed: Tensor;
     readonly y: Tensor;
     readonly tileAdapter: Tensor;
   };
   /**
-   * In the tiles of decomposed adapters dm[adapter, n] += inverse[adapter, n] sum_m dy[m, n] z[m, n], then z becomes
-   * gain[adapter, n] dy[m, n]; in all other tiles z becomes dy. dm f32[L, N], L strided; an adapter's tiles lie side by side
-   * and are summed in order.
+   * In the tiles of decomposed adapters the gradient of m[n] += inverse[n] sum_m dy[m, n] z[m, n], then z becomes gain[n] dy[m,
+   * n]; in all other tiles z becomes dy. An adapter's tiles lie side by side and are summed in order.
    */
   dora_backward: {
     readonly dy: Tensor;
     readonly z: Tensor;
-    readonly gain: Tensor;
-    readonly inverse: Tensor;
+    readonly vectors: Tensor;
     readonly decomposed: Tensor;
-    readonly dm: Tensor;
     readonly tileAdapter: Tensor;
   };
 
   /**
-   * VeRA's factors of the adapters l whose `which` i32[L] is not 0: factor[l, i, j] = vector[l, i] draw(i, j) where rank says
-   * that there is something, all else is left as it is. Side a: factor c[L, G R, K], row i = g R + r for r below ranks[l, g],
-   * draw = element r width + j of key A and bound A; side b: factor c[L, N, R], columns j below ranks[l, g], draw = element n
-   * rank + j of key B and bound B, n the row within its linear. projection i32[L, 5]: keys A and B, width, the bits of bounds A
-   * and B (f32); element i is ((mix(key ^ i) >> 8) 2^-23 - 1) bound. vector f32[L, G 256] (side a: that of linear g begins at
-   * 256 g) or f32[L, N], L strided as factor is.
+   * VeRA's factors of the adapters l whose `which` i32[L] is not 0. Side a: A[r, k] = d[r] draw(r width + k) of key A and bound
+   * A; side b: B[n, r], which is held transposed, = b[n] draw(n rank + r) of key B and bound B, n the row within its linear.
+   * projection i32[L, 5]: keys A and B, width, the bits of bounds A and B (f32); element i is ((mix(key ^ i) >> 8) 2^-23 - 1)
+   * bound. `vectors` are those of d, its gradient, b, its gradient.
    */
-  vera_expand: Projected & { readonly factor: Tensor };
+  vera_expand: Projected;
   /**
-   * vector[l, i] += sum over j of grad[l, i, j] draw(i, j), of the same elements, and these become 0. grad as factor, in f32.
+   * The gradient of d[r] += sum over k of A's gradient times draw, that of b[n] += sum over r of B's times draw, of the same
+   * elements, and these become 0.
    */
-  vera_reduce: Projected & { readonly grad: Tensor };
+  vera_reduce: Projected;
 
   /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
   rows_gather: { readonly x: Tensor; readonly rows: Tensor; readonly y: Tensor };
@@ -269,21 +263,19 @@ export type Kernels = {
   };
 
   /**
-   * squares f32[L, S] = the sum of squares of each of the S tensors of each adapter's gradients f32[L, P]. tensors i32[S, 3] =
-   * first element within the adapter's block, rows, columns. Rows and columns of zeros must not change a bit of the sum, since
-   * the padded rank depends on the other adapters: each SIMD lane adds whole rows (or every LANES-th column), and all are
-   * combined last.
+   * squares f32[S] = the sum of squares of each of the S tensors of an adapter's gradients f32[P]. tensors i32[S, 3] = first
+   * element within the adapter's block, rows, columns.
    */
   grad_norm: { readonly grads: Tensor; readonly tensors: Tensor; readonly squares: Tensor };
   /**
-   * One step of each adapter whose `table` row says so, with its gradients multiplied by `coefficient` (clipping); then its
-   * gradients become 0. params, grads, m, v f32[L, P]; copy bf16[L, P] or null: what the kernels read. table f32[L, 11]:
+   * One step of an adapter, with its gradients multiplied by `coefficient` (clipping); then its gradients become 0. params,
+   * grads, m, v f32[P]; copy bf16[P] or null: what the kernels read. table f32[11]:
    * 1, AdamW (Loshchilov and Hutter 2019, as PyTorch computes it): 1, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight
    * decay, 1 - beta1^t, 1 - beta2^t, coefficient, learning rate of B (LoRA+, Hayou et al. 2024); differences from 1 come from
    * doubles, since 1 - 0.999f is off by 1e-5. 2, SGD (as PyTorch computes it): 2, learning rate, momentum, nesterov (0 or 1),
    * -, -, weight decay, -, -, coefficient, learning rate of B; d = g + decay p, m = momentum m + d, p -= lr (nesterov ? d +
-   * momentum m : m), and v stays as it is. 0: nothing of the adapter is touched. factors i32[P / 128]: 1 where 128 elements of
-   * a block are of a B, else 0.
+   * momentum m : m), and v stays as it is. 0: nothing is touched. factors i32[P / 128]: 1 where 128 elements of a block are of
+   * a B, else 0.
    */
   adamw_step: {
     readonly params: Tensor;

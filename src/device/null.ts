@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, Sharing, Span, Tensor } from "./device.ts";
+import { type Device, GRANULARITY, type Sharing, type Span, type Tensor } from "./device.ts";
 import type { KernelName, Kernels } from "./kernels.ts";
 
 export class NullDevice implements Device {
@@ -12,6 +12,7 @@ export class NullDevice implements Device {
   readonly sharing: Sharing | null = null;
   readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;
   readonly threads = 0;
+  readonly granularity: number = GRANULARITY.null;
   /** Kernels in the order of their launches. */
   readonly launched: KernelName[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
@@ -22,7 +23,6 @@ export class NullDevice implements Device {
   constructor(
     readonly compute: "f32" | "bf16" = "f32",
     readonly rowTile = 16,
-    readonly paddedRanks: readonly number[] = compute === "bf16" ? [16, 32, 64, 128, 256] : [],
   ) {}
 
   get allocated(): number {

@@ -1,17 +1,17 @@
-// AdamW (Loshchilov and Hutter 2019) or SGD of all adapters in one launch, with each adapter's own rate, step and clipping.
+// AdamW (Loshchilov and Hutter 2019) or SGD of an adapter, with its own rate, step and clipping.
 
 import { op } from "./op.ts";
 
 /** Numbers of an adapter's row in the table; kernels.ts says which. */
 export const ADAMW_TABLE_WIDTH = 11;
 
-export const gradNorm = op("grad_norm", { grads: "f32 L P", tensors: "i32 S 3", squares: "f32 L S" });
+export const gradNorm = op("grad_norm", { grads: "f32 P", tensors: "i32 S 3", squares: "f32 S" });
 export const adamwStep = op("adamw_step", {
-  params: "f32 L P",
-  grads: "f32 L P",
-  m: "f32 L P",
-  v: "f32 L P",
-  copy: "bf16 L P",
+  params: "f32 P",
+  grads: "f32 P",
+  m: "f32 P",
+  v: "f32 P",
+  copy: "bf16 P",
   factors: "i32 F",
-  table: `f32 L ${ADAMW_TABLE_WIDTH}`,
+  table: `f32 ${ADAMW_TABLE_WIDTH}`,
 });

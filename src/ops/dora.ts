@@ -4,28 +4,12 @@ import { op } from "./op.ts";
 
 export const doraNorm = op("dora_norm", {
   weight: "w N K",
-  a: "c L S K",
-  b: "c L N R",
+  factors: "i64 L G 4",
+  vectors: "i64 L G 4",
   scale: "f32 L G",
   ranks: "i32 L G",
-  m: "f32 L N",
-  gain: "f32 L N",
-  inverse: "f32 L N",
   stale: "i32 L",
 });
-export const doraForward = op("dora_forward", {
-  z: "c M N",
-  bias: "c N",
-  residual: "c M N",
-  gain: "f32 L N",
-  decomposed: "i32 L",
-  y: "c M N",
-});
-export const doraBackward = op("dora_backward", {
-  dy: "c M N",
-  z: "c M N",
-  gain: "f32 L N",
-  inverse: "f32 L N",
-  decomposed: "i32 L",
-  dm: "f32 L N",
-});
+const TABLES = { vectors: "i64 L G 4", decomposed: "i32 L" };
+export const doraForward = op("dora_forward", { z: "c M N", bias: "c N", residual: "c M N", y: "c M N", ...TABLES });
+export const doraBackward = op("dora_backward", { dy: "c M N", z: "c M N", ...TABLES });

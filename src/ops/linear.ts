@@ -2,24 +2,24 @@
 
 import { op } from "./op.ts";
 
+const ADAPTERS = { factors: "i64 L G 4", ranks: "i32 L G", lowAt: "i32 T" };
+
 export const linearForward = op("linear_forward", {
   x: "c M K",
   weight: "w N K",
   bias: "c N",
   residual: "c M N",
   y: "c M N",
-  s: "c M S",
-  b: "c L N R",
+  s: "c E",
   scale: "f32 L G",
-  ranks: "i32 L G",
+  ...ADAPTERS,
 });
 export const linearBackward = op("linear_backward", {
   dy: "c M N",
   weight: "w N K",
   dx: "c M K",
-  ds: "c M S",
-  a: "c L S K",
-  ranks: "i32 L G",
+  ds: "c E",
   rowNumber: "i32 M",
   dropout: "i32 L 4",
+  ...ADAPTERS,
 });

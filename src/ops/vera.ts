@@ -2,7 +2,13 @@
 
 import { op } from "./op.ts";
 
-const TABLES = { ranks: "i32 L G", which: "i32 L", projection: "i32 L 5" };
+const TABLES = {
+  factors: "i64 L G 4",
+  vectors: "i64 L G 4",
+  ranks: "i32 L G",
+  which: "i32 L",
+  projection: "i32 L 5",
+};
 
-export const veraExpand = op("vera_expand", { factor: "c L S C", vector: "f32 L V", ...TABLES });
-export const veraReduce = op("vera_reduce", { grad: "f32 L S C", vector: "f32 L V", ...TABLES });
+export const veraExpand = op("vera_expand", TABLES);
+export const veraReduce = op("vera_reduce", TABLES);

@@ -11,9 +11,9 @@ import { formatBytes } from "../base/units.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import type { StageLayers } from "../engine/weights.ts";
-import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
+import { blockBytes, fillingPasses, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
 import {
   type AdapterPlan,
   checkContrast,
@@ -22,6 +22,7 @@ import {
   longestRow,
   onStages,
   planAdapter,
+  slotNeed,
 } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
@@ -93,6 +94,8 @@ export type PlanOptions = {
   readonly exact?: boolean;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
+  /** Whether the rows of an adapter's passes are not those of its data. */
+  readonly anyRows?: boolean;
 };
 
 /** `devices` are those of the stages, first stage first. */
@@ -101,17 +104,18 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache, anyRows = cache !== undefined }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
-  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
+  const { rowTile } = device;
+  const limits = { tokensPerMicrobatch, rowTile };
+  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!, limits));
   for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
-  const { rowTile } = device;
   const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
   const members = adapters
@@ -124,9 +128,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
+  const needs = adapters.map(slotNeed);
+  const blocks = parts.map((part) => blockBytes(spec, part, needs, device));
   const shared = {
-    rank: padRank(adapters.flatMap(ranksOf), device),
-    ...roomOf(onStages(adapters)),
+    products: productSizes(onStages(adapters)),
     positions,
     format,
     ...(cache ? { cache } : {}),
@@ -137,8 +142,9 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const sizes = { ...shared, ...ofPass, slots, layers: layerRange.to - layerRange.from };
-      const memory = stageMemory(spec, layerRange, sizes, device);
+      const low = lowSizes(anyRows ? fillingPasses(needs, rows) : needs, slots, layerRange, rows);
+      const sizes = { ...shared, ...ofPass, low, slots, layers: layerRange.to - layerRange.from };
+      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blocks[stage]!));
       return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
     });
   const fits = (stages: readonly StagePlan[]) => {
@@ -247,28 +253,6 @@ export const mostBytes = ({ stages }: Plan): number => fullest(stages).bytes;
 export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memory }) => memory).reduce(addMemory);
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
-
-type Ranked = { readonly name: string; readonly rank: number; readonly trainedRank?: number | undefined };
-const ranksOf = (adapter: AdapterPlan): Ranked[] =>
-  onStages([adapter]).map(({ rank, trainedRank }) => ({ name: adapter.name, rank, trainedRank }));
-
-/** The rank that all adapters' factors are padded to: one that the device's kernels know. */
-export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: DeviceReport): number {
-  const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
-  const most = largest.rank;
-  if (paddedRanks.length === 0) return most;
-  const padded = paddedRanks.find((rank) => rank >= most);
-  if (padded === undefined) {
-    const [limit, { trainedRank }] = [paddedRanks.at(-1)!, largest];
-    const parts = trainedRank === undefined ? "" : ` (${trainedRank} trained, as much kept of its beginning)`;
-    throw new RequestError(
-      "plan.rank",
-      `adapter '${largest.name}' has rank ${most}${parts}; the kernels for ${name} go up to ${limit}`,
-      `lower the rank to ${trainedRank === undefined ? limit : Math.floor(limit / 2)}, or use the cpu device`,
-    );
-  }
-  return padded;
-}
 
 /**
  * The largest pass that can come: no more than `passRows` (a micro-batch over it runs alone, so room for the largest is made),

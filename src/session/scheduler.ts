@@ -11,7 +11,7 @@ import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from ".
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
-import { readState, writeState } from "./export.ts";
+import { readState, release, writeState } from "./export.ts";
 import { beginIn } from "./references.ts";
 import { isAdmissible, isToLeave, type LifecycleEvent } from "./transition.ts";
 
@@ -168,8 +168,12 @@ export class AdapterScheduler {
     }
   }
 
+  /** Frees the slot of an adapter, and its memory on the stages. */
   free(adapter: AdapterState): void {
-    if (adapter.slot !== null) this.#slots[adapter.slot] = null;
+    const { bus, background } = this.options;
+    if (adapter.slot === null) return;
+    background.start(release(bus, adapter.slot)); // sent now, before another adapter is admitted there
+    this.#slots[adapter.slot] = null;
     adapter.slot = null;
   }
 }

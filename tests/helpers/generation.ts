@@ -9,7 +9,8 @@ import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { factorsIn, roomOf } from "../../src/methods/layout.ts";
+import { factorsIn } from "../../src/methods/layout.ts";
+import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { factorShape } from "../../src/methods/registry.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
@@ -46,18 +47,18 @@ export async function tinyGenerator(
   { sequences = 8, format = "dense" }: { readonly sequences?: number; readonly format?: WeightFormat } = {},
   adapters: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
-  const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
   const capacity = 128;
+  const needs = adapters.map((adapter) => ({ holds: [adapter], rows }));
   const sizes: GenerationSizes = {
     slots: Math.max(1, adapters.length),
     rows,
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
-    ...roomOf(adapters),
+    low: lowSizes(needs, adapters.length, wholeModel(spec), rows),
+    products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
     positions: capacity,

@@ -10,7 +10,9 @@ import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { LINEARS } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
-import { roomOf } from "../../src/methods/layout.ts";
+import { blockBytes, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { stageMemory } from "../../src/plan/memory.ts";
+import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
@@ -74,22 +76,32 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
   };
 }
 
-const padded = ({ paddedRanks }: Device, rank: number): number => paddedRanks.find((known) => known >= rank) ?? rank;
+export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => {
+  const [rows, layers] = [changes.rows ?? 256, changes.layers ?? 2];
+  const needs = adapters.map((adapter) => ({ holds: [adapter], rows }));
+  return {
+    slots: adapters.length,
+    rows,
+    targets: 256,
+    chunk: device.rowTile,
+    layers,
+    low: lowSizes(needs, adapters.length, { from: 0, to: layers }, rows),
+    products: productSizes(adapters),
+    recomputation: "selective",
+    inFlight: 1,
+    positions: 64,
+    format: "dense",
+    ...changes,
+  };
+};
 
-export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
-  slots: adapters.length,
-  rows: 256,
-  targets: 256,
-  chunk: device.rowTile,
-  layers: 2,
-  rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
-  ...roomOf(adapters),
-  recomputation: "selective",
-  inFlight: 1,
-  positions: 64,
-  format: "dense",
-  ...changes,
-});
+/** Bytes of the whole model's stage with all adapters in their slots, as the plan counts them. */
+export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes, adapters: readonly PoolAdapter[]): number {
+  const layers = wholeModel(spec);
+  const needs = adapters.map((adapter) => ({ holds: [adapter], rows: sizes.rows }));
+  const pool = poolBytes(spec, layers, sizes.slots, blockBytes(spec, layers, needs, device));
+  return totalBytes(stageMemory(spec, layers, sizes, device, pool));
+}
 
 /** Random factors, so that gradients of all are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {

@@ -53,5 +53,18 @@ export const unsigned = (t: Tensor): Uint32Array => new Uint32Array(hostView(t.p
 /** The values of an f32 tensor, in place. */
 export const floats = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, elements(t) * 4));
 
+/** Elements from one row of a table to the next. */
+export const strideOf = (t: Tensor): number => t.stride ?? elements(t) / dim(t, 0);
+const spanOf = (t: Tensor): number => (dim(t, 0) - 1) * strideOf(t) + elements(t) / dim(t, 0);
+
+/** The same of a table whose rows are `strideOf` elements apart. */
+export const intRows = (t: Tensor): Int32Array => new Int32Array(hostView(t.ptr, spanOf(t) * 4));
+export const floatRows = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, spanOf(t) * 4));
+/** Addresses: below 2^48, so each is exact as a number. */
+export function addressRows(t: Tensor): (slot: number, linear: number, which: number) => number {
+  const [values, stride, width] = [new BigUint64Array(hostView(t.ptr, spanOf(t) * 8)), strideOf(t), dim(t, 2)];
+  return (slot, linear, which) => Number(values[slot * stride + linear * width + which]);
+}
+
 /** A dimension of a tensor whose shape `ops` has checked. */
 export const dim = (t: Tensor, i: number): number => t.shape[i] ?? 1;

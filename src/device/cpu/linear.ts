@@ -5,11 +5,11 @@
 // multiplied tile by tile, so that the path does not depend on how many there are.
 
 import { alignUp, range } from "../../base/shape.ts";
-import { MOST_RANK } from "../../methods/layout.ts";
+import { paddedWidth } from "../../methods/layout.ts";
 import type { Tensor } from "../device.ts";
 import type { Kernels } from "../kernels.ts";
 import { isPacked, type Weight } from "../packed.ts";
-import { dim, floats, type Host, ints, type Matrix, unsigned } from "./host.ts";
+import { addressRows, dim, floatRows, floats, type Host, intRows, ints, type Matrix, strideOf, unsigned } from "./host.ts";
 import { expandRows, packedProduct, type Scratch, widestPiece } from "./packed.ts";
 
 /** A multiple of the rows that OpenBLAS's x86 kernels take at a time (12 and 16 divide 48; 24 was enough on all of them). */
@@ -54,12 +54,6 @@ function segments(tileAdapter: Tensor, rows: number): Segment[] {
   return found;
 }
 
-/** The part of a stacked tensor [L, rows, columns] that belongs to `adapter`, from row `row` of it. */
-function partOf(t: Tensor, adapter: number, row: number): Matrix {
-  const columns = dim(t, 2);
-  return { ptr: t.ptr + (adapter * (t.stride ?? dim(t, 1) * columns) + row * columns) * F32, ld: columns };
-}
-
 type Masked = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
 
 /** Applies an adapter's mask to its rows of x: into `to`, or added to it. */
@@ -81,36 +75,42 @@ function masked(host: Host, scratch: Scratch, args: Masked & { readonly x: Tenso
   return dropped;
 }
 
-export function linearKernels(host: Host, scratch: Scratch) {
-  const clear = (t: Tensor) => host.kernels.native_zero(t.ptr, dim(t, 0) * dim(t, 1) * F32);
+/** A linear that an adapter of a segment targets, where it is in the segment's rows of s, and its matrices. */
+type Target = { readonly g: number; readonly rank: number; readonly low: (s: Tensor) => Matrix; readonly matrix: (which: number) => number };
+/** Places of a linear's addresses in `factors`. */
+const [A, B, A_GRADIENT, B_GRADIENT] = [0, 1, 2, 3];
 
-  /** Calls `each` for every (rows of an adapter, linear that it targets). */
-  function eachTarget(
-    args: { readonly tileAdapter: Tensor; readonly ranks: Tensor },
-    rows: number,
-    each: (segment: Segment, linear: number, rank: number) => void,
-  ): void {
-    const linears = dim(args.ranks, 1);
-    const ranks = ints(args.ranks);
-    for (const segment of segments(args.tileAdapter, rows))
-      for (let g = 0; g < linears; g++) {
-        const rank = ranks[segment.adapter * linears + g]!;
-        if (rank > 0) each(segment, g, rank);
-      }
+type Adapters = Pick<Kernels["lora_down"], "tileAdapter" | "lowAt" | "factors" | "ranks">;
+
+/** Calls `each` for the rows of each adapter with the linears that it targets, where there are any. */
+function eachSegment(args: Adapters, rows: number, each: (segment: Segment, targets: readonly Target[]) => void): void {
+  const linears = dim(args.ranks, 1);
+  const [ranks, stride, starts, addresses] = [intRows(args.ranks), strideOf(args.ranks), ints(args.lowAt), addressRows(args.factors)];
+  for (const segment of segments(args.tileAdapter, rows)) {
+    const { adapter, row } = segment;
+    const own = [...ranks.subarray(adapter * stride, adapter * stride + linears)];
+    const ld = paddedWidth(own);
+    const first = starts[row / ROW_TILE]! * 16;
+    const targets = own.flatMap((rank, g): Target[] => {
+      if (rank === 0) return [];
+      const column = first + paddedWidth(own.slice(0, g));
+      return [
+        { g, rank, low: (s) => ({ ptr: s.ptr + column * F32, ld }), matrix: (which) => addresses(adapter, g, which) },
+      ];
+    });
+    if (targets.length > 0) each(segment, targets);
   }
+}
 
+export function linearKernels(host: Host, scratch: Scratch) {
   return {
     lora_down(args: Kernels["lora_down"]): void {
-      const { x, a, s } = args;
-      const padded = dim(s, 1) / dim(args.ranks, 1);
-      clear(s);
-      let current: Segment | null = null;
-      let input = rowsOf(x);
-      eachTarget(args, dim(x, 0), (segment, g, rank) => {
-        if (segment !== current) input = masked(host, scratch, args, segment); // once for all linears of the group
-        current = segment;
-        const to = columnsOf(rowsOf(s, segment.row), g * padded);
-        host.product([segment.rows, rank, dim(x, 1)], input, false, partOf(a, segment.adapter, g * padded), true, to);
+      const { x, s } = args;
+      const width = dim(x, 1);
+      eachSegment(args, dim(x, 0), (segment, targets) => {
+        const input = masked(host, scratch, args, segment); // once for all linears of the group
+        for (const { rank, low, matrix } of targets)
+          host.product([segment.rows, rank, width], input, false, { ptr: matrix(A), ld: width }, true, low(s));
       });
     },
 
@@ -119,35 +119,29 @@ export function linearKernels(host: Host, scratch: Scratch) {
       if (bias) addBias(y, bias, residual !== null);
       frozen(host, scratch, x, weight, true, y, residual || bias ? 1 : 0);
       if (!lora) return;
-      const scales = floats(lora.scale);
-      const linears = dim(lora.ranks, 1);
-      eachTarget(lora, dim(x, 0), (segment, g, rank) => {
-        const first = lora.firstColumn[g]!;
-        const columns = lora.firstColumn[g + 1]! - first;
-        const s = columnsOf(rowsOf(lora.s, segment.row), (g * dim(lora.s, 1)) / linears);
-        const to = columnsOf(rowsOf(y, segment.row), first);
-        const scale = scales[segment.adapter * linears + g]!;
-        host.product([segment.rows, columns, rank], s, false, partOf(lora.b, segment.adapter, first), true, to, scale, 1);
+      const [scales, stride] = [floatRows(lora.scale), strideOf(lora.scale)];
+      eachSegment(lora, dim(x, 0), ({ row, rows, adapter }, targets) => {
+        for (const { g, rank, low, matrix } of targets) {
+          const [first, columns] = columnsIn(lora.firstColumn, g);
+          const to = columnsOf(rowsOf(y, row), first);
+          const scale = scales[adapter * stride + g]!;
+          host.product([rows, columns, rank], low(lora.s), false, { ptr: matrix(B), ld: columns }, false, to, scale, 1);
+        }
       });
     },
 
     lora_up_grad(args: Kernels["lora_up_grad"]): void {
-      const { dy, s, b, ds, db } = args;
-      const linears = dim(args.ranks, 1);
-      const padded = dim(s, 1) / linears;
-      const scales = floats(args.scale);
-      clear(ds);
-      eachTarget(args, dim(dy, 0), (segment, g, rank) => {
-        const first = args.firstColumn[g]!;
-        const columns = args.firstColumn[g + 1]! - first;
-        const scale = scales[segment.adapter * linears + g]!;
-        const dyRows = columnsOf(rowsOf(dy, segment.row), first);
-        const sRows = columnsOf(rowsOf(s, segment.row), g * padded);
-        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
-        const up = partOf(b, segment.adapter, first);
-        host.product([segment.rows, rank, columns], dyRows, false, up, false, dsRows, scale);
-        const upGrad = partOf(db, segment.adapter, first);
-        host.product([columns, rank, segment.rows], dyRows, true, sRows, false, upGrad, scale, 1);
+      const { dy, s, ds } = args;
+      const [scales, stride] = [floatRows(args.scale), strideOf(args.scale)];
+      eachSegment(args, dim(dy, 0), ({ row, rows, adapter }, targets) => {
+        for (const { g, rank, low, matrix } of targets) {
+          const [first, columns] = columnsIn(args.firstColumn, g);
+          const scale = scales[adapter * stride + g]!;
+          const dyRows = columnsOf(rowsOf(dy, row), first);
+          host.product([rows, rank, columns], dyRows, false, { ptr: matrix(B), ld: columns }, true, low(ds), scale);
+          const gradient = { ptr: matrix(B_GRADIENT), ld: columns };
+          host.product([rank, columns, rows], low(s), true, dyRows, false, gradient, scale, 1);
+        }
       });
     },
 
@@ -155,122 +149,120 @@ export function linearKernels(host: Host, scratch: Scratch) {
       frozen(host, scratch, dy, weight, false, dx, 0);
       if (!lora) return;
       const width = dim(dx, 1);
-      const padded = dim(lora.ds, 1) / dim(lora.ranks, 1);
-      for (const segment of segments(lora.tileAdapter, dim(dx, 0))) {
+      eachSegment(lora, dim(dx, 0), (segment, targets) => {
         const drop = drops(lora, segment.adapter);
         const to = rowsOf(dx, segment.row);
         const sum = drop ? { ptr: scratch(segment.rows * width * F32), ld: width } : to;
-        let beta = drop ? 0 : 1;
-        const ranks = ints(lora.ranks).subarray(segment.adapter * dim(lora.ranks, 1));
-        for (let g = 0; g < dim(lora.ranks, 1); g++) {
-          if (ranks[g] === 0) continue;
-          const ds = columnsOf(rowsOf(lora.ds, segment.row), g * padded);
-          const down = partOf(lora.a, segment.adapter, g * padded);
-          host.product([segment.rows, width, ranks[g]!], ds, false, down, false, sum, 1, beta);
-          beta = 1;
+        for (const [i, { rank, low, matrix }] of targets.entries()) {
+          const beta = drop && i === 0 ? 0 : 1;
+          host.product([segment.rows, width, rank], low(lora.ds), false, { ptr: matrix(A), ld: width }, false, sum, 1, beta);
         }
-        if (drop && beta === 1) applyDropout(host, lora, segment, sum, to, true);
-      }
+        if (drop) applyDropout(host, lora, segment, sum, to, true);
+      });
     },
 
     lora_down_grad(args: Kernels["lora_down_grad"]): void {
-      const { x, ds, da } = args;
-      const padded = dim(ds, 1) / dim(args.ranks, 1);
-      let current: Segment | null = null;
-      let input = rowsOf(x);
-      eachTarget(args, dim(x, 0), (segment, g, rank) => {
-        if (segment !== current) input = masked(host, scratch, args, segment);
-        current = segment;
-        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
-        host.product(
-          [rank, dim(x, 1), segment.rows],
-          dsRows,
-          true,
-          input,
-          false,
-          partOf(da, segment.adapter, g * padded),
-          1,
-          1,
-        );
+      const { x, ds } = args;
+      const width = dim(x, 1);
+      eachSegment(args, dim(x, 0), (segment, targets) => {
+        const input = masked(host, scratch, args, segment);
+        for (const { rank, low, matrix } of targets) {
+          const gradient = { ptr: matrix(A_GRADIENT), ld: width };
+          host.product([rank, width, segment.rows], low(ds), true, input, false, gradient, 1, 1);
+        }
       });
     },
   };
 }
 
+/** Where a linear of a group begins in its output, and how many columns it has. */
+const columnsIn = (firstColumn: readonly number[], g: number): readonly [first: number, columns: number] => [
+  firstColumn[g]!,
+  firstColumn[g + 1]! - firstColumn[g]!,
+];
+
 /** VeRA's factors and the gradients of its vectors (src/engine/methods/vera.ts), a linear of an adapter at a time. */
 export function veraKernels({ kernels: c }: Host) {
-  const each = (of: Tensor, args: Kernels["vera_expand"] | Kernels["vera_reduce"], apply: typeof c.vera_expand): void => {
-    const { side, vector, ranks, firstColumn, which, projection } = args;
-    const linears = dim(ranks, 1);
-    const [padded, ld] = [dim(of, 1) / linears, dim(of, 2)];
+  const each = (args: Kernels["vera_expand"], isGradient: boolean, apply: typeof c.vera_expand): void => {
+    const { side, firstColumn, which, projection } = args;
+    const [factors, vectors] = [addressRows(args.factors), addressRows(args.vectors)];
+    const [ranks, stride, isB] = [intRows(args.ranks), strideOf(args.ranks), side === "b"];
     for (const [slot, is] of ints(which).entries()) {
       const [keyA, keyB, width] = ints(projection).subarray(slot * 5);
       const [boundA, boundB] = floats(projection).subarray(slot * 5 + 3);
-      for (let g = 0; g < linears; g++) {
-        const rank = ints(ranks)[slot * linears + g]!;
+      for (let g = 0; g < dim(args.ranks, 1); g++) {
+        const rank = ranks[slot * stride + g]!;
         if (is === 0 || rank === 0) continue;
-        const first = side === "a" ? g * padded : firstColumn[g]!;
-        const sizes =
-          side === "a" ? ([rank, ld, ld, width!] as const) : ([firstColumn[g + 1]! - first, rank, ld, rank] as const);
-        const [key, bound] = side === "a" ? [keyA!, boundA!] : [keyB!, boundB!];
-        const at = side === "a" ? g * MOST_RANK : first;
-        const from = vector.ptr + (slot * (vector.stride ?? dim(vector, 1)) + at) * F32;
-        apply(partOf(of, slot, first).ptr, from, ...sizes, key >>> 0, bound);
+        const factor = factors(slot, g, isGradient ? (isB ? B_GRADIENT : A_GRADIENT) : isB ? B : A);
+        const vector = vectors(slot, g, (isB ? 2 : 0) + Number(isGradient));
+        const [key, bound] = isB ? [keyB!, boundB!] : [keyA!, boundA!];
+        const columns = isB ? columnsIn(firstColumn, g)[1] : args.width;
+        apply(factor, vector, rank, columns, isB ? rank : width!, Number(isB), key >>> 0, bound);
       }
     }
   };
   return {
-    vera_expand: (args: Kernels["vera_expand"]): void => each(args.factor, args, c.vera_expand),
-    vera_reduce: (args: Kernels["vera_reduce"]): void => each(args.grad, args, c.vera_reduce),
+    vera_expand: (args: Kernels["vera_expand"]): void => each(args, false, c.vera_expand),
+    vera_reduce: (args: Kernels["vera_reduce"]): void => each(args, true, c.vera_reduce),
   };
 }
+
+/** Places of a DoRA's addresses in `vectors`. */
+const [LENGTHS, LENGTHS_GRADIENT, GAIN, INVERSE] = [0, 1, 2, 3];
 
 /** DoRA's part of a linear layer (src/engine/methods/dora.ts). */
 export function doraKernels(host: Host, scratch: Scratch) {
   const c = host.kernels;
-  const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;
+  const isIn = (decomposed: Tensor) => {
+    const [values, stride] = [intRows(decomposed), strideOf(decomposed)];
+    return (slot: number) => values[slot * stride] === 1;
+  };
   return {
-    dora_norm({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale }: Kernels["dora_norm"]): void {
-      const [width, linears] = [weight.shape[1]!, dim(ranks, 1)];
+    dora_norm(args: Kernels["dora_norm"]): void {
+      const { weight, firstColumn, stale } = args;
+      const [width, linears] = [weight.shape[1]!, dim(args.ranks, 1)];
+      const [factors, vectors] = [addressRows(args.factors), addressRows(args.vectors)];
+      const [ranks, scales] = [intRows(args.ranks), floatRows(args.scale)];
       for (const [slot, is] of ints(stale).entries())
         for (let g = 0; g < linears; g++) {
-          const rank = ints(ranks)[slot * linears + g]!;
+          const rank = ranks[slot * strideOf(args.ranks) + g]!;
           if (is === 0 || rank === 0) continue;
-          const [first, down] = [firstColumn[g]!, partOf(a, slot, (g * dim(a, 1)) / linears)];
-          const up = partOf(b, slot, first);
-          const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
-          const factor = floats(scale)[slot * linears + g]!;
-          const count = firstColumn[g + 1]! - first;
+          const [first, count] = columnsIn(firstColumn, g);
+          const [a, b] = [factors(slot, g, A), factors(slot, g, B)];
+          const factor = scales[slot * strideOf(args.scale) + g]!;
           const step = isPacked(weight) ? widestPiece(host.cores) : count; // rows are independent of each other
           for (let row = 0; row < count; row += step) {
-            const rows = [Math.min(step, count - row), width, rank, up.ld] as const;
+            const rows = Math.min(step, count - row);
             const w = isPacked(weight)
-              ? expandRows(host, scratch, weight, first + row, rows[0])
+              ? expandRows(host, scratch, weight, first + row, rows)
               : rowsOf(weight, first + row).ptr;
-            const [length, gained, inverted] = [lengths!, gains!, inverses!].map((of) => of + row * F32);
-            const begins = is === 2 ? 1 : 0;
-            c.dora_norm(w, down.ptr, up.ptr + row * up.ld * F32, ...rows, factor, length!, gained!, inverted!, begins);
+            const at = (which: number) => vectors(slot, g, which) + row * F32;
+            const own = [at(LENGTHS), at(GAIN), at(INVERSE)] as const;
+            c.dora_norm(w, a, b + row * F32, rows, width, rank, count, factor, ...own, is === 2 ? 1 : 0);
           }
         }
     },
 
-    dora_forward({ z, bias, residual, gain, decomposed, y, tileAdapter }: Kernels["dora_forward"]): void {
-      const width = dim(y, 1);
+    dora_forward({ z, bias, residual, vectors, decomposed, y, tileAdapter }: Kernels["dora_forward"]): void {
+      const [width, address, isOwn] = [dim(y, 1), addressRows(vectors), isIn(decomposed)];
       for (const { row, rows, adapter } of segments(tileAdapter, dim(y, 0))) {
-        if (ints(decomposed)[adapter] !== 1) continue;
+        if (!isOwn(adapter)) continue;
         const more = residual && rowsOf(residual, row).ptr;
-        c.dora_forward(rowsOf(z, row).ptr, rowOf(gain, adapter), bias?.ptr ?? null, more, rowsOf(y, row).ptr, rows, width);
+        const gain = address(adapter, 0, GAIN);
+        c.dora_forward(rowsOf(z, row).ptr, gain, bias?.ptr ?? null, more, rowsOf(y, row).ptr, rows, width);
       }
     },
 
-    dora_backward({ dy, z, gain, inverse, decomposed, dm, tileAdapter }: Kernels["dora_backward"]): void {
+    dora_backward({ dy, z, vectors, decomposed, tileAdapter }: Kernels["dora_backward"]): void {
       const [rows, width] = [dim(dy, 0), dim(dy, 1)];
+      const [address, isOwn] = [addressRows(vectors), isIn(decomposed)];
       const others = new Set(range(Math.ceil(rows / ROW_TILE)));
       for (const segment of segments(tileAdapter, rows)) {
         const { row, adapter } = segment;
-        if (ints(decomposed)[adapter] !== 1) continue;
+        if (!isOwn(adapter)) continue;
         for (let tile = row / ROW_TILE; tile * ROW_TILE < row + segment.rows; tile++) others.delete(tile);
-        const own = [rowOf(gain, adapter), rowOf(inverse, adapter), rowOf(dm, adapter)] as const;
+        const at = (which: number) => address(adapter, 0, which);
+        const own = [at(GAIN), at(INVERSE), at(LENGTHS_GRADIENT)] as const;
         c.dora_backward(rowsOf(dy, row).ptr, rowsOf(z, row).ptr, ...own, segment.rows, width);
       }
       for (const tile of others) {
