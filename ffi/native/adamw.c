@@ -55,5 +55,6 @@ static void sgd_range(void *context, int64_t begin, int64_t end) {
 // One step of one adapter's n parameters; `table` is its row of the kernel's table, whose first number says which optimizer's.
 void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const int *factors, const float *table) {
   adamw_args a = {params, grads, m, v, table[9], factors, table};
+  if (table[0] == 0) return;
   parallel(n, BLOCK, table[0] == 2 ? sgd_range : adamw_range, &a);
 }
