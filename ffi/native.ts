@@ -1,44 +1,39 @@
-// The C ABI of ffi/native/*.c, as data: the cpu device's kernels. Arguments are documented there and in src/device/kernels.ts.
+// Our C, ffi/native/*.c. Whoever calls a function of it declares its ABI; what was declared is opened at once.
 
-const P = "ptr";
-const I = "i32";
-const U = "u32";
-const F = "f32";
-const L = "i64_fast";
+import { assetPath } from "../src/base/assets.ts";
+import { type Functions, openLibrary, type SymbolTable } from "./open.ts";
 
-export const native = {
+export const P = "ptr";
+export const I = "i32";
+export const U = "u32";
+export const F = "f32";
+export const L = "i64_fast";
+
+type Declared = { readonly symbols: SymbolTable; readonly functions: Record<string, unknown> };
+
+let declared: Declared[] = [];
+
+/** Functions of libmlora.so, there once it is open: `openNative`. */
+export function native<const S extends SymbolTable>(symbols: S): Functions<S> {
+  const functions = {};
+  declared.push({ symbols, functions });
+  return functions as Functions<S>;
+}
+
+/** Opens what has been declared since it was last called. Throws what `openLibrary` throws. */
+export function openNative(): void {
+  if (declared.length === 0) return;
+  const opened = openLibrary(assetPath("libmlora.so"), Object.assign({}, ...declared.map(({ symbols }) => symbols)));
+  for (const { symbols, functions } of declared) for (const name in symbols) functions[name] = opened[name];
+  declared = [];
+}
+
+/** What is no kernel: memory, threads, and the product that several kernels are made of. */
+export const base = native({
   native_threads: { args: [I, I], returns: I },
   native_allocate: { args: [L], returns: P },
   native_release: { args: [P], returns: "void" },
   native_copy: { args: [P, P, L], returns: "void" },
   native_zero: { args: [P, L], returns: "void" },
   product: { args: [P, I, I, I, I, I, F, P, I, P, I, F, P, I], returns: "void" },
-  product_packed: { args: [P, I, I, I, I, P, I, P, F, P, I, P], returns: "void" },
-  packed_quantise: { args: [P, I, P, P], returns: "void" },
-  packed_expand: { args: [P, L, L, L, L, P, L], returns: "void" },
-  packed_dequantise: { args: [P, P], returns: "void" },
-  rows_gather: { args: [P, P, P, I, I], returns: "void" },
-  rows_scatter: { args: [P, P, P, I, I], returns: "void" },
-  pool_forward: { args: [P, P, P, I, I], returns: "void" },
-  pool_backward: { args: [P, P, P, I, I], returns: "void" },
-  rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },
-  rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
-  swiglu_forward: { args: [P, P, I, I], returns: "void" },
-  swiglu_backward: { args: [P, P, P, I, I], returns: "void" },
-  rope_forward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
-  rope_backward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
-  attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
-  attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
-  cache_write: { args: [P, P, P, I, I, I, I], returns: "void" },
-  attention_decode: { args: [P, P, P, P, I, I, I, I, F, I], returns: "void" },
-  dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" },
-  xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" },
-  grad_norm: { args: [P, I, I], returns: F },
-  adamw_step: { args: [P, P, P, P, L, P, P], returns: "void" },
-  dora_norm: { args: [P, P, P, I, I, I, I, F, P, P, P, I], returns: "void" },
-  dora_forward: { args: [P, P, P, P, P, I, I], returns: "void" },
-  dora_backward: { args: [P, P, P, P, P, I, I], returns: "void" },
-  vera_expand: { args: [P, P, I, I, I, I, U, F], returns: "void" },
-  vera_reduce: { args: [P, P, I, I, I, I, U, F], returns: "void" },
-  random_fill: { args: [P, L, U, F], returns: "void" },
-} as const;
+});

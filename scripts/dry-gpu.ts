@@ -3,22 +3,20 @@
 
 import { bytesOf } from "../src/base/dtype.ts";
 import { sizeOf } from "../src/base/shape.ts";
-import { implementationsOf } from "../src/device/cuda/families.ts";
 import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
-import type { Implementations, Launcher } from "../src/device/cuda/launcher.ts";
+import type { Launcher } from "../src/device/cuda/launcher.ts";
 import type { KernelRow } from "../src/device/cuda/manifest.ts";
-import { type Choice, type Variant, VariantSet } from "../src/device/cuda/variants.ts";
-import { CUDA_ROW_TILE } from "../src/device/cuda.ts";
+import { type Choice, Variant, VariantSet } from "../src/device/cuda/variants.ts";
 import type { Tensor } from "../src/device/device.ts";
-import type { KernelName, Kernels } from "../src/device/kernels.ts";
+import type { Kernel } from "../src/device/kernel.ts";
 import { NullDevice } from "../src/device/null.ts";
+import { CUDA_ROW_TILE } from "../src/device/tile.ts";
 
 export class DryGpu extends NullDevice implements Launcher {
   readonly multiprocessors = 1;
   readonly hasWhole: boolean;
   override readonly formats: NullDevice["formats"];
   readonly #variants: VariantSet;
-  readonly #implementations: Implementations;
 
   /** `note` is given each row that is launched, or that another batch of the same adapters may launch. */
   constructor(
@@ -33,14 +31,13 @@ export class DryGpu extends NullDevice implements Launcher {
     this.formats = formats;
     this.hasWhole = hasWhole;
     this.#variants = variants;
-    this.#implementations = implementationsOf(this);
   }
 
-  override launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
+  override launch<A extends object>(kernel: Kernel<A>, args: A): void;
   override launch(variant: Variant): void;
-  override launch(kernel: KernelName | Variant, args?: unknown): void {
-    if (typeof kernel === "string") (this.#implementations[kernel] as (args: unknown) => void)(args);
-    else this.note(kernel.row);
+  override launch(kernel: Kernel<object> | Variant, args?: object): void {
+    if (kernel instanceof Variant) this.note(kernel.row);
+    else kernel.cuda(args!, this);
   }
 
   kernel(name: string, choice?: Choice): Variant {

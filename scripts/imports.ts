@@ -44,7 +44,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   data: { values: ["families", "objectives"], types: ["recipe"] },
   files: { values: ["families", "methods"] },
   device: { values: ["families", "ffi", "methods"] },
-  ops: { values: ["device"] },
+  ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {
     values: ["bus", "device", "families", "files", "link", "methods", "objectives", "ops", "schedule/micro-batch.ts"],
     types: ["schedule"],

@@ -1,4 +1,4 @@
-// DoRA: the norms of the rows of W + scale B A, and their lengths as factors. Formulas: src/device/kernels.ts.
+// DoRA: the norms of the rows of W + scale B A, and their lengths as factors. Formulas: src/ops/dora.ts.
 #include "native.h"
 #include <math.h>
 

@@ -1,7 +1,8 @@
-// The cpu device's kernels in plain C: what src/device/cpu launches, row by row, f32. Matrix products are OpenBLAS's.
+// The cpu device's kernels in plain C: what src/ops calls on CPUs, row by row, f32. Matrix products are OpenBLAS's.
 //
 // Every function is deterministic: rows are independent, sums run in a fixed order whatever the number of threads.
-// Formulas and shapes: src/device/kernels.ts. Integers are 32-bit, as in the tables; products of sizes are computed in 64 bits.
+// Formulas and shapes: src/ops, a file of the same name each. Integers are 32-bit, as in the tables; products of sizes are
+// computed in 64 bits.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -17,7 +17,7 @@ typedef struct {
   float *nested, *mean;
 } packed_linear;
 
-// A packed weight [rows, columns], as src/device/cpu/packed.ts writes it: all fields are 64 bits wide.
+// A packed weight [rows, columns], as src/ops/packed.ts writes it: all fields are 64 bits wide.
 typedef struct {
   int64_t format, columns, count;
   packed_linear linears[MOST_LINEARS];

@@ -5,12 +5,12 @@
 // a row whatever comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
 #include "packed.h"
 
-#define ROW_TILE 24 // rows: src/device/cpu/linear.ts has the same
+#define ROW_TILE 24 // rows: src/device/tile.ts has the same
 #define TALL (20 * ROW_TILE)
 
 // Columns of a piece at most, and its rows where few pieces lie side by side: large pieces waste least (8 % on two cores), but
 // a machine of many cores needs many. By the machine's cores, not by our threads: stages that share a machine must not sum
-// differently from one that has it for itself. src/device/cpu/linear.ts computes with the columns too.
+// differently from one that has it for itself. src/ops/linear/frozen.ts computes with the columns too.
 static int widest(void) { return machine_cores() <= 2 ? 288 : 192; }
 static int shortest(void) { return machine_cores() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
 

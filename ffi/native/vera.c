@@ -1,4 +1,4 @@
-// VeRA: factors out of frozen random projections and trained vectors, and back. Formulas: src/device/kernels.ts.
+// VeRA: factors out of frozen random projections and trained vectors, and back. Formulas: src/ops/vera.ts.
 #include "native.h"
 
 typedef struct {

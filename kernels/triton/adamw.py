@@ -120,3 +120,16 @@ def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr
     tl.store(params + at, p, mask=inside)
     if COPY:
         tl.store(copy + at, p.to(tl.bfloat16), mask=inside)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    yield row("adamw", "grad_norm", None, "grads:*fp32 tensors:*i32 part:*fp32 P:i64", warps=2, SLICES=32, COLUMNS=256, ROWS=256)
+    yield row("adamw", "grad_norm_sum", None, "part:*fp32 squares:*fp32 size:i32", SLICES=32, BLOCK=32)
+    for copy in (0, 1):
+        tensors = "params:*fp32 grads:*fp32 m:*fp32 v:*fp32 copy:*bf16 factors:*i32 table:*fp32"
+        yield row("adamw", "adamw_step", None, f"{tensors} P:i64", BLOCK=1024, COPY=copy)

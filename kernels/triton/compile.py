@@ -34,6 +34,7 @@ import platform
 import re
 import resource
 import signal
+import symtable
 import sys
 import tempfile
 import time
@@ -45,7 +46,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from variants import variants  # noqa: E402
+from variants import MARK, variants  # noqa: E402
 
 FORMAT = 2  # of the manifest: src/device/cuda/manifest.ts reads this one
 RECORD = 2  # of what is kept of a row
@@ -59,10 +60,27 @@ SPILLS = 128  # bytes a thread that are worth a line
 
 
 @functools.lru_cache(None)
+def above(name):
+    """The text of a source above its list of what is compiled. Nothing there may use what stands below."""
+    text, _, listed = (HERE / f"{name}.py").read_text().partition(MARK)
+    below = {symbol.get_name() for symbol in symtable.symtable(listed, name, "exec").get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used = used_globals(symtable.symtable(text, name, "exec")) & below
+    if used:
+        sys.exit(f"kernels: {name}.py: {', '.join(sorted(used))} stands below the line '{MARK.strip()}' and is used above it, so that a change of it would not be compiled")
+    return text
+
+
+def used_globals(table):
+    """Names that functions of a module take from it."""
+    own = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()} if table.get_type() == "function" else set()
+    return own.union(*map(used_globals, table.get_children()))
+
+
+@functools.lru_cache(None)
 def sources(module):
     """Names of a module's file and of those of this folder that it imports, at any depth."""
     names = {module}
-    for node in ast.walk(ast.parse((HERE / f"{module}.py").read_bytes())):
+    for node in ast.walk(ast.parse(above(module))):
         imported = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in imported:
             if name not in names and (HERE / f"{name}.py").exists():
@@ -72,9 +90,9 @@ def sources(module):
 
 @functools.lru_cache(None)
 def code(name):
-    """The text of a source without comments, docstrings and empty lines: none of them is in what is compiled, which has no line
-    numbers."""
-    text = (HERE / f"{name}.py").read_text()
+    """The text of a source without comments, docstrings, empty lines and its list of what is compiled: none of them is in
+    what is compiled, which has no line numbers."""
+    text = above(name)
     lines = text.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

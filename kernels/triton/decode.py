@@ -59,3 +59,19 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
         most = larger
     result = acc / tl.where(total > 0.0, total, 1.0)  # of no keys: 0
     tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)
+
+
+# What is compiled.
+
+from variants import row
+
+HEADS = {"ptr": ((64, 1), (128, 1), (128, 0)), "f32": ((128, 0),)}  # HEAD_DIM and EXACT
+
+
+def variants():
+    """A launcher of attention_decode chooses by the head's size as it does for attention.py."""
+    yield row("decode", "cache_write", None, "qkv:*i32 places:*i32 cache:*i32 W:i32 skip:i32", BLOCK=2048)
+    for kind in HEADS:
+        for head_dim, exact in HEADS[kind]:
+            parameters = "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32"
+            yield row("decode", "attention_decode", kind, parameters, BN=64, HEAD_DIM=head_dim, EXACT=exact)

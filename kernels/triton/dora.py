@@ -129,3 +129,25 @@ def dora_backward(dy, z, gain, inverse, decomposed, dm, tile_adapter, dm_stride,
     dm_at = dm + tl.cast(which, tl.int64) * dm_stride + n
     total = tl.load(dm_at, mask=n < N, other=0.0) + tl.load(inverse + row, mask=n < N, other=0.0) * tl.sum(sums, axis=0)
     tl.store(dm_at, total, mask=n < N)
+
+
+# What is compiled.
+
+from linear_variants import RANKS, rank_block
+from variants import row
+
+BLOCKS = {"ptr": dict(BN=32, BK=64), "f32": dict(BN=32, BK=32)}  # of dora_norm
+NORM = "w:c a:c b:c scale:*fp32 ranks:*i32 m:*fp32 gain:*fp32 inverse:*fp32 stale:*i32 " \
+    "a_stride:i64 b_stride:i64 m_stride:i64 g:i32 G:i32 first:i32 last:i32 N:i32 K:i32"
+FORWARD = "z:c bias:c residual:c gain:*fp32 decomposed:*i32 y:c tile_adapter:*i32 N:i32"
+BACKWARD = "dy:c z:c gain:*fp32 inverse:*fp32 decomposed:*i32 dm:*fp32 tile_adapter:*i32 dm_stride:i64 L:i32 M:i32 N:i32"
+
+
+def variants():
+    for kind in BLOCKS:
+        for R in RANKS[kind]:
+            yield row("dora", "dora_norm", kind, NORM, stages=4, R=R, RB=rank_block(R), **BLOCKS[kind])
+        for bias in (0, 1):
+            for residual in (0, 1):
+                yield row("dora", "dora_forward", kind, FORWARD, ROWS=16, BN=256, BIAS=bias, RESIDUAL=residual)
+        yield row("dora", "dora_backward", kind, BACKWARD, stages=2, ROWS=64, BN=32)

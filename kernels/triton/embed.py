@@ -31,3 +31,13 @@ def rows_scatter(dy, rows, dx, W, BLOCK: tl.constexpr):
     if row >= 0:
         words = tl.load(dy + t * W + w, mask=w < W)
         tl.store(dx + row.to(tl.int64) * W + w, words, mask=w < W)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    yield row("embed", "rows_gather", None, "x:*i32 rows:*i32 y:*i32 W:i32", BLOCK=2048)
+    yield row("embed", "rows_scatter", None, "dy:*i32 rows:*i32 dx:*i32 W:i32", BLOCK=2048)

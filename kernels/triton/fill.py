@@ -26,3 +26,13 @@ def random_fill(out, size, seed, scale, BLOCK: tl.constexpr):
         tl.store(out + first + i, value)  # without a mask, since one that ends anywhere would make narrow stores
     else:
         tl.store(out + first + i, value, mask=first + i < size)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        yield row("fill", "random_fill", kind, "out:c size:i64 seed:i32 scale:fp32", BLOCK=4096)

@@ -144,3 +144,18 @@ def int8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.float32)
     tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
+        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32", BLOCK=2048)
+        yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
+        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64", BLOCK=4096)
+    yield row("packed", "nf4_mean", None, "absmax:*fp32 mean:*fp32 blocks:i32", warps=8, BLOCK=4096)
+    yield row("packed", "nf4_nest", None, "absmax:*fp32 mean:*fp32 nested:*fp32 codes:*u8 blocks:i32")

@@ -34,3 +34,14 @@ def pool_backward(dy, bounds, dx, H, BLOCK: tl.constexpr):
     part = tl.div_rn(grad, tl.zeros((BLOCK,), tl.float32) + (end - first)).to(dx.dtype.element_ty)
     for row in range(first, end):
         tl.store(dx + tl.cast(row, tl.int64) * H + h, part, mask=h < H)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        yield row("pool", "pool_forward", kind, "x:c bounds:*i32 y:c H:i32", BLOCK=512)
+        yield row("pool", "pool_backward", kind, "dy:c bounds:*i32 dx:c H:i32", BLOCK=512)

@@ -45,3 +45,20 @@ def rmsnorm_backward(dy, x, weight, rstd, residual, dx, H, BLOCK: tl.constexpr, 
     if RESIDUAL:
         dx_H += residual_H.to(tl.float32)
     tl.store(dx + m * H + h, dx_H.to(dx.dtype.element_ty), mask=inside)
+
+
+# What is compiled.
+
+from variants import row
+
+BLOCKS = {"ptr": ((1024, 1), (4096, 4), (8192, 8), (16384, 16)), "f32": ((16384, 16),)}  # widest row and warps
+
+
+def variants():
+    """A launcher takes the first with BLOCK >= H."""
+    for kind in BLOCKS:
+        for block, warps in BLOCKS[kind]:
+            yield row("rmsnorm", "rmsnorm_forward", kind, "x:c weight:c y:c rstd:*fp32 H:i32 eps:fp32", warps, BLOCK=block)
+            for residual in (0, 1):
+                parameters = "dy:c x:c weight:c rstd:*fp32 residual:c dx:c H:i32"
+                yield row("rmsnorm", "rmsnorm_backward", kind, parameters, warps, BLOCK=block, RESIDUAL=residual)

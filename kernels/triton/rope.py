@@ -85,3 +85,23 @@ def rope_backward(dqkv, positions, cos, sin, qkv, q_weight, k_weight, heads, kv_
         d_lo, d_hi = rstd * (d_lo - x_lo * mean), rstd * (d_hi - x_hi * mean)
     tl.store(dqkv + at, d_lo.to(dqkv.dtype.element_ty), mask=inside)
     tl.store(dqkv + at + half, d_hi.to(dqkv.dtype.element_ty), mask=inside)
+
+
+# What is compiled.
+
+from variants import row
+
+HALVES = {"ptr": ((32, 1), (64, 1), (128, 0)), "f32": ((128, 0),)}  # HALF and EXACT: heads of 64, of 128, all
+TABLES = "positions:*i32 cos:*fp32 sin:*fp32"
+FORWARD = f"qkv:c {TABLES} q_weight:c k_weight:c out:c heads:i32 kv_heads:i32 touched:i32 D:i32 eps:fp32"
+BACKWARD = f"dqkv:c {TABLES} qkv:c q_weight:c k_weight:c heads:i32 kv_heads:i32 D:i32 eps:fp32"
+
+
+def variants():
+    """A launcher takes HALF = D / 2 with EXACT = 1; where there is none, the first with EXACT = 0 and HALF >= D / 2."""
+    for kind in HALVES:
+        for half, exact in HALVES[kind]:
+            for norm, pairs, warps in ((0, 4096, 8), (1, 1024, 4)):
+                constants = dict(HALF=half, HEADS=pairs // half, EXACT=exact, NORM=norm)
+                yield row("rope", "rope_forward", kind, FORWARD, warps, **constants)
+                yield row("rope", "rope_backward", kind, BACKWARD, warps, **constants)

@@ -38,3 +38,14 @@ def swiglu_backward(dh, gate_up, dgate_up, I, BLOCK: tl.constexpr):
     dgate = d * up * s * (1.0 + gate * (1.0 - s))
     tl.store(dgate_up + m * 2 * I + i, dgate.to(dgate_up.dtype.element_ty), mask=inside)
     tl.store(dgate_up + m * 2 * I + I + i, (d * gate * s).to(dgate_up.dtype.element_ty), mask=inside)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        yield row("swiglu", "swiglu_forward", kind, "gate_up:c h:c I:i32", BLOCK=1024)
+        yield row("swiglu", "swiglu_backward", kind, "dh:c gate_up:c dgate_up:c I:i32", BLOCK=1024)

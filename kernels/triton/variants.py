@@ -1,22 +1,48 @@
-"""What is compiled: every variant of every kernel, and with which constants. The one table; no Triton is needed to read it.
+"""What is compiled: every variant of every kernel, and with which constants. No Triton is needed to read it.
+
+Each file of kernels lists its own, in variants() below the line MARK; the longest lists are *_variants.py. What stands below
+that line is read without what stands above, and is no part of a kernel's hash.
 
 A row: module and kernel (file and function), kinds (what launches it: "tma" is bf16 on Hopper, "ptr" bf16 from Ampere on, "f32"
 any GPU), arch that it is compiled for, dtype, constants, warps, stages, signature (parameter -> Triton's type, constants left
 out), launch (numbers that a launcher needs and the kernel does not). Rows of several kinds that would be compiled alike are
-one.
+one. A launcher takes the row of its kernel and kind; where there are several it compares constants.
 """
-from importlib import import_module
 from pathlib import Path
+
+MARK = "\n# What is compiled.\n"
+KINDS = {"ptr": (["tma", "ptr"], "bf16"), "f32": (["f32"], "fp32"), None: (["tma", "ptr", "f32"], "fp32")}
+
+
+def row(module, kernel, kind, parameters, warps=4, stages=1, **constants):
+    """A row of a kernel that uses nothing of later chips: it is compiled for sm_80 and runs on them too. kind is ptr, f32, or
+    None where no tensor has the compute type; parameters are written "name:type", with c for a pointer to that type."""
+    kinds, dtype = KINDS[kind]
+    signature = dict(parameter.split(":") for parameter in parameters.split())
+    signature = {name: f"*{dtype}" if type == "c" else type for name, type in signature.items()}
+    return dict(module=module, kernel=kernel, kinds=kinds, arch="sm_80", dtype=dtype, constants=constants, warps=warps, stages=stages, signature=signature)
+
+
+def listed(path):
+    """The rows that a file lists; none where it has no list."""
+    above, mark, below = path.read_text().partition(MARK)
+    if not mark and not path.stem.endswith("_variants"):
+        return
+    text = "\n" * (above + mark).count("\n") + below if mark else above
+    names = {"__name__": path.stem}
+    exec(compile(text, path, "exec"), names)
+    yield from names["variants"]()
 
 
 def variants():
-    """All rows of the files *_variants.py, in the order of their names, each row once."""
+    """All rows, in the order of the files' names, each row once."""
     merged = {}
-    for family in sorted(path.stem for path in Path(__file__).parent.glob("?*_variants.py")):
-        for row in import_module(family).variants():
-            key = (row["module"], row["kernel"], row["arch"], row["dtype"], row["warps"], row["stages"], *row["constants"].items(), *row["signature"].items())
-            if key in merged:
-                merged[key]["kinds"] += [kind for kind in row["kinds"] if kind not in merged[key]["kinds"]]
-            else:
-                merged[key] = dict(row, kinds=list(row["kinds"]), launch=row.get("launch", {}))
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path != Path(__file__):
+            for found in listed(path):
+                key = (*(found[name] for name in ("module", "kernel", "arch", "dtype", "warps", "stages")), *found["constants"].items(), *found["signature"].items())
+                if key in merged:
+                    merged[key]["kinds"] += [kind for kind in found["kinds"] if kind not in merged[key]["kinds"]]
+                else:
+                    merged[key] = dict(found, kinds=list(found["kinds"]), launch=found.get("launch", {}))
     return list(merged.values())

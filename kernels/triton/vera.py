@@ -77,3 +77,19 @@ def vera_reduce(grad, vector, ranks, which, projection, grad_stride, vector_stri
         tl.store(row + j[None, :], tl.zeros((BI, BJ), tl.float32), mask=there)
     at = vector + tl.cast(slot, tl.int64) * vector_stride + i
     tl.store(at, tl.load(at, mask=i < valid, other=0.0) + tl.sum(sums, axis=1), mask=i < valid)
+
+
+# What is compiled.
+
+from variants import row
+
+TABLES = "vector:*fp32 ranks:*i32 which:*i32 projection:*i32"
+NUMBERS = "vector_stride:i64 g:i32 G:i32 rows:i32 ld:i32"
+
+
+def variants():
+    for side, blocks in enumerate((dict(BI=8, BJ=256), dict(BI=64, BJ=16))):
+        for kind in ("ptr", "f32"):
+            yield row("vera", "vera_expand", kind, f"factor:c {TABLES} factor_stride:i64 {NUMBERS}", SIDE=side, **blocks)
+    for side, blocks in enumerate((dict(BI=4, BJ=256), dict(BI=64, BJ=16))):
+        yield row("vera", "vera_reduce", None, f"grad:*fp32 {TABLES} grad_stride:i64 {NUMBERS}", SIDE=side, **blocks)

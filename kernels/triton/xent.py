@@ -50,3 +50,14 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, LANES: tl.conste
             z_I = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
             dz_I = factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)
             tl.store(z + i, dz_I.to(logits.dtype.element_ty), mask=i < V)
+
+
+# What is compiled.
+
+from variants import row
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        parameters = "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32"
+        yield row("xent", "xent", kind, parameters, warps=16, LANES=512, BLOCK=8192)

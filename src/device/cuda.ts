@@ -12,23 +12,20 @@ import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
-import { implementationsOf } from "./cuda/families.ts";
 import { traitsOf } from "./cuda/gpus.ts";
 import type { Argument, Grid } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
-import type { Implementations, Launcher } from "./cuda/launcher.ts";
+import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
-import { type Choice, type Variant, VariantSet } from "./cuda/variants.ts";
+import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
 import { type Device, GRANULARITY, type Sharing, type Snapshot, type Span, type Tensor } from "./device.ts";
-import type { KernelName, Kernels } from "./kernels.ts";
-
-/** An adapter's rows begin at a multiple of this on every GPU: the height of the kernels' tiles. */
-export const CUDA_ROW_TILE = 128;
+import type { Kernel } from "./kernel.ts";
+import { CUDA_ROW_TILE } from "./tile.ts";
 
 export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
@@ -42,7 +39,6 @@ export class CudaDevice implements Device, Launcher {
   readonly #driver: Driver = openDriver();
   readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
-  readonly #implementations: Implementations;
   #handle = 0;
   #stream = 0;
   readonly #variants: VariantSet;
@@ -85,7 +81,6 @@ export class CudaDevice implements Device, Launcher {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
     }
-    this.#implementations = implementationsOf(this);
   }
 
   memory() {
@@ -220,16 +215,16 @@ export class CudaDevice implements Device, Launcher {
     return this.#sides;
   }
 
-  /** A contract kernel (kernels.ts) by the name that ops gives, or a compiled one, for the launchers. */
-  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
+  /** A kernel of the contract, or a compiled one that it consists of. */
+  launch<A extends object>(kernel: Kernel<A>, args: A): void;
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
-  launch(kernel: KernelName | Variant, second: unknown, third?: unknown): void {
-    if (typeof kernel !== "string") {
-      this.#kernels.of(kernel).launch(this.#stream, second as Grid, third as Readonly<Record<string, Argument>>);
+  launch(kernel: Kernel<object> | Variant, second: object, third?: Readonly<Record<string, Argument>>): void {
+    if (kernel instanceof Variant) {
+      this.#kernels.of(kernel).launch(this.#stream, second as Grid, third!);
       return;
     }
-    const end = this.#timeline?.begin(kernel);
-    (this.#implementations[kernel] as (args: unknown) => void)(second);
+    const end = this.#timeline?.begin(kernel.name);
+    kernel.cuda(second, this);
     end?.();
   }
 

@@ -1,11 +1,11 @@
-// What a device is: memory, copies and launches of named kernels. Knows bytes and addresses; not adapters, layers or recipes.
+// What a device is: memory, copies and launches of kernels. Knows bytes and addresses; not adapters, layers or recipes.
 //
-// Three devices implement it: `cuda` (the product), `cpu` (the same kernels by the same names; the readable reference) and
-// `null` (runs nothing, records everything).
+// Three devices implement it: `cuda` (the product), `cpu` (the readable reference) and `null` (runs nothing, records
+// everything). A kernel brings its implementations along (kernel.ts): no device lists kernels.
 
 import type { DType } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import type { KernelName, Kernels } from "./kernels.ts";
+import type { Kernel } from "./kernel.ts";
 
 /** A place in device memory. Rows are contiguous; `stride` is given where the first dimension is strided. */
 export type Tensor = {
@@ -17,7 +17,7 @@ export type Tensor = {
 };
 
 /** One kernel's time on the device, from the begin of the timeline. */
-export type Span = { readonly kernel: KernelName; readonly startMs: number; readonly ms: number };
+export type Span = { readonly kernel: string; readonly startMs: number; readonly ms: number };
 
 /** What a GPU shares with GPUs of other processes. Handles are plain bytes, to be given to the other process. */
 export interface Sharing {
@@ -143,7 +143,7 @@ export interface Device extends Disposable {
   /** Null on a device whose memory no other process can reach. */
   readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
-  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void;
+  launch<A extends object>(kernel: Kernel<A>, args: A): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

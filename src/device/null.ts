@@ -4,7 +4,7 @@ import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { type Device, GRANULARITY, type Sharing, type Span, type Tensor } from "./device.ts";
-import type { KernelName, Kernels } from "./kernels.ts";
+import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
   readonly kind = "null";
@@ -13,8 +13,8 @@ export class NullDevice implements Device {
   readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;
   readonly threads = 0;
   readonly granularity: number = GRANULARITY.null;
-  /** Kernels in the order of their launches. */
-  readonly launched: KernelName[] = [];
+  /** Names of kernels in the order of their launches. */
+  readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
   readonly live = new Map<number, number>();
   allocations = 0;
@@ -89,8 +89,8 @@ export class NullDevice implements Device {
     this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
-  launch<K extends KernelName>(kernel: K, args: Kernels[K]): void {
-    this.launched.push(kernel);
+  launch<A extends object>(kernel: Kernel<A>, args: A): void {
+    this.launched.push(kernel.name);
     for (const value of Object.values(args))
       if (typeof value === "object" && value !== null && "ptr" in value) this.#check(value as Tensor, 1);
   }

@@ -5,11 +5,11 @@ import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
-import { ROW_TILE } from "./cpu/linear.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
-import { CUDA_ROW_TILE, CudaDevice } from "./cuda.ts";
+import { CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
+import { CPU_ROW_TILE, CUDA_ROW_TILE } from "./tile.ts";
 
 /** What the driver takes while kernels are loaded and run, in addition to what is allocated. */
 const DRIVER_BYTES = 256 * 2 ** 20;
@@ -55,7 +55,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     kind: "cpu",
     name,
     compute: "f32",
-    rowTile: ROW_TILE,
+    rowTile: CPU_ROW_TILE,
     threads: usableCores(),
     totalBytes,
     freeBytes,

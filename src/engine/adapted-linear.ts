@@ -6,11 +6,11 @@
 import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import type { PeftMethod } from "../methods/registry.ts";
-import { linearBackward, linearForward } from "../ops/linear.ts";
+import { type LowRank, linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { AdapterWork, LowRows } from "./batch.ts";
 import type { Products } from "./buffers.ts";
-import type { Frozen, Low } from "./methods/computation.ts";
+import type { Frozen } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { siteKey, type TargetGroup } from "./target-group.ts";
 
@@ -59,7 +59,7 @@ export function forward(
   }
 }
 
-const lowOf = ({ site, low }: Adapted, { tileAdapter }: RowTables, s: Tensor): Low => {
+const lowOf = ({ site, low }: Adapted, { tileAdapter }: RowTables, s: Tensor): LowRank => {
   const { factors, ranks, scale, firstColumn } = site;
   return { s, lowAt: low.lowAt, factors, scale, ranks, tileAdapter, firstColumn };
 };

@@ -244,7 +244,7 @@ export class AdapterPool implements Disposable {
     }
   }
 
-  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (kernels.ts, adamw_step). */
+  /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (ops/adamw.ts, adamwStep). */
   step(table: Float32Array): void {
     const { step } = this.#tables;
     const stepped = [...this.#held.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);

@@ -4,7 +4,8 @@
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { Op, Operation } from "../families/definition.ts";
-import { attentionBackward, attentionDecode, attentionForward, cacheWrite } from "../ops/attention.ts";
+import { attentionBackward, attentionForward } from "../ops/attention.ts";
+import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";

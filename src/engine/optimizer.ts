@@ -1,4 +1,4 @@
-// The table of an optimizer's step, as adamw_step in device/kernels.ts reads it, from the steps that the coordinator sends.
+// The table of an optimizer's step, as adamwStep of ops/adamw.ts reads it, from the steps that the coordinator sends.
 
 import type { OptimizerStep } from "../bus/messages.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";

@@ -18,7 +18,7 @@ import { type Factor, factorShape, frozenIn, isLowRank, type PeftMethod, storedB
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 /** Ranks are padded to a multiple of this in s = A drop(x), and nowhere else: the depth of a tensor core's product. */
-const RANK_TILE = 16;
+export const RANK_TILE = 16;
 
 export { MOST_RANK };
 
@@ -129,7 +129,11 @@ export function factorTable({ tensors, size }: AdapterLayout): Int32Array<ArrayB
 }
 
 /** Columns of s = A drop(x) for linears of these ranks. */
-export const paddedWidth = (ranks: readonly number[]): number => sum(ranks.map((rank) => alignUp(rank, RANK_TILE)));
+export function paddedWidth(ranks: Iterable<number>): number {
+  let width = 0;
+  for (const rank of ranks) width += alignUp(rank, RANK_TILE);
+  return width;
+}
 
 /** Columns of an adapter's rows of s in a group: as many as in the layer of these that has most. */
 export const widthIn = (adapter: Placed, layers: LayerRange, group: Group): number =>

@@ -1,20 +1,128 @@
 // Causal attention within packed sequences, in blocks with a running softmax (FlashAttention, Dao 2023).
 
-import { op } from "./op.ts";
+import { base, F, I, native, P } from "../../ffi/native.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { RequestError } from "../base/errors.ts";
+import { sizeOf } from "../base/shape.ts";
+import { ints } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
+import type { Tensor } from "../device/device.ts";
+import { dim, op } from "./op.ts";
 
-type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
-const known = ({ heads, kvHeads, headDim }: Heads) => ({ W: (heads + 2 * kvHeads) * headDim, O: heads * headDim, Q: heads });
+const c = native({
+  attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
+  attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
+});
+
+export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
+type Shared = Heads & {
+  readonly qkv: Tensor;
+  readonly bounds: Tensor;
+  readonly out: Tensor;
+  readonly lse: Tensor;
+  readonly scale: number;
+  readonly window: number;
+};
+export const sizesOf = ({ heads, kvHeads, headDim }: Heads) => ({
+  W: (heads + 2 * kvHeads) * headDim,
+  O: heads * headDim,
+  Q: heads,
+});
 const shared = { qkv: "c M W", bounds: "i32 M 2", out: "c M O", lse: "f32 Q M" };
 
-export const attentionForward = op("attention_forward", shared, known);
-export const attentionBackward = op("attention_backward", { ...shared, dout: "c M O", delta: "f32 Q M", dqkv: "c M W" }, known);
+/** First row and length of each sequence, from the bounds of the rows. */
+function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly count: number; readonly longest: number } {
+  const values = ints(bounds);
+  const table = new Int32Array(new ArrayBuffer(values.byteLength));
+  let [count, longest] = [0, 0];
+  for (let row = 0; row < dim(bounds, 0); ) {
+    const length = values[2 * row + 1]! - values[2 * row]!;
+    if (length > 0) {
+      table[2 * count] = row;
+      table[2 * count++ + 1] = length;
+      longest = Math.max(longest, length);
+    }
+    row += Math.max(1, length);
+  }
+  return { table, count, longest };
+}
 
-/** Keys and values kept of sequences that grow by a row at a time. */
-const cached = (heads: Heads) => ({ ...known(heads), K: heads.kvHeads * heads.headDim });
+/** Padding rows belong to no sequence: what C leaves as it is is 0. */
+const clear = (t: Tensor): void => base.native_zero(t.ptr, sizeOf(t.shape) * bytesOf(t.dtype));
 
-export const cacheWrite = op("cache_write", { qkv: "c M W", places: "i32 M", cache: "c S 2K" }, cached);
-export const attentionDecode = op(
-  "attention_decode",
-  { qkv: "c M W", cache: "c S 2K", bounds: "i32 M 2", out: "c M O" },
-  cached,
+/** The variant for heads of D, or the narrowest that masks what a head has not. */
+export function headVariant(gpu: Launcher, name: string, D: number): Variant {
+  const all = gpu.variants(name);
+  const found =
+    all.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HEAD_DIM") === D) ??
+    all.find((kernel) => kernel.constant("EXACT") === 0 && kernel.constant("HEAD_DIM") >= D);
+  if (found) return found;
+  throw new RequestError(
+    "device.heads",
+    `the base model has heads of ${D}; attention on GPUs was compiled for heads of up to 128`,
+    'set device to "cpu"',
+  );
+}
+
+/**
+ * Causal attention within each sequence. qkv c[M, (Q + 2C) D]; bounds i32[M, 2] = first row of the row's sequence and one
+ * past its last (equal for padding rows: out is 0); row m sees rows max(first, m - window + 1) .. m, window 0 = no limit.
+ * Query head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of scale q k.
+ */
+export const attentionForward = op<Shared>("attention_forward", shared, {
+  known: sizesOf,
+  cpu: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window }, host) => {
+    const { table, count, longest } = sequencesOf(bounds);
+    clear(out);
+    const M = dim(qkv, 0);
+    c.attention_forward(host.sgemmPtr, qkv.ptr, table, count, longest, out.ptr, lse.ptr, M, heads, kvHeads, D, scale, window);
+  },
+  cuda: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window }, gpu) => {
+    const M = dim(qkv, 0);
+    const kernel = headVariant(gpu, "attention_forward", D);
+    gpu.launch(kernel, [M / kernel.constant("BM"), heads], {
+      ...{ q_rows: qkv, kv_rows: qkv, bounds, out, lse, M, D, heads, kv_heads: kvHeads, scale, window },
+    });
+  },
+});
+
+/** dqkv c[M, (Q + 2C) D] from dout c[M, Q D]; delta f32[Q, M] is scratch: sum(dout * out) of each head. Deterministic. */
+export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv: Tensor }>(
+  "attention_backward",
+  { ...shared, dout: "c M O", delta: "f32 Q M", dqkv: "c M W" },
+  {
+    known: sizesOf,
+    cpu: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim, scale, window }, host) => {
+      const { table, count, longest } = sequencesOf(bounds);
+      clear(dqkv);
+      c.attention_backward(
+        host.sgemmPtr,
+        qkv.ptr,
+        table,
+        count,
+        longest,
+        out.ptr,
+        lse.ptr,
+        dout.ptr,
+        delta.ptr,
+        dqkv.ptr,
+        dim(qkv, 0),
+        heads,
+        kvHeads,
+        headDim,
+        scale,
+        window,
+      );
+    },
+    cuda: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim: D, scale, window }, gpu) => {
+      const M = dim(qkv, 0);
+      const tensors = { q_rows: qkv, kv_rows: qkv, do_rows: dout, bounds, lse, delta, dqkv };
+      const sizes = { M, D, heads, kv_heads: kvHeads, scale, window };
+      const queries = headVariant(gpu, "attention_backward_q", D);
+      gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
+      const keys = headVariant(gpu, "attention_backward_kv", D);
+      gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
+    },
+  },
 );

@@ -1,25 +1,138 @@
 // A frozen linear layer with the low-rank products of many adapters in the same kernel (BatchLoRA, arXiv 2312.02515).
 
-import { op } from "./op.ts";
+import { base } from "../../ffi/native.ts";
+import { rowsOfFloats } from "../device/cpu/host.ts";
+import type { Tensor } from "../device/device.ts";
+import type { Weight } from "../device/packed.ts";
+import { fp8Backward, fp8Forward, isFp8 } from "./linear/fp8.ts";
+import { addBias, forwardVariant, frozen, productGrid } from "./linear/frozen.ts";
+import {
+  A,
+  ADAPTER_SPECS,
+  type AdapterArgs,
+  applyDropout,
+  B,
+  boundaries,
+  columnsIn,
+  columnsOf,
+  DROPOUT_SPECS,
+  type DropoutArgs,
+  drops,
+  eachSegment,
+  F32,
+  rowsOf,
+  tablesOf,
+} from "./linear/low-rank.ts";
+import { dim, flag, op } from "./op.ts";
+import { denseOf } from "./packed.ts";
 
-const ADAPTERS = { factors: "i64 L G 4", ranks: "i32 L G", lowAt: "i32 T" };
+/** What a linear adds for adapters. */
+export type LowRank = AdapterArgs & {
+  readonly s: Tensor;
+  readonly scale: Tensor;
+  readonly firstColumn: readonly number[];
+};
+export type LinearForward = {
+  readonly x: Tensor;
+  readonly weight: Weight;
+  readonly bias: Tensor | null;
+  readonly residual: Tensor | null;
+  readonly y: Tensor;
+  readonly lora: LowRank | null;
+};
+export type LinearBackward = {
+  readonly dy: Tensor;
+  readonly weight: Weight;
+  readonly dx: Tensor;
+  readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor }) | null;
+};
 
-export const linearForward = op("linear_forward", {
-  x: "c M K",
-  weight: "w N K",
-  bias: "c N",
-  residual: "c M N",
-  y: "c M N",
-  s: "c E",
-  scale: "f32 L G",
-  ...ADAPTERS,
-});
-export const linearBackward = op("linear_backward", {
-  dy: "c M N",
-  weight: "w N K",
-  dx: "c M K",
-  ds: "c E",
-  rowNumber: "i32 M",
-  dropout: "i32 L 4",
-  ...ADAPTERS,
-});
+/**
+ * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or
+ * null, s c[E], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken
+ * apart to c first; fp8 is multiplied as it is, with each row of x rounded to e4m3 at its own scale.
+ */
+export const linearForward = op<LinearForward>(
+  "linear_forward",
+  {
+    x: "c M K",
+    weight: "w N K",
+    bias: "c N",
+    residual: "c M N",
+    y: "c M N",
+    s: "c E",
+    scale: "f32 L G",
+    ...ADAPTER_SPECS,
+  },
+  {
+    cpu: ({ x, weight, bias, residual, y, lora }, host) => {
+      if (residual && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, dim(y, 0) * dim(y, 1) * F32);
+      if (bias) addBias(y, bias, residual !== null);
+      frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
+      if (!lora) return;
+      const scales = rowsOfFloats(lora.scale);
+      eachSegment(lora, dim(x, 0), ({ row, rows, adapter }, targets) => {
+        for (const { g, rank, low, matrix } of targets) {
+          const [first, columns] = columnsIn(lora.firstColumn, g);
+          const [up, to] = [{ ptr: matrix(B), ld: columns }, columnsOf(rowsOf(y, row), first)];
+          host.product([rows, columns, rank], low(lora.s), false, up, false, to, scales(adapter)[g]!, 1);
+        }
+      });
+    },
+    cuda: ({ x, weight, bias, residual, y, lora }, gpu) => {
+      if (isFp8(weight)) return fp8Forward(gpu, { x, weight, bias, residual, y, lora });
+      const w = denseOf(gpu, weight);
+      const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
+      const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
+      const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
+      const kernel = forwardVariant(gpu, "linear_forward", lora, options, first1, first2);
+      gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
+        ...{ x, w, y, bias, residual, M, N, K, first1, first2 },
+        ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, ...tablesOf(lora) },
+      });
+    },
+  },
+);
+
+/**
+ * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[E], dx c[M, K]; drop' applies the
+ * forward's mask. With fp8 it is dy times the weight's scales, row by row, that is rounded to e4m3.
+ */
+export const linearBackward = op<LinearBackward>(
+  "linear_backward",
+  {
+    dy: "c M N",
+    weight: "w N K",
+    dx: "c M K",
+    ds: "c E",
+    ...ADAPTER_SPECS,
+    ...DROPOUT_SPECS,
+  },
+  {
+    cpu: ({ dy, weight, dx, lora }, host) => {
+      frozen(host, dy, weight, false, dx, 0);
+      if (!lora) return;
+      const width = dim(dx, 1);
+      eachSegment(lora, dim(dx, 0), (segment, targets) => {
+        const drop = drops(lora, segment.adapter);
+        const to = rowsOf(dx, segment.row);
+        const sum = drop ? { ptr: host.scratch(segment.rows * width * F32), ld: width } : to;
+        for (const [i, { rank, low, matrix }] of targets.entries()) {
+          const beta = drop && i === 0 ? 0 : 1;
+          host.product([segment.rows, width, rank], low(lora.ds), false, { ptr: matrix(A), ld: width }, false, sum, 1, beta);
+        }
+        if (drop) applyDropout(lora, segment, sum, to, true);
+      });
+    },
+    cuda: ({ dy, weight, dx, lora }, gpu) => {
+      if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
+      const w = denseOf(gpu, weight);
+      const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
+      const kernel = gpu.kernel("linear_backward", lora ? { G: dim(lora.ranks, 1), LORA: 1 } : { LORA: 0 });
+      gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
+        ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, ...tablesOf(lora) },
+        ...{ row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 },
+      });
+    },
+  },
+);

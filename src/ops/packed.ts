@@ -1,8 +1,155 @@
-// Frozen weights to fewer bits, and back to what the device computes in.
+// Frozen weights to fewer bits, and back to what the device computes in. What lies where in them: device/packed.ts.
 
-import { op } from "./op.ts";
+import { fixedBytes } from "../../ffi/memory.ts";
+import { F, I, L, native, P } from "../../ffi/native.ts";
+import { bytesOf } from "../base/dtype.ts";
+import type { PackedFormat } from "../base/precision.ts";
+import { range, sizeOf } from "../base/shape.ts";
+import type { Host, Matrix } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Tensor } from "../device/device.ts";
+import { isPacked, linearOf, NESTED_BLOCK, NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import { cdiv, dim, op } from "./op.ts";
 
-/** Quantises one linear of a packed weight from its rows. */
-export const quantise = op("quantise", { from: "c M K", weight: "w N K", absmax: "f32 B" });
-/** All of a packed weight, for callers that need its values. */
-export const dequantise = op("dequantise", { weight: "w N K", out: "c N K" });
+const c = native({
+  product_packed: { args: [P, I, I, I, I, P, I, P, F, P, I, P], returns: "void" },
+  packed_quantise: { args: [P, I, P, P], returns: "void" },
+  packed_expand: { args: [P, L, L, L, L, P, L], returns: "void" },
+  packed_dequantise: { args: [P, P], returns: "void" },
+});
+
+/**
+ * Quantises linear `linear` of a packed weight from its rows c[n, K]; absmax f32[B], B >= n K / 64, is scratch. What to:
+ * device/packed.ts.
+ */
+export const quantise = op<{ from: Tensor; weight: PackedWeight; linear: number; absmax: Tensor }>(
+  "quantise",
+  { from: "c M K", weight: "w N K", absmax: "f32 B" },
+  {
+    cpu: ({ from, weight, linear, absmax }) => c.packed_quantise(seenByC(weight), linear, from.ptr, absmax.ptr),
+    cuda: ({ from, weight, linear, absmax }, gpu) => {
+      const { codes, scale, rows, ...nf4 } = linearOf(weight, linear);
+      if (weight.format === "fp8") {
+        fp8Quantise(gpu, from, weight, linear);
+        return;
+      }
+      if (weight.format !== "nf4") {
+        gpu.launch(gpu.kernel("int8_quantise"), [dim(from, 0)], { x: from, codes, scale, K: dim(from, 1) });
+        return;
+      }
+      const size = rows * weight.shape[1];
+      const { blocks } = nf4;
+      const make = gpu.kernel("nf4_quantise");
+      gpu.launch(make, [cdiv(size, NF4_BLOCK * make.constant("BLOCKS"))], { x: from, codes, absmax, size });
+      gpu.launch(gpu.kernel("nf4_mean"), [1], { absmax, mean: nf4.mean, blocks });
+      const nest = { absmax, mean: nf4.mean, nested: nf4.nested, codes: nf4.absmax, blocks };
+      gpu.launch(gpu.kernel("nf4_nest"), [cdiv(blocks, NESTED_BLOCK)], nest);
+    },
+  },
+);
+
+/** All of a packed weight as c[N, K], for callers that need its values. */
+export const dequantise = op<{ weight: PackedWeight; out: Tensor }>(
+  "dequantise",
+  { weight: "w N K", out: "c N K" },
+  {
+    cpu: ({ weight, out }) => c.packed_dequantise(seenByC(weight), out.ptr),
+    cuda: ({ weight, out }, gpu) => expand(gpu, weight, out),
+  },
+);
+
+// On the CPU: how C sees a packed weight (ffi/native/packed.h).
+
+const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3 };
+const MOST_LINEARS = 3;
+const FIELDS = 3 + MOST_LINEARS * 7;
+
+/** C's view of each weight, made once. */
+const seen = new WeakMap<PackedWeight, BigInt64Array>();
+
+function seenByC(weight: PackedWeight): BigInt64Array {
+  const known = seen.get(weight);
+  if (known) return known;
+  const { format, shape, firstRow } = weight;
+  const count = firstRow.length - 1;
+  const linears = range(count).flatMap((g) => {
+    const { row, rows, codes, scale, absmax, nested, mean } = linearOf(weight, g);
+    return [row, row + rows, codes, scale, absmax, nested, mean];
+  });
+  const fields = new BigInt64Array(fixedBytes(8 * FIELDS).buffer, 0, FIELDS);
+  fields.set([FORMATS[format]!, shape[1], count, ...linears].map(BigInt));
+  seen.set(weight, fields);
+  return fields;
+}
+
+/** Columns of a product that a piece has at most: ffi/native/product.c has the same. */
+export const widestPiece = (cores: number): number => (cores <= 2 ? 288 : 192);
+
+/** y[m, n] = a op(w) + beta y, as Host.product over the weight in f32 would. */
+export function packedProduct(
+  host: Host,
+  [m, n, k]: readonly [number, number, number],
+  a: Matrix,
+  weight: PackedWeight,
+  transposed: boolean,
+  y: Matrix,
+  beta: number,
+): void {
+  const room = host.scratch(host.threads * widestPiece(host.cores) * k * 4);
+  const [w, t] = [seenByC(weight), transposed ? 1 : 0];
+  c.product_packed(host.sgemmPtr, t, m, n, k, a.ptr, a.ld, w, beta, y.ptr, y.ld, room);
+}
+
+/** Some rows of a packed weight as f32, in scratch; their address. */
+export function expandRows(host: Host, weight: PackedWeight, row: number, rows: number): number {
+  const room = host.scratch(rows * weight.shape[1] * 4);
+  c.packed_expand(seenByC(weight), row, rows, 0, weight.shape[1], room, weight.shape[1]);
+  return room;
+}
+
+// On GPUs.
+
+/**
+ * The weight as the device computes: itself, or taken apart in the scratch, where it is until the next launch that needs
+ * scratch.
+ */
+export function denseOf(gpu: Launcher, weight: Weight): Tensor {
+  if (!isPacked(weight)) return weight;
+  const out = { ptr: gpu.scratch(sizeOf(weight.shape) * bytesOf(gpu.compute)), dtype: gpu.compute, shape: weight.shape };
+  expand(gpu, weight, out);
+  return out;
+}
+
+function expand(gpu: Launcher, weight: PackedWeight, out: Tensor): void {
+  const { format, shape, firstRow, ptr } = weight;
+  const [N, K] = shape;
+  const parts = partsOf(weight);
+  if (format === "int8" || format === "fp8") {
+    const kernel = gpu.kernel(`${format}_dequantise`);
+    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K };
+    gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK"))], args);
+    return;
+  }
+  if (format !== "nf4") throw new Error(`a weight in ${format} is not taken apart on a GPU`);
+  const kernel = gpu.kernel("nf4_dequantise");
+  for (const linear of range(firstRow.length - 1)) {
+    const { row, rows, codes, absmax, nested, mean } = linearOf(weight, linear);
+    const rest = { ...out, ptr: out.ptr + row * K * bytesOf(out.dtype) };
+    const args = { codes, absmax, nested, mean, out: rest, size: rows * K };
+    gpu.launch(kernel, [cdiv(rows * K, kernel.constant("BLOCK"))], args);
+  }
+}
+
+/** Codes and scales of a linear's rows, and, once all of the group's are there, the turned copy. */
+function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: number): void {
+  const { codes, scale } = linearOf(weight, linear);
+  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
+  gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
+  if (linear < weight.firstRow.length - 2) return;
+  const [N, K] = weight.shape;
+  const parts = partsOf(weight);
+  const turn = gpu.kernel("turn");
+  const BLOCK = turn.constant("BLOCK");
+  const args = { codes: weight.ptr + parts.codes, turned: weight.ptr + parts.transposed, N, K };
+  gpu.launch(turn, [cdiv(K, BLOCK), cdiv(N, BLOCK)], args);
+}

@@ -1,5 +1,35 @@
 // Cross-entropy over the vocabulary, a chunk of rows at a time: logits of all rows never exist together.
 
-import { op } from "./op.ts";
+import { I, native, P } from "../../ffi/native.ts";
+import type { Tensor } from "../device/device.ts";
+import { dim, op } from "./op.ts";
 
-export const xent = op("xent", { logits: "c T V", targets: "i32 T", weights: "f32 T", loss: "f32 T", isCorrect: "i32 T" });
+const c = native({ xent: { args: [P, P, P, P, P, I, I, I, I], returns: "void" } });
+
+/**
+ * Cross-entropy of each row of logits c[T, V], of which the first `classes` columns count, with targets i32[T]: loss f32[T] =
+ * -log p(target); hit i32[T] = 1 where the target is the (first) largest logit. With grad = 1 the logits become weights[t] *
+ * (p - onehot), weights f32[T], and zero from column `classes` on.
+ */
+export const xent = op<{
+  logits: Tensor;
+  classes: number;
+  targets: Tensor;
+  weights: Tensor;
+  loss: Tensor;
+  isCorrect: Tensor;
+  grad: 0 | 1;
+}>(
+  "xent",
+  { logits: "c T V", targets: "i32 T", weights: "f32 T", loss: "f32 T", isCorrect: "i32 T" },
+  {
+    cpu: ({ logits, classes, targets, weights, loss, isCorrect, grad }) => {
+      const [T, V] = [dim(logits, 0), dim(logits, 1)];
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, T, V, classes, grad);
+    },
+    cuda: ({ logits, classes, targets, weights, loss, isCorrect, grad }, gpu) => {
+      const [T, V] = [dim(logits, 0), dim(logits, 1)];
+      gpu.launch(gpu.kernel("xent"), [T], { logits, targets, weights, loss, hit: isCorrect, V, classes, grad });
+    },
+  },
+);

@@ -17,7 +17,7 @@ type Table = {
   readonly width: number;
 };
 
-/** What they mean is in device/kernels.ts. */
+/** What they mean is in ops/linear/low-rank.ts. */
 export const TABLES = {
   ids: { dtype: "i32", each: "row", width: 1 },
   positions: { dtype: "i32", each: "row", width: 1 },

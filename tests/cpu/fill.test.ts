@@ -1,4 +1,4 @@
-// Random weights are the same numbers on every device: here against the formula of kernels.ts, bit for bit.
+// Random weights are the same numbers on every device: here against the formula of ops/fill.ts, bit for bit.
 
 import { describe, expect, test } from "bun:test";
 import { mix } from "../../src/base/rng.ts";

@@ -3,7 +3,6 @@
 import { afterAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chooseDevice } from "../../src/device/open.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 

@@ -6,7 +6,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
-import { attentionDecode, cacheWrite } from "../../src/ops/attention.ts";
+import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 
 type Case = { readonly heads: number; readonly kvHeads: number; readonly headDim: number; readonly window: number };
 

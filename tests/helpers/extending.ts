@@ -1,7 +1,7 @@
 // A copy of the sources with the example of a section of docs/extending.md, for tests that follow it as a contributor does.
 
 import { expect } from "bun:test";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -34,6 +34,14 @@ export class CopyOfSources implements Disposable {
   /** Copies another file or folder of the checkout. */
   take(path: string): void {
     cpSync(join(ROOT, path), this.at(path), { recursive: true });
+  }
+
+  /** Makes ffi/build a folder of its own without our library, which is to be built from the copy's C. */
+  ownLibrary(): void {
+    rmSync(this.at("ffi/build"));
+    mkdirSync(this.at("ffi/build"));
+    const library = "ffi/build/libscipy_openblas.so";
+    symlinkSync(join(ROOT, library), this.at(library));
   }
 
   at(path: string): string {

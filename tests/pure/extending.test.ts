@@ -43,32 +43,14 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
 test("a kernel", async () => {
   using copy = new CopyOfSources();
   for (const path of ["kernels/triton", "scripts/dry-gpu.ts"]) copy.take(path);
-  const shown = shownIn("A kernel");
-  const added = [...shown].filter(([, code]) => !/^\/\/ in /.test(code));
-  expect(added.map(([path]) => path)).toEqual([
-    "src/ops/scale.ts",
-    "ffi/native/scale.c",
-    "kernels/triton/scale.py",
-    "kernels/triton/scale_variants.py",
-    "src/device/cuda/scale.ts",
-  ]);
-  expect(shown.size - added.length).toBe(4);
-  for (const [path, code] of added) copy.write(path, code.replace(/^.*\n/, ""));
-  const line = (path: string, before: string): void =>
-    copy.edit(path, before, `${shown.get(path)!.replace(/^.*\n/, "")}${before}`);
-  line("src/device/kernels.ts", "  /** h = silu(gate) * up");
-  line("ffi/native.ts", "  swiglu_forward: {");
-  line("src/device/cpu.ts", "    swiglu_forward: (");
-  line("src/device/cuda/families.ts", "  ...linearFamily(gpu),");
-  copy.edit(
-    "src/device/cuda/families.ts",
-    "import { veraFamily",
-    'import { scaleFamily } from "./scale.ts";\nimport { veraFamily',
-  );
+  const files = shownIn("A kernel");
+  expect([...files.keys()]).toEqual(["src/ops/scale.ts", "ffi/native/scale.c", "kernels/triton/scale.py"]);
+  for (const [path, code] of files) copy.write(path, code.replace(/^.*\n/, ""));
   copy.edit("tsconfig.json", '"include": [', '"include": ["scripts", "try.ts", ');
   copy.write(
     "try.ts",
     `import { DryGpu } from "./scripts/dry-gpu.ts";
+import { CpuDevice } from "./src/device/cpu.ts";
 import type { Tensor } from "./src/device/device.ts";
 import { parseManifest } from "./src/device/cuda/manifest.ts";
 import { titleOf } from "./src/device/cuda/variants.ts";
@@ -80,19 +62,28 @@ for (const compute of ["bf16", "f32"] as const) {
   const x: Tensor = { ptr: 0, dtype: compute, shape: [4, 8] };
   rowsScale(gpu, { x, scale: { ptr: 0, dtype: "f32", shape: [4] }, y: x });
 }
-console.log(JSON.stringify([...launched]));`,
+using cpu = new CpuDevice(2);
+const tensor = (...shape: number[]): Tensor => ({ ptr: cpu.allocate(64, "a test"), dtype: "f32", shape });
+const [x, scale] = [tensor(2, 8), tensor(2)];
+cpu.write(x, Float32Array.from({ length: 16 }, (_, i) => i));
+cpu.write(scale, new Float32Array([2, -1]));
+rowsScale(cpu, { x, scale, y: x });
+console.log(JSON.stringify([[...launched], [...new Float32Array((await cpu.read(x)).buffer)]]));`,
   );
   expect(await copy.check()).toEqual([0, ""]);
-  const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"];
-  expect(await copy.run(...gcc, "ffi/native/scale.c")).toEqual([0, ""]);
+  copy.ownLibrary();
+  const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-march=x86-64-v3", "-pthread"];
+  const sources = "ffi/native/*.c -lm";
+  expect(await copy.run("bash", "-c", `${gcc.join(" ")} -shared -fPIC -o ffi/build/libmlora.so ${sources}`)).toEqual([0, ""]);
   const python = join(ROOT, ".venv/bin/python");
-  expect(await copy.run(python, "-c", "import ast; ast.parse(open('kernels/triton/scale.py').read())")).toEqual([0, ""]);
   const [listed, rows] = await copy.run(python, "-B", "kernels/triton/compile.py", "--rows");
   expect(listed).toBe(0);
   copy.write("rows.json", rows);
-  expect(await copy.run("bash", "-c", `"${process.execPath}" try.ts <rows.json`)).toEqual([
-    0,
-    '["rows_scale bf16 sm_80 BLOCK=1024","rows_scale fp32 sm_80 BLOCK=1024"]\n',
+  const [code, out] = await copy.run("bash", "-c", `"${process.execPath}" try.ts <rows.json`);
+  expect(code).toBe(0);
+  expect(JSON.parse(out)).toEqual([
+    ["rows_scale bf16 sm_80 BLOCK=1024", "rows_scale fp32 sm_80 BLOCK=1024"],
+    [0, 2, 4, 6, 8, 10, 12, 14, -8, -9, -10, -11, -12, -13, -14, -15],
   ]);
 }, 120_000);
 

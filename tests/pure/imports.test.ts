@@ -22,6 +22,10 @@ describe("which folder may import which", () => {
     );
   });
 
+  test("a device knows no kernel", () => {
+    expect(check("src/device/cpu.ts", 'import { xent } from "../ops/xent.ts";')).toHaveLength(1);
+  });
+
   test.each([
     ["over several lines", 'import {\n  a,\n  b,\n} from "../device/open.ts";'],
     ["for its effects", 'import "../device/open.ts";'],

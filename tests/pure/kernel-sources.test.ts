@@ -1,33 +1,106 @@
-// What decides that a kernel is compiled again: its code, and nothing that is only read by people.
+// The sources of kernels: that each family has all of its files, and what decides that a kernel is compiled again: its code,
+// and nothing that is only read by people or by what lists it.
 
 import { expect, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import type { Kernel } from "../../src/device/kernel.ts";
 import { CopyOfSources, ROOT } from "../helpers/extending.ts";
 
-test("comments and docstrings of a kernel are no part of its hash, code is", async () => {
-  using copy = new CopyOfSources();
+const PYTHON = join(ROOT, ".venv/bin/python");
+
+/** Names of the files of a folder with this ending, without it. */
+const namesIn = (folder: string, ending: string): string[] =>
+  readdirSync(join(ROOT, folder))
+    .filter((name) => name.endsWith(ending))
+    .map((name) => basename(name, ending))
+    .sort();
+
+/** What several families are made of, and parts of large ones. */
+const SHARED_C = ["dropout", "memory", "parallel", "product"];
+const SHARED_PY = [
+  "attention_hopper",
+  "attention_variants",
+  "codegen",
+  "compile",
+  "dropout",
+  "fp8",
+  "linear_variants",
+  "tile",
+  "variants",
+];
+/** Their C is product.c and dropout.c. */
+const PRODUCTS = ["linear", "lora"];
+
+test("each family of kernels has its three files, by one name", () => {
+  const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");
+  expect(namesIn("kernels/triton", ".py")).toEqual([...families, ...SHARED_PY].sort());
+  expect(namesIn("ffi/native", ".c")).toEqual([...families.filter((name) => !PRODUCTS.includes(name)), ...SHARED_C].sort());
+});
+
+test("each kernel has a name of its own", async () => {
+  const names: string[] = [];
+  for (const family of namesIn("src/ops", ".ts"))
+    for (const exported of Object.values(await import(join(ROOT, "src/ops", `${family}.ts`))))
+      if (typeof exported === "function" && "kernel" in exported) names.push((exported.kernel as Kernel<object>).name);
+  expect(names.length).toBeGreaterThan(20);
+  expect(new Set(names).size).toBe(names.length);
+});
+
+test("what is compiled is listed without Triton", async () => {
+  const script = "import sys; sys.modules['triton'] = None; import variants; print(len(variants.variants()))";
+  const child = Bun.spawn([PYTHON, "-B", "-c", script], {
+    env: { ...process.env, PYTHONPATH: join(ROOT, "kernels/triton") },
+    stdout: "pipe",
+  });
+  expect(Number(await child.stdout.text())).toBeGreaterThan(100);
+});
+
+/** A copy of the kernels' sources where xent.py can be changed. */
+function copyOfXent() {
+  const copy = new CopyOfSources();
   copy.take("kernels/triton");
   const path = copy.at("kernels/triton/xent.py");
-  const text = readFileSync(path, "utf8");
+  expect(existsSync(path)).toBe(true);
+  const rows = () => copy.run(PYTHON, "-B", "kernels/triton/compile.py", "--rows");
   const hashes = async (): Promise<string[]> => {
-    const [code, rows] = await copy.run(join(ROOT, ".venv/bin/python"), "-B", "kernels/triton/compile.py", "--rows");
+    const [code, out] = await rows();
     expect(code).toBe(0);
-    const { kernels } = JSON.parse(rows) as { kernels: { name: string; source_sha256: string }[] };
+    const { kernels } = JSON.parse(out) as { kernels: { name: string; source_sha256: string }[] };
     return kernels.filter(({ name }) => name === "xent").map(({ source_sha256 }) => source_sha256);
   };
-  const before = await hashes();
+  const write = (text: string) => writeFileSync(path, text);
+  return { text: readFileSync(path, "utf8"), write, rows, hashes, [Symbol.dispose]: () => copy[Symbol.dispose]() };
+}
+
+test("comments and docstrings of a kernel are no part of its hash, code is", async () => {
+  using xent = copyOfXent();
+  const before = await xent.hashes();
   expect(before.length).toBeGreaterThan(0);
-  const commented = text
+  const commented = xent.text
     .replace(/^"""/, '"""Other words.\n\n')
     .replace(/^(@triton\.jit)$/gm, '# A comment, with a "quote".\n\n$1')
     .replace(/^import triton$/m, "import triton  # why");
-  expect(commented).not.toBe(text);
-  writeFileSync(path, commented);
-  expect(await hashes()).toEqual(before);
-  writeFileSync(path, `${text}\nADDED = "# no comment"\n`);
-  const changed = await hashes();
+  expect(commented).not.toBe(xent.text);
+  xent.write(commented);
+  expect(await xent.hashes()).toEqual(before);
+  const added = (line: string) => xent.text.replace(/^LOWEST/m, `${line}\nLOWEST`);
+  xent.write(added('ADDED = "# no comment"'));
+  const changed = await xent.hashes();
   expect(changed).not.toEqual(before);
-  writeFileSync(path, `${text}\nADDED = "# another text"\n`);
-  expect(await hashes()).not.toEqual(changed);
+  xent.write(added('ADDED = "# another text"'));
+  expect(await xent.hashes()).not.toEqual(changed);
+});
+
+test("nor is the list of its variants, of which a row counts for itself; what is used above stands there", async () => {
+  using xent = copyOfXent();
+  const before = await xent.hashes();
+  xent.write(`${xent.text}\nOTHER = 1\n`);
+  expect(await xent.hashes()).toEqual(before);
+  xent.write(xent.text.replace("LANES=512, ", "LANES=256, "));
+  const changed = await xent.hashes();
+  for (const hash of before) expect(changed).not.toContain(hash);
+  xent.write(xent.text.replace("tl.program_id(0)", "tl.program_id(OTHER)").concat("\nOTHER = 0\n"));
+  const [code] = await xent.rows();
+  expect(code).toBe(1);
 });

@@ -1,8 +1,7 @@
 // Whether the native parts work here: each is opened and made to do a little of its work.
 
 import { openBlas } from "../../../ffi/blas.ts";
-import { native } from "../../../ffi/native.ts";
-import { openLibrary } from "../../../ffi/open.ts";
+import { base, openNative } from "../../../ffi/native.ts";
 import { assetPath } from "../../base/assets.ts";
 import { RunError } from "../../base/errors.ts";
 import { Rng } from "../../base/rng.ts";
@@ -17,12 +16,12 @@ export type Blas = {
 /** Opens OpenBLAS and our kernels and has them compute a product together, as a run does. Throws a RunError. */
 export function checkProducts(): Blas {
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
-  const kernels = openLibrary(assetPath("libmlora.so"), native);
+  openNative();
   const [m, n, k] = [37, 29, 53]; // no multiple of any tile
   const rng = new Rng(1);
   const random = (length: number) => Float32Array.from({ length }, () => rng.uniform() - 0.5);
   const [a, b, c] = [random(m * k), random(n * k), new Float32Array(new ArrayBuffer(4 * m * n))];
-  kernels.product(openblas.scipy_cblas_sgemm.ptr, 0, 1, m, n, k, 1, a, k, b, k, 0, c, n);
+  base.product(openblas.scipy_cblas_sgemm.ptr, 0, 1, m, n, k, 1, a, k, b, k, 0, c, n);
   const worst = worstError(a, b, c, [m, n, k]);
   if (!(worst < 1e-5)) throw new RunError("doctor.product", `a product of matrices is wrong by ${worst}`);
   const [, version = "of unknown version"] = /OpenBLAS (\d+\.\d+\.\d+)/.exec(openblas.scipy_openblas_get_config() ?? "") ?? [];

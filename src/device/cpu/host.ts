@@ -1,11 +1,11 @@
-// The cpu device's native side: OpenBLAS and our C kernels, opened once, and typed windows on their memory.
+// The cpu device as kernels see it: products of matrices over OpenBLAS, scratch, and typed windows on its memory.
 
 import { openBlas } from "../../../ffi/blas.ts";
 import { hostView } from "../../../ffi/memory.ts";
-import { native } from "../../../ffi/native.ts";
-import { openLibrary } from "../../../ffi/open.ts";
+import { base, openNative } from "../../../ffi/native.ts";
 import { assetPath } from "../../base/assets.ts";
 import { requireProcessor, usableCores } from "../../base/machine.ts";
+import { sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 
 /** A matrix in place: the address of its first element and the distance between its rows, in elements. */
@@ -14,19 +14,19 @@ export type Matrix = { readonly ptr: number; readonly ld: number };
 export type Host = ReturnType<typeof openHost>;
 
 /**
- * Opens both libraries; `threads` threads work, OpenBLAS computes in the thread that calls it. Throws what `openLibrary`
- * throws.
+ * Opens both libraries; `threads` threads work, OpenBLAS computes in the thread that calls it. `scratch` gives grow-only memory
+ * for what a kernel needs while it runs. Throws what `openLibrary` throws.
  */
-export function openHost(threads: number) {
+export function openHost(threads: number, scratch: (bytes: number) => number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
-  const kernels = openLibrary(assetPath("libmlora.so"), native);
+  openNative();
   const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
-    kernels,
-    threads: kernels.native_threads(threads, usableCores()),
+    threads: base.native_threads(threads, usableCores()),
     cores: usableCores(),
     sgemmPtr,
+    scratch,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],
@@ -39,32 +39,33 @@ export function openHost(threads: number) {
       beta = 0,
     ): void {
       const [ta, tb] = [transposeA ? 1 : 0, transposeB ? 1 : 0];
-      kernels.product(sgemmPtr, ta, tb, m, n, k, alpha, a.ptr, a.ld, b.ptr, b.ld, beta, c.ptr, c.ld);
+      base.product(sgemmPtr, ta, tb, m, n, k, alpha, a.ptr, a.ld, b.ptr, b.ld, beta, c.ptr, c.ld);
     },
   };
 }
 
-const elements = (t: Tensor): number => t.shape.reduce((a, b) => a * b, 1);
-
 /** The values of an i32 tensor, in place. */
-export const ints = (t: Tensor): Int32Array => new Int32Array(hostView(t.ptr, elements(t) * 4));
+export const ints = (t: Tensor): Int32Array => new Int32Array(hostView(t.ptr, sizeOf(t.shape) * 4));
 /** The same bits as unsigned numbers. */
-export const unsigned = (t: Tensor): Uint32Array => new Uint32Array(hostView(t.ptr, elements(t) * 4));
+export const unsigned = (t: Tensor): Uint32Array => new Uint32Array(hostView(t.ptr, sizeOf(t.shape) * 4));
 /** The values of an f32 tensor, in place. */
-export const floats = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, elements(t) * 4));
+export const floats = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, sizeOf(t.shape) * 4));
 
-/** Elements from one row of a table to the next. */
-export const strideOf = (t: Tensor): number => t.stride ?? elements(t) / dim(t, 0);
-const spanOf = (t: Tensor): number => (dim(t, 0) - 1) * strideOf(t) + elements(t) / dim(t, 0);
+/** Of a table with a row for each slot, elements from one row to the next, and from the first to the end of the last. */
+const strideOf = ({ shape, stride }: Tensor): number => stride ?? sizeOf(shape.slice(1));
+const spanOf = (t: Tensor): number => (t.shape[0]! - 1) * strideOf(t) + sizeOf(t.shape.slice(1));
 
-/** The same of a table whose rows are `strideOf` elements apart. */
-export const intRows = (t: Tensor): Int32Array => new Int32Array(hostView(t.ptr, spanOf(t) * 4));
-export const floatRows = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, spanOf(t) * 4));
-/** Addresses: below 2^48, so each is exact as a number. */
-export function addressRows(t: Tensor): (slot: number, linear: number, which: number) => number {
-  const [values, stride, width] = [new BigUint64Array(hostView(t.ptr, spanOf(t) * 8)), strideOf(t), dim(t, 2)];
-  return (slot, linear, which) => Number(values[slot * stride + linear * width + which]);
+/** The rows of a table, by slot. */
+export function rowsOfInts(t: Tensor): (slot: number) => Int32Array {
+  const [values, stride, width] = [new Int32Array(hostView(t.ptr, spanOf(t) * 4)), strideOf(t), sizeOf(t.shape.slice(1))];
+  return (slot) => values.subarray(slot * stride, slot * stride + width);
 }
-
-/** A dimension of a tensor whose shape `ops` has checked. */
-export const dim = (t: Tensor, i: number): number => t.shape[i] ?? 1;
+export function rowsOfFloats(t: Tensor): (slot: number) => Float32Array {
+  const [values, stride, width] = [new Float32Array(hostView(t.ptr, spanOf(t) * 4)), strideOf(t), sizeOf(t.shape.slice(1))];
+  return (slot) => values.subarray(slot * stride, slot * stride + width);
+}
+/** The addresses in a table i64[slots, linears, count]: below 2^48, so each is exact as a number. */
+export function addressesIn(t: Tensor): (slot: number, linear: number, which: number) => number {
+  const [values, stride, count] = [new BigUint64Array(hostView(t.ptr, spanOf(t) * 8)), strideOf(t), t.shape[2]!];
+  return (slot, linear, which) => Number(values[slot * stride + linear * count + which]);
+}

@@ -1,12 +1,8 @@
-// What the launchers of the kernel families share: how a kernel of the contract becomes launches of compiled kernels.
+// The cuda device as kernels see it: how one of the contract becomes launches of compiled ones.
 
-import { invariant } from "../../base/errors.ts";
-import type { Tensor } from "../device.ts";
-import type { KernelName, Kernels } from "../kernels.ts";
 import type { Argument, Grid } from "./kernel.ts";
 import type { Choice, Variant } from "./variants.ts";
 
-/** The device as launchers see it. */
 export type Launcher = {
   readonly compute: "f32" | "bf16";
   readonly multiprocessors: number;
@@ -20,20 +16,3 @@ export type Launcher = {
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;
 };
-
-export type Implementations = { readonly [K in KernelName]: (args: Kernels[K]) => void };
-
-export const cdiv = (a: number, b: number): number => Math.ceil(a / b);
-
-/** Size of a dimension, which ops has checked to exist. */
-export function dim(tensor: Tensor, i: number): number {
-  const size = tensor.shape[i];
-  invariant(size !== undefined, `a tensor of ${tensor.shape.length} dimensions has no dimension ${i}`);
-  return size;
-}
-
-/** Elements between the matrices of a stack. */
-export const strideOf = (stack: Tensor): number => stack.stride ?? dim(stack, 1) * dim(stack, 2);
-
-/** 1 where an optional argument is there: kernels are compiled with and without. */
-export const flag = (value: unknown): 0 | 1 => (value === null ? 0 : 1);

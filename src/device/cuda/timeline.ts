@@ -1,12 +1,11 @@
 // When each kernel began and ended on the GPU, by events on its stream: for `mlora bench` and traces. Off unless asked for.
 
 import type { Span } from "../device.ts";
-import type { KernelName } from "../kernels.ts";
 import { check, type Driver, OutParam } from "./driver.ts";
 
 export class Timeline implements Disposable {
   readonly #events: number[] = [];
-  readonly #marks: { readonly kernel: KernelName; readonly begin: number; readonly end: number }[] = [];
+  readonly #marks: { readonly kernel: string; readonly begin: number; readonly end: number }[] = [];
   readonly #out = new OutParam();
   readonly #origin: number;
 
@@ -18,7 +17,7 @@ export class Timeline implements Disposable {
   }
 
   /** Marks the begin of a kernel; what is returned marks its end. */
-  begin(kernel: KernelName): () => void {
+  begin(kernel: string): () => void {
     const begin = this.#record();
     return () => {
       this.#marks.push({ kernel, begin, end: this.#record() });

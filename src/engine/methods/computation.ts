@@ -3,10 +3,10 @@
 
 import type { ModelSpec } from "../../base/spec.ts";
 import type { Device, Tensor } from "../../device/device.ts";
-import type { Kernels } from "../../device/kernels.ts";
 import type { Weight } from "../../device/packed.ts";
 import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
+import type { LowRank } from "../../ops/linear.ts";
 import type { TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -19,13 +19,12 @@ export type Extent = "none" | "some" | "all";
 /** Of methods that compute rows themselves, by layer and group; left out where there are none. */
 export type Presence = ReadonlyMap<PeftMethod, ReadonlyMap<string, Extent>>;
 
-export type Low = NonNullable<Kernels["linear_forward"]["lora"]>;
 type OfRows = {
   readonly site: TargetGroup;
   /** i32[slots]: 1 for adapters of the method that target the group. */
   readonly present: Tensor;
   readonly tileAdapter: Tensor;
-  readonly lora: Low;
+  readonly lora: LowRank;
 };
 /** Adapters of a method: `which` i32[slots], 1 for those in the pass, and the method's own table. */
 export type Expanding = { readonly which: Tensor; readonly table: Tensor | null };

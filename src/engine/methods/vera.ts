@@ -13,7 +13,7 @@ import type { TargetGroup } from "../target-group.ts";
 import type { Computation, Expanding } from "./computation.ts";
 
 export const vera: Computation = {
-  /** What an adapter's projections are drawn by (kernels.ts, vera_expand). */
+  /** What an adapter's projections are drawn by (ops/vera.ts, veraExpand). */
   table: {
     width: 5,
     row(spec, { targets, rank, projectionSeed = 0 }) {

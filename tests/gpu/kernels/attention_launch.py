@@ -1,6 +1,6 @@
 """How attention.py is launched, from Python: what src/device/cuda does, for tests and timings of the kernels alone.
 
-The functions are the kernels of the contract (src/device/kernels.ts) by name; `kind` is tma, ptr or f32. Constants come from
+The functions are the kernels of the contract (src/ops/attention.ts) by name; `kind` is tma, ptr or f32. Constants come from
 the rows of attention_variants.py, grids from the top of attention.py. With TRITON_INTERPRET=1 the f32 variants run on the CPU
 (its products of bf16 are wrong).
 """

@@ -1,9 +1,8 @@
 """How the memory-bound kernels are launched, from Python: what src/device/cuda does, for tests and timings of the kernels
 alone.
 
-Each function is a kernel of the contract (src/device/kernels.ts) by its name; `kind` is ptr (bf16) or f32. Constants come from
-the rows of rows_variants.py, decode_variants.py, dora_variants.py and vera_variants.py, grids from the tops of the kernels'
-files. With TRITON_INTERPRET=1 all run on the CPU.
+Each function is a kernel of the contract (src/ops) by its name; `kind` is ptr (bf16) or f32. Constants come from
+the rows of variants.py, grids from the tops of the kernels' files. With TRITON_INTERPRET=1 all run on the CPU.
 """
 import importlib
 import os
@@ -15,15 +14,12 @@ import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import adamw  # noqa: E402
-import decode_variants  # noqa: E402
-import dora_variants  # noqa: E402
-import vera_variants  # noqa: E402
-from rows_variants import variants  # noqa: E402
+from variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
-ROWS = [*variants(), *decode_variants.variants(), *dora_variants.variants(), *vera_variants.variants()]
+ROWS = variants()
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
 
