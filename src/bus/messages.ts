@@ -8,9 +8,7 @@ import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
-import { GROUP_NAMES } from "../families/linears.ts";
-import { BLOCKS, layerRange } from "../methods/layout.ts";
-import { PEFT_METHODS } from "../methods/registry.ts";
+import { adapterSizes, BLOCKS, layerRange } from "../methods/layout.ts";
 import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 
 const anyStep = {
@@ -42,10 +40,7 @@ const stageSetup = v.strictObject({
   layerRange: v.strictObject({ ...layerRange.entries, first: v.boolean(), last: v.boolean() }),
   /** All that decides how much memory a stage takes, next to the model and its layers. */
   sizes: v.strictObject({
-    /** Elements of s = A drop(x) of a micro-batch, at most, in each group that adapters target. */
-    low: v.record(v.picklist(GROUP_NAMES), natural),
-    /** Where adapters need the whole product kept, by their methods. */
-    products: v.record(v.picklist(PEFT_METHODS), v.array(v.picklist(GROUP_NAMES))),
+    ...adapterSizes.entries,
     /** Adapters that train at once; each takes memory of its own when it joins. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */

@@ -10,7 +10,7 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
-import { type Device, GRANULARITY, type Span, type Tensor } from "./device.ts";
+import type { Device, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -19,7 +19,6 @@ export class CpuDevice implements Device {
   readonly compute = "f32";
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
-  readonly granularity = GRANULARITY.cpu;
   readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
   readonly name: string;
   readonly #host: Host;

@@ -23,7 +23,7 @@ import { Staging } from "./cuda/staging.ts";
 import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
-import { type Device, GRANULARITY, type Sharing, type Snapshot, type Span, type Tensor } from "./device.ts";
+import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 import { CUDA_ROW_TILE } from "./tile.ts";
 
@@ -31,7 +31,6 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly rowTile = CUDA_ROW_TILE;
   readonly threads = 0;
-  readonly granularity = GRANULARITY.cuda;
   readonly formats: readonly WeightFormat[];
   readonly name: string;
   readonly multiprocessors: number;

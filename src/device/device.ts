@@ -89,7 +89,7 @@ export type Offered = { readonly block: Uint8Array; readonly from: number; reado
 /** The bytes of tensors on their way to the host. */
 export type Snapshot = { readonly bytes: Promise<readonly Uint8Array<ArrayBuffer>[]> };
 
-/** Bytes that an allocation is rounded up to: a page of a CPU, and what the CUDA driver maps at a time. */
+/** Bytes that an allocation takes whole multiples of: a page of a CPU, and what the CUDA driver maps at a time. */
 export const GRANULARITY = { cpu: 2 ** 12, cuda: 2 ** 21, null: 2 ** 12 } as const;
 
 export interface Device extends Disposable {
@@ -107,8 +107,6 @@ export interface Device extends Disposable {
   memory(): { readonly total: number; readonly free: number };
   /** Bytes that were allocated here and not released, scratch included. */
   readonly allocated: number;
-  /** Memory is given in multiples of it: what asks for less takes as much. */
-  readonly granularity: number;
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
   release(ptr: number): void;

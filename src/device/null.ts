@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import { type Device, GRANULARITY, type Sharing, type Span, type Tensor } from "./device.ts";
+import type { Device, Sharing, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
@@ -12,7 +12,6 @@ export class NullDevice implements Device {
   readonly sharing: Sharing | null = null;
   readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;
   readonly threads = 0;
-  readonly granularity: number = GRANULARITY.null;
   /** Names of kernels in the order of their launches. */
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */

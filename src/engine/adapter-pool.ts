@@ -4,8 +4,8 @@
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
 
-import { invariant } from "../base/errors.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena, rowsFrom } from "../device/arena.ts";
@@ -273,8 +273,7 @@ export class AdapterPool implements Disposable {
       gradNorm(this.device, { grads: blocks.grads, tensors, squares });
     }
     const all: Float32Array[] = [];
-    for (const slot of adapters)
-      all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
+    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
     return all;
   }
 

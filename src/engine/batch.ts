@@ -1,12 +1,12 @@
 // A micro-batch on the device: the tables that kernels read. One is kept for each micro-batch in flight.
 
 import type { DType } from "../base/dtype.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
-import type { ModelSpec } from "../base/spec.ts";
 import { type Group, groupsOfModel } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";

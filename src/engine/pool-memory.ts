@@ -6,9 +6,9 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
-import { alignUp, range, sum } from "../base/shape.ts";
+import { alignUp, range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
@@ -94,14 +94,17 @@ export const adapterBytes = (
   spec: ModelSpec,
   layers: LayerRange,
   adapter: Shape,
-  { compute, granularity }: Pick<Device, "compute" | "granularity">,
-): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", { compute, granularity });
+  device: Pick<Device, "kind" | "compute">,
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device);
 
-export const allocationBytes = (
+export function allocationBytes(
   layout: AdapterLayout,
   method: PeftMethod,
-  { compute, granularity }: Pick<Device, "compute" | "granularity">,
-): number => alignUp(Math.max(1, countBytes((take) => takeAdapter(take, layout, method, compute))), granularity);
+  { kind, compute }: Pick<Device, "kind" | "compute">,
+): number {
+  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute));
+  return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
+}
 
 export function takeAdapter(take: Take, layout: AdapterLayout, method: PeftMethod, compute: Device["compute"]) {
   const { size, scratch, outputs, tensors } = layout;
@@ -160,10 +163,3 @@ export function slotRow(
   }
   return row;
 }
-
-/** Bytes of a pool with these adapters in its slots, for the plan. */
-export const poolBytes = (
-  need: PoolNeed,
-  adapters: readonly Shape[],
-  device: Pick<Device, "compute" | "granularity">,
-): number => tableBytes(need) + sum(adapters.map((adapter) => adapterBytes(need.spec, need.layers, adapter, device)));

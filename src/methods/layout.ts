@@ -9,11 +9,11 @@ import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
-import { type Factor, factorShape, frozenIn, isLowRank, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
+import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
@@ -32,6 +32,15 @@ export type LayerRange = Output<typeof layerRange>;
  */
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
+
+const groups = v.picklist(GROUP_NAMES);
+/** What the adapters of a run need of a pass. */
+export const adapterSizes = v.strictObject({
+  /** Elements of s = A drop(x), at most, in each group that any of them targets. */
+  low: v.record(groups, natural),
+  /** Where the whole product of a group is kept for them, by their methods. */
+  products: v.record(v.picklist(PEFT_METHODS), v.array(groups)),
+});
 
 /** What decides a layout. */
 export type Shape = Placed & { readonly method?: PeftMethod | undefined };
@@ -170,7 +179,10 @@ export function factorPlace(
 }
 
 /** A factor's values out of a block, row by row. */
-export function takeFactor(block: Float32Array, { offset, rows, columns, isTransposed }: FactorPlace): Float32Array<ArrayBuffer> {
+export function takeFactor(
+  block: Float32Array,
+  { offset, rows, columns, isTransposed }: FactorPlace,
+): Float32Array<ArrayBuffer> {
   const values = new Float32Array(rows * columns);
   const held = block.subarray(offset, offset + rows * columns);
   if (isTransposed) transpose(held, values, columns, rows);

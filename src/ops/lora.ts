@@ -91,7 +91,18 @@ export const loraUpGrad = op<
       const ds_part = gpu.scratch(dsBytes + cdiv(E, CUDA_ROW_TILE * CHUNK) * N * 4);
       const shared = { ds_part, db_part: ds_part + dsBytes, scale, ranks, factors, low_at: lowAt, tile_adapter: tileAdapter };
       const strides = { factors_stride: strideOf(factors), ranks_stride: strideOf(ranks) };
-      gpu.launch(kernel, [blocks, mostChunks(M / CUDA_ROW_TILE, L, CHUNK)], { dy, s, ds, ...shared, ...strides, M, N, E, first1, first2 });
+      gpu.launch(kernel, [blocks, mostChunks(M / CUDA_ROW_TILE, L, CHUNK)], {
+        dy,
+        s,
+        ds,
+        ...shared,
+        ...strides,
+        M,
+        N,
+        E,
+        first1,
+        first2,
+      });
     },
   },
 );

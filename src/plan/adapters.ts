@@ -13,7 +13,7 @@ import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
-import type { SlotNeed } from "./adapter-memory.ts";
+
 import { placeAdapter } from "./places.ts";
 
 /** What the plan must know of an adapter's data. */
@@ -41,21 +41,10 @@ export type AdapterPlan = PoolAdapter & {
   readonly parameters: number;
   /** Another adapter that its preferences are measured against, on the stages for a while before its first step. */
   readonly reference: PoolAdapter | null;
-  /** Padded rows of any pass of its data, at most. */
-  readonly mostRows: number;
 };
 
-/** What decides how rows are cut and padded. */
-export type CutLimits = { readonly tokensPerMicrobatch: number; readonly rowTile: number };
-
 /** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
-export function planAdapter(
-  recipe: AdapterRecipe,
-  index: number,
-  spec: ModelSpec,
-  data: DataSummary,
-  limits: CutLimits,
-): AdapterPlan {
+export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
@@ -77,7 +66,6 @@ export function planAdapter(
     tokens: totalTokens(work),
     parameters: countParameters(spec, spec.layers, places, recipe.method),
     reference: data.reference ?? null,
-    mostRows: mostRows(recipe, data, limits),
   };
 }
 
@@ -151,7 +139,8 @@ export function largestRows(
 /** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   const { lengths, batchSize } = work;
-  const bound = mostTokens(lengths, batchSize, tokensPerMicrobatch);
+  const sorted = [...lengths].sort((a, b) => b - a);
+  const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, sum(sorted.slice(0, batchSize))));
   const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
   if (epochs > 20) return bound;
   let most = 0;
@@ -164,28 +153,6 @@ function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   }
   return most;
 }
-
-/** Tokens of a micro-batch of any of these rows, at most. */
-function mostTokens(lengths: readonly number[], batchSize: number, tokensPerMicrobatch: number): number {
-  const sorted = [...lengths].sort((a, b) => b - a);
-  return Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, sum(sorted.slice(0, batchSize))));
-}
-
-/** Padded rows of any micro-batch of an adapter's rows, at most: to train on, to evaluate, to verify its export. */
-const mostRows = (
-  { batchSize }: AdapterRecipe,
-  { train, eval: heldOut }: DataSummary,
-  { tokensPerMicrobatch, rowTile }: CutLimits,
-): number => {
-  const tokens = [train, heldOut].map((rows) =>
-    mostTokens(
-      rows.map(({ length }) => length),
-      batchSize,
-      tokensPerMicrobatch,
-    ),
-  );
-  return alignUp(Math.max(1, ...tokens), rowTile);
-};
 
 /** Tokens of an adapter's longest sequence. Throws a RequestError, `plan.length`, where the model has fewer positions. */
 export function longestRow(
@@ -202,9 +169,6 @@ export function longestRow(
     );
   return longest;
 }
-
-/** What a slot holds for an adapter. */
-export const slotNeed = (adapter: AdapterPlan): SlotNeed => ({ holds: onStages([adapter]), rows: adapter.mostRows });
 
 /** All that adapters ever are on the stages: they themselves, and what they are measured against. */
 export const onStages = (adapters: readonly AdapterPlan[]): PoolAdapter[] =>

@@ -52,14 +52,13 @@ export function planGeneration(
   const capacity = maxOf(wanted.map(({ prompt, limit }) => prompt + limit));
   const [layers, slots] = [wholeModel(spec), Math.max(1, adapters.length)];
   const passRows = alignUp(rows, rowTile);
-  const needs = adapters.map((adapter) => ({ holds: [adapter], rows: passRows }));
   const sizesFor = (sequences: number): GenerationSizes => ({
     slots,
     rows: passRows,
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    low: lowSizes(needs, adapters.length, layers, passRows),
+    low: lowSizes(adapters, layers, passRows),
     products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
@@ -89,7 +88,7 @@ export function generationBytes(
   adapters: readonly PoolAdapter[],
 ): number {
   const layers = wholeModel(spec);
-  const needs = adapters.map((adapter) => ({ holds: [adapter], rows: sizes.rows }));
-  const pool = poolBytes(spec, layers, sizes.slots, blockBytes(spec, layers, needs, device));
+  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
+  const pool = poolBytes(spec, layers, sizes.slots, blocks);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

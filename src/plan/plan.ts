@@ -13,7 +13,7 @@ import type { CacheSizes } from "../engine/kv-cache.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import { blockBytes, fillingPasses, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBytes, productSizes } from "./adapter-memory.ts";
 import {
   type AdapterPlan,
   checkContrast,
@@ -22,7 +22,6 @@ import {
   longestRow,
   onStages,
   planAdapter,
-  slotNeed,
 } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
@@ -59,7 +58,7 @@ export type Plan = {
   /** Those that join a run under way are put at the end (grow.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
-  /** Adapters that train at once; the others wait for one of them to leave. */
+  /** Adapters that train at once, at most; the others wait for a slot, or for memory. */
   readonly slots: number;
   /** Tokens of an adapter's own micro-batch at most. */
   readonly tokensPerMicrobatch: number;
@@ -73,6 +72,8 @@ export type StagePlan = {
   readonly layerRange: StageLayers;
   readonly sizes: StageSizes;
   readonly memory: MemoryParts;
+  /** Of it, for the blocks of adapters. */
+  readonly blockBytes: number;
   readonly device: StageDevice;
   /** Passes between forward and backward at most; a pipeline keeps one more slot for evaluations. */
   readonly inFlight: number;
@@ -94,8 +95,6 @@ export type PlanOptions = {
   readonly exact?: boolean;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
-  /** Whether the rows of an adapter's passes are not those of its data. */
-  readonly anyRows?: boolean;
 };
 
 /** `devices` are those of the stages, first stage first. */
@@ -104,13 +103,12 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache, anyRows = cache !== undefined }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
-  const limits = { tokensPerMicrobatch, rowTile };
-  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!, limits));
+  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
   for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
@@ -128,24 +126,25 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const format = weightFormat(recipe.model.precision, device.compute, exact);
   checkFormat(format, spec);
-  const needs = adapters.map(slotNeed);
-  const blocks = parts.map((part) => blockBytes(spec, part, needs, device));
+  const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const shared = {
     products: productSizes(onStages(adapters)),
     positions,
     format,
     ...(cache ? { cache } : {}),
   };
-  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
+  /** With room for any `count` of the adapters at once. */
+  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] =>
     parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = lowSizes(anyRows ? fillingPasses(needs, rows) : needs, slots, layerRange, rows);
+      const low = lowSizes(onStages(adapters), layerRange, rows);
+      const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const sizes = { ...shared, ...ofPass, low, slots, layers: layerRange.to - layerRange.from };
-      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blocks[stage]!));
-      return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
+      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blockBytes));
+      return { layerRange, sizes, memory, blockBytes, device: devices[stage]!, inFlight };
     });
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);
@@ -154,23 +153,26 @@ export function makePlan(
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
     const found = choices.map((choice) => {
-      return { choice, slots: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
+      return { choice, count: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
     });
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
-    const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
-    const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
-    if (slots > 0)
+    const most = found.reduce((a, b) => (b.count > a.count ? b : a));
+    const { choice, count } = found.find((of) => of.count >= enough) ?? most;
+    if (count > 0) {
+      const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
+      const slots = count === wanted ? wanted : Math.min(wanted, ...fitting);
       return {
         recipe,
         spec,
         device,
         adapters,
-        stages: stagesFor(choice, passRows, slots),
+        stages: stagesFor(choice, passRows, count, slots),
         slots,
         tokensPerMicrobatch,
         passRows,
         targets,
       };
+    }
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }
@@ -187,6 +189,12 @@ function halves(rows: number, least: number): number[] {
   while (all.at(-1)! > least) all.push(Math.max(least, Math.floor(all.at(-1)! / 2)));
   return all;
 }
+
+/** Bytes that an adapter takes on each stage. */
+export const bytesOnStages = (
+  { spec, stages, device }: Pick<Plan, "spec" | "stages" | "device">,
+  adapter: AdapterPlan,
+): number[] => stages.map(({ layerRange }) => blockBytes(spec, layerRange, onStages([adapter]), device));
 
 /** The largest number from 1 to `most` that `fits`, which a larger one never does where a smaller does not; 0 for none. */
 function largestThat(most: number, fits: (count: number) => boolean): number {

@@ -122,7 +122,11 @@ export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
   targets: adapter.targets,
   method: adapter.method,
   places: adapter.places,
-  stages: plan.stages.map(({ layerRange }, stage) => ({ layerRange, layout: layoutOf(plan, stage, adapter), blocks: blocks[stage]! })),
+  stages: plan.stages.map(({ layerRange }, stage) => ({
+    layerRange,
+    layout: layoutOf(plan, stage, adapter),
+    blocks: blocks[stage]!,
+  })),
 });
 
 /** The thread, started with the first checkpoint. */

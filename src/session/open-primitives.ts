@@ -33,7 +33,7 @@ export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
   const { path } = recipe.model;
   const { spec, isBf16: exact } = readModelFacts(path, readModelSpec(path));
   const data = recipe.adapters.map((adapter) => largestData(adapter, spec.maxPositions));
-  const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), { exact, anyRows: true, ...(cache ? { cache } : {}) });
+  const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), { exact, ...(cache ? { cache } : {}) });
   if (plan.slots === plan.adapters.length) return plan;
   throw new RequestError(
     "plan.memory",

@@ -38,8 +38,7 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and an adapter tha
     for (const zeros of [m, v]) device.zero(zeros);
   }
   for (let step = 0; step < CASES[0]!.rates.length; step++) {
-    for (const [i, [, grads]] of adapters.entries())
-      device.write(grads, Float32Array.from(CASES[i]?.gradients[step] ?? idle));
+    for (const [i, [, grads]] of adapters.entries()) device.write(grads, Float32Array.from(CASES[i]?.gradients[step] ?? idle));
     const steps = CASES.map(({ optimizer, rates, coefficients }, adapter): OptimizerStep => {
       const { name: _, weight_decay: weightDecay, ...rule } = optimizer;
       const common = {

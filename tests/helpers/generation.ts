@@ -10,8 +10,8 @@ import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { factorsIn } from "../../src/methods/layout.ts";
-import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { factorShape } from "../../src/methods/registry.ts";
+import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -50,14 +50,13 @@ export async function tinyGenerator(
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
   const capacity = 128;
-  const needs = adapters.map((adapter) => ({ holds: [adapter], rows }));
   const sizes: GenerationSizes = {
     slots: Math.max(1, adapters.length),
     rows,
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    low: lowSizes(needs, adapters.length, wholeModel(spec), rows),
+    low: lowSizes(adapters, wholeModel(spec), rows),
     products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,

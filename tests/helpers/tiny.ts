@@ -1,7 +1,7 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import { Rng } from "../../src/base/rng.ts";
-import { sizeOf } from "../../src/base/shape.ts";
+import { sizeOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { StageSizes } from "../../src/engine/buffers.ts";
@@ -78,14 +78,13 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
 
 export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => {
   const [rows, layers] = [changes.rows ?? 256, changes.layers ?? 2];
-  const needs = adapters.map((adapter) => ({ holds: [adapter], rows }));
   return {
     slots: adapters.length,
     rows,
     targets: 256,
     chunk: device.rowTile,
     layers,
-    low: lowSizes(needs, adapters.length, { from: 0, to: layers }, rows),
+    low: lowSizes(adapters, { from: 0, to: layers }, rows),
     products: productSizes(adapters),
     recomputation: "selective",
     inFlight: 1,
@@ -98,8 +97,8 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
 /** Bytes of the whole model's stage with all adapters in their slots, as the plan counts them. */
 export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes, adapters: readonly PoolAdapter[]): number {
   const layers = wholeModel(spec);
-  const needs = adapters.map((adapter) => ({ holds: [adapter], rows: sizes.rows }));
-  const pool = poolBytes(spec, layers, sizes.slots, blockBytes(spec, layers, needs, device));
+  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
+  const pool = poolBytes(spec, layers, sizes.slots, blocks);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }
 

@@ -4,15 +4,7 @@ import { expect, test } from "bun:test";
 import { COMPUTATIONS } from "../../src/engine/methods/registry.ts";
 import { checkPeftConfig } from "../../src/files/peftconfig.ts";
 import { ALIGN, layoutAdapter } from "../../src/methods/layout.ts";
-import {
-  DEFINITIONS,
-  FACTORS,
-  fileMethodOf,
-  ownEntries,
-  PEFT_METHODS,
-  storedBy,
-  TENSORS,
-} from "../../src/methods/registry.ts";
+import { DEFINITIONS, FACTORS, fileMethodOf, ownEntries, PEFT_METHODS, storedBy, TENSORS } from "../../src/methods/registry.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 for (const method of PEFT_METHODS) {

@@ -7,8 +7,8 @@ import { range } from "../../src/base/shape.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { LINEARS } from "../../src/families/linears.ts";
-import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { Link } from "../../src/link/link.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { plannedBytes, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
 
