@@ -6,10 +6,10 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
+import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
-import { writeFileAtomic } from "../src/files/atomic.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");

@@ -60,24 +60,10 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
 };
 
-/**
- * Files and folders of cli that reach below session. `doctor` examines each layer, and `stage` is a stage, not a client of a
- * run; all others are commands that have no library object yet.
- */
+/** What of cli reaches below session: `doctor` examines each layer, and `stage` is a stage, not a client of a run. */
 const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/doctor/": ["bus", "cluster", "engine", "ffi"],
   "src/cli/stage.ts": ["bus", "cluster"],
-  "src/cli/remote-flags.ts": ["bus", "cluster"],
-  "src/cli/reading.ts": ["data/reading.ts"],
-  "src/cli/results.ts": ["objectives"],
-  "src/cli/plan.ts": ["data", "families", "files", "methods", "plan"],
-  "src/cli/draw/": ["plan", "schedule"],
-  "src/cli/data.ts": ["data", "schedule"],
-  "src/cli/export.ts": ["data", "files"],
-  "src/cli/generate.ts": ["data", "engine", "files", "plan"],
-  "src/cli/generate/": ["data", "files", "methods"],
-  "src/cli/bench.ts": ["bus", "cluster", "families", "plan"],
-  "src/cli/bench/": ["families", "methods", "schedule"],
 };
 
 /** Packages and built-in modules that one file stands for; no other may import them. */

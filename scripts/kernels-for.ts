@@ -12,8 +12,9 @@ import { setupsOf } from "../src/cluster/setup.ts";
 import { type Gpu, isSupported, listGpus } from "../src/device/cuda/gpus.ts";
 import { type KernelRow, parseManifest } from "../src/device/cuda/manifest.ts";
 import { titleOf } from "../src/device/cuda/variants.ts";
+import { loadRecipe } from "../src/recipe/load.ts";
 import type { AdapterResult, SessionEvent } from "../src/session/events.ts";
-import { planOn, type Request, readRecipe, readRequest } from "../src/session/prepare.ts";
+import { planOn, type Request, readRequest, specFor } from "../src/session/prepare.ts";
 import { Training } from "../src/session/training.ts";
 import { DryGpu } from "./dry-gpu.ts";
 
@@ -25,8 +26,8 @@ export async function kernelsFor(
   recipePath: string,
   capability: Capability,
 ): Promise<readonly KernelRow[]> {
-  const { recipe, spec } = readRecipe(recipePath, { stages: 1 });
-  const request = await readRequest({ ...recipe, run: { ...recipe.run, slots: null } }, spec);
+  const recipe = loadRecipe(recipePath, { stages: 1 });
+  const request = await readRequest({ ...recipe, run: { ...recipe.run, slots: null } }, specFor(recipe));
   const found = new Set<KernelRow>();
   const { recomputation } = recipe.run;
   const kinds = Map.groupBy(recipe.adapters, (of) =>
@@ -97,7 +98,7 @@ async function main([recipe, flag, value, ...rest]: readonly string[]): Promise<
   if (recipe === undefined || rest.length > 0 || (flag !== undefined && (flag !== "--gpu" || value === undefined)))
     throw new RequestError("cli.usage", "usage: kernels-for.ts RECIPE [--gpu 9.0] <ROWS");
   const rows = parseManifest(await Bun.stdin.text());
-  const isOnCpu = readRecipe(recipe, {}).recipe.run.device === "cpu";
+  const isOnCpu = loadRecipe(recipe).run.device === "cpu";
   const capabilities = value !== undefined ? [parseCapability(value)] : isOnCpu ? [] : capabilitiesHere();
   const found = new Set<KernelRow>();
   for (const capability of capabilities) for (const row of await kernelsFor(rows, recipe, capability)) found.add(row);

@@ -8,7 +8,7 @@ import { systemError } from "./base/faults.ts";
 import { setLogLevel } from "./base/log.ts";
 import { writeStderr, writeStdout } from "./base/terminal.ts";
 import { VERSION } from "./base/version.ts";
-import type { BenchOptions } from "./cli/bench.ts";
+import type { BenchFlags } from "./cli/bench.ts";
 import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
@@ -111,7 +111,9 @@ function commandLine(): CAC {
     .option("--dtype <dtype>", "bf16 or fp32 (default: bf16)")
     .option("--shard <size>", "The largest size of a file of weights (default: 5GB)")
     .option("--json", "For machines")
-    .action(async (adapter: string, flags: ExportFlags) => (await import("./cli/export.ts")).exportModel(`${adapter}`, flags));
+    .action(async (adapter: string, flags: ExportFlags) =>
+      (await import("./cli/export.ts")).exportAdapter(`${adapter}`, flags),
+    );
   cli
     .command("generate [base]", "Continue prompts with adapters, many at once; [base] is a base model's folder or a recipe")
     .option("--adapter <folder>", "An adapter's folder, or its name in the recipe; repeat for several; 'base' for none")
@@ -157,7 +159,7 @@ function commandLine(): CAC {
     .option("--trace <file>", "Write one step's kernels in Chrome's trace format")
     .option("--checkpoint <seconds>", "Keep every adapter so often, in a temporary folder, to see what it costs")
     .option("--json", "For machines")
-    .action(async (flags: BenchOptions) => (await import("./cli/bench.ts")).bench(flags));
+    .action(async (flags: BenchFlags) => (await import("./cli/bench.ts")).bench(flags));
   cli.command("help [command]", "Say what a command does and takes").action((name?: string) => {
     if (name === undefined) cli.globalCommand.outputHelp();
     else (cli.commands.find((command) => command.isMatched(name)) ?? unknownCommand(cli, name)).outputHelp();

@@ -63,4 +63,16 @@ static inline uint32_t mix(uint32_t x) {
   return x ^ (x >> 16);
 }
 
+// tanh x to about 2 ulp, in a form that compilers vectorise (the polynomial of Cephes about 0).
+static inline float fast_tanh(float x) {
+  float z = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  float far = 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f);
+  return z < 0.390625f ? p * z * x + x : far;
+}
+
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }

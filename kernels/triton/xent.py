@@ -1,9 +1,11 @@
 """Cross-entropy of rows of logits, and its gradient in their place.
 
     xent    loss[t] = log sum exp z - z[target],  hit[t] = 1 where the target is the first largest logit,
-            with grad = 1: z becomes weights[t] (softmax(z) - onehot(target))
+            with grad = 1: logits become weights[t] (softmax(z) - onehot(target)) dz / dlogit
 
-Shapes: logits z c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is
+z is the logits, or with SHAPED = 1 scale * logit, and where cap > 0 cap tanh(scale * logit / cap).
+
+Shapes: logits c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is
 zero from column `classes` on, whatever stood there. Needs: V a multiple of 8, 0 <= target < classes <= V.
 
 The row is read once for its largest logit and its sum of exponentials together (Milakov and Gimelshein 2018: a lane that meets
@@ -19,20 +21,32 @@ LOWEST = tl.constexpr(-3.4e38)  # finite, so that a lane without a logit makes n
 
 
 @triton.jit
-def xent(logits, targets, weights, loss, hit, V, classes, grad, LANES: tl.constexpr, BLOCK: tl.constexpr):
+def shaped(logit, scale, cap, SHAPED: tl.constexpr):
+    """z of logits in f32."""
+    z = logit
+    if SHAPED:
+        z = scale * logit
+        if cap > 0:
+            z = cap * (2.0 * tl.sigmoid(2.0 * tl.div_rn(z, cap)) - 1.0)  # tanh
+    return z
+
+
+@triton.jit
+def xent(logits, targets, weights, loss, hit, V, classes, grad, scale, cap, LANES: tl.constexpr, BLOCK: tl.constexpr, SHAPED: tl.constexpr):
     """One row. See the top of the file."""
     V = V // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     t = tl.program_id(0).to(tl.int64)
     z = logits + t * V
     target = tl.load(targets + t)
-    chosen = tl.load(z + target).to(tl.float32)
+    chosen = shaped(tl.load(z + target).to(tl.float32), scale, cap, SHAPED)
     i_LE = tl.arange(0, LANES)[:, None] * 8 + tl.arange(0, 8)[None, :]
     top = tl.full((LANES,), LOWEST, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     ties = tl.zeros((LANES,), tl.int32)  # logits before the target that equal it
     for first in tl.range(0, V, LANES * 8, loop_unroll_factor=2):
         i = first + i_LE
-        z_LE = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
+        z_LE = shaped(tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), scale, cap, SHAPED)
+        z_LE = tl.where(i < classes, z_LE, float("-inf"))
         higher = tl.maximum(top, tl.max(z_LE, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(z_LE - higher[:, None]), axis=1)
         ties += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
@@ -47,8 +61,12 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, LANES: tl.conste
         factor = tl.div_rn(weight, total_all)
         for first in range(0, V, BLOCK):
             i = first + tl.arange(0, BLOCK)
-            z_I = tl.where(i < classes, tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), float("-inf"))
+            z_I = shaped(tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), scale, cap, SHAPED)
+            z_I = tl.where(i < classes, z_I, float("-inf"))
             dz_I = factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)
+            if SHAPED:
+                part = tl.where((i < classes) & (cap > 0), tl.div_rn(z_I, cap), 0.0)
+                dz_I *= scale * (1.0 - part * part)
             tl.store(z + i, dz_I.to(logits.dtype.element_ty), mask=i < V)
 
 
@@ -59,5 +77,6 @@ from variants import row
 
 def variants():
     for kind in ("ptr", "f32"):
-        parameters = "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32"
-        yield row("xent", "xent", kind, parameters, warps=16, LANES=512, BLOCK=8192)
+        parameters = "logits:c targets:*i32 weights:*fp32 loss:*fp32 hit:*i32 V:i32 classes:i32 grad:i32 scale:fp32 cap:fp32"
+        for shaped in (0, 1):
+            yield row("xent", "xent", kind, parameters, warps=16, LANES=512, BLOCK=8192, SHAPED=shaped)

@@ -57,7 +57,7 @@ function writeModel(folder: string): void {
     vocab_size: spec.vocab,
     max_position_embeddings: spec.maxPositions,
     rms_norm_eps: spec.normEps,
-    rope_theta: spec.ropeTheta,
+    rope_theta: spec.ropes[0]!.theta,
     tie_word_embeddings: spec.tiedEmbeddings,
   };
   writeFileSync(join(folder, "config.json"), JSON.stringify(config)); // last: what is whole has it

@@ -1,10 +1,10 @@
 // A base model as numbers: what its family reads from config.json (src/families), what plans and stages use.
 
 import * as v from "valibot";
-import { natural, type Output, real } from "./schema.ts";
+import { count, natural, type Output, real } from "./schema.ts";
 import { alignUp } from "./shape.ts";
 
-/** Rotary embedding's change of frequencies; `null` in the spec for none. */
+/** A change of rotary frequencies. */
 const ropeScaling = v.variant("kind", [
   v.strictObject({ kind: v.literal("linear"), factor: real }),
   v.strictObject({
@@ -14,12 +14,47 @@ const ropeScaling = v.variant("kind", [
     highFreqFactor: real,
     originalMaxPositions: real,
   }),
+  v.strictObject({
+    kind: v.literal("yarn"),
+    factor: real,
+    originalMaxPositions: real,
+    betaFast: real,
+    betaSlow: real,
+    /** Whether the bounds of the ramp are whole numbers. */
+    truncate: v.boolean(),
+    /** What cos and sin are multiplied by. */
+    magnitude: real,
+  }),
+  /** Frequencies divided by `short`, or by `long` for sequences beyond the original positions. */
+  v.strictObject({
+    kind: v.literal("longrope"),
+    short: v.array(real),
+    long: v.array(real),
+    originalMaxPositions: real,
+    magnitude: real,
+  }),
+  /** The exponents of the whole head, of which this share of the pairs, from the first on, are rotated. */
+  v.strictObject({ kind: v.literal("proportional"), factor: real, share: real }),
 ]);
 export type RopeScaling = Output<typeof ropeScaling>;
+
+const rope = v.strictObject({
+  headDim: natural,
+  /** Features of a head that are rotated, from its first on; halves of them are paired. */
+  rotated: natural,
+  theta: real,
+  scaling: v.nullable(ropeScaling),
+  /** Queries at a position are multiplied by 1 + beta ln(1 + floor(position / originalMaxPositions)). */
+  queryScale: v.nullable(v.strictObject({ beta: real, originalMaxPositions: real })),
+});
+/** A rotary embedding (Su et al. 2021). */
+export type Rope = Output<typeof rope>;
 
 export const modelSpec = v.strictObject({
   /** A name of families/registry.ts. */
   family: v.string(),
+  /** The path of the module that holds the layers, in transformers' model. */
+  tower: v.string(),
   layers: natural,
   hidden: natural,
   intermediate: natural,
@@ -28,8 +63,11 @@ export const modelSpec = v.strictObject({
   headDim: natural,
   vocab: natural,
   normEps: real,
-  ropeTheta: real,
-  ropeScaling: v.nullable(ropeScaling),
+  /** What the scores of attention are multiplied by. */
+  attentionScale: real,
+  ropes: v.array(rope),
+  /** For each layer: the index of its rope; `null` for none. */
+  layerRopes: v.array(v.nullable(count)),
   maxPositions: natural,
   /** For each layer: the number of latest tokens that a token sees, itself included; `null` for all. */
   windows: v.array(v.nullable(natural)),
@@ -41,6 +79,15 @@ export const modelSpec = v.strictObject({
   qkNorm: v.boolean(),
   /** The output head is the embedding table. */
   tiedEmbeddings: v.boolean(),
+  /** What rows of the embedding are multiplied by. */
+  embeddingScale: real,
+  /** Eps of a norm without weights of the embedding's rows; `null` for none. */
+  embeddingNorm: v.nullable(real),
+  /** The eps of norms after attention and MLP, where it differs. */
+  postNormEps: v.nullable(real),
+  /** Logits are c tanh(s l / c) of the head's outputs l, or s l where the cap c is `null`. */
+  logitScale: real,
+  logitCap: v.nullable(real),
 });
 export type ModelSpec = Output<typeof modelSpec>;
 

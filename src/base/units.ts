@@ -1,4 +1,6 @@
-// Numbers, sizes and times as messages and tables print them.
+// Numbers, sizes, times and paths as messages and tables print them.
+
+import { relative } from "node:path";
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -23,4 +25,23 @@ export function duration(seconds: number): string {
   const two = (n: number) => `${n}`.padStart(2, "0");
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
   return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+/** How far a reading is, after `seconds`: "12,000 rows, 3.1 MB of 40 MB (8 %), 4,000 rows/s"; without a rate for 0 s. */
+export function readText(
+  { rows, bytes, totalBytes }: { readonly rows: number; readonly bytes: number; readonly totalBytes: number },
+  seconds: number,
+): string {
+  const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
+  const done = Math.floor((100 * bytes) / Math.max(1, totalBytes));
+  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${done} %)${rate}`;
+}
+
+/** 0.0312 as "3.1 %". */
+export const percent = (share: number): string => `${(100 * Math.max(0, share)).toFixed(1)} %`;
+
+/** A path for people: relative to the working folder where that is shorter. */
+export function shortPath(path: string): string {
+  const here = relative(process.cwd(), path) || ".";
+  return here.length < path.length ? here : path;
 }

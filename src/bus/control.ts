@@ -5,6 +5,7 @@
 // the run's next address: it is done once, and answered each time.
 
 import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { count } from "../base/schema.ts";
 import { randomText } from "../base/secret.ts";
@@ -15,16 +16,13 @@ import type { SealedConnection } from "./seal.ts";
 import { subjectsOf } from "./subjects.ts";
 
 const name = v.pipe(v.string(), v.maxLength(64));
-const who = v.nullable(name);
 /** Bytes of a recipe's text at most: it travels in one message. */
 const MOST_TEXT = 512 * 1024;
 
 const request = v.variant("type", [
   v.strictObject({ type: v.literal("status") }),
   /** Of one adapter, or (null) of the whole run. */
-  v.strictObject({ type: v.literal("stop"), adapter: who }),
-  v.strictObject({ type: v.literal("pause"), adapter: who }),
-  v.strictObject({ type: v.literal("resume"), adapter: who }),
+  v.strictObject({ type: v.picklist(["stop", "pause", "resume"]), adapter: v.nullable(name) }),
   /** The adapters of a recipe, `text`, whose paths are absolute, join the run; `path` names it in messages. */
   v.strictObject({ type: v.literal("add"), text: v.pipe(v.string(), v.maxLength(MOST_TEXT)), path: v.string() }),
   /** The outcome of an addition whose data was still being read at the request before. */
@@ -186,8 +184,7 @@ export async function askControl<R extends ControlRequest>(
     reject(new RunError("control.lost", message, "see with mlora ps whether it was heard, or ask again"));
   };
   using _watching = connection.watch((state) => state === "lost" && lost());
-  if (connection.over.aborted) lost();
-  connection.over.addEventListener("abort", lost, { once: true });
+  using _over = onAbort(connection.over, lost);
   const timer = setTimeout(
     () => reject(new RunError("control.silent", silent, "it computes a long pass, hangs, or has just ended; ask again")),
     timeoutMs,
@@ -206,6 +203,5 @@ export async function askControl<R extends ControlRequest>(
   } finally {
     clearInterval(again);
     clearTimeout(timer);
-    connection.over.removeEventListener("abort", lost);
   }
 }

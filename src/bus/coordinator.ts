@@ -2,9 +2,11 @@
 
 import { hostname } from "node:os";
 import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
 import { VERSION } from "../base/version.ts";
 import type { Bus } from "./bus.ts";
 import type { Channel } from "./channel.ts";
@@ -120,15 +122,12 @@ class Gathering implements NatsBus {
       this.endpoint.listen(subject, (packet, on) => this.#receive(packet, on));
     await this.connection.flush();
 
-    const stop = () => this.#all.reject(signal!.reason);
-    if (signal?.aborted) stop();
-    signal?.addEventListener("abort", stop);
+    using _stop = signal && onAbort(signal, () => this.#all.reject(signal.reason));
     const timer = setTimeout(() => this.#all.reject(this.#notAll(joinMs)), joinMs);
     try {
       await this.#all.promise;
     } finally {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", stop);
     }
   }
 
@@ -213,7 +212,7 @@ class Gathering implements NatsBus {
         `the stage is mlora ${version}, the coordinator ${VERSION}`,
         "put the same mlora on both machines",
       );
-    const free = Array.from({ length: this.stages }, (_, i) => i).filter((i) => !this.#places.has(i));
+    const free = range(this.stages).filter((i) => !this.#places.has(i));
     const stage = wanted ?? free.find((i) => i >= this.#reserved);
     if (stage === undefined)
       return reject("bus.full", `the run ${this.endpoint.run} has all its ${this.stages} stages`, "start no more of them");
@@ -279,7 +278,7 @@ class Gathering implements NatsBus {
   }
 
   #notAll(joinMs: number): RunError {
-    const missing = Array.from({ length: this.stages }, (_, i) => i).filter((i) => !this.#places.get(i)?.sealed);
+    const missing = range(this.stages).filter((i) => !this.#places.get(i)?.sealed);
     const refused = this.endpoint.refused.slice(0, 5).map((text) => `\n  ${text}`);
     const count = missing.length === 1 ? `stage ${missing[0]} has` : `stages ${missing.join(", ")} have`;
     return new RunError(

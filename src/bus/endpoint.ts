@@ -1,6 +1,7 @@
 // One end of the bus over NATS, of the coordinator or of a stage: its session, its heartbeat, packets that it sends, receives
 // and refuses.
 
+import { onAbort } from "../base/abort.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { randomText } from "../base/secret.ts";
@@ -34,10 +35,7 @@ export class Endpoint implements AsyncDisposable {
    */
   async start(lost: (error: RunError) => void, silent: (session: string) => void): Promise<void> {
     const { connection } = this;
-    const over = () => lost(connection.over.reason as RunError);
-    if (connection.over.aborted) over();
-    connection.over.addEventListener("abort", over);
-    this.#open.defer(() => connection.over.removeEventListener("abort", over));
+    this.#open.use(onAbort(connection.over, () => lost(connection.over.reason as RunError)));
     const serverIsSilent = () =>
       new RunError(
         "nats.silent",

@@ -53,7 +53,7 @@ export function runId(run: string): string {
 }
 
 /** Any text as one token of a subject; different texts give different tokens. Letters, digits and - stay as they are. */
-export const subjectToken = (text: string): string =>
+const subjectToken = (text: string): string =>
   text === "" ? "_" : Array.from(new TextEncoder().encode(text), tokenOf).join("");
 
 const tokenOf = (byte: number): string => {

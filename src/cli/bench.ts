@@ -1,218 +1,66 @@
-// `mlora bench`: how fast this machine trains a base model of a known shape, with random weights and tokens, so that nothing
-// needs to be downloaded. The same stage, schedule and kernels as a run. What it reports is the median step; one more step,
-// which is not counted, is timed kernel by kernel.
+// `mlora bench`: how fast this machine trains a base model of a known shape. Nothing needs to be downloaded.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { now } from "../base/clock.ts";
-import { range, sizeOf, sum } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { RequestError } from "../base/errors.ts";
+import { PRECISIONS } from "../base/precision.ts";
+import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
-import { count, formatBytes } from "../base/units.ts";
-import type { Bus } from "../bus/bus.ts";
-import type { StageSetup } from "../bus/messages.ts";
-import { openStages } from "../cluster/open-stages.ts";
-import { linearShape, linearsOfModel } from "../families/linears.ts";
-import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
-import { shapeOf } from "../plan/shapes.ts";
-import { type CheckpointStore, diskStore } from "../session/checkpoints.ts";
-import { byFamily, writeTrace } from "../session/chrome-trace.ts";
-import type { EventOf, SessionEvent } from "../session/events.ts";
-import { localDevices } from "../session/prepare.ts";
-import { steadyBubble, Tracer } from "../session/trace.ts";
-import { type AdapterData, run } from "../session/training.ts";
-import { type BenchOptions, natural, randomRows, recipeOf } from "./bench/work.ts";
-import { simulateRun } from "./draw/simulated-run.ts";
-import { linkOf, tracePath } from "./flags.ts";
+import { count, formatBytes, percent } from "../base/units.ts";
+import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark.ts";
+import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
+import { DEVICES, fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
 
-export type { BenchOptions };
+/** As they were given. */
+export type BenchFlags = Readonly<Partial<Record<keyof BenchmarkOptions, unknown>>> & { readonly json?: boolean };
 
-/** Steps that warm up and are not counted. */
-const WARM_UP = 2;
-/** Rounds of steps before the last whose bubbles are measured in a pipeline. */
-const WATCHED = 6;
-
-export async function bench(options: BenchOptions): Promise<void> {
-  const shape = options.shape ?? "smollm2-135m";
-  const spec = shapeOf(shape);
-  const steps = natural(options, "steps", 10) + WARM_UP;
-  const adapters = natural(options, "adapters", 1);
-  const [rows, length] = [natural(options, "rows", 4), natural(options, "length", 64)];
-  const trace = options.trace === undefined ? null : tracePath(`${options.trace}`);
-  const recipe = recipeOf(options, { shape, spec }, adapters, steps + 1);
-  const devices = localDevices(recipe, spec);
-  const device = devices[0]!;
-  const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
-  const summaries = data.map(({ train }) => ({
-    train: train.map(() => ({ length, longest: length, targets: length })),
-    eval: [],
-  }));
-  const plan = makePlan(recipe, spec, summaries, devices);
-
-  const seconds = options.checkpoint === undefined ? null : natural(options, "checkpoint", 60);
-
-  const measured = await timeSteps(plan, data, steps, linkOf(options.link), seconds);
-  const { times, losses, traces, peak, deviceBytes, links, saves, bubble } = measured;
-  if (trace !== null) writeTrace(trace, plan, traces);
-  const ms = median(times.slice(WARM_UP));
-  const tokens = adapters * rows * length;
-  const flops = (flopsPerToken(spec) * tokens) / (ms / 1000);
-  const report = {
-    shape,
-    device: device.name,
-    compute: device.compute,
-    adapters,
-    rows,
-    length,
-    rank: recipe.adapters[0]!.rank,
-    targets: recipe.adapters[0]!.targets,
-    dropout: recipe.adapters[0]!.dropout,
-    recomputation: plan.stages[0]!.sizes.recomputation,
-    stages: plan.stages.map(({ layerRange, device: { ordinal } }) => ({
-      layers: layerRange.to - layerRange.from,
-      device: ordinal,
-    })),
-    links: links.flat(),
-    bubble: bubble === null ? null : rounded(bubble, 4),
-    simulated_bubble: bubble === null ? null : rounded(simulateRun(plan).simulation.steadyBubble ?? Number.NaN, 4),
-    steps: steps - WARM_UP,
-    ms: rounded(ms, 1),
-    mean_ms: rounded(sum(times.slice(WARM_UP)) / (steps - WARM_UP), 2),
-    checkpoints: saves,
-    tokens_per_s: Math.round((1000 * tokens) / ms),
-    tflops: rounded(flops / 1e12, 3),
-    peak_tflops: rounded(peak / 1e12, 3),
-    share_of_peak: rounded(flops / peak, 3),
-    kernel_ms: Object.fromEntries(
-      Object.entries(byFamily(traces.flatMap(({ kernels }) => kernels))).map(([family, of]) => [family, rounded(of, 3)]),
-    ),
-    planned_bytes: totalBytes(totalMemory(plan)),
-    device_bytes: deviceBytes,
-    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
-    losses,
-  };
-  writeStdout(options.json ? `${jsonText(report)}\n` : text(report));
+export async function bench({ json = false, ...flags }: BenchFlags): Promise<void> {
+  const report = await benchmark(optionsOf(flags));
+  writeStdout(json ? `${jsonText(report)}\n` : text(report));
 }
 
-/** A checkpoint store in a temporary folder, which counts its saves. */
-function countingStore() {
-  const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
-  const store = diskStore(folder, 1);
-  const save: CheckpointStore["save"] = async (...of) => {
-    await store.save(...of);
-    counting.saves++;
-  };
-  const counting = {
-    saves: 0,
-    store: { ...store, save },
-    async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]();
-      rmSync(folder, { recursive: true, force: true });
-    },
-  };
-  return counting;
-}
+const natural = (flag: string) => (value: unknown) => wholeNumber(flag, value, 1);
+const choice =
+  <T extends string>(flag: string, allowed: readonly T[]) =>
+  (value: unknown) =>
+    oneOf(flag, `${value}`, allowed);
 
-/**
- * Times of rounds of steps of all adapters, in ms, the last losses, and a trace of one more round. Every adapter is saved each
- * `saveSeconds`, unless null.
- */
-async function timeSteps(
-  plan: Plan,
-  data: readonly AdapterData[],
-  steps: number,
-  link: StageSetup["link"],
-  saveSeconds: number | null,
-) {
-  const stop = new AbortController();
-  await using counting = saveSeconds === null ? null : countingStore();
-  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: saveSeconds! / 60 } } : {};
-  await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
-  const { bus, lost, links } = stages;
-  const peak = await peakOf(plan, bus);
-  const times: number[] = [];
-  const tracer = await Tracer.open(bus);
-  let traced: Promise<void> | null = null;
-  let [seen, last] = [0, now()];
-  const losses = plan.adapters.map(() => Number.NaN);
-  let bubble: number | null = null;
-  const stepped = ({ index, loss }: EventOf<"step">): void => {
-    losses[index] = loss;
-    if (++seen % plan.adapters.length !== 0) return;
-    times.push(now() - last);
-    last = now();
-    const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
-    if (watches) traced = tracer.record({ passes: true, kernels: false });
-    if (times.length === steps)
-      traced = tracer.record({ passes: true, kernels: true }).then(() => {
-        bubble = steadyBubble(tracer.traces);
-      });
-    if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
-    traced?.catch(() => undefined); // the run fails with it, too
-    if (times.length > steps) stop.abort();
-  };
-  const emit = (event: SessionEvent): void => {
-    if (event.type === "step") stepped(event);
-    if (event.type === "failed") throw new Error(event.message);
-  };
-  try {
-    await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
-    await traced;
-    const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
-    const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
-    return {
-      times: times.slice(0, steps),
-      losses,
-      traces: tracer.traces,
-      peak,
-      deviceBytes,
-      links,
-      bubble,
-      saves: counting?.saves ?? 0,
-    };
-  } catch (error) {
-    throw await stages.causeOf(error);
-  }
-}
-
-/** The peak of all stages' devices together, in FLOP/s; each device is measured once. */
-async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
-  const devices = stages.map(({ device: { host, kind, ordinal } }) => `${host} ${kind} ${ordinal}`);
-  const once = [...new Set(devices)].map((device) => devices.indexOf(device));
-  let total = 0;
-  for (const stage of once) total += await bus.request(stage, { type: "peak" });
-  return total;
-}
-
-/** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each. */
-function flopsPerToken(spec: ModelSpec): number {
-  const layer = sum(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
-  return 4 * (spec.layers * layer + spec.vocab * spec.hidden);
-}
-
-const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));
-
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) => BenchmarkOptions[Flag] } = {
+  shape: String,
+  steps: natural("steps"),
+  adapters: natural("adapters"),
+  rows: natural("rows"),
+  length: natural("length"),
+  trace: (value) => fileOf("trace", `${value}`),
+  targets: choice("targets", BENCHMARK_TARGETS),
+  rank: natural("rank"),
+  method: choice("method", BENCHMARK_METHODS),
+  dropout: dropoutOf,
+  precision: choice("precision", PRECISIONS),
+  device: choice("device", DEVICES),
+  tokens: natural("tokens"),
+  stages: natural("stages"),
+  recomputation: choice("recomputation", ["auto", ...RECOMPUTATIONS] as const),
+  checkpoint: natural("checkpoint"),
+  link: choice("link", LINKS),
 };
 
-type Report = {
-  readonly [key: string]: unknown;
-  readonly tokens_per_s: number;
-  readonly ms: number;
-  readonly share_of_peak: number;
-  readonly kernel_ms: Readonly<Record<string, number>>;
-  readonly bubble: number | null;
-  readonly simulated_bubble: number | null;
-};
+/** Those that were given, checked. */
+const optionsOf = (flags: BenchFlags): BenchmarkOptions =>
+  Object.fromEntries(
+    Object.entries(CHECKS).flatMap(([flag, check]) => {
+      const value = flags[flag as keyof BenchmarkOptions];
+      return value === undefined ? [] : [[flag, check(value)]];
+    }),
+  );
 
-function text(report: Report): string {
+function dropoutOf(value: unknown): number {
+  if (typeof value === "number" && value >= 0 && value < 1) return value;
+  throw new RequestError("cli.flag", `--dropout is ${value}`, "give it a number from 0, below 1");
+}
+
+function text(report: BenchmarkReport): string {
   const { shape, device, compute, adapters, rows, length, rank, recomputation, tflops, peak_tflops, share_of_peak } = report;
   const { bubble, simulated_bubble: simulated } = report;
-  const percent = (of: number) => `${(100 * of).toFixed(1)} %`;
-  const bytes = (key: string) => formatBytes(report[key] as number);
+  const bytes = (key: "planned_bytes" | "device_bytes" | "peak_rss_bytes") => formatBytes(report[key]);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
     `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${rank}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,

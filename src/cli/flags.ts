@@ -3,7 +3,6 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import type { SessionOptions } from "../session/session.ts";
 
 /** A whole number from `from` on. */
 export function wholeNumber(flag: string, value: unknown, from: number): number {
@@ -18,9 +17,8 @@ export function oneOf<T extends string>(flag: string, value: string, allowed: re
   return value as T;
 }
 
-/** The kind of link between neighbouring stages. */
-export const linkOf = (link: string | undefined): NonNullable<SessionOptions["link"]> =>
-  oneOf("link", link ?? "auto", ["auto", "ipc", "nccl", "shm", "nats"]);
+export const DEVICES = ["auto", "cpu", "cuda"] as const;
+export const LINKS = ["auto", "ipc", "nccl", "shm", "nats"] as const;
 
 /** The file that `flag` names; its folder has to be there before any long work. A RequestError is `cli.<flag>`. */
 export function fileOf(flag: string, path: string): string {
@@ -34,6 +32,3 @@ export function fileOf(flag: string, path: string): string {
   if (found && !found.isFile()) throw wrong("is a device or a pipe, which would be replaced", "name a file");
   return path;
 }
-
-/** The file that a trace goes to. */
-export const tracePath = (path: string): string => fileOf("trace", path);

@@ -2,60 +2,67 @@
 
 import { now } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
-import { weightFormat } from "../base/precision.ts";
+import { PRECISIONS } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { count, duration } from "../base/units.ts";
-import type { Sampling } from "../data/sample.ts";
-import { describeDevice } from "../engine/probe.ts";
-import { stopTokens } from "../files/generation.ts";
-import { checkFormat } from "../plan/format.ts";
-import { planGeneration } from "../plan/generation.ts";
-import { type Generation, generate as generateTokens } from "../session/generate.ts";
-import { openGeneration } from "../session/open-generation.ts";
-import { shortPath } from "../session/prepare.ts";
-import { wholeNumber } from "./flags.ts";
-import { isExact, Printer } from "./generate/print.ts";
-import { type GenerateFlags, type GenerateRequest, readGenerateRequest } from "./generate/request.ts";
+import { count, duration, shortPath } from "../base/units.ts";
+import { type GenerationOptions, isExact, prepareGeneration, type TextGeneration } from "../session/text-generation.ts";
+import { DEVICES, oneOf, wholeNumber } from "./flags.ts";
+import { Printer } from "./generate/print.ts";
 
-export type { GenerateFlags } from "./generate/request.ts";
+export type GenerateFlags = {
+  readonly adapter?: unknown;
+  readonly prompt?: unknown;
+  readonly prompts?: unknown;
+  readonly system?: unknown;
+  readonly raw?: boolean;
+  readonly maxNewTokens?: unknown;
+  readonly temperature?: unknown;
+  readonly topP?: unknown;
+  readonly topK?: unknown;
+  readonly seed?: unknown;
+  readonly device?: unknown;
+  readonly precision?: unknown;
+  readonly json?: boolean;
+};
 
 const MAX_NEW_TOKENS = 128;
 
 /** Generates, and reports on stderr. Throws a RequestError where that is not possible as asked. */
-export async function generate(what: string | undefined, flags: GenerateFlags): Promise<void> {
-  const sampling = samplingOf(flags);
-  const limit = wholeNumber("max-new-tokens", flags.maxNewTokens ?? MAX_NEW_TOKENS, 1);
-  const seed = wholeNumber("seed", flags.seed ?? 0, 0);
-  const request = readGenerateRequest(what, flags);
-  const { base, spec, isBf16, tokenizer, adapters, questions } = request;
-  const generations = questions.map(({ adapter, ids }, i): Generation => {
-    return { adapter, prompt: ids, limit: limitOf(request, i, limit), seed };
-  });
-  const device = describeDevice(request.device, request.precision);
-  const format = weightFormat(request.precision, device.compute, isBf16);
-  checkFormat(format, spec);
-  const wanted = generations.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
-  const plan = planGeneration(spec, device, adapters, wanted, format);
-  const stops = new Set([...stopTokens(base), ...request.ends]);
-  const names = adapters.length === 0 ? "no adapter" : adapters.map(({ name }) => name).join(", ");
-  print(`${shortPath(base)} on ${device.name}, ${names}`);
-  for (const notice of request.notices) print(`notice: ${notice}`);
-  await using engine = await openGeneration(plan, { folder: base }, adapters);
-  const printer = new Printer(questions, tokenizer, flags.json ?? false);
+export async function generate(base: string | undefined, flags: GenerateFlags): Promise<void> {
+  const generation = prepareGeneration(optionsOf(base, flags));
+  const names = generation.adapters.length === 0 ? "no adapter" : generation.adapters.join(", ");
+  print(`${shortPath(generation.base)} on ${generation.device}, ${names}`);
+  for (const notice of generation.notices) print(`notice: ${notice}`);
+  await using opened = await generation.open();
+  const printer = new Printer(generation, flags.json ?? false);
   const begun = now();
-  for await (const token of generateTokens(engine, generations, sampling, stops)) {
-    printer.take(token);
+  for await (const _ of opened.generate()) {
+    printer.update();
     if (process.stdout.errored) return; // the reader has closed it (`mlora generate ... | head`)
   }
-  print(summary(printer, (now() - begun) / 1000));
+  print(summary(generation, (now() - begun) / 1000));
 }
 
 const print = (line: string): void => {
   writeStderr(`${line}\n`);
 };
 
+function optionsOf(base: string | undefined, flags: GenerateFlags): GenerationOptions {
+  const { adapter = [], raw: isRaw = false, device, precision } = flags;
+  const textOf = (flag: "prompt" | "prompts" | "system") => (flags[flag] === undefined ? undefined : `${flags[flag]}`);
+  return {
+    ...{ base, isRaw, prompt: textOf("prompt"), prompts: textOf("prompts"), system: textOf("system") },
+    adapters: (Array.isArray(adapter) ? adapter : [adapter]).map(String),
+    sampling: samplingOf(flags),
+    limit: wholeNumber("max-new-tokens", flags.maxNewTokens ?? MAX_NEW_TOKENS, 1),
+    seed: wholeNumber("seed", flags.seed ?? 0, 0),
+    device: device === undefined ? undefined : oneOf("device", `${device}`, DEVICES),
+    precision: precision === undefined ? undefined : oneOf("precision", `${precision}`, PRECISIONS),
+  };
+}
+
 /** The likeliest token by default; a temperature of 1 with --top-p or --top-k alone. */
-function samplingOf({ temperature, topP, topK }: GenerateFlags): Sampling {
+function samplingOf({ temperature, topP, topK }: GenerateFlags): GenerationOptions["sampling"] {
   const chosen = temperature ?? (topP === undefined && topK === undefined ? 0 : 1);
   if (typeof chosen !== "number" || !(chosen >= 0) || chosen > 100)
     throw new RequestError("cli.flag", `--temperature is ${chosen}`, "give it a number from 0 (the likeliest token) on");
@@ -65,22 +72,7 @@ function samplingOf({ temperature, topP, topK }: GenerateFlags): Sampling {
   return { temperature: chosen, topP: most, topK: wholeNumber("top-k", topK ?? 0, 0) };
 }
 
-/** Tokens that may follow: as many as wanted, or as a known answer has, within the model's positions. */
-function limitOf({ spec, questions }: GenerateRequest, i: number, wanted: number): number {
-  const { ids, expected, place } = questions[i]!;
-  const left = spec.maxPositions - ids.length;
-  if (ids.length === 0 || left < 1)
-    throw new RequestError(
-      "generate.length",
-      ids.length === 0
-        ? `${place}: the prompt has no token`
-        : `${place}: the prompt has ${ids.length} tokens, the base model ${spec.maxPositions} positions`,
-      "give it another prompt",
-    );
-  return Math.min(left, Math.max(wanted, expected?.length ?? 0));
-}
-
-function summary({ answers }: Printer, seconds: number): string {
+function summary({ answers }: TextGeneration, seconds: number): string {
   const tokens = answers.reduce((all, { ids }) => all + ids.length, 0);
   const known = answers.filter((answer) => isExact(answer) !== null);
   const exactly = [...Map.groupBy(known, ({ question }) => question.name)].map(([name, of]) => {

@@ -78,10 +78,28 @@ export function openProgress(
   ended: (name: string) => boolean = () => false,
 ): Progress {
   const pace = new Pace(plan, ended);
-  return stream.isTTY ? bars(plan, pace, stream) : lines(plan, pace, stream);
+  const view = stream.isTTY ? bars(plan, pace, stream) : lines(plan, pace, stream);
+  return {
+    report: (event) => {
+      pace.count(event);
+      if (event.type === "step") view.step(event);
+      else if (event.type === "joined") view.joined(event);
+      else if (event.type === "saved") view.saved(event);
+      else if (event.type === "evaluation" || event.type === "failed" || event.type === "notice") view.print(lineOf(event));
+    },
+    [Symbol.dispose]: view.close,
+  };
 }
 
-function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
+type View = {
+  readonly step: (event: EventOf<"step">) => void;
+  readonly joined: (event: EventOf<"joined">) => void;
+  readonly saved: (event: EventOf<"saved">) => void;
+  readonly print: (line: string) => void;
+  readonly close: () => void;
+};
+
+function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
   const names = ["all adapters", ...plan.adapters.map(({ name }) => visibleLine(name))];
   const width = Math.max(...names.map((name) => name.length));
   const most = mostBars(stream);
@@ -105,41 +123,31 @@ function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
   const barOf = (name: string, steps: number, index: number): SingleBar | undefined =>
     index < most ? multi.create(steps, 0, { name: visibleLine(name).padEnd(width), unit: "steps", ...start }) : undefined;
   const adapterBars = plan.adapters.map(({ name, steps, index }) => barOf(name, steps, index));
-  const print = (line: string) => multi.log(`${visible(line)}\n`);
-  const showStep = (event: EventOf<"step">): void => {
+  let open = true; // stopping twice would draw the bars again, below the table
+  const step = (event: EventOf<"step">): void => {
     const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.index)} left`;
     adapterBars[event.index]?.update(event.step, { detail });
     runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
   };
-  let open = true; // stopping twice would draw the bars again, below the table
   return {
-    report: (event) => {
-      pace.count(event);
-      switch (event.type) {
-        case "step":
-          return showStep(event);
-        case "joined":
-          adapterBars.push(barOf(event.adapter, event.steps, event.index));
-          return runBar.setTotal(pace.total);
-        case "saved":
-          return adapterBars[event.index]?.update({ detail: `saved ${visibleLine(event.folder)}` });
-        case "evaluation":
-        case "failed":
-        case "notice":
-          return print(lineOf(event));
-      }
+    step,
+    joined: ({ adapter, steps, index }) => {
+      adapterBars.push(barOf(adapter, steps, index));
+      runBar.setTotal(pace.total);
     },
-    [Symbol.dispose]: () => {
+    saved: ({ index, folder }) => adapterBars[index]?.update({ detail: `saved ${visibleLine(folder)}` }),
+    print: (line) => multi.log(`${visible(line)}\n`),
+    close: () => {
       if (open) multi.stop();
       open = false;
     },
   };
 }
 
-function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress {
+function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
   const shownAt = plan.adapters.map(() => Number.NEGATIVE_INFINITY);
   const print = (line: string) => void stream.write(`${visible(line)}\n`);
-  const showStep = (event: EventOf<"step">): void => {
+  const step = (event: EventOf<"step">): void => {
     const { adapter, index, step, steps } = event;
     if (step < steps && now() - shownAt[index]! < LINE_EVERY) return;
     shownAt[index] = now();
@@ -147,23 +155,14 @@ function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): Progress 
     print(`${adapter}: step ${step}/${steps}, loss ${event.loss.toFixed(4)}, ${rate}`);
   };
   return {
-    report: (event) => {
-      pace.count(event);
-      switch (event.type) {
-        case "step":
-          return showStep(event);
-        case "joined":
-          shownAt.push(Number.NEGATIVE_INFINITY);
-          return print(`${event.adapter}: joins the run`);
-        case "saved":
-          return print(`${event.adapter}: saved ${event.folder}`);
-        case "evaluation":
-        case "failed":
-        case "notice":
-          return print(lineOf(event));
-      }
+    step,
+    joined: ({ adapter }) => {
+      shownAt.push(Number.NEGATIVE_INFINITY);
+      print(`${adapter}: joins the run`);
     },
-    [Symbol.dispose]: () => undefined,
+    saved: ({ adapter, folder }) => print(`${adapter}: saved ${folder}`),
+    print,
+    close: () => undefined,
   };
 }
 

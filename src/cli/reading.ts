@@ -1,7 +1,8 @@
 // What a person sees while data is read: one line on a terminal, drawn anew; elsewhere a line now and then.
 
 import { now } from "../base/clock.ts";
-import { type ReadProgress, readText } from "../data/reading.ts";
+import { readText } from "../base/units.ts";
+import type { Reading } from "../session/prepare.ts";
 
 /** Milliseconds before the first word, and between lines where there is no terminal. */
 const [QUIET_MS, LINE_MS] = [1_000, 10_000];
@@ -30,7 +31,7 @@ export function openLine(stream: Stream = process.stderr): Disposable & { readon
 }
 
 /** Shows how far the reading is, where it takes long enough to ask. */
-export function readProgress(stream?: Stream): Disposable & { readonly progress: (progress: ReadProgress) => void } {
+export function readProgress(stream?: Stream): Disposable & Required<Pick<Reading, "progress">> {
   const started = now();
   const line = openLine(stream);
   return {

@@ -1,8 +1,8 @@
 // What `mlora run` writes to stderr: the session's events as lines, and the progress of adapters while they train.
 
 import { writeStderr } from "../base/terminal.ts";
+import { shortPath } from "../base/units.ts";
 import type { EventOf, SessionEvent } from "../session/events.ts";
-import { shortPath } from "../session/prepare.ts";
 import { openProgress, type Progress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
 

@@ -2,19 +2,19 @@
 
 import { RunError } from "../base/errors.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
+import { shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides } from "../recipe/recipe.ts";
 import type { RunResult } from "../session/events.ts";
-import { shortPath } from "../session/prepare.ts";
+import type { RemoteStageOptions } from "../session/remote-stages.ts";
 import { openSession } from "../session/session.ts";
-import { linkOf, tracePath } from "./flags.ts";
-import { type RemoteStageFlags, remoteStagesOf } from "./remote-flags.ts";
+import { fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
 import { summary } from "./results.ts";
 import { openPrinter } from "./run-lines.ts";
 import { onInterrupt } from "./signals.ts";
 
 export type RunFlags = Overrides &
-  RemoteStageFlags & {
+  RemoteStageOptions & {
     /** The file of a trace. */
     readonly trace?: string;
     readonly link?: string;
@@ -26,10 +26,10 @@ export type RunFlags = Overrides &
 
 /** Trains, and prints what happens. Throws what the run failed with; a RunError where it was stopped, or adapters failed. */
 export async function run(recipePath: string, flags: RunFlags): Promise<void> {
-  const trace = flags.trace === undefined ? null : tracePath(`${flags.trace}`);
-  const link = linkOf(flags.link);
+  const trace = flags.trace === undefined ? null : fileOf("trace", `${flags.trace}`);
+  const link = oneOf("link", flags.link ?? "auto", LINKS);
   const recipe = loadRecipe(recipePath, flags);
-  const remoteStages = remoteStagesOf(flags, recipe);
+  const remoteStages = { ...flags, ...(flags.here === undefined ? {} : { here: wholeNumber("here", flags.here, 0) }) };
   const { resume = false, keepOpen = false } = flags;
   const stop = new AbortController();
   using _signals = onInterrupt(() => {

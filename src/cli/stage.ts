@@ -10,7 +10,7 @@ import { runId } from "../bus/subjects.ts";
 import { keyFor } from "../cluster/keyfile.ts";
 import { readStageOrders } from "../cluster/stage-orders.ts";
 import { runStage, type StageProcessOptions } from "../cluster/stage-process.ts";
-import { oneOf, wholeNumber } from "./flags.ts";
+import { DEVICES, oneOf, wholeNumber } from "./flags.ts";
 
 export type StageFlags = {
   readonly orders?: boolean;
@@ -73,7 +73,7 @@ function optionsFromFlags(flags: StageFlags): StageProcessOptions {
 type Place = Omit<StageProcessOptions, "address" | "key" | "run" | "abandoned">;
 const placeFromFlags = ({ stage, device, precision, gpu, model }: StageFlags): Place => ({
   stage: stage === undefined ? null : wholeNumber("stage", stage, 0),
-  device: oneOf("device", device ?? "auto", ["auto", "cpu", "cuda"]),
+  device: oneOf("device", device ?? "auto", DEVICES),
   precision: oneOf("precision", precision ?? "auto", PRECISIONS),
   ordinal: wholeNumber("gpu", gpu ?? 0, 0),
   folder: model === undefined ? null : `${model}`,

@@ -3,11 +3,11 @@
 import { readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { environment } from "../base/env.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { type RunKey, runKeySchema } from "../bus/seal.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
 
 const FOLDER = "keys";
 const FORM = "a key is 32 to 256 letters, digits, - and _";

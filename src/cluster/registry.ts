@@ -4,11 +4,11 @@
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import { type Address, addressSchema } from "../bus/address.ts";
 import { type RunKey, runKeySchema } from "../bus/seal.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
 
 const FOLDER = "runs";
 

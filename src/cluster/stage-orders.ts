@@ -20,7 +20,7 @@ export type StageOrders = v.InferOutput<typeof ordersSchema>;
 /** Reads the orders; `end` resolves when standard input ends. Throws a RunError, `stage.orders`. */
 export async function readStageOrders(): Promise<{ readonly orders: StageOrders; readonly end: Promise<void> }> {
   const { line, end } = await readInput();
-  const checked = v.safeParse(ordersSchema, jsonIn(line));
+  const checked = v.safeParse(v.pipe(v.string(), v.parseJson(), ordersSchema), line);
   if (checked.success) return { orders: checked.output, end };
   throw new RunError("stage.orders", "standard input does not hold valid stage settings", "use --nats, --run and --key");
 }
@@ -40,12 +40,4 @@ async function readInput(): Promise<{ readonly line: string; readonly end: Promi
     while (!over) over = (await reader.read()).done;
   };
   return { line: text.split("\n")[0]!, end: drain() };
-}
-
-function jsonIn(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return null;
-  }
 }

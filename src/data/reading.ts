@@ -5,7 +5,6 @@ import { Worker } from "node:worker_threads";
 import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
-import { count, formatBytes } from "../base/units.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
 import { checkDataFile } from "./jsonl.ts";
 import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
@@ -13,13 +12,6 @@ import { unpack } from "./rows.ts";
 
 /** How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. */
 export type ReadProgress = { readonly rows: number; readonly bytes: number; readonly totalBytes: number };
-
-/** "12,000 rows, 3.1 MB of 40 MB (8 %), 4,000 rows/s" */
-export function readText({ rows, bytes, totalBytes }: ReadProgress, seconds: number): string {
-  const percent = Math.floor((100 * bytes) / Math.max(1, totalBytes));
-  const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
-  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${percent} %)${rate}`;
-}
 
 export type ReadingOptions = {
   /** The base model's folder, which has the tokenizer. */

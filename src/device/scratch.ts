@@ -6,7 +6,7 @@ import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Group, groupShape, groupsOfModel, linearsOfModel } from "../families/linears.ts";
+import { type Group, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
 import type { LayerRange } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import type { Device } from "./device.ts";
@@ -36,7 +36,8 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   const { kind, compute } = device;
   const { spec, rows } = need;
   if (kind === "cpu") {
-    const dropped = rows * Math.max(spec.hidden, spec.intermediate, spec.heads * spec.headDim) * 4; // x under its mask
+    const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
+    const dropped = rows * maxOf(widths) * 4; // x under its mask
     return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
@@ -52,10 +53,9 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
  */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;
-  const sizes = groupsOfModel(spec).map((group) => {
-    const { in: width, firstColumn } = groupShape(spec, group);
-    return width * firstColumn.at(-1)!;
-  });
+  const sizes = groupsOfModel(spec).flatMap((group) =>
+    groupShapes(spec, group).map(({ in: width, firstColumn }) => width * firstColumn.at(-1)!),
+  );
   const rounded = format === "fp8" ? alignUp(rows * longest(spec), 256) + rows * 4 : 0;
   return Math.max(rounded, maxOf(sizes) * bytesOf(compute));
 }
@@ -63,15 +63,20 @@ function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchN
 /** The longest row that a group of linears reads or makes. */
 const longest = (spec: ModelSpec): number =>
   maxOf(
-    groupsOfModel(spec).flatMap((group) => {
-      const { in: width, firstColumn } = groupShape(spec, group);
-      return [width, firstColumn.at(-1)!];
-    }),
+    groupsOfModel(spec).flatMap((group) =>
+      groupShapes(spec, group).flatMap(({ in: width, firstColumn }) => [width, firstColumn.at(-1)!]),
+    ),
   );
 
+const linearScratch = (compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] =>
+  groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+
 /** `elements` of s; sums of later chunks of an adapter's rows are kept by columns of s and of x or y. */
-function linearScratch(compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] {
-  const { in: width, firstColumn } = groupShape(spec, group);
+function productScratch(
+  compute: "f32" | "bf16",
+  { in: width, firstColumn }: ReturnType<typeof groupShape>,
+  elements: number,
+): number[] {
   const out = firstColumn.at(-1)!;
   const blocks = sum(firstColumn.slice(1).map((last, g) => Math.ceil((last - firstColumn[g]!) / UP_COLUMNS[compute])));
   const chunked = (columns: number, chunk: number) => Math.ceil(elements / (ROW_TILE * chunk)) * columns;

@@ -3,8 +3,10 @@
 // The backward pass ends at the first layer's input: nothing before it is trained.
 
 import type { Recomputation } from "../base/recomputation.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { multiply } from "../ops/elementwise.ts";
 import { embedForward } from "../ops/embed.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
@@ -21,8 +23,9 @@ export class Decoder {
     readonly layerRange: StageLayers,
     readonly weights: Weights,
     readonly pool: AdapterPool,
-    readonly rope: RopeTables,
+    readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
+    readonly embedding: Pick<ModelSpec, "embeddingScale">,
   ) {}
 
   /**
@@ -30,13 +33,19 @@ export class Decoder {
    * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
    */
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
-    const { device, weights, layerRange, program } = this;
+    const { layerRange, program } = this;
     this.refresh();
-    if (layerRange.first)
-      embedForward(device, { ids: batch.ids, table: weights.embedding!, x: firstRows(acts.inputs[0]!, batch.rows) });
+    if (layerRange.first) this.#embed(batch, firstRows(acts.inputs[0]!, batch.rows));
     for (const i of program.keys())
       this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
     return firstRows(acts.inputs[program.length]!, batch.rows);
+  }
+
+  /** The rows of the embedding that the layers read. */
+  #embed({ ids }: Batch, x: Tensor): void {
+    const { device, weights, embedding } = this;
+    embedForward(device, { ids, table: weights.embedding!, x });
+    if (embedding.embeddingScale !== 1) multiply(device, { x, factor: embedding.embeddingScale });
   }
 
   /** Computes what follows from parameters that have changed since the last pass. */
@@ -57,9 +66,9 @@ export class Decoder {
   }
 
   #pass(i: number, of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "needsInput">, acts: Activations): LayerPass {
-    const { device, pool, rope } = this;
+    const { device, pool, ropes } = this;
     const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
     const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]! };
-    return new LayerPass({ device, pool, rope, program, weights, ...memory, ...of });
+    return new LayerPass({ device, pool, ropes, program, weights, ...memory, ...of });
   }
 }

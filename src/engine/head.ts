@@ -16,12 +16,14 @@ import { xent } from "../ops/xent.ts";
 import type { Batch } from "./batch.ts";
 import type { HeadBuffers } from "./buffers.ts";
 
-/** `classes`: rows of the weight that are tokens. */
+/** `classes`: rows of the weight that are tokens; `scale` and `cap`: logitScale and logitCap of the spec. */
 export type HeadWeights = {
   readonly norm: Tensor;
   readonly weight: Tensor;
   readonly eps: number;
   readonly classes: number;
+  readonly scale: number;
+  readonly cap: number | null;
 };
 
 /**
@@ -53,6 +55,8 @@ export function headLoss(
     xent(device, {
       logits,
       classes: head.classes,
+      scale: head.scale,
+      cap: head.cap,
       targets: part(batch.targetIds),
       weights: part(batch.weights),
       loss: part(batch.loss),
@@ -90,7 +94,13 @@ export async function nextLogits(
     const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
     const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
     const width = y.shape[1]!;
-    for (const row of wanted) logits.push(values.subarray(row * width, row * width + head.classes));
+    for (const row of wanted) logits.push(shaped(values.subarray(row * width, row * width + head.classes), head));
   }
   return logits;
+}
+
+/** Logits as the head's scale and cap make them. */
+function shaped(logits: Float32Array, { scale, cap }: Pick<HeadWeights, "scale" | "cap">): Float32Array {
+  if (cap !== null) return logits.map((logit) => cap * Math.tanh((scale * logit) / cap));
+  return scale === 1 ? logits : logits.map((logit) => scale * logit);
 }

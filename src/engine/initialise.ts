@@ -52,7 +52,7 @@ type Of = { readonly spec: ModelSpec; readonly original: OriginalWeight; readonl
 /** A0 [rank, in] and B0 [out, rank] of the weight of a linear. */
 function partOf({ spec, original, seed }: Of, at: Place & Pick<InitialisedAdapter, "init" | "rank" | "scale">) {
   const { layer, linear, init, rank, scale } = at;
-  const { in: width, out } = linearShape(spec, linear);
+  const { in: width, out } = linearShape(spec, linear, layer);
   const weight = matrix(out, width, Float64Array.from(original(layer, linear)));
   return svdFactors(init, weight, rank, scale, [seed, layer, LINEARS.indexOf(linear)]);
 }

@@ -15,12 +15,20 @@ import { INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
 import type { LayerWeights, LinearWeights } from "./weights.ts";
 
-export type RopeTables = { readonly cos: Tensor; readonly sin: Tensor };
+/** Of each rope of the model. */
+export type RopeTables = readonly RopeTable[];
+type RopeTable = {
+  readonly rotated: number;
+  readonly cos: Tensor | null;
+  readonly sin: Tensor | null;
+  readonly queryScale: Tensor | null;
+};
+const NO_ROPE: RopeTable = { rotated: 0, cos: null, sin: null, queryScale: null };
 
 export type LayerPassOptions = {
   readonly device: Device;
   readonly pool: AdapterPool;
-  readonly rope: RopeTables;
+  readonly ropes: RopeTables;
   readonly batch: Batch;
   readonly program: LayerProgram;
   readonly weights: LayerWeights;
@@ -38,14 +46,13 @@ export type LayerPassOptions = {
 export class LayerPass {
   readonly device: Device;
   readonly batch: Batch;
-  readonly rope: RopeTables;
   readonly program: LayerProgram;
   readonly cached: LayerPassOptions["cached"];
   /** The value that each kind of working memory holds. */
   readonly #held = new Map<string, string>();
 
   constructor(private readonly of: LayerPassOptions) {
-    ({ device: this.device, batch: this.batch, rope: this.rope, program: this.program, cached: this.cached } = of);
+    ({ device: this.device, batch: this.batch, program: this.program, cached: this.cached } = of);
   }
 
   forward(): void {
@@ -111,6 +118,11 @@ export class LayerPass {
     const { work } = this.of;
     invariant("gradients" in work, "a gradient in a pass that has none");
     return work;
+  }
+
+  /** The tables of a rope of the model. */
+  rope(table: number | null): RopeTable {
+    return table === null ? NO_ROPE : this.of.ropes[table]!;
   }
 
   norm(weight: string): Tensor {

@@ -96,23 +96,23 @@ const rope: Behaviour<"rope"> = {
   isCheap: false,
   saved: null,
   inputGradient: "output",
-  forward: ({ from, to, heads, norms, eps }, pass) =>
+  forward: ({ from, to, heads, table, norms, eps }, pass) =>
     ropeForward(pass.device, {
       qkv: pass.value(from),
       out: pass.value(to),
       positions: pass.batch.positions,
-      ...pass.rope,
+      ...pass.rope(table),
       qWeight: norms && pass.norm(norms.q),
       kWeight: norms && pass.norm(norms.k),
       eps,
       ...heads,
     }),
-  backward: ({ from, to, heads, norms, eps }, pass) =>
+  backward: ({ from, to, heads, table, norms, eps }, pass) =>
     ropeBackward(pass.device, {
       dqkv: pass.gradient(to)!,
       qkv: norms && pass.value(from),
       positions: pass.batch.positions,
-      ...pass.rope,
+      ...pass.rope(table),
       qWeight: norms && pass.norm(norms.q),
       kWeight: norms && pass.norm(norms.k),
       eps,

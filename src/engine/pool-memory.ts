@@ -72,8 +72,8 @@ export function takeTables(take: Take, need: PoolNeed) {
         vectors: part("i64", VECTORS, ADDRESSES),
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
-        width: groupShape(spec, group).in,
-        firstColumn: groupShape(spec, group).firstColumn,
+        width: groupShape(spec, group, layer).in,
+        firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
         group,
         module: layer * ofModel.length + ofModel.indexOf(group),
@@ -138,7 +138,7 @@ export function slotRow(
   for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
-    const { firstColumn } = groupShape(need.spec, group);
+    const { firstColumn } = groupShape(need.spec, group, layer);
     new Int32Array(row.buffer, from + RANKS, ranks.length).set(ranks);
     const scales = GROUPS[group].map((linear) => scaleAt(adapter, layer, linear));
     new Float32Array(row.buffer, from + SCALE, scales.length).set(scales);

@@ -1,33 +1,76 @@
-// The tables of the rotary embedding: cos and sin of position times frequency, with the scalings that models of the Llama kind
-// use (linear: Chen et al. 2023; llama3: as in Meta's Llama 3.1 release).
+// The tables of a rotary embedding: cos and sin of position times frequency, with the scalings that models use (linear: Chen et
+// al. 2023; llama3: as in Meta's Llama 3.1 release; YaRN: Peng et al. 2023; LongRoPE: Ding et al. 2024). What scales cos, sin
+// or queries is in the tables.
 
-import type { ModelSpec } from "../base/spec.ts";
+import { range } from "../base/shape.ts";
+import type { Rope } from "../base/spec.ts";
 
-/** The frequencies of a head's pairs, f32 as Hugging Face computes them. */
-export function ropeFrequencies({ headDim, ropeTheta, ropeScaling }: ModelSpec): Float32Array {
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
-    const frequency = Math.fround(1 / ropeTheta ** ((2 * i) / headDim));
-    if (ropeScaling === null) return frequency;
-    if (ropeScaling.kind === "linear") return frequency / ropeScaling.factor;
-    const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = ropeScaling;
-    const turns = (originalMaxPositions * frequency) / (2 * Math.PI); // of this pair over the original context
-    if (turns > highFreqFactor) return frequency;
-    if (turns < lowFreqFactor) return frequency / factor;
-    const smooth = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
-    return ((1 - smooth) * frequency) / factor + smooth * frequency;
-  });
+/** The frequencies of the rotated pairs, f32 as Hugging Face computes them; `isLong` takes LongRoPE's long factors. */
+export function ropeFrequencies({ headDim, rotated, theta, scaling }: Rope, isLong = false): Float32Array {
+  const of = scaling?.kind === "proportional" ? headDim : rotated;
+  const plain = Float32Array.from({ length: rotated / 2 }, (_, i) => 1 / theta ** ((2 * i) / of));
+  if (scaling === null) return plain;
+  switch (scaling.kind) {
+    case "linear":
+      return plain.map((frequency) => frequency / scaling.factor);
+    case "proportional":
+      return plain.map((frequency, i) => (i < Math.floor((scaling.share * headDim) / 2) ? frequency / scaling.factor : 0));
+    case "longrope":
+      return plain.map((_, i) => 1 / ((isLong ? scaling.long : scaling.short)[i]! * theta ** ((2 * i) / of)));
+    case "llama3": {
+      const { factor, lowFreqFactor, highFreqFactor, originalMaxPositions } = scaling;
+      return plain.map((frequency) => {
+        const turns = (originalMaxPositions * frequency) / (2 * Math.PI); // of this pair over the original context
+        if (turns > highFreqFactor) return frequency;
+        if (turns < lowFreqFactor) return frequency / factor;
+        const smooth = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+        return ((1 - smooth) * frequency) / factor + smooth * frequency;
+      });
+    }
+    case "yarn": {
+      const { factor, originalMaxPositions, betaFast, betaSlow, truncate } = scaling;
+      // The pair that turns so often over the original context.
+      const pairOf = (turns: number) =>
+        (rotated * Math.log(originalMaxPositions / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
+      const [first, last] = [pairOf(betaFast), pairOf(betaSlow)];
+      const low = Math.max(truncate ? Math.floor(first) : first, 0);
+      const high = Math.min(truncate ? Math.ceil(last) : last, rotated - 1);
+      const width = low === high ? 0.001 : high - low;
+      return plain.map((frequency, i) => {
+        const ramp = Math.min(Math.max((i - low) / width, 0), 1);
+        return (frequency / factor) * ramp + frequency * (1 - ramp);
+      });
+    }
+  }
 }
 
-/** cos and sin, f32[positions, headDim / 2] each. */
-export function ropeTables(spec: ModelSpec, positions: number): { readonly cos: Float32Array; readonly sin: Float32Array } {
-  const frequencies = ropeFrequencies(spec);
-  const half = frequencies.length;
-  const [cos, sin] = [new Float32Array(positions * half), new Float32Array(positions * half)];
-  for (let position = 0; position < positions; position++)
-    for (let i = 0; i < half; i++) {
-      const angle = Math.fround(position * frequencies[i]!);
-      cos[position * half + i] = Math.cos(angle);
-      sin[position * half + i] = Math.sin(angle);
-    }
-  return { cos, sin };
+/** Of a rope whose frequencies depend on the length of a sequence: the positions from which a long one's tables begin. */
+export const longPositions = ({ scaling }: Rope, positions: number): number | null =>
+  scaling?.kind === "longrope" ? positions : null;
+
+/** Rows of a rope's tables: those of long sequences follow on those of short ones. */
+export const tableRows = (rope: Rope, positions: number): number => positions + (longPositions(rope, positions) ?? 0);
+
+/** cos and sin, f32[tableRows, rotated / 2] each, and what queries are multiplied by, f32[tableRows] or null. */
+export function ropeTables(
+  rope: Rope,
+  positions: number,
+): { readonly cos: Float32Array; readonly sin: Float32Array; readonly queryScale: Float32Array | null } {
+  const { rotated, scaling, queryScale } = rope;
+  const [half, rows] = [rotated / 2, tableRows(rope, positions)];
+  const magnitude = scaling && "magnitude" in scaling ? scaling.magnitude : 1;
+  const [cos, sin] = [new Float32Array(rows * half), new Float32Array(rows * half)];
+  for (const first of range(rows / positions)) {
+    const frequencies = ropeFrequencies(rope, first > 0);
+    for (let position = 0; position < positions; position++)
+      for (let i = 0; i < half; i++) {
+        const angle = Math.fround(position * frequencies[i]!);
+        const at = (first * positions + position) * half + i;
+        cos[at] = Math.fround(Math.cos(angle)) * magnitude;
+        sin[at] = Math.fround(Math.sin(angle)) * magnitude;
+      }
+  }
+  const scaleAt = (position: number): number =>
+    1 + queryScale!.beta * Math.log(1 + Math.floor(position / queryScale!.originalMaxPositions));
+  return { cos, sin, queryScale: queryScale && Float32Array.from({ length: rows }, (_, row) => scaleAt(row % positions)) };
 }

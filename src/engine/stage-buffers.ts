@@ -19,6 +19,7 @@ import {
 } from "./buffers.ts";
 import { takeCache } from "./kv-cache.ts";
 import { INPUT, programOf } from "./program.ts";
+import { tableRows } from "./rope.ts";
 import type { StageLayers } from "./weights.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -40,7 +41,11 @@ export function takeStageBuffers(
 ) {
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
-  const rope = { cos: take("f32", positions, spec.headDim / 2), sin: take("f32", positions, spec.headDim / 2) };
+  const ropes = spec.ropes.map((rope) => {
+    const rows = tableRows(rope, positions);
+    const [cos, sin] = range(2).map(() => take("f32", rows, rope.rotated / 2));
+    return { rotated: rope.rotated, cos: cos!, sin: sin!, queryScale: rope.queryScale && take("f32", rows) };
+  });
   const program = programOf(spec, layerRange);
   const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;
   const work: ForwardWork = backward ?? takeForwardWork(take, compute, program, sizes);
@@ -52,7 +57,7 @@ export function takeStageBuffers(
     };
   });
   return {
-    rope,
+    ropes,
     work,
     backward,
     passes,

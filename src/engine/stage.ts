@@ -107,12 +107,14 @@ export class Stage implements Disposable {
       (dtype, ...shape) =>
         arena.tensor(dtype, ...shape);
     const buffers = takeStageBuffers(take, device, spec, layerRange, sizes);
-    const { rope } = buffers;
-    const { cos, sin } = ropeTables(spec, sizes.positions);
-    device.write(rope.cos, cos);
-    device.write(rope.sin, sin);
+    for (const [i, rope] of spec.ropes.entries()) {
+      const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];
+      device.write(tables.cos, values.cos);
+      device.write(tables.sin, values.sin);
+      if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
+    }
 
-    const decoder = new Decoder(device, program, layerRange, weights, pool, rope, sizes.recomputation);
+    const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation, spec);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
@@ -310,8 +312,8 @@ export class Stage implements Disposable {
   }
 
   #ground({ batch, acts }: InFlight<BatchTables>): Ground {
-    const { normEps: eps, vocab: classes } = this.config.spec;
-    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes };
+    const { normEps: eps, vocab: classes, logitScale: scale, logitCap: cap } = this.config.spec;
+    const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes, scale, cap };
     return { device: this.device, head, buffers: this.buffers.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
   }
 

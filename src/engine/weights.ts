@@ -11,7 +11,7 @@ import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
-import { type Group, linearShape, linearsOfModel } from "../families/linears.ts";
+import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
 import { quantise } from "../ops/packed.ts";
@@ -106,7 +106,9 @@ export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
-  const most = maxOf(linearsOfModel(spec).map((linear) => sizeOf(Object.values(linearShape(spec, linear)))));
+  const most = maxOf(
+    linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)),
+  );
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
   const values = arena.tensor(device.compute, most);

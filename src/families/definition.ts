@@ -22,8 +22,11 @@ export type Operation =
    * `residual` is a value to add to them.
    */
   | Step<"linears", { group: string; in: number; out: readonly number[]; bias: boolean; residual: string | null }>
-  /** Rotary embedding of q and k; `norms`: weights of RMSNorms of each head of q and of k before it. */
-  | Step<"rope", { heads: Heads; norms: { readonly q: string; readonly k: string } | null; eps: number }>
+  /**
+   * Rotary embedding of q and k by the rope `table` of the spec, null for none; `norms`: weights of RMSNorms of each head of q
+   * and of k before it.
+   */
+  | Step<"rope", { heads: Heads; table: number | null; norms: { readonly q: string; readonly k: string } | null; eps: number }>
   /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
   | Step<"attention", { heads: Heads; scale: number; window: number | null }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */

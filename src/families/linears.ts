@@ -2,7 +2,7 @@
 // asks here.
 
 import { invariant } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Groups, Op } from "./definition.ts";
 import { FAMILIES, familyOf } from "./registry.ts";
@@ -15,10 +15,11 @@ type PathOf<G> = G extends Groups ? G[keyof G][number] : never;
 
 /** Linears that read one input; each group is one matrix product. */
 export type Group = KeyOf<AllGroups>;
-/** A linear layer of a decoder layer, as PEFT names it: "q_proj". */
+/**
+ * A linear layer of a decoder layer, by the last component of its path, "q_proj", which PEFT targets it by; or by its path
+ * within the layer where a linear before it has the same last component.
+ */
 export type Linear = Last<PathOf<AllGroups>>;
-
-const nameOf = (path: string): Linear => path.slice(path.lastIndexOf(".") + 1) as Linear;
 
 /** Paths of each group; a group of one name is the same in all families. */
 const PATHS: Readonly<Record<Group, readonly string[]>> = Object.assign(
@@ -26,12 +27,17 @@ const PATHS: Readonly<Record<Group, readonly string[]>> = Object.assign(
   ...Object.values(FAMILIES).map(({ groups }) => groups),
 );
 /** Where each linear lies within its layer. */
-const PLACES = new Map(Object.values(PATHS).flatMap((paths) => paths.map((path) => [nameOf(path), path] as const)));
+const PLACES = new Map<Linear, string>();
+for (const path of Object.values(PATHS).flat()) {
+  const last = path.slice(path.lastIndexOf(".") + 1) as Linear;
+  PLACES.set(PLACES.has(last) && PLACES.get(last) !== path ? (path as Linear) : last, path);
+}
+const NAMES = new Map([...PLACES].map(([linear, path]) => [path, linear]));
 
 export const GROUP_NAMES = Object.keys(PATHS) as readonly Group[];
 export const GROUPS: Readonly<Record<Group, readonly Linear[]>> = Object.assign(
   {},
-  ...GROUP_NAMES.map((group) => ({ [group]: PATHS[group].map(nameOf) })),
+  ...GROUP_NAMES.map((group) => ({ [group]: PATHS[group].map((path) => NAMES.get(path)!) })),
 );
 /** What an adapter may target, in the order of PEFT's names. */
 export const LINEARS: readonly Linear[] = [...PLACES.keys()];
@@ -39,12 +45,15 @@ export const LINEARS: readonly Linear[] = [...PLACES.keys()];
 /** The path within a layer: "self_attn.q_proj", "mlp.up_proj". */
 export const modulePath = (linear: Linear): string => PLACES.get(linear)!;
 
-/** A linear's path in a Hugging Face model, which PEFT names it by: "model.layers.3.self_attn.q_proj". */
-export const pathOf = (layer: number, linear: Linear): string => `model.layers.${layer}.${modulePath(linear)}`;
+/** A linear's path in transformers' model, which PEFT names it by: "model.layers.3.self_attn.q_proj". */
+export const pathOf = (tower: ModelSpec["tower"], layer: number, linear: Linear): string =>
+  `${tower}.layers.${layer}.${modulePath(linear)}`;
 
 /** The groups of a model, in the order that numbers them. */
-export const groupsOfModel = (spec: ModelSpec): readonly Group[] => Object.keys(familyOf(spec).groups) as Group[];
-export const linearsOfModel = (spec: ModelSpec): readonly Linear[] => groupsOfModel(spec).flatMap((group) => GROUPS[group]);
+export const groupsOfModel = (spec: Pick<ModelSpec, "family">): readonly Group[] =>
+  Object.keys(familyOf(spec).groups) as Group[];
+export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear[] =>
+  groupsOfModel(spec).flatMap((group) => GROUPS[group]);
 
 const productsOf = (spec: ModelSpec, layer: number): readonly Op<"linears">[] =>
   familyOf(spec)
@@ -60,44 +69,66 @@ export type Module = { readonly layer: number; readonly linear: Linear; readonly
 export const modulesOf = (spec: ModelSpec): readonly Module[] =>
   range(spec.layers).flatMap((layer) =>
     groupsOfLayer(spec, layer).flatMap((group) =>
-      GROUPS[group].map((linear) => ({ layer, linear, path: pathOf(layer, linear) })),
+      GROUPS[group].map((linear) => ({ layer, linear, path: pathOf(spec.tower, layer, linear) })),
     ),
   );
 
-const PRODUCTS = new WeakMap<ModelSpec, ReadonlyMap<string, Op<"linears">>>();
+type Products = ReadonlyMap<string, Op<"linears">>;
+const PRODUCTS = new WeakMap<ModelSpec, readonly Products[]>();
 
-/** The product of a group, which has the same sizes in every layer that has it. */
-function productOf(spec: ModelSpec, group: Group): Op<"linears"> {
-  const found = (PRODUCTS.get(spec) ?? readProducts(spec)).get(group);
-  invariant(found, `a ${spec.family} model has no group ${group}`);
+/** Of each layer, its products by group. */
+function productsByLayer(spec: ModelSpec): readonly Products[] {
+  const known = PRODUCTS.get(spec);
+  if (known) return known;
+  const found = range(spec.layers).map(
+    (layer) => new Map(productsOf(spec, layer).map((product) => [product.group, product] as const)),
+  );
+  PRODUCTS.set(spec, found);
   return found;
 }
 
-function readProducts(spec: ModelSpec): ReadonlyMap<string, Op<"linears">> {
-  const products = new Map<string, Op<"linears">>();
-  for (const product of range(spec.layers).flatMap((layer) => productsOf(spec, layer))) {
-    const known = products.get(product.group) ?? product;
-    const isSame = known.in === product.in && `${known.out}` === `${product.out}`;
-    invariant(isSame, `the layers of a ${spec.family} model have ${product.group} of different sizes`);
-    products.set(product.group, known);
-  }
-  PRODUCTS.set(spec, products);
-  return products;
+/** The product of a group in a layer; without a layer that of all layers, which must have the same sizes. */
+function productOf(spec: ModelSpec, group: Group, layer: number | null): Op<"linears"> {
+  const all = productsByLayer(spec);
+  const [product, ...others] = (layer === null ? all : [all[layer]!]).flatMap((products) => products.get(group) ?? []);
+  invariant(product, `${layer === null ? `a ${spec.family} model` : `layer ${layer}`} has no group ${group}`);
+  const isSame = others.every((other) => other.in === product.in && `${other.out}` === `${product.out}`);
+  invariant(isSame, `the layers of a ${spec.family} model have ${group} of different sizes`);
+  return product;
 }
 
 /** Input width, and where each linear of the group begins in the output (and where the last ends). */
-export function groupShape(spec: ModelSpec, group: Group): { readonly in: number; readonly firstColumn: readonly number[] } {
-  const { in: width, out } = productOf(spec, group);
+export function groupShape(
+  spec: ModelSpec,
+  group: Group,
+  layer: number | null = null,
+): { readonly in: number; readonly firstColumn: readonly number[] } {
+  const { in: width, out } = productOf(spec, group, layer);
   const firstColumn = [0];
   for (const features of out) firstColumn.push(firstColumn.at(-1)! + features);
   return { in: width, firstColumn };
 }
 
 /** Output and input features of a linear: its weight is [out, in]. */
-export function linearShape(spec: ModelSpec, linear: Linear): { readonly out: number; readonly in: number } {
+export type LinearShape = { readonly out: number; readonly in: number };
+
+/** The shape of a linear in a layer; without a layer that in all layers, which must be the same. */
+export function linearShape(spec: ModelSpec, linear: Linear, layer: number | null = null): LinearShape {
   const group = groupOf(linear);
-  const { in: width, out } = productOf(spec, group);
+  const { in: width, out } = productOf(spec, group, layer);
   return { out: out[GROUPS[group].indexOf(linear)]!, in: width };
 }
+
+/** The shapes of a linear in the layers that have it. */
+export const linearShapes = (spec: ModelSpec, linear: Linear): readonly LinearShape[] =>
+  productsByLayer(spec).flatMap((products, layer) => (products.has(groupOf(linear)) ? [linearShape(spec, linear, layer)] : []));
+
+/** The shapes of a group in the layers that have it. */
+export const groupShapes = (spec: ModelSpec, group: Group): readonly ReturnType<typeof groupShape>[] =>
+  productsByLayer(spec).flatMap((products, layer) => (products.has(group) ? [groupShape(spec, group, layer)] : []));
+
+/** Elements of all weights of the layers. */
+export const linearElements = (spec: ModelSpec): number =>
+  sum(linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)));
 
 const groupOf = (linear: Linear): Group => GROUP_NAMES.find((group) => GROUPS[group].includes(linear))!;

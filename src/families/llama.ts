@@ -1,22 +1,15 @@
 // Llama (Touvron et al. 2023, Grattafiori et al. 2024), and the many models that are saved as one: SmolLM2, TinyLlama, Yi.
 
 import type { Definition } from "./definition.ts";
-import { dense, readSizes, sameWindows } from "./dense.ts";
+import { dense, readDense } from "./dense.ts";
 
 export const llama = {
   ...dense,
   architectures: ["LlamaForCausalLM"],
   read: (config) => {
-    const sizes = readSizes(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
+    const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
     const attentionBias = config.flag("attention_bias", false);
-    return {
-      ...sizes,
-      windows: sameWindows(sizes.layers, null),
-      qkvBias: attentionBias,
-      oBias: attentionBias,
-      mlpBias: config.flag("mlp_bias", false),
-      qkNorm: false,
-    };
+    return { ...sizes, qkvBias: attentionBias, oBias: attentionBias, mlpBias: config.flag("mlp_bias", false) };
   },
   tokenizer: { class: null, isFixed: false },
 } as const satisfies Definition;

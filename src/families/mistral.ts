@@ -1,16 +1,17 @@
-// Mistral (Jiang et al. 2023): Llama's layer with a sliding window.
+// Mistral (Jiang et al. 2023): Llama's layer with a sliding window. Mistral-Small 3.x, Magistral and Devstral have it as a part,
+// without a window.
 
 import type { Definition } from "./definition.ts";
-import { dense, readSizes, sameWindows } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
 
 export const mistral = {
   ...dense,
   architectures: ["MistralForCausalLM"],
   read: (config) => {
-    const sizes = readSizes(config, { kvHeads: 8, headDim: null, intermediate: 14336, vocab: 32000, positions: 4096 * 32 });
-    const window = config.source["sliding_window"] === null ? null : config.count("sliding_window", 4096);
-    const windows = sameWindows(sizes.layers, window);
-    return { ...sizes, windows, qkvBias: false, oBias: false, mlpBias: false, qkNorm: false };
+    const sizes = readDense(config, { kvHeads: 8, headDim: null, intermediate: 14336, vocab: 32000, positions: 4096 * 32 });
+    return { ...sizes, windows: sameInAll(sizes.layers, readWindow(config, 4096)) };
   },
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;
+
+export const mistral3 = { ...mistral, architectures: [] } as const satisfies Definition;

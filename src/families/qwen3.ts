@@ -1,17 +1,17 @@
 // Qwen 3 (Yang et al. 2025), the dense models: Qwen 2's layer with RMSNorms of each head of q and k in place of the biases.
 
 import type { Definition } from "./definition.ts";
-import { dense, readSizes } from "./dense.ts";
+import { dense, readDense } from "./dense.ts";
 import { qwenWindows } from "./qwen2.ts";
 
 export const qwen3 = {
   ...dense,
   architectures: ["Qwen3ForCausalLM"],
   read: (config) => {
-    const sizes = readSizes(config, { kvHeads: 32, headDim: 128, intermediate: 22016, vocab: 151936, positions: 32768 });
-    const windows = qwenWindows(config, sizes.layers);
+    const sizes = readDense(config, { kvHeads: 32, headDim: 128, intermediate: 22016, vocab: 151936, positions: 32768 });
     const attentionBias = config.flag("attention_bias", false);
-    return { ...sizes, windows, qkvBias: attentionBias, oBias: attentionBias, mlpBias: false, qkNorm: true };
+    const windows = qwenWindows(config, sizes.layers);
+    return { ...sizes, windows, qkvBias: attentionBias, oBias: attentionBias, qkNorm: true };
   },
   tokenizer: { class: "Qwen2Tokenizer", isFixed: false },
 } as const satisfies Definition;

@@ -5,12 +5,33 @@ import { invariant, RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
+import { granite } from "./granite.ts";
+import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
-import { mistral } from "./mistral.ts";
+import { ministral3 } from "./ministral3.ts";
+import { mistral, mistral3 } from "./mistral.ts";
+import { phi3 } from "./phi3.ts";
+import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { smollm3 } from "./smollm3.ts";
+import { towerOf, WRAPPERS } from "./wrappers.ts";
 
-export const FAMILIES = { llama, mistral, qwen2, qwen3 } as const satisfies Readonly<Record<string, Definition>>;
+/** The order is that of groups and linears (linears.ts), which numbers them: what is new comes last. */
+export const FAMILIES = {
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  mistral3,
+  ministral3,
+  qwen2_5_vl: qwen25vl,
+  qwen3_vl: qwen3vl,
+  smollm3,
+  granite,
+  granitemoehybrid: granite4,
+  phi3,
+} as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;
 export const FAMILY_NAMES = Object.keys(FAMILIES) as readonly Family[];
@@ -30,22 +51,29 @@ const ARCHITECTURES = new Map(
   FAMILY_NAMES.flatMap((family) => FAMILIES[family].architectures.map((name) => [name as string, family] as const)),
 );
 
+const isWrapper = (name: unknown): name is keyof typeof WRAPPERS => typeof name === "string" && Object.hasOwn(WRAPPERS, name);
+
 /** The spec that a parsed config.json describes; `path` is for messages. Throws a RequestError "model.*" that names the key. */
 export function specOf(config: ConfigObject, path: string): ModelSpec {
   const { architectures } = config;
   const [name] = Array.isArray(architectures) ? architectures : [];
-  const family = ARCHITECTURES.get(name);
-  if (family === undefined)
-    throw new RequestError(
-      "model.architecture",
-      `${path}: architectures is ${JSON.stringify(architectures)}`,
-      `mlora trains ${[...ARCHITECTURES.keys()].join(", ")}`,
-    );
+  const given = new ConfigReader(config, path);
   if (config["quantization_config"] != null)
     throw new RequestError(
       "model.quantized",
       `${path}: the weights are quantized (quantization_config)`,
       "take the model in bf16, fp16 or fp32",
     );
-  return { family, ...FAMILIES[family].read(new ConfigReader(config, path)) };
+  if (isWrapper(name)) {
+    const { family, config: own, decided } = towerOf(WRAPPERS[name], given);
+    return { family, ...familyOf({ family }).read(own), ...decided };
+  }
+  const family = ARCHITECTURES.get(name);
+  if (family === undefined)
+    throw new RequestError(
+      "model.architecture",
+      `${path}: architectures is ${JSON.stringify(architectures)}`,
+      `mlora trains ${[...ARCHITECTURES.keys(), ...Object.keys(WRAPPERS)].join(", ")}`,
+    );
+  return { family, ...FAMILIES[family].read(given) };
 }

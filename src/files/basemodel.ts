@@ -17,6 +17,8 @@ export type BaseModelFiles = Disposable & {
   readonly tensor: (name: string) => TensorEntry;
   /** Fills `into` with the tensor's bytes from byte `from` of it on. */
   readonly read: (name: string, into: Uint8Array, from?: number) => void;
+  /** What the files call it. */
+  readonly stored: (name: string) => string;
 };
 
 const COMPUTED = ["f32", "f16", "bf16"] as const;
@@ -40,6 +42,7 @@ export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
         const { file, actual } = find(name)!;
         file.readInto(actual, into, from);
       },
+      stored: (name) => find(name)!.actual,
       [Symbol.dispose]: () => files[Symbol.dispose](),
     };
   } catch (error) {
@@ -50,11 +53,22 @@ export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
 
 export type FoundTensor = { readonly file: SafetensorsFile; readonly actual: string; readonly entry: TensorEntry };
 
-/** A model's files as they are: tensors by name; some leave out the "model." in front. */
+/**
+ * How files call what a text model calls `name`: some leave out the "model." in front, and of a model with other parts
+ * versions of transformers differ.
+ */
+const callings = (name: string): string[] => {
+  const bare = name.replace(/^model\./, "");
+  return name === bare
+    ? [name, `language_model.${bare}`]
+    : [`model.language_model.${bare}`, `language_model.model.${bare}`, name, bare];
+};
+
+/** A model's files as they are: tensors by the names that a text model's have. */
 export function openTensors(folder: string) {
   const files = openFiles(folder);
   const find = (name: string): FoundTensor | null => {
-    for (const actual of [name, name.replace(/^model\./, "")]) {
+    for (const actual of callings(name)) {
       const file = files.get(actual);
       if (file) return { file, actual, entry: file.tensors.get(actual)! };
     }

@@ -11,6 +11,7 @@
 import { closeSync, existsSync, openSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
+import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "../base/atomic.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import { count } from "../base/schema.ts";
@@ -29,7 +30,6 @@ import {
   takeFactor,
 } from "../methods/layout.ts";
 import type { Factor } from "../methods/registry.ts";
-import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "./atomic.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";

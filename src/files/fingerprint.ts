@@ -4,10 +4,10 @@
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as v from "valibot";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { wallTime } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
 
 const SHELF = "fingerprints";
 const PIECE = 16 << 20;

@@ -2,8 +2,8 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
 import { readJsonObject } from "./json.ts";
 
 export const GENERATION = "generation_config.json";

@@ -4,9 +4,9 @@
 import { existsSync, lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { isTemporary, writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
-import { isTemporary, writeFileAtomic } from "./atomic.ts";
 import { readJsonObject } from "./json.ts";
 
 const MARKER = ".mlora-run.json";

@@ -2,15 +2,15 @@
 // stays. Weights go through memory in pieces of rows, so that a model needs no more than its adapter and one piece.
 
 import { join } from "node:path";
-import { bytesOf } from "../base/dtype.ts";
-import { RunError } from "../base/errors.ts";
+import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
+import { bytesOf, type DType } from "../base/dtype.ts";
+import { RequestError, RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
 import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
-import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
@@ -26,6 +26,9 @@ export type Merge = {
 
 export type MergedTensor = {
   readonly name: string;
+  /** What the merged model's files call it. */
+  readonly stored: string;
+  readonly dtype: DType;
   readonly shape: readonly number[];
   readonly bytes: number;
   /** What is added to it, or null for none. */
@@ -38,19 +41,26 @@ const INDEX = "model.safetensors.index.json";
 /** Elements that are in memory at a time, in f32 and as they are stored. */
 const PIECE = 1 << 22;
 
-/** The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. */
-export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostBytes: number): Shard[] {
+/**
+ * The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. A
+ * model with other parts keeps those, and the names of its files. Throws a RequestError where one is of an unknown type.
+ */
+export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: number): Shard[] {
   const sites = new Map<string, MergedTensor["site"]>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
       if (rankAt(adapter, layer, linear) > 0) sites.set(weightName(spec, layer, linear), { layer, linear });
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
-  for (const [name, shape] of tensorShapes(spec)) {
-    const bytes = sizeOf(shape) * bytesOf(dtype);
+  const isPart = spec.tower !== "model";
+  const own = [...tensorShapes(spec)].map(([name, shape]) => {
+    return { name, stored: isPart ? base.stored(name) : name, shape, dtype, site: sites.get(name) ?? null };
+  });
+  for (const tensor of [...own, ...(isPart ? base.unused.map((name) => otherPart(name, base)) : [])]) {
+    const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
     const last = shards.at(-1);
     const shard = last && last.bytes + bytes <= mostBytes ? last : { tensors: [], bytes: 0 };
     if (shard !== last) shards.push(shard);
-    shard.tensors.push({ name, shape, bytes, site: sites.get(name) ?? null });
+    shard.tensors.push({ ...tensor, bytes });
     shard.bytes += bytes;
   }
   const five = (n: number) => `${n}`.padStart(5, "0");
@@ -60,12 +70,22 @@ export function shardsOf({ spec, adapter, dtype }: Omit<Merge, "base">, mostByte
   }));
 }
 
+function otherPart(name: string, base: BaseModelFiles): Omit<MergedTensor, "bytes"> {
+  const { dtype, shape, type } = base.tensor(name);
+  if (dtype) return { name, stored: name, shape, dtype, site: null };
+  throw new RequestError(
+    "export.base",
+    `the base model's ${name} is ${type}, which cannot be copied`,
+    "save the base model in bf16",
+  );
+}
+
 /** Names of all files of the merged model's weights. */
 export const filesOf = (shards: readonly Shard[]): string[] => [...shards.map(({ file }) => file), INDEX];
 
 /** Writes one file, synced and renamed. Throws a RunError. */
 export function writeShard(folder: string, shard: Shard, merge: Merge): void {
-  const entries = shard.tensors.map(({ name, shape }) => ({ name, shape, dtype: merge.dtype }));
+  const entries = shard.tensors.map(({ stored, shape, dtype }) => ({ name: stored, shape, dtype }));
   replaceFile(join(folder, shard.file), (write) => {
     write(headerOf(entries, { format: "pt" }));
     for (const tensor of shard.tensors) for (const { bytes } of piecesOf(tensor, merge)) write(bytes);
@@ -75,7 +95,7 @@ export function writeShard(folder: string, shard: Shard, merge: Merge): void {
 /** Where each tensor lies; one file needs none. */
 export function writeIndex(folder: string, shards: readonly Shard[]): void {
   if (shards.length === 1) return;
-  const tensors = shards.flatMap(({ file, tensors }) => tensors.map(({ name, bytes }) => ({ name, bytes, file })));
+  const tensors = shards.flatMap(({ file, tensors }) => tensors.map(({ stored, bytes }) => ({ name: stored, bytes, file })));
   const index = {
     metadata: { total_size: tensors.reduce((all, { bytes }) => all + bytes, 0) },
     weight_map: Object.fromEntries(tensors.map(({ name, file }) => [name, file])),
@@ -98,7 +118,7 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
           "nothing of it is kept; check the disk, and that no program changes the base model meanwhile",
         );
       const { dtype } = written.tensor(tensor.name);
-      if (dtype !== merge.dtype) throw differs(`reads as ${dtype}, not ${merge.dtype}`);
+      if (dtype !== tensor.dtype) throw differs(`reads as ${dtype}, not ${tensor.dtype}`);
       for (const { bytes, from } of piecesOf(tensor, merge)) {
         const found = new Uint8Array(bytes.length);
         written.read(tensor.name, found, from);
@@ -108,8 +128,8 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
 }
 
 /** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
-function* piecesOf({ name, shape, site }: MergedTensor, { base, adapter, dtype }: Merge) {
-  const width = shape.at(-1)!;
+function* piecesOf({ name, shape, dtype, site }: MergedTensor, { base, adapter }: Merge) {
+  const width = shape.at(-1) ?? 1;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
   const from = base.tensor(name).dtype!;

@@ -25,12 +25,50 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
   using files = openBaseModel(folder, spec);
   const groups = range(spec.layers).flatMap((layer) => layerTensors(spec, layer).groups);
   const linears = groups.flatMap((group) => group.linears.map(({ name }) => `${name}.weight`));
-  const unused = files.unused.filter((name) => !(name === head && spec.tiedEmbeddings) && !COMPUTED_ANEW.test(name));
+  const isTiedHead = (name: string) => spec.tiedEmbeddings && (name === head || name === `language_model.${head}`);
+  const unused = files.unused.filter((name) => !isTiedHead(name) && !COMPUTED_ANEW.test(name));
+  const parts = otherParts(unused, spec);
+  const unknown = unused.filter((name) => !parts.some(({ names }) => names.includes(name)));
   return {
     spec,
     isBf16: linears.every((name) => files.tensor(name).dtype === "bf16"),
-    notices: [...(hasOwnHead ? [otherHead(folder, head)] : []), ...(unused.length > 0 ? [leftOut(folder, unused)] : [])],
+    notices: [
+      ...(hasOwnHead ? [otherHead(folder, head)] : []),
+      ...(parts.length > 0 ? [notTrained(folder, parts)] : []),
+      ...(unknown.length > 0 ? [leftOut(folder, unknown)] : []),
+    ],
   };
+}
+
+/** Parts of models that text does not pass, by how their tensors' names begin. */
+const PARTS: readonly (readonly [what: string, name: RegExp])[] = [
+  ["encoder of images", /^(model\.)?(visual|vision_tower|vision_model|embed_vision)\./],
+  ["encoder of sound", /^(model\.)?(audio_tower|embed_audio)\./],
+  ["connection of images or sound to text", /^(model\.)?(multi_modal_projector|vision_adapter|vision_projection)\./],
+  ["prediction of several tokens", /^(model\.)?mtp\./],
+];
+const LAYER = /^((?:model\.|language_model\.)*layers)\.(\d+)\./;
+
+type OtherPart = { readonly what: string; readonly prefix: string; readonly names: readonly string[] };
+
+function otherParts(unused: readonly string[], { layers }: ModelSpec): readonly OtherPart[] {
+  const partOf = (name: string): readonly [what: string, prefix: string] | null => {
+    const part = PARTS.find(([, pattern]) => pattern.test(name));
+    if (part) return [part[0], part[1].exec(name)![0]];
+    const [, path, layer] = LAYER.exec(name) ?? [];
+    return layer !== undefined && Number(layer) >= layers ? ["layer beyond num_hidden_layers", `${path}.${layer}.`] : null;
+  };
+  const found = Map.groupBy(unused, (name) => partOf(name)?.join("\0") ?? "");
+  return [...found].flatMap(([key, names]) => {
+    const [what, prefix] = key.split("\0");
+    return prefix === undefined ? [] : [{ what: what!, prefix, names }];
+  });
+}
+
+function notTrained(folder: string, parts: readonly OtherPart[]): string {
+  const count = parts.reduce((total, { names }) => total + names.length, 0);
+  const list = parts.map(({ what, prefix, names }) => `${names.length} of ${prefix}* (${what})`).join(", ");
+  return `${folder}: text is trained, which ${count === 1 ? "1 tensor does" : `${count} tensors do`} not take part in: ${list}`;
 }
 
 /** Of older versions of transformers. */

@@ -2,12 +2,12 @@
 
 import { linkSync, lstatSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { isTemporary, makeFolder, removeQuietly } from "../base/atomic.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
 import { randomText } from "../base/secret.ts";
-import { isTemporary, makeFolder, removeQuietly } from "./atomic.ts";
 import { removeHalfCheckpoints } from "./checkpoint.ts";
 import { isHalfMarker, isRun, writeMarker } from "./marker.ts";
 import { foldersIn, removeFiles, removeFolder } from "./owned.ts";

@@ -4,8 +4,8 @@
 import { mkdirSync, readdirSync, renameSync, unlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
+import { isTemporary, makeFolder, syncFolder } from "../base/atomic.ts";
 import { processOf, stampOfProcess } from "../base/process.ts";
-import { isTemporary, makeFolder, syncFolder } from "./atomic.ts";
 import { readOwn, removeFolder } from "./owned.ts";
 
 const STAMP = ".mlora-export";

@@ -3,6 +3,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -22,12 +23,11 @@ import {
   storedBy,
   TENSORS,
 } from "../methods/registry.ts";
-import { writeFileAtomic } from "./atomic.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
-import { type ConfiguredPlaces, configuredPlaces, placeFields } from "./peftplaces.ts";
+import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
@@ -57,13 +57,22 @@ export type PeftFactor = {
 };
 
 const BASE = "base_model.model.";
-const PREFIX = `${BASE}model.layers.`;
-const tensorName = (layer: number, linear: Linear, factor: Factor): string =>
-  `${BASE}${pathOf(layer, linear)}.${TENSORS[factor].peft}`;
+const prefixOf = (tower: string): string => `${BASE}${tower}.layers.`;
+type TensorName = (layer: number, linear: Linear, factor: Factor) => string;
+const namesIn =
+  (tower: string): TensorName =>
+  (layer, linear, factor) =>
+    `${BASE}${pathOf(tower, layer, linear)}.${TENSORS[factor].peft}`;
 
-/** Writes an adapter into `folder`. Each file is whole or absent. Throws a RunError. */
-export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
+/** Writes an adapter of a model of this spec into `folder`. Each file is whole or absent. Throws a RunError. */
+export function writePeftAdapter(
+  folder: string,
+  spec: Pick<ModelSpec, "family" | "tower">,
+  adapter: PeftAdapter,
+  factors: readonly PeftFactor[],
+): void {
   const { method = "lora", settings = {}, shared = [] } = adapter;
+  const tensorName = namesIn(spec.tower);
   const tensors = factors.map(({ layer, linear, factor, values }) => {
     const rank = rankAt(adapter, layer, linear);
     const shape = { "rank in": [rank, values.length / rank], "out rank": [values.length / rank, rank] }; // of any model
@@ -76,7 +85,7 @@ export function writePeftAdapter(folder: string, adapter: PeftAdapter, factors: 
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
   if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
   const { dropout, rslora, baseModel } = adapter;
-  const config = DEFINITIONS[method].peft.config({ ...placeFields(adapter), dropout, rslora, baseModel, settings });
+  const config = DEFINITIONS[method].peft.config({ ...placesOfFile(adapter, spec), dropout, rslora, baseModel, settings });
   writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
 }
 
@@ -136,11 +145,12 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
       "save the adapter as safetensors: save_pretrained(folder, safe_serialization=True)",
     );
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
-  checkPrefix(file);
+  const tower = towerOf(file, spec);
+  const tensorName = namesIn(tower);
   const rslora = isScaled(method) && config["use_rslora"] === true;
   const hasOwn = (layer: number, linear: Linear) =>
     storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
-  const configured = configuredPlaces(config, path);
+  const configured = configuredPlaces(config, path, tower);
   const groups = range(spec.layers).map((layer) => groupsOfLayer(spec, layer));
   const placement = placed(spec.layers, (layer, linear) => {
     if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
@@ -151,7 +161,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   const { targets } = placement;
   const settings: StageSettings = settingsIn?.(config) ?? {};
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
-  checkTensors(file, spec, placement, drawn, method, configured);
+  checkTensors(file, spec, placement, drawn, method, configured, tower);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     const raw = new Uint8Array(bytes);
@@ -184,7 +194,9 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     own: { ...settings, isDrawnHere },
     tensor(layer, linear, factor) {
       if (factor !== "A" && factor !== "B") return tensor(layer, linear, factor);
-      return shared.factor(factor, linearShape(spec, linear).in, matrices, (name) => tensor(layer, linear, name as Factor));
+      return shared.factor(factor, linearShape(spec, linear, layer).in, matrices, (name) =>
+        tensor(layer, linear, name as Factor),
+      );
     },
   };
 }
@@ -239,14 +251,16 @@ function checkTensors(
   shared: readonly SharedTensor[],
   method: PeftMethod,
   configured: ConfiguredPlaces,
+  tower: string,
 ): void {
   const { targets, places } = placement;
+  const tensorName = namesIn(tower);
   const wanted = new Map<string, readonly number[]>();
   const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
-    wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear)));
+    wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear), layer));
     if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
-      faults.push(`it has factors of ${pathOf(layer, linear)}, which ${configured.keys} leaves out`);
+      faults.push(`it has factors of ${pathOf(tower, layer, linear)}, which ${configured.keys} leaves out`);
   }
   for (const { name, shape } of shared) wanted.set(name, shape);
   const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name));
@@ -269,14 +283,21 @@ function checkTensors(
   );
 }
 
-/** Throws a RequestError where a file's layers are called otherwise, as in a model that has the base as a part. */
-function checkPrefix({ path, tensors }: SafetensorsFile): void {
+/** How layers are called by versions and classes that train a model's part for text alone. */
+const OTHER_TOWERS = ["model.language_model", "language_model.model", "model"] as const;
+
+/**
+ * The path of the layers in the names of a file's tensors: the model's, or, of a model with other parts, one that stands for
+ * it. Throws a RequestError where it is another, as in a model that has the base as a part.
+ */
+function towerOf({ path, tensors }: SafetensorsFile, { tower }: ModelSpec): string {
   const prefixes = [...tensors.keys()].flatMap((name) => /^(.*?\blayers\.)\d+\./.exec(name)?.[1] ?? []);
-  const other = prefixes.find((prefix) => prefix !== PREFIX);
-  if (other === undefined || prefixes.includes(PREFIX)) return;
+  const known = [tower, ...(tower === "model" ? [] : OTHER_TOWERS)];
+  const found = known.find((of) => prefixes.includes(prefixOf(of)));
+  if (found !== undefined || prefixes.length === 0) return found ?? tower;
   throw new RequestError(
     "peft.tensors",
-    `${path} does not fit the base model: its tensors' names begin with '${other}', expected '${PREFIX}'`,
+    `${path} does not fit the base model: its tensors' names begin with '${prefixes[0]}', expected '${prefixOf(tower)}'`,
     "it was trained on a model that is built otherwise around its layers; if they are this model's, rename the adapter's tensors",
   );
 }

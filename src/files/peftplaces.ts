@@ -4,8 +4,9 @@
 import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
 import { range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { LINEARS, type Linear, type Module, pathOf } from "../families/linears.ts";
+import { LINEARS, type Linear, linearsOfModel, type Module, modulePath, pathOf } from "../families/linears.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
@@ -22,8 +23,8 @@ export type ConfiguredPlaces = {
 
 const TARGETING = ["target_modules", "exclude_modules", "layers_to_transform"] as const;
 
-/** Throws a RequestError, `peft.config`, for values that PEFT does not take or this program cannot read. */
-export function configuredPlaces(config: JsonObject, path: string): ConfiguredPlaces {
+/** `tower`: as the file calls it. Throws a RequestError, `peft.config`, for values that PEFT does not take or this program cannot read. */
+export function configuredPlaces(config: JsonObject, path: string, tower: string): ConfiguredPlaces {
   const wrong = (key: string, wanted: string) =>
     new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(config[key])}, expected ${wanted}`);
   const names = (key: string): string | readonly string[] | null => {
@@ -61,13 +62,13 @@ export function configuredPlaces(config: JsonObject, path: string): ConfiguredPl
     }
   };
   const at = (key: string, of: PatternTable) => (layer: number, linear: Linear) =>
-    read(key, () => patternValue(of, pathOf(layer, linear)));
+    read(key, () => patternValue(of, pathOf(tower, layer, linear)));
   return {
     isTargeted:
       targets === null
         ? null
         : (layer, linear) =>
-            read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, pathOf(layer, linear))),
+            read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, pathOf(tower, layer, linear))),
     rankAt: at("rank_pattern", ranks),
     alphaAt: at("alpha_pattern", alphas),
     keys: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")
@@ -77,6 +78,9 @@ export function configuredPlaces(config: JsonObject, path: string): ConfiguredPl
 }
 
 const short = (text: string): string => (text.length > 200 ? `${text.slice(0, 197)}...` : text);
+
+type Of = Omit<PeftAdapter, "settings" | "shared" | "begun">;
+type Model = Pick<ModelSpec, "family" | "tower">;
 
 export type PlaceFields = {
   readonly rank: number;
@@ -91,12 +95,18 @@ export type PlaceFields = {
  * The keys of a config that PEFT reads as this adapter's places: linears by name where each layer has all or none of them,
  * else whole paths.
  */
-export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "begun">): PlaceFields {
-  const { rank, alpha, rslora, targets, places } = adapter;
+export function placeFields(adapter: Of, spec: Model): PlaceFields {
+  const { rank, alpha, rslora, places } = adapter;
+  const nameOf = namesOf(spec);
+  const targets = adapter.targets.map(nameOf);
   if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
   const of = { ...adapter, scale: 0 };
   const sites: Module[] = range(places.ranks.length).flatMap((layer) =>
-    LINEARS.filter((linear) => rankAt(of, layer, linear) > 0).map((linear) => ({ layer, linear, path: pathOf(layer, linear) })),
+    LINEARS.filter((linear) => rankAt(of, layer, linear) > 0).map((linear) => ({
+      layer,
+      linear,
+      path: pathOf(spec.tower, layer, linear),
+    })),
   );
   const ranks = new Map(sites.map((site) => [site, rankAt(of, site.layer, site.linear)]));
   const alphas = new Map(
@@ -110,18 +120,46 @@ export function placeFields(adapter: Omit<PeftAdapter, "settings" | "shared" | "
     ...{ rank: base, alpha: baseAlpha },
     targets: isEven ? targets : sites.map(({ path }) => path),
     layers: some ? layers : null,
-    rankPattern: patternOf(ranks, base),
-    alphaPattern: patternOf(alphas, baseAlpha),
+    rankPattern: patternOf(ranks, base, nameOf),
+    alphaPattern: patternOf(alphas, baseAlpha, nameOf),
   };
 }
 
+/** The last component of a linear's path, or all of it where the model has another linear with the same last one. */
+const namesOf = (spec: Model) => {
+  const paths = linearsOfModel(spec).map(modulePath);
+  return (linear: Linear): string =>
+    paths.some((path) => path !== modulePath(linear) && path.endsWith(`.${linear}`)) ? modulePath(linear) : linear;
+};
+
+/**
+ * The same for a file. A name in a list would be that of linears in a model's other parts, too, so that those of a tower are a
+ * regular expression of whole paths.
+ */
+export function placesOfFile(
+  adapter: Of,
+  spec: Model,
+): Omit<PlaceFields, "targets"> & { readonly targets: string | readonly string[] } {
+  const fields = placeFields(adapter, spec);
+  if (spec.tower === "model") return fields;
+  const { layers, targets } = fields;
+  const escaped = (path: string) => path.replaceAll(".", "\\.");
+  const isWhole = targets.some((target) => target.startsWith(`${spec.tower}.`));
+  const ends = adapter.targets.map((linear) => escaped(modulePath(linear))).join("|");
+  const pattern = isWhole
+    ? targets.map(escaped).join("|")
+    : `${escaped(spec.tower)}\\.layers\\.(${layers ? layers.join("|") : "\\d+"})\\.(${ends})`;
+  return { ...fields, layers: null, targets: pattern };
+}
+
 /** By the linear's name where all its layers have one value, else by whole paths; what has the common value is left out. */
-function patternOf(values: ReadonlyMap<Module, number>, common: number): PatternTable {
+function patternOf(values: ReadonlyMap<Module, number>, common: number, nameOf: (linear: Linear) => string): PatternTable {
   return Object.fromEntries(
     LINEARS.flatMap((linear) => {
       const own = [...values].filter(([site]) => site.linear === linear);
       const other = own.filter(([, value]) => value !== common);
-      if (other.length === own.length && new Set(other.map(([, value]) => value)).size === 1) return [[linear, other[0]![1]]];
+      if (other.length === own.length && new Set(other.map(([, value]) => value)).size === 1)
+        return [[nameOf(linear).replaceAll(".", "\\."), other[0]![1]]];
       return other.map(([{ path }, value]): [string, number] => [path.replaceAll(".", "\\."), value]);
     }),
   );

@@ -4,10 +4,10 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
 import { count } from "../base/schema.ts";
-import { replaceFile, writeFileAtomic } from "./atomic.ts";
 import { evaluationSchema, madeSchema } from "./checkpoint.ts";
 import { readJsonObject } from "./json.ts";
 import { linesOf } from "./lines.ts";

@@ -2,10 +2,10 @@
 // https://github.com/huggingface/safetensors
 
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { replaceFile } from "../base/atomic.ts";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { readError, readHintOf } from "../base/faults.ts";
-import { replaceFile } from "./atomic.ts";
 
 const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
 const READ_CHUNK = 64 << 20;

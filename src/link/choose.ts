@@ -91,5 +91,4 @@ const ELSEWHERE = "they are on different machines, users or containers";
 const withoutGpu = (a: Offer, b: Offer): string => (a.gpu || b.gpu ? "one of them has no GPU" : "they have no GPUs");
 
 /** 22803 is 2.28.3. */
-export const versionOf = (code: number): string =>
-  `${Math.floor(code / 10_000)}.${Math.floor((code % 10_000) / 100)}.${code % 100}`;
+const versionOf = (code: number): string => `${Math.floor(code / 10_000)}.${Math.floor((code % 10_000) / 100)}.${code % 100}`;

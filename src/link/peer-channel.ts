@@ -1,5 +1,6 @@
 // What two neighbouring stages have of the bus for themselves: a channel for small messages, which loses none.
 
+import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
@@ -44,11 +45,9 @@ export function busChannel(connection: SealedConnection, { run, stage, neighbour
     if (!packet || packet.from !== to || !("to" in packet) || packet.to !== from || packet.kind === "bye") return;
     channel.take(packet);
   });
-  const over = () => queue.end(connection.over.reason as RunError);
-  connection.over.addEventListener("abort", over);
-  if (connection.over.aborted) over();
+  const watching = onAbort(connection.over, () => queue.end(connection.over.reason as RunError));
   const close = async (): Promise<void> => {
-    connection.over.removeEventListener("abort", over);
+    watching[Symbol.dispose]();
     queue.end(new RunError("link.closed", "the channel was closed"));
     await Promise.race([channel.settled(), sleep(LINGER_MS)]);
     await sleep(1); // for the answer to what came last

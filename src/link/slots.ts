@@ -6,6 +6,7 @@
 // and a sender whose neighbour lags behind waits.
 
 import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { count } from "../base/schema.ts";
 import { range } from "../base/shape.ts";
@@ -84,15 +85,15 @@ export class SlotLink implements Link {
   #copying = 0; // puts and takes that have begun and not ended
   #over: RunError | null = null; // nothing more comes or goes
   #closed = false;
-  readonly #abort = () => this.#fail(this.options.signal?.reason as RunError);
+  readonly #watching: Disposable | undefined;
 
   constructor(private readonly options: SlotLinkOptions) {
     this.kind = options.kind;
     this.#channel = options.channel;
     this.#carrier = options.carrier;
     this.#free = range(options.theirs.slots);
-    options.signal?.addEventListener("abort", this.#abort);
-    if (options.signal?.aborted) this.#abort();
+    const { signal } = options;
+    this.#watching = signal && onAbort(signal, () => this.#fail(signal.reason as RunError));
     void this.#listen();
   }
 
@@ -277,7 +278,7 @@ export class SlotLink implements Link {
     const over = this.#end(error);
     if (this.#closed) return over;
     this.#closed = true;
-    this.options.signal?.removeEventListener("abort", this.#abort);
+    this.#watching?.[Symbol.dispose]();
     this.#channel[Symbol.dispose]();
     this.#carrier.stop?.();
     if (this.#copying === 0) this.#carrier[Symbol.dispose]();

@@ -6,8 +6,9 @@ import { sleep } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
 import { connectSealed } from "../bus/seal.ts";
 import { subjectsOf } from "../bus/subjects.ts";
+import { PROBE_MS } from "../bus/window.ts";
 import { hostBytes } from "../device/shared.ts";
-import { BulkSender, bulkReceiver, PROBE_MS, type Publish, readHead, writeHead } from "./bulk.ts";
+import { BulkSender, bulkReceiver, type Publish, readHead, writeHead } from "./bulk.ts";
 import { type BusPair, busChannel } from "./peer-channel.ts";
 
 /** The address and the size of a slot. */
@@ -75,12 +76,12 @@ async function start({ pair, channelId, inbox, outbox }: Extract<ToTransport, { 
     if (head) take(head, bytes);
   });
   open.use(subscription);
-  open.use(connection.watch((state) => state === "back" && sender.ask()));
-  const timer = setInterval(() => sender.look(), PROBE_MS);
+  open.use(connection.watch((state) => state === "back" && sender.window.ask()));
+  const timer = setInterval(() => sender.window.look(), PROBE_MS);
   open.defer(() => clearInterval(timer));
   const channel = busChannel(connection, pair, `notes-${channelId}`);
   open.defer(() => channel.close());
-  open.defer(() => Promise.race([sender.settled(), sleep(LINGER_MS)]));
+  open.defer(() => Promise.race([sender.window.settled(), sleep(LINGER_MS)]));
   await connection.flush();
   worker = {
     note: (note) => channel.send(note),

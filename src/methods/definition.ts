@@ -36,8 +36,8 @@ export type PeftFields<S = Settings> = {
   readonly alpha: number;
   readonly dropout: number;
   readonly rslora: boolean;
-  /** Linears by name, or whole paths. */
-  readonly targets: readonly string[];
+  /** Linears by name, or whole paths; a string is a regular expression of these. */
+  readonly targets: string | readonly string[];
   readonly layers: readonly number[] | null;
   readonly rankPattern: PatternTable;
   readonly alphaPattern: PatternTable;

@@ -96,7 +96,7 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
     for (const group of groupsOfLayer(spec, layer)) {
       const ranks = GROUPS[group].map((linear) => rankAt(adapter, layer, linear));
       if (ranks.every((rank) => rank === 0)) continue;
-      const { in: width, firstColumn } = groupShape(spec, group);
+      const { in: width, firstColumn } = groupShape(spec, group, layer);
       const outOf = (g: number) => firstColumn[g + 1]! - firstColumn[g]!;
       let used = 0;
       const inScratch = (rows: number, columns: number): Place => {
@@ -173,7 +173,7 @@ export function factorPlace(
   const g = GROUPS[site.group].indexOf(linear);
   const offset = isLowRank(factor) ? site.products[g]?.[factor as "A" | "B"].offset : site.vectors[factor]?.[g];
   invariant(typeof offset === "number", `no ${factor} for ${linear} of layer ${layer}`);
-  const shape = factorShape(spec, linear, factor, site.ranks[g]!);
+  const shape = factorShape(spec, linear, factor, site.ranks[g]!, layer);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
   return { offset, rows, columns, isTransposed: TENSORS[factor].axes === "out rank" };
 }
@@ -216,10 +216,10 @@ function transpose(from: Float32Array, to: Float32Array, rows: number, columns: 
 /** Trained parameters of an adapter. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
-  const ofLinear = (linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank))));
+  const ofLinear = (layer: number, linear: Linear, rank: number) =>
+    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer))));
   return sum(
-    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(linear, rankAt(adapter, layer, linear)))),
+    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear)))),
   );
 }
 

@@ -8,7 +8,7 @@
 import { mix } from "../base/rng.ts";
 import { maxOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Linear, linearShape } from "../families/linears.ts";
+import { type Linear, linearShapes } from "../families/linears.ts";
 
 export type Projection = {
   readonly rank: number;
@@ -23,7 +23,7 @@ export type Projection = {
 export type Draw = { readonly key: number; readonly bound: number };
 
 export function projectionOf(spec: ModelSpec, targets: readonly Linear[], rank: number, seed: number): Projection {
-  const shapes = targets.map((linear) => linearShape(spec, linear));
+  const shapes = targets.flatMap((linear) => linearShapes(spec, linear));
   const width = maxOf(shapes.map((shape) => shape.in));
   const key = mix(mix(seed) ^ 1);
   const draw = (key: number, fanIn: number): Draw => ({ key, bound: Math.fround(Math.sqrt(6 / fanIn)) });

@@ -90,6 +90,11 @@ const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: num
   rank: ({ rank }) => [rank],
 };
 
-/** The shape of a factor of a linear. */
-export const factorShape = (spec: ModelSpec, linear: Linear, factor: Factor, rank: number): readonly number[] =>
-  SHAPES[TENSORS[factor].axes]({ ...linearShape(spec, linear), rank });
+/** The shape of a factor of a linear in a layer; without a layer that in all layers, which must be the same. */
+export const factorShape = (
+  spec: ModelSpec,
+  linear: Linear,
+  factor: Factor,
+  rank: number,
+  layer: number | null = null,
+): readonly number[] => SHAPES[TENSORS[factor].axes]({ ...linearShape(spec, linear, layer), rank });

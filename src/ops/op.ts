@@ -8,7 +8,6 @@
 // dimension: a letter that must mean the same size in all tensors of the call, with a factor before it, or a number.
 
 import type { DType } from "../base/dtype.ts";
-import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Kernel } from "../device/kernel.ts";
@@ -101,7 +100,7 @@ export const cdiv = (a: number, b: number): number => Math.ceil(a / b);
 /** Size of a dimension, which specs have checked to exist. */
 export function dim(tensor: Tensor, i: number): number {
   const size = tensor.shape[i];
-  invariant(size !== undefined, `a tensor of ${tensor.shape.length} dimensions has no dimension ${i}`);
+  if (size === undefined) throw new Error(`a tensor of ${tensor.shape.length} dimensions has no dimension ${i}`);
   return size;
 }
 

@@ -8,51 +8,63 @@ import type { Tensor } from "../device/device.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
-  rope_forward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
-  rope_backward: { args: [P, P, P, P, P, P, P, I, I, I, I, F], returns: "void" },
+  rope_forward: { args: [P, P, P, P, P, P, P, P, I, I, I, I, I, F], returns: "void" },
+  rope_backward: { args: [P, P, P, P, P, P, P, P, I, I, I, I, I, F], returns: "void" },
 });
 
 type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 type Shared = Heads & {
   readonly positions: Tensor;
-  readonly cos: Tensor;
-  readonly sin: Tensor;
+  readonly rotated: number;
+  readonly cos: Tensor | null;
+  readonly sin: Tensor | null;
+  readonly queryScale: Tensor | null;
   readonly qWeight: Tensor | null;
   readonly kWeight: Tensor | null;
   readonly eps: number;
 };
-const known = ({ heads, kvHeads, headDim }: Heads) => ({ W: (heads + 2 * kvHeads) * headDim, F: headDim / 2, D: headDim });
-const shared = { positions: "i32 M", cos: "f32 P F", sin: "f32 P F", qWeight: "c D", kWeight: "c D" };
+const known = ({ heads, kvHeads, headDim, rotated }: Shared) => {
+  return { W: (heads + 2 * kvHeads) * headDim, F: rotated / 2, D: headDim };
+};
+const shared = { positions: "i32 M", cos: "f32 P F", sin: "f32 P F", queryScale: "f32 P", qWeight: "c D", kWeight: "c D" };
 
-/** The variant for heads of D, or the narrowest that masks what a head has not. */
-function variant(gpu: Launcher, name: string, D: number, NORM: 0 | 1): Variant {
+const tablesOf = ({ positions, cos, sin, queryScale }: Pick<Shared, "positions" | "cos" | "sin" | "queryScale">) =>
+  [positions.ptr, cos?.ptr ?? null, sin?.ptr ?? null, queryScale?.ptr ?? null] as const;
+
+/** The variant for whole heads of D, or the narrowest that masks what a head has not. */
+function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Shared, NORM: 0 | 1): Variant {
   const variants = gpu.variants(name, { NORM });
-  const exact = variants.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HALF") === D / 2);
+  const isExact = (kernel: Variant) => kernel.constant("EXACT") === 1 && kernel.constant("HALF") === D / 2;
+  const exact = rotated === D ? variants.find(isExact) : undefined;
   const found = exact ?? variants.find((kernel) => kernel.constant("EXACT") === 0 && kernel.constant("HALF") >= D / 2);
   invariant(found, `${name} has no variant for heads of ${D}`);
   return found;
 }
 
 /**
- * Rotates q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired as Hugging Face does: out[i] = x[i] cos -
- * x[i + D/2] sin, out[i + D/2] = x[i + D/2] cos + x[i] sin; cos, sin f32[P, D/2]. With qWeight and kWeight c[D] each head is
- * first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when not.
+ * Rotates the first `rotated` features of each head of q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired
+ * as Hugging Face does: out[i] = x[i] cos - x[i + r] sin, out[i + r] = x[i + r] cos + x[i] sin, r = rotated / 2; cos, sin f32[P,
+ * r], null for none. Then q is multiplied by queryScale f32[P] of the position, null for 1. With qWeight and kWeight c[D] each
+ * head is first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when
+ * not.
  */
 export const ropeForward = op<Shared & { qkv: Tensor; out: Tensor }>(
   "rope_forward",
   { qkv: "c M W", out: "c M W", ...shared },
   {
     known,
-    cpu: ({ qkv, positions, cos, sin, qWeight, kWeight, out, heads, kvHeads, headDim: D, eps }) => {
-      const [q, k] = [qWeight?.ptr ?? null, kWeight?.ptr ?? null];
-      c.rope_forward(qkv.ptr, positions.ptr, cos.ptr, sin.ptr, q, k, out.ptr, dim(qkv, 0), heads, kvHeads, D, eps);
+    cpu: ({ qkv, out, heads, kvHeads, headDim: D, rotated, eps, ...of }) => {
+      const [positions, ...tables] = tablesOf(of);
+      const [q, k] = [of.qWeight?.ptr ?? null, of.kWeight?.ptr ?? null];
+      c.rope_forward(qkv.ptr, positions, ...tables, q, k, out.ptr, dim(qkv, 0), heads, kvHeads, D, rotated, eps);
     },
-    cuda: ({ qkv, positions, cos, sin, qWeight, kWeight, out, heads, kvHeads, headDim: D, eps }, gpu) => {
-      const kernel = variant(gpu, "rope_forward", D, flag(qWeight));
+    cuda: (of, gpu) => {
+      const { qkv, positions, cos, sin, queryScale, qWeight, kWeight, out, heads, kvHeads, headDim: D, rotated, eps } = of;
+      const kernel = variant(gpu, "rope_forward", of, flag(qWeight));
       const touched = heads + kvHeads * (out.ptr === qkv.ptr ? 1 : 2);
       gpu.launch(kernel, [dim(qkv, 0), cdiv(touched, kernel.constant("HEADS"))], {
-        ...{ qkv, positions, cos, sin, q_weight: qWeight, k_weight: kWeight, out },
-        ...{ touched, eps, heads, kv_heads: kvHeads, D },
+        ...{ qkv, positions, cos, sin, q_scale: queryScale, q_weight: qWeight, k_weight: kWeight, out },
+        ...{ touched, eps, heads, kv_heads: kvHeads, D, R: rotated / 2, scaled: flag(queryScale) },
       });
     },
   },
@@ -64,15 +76,17 @@ export const ropeBackward = op<Shared & { dqkv: Tensor; qkv: Tensor | null }>(
   { dqkv: "c M W", qkv: "c M W", ...shared },
   {
     known,
-    cpu: ({ dqkv, positions, cos, sin, qkv, qWeight, kWeight, heads, kvHeads, headDim: D, eps }) => {
-      const [x, q, k] = [qkv?.ptr ?? null, qWeight?.ptr ?? null, kWeight?.ptr ?? null];
-      c.rope_backward(dqkv.ptr, positions.ptr, cos.ptr, sin.ptr, x, q, k, dim(dqkv, 0), heads, kvHeads, D, eps);
+    cpu: ({ dqkv, qkv, heads, kvHeads, headDim: D, rotated, eps, ...of }) => {
+      const [positions, ...tables] = tablesOf(of);
+      const [x, q, k] = [qkv?.ptr ?? null, of.qWeight?.ptr ?? null, of.kWeight?.ptr ?? null];
+      c.rope_backward(dqkv.ptr, positions, ...tables, x, q, k, dim(dqkv, 0), heads, kvHeads, D, rotated, eps);
     },
-    cuda: ({ dqkv, positions, cos, sin, qkv, qWeight, kWeight, heads, kvHeads, headDim: D, eps }, gpu) => {
-      const kernel = variant(gpu, "rope_backward", D, flag(qWeight));
+    cuda: (of, gpu) => {
+      const { dqkv, positions, cos, sin, queryScale, qkv, qWeight, kWeight, heads, kvHeads, headDim: D, rotated, eps } = of;
+      const kernel = variant(gpu, "rope_backward", of, flag(qWeight));
       gpu.launch(kernel, [dim(dqkv, 0), cdiv(heads + kvHeads, kernel.constant("HEADS"))], {
-        ...{ dqkv, positions, cos, sin, qkv, q_weight: qWeight, k_weight: kWeight },
-        ...{ eps, heads, kv_heads: kvHeads, D },
+        ...{ dqkv, positions, cos, sin, q_scale: queryScale, qkv, q_weight: qWeight, k_weight: kWeight },
+        ...{ eps, heads, kv_heads: kvHeads, D, R: rotated / 2, scaled: flag(queryScale) },
       });
     },
   },

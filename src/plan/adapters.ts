@@ -1,9 +1,9 @@
 // What an adapter of a recipe becomes on a given base model: its linears, the factor on B A x, its steps and its micro-batches.
 
 import { RequestError } from "../base/errors.ts";
-import { alignUp, maxOf, range, sum } from "../base/shape.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearShape } from "../families/linears.ts";
+import { linearShape, modulesOf } from "../families/linears.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
@@ -43,8 +43,20 @@ export type AdapterPlan = PoolAdapter & {
   readonly reference: PoolAdapter | null;
 };
 
-/** The adapter number `index` of a run. Throws a RequestError where the model cannot have it. */
-export function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
+/** Adapters of a run, numbered from `first`. Throws RequestErrors where the model cannot have them. */
+export function planAdapters(
+  recipes: readonly AdapterRecipe[],
+  spec: ModelSpec,
+  data: readonly DataSummary[],
+  tokensPerMicrobatch: number,
+  first = 0,
+): AdapterPlan[] {
+  const adapters = recipes.map((recipe, i) => planAdapter(recipe, first + i, spec, data[i]!));
+  for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
+  return adapters;
+}
+
+function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
@@ -95,10 +107,10 @@ function checkLearns({ name, schedule, optimizer: { learningRate } }: AdapterRec
 
 /** Throws a RequestError, `plan.rank`, where an adapter would begin with more of a weight than there is. */
 function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, spec: ModelSpec): void {
-  for (const linear of places.targets) {
-    const { in: width, out } = linearShape(spec, linear);
+  for (const { layer, linear } of modulesOf(spec)) {
+    const { in: width, out } = linearShape(spec, linear, layer);
     const most = Math.min(width, out);
-    const rank = maxOf(range(spec.layers).map((layer) => rankAt(places, layer, linear)));
+    const rank = rankAt(places, layer, linear);
     if (rank > most)
       throw new RequestError(
         "plan.rank",
@@ -109,7 +121,7 @@ function checkDirections({ name, init }: AdapterRecipe, places: PlacedAdapter, s
 }
 
 /** Throws a RequestError, `plan.contrast`, where an adapter tells rows apart and each would be alone in its micro-batch. */
-export function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch: number): void {
+function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch: number): void {
   if (!isContrastive(recipe.objective)) return;
   for (const { epoch, microBatches } of stepsOf(work, tokensPerMicrobatch)) {
     if (microBatches.some((rows) => rows.length > 1)) return;

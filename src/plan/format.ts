@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearShape, linearsOfModel } from "../families/linears.ts";
+import { linearShapes, linearsOfModel } from "../families/linears.ts";
 
 /** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
 const FP8_ALIGN = 16;
@@ -11,8 +11,8 @@ const FP8_ALIGN = 16;
 /** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
 export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
   if (format !== "fp8") return;
-  for (const linear of linearsOfModel(spec)) {
-    const { out, in: width } = linearShape(spec, linear);
+  const shapes = linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map((shape) => [linear, shape] as const));
+  for (const [linear, { out, in: width }] of shapes) {
     if (out % FP8_ALIGN === 0 && width % FP8_ALIGN === 0) continue;
     throw new RequestError(
       "plan.precision",

@@ -6,27 +6,15 @@ import { GROUP_NAMES } from "../families/linears.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { lowSizes, productSizes } from "./adapter-memory.ts";
-import {
-  type AdapterPlan,
-  checkContrast,
-  type DataSummary,
-  largestRows,
-  longestRow,
-  onStages,
-  planAdapter,
-} from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { bytesOnStages, type Plan } from "./plan.ts";
 
 /** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
-export function lateAdapters(
+export const lateAdapters = (
   { spec, adapters, tokensPerMicrobatch }: Plan,
   recipes: readonly AdapterRecipe[],
   data: readonly DataSummary[],
-): AdapterPlan[] {
-  const late = recipes.map((recipe, i) => planAdapter(recipe, adapters.length + i, spec, data[i]!));
-  for (const adapter of late) checkContrast(adapter, tokensPerMicrobatch);
-  return late;
-}
+): AdapterPlan[] => planAdapters(recipes, spec, data, tokensPerMicrobatch, adapters.length);
 
 /** What the stages, as they were opened, lack for these adapters; null where they have room. */
 export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {

@@ -8,17 +8,11 @@ import { RequestError } from "../base/errors.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { StageLayers } from "../engine/weights.ts";
-import { linearShape, linearsOfModel } from "../families/linears.ts";
+import { linearElements } from "../families/linears.ts";
 
 /** Of the output head, in layers, where this share of all rows has a target. */
 export function headWork(spec: ModelSpec, targets: number): number {
-  const layer = sum(
-    linearsOfModel(spec).map((linear) => {
-      const { out, in: width } = linearShape(spec, linear);
-      return out * width;
-    }),
-  );
-  return (targets * spec.vocab * spec.hidden) / layer;
+  return (targets * spec.vocab * spec.hidden) / (linearElements(spec) / spec.layers);
 }
 
 /**

@@ -14,15 +14,7 @@ import type { StageLayers } from "../engine/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBytes, productSizes } from "./adapter-memory.ts";
-import {
-  type AdapterPlan,
-  checkContrast,
-  type DataSummary,
-  largestRows,
-  longestRow,
-  onStages,
-  planAdapter,
-} from "./adapters.ts";
+import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
 import { partition } from "./partition.ts";
@@ -108,8 +100,7 @@ export function makePlan(
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
-  const adapters = recipe.adapters.map((adapter, index) => planAdapter(adapter, index, spec, data[index]!));
-  for (const adapter of adapters) checkContrast(adapter, tokensPerMicrobatch);
+  const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -150,6 +141,7 @@ export function makePlan(
     const most = fullest(stages);
     return most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes);
   };
+  const known = { recipe, spec, device, adapters, tokensPerMicrobatch, targets };
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
     const found = choices.map((choice) => {
@@ -158,21 +150,10 @@ export function makePlan(
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
     const most = found.reduce((a, b) => (b.count > a.count ? b : a));
     const { choice, count } = found.find((of) => of.count >= enough) ?? most;
-    if (count > 0) {
-      const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
-      const slots = count === wanted ? wanted : Math.min(wanted, ...fitting);
-      return {
-        recipe,
-        spec,
-        device,
-        adapters,
-        stages: stagesFor(choice, passRows, count, slots),
-        slots,
-        tokensPerMicrobatch,
-        passRows,
-        targets,
-      };
-    }
+    if (count === 0) continue;
+    const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
+    const slots = count === wanted ? wanted : Math.min(wanted, ...fitting);
+    return { ...known, stages: stagesFor(choice, passRows, count, slots), slots, passRows };
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }

@@ -1,14 +1,16 @@
 // How long a plan's stages take for a pass, estimated: for the order of a pipeline's work, and for drawings of it.
 
+import type { StageSizes } from "../engine/buffers.ts";
 import type { Times } from "../schedule/lists.ts";
 import { headWork } from "./partition.ts";
 import type { Plan } from "./plan.ts";
 
-/**
- * A layer's backward pass compared with its forward pass: as many frozen products, and the adapters' gradients (measured: 1.15
- * to 1.35 on a CPU). Where all of a layer is computed again, a forward pass more.
- */
-export const BACKWARD = 1.3;
+/** As many frozen products, and the adapters' gradients (measured: 1.15 to 1.35 on a CPU). */
+const BACKWARD = 1.3;
+
+/** A layer's backward pass compared with its forward pass. Where all of a layer is computed again, a forward pass more. */
+export const backwardCost = ({ recomputation }: Pick<StageSizes, "recomputation">): number =>
+  recomputation === "full" ? BACKWARD + 1 : BACKWARD;
 
 export type StageWork = { readonly forward: number; readonly backward: number };
 
@@ -20,7 +22,7 @@ export function stageWork({ stages, spec, targets }: Plan, stage: number): Stage
   const { layerRange, sizes } = stages[stage]!;
   const layers = layerRange.to - layerRange.from;
   const head = layerRange.last ? headWork(spec, targets) : 0;
-  return { forward: layers, backward: (sizes.recomputation === "full" ? BACKWARD + 1 : BACKWARD) * layers + 2 * head };
+  return { forward: layers, backward: backwardCost(sizes) * layers + 2 * head };
 }
 
 /** Steps and transfers take no time: they are short compared with passes, and transfers run concurrently. */

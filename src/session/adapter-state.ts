@@ -32,85 +32,55 @@ export type MadeStep = {
 /** A copy that continues from an adapter's state after the step `after`. `isMade`: that state is being saved for it. */
 export type Fork = { readonly plan: AdapterPlan; readonly data: AdapterData; readonly after: number; isMade: boolean };
 
-export type AdapterState = Lifecycle & {
-  readonly plan: AdapterPlan;
-  readonly data: AdapterData;
-  readonly made: Progress["made"];
-  /** Rank among the adapters by when they came. */
-  readonly arrived: number;
+/** Made when an adapter enters the run; where it stands is changed by `apply` alone. */
+export class AdapterState implements Lifecycle {
+  readonly status: Lifecycle["status"];
+  readonly nextStatus: Lifecycle["nextStatus"];
+  readonly isPaused: boolean;
   /** It has had a slot before, since the stages were opened. */
-  wasAdmitted: boolean;
+  wasAdmitted = false;
   /** Its slot on the stages, or null. */
-  slot: number | null;
+  slot: number | null = null;
   /** Mini-batches that have begun, and steps that all stages have been sent. */
-  begun: number;
-  steps: number;
-  /** Steps that it had made when it was saved, where it has not been on the stages since. */
-  savedSteps: number;
+  begun = 0;
+  steps = 0;
   /** The step that has been decided, until all that follows from it is under way. */
-  step: MadeStep | null;
-  tokens: number;
+  step: MadeStep | null = null;
+  tokens = 0;
   /** Seconds in earlier runs, and the time from which this run counts. */
-  secondsBefore: number;
-  since: number;
-  steppedAt: number;
-  savedAt: number;
-  saving: boolean;
+  secondsBefore = 0;
+  since = now();
+  steppedAt = now();
+  savedAt = now();
+  saving = false;
   /** Resolves when the save under way, or the last one, is over, whether it succeeded or not. */
-  saved: Promise<void>;
-  firstLoss: number | null;
-  lastLoss: number | null;
-  before: Evaluation | null;
-  best: Progress["best"];
+  saved: Promise<void> = Promise.resolve();
+  firstLoss: number | null = null;
+  lastLoss: number | null = null;
+  before: Evaluation | null = null;
+  best: Progress["best"] = null;
   /** Log-probabilities of its rows under its objective's reference; computed at its first admission. */
-  references: References | null;
-  latest: Evaluation | null;
+  references: References | null = null;
+  latest: Evaluation | null = null;
   /** Tokens per second, smoothed; null before its first step. */
-  rate: number | null;
+  rate: number | null = null;
   /** Copies that are to continue from it under other names. */
-  readonly forks: Fork[];
-  result: AdapterResult | null;
-};
+  readonly forks: Fork[] = [];
 
-/** `result`: how an earlier run ended the adapter; null where it is still to be trained. */
-export function newAdapterState(
-  plan: AdapterPlan,
-  data: AdapterData,
-  made: Progress["made"],
-  arrived: number,
-  result: AdapterResult | null,
-  savedSteps: number,
-): AdapterState {
-  const time = now();
-  return {
-    plan,
-    data,
-    made,
-    ...initialLifecycle(result !== null),
-    arrived,
-    wasAdmitted: false,
-    slot: null,
-    begun: 0,
-    steps: 0,
-    savedSteps,
-    step: null,
-    tokens: 0,
-    secondsBefore: 0,
-    since: time,
-    steppedAt: time,
-    savedAt: time,
-    saving: false,
-    saved: Promise.resolve(),
-    firstLoss: null,
-    lastLoss: null,
-    before: null,
-    best: null,
-    references: null,
-    latest: null,
-    rate: null,
-    forks: [],
-    result,
-  };
+  /**
+   * `arrived`: its rank among the adapters by when they came. `result`: how it ended, an earlier run's too; null while it is to
+   * be trained. `savedSteps`: steps that it had made when it was saved, where it has not been on the stages since.
+   */
+  constructor(
+    readonly plan: AdapterPlan,
+    readonly data: AdapterData,
+    readonly made: Progress["made"],
+    readonly arrived: number,
+    public result: AdapterResult | null,
+    readonly savedSteps: number,
+  ) {
+    ({ status: this.status, nextStatus: this.nextStatus, isPaused: this.isPaused } = initialLifecycle(result !== null));
+  }
 }
 
 /** The one way to change where an adapter stands. Throws what `transition` throws. */

@@ -3,8 +3,9 @@
 import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
+import { readText } from "../base/units.ts";
 import type { Underway } from "../bus/control.ts";
-import { type ReadProgress, readText } from "../data/reading.ts";
+import type { ReadProgress } from "../data/reading.ts";
 
 /** A request is answered within this time. */
 const ANSWER_MS = 2_000;

@@ -1,11 +1,11 @@
 // One attempt at a run: from opened stages to closed ones, with all that is written meanwhile.
 
 import { join } from "node:path";
+import { openAppender } from "../base/atomic.ts";
 import { textOf } from "../base/errors.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import type { StageProcesses } from "../cluster/launch.ts";
 import { type OpenStages, openProcesses, openStages } from "../cluster/open-stages.ts";
-import { openAppender } from "../files/atomic.ts";
 import { writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";

@@ -1,7 +1,7 @@
 // The contents of a trace: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
+import { writeFileAtomic } from "../base/atomic.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Listener } from "./events.ts";
 import { measuredBubble, type StageTrace, type Tracer } from "./trace.ts";

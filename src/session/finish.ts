@@ -12,8 +12,9 @@ import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
-import { exportAdapter, exportKept, writeState } from "./export.ts";
+import { exportAdapter, exportKept } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
+import { writeState } from "./slot.ts";
 
 export type FinisherOptions = {
   readonly plan: Plan;
@@ -119,40 +120,30 @@ export class Finisher {
     return last;
   }
 
-  /** Leaves nothing of an adapter that could not be exported. */
+  /**
+   * From its slot, or from its checkpoint where it has none; null where there is neither. Leaves nothing of an adapter that
+   * could not be exported.
+   */
   async #export(adapter: AdapterState, folder: string): Promise<string | null> {
+    const { plan, bus, store, emit } = this.options;
+    const { data, slot } = adapter;
+    const kept = slot === null ? store.load(plan, adapter.plan, (text) => this.#notice(adapter, text)) : null;
+    if (slot === null && !kept) return null;
     const before = existsSync(folder); // exported before the run was interrupted
     try {
-      if (!(await this.#save(adapter, folder))) return null;
+      const samples = data.eval.length > 0 ? data.eval : data.train;
+      if (kept) exportKept(plan, adapter.plan, kept.blocks, folder);
+      else await exportAdapter({ bus, plan, adapter: adapter.plan, slot: slot! }, folder, samples);
     } catch (error) {
-      if (!before) this.#remove(folder);
+      try {
+        if (!before) removeAdapter(folder);
+      } catch {
+        // the first fault is reported, not that of cleaning up after it
+      }
       throw error;
     }
-    this.options.emit({ type: "saved", ...adapterRef(adapter.plan), step: adapter.steps, folder });
+    emit({ type: "saved", ...adapterRef(adapter.plan), step: adapter.steps, folder });
     return folder;
-  }
-
-  /** Ignores faults: the first one is reported, not that of cleaning up after it. */
-  #remove(folder: string): void {
-    try {
-      removeAdapter(folder);
-    } catch {
-      // its disk is gone
-    }
-  }
-
-  /** From its slot, or from its checkpoint where it has none; false where there is neither. */
-  async #save(adapter: AdapterState, folder: string): Promise<boolean> {
-    const { plan, bus } = this.options;
-    const { data, slot } = adapter;
-    if (slot !== null) {
-      await exportAdapter(bus, plan, adapter.plan, slot, folder, data.eval.length > 0 ? data.eval : data.train);
-    } else {
-      const kept = this.options.store.load(plan, adapter.plan, (text) => this.#notice(adapter, text));
-      if (!kept) return false;
-      exportKept(plan, adapter.plan, kept.blocks, folder);
-    }
-    return true;
   }
 }
 

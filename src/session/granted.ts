@@ -4,15 +4,13 @@
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { referenceOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { referenceFolder } from "./sources.ts";
 
 /** Throws a RequestError, `data.owner`, where this user could read a file that the adapters name only as root. */
 export function checkReadable(adapters: readonly AdapterRecipe[]): void {
   for (const { name, train, eval: heldOut, initialAdapter, objective } of adapters) {
-    const reference = referenceOf(objective);
-    const folder = reference !== null && typeof reference === "object" ? reference.folder : null;
-    for (const path of [...train, ...heldOut, initialAdapter, folder]) {
+    for (const path of [...train, ...heldOut, initialAdapter, referenceFolder(objective)]) {
       const closed = path === null ? null : closedOn(path);
       if (closed !== null)
         throw new RequestError(

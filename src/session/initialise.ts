@@ -3,20 +3,15 @@
 
 import { now } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import { admit } from "./export.ts";
+import { type AdapterSlot, admit } from "./slot.ts";
 
 /** Milliseconds between two words about it. */
 const SILENCE = 10_000;
 
-/** Gives a slot to an adapter, as its recipe begins it unless `init` says otherwise. `told` hears of progress. */
+/** Gives a slot to an adapter, as its recipe or `init` begins it; `progress` is called with texts meanwhile. */
 export async function begin(
-  bus: Bus,
-  { stages }: Plan,
-  adapter: AdapterPlan,
-  slot: number,
+  { bus, plan: { stages }, adapter, slot }: AdapterSlot,
   progress: (text: string) => void,
   { init = adapter.recipe.init, silence = SILENCE }: { readonly init?: Init; readonly silence?: number } = {},
 ): Promise<void> {

@@ -1,12 +1,12 @@
-// From a recipe to a plan, for `run` and `plan` alike. All faults of a request are found here, before a weight is read.
+// From a recipe to a plan. All faults of a request are found here, before a weight is read.
 
-import { relative } from "node:path";
 import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
+import { shortPath } from "../base/units.ts";
 import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
@@ -23,15 +23,13 @@ import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
-import { referenceOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
-import { loadRecipe } from "../recipe/load.ts";
-import type { AdapterRecipe, Overrides, Recipe } from "../recipe/recipe.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
-import { type Source, sourcesOf } from "./sources.ts";
+import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 
 /** A recipe with its data: all that a plan needs but the devices. */
 export type Request = {
@@ -45,7 +43,6 @@ export type Request = {
 };
 /** An adapter's rows, the reference adapter of its objective, and the saved adapters that it is made from. */
 export type RequestData = Dataset & { readonly reference: PoolAdapter | null; readonly sources: readonly Source[] };
-export type Prepared = Request & { readonly plan: Plan };
 
 /** Counts of all rows, in three arrays: made once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
@@ -67,19 +64,6 @@ async function countRows(rows: readonly Row[]): Promise<void> {
   }
   const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
   counted.set(rows, lazyArray(rows.length, at));
-}
-
-/** Reads recipe, model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export async function prepare(recipePath: string, overrides: Overrides, reading: Reading = {}): Promise<Prepared> {
-  const { recipe, spec } = readRecipe(recipePath, overrides);
-  const devices = localDevices(recipe, spec);
-  const request = await readRequest(recipe, spec, reading);
-  return { ...request, plan: planOn(request, devices) };
-}
-
-export function readRecipe(recipePath: string, overrides: Overrides): Pick<Request, "recipe" | "spec"> {
-  const recipe = loadRecipe(recipePath, overrides);
-  return { recipe, spec: specFor(recipe) };
 }
 
 /** The base model's spec, by its config.json. Throws RequestErrors, also where the model lacks places of an adapter. */
@@ -152,9 +136,8 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
 }
 
 function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
-  const reference = referenceOf(adapter.objective);
-  if (reference === null || typeof reference === "string") return null;
-  return frozenOf(savedAdapter(reference.folder, adapter, "objective.reference", spec));
+  const folder = referenceFolder(adapter.objective);
+  return folder === null ? null : frozenOf(savedAdapter(folder, adapter, "objective.reference", spec));
 }
 
 /** A recipe is checked by ranks and scales alone: factors are computed when an adapter begins. */
@@ -197,7 +180,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
   const isUniform = !asked.places && !saved.places;
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
-    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved);
+    if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved, spec);
     return;
   }
   const differences = faults.map(([key, wanted, found]) => `${key} ${found} there, ${wanted} in the recipe`).join("; ");
@@ -231,7 +214,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
   throw new RequestError(
     "plan.from",
     `adapter '${name}' cannot continue ${initialAdapter}: ${differences}`,
-    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, kept) : `give the adapter ${uniform}`,
+    !begun ? "leave init out to train all of it" : saved.places ? placeHint(saved, spec, kept) : `give the adapter ${uniform}`,
   );
 }
 
@@ -240,16 +223,16 @@ const BY_PLACE = ["rank", "alpha", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 
-const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter): RequestError =>
-  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved));
+const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter, spec: ModelSpec): RequestError =>
+  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved, spec));
 
 /** The keys of a recipe for an adapter with the places of a saved one; with `init`, half of each rank is frozen. */
-function placeHint(saved: SavedAdapter, init: string | null = null): string {
+function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = null): string {
   const share = init === null ? 1 : 2;
   const ranks = saved.places?.ranks.map((row) => row.map((rank) => rank / share));
   const places = saved.places && ranks ? { places: { ...saved.places, ranks } } : {};
   const of = { ...saved, ...places, rank: saved.rank / share, alpha: saved.alpha / share };
-  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of);
+  const { rank, alpha, targets, layers, rankPattern, alphaPattern } = placeFields(of, spec);
   const inline = (table: PatternTable) => {
     const entries = Object.entries(table).map(([pattern, value]) => `${JSON.stringify(pattern)} = ${value}`);
     return entries.length === 0 ? [] : [`{ ${entries.join(", ")} }`];
@@ -264,10 +247,4 @@ function placeHint(saved: SavedAdapter, init: string | null = null): string {
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
   ];
   return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
-}
-
-/** A path for people: relative to the working folder where that is shorter. */
-export function shortPath(path: string): string {
-  const here = relative(process.cwd(), path) || ".";
-  return here.length < path.length ? here : path;
 }

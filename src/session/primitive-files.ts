@@ -2,7 +2,6 @@
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import type { Bus } from "../bus/bus.ts";
 import { type Blocks, checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { readPeftAdapter } from "../files/peft.ts";
@@ -11,9 +10,9 @@ import { samePlaces } from "../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { isFile } from "./adapters.ts";
 import { snapshotOf } from "./checkpoints.ts";
-import { admit, putSaved, writeState } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { blocksOf } from "./parameters.ts";
+import { type AdapterSlot, admit, putSaved, writeState } from "./slot.ts";
 
 /** What two adapters must agree on for the state of one to be that of the other. */
 const shapeOf = ({ method, rank, scale, targets, places, trainedRank, projectionSeed }: AdapterPlan): string =>
@@ -27,7 +26,8 @@ export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step
 }
 
 /** Puts what `folder` holds into the adapter's slot; returns the steps that it has made. */
-export async function loadFrom(bus: Bus, plan: Plan, adapter: AdapterPlan, slot: number, folder: string): Promise<number> {
+export async function loadFrom(of: AdapterSlot, folder: string): Promise<number> {
+  const { bus, plan, adapter, slot } = of;
   const refuse = (what: string) =>
     new RequestError(
       "primitives.load",
@@ -52,6 +52,6 @@ export async function loadFrom(bus: Bus, plan: Plan, adapter: AdapterPlan, slot:
   });
   if (saved.method !== adapter.method) throw refuse(`is a ${saved.method}, expected a ${adapter.method}`);
   if (!samePlaces(saved, adapter, plan.spec.layers)) throw refuse("has other ranks or scales in some layer");
-  await putSaved(bus, plan, adapter, slot, folder, (init) => begin(bus, plan, adapter, slot, () => undefined, { init }));
+  await putSaved(of, folder, (init) => begin(of, () => undefined, { init }));
   return 0;
 }

@@ -19,13 +19,14 @@ import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
-import { admit, exportKept, readState, writeState } from "./export.ts";
+import { exportKept } from "./export.ts";
 import { engineOver, type GenerationEngine, generate } from "./generate.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { type Losses, type RowsCall, runCalls } from "./primitive-batches.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
+import { admit, readState, writeState } from "./slot.ts";
 
 /** How the loss of rows is made. */
 export type LossOptions = {
@@ -91,7 +92,7 @@ export class Primitives implements AsyncDisposable {
     const primitives = opened.use(new Primitives(bus, plan, stages));
     for (const [slot, adapter] of plan.adapters.entries()) {
       const { initialAdapter } = adapter.recipe;
-      if (initialAdapter === null) await begin(bus, plan, adapter, slot, () => undefined);
+      if (initialAdapter === null) await begin({ bus, plan, adapter, slot }, () => undefined);
       else await primitives.load(adapter.name, initialAdapter);
     }
     opened.move();
@@ -223,7 +224,7 @@ export class Primitives implements AsyncDisposable {
     const trained = this.#of(name);
     return this.#inOrder(async () => {
       const { bus, plan } = this;
-      trained.steps = await loadFrom(bus, plan, trained.plan, trained.slot, folder);
+      trained.steps = await loadFrom({ bus, plan, adapter: trained.plan, slot: trained.slot }, folder);
       trained.tokens = 0;
       return { steps: trained.steps };
     });

@@ -1,16 +1,14 @@
 // References of preferences: the log-probabilities of an adapter's rows under its reference, computed once, when the adapter
 // first has a slot. A function of its own data and settings, so the same whatever else is trained and after any interruption.
 
-import type { Bus } from "../bus/bus.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { referenceOf } from "../objectives/registry.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { epochOrder, totalSteps, type Work } from "../schedule/steps.ts";
 import type { AdapterData } from "./adapter-state.ts";
 import { runThrough } from "./evaluate.ts";
-import { admit, putSaved } from "./export.ts";
 import { begin } from "./initialise.ts";
+import { type AdapterSlot, admit, putSaved } from "./slot.ts";
 import { checkModel, checkSource } from "./sources.ts";
 
 /** Of each row that is used, the log-probabilities of its two sequences. */
@@ -24,27 +22,23 @@ export type References = { readonly train: RowReferences; readonly eval: RowRefe
  * where a file that was read has changed since the run began.
  */
 export async function beginIn(
-  bus: Bus,
-  plan: Plan,
-  adapter: AdapterPlan,
-  slot: number,
+  at: AdapterSlot,
   data: AdapterData,
   known: References | null,
-  isKept = false,
-  notify: (text: string) => void = () => undefined,
-  model = "",
+  { isKept, notify, model }: { readonly isKept: boolean; readonly notify: (text: string) => void; readonly model: string },
 ): Promise<References | null> {
+  const { bus, plan, adapter, slot } = at;
   const { objective, initialAdapter, init } = adapter.recipe;
   const reference = known ? null : referenceOf(objective);
-  const fresh = async (of: AdapterPlan, init: Init) => {
-    await begin(bus, plan, of, slot, notify, { init });
+  const fresh = async (of: AdapterSlot, init: Init) => {
+    await begin(of, notify, { init });
     if (isSvdInit(init) && model !== "") checkModel(plan.recipe.model.path, model); // its weights have been read again
   };
-  const take = async (folder: string, of: AdapterPlan) => {
-    await putSaved(bus, plan, of, slot, folder, (init) => fresh(of, init));
+  const take = async (folder: string, of: AdapterSlot) => {
+    await putSaved(of, folder, (init) => fresh(of, init));
     checkSource(data.sources ?? [], folder);
   };
-  const measure = () => referencesOf(bus, plan, adapter, slot, data);
+  const measure = () => referencesOf(at, data);
   let found = known;
   if (reference === "base") {
     await admit(bus, slot, adapter, "default");
@@ -52,34 +46,27 @@ export async function beginIn(
   }
   if (reference !== null && typeof reference === "object") {
     const { trainedRank: _, places: __, ...own } = adapter; // it has places of its own, and is not trained
-    const judge = { ...own, ...adapter.reference! };
-    await take(reference.folder, judge);
+    await take(reference.folder, { ...at, adapter: { ...own, ...adapter.reference! } });
     found = await measure();
   }
   // The saved state will replace it: no need to compute an initialisation that nothing is measured with.
   if (isKept && reference !== "start") await admit(bus, slot, adapter, "default");
-  else if (initialAdapter === null) await fresh(adapter, init);
-  else await take(initialAdapter, adapter);
+  else if (initialAdapter === null) await fresh(at, init);
+  else await take(initialAdapter, at);
   if (reference === "start") found = await measure();
   return found;
 }
 
-async function referencesOf(
-  bus: Bus,
-  plan: Plan,
-  { recipe, work }: AdapterPlan,
-  slot: number,
-  data: AdapterData,
-): Promise<References> {
+async function referencesOf({ bus, plan, adapter, slot }: AdapterSlot, data: AdapterData): Promise<References> {
+  const { batchSize } = adapter.recipe;
   const score = async (samples: readonly Row[], rows: readonly number[]): Promise<RowReferences> => {
-    const { batchSize } = recipe;
     const through = runThrough(bus, plan, { slot, samples, rows, batchSize, objective: { name: "sft" }, references: null });
     const pairs = (await through.result).flatMap(({ rows: of, losses }) =>
       of.map((row, i) => [row, [-losses[2 * i]!.loss, -losses[2 * i + 1]!.loss]] as const),
     );
     return new Map(pairs);
   };
-  return { train: await score(data.train, usedRows(work)), eval: await score(data.eval, [...data.eval.keys()]) };
+  return { train: await score(data.train, usedRows(adapter.work)), eval: await score(data.eval, [...data.eval.keys()]) };
 }
 
 /** The rows that the adapter trains on: in less than an epoch not all of them. */

@@ -9,7 +9,7 @@ import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { removeStored } from "./checkpoints.ts";
-import { ending } from "./controls.ts";
+import { type Controls, ending } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
@@ -128,23 +128,10 @@ export class RunAdapters {
     this.#copies.delete(name);
   }
 
-  /** These three return a sentence that says what is done. */
-  stop(name: string): string {
-    return this.#change(({ controls }) => controls.stop(name));
-  }
-
-  /** Null: all adapters. */
-  pause(name: string | null): string {
-    return this.#change(({ controls }) => controls.pause(name));
-  }
-
-  resume(name: string | null): string {
-    return this.#change(({ controls }) => controls.resume(name));
-  }
-
-  #change(change: (training: Training) => string): string {
+  /** Stops, pauses or resumes adapters; returns what `change` returns. */
+  change(change: (controls: Controls) => string): string {
     const { training } = this.#attend();
-    const sentence = change(training);
+    const sentence = change(training.controls);
     this.#savePaused(training);
     return sentence;
   }

@@ -38,11 +38,9 @@ export class RunControl {
       case "status":
         return session.status();
       case "stop":
-        return session.stop(request.adapter);
       case "pause":
-        return session.pause(request.adapter);
       case "resume":
-        return session.resume(request.adapter);
+        return session[request.type](request.adapter);
       case "fork":
         return session.fork(request);
       case "outcome":

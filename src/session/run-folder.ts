@@ -3,8 +3,8 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
+import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 
@@ -41,22 +41,16 @@ export function withAdded(recipe: Recipe): Recipe {
   return added.length === 0 ? recipe : { ...recipe, adapters: [...recipe.adapters, ...added] };
 }
 
+const pausedSchema = v.pipe(v.string(), v.parseJson(), v.array(v.string()));
+
 /** Names of paused adapters. Throws a RequestError, `run.paused`, where the file is damaged. */
 export function readPaused(output: string): readonly string[] {
   const path = join(output, PAUSED);
   if (!existsSync(path)) return [];
-  const parsed = v.safeParse(v.array(v.string()), tryParse(readFileSync(path, "utf8")));
+  const parsed = v.safeParse(pausedSchema, readFileSync(path, "utf8"));
   if (parsed.success) return parsed.output;
   throw new RequestError("run.paused", `${path} is no list of names`, "remove it to resume all adapters");
 }
 
 export const writePaused = (output: string, names: readonly string[]): void =>
   writeFileAtomic(join(output, PAUSED), `${JSON.stringify(names)}\n`);
-
-function tryParse(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
-}

@@ -11,8 +11,8 @@ import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from ".
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
-import { readState, release, writeState } from "./export.ts";
 import { beginIn } from "./references.ts";
+import { readState, release, writeState } from "./slot.ts";
 import { isAdmissible, isToLeave, type LifecycleEvent } from "./transition.ts";
 
 export type SchedulerOptions = {
@@ -124,18 +124,9 @@ export class AdapterScheduler {
     const fill = async (): Promise<void> => {
       const notice = (text: string) => emit(noticeEvent(adapter.plan, text));
       const kept = store.load(plan, adapter.plan, notice);
-      const { references, made } = adapter;
-      adapter.references = await beginIn(
-        bus,
-        plan,
-        adapter.plan,
-        slot,
-        adapter.data,
-        references,
-        kept !== null,
-        notice,
-        made.model,
-      );
+      const { data, references, made } = adapter;
+      const options = { isKept: kept !== null, notify: notice, model: made.model };
+      adapter.references = await beginIn({ bus, plan, adapter: adapter.plan, slot }, data, references, options);
       if (kept) {
         restore(adapter, kept.progress);
         await writeState(bus, slot, kept.blocks);

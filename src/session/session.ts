@@ -1,5 +1,6 @@
 // A run as an object: opened from a recipe, it trains until its adapters have ended or it is stopped, and takes requests.
 
+import { onAbort } from "../base/abort.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -18,6 +19,7 @@ import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
+import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import { resumeFrom, trainToEnd } from "./retry.ts";
@@ -26,8 +28,8 @@ import { RunControl } from "./run-control.ts";
 import { withAdded, writeRecipe } from "./run-folder.ts";
 
 export type SessionOptions = {
-  /** Stages on other machines; null, or left out, where all are on this one. */
-  readonly remoteStages?: RemoteStages | null;
+  /** Stages on other machines; left out, or empty, where all are on this one. */
+  readonly remoteStages?: RemoteStageOptions;
   /** How activations go between stages. */
   readonly link?: StageSetup["link"];
   /** A file for a trace of the run, in Chrome's trace format. */
@@ -50,19 +52,15 @@ export type SessionOptions = {
  * aborted.
  */
 export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
-  const { remoteStages = null, resume = false, isReachable = true, signal, onEvent } = options;
+  const { resume = false, isReachable = true, signal, onEvent } = options;
+  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, written);
   const spec = specFor(written);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
-  const abort = () => stop.abort(stopped());
-  if (signal?.aborted) abort();
-  signal?.addEventListener("abort", abort);
   await using opened = new AsyncDisposableStack();
-  opened.defer(() => {
-    signal?.removeEventListener("abort", abort);
-    stream.close();
-  });
+  opened.defer(() => stream.close());
+  if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read
@@ -196,18 +194,18 @@ export class Session implements AsyncDisposable {
    * return a sentence that says what is done.
    */
   stop(adapter: string | null = null): string {
-    if (adapter !== null) return this.#job.adapters.stop(adapter);
+    if (adapter !== null) return this.#job.adapters.change((controls) => controls.stop(adapter));
     this.#job.stop.abort(stopped());
     return "the run ends: what was begun is finished and everything is saved";
   }
 
   /** Takes an adapter, or (null) all of them, off the stages until they are resumed. */
   pause(adapter: string | null = null): string {
-    return this.#job.adapters.pause(adapter);
+    return this.#job.adapters.change((controls) => controls.pause(adapter));
   }
 
   resume(adapter: string | null = null): string {
-    return this.#job.adapters.resume(adapter);
+    return this.#job.adapters.change((controls) => controls.resume(adapter));
   }
 
   /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */

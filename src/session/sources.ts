@@ -3,18 +3,23 @@
 
 import { RequestError } from "../base/errors.ts";
 import { adapterFingerprint, modelFingerprint } from "../files/fingerprint.ts";
-import { referenceOf } from "../objectives/registry.ts";
+import { type Objective, referenceOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 /** A saved adapter, by the key of the recipe that names its folder. */
 export type Source = { readonly key: "from" | "objective.reference"; readonly folder: string; readonly fingerprint: string };
 
+/** The folder of the saved adapter that an objective compares with; null for none. */
+export function referenceFolder(objective: Objective): string | null {
+  const reference = referenceOf(objective);
+  return reference !== null && typeof reference === "object" ? reference.folder : null;
+}
+
 /** Reads the files of all saved adapters that an adapter is made from. */
 export function sourcesOf({ initialAdapter, objective }: AdapterRecipe): Source[] {
-  const reference = referenceOf(objective);
   const named = [
     ["from", initialAdapter],
-    ["objective.reference", reference !== null && typeof reference === "object" ? reference.folder : null],
+    ["objective.reference", referenceFolder(objective)],
   ] as const;
   return named.flatMap(([key, folder]) => (folder === null ? [] : { key, folder, fingerprint: adapterFingerprint(folder) }));
 }

@@ -3,6 +3,7 @@
 // Where there are fewer slots than adapters, the others wait (scheduler.ts). A stage waits only for what decides its next
 // action: adapters are admitted, evaluated, saved and exported while the others train.
 
+import { onAbort } from "../base/abort.ts";
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -15,7 +16,7 @@ import { updateBest } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
 import {
   type AdapterData,
-  type AdapterState,
+  AdapterState,
   apply,
   dueForks,
   endFork,
@@ -25,7 +26,6 @@ import {
   isEvaluated,
   isRung,
   madeOf,
-  newAdapterState,
   progressOf,
   waitsForEvaluation,
 } from "./adapter-state.ts";
@@ -35,11 +35,11 @@ import { type CheckpointStore, isOwn, memoryStore, type StoredAdapter } from "./
 import { Controls } from "./controls.ts";
 import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunResult } from "./events.ts";
 import { Executor } from "./executor.ts";
-import { readState } from "./export.ts";
 import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { AdapterScheduler } from "./scheduler.ts";
+import { readState } from "./slot.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
 
@@ -167,7 +167,7 @@ export class Training {
     const { all } = this.#scheduler;
     const made = madeOf(plan, adapter, data, model);
     const { name } = adapter;
-    all.push(newAdapterState(adapter, data, made, all.length, resumed?.get(name) ?? null, steps?.get(name) ?? 0));
+    all.push(new AdapterState(adapter, data, made, all.length, resumed?.get(name) ?? null, steps?.get(name) ?? 0));
   }
 
   /** Adds an adapter to the run under way. */
@@ -188,20 +188,17 @@ export class Training {
 
   async run(): Promise<RunResult> {
     const { lost, stop } = this.options;
-    const gone = () => {
-      this.#executor.fail(lost!.reason);
-      this.#background.wake();
-    };
-    const woken = () => this.#background.wake();
-    lost?.addEventListener("abort", gone);
-    const ends = [stop, this.#suspend];
-    for (const signal of ends) signal.addEventListener("abort", woken);
-    try {
-      return await this.#train();
-    } finally {
-      lost?.removeEventListener("abort", gone);
-      for (const signal of ends) signal.removeEventListener("abort", woken);
+    const wake = () => this.#background.wake();
+    using listeners = new DisposableStack();
+    for (const signal of [stop, this.#suspend]) listeners.use(onAbort(signal, wake));
+    if (lost) {
+      const gone = () => {
+        this.#executor.fail(lost.reason);
+        wake();
+      };
+      listeners.use(onAbort(lost, gone));
     }
+    return await this.#train();
   }
 
   async #train(): Promise<RunResult> {

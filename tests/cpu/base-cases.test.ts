@@ -14,8 +14,8 @@ import { planGeneration } from "../../src/plan/generation.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { prefill } from "../../src/schedule/decode.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
-import { admit } from "../../src/session/export.ts";
 import { openGeneration } from "../../src/session/open-generation.ts";
+import { admit } from "../../src/session/slot.ts";
 import { BASE_CASES, type BaseCase, logitsOf, writeBaseCase } from "../helpers/base-cases.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 

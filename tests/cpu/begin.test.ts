@@ -6,9 +6,9 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
-import { admit, readState } from "../../src/session/export.ts";
 import { begin } from "../../src/session/initialise.ts";
 import { factorsOf } from "../../src/session/parameters.ts";
+import { admit, readState } from "../../src/session/slot.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const golden = loadGolden("llama");
@@ -31,7 +31,7 @@ async function begun(plan: Plan, slowly: boolean): Promise<Told> {
   const said: string[] = [];
   // Twice: what a slot held before, or half of a beginning, must not show.
   for (let round = 0; round < 2; round++)
-    if (slowly) await begin(bus, plan, adapter!, 0, (text) => void said.push(text), { silence: 0 });
+    if (slowly) await begin({ bus, plan, adapter: adapter!, slot: 0 }, (text) => void said.push(text), { silence: 0 });
     else await admit(bus, 0, adapter!);
   const blocks = await readState(bus, 0);
   for (const { m, v } of blocks) expect([...m, ...v].every((value) => value === 0)).toBe(true);

@@ -6,7 +6,7 @@ import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -16,6 +16,7 @@ import { type PeftAdapter, type PeftFactor, readPeftAdapter, writePeftAdapter } 
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -37,7 +38,7 @@ function writeAdapter(name: string, more: Partial<PeftAdapter> = {}, of: ModelSp
       }),
     ),
   );
-  writePeftAdapter(at(name), adapter, factors);
+  writePeftAdapter(at(name), of, adapter, factors);
   return at(name);
 }
 

@@ -4,7 +4,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { initialise } from "../../src/engine/random-init.ts";
-import { LINEARS, linearShape } from "../../src/families/linears.ts";
+import { linearShape, linearsOfModel } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
@@ -68,14 +68,14 @@ name = "a"\nmethod = "lora_fa"\nrank = 4\nseed = 7\nweight_decay = 0.1\nlearning
   const spec = readModelSpec(place.model);
   const [planned, json] = await mlora("plan", path, "--json");
   expect(planned).toBe(0);
-  const trained = LINEARS.reduce((total, linear) => total + spec.layers * 4 * linearShape(spec, linear).out, 0);
+  const trained = linearsOfModel(spec).reduce((total, linear) => total + spec.layers * 4 * linearShape(spec, linear).out, 0);
   expect(JSON.parse(json).adapters[0].parameters).toBe(trained);
   expect((await mlora("run", path))[0]).toBe(0);
   const folder = join(path, "..", "out", "a");
   const { method, rank, tensor } = readPeftAdapter(folder, spec);
   expect([method, rank]).toEqual(["lora", 4]);
   for (const layer of [0, 1])
-    for (const linear of LINEARS) {
+    for (const linear of linearsOfModel(spec)) {
       const columns = linearShape(spec, linear).in;
       const at = { seed: 7, layer, linear, factor: "A", rows: 4, columns } as const;
       expect(tensor(layer, linear, "A")).toEqual(initialise("default", at));

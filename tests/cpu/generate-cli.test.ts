@@ -18,7 +18,7 @@ const spec = readModelSpec(place.model);
 function writeAdapter(name: string, of: PoolAdapter, seed: number, baseModel = place.model): string {
   const { rank, targets, method, scale } = of;
   const adapter = { rank, alpha: scale * rank, dropout: 0.1, targets, method, rslora: false, baseModel };
-  writePeftAdapter(at(name), adapter as Parameters<typeof writePeftAdapter>[1], factorsFor(spec, of, seed));
+  writePeftAdapter(at(name), spec, adapter as Parameters<typeof writePeftAdapter>[2], factorsFor(spec, of, seed));
   return at(name);
 }
 const folders = ADAPTERS.map((adapter, i) => writeAdapter(`adapter-${i}`, adapter, 60 + i));

@@ -1,9 +1,9 @@
 // Against Hugging Face PEFT on the cpu device. The goldens say how far fp32 itself lies from float64.
 
 import { expect, test } from "bun:test";
-import { LINEARS } from "../../src/families/linears.ts";
 import { GOLDEN_MODELS, loadGolden } from "../helpers/golden.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 // Relative. PEFT's own fp32 lies up to 2e-7 (losses) and 2.2e-6 (weights) from float64; the issue asks for 1e-5 and 1e-4.
 comparesWithPeft("cpu", "fp32", { loss: 1e-6, gradNorm: 5e-6, weights: 1e-5 }, true);

@@ -7,7 +7,7 @@ import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { LINEARS, type Linear } from "../../src/families/linears.ts";
+import type { Linear } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
@@ -16,7 +16,7 @@ import type { Preference } from "../../src/objectives/registry.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
-import { randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
+import { LINEARS, randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },

@@ -5,11 +5,11 @@ import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
-import { LINEARS, linearShape } from "../../src/families/linears.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { readAdapter } from "../helpers/factors.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
-import { randomTokens, tinySpec, tinyStage } from "../helpers/tiny.ts";
+import { LINEARS, randomTokens, tinySpec, tinyStage } from "../helpers/tiny.ts";
 
 comparesWithPeft("cpu", "fp32", { loss: 1e-6, gradNorm: 5e-6, weights: 1e-5 }, true, ["kinds", "vera", "principal", "places"]);
 

@@ -11,9 +11,9 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
-import { readState, writeState } from "../../src/session/export.ts";
 import { planPrimitives } from "../../src/session/open-primitives.ts";
 import { Primitives, rowOf } from "../../src/session/primitives.ts";
+import { readState, writeState } from "../../src/session/slot.ts";
 import { PrimitivesPlace, ROWS, tokens, weighted } from "../helpers/primitives.ts";
 import { primitivesAgree, total, trainStep, weightsOf } from "../helpers/primitives-suite.ts";
 

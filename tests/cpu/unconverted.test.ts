@@ -56,7 +56,7 @@ function unconverted(init: Init, { dora = false, uneven = false, bent = false } 
   const places = { ranks: table((rank) => rank), scales: table(() => scale) };
   const base = { dropout: 0, rslora: false, targets: TARGETS, baseModel: place.model, method: dora ? "dora" : "lora" } as const;
   const size = uneven ? { rank: 2 * RANK, alpha: 10, places } : { rank: RANK, alpha: 5 };
-  writePeftAdapter(folder, { ...base, ...size }, factors);
+  writePeftAdapter(folder, spec, { ...base, ...size }, factors);
   const path = join(folder, "adapter_config.json");
   writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), init_lora_weights: init }));
   return folder;

@@ -6,7 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "smol-toml";
 import { range } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, pathOf } from "../../src/families/linears.ts";
+import { type Linear, pathOf } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import type { Placed } from "../../src/methods/adapter.ts";
@@ -16,6 +16,7 @@ import { until } from "../helpers/bus.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const place = new Workplace(3);
 afterAll(() => place[Symbol.dispose]());
@@ -101,8 +102,8 @@ function expectPlaces(of: Placed & { readonly scale: number }, { at }: Case): vo
   for (const layer of range(spec.layers))
     for (const linear of LINEARS) {
       const [rank, scale] = at(layer, linear) ?? [0, 0];
-      expect(rankAt(of, layer, linear), pathOf(layer, linear)).toBe(rank);
-      expect(scaleAt(of, layer, linear), pathOf(layer, linear)).toBeCloseTo(scale, 9);
+      expect(rankAt(of, layer, linear), pathOf(spec.tower, layer, linear)).toBe(rank);
+      expect(scaleAt(of, layer, linear), pathOf(spec.tower, layer, linear)).toBeCloseTo(scale, 9);
     }
 }
 

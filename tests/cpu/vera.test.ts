@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { LINEARS, linearShape, modulePath } from "../../src/families/linears.ts";
+import { linearShape, modulePath } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";
@@ -11,6 +11,7 @@ import { readPeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import { drawn, projectionOf } from "../../src/methods/projection.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());

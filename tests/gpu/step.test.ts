@@ -9,13 +9,12 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
-import { randomTokens, tinyStage } from "../helpers/tiny.ts";
+import { LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },

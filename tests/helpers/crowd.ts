@@ -9,7 +9,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
-import { LINEARS, type Linear } from "../../src/families/linears.ts";
+import type { Linear } from "../../src/families/linears.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
@@ -17,7 +17,7 @@ import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
-import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
+import { LINEARS, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
 

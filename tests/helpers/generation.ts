@@ -7,7 +7,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS, linearShape } from "../../src/families/linears.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { factorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
@@ -17,7 +17,7 @@ import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
 import { writeAdapter } from "./factors.ts";
-import { randomFill, wholeModel } from "./tiny.ts";
+import { LINEARS, randomFill, wholeModel } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 

@@ -4,13 +4,14 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { LINEARS, type Linear, modulePath } from "../../src/families/linears.ts";
+import { type Linear, modulePath } from "../../src/families/linears.ts";
 import { toF32 } from "../../src/files/convert.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import { ownDefaults } from "../../src/methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../../src/recipe/recipe.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
+import { LINEARS } from "./tiny.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
 /** Adapters of the other kinds, and of other beginnings. */

@@ -3,11 +3,10 @@
 
 import { Rng } from "../../src/base/rng.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { PeftMethod } from "../../src/methods/registry.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "./factors.ts";
-import { randomTokens, tinySpec, tinyStage } from "./tiny.ts";
+import { LINEARS, randomTokens, tinySpec, tinyStage } from "./tiny.ts";
 
 const methods = process.argv.slice(2, 4) as PeftMethod[];
 const spec = tinySpec();

@@ -14,7 +14,7 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { matrix, multiply } from "../../src/device/algebra.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
-import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
@@ -23,10 +23,11 @@ import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
 import type { EventOf, SessionEvent } from "../../src/session/events.ts";
-import { putSaved } from "../../src/session/export.ts";
 import { begin } from "../../src/session/initialise.ts";
+import { putSaved } from "../../src/session/slot.ts";
 import { run } from "../../src/session/training.ts";
 import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
+import { LINEARS } from "./tiny.ts";
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
@@ -196,8 +197,9 @@ export function comparesWithPeft(
         await using bus = await openStage(plan);
         for (const [i, adapter] of golden.adapters.entries()) {
           const own = plan.adapters[i]!;
-          const fresh = (init: Init) => begin(bus, plan, own, i, () => undefined, { init });
-          await putSaved(bus, plan, own, i, adapter.final, fresh);
+          const of = { bus, plan, adapter: own, slot: i };
+          const fresh = (init: Init) => begin(of, () => undefined, { init });
+          await putSaved(of, adapter.final, fresh);
           for (const [r, row] of adapter.rows.entries()) {
             const got = await evaluate(bus, plan, workOf(plan, i, [row])).result;
             const { lossSum, targets, correct } = adapter.after[r]!;

@@ -5,7 +5,6 @@ import { mkdirSync, mkdtempSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { weightFormat } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
-import { readGenerateRequest } from "../../src/cli/generate/request.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import type { Sampling } from "../../src/data/sample.ts";
@@ -16,6 +15,7 @@ import { makePlan } from "../../src/plan/plan.ts";
 import { inputLength, longestSequence, type Row } from "../../src/schedule/pack.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { generate } from "../../src/session/generate.ts";
+import { readGenerateRequest } from "../../src/session/generation-request.ts";
 import { openGeneration } from "../../src/session/open-generation.ts";
 import { openPrimitives } from "../../src/session/open-primitives.ts";
 import type { Primitives } from "../../src/session/primitives.ts";
@@ -79,7 +79,7 @@ async function generated(
   seed: number,
   limit: number,
 ) {
-  const request = readGenerateRequest(place.model, { adapter: folder ?? "base", prompt: "x", raw: true });
+  const request = readGenerateRequest({ base: place.model, adapters: [folder ?? "base"], prompt: "x", isRaw: true });
   const device = chooseDevice(place.device, place.precision);
   const adapter = folder === null ? -1 : 0;
   const format = weightFormat(place.precision, device.compute, request.isBf16);

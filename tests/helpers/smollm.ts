@@ -43,5 +43,5 @@ export function writeGoldenAdapter(folder: string, spec: ModelSpec): void {
       }),
     ),
   ).flat();
-  writePeftAdapter(folder, { rank, alpha, dropout: 0, targets, rslora: false, baseModel: SMOLLM }, factors);
+  writePeftAdapter(folder, spec, { rank, alpha, dropout: 0, targets, rslora: false, baseModel: SMOLLM }, factors);
 }

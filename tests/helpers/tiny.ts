@@ -2,12 +2,13 @@
 
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf, sum } from "../../src/base/shape.ts";
-import type { ModelSpec } from "../../src/base/spec.ts";
+import type { ModelSpec, RopeScaling } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
-import { LINEARS } from "../../src/families/linears.ts";
+import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
+import { type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
@@ -16,27 +17,34 @@ import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
-export const tinySpec = (changes: Partial<ModelSpec> = {}): ModelSpec => ({
-  family: "llama",
-  layers: 2,
-  hidden: 24,
-  intermediate: 40,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 8,
-  vocab: 53,
-  normEps: 1e-5,
-  ropeTheta: 10000,
-  ropeScaling: null,
-  maxPositions: 128,
-  windows: [null, null],
-  qkvBias: false,
-  oBias: false,
-  mlpBias: false,
-  qkNorm: false,
-  tiedEmbeddings: false,
-  ...changes,
-});
+/** The linears of Llama, and of most families. */
+export const LINEARS: readonly Linear[] = linearsOfModel({ family: "llama" });
+
+/** `ropeScaling` is that of the one rope. */
+export function tinySpec({
+  ropeScaling = null,
+  ...changes
+}: Partial<ModelSpec> & { ropeScaling?: RopeScaling | null } = {}): ModelSpec {
+  const { layers = 2, headDim = 8 } = changes;
+  return {
+    ...PLAIN,
+    family: "llama",
+    layers,
+    hidden: 24,
+    intermediate: 40,
+    heads: 4,
+    kvHeads: 2,
+    headDim,
+    vocab: 53,
+    normEps: 1e-5,
+    attentionScale: 1 / Math.sqrt(headDim),
+    ...oneRope({ layers }, { headDim, rotated: headDim, theta: 10000, scaling: ropeScaling, queryScale: null }),
+    maxPositions: 128,
+    windows: sameInAll(layers, null),
+    tiedEmbeddings: false,
+    ...changes,
+  };
+}
 
 /** The families whose layers differ, each in its own way. */
 export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {

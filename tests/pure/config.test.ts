@@ -5,7 +5,7 @@ import { specOf } from "../../src/families/registry.ts";
 
 test("a rope for each kind of layer is refused by name", () => {
   const config = { architectures: ["LlamaForCausalLM"], rope_theta: 1e5 };
-  expect(specOf(config, "c").ropeTheta).toBe(1e5);
+  expect(specOf(config, "c").ropes[0]!.theta).toBe(1e5);
   const nested = { ...config, rope_parameters: { full_attention: { rope_theta: 5 } } };
   expect(() => specOf(nested, "c")).toThrow("rope_parameters.full_attention is");
 });
@@ -14,8 +14,8 @@ test("original positions of llama3's rope that are null are refused with their p
   const scaling = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
   const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 64, rope_scaling: scaling };
   const original = (more: object) => {
-    const { ropeScaling } = specOf({ ...config, ...more }, "c");
-    return ropeScaling?.kind === "llama3" ? ropeScaling.originalMaxPositions : null;
+    const { scaling } = specOf({ ...config, ...more }, "c").ropes[0]!;
+    return scaling?.kind === "llama3" ? scaling.originalMaxPositions : null;
   };
   expect([original({}), original({ original_max_position_embeddings: 16 })]).toEqual([64, 16]);
   const inside = { rope_scaling: { ...scaling, original_max_position_embeddings: null } };

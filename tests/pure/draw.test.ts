@@ -4,13 +4,13 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { legendOf } from "../../src/cli/draw/looks.ts";
-import { type SimulatedRun, simulateRun } from "../../src/cli/draw/simulated-run.ts";
 import { drawSvg } from "../../src/cli/draw/svg.ts";
 import { drawTerminal } from "../../src/cli/draw/terminal.ts";
 import { numbersOf } from "../../src/cli/draw/words.ts";
 import { makePlan, type Plan, type StageDevice } from "../../src/plan/plan.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import type { Span } from "../../src/schedule/simulate.ts";
+import { type SimulatedRun, simulateRun } from "../../src/session/simulated-run.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 const LAYERS = 11;

@@ -90,13 +90,12 @@ console.log(JSON.stringify([[...launched], [...new Float32Array((await cpu.read(
 test("a model family", async () => {
   using copy = new CopyOfSources();
   const files = shownIn("A model family");
-  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts", "src/families/phi3.ts"]);
+  expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
   for (const [path, code] of files) copy.write(path, code);
   const registry = "src/families/registry.ts";
-  copy.edit(registry, "qwen3 } as const", "qwen3, seed_oss: seedOss, phi3 } as const");
+  copy.edit(registry, "  phi3,\n}", "  phi3,\n  seed_oss: seedOss,\n}");
   copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
-  copy.edit(registry, "import { qwen2 }", 'import { phi3 } from "./phi3.ts";\nimport { qwen2 }');
-  expect(copy.touched()).toEqual(["families/phi3.ts", "families/registry.ts", "families/seed-oss.ts"]);
+  expect(copy.touched()).toEqual(["families/registry.ts", "families/seed-oss.ts"]);
   expect(await copy.check()).toEqual([0, ""]);
 
   // A run on a tiny random model of each: its tensors are expected of the files, and one step moves every B away from 0.

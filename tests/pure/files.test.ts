@@ -4,19 +4,20 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openAppender, writeFileAtomic } from "../../src/base/atomic.ts";
 import { MloraError, RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf } from "../../src/base/shape.ts";
-import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { specOf } from "../../src/families/registry.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
-import { openAppender, writeFileAtomic } from "../../src/files/atomic.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { claimOutput } from "../../src/files/output.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-files-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -73,17 +74,16 @@ describe("config.json", () => {
     };
     const old = specOf({ ...llama, rope_scaling: scaling }, "c");
     const { rope_theta, ...rest } = llama;
-    const now = specOf({ ...rest, rope_parameters: { ...scaling, rope_theta } }, "c");
-    expect(now).toEqual(old);
-    expect(old.ropeTheta).toBe(500000);
-    expect(old.ropeScaling).toEqual({
+    expect(specOf({ ...rest, rope_parameters: { ...scaling, rope_theta } }, "c")).toEqual(old);
+    expect(old.ropes[0]!.theta).toBe(500000);
+    expect(old.ropes[0]!.scaling).toEqual({
       kind: "llama3",
       factor: 8,
       lowFreqFactor: 1,
       highFreqFactor: 4,
       originalMaxPositions: 32,
     });
-    expect(specOf({ ...llama, rope_scaling: { type: "linear", factor: 2 } }, "c").ropeScaling).toEqual({
+    expect(specOf({ ...llama, rope_scaling: { type: "linear", factor: 2 } }, "c").ropes[0]!.scaling).toEqual({
       kind: "linear",
       factor: 2,
     });
@@ -107,7 +107,7 @@ describe("config.json", () => {
     [{ architectures: undefined }, "architectures is undefined"],
     [{ hidden_act: "gelu" }, 'hidden_act is "gelu"'],
     [{ quantization_config: {} }, "quantized"],
-    [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, 'the rope type is "yarn"'],
+    [{ rope_scaling: { rope_type: "dynamic", factor: 4 } }, 'the rope type is "dynamic"'],
     [{ rope_scaling: { rope_type: "llama3" } }, "low_freq_factor is missing"],
     [{ num_attention_heads: 3 }, "hidden_size 16 is not a multiple"],
     [{ num_key_value_heads: 3 }, "num_key_value_heads 3 does not divide"],
@@ -278,7 +278,7 @@ describe("PEFT adapters", () => {
   test("read back as they were written", () => {
     const folder = fresh();
     const factors = factorsOf(adapter.targets, 3);
-    writePeftAdapter(folder, adapter, factors);
+    writePeftAdapter(folder, spec, adapter, factors);
     const { tensor, ...config } = readPeftAdapter(folder, spec);
     expect(config).toEqual({ ...adapter, targets: ["q_proj", "up_proj"], scale: 2 });
     for (const { layer, linear, factor, values } of factors) expect(tensor(layer, linear, factor)).toEqual(values);
@@ -287,7 +287,7 @@ describe("PEFT adapters", () => {
 
   test("refused when they are of another kind or model", () => {
     const folder = fresh();
-    writePeftAdapter(folder, adapter, factorsOf(adapter.targets, 3));
+    writePeftAdapter(folder, spec, adapter, factorsOf(adapter.targets, 3));
     expect(refused(() => readPeftAdapter(folder, { ...spec, layers: 3 })).message).toContain(
       "model.layers.2.self_attn.q_proj.lora_A.weight is missing",
     );
@@ -310,7 +310,7 @@ describe("PEFT adapters", () => {
     const folder = fresh();
     const factors = factorsOf(adapter.targets, 3);
     factors[2]!.values[1] = Number.NaN;
-    writePeftAdapter(folder, adapter, factors);
+    writePeftAdapter(folder, spec, adapter, factors);
     expect(refused(() => readPeftAdapter(folder, spec)).message).toContain("no finite numbers");
   });
 });
@@ -319,7 +319,7 @@ test("truncations and mutations of valid files never crash or hang", () => {
   const model = fresh();
   writeModel(model);
   const peft = fresh();
-  writePeftAdapter(peft, adapter, factorsOf(adapter.targets, 3));
+  writePeftAdapter(peft, spec, adapter, factorsOf(adapter.targets, 3));
   const files = [
     [model, "config.json"],
     [model, "model.safetensors"],

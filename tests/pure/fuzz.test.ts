@@ -14,7 +14,6 @@ import { decode, encode } from "../../src/bus/codec.ts";
 import { readAnswer, readAsk, writeAnswer, writeAsk } from "../../src/bus/exchange.ts";
 import { replySchema, requestSchema } from "../../src/bus/messages.ts";
 import { readPacket, writePacket } from "../../src/bus/packets.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import { readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { readRecord, writeRecord } from "../../src/files/record.ts";
@@ -24,7 +23,7 @@ import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { mutateBytes, mutateValue, thrown } from "../helpers/mutate.ts";
 import { unlike } from "../helpers/program.ts";
-import { tinyFamilies } from "../helpers/tiny.ts";
+import { LINEARS, tinyFamilies } from "../helpers/tiny.ts";
 
 const ROUNDS = 2500;
 const root = mkdtempSync(join(tmpdir(), "mlora-fuzz-"));
@@ -260,7 +259,7 @@ test("adapters and records of runs", () => {
       }),
     ),
   ).flat();
-  writePeftAdapter(folder, adapter, factors);
+  writePeftAdapter(folder, spec, adapter, factors);
   const outcome = {
     name: "a",
     status: "done" as const,
@@ -330,6 +329,6 @@ function shapeOf(linear: (typeof LINEARS)[number]) {
     up_proj: [spec.hidden, spec.intermediate],
     down_proj: [spec.intermediate, spec.hidden],
   } as const;
-  const [width, out] = shapes[linear];
+  const [width, out] = shapes[linear as keyof typeof shapes];
   return { in: width, out };
 }

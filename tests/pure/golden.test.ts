@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { LINEARS, linearShape } from "../../src/families/linears.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -12,6 +12,7 @@ import { inputLength } from "../../src/schedule/pack.ts";
 import { rateFactor } from "../../src/schedule/rate.ts";
 import { stepsOf, type Work } from "../../src/schedule/steps.ts";
 import { GOLDEN_MODELS, type GoldenAdapter, loadGolden } from "../helpers/golden.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const workOf = ({ recipe, rows }: GoldenAdapter): Work => ({ ...recipe, lengths: rows.map(inputLength) });
 

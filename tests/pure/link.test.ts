@@ -122,12 +122,12 @@ describe("large messages over a wire that loses", () => {
         sender.send({ slot, at: cut, bytes: bytes.subarray(cut) });
       }
       let settled = false;
-      void sender.settled().then(() => {
+      void sender.window.settled().then(() => {
         settled = true;
       });
       for (let round = 0; !settled; round++) {
         while (await step());
-        sender.ask();
+        sender.window.ask();
         if (round > 1000) throw new Error("it never arrives");
       }
       for (const [slot, bytes] of sent.entries()) {
@@ -144,11 +144,11 @@ describe("large messages over a wire that loses", () => {
     });
     sender.send({ slot: 0, at: 0, bytes: new Uint8Array(100 * 2 ** 20) });
     expect([pieces, bytes]).toEqual([8, 8 * 2 ** 20]);
-    sender.answered(3, 0);
-    sender.answered(3, 0);
+    sender.window.acknowledge(3, 0);
+    sender.window.acknowledge(3, 0);
     expect(pieces).toBe(11);
-    sender.answered(99, 0); // what was never sent cannot have arrived
-    sender.answered(4, 7); // nor was this asked
+    sender.window.acknowledge(99, 0); // what was never sent cannot have arrived
+    sender.window.acknowledge(4, 7); // nor was this asked
     expect(pieces).toBe(11);
   });
 

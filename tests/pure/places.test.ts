@@ -5,13 +5,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compilePattern, PatternError } from "../../src/base/pattern.ts";
-import { LINEARS, linearShape, modulesOf } from "../../src/families/linears.ts";
+import { linearShape, modulesOf } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { rankAt, samePlaces, scaleAt } from "../../src/methods/placement.ts";
 import { countModules, placeAdapter } from "../../src/plan/places.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { loadGolden } from "../helpers/golden.ts";
+import { LINEARS } from "../helpers/tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-places-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -146,7 +147,7 @@ test("what is written for PEFT reads back to the same places and values, and a c
       { layer, linear, factor: "B" as const, values: values(rank * out) },
     ];
   });
-  writePeftAdapter(folder, { ...of, alpha: 32, dropout: 0, rslora: true, baseModel: "b" }, factors);
+  writePeftAdapter(folder, spec, { ...of, alpha: 32, dropout: 0, rslora: true, baseModel: "b" }, factors);
   const read = readPeftAdapter(folder, spec);
   expect(samePlaces(read, of, spec.layers)).toBe(true);
   for (const { layer, linear, factor, values } of factors) expect(read.tensor(layer, linear, factor)).toEqual(values);

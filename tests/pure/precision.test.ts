@@ -3,9 +3,10 @@
 import { describe, expect, test } from "bun:test";
 import type { Precision } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
-import { recipeOf } from "../../src/cli/bench/work.ts";
 import { makePlan, type StageDevice, totalBytes, totalMemory } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
+import type { Recipe } from "../../src/recipe/recipe.ts";
+import { recipeOf } from "../../src/session/benchmark-work.ts";
 
 const GIB = 2 ** 30;
 /** Its driver and kernels take a part of the 80 GB. */
@@ -24,10 +25,10 @@ const H100: StageDevice = {
 };
 
 /** The plan of four adapters of rank 16 on q, k, v and o, of 8 x 512 tokens each. */
-function planned(shape: string, precision: Precision, recomputation: string) {
+function planned(shape: string, precision: Precision, recomputation: Recipe["run"]["recomputation"]) {
   const [rows, length, adapters, spec] = [8, 512, 4, shapeOf(shape)];
-  const options = { rows, length, rank: 16, targets: "qkvo", recomputation, precision };
-  const recipe = recipeOf(options, { shape, spec }, adapters, 10);
+  const work = { adapters, rows, length, rank: 16, targets: "qkvo", recomputation, precision } as const;
+  const recipe = recipeOf(work, { shape, spec }, 10);
   const row = { length, longest: length, targets: length };
   const data = range(adapters).map(() => ({ train: range(rows).map(() => row), eval: [], reference: null }));
   const plan = makePlan(recipe, spec, data, [H100]);

@@ -58,7 +58,7 @@ const linears = (from: string, to: string, residual: string | null = null): Oper
   return { op: "linears", from, to, group: to, in: 8, out: [8], bias: false, residual };
 };
 const heads = { heads: 2, kvHeads: 1, headDim: 2 };
-const rope: Operation = { op: "rope", from: "a", to: "b", heads, norms: null, eps: 1e-5 };
+const rope: Operation = { op: "rope", from: "a", to: "b", heads, table: 0, norms: null, eps: 1e-5 };
 
 test.each<[string, readonly Operation[]]>([
   ["of 16 features reads 8", [{ ...norm("x", "a"), size: 16 } as Operation]],

@@ -6,11 +6,10 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { Link } from "../../src/link/link.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { plannedBytes, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, plannedBytes, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },

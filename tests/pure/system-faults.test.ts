@@ -5,9 +5,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openAppender, syncFolder } from "../../src/base/atomic.ts";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { hintOf, readError, readHintOf, systemError, writeError } from "../../src/base/faults.ts";
-import { openAppender, syncFolder } from "../../src/files/atomic.ts";
 import { patient } from "../../src/session/metrics.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-system-"));
@@ -191,7 +191,7 @@ describe("metrics", () => {
 describe("a folder that its file system cannot sync", () => {
   // procfs has no fsync; in a process of its own, as there is one notice in each.
   const code = (folders: readonly string[]) =>
-    `import { syncFolder } from ${JSON.stringify(join(import.meta.dir, "..", "..", "src", "files", "atomic.ts"))};
+    `import { syncFolder } from ${JSON.stringify(join(import.meta.dir, "..", "..", "src", "base", "atomic.ts"))};
      for (const folder of ${JSON.stringify(folders)}) syncFolder(folder);`;
 
   test("is left to it, with one notice", async () => {

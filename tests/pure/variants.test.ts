@@ -11,14 +11,13 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";
-import { randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
@@ -104,6 +103,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
+  const scaled = newSpec({ embeddingScale: 2, logitScale: 0.5, logitCap: 5 });
+  await train(open(), scaled, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);

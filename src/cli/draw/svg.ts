@@ -2,11 +2,12 @@
 // adapter.
 
 import { maxOf, range, sum } from "../../base/shape.ts";
+import { percent } from "../../base/units.ts";
 import type { Plan } from "../../plan/plan.ts";
+import { drawnUntil, type SimulatedRun } from "../../session/simulated-run.ts";
 import { type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
 import { drawTrack, TICK, TRACK, type Track } from "./track.ts";
-import { assumptionsOf, layersOf, numbersOf, percent, placeOf, shownOf } from "./words.ts";
+import { assumptionsOf, layersOf, numbersOf, placeOf, shownOf } from "./words.ts";
 import { px, xml } from "./xml.ts";
 
 /** In pixels at the picture's own size. */
@@ -45,7 +46,7 @@ export function drawSvg(plan: Plan, simulated: SimulatedRun, title: string): str
   const end = drawnUntil(simulated, CHART.width / PASS);
   const drawn = simulated.spans.map((spans) => spans.filter(({ start }) => start < end));
   const legend = legendOf(drawn[0]!);
-  const said = [...numbersOf(plan, simulated), shownOf(simulated, end), assumptionsOf(plan)];
+  const said = [...numbersOf(plan, simulated), shownOf(simulated, end), assumptionsOf(plan, simulated)];
   const top = MARGIN + LINE + said.length * LINE + TICK + GAP;
   const bottom = top + drawn.length * (TRACK + GAP) - GAP;
   const x = (time: number) => CHART.from + (Math.min(time, end) / end) * CHART.width;

@@ -4,9 +4,8 @@
 import { maxOf, range } from "../../base/shape.ts";
 import { visibleLine } from "../../base/terminal.ts";
 import type { Plan } from "../../plan/plan.ts";
-import type { Span } from "../../schedule/simulate.ts";
+import { drawnUntil, type SimulatedRun, type Span } from "../../session/simulated-run.ts";
 import { adaptersOf, type Legend, type Look, legendOf } from "./looks.ts";
-import { drawnUntil, type SimulatedRun } from "./simulated-run.ts";
 import { shownOf } from "./words.ts";
 
 export type Screen = { readonly width: number; readonly colour: boolean };

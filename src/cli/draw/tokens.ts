@@ -2,30 +2,7 @@
 // brackets elsewhere.
 
 import { visible } from "../../base/terminal.ts";
-
-/** What becomes of a token: its loss counts, it is only read, or it lies beyond max_length. */
-export type Role = "learned" | "read" | "cut";
-/** Neighbouring tokens of one role, as text. */
-export type Run = { readonly role: Role; readonly text: string };
-
-/** The runs of a sequence; tokens from `kept` on are cut. `decode` turns ids into text. */
-export function runsOf(
-  ids: ArrayLike<number>,
-  mask: ArrayLike<number>,
-  kept: number,
-  decode: (ids: readonly number[]) => string,
-): Run[] {
-  const roleOf = (i: number): Role => (i >= kept ? "cut" : mask[i] === 1 ? "learned" : "read");
-  const runs: Run[] = [];
-  for (let from = 0; from < ids.length; ) {
-    const role = roleOf(from);
-    let to = from + 1;
-    while (to < ids.length && roleOf(to) === role) to++;
-    runs.push({ role, text: decode(Array.from(ids).slice(from, to)) });
-    from = to;
-  }
-  return runs;
-}
+import type { Role, Run } from "../../session/data-description.ts";
 
 const COLOURS: Readonly<Record<Role, string>> = { learned: "\x1b[32m", read: "", cut: "\x1b[2;9m" };
 /** Brackets that texts hardly ever hold; what is only read has none. */

@@ -101,47 +101,55 @@ def rmsnorm(kind, small):
     return case
 
 
-def rope_reference(x, c, s, Q, C, D, weights, eps):
-    """out in float64, differentiable; x [M, W]."""
+def rope_reference(x, c, s, scale, Q, C, D, weights, eps):
+    """out in float64, differentiable; x [M, W], c and s [M, 1, R], scale [M, 1, 1] or None."""
+    R = c.shape[2]
     heads = x.view(x.shape[0], Q + 2 * C, D)
     qk, v = heads[:, : Q + C], heads[:, Q + C :]
     if weights is not None:
         weight = torch.cat([weights[0].expand(Q, D), weights[1].expand(C, D)])
         qk = weight * qk * (qk.square().mean(2, keepdim=True) + eps).rsqrt()
-    lo, hi = qk[..., : D // 2], qk[..., D // 2 :]
-    return torch.cat([torch.cat([lo * c - hi * s, hi * c + lo * s], 2), v], 1).reshape(x.shape)
+    lo, hi = qk[..., :R], qk[..., R : 2 * R]
+    qk = torch.cat([lo * c - hi * s, hi * c + lo * s, qk[..., 2 * R :]], 2)
+    q = qk[:, :Q] if scale is None else qk[:, :Q] * scale
+    return torch.cat([q, qk[:, Q:], v], 1).reshape(x.shape)
 
 
 def rope(kind, small):
     case = Case(kind)
-    every = ((4, 2, 64), (3, 3, 36), (2, 1, 128)) if small else (
-        (32, 32, 128), (32, 8, 128), (9, 3, 64), (64, 8, 64), (14, 2, 64), (40, 8, 128), (8, 4, 256), (5, 5, 32), (32, 32, 80), (7, 1, 96), (3, 2, 34), (20, 4, 250))
-    for Q, C, D in every:
+    # Heads of q and k, features of a head, and how many of them are rotated.
+    every = ((4, 2, 64, 64), (3, 3, 36, 36), (2, 1, 128, 128), (3, 1, 64, 24), (2, 2, 16, 2)) if small else (
+        (32, 32, 128, 128), (32, 8, 128, 128), (9, 3, 64, 64), (64, 8, 64, 64), (14, 2, 64, 64), (40, 8, 128, 128), (8, 4, 256, 256), (5, 5, 32, 32), (32, 32, 80, 80),
+        (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (3, 2, 34, 10), (4, 2, 64, 2))
+    for Q, C, D, rotated in every:
         M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
         positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
-        angle = torch.arange(4096, device=DEVICE)[:, None] * 10000.0 ** (-torch.arange(D // 2, device=DEVICE) / (D // 2))
+        R = rotated // 2
+        angle = torch.arange(4096, device=DEVICE)[:, None] * 10000.0 ** (-torch.arange(R, device=DEVICE) / R)
         cos, sin = angle.cos(), angle.sin()
         c, s = (t[positions.long()].double()[:, None] for t in (cos, sin))
+        scale = 1 + 0.1 * (1 + torch.arange(4096, device=DEVICE) // 7).log() if (Q + C) % 2 else None
+        factor = None if scale is None else scale[positions.long()].double()[:, None, None]
         for norm in (False, True):
             qkv, dout = rnd(kind, M, W, scale=2), rnd(kind, M, W)
             weights = (rnd(kind, D), rnd(kind, D)) if norm else None
             x64 = qkv.double().requires_grad_()
-            out64 = rope_reference(x64, c, s, Q, C, D, weights and [w.double() for w in weights], eps)
+            out64 = rope_reference(x64, c, s, factor, Q, C, D, weights and [w.double() for w in weights], eps)
             out64.backward(dout.double())
             q, k = weights or (None, None)
             for out in [poison(kind, M, W)] if norm else [poison(kind, M, W), qkv.clone()]:
                 source = qkv if norm or out.isnan().any() else out
-                run.rope_forward(kind, source, positions, cos, sin, q, k, out, Q, C, D, eps)
+                run.rope_forward(kind, source, positions, cos, sin, scale, q, k, out, Q, C, D, eps)
                 case.near("out with norms" if norm else "out", out, out64.detach())
                 case.same("v", out[:, (Q + C) * D :], qkv[:, (Q + C) * D :])
             dqkv = dout.clone()
-            run.rope_backward(kind, dqkv, positions, cos, sin, qkv if norm else None, q, k, Q, C, D, eps)
+            run.rope_backward(kind, dqkv, positions, cos, sin, scale, qkv if norm else None, q, k, Q, C, D, eps)
             case.near("dqkv with norms" if norm else "dqkv", dqkv, x64.grad)
             case.same("dv", dqkv[:, (Q + C) * D :], dout[:, (Q + C) * D :])
             qkv2, positions2, dout2 = elsewhere(qkv, positions, dout)
             out2 = torch.empty_like(qkv2)
-            run.rope_forward(kind, qkv2, positions2, cos, sin, q, k, out2, Q, C, D, eps)
-            run.rope_backward(kind, dout2, positions2, cos, sin, qkv2 if norm else None, q, k, Q, C, D, eps)
+            run.rope_forward(kind, qkv2, positions2, cos, sin, scale, q, k, out2, Q, C, D, eps)
+            run.rope_backward(kind, dout2, positions2, cos, sin, scale, qkv2 if norm else None, q, k, Q, C, D, eps)
             case.same("out elsewhere", out2, *elsewhere(out))
             case.same("dqkv elsewhere", dout2, *elsewhere(dqkv))
     return case
@@ -175,7 +183,8 @@ def xent(kind, small):
     case = Case(kind)
     every = ((3, 200, 200), (2, 8200, 8193)) if small else (
         (301, 49152, 49152), (257, 128256, 128256), (63, 151936, 151669), (129, 32000, 32000), (7, 262144, 262144), (33, 200, 193), (17011, 128256, 128250))
-    for T, V, classes in every:
+    shapes = ((1.0, 0.0),) * len(every) + ((0.25, 0.0), (1.0, 30.0), (0.6, 5.0))
+    for (T, V, classes), (scale, cap) in zip((*every, *every[:1] * 3), shapes, strict=True):
         if kind == "f32" and T * V > 2**31:
             T //= 4  # the same bytes
         logits, weights = rnd(kind, T, V, scale=3), torch.rand(T, device=DEVICE)
@@ -190,12 +199,14 @@ def xent(kind, small):
         first = logits[last].clone()
         loss, hit, loss0 = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), floats(T)
         hit0 = hit.clone()
-        run.xent(kind, logits, classes, targets, weights, loss0, hit0, 0)
+        run.xent(kind, logits, classes, targets, weights, loss0, hit0, 0, scale, cap)
         case.same("logits without grad", logits[last], first)
-        run.xent(kind, logits, classes, targets, weights, loss, hit, 1)
+        run.xent(kind, logits, classes, targets, weights, loss, hit, 1, scale, cap)
         case.same("loss without grad", loss, loss0)
         case.same("hit without grad", hit, hit0)
-        p64, target = first[:, :classes].double().log_softmax(1), targets[last].long()
+        z64 = scale * first[:, :classes].double()
+        z64, slope = (cap * (z64 / cap).tanh(), 1 - (z64 / cap).tanh() ** 2) if cap else (z64, 1)
+        p64, target = z64.log_softmax(1), targets[last].long()
         case.near("loss", loss[last], -p64.gather(1, target[:, None])[:, 0], 2e-6)
         largest = first[:, :classes] == first[:, :classes].max(1, keepdim=True).values
         case.same("hit", hit[last], (largest.int().argmax(1) == target).int())
@@ -203,11 +214,11 @@ def xent(kind, small):
             case.wrong.append("all rows or none are hits")
         g64 = p64.exp()
         g64[torch.arange(len(target), device=DEVICE), target] -= 1
-        case.near("dlogits", logits[last, :classes], g64 * weights[last].double()[:, None])
+        case.near("dlogits", logits[last, :classes], g64 * weights[last].double()[:, None] * scale * slope)
         case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
         first2, targets2, weights2 = elsewhere(first, targets[last], weights[last])
         loss2, hit2 = floats(len(first2)), ints([-7] * len(first2))
-        run.xent(kind, first2, classes, targets2, weights2, loss2, hit2, 1)
+        run.xent(kind, first2, classes, targets2, weights2, loss2, hit2, 1, scale, cap)
         for name, a, b in (("loss", loss2, loss), ("hit", hit2, hit), ("dlogits", first2, logits)):
             case.same(f"{name} elsewhere", a, *elsewhere(b[last]))
     return case

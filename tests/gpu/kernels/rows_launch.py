@@ -101,21 +101,24 @@ def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
     launch(row, (M,), dy, x, weight, rstd, dx if residual is None else residual, dx, H)
 
 
-def rope_row(kernel, kind, D, norm):
-    return find(kernel, kind, lambda c: c["HALF"] == D // 2 or not c["EXACT"], NORM=int(norm))
+def rope_row(kernel, kind, D, R, norm):
+    fits = lambda c: c["HALF"] == D // 2 == R if c["EXACT"] else c["HALF"] >= D // 2  # noqa: E731
+    return find(kernel, kind, fits, NORM=int(norm))
 
 
-def rope_forward(kind, qkv, positions, cos, sin, q_weight, k_weight, out, Q, C, D, eps):
-    row = rope_row("rope_forward", kind, D, q_weight is not None)
+def rope_forward(kind, qkv, positions, cos, sin, scale, q_weight, k_weight, out, Q, C, D, eps):
+    R, scales = cos.shape[1], cos if scale is None else scale
+    row = rope_row("rope_forward", kind, D, R, q_weight is not None)
     touched = Q + C if out.data_ptr() == qkv.data_ptr() else Q + 2 * C
     weights = (qkv, qkv) if q_weight is None else (q_weight, k_weight)
-    launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, *weights, out, Q, C, touched, D, eps)
+    launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, scales, *weights, out, Q, C, touched, D, R, int(scale is not None), eps)
 
 
-def rope_backward(kind, dqkv, positions, cos, sin, qkv, q_weight, k_weight, Q, C, D, eps):
-    row = rope_row("rope_backward", kind, D, q_weight is not None)
+def rope_backward(kind, dqkv, positions, cos, sin, scale, qkv, q_weight, k_weight, Q, C, D, eps):
+    R, scales = cos.shape[1], cos if scale is None else scale
+    row = rope_row("rope_backward", kind, D, R, q_weight is not None)
     optional = (dqkv, dqkv, dqkv) if q_weight is None else (qkv, q_weight, k_weight)
-    launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, *optional, Q, C, D, eps)
+    launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, scales, *optional, Q, C, D, R, int(scale is not None), eps)
 
 
 def swiglu_forward(kind, gate_up, h):
@@ -128,8 +131,9 @@ def swiglu_backward(kind, dh, gate_up, dgate_up):
     launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
 
 
-def xent(kind, logits, classes, targets, weights, loss, hit, grad):
-    launch(find("xent", kind), (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad)
+def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
+    row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
+    launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
 
 
 def grad_norm_scratch(grads, tensors):

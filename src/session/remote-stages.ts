@@ -1,4 +1,4 @@
-// The flags of `mlora run` for stages on other machines: the server on which they join, and their number.
+// A request for stages on other machines: the server on which they join, and their number.
 
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
@@ -8,9 +8,8 @@ import { newRunId, runId } from "../bus/subjects.ts";
 import { givenKey } from "../cluster/keyfile.ts";
 import type { RemoteStages } from "../cluster/remote-stages.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import { wholeNumber } from "./flags.ts";
 
-export type RemoteStageFlags = {
+export type RemoteStageOptions = {
   /** A NATS server that stages on other machines reach; without one the run starts its own. */
   readonly nats?: string;
   /** Instead: the address on which the run's own server listens for them, "host:port". */
@@ -23,9 +22,9 @@ export type RemoteStageFlags = {
   readonly insecure?: boolean;
 };
 
-/** The remote stages that the flags ask for; null: all stages are on this machine. RequestErrors name the flag. */
+/** The remote stages that are asked for; null: all stages are on this machine. RequestErrors name the flag. */
 export function remoteStagesOf(
-  { nats, listen, run: id, here, insecure = false }: RemoteStageFlags,
+  { nats, listen, run: id, here, insecure = false }: RemoteStageOptions,
   { run }: Recipe,
 ): RemoteStages | null {
   if (nats !== undefined && listen !== undefined)
@@ -45,7 +44,7 @@ export function remoteStagesOf(
   if (run.stages === "auto")
     throw new RequestError("cli.flag", "the number of stages is not specified", "give --stages N, or run.stages in the recipe");
   const stages = typeof run.stages === "number" ? run.stages : run.stages.length;
-  const started = here === undefined ? 0 : wholeNumber("here", here, 0);
+  const started = here ?? 0;
   if (started > stages)
     throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
   const server = nats === undefined ? listenOf(`${listen}`, insecure) : { address: parseAddress(`${nats}`) };

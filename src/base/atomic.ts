@@ -12,10 +12,10 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { MloraError, RunError, textOf } from "../base/errors.ts";
-import { writeError } from "../base/faults.ts";
-import { log } from "../base/log.ts";
-import { randomText } from "../base/secret.ts";
+import { MloraError, RunError, textOf } from "./errors.ts";
+import { writeError } from "./faults.ts";
+import { log } from "./log.ts";
+import { randomText } from "./secret.ts";
 
 /** The name of a file that is being written: no other file has it, and `isTemporary` knows it. */
 const temporaryOf = (path: string): string => `${path}.${process.pid}-${randomText(6)}.tmp`;

@@ -1,18 +1,21 @@
 // A run before it is run: its schedule, played with times that the plan can know. What is drawn and counted for a person.
 
-import { maxOf, sum } from "../../base/shape.ts";
-import { SEND_BUFFERS } from "../../plan/memory.ts";
-import { bytesOnStages, type Plan } from "../../plan/plan.ts";
-import { stageWork, timesOf } from "../../plan/times.ts";
-import { admissions, type Candidate, type Room, together, without } from "../../schedule/admission.ts";
-import type { StageAction, StepRef } from "../../schedule/lists.ts";
-import type { Joining } from "../../schedule/pipeline.ts";
-import type { SegmentRef } from "../../schedule/segments.ts";
-import { type Simulation, type Span, simulate } from "../../schedule/simulate.ts";
-import { actionsOf } from "../../session/actions.ts";
+import { maxOf, sum } from "../base/shape.ts";
+import { SEND_BUFFERS } from "../plan/memory.ts";
+import { headWork } from "../plan/partition.ts";
+import { bytesOnStages, type Plan } from "../plan/plan.ts";
+import { backwardCost, stageWork, timesOf } from "../plan/times.ts";
+import { admissions, type Candidate, type Room, together, without } from "../schedule/admission.ts";
+import type { StageAction, StepRef } from "../schedule/lists.ts";
+import type { Joining } from "../schedule/pipeline.ts";
+import type { SegmentRef } from "../schedule/segments.ts";
+import { type Simulation, type Span, simulate } from "../schedule/simulate.ts";
+import { actionsOf } from "./actions.ts";
+
+export type { Span } from "../schedule/simulate.ts";
 
 /** More passes than this are not played: seconds are enough to wait, and what comes after is like what came before. */
-export const MOST_PASSES = 20_000;
+const MOST_PASSES = 20_000;
 /** Spans of each stage that are kept for drawing: many times what fits a screen. */
 const KEPT_SPANS = 600;
 /** The time drawn, in times of the first pass there and back, at least: to show more than how the pipeline fills. */
@@ -28,6 +31,11 @@ export type SimulatedRun = {
   readonly microBatch: number;
   /** The idle share that is left when no stage ever waits for another: the busiest has more work than the mean. */
   readonly uneven: number;
+  /** The makespan over that of the shortest schedule that could be, as the paper has it: 1 is the shortest. */
+  readonly overBound: number;
+  /** The output head's work, in layers; a layer's backward pass takes `backwardCost` times as long as its forward pass. */
+  readonly headLayers: number;
+  readonly backwardCost: number;
   /** What each stage does, in order, from the beginning to `until`. */
   readonly spans: readonly (readonly Span[])[];
   readonly until: number;
@@ -62,6 +70,9 @@ export function simulateRun(plan: Plan, mostPasses = MOST_PASSES): SimulatedRun 
     tokens: counts.tokens,
     microBatch: counts.microBatch,
     uneven: 1 - sum(work) / (stages * maxOf(work)),
+    overBound: simulation.lowerBound > 0 ? simulation.makespan / simulation.lowerBound : 1,
+    headLayers: headWork(plan.spec, plan.targets),
+    backwardCost: backwardCost(plan.stages[0]!.sizes),
     spans,
     until: Math.min(until, simulation.makespan),
     unit: mean(({ start, end }) => end - start),

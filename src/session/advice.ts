@@ -1,13 +1,13 @@
 // The way out where stages wait for each other: what else was tried, by simulation, and what of it helps.
 
-import { RequestError } from "../../base/errors.ts";
-import { alignUp, maxOf, range } from "../../base/shape.ts";
-import { headWork, partition } from "../../plan/partition.ts";
-import type { Plan, StageDevice } from "../../plan/plan.ts";
-import type { Recipe } from "../../recipe/recipe.ts";
-import { type Prepared, planOn, type Request } from "../../session/prepare.ts";
+import { RequestError } from "../base/errors.ts";
+import { alignUp, maxOf, range } from "../base/shape.ts";
+import { percent } from "../base/units.ts";
+import { headWork, partition } from "../plan/partition.ts";
+import type { Plan, StageDevice } from "../plan/plan.ts";
+import type { Recipe } from "../recipe/recipe.ts";
+import { planOn, type Request } from "./prepare.ts";
 import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
-import { percent } from "./words.ts";
 
 /** Stages may wait for so much of their time. */
 const FEW = 0.05;
@@ -21,7 +21,7 @@ const waitingOf = ({ simulation, uneven }: SimulatedRun): number => (simulation.
 const speedOf = ({ tokens, simulation }: SimulatedRun): number => tokens / simulation.makespan;
 
 /** What to change so that stages idle less, a sentence a string; nothing where they hardly do. */
-export function adviceFor({ plan, ...request }: Prepared, simulated: SimulatedRun): string[] {
+export function adviceFor(request: Request, plan: Plan, simulated: SimulatedRun): string[] {
   return [...againstWaiting(request, plan, simulated), ...againstUneven(request, plan, simulated)];
 }
 

@@ -1,41 +1,42 @@
-// The request of `mlora generate`: base model, adapters, prompts. All that can be wrong is found here, before a weight is read.
+// A request to generate: base model, adapters, prompts. All that can be wrong is found here, before a weight is read.
 
 import { basename, join, resolve } from "node:path";
-import { RequestError } from "../../base/errors.ts";
-import { PRECISIONS, type Precision } from "../../base/precision.ts";
-import type { ModelSpec } from "../../base/spec.ts";
-import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../../data/dataset.ts";
-import { answerEnds } from "../../data/ends.ts";
-import { RowFault } from "../../data/jsonl.ts";
-import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../../data/prompts.ts";
-import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
-import { readModelSpec } from "../../files/config.ts";
-import { readModelFacts } from "../../files/modelfacts.ts";
-import { factorsIn } from "../../methods/layout.ts";
-import { loadRecipe } from "../../recipe/load.ts";
-import type { AdapterRecipe, Recipe } from "../../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "../../session/adapters.ts";
-import type { LoadedAdapter } from "../../session/open-generation.ts";
-import { oneOf } from "../flags.ts";
+import { RequestError } from "../base/errors.ts";
+import type { Precision } from "../base/precision.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../data/dataset.ts";
+import { answerEnds } from "../data/ends.ts";
+import { RowFault } from "../data/jsonl.ts";
+import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from "../data/prompts.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { readModelSpec } from "../files/config.ts";
+import { readModelFacts } from "../files/modelfacts.ts";
+import { factorsIn } from "../methods/layout.ts";
+import { loadRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "./adapters.ts";
+import type { LoadedAdapter } from "./open-generation.ts";
 
-export type GenerateFlags = {
-  readonly adapter?: unknown;
-  readonly prompt?: unknown;
-  readonly prompts?: unknown;
-  readonly system?: unknown;
-  readonly raw?: boolean;
-  readonly maxNewTokens?: unknown;
-  readonly temperature?: unknown;
-  readonly topP?: unknown;
-  readonly topK?: unknown;
-  readonly seed?: unknown;
-  readonly device?: unknown;
-  readonly precision?: unknown;
-  readonly json?: boolean;
+export type PromptOptions = {
+  /** A base model's folder, or a recipe (*.toml); left out: the base model that the adapters name. */
+  readonly base?: string | undefined;
+  /** Folders of adapters, or their names in the recipe; none: all that the recipe's run has saved, or the base model alone. */
+  readonly adapters?: readonly string[];
+  /** A text, or a JSONL file of prompts; without both, the recipe's evaluation rows. */
+  readonly prompt?: string | undefined;
+  readonly prompts?: string | undefined;
+  /** The system message, instead of the recipe's. */
+  readonly system?: string | undefined;
+  /** Without the model's chat template. */
+  readonly isRaw?: boolean;
+  /** Instead of the recipe's. */
+  readonly device?: Device | undefined;
+  readonly precision?: Precision | undefined;
 };
+type Device = Recipe["run"]["device"];
 
 /** Names the base model alone. */
-export const BASE = "base";
+const BASE = "base";
 const ASK: Asking = { command: "generate", flag: "mlora generate" };
 
 /** An adapter and its folder; null for the base model alone. */
@@ -44,27 +45,16 @@ type NamedAdapter = LoadedAdapter & { readonly name: string };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 
-export type GenerateRequest = {
-  readonly base: string;
-  readonly spec: ModelSpec;
-  /** All linear weights of the base are bf16 in its files. */
-  readonly isBf16: boolean;
-  /** Notices for the user about the base model. */
-  readonly notices: readonly string[];
-  readonly tokenizer: Tokenizer;
-  /** The tokens that end the answers that the adapters are trained on. */
-  readonly ends: readonly number[];
-  readonly adapters: readonly NamedAdapter[];
-  readonly questions: readonly Question[];
-  readonly device: "auto" | "cpu" | "cuda";
-  readonly precision: Precision;
-};
+export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
 
-/** Reads the recipe, adapters and prompts. Throws RequestErrors. */
-export function readGenerateRequest(what: string | undefined, flags: GenerateFlags): GenerateRequest {
-  const recipe = what?.endsWith(".toml") ? loadRecipe(what) : null;
-  const named = namedBy(flags.adapter, recipe);
-  const base = recipe?.model.path ?? baseFolder(what, named);
+/**
+ * Reads the recipe, adapters and prompts. `isBf16`: all linear weights of the base are bf16 in its files. `notices` about the
+ * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
+ */
+export function readGenerateRequest(options: PromptOptions) {
+  const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
+  const named = namedBy(options.adapters ?? [], recipe);
+  const base = recipe?.model.path ?? baseFolder(options.base, named);
   const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
   const tokenizer = loadTokenizer(base);
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
@@ -75,17 +65,16 @@ export function readGenerateRequest(what: string | undefined, flags: GenerateFla
     const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
     return [{ name, ...adapter, factors }];
   });
-  const questions = questionsOf(flags, named, adapters, tokenizer, spec);
-  const device = oneOf("device", `${flags.device ?? recipe?.run.device ?? "auto"}`, ["auto", "cpu", "cuda"]);
-  const precision = oneOf("precision", `${flags.precision ?? recipe?.model.precision ?? "auto"}`, PRECISIONS);
+  const questions = questionsOf(options, named, adapters, tokenizer, spec);
+  const device = options.device ?? recipe?.run.device ?? "auto";
+  const precision = options.precision ?? recipe?.model.precision ?? "auto";
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
   return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
-/** The adapters of --adapter; without one, all that a recipe's run has saved, or the base model alone. */
-function namedBy(flag: unknown, recipe: Recipe | null): readonly Named[] {
-  const given = flag === undefined ? [] : (Array.isArray(flag) ? flag : [flag]).map(String);
+/** The adapters that are given; without one, all that a recipe's run has saved, or the base model alone. */
+function namedBy(given: readonly string[], recipe: Recipe | null): readonly Named[] {
   const ofRecipe = (adapter: AdapterRecipe): Named => {
     return { name: adapter.name, folder: join(recipe!.run.output, adapter.name), recipe: adapter };
   };
@@ -147,34 +136,32 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
  * evaluation rows to their own.
  */
 function questionsOf(
-  flags: GenerateFlags,
+  { prompt, prompts, system: ownSystem, isRaw }: PromptOptions,
   named: readonly Named[],
   adapters: readonly NamedAdapter[],
   tokenizer: Tokenizer,
   spec: ModelSpec,
 ): readonly Question[] {
   const readingOf = ({ recipe }: Pick<Named, "recipe">): Reading => {
-    const chatTemplate = flags.raw ? false : (recipe?.chatTemplate ?? true);
+    const chatTemplate = isRaw ? false : (recipe?.chatTemplate ?? true);
     const own = tokenizerOf({ chatTemplate }, tokenizer);
     const { format = "auto", template = null, chatVariables = {}, thoughts = "as-template" } = recipe ?? {};
-    const system = flags.system === undefined ? (recipe?.system ?? null) : `${flags.system}`;
+    const system = ownSystem ?? recipe?.system ?? null;
     return {
       options: formatOptionsOf({ format, template, system, chatVariables, thoughts, chatTemplate }, own),
       tokenizer: own,
     };
   };
-  const ask = (of: Named, prompt: Prompt, place: string): Question => {
-    return { ...prompt, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
+  const ask = (of: Named, asked: Prompt, place: string): Question => {
+    return { ...asked, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
   };
-  if (flags.prompt !== undefined && flags.prompts !== undefined)
+  if (prompt !== undefined && prompts !== undefined)
     throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
-  if (flags.prompt !== undefined)
-    return named.map((of) => ask(of, fromFlag(`${flags.prompt}`, readingOf(of), spec), "--prompt"));
-  if (flags.prompts !== undefined) {
-    const file = `${flags.prompts}`;
+  if (prompt !== undefined) return named.map((of) => ask(of, fromFlag(prompt, readingOf(of), spec), "--prompt"));
+  if (prompts !== undefined) {
     const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);
     return named.flatMap((of) => {
-      const rows = readPrompts(file, (name) => readingOf(name === null ? of : find(name)), spec.vocab);
+      const rows = readPrompts(prompts, (name) => readingOf(name === null ? of : find(name)), spec.vocab);
       return rows.flatMap((row) => ((row.adapter ?? of.name) === of.name ? [ask(of, row, row.place)] : []));
     });
   }

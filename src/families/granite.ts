@@ -1,0 +1,34 @@
+// Granite 3 (IBM 2024): Llama's layer with four scalars.
+//
+// With a multiplier r of both residual branches the stream is x = r y, of y = e/r x0 + the branches' sum: a norm of x with eps is
+// the norm of y with eps / r^2. So y is computed, and no branch is multiplied.
+
+import type { ModelSpec } from "../base/spec.ts";
+import type { ConfigReader } from "./config.ts";
+import type { Definition } from "./definition.ts";
+import { dense, readDense } from "./dense.ts";
+
+/** The spec with the scalars of the config. */
+export function withScalars<S extends Pick<ModelSpec, "normEps">>(config: ConfigReader, sizes: S) {
+  const scalar = (name: string) => config.number(name, 1);
+  const residual = scalar("residual_multiplier");
+  return {
+    ...sizes,
+    normEps: sizes.normEps / residual ** 2,
+    embeddingScale: scalar("embedding_multiplier") / residual,
+    attentionScale: scalar("attention_multiplier"),
+    logitScale: 1 / scalar("logits_scaling"),
+  };
+}
+
+export const granite = {
+  ...dense,
+  architectures: ["GraniteForCausalLM"],
+  read: (config) => {
+    const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
+    const attentionBias = config.flag("attention_bias", false);
+    const mlpBias = config.flag("mlp_bias", false);
+    return { ...withScalars(config, sizes), qkvBias: attentionBias, oBias: attentionBias, mlpBias };
+  },
+  tokenizer: { class: null, isFixed: true },
+} as const satisfies Definition;

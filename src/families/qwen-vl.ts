@@ -1,0 +1,32 @@
+// The text towers of Qwen2.5-VL (Bai et al. 2025) and the dense Qwen3-VL (2025): the layers of Qwen 2 and of Qwen 3. Text has one
+// position for time, height and width, so that their rope of three parts is the plain one.
+
+import type { Definition } from "./definition.ts";
+import { dense, readDense } from "./dense.ts";
+import { qwenWindows } from "./qwen2.ts";
+
+export const qwen25vl = {
+  ...dense,
+  architectures: [],
+  read: (config) => {
+    const sizes = readDense(config, {
+      ...{ hidden: 8192, layers: 80, heads: 64, kvHeads: 8, headDim: null, intermediate: 29568, vocab: 152064 },
+      ...{ positions: 32768, normEps: 1e-5, theta: 1e6 },
+    });
+    return { ...sizes, windows: qwenWindows(config, sizes.layers, 80), qkvBias: true };
+  },
+  tokenizer: { class: "Qwen2Tokenizer", isFixed: false },
+} as const satisfies Definition;
+
+export const qwen3vl = {
+  ...dense,
+  architectures: [],
+  read: (config) => {
+    const sizes = readDense(config, {
+      ...{ kvHeads: 32, headDim: 128, intermediate: 22016, vocab: 151936, positions: 128000, theta: 500000 },
+    });
+    const attentionBias = config.flag("attention_bias", false);
+    return { ...sizes, qkvBias: attentionBias, oBias: attentionBias, qkNorm: true };
+  },
+  tokenizer: { class: "Qwen2Tokenizer", isFixed: false },
+} as const satisfies Definition;

@@ -1,0 +1,109 @@
+// What a benchmark trains: a recipe of equal adapters, and random rows. Nothing is read.
+
+import { resolve } from "node:path";
+import type { Precision } from "../base/precision.ts";
+import { Rng } from "../base/rng.ts";
+import { range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { linearsOfModel } from "../families/linears.ts";
+import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { resolveAdapter } from "../recipe/resolve.ts";
+import type { AdapterTable } from "../recipe/schema.ts";
+import type { Tokens } from "../schedule/pack.ts";
+import type { AdapterData } from "./training.ts";
+
+const TARGETS = {
+  qkvo: () => ["q_proj", "k_proj", "v_proj", "o_proj"],
+  "all-linear": linearsOfModel,
+} satisfies Readonly<Record<string, (spec: ModelSpec) => readonly string[]>>;
+export const BENCHMARK_TARGETS = Object.keys(TARGETS) as (keyof typeof TARGETS)[];
+export const BENCHMARK_METHODS: readonly PeftMethod[] = PEFT_METHODS;
+
+export type BenchmarkWork = {
+  readonly adapters: number;
+  /** Rows in an adapter's batch, and tokens in each. */
+  readonly rows: number;
+  readonly length: number;
+  readonly method: PeftMethod;
+  readonly rank: number;
+  readonly dropout: number;
+  readonly targets: keyof typeof TARGETS;
+  readonly device: Recipe["run"]["device"];
+  readonly precision: Precision;
+  readonly recomputation: Recipe["run"]["recomputation"];
+  /** Most tokens of an adapter in a pass; null: as a run. */
+  readonly tokens: number | null;
+  readonly stages: number;
+};
+
+export const BENCHMARK_DEFAULTS: BenchmarkWork = {
+  adapters: 1,
+  rows: 4,
+  length: 64,
+  method: "lora",
+  rank: 16,
+  dropout: 0,
+  targets: "all-linear",
+  device: "auto",
+  precision: "auto",
+  recomputation: "auto",
+  tokens: null,
+  stages: 1,
+};
+
+/** `rows` rows of `length` tokens, each with a target. */
+export function randomRows(spec: ModelSpec, rows: number, length: number, seed: number): AdapterData {
+  const rng = new Rng(seed, 5);
+  const row = (): Tokens => ({
+    ids: Int32Array.from({ length: length + 1 }, () => rng.below(spec.vocab)),
+    mask: new Uint8Array(length + 1).fill(1),
+  });
+  return { train: range(rows).map(row), eval: [] };
+}
+
+/** The recipe of `steps` steps on a model of this shape; what `work` leaves out is as BENCHMARK_DEFAULTS have it. */
+export function recipeOf(
+  work: Partial<BenchmarkWork>,
+  { shape, spec }: { readonly shape: string; readonly spec: ModelSpec },
+  steps: number,
+): Recipe {
+  const { adapters, rows, length, method, rank, dropout, targets, ...run } = { ...BENCHMARK_DEFAULTS, ...work };
+  const table: Omit<AdapterTable, "name" | "seed"> = {
+    format: "text",
+    chat_template: false,
+    train_on: "all",
+    method,
+    rank,
+    alpha: rank,
+    dropout,
+    targets: TARGETS[targets](spec),
+    learning_rate: 1e-4,
+    weight_decay: 0.01,
+    max_grad_norm: false,
+    scheduler: "constant",
+    warmup: 0,
+    steps,
+    batch_size: rows,
+    max_length: length,
+    shuffle: false,
+  };
+  const adapter = (i: number): AdapterRecipe =>
+    resolveAdapter({ ...table, name: `bench-${i}`, seed: i }, {}, resolve("bench"), 0, "bench");
+  return {
+    path: "bench",
+    model: { path: shape, precision: run.precision },
+    run: {
+      output: "",
+      seed: 0,
+      device: run.device,
+      tokensPerMicrobatch: run.tokens,
+      stages: run.stages,
+      restarts: 0,
+      slots: null,
+      checkpoint: null,
+      recomputation: run.recomputation,
+    },
+    adapters: range(adapters).map(adapter),
+  };
+}

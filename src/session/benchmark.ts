@@ -1,0 +1,203 @@
+// How fast this machine trains a base model of a known shape, with random weights and tokens, so that nothing needs to be
+// downloaded. The same stage, schedule and kernels as a run. What it reports is the median step; one more step, which is not
+// counted, is timed kernel by kernel.
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { now } from "../base/clock.ts";
+import { range, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { StageSetup } from "../bus/messages.ts";
+import { openStages } from "../cluster/open-stages.ts";
+import { linearElements } from "../families/linears.ts";
+import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { shapeOf } from "../plan/shapes.ts";
+import { BENCHMARK_DEFAULTS, type BenchmarkWork, randomRows, recipeOf } from "./benchmark-work.ts";
+import { type CheckpointStore, diskStore } from "./checkpoints.ts";
+import { byFamily, writeTrace } from "./chrome-trace.ts";
+import type { EventOf, SessionEvent } from "./events.ts";
+import { localDevices } from "./prepare.ts";
+import { simulateRun } from "./simulated-run.ts";
+import { steadyBubble, Tracer } from "./trace.ts";
+import { type AdapterData, run } from "./training.ts";
+
+export type BenchmarkOptions = Partial<BenchmarkWork> & {
+  /** The base model's shape, by name. */
+  readonly shape?: string;
+  /** Steps to measure. */
+  readonly steps?: number;
+  readonly link?: StageSetup["link"];
+  /** A file for a trace of one step's kernels, in Chrome's trace format. */
+  readonly trace?: string;
+  /** Seconds after which every adapter is saved, to a temporary folder; left out: never. */
+  readonly checkpoint?: number;
+};
+
+/** Every number, by name: plain data, as `mlora bench --json` prints it. */
+export type BenchmarkReport = Awaited<ReturnType<typeof benchmark>>;
+
+/** Steps that warm up and are not counted. */
+const WARM_UP = 2;
+/** Rounds of steps before the last whose bubbles are measured in a pipeline. */
+const WATCHED = 6;
+
+/** Throws a RequestError where this cannot be measured here, and what a stage fails with. */
+export async function benchmark(options: BenchmarkOptions) {
+  const { shape = "smollm2-135m", steps: measuredSteps = 10, link = "auto", trace, checkpoint = null, ...work } = options;
+  const spec = shapeOf(shape);
+  const steps = measuredSteps + WARM_UP;
+  const { adapters, rows, length } = { ...BENCHMARK_DEFAULTS, ...work };
+  const recipe = recipeOf(work, { shape, spec }, steps + 1);
+  const devices = localDevices(recipe, spec);
+  const device = devices[0]!;
+  const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
+  const summaries = data.map(({ train }) => ({
+    train: train.map(() => ({ length, longest: length, targets: length })),
+    eval: [],
+  }));
+  const plan = makePlan(recipe, spec, summaries, devices);
+  const measured = await timeSteps(plan, data, steps, link, checkpoint);
+  const { times, losses, traces, peak, deviceBytes, links, saves, bubble } = measured;
+  if (trace !== undefined) writeTrace(trace, plan, traces);
+  const ms = median(times.slice(WARM_UP));
+  const tokens = adapters * rows * length;
+  const flops = (flopsPerToken(spec) * tokens) / (ms / 1000);
+  return {
+    shape,
+    device: device.name,
+    compute: device.compute,
+    adapters,
+    rows,
+    length,
+    rank: recipe.adapters[0]!.rank,
+    targets: recipe.adapters[0]!.targets,
+    dropout: recipe.adapters[0]!.dropout,
+    recomputation: plan.stages[0]!.sizes.recomputation,
+    stages: plan.stages.map(({ layerRange, device: { ordinal } }) => ({
+      layers: layerRange.to - layerRange.from,
+      device: ordinal,
+    })),
+    links: links.flat(),
+    bubble: bubble === null ? null : rounded(bubble, 4),
+    simulated_bubble: bubble === null ? null : rounded(simulateRun(plan).simulation.steadyBubble ?? Number.NaN, 4),
+    steps: measuredSteps,
+    ms: rounded(ms, 1),
+    mean_ms: rounded(sum(times.slice(WARM_UP)) / measuredSteps, 2),
+    checkpoints: saves,
+    tokens_per_s: Math.round((1000 * tokens) / ms),
+    tflops: rounded(flops / 1e12, 3),
+    peak_tflops: rounded(peak / 1e12, 3),
+    share_of_peak: rounded(flops / peak, 3),
+    kernel_ms: Object.fromEntries(
+      Object.entries(byFamily(traces.flatMap(({ kernels }) => kernels))).map(([family, of]) => [family, rounded(of, 3)]),
+    ),
+    planned_bytes: totalBytes(totalMemory(plan)),
+    device_bytes: deviceBytes,
+    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    losses,
+  };
+}
+
+/** A checkpoint store in a temporary folder, which counts its saves. */
+function countingStore() {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
+  const store = diskStore(folder, 1);
+  const save: CheckpointStore["save"] = async (...of) => {
+    await store.save(...of);
+    counting.saves++;
+  };
+  const counting = {
+    saves: 0,
+    store: { ...store, save },
+    async [Symbol.asyncDispose]() {
+      await store[Symbol.asyncDispose]();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+  return counting;
+}
+
+/**
+ * Times of rounds of steps of all adapters, in ms, the last losses, and a trace of one more round. Every adapter is saved each
+ * `saveSeconds`, unless null.
+ */
+async function timeSteps(
+  plan: Plan,
+  data: readonly AdapterData[],
+  steps: number,
+  link: StageSetup["link"],
+  saveSeconds: number | null,
+) {
+  const stop = new AbortController();
+  await using counting = saveSeconds === null ? null : countingStore();
+  const kept = counting ? { store: counting.store, saveEvery: { steps: null, minutes: saveSeconds! / 60 } } : {};
+  await using stages = await openStages(plan, { randomSeed: 1 }, link, stop.signal);
+  const { bus, lost, links } = stages;
+  const peak = await peakOf(plan, bus);
+  const times: number[] = [];
+  const tracer = await Tracer.open(bus);
+  let traced: Promise<void> | null = null;
+  let [seen, last] = [0, now()];
+  const losses = plan.adapters.map(() => Number.NaN);
+  let bubble: number | null = null;
+  const stepped = ({ index, loss }: EventOf<"step">): void => {
+    losses[index] = loss;
+    if (++seen % plan.adapters.length !== 0) return;
+    times.push(now() - last);
+    last = now();
+    const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
+    if (watches) traced = tracer.record({ passes: true, kernels: false });
+    if (times.length === steps)
+      traced = tracer.record({ passes: true, kernels: true }).then(() => {
+        bubble = steadyBubble(tracer.traces);
+      });
+    if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
+    traced?.catch(() => undefined); // the run fails with it, too
+    if (times.length > steps) stop.abort();
+  };
+  const emit = (event: SessionEvent): void => {
+    if (event.type === "step") stepped(event);
+    if (event.type === "failed") throw new Error(event.message);
+  };
+  try {
+    await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
+    await traced;
+    const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
+    const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
+    return {
+      times: times.slice(0, steps),
+      losses,
+      traces: tracer.traces,
+      peak,
+      deviceBytes,
+      links,
+      bubble,
+      saves: counting?.saves ?? 0,
+    };
+  } catch (error) {
+    throw await stages.causeOf(error);
+  }
+}
+
+/** The peak of all stages' devices together, in FLOP/s; each device is measured once. */
+async function peakOf({ stages }: Plan, bus: Bus): Promise<number> {
+  const devices = stages.map(({ device: { host, kind, ordinal } }) => `${host} ${kind} ${ordinal}`);
+  const once = [...new Set(devices)].map((device) => devices.indexOf(device));
+  let total = 0;
+  for (const stage of once) total += await bus.request(stage, { type: "peak" });
+  return total;
+}
+
+/** Of the frozen products alone: forward and the gradient of the input, 2 operations a weight each. */
+function flopsPerToken(spec: ModelSpec): number {
+  return 4 * (linearElements(spec) + spec.vocab * spec.hidden);
+}
+
+const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));
+
+const median = (values: readonly number[]): number => {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+};

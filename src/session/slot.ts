@@ -1,0 +1,114 @@
+// An adapter in its slot on the stages: admitted, read, written, and filled from files.
+
+import { RunError } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
+import type { Bus } from "../bus/bus.ts";
+import type { Blocks } from "../files/checkpoint.ts";
+import { type PartOfWeight, readPeftAdapter, takenOffBy } from "../files/peft.ts";
+import { trainedHalf } from "../methods/halves.ts";
+import type { Init } from "../methods/init.ts";
+import { BLOCKS, type FactorTensor, factorsIn } from "../methods/layout.ts";
+import { samePlaces } from "../methods/placement.ts";
+import { settingsOf } from "../methods/registry.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import { blocksOf, factorsOf } from "./parameters.ts";
+
+/** An adapter and its slot on the stages of a plan. */
+export type AdapterSlot = {
+  readonly bus: Bus;
+  readonly plan: Plan;
+  readonly adapter: AdapterPlan;
+  readonly slot: number;
+};
+
+/**
+ * Gives a slot to an adapter on all stages, initialised by `init`; null: all is zero, until it is written. `only`: one layer
+ * of one stage (initialise.ts).
+ */
+export function admit(
+  bus: Bus,
+  slot: number,
+  { rank, scale, targets, places, method = "lora", trainedRank, recipe }: AdapterPlan,
+  init: Init | null = recipe.init,
+  only?: { readonly stage: number; readonly layer: number },
+): Promise<unknown> {
+  const adapter = {
+    ...{ rank, scale, targets, method, seed: recipe.seed, init },
+    ...(places ? { places } : {}),
+    ...settingsOf(method, recipe),
+    ...(trainedRank === undefined ? {} : { trainedRank }),
+  };
+  if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
+  return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
+}
+
+/** Releases the memory of a slot on all stages. */
+export const release = (bus: Bus, slot: number): Promise<unknown> =>
+  Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "release", slot })));
+
+/** The parameters and moments of an adapter on all stages, after all requests before this one. */
+export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
+  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: BLOCKS });
+  const all = await Promise.all(range(bus.stages).map(ask));
+  return all.map(([params, m, v]) => ({ params: params!, m: m!, v: v! }));
+}
+
+export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks[]): Promise<void> {
+  await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
+}
+
+/**
+ * Puts a saved adapter into a slot. `fresh` initialises one of its kind there, where PEFT's files need the base
+ * model's weights.
+ */
+export async function putSaved(of: AdapterSlot, folder: string, fresh: (init: Init) => Promise<unknown>): Promise<void> {
+  const init = takenOffBy(folder);
+  await (init === null ? admit(of.bus, of.slot, of.adapter, "default") : fresh(init));
+  const begun = init === null ? null : await gather(of);
+  await putFactors(of, readFactors(folder, of.plan, of.adapter, begun));
+}
+
+/** All factors of an adapter, over all stages. */
+export async function gather({ bus, plan, adapter, slot }: AdapterSlot): Promise<FactorTensor[]> {
+  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: ["params"] });
+  const blocks = await Promise.all(range(bus.stages).map(ask));
+  return factorsOf(
+    plan,
+    adapter,
+    blocks.map(([params]) => params!),
+  );
+}
+
+/** Replaces an adapter's factors on all stages. */
+export async function putFactors({ bus, plan, adapter, slot }: AdapterSlot, factors: readonly FactorTensor[]): Promise<void> {
+  const blocks = blocksOf(plan, adapter, factors);
+  await Promise.all(blocks.map((params, stage) => bus.request(stage, { type: "write", slot, blocks: { params } })));
+}
+
+/**
+ * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of an adapter that PEFT subtracts from the
+ * base model, the factors of a fresh one, in the same order; their second half is what is subtracted.
+ */
+export function readFactors(
+  folder: string,
+  { spec }: Plan,
+  adapter: AdapterPlan,
+  begun: readonly FactorTensor[] | null = null,
+): FactorTensor[] {
+  const { name, targets, method, places } = adapter;
+  const saved = readPeftAdapter(folder, spec, begun && partIn(begun));
+  if (!samePlaces(saved, adapter, spec.layers))
+    throw new RunError("export.mismatch", `adapter '${name}': the ranks or scales in ${folder} are not those in training`);
+  return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => ({
+    ...at,
+    values: saved.tensor(at.layer, at.linear, at.factor),
+  }));
+}
+
+/** A0 and B0 out of [A0; A0] and [B0, -B0]. */
+function partIn(begun: readonly FactorTensor[]): PartOfWeight {
+  const at = new Map(begun.map((of) => [`${of.layer} ${of.linear} ${of.factor}`, of.values]));
+  return ({ layer, linear, rank }) => {
+    return trainedHalf({ a: at.get(`${layer} ${linear} A`)!, b: at.get(`${layer} ${linear} B`)! }, rank);
+  };
+}
