@@ -34,7 +34,6 @@ export class CudaDevice implements Device, Launcher {
   readonly formats: readonly WeightFormat[];
   readonly name: string;
   readonly multiprocessors: number;
-  readonly hasWhole: boolean;
   readonly #driver: Driver = openDriver();
   readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
@@ -66,8 +65,7 @@ export class CudaDevice implements Device, Launcher {
     };
     const [major, minor] = [ask(attribute.COMPUTE_CAPABILITY_MAJOR), ask(attribute.COMPUTE_CAPABILITY_MINOR)];
     this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
-    const { kind, hasWhole, formats } = traitsOf(compute, { major, minor });
-    this.hasWhole = hasWhole;
+    const { kind, formats } = traitsOf(compute, { major, minor });
     this.formats = formats;
     this.#variants = new VariantSet(readManifest(), kind);
     this.#kernels = new KernelSet(driver, kind, major);

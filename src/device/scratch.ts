@@ -4,7 +4,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import { alignUp, maxOf, sum } from "../base/shape.ts";
+import { alignUp, maxOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type Group, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
 import type { LayerRange } from "../methods/layout.ts";
@@ -77,12 +77,11 @@ function productScratch(
   { in: width, firstColumn }: ReturnType<typeof groupShape>,
   elements: number,
 ): number[] {
-  const out = firstColumn.at(-1)!;
-  const blocks = sum(firstColumn.slice(1).map((last, g) => Math.ceil((last - firstColumn[g]!) / UP_COLUMNS[compute])));
-  const chunked = (columns: number, chunk: number) => Math.ceil(elements / (ROW_TILE * chunk)) * columns;
+  const columns = maxOf(firstColumn.slice(1).map((last, g) => last - firstColumn[g]!));
+  const chunked = (length: number, chunk: number) => Math.ceil(elements / (ROW_TILE * chunk)) * length;
   return [
     Math.ceil(width / DOWN_PART) * elements * 4,
-    (blocks * elements + chunked(out, UP_CHUNK)) * 4,
+    (Math.ceil(columns / UP_COLUMNS[compute]) * elements + chunked(columns, UP_CHUNK)) * 4,
     chunked(width, DOWN_CHUNK) * 4,
   ];
 }

@@ -61,7 +61,7 @@ export function forward(
 
 const lowOf = ({ site, low }: Adapted, { tileAdapter }: RowTables, s: Tensor): LowRank => {
   const { factors, ranks, scale, firstColumn } = site;
-  return { s, lowAt: low.lowAt, factors, scale, ranks, tileAdapter, firstColumn };
+  return { s, lowAt: low.lowAt, span: low.span, factors, scale, ranks, tileAdapter, firstColumn };
 };
 
 /** s = A drop(x) alone, where the output is not wanted again. */
@@ -69,7 +69,7 @@ export function down(device: Device, { site, low }: Adapted, rows: RowTables, x:
   const { factors, ranks, module } = site;
   const { tileAdapter, rowNumber, dropout } = rows;
   expand(device, rows, site);
-  loraDown(device, { x, s, lowAt: low.lowAt, factors, ranks, module, tileAdapter, rowNumber, dropout });
+  loraDown(device, { x, s, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout });
 }
 
 /**
@@ -102,7 +102,7 @@ export function backward(
     dy = COMPUTATIONS[method].rows!.backward(device, of, product);
   }
   loraUpGrad(device, { dy, ds, ...low });
-  const input = { ds, lowAt: low.lowAt, factors, ranks, module, tileAdapter, rowNumber, dropout };
+  const input = { ds, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout };
   loraDownGrad(device, { x, ...input });
   if (dx) linearBackward(device, { dy, weight, dx, lora: input });
   for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.reduce(device, site, of);

@@ -24,9 +24,10 @@ import {
   type Place,
   widthIn,
 } from "../methods/layout.ts";
-import { trainedAt } from "../methods/placement.ts";
+import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import type { RankSpan } from "../ops/linear/low-rank.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables } from "./pool-memory.ts";
@@ -43,8 +44,8 @@ const RATE_BUT_OF_B = 1;
 /** An adapter in a slot, with its memory. */
 type Held = { readonly adapter: PoolAdapter; readonly memory: AdapterMemory; readonly arena: Arena };
 
-/** Where the rows of s of each tile begin in a group, in units of 16 elements, and elements of all. */
-export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number };
+/** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
+export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
 
 export class AdapterPool implements Disposable {
   readonly #tables: ReturnType<typeof takeTables>;
@@ -144,7 +145,12 @@ export class AdapterPool implements Disposable {
       if (!stale) continue;
       const targeted = new Set(changed.flatMap((of) => (of ? of.memory.layout.sites : [])).map(siteKey));
       const sites = [...this.#sites.values()].filter((site) => targeted.has(siteKey(site)));
-      const weighted = sites.map((site) => ({ site, weight: weightOf(site.layer, site.group) }));
+      const weighted = sites.map((site) => {
+        const ranks = changed.flatMap((of) =>
+          GROUPS[site.group].map((linear) => (of ? rankAt(of.adapter, site.layer, linear) : 0)),
+        );
+        return { site, weight: weightOf(site.layer, site.group), most: Math.max(...ranks) };
+      });
       COMPUTATIONS[method].refresh!(this.device, weighted, stale);
     }
   }
@@ -225,9 +231,22 @@ export class AdapterPool implements Disposable {
         starts[tile] = units;
         units += (widths.get(slot)! / 16) * this.device.rowTile;
       }
-      if (units > 0) found.set(group, { starts, elements: units * 16 });
+      if (units > 0) found.set(group, { starts, elements: units * 16, span: this.#spanOf(widths.keys(), group) });
     }
     return found;
+  }
+
+  /** The least and the most rank of some slots' adapters in a group, over all layers. */
+  #spanOf(slots: Iterable<number>, group: Group): RankSpan {
+    const linears = GROUPS[group];
+    let [least, most] = [Number.POSITIVE_INFINITY, 0];
+    for (const slot of slots)
+      for (let layer = this.layers.from; slot >= 0 && layer < this.layers.to; layer++)
+        for (const linear of linears) {
+          const rank = rankAt(this.#in(slot).adapter, layer, linear);
+          if (rank > 0) [least, most] = [Math.min(least, rank), Math.max(most, rank)];
+        }
+    return { least, most };
   }
 
   #writeTables(slot: number): void {

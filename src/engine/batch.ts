@@ -6,13 +6,14 @@ import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { type Group, groupsOfModel } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import type { RankSpan } from "../ops/linear/low-rank.ts";
 import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 
 /** The rows of s of a group: `lowAt` i32[T], where those of each tile begin, in units of 16 elements (device/kernels.ts). */
-export type LowRows = { readonly lowAt: Tensor; readonly elements: number };
+export type LowRows = { readonly lowAt: Tensor; readonly elements: number; readonly span: RankSpan };
 
 /** What the adapters of a pass have it compute. */
 export type AdapterWork = {
@@ -70,10 +71,10 @@ export function writeBatch(device: Device, pool: AdapterPool, batch: BatchMemory
 
 function adapterWork(device: Device, pool: AdapterPool, batch: BatchMemory, tiles: Int32Array): AdapterWork {
   const low = new Map<Group, LowRows>();
-  for (const [group, { starts, elements }] of pool.lowRows(tiles)) {
+  for (const [group, { starts, elements, span }] of pool.lowRows(tiles)) {
     const lowAt = firstRows(batch.lowAt.get(group)!, starts.length);
     device.write(lowAt, starts);
-    low.set(group, { lowAt, elements });
+    low.set(group, { lowAt, elements, span });
   }
   const expanding = new Map<PeftMethod, Expanding>();
   for (const [method, slots] of pool.expanding(tiles)) {

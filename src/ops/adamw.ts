@@ -33,7 +33,7 @@ export const gradNorm = op<{ grads: Tensor; tensors: Tensor; squares: Tensor }>(
       const kernel = gpu.kernel("grad_norm");
       const slices = kernel.constant("SLICES");
       const part = gpu.scratch(count * slices * 4);
-      gpu.launch(kernel, [slices, count, 1], { grads, tensors, part, P: dim(grads, 0) });
+      gpu.launch(kernel, [slices, count], { grads, tensors, part });
       const add = gpu.kernel("grad_norm_sum");
       gpu.launch(add, [cdiv(count, add.constant("BLOCK"))], { part, squares, size: count });
     },
@@ -75,7 +75,7 @@ export const adamwStep = op<{
     cuda: ({ params, grads, m, v, copy, factors, table }, gpu) => {
       const count = dim(params, 0);
       const kernel = gpu.kernel("adamw_step", { COPY: flag(copy) });
-      const grid = [cdiv(count, kernel.constant("BLOCK")), 1] as const;
+      const grid = [cdiv(count, kernel.constant("BLOCK"))] as const;
       gpu.launch(kernel, grid, { params, grads, m, v, copy, factors, table, P: count });
     },
   },

@@ -6,7 +6,7 @@ import { addressesIn, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.
 import type { Tensor } from "../device/device.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
 import { CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
-import { A, B, columnsIn, F32, rowsOf, segments } from "./linear/low-rank.ts";
+import { A, B, columnsIn, F32, holding, rowsOf, segments } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 import { denseOf, expandRows, widestPiece } from "./packed.ts";
 
@@ -32,6 +32,8 @@ export const doraNorm = op<{
   ranks: Tensor;
   firstColumn: readonly number[];
   stale: Tensor;
+  /** Of the ranks of these adapters; a bound is as right. */
+  most: number;
 }>(
   "dora_norm",
   {
@@ -62,17 +64,18 @@ export const doraNorm = op<{
           }
         }
     },
-    cuda: ({ weight, factors, vectors, scale, ranks, firstColumn, stale }, gpu) => {
+    cuda: ({ weight, factors, vectors, scale, ranks, firstColumn, stale, most }, gpu) => {
       const w = denseOf(gpu, weight);
-      const [N, K, L, G] = [dim(w, 0), dim(w, 1), dim(ranks, 0), dim(ranks, 1)];
-      const kernel = gpu.kernel("dora_norm");
-      const strides = { factors_stride: strideOf(factors), ranks_stride: strideOf(ranks) };
-      for (let g = 0; g < G; g++) {
-        const [first, last] = [firstColumn[g]!, firstColumn[g + 1]!];
-        gpu.launch(kernel, [L, cdiv(last - first, kernel.constant("BN"))], {
-          ...{ w, factors, vectors, scale, ranks, stale, ...strides },
-          ...{ g, first, last, N, K },
-        });
+      const [K, L] = [dim(w, 1), dim(ranks, 0)];
+      const kernel = holding(gpu.variants("dora_norm"), "RB", most);
+      const strides = {
+        ...{ factors_stride: strideOf(factors), vectors_stride: strideOf(vectors) },
+        ...{ scale_stride: strideOf(scale), ranks_stride: strideOf(ranks) },
+      };
+      for (const [g, first] of firstColumn.slice(0, -1).entries()) {
+        const last = firstColumn[g + 1]!;
+        const programs = Math.min(cdiv(last - first, kernel.constant("BN")), Math.max(16, cdiv(2048, L)));
+        gpu.launch(kernel, [L, programs], { w, factors, vectors, scale, ranks, stale, ...strides, g, first, last, K });
       }
     },
   },
@@ -144,11 +147,11 @@ export const doraBackward = op<{ dy: Tensor; z: Tensor; vectors: Tensor; decompo
       }
     },
     cuda: ({ dy, z, vectors, decomposed, tileAdapter }, gpu) => {
-      const [M, N, L] = [dim(dy, 0), dim(dy, 1), dim(decomposed, 0)];
+      const [M, N] = [dim(dy, 0), dim(dy, 1)];
       const kernel = gpu.kernel("dora_backward");
       const strides = { vectors_stride: strideOf(vectors), decomposed_stride: strideOf(decomposed) };
-      gpu.launch(kernel, [cdiv(N, kernel.constant("BN")), L + M / CUDA_ROW_TILE], {
-        ...{ dy, z, vectors, decomposed, ...strides, tile_adapter: tileAdapter, L, M, N },
+      gpu.launch(kernel, [cdiv(N, kernel.constant("BN")), M / CUDA_ROW_TILE], {
+        ...{ dy, z, vectors, decomposed, ...strides, tile_adapter: tileAdapter, M, N },
       });
     },
   },

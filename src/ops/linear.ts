@@ -5,7 +5,7 @@ import { rowsOfFloats } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import { fp8Backward, fp8Forward, isFp8 } from "./linear/fp8.ts";
-import { addBias, forwardVariant, frozen, productGrid } from "./linear/frozen.ts";
+import { addBias, backwardVariant, forwardVariant, frozen, productGrid } from "./linear/frozen.ts";
 import {
   A,
   ADAPTER_SPECS,
@@ -23,7 +23,7 @@ import {
   rowsOf,
   tablesOf,
 } from "./linear/low-rank.ts";
-import { dim, flag, op } from "./op.ts";
+import { dim, flag, op, strideOf } from "./op.ts";
 import { denseOf } from "./packed.ts";
 
 /** What a linear adds for adapters. */
@@ -84,11 +84,11 @@ export const linearForward = op<LinearForward>(
       const w = denseOf(gpu, weight);
       const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
-      const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
-      const kernel = forwardVariant(gpu, "linear_forward", lora, options, first1, first2);
+      const bounds = boundaries(lora?.firstColumn ?? [0, N]);
+      const kernel = forwardVariant(gpu, "linear_forward", lora, options, bounds, N);
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
-        ...{ x, w, y, bias, residual, M, N, K, first1, first2 },
-        ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, ...tablesOf(lora) },
+        ...{ x, w, y, bias, residual, M, N, K, ...bounds },
+        ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0, ...tablesOf(lora) },
       });
     },
   },
@@ -128,7 +128,7 @@ export const linearBackward = op<LinearBackward>(
       if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
       const w = denseOf(gpu, weight);
       const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
-      const kernel = gpu.kernel("linear_backward", lora ? { G: dim(lora.ranks, 1), LORA: 1 } : { LORA: 0 });
+      const kernel = backwardVariant(gpu, "linear_backward", lora);
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
         ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, ...tablesOf(lora) },
         ...{ row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 },

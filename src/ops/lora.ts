@@ -2,10 +2,13 @@
 //
 // With y = x W^T + scale s B^T:  ds = scale dy B,  dB = scale dy^T s,  dA = ds^T drop(x).
 
-import { sum } from "../base/shape.ts";
+import { maxOf, sum } from "../base/shape.ts";
 import { rowsOfFloats } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { CUDA_ROW_TILE } from "../device/tile.ts";
+import { RANK_TILE } from "../methods/layout.ts";
 import {
   A,
   A_GRADIENT,
@@ -19,14 +22,38 @@ import {
   DROPOUT_SPECS,
   type DropoutArgs,
   eachSegment,
+  holding,
   masked,
   rowsOf,
+  tablesOf,
+  widest,
 } from "./linear/low-rank.ts";
 import { cdiv, dim, op, strideOf } from "./op.ts";
 
 /** The most chunks of `chunk` tiles that a batch can have, each adapter's tiles being cut on their own. */
 const mostChunks = (tiles: number, adapters: number, chunk: number): number =>
   Math.floor((tiles + Math.min(adapters, tiles) * (chunk - 1)) / chunk);
+
+/** Programs of a *_sum kernel for a tile, and for the later chunks of an adapter, at most. */
+const [TILE_PROGRAMS, ADAPTER_PROGRAMS] = [64, 256];
+
+const tilePrograms = (args: AdapterArgs, add: Variant): number =>
+  Math.min(TILE_PROGRAMS, cdiv(CUDA_ROW_TILE * widest(args), add.constant("BLOCK")));
+
+/** How many adapters can have later chunks, and programs for each of them; `across`: blocks of one of its rows. */
+const adders = (args: AdapterArgs, tiles: number, chunk: number, across: number): readonly [number, number] => [
+  Math.floor(tiles / (chunk + 1)),
+  Math.min(ADAPTER_PROGRAMS, widest(args) * across),
+];
+
+/** Rows of the scratch for later chunks, as long as those of the gradient; kernels/triton/lora.py says which is whose. */
+const laterRows = (elements: number, chunk: number): number => cdiv(elements, CUDA_ROW_TILE * chunk);
+
+/** As many columns at once as a narrow adapter next to a wide one has; all alike may have more. */
+function columnVariant(gpu: Launcher, name: "lora_down" | "lora_down_grad", args: AdapterArgs): Variant {
+  const { least, most } = args.span;
+  return holding(gpu.variants(name), "CB", Math.min(widest(args), least === most ? 128 : 64));
+}
 
 /** s = drop(x) A^T: x c[M, K], s c[E]. */
 export const loraDown = op<AdapterArgs & DropoutArgs & { x: Tensor; s: Tensor }>(
@@ -42,20 +69,22 @@ export const loraDown = op<AdapterArgs & DropoutArgs & { x: Tensor; s: Tensor }>
           host.product([segment.rows, rank, width], input, false, { ptr: matrix(A), ld: width }, true, low(s));
       });
     },
-    cuda: ({ x, s, lowAt, factors, ranks, tileAdapter, rowNumber, dropout, module }, gpu) => {
+    cuda: (args, gpu) => {
+      const { x, s, rowNumber, dropout, module } = args;
       const [M, K, E] = [dim(x, 0), dim(x, 1), dim(s, 0)];
-      const kernel = gpu.kernel("lora_down", { G: dim(ranks, 1) });
-      const [BM, BK] = [kernel.constant("BM"), kernel.constant("BK")];
+      const kernel = columnVariant(gpu, "lora_down", args);
+      const [BM, BK, CB] = [kernel.constant("BM"), kernel.constant("BK"), kernel.constant("CB")];
       const partBlocks = cdiv(kernel.constant("PART"), BK);
       const parts = cdiv(cdiv(K, BK), partBlocks);
       const scratch = parts > 1 ? gpu.scratch(parts * E * 4) : null;
-      gpu.launch(kernel, [M / BM, parts], {
-        ...{ x, s, scratch, low_at: lowAt, factors, ranks, tile_adapter: tileAdapter, row_number: rowNumber, dropout, module },
-        ...{ factors_stride: strideOf(factors), ranks_stride: strideOf(ranks), M, K, E, part_blocks: partBlocks },
+      gpu.launch(kernel, [M / BM, parts, cdiv(widest(args), CB)], {
+        ...{ x, s, scratch, row_number: rowNumber, dropout, module, ...tablesOf(args) },
+        ...{ M, K, low_size: E, part_blocks: partBlocks },
       });
       if (parts === 1) return;
       const add = gpu.kernel("lora_down_sum");
-      gpu.launch(add, [cdiv(E, add.constant("BLOCK"))], { s, scratch, parts, size: E });
+      const grid = [M / CUDA_ROW_TILE, tilePrograms(args, add)] as const;
+      gpu.launch(add, grid, { s, scratch, parts, low_size: E, ...tablesOf(args) });
     },
   },
 );
@@ -81,28 +110,28 @@ export const loraUpGrad = op<
         }
       });
     },
-    cuda: ({ dy, s, ds, lowAt, factors, scale, ranks, tileAdapter, firstColumn }, gpu) => {
-      const [M, N, E, L] = [dim(dy, 0), dim(dy, 1), dim(s, 0), dim(ranks, 0)];
-      const kernel = gpu.kernel("lora_up_grad", { G: dim(ranks, 1) });
-      const [BN, CHUNK] = [kernel.constant("BN"), kernel.constant("CHUNK")];
-      const { first1, first2 } = boundaries(firstColumn);
-      const blocks = sum(firstColumn.slice(1).map((last, g) => cdiv(last - firstColumn[g]!, BN)));
-      const dsBytes = blocks * E * 4;
-      const ds_part = gpu.scratch(dsBytes + cdiv(E, CUDA_ROW_TILE * CHUNK) * N * 4);
-      const shared = { ds_part, db_part: ds_part + dsBytes, scale, ranks, factors, low_at: lowAt, tile_adapter: tileAdapter };
-      const strides = { factors_stride: strideOf(factors), ranks_stride: strideOf(ranks) };
-      gpu.launch(kernel, [blocks, mostChunks(M / CUDA_ROW_TILE, L, CHUNK)], {
-        dy,
-        s,
-        ds,
-        ...shared,
-        ...strides,
-        M,
-        N,
-        E,
-        first1,
-        first2,
-      });
+    cuda: (args, gpu) => {
+      const { dy, s, ds, scale, firstColumn, span } = args;
+      const [M, N, E, L] = [dim(dy, 0), dim(dy, 1), dim(s, 0), dim(args.ranks, 0)];
+      const tiles = M / CUDA_ROW_TILE;
+      // A block of 16 would read dy too often for a wide adapter, one of 64 make a narrow one wait for its registers.
+      const ranks = span.least <= RANK_TILE && span.most > RANK_TILE ? 2 * RANK_TILE : span.most;
+      const kernel = holding(gpu.variants("lora_up_grad"), "RB", ranks);
+      const [RB, BN, CHUNK] = [kernel.constant("RB"), kernel.constant("BN"), kernel.constant("CHUNK")];
+      const columns = firstColumn.slice(1).map((last, g) => last - firstColumn[g]!);
+      const [blocks, pitch] = [columns.map((of) => cdiv(of, BN)), maxOf(columns)];
+      const dsBytes = maxOf(blocks) * E * 4;
+      const ds_part = gpu.scratch(dsBytes + laterRows(E, CHUNK) * pitch * 4);
+      const shared = {
+        ...{ ds_part, db_part: ds_part + dsBytes, scale, scale_stride: strideOf(scale), ...tablesOf(args) },
+        ...{ M, N, ...boundaries(firstColumn), low_size: E, pitch },
+      };
+      gpu.launch(kernel, [sum(blocks), mostChunks(tiles, L, CHUNK), cdiv(span.most, RB)], { dy, s, ...shared });
+      const add = gpu.kernel("lora_up_grad_sum");
+      const ds_programs = tilePrograms(args, add);
+      const [adapters, db_programs] = adders(args, tiles, CHUNK, cdiv(pitch, add.constant("DB_BLOCK")));
+      const programs = tiles * ds_programs + adapters * db_programs;
+      gpu.launch(add, [programs], { ds, ds_programs, db_programs, ...shared });
     },
   },
 );
@@ -123,15 +152,19 @@ export const loraDownGrad = op<AdapterArgs & DropoutArgs & { x: Tensor; ds: Tens
         }
       });
     },
-    cuda: ({ x, ds, lowAt, factors, ranks, tileAdapter, rowNumber, dropout, module }, gpu) => {
-      const [M, K, E, L] = [dim(x, 0), dim(x, 1), dim(ds, 0), dim(ranks, 0)];
-      const kernel = gpu.kernel("lora_down_grad", { G: dim(ranks, 1) });
-      const [BK, CHUNK] = [kernel.constant("BK"), kernel.constant("CHUNK")];
-      const scratch = gpu.scratch(cdiv(E, CUDA_ROW_TILE * CHUNK) * K * 4);
-      gpu.launch(kernel, [cdiv(K, BK), mostChunks(M / CUDA_ROW_TILE, L, CHUNK)], {
-        ...{ x, ds, row_number: rowNumber, dropout, module, scratch, low_at: lowAt, factors, ranks, tile_adapter: tileAdapter },
-        ...{ factors_stride: strideOf(factors), ranks_stride: strideOf(ranks), M, K, E },
+    cuda: (args, gpu) => {
+      const { x, ds, rowNumber, dropout, module } = args;
+      const [M, K, E, L] = [dim(x, 0), dim(x, 1), dim(ds, 0), dim(args.ranks, 0)];
+      const tiles = M / CUDA_ROW_TILE;
+      const kernel = columnVariant(gpu, "lora_down_grad", args);
+      const [BK, CB, CHUNK] = [kernel.constant("BK"), kernel.constant("CB"), kernel.constant("CHUNK")];
+      const shared = { scratch: gpu.scratch(laterRows(E, CHUNK) * K * 4), ...tablesOf(args), M, K };
+      gpu.launch(kernel, [cdiv(K, BK), mostChunks(tiles, L, CHUNK), cdiv(widest(args), CB)], {
+        ...{ x, ds, row_number: rowNumber, dropout, module, ...shared },
       });
+      const add = gpu.kernel("lora_down_grad_sum");
+      const grid = adders(args, tiles, CHUNK, cdiv(K, add.constant("BLOCK")));
+      if (grid[0] > 0) gpu.launch(add, grid, shared);
     },
   },
 );

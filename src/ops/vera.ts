@@ -6,12 +6,15 @@ import { addressesIn, floats, ints, rowsOfInts } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
 import { A, A_GRADIENT, B, B_GRADIENT, columnsIn } from "./linear/low-rank.ts";
-import { cdiv, dim, op, strideOf } from "./op.ts";
+import { dim, op, strideOf } from "./op.ts";
 
 const c = native({
   vera_expand: { args: [P, P, I, I, I, I, U, F], returns: "void" },
   vera_reduce: { args: [P, P, I, I, I, I, U, F], returns: "void" },
 });
+
+/** Programs of an adapter: each takes blocks of the factor in turn. */
+const PROGRAMS = 64;
 
 type Projected = {
   readonly side: "a" | "b";
@@ -58,13 +61,11 @@ function each(args: Projected, isGradient: boolean, apply: typeof c.vera_expand)
 function launch(gpu: Launcher, name: "vera_expand" | "vera_reduce", args: Projected): void {
   const { side, factors, vectors, ranks, firstColumn, which, projection, width } = args;
   const kernel = gpu.kernel(name, { SIDE: side === "a" ? 0 : 1 });
-  const [L, G] = [dim(ranks, 0), dim(ranks, 1)];
   const strides = { factors_stride: strideOf(factors), vectors_stride: strideOf(vectors), ranks_stride: strideOf(ranks) };
+  const [L, G] = [dim(ranks, 0), dim(ranks, 1)];
   for (let g = 0; g < G; g++) {
     const columns = side === "a" ? width : columnsIn(firstColumn, g)[1];
-    gpu.launch(kernel, [L, cdiv(columns, kernel.constant("BJ"))], {
-      ...{ factors, vectors, ranks, which, projection, ...strides, g, columns },
-    });
+    gpu.launch(kernel, [L, PROGRAMS], { factors, vectors, ranks, which, projection, ...strides, g, columns });
   }
 }
 

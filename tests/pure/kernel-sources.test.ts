@@ -19,6 +19,7 @@ const namesIn = (folder: string, ending: string): string[] =>
 /** What several families are made of, and parts of large ones. */
 const SHARED_C = ["dropout", "memory", "parallel", "product"];
 const SHARED_PY = [
+  "adapters",
   "attention_hopper",
   "attention_variants",
   "codegen",

@@ -11,8 +11,8 @@ import type { TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 
-/** A target group with its frozen linears. */
-export type WeightedSite = { readonly site: TargetGroup; readonly weight: Weight };
+/** A target group with its frozen linears, and the most rank that a refresh has to do with there. */
+export type WeightedSite = { readonly site: TargetGroup; readonly weight: Weight; readonly most: number };
 
 /** Whether the rows of a pass at a target group are of adapters of one method that target it. */
 export type Extent = "none" | "some" | "all";

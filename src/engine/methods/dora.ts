@@ -24,9 +24,9 @@ export const dora: Computation = {
   derived: { gain: 1, inverse: 0 }, // m / norm and 1 / norm
   beginsByRefresh: true,
   refresh(device, sites, stale) {
-    for (const { site, weight } of sites) {
+    for (const { site, weight, most } of sites) {
       const { factors, vectors, scale, ranks, firstColumn } = site;
-      doraNorm(device, { weight, factors, vectors, scale, ranks, firstColumn, stale });
+      doraNorm(device, { weight, factors, vectors, scale, ranks, firstColumn, stale, most });
     }
   },
   rows: {

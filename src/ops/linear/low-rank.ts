@@ -25,6 +25,7 @@
 import { F, I, native, P, U } from "../../../ffi/native.ts";
 import { alignUp } from "../../base/shape.ts";
 import { addressesIn, floats, type Host, ints, type Matrix, rowsOfInts, unsigned } from "../../device/cpu/host.ts";
+import type { Variant } from "../../device/cuda/variants.ts";
 import type { Tensor } from "../../device/device.ts";
 import { CPU_ROW_TILE as ROW_TILE } from "../../device/tile.ts";
 import { paddedWidth, RANK_TILE } from "../../methods/layout.ts";
@@ -32,8 +33,15 @@ import { dim, strideOf } from "../op.ts";
 
 const c = native({ dropout: { args: [P, P, P, I, I, U, U, U, U, F, I], returns: "void" } });
 
+/**
+ * The least and the most rank of the adapters of a micro-batch in the linears that they target. It decides which variant of a
+ * kernel is launched on how large a grid, and no result: bounds are as right.
+ */
+export type RankSpan = { readonly least: number; readonly most: number };
+
 /** What every kernel that touches adapters reads. */
 export type AdapterArgs = {
+  readonly span: RankSpan;
   readonly tileAdapter: Tensor;
   readonly lowAt: Tensor;
   readonly factors: Tensor;
@@ -61,9 +69,17 @@ export const boundaries = (firstColumn: readonly number[]) => {
   return { first1, first2 };
 };
 
+/** Columns of s that the widest adapter has, at most. */
+export const widest = ({ span, ranks }: Pick<AdapterArgs, "span" | "ranks">): number =>
+  dim(ranks, 1) * alignUp(span.most, RANK_TILE);
+
+/** The first of these variants whose block, a constant, holds so much; else the last, which takes more blocks than one. */
+export const holding = (variants: readonly Variant[], block: "RB" | "CB", size: number): Variant =>
+  variants.find((variant) => variant.constant(block) >= size) ?? variants.at(-1)!;
+
 /** The tables as arguments of a kernel; null for none. */
-export const tablesOf = (args: AdapterArgs | null) => ({
-  ...{ factors: args?.factors ?? null, ranks: args?.ranks ?? null },
+export const tablesOf = (args: Omit<AdapterArgs, "span"> | null) => ({
+  ...{ factors: args?.factors ?? null, ranks: args?.ranks ?? null, G: args ? dim(args.ranks, 1) : 1 },
   ...{ low_at: args?.lowAt ?? null, tile_adapter: args?.tileAdapter ?? null },
   ...{ factors_stride: args ? strideOf(args.factors) : 0, ranks_stride: args ? strideOf(args.ranks) : 0 },
 });
