@@ -96,7 +96,7 @@ export class PlannedRun {
         steps: adapter.steps,
         tokens: adapter.tokens,
         parameters: adapter.parameters,
-        memory_bytes: sum(bytesOnStages(plan, adapter)),
+        memory_bytes: sum(bytesOnStages(this.plan, adapter)),
       })),
       notices,
       memory_bytes: { ...memory, total: totalBytes(memory) },

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
 import type { Bus } from "../../src/bus/bus.ts";
+import type { StageRequest } from "../../src/bus/messages.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
@@ -86,11 +87,12 @@ test("a run never holds more than its memory, and every adapter learns what it d
     let [most, together] = [0, 0];
     const bus: Bus = {
       stages: 1,
-      request: (stage, request) => {
+      request: (stage, asked) => {
+        const request = asked as StageRequest;
         if (request.type === "admit") held.set(request.slot, bytes[ranks.indexOf(request.adapter.rank)]!);
         if (request.type === "release") held.delete(request.slot);
         [most, together] = [Math.max(most, sum(held.values())), Math.max(together, held.size)];
-        return opened.request(stage, request);
+        return opened.request(stage, asked);
       },
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };
