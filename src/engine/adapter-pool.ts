@@ -22,6 +22,7 @@ import {
   type LayerRange,
   layoutAdapter,
   type Place,
+  RANK_TILE,
   widthIn,
 } from "../methods/layout.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
@@ -42,7 +43,15 @@ const [FRESH, STALE, BEGINS] = [0, 1, 2];
 const RATE_BUT_OF_B = 1;
 
 /** An adapter in a slot, with its memory. */
-type Held = { readonly adapter: PoolAdapter; readonly memory: AdapterMemory; readonly arena: Arena };
+type Held = {
+  readonly adapter: PoolAdapter;
+  readonly memory: AdapterMemory;
+  readonly arena: Arena;
+  readonly low: ReadonlyMap<Group, GroupRanks>;
+};
+
+/** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
+type GroupRanks = { readonly width: number; readonly span: RankSpan };
 
 /** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
 export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
@@ -112,7 +121,7 @@ export class AdapterPool implements Disposable {
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
     device.write(factors, factorTable(layout));
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#held[slot] = { adapter, memory, arena };
+    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
     this.#writeTables(slot);
   }
 
@@ -224,29 +233,27 @@ export class AdapterPool implements Disposable {
     const found = new Map<Group, LowRows>();
     for (const group of groupsOfModel(this.spec)) {
       const starts = new Int32Array(tiles.length);
-      let units = 0;
-      const widths = new Map<number, number>([[-1, 0]]);
+      let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
       for (const [tile, slot] of tiles.entries()) {
-        if (!widths.has(slot)) widths.set(slot, widthIn(this.#in(slot).adapter, this.layers, group));
         starts[tile] = units;
-        units += (widths.get(slot)! / 16) * this.device.rowTile;
+        const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
+        if (!low) continue;
+        units += (low.width / RANK_TILE) * this.device.rowTile;
+        [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
       }
-      if (units > 0) found.set(group, { starts, elements: units * 16, span: this.#spanOf(widths.keys(), group) });
+      if (units > 0) found.set(group, { starts, elements: units * RANK_TILE, span: { least, most } });
     }
     return found;
   }
 
-  /** The least and the most rank of some slots' adapters in a group, over all layers. */
-  #spanOf(slots: Iterable<number>, group: Group): RankSpan {
-    const linears = GROUPS[group];
-    let [least, most] = [Number.POSITIVE_INFINITY, 0];
-    for (const slot of slots)
-      for (let layer = this.layers.from; slot >= 0 && layer < this.layers.to; layer++)
-        for (const linear of linears) {
-          const rank = rankAt(this.#in(slot).adapter, layer, linear);
-          if (rank > 0) [least, most] = [Math.min(least, rank), Math.max(most, rank)];
-        }
-    return { least, most };
+  #lowOf(adapter: PoolAdapter, { sites }: AdapterLayout): Held["low"] {
+    const found = new Map<Group, GroupRanks>();
+    for (const [group, of] of Map.groupBy(sites, (site) => site.group)) {
+      const ranks = of.flatMap((site) => site.ranks.filter((rank) => rank > 0));
+      const span = { least: Math.min(...ranks), most: Math.max(...ranks) };
+      found.set(group, { width: widthIn(adapter, this.layers, group), span });
+    }
+    return found;
   }
 
   #writeTables(slot: number): void {

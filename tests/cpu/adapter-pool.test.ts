@@ -7,11 +7,11 @@ import { GRANULARITY } from "../../src/device/device.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { AdapterPool } from "../../src/engine/adapter-pool.ts";
 import { adapterBytes, tableBytes } from "../../src/engine/pool-memory.ts";
-import { LINEARS, type Linear, linearShape } from "../../src/families/linears.ts";
+import { type Linear, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { placed } from "../../src/methods/placement.ts";
 import { PEFT_METHODS } from "../../src/methods/registry.ts";
-import { tinySpec } from "../helpers/tiny.ts";
+import { LINEARS, tinySpec } from "../helpers/tiny.ts";
 
 /** An adapter with a method, rank, targets and, now and then, places of its own. */
 function randomAdapter(rng: Rng, layers: number): PoolAdapter {

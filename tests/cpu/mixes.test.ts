@@ -7,12 +7,11 @@ import { range, sum } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { LINEARS } from "../../src/families/linears.ts";
 import { type DataSummary, makePlan, type Plan, type StageDevice, totalBytes } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { randomFill, randomTokens, tinyFamilies } from "../helpers/tiny.ts";
+import { LINEARS, randomFill, randomTokens, tinyFamilies } from "../helpers/tiny.ts";
 
 const ROOM = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 };
 const cpu: StageDevice = { ...chooseDevice("cpu", "fp32"), ...ROOM, host: "" };
