@@ -2,6 +2,7 @@
 // would need compiled is found with it on a machine without a GPU.
 
 import { bytesOf } from "../src/base/dtype.ts";
+import { invariant } from "../src/base/errors.ts";
 import { sizeOf } from "../src/base/shape.ts";
 import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
 import type { Argument, Grid } from "../src/device/cuda/kernel.ts";
@@ -19,6 +20,7 @@ export class DryGpu extends NullDevice implements Launcher {
   readonly multiprocessors = 1;
   override readonly formats: NullDevice["formats"];
   readonly #variants: VariantSet;
+  #reserved = 0;
 
   /** `note` is given each row that is launched, with its grid and arguments, or that another batch of the adapters may launch. */
   constructor(
@@ -51,7 +53,13 @@ export class DryGpu extends NullDevice implements Launcher {
     return this.#variants.all(name, choice);
   }
 
-  scratch(): number {
+  override reserveScratch(bytes: number): void {
+    super.reserveScratch(bytes);
+    this.#reserved = Math.max(this.#reserved, bytes);
+  }
+
+  scratch(bytes: number): number {
+    invariant(bytes <= this.#reserved, `a kernel needs ${bytes} bytes of scratch, ${this.#reserved} were planned`);
     return 0;
   }
 
