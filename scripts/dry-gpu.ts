@@ -14,7 +14,6 @@ import { CUDA_ROW_TILE } from "../src/device/tile.ts";
 
 export class DryGpu extends NullDevice implements Launcher {
   readonly multiprocessors = 1;
-  readonly hasWhole: boolean;
   override readonly formats: NullDevice["formats"];
   readonly #variants: VariantSet;
 
@@ -25,11 +24,10 @@ export class DryGpu extends NullDevice implements Launcher {
     rows: readonly KernelRow[],
     private readonly note: (row: KernelRow) => void,
   ) {
-    const { kind, hasWhole, formats } = traitsOf(compute, capability);
+    const { kind, formats } = traitsOf(compute, capability);
     const variants = new VariantSet(rows, kind);
-    super(compute, CUDA_ROW_TILE, variants.paddedRanks);
+    super(compute, CUDA_ROW_TILE);
     this.formats = formats;
-    this.hasWhole = hasWhole;
     this.#variants = variants;
   }
 

@@ -9,8 +9,9 @@ import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { factorsIn, roomOf } from "../../src/methods/layout.ts";
+import { factorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
+import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -46,7 +47,6 @@ export async function tinyGenerator(
   { sequences = 8, format = "dense" }: { readonly sequences?: number; readonly format?: WeightFormat } = {},
   adapters: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
-  const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
   const capacity = 128;
@@ -56,8 +56,8 @@ export async function tinyGenerator(
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
-    ...roomOf(adapters),
+    low: lowSizes(adapters, wholeModel(spec), rows),
+    products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
     positions: capacity,

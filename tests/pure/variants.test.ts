@@ -77,7 +77,7 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
   const found = new Set<KernelRow>();
   const open = () => new DryGpu(compute, capability, ROWS, (row) => found.add(row));
-  const { formats, paddedRanks } = open();
+  const { formats } = open();
   const all = (rank: number, method?: "dora" | "vera"): PoolAdapter => ({
     rank,
     scale: 1,
@@ -91,7 +91,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, format); // groups without adapters
       await train(open(), spec, { rank: 4, scale: 1, targets: ["down_proj"] }, format);
       if (format === "dense" || format === "fp8")
-        for (const rank of paddedRanks)
+        for (const rank of [4, 24, 256])
           for (const method of ["dora", undefined] as const) await train(open(), spec, all(rank, method), format);
       else await train(open(), spec, all(4, "dora"), format);
     }
@@ -120,7 +120,6 @@ test("each row is launched by something", async () => {
 test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not change which row is chosen: %s", (kind) => {
   const some = ROWS.map((row, i) => (i % 3 === 0 ? row : { ...row, ptx: "x" }) as KernelRow);
   const [one, other] = [new VariantSet(ROWS, kind), new VariantSet(some, kind)];
-  expect(other.paddedRanks).toEqual(one.paddedRanks);
   for (const name of new Set(ROWS.filter(({ kinds }) => kinds.includes(kind)).map((row) => row.name)))
     expect(other.all(name).map(({ row }) => titleOf(row))).toEqual(one.all(name).map(({ row }) => titleOf(row)));
 });

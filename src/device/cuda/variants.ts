@@ -54,10 +54,4 @@ export class VariantSet {
     invariant(variant && more.length === 0, `${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
     return variant;
   }
-
-  /** The padded ranks that the low-rank kernels are compiled for, ascending. */
-  get paddedRanks(): readonly number[] {
-    const ranks = this.all("lora_down").map((variant) => variant.constant("R"));
-    return [...new Set(ranks)].sort((a, b) => a - b);
-  }
 }
