@@ -73,3 +73,21 @@ class Pool:
             if l >= 0:
                 at += ROW_TILE // UNIT * (self.width(l) + UNIT * wider[l])
         return torch.tensor(low_at, dtype=torch.int32, device=DEVICE), at * UNIT
+
+
+def vectors(rows):
+    """The table of an adapter's own vectors: of [L][G][4] tensors or None."""
+    return table([[[0 if t is None else t.data_ptr() for t in linear] for linear in row] for row in rows], torch.int64, 3)
+
+
+def vector(values):
+    """f32 with NaN after it, at a multiple of 256 bytes."""
+    region = torch.full((-(-values.numel() // 64) * 64 + 512,), NAN, device=DEVICE)
+    out = region[: values.numel()]
+    out.copy_(values)
+    return out
+
+
+def is_untouched_after(t):
+    """Whether what follows a tensor in its allocation is still NaN."""
+    return bool(t.as_strided((64,), (1,), t.storage_offset() + t.numel()).isnan().all())
