@@ -42,8 +42,7 @@ export function admit(
 }
 
 /** Releases the memory of a slot on all stages. */
-export const release = (bus: Bus, slot: number): Promise<unknown> =>
-  Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "release", slot })));
+export const release = (bus: Bus, slot: number): Promise<unknown> => requestAll(bus, { type: "release", slot });
 
 /** The parameters and moments of an adapter on all stages, after all requests before this one. */
 export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
