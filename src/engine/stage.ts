@@ -98,7 +98,7 @@ export class Stage implements Disposable {
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
