@@ -17,6 +17,8 @@ import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftM
 
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
+/** Elements that kernels read at a time: a vector of ranks counts up to a multiple of it, with zeros. */
+const READ = 8;
 /** Ranks are padded to a multiple of this in s = A drop(x), and nowhere else: the depth of a tensor core's product. */
 export const RANK_TILE = 16;
 
@@ -114,7 +116,7 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
           .filter((factor) => !isLowRank(factor))
           .map((factor) => {
             if (TENSORS[factor].axes === "rank")
-              return [factor, ranks.map((rank) => (rank === 0 ? null : store(factor, 1, rank).offset))];
+              return [factor, ranks.map((rank) => (rank === 0 ? null : store(factor, 1, alignUp(rank, READ)).offset))];
             const { offset } = store(factor, 1, firstColumn.at(-1)!);
             return [factor, ranks.map((_, g) => offset + firstColumn[g]!)];
           }),

@@ -54,3 +54,12 @@ for (const method of PEFT_METHODS) {
     expect(2 * stored + Object.keys(COMPUTATIONS[method].derived ?? {}).length).toBeLessThanOrEqual(4);
   });
 }
+
+test("of every rank the elements of each tensor are a multiple of 8, as a GPU counts them for the norm of a gradient", () => {
+  const spec = tinySpec(); // features of multiples of 8
+  for (const method of PEFT_METHODS)
+    for (const rank of [1, 5, 12, 33, 256]) {
+      const { tensors } = layoutAdapter(spec, { from: 0, to: 2 }, { rank, targets: ["k_proj", "down_proj"], method });
+      for (const { offset, rows, columns } of tensors) expect([offset % 8, (rows * columns) % 8]).toEqual([0, 0]);
+    }
+});
