@@ -42,7 +42,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     types: ["device"],
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
-  files: { values: ["families", "methods"] },
+  files: { values: ["families", "ffi", "methods"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {

@@ -15,17 +15,23 @@ static const float BOOK[16] = {
 static float pairs[256][2]; // what the two codes of a byte stand for
 static float dynamic[256];  // the signed dynamic code of 8 bits
 
+// Bound `i` of the `parts` equal parts of [0.1, 1], as torch.linspace computes it.
+static float bound(int i, int parts) {
+  float step = (1.0f - 0.1f) / (float)parts;
+  return i < (parts + 1) / 2 ? fmaf(step, (float)i, 0.1f) : fmaf(-step, (float)(parts - i), 1.0f);
+}
+
 // The dynamic code: zero, one, and for each power of ten from 1e-6 to 1 twice as many steps as for the one before, each the
-// middle of its part of [0.1, 1], with either sign.
+// middle of its part of [0.1, 1], with either sign. In f32 with the bits of bitsandbytes, whose files can so stay as they are.
 __attribute__((constructor)) static void make_tables(void) {
   for (int byte = 0; byte < 256; byte++) {
     pairs[byte][0] = BOOK[byte >> 4];
     pairs[byte][1] = BOOK[byte & 15];
   }
-  double power = 1e-6;
-  for (int exponent = 0, at = 0; exponent < 7; exponent++, power *= 10)
-    for (int step = 0; step < 1 << exponent; step++, at++) {
-      float value = (float)(power * (0.1 + 0.9 * (step + 0.5) / (1 << exponent)));
+  static const float powers[] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1};
+  for (int exponent = 0, at = 0; exponent < 7; exponent++)
+    for (int step = 0, parts = 1 << exponent; step < parts; step++, at++) {
+      float value = powers[exponent] * ((bound(step, parts) + bound(step + 1, parts)) / 2);
       dynamic[128 + at] = value;
       dynamic[126 - at] = -value;
     }
@@ -120,11 +126,18 @@ void packed_quantise(const packed_weight *w, int linear, const float *from, floa
   parallel((blocks + NESTED_BLOCK - 1) / NESTED_BLOCK, 1, pack_nested, &a);
 }
 
+// What nf4's codes stand for, f32[16] and f32[256].
+void packed_tables(float *book, float *nested) {
+  for (int i = 0; i < 16; i++) book[i] = BOOK[i];
+  for (int i = 0; i < 256; i++) nested[i] = dynamic[i];
+}
+
 static void expand_nf4(const packed_linear *from, int64_t first, int64_t count, float *to) {
   const uint8_t *codes = from->codes;
   for (int64_t at = first, end = first + count; at < end;) {
     int64_t block = at / NF4_BLOCK, stop = (block + 1) * NF4_BLOCK < end ? (block + 1) * NF4_BLOCK : end;
-    float absmax = dynamic[from->absmax[block]] * from->nested[block / NESTED_BLOCK] + *from->mean;
+    volatile float scaled = dynamic[from->absmax[block]] * from->nested[block / NESTED_BLOCK]; // rounded before the sum
+    float absmax = scaled + *from->mean;
     for (; at < stop; at += 2, to += 2) {
       const float *two = pairs[codes[at / 2]];
       to[0] = two[0] * absmax;

@@ -67,18 +67,26 @@ def nf4_code(v):
 
 
 @triton.jit
+def bound(i, parts):
+    """Bound i of the equal parts of [0.1, 1] as torch.linspace computes it in f32: from the nearer end, rounded once."""
+    least = tl.full((), 0.1, tl.float32).to(tl.float64)
+    width = ((1.0 - least).to(tl.float32).to(tl.float64) / parts).to(tl.float32).to(tl.float64)
+    return tl.where(2 * i < parts, least + width * i, 1.0 - width * (parts - i)).to(tl.float32)
+
+
+@triton.jit
 def dynamic_value(q):
     """
     Of the signed dynamic code of 8 bits, ascending: 127 is 0, 255 is 1; p counts the others from the smallest, of either sign.
-    Computed in f64 and rounded once, as on a CPU.
+    Each is the middle of two bounds times a power of ten, in f32 with the bits of bitsandbytes, as on a CPU.
     """
     p = tl.where(q >= 128, q - 128, 126 - q)
     exponent = ((p + 1).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # floor(log2(p + 1)): p = 2^exponent - 1 + step
     count = ((exponent + 127) << 23).to(tl.float32, bitcast=True).to(tl.float64)
     step = (p + 1).to(tl.float64) - count
-    power = tl.where(exponent == 6, 1.0, tl.where(exponent == 5, 10.0, tl.where(exponent == 4, 100.0, tl.where(
-        exponent == 3, 1e3, tl.where(exponent == 2, 1e4, tl.where(exponent == 1, 1e5, 1e6)))))).to(tl.float64)
-    value = ((1.0 + 9.0 * (step + 0.5) / count) / (10.0 * power)).to(tl.float32)
+    power = tl.where(exponent == 6, 1.0, tl.where(exponent == 5, 1e-1, tl.where(exponent == 4, 1e-2, tl.where(
+        exponent == 3, 1e-3, tl.where(exponent == 2, 1e-4, tl.where(exponent == 1, 1e-5, 1e-6)))))).to(tl.float32)
+    value = power * ((bound(step, count) + bound(step + 1, count)) * 0.5)
     value = tl.where(q >= 128, value, -value)
     return tl.where(q == 127, 0.0, tl.where(q == 255, 1.0, value))
 
@@ -128,8 +136,9 @@ def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * BLOCK
     block = tl.program_id(0).to(tl.int64) * (BLOCK // NF4_BLOCK) + tl.arange(0, BLOCK // NF4_BLOCK)
     some = block * NF4_BLOCK < size
-    most = dynamic_value(tl.load(absmax + block, mask=some, other=0).to(tl.int32)) * tl.load(nested + block // NESTED_BLOCK, mask=some, other=0.0)
-    most += tl.load(mean)
+    most = dynamic_value(tl.load(absmax + block, mask=some, other=0).to(tl.int32))
+    scale = tl.load(nested + block // NESTED_BLOCK, mask=some, other=0.0)
+    most = tl.fma(most, scale, tl.zeros_like(most)) + tl.load(mean)  # the product is rounded before the sum
     at = tl.arange(0, BLOCK // 2)
     byte = tl.load(codes + first // 2 + at, mask=first + 2 * at < size, other=0).to(tl.int32)
     value = tl.join(nf4_value(byte >> 4), nf4_value(byte & 15)).reshape(BLOCK // NF4_BLOCK, NF4_BLOCK) * most[:, None]

@@ -51,6 +51,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, "transformers==5.23.0", PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  formats: {
+    script: "formats/make.py",
+    makes: ["formats/*.json", "formats/*/*"],
+    packages: [TORCH, TRANSFORMERS, "bitsandbytes==0.50.2", "gguf==0.19.0", "accelerate==1.15.0", NUMPY],
+    tolerance: FLOAT32,
+  },
   generate: {
     script: "generate/make.py",
     makes: ["generate/greedy.json"],

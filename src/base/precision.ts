@@ -17,11 +17,11 @@ export type PackedFormat = Exclude<WeightFormat, "dense">;
 /** Whether it changes what the weights are, and with them every number of a run. */
 export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8"].includes(precision);
 
-/**
- * How a device that computes in `compute` holds the linear weights. `exact`: all of the model's are bf16 in its files, so that
- * holding them so loses nothing.
- */
-export function weightFormat(precision: Precision, compute: "f32" | "bf16", exact: boolean): WeightFormat {
+/** A format that all linear weights of a model's files are in, so that holding them so loses nothing; null for none. */
+export type ExactFormat = "bf16" | "nf4" | null;
+
+/** How a device that computes in `compute` holds the linear weights of a model. */
+export function weightFormat(precision: Precision, compute: "f32" | "bf16", exact: ExactFormat): WeightFormat {
   switch (precision) {
     case "int8":
     case "nf4":
@@ -32,7 +32,7 @@ export function weightFormat(precision: Precision, compute: "f32" | "bf16", exac
     case "bf16":
       return compute === "f32" ? "bf16" : "dense";
     case "auto":
-      return compute === "f32" && exact ? "bf16" : "dense";
+      return exact === "nf4" || (exact === "bf16" && compute === "f32") ? exact : "dense";
     default:
       return precision satisfies never;
   }

@@ -17,7 +17,7 @@ import { screenOf } from "./draw/screen.ts";
 import { type Screen, wrapped } from "./draw/terminal.ts";
 import { drawRuns, legend } from "./draw/tokens.ts";
 import { wholeNumber } from "./flags.ts";
-import { table } from "./table.ts";
+import { right, table } from "./table.ts";
 
 export type DataFlags = {
   readonly row?: unknown;
@@ -86,7 +86,6 @@ function rowLines(row: RowDescription, n: number, decode: DataDescription["decod
 
 /** A line for each token: its place, id, weight in the loss, and text. */
 function idLines({ ids, weights, kept }: SequenceDescription, decode: DataDescription["decode"]): string[] {
-  const right = { align: "right" } as const;
   return table(
     [
       { title: "at", of: (i: number) => `${i}`, ...right },

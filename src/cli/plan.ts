@@ -15,7 +15,7 @@ import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";
 import { assumptionsOf, layersOf, numbersOf, placeOf } from "./draw/words.ts";
 import { fileOf } from "./flags.ts";
 import { readProgress } from "./reading.ts";
-import { table } from "./table.ts";
+import { right, table } from "./table.ts";
 
 export type PlanOptions = Overrides & {
   readonly json?: boolean;
@@ -51,7 +51,6 @@ function scheduleText(planned: PlannedRun, facts: PlanFacts, screen: Screen): st
 
 function stageTable({ plan: { stages }, simulated }: PlannedRun, facts: PlanFacts): string[] {
   const { busy, makespan } = simulated.simulation;
-  const right = { align: "right" } as const;
   type Row = StagePlan & { readonly stage: number };
   return table<Row>(
     [
@@ -89,7 +88,6 @@ function titleOf({ recipe, adapters, stages }: Plan): string {
 function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
   const { recipe, spec, device, adapters, stages } = plan;
   const { sizes } = stages[0]!;
-  const right = { align: "right" } as const;
   type Row = { readonly adapter: AdapterPlan; readonly own: PlanFacts["adapters"][number] };
   const rows: Row[] = adapters.map((adapter, i) => ({ adapter, own: facts.adapters[i]! }));
   const adapterLines = table<Row>(

@@ -8,7 +8,7 @@ import { count, duration, formatBytes, shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import { findSession, type RemoteSession, remoteSessions } from "../session/remote-session.ts";
 import { openLine } from "./reading.ts";
-import { table } from "./table.ts";
+import { right, table } from "./table.ts";
 
 type RunStatus = Awaited<ReturnType<RemoteSession["status"]>>;
 type AdapterStatus = RunStatus["adapters"][number];
@@ -51,7 +51,6 @@ function runLines({ session: { run, pid, output }, status, fault }: Known): stri
     `${slots} ${slots === 1 ? "slot" : "slots"}`,
     formatBytes(memoryBytes),
   ];
-  const right = { align: "right" } as const;
   const lines = table<AdapterStatus>(
     [
       { title: "adapter", of: ({ name }) => name },

@@ -5,7 +5,7 @@ import { count, duration, shortPath } from "../base/units.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { AdapterResult, RunResult } from "../session/events.ts";
 import { ranked } from "../session/ranking.ts";
-import { table } from "./table.ts";
+import { right, table } from "./table.ts";
 
 /** The lines of the table: what each adapter learned, and its folder. */
 export function summary({ adapters: all, seconds, tokens }: RunResult, { adapters: planned }: Plan, output: string): string[] {
@@ -18,7 +18,6 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
   const percent = (of: AdapterResult["before"]) => (of ? `${((100 * of.exact) / of.rows).toFixed(0)} %` : null);
   const heldOut = adapters.some(({ before, after }) => before ?? after);
   const loss = (value: number | null | undefined) => value?.toFixed(4) ?? null;
-  const right = { align: "right" } as const;
   const lines = table<AdapterResult>(
     [
       ...(best.size > 0 ? [{ title: "", of: (a: AdapterResult) => (best.has(a) ? "*" : "") }] : []),

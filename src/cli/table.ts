@@ -8,6 +8,9 @@ export type Column<Row> = {
   readonly align?: "right";
 };
 
+/** Of a column of numbers. */
+export const right = { align: "right" } as const;
+
 /** Lines of a table, title line first. */
 export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string[] {
   const cells = [columns.map(({ title }) => title), ...rows.map((row) => columns.map(({ of }) => visibleLine(of(row))))];

@@ -51,11 +51,12 @@ const LOOK_MS = 50;
 /** Loads as `fill` does, and handles timers and signals between tensors. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
-  return async (name, into) => {
-    await fill(name, into);
-    if (now() - looked < LOOK_MS) return;
+  return async (name, into, packed) => {
+    const isKept = (await fill(name, into, packed)) === true;
+    if (now() - looked < LOOK_MS) return isKept;
     await sleep(0);
     looked = now();
     signal?.throwIfAborted();
+    return isKept;
   };
 }

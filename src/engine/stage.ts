@@ -140,6 +140,7 @@ export class Stage implements Disposable {
       },
       release: async ({ slot }) => {
         this.#beginning.delete(slot);
+        await this.device.idle(); // to release memory a driver waits for all work, and blocks
         this.pool.release(slot);
         return null;
       },

@@ -1,17 +1,19 @@
 // Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
 
-import { bytesOf } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { linearOf } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
 import { openBaseModel } from "../files/basemodel.ts";
-import { toBf16, toF32 } from "../files/convert.ts";
+import { toBf16 } from "../files/convert.ts";
+import { useAllCores } from "../files/stored.ts";
+import type { Nf4Parts } from "../files/tensor.ts";
 import { randomFill } from "../ops/fill.ts";
-import type { FillTensor } from "./weights.ts";
+import type { FillTensor, PackedPlace } from "./weights.ts";
 
 /** The source of a stage's weights; disposed of when all are loaded. */
 export type WeightSource = Disposable & { readonly fill: FillTensor };
@@ -31,31 +33,37 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
     if (!("folder" in model)) return noOriginal(layer, linear);
     using files = openBaseModel(model.folder, spec);
     const name = weightName(spec, layer, linear);
-    const { bytes, dtype } = files.tensor(name);
-    const raw = new Uint8Array(bytes);
-    files.read(name, raw);
-    return toF32(raw, dtype!);
+    const values = new Float32Array(new ArrayBuffer(4 * sizeOf(files.tensor(name).shape)));
+    files.read(name, new Uint8Array(values.buffer), 0, "f32");
+    return values;
   };
 }
 
-/** Reads each tensor from the model's files, converted to what the device computes in. */
+/** Reads each tensor from the model's files, converted to what the device computes in, or as it is where it is held so. */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
-  let scratch = new Uint8Array(new ArrayBuffer(0));
-  const fill = (name: string, to: Tensor): void => {
-    const entry = files.tensor(name);
-    const dtype = entry.dtype!; // checked when the files were opened
-    if (device.compute === dtype) {
-      device.fill(to, (into, from) => files.read(name, into, from));
-      return;
-    }
-    const bytes = sizeOf(entry.shape) * bytesOf(dtype);
-    if (scratch.byteLength < bytes) scratch = new Uint8Array(new ArrayBuffer(bytes));
-    const raw = scratch.subarray(0, bytes);
-    files.read(name, raw);
-    device.write(to, device.compute === "f32" ? toF32(raw, dtype) : toBf16(toF32(raw, dtype)));
+  if (device.threads === 0) useAllCores();
+  const fill: FillTensor = (name, to, packed) => {
+    const { nf4 } = files.tensor(name);
+    const isKept = nf4 !== null && packed?.weight.format === "nf4";
+    if (isKept) copyNf4(device, nf4, packed);
+    else device.fill(to, (into, from) => files.read(name, into, from, device.compute));
+    return isKept;
   };
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/** Copies a linear's parts as they are to their places in a packed weight. */
+function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace): void {
+  const to = linearOf(weight, linear);
+  const at = (ptr: number, bytes: number): Tensor => ({ ptr, dtype: "u8", shape: [bytes] });
+  device.fill(at(to.codes, (to.rows * weight.shape[1]) / 2), from.readCodes);
+  const rest = [
+    [to.absmax, from.absmax()],
+    [to.nested, from.nested()],
+    [to.mean, Float32Array.of(from.mean)],
+  ] as const;
+  for (const [ptr, data] of rest) device.write(at(ptr, data.byteLength), data);
 }
 
 /**

@@ -101,8 +101,14 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   return arenaBytes(sizes);
 }
 
-/** Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. */
-export type FillTensor = (name: string, to: Tensor) => void | Promise<void>;
+/** A linear of a packed weight. */
+export type PackedPlace = { readonly weight: PackedWeight; readonly linear: number };
+
+/**
+ * Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. Where the file has it in
+ * the very format of `packed`, it fills that instead, and returns true.
+ */
+export type FillTensor = (name: string, to: Tensor, packed?: PackedPlace) => boolean | void | Promise<boolean> | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
@@ -141,8 +147,8 @@ export async function loadWeights(
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     for (const [linear, { name, rows }] of slot.from.entries()) {
       const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      await fill(name, from);
-      quantise(device, { from, weight, linear, absmax: bench!.absmax });
+      const isKept = await fill(name, from, { weight, linear });
+      if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
     }
     await device.idle(); // before what it was made from is released
     return weight;

@@ -58,12 +58,6 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
   const { architectures } = config;
   const [name] = Array.isArray(architectures) ? architectures : [];
   const given = new ConfigReader(config, path);
-  if (config["quantization_config"] != null)
-    throw new RequestError(
-      "model.quantized",
-      `${path}: the weights are quantized (quantization_config)`,
-      "take the model in bf16, fp16 or fp32",
-    );
   if (isWrapper(name)) {
     const { family, config: own, decided } = towerOf(WRAPPERS[name], given);
     return { family, ...familyOf({ family }).read(own), ...decided };

@@ -1,22 +1,22 @@
-// The weights of a base model: model.safetensors, or shards with an index. All that the spec needs is checked before any
-// weight is read.
+// The weights of a base model: safetensors of a Hugging Face folder, quantised or not, or a GGUF. All that the spec needs is
+// checked before any weight is read.
 
-import { readdirSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
 import type { DType } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { familyOf } from "../families/registry.ts";
 import { tensorShapes } from "../families/tensors.ts";
-import { readJsonObject } from "./json.ts";
-import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
+import { openGgufTensors } from "./gguf/tensors.ts";
+import { modelPlace } from "./modelpath.ts";
+import { openSafetensorsModel } from "./shards.ts";
+import type { ModelTensor } from "./tensor.ts";
 
 export type BaseModelFiles = Disposable & {
   /** Tensors of the files that the spec knows nothing of. */
   readonly unused: readonly string[];
-  readonly tensor: (name: string) => TensorEntry;
-  /** Fills `into` with the tensor's bytes from byte `from` of it on. */
-  readonly read: (name: string, into: Uint8Array, from?: number) => void;
+  readonly tensor: (name: string) => ModelTensor & { readonly dtype: DType };
+  /** Fills `into` with the tensor's values from byte `from` of them on, as `as`; left out, as their own type. */
+  readonly read: (name: string, into: Uint8Array, from?: number, as?: DType) => void;
   /** What the files call it. */
   readonly stored: (name: string) => string;
 };
@@ -26,21 +26,22 @@ const COMPUTED = ["f32", "f16", "bf16"] as const;
 export const isWeightType = (dtype: DType | null): dtype is (typeof COMPUTED)[number] =>
   (COMPUTED as readonly unknown[]).includes(dtype);
 
-/** Opens the model's files. A RequestError "model.weights" lists what is missing or has another shape. */
-export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
-  const files = openTensors(folder);
+/** Opens the files of the model at `path`. A RequestError "model.weights" lists what is missing or has another shape. */
+export function openBaseModel(path: string, spec: ModelSpec): BaseModelFiles {
+  const files = openTensors(path);
   try {
     const { embedding, head } = familyOf(spec).tensors;
     // A head alone is the embedding, too.
     const find = (name: string) => files.find(name) ?? (spec.tiedEmbeddings && name === embedding ? files.find(head) : null);
-    checkAll(folder, spec, find);
+    checkAll(path, spec, find);
     const used = new Set([...tensorShapes(spec).keys()].map((name) => find(name)!.actual));
+    const tensor = (name: string) => find(name)!.tensor as ModelTensor & { readonly dtype: DType };
     return {
       unused: files.names.filter((name) => !used.has(name)),
-      tensor: (name) => find(name)!.entry,
-      read: (name, into, from = 0) => {
-        const { file, actual } = find(name)!;
-        file.readInto(actual, into, from);
+      tensor,
+      read: (name, into, from = 0, as) => {
+        const of = tensor(name);
+        of.read(into, as ?? of.dtype, from);
       },
       stored: (name) => find(name)!.actual,
       [Symbol.dispose]: () => files[Symbol.dispose](),
@@ -51,7 +52,7 @@ export function openBaseModel(folder: string, spec: ModelSpec): BaseModelFiles {
   }
 }
 
-export type FoundTensor = { readonly file: SafetensorsFile; readonly actual: string; readonly entry: TensorEntry };
+export type FoundTensor = { readonly actual: string; readonly tensor: ModelTensor };
 
 /**
  * How files call what a text model calls `name`: some leave out the "model." in front, and of a model with other parts
@@ -65,81 +66,35 @@ const callings = (name: string): string[] => {
 };
 
 /** A model's files as they are: tensors by the names that a text model's have. */
-export function openTensors(folder: string) {
-  const files = openFiles(folder);
+export function openTensors(path: string) {
+  const { folder, gguf } = modelPlace(path);
+  const files = gguf === null ? openSafetensorsModel(folder) : openGgufTensors(gguf);
   const find = (name: string): FoundTensor | null => {
     for (const actual of callings(name)) {
-      const file = files.get(actual);
-      if (file) return { file, actual, entry: file.tensors.get(actual)! };
+      const tensor = files.tensors.get(actual);
+      if (tensor) return { actual, tensor };
     }
     return null;
   };
-  return {
-    names: [...files.keys()],
-    find,
-    [Symbol.dispose]: () => {
-      for (const file of new Set(files.values())) file[Symbol.dispose]();
-    },
-  };
-}
-
-/** Which file holds which tensor. */
-function openFiles(folder: string): Map<string, SafetensorsFile> {
-  const exists = (name: string) => statSync(join(folder, name), { throwIfNoEntry: false })?.isFile() ?? false;
-  if (exists("model.safetensors")) {
-    const file = openSafetensors(join(folder, "model.safetensors"));
-    return new Map([...file.tensors.keys()].map((name) => [name, file]));
-  }
-  const index = "model.safetensors.index.json";
-  if (exists(index)) return openShards(folder, join(folder, index));
-  const other = readdirSync(folder).filter((name) => /\.(bin|pt|pth|gguf)$/.test(name));
-  throw new RequestError(
-    "model.weights",
-    `${folder} has neither model.safetensors nor ${index}${other.length > 0 ? `, but ${other.slice(0, 3).join(", ")}` : ""}`,
-    other.length > 0 ? "save the model as safetensors: model.save_pretrained(folder)" : "the download may be unfinished",
-  );
-}
-
-function openShards(folder: string, path: string): Map<string, SafetensorsFile> {
-  const map = readJsonObject(path, "model.weights")["weight_map"];
-  if (typeof map !== "object" || map === null || Array.isArray(map))
-    throw new RequestError("model.weights", `${path}: weight_map is ${JSON.stringify(map)}, expected an object`);
-  const open = new Map<string, SafetensorsFile>();
-  const files = new Map<string, SafetensorsFile>();
-  try {
-    for (const [name, shard] of Object.entries(map)) {
-      if (typeof shard !== "string" || basename(shard) !== shard || shard === "" || shard.startsWith("."))
-        throw new RequestError(
-          "model.weights",
-          `${path}: '${name}' lies in ${JSON.stringify(shard)}, which is no file of this folder`,
-        );
-      if (!open.has(shard)) open.set(shard, openSafetensors(join(folder, shard)));
-      const file = open.get(shard)!;
-      if (!file.tensors.has(name)) throw new RequestError("model.weights", `${path}: '${name}' is not in ${shard}`);
-      files.set(name, file);
-    }
-  } catch (error) {
-    for (const file of open.values()) file[Symbol.dispose]();
-    throw error;
-  }
-  return files;
+  return { names: [...files.tensors.keys()], find, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
 
 const SHOWN = 5;
 
-function checkAll(folder: string, spec: ModelSpec, find: (name: string) => FoundTensor | null): void {
+function checkAll(path: string, spec: ModelSpec, find: (name: string) => FoundTensor | null): void {
   const faults: string[] = [];
   for (const [name, shape] of tensorShapes(spec)) {
-    const entry = find(name)?.entry;
-    if (!entry) faults.push(`${name} is missing`);
-    else if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], wanted [${shape}]`);
-    else if (!isWeightType(entry.dtype)) faults.push(`${name} is ${entry.type}, wanted F32, F16 or BF16`);
+    const tensor = find(name)?.tensor;
+    if (!tensor) faults.push(`${name} is missing`);
+    else if (tensor.fault !== null) faults.push(`${name} ${tensor.fault}`);
+    else if (`${tensor.shape}` !== `${shape}`) faults.push(`${name} is [${tensor.shape}], wanted [${shape}]`);
+    else if (!isWeightType(tensor.dtype)) faults.push(`${name} is ${tensor.type}, wanted F32, F16 or BF16`);
   }
   if (faults.length === 0) return;
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";
   throw new RequestError(
     "model.weights",
-    `${folder}: the weights do not fit config.json: ${faults.slice(0, SHOWN).join("; ")}${more}`,
-    "config.json and the safetensors files must be of one model",
+    `${path}: the weights do not fit the model's configuration: ${faults.slice(0, SHOWN).join("; ")}${more}`,
+    "all files must be of one model, and whole",
   );
 }

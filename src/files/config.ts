@@ -1,23 +1,32 @@
-// The spec of a Hugging Face model's folder.
+// The spec of a base model, by config.json or by what a GGUF says in its place.
 
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { specOf } from "../families/registry.ts";
-import { readJsonObject } from "./json.ts";
+import { configOfGguf } from "./gguf/model.ts";
+import { type JsonObject, readJsonObject } from "./json.ts";
+import { modelPlace } from "./modelpath.ts";
+import { quantisationOf } from "./quantised/config.ts";
 
-/** Reads the spec of the model in `folder`. Throws a RequestError "model.*" that names file and key. */
-export function readModelSpec(folder: string): ModelSpec {
-  const stat = statSync(folder, { throwIfNoEntry: false });
-  if (!stat?.isDirectory())
+/** Reads the spec of the model at `path`. Throws a RequestError "model.*" or "gguf.*" that names file and key. */
+export function readModelSpec(path: string): ModelSpec {
+  const { file, config } = readModelConfig(path);
+  quantisationOf(config, file); // before a weight is looked for
+  return specOf(config, file);
+}
+
+/** The model's config.json, or what a GGUF has in its place, with the file that it is from. */
+export function readModelConfig(path: string): { readonly file: string; readonly config: JsonObject } {
+  const { folder, gguf } = modelPlace(path);
+  if (gguf !== null) return { file: gguf, config: configOfGguf(gguf) };
+  const file = join(folder, "config.json");
+  if (!statSync(file, { throwIfNoEntry: false }))
     throw new RequestError(
-      "model.folder",
-      `${folder}: ${stat ? "is not a folder" : "no such folder"}`,
-      "model.path is a Hugging Face model's folder",
+      "model.config",
+      `${folder} has no config.json`,
+      "model.path is a Hugging Face model's folder, or a GGUF file",
     );
-  const path = join(folder, "config.json");
-  if (!statSync(path, { throwIfNoEntry: false }))
-    throw new RequestError("model.config", `${folder} has no config.json`, "model.path is a Hugging Face model's folder");
-  return specOf(readJsonObject(path, "model.config"), path);
+  return { file, config: readJsonObject(file, "model.config") };
 }

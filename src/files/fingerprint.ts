@@ -8,6 +8,7 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { wallTime } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
+import { modelPlace, partsOf } from "./modelpath.ts";
 
 const SHELF = "fingerprints";
 const PIECE = 16 << 20;
@@ -17,10 +18,15 @@ const SETTLED_MS = 3_000;
 const entry = v.object({ stamp: v.string(), hash: v.string() });
 
 /**
- * Of the model in `folder`: its configuration and the bytes of its safetensors files and their index. Throws a RequestError,
- * `model.changing`, where a file is written meanwhile.
+ * Of the model at `path`: its configuration and the bytes of its safetensors files and their index, or those of its GGUF files.
+ * Throws a RequestError, `model.changing`, where a file is written meanwhile.
  */
-export function modelFingerprint(folder: string): string {
+export function modelFingerprint(path: string): string {
+  const { folder, gguf } = modelPlace(path);
+  if (gguf !== null) {
+    const parts = partsOf(gguf).map(fileFingerprint);
+    return new Bun.CryptoHasher("sha256").update(`gguf ${parts.join(";")}`).digest("hex");
+  }
   const hasher = new Bun.CryptoHasher("sha256").update(readFileSync(join(folder, "config.json")));
   const names = readdirSync(folder).filter((name) => /\.safetensors(\.index\.json)?$/.test(name));
   for (const name of names.sort()) hasher.update(`${name} ${fileFingerprint(join(folder, name))};`);

@@ -1,18 +1,25 @@
-// What a model's folder says of how it ends a text.
+// What a model says of how it ends a text.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
+import { readModelConfig } from "./config.ts";
+import { configOfGguf } from "./gguf/model.ts";
 import { readJsonObject } from "./json.ts";
+import { modelPlace } from "./modelpath.ts";
 
 export const GENERATION = "generation_config.json";
 
-/** The ids that end a text: eos_token_id of generation_config.json, else of config.json; a number, a list, or none. */
-export function stopTokens(folder: string): readonly number[] {
-  for (const name of [GENERATION, "config.json"]) {
-    const path = join(folder, name);
-    const ids = existsSync(path) ? readJsonObject(path, "model.generation")["eos_token_id"] : null;
+/**
+ * The ids that end a text of the model at `model`: eos_token_id of generation_config.json, else of config.json or a GGUF; a
+ * number, a list, or none.
+ */
+export function stopTokens(model: string): readonly number[] {
+  const { folder, gguf } = modelPlace(model);
+  for (const path of [join(folder, GENERATION), gguf ?? join(folder, "config.json")]) {
+    const config = !existsSync(path) ? {} : path === gguf ? configOfGguf(path) : readJsonObject(path, "model.generation");
+    const ids = config["eos_token_id"];
     if (ids == null) continue;
     const list: unknown[] = Array.isArray(ids) ? ids : [ids];
     if (!list.every((id): id is number => Number.isInteger(id) && (id as number) >= 0))
@@ -33,12 +40,10 @@ export function writeStopTokens(base: string, folder: string, ends: readonly num
   const stops = stopTokens(base);
   const added = ends.filter((id) => !stops.includes(id));
   if (added.length === 0) return [];
-  const path = join(base, GENERATION);
+  const path = join(modelPlace(base).folder, GENERATION);
   const config = existsSync(path)
     ? readJsonObject(path, "model.generation")
-    : Object.fromEntries(
-        Object.entries(readJsonObject(join(base, "config.json"), "model.config")).filter(([key]) => TAKEN.includes(key)),
-      );
+    : Object.fromEntries(Object.entries(readModelConfig(base).config).filter(([key]) => TAKEN.includes(key)));
   const ids = [...stops, ...added];
   writeFileAtomic(
     join(folder, GENERATION),

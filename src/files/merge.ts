@@ -12,7 +12,7 @@ import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
-import { toBf16, toF32 } from "./convert.ts";
+import { toBf16 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { headerOf } from "./safetensors.ts";
 
@@ -71,8 +71,8 @@ export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: numbe
 }
 
 function otherPart(name: string, base: BaseModelFiles): Omit<MergedTensor, "bytes"> {
-  const { dtype, shape, type } = base.tensor(name);
-  if (dtype) return { name, stored: name, shape, dtype, site: null };
+  const { dtype, shape, type, fault } = base.tensor(name);
+  if (dtype && fault === null) return { name, stored: name, shape, dtype, site: null };
   throw new RequestError(
     "export.base",
     `the base model's ${name} is ${type}, which cannot be copied`,
@@ -132,7 +132,6 @@ function* piecesOf({ name, shape, dtype, site }: MergedTensor, { base, adapter }
   const width = shape.at(-1) ?? 1;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
-  const from = base.tensor(name).dtype!;
   const merge =
     site &&
     DEFINITIONS[adapter.method].merge({
@@ -143,23 +142,22 @@ function* piecesOf({ name, shape, dtype, site }: MergedTensor, { base, adapter }
     });
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
-    const raw = new Uint8Array(count * width * bytesOf(from));
-    base.read(name, raw, row * width * bytesOf(from));
     const at = row * width * bytesOf(dtype);
-    if (!merge && from === dtype) {
-      yield { bytes: raw, from: at };
+    if (!merge) {
+      const bytes = new Uint8Array(new ArrayBuffer(count * width * bytesOf(dtype)));
+      base.read(name, bytes, at, dtype);
+      yield { bytes, from: at };
       continue;
     }
-    const values = toF32(raw, from);
-    if (merge) {
-      merge(values, row);
-      if (!allFinite(values))
-        throw new RunError(
-          "export.values",
-          `${name} has values that are no finite numbers when it is merged`,
-          "the base model is damaged, or the adapter's values are too large",
-        );
-    }
+    const values = new Float32Array(new ArrayBuffer(count * width * 4));
+    base.read(name, new Uint8Array(values.buffer), row * width * 4, "f32");
+    merge(values, row);
+    if (!allFinite(values))
+      throw new RunError(
+        "export.values",
+        `${name} has values that are no finite numbers when it is merged`,
+        "the base model is damaged, or the adapter's values are too large",
+      );
     const stored = dtype === "bf16" ? toBf16(values) : values;
     yield { bytes: new Uint8Array(stored.buffer), from: at };
   }

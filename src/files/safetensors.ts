@@ -71,7 +71,8 @@ export function openSafetensors(path: string): SafetensorsFile {
   }
 }
 
-function readAll(fd: number, target: Uint8Array, position: number, path: string): void {
+/** Fills `target` from byte `position` of the file on. Throws a RequestError where the file ends before that. */
+export function readAll(fd: number, target: Uint8Array, position: number, path: string): void {
   for (let done = 0; done < target.length; ) {
     let got: number;
     try {

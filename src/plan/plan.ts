@@ -3,7 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { weightFormat } from "../base/precision.ts";
+import { type ExactFormat, weightFormat } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -47,7 +47,7 @@ export type Plan = {
   readonly spec: ModelSpec;
   /** What the devices of all stages have in common is read off the first's. */
   readonly device: DeviceReport;
-  /** Those that join a run under way are put at the end (grow.ts). */
+  /** Those that join a run under way are put at the end (late-adapters.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
   /** Adapters that train at once, at most; the others wait for a slot, or for memory. */
@@ -83,8 +83,8 @@ export type PlanOptions = {
   readonly unplanned?: number;
   /** Bytes on a device at most, whatever it says is free: it has refused more. */
   readonly ceiling?: number;
-  /** All linear weights are bf16 in the model's files. */
-  readonly exact?: boolean;
+  /** What all linear weights are held in exactly, by the model's files. */
+  readonly exact?: ExactFormat;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
 };
@@ -95,7 +95,7 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = false, cache }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;

@@ -247,7 +247,7 @@ export type AdapterTable = Output<typeof Adapter>;
 export const RecipeTable = v.strictObject({
   model: v.strictObject(
     {
-      path: about(text, "a Hugging Face folder of the base model; paths are relative to the recipe"),
+      path: about(text, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
       precision: about(
         oneOf(...PRECISIONS),
         'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits',

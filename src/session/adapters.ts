@@ -6,6 +6,7 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { readJsonObject } from "../files/json.ts";
+import { isModelPath, modelPlace } from "../files/modelpath.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { frozenAs } from "../methods/registry.ts";
@@ -28,13 +29,14 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
   const written = readJsonObject(config, "peft.config")["base_model_name_or_path"];
   const from = named ?? (typeof written === "string" ? written : "");
   const base = resolve(from);
-  const hint = `give ${flag} the Hugging Face folder of the model that the adapter was trained on`;
+  const hint = `give ${flag} the Hugging Face folder or GGUF file of the model that the adapter was trained on`;
   if (from === "") throw new RequestError(`${command}.base`, `${config} names no base model`, hint);
-  if (!isFolder(base)) {
+  if (!isModelPath(base)) {
     const what = named === null ? `${config}: the base model '${from}'` : `${flag} ${from}`;
     throw new RequestError(`${command}.base`, `${what} is no folder here`, hint);
   }
-  if (!isFile(join(base, "config.json"))) throw new RequestError(`${command}.base`, `${base} has no config.json`, hint);
+  if (modelPlace(base).gguf === null && !isFile(join(base, "config.json")))
+    throw new RequestError(`${command}.base`, `${base} has no config.json`, hint);
   return realpathSync(base);
 }
 

@@ -6,6 +6,7 @@ import { shortPath } from "../base/units.ts";
 import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/dataset.ts";
 import { type InspectedRow, inspectRows } from "../data/inspect.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
@@ -45,7 +46,7 @@ const SHOWN = 2;
 export function describeData(recipe: Recipe, { adapter, row, isEval }: DataQuery): DataDescription[] {
   const spec = specFor(recipe);
   const adapters = chosen(recipe.adapters, adapter);
-  const tokenizer = loadTokenizer(recipe.model.path);
+  const tokenizer = loadTokenizer(tokenizerFolder(recipe.model.path));
   const read: ReadFiles = new Map();
   return adapters.map((of) => {
     const files = isEval ? of.eval : of.train;

@@ -1,7 +1,7 @@
 // The loss of an adapter on held-out rows, and how many of them are correct.
 
 import { sum } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
 import { isCorrect, isPreference, type Objective } from "../objectives/registry.ts";
@@ -60,8 +60,7 @@ export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluati
       if (i >= AHEAD) await evaluated[i - AHEAD];
       const segment = evaluationSegment(slot, samples, of, totals, objective, references);
       const batch = pack([segment], plan.slots, plan.device.rowTile);
-      const replies = Array.from({ length: bus.stages }, (_, stage) => bus.request(stage, { type: "evaluate", batch }));
-      const reply = Promise.all(replies).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
+      const reply = requestAll(bus, { type: "evaluate", batch }).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
       reply.catch(() => undefined); // `result` rejects, too
       evaluated.push(reply);
     }

@@ -16,12 +16,15 @@ import { count, duration, formatBytes, shortPath } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { openBaseModel } from "../files/basemodel.ts";
-import { readModelSpec } from "../files/config.ts";
+import { readModelConfig, readModelSpec } from "../files/config.ts";
 import { GENERATION, writeStopTokens } from "../files/generation.ts";
-import { readJsonObject } from "../files/json.ts";
 import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
+import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
+import { unquantised } from "../files/quantised/config.ts";
+import { useAllCores } from "../files/stored.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 
 export type ExportOptions = {
@@ -63,10 +66,12 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
     print(
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
-  const copied = copiedFrom(baseFolder);
+  useAllCores();
+  const place = modelPlace(baseFolder);
+  const copied = copiedFrom(place);
   const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
-    copyBeside(baseFolder, part.path, copied);
+    copyBeside(place.folder, part.path, copied);
     writeConfig(baseFolder, part.path, spec, DTYPES[dtype].theirs);
     addStops(baseFolder, part.path, print);
     writeWeights(part.path, shards, merge, print);
@@ -149,11 +154,15 @@ function partOf(output: string, names: readonly string[]): Part {
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
 
+/** What is copied from next to a GGUF, which may lie among anything. */
+const BESIDE_GGUF =
+  /^(tokenizer.*\.json|tokenizer\.model|.*tokens.*\.json|vocab\..*|merges\.txt|chat_template.*|generation_config\.json|licen[cs]e.*)$/i;
+
 /** Tokenizer, templates, settings of generation, licence. */
-const copiedFrom = (base: string): string[] =>
-  readdirSync(base)
+const copiedFrom = ({ folder, gguf }: ModelPlace): string[] =>
+  readdirSync(folder)
     .sort()
-    .filter((name) => !NOT_COPIED.test(name) && isFile(join(base, name)));
+    .filter((name) => !NOT_COPIED.test(name) && (gguf === null || BESIDE_GGUF.test(name)) && isFile(join(folder, name)));
 
 function copyBeside(base: string, part: string, names: readonly string[]): void {
   for (const name of names) {
@@ -168,9 +177,12 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
   }
 }
 
-/** The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. */
+/**
+ * The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. Nothing
+ * in the merged model is quantised.
+ */
 function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, stored: string): void {
-  const config = readJsonObject(join(base, "config.json"), "model.config");
+  const config = unquantised(readModelConfig(base).config);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   const says = tower !== "model" || config["tie_word_embeddings"] === true; // the default of a model with other parts is not known
@@ -183,7 +195,7 @@ function addStops(base: string, part: string, print: ExportOptions["print"]): vo
   let ends: readonly number[];
   let names = (id: number) => `${id}`;
   try {
-    const tokenizer = loadTokenizer(base);
+    const tokenizer = loadTokenizer(tokenizerFolder(base));
     ends = answerEnds(tokenizer);
     names = (id) => `${tokenizer.decode([id])} (${id})`;
   } catch (error) {

@@ -2,7 +2,7 @@
 
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import { type Sampling, sample } from "../data/sample.ts";
 import type { GenerationSizes } from "../plan/generation.ts";
 import { decode, type GeneratedSequence, prefill, promptRows, type Tile } from "../schedule/decode.ts";
@@ -37,8 +37,7 @@ export const engineOver = (bus: Bus, sizes: GenerationEngine["sizes"], tile: Til
   tile,
   sizes,
   async run(batch) {
-    const replies = await Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "decode", batch })));
-    return replies.at(-1)!;
+    return (await requestAll(bus, { type: "decode", batch })).at(-1)!;
   },
 });
 

@@ -11,10 +11,12 @@ import { type Prompt, promptOf, type Reading, readPrompts, splitAnswer } from ".
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
+import { isModelPath } from "../files/modelpath.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import { factorsIn } from "../methods/layout.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { type Asking, adapterFor, baseOf, frozenOf, isFile, isFolder } from "./adapters.ts";
+import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "./adapters.ts";
 import type { LoadedAdapter } from "./open-generation.ts";
 
 export type PromptOptions = {
@@ -48,15 +50,15 @@ export type Question = Prompt & { readonly adapter: number; readonly name: strin
 export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
 
 /**
- * Reads the recipe, adapters and prompts. `isBf16`: all linear weights of the base are bf16 in its files. `notices` about the
+ * Reads the recipe, adapters and prompts. `exact`: what all linear weights of the base are held in exactly. `notices` about the
  * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
  */
 export function readGenerateRequest(options: PromptOptions) {
   const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
   const named = namedBy(options.adapters ?? [], recipe);
   const base = recipe?.model.path ?? baseFolder(options.base, named);
-  const { spec, isBf16, notices } = readModelFacts(base, readModelSpec(base));
-  const tokenizer = loadTokenizer(base);
+  const { spec, exact, notices } = readModelFacts(base, readModelSpec(base));
+  const tokenizer = loadTokenizer(tokenizerFolder(base));
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
     if (folder === null) return [];
     const saved = adapterFor(folder, base, spec, ASK);
@@ -70,7 +72,7 @@ export function readGenerateRequest(options: PromptOptions) {
   const precision = options.precision ?? recipe?.model.precision ?? "auto";
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
-  return { base, spec, isBf16, notices, tokenizer, ends, adapters, questions, device, precision };
+  return { base, spec, exact, notices, tokenizer, ends, adapters, questions, device, precision };
 }
 
 /** The adapters that are given; without one, all that a recipe's run has saved, or the base model alone. */
@@ -116,7 +118,7 @@ function baseFolder(given: string | undefined, named: readonly Named[]): string 
   if (folders.length === 0) {
     if (given === undefined)
       throw new RequestError("generate.base", "no base model is named", "give a base model's folder, a recipe, or --adapter");
-    if (!isFolder(given))
+    if (!isModelPath(given))
       throw new RequestError("generate.base", `${given} is no folder`, "give a Hugging Face folder, or a recipe (*.toml)");
     return resolve(given);
   }

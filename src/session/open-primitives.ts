@@ -31,7 +31,7 @@ export async function openPrimitives(recipe: Recipe, { cache, signal }: OpenOpti
 /** Stages with room for all adapters of a recipe at once. */
 export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
   const { path } = recipe.model;
-  const { spec, isBf16: exact } = readModelFacts(path, readModelSpec(path));
+  const { spec, exact } = readModelFacts(path, readModelSpec(path));
   const data = recipe.adapters.map((adapter) => largestData(adapter, spec.maxPositions));
   const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), { exact, ...(cache ? { cache } : {}) });
   if (plan.slots === plan.adapters.length) return plan;

@@ -3,6 +3,7 @@
 import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
+import type { ExactFormat } from "../base/precision.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
@@ -19,6 +20,7 @@ import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
 import { placeFields } from "../files/peftplaces.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
@@ -36,8 +38,8 @@ export type Request = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
   readonly data: readonly RequestData[];
-  /** All linear weights are bf16 in the model's files. */
-  readonly exact: boolean;
+  /** What all linear weights are held in exactly, by the model's files. */
+  readonly exact: ExactFormat;
   /** Notices about the model and the data, for people. */
   readonly notices: readonly string[];
 };
@@ -95,11 +97,12 @@ export type Reading = Omit<ReadingOptions, "model" | "vocab">;
  * or of its files.
  */
 export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
-  const { spec, isBf16: exact, notices } = readModelFacts(recipe.model.path, config);
+  const { spec, exact, notices } = readModelFacts(recipe.model.path, config);
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data
-  const tokenizer = loadTokenizer(recipe.model.path);
-  const read = await readData(recipe.adapters, { model: recipe.model.path, vocab: spec.vocab, ...reading });
+  const folder = tokenizerFolder(recipe.model.path);
+  const tokenizer = loadTokenizer(folder);
+  const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };

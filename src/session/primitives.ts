@@ -7,7 +7,7 @@
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
 import { logProb, type Sampling } from "../data/sample.ts";
 import { isPreference, type Objective } from "../objectives/registry.ts";
@@ -132,7 +132,7 @@ export class Primitives implements AsyncDisposable {
       if (trained.tokens === 0)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
       const { slot } = trained;
-      const squares = await this.#onAll((stage) => this.bus.request(stage, { type: "squares", adapters: [slot] }));
+      const squares = await requestAll(this.bus, { type: "squares", adapters: [slot] });
       const gradNorm = gradNormOf(squares.map(([of]) => of!));
       if (!Number.isFinite(gradNorm))
         throw new RunError(
@@ -149,7 +149,7 @@ export class Primitives implements AsyncDisposable {
         coefficient: clipCoefficient(gradNorm, optimizer.maxGradNorm),
         ...ruleOf(optimizer),
       };
-      await this.#onAll((stage) => this.bus.request(stage, { type: "step", steps: [step] }));
+      await requestAll(this.bus, { type: "step", steps: [step] });
       trained.steps++;
       trained.tokens = 0;
       return { gradNorm, step: trained.steps };
@@ -296,19 +296,14 @@ export class Primitives implements AsyncDisposable {
   /** A packed batch through all stages and back; the requests of both ways are sent in one go. */
   async #train(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
     const pass = this.#passes++;
-    const forwards = this.#onAll((stage) => this.bus.request(stage, { type: "forward", pass, batch }));
-    const backwards = this.#onAll((stage) => this.bus.request(stage, { type: "backward", pass, logProbs: true }));
+    const forwards = requestAll(this.bus, { type: "forward", pass, batch });
+    const backwards = requestAll(this.bus, { type: "backward", pass, logProbs: true });
     const [losses] = await Promise.all([backwards, forwards]);
     return losses.at(-1)!;
   }
 
   async #evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
-    const losses = await this.#onAll((stage) => this.bus.request(stage, { type: "evaluate", batch, logProbs: true }));
-    return losses.at(-1)!;
-  }
-
-  #onAll<T>(request: (stage: number) => Promise<T>): Promise<T[]> {
-    return Promise.all(range(this.bus.stages).map(request));
+    return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true })).at(-1)!;
   }
 }
 

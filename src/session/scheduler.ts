@@ -9,7 +9,7 @@ import { admissions, type Candidate, hasRoom, type Room, without } from "../sche
 import type { Joining } from "../schedule/pipeline.ts";
 import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
-import { type CheckpointStore, isOwn } from "./checkpoints.ts";
+import { type CheckpointStore, isOwn, type Which } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
 import { beginIn } from "./references.ts";
 import { readState, release, writeState } from "./slot.ts";
@@ -148,11 +148,9 @@ export class AdapterScheduler {
 
   /** Saves an adapter that is leaving, between two of its steps, and frees its slot. */
   evict(adapter: AdapterState): void {
-    const { plan, bus, store, background } = this.options;
     const away = async (): Promise<void> => {
-      const blocks = await readState(bus, adapter.slot!);
       try {
-        await store.save(plan, adapter.plan, { progress: progressOf(adapter), blocks });
+        await this.store(adapter);
       } catch (error) {
         if (!isOwn(error)) throw error;
         this.options.failed(
@@ -166,7 +164,7 @@ export class AdapterScheduler {
       apply(adapter, "left");
       this.options.left(adapter);
     };
-    background.start(away());
+    this.options.background.start(away());
   }
 
   /** Saves an adapter as it is after the steps that all stages have been sent; it trains meanwhile. */
@@ -177,19 +175,25 @@ export class AdapterScheduler {
   }
 
   async #save(adapter: AdapterState): Promise<void> {
-    const { plan, bus, store, emit } = this.options;
     adapter.saving = true;
     adapter.savedAt = now();
-    const progress = progressOf(adapter);
+    const { steps } = adapter;
     try {
-      const blocks = await readState(bus, adapter.slot!);
-      await store.save(plan, adapter.plan, { progress, blocks });
+      await this.store(adapter);
     } catch (error) {
       if (!isOwn(error)) throw error;
-      emit(noticeEvent(adapter.plan, `step ${progress.step} was not kept: ${textOf(error)}`));
+      this.options.emit(noticeEvent(adapter.plan, `step ${steps} was not kept: ${textOf(error)}`));
     } finally {
       adapter.saving = false;
     }
+  }
+
+  /** Stores an adapter as it is after the steps that all stages have been sent. Throws where it cannot be (`isOwn`). */
+  async store(adapter: AdapterState, which?: Which): Promise<void> {
+    const { plan, bus, store } = this.options;
+    const progress = progressOf(adapter);
+    const blocks = await readState(bus, adapter.slot!);
+    await store.save(plan, adapter.plan, { progress, blocks }, which);
   }
 
   /** Frees the slot of an adapter, and its memory on the stages. */

@@ -1,8 +1,7 @@
 // An adapter in its slot on the stages: admitted, read, written, and filled from files.
 
 import { RunError } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import type { Blocks } from "../files/checkpoint.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy } from "../files/peft.ts";
 import { trainedHalf } from "../methods/halves.ts";
@@ -39,17 +38,15 @@ export function admit(
     ...(trainedRank === undefined ? {} : { trainedRank }),
   };
   if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
-  return Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "admit", slot, adapter })));
+  return requestAll(bus, { type: "admit", slot, adapter });
 }
 
 /** Releases the memory of a slot on all stages. */
-export const release = (bus: Bus, slot: number): Promise<unknown> =>
-  Promise.all(range(bus.stages).map((stage) => bus.request(stage, { type: "release", slot })));
+export const release = (bus: Bus, slot: number): Promise<unknown> => requestAll(bus, { type: "release", slot });
 
 /** The parameters and moments of an adapter on all stages, after all requests before this one. */
 export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
-  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: BLOCKS });
-  const all = await Promise.all(range(bus.stages).map(ask));
+  const all = await requestAll(bus, { type: "read", slot, what: BLOCKS });
   return all.map(([params, m, v]) => ({ params: params!, m: m!, v: v! }));
 }
 
@@ -70,8 +67,7 @@ export async function putSaved(of: AdapterSlot, folder: string, fresh: (init: In
 
 /** All factors of an adapter, over all stages. */
 export async function gather({ bus, plan, adapter, slot }: AdapterSlot): Promise<FactorTensor[]> {
-  const ask = (stage: number) => bus.request(stage, { type: "read", slot, what: ["params"] });
-  const blocks = await Promise.all(range(bus.stages).map(ask));
+  const blocks = await requestAll(bus, { type: "read", slot, what: ["params"] });
   return factorsOf(
     plan,
     adapter,

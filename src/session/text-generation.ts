@@ -44,12 +44,12 @@ export type OpenTextGeneration = AsyncDisposable & {
 /** Reads the request and plans its stage. Throws RequestErrors. */
 export function prepareGeneration(options: GenerationOptions): TextGeneration {
   const request = readGenerateRequest(options);
-  const { base, spec, isBf16, tokenizer, adapters, questions, notices } = request;
+  const { base, spec, exact, tokenizer, adapters, questions, notices } = request;
   const wanted = questions.map(({ adapter, ids }, i): Generation => {
     return { adapter, prompt: ids, limit: limitOf(request, i, options.limit), seed: options.seed };
   });
   const device = describeDevice(request.device, request.precision);
-  const format = weightFormat(request.precision, device.compute, isBf16);
+  const format = weightFormat(request.precision, device.compute, exact);
   checkFormat(format, spec);
   const sizes = wanted.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
   const plan = planGeneration(spec, device, adapters, sizes, format);

@@ -6,7 +6,7 @@
 
 import { now } from "../base/clock.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 
 /** Questions to a stage's clock. */
@@ -40,8 +40,8 @@ export class Tracer {
    * before is here.
    */
   async record(what: { readonly passes: boolean; readonly kernels: boolean }): Promise<void> {
-    const replies = range(this.bus.stages).map((stage) => this.bus.request(stage, { type: "trace", ...what }));
-    for (const [stage, { spans, kernels }] of (await Promise.all(replies)).entries()) {
+    const replies = await requestAll(this.bus, { type: "trace", ...what });
+    for (const [stage, { spans, kernels }] of replies.entries()) {
       const ahead = this.ahead[stage]!;
       const placed = <T extends { start: number; end: number }>(span: T): T => ({
         ...span,

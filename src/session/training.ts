@@ -353,10 +353,8 @@ export class Training {
   }
 
   async #saveBest(adapter: AdapterState): Promise<void> {
-    const { plan, bus } = this.options;
     try {
-      const blocks = await readState(bus, adapter.slot!);
-      await this.#store.save(plan, adapter.plan, { progress: progressOf(adapter), blocks }, "best");
+      await this.#scheduler.store(adapter, "best");
     } catch (error) {
       if (!isOwn(error)) throw error;
       this.#notice(adapter, `step ${adapter.steps}, its best, was not kept: ${textOf(error)}`);

@@ -3,6 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
+import { sizeOf } from "../../src/base/shape.ts";
 import { linearShape, modulePath } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -95,10 +96,9 @@ test("what PEFT trained is merged by PEFT's formula: W + diag(b) B diag(d) A, of
   const spec = readModelSpec(model);
   const weightOf = (folder: string, name: string) => {
     using files = openBaseModel(folder, spec);
-    const { bytes, dtype } = files.tensor(name);
-    const raw = new Uint8Array(bytes);
-    files.read(name, raw);
-    return toF32(raw, dtype!);
+    const values = new Float32Array(sizeOf(files.tensor(name).shape));
+    files.read(name, new Uint8Array(values.buffer), 0, "f32");
+    return values;
   };
   const tensors = valuesOf(join(adapter, "adapter_model.safetensors"));
   const [a, b] = ["vera_A", "vera_B"].map((name) => tensors.get(`base_model.${name}`)!);

@@ -1,5 +1,7 @@
 // What a merged model is to be, written down once more: one number after the other.
 
+import { bytesOf } from "../../src/base/dtype.ts";
+import { sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { type Linear, linearShape, modulePath } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
@@ -13,10 +15,10 @@ export function tensorsOf(folder: string, spec: ModelSpec): Map<string, Float32A
   using files = openBaseModel(folder, spec);
   return new Map(
     [...tensorShapes(spec).keys()].map((name) => {
-      const { bytes, dtype } = files.tensor(name);
-      const raw = new Uint8Array(bytes);
+      const { dtype, shape } = files.tensor(name);
+      const raw = new Uint8Array(sizeOf(shape) * bytesOf(dtype));
       files.read(name, raw);
-      return [name, toF32(raw, dtype!)];
+      return [name, toF32(raw, dtype)];
     }),
   );
 }

@@ -106,7 +106,6 @@ describe("config.json", () => {
     [{ architectures: ["GemmaForCausalLM"] }, 'architectures is ["GemmaForCausalLM"]'],
     [{ architectures: undefined }, "architectures is undefined"],
     [{ hidden_act: "gelu" }, 'hidden_act is "gelu"'],
-    [{ quantization_config: {} }, "quantized"],
     [{ rope_scaling: { rope_type: "dynamic", factor: 4 } }, 'the rope type is "dynamic"'],
     [{ rope_scaling: { rope_type: "llama3" } }, "low_freq_factor is missing"],
     [{ num_attention_heads: 3 }, "hidden_size 16 is not a multiple"],

@@ -16,8 +16,8 @@ const namesIn = (folder: string, ending: string): string[] =>
     .map((name) => basename(name, ending))
     .sort();
 
-/** What several families are made of, and parts of large ones. */
-const SHARED_C = ["dropout", "memory", "parallel", "product"];
+/** What several families are made of, parts of large ones, and what reads weights from files. */
+const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "attention_hopper",
