@@ -8,9 +8,9 @@
                   optimizer 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
                   p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2, 1 -
-beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and the
-fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
+Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and
+the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
 squares f32[S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8
 elements. Sums are the adapter's own: nothing else is read.
 

@@ -1,9 +1,10 @@
 """Times linear.py, lora.py and cuBLAS in the same run, L2 cold: python3 scripts/bench/kernels/linear.py [--tune [kernel
 ..]]
 
-M = 4096 rows of four adapters of rank 16, then of other ranks. `forward` is the fused product against cuBLAS's x W^T; `group` is down, forward,
-up_grad, backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products. Medians of rounds
-that take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the profiler.
+M = 4096 rows of four adapters of rank 16, then of other ranks. `forward` is the fused product against cuBLAS's x W^T; `group`
+is down, forward, up_grad, backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products.
+Medians of rounds that take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the
+profiler.
 """
 import os
 import statistics
