@@ -185,7 +185,7 @@ function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: Mode
   const config = unquantised(readModelConfig(base).config);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  const says = tower !== "model" || config["tie_word_embeddings"] === true; // the default of a model with other parts is not known
+  const says = tower !== "model" || config["tie_word_embeddings"] === true; // with other parts the default is not known
   const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
   writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...head, ...types }, null, 2)}\n`);
 }
