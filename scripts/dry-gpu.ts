@@ -22,7 +22,7 @@ export class DryGpu extends NullDevice implements Launcher {
   readonly #variants: VariantSet;
   #reserved = 0;
 
-  /** `note` is given each row that is launched, with its grid and arguments, or that another batch of the adapters may launch. */
+  /** `note` is given each row that is launched, then with grid and arguments, or that another batch may launch. */
   constructor(
     compute: "f32" | "bf16",
     capability: Pick<Gpu, "major" | "minor">,

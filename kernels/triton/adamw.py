@@ -8,11 +8,11 @@
                   optimizer 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
                   p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2, 1 -
-beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and the
-fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
-squares f32[S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8 and have multiples of 8
-elements. Sums are the adapter's own: nothing else is read.
+Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and
+the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
+squares f32[S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8. Sums are the adapter's own:
+nothing else is read.
 
 Launch:
     grad_norm        grid (SLICES, S); part f32[S, SLICES] is scratch, written everywhere
@@ -28,13 +28,16 @@ def grad_norm(grads, tensors, part, SLICES: tl.constexpr, BLOCK: tl.constexpr):
     """The part of one slice of one tensor: every SLICES-th block. See the top of the file."""
     slice, s = tl.program_id(0), tl.program_id(1)
     first, rows, columns = tl.load(tensors + s * 3), tl.load(tensors + s * 3 + 1), tl.load(tensors + s * 3 + 2)
-    grad, size = grads + first // 8 * 8, rows * columns // 8 * 8
+    grad, size = grads + first // 8 * 8, rows * columns
+    whole = size // 8 * 8  # what is loaded by vectors
     total = tl.zeros((BLOCK,), tl.float32)
-    for at in tl.range(slice * BLOCK, size, SLICES * BLOCK, loop_unroll_factor=4):
+    for at in tl.range(slice * BLOCK, whole, SLICES * BLOCK, loop_unroll_factor=4):
         i = at + tl.arange(0, BLOCK)
-        g = tl.load(grad + i, mask=i < size, other=0.0)
+        g = tl.load(grad + i, mask=i < whole, other=0.0)
         total += g * g
-    tl.store(part + s * SLICES + slice, tl.sum(total))
+    rest = whole + tl.arange(0, 8)  # a vector of ranks has any number of elements
+    g = tl.load(grad + rest, mask=(rest < size) & (slice == 0), other=0.0)
+    tl.store(part + s * SLICES + slice, tl.sum(total) + tl.sum(g * g))
 
 
 @triton.jit

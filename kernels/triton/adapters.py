@@ -5,9 +5,9 @@
     ranks, scale   i32, f32[L, G] r of each linear, 0 where the adapter does not target it; what multiplies B A x
     low_at         i32[T]         where the part of a tile begins in s and in ds, in units of 16 elements
 
-L strided, G from 1 to 3. s and ds are flat. The part of a tile is [128, W]: its linears side by side, each padded to 16 columns,
-so W is the sum of the padded ranks. Columns beyond a rank are zeros. Tiles of no adapter (-1) have no part, and the parts of an
-adapter's tiles are equally far apart.
+L strided, G from 1 to 3. s and ds are flat. The part of a tile is [128, W]: its linears side by side, each padded to 16
+columns, so W is the sum of the padded ranks. Columns beyond a rank are zeros. Tiles of no adapter (-1) have no part, and the
+parts of an adapter's tiles are equally far apart.
 
 The W columns of all linears count as one dimension, j: a block of it may hold rows of several linears, so that one product of
 matrices serves them.

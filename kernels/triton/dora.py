@@ -41,7 +41,8 @@ def vector(vectors, vectors_stride, slot, which: tl.constexpr):
 def dora_norm(w, factors, vectors, scale, ranks, stale, factors_stride, vectors_stride, scale_stride, ranks_stride, g, first, last, K,
               RB: tl.constexpr, WIDE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """Blocks of BN rows of one linear of one adapter. See the top of the file."""
-    K, first, last = K // 8 * 8, first // 8 * 8, last // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
+    # As they are: tells the compiler that rows are aligned to 16 bytes.
+    K, first, last = K // 8 * 8, first // 8 * 8, last // 8 * 8
     slot = tl.program_id(0)
     kind = tl.load(stale + slot)
     rank = tl.load(ranks + tl.cast(slot, tl.int64) * ranks_stride + g)

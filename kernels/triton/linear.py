@@ -1,29 +1,25 @@
 """The frozen linear layer with the low-rank products of many adapters in it, forward and backward with respect to x.
 
-    linear_forward    y[m, n]  = sum_k x[m, k] w[n, k] + bias[n] + residual[m, n] + scale[l, g] sum_r s[m, g R + r] b[l, n, r]
-    linear_backward   dx[m, k] = sum_n dy[m, n] w[n, k] + drop'(sum_j ds[m, j] a[l, j, k]),  j over all G R
+    linear_forward    y[m, n]  = sum_k x[m, k] w[n, k] + bias[n] + residual[m, n] + scale[l, g] sum_r s[m, r] b[r, n]
+    linear_backward   dx[m, k] = sum_n dy[m, n] w[n, k] + drop'(sum_j ds[m, j] a[j, k]),  j over the columns of all linears
 
 l is the adapter of row m's tile (-1: the base alone), g the linear that owns column n: firstColumn = [0, first1, first2, N]
 (first1 = first2 = N for one linear, first2 = N for two). drop' is the mask of lora_down, times 1 / (1 - p).
 
-Shapes: x, dx c[M, K]; w c[N, K]; y, dy, residual c[M, N]; bias c[N]; s, ds c[M, G R]; a c[L, G R, K] and b c[L, N, R], L
-strided. Needs: M a multiple of 128, K, N and firstColumn multiples of 8, R 16, 32, 64, 128 or 256; b zero beyond an adapter's
-rank; s and ds finite everywhere (lora_down and lora_up_grad write zeros where there is no adapter); 16-byte alignment. residual
-may be y.
+Shapes: x, dx c[M, K]; w c[N, K]; y, dy, residual c[M, N]; bias c[N]; s, ds and the tables that a and b are found by as
+adapters.py has them. Needs: M a multiple of 128, K, N and firstColumn multiples of 8, 16-byte alignment. residual may be y.
 
 Launch: one persistent program for each multiprocessor (fewer when there are fewer tiles): grid = min(SMs, tiles), tiles =
 ceil(M / BM) ceil(columns / BN). No scratch. DESC variants take tensor descriptors: x [BM, BK], w [BN, BK] forward and [BK, BN]
-backward, y, dx and residual [BM, BN / 2], s and ds [BM, RB], b [1, BN / 2, RB] of [L, N, R], a [1, RB, BN / 2] of [L, G R, K];
-the pointer variants take pointers in the same places. WHOLE = 1 is for G = 1 and for boundaries that are multiples of BN / 2:
-then each half of a tile belongs to one linear.
-
-RB, columns of s and ds read at a time: forward min(R, 64), backward the power of two from G R when that is at most 64, else
-min(R, 64); forward 32 at most with a residual or when WHOLE = 0, as shared memory asks.
+backward, y, dx and residual [BM, BN / 2]; the pointer variants take pointers in the same places. WHOLE = 1 is for boundaries
+that are multiples of BN / 2: then each half of a tile belongs to one linear. RB: ranks forward, columns of s backward that one
+product takes; WIDE = 1 where an adapter has more, in a loop. FLAT = 1 lets a tile's products begin while the last one is
+written, which that loop forbids.
 
 Why so: the accumulator fills the registers, so the low-rank product is made in two halves after the frozen one, each masked,
-scaled and added in f32. Loading it by descriptors keeps the wgmma pipeline of the flattened tile loop intact (pointer loads
-there make ptxas serialise it), and rows of adapter -1 read b and a outside of the tensor: exact zeros, whatever adapter 0
-holds.
+scaled and added in f32. Its factors are small and read by pointers, each adapter's within its own rank: a rank of 5 is
+multiplied as 16 with zeros that were not read. A product of 64 ranks of which 16 are there gives the bits of one of 16, so the
+variant, which the widest adapter of the micro-batch decides, changes nothing for the others.
 """
 import triton
 import triton.language as tl
@@ -93,7 +89,7 @@ def forward_half(acc, y, bias, residual, s_row, factors, scale, adapter, three, 
     """Adds to f32[BM, H] what is not the frozen product and writes it."""
     if LORA:
         if WHOLE:
-            g = tl.minimum((n0 >= first1).to(tl.int32) + (n0 >= first2).to(tl.int32), G - 1)  # the last, of a half wholly beyond N
+            g = tl.minimum((n0 >= first1).to(tl.int32) + (n0 >= first2).to(tl.int32), G - 1)  # the last beyond N
             part = low_rank(s_row, factors, adapter, g, n0, three, ends, factors_stride, first1, first2, N, BM, H, RB, WIDE, WHOLE, DESC)
             acc += part * tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=adapter >= 0, other=0.0)
         else:
@@ -136,7 +132,7 @@ def linear_forward(x, w, y, bias, residual, s, low_at, factors, scale, ranks, ti
     H: tl.constexpr = BN // 2
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
     blocks = tl.cdiv(K, BK)
-    tl.assume(blocks > 0)  # spares the compiler a second loop, for none
+    tl.assume(blocks > 0)  # else FLAT makes a second loop, for no blocks
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLAT):
         tile_m, tile_n = tile_place(tile, tiles_m, tiles_n, GROUP)
         m0, n0 = tile_m * BM, tile_n * BN

@@ -7,8 +7,8 @@ each.
     lora_down_grad   da[j, k]   += sum_m ds[m, j] drop(x)[m, k]
 
 Shapes: x c[M, K]; dy c[M, N]; s, ds c[low_size] and the tables as adapters.py has them. s and ds are written in all columns of
-an adapter's tiles, zeros beyond a rank. Needs: M a multiple of 128, K, N and firstColumn [0, first1, first2, N] (first1 = first2
-= N for one linear, first2 = N for two) multiples of 8, the tiles of an adapter side by side, 16-byte alignment.
+an adapter's tiles, zeros beyond a rank. Needs: M a multiple of 128, K, N and firstColumn [0, first1, first2, N] (first1 =
+first2 = N for one linear, first2 = N for two) multiples of 8, the tiles of an adapter side by side, 16-byte alignment.
 
 Order of sums. An adapter's rows are cut into chunks of CHUNK tiles from its own first tile. A chunk is summed by one program
 for each block of columns; the first chunk adds to da or db itself, the others go to scratch and are added in their order by the
@@ -213,7 +213,8 @@ def lora_up_grad(dy, s, ds_part, db_part, low_at, factors, scale, ranks, tile_ad
         at = m0 - tile * ROW_TILE
         low = begin + at // ROW_TILE * tile_step + (at % ROW_TILE + tl.arange(0, BM))[:, None] * W + r[None, :]
         s_MR = tl.load(s + low, mask=in_rank, other=0.0)
-        db_NR = tl.dot(dy_MN.T, s_MR, db_NR, input_precision="ieee")  # before ds: in the other order ptxas runs the products one by one (C7515)
+        # Before ds: in the other order ptxas runs the products one by one (C7515).
+        db_NR = tl.dot(dy_MN.T, s_MR, db_NR, input_precision="ieee")
         ds_MR = tl.dot(dy_MN, b_RN.T, input_precision="ieee")
         tl.store(ds_part + block * low_size + low, ds_MR, mask=in_rank)
     db_RN = db_NR.T * tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g)

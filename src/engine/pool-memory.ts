@@ -27,8 +27,8 @@ const MOST_LINEARS = Math.max(...Object.values(GROUPS).map((linears) => linears.
 /** Where the parts of a slot's row for a target group begin, in bytes. */
 const VECTORS = MOST_LINEARS * ADDRESSES * 8;
 const RANKS = 2 * VECTORS;
-const SCALE = RANKS + MOST_LINEARS * 4;
-const PRESENT = SCALE + MOST_LINEARS * 4;
+const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers to be
+const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
 const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);

@@ -43,7 +43,7 @@ const newSpec = (changes: Partial<ModelSpec>): ModelSpec =>
     ...changes,
   });
 
-/** Element types by Triton's; kernels that copy bits are told another. */
+/** Element types by Triton's; kernels that copy bits take another for the same bytes. */
 const TYPES: Readonly<Record<string, string>> = { bf16: "bf16", fp32: "f32", i64: "i64" };
 
 /** What a launch gives a kernel that is not of the kind that its parameters are, or that it leaves out. */

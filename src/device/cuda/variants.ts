@@ -18,7 +18,7 @@ export class Variant {
   }
 }
 
-/** "linear_forward bf16 sm_90a G=3 R=16", as kernels/triton/compile.py names it. */
+/** "lora_down bf16 sm_90a CB=16 BM=64 BK=64", as kernels/triton/compile.py names it. */
 export const titleOf = ({ name, dtype, arch, constants }: KernelRow): string =>
   [name, dtype, arch, ...Object.entries(constants).map(([constant, value]) => `${constant}=${value}`)].join(" ");
 

@@ -14,7 +14,7 @@ def padded(rank):
 
 
 def placed(shapes, dtype):
-    """Random matrices at multiples of 256 bytes of one allocation full of NaN, which goes on after the last."""
+    """Random matrices at multiples of 256 bytes of one allocation full of NaN, which continues after the last."""
     sizes = [-(-rows * columns // 128) * 128 + 128 for rows, columns in shapes]
     region = torch.full((sum(sizes) + 64 * max(columns for _, columns in shapes),), NAN, device=DEVICE, dtype=dtype)
     out, at = [], 0
@@ -66,7 +66,7 @@ class Pool:
         return sum(padded(rank) for rank in self.rank_list[l][:g])
 
     def place(self, tiles, wider):
-        """low_at of these tiles, in units, and the elements of s. `wider`: units more for each tile of an adapter than it needs."""
+        """low_at of these tiles, and the elements of s. `wider`: units of each row of an adapter that it does not need."""
         at, low_at = 0, []
         for l in tiles:
             low_at.append(at)

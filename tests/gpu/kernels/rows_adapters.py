@@ -14,8 +14,8 @@ ALIGN = 128
 def grad_norm(kind, small):
     """Adapters of several ranks, each alone; NaN between its tensors and after them."""
     case = Case(kind)
-    shapes = [[(3, 192), (16, 64), (1, 8)]] if small else [
-        [(8, 576), (8, 192), (13, 1536)] * 40, [(16, 4096), (16, 12288), (256, 11008), (512, 4096)], [(1, 8), (2, 1032), (1, 200), (255, 768)]]
+    shapes = [[(3, 192), (16, 64), (1, 8), (1, 5), (1, 13), (1, 1)]] if small else [
+        [(8, 576), (8, 192), (13, 1536)] * 40, [(16, 4096), (16, 12288), (256, 11008), (512, 4096)], [(1, 8), (2, 1032), (1, 200), (255, 768), (1, 5), (1, 13), (1, 33)]]
     for tensors in shapes:
         places, at = [], 0
         for rows, columns in tensors:
