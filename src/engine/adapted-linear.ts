@@ -21,8 +21,11 @@ export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tens
 type Adapted = { readonly site: TargetGroup; readonly low: LowRows };
 
 /** The methods that have rows of their own in this pass at a target group. */
-const computing = ({ presence }: RowTables, site: TargetGroup): PeftMethod[] =>
-  [...presence.keys()].filter((method) => (presence.get(method)!.get(siteKey(site)) ?? "none") !== "none");
+function computing({ presence }: RowTables, site: TargetGroup): readonly PeftMethod[] {
+  if (presence.size === 0) return NONE; // asked at each launch: nothing is made where there is none
+  return [...presence.keys()].filter((method) => (presence.get(method)!.get(siteKey(site)) ?? "none") !== "none");
+}
+const NONE: readonly PeftMethod[] = [];
 
 /** Makes A and B of the adapters in the pass that store neither. */
 function expand(device: Device, { expanding }: RowTables, site: TargetGroup): void {

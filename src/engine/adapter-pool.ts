@@ -58,7 +58,8 @@ export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly eleme
 
 export class AdapterPool implements Disposable {
   readonly #tables: ReturnType<typeof takeTables>;
-  readonly #sites: ReadonlyMap<string, TargetGroup>;
+  /** By layer. */
+  readonly #sites: ReadonlyMap<number, readonly TargetGroup[]>;
   readonly #arena: Arena;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
@@ -76,7 +77,7 @@ export class AdapterPool implements Disposable {
     this.#held = new Array<Held | null>(slots).fill(null);
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
     this.#tables = takeTables((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), this);
-    this.#sites = new Map(this.#tables.sites.map((site) => [siteKey(site), site]));
+    this.#sites = Map.groupBy(this.#tables.sites, ({ layer }) => layer);
     const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
@@ -84,11 +85,7 @@ export class AdapterPool implements Disposable {
 
   /** The tables of a group in a layer. */
   site(layer: number, group: Group): TargetGroup {
-    return this.#sites.get(siteKey({ layer, group }))!;
-  }
-
-  get sites(): Iterable<TargetGroup> {
-    return this.#sites.values();
+    return this.#sites.get(layer)!.find((site) => site.group === group)!;
   }
 
   /** The adapter in a slot; null where there is none. */
@@ -155,7 +152,7 @@ export class AdapterPool implements Disposable {
       const stale = this.takeStale(method);
       if (!stale) continue;
       const targeted = new Set(changed.flatMap((of) => (of ? of.memory.layout.sites : [])).map(siteKey));
-      const sites = [...this.#sites.values()].filter((site) => targeted.has(siteKey(site)));
+      const sites = this.#tables.sites.filter((site) => targeted.has(siteKey(site)));
       const weighted = sites.map((site) => {
         const ranks = changed.flatMap((of) =>
           GROUPS[site.group].map((linear) => (of ? rankAt(of.adapter, site.layer, linear) : 0)),

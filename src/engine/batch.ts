@@ -1,6 +1,7 @@
 // A micro-batch on the device: the tables that kernels read. One is kept for each micro-batch in flight.
 
 import type { DType } from "../base/dtype.ts";
+import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -32,6 +33,8 @@ export type Batch = { readonly rows: number; readonly targets: number } & Readon
 /** Memory of a batch's tables. */
 export type BatchMemory = ReturnType<typeof takeBatch>;
 
+/** Elements of i32: kernels take each table to begin at a multiple of 16 bytes. */
+const ALIGNED = 4;
 const EXPANDING = PEFT_METHODS.filter((method) => COMPUTATIONS[method].expansion);
 
 /** Tables for the largest micro-batch. */
@@ -46,7 +49,7 @@ export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, sp
     }),
     loss: take("f32", targets),
     isCorrect: take("i32", targets),
-    lowAt: new Map(groupsOfModel(spec).map((group) => [group, take("i32", Math.ceil(rows / rowTile))])),
+    lowAt: take("i32", groupsOfModel(spec).length, alignUp(Math.ceil(rows / rowTile), ALIGNED)),
     which: new Map(EXPANDING.map((method) => [method, take("i32", adapters)])),
   };
 }
@@ -71,11 +74,15 @@ export function writeBatch(device: Device, pool: AdapterPool, batch: BatchMemory
 
 function adapterWork(device: Device, pool: AdapterPool, batch: BatchMemory, tiles: Int32Array): AdapterWork {
   const low = new Map<Group, LowRows>();
-  for (const [group, { starts, elements, span }] of pool.lowRows(tiles)) {
-    const lowAt = firstRows(batch.lowAt.get(group)!, starts.length);
-    device.write(lowAt, starts);
-    low.set(group, { lowAt, elements, span });
+  const found = [...pool.lowRows(tiles)];
+  const pitch = alignUp(tiles.length, ALIGNED);
+  const starts = new Int32Array(found.length * pitch);
+  for (const [i, [group, { elements, span, ...of }]] of found.entries()) {
+    starts.set(of.starts, i * pitch);
+    const ptr = batch.lowAt.ptr + 4 * i * pitch;
+    low.set(group, { lowAt: { ptr, dtype: "i32", shape: [tiles.length] }, elements, span });
   }
+  if (starts.length > 0) device.write(batch.lowAt, starts);
   const expanding = new Map<PeftMethod, Expanding>();
   for (const [method, slots] of pool.expanding(tiles)) {
     const which = batch.which.get(method)!;

@@ -28,7 +28,7 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   for (const [stage, { layerRange, sizes, blockBytes }] of stages.entries()) {
     const low = lowSizes(onStages(late), layerRange, sizes.rows);
     const groups = GROUP_NAMES.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
-    if (groups) return `room for such ranks on ${groups}`;
+    if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
     const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));
     if (most > blockBytes) return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(blockBytes)}`;
   }

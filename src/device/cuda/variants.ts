@@ -13,7 +13,7 @@ export class Variant {
   /** A constant of the variant, or a number that its launch needs. */
   constant(name: string): number {
     const value = this.row.constants[name] ?? this.row.launch[name];
-    invariant(value !== undefined, `${this.row.name} has no constant ${name}`);
+    if (value === undefined) throw new Error(`${this.row.name} has no constant ${name}`); // no text where there is one
     return value;
   }
 }
@@ -51,7 +51,8 @@ export class VariantSet {
   /** The one variant with these constants. */
   one(name: string, choice?: Choice): Variant {
     const [variant, ...more] = this.all(name, choice);
-    invariant(variant && more.length === 0, `${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
+    if (!variant || more.length > 0)
+      throw new Error(`${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
     return variant;
   }
 }
