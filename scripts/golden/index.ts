@@ -57,6 +57,19 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, "bitsandbytes==0.50.2", "gguf==0.19.0", "accelerate==1.15.0", NUMPY],
     tolerance: FLOAT32,
   },
+  gemma: {
+    script: "gemma/make.py",
+    makes: [
+      "gemma/*/golden.json",
+      "gemma/*/generated.json",
+      "gemma/*/logits.safetensors",
+      "gemma/*/model/*",
+      "gemma/*/*/gradients.safetensors",
+      "gemma/*/*/*/*",
+    ],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
+  },
   generate: {
     script: "generate/make.py",
     makes: ["generate/greedy.json"],
@@ -103,6 +116,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     updates: true, // those that are not named stay
     reads: { path: "out/tokenizers", from: "bun scripts/tokenizers.ts out/tokenizers" },
     args: PUBLIC,
+  },
+  tables: {
+    script: "tables/make.py",
+    makes: ["tables/cases.json", "tables/*/*.json", "tables/*/*.safetensors"],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
   },
   tokenizers: {
     script: "make_tokenizer.py",

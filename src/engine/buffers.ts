@@ -11,7 +11,7 @@ import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
@@ -73,7 +73,7 @@ const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears)
 /** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
 function isKept(program: LayerProgram, name: string, { recomputation, low }: Sizes): boolean {
   const { made } = program.values.get(name)!;
-  if (made === null || !behaviourOf(made).isCheap) return true;
+  if (made === null || !behaviourOf(made).isCheap(made)) return true;
   return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && elementsOf(low, group) > 0);
 }
 
@@ -120,7 +120,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   const { rows, recomputation } = sizes;
   const cheap = program.flatMap(({ values }) =>
     [...values.values()].flatMap(({ made, kind, width }) =>
-      made && behaviourOf(made).isCheap ? [[kind, width] as const] : [],
+      made && behaviourOf(made).isCheap(made) ? [[kind, width] as const] : [],
     ),
   );
   const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
@@ -136,7 +136,8 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
-  const gradients = takeKinds(take, compute, rows, used);
+  const added = program.flatMap(({ adding }) => [...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const));
+  const gradients = takeKinds(take, compute, rows, [...used, ...added]);
   const operations = program.flatMap((layer) => layer.operations);
   const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));
   return {

@@ -4,7 +4,7 @@
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
@@ -96,8 +96,8 @@ export class Stage implements Disposable {
     const freeBefore = device.memory().free;
     const { rows, low, slots, format } = sizes;
     requireFormat(device, format);
-    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
+    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
     const program = programOf(spec, layerRange);
@@ -114,7 +114,8 @@ export class Stage implements Disposable {
       if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
     }
 
-    const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation, spec);
+    const { ropes, embeddingNorm } = buffers;
+    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, sizes.recomputation, embeddingNorm);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
@@ -289,7 +290,7 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
-    const batch = writeBatch(this.device, this.pool, memory, tables);
+    const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions: this.#positionsOf(tables) });
     for (const [group, { elements }] of batch.low)
       invariant(elements <= (this.config.sizes.low[group] ?? 0), `${elements} elements of s in ${group}, more than planned`);
     const { first, last } = this.config.layerRange;
@@ -300,6 +301,16 @@ export class Stage implements Disposable {
     const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
+  }
+
+  /** Rows of the ropes' tables: those of long sequences follow on all others (engine/rope.ts). */
+  #positionsOf({ positions, tileAdapter }: BatchTables): BatchTables["positions"] {
+    const { spec, sizes } = this.config;
+    if (shortPositions(spec) === null) return positions;
+    return positions.map((position, row) => {
+      const isLong = position < 0 || this.pool.adapter(tileAdapter[Math.floor(row / this.device.rowTile)]!)?.isLong === true;
+      return (position < 0 ? ~position : position) + (isLong ? sizes.positions : 0);
+    });
   }
 
   /**

@@ -48,7 +48,7 @@ export function stageMemory(
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
   return {
-    weights: weightBytes(spec, layerRange, device.compute, format),
+    weights: weightBytes(spec, layerRange, device.compute, sizes),
     adapters,
     activations: buffers.activations,
     workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format }),

@@ -93,7 +93,7 @@ export async function lossOf(path: string, { ids }: FormatCase, kind: "cpu" | "c
   return (await evaluate(bus, plan, work).result).loss;
 }
 
-/** The linears that `device` holds in nf4 as the files have them: what they stand for there, and by the files, as it computes. */
+/** The linears that `device` holds in nf4 as the files have them: what they stand for there, and by the files. */
 export async function keepsNf4(device: Device, path: string) {
   const spec = readModelSpec(path);
   using source = weightsOf({ folder: path }, spec, device);
@@ -104,7 +104,7 @@ export async function keepsNf4(device: Device, path: string) {
     using arena = new Arena(device, partsOf(layout).bytes + 4 * sizeOf(shape) + 4096, "a test");
     const weight: PackedWeight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     const out = arena.tensor(device.compute, ...shape);
-    if ((await source.fill(tensor, out, { weight, linear: 0 })) !== true) continue;
+    if ((await source.fill(tensor, out, { packed: { weight, linear: 0 } })) !== true) continue;
     dequantise(device, { weight, out });
     const bytes = (await device.read(out)).buffer;
     const values = valuesOf(path, spec, tensor);

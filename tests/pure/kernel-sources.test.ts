@@ -21,6 +21,7 @@ const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "attention_hopper",
+  "attention_hopper_keys",
   "attention_variants",
   "codegen",
   "compile",

@@ -9,7 +9,16 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { LINEARS, plannedBytes, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import {
+  adapterOn,
+  LINEARS,
+  plannedBytes,
+  randomFill,
+  randomTokens,
+  tinyFamilies,
+  tinySizes,
+  wholeModel,
+} from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },
@@ -43,13 +52,14 @@ for (const [family, spec] of Object.entries(tinyFamilies))
         for (const [which, crowd] of Object.entries(crowds))
           test(`takes what the plan says, with an allocation an adapter, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
-            const sizes = tinySizes(device, crowd, { recomputation, layers: spec.layers });
+            const own = crowd.map((adapter) => adapterOn(spec, adapter));
+            const sizes = tinySizes(device, own, { recomputation, layers: spec.layers });
             const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
               const opened = device.allocations;
-              await admitAll(stage, crowd);
-              const planned = plannedBytes(device, spec, sizes, crowd);
+              await admitAll(stage, own);
+              const planned = plannedBytes(device, spec, sizes, own);
               expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
               const { allocations } = device;
               expect(allocations).toBe(opened + crowd.length);
