@@ -4,14 +4,16 @@
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
+import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { linearsOfModel } from "../../src/families/linears.ts";
 import { type DataSummary, makePlan, type Plan, type StageDevice, totalBytes } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { LINEARS, randomFill, randomTokens, tinyFamilies } from "../helpers/tiny.ts";
+import { randomFill, randomTokens, tinyFamilies } from "../helpers/tiny.ts";
 
 const ROOM = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 };
 const cpu: StageDevice = { ...chooseDevice("cpu", "fp32"), ...ROOM, host: "" };
@@ -73,14 +75,17 @@ test("a VeRA takes a small part of what a LoRA of its rank takes: its vectors, a
 
 const OBJECTIVES = ["dpo", "cpo", "orpo", "simpo"];
 
-function randomKeys(rng: Rng): Keys {
+function randomKeys(rng: Rng, spec: ModelSpec): Keys {
   const method = ["lora", "dora", "vera"][rng.below(3)]!;
-  const chosen = LINEARS.filter(() => rng.below(2) === 0);
+  const chosen = linearsOfModel(spec).filter(() => rng.below(2) === 0);
   return {
     rank: 1 + rng.below(rng.below(3) === 0 ? 256 : 32),
     method: `"${method}"`,
-    ...(rng.below(3) > 0 && chosen.length > 0 ? { targets: JSON.stringify(chosen) } : {}),
-    ...(method === "lora" && rng.below(4) === 0 ? { rank_pattern: '{ "0\\\\..*" = 5 }', layers: "[0]" } : {}),
+    ...(rng.below(3) > 0 && chosen.length > 0
+      ? { targets: JSON.stringify(chosen) }
+      : method === "lora" && rng.below(2) === 0
+        ? { rank_pattern: '{ "0[.].*" = 5 }', layers: "[0]" }
+        : {}),
     ...(rng.below(3) === 0 ? { objective: `"${OBJECTIVES[rng.below(OBJECTIVES.length)]}"` } : {}),
   };
 }
@@ -90,7 +95,7 @@ test("30 mixes at random: the stage takes what the plan says, and trains in it",
   for (let mix = 0; mix < 30; mix++) {
     const rng = new Rng(mix, 5);
     const spec = families[mix % families.length]!;
-    const adapters = range(1 + rng.below(9)).map(() => randomKeys(rng));
+    const adapters = range(1 + rng.below(9)).map(() => randomKeys(rng, spec));
     const plan = planOf(adapters, cpu, spec);
     const { layerRange, sizes, memory } = plan.stages[0]!;
     const device = new CpuDevice(2);
