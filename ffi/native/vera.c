@@ -33,8 +33,8 @@ static void expand_b_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// One linear of one adapter: A [rank, columns] or, with `is_b`, the transposed B [rank, columns]. `ld`: elements of a row of the
-// projection.
+// One linear of one adapter: A [rank, columns] or, with `is_b`, the transposed B [rank, columns]. `ld`: elements of a row of
+// the projection.
 void vera_expand(float *factor, float *vector, int rank, int columns, int ld, int is_b, uint32_t key, float bound) {
   parallel(rank, 1, is_b ? expand_b_range : expand_a_range, &(vera_args){factor, vector, rank, columns, ld, key, bound});
 }

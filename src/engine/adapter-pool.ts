@@ -70,6 +70,8 @@ export class AdapterPool implements Disposable {
     readonly spec: ModelSpec,
     readonly layers: LayerRange,
     readonly slots: number,
+    /** False where no adapter is trained. */
+    readonly trains = true,
   ) {
     this.#held = new Array<Held | null>(slots).fill(null);
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
@@ -110,11 +112,11 @@ export class AdapterPool implements Disposable {
    */
   admit(slot: number, adapter: PoolAdapter): void {
     this.release(slot);
-    const { device } = this;
+    const { device, trains } = this;
     const method = adapter.method ?? "lora";
     const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, method, device), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute);
+    const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
+    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
     const { blocks, copy, scratch, derived, factors, tensors } = memory;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)

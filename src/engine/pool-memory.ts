@@ -89,33 +89,42 @@ export function takeTables(take: Take, need: PoolNeed) {
 /** What an adapter has on a device. P elements of its block, S of its tensors. */
 export type AdapterMemory = ReturnType<typeof takeAdapter>;
 
-/** Bytes of an adapter's allocation, for the plan. */
+/** Bytes of an adapter's allocation, for the plan; without `trains` of one that only generates. */
 export const adapterBytes = (
   spec: ModelSpec,
   layers: LayerRange,
   adapter: Shape,
   device: Pick<Device, "kind" | "compute">,
-): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device);
+  trains = true,
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device, trains);
 
 export function allocationBytes(
   layout: AdapterLayout,
   method: PeftMethod,
   { kind, compute }: Pick<Device, "kind" | "compute">,
+  trains: boolean,
 ): number {
-  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute));
+  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute, trains));
   return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
 }
 
-export function takeAdapter(take: Take, layout: AdapterLayout, method: PeftMethod, compute: Device["compute"]) {
+/** Without `trains` gradients and moments have no memory. */
+export function takeAdapter(
+  take: Take,
+  layout: AdapterLayout,
+  method: PeftMethod,
+  compute: Device["compute"],
+  trains: boolean,
+) {
   const { size, scratch, outputs, tensors } = layout;
-  const block = () => take("f32", size);
+  const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
   return {
     layout,
-    blocks: { params: block(), grads: block(), m: block(), v: block() },
+    blocks: { params: take("f32", size), grads: ofTraining(size), m: ofTraining(size), v: ofTraining(size) },
     /** Of the parameters, where kernels read bf16. */
     copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
     /** A and B of one target group with their gradients, where the method does not store them. */
-    scratch: scratch > 0 ? { values: take(compute, scratch), grads: take("f32", scratch) } : null,
+    scratch: scratch > 0 ? { values: take(compute, scratch), grads: ofTraining(scratch) } : null,
     /** f32[outputs] each. */
     derived: Object.keys(COMPUTATIONS[method].derived ?? {}).map((name) => ({ name, tensor: take("f32", outputs) })),
     factors: take("i32", size / ALIGN),

@@ -98,7 +98,7 @@ export class Stage implements Disposable {
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
@@ -140,8 +140,7 @@ export class Stage implements Disposable {
       },
       release: async ({ slot }) => {
         this.#beginning.delete(slot);
-        await this.device.idle(); // to release memory a driver waits for all work, and blocks
-        this.pool.release(slot);
+        await this.#vacate(slot);
         return null;
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
@@ -236,7 +235,10 @@ export class Stage implements Disposable {
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
     const anew = layer === undefined || layer === layerRange.from;
-    if (anew) this.pool.admit(slot, adapter);
+    if (anew) {
+      await this.#vacate(slot);
+      this.pool.admit(slot, adapter);
+    }
     const { init } = adapter;
     if (init === null) return;
     const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout(slot).size));
@@ -249,6 +251,13 @@ export class Stage implements Disposable {
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
+  }
+
+  /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
+  async #vacate(slot: number): Promise<void> {
+    if (!this.pool.adapter(slot)) return;
+    await this.device.idle();
+    this.pool.release(slot);
   }
 
   [Symbol.dispose](): void {

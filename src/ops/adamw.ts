@@ -41,8 +41,8 @@ export const gradNorm = op<{ grads: Tensor; tensors: Tensor; squares: Tensor }>(
 );
 
 /**
- * One step of an adapter, with its gradients multiplied by `coefficient` (clipping); then its gradients become 0. params, grads,
- * m, v f32[P]; copy bf16[P] or null: what the kernels read. table f32[11]:
+ * One step of an adapter, with its gradients multiplied by `coefficient` (clipping); then its gradients become 0. params,
+ * grads, m, v f32[P]; copy bf16[P] or null: what the kernels read. table f32[11]:
  * 1, AdamW (Loshchilov and Hutter 2019, as PyTorch computes it): 1, learning rate, 1 - beta1, beta2, 1 - beta2, eps, weight
  * decay, 1 - beta1^t, 1 - beta2^t, coefficient, learning rate of B (LoRA+, Hayou et al. 2024); differences from 1 come from
  * doubles, since 1 - 0.999f is off by 1e-5. 2, SGD (as PyTorch computes it): 2, learning rate, momentum, nesterov (0 or 1),

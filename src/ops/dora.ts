@@ -20,9 +20,9 @@ const c = native({
 const [LENGTHS, LENGTHS_GRADIENT, GAIN, INVERSE] = [0, 1, 2, 3];
 
 /**
- * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r B[n, r] A[r]| over the rows of
- * the linears that l targets; gain[n] = m[n] / norm[n] and inverse[n] = 1 / norm[n], or 0 for a row of zeros. Where stale is 2
- * m[n] first becomes norm[n]. All else is left as it is. `vectors` are those of m, its gradient, gain and inverse.
+ * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r B[n, r] A[r]| over the rows
+ * of the linears that l targets; gain[n] = m[n] / norm[n] and inverse[n] = 1 / norm[n], or 0 for a row of zeros. Where stale is
+ * 2 m[n] first becomes norm[n]. All else is left as it is. `vectors` are those of m, its gradient, gain and inverse.
  */
 export const doraNorm = op<{
   weight: Weight;
@@ -87,8 +87,8 @@ const isIn = (decomposed: Tensor) => {
 };
 
 /**
- * y = gain z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1, over all columns of the group; y's other
- * rows are left as they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
+ * y = gain z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1, over all columns of the group; y's
+ * other rows are left as they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
  */
 export const doraForward = op<{
   z: Tensor;
@@ -122,8 +122,8 @@ export const doraForward = op<{
 );
 
 /**
- * In the tiles of decomposed adapters the gradient of m[n] += inverse[n] sum_m dy[m, n] z[m, n], then z becomes gain[n] dy[m, n];
- * in all other tiles z becomes dy. An adapter's tiles lie side by side and are summed in order.
+ * In the tiles of decomposed adapters the gradient of m[n] += inverse[n] sum_m dy[m, n] z[m, n], then z becomes gain[n] dy[m,
+ * n]; in all other tiles z becomes dy. An adapter's tiles lie side by side and are summed in order.
  */
 export const doraBackward = op<{ dy: Tensor; z: Tensor; vectors: Tensor; decomposed: Tensor; tileAdapter: Tensor }>(
   "dora_backward",

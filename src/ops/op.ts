@@ -1,8 +1,9 @@
 // How an op is made: a kernel with the types and shapes of its tensors. Checks them, then launches.
 //
 // In contracts letters are sizes: M rows (tokens of a micro-batch, packed), H hidden, K input and N output features of a
-// linear, G linears that share an input (1 to 3), L slots of adapters, E elements of s, T target rows, V vocabulary, D head dimension, Q
-// and C query and key heads. c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32 throughout.
+// linear, G linears that share an input (1 to 3), L slots of adapters, E elements of s, T target rows, V vocabulary, D head
+// dimension, Q and C query and key heads. c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32
+// throughout.
 //
 // A spec reads "c M 2I": element type (c: the device's compute type; w: that, or a packed weight), then a size for each
 // dimension: a letter that must mean the same size in all tensors of the call, with a factor before it, or a number.

@@ -70,8 +70,8 @@ function launch(gpu: Launcher, name: "vera_expand" | "vera_reduce", args: Projec
 }
 
 /**
- * VeRA's factors of the adapters l whose `which` i32[L] is not 0. Side a: A[r, k] = d[r] draw(r width + k) of key A and bound A;
- * side b: B[n, r], which is held transposed, = b[n] draw(n rank + r) of key B and bound B, n the row within its linear.
+ * VeRA's factors of the adapters l whose `which` i32[L] is not 0. Side a: A[r, k] = d[r] draw(r width + k) of key A and bound
+ * A; side b: B[n, r], which is held transposed, = b[n] draw(n rank + r) of key B and bound B, n the row within its linear.
  * projection i32[L, 5]: keys A and B, width, the bits of bounds A and B (f32); element i is ((mix(key ^ i) >> 8) 2^-23 - 1)
  * bound. `vectors` are those of d, its gradient, b, its gradient.
  */

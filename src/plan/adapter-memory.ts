@@ -32,7 +32,8 @@ export const blockBytes = (
   layers: LayerRange,
   holds: readonly PoolAdapter[],
   device: Pick<Device, "kind" | "compute">,
-): number => maxOf(holds.map((adapter) => adapterBytes(spec, layers, adapter, device)));
+  trains = true,
+): number => maxOf(holds.map((adapter) => adapterBytes(spec, layers, adapter, device, trains)));
 
 /** Bytes of a stage's pool that has room for `blocks` bytes of adapters. */
 export const poolBytes = (spec: ModelSpec, layers: LayerRange, slots: number, blocks: number): number =>

@@ -88,7 +88,7 @@ export function generationBytes(
   adapters: readonly PoolAdapter[],
 ): number {
   const layers = wholeModel(spec);
-  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
+  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, sizes.inFlight > 0)));
   const pool = poolBytes(spec, layers, sizes.slots, blocks);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

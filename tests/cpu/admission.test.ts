@@ -22,7 +22,7 @@ import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 const root = mkdtempSync(join(tmpdir(), "mlora-admission-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-describe("who is admitted", () => {
+describe("admitted are", () => {
   const used = (of: readonly Candidate[]): Room => ({
     slots: of.length,
     bytes: [0, 1].map((stage) => sum(of.map(({ bytes }) => bytes[stage]!))),
@@ -46,7 +46,7 @@ describe("who is admitted", () => {
       expect(taken.slots).toBeLessThanOrEqual(free.slots);
       for (const stage of [0, 1]) expect(taken.bytes[stage]!).toBeLessThanOrEqual(free.bytes[stage]!);
       const left = waiting.filter((of) => !admitted.includes(of));
-      for (const of of admitted) for (const other of left) expect(isBefore(of, other)).toBe(true); // nobody is overtaken
+      for (const of of admitted) for (const other of left) expect(isBefore(of, other)).toBe(true); // none is overtaken
       const victims = active.filter(({ adapter }) => preempt.includes(adapter));
       const first = left.toSorted((a, b) => (isBefore(a, b) ? -1 : 1))[0];
       for (const victim of victims) expect(victim.priority).toBeLessThan(maxOf(left.map(({ priority }) => priority)));

@@ -11,9 +11,9 @@
 // followed by its gradient, then those that are derived. One along the output is a single vector [N] of the whole group.
 // `firstColumn` says where each of the G linears begins in N, and ends with N: [0, N] or [0, Nq, Nq + Nk, N].
 //
-// s = drop(x) A^T and its gradient ds, c[E], have for each row as many columns as its adapter needs there: W = the sum over g of
-// ranks[l, g] rounded up to 16, linear g's after those before it. The rows of tile t begin at element 16 lowAt[t], `lowAt` i32[M
-// / rowTile], and are W apart. What lies between a rank and the next multiple of 16 is zero or not read.
+// s = drop(x) A^T and its gradient ds, c[E], have for each row as many columns as its adapter needs there: W = the sum over g
+// of ranks[l, g] rounded up to 16, linear g's after those before it. The rows of tile t begin at element 16 lowAt[t], `lowAt`
+// i32[M / rowTile], and are W apart. What lies between a rank and the next multiple of 16 is zero or not read.
 //
 // Dropout: `dropout` i32[L, 4] = seed, step, keep threshold, bits of f32 1 / (1 - p). An element of row m, column k is kept
 // when dropoutBits(dropoutRowKey(seed, step, module, rowNumber[m]), k) >= threshold, as unsigned numbers (base/rng.ts);
