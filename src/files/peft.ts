@@ -23,7 +23,7 @@ import {
   storedBy,
   TENSORS,
 } from "../methods/registry.ts";
-import { toF32 } from "./convert.ts";
+import { areFinite, toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
@@ -167,8 +167,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);
-    if (!read.every(Number.isFinite))
-      throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
+    if (!areFinite(read)) throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
     values.set(name, read);
   }
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;
