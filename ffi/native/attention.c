@@ -15,7 +15,7 @@ typedef struct {
   float *to, *lse, *delta; // forward: out; backward: dqkv
   const int32_t *sequences; // first row and length of each
   int rows, q_heads, k_heads, dim, window, longest;
-  float scale;
+  float scale, cap; // cap: 0 for none
 } attention_args;
 
 typedef struct {
@@ -42,6 +42,8 @@ static void visible(const attention_args *a, const block_view *b, int query, int
 
 static void scores(const attention_args *a, const block_view *b, int queries, float *s) {
   a->sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, queries, b->keys, a->dim, a->scale, b->q, b->width, b->k, b->width, 0, s, b->keys);
+  if (a->cap > 0)
+    for (int64_t i = 0; i < (int64_t)queries * b->keys; i++) s[i] = a->cap * tanhf(s[i] / a->cap);
 }
 
 static void forward_block(const attention_args *a, int64_t start, int head, int query, int queries, float *s) {
@@ -83,8 +85,9 @@ static void backward_block(const attention_args *a, int64_t start, int head, int
     a->delta[at] = delta;
     for (int j = 0; j < from; j++) p_row[j] = dp_row[j] = 0;
     for (int j = from; j < to; j++) {
+      float share = a->cap > 0 ? p_row[j] / a->cap : 0, slope = 1.0f - share * share; // of the cap, at this score
       p_row[j] = fast_exp(p_row[j] - lse);
-      dp_row[j] = p_row[j] * (dp_row[j] - delta) * a->scale;
+      dp_row[j] = p_row[j] * (dp_row[j] - delta) * slope * a->scale;
     }
     for (int j = to; j < b.keys; j++) p_row[j] = dp_row[j] = 0;
   }
@@ -119,15 +122,16 @@ static void attention_range(void *context, int64_t begin, int64_t end) {
 }
 
 void attention_forward(sgemm_fn sgemm, const float *qkv, const int32_t *sequences, int count, int longest, float *out,
-                       float *lse, int rows, int q_heads, int k_heads, int dim, float scale, int window) {
-  attention_args a = {sgemm, qkv, NULL, NULL, out, lse, NULL, sequences, rows, q_heads, k_heads, dim, window, longest, scale};
+                       float *lse, int rows, int q_heads, int k_heads, int dim, float scale, int window, float cap) {
+  attention_args a = {sgemm, qkv,     NULL,    NULL, out,    lse,     NULL,  sequences,
+                      rows,  q_heads, k_heads, dim,  window, longest, scale, cap};
   parallel((int64_t)count * k_heads, 1, attention_range, &a);
 }
 
 void attention_backward(sgemm_fn sgemm, const float *qkv, const int32_t *sequences, int count, int longest,
                         const float *out, const float *lse, const float *dout, float *delta, float *dqkv, int rows,
-                        int q_heads, int k_heads, int dim, float scale, int window) {
-  attention_args a = {sgemm,     qkv,  dout,    out,     dqkv, (float *)lse, delta,  sequences,
-                      rows,      q_heads, k_heads, dim, window, longest, scale};
+                        int q_heads, int k_heads, int dim, float scale, int window, float cap) {
+  attention_args a = {sgemm, qkv,     dout,    out, dqkv,   (float *)lse, delta, sequences,
+                      rows,  q_heads, k_heads, dim, window, longest,      scale, cap};
   parallel((int64_t)count * k_heads, 1, attention_range, &a);
 }

@@ -12,7 +12,7 @@ typedef struct {
   float *cache, *out;
   const int32_t *bounds, *places;
   int q_heads, k_heads, dim, window, longest;
-  float scale;
+  float scale, cap; // cap: 0 for none
 } decode_args;
 
 static void write_range(void *context, int64_t begin, int64_t end) {
@@ -24,7 +24,7 @@ static void write_range(void *context, int64_t begin, int64_t end) {
 }
 
 void cache_write(const float *qkv, const int32_t *places, float *cache, int rows, int q_heads, int k_heads, int dim) {
-  decode_args a = {qkv, cache, NULL, NULL, places, q_heads, k_heads, dim, 0, 0, 0};
+  decode_args a = {qkv, cache, NULL, NULL, places, q_heads, k_heads, dim, 0, 0, 0, 0};
   parallel(rows, 16, write_range, &a);
 }
 
@@ -41,6 +41,7 @@ static void attend(const decode_args *a, int64_t m, int head, float *p) {
   float max = -INFINITY, total = 0;
   for (int j = 0; j < count; j++) {
     p[j] = a->scale * dot(q, k + (int64_t)j * width, a->dim);
+    if (a->cap > 0) p[j] = a->cap * tanhf(p[j] / a->cap);
     max = p[j] > max ? p[j] : max;
   }
   for (int j = 0; j < count; j++) p[j] = fast_exp(p[j] - max);
@@ -59,12 +60,12 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
 }
 
 void attention_decode(const float *qkv, const float *cache, const int32_t *bounds, float *out, int rows, int q_heads, int k_heads,
-                      int dim, float scale, int window) {
+                      int dim, float scale, int window, float cap) {
   int longest = 1;
   for (int m = 0; m < rows; m++) {
     int count = bounds[2 * m + 1] - bounds[2 * m];
     longest = count > longest ? count : longest;
   }
-  decode_args a = {qkv, (float *)cache, out, bounds, NULL, q_heads, k_heads, dim, window, longest, scale};
+  decode_args a = {qkv, (float *)cache, out, bounds, NULL, q_heads, k_heads, dim, window, longest, scale, cap};
   parallel((int64_t)rows * q_heads, 1, decode_range, &a);
 }

@@ -16,11 +16,17 @@ static void rmsnorm_forward_range(void *context, int64_t begin, int64_t end) {
     float *y = a->y + m * a->width;
     float rstd = 1.0f / sqrtf(dot(x, x, a->width) / (float)a->width + a->eps);
     a->rstd[m] = rstd;
-    for (int i = 0; i < a->width; i++) y[i] = a->weight[i] * (x[i] * rstd);
+    if (a->residual) {
+      const float *residual = a->residual + m * a->width;
+      for (int i = 0; i < a->width; i++) y[i] = residual[i] + a->weight[i] * (x[i] * rstd);
+    } else {
+      for (int i = 0; i < a->width; i++) y[i] = a->weight[i] * (x[i] * rstd);
+    }
   }
 }
-void rmsnorm_forward(const float *x, const float *weight, float *y, float *rstd, int rows, int width, float eps) {
-  parallel(rows, 16, rmsnorm_forward_range, &(norm_args){NULL, x, weight, NULL, y, rstd, width, eps});
+void rmsnorm_forward(const float *x, const float *weight, const float *residual, float *y, float *rstd, int rows, int width,
+                     float eps) {
+  parallel(rows, 16, rmsnorm_forward_range, &(norm_args){NULL, x, weight, residual, y, rstd, width, eps});
 }
 
 static void rmsnorm_backward_range(void *context, int64_t begin, int64_t end) {

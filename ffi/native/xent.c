@@ -1,4 +1,4 @@
-// Cross-entropy of rows of logits, scaled and capped where a model's are, and its gradient in their place.
+// Cross-entropy of rows of logits, and its gradient in their place.
 #include "native.h"
 #include <math.h>
 
@@ -8,24 +8,29 @@ typedef struct {
   const float *weights;
   int32_t *hit;
   int stride, classes, grad;
-  float scale, cap;
+  float scale, cap; // cap: 0 for none
 } xent_args;
 
-// Of all that is not the identity: z = scale z, or cap tanh(scale z / cap).
-static void shape_logits(float *z, const xent_args *a) {
-  if (a->cap > 0) {
-    for (int i = 0; i < a->classes; i++) z[i] = a->cap * fast_tanh(a->scale * z[i] / a->cap);
-  } else {
+// From the head's outputs to logits.
+static void shape(const xent_args *a, float *z) {
+  if (a->scale != 1.0f)
     for (int i = 0; i < a->classes; i++) z[i] *= a->scale;
-  }
+  if (a->cap > 0)
+    for (int i = 0; i < a->classes; i++) z[i] = a->cap * tanhf(z[i] / a->cap);
+}
+
+// From the gradient of logit z to that of the head's output.
+static inline float unshaped(const xent_args *a, float gradient, float z) {
+  float share = a->cap > 0 ? z / a->cap : 0;
+  return gradient * a->scale * (1.0f - share * share);
 }
 
 static void xent_range(void *context, int64_t begin, int64_t end) {
   const xent_args *a = context;
   for (int64_t t = begin; t < end; t++) {
     float *z = a->logits + t * a->stride, top[LANES], acc[LANES] = {0};
-    int target = a->targets[t], i = 0, shaped = a->cap > 0 || a->scale != 1.0f;
-    if (shaped) shape_logits(z, a);
+    int target = a->targets[t], i = 0;
+    shape(a, z);
     float chosen = z[target];
     for (int l = 0; l < LANES; l++) top[l] = -INFINITY;
     for (; i + LANES <= a->classes; i += LANES)
@@ -44,15 +49,12 @@ static void xent_range(void *context, int64_t begin, int64_t end) {
     a->loss[t] = lse - chosen;
     if (!a->grad) continue;
     float weight = a->weights[t];
-    if (!shaped) {
+    if (a->scale != 1.0f || a->cap > 0) {
+      for (i = 0; i < a->classes; i++) z[i] = unshaped(a, weight * fast_exp(z[i] - lse), z[i]);
+      z[target] -= unshaped(a, weight, chosen);
+    } else {
       for (i = 0; i < a->classes; i++) z[i] = weight * fast_exp(z[i] - lse);
       z[target] -= weight;
-    } else {
-      float rate = a->cap > 0 ? 1.0f / a->cap : 0.0f; // by a logit l: dz / dl = scale (1 - (z / cap)^2)
-      float slope = 1.0f - chosen * rate * chosen * rate;
-      for (i = 0; i < a->classes; i++)
-        z[i] = weight * a->scale * (1.0f - z[i] * rate * z[i] * rate) * fast_exp(z[i] - lse);
-      z[target] -= weight * a->scale * slope;
     }
     for (i = a->classes; i < a->stride; i++) z[i] = 0;
   }

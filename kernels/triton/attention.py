@@ -6,6 +6,8 @@
     attention_backward_kv   dv[n] = sum_m p[m, n] dout[m],  dk[n] = scale sum_m ds[m, n] q[m], over the query heads
                             that share n's head
 
+With CAP = 1 scores s = scale q k become cap tanh(s / cap), and ds is multiplied by 1 - tanh(s / cap)^2.
+
 Row m sees rows max(first, m - window + 1) .. m of its sequence, bounds[m] = (first, one past the last), window 0 = no limit; a
 row with equal bounds is padding: it sees nothing, nothing sees it, its out, dq, dk and dv are 0. Query head h reads key head h
 C / Q.
@@ -95,8 +97,27 @@ def key_range(m, begin, real, BN: tl.constexpr):
 
 
 @triton.jit
-def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window,
-                      BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+def capped(s, scale, cap, CAP: tl.constexpr):
+    """Scores, and what makes powers of 2 of them."""
+    if CAP:
+        return cap * (2.0 * tl.sigmoid(2.0 * (scale / cap) * s) - 1.0), LOG2E  # tanh
+    else:
+        return s, scale * LOG2E
+
+
+@triton.jit
+def cap_slope(ds, s, cap, CAP: tl.constexpr):
+    """The gradient of scores before the cap, from that after it."""
+    if CAP:
+        share = s / cap
+        return ds * (1.0 - share * share)
+    else:
+        return ds
+
+
+@triton.jit
+def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window, cap,
+                      BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr):
     """One head of BM rows. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
@@ -107,7 +128,6 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
     m = m0 + tl.arange(0, BM)
     begin, real = first_seen(bounds, m, M, window)
     lo, hi, whole = key_range(m, begin, real, BN)
-    to_log2 = scale * LOG2E
 
     q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
     acc = tl.zeros((BM, HEAD_DIM), tl.float32)
@@ -115,7 +135,7 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
     high = tl.full((BM,), LOWEST, tl.float32)
     for n0 in tl.range(lo, hi, BN):
         k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT)
-        s = tl.dot(q, k.T, input_precision="ieee")
+        s, to_log2 = capped(tl.dot(q, k.T, input_precision="ieee"), scale, cap, CAP)
         if (n0 < whole) | (n0 + BN > m0 + 1):
             n = n0 + tl.arange(0, BN)
             s = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), s, float("-inf"))
@@ -133,8 +153,8 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
 
 
 @triton.jit
-def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                         BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
+                         BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr):
     """dq and delta of one head of BM rows. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
@@ -145,7 +165,6 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
     m = m0 + tl.arange(0, BM)
     begin, real = first_seen(bounds, m, M, window)
     lo, hi, whole = key_range(m, begin, real, BN)
-    to_log2 = scale * LOG2E
 
     q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
     do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
@@ -157,20 +176,20 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
     for n0 in tl.range(lo, hi, BN):
         k = load_rows(kv_rows, n0, k_head, all_heads, D, BN, HEAD_DIM, EXACT)
         v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT)
-        s = tl.dot(q, k.T, input_precision="ieee")
+        s, to_log2 = capped(tl.dot(q, k.T, input_precision="ieee"), scale, cap, CAP)
         dp = tl.dot(do, v.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - lse_M[:, None])
         if (n0 < whole) | (n0 + BN > m0 + 1):
             n = n0 + tl.arange(0, BN)
             p = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), p, 0.0)
-        ds = p * (dp - delta_M[:, None])
+        ds = cap_slope(p * (dp - delta_M[:, None]), s, cap, CAP)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
     store_rows(dqkv, m0, head, all_heads, D, tl.where(real[:, None], dq * scale, 0.0), BM, HEAD_DIM, EXACT)
 
 
 @triton.jit
-def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
+                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr):
     """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the
     file."""
     if EXACT:
@@ -184,7 +203,6 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
     tiles = tl.cdiv(tl.maximum(tl.max(end) - lo, 0), BM)
     whole = tl.min(tl.where(real, end, M))  # rows n0 + BN - 1 .. whole see every key of a sequence
     group = heads // kv_heads
-    to_log2 = scale * LOG2E
 
     k = load_rows(kv_rows, n0, heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
     v = load_rows(kv_rows, n0, heads + kv_heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
@@ -197,13 +215,13 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
         row = head.to(tl.int64) * M + m
         q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
         do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
-        s = tl.dot(k, q.T, input_precision="ieee")
+        s, to_log2 = capped(tl.dot(k, q.T, input_precision="ieee"), scale, cap, CAP)
         dp = tl.dot(v, do.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)
         if (m0 < n0 + BN - 1) | (m0 + BM > whole):
             p = tl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), p, 0.0)
         dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
-        ds = p * (dp - tl.load(delta + row)[None, :])
+        ds = cap_slope(p * (dp - tl.load(delta + row)[None, :]), s, cap, CAP)
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
     store_rows(dqkv, n0, heads + k_head, all_heads, D, tl.where(real[:, None], dk * scale, 0.0), BN, HEAD_DIM, EXACT)
     store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, tl.where(real[:, None], dv, 0.0), BN, HEAD_DIM, EXACT)

@@ -1,5 +1,5 @@
-"""attention.py for Hopper: the same kernels with the same arguments, in Gluon, for bf16 and heads of HEAD_DIM = 64 or 128
-(EXACT is 1).
+"""attention.py for Hopper: the same kernels with the same arguments, in Gluon, for bf16 and heads of HEAD_DIM = 64, 128 or 256
+(EXACT is 1, CAP 0). attention_backward_kv is in attention_hopper_keys.py.
 
 One warp loads tiles by TMA into rings of buffers; two warp groups, 64 rows each, compute. They share what is loaded and wait
 for nothing else of each other: while one is busy with exponentials, the tensor cores serve the other. A ring has two barriers
@@ -113,14 +113,6 @@ def first_seen(bounds, m, M, window):
 
 
 @gluon.jit
-def seen_until(bounds, n, M, window):
-    """i32: one past the last row that sees each of rows n, 0 for padding; and whether the row is one of a sequence."""
-    first, last = gl.load(bounds + 2 * n), gl.load(bounds + 2 * n + 1)
-    end = gl.minimum(last, gl.where(window > 0, n + gl.minimum(window, M), M))
-    return gl.where(first < last, end, 0), first < last
-
-
-@gluon.jit
 def key_range(bounds, m0, M, window, BM: gl.constexpr, BN: gl.constexpr):
     """The first key tile's row, the number of tiles (at least one), and from where on every row of a sequence sees all up to
     m0."""
@@ -207,8 +199,8 @@ def forward_rows(out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, t
 
 
 @gluon.jit
-def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window,
-                      BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
+def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, scale, window, cap,
+                      BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
     """One head of BM = 128 rows."""
     tile, head = place(heads)
     m0 = M - BM - tile * BM  # later rows see more
@@ -278,8 +270,8 @@ def query_rows(dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M
 
 
 @gluon.jit
-def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                         BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
+def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
+                         BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
     """dq and delta of one head of BM = 128 rows."""
     tile, head = place(heads)
     m0 = M - BM - tile * BM
@@ -293,91 +285,4 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
         (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, whole, scale, window, 0, BN, HEAD_DIM)),
         (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, whole, scale, window, 1, BN, HEAD_DIM)),
         (load_queries, (q_rows, kv_rows, do_rows, q_s, do_s, q_full, keys, values, m0, lo, tiles, head * HEAD_DIM, k_head * HEAD_DIM, (k_head + kv_heads) * HEAD_DIM)),
-    ], [4, 1], [REGISTERS, LOADER_REGISTERS])
-
-
-@gluon.jit
-def load_keys(q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, count, first_head, k_column, v_column,
-              HEAD_DIM: gl.constexpr):
-    """The loading warp of attention_backward_kv."""
-    BM: gl.constexpr = q_rows.block_shape[0]
-    mbarrier.expect(k_full.index(0), 4 * kv_rows.block_type.nbytes)
-    load_both(kv_rows, n0, k_column, k_full.index(0), k_s)
-    load_both(kv_rows, n0, v_column, k_full.index(0), v_s)
-    for i in range(count):
-        head, m0 = first_head + i // tiles, lo + i % tiles * BM
-        q, q_full = claim(queries, i)
-        mbarrier.expect(q_full, q_rows.block_type.nbytes + lse.block_type.nbytes)
-        tma.async_copy_global_to_shared(q_rows, [m0, head * HEAD_DIM], q_full, q)
-        tma.async_copy_global_to_shared(lse, [head, m0], q_full, lses.index(i % lses.shape[0]))
-        do, do_full = claim(douts, i)
-        mbarrier.expect(do_full, do_rows.block_type.nbytes + delta.block_type.nbytes)
-        tma.async_copy_global_to_shared(do_rows, [m0, head * HEAD_DIM], do_full, do)
-        tma.async_copy_global_to_shared(delta, [head, m0], do_full, deltas.index(i % deltas.shape[0]))
-
-
-@gluon.jit
-def key_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, M, n0, lo, tiles, count, whole, scale, window, k_column, v_column,
-             GROUP: gl.constexpr, BM: gl.constexpr, HEAD_DIM: gl.constexpr):
-    """dk and dv of one group's rows. Scores lie transposed: p and ds are left operands as they are."""
-    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
-    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
-    P: gl.constexpr = gl.DotOperandLayout(0, O, 2)
-    n0 += GROUP * ROWS
-    n = n0 + gl.arange(0, ROWS, gl.SliceLayout(1, S))
-    end, real = seen_until(bounds, n, M, window)
-    to_log2 = scale * LOG2E
-    k, v = k_s.index(GROUP), v_s.index(GROUP)
-    none = gl.zeros([ROWS, BM], gl.float32, S)
-    dk = gl.zeros([ROWS, HEAD_DIM], gl.float32, O)
-    dv = gl.zeros([ROWS, HEAD_DIM], gl.float32, O)
-    mbarrier.wait(k_full.index(0), 0)
-    for i in range(count):
-        m0 = lo + i % tiles * BM
-        q, do = tile_of(queries, i), tile_of(douts, i)
-        arrived(queries, i)
-        s = warpgroup_mma(k, q.permute((1, 0)), none, use_acc=False, is_async=True)
-        arrived(douts, i)
-        dp = warpgroup_mma(v, do.permute((1, 0)), none, use_acc=False, is_async=True)
-        s = warpgroup_mma_wait(1, [s])
-        if (m0 < n0 + ROWS - 1) | (m0 + BM > whole):
-            m = m0 + gl.arange(0, BM, gl.SliceLayout(0, S))
-            s = gl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), s, float("-inf"))
-        p = gl.exp2(s * to_log2 - lses.index(i % lses.shape[0]).load(S) * LOG2E)
-        dv = warpgroup_mma(gl.convert_layout(p.to(gl.bfloat16), P), do, dv, is_async=True)
-        dp = warpgroup_mma_wait(1, [dp])
-        ds = gl.convert_layout((p * (dp - deltas.index(i % deltas.shape[0]).load(S))).to(gl.bfloat16), P)
-        dk = warpgroup_mma(ds, q, dk, is_async=True)
-        dk, dv = warpgroup_mma_wait(0, [dk, dv])
-        release(queries, i)
-        release(douts, i)
-    real_O = gl.convert_layout(real.to(gl.int32), gl.SliceLayout(1, O))[:, None] != 0
-    write_rows(dqkv, n0, k_column, k, gl.where(real_O, dk * scale, 0.0))
-    write_rows(dqkv, n0, v_column, v, gl.where(real_O, dv, 0.0))
-    tma.store_wait(0)
-
-
-@gluon.jit
-def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window,
-                          BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
-    """dk and dv of one key head of BN = 128 rows."""
-    tile, k_head = place(kv_heads)
-    n0 = tile * BN  # earlier rows are seen by more
-    n = n0 + gl.arange(0, BN, gl.BlockedLayout([1], [32], [4], [0]))
-    end, real = seen_until(bounds, n, M, window)
-    lo = gl.min(gl.where(real, n, M), 0) // BM * BM
-    tiles = gl.cdiv(gl.maximum(gl.max(end, 0) - lo, 0), BM)
-    whole = gl.min(gl.where(real, end, M), 0)  # rows from a group's last key up to here see every key of a sequence
-    group = heads // kv_heads
-    k_column, v_column = (heads + k_head) * HEAD_DIM, (heads + kv_heads + k_head) * HEAD_DIM
-    k_s = gl.allocate_shared_memory(kv_rows.dtype, [2, ROWS, HEAD_DIM], kv_rows.layout)
-    v_s = gl.allocate_shared_memory(kv_rows.dtype, [2, ROWS, HEAD_DIM], kv_rows.layout)
-    k_full = barriers(1, 1)
-    queries, douts = tile_ring(q_rows, STAGES, BM), tile_ring(do_rows, STAGES, BM)
-    lses = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BM], lse.layout)
-    deltas = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BM], delta.layout)
-    gl.warp_specialize([
-        (key_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, v_column, 0, BM, HEAD_DIM)),
-        (key_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, v_column, 1, BM, HEAD_DIM)),
-        (load_keys, (q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, group * tiles, k_head * group, k_column, v_column, HEAD_DIM)),
     ], [4, 1], [REGISTERS, LOADER_REGISTERS])

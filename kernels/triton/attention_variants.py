@@ -1,30 +1,42 @@
-"""What is compiled of attention.py and attention_hopper.py: each kernel for every kind and head size. No Triton is needed to
-read it.
+"""What is compiled of attention.py, attention_hopper.py and attention_hopper_keys.py: each kernel for every kind and head
+size. No Triton is needed to read it.
 
 A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is
-none, one with EXACT = 0 and HEAD_DIM >= D. Its grid follows from BM and BN.
+none, that with EXACT = 0 and the least HEAD_DIM >= D; CAP is 1 where scores have a cap. Its grid follows from BM and BN.
 """
 
 KERNELS = ("attention_forward", "attention_backward_q", "attention_backward_kv")
-KINDS = {"tma": ["tma"], "ptr": ["ptr"], "any": ["tma", "ptr"], "f32": ["f32"]}  # "any": heads of other sizes, in bf16
-HEADS = {"tma": ((64, 1), (128, 1)), "ptr": ((64, 1), (128, 1)), "any": ((128, 0),), "f32": ((128, 0),)}  # HEAD_DIM and EXACT
+# "wide": on Hopper, but by attention.py; "any": heads of other sizes, and scores with a cap, in bf16.
+KINDS = {"tma": ["tma"], "wide": ["tma"], "ptr": ["ptr"], "any": ["tma", "ptr"], "f32": ["f32"]}
+# HEAD_DIM, EXACT and CAP.
+HEADS = {
+    "tma": ((64, 1, 0), (128, 1, 0), (256, 1, 0)),
+    "wide": ((512, 1, 0),),
+    "ptr": ((64, 1, 0), (128, 1, 0), (256, 1, 0), (512, 1, 0)),
+    "any": ((128, 0, 0), (256, 0, 1)),
+    "f32": ((128, 0, 0), (256, 0, 0), (512, 0, 0), (256, 0, 1)),
+}
 
 # BM, BN, warps (of "tma": those of one group of two), stages.
 CONFIG = {
-    ("tma", "attention_forward"): {64: (128, 128, 4, 3), 128: (128, 128, 4, 2)},
-    ("tma", "attention_backward_q"): {64: (128, 128, 4, 3), 128: (128, 64, 4, 3)},
-    ("tma", "attention_backward_kv"): {64: (64, 128, 4, 3), 128: (64, 128, 4, 3)},
-    ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2)},
-    ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2)},
-    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2)},
-    **{(kind, kernel): {128: (32, 32, 4, 1)} for kind in ("any", "f32") for kernel in KERNELS},
+    ("tma", "attention_forward"): {64: (128, 128, 4, 3), 128: (128, 128, 4, 2), 256: (128, 64, 4, 2)},
+    ("tma", "attention_backward_q"): {64: (128, 128, 4, 3), 128: (128, 64, 4, 3), 256: (128, 32, 4, 2)},
+    ("tma", "attention_backward_kv"): {64: (64, 128, 4, 3), 128: (64, 128, 4, 3), 256: (64, 64, 4, 2)},
+    ("wide", "attention_forward"): {512: (64, 32, 8, 2)},
+    ("wide", "attention_backward_q"): {512: (64, 32, 8, 1)},
+    ("wide", "attention_backward_kv"): {512: (32, 32, 8, 1)},
+    ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2), 512: (32, 32, 8, 1)},
+    ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2), 256: (64, 32, 8, 1), 512: (32, 16, 8, 2)},
+    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (16, 64, 8, 2), 512: (16, 32, 8, 2)},
+    **{("any", kernel): {128: (32, 32, 4, 1), 256: (32, 32, 8, 1)} for kernel in KERNELS},
+    **{("f32", kernel): {128: (32, 32, 4, 1), 256: (16, 32, 4, 1), 512: (16, 16, 8, 1)} for kernel in KERNELS},
 }
 REGISTERS = 240  # of each thread of a warp group that computes, where another loads: two groups and the loader share 65536
 
 PARAMETERS = {
-    "attention_forward": "q_rows:c kv_rows:c bounds:*i32 out:c lse:*fp32 M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
-    "attention_backward_q": "q_rows:c kv_rows:c do_rows:c bounds:*i32 out:c lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
-    "attention_backward_kv": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32",
+    "attention_forward": "q_rows:c kv_rows:c bounds:*i32 out:c lse:*fp32 M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
+    "attention_backward_q": "q_rows:c kv_rows:c do_rows:c bounds:*i32 out:c lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
+    "attention_backward_kv": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
 }
 
 
@@ -43,23 +55,25 @@ def descriptor(dtype, rows, cols, swizzle):
     return f"tensordesc<{dtype}[{rows}, {cols}],NVMMASharedLayout({layout})>"
 
 
-def variant(kind, kernel, head_dim, exact, config=None):
+def variant(kind, kernel, head_dim, exact, cap, config=None):
     """One row; config may replace that of CONFIG."""
     BM, BN, warps, stages = config or CONFIG[kind, kernel][head_dim]
     dtype, hopper = "fp32" if kind == "f32" else "bf16", kind == "tma"
+    arch = "sm_90a" if kind in ("tma", "wide") else "sm_80"
     signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     signature = {name: f"*{dtype}" if type == "c" else type for name, type in signature.items()}
-    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact)
+    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, CAP=cap)
     if hopper:
         signature |= {name: type for name, type in boxes(kernel, head_dim, BM, BN).items() if name in signature}
         constants |= dict(STAGES=stages, REGISTERS=REGISTERS)
-    return dict(module="attention_hopper" if hopper else "attention", kernel=kernel, kinds=KINDS[kind], arch="sm_90a" if hopper else "sm_80", dtype=dtype,
+    module = "attention" if not hopper else "attention_hopper_keys" if kernel == "attention_backward_kv" else "attention_hopper"
+    return dict(module=module, kernel=kernel, kinds=KINDS[kind], arch=arch, dtype=dtype,
                 constants=constants, warps=warps, stages=1 if hopper else stages, signature=signature)
 
 
 def variants():
     """Every row of the family."""
     for kind, sizes in HEADS.items():
-        for head_dim, exact in sizes:
+        for head_dim, exact, cap in sizes:
             for kernel in KERNELS:
-                yield variant(kind, kernel, head_dim, exact)
+                yield variant(kind, kernel, head_dim, exact, cap)

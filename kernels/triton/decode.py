@@ -1,7 +1,7 @@
 """Generation: keys and values are kept, and each new row attends over those of its sequence. Deterministic, a row by itself.
 
     cache_write        cache[places[m]] = k and v of row m of qkv, nothing where places[m] < 0: a copy of bits
-    attention_decode   out[m] = softmax(scale q K^T) V over rows max(bounds[m, 0], bounds[m, 1] - window) ..
+    attention_decode   out[m] = softmax(scale q K^T) V, with a cap > 0 of scores s cap tanh(s / cap), over rows max(bounds[m, 0], bounds[m, 1] - window) ..
                        bounds[m, 1] - 1 of the cache; zeros where there are none; window 0 has no limit. Query head h
                        reads key head h C / Q
 
@@ -28,7 +28,7 @@ def cache_write(qkv, places, cache, W, skip, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
+def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window, cap,
                      BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
     """One query head of one row. See the top of the file."""
     if EXACT:
@@ -50,7 +50,10 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
         inside = seen[:, None] & (d < D)[None, :]
         k = tl.load(k_rows + at, mask=inside, other=0.0).to(tl.float32)
         v = tl.load(v_rows + at, mask=inside, other=0.0).to(tl.float32)
-        s = tl.where(seen, tl.sum(k * q[None, :], axis=1), float("-inf"))
+        s = tl.sum(k * q[None, :], axis=1)
+        if cap > 0:
+            s = cap * (2.0 * tl.sigmoid(2.0 * s / cap) - 1.0)
+        s = tl.where(seen, s, float("-inf"))
         larger = tl.maximum(most, tl.max(s, axis=0))  # a block has a key that is seen, so this is finite
         kept = tl.exp(most - larger)
         p = tl.exp(s - larger)
@@ -65,7 +68,7 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
 
 from variants import row
 
-HEADS = {"ptr": ((64, 1), (128, 1), (128, 0)), "f32": ((128, 0),)}  # HEAD_DIM and EXACT
+HEADS = {"ptr": ((64, 1), (128, 1), (256, 1), (512, 1), (128, 0), (256, 0)), "f32": ((128, 0), (256, 0), (512, 0))}  # HEAD_DIM and EXACT
 
 
 def variants():
@@ -73,5 +76,5 @@ def variants():
     yield row("decode", "cache_write", None, "qkv:*i32 places:*i32 cache:*i32 W:i32 skip:i32", BLOCK=2048)
     for kind in HEADS:
         for head_dim, exact in HEADS[kind]:
-            parameters = "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32"
+            parameters = "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32"
             yield row("decode", "attention_decode", kind, parameters, BN=64, HEAD_DIM=head_dim, EXACT=exact)

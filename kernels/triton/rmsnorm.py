@@ -1,9 +1,9 @@
 """Root mean square norm over rows of any width, and its gradient. The weight is frozen.
 
-    rmsnorm_forward    y = weight x rstd,  rstd = 1 / sqrt(mean(x^2) + eps)
+    rmsnorm_forward    y = residual + weight x rstd,  rstd = 1 / sqrt(mean(x^2) + eps)
     rmsnorm_backward   dx = residual + rstd (weight dy - x rstd^2 mean(weight dy x))
 
-Shapes: x, y, dy, dx, residual c[M, H]; weight c[H]; rstd f32[M]. Needs: H a multiple of 8, at most BLOCK. residual may be dx
+Shapes: x, y, dy, dx, residual c[M, H]; weight f32[H]; rstd f32[M]. Needs: H a multiple of 8, at most BLOCK. residual may be dx
 itself, and is not read where RESIDUAL = 0. A row is held in registers, so that each tensor crosses the memory bus once; the
 order of a row's sum follows from H alone.
 
@@ -14,16 +14,21 @@ import triton.language as tl
 
 
 @triton.jit
-def rmsnorm_forward(x, weight, y, rstd, H, eps, BLOCK: tl.constexpr):
+def rmsnorm_forward(x, weight, residual, y, rstd, H, eps, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
     """y and rstd of one row. See the top of the file."""
     H = H // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     m, h = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = h < H
     w_H = tl.load(weight + h, mask=inside, other=0.0)
     x_H = tl.load(x + m * H + h, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        residual_H = tl.load(residual + m * H + h, mask=inside, other=0.0)
     scale = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_H * x_H), H.to(tl.float32)) + eps))
     tl.store(rstd + m, scale)
-    tl.store(y + m * H + h, (w_H.to(tl.float32) * (x_H * scale)).to(y.dtype.element_ty), mask=inside)
+    y_H = w_H * (x_H * scale)
+    if RESIDUAL:
+        y_H += residual_H.to(tl.float32)
+    tl.store(y + m * H + h, y_H.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -39,7 +44,7 @@ def rmsnorm_backward(dy, x, weight, rstd, residual, dx, H, BLOCK: tl.constexpr, 
         residual_H = tl.load(residual + m * H + h, mask=inside, other=0.0)
     scale = tl.load(rstd + m)
     x_H = x_H.to(tl.float32)
-    g_H = w_H.to(tl.float32) * dy_H.to(tl.float32)
+    g_H = w_H * dy_H.to(tl.float32)
     mean = tl.div_rn(tl.sum(g_H * x_H) * scale * scale, H.to(tl.float32))
     dx_H = scale * (g_H - x_H * mean)
     if RESIDUAL:
@@ -58,7 +63,8 @@ def variants():
     """A launcher takes the first with BLOCK >= H."""
     for kind in BLOCKS:
         for block, warps in BLOCKS[kind]:
-            yield row("rmsnorm", "rmsnorm_forward", kind, "x:c weight:c y:c rstd:*fp32 H:i32 eps:fp32", warps, BLOCK=block)
             for residual in (0, 1):
-                parameters = "dy:c x:c weight:c rstd:*fp32 residual:c dx:c H:i32"
+                parameters = "x:c weight:*fp32 residual:c y:c rstd:*fp32 H:i32 eps:fp32"
+                yield row("rmsnorm", "rmsnorm_forward", kind, parameters, warps, BLOCK=block, RESIDUAL=residual)
+                parameters = "dy:c x:c weight:*fp32 rstd:*fp32 residual:c dx:c H:i32"
                 yield row("rmsnorm", "rmsnorm_backward", kind, parameters, warps, BLOCK=block, RESIDUAL=residual)

@@ -6,7 +6,7 @@
     rope_backward    the gradient of that, in place on dqkv; v's stays as it is
 
 Shapes: qkv, out, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; positions i32[M]; cos, sin f32[.., R]; q_scale f32[..];
-q_weight, k_weight c[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2
+q_weight, k_weight f32[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2
 HALF, and R at most D / 2; with EXACT = 1 they are 2 HALF and HALF, and accesses are 16 bytes wide.
 
 A head's features are taken as D / 2 pairs: the first R of them are rotated, the others pass with an angle of 0.
@@ -46,8 +46,8 @@ def query_scales(positions, q_scale, m, scaled, is_q):
 @triton.jit
 def head_weights(q_weight, k_weight, is_q, feature, inside):
     """f32[HEADS, HALF]: the norm's weights for features of heads of q or k."""
-    q = tl.load(q_weight + feature, mask=inside, other=0.0).to(tl.float32)
-    k = tl.load(k_weight + feature, mask=inside, other=0.0).to(tl.float32)
+    q = tl.load(q_weight + feature, mask=inside, other=0.0)
+    k = tl.load(k_weight + feature, mask=inside, other=0.0)
     return tl.where(is_q[:, None], q[None, :], k[None, :])
 
 
@@ -118,10 +118,11 @@ def rope_backward(dqkv, positions, cos, sin, q_scale, qkv, q_weight, k_weight, h
 
 from variants import row
 
-HALVES = {"ptr": ((32, 1), (64, 1), (128, 0)), "f32": ((128, 0),)}  # HALF and EXACT: heads of 64, of 128, all
+# HALF and EXACT: heads of 64, 128, 256 and 512, and all up to 256 (in f32 up to 512), of which those up to 128 waste no lanes.
+HALVES = {"ptr": ((32, 1), (64, 1), (128, 1), (256, 1), (64, 0), (128, 0)), "f32": ((128, 0), (256, 0))}
 TABLES = "positions:*i32 cos:*fp32 sin:*fp32 q_scale:*fp32"
-FORWARD = f"qkv:c {TABLES} q_weight:c k_weight:c out:c heads:i32 kv_heads:i32 touched:i32 D:i32 R:i32 scaled:i32 eps:fp32"
-BACKWARD = f"dqkv:c {TABLES} qkv:c q_weight:c k_weight:c heads:i32 kv_heads:i32 D:i32 R:i32 scaled:i32 eps:fp32"
+FORWARD = f"qkv:c {TABLES} q_weight:*fp32 k_weight:*fp32 out:c heads:i32 kv_heads:i32 touched:i32 D:i32 R:i32 scaled:i32 eps:fp32"
+BACKWARD = f"dqkv:c {TABLES} qkv:c q_weight:*fp32 k_weight:*fp32 heads:i32 kv_heads:i32 D:i32 R:i32 scaled:i32 eps:fp32"
 
 
 def variants():

@@ -1,11 +1,10 @@
 """Cross-entropy of rows of logits, and its gradient in their place.
 
     xent    loss[t] = log sum exp z - z[target],  hit[t] = 1 where the target is the first largest logit,
-            with grad = 1: logits become weights[t] (softmax(z) - onehot(target)) dz / dlogit
+            with grad = 1: z becomes weights[t] (softmax(z) - onehot(target))
+    With SHAPED = 1 logits are s = scale z, and with a cap above 0 cap tanh(s / cap); the gradient is that of z.
 
-z is the logits, or with SHAPED = 1 scale * logit, and where cap > 0 cap tanh(scale * logit / cap).
-
-Shapes: logits c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is
+Shapes: logits z c[T, V], of which the first `classes` columns count; targets, hit i32[T]; weights, loss f32[T]. The gradient is
 zero from column `classes` on, whatever stood there. Needs: V a multiple of 8, 0 <= target < classes <= V.
 
 The row is read once for its largest logit and its sum of exponentials together (Milakov and Gimelshein 2018: a lane that meets
@@ -21,13 +20,13 @@ LOWEST = tl.constexpr(-3.4e38)  # finite, so that a lane without a logit makes n
 
 
 @triton.jit
-def shaped(logit, scale, cap, SHAPED: tl.constexpr):
-    """z of logits in f32."""
-    z = logit
+def shaped(z, scale, cap, SHAPED: tl.constexpr):
+    """Logits of the head's outputs, f32."""
+    z = z.to(tl.float32)
     if SHAPED:
-        z = scale * logit
+        z = z * scale
         if cap > 0:
-            z = cap * (2.0 * tl.sigmoid(2.0 * tl.div_rn(z, cap)) - 1.0)  # tanh
+            z = cap * (2.0 * tl.sigmoid(2.0 * z / cap) - 1.0)  # tanh
     return z
 
 
@@ -38,15 +37,14 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, scale, cap, LANE
     t = tl.program_id(0).to(tl.int64)
     z = logits + t * V
     target = tl.load(targets + t)
-    chosen = shaped(tl.load(z + target).to(tl.float32), scale, cap, SHAPED)
+    chosen = shaped(tl.load(z + target), scale, cap, SHAPED)
     i_LE = tl.arange(0, LANES)[:, None] * 8 + tl.arange(0, 8)[None, :]
     top = tl.full((LANES,), LOWEST, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
     ties = tl.zeros((LANES,), tl.int32)  # logits before the target that equal it
     for first in tl.range(0, V, LANES * 8, loop_unroll_factor=2):
         i = first + i_LE
-        z_LE = shaped(tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), scale, cap, SHAPED)
-        z_LE = tl.where(i < classes, z_LE, float("-inf"))
+        z_LE = tl.where(i < classes, shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED), float("-inf"))
         higher = tl.maximum(top, tl.max(z_LE, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(z_LE - higher[:, None]), axis=1)
         ties += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
@@ -61,12 +59,13 @@ def xent(logits, targets, weights, loss, hit, V, classes, grad, scale, cap, LANE
         factor = tl.div_rn(weight, total_all)
         for first in range(0, V, BLOCK):
             i = first + tl.arange(0, BLOCK)
-            z_I = shaped(tl.load(z + i, mask=i < V, other=0.0).to(tl.float32), scale, cap, SHAPED)
-            z_I = tl.where(i < classes, z_I, float("-inf"))
+            logit_I = tl.where(i < classes, shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED), 0.0)
+            z_I = tl.where(i < classes, logit_I, float("-inf"))
             dz_I = factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)
             if SHAPED:
-                part = tl.where((i < classes) & (cap > 0), tl.div_rn(z_I, cap), 0.0)
-                dz_I *= scale * (1.0 - part * part)
+                dz_I = dz_I * scale
+                if cap > 0:
+                    dz_I = dz_I * (1.0 - (logit_I / cap) * (logit_I / cap))
             tl.store(z + i, dz_I.to(logits.dtype.element_ty), mask=i < V)
 
 

@@ -57,6 +57,19 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, "bitsandbytes==0.50.2", "gguf==0.19.0", "accelerate==1.15.0", NUMPY],
     tolerance: FLOAT32,
   },
+  gemma: {
+    script: "gemma/make.py",
+    makes: [
+      "gemma/*/golden.json",
+      "gemma/*/generated.json",
+      "gemma/*/logits.safetensors",
+      "gemma/*/model/*",
+      "gemma/*/*/gradients.safetensors",
+      "gemma/*/*/*/*",
+    ],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
+  },
   generate: {
     script: "generate/make.py",
     makes: ["generate/greedy.json"],

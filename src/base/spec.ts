@@ -65,6 +65,8 @@ export const modelSpec = v.strictObject({
   normEps: real,
   /** What the scores of attention are multiplied by. */
   attentionScale: real,
+  /** Scores s become c tanh(s / c) with a cap c; `null` for none. */
+  attentionCap: v.nullable(real),
   ropes: v.array(rope),
   /** For each layer: the index of its rope; `null` for none. */
   layerRopes: v.array(v.nullable(count)),
@@ -90,6 +92,12 @@ export const modelSpec = v.strictObject({
   logitCap: v.nullable(real),
 });
 export type ModelSpec = Output<typeof modelSpec>;
+
+/** Positions up to which sequences are short for a LongRoPE; null for a model without one. */
+export function shortPositions({ ropes }: Pick<ModelSpec, "ropes">): number | null {
+  const [scaling] = ropes.flatMap((rope) => (rope.scaling?.kind === "longrope" ? [rope.scaling] : []));
+  return scaling?.originalMaxPositions ?? null;
+}
 
 /**
  * Rows of the embedding table and of the output head, and columns of logits, as devices hold them: kernels load 16 bytes at a

@@ -51,8 +51,8 @@ const LOOK_MS = 50;
 /** Loads as `fill` does, and handles timers and signals between tensors. */
 function attentive(fill: FillTensor, signal: AbortSignal | undefined): FillTensor {
   let looked = now();
-  return async (name, into, packed) => {
-    const isKept = (await fill(name, into, packed)) === true;
+  return async (name, into, how) => {
+    const isKept = (await fill(name, into, how)) === true;
     if (now() - looked < LOOK_MS) return isKept;
     await sleep(0);
     looked = now();

@@ -66,3 +66,11 @@ export const rowsFrom = (t: Tensor, row: number, rows: number): Tensor => ({
   ptr: t.ptr + row * sizeOf(t.shape.slice(1)) * bytesOf(t.dtype),
   shape: [rows, ...t.shape.slice(1)],
 });
+
+/** `count` columns of a matrix from column `column`: its rows are strided. */
+export const columnsFrom = (t: Tensor, column: number, count: number): Tensor => ({
+  ptr: t.ptr + column * bytesOf(t.dtype),
+  dtype: t.dtype,
+  shape: [t.shape[0]!, count],
+  stride: t.stride ?? t.shape[1]!,
+});

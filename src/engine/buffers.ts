@@ -12,7 +12,7 @@ import type { Group } from "../families/linears.ts";
 import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
 import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
@@ -74,7 +74,7 @@ const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears)
 /** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
 function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
   const { made } = program.values.get(name)!;
-  if (made === null || !behaviourOf(made).isCheap) return true;
+  if (made === null || !behaviourOf(made).isCheap(made)) return true;
   return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && isAmong(groups, group));
 }
 
@@ -121,7 +121,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   const { rows, recomputation } = sizes;
   const cheap = program.flatMap(({ values }) =>
     [...values.values()].flatMap(({ made, kind, width }) =>
-      made && behaviourOf(made).isCheap ? [[kind, width] as const] : [],
+      made && behaviourOf(made).isCheap(made) ? [[kind, width] as const] : [],
     ),
   );
   const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
@@ -137,7 +137,8 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
-  const gradients = takeKinds(take, compute, rows, used);
+  const added = program.flatMap(({ adding }) => [...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const));
+  const gradients = takeKinds(take, compute, rows, [...used, ...added]);
   const operations = program.flatMap((layer) => layer.operations);
   const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));
   return {

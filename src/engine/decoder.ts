@@ -3,11 +3,11 @@
 // The backward pass ends at the first layer's input: nothing before it is trained.
 
 import type { Recomputation } from "../base/recomputation.ts";
-import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { multiply } from "../ops/elementwise.ts";
 import { embedForward } from "../ops/embed.ts";
+import { multiplyRows } from "../ops/multiply.ts";
+import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -25,7 +25,8 @@ export class Decoder {
     readonly pool: AdapterPool,
     readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
-    readonly embedding: Pick<ModelSpec, "embeddingScale">,
+    /** Null where the model's embedding has no norm; `rstd`: f32[M] of memory. */
+    readonly embeddingNorm: { readonly eps: number; readonly rstd: Tensor } | null,
   ) {}
 
   /**
@@ -33,19 +34,23 @@ export class Decoder {
    * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
    */
   forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
-    const { layerRange, program } = this;
+    const { device, weights, layerRange, program } = this;
     this.refresh();
-    if (layerRange.first) this.#embed(batch, firstRows(acts.inputs[0]!, batch.rows));
+    if (layerRange.first) {
+      const x = firstRows(acts.inputs[0]!, batch.rows);
+      embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
+      if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
+      if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
+    }
     for (const i of program.keys())
       this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
 
-  /** The rows of the embedding that the layers read. */
-  #embed({ ids }: Batch, x: Tensor): void {
-    const { device, weights, embedding } = this;
-    embedForward(device, { ids, table: weights.embedding!, x });
-    if (embedding.embeddingScale !== 1) multiply(device, { x, factor: embedding.embeddingScale });
+  /** The norm of the embedding's rows, in place. */
+  #norm(x: Tensor, weight: Tensor, rows: number): void {
+    const { eps, rstd } = this.embeddingNorm!;
+    rmsnormForward(this.device, { x, weight, residual: null, y: x, rstd: firstRows(rstd, rows), eps });
   }
 
   /** Computes what follows from parameters that have changed since the last pass. */

@@ -16,12 +16,13 @@ import { xent } from "../ops/xent.ts";
 import type { Batch } from "./batch.ts";
 import type { HeadBuffers } from "./buffers.ts";
 
-/** `classes`: rows of the weight that are tokens; `scale` and `cap`: logitScale and logitCap of the spec. */
+/** `classes`: rows of the weight that are tokens. */
 export type HeadWeights = {
   readonly norm: Tensor;
   readonly weight: Tensor;
   readonly eps: number;
   readonly classes: number;
+  /** Of logits: see ModelSpec. */
   readonly scale: number;
   readonly cap: number | null;
 };
@@ -44,7 +45,7 @@ export function headLoss(
   const of = (t: Tensor) => firstRows(t, targets);
   const [x, h, gradH, rstd] = [of(buffers.x), of(buffers.h), of(buffers.gradH), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
 
   const chunk = buffers.logits.shape[0]!; // whole tiles, as the targets are
   for (let from = 0; from < targets; from += chunk) {
@@ -55,13 +56,13 @@ export function headLoss(
     xent(device, {
       logits,
       classes: head.classes,
-      scale: head.scale,
-      cap: head.cap,
       targets: part(batch.targetIds),
       weights: part(batch.weights),
       loss: part(batch.loss),
       isCorrect: part(batch.isCorrect),
       grad: gradHidden ? 1 : 0,
+      scale: head.scale,
+      cap: head.cap ?? 0,
     });
     if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
   }
@@ -85,7 +86,7 @@ export async function nextLogits(
   const of = (t: Tensor) => firstRows(t, batch.targets);
   const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
   const logits: Float32Array[] = [];
   const { rowTile } = device;
   const y = firstRows(buffers.logits, rowTile);
@@ -99,8 +100,8 @@ export async function nextLogits(
   return logits;
 }
 
-/** Logits as the head's scale and cap make them. */
-function shaped(logits: Float32Array, { scale, cap }: Pick<HeadWeights, "scale" | "cap">): Float32Array {
-  if (cap !== null) return logits.map((logit) => cap * Math.tanh((scale * logit) / cap));
-  return scale === 1 ? logits : logits.map((logit) => scale * logit);
+/** The logits of the head's outputs, as xent has them. */
+function shaped(outputs: Float32Array, { scale, cap }: HeadWeights): Float32Array {
+  if (scale === 1 && cap === null) return outputs;
+  return outputs.map((value) => (cap === null ? scale * value : cap * Math.tanh((scale * value) / cap)));
 }

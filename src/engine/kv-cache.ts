@@ -1,8 +1,9 @@
 // The keys and values that generation keeps of the tokens it has read, so that a generated token costs one row of a pass.
 
 import type { DType } from "../base/dtype.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { sum } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
+import type { Program } from "./program.ts";
 
 /** Sequences that are generated at once, and tokens that each may have. */
 export type CacheSizes = { readonly sequences: number; readonly capacity: number };
@@ -19,7 +20,10 @@ export type Cached = { readonly cache: KvCache; readonly places: Tensor; readonl
 export const takeCache = (
   take: (dtype: DType, ...shape: number[]) => Tensor,
   compute: DType,
-  { kvHeads, headDim }: ModelSpec,
-  layers: number,
+  program: Program,
   { sequences, capacity }: CacheSizes,
-): KvCache => Array.from({ length: layers }, () => take(compute, sequences * capacity, 2 * kvHeads * headDim));
+): KvCache =>
+  program.map(({ operations }) => {
+    const widths = operations.map((of) => (of.op === "attention" ? 2 * of.heads.kvHeads * of.heads.headDim : 0));
+    return take(compute, sequences * capacity, sum(widths));
+  });

@@ -11,9 +11,9 @@ import type { Batch } from "./batch.ts";
 import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { INPUT, isLinears, type LayerProgram } from "./program.ts";
+import { addedOf, INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
-import type { LayerWeights, LinearWeights } from "./weights.ts";
+import { type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
 /** Of each rope of the model. */
 export type RopeTables = readonly RopeTable[];
@@ -59,11 +59,11 @@ export class LayerPass {
     for (const operation of this.program.operations) this.#run(operation);
   }
 
-  /** Computes again what the backward pass reads: all but the layer's output. */
+  /** Computes again what the backward pass reads: all but linears whose output is the layer's. */
   recompute(): void {
     for (const operation of this.program.operations) {
-      if (operation.to !== this.program.output) this.#run(operation);
-      else if (isLinears(operation)) {
+      if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
+      else {
         const site = this.site(operation.group);
         if (site) adapted.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
       }
@@ -125,8 +125,14 @@ export class LayerPass {
     return table === null ? NO_ROPE : this.of.ropes[table]!;
   }
 
-  norm(weight: string): Tensor {
-    return this.of.weights.norms.get(weight)!;
+  /** f32[size] */
+  norm(weight: string | null, size: number): Tensor {
+    return this.of.weights.norms.get(normKey(weight, size))!;
+  }
+
+  /** c[M, width], memory of what linears add to a gradient. */
+  added(width: number): Tensor {
+    return this.#cut(this.workspace.gradients.get(addedOf(width))!);
   }
 
   linears(group: string): LinearWeights {

@@ -3,11 +3,17 @@
 
 import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { columnsFrom } from "../device/arena.ts";
+import type { Tensor } from "../device/device.ts";
 import type { Op, Operation } from "../families/definition.ts";
+import { addTo } from "../ops/add.ts";
 import { attentionBackward, attentionForward } from "../ops/attention.ts";
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
+import { gateBackward, gateForward } from "../ops/gate.ts";
+import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
+import { spansBackward, spansForward } from "../ops/spans.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { LayerPass } from "./layer-pass.ts";
@@ -20,7 +26,7 @@ type Behaviour<K extends Kind> = {
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
   /** Whether its output may be computed again in the backward pass: it is no product of matrices. Only linears read it. */
-  readonly isCheap: boolean;
+  readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
   readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
   /** Where the gradient of its input goes: memory of its own, over the gradient of its output, or over the input. */
@@ -31,25 +37,26 @@ type Behaviour<K extends Kind> = {
 
 const norm: Behaviour<"norm"> = {
   width: ({ size }, width) => same(size, width),
-  isCheap: true,
+  isCheap: ({ residual }) => residual === undefined,
   saved: (_, rows) => [rows],
   inputGradient: "own",
-  forward: ({ from, to, weight, eps }, pass) =>
+  forward: ({ from, to, weight, size, eps, residual }, pass) =>
     rmsnormForward(pass.device, {
       x: pass.value(from),
-      weight: pass.norm(weight),
+      weight: pass.norm(weight, size),
+      residual: residual === undefined ? null : pass.value(residual),
       y: pass.value(to),
       rstd: pass.saved(to),
       eps,
     }),
   backward: (of, pass) => {
-    const { from, to, weight } = of;
+    const { from, to, weight, size } = of;
     const dx = pass.gradient(from);
     if (!dx) return;
     rmsnormBackward(pass.device, {
       dy: pass.gradient(to)!,
       x: pass.value(from),
-      weight: pass.norm(weight),
+      weight: pass.norm(weight, size),
       rstd: pass.saved(to),
       residual: pass.program.adding.has(of) ? dx : null,
       dx,
@@ -62,7 +69,7 @@ const linears: Behaviour<"linears"> = {
     same(expected, width);
     return sum(out);
   },
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "own",
   forward: ({ from, to, group, residual }, pass) =>
@@ -74,9 +81,12 @@ const linears: Behaviour<"linears"> = {
       { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
       { ...pass.work.z, ...pass.products(group) },
     ),
-  backward: ({ from, to, group }, pass) => {
+  backward: (of, pass) => {
+    const { from, to, group } = of;
     const site = pass.site(group);
     if (site) pass.restore(from);
+    const dx = pass.gradient(from);
+    const added = dx && pass.program.adding.has(of) ? pass.added(of.in) : null;
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
     adapted.backward(
@@ -84,16 +94,17 @@ const linears: Behaviour<"linears"> = {
       site,
       pass.batch,
       pass.linears(group).weight,
-      { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: pass.gradient(from) },
+      { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: added ?? dx },
       { kept: pass.products(group), scratch: z },
     );
+    if (added) addTo(pass.device, { x: added, y: dx! });
   },
 };
 
 const rope: Behaviour<"rope"> = {
   width: ({ heads }, width) => same((heads.heads + 2 * heads.kvHeads) * heads.headDim, width),
   isInPlace: ({ norms }) => norms === null,
-  isCheap: false,
+  isCheap: () => false,
   saved: null,
   inputGradient: "output",
   forward: ({ from, to, heads, table, norms, eps }, pass) =>
@@ -102,8 +113,8 @@ const rope: Behaviour<"rope"> = {
       out: pass.value(to),
       positions: pass.batch.positions,
       ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q),
-      kWeight: norms && pass.norm(norms.k),
+      qWeight: norms && pass.norm(norms.q, heads.headDim),
+      kWeight: norms && pass.norm(norms.k, heads.headDim),
       eps,
       ...heads,
     }),
@@ -113,27 +124,61 @@ const rope: Behaviour<"rope"> = {
       qkv: norms && pass.value(from),
       positions: pass.batch.positions,
       ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q),
-      kWeight: norms && pass.norm(norms.k),
+      qWeight: norms && pass.norm(norms.q, heads.headDim),
+      kWeight: norms && pass.norm(norms.k, heads.headDim),
       eps,
       ...heads,
     }),
 };
 
+const spans: Behaviour<"spans"> = {
+  width: ({ sizes }, width) => {
+    invariant(sum(sizes) <= width, `spans of ${sizes} features in ${width}`);
+    return width;
+  },
+  isCheap: () => false,
+  saved: (_, rows) => [2, rows],
+  inputGradient: "output",
+  forward: ({ from, to, weights, sizes, eps }, pass) => {
+    const [first, second] = weights.map((weight, i) => pass.norm(weight, sizes[i]!));
+    const io = { x: pass.value(from), y: pass.value(to), rstd: pass.saved(to) };
+    spansForward(pass.device, { ...io, first: first!, second: second!, eps });
+  },
+  backward: ({ from, to, weights, sizes }, pass) => {
+    const [first, second] = weights.map((weight, i) => pass.norm(weight, sizes[i]!));
+    const io = { dy: pass.gradient(to)!, x: pass.value(from), rstd: pass.saved(to) };
+    spansBackward(pass.device, { ...io, first: first!, second: second! });
+  },
+};
+
+const gate: Behaviour<"gate"> = {
+  width: (_, width) => width,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "output",
+  forward: ({ from, to, gate }, pass) =>
+    gateForward(pass.device, { x: pass.value(from), gate: pass.value(gate), y: pass.value(to) }),
+  backward: ({ from, to, gate }, pass) =>
+    gateBackward(pass.device, {
+      ...{ dy: pass.gradient(to)!, x: pass.value(from), gate: pass.value(gate) },
+      ...{ dx: pass.gradient(from)!, dgate: pass.gradient(gate)! },
+    }),
+};
+
 const attention: Behaviour<"attention"> = {
   width: ({ heads }) => heads.heads * heads.headDim,
-  isCheap: false,
+  isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window }, pass) => {
+  forward: ({ from, to, heads, scale, window, cap }, pass) => {
     const { device, cached, batch } = pass;
     const qkv = pass.value(from);
-    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0 };
+    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
     if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
     if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
     else attentionForward(device, { ...args, lse: pass.saved(to) });
   },
-  backward: ({ from, to, heads, scale, window }, pass) =>
+  backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {
       qkv: pass.value(from),
       bounds: pass.batch.bounds,
@@ -145,12 +190,13 @@ const attention: Behaviour<"attention"> = {
       ...heads,
       scale,
       window: window ?? 0,
+      cap: cap ?? 0,
     }),
 };
 
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
-  isCheap: true,
+  isCheap: () => true,
   saved: null,
   inputGradient: "input",
   forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),
@@ -158,7 +204,24 @@ const swiglu: Behaviour<"swiglu"> = {
     swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
 };
 
-const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, linears, rope, attention, swiglu };
+const geglu: Behaviour<"geglu"> = {
+  width: (_, width) => width / 2,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to }, pass) => gegluForward(pass.device, { ...gateAndUp(pass.value(from)), h: pass.value(to) }),
+  backward: ({ from, to }, pass) => {
+    const { gate: dgate, up: dup } = gateAndUp(pass.gradient(from)!);
+    gegluBackward(pass.device, { dh: pass.gradient(to)!, ...gateAndUp(pass.value(from)), dgate, dup });
+  },
+};
+
+function gateAndUp(value: Tensor) {
+  const width = value.shape[1]! / 2;
+  return { gate: columnsFrom(value, 0, width), up: columnsFrom(value, width, width) };
+}
+
+const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, spans, linears, rope, attention, gate, swiglu, geglu };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */
 export const behaviourOf = ({ op }: Operation) => BEHAVIOURS[op] as unknown as Behaviour<Kind>;

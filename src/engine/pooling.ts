@@ -49,6 +49,6 @@ function normed(device: Device, head: HeadWeights, buffers: HeadBuffers, hidden:
   const of = (t: Tensor) => firstRows(t, pools.rows.length);
   const [x, h, rstd, rows] = [of(buffers.x), of(buffers.h), of(buffers.rstd), of(buffers.poolRows)];
   rowsGather(device, { x: hidden, rows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, y: h, rstd, eps: head.eps });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
   return { x, h, rstd, rows, bounds: firstRows(buffers.poolBounds, pools.bounds.length / 2) };
 }

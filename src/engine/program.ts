@@ -17,6 +17,8 @@ import { behaviourOf } from "./operations.ts";
 export const INPUT = "x";
 /** The working memory of the stream's gradient. */
 export const STREAM = "stream";
+/** That of what linears add to a gradient of this width. */
+export const addedOf = (width: number): string => `added.${width}`;
 
 export type Value = {
   readonly width: number;
@@ -54,6 +56,13 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
+/** The value that an operation reads next to its input; null for none. */
+const gateOf = (operation: Operation): string | null => (operation.op === "gate" ? operation.gate : null);
+
+/** The value that an operation adds to its output; null for none. */
+const residualOf = (operation: Operation): string | null =>
+  operation.op === "linears" || operation.op === "norm" ? (operation.residual ?? null) : null;
+
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
   const values = new Map<string, Value>();
@@ -69,15 +78,22 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
     invariant(last === undefined || (last === from && isLinears(operation)), `${at}: its input may have to be computed again`);
+    const gate = gateOf(operation);
+    const other = gate === null ? null : values.get(gate);
+    invariant(other === null || (other && !overwritten.has(gate!)), `${at}: ${gate} is read before it is computed`);
+    invariant(!other || (other.width === input.width && !current.has(other.kind)), `${at}: ${gate} is no gate of it`);
     if (isInPlace?.(operation)) overwritten.add(from);
+    const residual = residualOf(operation);
+    invariant(residual === null || values.has(residual), `${at}: ${residual} is added before it is computed`);
     const made = width(operation, input.width);
-    if (isCheap) current.set(`${operation.op}.${made}`, to);
+    const kind = `${isCheap(operation) ? "" : "kept "}${operation.op}.${made}`;
+    if (isCheap(operation)) current.set(kind, to);
     values.set(to, {
       width: made,
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
-      kind: `${operation.op}.${made}`,
-      isTrained: input.isTrained || isLinears(operation),
+      kind,
+      isTrained: input.isTrained || isLinears(operation) || (other?.isTrained ?? false),
     });
   }
   const output = operations.at(-1)!.to;
@@ -95,12 +111,18 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
     const { from, to } = operation;
     const own = gradients.get(to);
     invariant(own, `nothing reads ${to}`);
-    if (isLinears(operation) && operation.residual !== null) {
-      invariant(!gradients.has(operation.residual), `${operation.residual} is read after it is added to ${to}`);
-      gradients.set(operation.residual, own);
+    const residual = residualOf(operation);
+    if (residual !== null) {
+      invariant(!gradients.has(residual), `${residual} is read after it is added to ${to}`);
+      gradients.set(residual, own);
+    }
+    const gate = gateOf(operation);
+    if (gate !== null) {
+      invariant(!gradients.has(gate), `${operation.op} cannot add to the gradient of ${gate}`);
+      gradients.set(gate, { value: gate });
     }
     if (gradients.has(from)) {
-      const canAdd = operation.op === "norm" && "work" in gradients.get(from)!;
+      const canAdd = (operation.op === "norm" && "work" in gradients.get(from)!) || isLinears(operation);
       invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {

@@ -58,11 +58,13 @@ export function takeStageBuffers(
   });
   return {
     ropes,
+    embeddingNorm:
+      layerRange.first && spec.embeddingNorm !== null ? { eps: spec.embeddingNorm, rstd: take("f32", rows) } : null,
     work,
     backward,
     passes,
     head: layerRange.last ? takeHead(takeOf("head"), compute, spec, sizes) : null,
-    cache: cache ? takeCache(takeOf("cache"), compute, spec, sizes.layers, cache) : null,
+    cache: cache ? takeCache(takeOf("cache"), compute, program, cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
   };
 }

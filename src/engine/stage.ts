@@ -4,7 +4,7 @@
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows } from "../device/arena.ts";
@@ -114,7 +114,8 @@ export class Stage implements Disposable {
       if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
     }
 
-    const decoder = new Decoder(device, program, layerRange, weights, pool, buffers.ropes, sizes.recomputation, spec);
+    const { ropes, embeddingNorm } = buffers;
+    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, sizes.recomputation, embeddingNorm);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
@@ -274,7 +275,8 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
-    const batch = { ...writeBatch(this.device, memory, tables), presence: this.pool.presence(tables.tileAdapter) };
+    const placed = { ...tables, positions: this.#positionsOf(tables) };
+    const batch = { ...writeBatch(this.device, memory, placed), presence: this.pool.presence(tables.tileAdapter) };
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
@@ -283,6 +285,17 @@ export class Stage implements Disposable {
     const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
+  }
+
+  /** Rows of the ropes' tables: those of long sequences follow on all others (engine/rope.ts). */
+  #positionsOf({ positions, tileAdapter }: BatchTables): BatchTables["positions"] {
+    const { spec, sizes } = this.config;
+    if (shortPositions(spec) === null) return positions;
+    const { adapters } = this.pool;
+    return positions.map((position, row) => {
+      const isLong = position < 0 || adapters[tileAdapter[Math.floor(row / this.device.rowTile)]!]?.isLong === true;
+      return (position < 0 ? ~position : position) + (isLong ? sizes.positions : 0);
+    });
   }
 
   /**

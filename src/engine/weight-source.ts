@@ -8,8 +8,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { linearOf } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
-import { openBaseModel } from "../files/basemodel.ts";
-import { toBf16 } from "../files/convert.ts";
+import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
 import { useAllCores } from "../files/stored.ts";
 import type { Nf4Parts } from "../files/tensor.ts";
 import { randomFill } from "../ops/fill.ts";
@@ -39,18 +38,26 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
   };
 }
 
-/** Reads each tensor from the model's files, converted to what the device computes in, or as it is where it is held so. */
+/** Reads each tensor from the model's files, converted to the type that it has on the device, or as it is where it is held so. */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   if (device.threads === 0) useAllCores();
-  const fill: FillTensor = (name, to, packed) => {
+  const fill: FillTensor = (name, to, { packed, offset = 0 }) => {
     const { nf4 } = files.tensor(name);
     const isKept = nf4 !== null && packed?.weight.format === "nf4";
     if (isKept) copyNf4(device, nf4, packed);
-    else device.fill(to, (into, from) => files.read(name, into, from, device.compute));
+    else if (offset === 0) device.fill(to, (into, from) => files.read(name, into, from, to.dtype));
+    else device.write(to, shifted(files, name, sizeOf(to.shape), offset));
     return isKept;
   };
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/** A tensor's values f32, each plus `offset`. */
+function shifted(files: BaseModelFiles, name: string, count: number, offset: number): Float32Array {
+  const values = new Float32Array(new ArrayBuffer(4 * count));
+  files.read(name, new Uint8Array(values.buffer), 0, "f32");
+  return values.map((value) => value + offset);
 }
 
 /** Copies a linear's parts as they are to their places in a packed weight. */
@@ -72,13 +79,8 @@ function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace
  */
 function random(seed: number, device: Device): WeightSource {
   const fill = (name: string, to: Tensor): void => {
-    if (name.includes("norm")) device.write(to, ones(sizeOf(to.shape), device.compute));
+    if (name.includes("norm")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
     else randomFill(device, { out: to, seed: hash(seed, hashText(name)), scale: 0.02 });
   };
   return { fill, [Symbol.dispose]: () => undefined };
 }
-
-const ones = (count: number, compute: Device["compute"]): ArrayBufferView => {
-  const values = new Float32Array(count).fill(1);
-  return compute === "f32" ? values : toBf16(values);
-};

@@ -11,15 +11,17 @@ import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import type { NormOffset } from "../families/definition.ts";
 import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
+import { toBf16, toF32 } from "../files/convert.ts";
 import { quantise } from "../ops/packed.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
 export type LayerWeights = {
-  /** By the path within the layer. */
+  /** By normKey. */
   readonly norms: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
 };
@@ -27,6 +29,10 @@ export type LayerWeights = {
 export type Weights = {
   /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
   readonly embedding: Tensor | null;
+  /** f32[1], a number of the device's compute type; null where rows of the embedding are taken as they are. */
+  readonly embeddingScale: Tensor | null;
+  /** f32[H] of ones; null where the embedding has no norm. */
+  readonly embeddingNorm: Tensor | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
@@ -37,28 +43,41 @@ export type StageLayers = StageSetup["layerRange"];
 export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to: layers, first: true, last: true });
 
 /** A tensor on the device and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
-type Slot = { readonly shape: readonly number[]; readonly from: readonly { readonly name: string; readonly rows: number }[] };
+type Slot = {
+  readonly shape: readonly number[];
+  readonly from: readonly { readonly name: string; readonly rows: number }[];
+  /** Of the weight of a norm, which is f32 on every device: 1 + w would lose w's digits in bf16. */
+  readonly offset?: NormOffset;
+};
 
-const vector = (name: string, size: number): Slot => ({ shape: [size], from: [{ name, rows: size }] });
+const normSlot = (name: string | null, size: number, offset: NormOffset): Slot => ({
+  shape: [size],
+  from: name === null ? [] : [{ name, rows: size }],
+  offset: name === null ? 1 : offset,
+});
+/** What the norms of a layer are known by: the path of their weights, or their size where they have none. */
+export const normKey = (weight: string | null, size: number): string => weight ?? `${size} ones`;
 const table = (name: string, spec: ModelSpec): Slot => ({
   shape: [tableRows(spec), spec.hidden],
   from: [{ name, rows: spec.vocab }],
 });
 
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
-  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { tensors, finalNormOffset = 0 } = familyOf(spec);
+  const { embedding, norm, head } = tensors;
   const { from, to, first, last } = layerRange;
   const layers = range(to - from).map((i) => {
     const { norms, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
-      norms: norms.map(({ weight, name, size }) => [weight, vector(name, size)] as const),
+      norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
     };
   });
   return {
     embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
+    embeddingNorm: first && spec.embeddingNorm !== null ? normSlot(null, spec.hidden, 0) : null,
     layers,
-    finalNorm: last ? vector(norm, spec.hidden) : null,
+    finalNorm: last ? normSlot(norm, spec.hidden, finalNormOffset) : null,
     head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
   };
 }
@@ -86,14 +105,25 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
 const formatOf = ({ format, denseGroups = [] }: HeldWeights, place: string): WeightFormat =>
   denseGroups.includes(place) ? "dense" : format;
 
+const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
+
+const isScaled = ({ embeddingScale }: ModelSpec, { first }: StageLayers): boolean => first && embeddingScale !== 1;
+
+/** A number as the device's compute type has it: transformers multiplies embeddings by one of theirs. */
+const roundedTo = (compute: DType, value: number): Float32Array => {
+  const rounded = Float32Array.of(value);
+  return compute === "bf16" ? toF32(new Uint8Array(toBf16(rounded).buffer), "bf16") : rounded;
+};
+
 /** Bytes of the arena that `loadWeights` fills. */
 export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, held: HeldWeights): number {
   const slots = slotsOf(spec, layerRange);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
-    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(dtype));
+    if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
-  for (const slot of [slots.embedding, slots.finalNorm, slots.head]) count(slot);
+  for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
+  if (isScaled(spec, layerRange)) sizes.push(4);
   for (const layer of slots.layers) {
     for (const [, slot] of layer.norms) count(slot);
     for (const { place, weight, bias } of layer.linears) {
@@ -108,12 +138,14 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
 
 /** A linear of a packed weight. */
 export type PackedPlace = { readonly weight: PackedWeight; readonly linear: number };
+/** `offset`: what is added to each element. */
+export type Filling = { readonly packed?: PackedPlace; readonly offset?: NormOffset };
 
 /**
- * Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the device's compute type. Where the file has it in
- * the very format of `packed`, it fills that instead, and returns true.
+ * Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the type of `to`. Where the file has it in the very
+ * format of `packed`, it fills that instead, and returns true.
  */
-export type FillTensor = (name: string, to: Tensor, packed?: PackedPlace) => boolean | void | Promise<boolean> | Promise<void>;
+export type FillTensor = (name: string, to: Tensor, how: Filling) => boolean | void | Promise<boolean> | Promise<void>;
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
@@ -137,13 +169,15 @@ export async function loadWeights(
 ): Promise<Weights> {
   using bench = held.format === "dense" ? null : openBench(device, spec);
   const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(device.compute, ...slot.shape);
+    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
     for (const { name, rows } of slot.from) {
-      await fill(name, rowsFrom(whole, row, rows));
+      await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0 });
       row += rows;
     }
-    if (row < slot.shape[0]!) device.zero(rowsFrom(whole, row, slot.shape[0]! - row));
+    const rest = slot.shape[0]! - row;
+    if (rest > 0 && slot.offset === 1) device.write(whole, new Float32Array(rest).fill(1));
+    else if (rest > 0) device.zero(rowsFrom(whole, row, rest));
     return whole;
   };
   const pack = async (slot: Slot, place: string): Promise<Weight> => {
@@ -153,7 +187,7 @@ export async function loadWeights(
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     for (const [linear, { name, rows }] of slot.from.entries()) {
       const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      const isKept = await fill(name, from, { weight, linear });
+      const isKept = await fill(name, from, { packed: { weight, linear } });
       if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
     }
     await device.idle(); // before what it was made from is released
@@ -162,6 +196,9 @@ export async function loadWeights(
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
+  const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
+  if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
+  const embeddingNorm = await maybe(slots.embeddingNorm);
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
@@ -173,5 +210,5 @@ export async function loadWeights(
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
-  return { embedding, layers, finalNorm, head };
+  return { embedding, embeddingScale, embeddingNorm, layers, finalNorm, head };
 }

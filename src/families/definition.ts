@@ -7,6 +7,11 @@ import type { ConfigReader } from "./config.ts";
 /** Query heads, heads of keys and values, and the size of each. */
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
+/** What is added to the weights of a norm; they are held with it, in f32. */
+export type NormOffset = 0 | 1;
+/** Weights of norms, by their path within the layer; null for none. */
+export type HeadNorms = { readonly q: string | null; readonly k: string | null; readonly offset?: NormOffset };
+
 /** From one named value to another. */
 type Step<K extends string, T = object> = { readonly op: K; readonly from: string; readonly to: string } & Readonly<T>;
 
@@ -15,22 +20,34 @@ type Step<K extends string, T = object> = { readonly op: K; readonly from: strin
  * layer's. Weights are named by their path within the layer.
  */
 export type Operation =
-  /** RMSNorm of a value of `size` features. */
-  | Step<"norm", { weight: string; size: number; eps: number }>
+  /**
+   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is a
+   * value to add to the result.
+   */
+  | Step<"norm", { weight: string | null; size: number; eps: number; offset?: NormOffset; residual?: string }>
   /**
    * Linears that read one input of `in` features, as one product; their outputs, of `out` features, lie next to each other.
    * `residual` is a value to add to them.
    */
   | Step<"linears", { group: string; in: number; out: readonly number[]; bias: boolean; residual: string | null }>
   /**
-   * Rotary embedding of q and k by the rope `table` of the spec, null for none; `norms`: weights of RMSNorms of each head of q
-   * and of k before it.
+   * Rotary embedding of q and k by the rope `table` of the spec, null for none; `norms`: RMSNorms of each head of q and of k
+   * before it.
    */
-  | Step<"rope", { heads: Heads; table: number | null; norms: { readonly q: string; readonly k: string } | null; eps: number }>
-  /** Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all. */
-  | Step<"attention", { heads: Heads; scale: number; window: number | null }>
+  | Step<"rope", { heads: Heads; table: number | null; norms: HeadNorms | null; eps: number }>
+  /**
+   * Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all; scores s become
+   * cap tanh(s / cap) where there is a cap.
+   */
+  | Step<"attention", { heads: Heads; scale: number; window: number | null; cap?: number | null }>
+  /** RMSNorms of the first columns of a value and of those after them, of these sizes; the others stay as they are. */
+  | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
+  /** A value times the sigmoid of another of its size. */
+  | Step<"gate", { gate: string }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */
-  | Step<"swiglu">;
+  | Step<"swiglu">
+  /** The same with gelu, by its tanh approximation. */
+  | Step<"geglu">;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;
@@ -48,6 +65,8 @@ export type Definition = {
   readonly layer: (spec: ModelSpec, layer: number) => readonly Operation[];
   /** Names in the files; layers lie in `${layers}.${index}`. */
   readonly tensors: { readonly embedding: string; readonly layers: string; readonly norm: string; readonly head: string };
+  /** Of the norm after the last layer. */
+  readonly finalNormOffset?: NormOffset;
   /**
    * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where
    * tokenizer_config.json names none, or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.

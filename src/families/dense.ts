@@ -31,6 +31,7 @@ export const PLAIN = {
   oBias: false,
   mlpBias: false,
   qkNorm: false,
+  attentionCap: null,
   embeddingScale: 1,
   embeddingNorm: null,
   postNormEps: null,

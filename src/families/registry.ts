@@ -5,11 +5,15 @@ import { invariant, RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3, gemma3Text } from "./gemma3.ts";
 import { granite } from "./granite.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
+import { museGlimmer } from "./muse-glimmer.ts";
+import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
@@ -31,6 +35,12 @@ export const FAMILIES = {
   granite,
   granitemoehybrid: granite4,
   phi3,
+  olmo2,
+  olmo3,
+  muse_glimmer: museGlimmer,
+  gemma2,
+  gemma3,
+  gemma3_text: gemma3Text,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

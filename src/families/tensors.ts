@@ -1,13 +1,19 @@
 // The tensors of a model's files, by the names of its family.
 
 import type { ModelSpec } from "../base/spec.ts";
-import type { Op, Operation } from "./definition.ts";
+import type { NormOffset, Op, Operation } from "./definition.ts";
 import { GROUPS, type Group, type Linear, modulePath } from "./linears.ts";
 import { familyOf } from "./registry.ts";
 
 /** What a decoder layer reads: weights of norms [size], and of linears [out, in] with a bias [out] or none. Names are whole. */
 export type LayerTensors = {
-  readonly norms: readonly { readonly weight: string; readonly name: string; readonly size: number }[];
+  readonly norms: readonly {
+    /** Null for a norm without weights, which are ones. */
+    readonly weight: string | null;
+    readonly name: string | null;
+    readonly size: number;
+    readonly offset: NormOffset;
+  }[];
   readonly groups: readonly {
     readonly group: Group;
     readonly in: number;
@@ -26,13 +32,16 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
   const { layer: operationsOf, tensors } = familyOf(spec);
   const operations = operationsOf(spec, layer);
   const at = `${tensors.layers}.${layer}`;
-  const norm = (weight: string, size: number) => ({ weight, name: `${at}.${weight}.weight`, size });
+  const norm = (weight: string | null, size: number, offset: NormOffset = 0) => {
+    return { weight, name: weight && `${at}.${weight}.weight`, size, offset };
+  };
   return {
     norms: [
-      ...operations.filter(isOp("norm")).map(({ weight, size }) => norm(weight, size)),
-      ...operations
-        .filter(isOp("rope"))
-        .flatMap(({ norms, heads }) => Object.values(norms ?? {}).map((weight) => norm(weight, heads.headDim))),
+      ...operations.filter(isOp("norm")).map(({ weight, size, offset }) => norm(weight, size, offset)),
+      ...operations.filter(isOp("rope")).flatMap(({ norms, heads }) => {
+        return norms ? [norms.q, norms.k].map((weight) => norm(weight, heads.headDim, norms.offset)) : [];
+      }),
+      ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
@@ -49,7 +58,7 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
     const { norms, groups } = layerTensors(spec, layer);
-    for (const { name, size } of norms) shapes.set(name, [size]);
+    for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
         shapes.set(`${name}.weight`, [out, width]);

@@ -25,6 +25,8 @@ export const WRAPPERS = {
     isTiedWithin: true,
   },
   Qwen3VLForConditionalGeneration: { towers: { qwen3_vl_text: "qwen3_vl" }, isTied: false },
+  Gemma3ForConditionalGeneration: { towers: { gemma3_text: "gemma3" }, isTied: true },
+  MuseGlimmerForConditionalGeneration: { towers: { muse_glimmer_text: "muse_glimmer" }, isTied: false },
   Mistral3ForConditionalGeneration: { towers: { mistral: "mistral3", ministral3: "ministral3" }, isTied: true },
 } as const satisfies Readonly<Record<string, Wrapper>>;
 

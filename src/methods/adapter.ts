@@ -27,6 +27,8 @@ export const stageAdapter = v.strictObject({
   init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),
   /** Ranks from here on are frozen (methods/init.ts, isSvdInit); without it none is. */
   trainedRank: v.exactOptional(natural),
+  /** Its rows are rotated by the long factors of a LongRoPE: they may be longer than the original positions. */
+  isLong: v.exactOptional(v.boolean()),
 });
 
 /** An adapter to initialise. */

@@ -6,13 +6,13 @@ import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import { ints } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
-import type { Variant } from "../device/cuda/variants.ts";
+import type { Choice, Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { dim, op } from "./op.ts";
 
 const c = native({
-  attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I], returns: "void" },
-  attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I], returns: "void" },
+  attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I, F], returns: "void" },
+  attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
 });
 
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
@@ -23,6 +23,7 @@ type Shared = Heads & {
   readonly lse: Tensor;
   readonly scale: number;
   readonly window: number;
+  readonly cap: number;
 };
 export const sizesOf = ({ heads, kvHeads, headDim }: Heads) => ({
   W: (heads + 2 * kvHeads) * headDim,
@@ -52,37 +53,44 @@ function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly cou
 const clear = (t: Tensor): void => base.native_zero(t.ptr, sizeOf(t.shape) * bytesOf(t.dtype));
 
 /** The variant for heads of D, or the narrowest that masks what a head has not. */
-export function headVariant(gpu: Launcher, name: string, D: number): Variant {
-  const all = gpu.variants(name);
+export function headVariant(gpu: Launcher, name: string, D: number, choice: Choice = {}): Variant {
+  const all = gpu.variants(name, choice);
   const found =
     all.find((kernel) => kernel.constant("EXACT") === 1 && kernel.constant("HEAD_DIM") === D) ??
     all.find((kernel) => kernel.constant("EXACT") === 0 && kernel.constant("HEAD_DIM") >= D);
   if (found) return found;
+  const sizes = all.map((kernel) => `${kernel.constant("EXACT") === 1 ? "" : "up to "}${kernel.constant("HEAD_DIM")}`);
   throw new RequestError(
     "device.heads",
-    `the base model has heads of ${D}; attention on GPUs was compiled for heads of up to 128`,
+    `the base model has heads of ${D}; attention on this GPU was compiled for heads of ${sizes.join(", ")}`,
     'set device to "cpu"',
   );
 }
 
+const capped = (cap: number): Choice => ({ CAP: cap > 0 ? 1 : 0 });
+
 /**
  * Causal attention within each sequence. qkv c[M, (Q + 2C) D]; bounds i32[M, 2] = first row of the row's sequence and one
  * past its last (equal for padding rows: out is 0); row m sees rows max(first, m - window + 1) .. m, window 0 = no limit.
- * Query head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of scale q k.
+ * Query head h reads key head floor(h C / Q). out c[M, Q D]; lse f32[Q, M] = log sum exp of the scores, scale q k, or cap
+ * tanh(scale q k / cap) with a cap above 0.
  */
 export const attentionForward = op<Shared>("attention_forward", shared, {
   known: sizesOf,
-  cpu: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window }, host) => {
+  cpu: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window, cap }, host) => {
     const { table, count, longest } = sequencesOf(bounds);
     clear(out);
     const M = dim(qkv, 0);
-    c.attention_forward(host.sgemmPtr, qkv.ptr, table, count, longest, out.ptr, lse.ptr, M, heads, kvHeads, D, scale, window);
+    c.attention_forward(
+      ...([host.sgemmPtr, qkv.ptr, table, count, longest, out.ptr, lse.ptr] as const),
+      ...([M, heads, kvHeads, D, scale, window, cap] as const),
+    );
   },
-  cuda: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window }, gpu) => {
+  cuda: ({ qkv, bounds, out, lse, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
     const M = dim(qkv, 0);
-    const kernel = headVariant(gpu, "attention_forward", D);
+    const kernel = headVariant(gpu, "attention_forward", D, capped(cap));
     gpu.launch(kernel, [M / kernel.constant("BM"), heads], {
-      ...{ q_rows: qkv, kv_rows: qkv, bounds, out, lse, M, D, heads, kv_heads: kvHeads, scale, window },
+      ...{ q_rows: qkv, kv_rows: qkv, bounds, out, lse, M, D, heads, kv_heads: kvHeads, scale, window, cap },
     });
   },
 });
@@ -93,7 +101,7 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
   { ...shared, dout: "c M O", delta: "f32 Q M", dqkv: "c M W" },
   {
     known: sizesOf,
-    cpu: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim, scale, window }, host) => {
+    cpu: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim, scale, window, cap }, host) => {
       const { table, count, longest } = sequencesOf(bounds);
       clear(dqkv);
       c.attention_backward(
@@ -113,15 +121,16 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
         headDim,
         scale,
         window,
+        cap,
       );
     },
-    cuda: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim: D, scale, window }, gpu) => {
+    cuda: ({ qkv, bounds, out, lse, dout, delta, dqkv, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
       const M = dim(qkv, 0);
       const tensors = { q_rows: qkv, kv_rows: qkv, do_rows: dout, bounds, lse, delta, dqkv };
-      const sizes = { M, D, heads, kv_heads: kvHeads, scale, window };
-      const queries = headVariant(gpu, "attention_backward_q", D);
+      const sizes = { M, D, heads, kv_heads: kvHeads, scale, window, cap };
+      const queries = headVariant(gpu, "attention_backward_q", D, capped(cap));
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
-      const keys = headVariant(gpu, "attention_backward_kv", D);
+      const keys = headVariant(gpu, "attention_backward_kv", D, capped(cap));
       gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
     },
   },

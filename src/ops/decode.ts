@@ -8,7 +8,7 @@ import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   cache_write: { args: [P, P, P, I, I, I, I], returns: "void" },
-  attention_decode: { args: [P, P, P, P, I, I, I, I, F, I], returns: "void" },
+  attention_decode: { args: [P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
 });
 
 const known = (heads: Heads) => ({ ...sizesOf(heads), K: heads.kvHeads * heads.headDim });
@@ -36,20 +36,22 @@ export const cacheWrite = op<Heads & { qkv: Tensor; places: Tensor; cache: Tenso
 /**
  * Attention of single rows over keys that were kept, their own among them. Row m of qkv c[M, (Q + 2C) D] sees rows
  * max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of cache c[S, 2 C D] (none: out is 0), window 0 = no limit; k
- * and v of qkv are not read. out c[M, Q D].
+ * and v of qkv are not read. Scores have a cap where it is above 0, as in attention_forward. out c[M, Q D].
  */
 export const attentionDecode = op<
-  Heads & { qkv: Tensor; cache: Tensor; bounds: Tensor; out: Tensor; scale: number; window: number }
+  Heads & { qkv: Tensor; cache: Tensor; bounds: Tensor; out: Tensor; scale: number; window: number; cap: number }
 >(
   "attention_decode",
   { qkv: "c M W", cache: "c S 2K", bounds: "i32 M 2", out: "c M O" },
   {
     known,
-    cpu: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window }) =>
-      c.attention_decode(qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window),
-    cuda: ({ qkv, cache, bounds, out, heads, kvHeads, headDim: D, scale, window }, gpu) => {
+    cpu: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window, cap }) =>
+      c.attention_decode(
+        ...([qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap] as const),
+      ),
+    cuda: ({ qkv, cache, bounds, out, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
       gpu.launch(headVariant(gpu, "attention_decode", D), [dim(qkv, 0), heads], {
-        ...{ qkv, cache, bounds, out, D, heads, kv_heads: kvHeads, scale, window },
+        ...{ qkv, cache, bounds, out, D, heads, kv_heads: kvHeads, scale, window, cap },
       });
     },
   },

@@ -8,7 +8,7 @@ import type { Tensor } from "../device/device.ts";
 import { dim, flag, op } from "./op.ts";
 
 const c = native({
-  rmsnorm_forward: { args: [P, P, P, P, I, I, F], returns: "void" },
+  rmsnorm_forward: { args: [P, P, P, P, P, I, I, F], returns: "void" },
   rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
 });
 
@@ -19,15 +19,27 @@ function variant(gpu: Launcher, name: string, H: number, choice: Choice = {}): V
   return found;
 }
 
-/** y = weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight c[H], rstd f32[M]. */
-export const rmsnormForward = op<{ x: Tensor; weight: Tensor; y: Tensor; rstd: Tensor; eps: number }>(
+/**
+ * y = residual + weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight f32[H], rstd f32[M]; `residual` c[M,
+ * H] may be null.
+ */
+export const rmsnormForward = op<{
+  x: Tensor;
+  weight: Tensor;
+  residual: Tensor | null;
+  y: Tensor;
+  rstd: Tensor;
+  eps: number;
+}>(
   "rmsnorm_forward",
-  { x: "c M H", weight: "c H", y: "c M H", rstd: "f32 M" },
+  { x: "c M H", weight: "f32 H", residual: "c M H", y: "c M H", rstd: "f32 M" },
   {
-    cpu: ({ x, weight, y, rstd, eps }) => c.rmsnorm_forward(x.ptr, weight.ptr, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
-    cuda: ({ x, weight, y, rstd, eps }, gpu) => {
+    cpu: ({ x, weight, residual, y, rstd, eps }) =>
+      c.rmsnorm_forward(x.ptr, weight.ptr, residual?.ptr ?? null, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
+    cuda: ({ x, weight, residual, y, rstd, eps }, gpu) => {
       const [M, H] = [dim(x, 0), dim(x, 1)];
-      gpu.launch(variant(gpu, "rmsnorm_forward", H), [M], { x, weight, y, rstd, H, eps });
+      const kernel = variant(gpu, "rmsnorm_forward", H, { RESIDUAL: flag(residual) });
+      gpu.launch(kernel, [M], { x, weight, residual, y, rstd, H, eps });
     },
   },
 );
@@ -42,7 +54,7 @@ export const rmsnormBackward = op<{
   dx: Tensor;
 }>(
   "rmsnorm_backward",
-  { dy: "c M H", x: "c M H", weight: "c H", rstd: "f32 M", residual: "c M H", dx: "c M H" },
+  { dy: "c M H", x: "c M H", weight: "f32 H", rstd: "f32 M", residual: "c M H", dx: "c M H" },
   {
     cpu: ({ dy, x, weight, rstd, residual, dx }) =>
       c.rmsnorm_backward(dy.ptr, x.ptr, weight.ptr, rstd.ptr, residual?.ptr ?? null, dx.ptr, dim(x, 0), dim(x, 1)),

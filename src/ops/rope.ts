@@ -26,7 +26,7 @@ type Shared = Heads & {
 const known = ({ heads, kvHeads, headDim, rotated }: Shared) => {
   return { W: (heads + 2 * kvHeads) * headDim, F: rotated / 2, D: headDim };
 };
-const shared = { positions: "i32 M", cos: "f32 P F", sin: "f32 P F", queryScale: "f32 P", qWeight: "c D", kWeight: "c D" };
+const shared = { positions: "i32 M", cos: "f32 P F", sin: "f32 P F", queryScale: "f32 P", qWeight: "f32 D", kWeight: "f32 D" };
 
 const tablesOf = ({ positions, cos, sin, queryScale }: Pick<Shared, "positions" | "cos" | "sin" | "queryScale">) =>
   [positions.ptr, cos?.ptr ?? null, sin?.ptr ?? null, queryScale?.ptr ?? null] as const;
@@ -44,7 +44,7 @@ function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Shared, N
 /**
  * Rotates the first `rotated` features of each head of q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired
  * as Hugging Face does: out[i] = x[i] cos - x[i + r] sin, out[i + r] = x[i + r] cos + x[i] sin, r = rotated / 2; cos, sin f32[P,
- * r], null for none. Then q is multiplied by queryScale f32[P] of the position, null for 1. With qWeight and kWeight c[D] each
+ * r], null for none. Then q is multiplied by queryScale f32[P] of the position, null for 1. With qWeight and kWeight f32[D] each
  * head is first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when
  * not.
  */

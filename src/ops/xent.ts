@@ -7,34 +7,33 @@ import { dim, op } from "./op.ts";
 const c = native({ xent: { args: [P, P, P, P, P, I, I, I, I, F, F], returns: "void" } });
 
 /**
- * Cross-entropy of each row of z = scale * logits, or cap tanh(scale * logits / cap) where there is a cap, with targets i32[T]:
- * loss f32[T] = -log p(target); hit i32[T] = 1 where the target is the (first) largest. Of logits c[T, V] the first `classes`
- * columns count. With grad = 1 the logits become their gradient, weights[t] * (p - onehot) dz / dlogit, weights f32[T], and
- * zero from column `classes` on; with grad = 0 they may become z.
+ * Cross-entropy of each row of logits c[T, V], of which the first `classes` columns count, with targets i32[T]: loss f32[T] =
+ * -log p(target); hit i32[T] = 1 where the target is the (first) largest logit. p is of s = scale z of what `logits` holds, or
+ * of cap tanh(s / cap) with a cap above 0. With grad = 1 the logits become the gradient of weights[t] * loss[t], weights f32[T],
+ * and zero from column `classes` on.
  */
 export const xent = op<{
   logits: Tensor;
   classes: number;
-  scale: number;
-  cap: number | null;
   targets: Tensor;
   weights: Tensor;
   loss: Tensor;
   isCorrect: Tensor;
   grad: 0 | 1;
+  scale: number;
+  cap: number;
 }>(
   "xent",
   { logits: "c T V", targets: "i32 T", weights: "f32 T", loss: "f32 T", isCorrect: "i32 T" },
   {
-    cpu: ({ logits, classes, scale, cap, targets, weights, loss, isCorrect, grad }) => {
+    cpu: ({ logits, classes, targets, weights, loss, isCorrect, grad, scale, cap }) => {
       const [T, V] = [dim(logits, 0), dim(logits, 1)];
-      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, T, V, classes, grad, scale, cap ?? 0);
+      c.xent(logits.ptr, targets.ptr, weights.ptr, loss.ptr, isCorrect.ptr, T, V, classes, grad, scale, cap);
     },
-    cuda: ({ logits, classes, scale, cap, targets, weights, loss, isCorrect, grad }, gpu) => {
+    cuda: ({ logits, classes, targets, weights, loss, isCorrect, grad, scale, cap }, gpu) => {
       const [T, V] = [dim(logits, 0), dim(logits, 1)];
-      const kernel = gpu.kernel("xent", { SHAPED: cap !== null || scale !== 1 ? 1 : 0 });
-      const args = { logits, targets, weights, loss, hit: isCorrect, V, classes, grad, scale, cap: cap ?? 0 };
-      gpu.launch(kernel, [T], args);
+      const kernel = gpu.kernel("xent", { SHAPED: scale !== 1 || cap > 0 ? 1 : 0 });
+      gpu.launch(kernel, [T], { logits, targets, weights, loss, hit: isCorrect, V, classes, grad, scale, cap });
     },
   },
 );

@@ -2,7 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { linearShape, modulesOf } from "../families/linears.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
@@ -71,6 +71,8 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
     ...settingsOf(recipe.method, recipe),
+    // By the longest row that there may be, not by those of a batch, so that no row's numbers depend on another's length.
+    ...(recipe.maxLength > (shortPositions(spec) ?? recipe.maxLength) ? { isLong: true } : {}),
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),

@@ -14,7 +14,13 @@ import { type GenerationBatch, paddingTables } from "./micro-batch.ts";
  * A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base model
  * alone.
  */
-export type GeneratedSequence = { readonly adapter: number; readonly ids: readonly number[]; readonly firstRow: number };
+export type GeneratedSequence = {
+  readonly adapter: number;
+  readonly ids: readonly number[];
+  readonly firstRow: number;
+  /** By a LongRoPE's long factors: a position i is ~i then. */
+  readonly isLong?: boolean;
+};
 
 /** A device's tile of rows, and the places in it whose sums have the same order (device/tile.ts). */
 export type Tile = { readonly rows: number; readonly sameOrder: readonly number[] };
@@ -34,9 +40,10 @@ export function prefill(sequences: readonly GeneratedSequence[], adapters: numbe
   const rows = sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0);
   const pass = padding(rows, sequences.length, adapters, tile, "pass");
   let row = 0;
-  for (const [i, { adapter, ids, firstRow }] of sequences.entries()) {
+  for (const [i, { adapter, ids, firstRow, isLong = false }] of sequences.entries()) {
     const first = row;
-    for (const [at, id] of ids.entries()) putRow(pass, row++, id, at, [first, first + ids.length], firstRow + at);
+    for (const [at, id] of ids.entries())
+      putRow(pass, row++, id, isLong ? ~at : at, [first, first + ids.length], firstRow + at);
     putTarget(pass, i, row - 1, tile);
     row = alignUp(row, tile.rows);
     pass.tileAdapter.fill(adapter, first / tile.rows, row / tile.rows);
@@ -50,13 +57,13 @@ export function decode(sequences: readonly GeneratedSequence[], adapters: number
   const pass = padding(tiles.length * tile.rows, sequences.length, adapters, tile, "cache");
   pass.tileAdapter.set(tiles);
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
-  for (const [i, { adapter, ids, firstRow }] of sequences.entries()) {
+  for (const [i, { adapter, ids, firstRow, isLong = false }] of sequences.entries()) {
     const within = used.get(adapter)!;
     invariant(within < tile.sameOrder.length, `more than ${tile.sameOrder.length} sequences of one adapter in a pass`);
     used.set(adapter, within + 1);
     const row = tiles.indexOf(adapter) * tile.rows + tile.sameOrder[within]!;
     const last = ids.length - 1;
-    putRow(pass, row, ids[last]!, last, [firstRow, firstRow + ids.length], firstRow + last);
+    putRow(pass, row, ids[last]!, isLong ? ~last : last, [firstRow, firstRow + ids.length], firstRow + last);
     putTarget(pass, i, row, tile);
   }
   return pass;

@@ -13,7 +13,7 @@ const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
   ["attention", /^attention_/],
   ["rmsnorm", /^rmsnorm_/],
   ["rope", /^rope_/],
-  ["swiglu", /^swiglu_/],
+  ["swiglu", /^(swiglu|geglu)_/],
   ["embed", /^(embed|rows|pool)_/],
   ["xent", /^xent/],
   ["dora", /^dora_/],

@@ -28,14 +28,17 @@ export type GeneratedToken = {
 export type GenerationEngine = {
   readonly tile: Tile;
   readonly sizes: Pick<GenerationSizes, "rows" | "slots" | "cache">;
+  /** Positions up to which sequences are short for a LongRoPE; null for a model without one. */
+  readonly shortPositions: number | null;
   /** The logits f32[vocab] of each sequence's next token, in the order of the pass's targets. */
   run(pass: GenerationBatch): Promise<readonly Float32Array[]>;
 };
 
 /** The stages of a run that have a cache. Each pass goes to all of them in one go, as evaluations do. */
-export const engineOver = (bus: Bus, sizes: GenerationEngine["sizes"], tile: Tile): GenerationEngine => ({
+export const engineOver = (bus: Bus, { sizes, tile, shortPositions }: Omit<GenerationEngine, "run">): GenerationEngine => ({
   tile,
   sizes,
+  shortPositions,
   async run(batch) {
     return (await requestAll(bus, { type: "decode", batch })).at(-1)!;
   },
@@ -54,7 +57,7 @@ export async function* generate(
   sampling: Sampling,
   stops: ReadonlySet<number>,
 ): AsyncGenerator<GeneratedToken> {
-  const { sizes, tile } = engine;
+  const { sizes, tile, shortPositions } = engine;
   const { slots, rows: mostRows, cache } = sizes;
   const places = range(cache.sequences);
   const waiting = [...wanted.keys()];
@@ -69,7 +72,7 @@ export async function* generate(
     let rows = 0;
     for (let i = 0; i < waiting.length && places.length > 0; ) {
       const index = waiting[i]!;
-      const { adapter, prompt, seed } = wanted[index]!;
+      const { adapter, prompt, limit, seed } = wanted[index]!;
       const others = [...active, ...admitted];
       const isFull = others.filter((other) => other.adapter === adapter).length >= tile.sameOrder.length;
       const isRead = adapter >= 0 && admitted.some((other) => other.adapter === adapter);
@@ -83,7 +86,9 @@ export async function* generate(
       waiting.splice(i, 1);
       const place = places.shift()!;
       const rng = new Rng(seed, prompt.length, ...prompt);
-      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * cache.capacity, place, rng });
+      // By all that may come, so that what is kept is of the same rope to the end.
+      const isLong = shortPositions !== null && prompt.length + limit > shortPositions;
+      admitted.push({ index, adapter, ids: [...prompt], firstRow: place * cache.capacity, place, rng, isLong });
     }
     return admitted;
   };

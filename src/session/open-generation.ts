@@ -1,5 +1,6 @@
 // A stage in this process that generates, with saved adapters in its slots.
 
+import { shortPositions } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { openLocalStages } from "../cluster/local-stage.ts";
 import { setupsOf } from "../cluster/setup.ts";
@@ -30,5 +31,8 @@ export async function openGeneration(
   }
   const [{ sizes, device }] = plan.stages;
   const kept = opened.move();
-  return { ...engineOver(bus, sizes, tileOf(device)), [Symbol.asyncDispose]: () => kept.disposeAsync() };
+  return {
+    ...engineOver(bus, { sizes, tile: tileOf(device), shortPositions: shortPositions(plan.spec) }),
+    [Symbol.asyncDispose]: () => kept.disposeAsync(),
+  };
 }

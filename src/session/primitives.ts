@@ -7,6 +7,7 @@
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
+import { shortPositions } from "../base/spec.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
 import { logProb, type Sampling } from "../data/sample.ts";
@@ -80,7 +81,8 @@ export class Primitives implements AsyncDisposable {
     this.#adapters = new Map(adapters.map((of, slot) => [of.name, { plan: of, slot, steps: 0, tokens: 0 }]));
     const { sizes } = stages[0]!;
     const { cache } = sizes;
-    this.#engine = cache ? engineOver(bus, { ...sizes, cache }, tileOf(device)) : null;
+    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
+    this.#engine = cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache } }) : null;
   }
 
   /**

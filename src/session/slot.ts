@@ -27,7 +27,7 @@ export type AdapterSlot = {
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, places, method = "lora", trainedRank, recipe }: AdapterPlan,
+  { rank, scale, targets, places, method = "lora", trainedRank, isLong, recipe }: AdapterPlan,
   init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
@@ -36,6 +36,7 @@ export function admit(
     ...(places ? { places } : {}),
     ...settingsOf(method, recipe),
     ...(trainedRank === undefined ? {} : { trainedRank }),
+    ...(isLong ? { isLong } : {}),
   };
   if (only) return bus.request(only.stage, { type: "admit", slot, adapter, layer: only.layer });
   return requestAll(bus, { type: "admit", slot, adapter });

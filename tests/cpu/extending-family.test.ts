@@ -33,7 +33,7 @@ type Trial = {
 test("a family whose layers differ", async () => {
   using copy = new CopyOfSources();
   copy.write("src/families/mixed.ts", MIXED);
-  copy.edit("src/families/registry.ts", "  phi3,\n}", "  phi3,\n  mixed,\n}");
+  copy.edit("src/families/registry.ts", "  smollm3,\n", "  smollm3,\n  mixed,\n");
   copy.edit("src/families/registry.ts", "import { qwen2 }", 'import { mixed } from "./mixed.ts";\nimport { qwen2 }');
   const [code, out] = await copy.run(process.execPath, "tests/helpers/family-trial.ts", "mixed");
   expect(code).toBe(0);

@@ -16,7 +16,7 @@ import type { Preference } from "../../src/objectives/registry.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
-import { LINEARS, randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -97,8 +97,9 @@ async function expectGradients(
   recomputation: "none" | "selective" | "full",
   sharesOf: (rng: Rng) => readonly Segment[],
   total: typeof weightedLoss,
-  of = adapters,
+  given = adapters,
 ): Promise<void> {
+  const of = given.map((adapter) => adapterOn(spec, adapter));
   const seeds = of.map((_, adapter) => 5 + adapter);
   using stage = await tinyStage(new CpuDevice(2), spec, of, seeds, { recomputation });
   const batch = pack(sharesOf(new Rng(9)), of.length, stage.device.rowTile);

@@ -70,8 +70,8 @@ test("nf4 with double quantisation has the bytes of bitsandbytes, and gives its 
 /** Fills linear weights with what is left of them in a format. */
 const rounded =
   (device: CpuDevice, format: PackedFormat, fill: FillTensor): FillTensor =>
-  async (name, to) => {
-    await fill(name, to);
+  async (name, to, how) => {
+    await fill(name, to, how);
     if (!/_proj\.weight$/.test(name)) return;
     const [rows, columns] = to.shape as [number, number];
     const values = new Float32Array((await device.read(to)).buffer);

@@ -13,7 +13,7 @@ import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
-import { LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -30,7 +30,13 @@ const TOLERANCE = { f32: { loss: 1e-5, gradient: 1e-4 }, bf16: { loss: 2e-2, gra
 
 async function pass(device: Device, spec: ModelSpec) {
   const rows = 1280;
-  using stage = await tinyStage(device, spec, adapters, [5, 6, 7], { rows, targets: rows, positions: 200 });
+  using stage = await tinyStage(
+    device,
+    spec,
+    adapters.map((of) => adapterOn(spec, of)),
+    [5, 6, 7],
+    { rows, targets: rows, positions: 200 },
+  );
   for (const adapter of adapters.keys()) {
     // Factors that change a linear's output by a part of its size: with larger ones the model itself magnifies every rounding.
     const factors = (await readAdapter(stage, adapter)).map((at) => {

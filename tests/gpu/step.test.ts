@@ -14,7 +14,7 @@ import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
-import { LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -52,7 +52,8 @@ async function pass(
   format: WeightFormat = "dense",
 ) {
   const rows = 1280; // multiples of both devices' row tiles come to no more
-  using stage = await tinyStage(device, spec, adapters, [5, 6, 7, 8, 9], {
+  const own = adapters.map((adapter) => adapterOn(spec, adapter));
+  using stage = await tinyStage(device, spec, own, [5, 6, 7, 8, 9], {
     ...{ recomputation, rows, targets: rows, positions: 200, format },
   });
   await putFactors(stage);

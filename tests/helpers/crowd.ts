@@ -9,7 +9,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
-import type { Linear } from "../../src/families/linears.ts";
+import { linearsOfModel } from "../../src/families/linears.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
@@ -17,7 +17,7 @@ import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
-import { LINEARS, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
+import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
 
@@ -34,11 +34,11 @@ export type Ground = {
 };
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
-const settings = (i: number) => ({
+const settings = (i: number, spec: ModelSpec) => ({
   adapter: {
     rank: [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
-    targets: LINEARS.filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0) as readonly Linear[],
+    targets: linearsOfModel(spec).filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0),
     method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
     projectionSeed: i,
   } satisfies PoolAdapter,
@@ -64,7 +64,7 @@ export async function train(
   { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1) }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const crowd = who.map(settings);
+  const crowd = who.map((i) => settings(i, spec));
   const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed, init: "default" as const }));
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({

@@ -8,15 +8,24 @@ import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 
-type Case = { readonly heads: number; readonly kvHeads: number; readonly headDim: number; readonly window: number };
+type Case = {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly window: number;
+  readonly cap: number;
+};
 
 const CASES: readonly Case[] = [
-  { heads: 4, kvHeads: 4, headDim: 64, window: 0 },
-  { heads: 9, kvHeads: 3, headDim: 64, window: 7 },
-  { heads: 8, kvHeads: 1, headDim: 128, window: 0 },
-  { heads: 6, kvHeads: 2, headDim: 40, window: 64 },
-  { heads: 2, kvHeads: 2, headDim: 24, window: 2 ** 31 - 1 },
-  { heads: 4, kvHeads: 2, headDim: 128, window: 1 },
+  { heads: 4, kvHeads: 4, headDim: 64, window: 0, cap: 0 },
+  { heads: 9, kvHeads: 3, headDim: 64, window: 7, cap: 0 },
+  { heads: 8, kvHeads: 1, headDim: 128, window: 0, cap: 0 },
+  { heads: 6, kvHeads: 2, headDim: 40, window: 64, cap: 0 },
+  { heads: 2, kvHeads: 2, headDim: 24, window: 2 ** 31 - 1, cap: 0 },
+  { heads: 4, kvHeads: 2, headDim: 128, window: 1, cap: 0 },
+  { heads: 4, kvHeads: 2, headDim: 256, window: 90, cap: 0 },
+  { heads: 4, kvHeads: 1, headDim: 512, window: 0, cap: 0 },
+  { heads: 4, kvHeads: 2, headDim: 256, window: 0, cap: 1.5 },
 ];
 
 /** Keys that rows see: none (padding), one, about a block of the kernel's, many. */
@@ -52,7 +61,7 @@ const CACHE_ROWS = 3 + LENGTHS.reduce((rows, length) => rows + length + 2, 0);
 
 export function decodesLikeFloat64(open: () => Device, limit: number): void {
   test.each(CASES)("attention over what is kept: %o", async (of) => {
-    const { heads, kvHeads, headDim, window } = of;
+    const { heads, kvHeads, headDim, window, cap } = of;
     using device = open();
     const on = opened(device);
     const rng = new Rng(Date.now() >>> 0, headDim);
@@ -80,7 +89,8 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
         const keys = range(firstRows[row]! + length - first).map((j) => first + j);
         const kv = (j: number, d: number) => cache[j * 2 * K + Math.floor((head * kvHeads) / heads) * headDim + d]!;
         const q = (d: number) => qkv[row * W + head * headDim + d]!;
-        const scores = keys.map((j) => headDim ** -0.5 * range(headDim).reduce((sum, d) => sum + q(d) * kv(j, d), 0));
+        const product = (j: number) => headDim ** -0.5 * range(headDim).reduce((sum, d) => sum + q(d) * kv(j, d), 0);
+        const scores = keys.map((j) => (cap > 0 ? cap * Math.tanh(product(j) / cap) : product(j)));
         const most = Math.max(...scores);
         const weights = scores.map((score) => Math.exp(score - most));
         const total = weights.reduce((a, b) => a + b, 0);

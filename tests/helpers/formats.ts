@@ -104,7 +104,7 @@ export async function keepsNf4(device: Device, path: string) {
     using arena = new Arena(device, partsOf(layout).bytes + 4 * sizeOf(shape) + 4096, "a test");
     const weight: PackedWeight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
     const out = arena.tensor(device.compute, ...shape);
-    if ((await source.fill(tensor, out, { weight, linear: 0 })) !== true) continue;
+    if ((await source.fill(tensor, out, { packed: { weight, linear: 0 } })) !== true) continue;
     dequantise(device, { weight, out });
     const bytes = (await device.read(out)).buffer;
     const values = valuesOf(path, spec, tensor);

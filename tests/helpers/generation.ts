@@ -3,20 +3,21 @@
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sizeOf } from "../../src/base/shape.ts";
-import type { ModelSpec } from "../../src/base/spec.ts";
+import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { factorsIn, roomOf } from "../../src/methods/layout.ts";
+import { type FactorTensor, factorsIn, roomOf } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
 import { writeAdapter } from "./factors.ts";
-import { LINEARS, randomFill, wholeModel } from "./tiny.ts";
+import { adapterOn, LINEARS, randomFill, wholeModel } from "./tiny.ts";
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 
@@ -39,13 +40,23 @@ export function factorsFor(spec: ModelSpec, { rank, targets, method }: PoolAdapt
 
 export type TinyGenerator = Disposable & GenerationEngine & { readonly stage: Stage; readonly sizes: GenerationSizes };
 
+type GeneratorOptions = {
+  readonly sequences?: number;
+  readonly format?: WeightFormat;
+  /** The base model's weights; left out, random ones. */
+  readonly fill?: FillTensor;
+  /** Of an adapter; left out, random ones. */
+  readonly factors?: (spec: ModelSpec, adapter: PoolAdapter, seed: number) => readonly FactorTensor[];
+};
+
 /** A stage that only generates, with the whole of a random model and all of ADAPTERS. */
 export async function tinyGenerator(
   device: Device,
   spec: ModelSpec,
-  { sequences = 8, format = "dense" }: { readonly sequences?: number; readonly format?: WeightFormat } = {},
-  adapters: readonly PoolAdapter[] = ADAPTERS,
+  { sequences = 8, format = "dense", fill = randomFill(device, 1), factors = factorsFor }: GeneratorOptions = {},
+  wanted: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
+  const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
   const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
@@ -65,13 +76,13 @@ export async function tinyGenerator(
     cache: { sequences, capacity },
   };
   const config = { spec, layerRange: wholeModel(spec), sizes };
-  const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
+  const stage = await Stage.open(device, config, fill, { previous: null, next: null });
   for (const [slot, adapter] of adapters.entries()) {
     await stage.admit(slot, { ...adapter, seed: 0, init: null });
-    await writeAdapter(stage, slot, factorsFor(spec, adapter, 50 + slot));
+    await writeAdapter(stage, slot, factors(spec, adapter, 50 + slot));
   }
   const run = async (pass: GenerationBatch) => (await stage.decode(pass))!;
-  return { stage, tile, sizes, run, [Symbol.dispose]: () => stage[Symbol.dispose]() };
+  return { stage, tile, sizes, shortPositions: shortPositions(spec), run, [Symbol.dispose]: () => stage[Symbol.dispose]() };
 }
 
 /** Prompts of unequal lengths for each adapter and the base, `each` of them. */

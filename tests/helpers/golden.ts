@@ -14,9 +14,13 @@ import type { Tokens } from "../../src/schedule/pack.ts";
 import { LINEARS } from "./tiny.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
+/** Of tests/golden/gemma. */
+export const GEMMA_MODELS = ["gemma3"] as const;
 /** Adapters of the other kinds, and of other beginnings. */
 export const ON_LLAMA = ["kinds", "vera", "principal", "places"] as const;
-export type GoldenModel = (typeof GOLDEN_MODELS)[number] | (typeof ON_LLAMA)[number];
+export type GoldenModel = (typeof GOLDEN_MODELS | typeof GEMMA_MODELS | typeof ON_LLAMA)[number];
+/** What the comparison with PEFT's training needs of an adapter. */
+export type TrainedGolden = Pick<GoldenAdapter, "name" | "recipe" | "rows" | "steps" | "after" | "initial" | "final">;
 
 export type GoldenStep = {
   /** Rows of the data, in order, as PEFT was given them. */
@@ -84,7 +88,7 @@ type FileStep = {
   readonly learning_rate: number;
 };
 type FileSpread = Omit<Spread, "gradNorms"> & { readonly grad_norms: number };
-type FileAdapter = {
+export type FileAdapter = {
   readonly name: string;
   readonly rank: number;
   readonly alpha: number;
@@ -116,9 +120,10 @@ type FileAdapter = {
 };
 
 const FOLDER = join(import.meta.dir, "..", "golden", "peft");
+const GEMMA = join(FOLDER, "..", "gemma");
 
 export function loadGolden(name: GoldenModel): Golden {
-  const folder = join(FOLDER, name);
+  const folder = join((GEMMA_MODELS as readonly string[]).includes(name) ? GEMMA : FOLDER, name);
   const { probe, adapters }: File = JSON.parse(readFileSync(join(folder, "golden.json"), "utf8"));
   const logits = readTensors(join(folder, "logits.safetensors"));
   return {
@@ -131,7 +136,10 @@ export function loadGolden(name: GoldenModel): Golden {
 }
 
 /** A recipe that trains adapters of a golden together as PEFT trained each alone; its data is `rows`, not files. */
-export const goldenRecipe = (golden: Golden, adapters: readonly GoldenAdapter[] = golden.adapters): Recipe => ({
+export const goldenRecipe = (
+  golden: { readonly name: string; readonly model: string; readonly adapters: readonly TrainedGolden[] },
+  adapters: readonly TrainedGolden[] = golden.adapters,
+): Recipe => ({
   path: golden.name,
   model: { path: golden.model, precision: "fp32" },
   run: {
@@ -183,7 +191,7 @@ function adapterOf(adapter: FileAdapter, folder: string, logits: Float32Array): 
   };
 }
 
-const stepOf = ({ micro_batches: microBatches, targets, loss, loss64, ...step }: FileStep): GoldenStep => ({
+export const stepOf = ({ micro_batches: microBatches, targets, loss, loss64, ...step }: FileStep): GoldenStep => ({
   microBatches,
   targets,
   loss,
@@ -193,11 +201,14 @@ const stepOf = ({ micro_batches: microBatches, targets, loss, loss64, ...step }:
   learningRate: step.learning_rate,
 });
 
-const rowOf = ({ loss_sum: lossSum, targets, hits }: FileRow): GoldenRow => ({ lossSum, targets, correct: hits });
+export const rowOf = ({ loss_sum: lossSum, targets, hits }: FileRow): GoldenRow => ({ lossSum, targets, correct: hits });
 
 const spreadOf = ({ grad_norms: gradNorms, ...spread }: FileSpread): Spread => ({ ...spread, gradNorms });
 
-function recipeOf(adapter: FileAdapter, initialAdapter: string): AdapterRecipe {
+export function recipeOf(
+  adapter: Omit<FileAdapter, "spread" | "steps" | "before" | "after"> & { readonly steps: readonly unknown[] },
+  initialAdapter: string,
+): AdapterRecipe {
   const [beta1, beta2] = adapter.betas;
   const { init = "default" } = adapter;
   return {

@@ -1,6 +1,7 @@
 // Tiny models whose sizes GPU kernels take (multiples of 8), and devices to run them on. Nothing else is at its default.
 
 import type { ModelSpec } from "../../src/base/spec.ts";
+import { oneRope } from "../../src/families/dense.ts";
 import { tinySpec } from "./tiny.ts";
 
 /** Families whose layers differ, with head sizes that the kernels treat differently; the vocabulary is odd on purpose. */
@@ -33,5 +34,25 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
     oBias: true,
     mlpBias: true,
     ropeScaling: { kind: "linear", factor: 2 },
+  }),
+  granite: tinySpec({
+    ...{ family: "granite", hidden: 64, intermediate: 136, headDim: 64, vocab: 1003, normEps: 2e-3 },
+    ...{ embeddingScale: 7.3, attentionScale: 0.07, logitScale: 0.31, layerRopes: [0, null] },
+  }),
+  phi3: tinySpec({
+    ...{ family: "phi3", hidden: 64, intermediate: 136, headDim: 64, windows: [90, 90] },
+    ...oneRope({ layers: 2 }, { headDim: 64, rotated: 24, theta: 10000, scaling: null, queryScale: null }),
+  }),
+  ministral3: tinySpec({
+    ...{ family: "ministral3", hidden: 64, intermediate: 136, headDim: 128 },
+    ...oneRope(
+      { layers: 2 },
+      { headDim: 128, rotated: 128, theta: 1000, scaling: null, queryScale: { beta: 0.4, originalMaxPositions: 20 } },
+    ),
+  }),
+  olmo3: tinySpec({ family: "olmo3", hidden: 64, intermediate: 136, headDim: 32, kvHeads: 1, windows: [40, null] }),
+  muse: tinySpec({
+    ...{ family: "muse_glimmer", hidden: 64, intermediate: 136, headDim: 64, layerRopes: [0, null], windows: [60, null] },
+    ...{ embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 0.7, logitCap: 3, attentionScale: 0.4 },
   }),
 };

@@ -26,8 +26,11 @@ import type { EventOf, SessionEvent } from "../../src/session/events.ts";
 import { begin } from "../../src/session/initialise.ts";
 import { putSaved } from "../../src/session/slot.ts";
 import { run } from "../../src/session/training.ts";
-import { GOLDEN_MODELS, type Golden, type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
+import { GOLDEN_MODELS, type GoldenModel, goldenRecipe, loadGolden, type TrainedGolden } from "./golden.ts";
 import { LINEARS } from "./tiny.ts";
+
+/** A model, and adapters that PEFT trained on it. */
+export type Trained = { readonly name: string; readonly model: string; readonly adapters: readonly TrainedGolden[] };
 
 /** Relative differences that are allowed. */
 export type Tolerance = { readonly loss: number; readonly gradNorm: number; readonly weights: number };
@@ -38,7 +41,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 const summary = (rows: readonly Tokens[]) =>
   rows.map((row) => ({ length: inputLength(row), longest: inputLength(row), targets: 1 }));
 
-function planOf(golden: Golden, kind: DeviceKind, precision: Precision): Plan {
+function planOf(golden: Trained, kind: DeviceKind, precision: Precision): Plan {
   const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));
   return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, [{ ...chooseDevice(kind, precision), host: "" }]);
 }
@@ -98,7 +101,7 @@ function readFactorsOf(folder: string, spec: ModelSpec): SavedAdapter {
  * Adapters that begin as a part of the weight do so here, and also out of PEFT's files, which are of the weights less that
  * part.
  */
-function begunFrom(golden: Golden): readonly (Golden & { readonly what: string; readonly fromFiles: boolean })[] {
+function begunFrom(golden: Trained): readonly (Trained & { readonly what: string; readonly fromFiles: boolean })[] {
   if (golden.name !== "principal") return [{ ...golden, what: golden.name, fromFiles: false }];
   const continued = golden.adapters.map((of) => ({ ...of, recipe: { ...of.recipe, initialAdapter: of.initial } }));
   return [
@@ -113,9 +116,9 @@ export function comparesWithPeft(
   precision: Precision,
   tolerance: Tolerance,
   exact: boolean,
-  names: readonly GoldenModel[] = GOLDEN_MODELS,
+  goldens: readonly (GoldenModel | Trained)[] = GOLDEN_MODELS,
 ): void {
-  for (const golden of names.flatMap((name) => begunFrom(loadGolden(name))))
+  for (const golden of goldens.flatMap((of) => begunFrom(typeof of === "string" ? loadGolden(of) : of)))
     describe(`${golden.what}, as PEFT trains it`, () => {
       const { name } = golden;
       // PEFT decomposes the weights in float32, so that its files and what is taken off here differ by its rounding, over the

@@ -12,11 +12,41 @@ import { type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { roomOf } from "../../src/methods/layout.ts";
+import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
 /** The linears of Llama, and of most families. */
 export const LINEARS: readonly Linear[] = linearsOfModel({ family: "llama" });
+
+/** What families call the linears that hold one of Llama's. */
+const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
+  qkv_proj: ["q_proj", "k_proj", "v_proj"],
+  gate_up_proj: ["gate_proj", "up_proj"],
+  input_linear: ["gate_proj", "up_proj"],
+  output_linear: ["down_proj"],
+  "self_attn.gate_proj": ["o_proj"],
+};
+
+/** The linears of a model that are called one of these, or hold one that is. */
+export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[]): readonly Linear[] =>
+  linearsOfModel(spec).filter((linear) =>
+    [linear, ...(OTHER_NAMES[linear] ?? [])].some((name) => names.includes(name as Linear)),
+  );
+
+/** An adapter on the same linears of another model, in the same layers. */
+export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
+  const { places, targets } = adapter;
+  if (!places) return { ...adapter, targets: namedIn(spec, targets) };
+  const at = (layer: number, linear: Linear) => {
+    const names = linearsOfModel({ family: "llama" }).filter((name) => namedIn(spec, [name]).includes(linear));
+    const place = names.map((name) => ({ rank: rankAt(adapter, layer, name), scale: scaleAt(adapter, layer, name) }));
+    return place.find(({ rank }) => rank > 0) ?? null;
+  };
+  const own = new Set<string>(linearsOfModel(spec));
+  const moved = placed(places.ranks.length, (layer, linear) => (own.has(linear) ? at(layer, linear) : null));
+  return { ...adapter, ...moved, ...(adapter.trainedRank === undefined ? {} : { trainedRank: moved.rank / 2 }) };
+}
 
 /** `ropeScaling` is that of the one rope. */
 export function tinySpec({
@@ -52,7 +82,59 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
   mistral: tinySpec({ family: "mistral", windows: [5, 5], kvHeads: 1 }),
   qwen2: tinySpec({ family: "qwen2", qkvBias: true, tiedEmbeddings: true, windows: [null, 7] }),
   qwen3: tinySpec({ family: "qwen3", qkNorm: true, headDim: 10 }),
+  gemma2: tinySpec({
+    ...{ family: "gemma2", windows: [7, null], headDim: 12, attentionScale: 0.5, attentionCap: 1.3 },
+    ...{ embeddingScale: Math.sqrt(24), logitCap: 2.5, tiedEmbeddings: true },
+  }),
+  gemma3: tinySpec({
+    ...{ family: "gemma3", windows: [5, null], qkNorm: true, attentionScale: 0.2, logitScale: 0.7 },
+    ropes: [
+      { headDim: 8, rotated: 8, theta: 300, scaling: { kind: "linear", factor: 4 }, queryScale: null },
+      { headDim: 8, rotated: 8, theta: 20, scaling: null, queryScale: null },
+    ],
+    ...{ layerRopes: [1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true },
+  }),
   biased: tinySpec({ qkvBias: true, oBias: true, mlpBias: true, ropeScaling: { kind: "linear", factor: 2 } }),
+  smollm3: tinySpec({ family: "smollm3", layerRopes: [0, null], windows: [null, 6] }),
+  granite: tinySpec({ family: "granite", normEps: 2e-3, embeddingScale: 7.3, attentionScale: 0.21, logitScale: 0.31 }),
+  granite4: tinySpec({
+    family: "granitemoehybrid",
+    layerRopes: [null, null],
+    embeddingScale: 0.4,
+    logitScale: 1.7,
+    kvHeads: 1,
+  }),
+  phi3: tinySpec({
+    family: "phi3",
+    windows: [9, 9],
+    attentionScale: 0.1, // a factor of q and k at once turns the scores far
+    ...oneRope(
+      { layers: 2 },
+      {
+        ...{ headDim: 8, rotated: 6, theta: 10000, queryScale: null },
+        scaling: { kind: "longrope", short: [1, 1.3, 2], long: [1, 3, 9], originalMaxPositions: 16, magnitude: 1.19 },
+      },
+    ),
+  }),
+  ministral3: tinySpec({
+    family: "ministral3",
+    ...oneRope(
+      { layers: 2 },
+      {
+        ...{ headDim: 8, rotated: 8, theta: 1000, queryScale: { beta: 0.4, originalMaxPositions: 4 } },
+        scaling: {
+          ...{ kind: "yarn", factor: 4, originalMaxPositions: 16, betaFast: 4, betaSlow: 1, truncate: true, magnitude: 1.1 },
+        },
+      },
+    ),
+  }),
+  olmo3: tinySpec({ family: "olmo3", windows: [5, null], kvHeads: 1, layerRopes: [0, 0] }),
+  muse: tinySpec({
+    family: "muse_glimmer",
+    tower: "model.language_model",
+    ...{ layerRopes: [0, null], windows: [6, null], embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 0.7, logitCap: 3 },
+    attentionScale: 1.4,
+  }),
 };
 
 /**

@@ -93,7 +93,7 @@ test("a model family", async () => {
   expect([...files.keys()]).toEqual(["src/families/seed-oss.ts"]);
   for (const [path, code] of files) copy.write(path, code);
   const registry = "src/families/registry.ts";
-  copy.edit(registry, "  phi3,\n}", "  phi3,\n  seed_oss: seedOss,\n}");
+  copy.edit(registry, "\n} as const satisfies", "\n  seed_oss: seedOss,\n} as const satisfies");
   copy.edit(registry, 'from "./qwen3.ts";', 'from "./qwen3.ts";\nimport { seedOss } from "./seed-oss.ts";');
   expect(copy.touched()).toEqual(["families/registry.ts", "families/seed-oss.ts"]);
   expect(await copy.check()).toEqual([0, ""]);

@@ -63,6 +63,7 @@ function counting(sequences: number, rows: number) {
   const passes: GenerationBatch[] = [];
   const engine: GenerationEngine = {
     tile,
+    shortPositions: null,
     sizes: { rows, slots: 2, cache: { sequences, capacity: 50 } },
     run: async (pass) => {
       passes.push(pass);

@@ -20,6 +20,7 @@ const namesIn = (folder: string, ending: string): string[] =>
 const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "attention_hopper",
+  "attention_hopper_keys",
   "attention_variants",
   "codegen",
   "compile",

@@ -7,7 +7,7 @@ import { NullDevice } from "../../src/device/null.ts";
 import { resolve } from "../../src/engine/program.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { Operation } from "../../src/families/definition.ts";
-import { GROUPS, type Group } from "../../src/families/linears.ts";
+import { GROUPS, type Group, modulePath } from "../../src/families/linears.ts";
 import { FAMILIES, FAMILY_NAMES, familyOf } from "../../src/families/registry.ts";
 import type { Link } from "../../src/link/link.ts";
 import { pack } from "../../src/schedule/pack.ts";
@@ -57,6 +57,8 @@ const norm = (from: string, to: string): Operation => ({ op: "norm", from, to, w
 const linears = (from: string, to: string, residual: string | null = null): Operation => {
   return { op: "linears", from, to, group: to, in: 8, out: [8], bias: false, residual };
 };
+const swiglu = (from: string, to: string): Operation => ({ op: "swiglu", from, to });
+const gate = (from: string, to: string, gate: string): Operation => ({ op: "gate", from, to, gate });
 const heads = { heads: 2, kvHeads: 1, headDim: 2 };
 const rope: Operation = { op: "rope", from: "a", to: "b", heads, table: 0, norms: null, eps: 1e-5 };
 
@@ -71,7 +73,21 @@ test.each<[string, readonly Operation[]]>([
   ["its input has been overwritten", [linears("x", "a"), rope, linears("a", "c", "x")]],
   ["may have to be computed again", [norm("x", "a"), norm("x", "b"), linears("a", "c", "x")]],
   ["may have to be computed again", [norm("x", "a"), norm("a", "b"), linears("b", "c", "x")]],
-  ["cannot add to the gradient of a", [norm("x", "a"), linears("a", "b"), linears("a", "c", "b")]],
+  [
+    "cannot add to the gradient of a",
+    [
+      { ...linears("x", "a"), out: [8, 8] } as Operation,
+      swiglu("a", "b"),
+      linears("b", "c"),
+      swiglu("a", "d"),
+      linears("d", "e", "c"),
+    ],
+  ],
+  ["is no gate of it", [norm("x", "a"), linears("a", "b"), norm("x", "c"), gate("b", "d", "c"), linears("d", "e", "x")]],
+  [
+    "cannot add to the gradient of b",
+    [linears("x", "a"), linears("x", "b"), gate("a", "c", "b"), linears("b", "d"), linears("c", "e", "d")],
+  ],
 ])("refuses a layer: %s", (message, operations) => {
   expect(() => resolve(operations, 0, 8)).toThrow(message);
 });
@@ -79,8 +95,7 @@ test.each<[string, readonly Operation[]]>([
 test("a group is the same in all families, and an architecture of one", () => {
   const all = FAMILY_NAMES.map((family) => familyOf({ family }));
   for (const { groups } of all)
-    for (const [group, paths] of Object.entries(groups))
-      expect(paths.map((path) => path.replace(/^.*\./, ""))).toEqual([...GROUPS[group as Group]]);
+    for (const [group, paths] of Object.entries(groups)) expect(paths).toEqual(GROUPS[group as Group].map(modulePath));
   const architectures = Object.values(FAMILIES).flatMap((family) => family.architectures as readonly string[]);
   expect(new Set(architectures).size).toBe(architectures.length);
 });

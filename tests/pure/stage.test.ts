@@ -9,7 +9,7 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { LINEARS, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },
@@ -39,7 +39,8 @@ for (const [family, spec] of Object.entries(tinyFamilies))
         for (const [which, crowd] of Object.entries(crowds))
           test(`takes what the plan says, once, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
-            const sizes = tinySizes(device, crowd, { recomputation, layers: spec.layers });
+            const own = crowd.map((adapter) => adapterOn(spec, adapter));
+            const sizes = tinySizes(device, own, { recomputation, layers: spec.layers });
             const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
@@ -47,7 +48,7 @@ for (const [family, spec] of Object.entries(tinyFamilies))
               const planned = sum(Object.values(parts));
               expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
               const { allocations } = device;
-              for (const [slot, adapter] of crowd.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
+              for (const [slot, adapter] of own.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
               await stage.forward(0, batchOf(device, spec.vocab));
               await stage.backward(0);
               const step = {

@@ -14,6 +14,7 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
+import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";
@@ -67,11 +68,12 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
-  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0 });
+  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
   randomFill(gpu, { out: x, seed: 1, scale: 1 });
+  gegluBackward(gpu, { dh: y, gate: y, up: y, dgate: y, dup: null });
 }
 
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
@@ -103,8 +105,19 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
-  const scaled = newSpec({ embeddingScale: 2, logitScale: 0.5, logitCap: 5 });
-  await train(open(), scaled, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
+  const gemma = { family: "gemma3", qkNorm: true, embeddingScale: 8 };
+  for (const size of [{}, { hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }])
+    await train(open(), newSpec({ ...gemma, ...size }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
+  for (const size of [{ headDim: 256 }, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
+    for (const qkNorm of [false, true]) {
+      const spec = newSpec({ ...gemma, ...size, qkNorm });
+      await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
+      launchOthers(open(), spec);
+    }
+  const few = { rank: 4, scale: 1, targets: ["q_proj"] } as const;
+  for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
+  const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
+  await train(open(), newSpec(muse), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);

@@ -392,9 +392,8 @@ if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for golden in GOLDENS:
-        if not names or golden.name in names:
-            make(golden, golden.name, ADAPTERS)
+    for golden in (golden for golden in GOLDENS if not names or golden.name in names):
+        make(golden, golden.name, ADAPTERS)
     for name, adapters in ON_ONE.items():
         if not names or name in names:
             make(next(golden for golden in GOLDENS if golden.name == KINDS_ON), name, adapters)

@@ -8,7 +8,7 @@ are rounded to the type they are saved in, so that every reader begins with the 
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,15 +39,16 @@ LLAMA3_ROPE = dict(
 
 @dataclass(frozen=True)
 class Golden:
-    """A model and how it is saved. `plain` undoes what sets it apart: a model that differs in nothing else."""
+    """A model and how it is saved. Each of `plain` undoes one thing that sets it apart: a model that differs in nothing else."""
 
     name: str
     config: PreTrainedConfig
     dtype: torch.dtype
     seed: int  # of rows and adapters
-    plain: dict = field(default_factory=dict)
+    plain: tuple[dict, ...] = ()
     shard: str | None = None
     as_on_hub: bool = False
+    norms: tuple[tuple[str, float, float], ...] = ()  # ends of names, the mean of such norms' weights and their deviation
 
 
 GOLDENS = [
@@ -56,17 +57,17 @@ GOLDENS = [
         LlamaConfig(**SMALL, rope_parameters=LLAMA3_ROPE),
         torch.bfloat16,
         seed=1,
-        plain=dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)),
+        plain=(dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)),),
         shard="64KB",
         as_on_hub=True,
     ),
-    Golden("mistral", MistralConfig(**SMALL, sliding_window=6), torch.float16, seed=2, plain=dict(sliding_window=None)),
+    Golden("mistral", MistralConfig(**SMALL, sliding_window=6), torch.float16, seed=2, plain=(dict(sliding_window=None),)),
     Golden(
         "qwen2",
         Qwen2Config(**SMALL, tie_word_embeddings=True, use_sliding_window=True, sliding_window=9, max_window_layers=1),
         torch.bfloat16,
         seed=0,
-        plain=dict(sliding_window=None, layer_types=["full_attention"] * 2),
+        plain=(dict(sliding_window=None, layer_types=["full_attention"] * 2),),
     ),
     Golden("qwen3", Qwen3Config(**SMALL, tie_word_embeddings=True, head_dim=16), torch.float32, seed=1),
 ]
@@ -85,11 +86,15 @@ def write_model(golden: Golden, folder: Path) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator(golden.name, name))
             if "norm" in name:
-                parameter.copy_(1 + 0.3 * noise)
+                mean, deviation = next(((mean, deviation) for end, mean, deviation in golden.norms if name.endswith(end)), (1, 0.3))
+                parameter.copy_(mean + deviation * noise)
             elif name.endswith("bias") or "embed" in name or "lm_head" in name:
                 parameter.copy_(0.3 * noise)  # of a head: logits of deviation 2, far from the uniform guess
             else:
                 parameter.copy_(1.3 / parameter.shape[1] ** 0.5 * noise)
+        for name, scalar in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                scalar.copy_(1 + 0.3 * torch.randn(1, generator=generator(golden.name, name)))
     model.to(golden.dtype).save_pretrained(folder, **({"max_shard_size": golden.shard} if golden.shard else {}))
     (folder / "generation_config.json").unlink()
     if golden.as_on_hub:
@@ -100,6 +105,11 @@ def write_config_as_on_hub(path: Path) -> None:
     """The keys of transformers 4, which most published models have: rope_theta and rope_scaling apart, torch_dtype."""
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+        full = config.pop("layer_types").index("full_attention")
+        config["sliding_window_pattern"] = full + 1
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = rope
     config["torch_dtype"] = config.pop("dtype")
@@ -126,14 +136,14 @@ def check(golden: Golden, folder: Path, rows: list[list[int]]) -> None:
     eager = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     assert torch.allclose(eager(longest).logits, logits, atol=1e-4), "eager and sdpa attention disagree"
 
-    if golden.plain:
+    for changes in golden.plain:
         config = copy.deepcopy(model.config)
-        for key, value in golden.plain.items():
+        for key, value in changes.items():
             setattr(config, key, value)
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         plain.load_state_dict(model.state_dict())
         far = (plain(longest).logits - logits).abs().max()
-        assert far > 0.1, f"{golden.name}: without {list(golden.plain)} the logits differ by {far} only"
+        assert far > 0.1, f"{golden.name}: with {changes} the logits differ by {far} only"
     if golden.name == "mistral":
         check_window(model, longest, golden.config.sliding_window)
 

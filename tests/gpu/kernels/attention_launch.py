@@ -23,9 +23,9 @@ ROWS = list(variants())
 OVERRIDE = {}  # kernel -> row: for timings of other variants than those that are compiled
 
 
-def find(kernel, kind, D):
+def find(kernel, kind, D, cap=0):
     """The row for heads of D: the exact one, else the narrowest that masks what a head has not."""
-    rows = [row for row in ROWS if row["kernel"] == kernel and kind in row["kinds"] and (row["constants"]["HEAD_DIM"] == D or not row["constants"]["EXACT"])]
+    rows = [row for row in ROWS if row["kernel"] == kernel and kind in row["kinds"] and row["constants"]["CAP"] == int(cap > 0) and (row["constants"]["HEAD_DIM"] == D or not row["constants"]["EXACT"])]
     return OVERRIDE.get(kernel) or min((row for row in rows if row["constants"]["HEAD_DIM"] >= D), key=lambda row: (-row["constants"]["EXACT"], row["constants"]["HEAD_DIM"]))
 
 
@@ -40,19 +40,19 @@ def as_typed(t, type):
 
 def launch(kernel, kind, heads, args, height="BM"):
     """Runs a kernel over all tiles of `height` rows of `heads` heads; `args` may name more than it takes."""
-    row = find(kernel, kind, args["D"])
+    row = find(kernel, kind, args["D"], args["cap"])
     function, constants = getattr(importlib.import_module(row["module"]), kernel), row["constants"]
     taken = {name: as_typed(args[name], type) for name, type in row["signature"].items()}
     function[(args["M"] // constants[height], heads)](**taken, **constants, num_warps=row["warps"], num_stages=row["stages"])
 
 
-def attention_forward(kind, qkv, bounds, out, lse, Q, C, D, scale, window):
-    args = dict(q_rows=qkv, kv_rows=qkv, bounds=bounds, out=out, lse=lse, M=qkv.shape[0], D=D, heads=Q, kv_heads=C, scale=scale, window=window)
+def attention_forward(kind, qkv, bounds, out, lse, Q, C, D, scale, window, cap=0.0):
+    args = dict(q_rows=qkv, kv_rows=qkv, bounds=bounds, out=out, lse=lse, M=qkv.shape[0], D=D, heads=Q, kv_heads=C, scale=scale, window=window, cap=cap)
     launch("attention_forward", kind, Q, args)
 
 
-def attention_backward(kind, qkv, bounds, out, lse, dout, delta, dqkv, Q, C, D, scale, window):
+def attention_backward(kind, qkv, bounds, out, lse, dout, delta, dqkv, Q, C, D, scale, window, cap=0.0):
     args = dict(q_rows=qkv, kv_rows=qkv, do_rows=dout, bounds=bounds, out=out, lse=lse, delta=delta, dqkv=dqkv,
-                M=qkv.shape[0], D=D, heads=Q, kv_heads=C, scale=scale, window=window)
+                M=qkv.shape[0], D=D, heads=Q, kv_heads=C, scale=scale, window=window, cap=cap)
     launch("attention_backward_q", kind, Q, args)
     launch("attention_backward_kv", kind, C, args, "BN")

@@ -74,17 +74,20 @@ def rmsnorm(kind, small):
     case = Case(kind)
     for H in (64, 576) if small else (*WIDTHS, 1000, 14336, 16384):
         M = 3 if small else 517
-        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd(kind, H), 1e-5
+        x, dy, weight, eps = rnd(kind, M, H, scale=3) + 0.5, rnd(kind, M, H), rnd("f32", H), 1e-5
         y, rstd = poison(kind, M, H), floats(M)
-        run.rmsnorm_forward(kind, x, weight, y, rstd, eps)
+        run.rmsnorm_forward(kind, x, weight, None, y, rstd, eps)
         x64, w64, g = x.double(), weight.double(), dy.double() * weight.double()
         r64 = (x64.square().mean(1) + eps).rsqrt()
         case.near("rstd", rstd, r64, 2e-6)
         case.near("y", y, x64 * r64[:, None] * w64)
         y2, rstd2 = poison(kind, M // 2, H), floats(M // 2)
-        run.rmsnorm_forward(kind, *elsewhere(x), weight, y2, rstd2, eps)
+        run.rmsnorm_forward(kind, *elsewhere(x), weight, None, y2, rstd2, eps)
         case.same("y elsewhere", y2, *elsewhere(y))
         case.same("rstd elsewhere", rstd2, *elsewhere(rstd))
+        added, y3 = rnd(kind, M, H), poison(kind, M, H)
+        run.rmsnorm_forward(kind, x, weight, added, y3, rstd, eps)
+        case.near("y + residual", y3, added.double() + x64 * (x64.square().mean(1) + eps).rsqrt()[:, None] * w64)
 
         r64 = rstd.double()[:, None]
         dx64 = r64 * (g - x64 * r64**2 * (g * x64).mean(1, keepdim=True))
@@ -120,7 +123,7 @@ def rope(kind, small):
     # Heads of q and k, features of a head, and how many of them are rotated.
     every = ((4, 2, 64, 64), (3, 3, 36, 36), (2, 1, 128, 128), (3, 1, 64, 24), (2, 2, 16, 2)) if small else (
         (32, 32, 128, 128), (32, 8, 128, 128), (9, 3, 64, 64), (64, 8, 64, 64), (14, 2, 64, 64), (40, 8, 128, 128), (8, 4, 256, 256), (5, 5, 32, 32), (32, 32, 80, 80),
-        (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (3, 2, 34, 10), (4, 2, 64, 2))
+        (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (8, 4, 512, 512), (2, 1, 400, 400), (3, 2, 34, 10), (4, 2, 64, 2))
     for Q, C, D, rotated in every:
         M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
         positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
@@ -132,7 +135,7 @@ def rope(kind, small):
         factor = None if scale is None else scale[positions.long()].double()[:, None, None]
         for norm in (False, True):
             qkv, dout = rnd(kind, M, W, scale=2), rnd(kind, M, W)
-            weights = (rnd(kind, D), rnd(kind, D)) if norm else None
+            weights = (rnd("f32", D), rnd("f32", D)) if norm else None
             x64 = qkv.double().requires_grad_()
             out64 = rope_reference(x64, c, s, factor, Q, C, D, weights and [w.double() for w in weights], eps)
             out64.backward(dout.double())
@@ -152,6 +155,72 @@ def rope(kind, small):
             run.rope_backward(kind, dout2, positions2, cos, sin, scale, qkv2 if norm else None, q, k, Q, C, D, eps)
             case.same("out elsewhere", out2, *elsewhere(out))
             case.same("dqkv elsewhere", dout2, *elsewhere(dqkv))
+    return case
+
+
+def geglu(kind, small):
+    case = Case(kind)
+    for I in (64, 200) if small else (256, 2048, 6912, 15360, 200):
+        M = 3 if small else 333
+        both, dh = rnd(kind, M, 2 * I, scale=2), rnd(kind, M, I)
+        wide = rnd(kind, M, 3 * I)
+        for name, gate, up in (("", both[:, :I], both[:, I:]), (" of columns", both[:, :I].contiguous(), wide[:, I : 2 * I])):
+            gate64, up64 = (t.double().requires_grad_() for t in (gate, up))
+            h64 = torch.nn.functional.gelu(gate64, approximate="tanh") * up64
+            h64.backward(dh.double())
+            h = poison(kind, M, I)
+            run.geglu_forward(kind, gate, up, h)
+            case.near("h" + name, h, h64.detach())
+            dgate = poison(kind, M, I)
+            run.geglu_backward(kind, dh, gate, up, dgate, None)
+            case.near("dgate" + name, dgate, gate64.grad)
+            gate2, up2, dh2 = elsewhere(gate.contiguous(), up.contiguous(), dh)
+            h2 = poison(kind, M // 2, I)
+            run.geglu_forward(kind, gate2, up2, h2)
+            case.same("h elsewhere", h2, *elsewhere(h))
+            if name == "":  # in place
+                alone = dgate.clone()
+                run.geglu_backward(kind, dh, gate, up, gate, up)
+                case.same("dgate in place", both[:, :I], alone)
+                case.near("dup in place", both[:, I:], up64.grad)
+    return case
+
+
+def shaped(kind, small):
+    """Cross-entropy of logits with a scale and a cap."""
+    case = Case(kind)
+    for scale, cap in ((0.2, 0.0), (1.0, 12.0), (0.7, 9.0)):
+        for T, V, classes in ((3, 200, 193),) if small else ((65, 262144, 262144), (129, 49160, 49155), (33, 200, 193)):
+            logits, weights = rnd(kind, T, V, scale=5), torch.rand(T, device=DEVICE)
+            logits[:, classes:] = float("nan")
+            targets = torch.randint(0, classes, (T,), device=DEVICE, dtype=torch.int32)
+            right = torch.arange(0, T, 2, device=DEVICE)
+            logits[right, targets[right].long()] = 24 + 2 * torch.rand(len(right), device=DEVICE).to(logits.dtype)
+            z64 = logits[:, :classes].double().requires_grad_()
+            s64 = cap * (scale * z64 / cap).tanh() if cap else scale * z64
+            loss64 = torch.nn.functional.cross_entropy(s64, targets.long(), reduction="none")
+            (loss64 * weights.double()).sum().backward()
+            loss, hit, before = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), logits.clone()
+            run.xent(kind, logits, classes, targets, weights, loss, hit, 1, scale, cap)
+            case.near("loss", loss, loss64.detach(), 2e-6)
+            case.same("hit", hit, (s64.argmax(1) == targets).int())
+            case.near("dlogits", logits[:, :classes], z64.grad)
+            case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
+            before2, targets2, weights2 = elsewhere(before, targets, weights)
+            run.xent(kind, before2, classes, targets2, weights2, floats(T // 2), ints([-7] * (T // 2)), 1, scale, cap)
+            case.same("dlogits elsewhere", before2, *elsewhere(logits))
+    return case
+
+
+def multiply(kind, small):
+    case = Case(kind)
+    for M, H in ((3, 64), (1, 200)) if small else ((3, 64), (517, 2560), (4096, 5376), (1, 200)):
+        x, factor = rnd(kind, M, H), torch.full((1,), 50.5, device=DEVICE)
+        y = poison(kind, M, H)
+        run.rows_multiply(kind, x, factor, y)
+        case.near("y", y, x.double() * 50.5)
+        run.rows_multiply(kind, x, factor, x)
+        case.same("in place", x, y)
     return case
 
 
@@ -221,4 +290,62 @@ def xent(kind, small):
         run.xent(kind, first2, classes, targets2, weights2, loss2, hit2, 1, scale, cap)
         for name, a, b in (("loss", loss2, loss), ("hit", hit2, hit), ("dlogits", first2, logits)):
             case.same(f"{name} elsewhere", a, *elsewhere(b[last]))
+    return case
+
+
+def add(kind, small):
+    case = Case(kind)
+    for M, H in ((3, 8), (5, 264)) if small else ((1, 8), (333, 4096), (131, 1000), (260_000, 8200)):
+        if kind == "f32" and M == 260_000:
+            continue  # as ptr has shown
+        x, y = rnd(kind, M, H), rnd(kind, M, H)
+        last = slice(max(0, M - 100), M)
+        sums = y[last].double() + x[last].double()
+        run.add_to(kind, x, y)
+        case.near("y", y[last], sums)
+    return case
+
+
+def gate(kind, small):
+    case = Case(kind)
+    for M, W in ((3, 8), (5, 264)) if small else ((1, 8), (333, 4096), (131, 1000)):
+        x, g, dy = rnd(kind, M, W), rnd(kind, M, W, scale=3), rnd(kind, M, W)
+        x64, g64 = (t.double().requires_grad_() for t in (x, g))
+        y64 = x64 * g64.sigmoid()
+        y64.backward(dy.double())
+        y = poison(kind, M, W)
+        run.gate_forward(kind, x, g, y)
+        case.near("y", y, y64.detach())
+        dx, dg = poison(kind, M, W), poison(kind, M, W)
+        run.gate_backward(kind, dy, x, g, dx, dg)
+        case.near("dx", dx, x64.grad)
+        case.near("dgate", dg, g64.grad)
+        run.gate_backward(kind, dy, x, g, dy, g)
+        case.same("dx in place", dy, dx)
+        case.same("dgate in place", g, dg)
+    return case
+
+
+def spans(kind, small):
+    case = Case(kind)
+    for W, A, B in ((40, 16, 8), (24, 8, 8)) if small else ((12288, 4096, 4096), (7168, 5120, 1024), (3072, 2048, 512), (40, 16, 8), (24576, 8192, 8192), (15, 3, 5)):
+        M, eps = 3 if small else 333, 1e-6
+        x, dy, first, second = rnd(kind, M, W, scale=2), rnd(kind, M, W), rnd("f32", A), rnd("f32", B)
+        x64 = x.double().requires_grad_()
+        parts = ((first, x64[:, :A]), (second, x64[:, A : A + B]))
+        y64 = torch.cat([*(w.double() * p * (p.square().mean(1, keepdim=True) + eps).rsqrt() for w, p in parts), x64[:, A + B :]], 1)
+        y64.backward(dy.double())
+        y, rstd = poison(kind, M, W), floats(2, M)
+        run.spans_forward(kind, x, first, second, y, rstd, eps)
+        case.near("y", y, y64.detach())
+        case.same("rest", y[:, A + B :], x[:, A + B :])
+        dx = dy.clone()
+        run.spans_backward(kind, dx, x, first, second, rstd)
+        case.near("dx", dx, x64.grad)
+        x2, dy2 = elsewhere(x, dy)
+        y2, rstd2 = poison(kind, *x2.shape), floats(2, len(x2))
+        run.spans_forward(kind, x2, first, second, y2, rstd2, eps)
+        run.spans_backward(kind, dy2, x2, first, second, rstd2)
+        case.same("y elsewhere", y2, *elsewhere(y))
+        case.same("dx elsewhere", dy2, *elsewhere(dx))
     return case

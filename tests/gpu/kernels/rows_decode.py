@@ -6,7 +6,9 @@ import rows_launch as run
 from rows_check import Case, ints, poison, rnd
 
 LENGTHS = (0, 1, 2, 63, 64, 65, 0, 129, 700, 5)
-SHAPES = ((4, 4, 64, 0), (9, 3, 64, 7), (8, 1, 128, 0), (6, 2, 40, 64), (2, 2, 24, 2**31 - 1), (4, 2, 128, 1))
+# Query heads, key heads, head size, window, and a cap of scores.
+SHAPES = ((4, 4, 64, 0, 0.0), (9, 3, 64, 7, 0.0), (8, 1, 128, 0, 0.0), (6, 2, 40, 64, 0.0), (2, 2, 24, 2**31 - 1, 0.0), (4, 2, 128, 1, 0.0),
+          (4, 2, 256, 90, 0.0), (4, 1, 512, 0, 0.0), (4, 2, 256, 0, 1.5), (2, 1, 200, 3, 0.0))
 
 
 def decode(kind, small):
@@ -14,10 +16,10 @@ def decode(kind, small):
     lengths = (0, 1, 3, 66, 130) if small else (*LENGTHS, 4096, 8191)
     firsts = [3 + sum(lengths[:i]) + 2 * i for i in range(len(lengths))]
     total, M = 3 + sum(lengths) + 2 * len(lengths), len(lengths)
-    for Q, C, D, window in SHAPES:
+    for Q, C, D, window, cap in SHAPES:
         qkv, cache = rnd(kind, M, (Q + 2 * C) * D), rnd(kind, total, 2 * C * D)
         bounds, out = ints([[first, first + n] for first, n in zip(firsts, lengths)]), poison(kind, M, Q * D)
-        run.attention_decode(kind, qkv, cache, bounds, out, Q, C, D, D**-0.5, window)
+        run.attention_decode(kind, qkv, cache, bounds, out, Q, C, D, D**-0.5, window, cap)
         k, v = cache.double().view(total, 2, C, D).unbind(1)
         for m, (first, n) in enumerate(zip(firsts, lengths)):
             if n == 0:
@@ -25,11 +27,12 @@ def decode(kind, small):
                 continue
             seen = slice(first + max(0, n - window if window else 0), first + n)
             q = qkv[m, : Q * D].double().view(C, Q // C, D)
-            p = (D**-0.5 * torch.einsum("cgd,ncd->cgn", q, k[seen])).softmax(-1)
+            s = D**-0.5 * torch.einsum("cgd,ncd->cgn", q, k[seen])
+            p = (cap * (s / cap).tanh() if cap else s).softmax(-1)
             case.near("out", out[m], torch.einsum("cgn,ncd->cgd", p, v[seen]).reshape(-1), 3e-6 if kind == "f32" else None)
         order = torch.tensor([M - 1, 0, M // 2], device=out.device)
         few = poison(kind, 3, Q * D)
-        run.attention_decode(kind, qkv[order].contiguous(), cache, bounds[order].contiguous(), few, Q, C, D, D**-0.5, window)
+        run.attention_decode(kind, qkv[order].contiguous(), cache, bounds[order].contiguous(), few, Q, C, D, D**-0.5, window, cap)
         case.same("elsewhere", few, out[order])
 
         places = ints([4, -1, 0, total - 1, -(2**31), *range(7, 7 + M)][:M])

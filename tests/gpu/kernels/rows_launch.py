@@ -71,10 +71,10 @@ def cache_write(kind, qkv, places, cache, Q, C, D):
     launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window):
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window)
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window, cap)
 
 
 def pool(kernel, kind, given, bounds, out, P):
@@ -90,9 +90,10 @@ def pool_backward(kind, dy, bounds, dx):
     pool("pool_backward", kind, dy, bounds, dx, dy.shape[0])
 
 
-def rmsnorm_forward(kind, x, weight, y, rstd, eps):
+def rmsnorm_forward(kind, x, weight, residual, y, rstd, eps):
     M, H = x.shape
-    launch(find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H), (M,), x, weight, y, rstd, H, eps)
+    row = find("rmsnorm_forward", kind, lambda c: c["BLOCK"] >= H, RESIDUAL=int(residual is not None))
+    launch(row, (M,), x, weight, y if residual is None else residual, y, rstd, H, eps)
 
 
 def rmsnorm_backward(kind, dy, x, weight, rstd, residual, dx):
@@ -110,15 +111,26 @@ def rope_forward(kind, qkv, positions, cos, sin, scale, q_weight, k_weight, out,
     R, scales = cos.shape[1], cos if scale is None else scale
     row = rope_row("rope_forward", kind, D, R, q_weight is not None)
     touched = Q + C if out.data_ptr() == qkv.data_ptr() else Q + 2 * C
-    weights = (qkv, qkv) if q_weight is None else (q_weight, k_weight)
+    weights = (cos, cos) if q_weight is None else (q_weight, k_weight)
     launch(row, (qkv.shape[0], cdiv(touched, row["constants"]["HEADS"])), qkv, positions, cos, sin, scales, *weights, out, Q, C, touched, D, R, int(scale is not None), eps)
 
 
 def rope_backward(kind, dqkv, positions, cos, sin, scale, qkv, q_weight, k_weight, Q, C, D, eps):
     R, scales = cos.shape[1], cos if scale is None else scale
     row = rope_row("rope_backward", kind, D, R, q_weight is not None)
-    optional = (dqkv, dqkv, dqkv) if q_weight is None else (qkv, q_weight, k_weight)
+    optional = (dqkv, cos, cos) if q_weight is None else (qkv, q_weight, k_weight)
     launch(row, (dqkv.shape[0], cdiv(Q + C, row["constants"]["HEADS"])), dqkv, positions, cos, sin, scales, *optional, Q, C, D, R, int(scale is not None), eps)
+
+
+def geglu_forward(kind, gate, up, h):
+    row, (M, I) = find("geglu_forward", kind), h.shape
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), gate, up, h, I, gate.stride(0), up.stride(0))
+
+
+def geglu_backward(kind, dh, gate, up, dgate, dup):
+    row, (M, I) = find("geglu_backward", kind, UP=int(dup is not None)), dh.shape
+    to = dgate if dup is None else dup
+    launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate, up, dgate, to, I, gate.stride(0), up.stride(0), dgate.stride(0), to.stride(0))
 
 
 def swiglu_forward(kind, gate_up, h):
@@ -131,9 +143,43 @@ def swiglu_backward(kind, dh, gate_up, dgate_up):
     launch(row, (M, cdiv(I, row["constants"]["BLOCK"])), dh, gate_up, dgate_up, I)
 
 
+def add_to(kind, x, y):
+    row = find("add_to", kind)
+    launch(row, (cdiv(y.numel(), row["constants"]["BLOCK"]),), x, y, y.numel())
+
+
+def gate_forward(kind, x, gate, y):
+    row = find("gate_forward", kind)
+    launch(row, (cdiv(y.numel(), row["constants"]["BLOCK"]),), x, gate, y, y.numel())
+
+
+def gate_backward(kind, dy, x, gate, dx, dgate):
+    row = find("gate_backward", kind)
+    launch(row, (cdiv(dy.numel(), row["constants"]["BLOCK"]),), dy, x, gate, dx, dgate, dy.numel())
+
+
+def spans_row(name, kind, *widths):
+    return find(name, kind, lambda c: c["BLOCK"] >= max(widths))
+
+
+def spans_forward(kind, x, first, second, y, rstd, eps):
+    (M, W), A, B = x.shape, len(first), len(second)
+    launch(spans_row("spans_forward", kind, A, B, W - A - B), (M, 3), x, first, second, y, rstd, M, W, A, B, eps)
+
+
+def spans_backward(kind, dy, x, first, second, rstd):
+    (M, W), A, B = x.shape, len(first), len(second)
+    launch(spans_row("spans_backward", kind, A, B), (M, 2), dy, x, first, second, rstd, M, W, A, B)
+
+
 def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
     row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
     launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
+
+
+def rows_multiply(kind, x, factor, y):
+    row = find("rows_multiply", kind)
+    launch(row, (cdiv(x.numel(), row["constants"]["BLOCK"]),), x, factor, y, x.numel())
 
 
 def grad_norm_scratch(grads, tensors):

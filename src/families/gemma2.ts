@@ -1,0 +1,25 @@
+// Gemma 2 (Gemma Team 2024): scores of attention and logits have caps, and every second layer has no window.
+
+import type { Definition } from "./definition.ts";
+import { oneRope, slidingLayers } from "./dense.ts";
+import { gemma, readCap, readGemma, slidingBut } from "./gemma.ts";
+import { readRope } from "./rope.ts";
+
+const DEFAULTS = {
+  ...{ hidden: 2304, layers: 26, heads: 8, kvHeads: 4, headDim: 256, intermediate: 9216, vocab: 256000, positions: 8192 },
+};
+
+export const gemma2 = {
+  ...gemma,
+  architectures: ["Gemma2ForCausalLM"],
+  read: (config) => {
+    const layers = config.count("num_hidden_layers", DEFAULTS.layers);
+    const sizes = readGemma(config, DEFAULTS, slidingLayers(config, layers) ?? slidingBut(2, layers));
+    return {
+      ...sizes,
+      ...oneRope(sizes, readRope(config, sizes)),
+      attentionCap: readCap(config, "attn_logit_softcapping", 50),
+      logitCap: readCap(config, "final_logit_softcapping", 30),
+    };
+  },
+} as const satisfies Definition;

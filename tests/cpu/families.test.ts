@@ -1,0 +1,92 @@
+// Families of base models against transformers and PEFT (tests/golden/families): training, logits, greedy generation over what is
+// kept, PEFT's files in both directions, and merging.
+
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { range } from "../../src/base/shape.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
+import { weightsOf } from "../../src/engine/weight-source.ts";
+import { readModelSpec } from "../../src/files/config.ts";
+import { readModelFacts } from "../../src/files/modelfacts.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
+import { openSafetensors } from "../../src/files/safetensors.ts";
+import { factorsIn } from "../../src/methods/layout.ts";
+import { prefill } from "../../src/schedule/decode.ts";
+import { FAMILY_GOLDENS, type FamilyGolden, loadFamilyGolden } from "../helpers/family-golden.ts";
+import { GREEDY, generated, tinyGenerator } from "../helpers/generation.ts";
+import { comparesWithPeft } from "../helpers/peft.ts";
+
+const goldens = FAMILY_GOLDENS.map(loadFamilyGolden);
+afterAll(() => {
+  for (const golden of goldens) golden[Symbol.dispose]();
+});
+
+// PEFT's own fp32 lies up to 3e-7 (losses) and 1.5e-7 (weights) from itself with other micro-batches.
+comparesWithPeft("cpu", "fp32", { loss: 1e-5, gradNorm: 3e-5, weights: 1e-4 }, true, goldens);
+
+const specOf = ({ model }: FamilyGolden) => readModelFacts(model, readModelSpec(model)).spec;
+
+/** The first adapter of a golden as trained, and all of its factors. */
+function savedAll(golden: FamilyGolden) {
+  const saved = readPeftAdapter(golden.adapters[0]!.final, specOf(golden));
+  const of = factorsIn({ from: 0, to: specOf(golden).layers }, saved.targets, saved.method, saved.places);
+  return { saved, factors: of.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) })) };
+}
+
+async function generatorOf(golden: FamilyGolden) {
+  const spec = specOf(golden);
+  const device = new CpuDevice(2);
+  const { saved, factors } = savedAll(golden);
+  const { rank, scale, targets, places } = saved;
+  using source = weightsOf({ folder: golden.model }, spec, device);
+  const adapter = { rank, scale, targets, ...(places ? { places } : {}) };
+  return await tinyGenerator(device, spec, { fill: source.fill, factors: () => factors }, [adapter]); // before the files are closed
+}
+
+describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_, golden) => {
+  test("logits of the base model and of the adapter are transformers'", async () => {
+    using generator = await generatorOf(golden);
+    for (const [adapter, want] of [
+      [-1, golden.logits.base],
+      [0, golden.logits.all],
+    ] as const) {
+      const vocab = want.length / golden.probe.length;
+      const size = Math.max(...want.map(Math.abs));
+      for (const last of range(golden.probe.length)) {
+        const ids = golden.probe.slice(0, last + 1);
+        const [got] = await generator.run(prefill([{ adapter, ids, firstRow: 0 }], 1, generator.tile));
+        const row = want.subarray(last * vocab, (last + 1) * vocab);
+        for (const [i, value] of row.entries()) expect(Math.abs(got![i]! - value) / size).toBeLessThan(1e-5);
+      }
+    }
+  });
+
+  test("greedy generation is transformers', token for token", async () => {
+    using generator = await generatorOf(golden);
+    const wanted = { adapter: 0, prompt: golden.probe.slice(0, 6), limit: golden.greedy.length, seed: 1 };
+    expect(await generated(generator, [wanted], GREEDY)).toEqual([[...golden.greedy]]);
+  });
+
+  test("an adapter is written with PEFT's names, for the same modules", () => {
+    const spec = specOf(golden);
+    const { saved, factors } = savedAll(golden);
+    const folder = join(golden.model, "..", "written");
+    mkdirSync(folder, { recursive: true });
+    const { tensor: _tensor, scale: _scale, ...own } = saved;
+    writePeftAdapter(folder, spec, own, factors);
+    using theirs = openSafetensors(join(golden.adapters[0]!.final, "adapter_model.safetensors"));
+    using ours = openSafetensors(join(folder, "adapter_model.safetensors"));
+    expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
+    const { target_modules: by } = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
+    const modules = [...ours.tensors.keys()].map((name) =>
+      name.replace(/^base_model\.model\./, "").replace(/\.lora_[AB]\.weight$/, ""),
+    );
+    const isTarget = (path: string) =>
+      typeof by === "string" ? new RegExp(`^(?:${by})$`).test(path) : by.some((name: string) => path.endsWith(`.${name}`));
+    expect(modules.filter((path) => !isTarget(path))).toEqual([]);
+    const others = ["model.visual.blocks.0.mlp.gate_proj", "model.vision_tower.layers.0.attention.q_proj"];
+    if (spec.tower !== "model") expect(others.filter(isTarget)).toEqual([]);
+    expect(readPeftAdapter(folder, spec).targets).toEqual(saved.targets);
+  });
+});

@@ -1,0 +1,202 @@
+"""The tiny models of the families' goldens, with the traps of each set to values that show them: unequal scalars, windows shorter
+than rows, heads whose sizes do not follow from the hidden size, layers without rotary embedding, heads rotated in part.
+
+Their weights are not kept: each is a hash of its name in the file and the element's index, so that tests write the same model.
+`plain` undoes a trap; `check` in make.py proves that each changes the logits.
+"""
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+import torch
+import transformers as hf
+
+SMALL = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=64,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-3,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=None,
+)
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WITHIN = {name: f"{'mlp' if name.startswith(('gate', 'up', 'down')) else 'self_attn'}.{name}" for name in ALL}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model, how its files are called, and the linears of a layer by their paths."""
+
+    name: str
+    config: Callable[[], hf.PreTrainedConfig]
+    linears: dict[str, str] = field(default_factory=lambda: WITHIN)
+    tower: str = "model"
+    #: Changes of the text config that undo what sets the family apart, one by one.
+    plain: tuple[dict, ...] = ()
+    #: New names of tensors: what a prefix becomes in the files.
+    renamed: dict[str, str] = field(default_factory=dict)
+    #: Edits config.json, for keys of older files.
+    edit: Callable[[dict], dict] = lambda config: config
+    norm_middle: float = 1.0
+    longest: int = 30
+    #: The longest row of the adapter "few", where it differs.
+    few_longest: int | None = None
+    #: Tokens of the greedy continuation: where it passes the original positions transformers begins anew with the long factors.
+    grown: int = 12
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """lowbias32, of i64 that hold 32 bits."""
+    low = 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & low
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & low
+    return x ^ (x >> 16)
+
+
+def hashed(name: str, shape: list[int], middle: float, scale: float) -> torch.Tensor:
+    """Uniform in middle +- scale, by a hash of the name (FNV-1a, mixed) and the element's index; rounded once."""
+    key = 0x811C9DC5
+    for byte in name.encode():
+        key = ((key ^ byte) * 0x01000193) & 0xFFFFFFFF
+    size = int(torch.tensor(shape).prod())
+    bits = mix(mix(torch.tensor(key)) ^ torch.arange(size))
+    return (middle + ((bits >> 8).double() * 2**-23 - 1) * scale).float().reshape(shape)
+
+
+def old_qwen_vl(config: dict) -> dict:
+    """As released: the text's keys at the top, rope_scaling of type mrope."""
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text |= dict(rope_theta=rope["rope_theta"], rope_scaling=dict(type="mrope", mrope_section=rope["mrope_section"]))
+    del text["model_type"]
+    return config | {key: value for key, value in text.items() if key not in ("architectures", "tie_word_embeddings")}
+
+
+def without_tie(config: dict) -> dict:
+    """A wrapper that leaves out whether its head is tied."""
+    del config["tie_word_embeddings"]
+    return config
+
+
+VISION = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2)
+PIXTRAL = dict(model_type="pixtral", hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, patch_size=4, image_size=16)
+LLAVA = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head.", "model.": ""}
+YARN = dict(
+    rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0,
+    mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3,
+)  # fmt: skip
+GRANITE = dict(embedding_multiplier=6.3, residual_multiplier=0.37, attention_multiplier=0.21, logits_scaling=3.1)
+LONGROPE = dict(
+    rope_type="longrope", rope_theta=300.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.3, 2.0], long_factor=[1.5, 4.0, 9.0],
+    original_max_position_embeddings=16,
+)  # fmt: skip
+LONG_ROPE_FULL = dict(rope_type="default", rope_theta=300.0)
+OLMO3_ROPE = dict(
+    full_attention=dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0),
+    sliding_attention=dict(rope_type="default", rope_theta=90.0),
+)
+
+FAMILIES = [
+    Family(
+        "qwen2_5_vl",
+        lambda: hf.Qwen2_5_VLConfig(
+            text_config=SMALL
+            | dict(use_sliding_window=True, sliding_window=6, max_window_layers=1, rope_parameters=dict(rope_type="default", rope_theta=500.0, mrope_section=[1, 1, 2])),
+            vision_config=VISION | dict(out_hidden_size=32, patch_size=4),
+            tie_word_embeddings=True,
+        ),
+        tower="model.language_model",
+        plain=(dict(layer_types=["full_attention"] * 2),),
+        renamed={"model.language_model.": "model.", "model.visual.": "visual."},
+        edit=old_qwen_vl,
+    ),
+    Family(
+        "qwen3_vl",
+        lambda: hf.Qwen3VLConfig(
+            text_config=SMALL
+            | dict(head_dim=12, rope_parameters=dict(rope_type="default", rope_theta=500.0, mrope_section=[2, 2, 2], mrope_interleaved=True)),
+            vision_config=VISION | dict(out_hidden_size=32, patch_size=4, deepstack_visual_indexes=[0]),
+            tie_word_embeddings=False,
+        ),
+        tower="model.language_model",
+        edit=lambda config: config | dict(text_config=config["text_config"] | dict(tie_word_embeddings=True)),
+    ),
+    Family(
+        "mistral3",
+        lambda: hf.Mistral3Config(
+            text_config=SMALL | dict(model_type="mistral", head_dim=12, sliding_window=None, rope_theta=500.0),
+            vision_config=PIXTRAL,
+            tie_word_embeddings=True,
+        ),
+        tower="model.language_model",
+        renamed=LLAVA,
+        edit=without_tie,
+    ),
+    Family(
+        "ministral3",
+        lambda: hf.Mistral3Config(
+            text_config=SMALL | dict(model_type="ministral3", head_dim=12, rope_parameters=YARN),
+            vision_config=PIXTRAL,
+            tie_word_embeddings=False,
+        ),
+        tower="model.language_model",
+        plain=(dict(rope_parameters=YARN | dict(llama_4_scaling_beta=0.0)), dict(rope_parameters=YARN | dict(factor=1.0))),
+    ),
+    Family(
+        "smollm3",
+        lambda: hf.SmolLM3Config(
+            **SMALL | dict(num_hidden_layers=3),
+            no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=6, rope_parameters=dict(rope_type="default", rope_theta=500.0),
+        ),
+        plain=(dict(no_rope_layers=[1, 1, 1]), dict(layer_types=["full_attention"] * 3)),
+    ),  # fmt: skip
+    Family("granite", lambda: hf.GraniteConfig(**SMALL, **GRANITE, mlp_bias=True, attention_bias=True), plain=tuple({key: 1.0} for key in GRANITE)),
+    Family(
+        "granitemoehybrid",
+        lambda: hf.GraniteMoeHybridConfig(
+            **SMALL, **GRANITE, shared_intermediate_size=40, num_local_experts=0, position_embedding_type=None,
+            layer_types=["full_attention"] * 2, mamba_n_heads=4, tie_word_embeddings=True,
+        ),
+        linears={**{name: WITHIN[name] for name in ALL[:4]}, "input_linear": "shared_mlp.input_linear", "output_linear": "shared_mlp.output_linear"},
+        plain=(*({key: 1.0} for key in GRANITE), dict(position_embedding_type="rope")),
+    ),  # fmt: skip
+    Family(
+        "phi3",
+        lambda: hf.Phi3Config(**SMALL, sliding_window=20, original_max_position_embeddings=16, rope_parameters=dict(LONGROPE)),
+        linears={"qkv_proj": "self_attn.qkv_proj", "o_proj": "self_attn.o_proj", "gate_up_proj": "mlp.gate_up_proj", "down_proj": "mlp.down_proj"},
+        plain=(dict(sliding_window=None), dict(rope_parameters=LONGROPE | dict(long_factor=LONGROPE["short_factor"]))),
+        few_longest=16,
+        grown=10,
+    ),
+    Family(
+        "muse_glimmer",
+        lambda: hf.MuseGlimmerConfig(
+            text_config=SMALL
+            | dict(
+                head_dim=12, num_hidden_layers=3, sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                layer_rope_theta=[500.0, 0, 500.0], rope_parameters=dict(rope_type="default", rope_theta=500.0), qk_scale_factor=2.3,
+                output_multiplier=0.6, final_logit_softcapping=4.0, post_norm_eps=1e-2,
+            ),
+            vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4, pos_emb_height=4, pos_emb_width=4),
+            out_hidden_size=16, projector_hidden_size=16,
+        ),
+        linears={**WITHIN, "self_attn.gate_proj": "self_attn.gate_proj"},
+        tower="model.language_model",
+        plain=(
+            dict(layer_types=["full_attention"] * 3), dict(layer_rope_theta=[500.0] * 3), dict(qk_scale_factor=1.0), dict(output_multiplier=1.0),
+            dict(final_logit_softcapping=20.0), dict(post_norm_eps=1e-6),
+        ),
+        norm_middle=0.0,
+    ),  # fmt: skip
+    Family("olmo2", lambda: hf.Olmo2Config(**SMALL | dict(num_key_value_heads=4), rope_parameters=dict(rope_type="default", rope_theta=500.0))),
+    Family(
+        "olmo3",
+        lambda: hf.Olmo3Config(**SMALL | dict(num_hidden_layers=3), sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters=OLMO3_ROPE),
+        plain=(dict(layer_types=["full_attention"] * 3), dict(rope_parameters=OLMO3_ROPE | dict(full_attention=OLMO3_ROPE["sliding_attention"]))),
+    ),
+]
