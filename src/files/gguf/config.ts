@@ -63,7 +63,8 @@ export function ggufConfig(file: GgufFile): GgufConfig {
   reader.only("rope.dimension_count", headDim, "all of a head is rotated");
   for (const [key, neutral] of Object.entries(NEUTRAL)) {
     const value = reader.value(key);
-    if (value !== undefined && Number(value) !== Number(neutral)) throw reader.wrong(key, `is ${shown(value)}, which is not read`);
+    if (value !== undefined && Number(value) !== Number(neutral))
+      throw reader.wrong(key, `is ${shown(value)}, which is not read`);
   }
   const window = reader.maybe("attention.sliding_window");
   const of = window === null ? known : known.windowed;
