@@ -1,12 +1,13 @@
 // What a run would do, without doing it: its plan as data, its schedule played, and what would make it faster.
 
+import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel } from "../methods/placement.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
-import { type AdapterPlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { adviceFor } from "./advice.ts";
 import { localDevices, planOn, type Reading, type Request, readRequest, specFor } from "./prepare.ts";
@@ -97,6 +98,7 @@ export class PlannedRun {
         steps: adapter.steps,
         tokens: adapter.tokens,
         parameters: adapter.parameters,
+        memory_bytes: sum(bytesOnStages(this.plan, adapter)),
       })),
       notices,
       memory_bytes: { ...memory, total: totalBytes(memory) },
