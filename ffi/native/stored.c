@@ -112,8 +112,11 @@ static void q6_k(const uint8_t *from, float *to) {
     const uint8_t *low = from + part / 4 * 64 + part % 2 * 32, *high = from + 128 + part / 4 * 32;
     const int8_t *scales = (const int8_t *)from + 192 + part * 2;
     int shift = part % 4 / 2 * 4, place = part % 4 * 2;
-    for (int i = 0; i < 32; i++)
-      to[i] = d * (float)scales[i / 16] * (float)(((low[i] >> shift & 15) | ((high[i] >> place & 3) << 4)) - 32);
+    for (int half = 0; half < 32; half += 16) {
+      float scale = d * (float)scales[half / 16];
+      for (int i = half; i < half + 16; i++)
+        to[i] = scale * (float)(((low[i] >> shift & 15) | ((high[i] >> place & 3) << 4)) - 32);
+    }
   }
 }
 

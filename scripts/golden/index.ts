@@ -117,6 +117,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     reads: { path: "out/tokenizers", from: "bun scripts/tokenizers.ts out/tokenizers" },
     args: PUBLIC,
   },
+  tables: {
+    script: "tables/make.py",
+    makes: ["tables/cases.json", "tables/*/*.json", "tables/*/*.safetensors"],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
+  },
   tokenizers: {
     script: "make_tokenizer.py",
     makes: ["tokenizers/cases/*.json", "tokenizers/*/tokenizer.json", "tokenizers/*/tokenizer_config.json"],

@@ -17,11 +17,23 @@ export type PackedFormat = Exclude<WeightFormat, "dense">;
 /** Whether it changes what the weights are, and with them every number of a run. */
 export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8"].includes(precision);
 
-/** A format that all linear weights of a model's files are in, so that holding them so loses nothing; null for none. */
-export type ExactFormat = "bf16" | "nf4" | null;
+/** A format that linear weights of a model's files are in, so that holding them so loses nothing. */
+export type ExactWeights = {
+  readonly format: "bf16" | "nf4";
+  /** Groups of linears that are not wholly in it, as "layer.group". */
+  readonly others: readonly string[];
+};
+
+/** How a device holds linear weights: in one format, but for groups that are dense. */
+export type HeldWeights = { readonly format: WeightFormat; readonly denseGroups?: readonly string[] };
 
 /** How a device that computes in `compute` holds the linear weights of a model. */
-export function weightFormat(precision: Precision, compute: "f32" | "bf16", exact: ExactFormat): WeightFormat {
+export function heldWeights(precision: Precision, compute: "f32" | "bf16", exact: ExactWeights | null): Required<HeldWeights> {
+  const format = formatOf(precision, compute, exact?.format ?? null);
+  return { format, denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [] };
+}
+
+function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWeights["format"] | null): WeightFormat {
   switch (precision) {
     case "int8":
     case "nf4":

@@ -57,6 +57,8 @@ const stageSetup = v.strictObject({
     positions: natural,
     /** How the base's linear weights are held. */
     format: v.picklist(WEIGHT_FORMATS),
+    /** Groups of linears that are dense nevertheless, as "layer.group". */
+    denseGroups: v.exactOptional(v.array(v.string())),
     /** Of a stage that generates: sequences at once, and tokens that each may have. */
     cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
   }),

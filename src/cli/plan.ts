@@ -2,6 +2,7 @@
 
 import { basename } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
+import type { HeldWeights } from "../base/precision.ts";
 import { sum } from "../base/shape.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, percent, shortPath } from "../base/units.ts";
@@ -119,7 +120,7 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
   );
   return [
     `${shortPath(recipe.path)}: ${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}`,
-    `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${sizes.format === "dense" ? device.compute : sizes.format}`,
+    `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${heldText(sizes, device.compute)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
@@ -142,4 +143,12 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
       ? []
       : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),
   ];
+}
+
+/** "nf4", "nf4, 3 groups of linears as bf16" */
+function heldText({ format, denseGroups = [] }: HeldWeights, compute: string): string {
+  if (format === "dense") return compute;
+  return denseGroups.length === 0
+    ? format
+    : `${format}, ${denseGroups.length} ${denseGroups.length === 1 ? "group" : "groups"} of linears as ${compute}`;
 }

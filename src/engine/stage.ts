@@ -96,8 +96,8 @@ export class Stage implements Disposable {
     const freeBefore = device.memory().free;
     const { rows, rank, groups, slots: adapters, format } = sizes;
     requireFormat(device, format);
-    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, format), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, layerRange, format, fill);
+    const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
+    const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
     device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
     const program = programOf(spec, layerRange);

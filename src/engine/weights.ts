@@ -4,7 +4,7 @@
 // each is filled as the device computes, then packed, one after the other: no more than one of them is ever held twice.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import type { PackedFormat, WeightFormat } from "../base/precision.ts";
+import type { HeldWeights, PackedFormat, WeightFormat } from "../base/precision.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
@@ -75,7 +75,7 @@ function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
   const layers = range(to - from).map((i) => {
     const { norms, factors, groups } = layerTensors(spec, from + i);
     return {
-      linears: groups.map((of) => [of.group, linearSlots(of)] as const),
+      linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
       norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
       factors: factors.map(({ factor, name }) => [factor, normSlot(name, 1, 0)] as const),
     };
@@ -123,6 +123,10 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
   return { format, shape: [shape[0]!, shape[1]!], firstRow };
 }
 
+/** Of a group of linears, by its place. */
+const formatOf = ({ format, denseGroups = [] }: HeldWeights, place: string): WeightFormat =>
+  denseGroups.includes(place) ? "dense" : format;
+
 const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
 
 const isScaled = ({ embeddingScale, perLayer }: ModelSpec, { first }: StageLayers): boolean =>
@@ -135,7 +139,7 @@ const roundedTo = (compute: DType, value: number): Float32Array => {
 };
 
 /** Bytes of the arena that `loadWeights` fills. */
-export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, format: WeightFormat): number {
+export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DType, held: HeldWeights): number {
   const slots = slotsOf(spec, layerRange);
   const sizes: number[] = [];
   const count = (slot: Slot | null) => {
@@ -149,7 +153,8 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   }
   for (const layer of slots.layers) {
     for (const [, slot] of [...layer.norms, ...layer.factors]) count(slot);
-    for (const [, { weight, bias }] of layer.linears) {
+    for (const { place, weight, bias } of layer.linears) {
+      const format = formatOf(held, place);
       if (format === "dense") count(weight);
       else sizes.push(partsOf(packedOf(weight, format)).bytes);
       count(bias);
@@ -186,10 +191,10 @@ export async function loadWeights(
   arena: Arena,
   spec: ModelSpec,
   layerRange: StageLayers,
-  format: WeightFormat,
+  held: HeldWeights,
   fill: FillTensor,
 ): Promise<Weights> {
-  using bench = format === "dense" ? null : openBench(device, spec);
+  using bench = held.format === "dense" ? null : openBench(device, spec);
   const load = async (slot: Slot): Promise<Tensor> => {
     const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
@@ -202,7 +207,8 @@ export async function loadWeights(
     else if (rest > 0) device.zero(rowsFrom(whole, row, rest));
     return whole;
   };
-  const pack = async (slot: Slot): Promise<Weight> => {
+  const pack = async (slot: Slot, place: string): Promise<Weight> => {
+    const format = formatOf(held, place);
     if (format === "dense") return load(slot);
     const layout = packedOf(slot, format);
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
@@ -240,8 +246,8 @@ export async function loadWeights(
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
-    for (const [group, { weight, bias }] of layer.linears)
-      linears[group] = { weight: await pack(weight), bias: await maybe(bias) };
+    for (const { group, place, weight, bias } of layer.linears)
+      linears[group] = { weight: await pack(weight, place), bias: await maybe(bias) };
     const norms = new Map<string, Tensor>();
     for (const [weight, slot] of layer.norms) norms.set(weight, await load(slot));
     const factors = new Map<string, Tensor>();

@@ -83,3 +83,13 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
 /** The name of a linear's weight. */
 export const weightName = (spec: ModelSpec, layer: number, linear: Linear): string =>
   `${familyOf(spec).tensors.layers}.${layer}.${modulePath(linear)}.weight`;
+
+/** The paths of the modules that hold the embedding and the output head, which is one where it is tied. */
+export type TableModules = { readonly embedding: string; readonly head: string };
+
+/** `tower`: how the layers' module is called. */
+export function tableModules(spec: ModelSpec, tower = spec.tower): TableModules {
+  const { embedding, head } = familyOf(spec).tensors;
+  const module = (name: string) => name.replace(/\.weight$/, "");
+  return { embedding: module(embedding).replace(/^model\b/, tower), head: module(head) };
+}

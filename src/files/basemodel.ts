@@ -12,6 +12,8 @@ import { openSafetensorsModel } from "./shards.ts";
 import type { ModelTensor } from "./tensor.ts";
 
 export type BaseModelFiles = Disposable & {
+  /** As it was opened. */
+  readonly spec: ModelSpec;
   /** Tensors of the files that the spec knows nothing of. */
   readonly unused: readonly string[];
   readonly tensor: (name: string) => ModelTensor & { readonly dtype: DType };
@@ -37,6 +39,7 @@ export function openBaseModel(path: string, spec: ModelSpec): BaseModelFiles {
     const used = new Set([...tensorShapes(spec).keys()].map((name) => find(name)!.actual));
     const tensor = (name: string) => find(name)!.tensor as ModelTensor & { readonly dtype: DType };
     return {
+      spec,
       unused: files.names.filter((name) => !used.has(name)),
       tensor,
       read: (name, into, from = 0, as) => {

@@ -8,16 +8,19 @@ import { RequestError, RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
+import { familyOf } from "../families/registry.ts";
 import { tensorShapes, weightName } from "../families/tensors.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16 } from "./convert.ts";
 import type { SavedAdapter } from "./peft.ts";
+import { mergeTable, type TableChange } from "./pefttables.ts";
 import { headerOf } from "./safetensors.ts";
 
 export type StoredType = "bf16" | "f32";
 export type Merge = {
+  /** Of the merged model, which may have a head of its own where the base has none. */
   readonly spec: ModelSpec;
   readonly base: BaseModelFiles;
   readonly adapter: SavedAdapter;
@@ -31,6 +34,10 @@ export type MergedTensor = {
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly bytes: number;
+  /** The base model's tensor that it is made from. */
+  readonly from: string;
+  /** How it changes as a table of tokens. */
+  readonly table: TableChange | null;
   /** What is added to it, or null for none. */
   readonly site: { readonly layer: number; readonly linear: Linear } | null;
 };
@@ -52,8 +59,15 @@ export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: numbe
       if (rankAt(adapter, layer, linear) > 0) sites.set(weightName(spec, layer, linear), { layer, linear });
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   const isPart = spec.tower !== "model";
+  const { embedding, head } = familyOf(spec).tensors;
+  const tables = new Map([
+    [embedding, adapter.tables?.embedding],
+    [head, adapter.tables?.head],
+  ]);
   const own = [...tensorShapes(spec)].map(([name, shape]) => {
-    return { name, stored: isPart ? base.stored(name) : name, shape, dtype, site: sites.get(name) ?? null };
+    const from = name === head && base.spec.tiedEmbeddings ? embedding : name; // one table of the base becomes two
+    const stored = isPart && from === name ? base.stored(name) : name;
+    return { name, stored, from, shape, dtype, table: tables.get(name) ?? null, site: sites.get(name) ?? null };
   });
   for (const tensor of [...own, ...(isPart ? base.unused.map((name) => otherPart(name, base)) : [])]) {
     const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
@@ -72,7 +86,7 @@ export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: numbe
 
 function otherPart(name: string, base: BaseModelFiles): Omit<MergedTensor, "bytes"> {
   const { dtype, shape, type, fault } = base.tensor(name);
-  if (dtype && fault === null) return { name, stored: name, shape, dtype, site: null };
+  if (dtype && fault === null) return { name, stored: name, from: name, shape, dtype, table: null, site: null };
   throw new RequestError(
     "export.base",
     `the base model's ${name} is ${type}, which cannot be copied`,
@@ -128,29 +142,30 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
 }
 
 /** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
-function* piecesOf({ name, shape, dtype, site }: MergedTensor, { base, adapter }: Merge) {
+function* piecesOf({ name, from, shape, dtype, table, site }: MergedTensor, { base, adapter }: Merge) {
   const width = shape.at(-1) ?? 1;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
-  const merge =
-    site &&
-    DEFINITIONS[adapter.method].merge({
-      width,
-      rank: rankAt(adapter, site.layer, site.linear),
-      scale: scaleAt(adapter, site.layer, site.linear),
-      tensor: (name) => adapter.tensor(site.layer, site.linear, name as Factor),
-    });
+  const merge = table
+    ? mergeTable(table, width)
+    : site &&
+      DEFINITIONS[adapter.method].merge({
+        width,
+        rank: rankAt(adapter, site.layer, site.linear),
+        scale: scaleAt(adapter, site.layer, site.linear),
+        tensor: (name) => adapter.tensor(site.layer, site.linear, name as Factor),
+      });
   for (let row = 0; row < rows; row += most) {
     const count = Math.min(most, rows - row);
     const at = row * width * bytesOf(dtype);
     if (!merge) {
       const bytes = new Uint8Array(new ArrayBuffer(count * width * bytesOf(dtype)));
-      base.read(name, bytes, at, dtype);
+      base.read(from, bytes, at, dtype);
       yield { bytes, from: at };
       continue;
     }
     const values = new Float32Array(new ArrayBuffer(count * width * 4));
-    base.read(name, new Uint8Array(values.buffer), row * width * 4, "f32");
+    base.read(from, new Uint8Array(values.buffer), row * width * 4, "f32");
     merge(values, row);
     if (!allFinite(values))
       throw new RunError(

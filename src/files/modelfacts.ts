@@ -1,7 +1,7 @@
 // What a base model's files say in addition to its config.json. Where the two differ the files are right, as in transformers 5.
 
 import { join } from "node:path";
-import type { ExactFormat } from "../base/precision.ts";
+import type { ExactWeights } from "../base/precision.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { familyOf } from "../families/registry.ts";
@@ -14,8 +14,8 @@ import { isQuantisedTensor, type ModelTensor } from "./tensor.ts";
 export type ModelFacts = {
   /** That of config.json, but with a head of its own where the files have one. */
   readonly spec: ModelSpec;
-  /** What all linear weights of the layers are held in exactly. */
-  readonly exact: ExactFormat;
+  /** What linear weights of the layers are held in exactly; null for none. */
+  readonly exact: ExactWeights | null;
   /** What a user should know. */
   readonly notices: readonly string[];
 };
@@ -26,10 +26,12 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
   const hasOwnHead = config.tiedEmbeddings && areOther(folder, head, embedding);
   const spec = hasOwnHead ? { ...config, tiedEmbeddings: false } : config;
   using files = openBaseModel(folder, spec);
-  const groups = range(spec.layers).flatMap((layer) => layerTensors(spec, layer).groups);
-  const linears = groups.flatMap((group) => group.linears.map(({ name }) => `${name}.weight`));
-  const weights = linears.map((name) => files.tensor(name));
-  const exact = exactFormat(weights);
+  const groups = range(spec.layers).flatMap((layer) =>
+    layerTensors(spec, layer).groups.map(({ group, linears }) => {
+      return { place: `${layer}.${group}`, weights: linears.map(({ name }) => files.tensor(`${name}.weight`)) };
+    }),
+  );
+  const exact = exactWeights(groups);
   const isTiedHead = (name: string) => spec.tiedEmbeddings && (name === head || name === `language_model.${head}`);
   const unused = files.unused.filter((name) => !isTiedHead(name) && !COMPUTED_ANEW.test(name));
   const parts = otherParts(unused, spec);
@@ -41,7 +43,11 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
       ...(hasOwnHead ? [otherHead(folder, head)] : []),
       ...(parts.length > 0 ? [notTrained(folder, parts)] : []),
       ...(unknown.length > 0 ? [leftOut(folder, unknown)] : []),
-      ...quantisedNotices(folder, weights, exact),
+      ...quantisedNotices(
+        folder,
+        groups.flatMap(({ weights }) => weights),
+        exact,
+      ),
       ...unknownKeys(folder),
     ],
   };
@@ -85,23 +91,28 @@ const otherHead = (folder: string, head: string): string =>
   `${join(folder, "config.json")} ties the output head to the embedding (tie_word_embeddings is true), but the model's files have a ${head} of ` +
   "other values, which is used; set tie_word_embeddings to false there";
 
-const exactFormat = (weights: readonly ModelTensor[]): ExactFormat =>
-  weights.every(({ nf4 }) => nf4 !== null) ? "nf4" : weights.every(({ dtype }) => dtype === "bf16") ? "bf16" : null;
+type LinearGroup = { readonly place: string; readonly weights: readonly ModelTensor[] };
+
+/** nf4 of any group, or bf16 of all. */
+function exactWeights(groups: readonly LinearGroup[]): ExactWeights | null {
+  const others = groups.filter(({ weights }) => weights.some(({ nf4 }) => nf4 === null)).map(({ place }) => place);
+  if (others.length < groups.length) return { format: "nf4", others };
+  return groups.every(({ weights }) => weights.every(({ dtype }) => dtype === "bf16")) ? { format: "bf16", others: [] } : null;
+}
 
 /** That weights are quantised in the files, and what that means here. */
-function quantisedNotices(path: string, weights: readonly ModelTensor[], exact: ExactFormat): string[] {
+function quantisedNotices(path: string, weights: readonly ModelTensor[], exact: ExactWeights | null): string[] {
   const quantised = weights.filter(isQuantisedTensor);
   if (quantised.length === 0) return [];
   const types = [...new Set(quantised.map(({ type }) => type))].sort().join(", ");
-  const which =
-    quantised.length === weights.length
-      ? "its linear weights are"
-      : `${quantised.length} of its ${weights.length} linear weights are`;
-  const isPartly = exact !== "nf4" && weights.some(({ nf4 }) => nf4 !== null);
+  const all = quantised.length === weights.length;
+  const which = all ? "its linear weights are" : `${quantised.length} of its ${weights.length} linear weights are`;
   const how =
-    exact === "nf4"
-      ? "precision auto and nf4 hold them as they are"
-      : `they are dequantised when they are loaded${isPartly ? '; precision = "nf4" holds nf4 as it is, and quantises the others' : ""}`;
+    exact?.format !== "nf4"
+      ? "they are dequantised when they are loaded"
+      : exact.others.length === 0
+        ? "precision auto and nf4 hold them as they are"
+        : 'precision auto holds groups of linears that are wholly nf4 as they are; "nf4" quantises the others, too';
   return [`${path}: ${which} ${types} in its files; ${how}`];
 }
 

@@ -8,6 +8,7 @@ import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
+import { tableModules } from "../families/tensors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
@@ -23,11 +24,13 @@ import {
   storedBy,
   TENSORS,
 } from "../methods/registry.ts";
+import type { BaseModelFiles } from "./basemodel.ts";
 import { toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
 import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
+import { MERGE_ALONE, readTables, TABLE_KEYS, type TableChanges, tableTensors } from "./pefttables.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
@@ -96,6 +99,8 @@ export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & 
   readonly begun?: { readonly init: TakenOff; readonly rank: number; readonly alpha: number };
   /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
   readonly own?: StageSettings & { readonly isDrawnHere: boolean };
+  /** What it changes of embedding and head. */
+  readonly tables?: TableChanges;
   /**
    * A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared
    * tensors.
@@ -122,12 +127,18 @@ export function takenOffBy(folder: string): TakenOff | null {
 /**
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
  * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
- * without `partOf` it is refused. Throws a RequestError that lists what does not fit.
+ * without `partOf` it is refused. Changes of embedding and head are read where the files of the base model are given, and else
+ * refused. Throws a RequestError that lists what does not fit.
  */
-export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfWeight | null = null): SavedAdapter {
+export function readPeftAdapter(
+  folder: string,
+  spec: ModelSpec,
+  partOf: PartOfWeight | null = null,
+  base: BaseModelFiles | null = null,
+): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  const { method, takenOff: init } = checkPeftConfig(config, path);
+  const { method, takenOff: init } = checkPeftConfig(config, path, base ? TABLE_KEYS : []);
   if (init !== null && partOf === null) throw new RequestError("peft.kind", `${path}: init_lora_weights is "${init}"`, CONVERT);
   const { dropout: dropoutKey, settings: settingsIn, shared } = DEFINITIONS[method].peft;
   const rank = countOf(config, "r", path);
@@ -147,6 +158,10 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   using file = openSafetensors(join(folder, "adapter_model.safetensors"));
   const tower = towerOf(file, spec);
   const tensorName = namesIn(tower);
+  const modules = tableModules(spec, tower);
+  const ofTables = tableTensors(file, modules);
+  if (base === null && ofTables.length > 0)
+    throw new RequestError("peft.kind", `${file.path} has ${ofTables[0]}, of embedding or output head`, MERGE_ALONE);
   const rslora = isScaled(method) && config["use_rslora"] === true;
   const hasOwn = (layer: number, linear: Linear) =>
     storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
@@ -161,9 +176,11 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
   const { targets } = placement;
   const settings: StageSettings = settingsIn?.(config) ?? {};
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
-  checkTensors(file, spec, placement, drawn, method, configured, tower);
+  checkTensors(file, spec, placement, drawn, method, configured, tower, ofTables);
+  const tables = base && ofTables.length > 0 ? readTables({ file, config, path, spec, modules, base }) : null;
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
+    if (ofTables.includes(name)) continue;
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);
@@ -181,6 +198,7 @@ export function readPeftAdapter(folder: string, spec: ModelSpec, partOf: PartOfW
     rslora,
     alpha: uniformAlpha(placement, alpha, rslora, method),
     tensor,
+    ...(tables ? { tables } : {}),
   };
   if (init !== null) return besideWeight(saved, init, partOf!, spec);
   if (!shared) return saved;
@@ -252,11 +270,13 @@ function checkTensors(
   method: PeftMethod,
   configured: ConfiguredPlaces,
   tower: string,
+  ofTables: readonly string[],
 ): void {
   const { targets, places } = placement;
   const tensorName = namesIn(tower);
   const wanted = new Map<string, readonly number[]>();
-  const faults: string[] = targets.length === 0 ? ["it has no factor of any linear"] : [];
+  const isEmpty = targets.length === 0 && ofTables.length === 0;
+  const faults: string[] = isEmpty ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
     wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear), layer));
     if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
@@ -271,7 +291,8 @@ function checkTensors(
     if (`${entry.shape}` !== `${shape}`) faults.push(`${name} is [${entry.shape}], expected [${shape}]`);
     else if (!entry.dtype || sizeOf(shape) === 0) faults.push(`${name} is ${entry.type}`);
   }
-  for (const name of file.tensors.keys()) if (!wanted.has(name)) faults.push(`${name} is not known`);
+  for (const name of file.tensors.keys())
+    if (!wanted.has(name) && !ofTables.includes(name)) faults.push(`${name} is not known`);
   if (faults.length === 0) return;
   const lacks = shared.some(({ name }) => !file.tensors.has(name));
   const more = faults.length > SHOWN ? `; and ${faults.length - SHOWN} more` : "";

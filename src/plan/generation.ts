@@ -43,6 +43,7 @@ export function planGeneration(
   adapters: readonly (PoolAdapter & { readonly name: string })[],
   wanted: readonly SequenceSize[],
   format: WeightFormat,
+  denseGroups: readonly string[] = [],
 ): GenerationPlan {
   const { rowTile } = device;
   const tile = tileOf(device);
@@ -62,6 +63,7 @@ export function planGeneration(
     inFlight: 0,
     positions: capacity,
     format,
+    denseGroups,
     cache: { sequences, capacity },
   });
   const free = device.freeBytes * SHARE[device.kind];

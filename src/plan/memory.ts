@@ -50,7 +50,7 @@ export function stageMemory(
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
   const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
-    weights: weightBytes(spec, layerRange, device.compute, format),
+    weights: weightBytes(spec, layerRange, device.compute, sizes),
     adapters: poolBytes({ spec, layers: layerRange, slots, capacity: sizes, compute: device.compute }),
     activations: buffers.activations,
     workspace: buffers.workspace + scratchBytes(device, need),

@@ -4,6 +4,7 @@ import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
 import { linearsOfModel, modulesOf } from "../families/linears.ts";
+import { tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
@@ -44,20 +45,29 @@ const listOf = (spec: ModelSpec): string =>
 
 function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
   const { targets, exclude, layers } = recipe;
+  const tables = tableModules(spec);
+  const named = Object.values(tables).filter((path) => !isAll(targets) && isNamed(path, targets));
+  const table = named.find((path) => exclude === null || !isNamed(path, exclude));
+  if (table !== undefined)
+    throw nothing(
+      recipe,
+      `its targets have ${table}, the ${table === tables.head ? "output head" : "embedding"}`,
+      "adapters are trained on the linear layers of decoder layers alone: leave it out",
+    );
   if (typeof targets !== "string") {
     const unknown = targets.filter((target) => !paths.some((path) => isNamed(path, [target])));
-    const named = unknown.map((target) => `'${target}'`).join(", ");
+    const names = unknown.map((target) => `'${target}'`).join(", ");
     if (unknown.length > 0)
       throw nothing(
         recipe,
-        `${named} is no linear layer of this ${spec.family} model`,
+        `${names} is no linear layer of this ${spec.family} model`,
         `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}`,
       );
   } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
     throw nothing(recipe, `targets "${targets}" matches no linear layer as a whole`, `the base model has ${listOf(spec)}`);
   const without = exclude === null ? [] : typeof exclude === "string" ? [exclude] : exclude.map((name) => [name]);
   for (const one of without)
-    if (!paths.some((path) => isNamed(path, one)))
+    if (![...paths, ...named].some((path) => isNamed(path, one)))
       throw nothing(recipe, `exclude '${one}' matches no linear layer`, `the base model has ${listOf(spec)}`);
   const beyond = (layers ?? []).filter((layer) => layer >= spec.layers);
   if (beyond.length > 0)

@@ -3,7 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { type ExactFormat, weightFormat } from "../base/precision.ts";
+import { type ExactWeights, heldWeights } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -81,8 +81,8 @@ export type PlanOptions = {
   readonly unplanned?: number;
   /** Bytes on a device at most, whatever it says is free: it has refused more. */
   readonly ceiling?: number;
-  /** What all linear weights are held in exactly, by the model's files. */
-  readonly exact?: ExactFormat;
+  /** What linear weights are held in exactly, by the model's files. */
+  readonly exact?: ExactWeights | null;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
 };
@@ -113,13 +113,13 @@ export function makePlan(
   const largest = [...trained, ...generated.map((tokens) => alignUp(tokens, rowTile))];
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
-  const format = weightFormat(recipe.model.precision, device.compute, exact);
-  checkFormat(format, spec);
+  const held = heldWeights(recipe.model.precision, device.compute, exact);
+  checkFormat(held.format, spec);
   const shared = {
     rank: padRank(adapters.flatMap(ranksOf), device),
     ...roomOf(onStages(adapters)),
     positions,
-    format,
+    ...held,
     ...(cache ? { cache } : {}),
   };
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>

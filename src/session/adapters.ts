@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { partOfWeights } from "../engine/initialise.ts";
+import type { BaseModelFiles } from "../files/basemodel.ts";
 import { readJsonObject } from "../files/json.ts";
 import { isModelPath, modelPlace } from "../files/modelpath.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
@@ -40,10 +41,19 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
   return realpathSync(base);
 }
 
-/** Reads an adapter of the model in `base`; the error for one that does not fit names the flag to give. */
-export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag }: Asking): SavedAdapter {
+/**
+ * Reads an adapter of the model at `base`, with changes of embedding and head where the model's files are given; the error for
+ * one that does not fit names the flag to give.
+ */
+export function adapterFor(
+  folder: string,
+  base: string,
+  spec: ModelSpec,
+  { flag }: Asking,
+  files: BaseModelFiles | null = null,
+): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec, partOfWeights(base, spec));
+    return readPeftAdapter(folder, spec, partOfWeights(base, spec), files);
   } catch (error) {
     if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
     const { code, message, hint } = error;

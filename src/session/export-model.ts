@@ -23,6 +23,7 @@ import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, wr
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
+import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
@@ -56,9 +57,10 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const adapterFolder = resolve(folder);
   const baseFolder = baseOf(adapterFolder, named, ASK);
   const output = freeFolder(to, baseFolder);
-  const { spec, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
-  const adapter = adapterFor(adapterFolder, baseFolder, spec, ASK);
-  using base = openBaseModel(baseFolder, spec);
+  const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
+  using base = openBaseModel(baseFolder, own);
+  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);
+  const spec = adapter.tables && !areTied(own, adapter.tables) ? { ...own, tiedEmbeddings: false } : own;
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   for (const notice of notices) print(`notice: ${notice}`);
@@ -68,12 +70,12 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
       `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
     );
   useAllCores();
-  const place = modelPlace(baseFolder);
+  const place = placeOfTexts(baseFolder);
   const copied = copiedFrom(place);
   const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
   try {
     copyBeside(place.folder, part.path, copied);
-    writeConfig(baseFolder, part.path, spec, DTYPES[dtype].theirs);
+    writeConfig(baseFolder, part.path, spec, own.tiedEmbeddings, DTYPES[dtype].theirs);
     addStops(baseFolder, part.path, print);
     writeWeights(part.path, shards, merge, print);
     const started = now();
@@ -97,7 +99,7 @@ function factsOf({ adapter }: Merge, shards: readonly Shard[], seconds: number) 
     targets: adapter.targets,
     ...(adapter.places ? { places: adapter.places } : {}),
     tensors: tensors.length,
-    merged_tensors: tensors.filter(({ site }) => site !== null).length,
+    merged_tensors: tensors.filter(({ site, table }) => site !== null || table !== null).length,
     parameters: sum(tensors.map((tensor) => tensor.bytes / bytesOf(tensor.dtype))),
     bytes,
     files: shards.map(({ file }) => file),
@@ -155,6 +157,18 @@ function partOf(output: string, names: readonly string[]): Part {
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
 
+/** The tokenizer of a GGUF may be in the cache folder; one that has none is told of where answers' ends are looked for. */
+function placeOfTexts(base: string): ModelPlace {
+  const place = modelPlace(base);
+  if (place.gguf === null) return place;
+  try {
+    return { ...place, folder: tokenizerFolder(base) };
+  } catch (error) {
+    if (error instanceof RequestError) return place;
+    throw error;
+  }
+}
+
 /** What is copied from next to a GGUF, which may lie among anything. */
 const BESIDE_GGUF =
   /^(tokenizer.*\.json|tokenizer\.model|.*tokens.*\.json|vocab\..*|merges\.txt|chat_template.*|generation_config\.json|licen[cs]e.*)$/i;
@@ -182,12 +196,12 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
  * The base's config.json with the type that is stored, which transformers 5 calls dtype, and the head as it is written. Nothing
  * in the merged model is quantised.
  */
-function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, stored: string): void {
+function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, wasTied: boolean, stored: string): void {
   const { file, config: found } = readModelConfig(base);
   const config = unquantised(found);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  const says = tower !== "model" || config["tie_word_embeddings"] === true; // with other parts the default is not known
+  const says = wasTied || tower !== "model" || config["tie_word_embeddings"] === true; // with other parts the default is not known
   const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
   const like = file.endsWith(".json") ? readFileSync(file, "utf8") : "{}";
   writeFileAtomic(join(part, "config.json"), jsonLike({ ...config, ...head, ...types }, like));

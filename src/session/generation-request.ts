@@ -50,7 +50,7 @@ export type Question = Prompt & { readonly adapter: number; readonly name: strin
 export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
 
 /**
- * Reads the recipe, adapters and prompts. `exact`: what all linear weights of the base are held in exactly. `notices` about the
+ * Reads the recipe, adapters and prompts. `exact`: what linear weights of the base are held in exactly. `notices` about the
  * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
  */
 export function readGenerateRequest(options: PromptOptions) {

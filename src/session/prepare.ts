@@ -3,7 +3,7 @@
 import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
-import type { ExactFormat } from "../base/precision.ts";
+import type { ExactWeights } from "../base/precision.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
@@ -38,8 +38,8 @@ export type Request = {
   readonly recipe: Recipe;
   readonly spec: ModelSpec;
   readonly data: readonly RequestData[];
-  /** What all linear weights are held in exactly, by the model's files. */
-  readonly exact: ExactFormat;
+  /** What linear weights are held in exactly, by the model's files. */
+  readonly exact: ExactWeights | null;
   /** Notices about the model and the data, for people. */
   readonly notices: readonly string[];
 };

@@ -1,7 +1,7 @@
 // Prompts that are answered under many adapters together: what is known before a weight is read, then tokens as they come.
 
 import { RequestError } from "../base/errors.ts";
-import { weightFormat } from "../base/precision.ts";
+import { heldWeights } from "../base/precision.ts";
 import type { Sampling } from "../data/sample.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { describeDevice } from "../engine/probe.ts";
@@ -49,10 +49,10 @@ export function prepareGeneration(options: GenerationOptions): TextGeneration {
     return { adapter, prompt: ids, limit: limitOf(request, i, options.limit), seed: options.seed };
   });
   const device = describeDevice(request.device, request.precision);
-  const format = weightFormat(request.precision, device.compute, exact);
-  checkFormat(format, spec);
+  const held = heldWeights(request.precision, device.compute, exact);
+  checkFormat(held.format, spec);
   const sizes = wanted.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
-  const plan = planGeneration(spec, device, adapters, sizes, format);
+  const plan = planGeneration(spec, device, adapters, sizes, held.format, held.denseGroups);
   const stops = new Set([...stopTokens(base), ...request.ends]);
   const answers = questions.map((question): Answer => ({ question, ids: [], end: null }));
   return {

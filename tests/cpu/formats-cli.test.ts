@@ -74,4 +74,6 @@ test("a plan counts nested nf4 in its bits", async () => {
   );
   const values = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 544; // of the linears: 4 bytes, or half a byte and a bit
   expect(dense! - packed!).toBeWithin(3.3 * values, 3.5 * values);
+  const some = place.project(recipe(join(place.root, "nf4-some")), ROWS);
+  expect((await place.mlora("plan", some)).out).toContain("held as nf4, 1 group of linears as f32");
 }, 30_000);

@@ -93,7 +93,7 @@ export async function lossOf(path: string, { ids }: FormatCase, kind: "cpu" | "c
   return (await evaluate(bus, plan, work).result).loss;
 }
 
-/** The linears that `device` holds in nf4 as the files have them: what they stand for there, and by the files, as it computes. */
+/** The linears that `device` holds in nf4 as the files have them: what they stand for there, and by the files. */
 export async function keepsNf4(device: Device, path: string) {
   const spec = readModelSpec(path);
   using source = weightsOf({ folder: path }, spec, device);

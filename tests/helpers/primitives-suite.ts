@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { weightFormat } from "../../src/base/precision.ts";
+import { heldWeights } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
@@ -61,7 +61,7 @@ async function runAll(place: PrimitivesPlace): Promise<ReadonlyMap<string, strin
     return { train: rows, eval: [] };
   });
   const device = { ...chooseDevice(place.device, place.precision), host: "" };
-  const plan = makePlan(recipe, readModelSpec(place.model), summaries, [device], { exact: "bf16" });
+  const plan = makePlan(recipe, readModelSpec(place.model), summaries, [device], { exact: { format: "bf16", others: [] } });
   await using bus = await openLocalStages(setupsOf(plan, { folder: place.model }));
   const output = join(place.root, "run");
   mkdirSync(output);
@@ -82,7 +82,7 @@ async function generated(
   const request = readGenerateRequest({ base: place.model, adapters: [folder ?? "base"], prompt: "x", isRaw: true });
   const device = chooseDevice(place.device, place.precision);
   const adapter = folder === null ? -1 : 0;
-  const format = weightFormat(place.precision, device.compute, request.exact);
+  const { format } = heldWeights(place.precision, device.compute, request.exact);
   const plan = planGeneration(request.spec, device, request.adapters, [{ adapter, prompt: prompt.length, limit }], format);
   await using engine = await openGeneration(plan, { folder: place.model }, request.adapters);
   const ids: number[] = [];

@@ -64,11 +64,19 @@ describe("a recipe's keys", () => {
   test.each([
     ['targets = "nothing"', "matches no linear layer as a whole"],
     ['exclude = ["lm_head"]', "exclude 'lm_head' matches no linear layer"],
+    ['targets = ["q_proj", "lm_head"]', "its targets have lm_head, the output head"],
+    ['targets = ["embed_tokens"]', "its targets have model.embed_tokens, the embedding"],
+    ['targets = ".*(q_proj|lm_head)"', "its targets have lm_head, the output head"],
+    ['targets = ".*(q_proj|embed_tokens)"', "its targets have model.embed_tokens, the embedding"],
     ["layers = [9]", "layers has 9"],
     ['rank_pattern = { k_proj = 3 }\ntargets = ["q_proj"]', 'rank_pattern "k_proj" matches none of its modules'],
     ["alpha_pattern = { x = 3 }", 'alpha_pattern "x" matches none of its modules'],
     ['exclude = ".*"', "leave no linear layer"],
   ])("%s is an error", (keys, told) => expect(() => place(keys)).toThrow(told));
+
+  test("an expression of all modules may have the output head taken out", () => {
+    expect(place('targets = ".*(q_proj|lm_head)"\nexclude = ["lm_head"]').targets).toEqual(["q_proj"]);
+  });
 
   test("an expression of Python's alone is reported with its place", () => {
     expect(() => recipe('targets = "(?P<n>q)"')).toThrow("/r.toml:6:1");

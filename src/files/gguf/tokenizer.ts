@@ -1,7 +1,5 @@
-// The tokenizer of a GGUF is the tokenizer.json next to it, which must be of the same model: its ids are those of the
-// embedding's rows.
+// A tokenizer.json next to a GGUF must be of the same model: its ids are those of the embedding's rows.
 
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError } from "../../base/errors.ts";
 import { type JsonObject, readJsonObject } from "../json.ts";
@@ -10,17 +8,11 @@ import { openGguf } from "./header.ts";
 const TOKENS = "tokenizer.ggml.tokens";
 
 /**
- * Compares the tokens of tokenizer.json in `folder` with those that a GGUF lists, where both are there. Throws a RequestError,
+ * Compares the tokens of tokenizer.json in `folder` with those that a GGUF lists, if it does. Throws a RequestError,
  * `model.tokenizer`, for the first that differs.
  */
 export function checkTokenizer(gguf: string, folder: string): void {
   const path = join(folder, "tokenizer.json");
-  if (!existsSync(path))
-    throw new RequestError(
-      "model.tokenizer",
-      `${path}: no such file`,
-      "the tokenizer in a GGUF is not read: put tokenizer.json and tokenizer_config.json of the model that it was made from next to it",
-    );
   const listed = tokensOf(gguf);
   if (listed === null) return;
   for (const [token, id] of entriesOf(readJsonObject(path, "model.tokenizer"))) {
