@@ -1,4 +1,4 @@
-// Fills a stage's weights: from a Hugging Face directory, or with random numbers where only the shape matters (benchmarks).
+// Fills a stage's weights: from the files of a base model, or with random numbers where only the shape matters (benchmarks).
 
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";

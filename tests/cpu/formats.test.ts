@@ -37,7 +37,8 @@ describe.each(BLOCKS.map((of) => [of.type, of] as const))("%s", (type, { raw, va
   });
 
   test("fewer blocks are the first of them", () => {
-    const some = STORED_TYPES[type].values * 3;
+    const { values } = STORED_TYPES[type];
+    const some = Math.min(3, want.length / values - 1) * values;
     const got = new Float32Array(some);
     storedValues(type, bytes, some, "f32", new Uint8Array(got.buffer));
     expect(got).toEqual(want.subarray(0, some).slice());

@@ -83,7 +83,7 @@ describe("refuses", () => {
     [
       "other rows than tokens",
       () => changed("untied-tokens", { trainable_token_indices: [3, 31] }),
-      "is [3,16], expected [2,16]",
+      "is [3,8], expected [2,8]",
     ],
     [
       "no tokens for the rows",
@@ -96,16 +96,16 @@ describe("refuses", () => {
       "modules_to_save names norm",
     ],
     ["half of a pair", () => changed("untied-head", {}, without("lm_head.lora_B.weight")), "lm_head.lora_B.weight is missing"],
-    ["another rank", () => changed("untied-head", { r: 2 }), "is [3,16], expected [2,16]"],
+    ["another rank", () => changed("untied-head", { r: 2 }), "is [3,8], expected [2,8]"],
     [
       "a base that was changed",
-      () => changed("untied-head", {}, replaced("lm_head.base_layer.weight", zeros(40, 16))),
+      () => changed("untied-head", {}, replaced("lm_head.base_layer.weight", zeros(40, 8))),
       "is not the base model's lm_head.weight",
     ],
     [
       "another vocabulary",
-      () => changed("untied-copies", {}, replaced("lm_head.weight", zeros(44, 16))),
-      "lm_head.weight is [44,16], expected [40,16]",
+      () => changed("untied-copies", {}, replaced("lm_head.weight", zeros(44, 8))),
+      "lm_head.weight is [44,8], expected [40,8]",
     ],
     [
       "what is not known",

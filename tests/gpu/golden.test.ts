@@ -6,7 +6,11 @@ import { needs } from "../helpers/needs.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 
 needs("gpu")("cuda in fp32", () => {
-  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, [...GOLDEN_MODELS, ...GEMMA_MODELS, ...ON_LLAMA]);
+  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, [
+    ...GOLDEN_MODELS,
+    ...GEMMA_MODELS,
+    ...ON_LLAMA,
+  ]);
   comparesWithTorch("cuda", "fp32", { loss: 1e-4, gradNorm: 1e-3, weights: 1e-4 });
 });
 

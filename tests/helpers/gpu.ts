@@ -60,7 +60,16 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ attentionScale: 0.05, attentionCap: 2, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true },
   }),
   gemma3: tinySpec({
-    ...{ family: "gemma3", hidden: 64, intermediate: 136, headDim: 256, heads: 4, kvHeads: 1, windows: [60, null], qkNorm: true },
+    ...{
+      family: "gemma3",
+      hidden: 64,
+      intermediate: 136,
+      headDim: 256,
+      heads: 4,
+      kvHeads: 1,
+      windows: [60, null],
+      qkNorm: true,
+    },
     ...{ attentionScale: 0.02, embeddingScale: 8, tiedEmbeddings: true, layerRopes: [1, 0], ropes: ropesOf(256, 256) },
   }),
 };

@@ -99,6 +99,25 @@ test("other words for the same scales are read alike", () => {
   }
 });
 
+test("the text part of a model with others is read as well, wherever the configuration stands", () => {
+  for (const isInner of [false, true]) {
+    const [before, path] = [copy("fp8-blocks"), copy("fp8-blocks")];
+    const file = join(path, "config.json");
+    const { quantization_config, architectures: _, ...text } = JSON.parse(readFileSync(file, "utf8"));
+    const inner = { ...text, model_type: "mistral", sliding_window: null, ...(isInner ? { quantization_config } : {}) };
+    const outer = { architectures: ["Mistral3ForConditionalGeneration"], model_type: "mistral3", tie_word_embeddings: true };
+    writeFileSync(file, JSON.stringify({ ...outer, text_config: inner, ...(isInner ? {} : { quantization_config }) }));
+    changeTensors(path, (t) => {
+      for (const [key, tensor] of [...t]) {
+        t.delete(key);
+        t.set(key.replace(/^model\./, "language_model.model."), tensor);
+      }
+    });
+    const { spec } = check(path);
+    expect(valuesOf(path, spec, Q)).toEqual(valuesOf(before, check(before).spec, Q));
+  }
+});
+
 type Tensors = Map<string, Pick<TensorEntry, "type" | "shape"> & { readonly data: Uint8Array }>;
 
 /** Changes the tensors of a model's file, whatever their types. */

@@ -1,4 +1,4 @@
-// GGUF files: what they say in place of a config.json, and what cannot be read of them, refused in one line. Damage never crashes.
+// GGUF files: what they say in place of a config.json, and what cannot be read of them, in one line. Damage never crashes.
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
@@ -59,7 +59,9 @@ describe("a GGUF", () => {
       "llama.attention.value_length is 8; only 16 is read",
     ],
     ["a part of a head rotated", { metadata: { "llama.rope.dimension_count": 8 } }, "all of a head is rotated"],
-    ["experts", { metadata: { "llama.expert_count": 8 } }, "mixtures of experts"],
+    ["experts", { metadata: { "llama.expert_count": 8 } }, "llama.expert_count is 8, which is not read"],
+    ["a scale of the logits", { metadata: { "llama.logit_scale": 0.25 } }, "llama.logit_scale is 0.25, which is not read"],
+    ["attention in both directions", { metadata: { "llama.attention.causal": false } }, "attention.causal is false"],
     ["layers that differ", { metadata: { "llama.attention.head_count_kv": [2, 4] } }, "differs from layer to layer"],
     [
       "yarn",

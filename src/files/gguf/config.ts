@@ -33,6 +33,13 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
 /** Keys that say nothing of what a layer computes, or the same as others. */
 const SILENT = new Set(["context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_used_count"]);
 
+/** Keys that change what a layer computes, with the value that changes nothing. */
+const NEUTRAL: Readonly<Record<string, number | boolean>> = {
+  ...{ embedding_scale: 1, residual_scale: 1, logit_scale: 1, "attention.scale": 0, "attention.clamp_kqv": 0 },
+  ...{ "attention.max_alibi_bias": 0, attn_logit_softcapping: 0, final_logit_softcapping: 0, expert_count: 0 },
+  ...{ "attention.causal": true, use_parallel_residual: false, "rope.scaling.attn_factor": 1 },
+};
+
 /** What a GGUF says of its model. `unknown`: keys of the architecture that nothing here knows. */
 export type GgufConfig = { readonly config: JsonObject; readonly isPermuted: boolean; readonly unknown: readonly string[] };
 
@@ -54,7 +61,11 @@ export function ggufConfig(file: GgufFile): GgufConfig {
   const headDim = reader.maybe("attention.key_length") ?? hidden / heads;
   reader.only("attention.value_length", headDim, "heads of values have the size of keys");
   reader.only("rope.dimension_count", headDim, "all of a head is rotated");
-  reader.only("expert_count", 0, "mixtures of experts are not read from GGUF");
+  for (const [key, neutral] of Object.entries(NEUTRAL)) {
+    const value = reader.value(key);
+    if (value !== undefined && Number(value) !== Number(neutral))
+      throw reader.wrong(key, `is ${shown(value)}, which is not read`);
+  }
   const window = reader.maybe("attention.sliding_window");
   const of = window === null ? known : known.windowed;
   if (of === null) throw reader.wrong("attention.sliding_window", `is ${window}; a window of a ${named} is not read`);

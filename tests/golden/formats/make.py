@@ -27,7 +27,7 @@ from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
 
 HERE = Path(__file__).resolve().parent
 LENGTH = 20
-BLOCKS = 1024  # values of each type
+BLOCKS = 512  # values of each type
 SMALL = dict(
     hidden_size=32,
     intermediate_size=96,
@@ -66,9 +66,9 @@ def make_blocks() -> None:
         raw = random_blocks(rng, kind, BLOCKS)
         cases.append(dict(type=kind.name, raw=text_of(raw), values=text_of(gguf.dequantize(raw[None], kind).astype(np.float32))))
     for kind, array in (
-        (Q.F32, rng.normal(size=BLOCKS // 4).astype(np.float32)),
+        (Q.F32, rng.normal(size=BLOCKS // 2).astype(np.float32)),
         (Q.F16, np.concatenate([rng.normal(size=250), [6e-8, -3e-5, 65504, np.inf, -0.0, 1]]).astype(np.float16)),
-        (Q.BF16, rng.integers(0, 0x7F80, BLOCKS // 4, dtype=np.uint16)),
+        (Q.BF16, rng.integers(0, 0x7F80, BLOCKS // 2, dtype=np.uint16)),
     ):
         raw = array.view(np.uint8)
         values = gguf.dequantize(raw if kind == Q.BF16 else array, kind).astype(np.float32)
