@@ -1,5 +1,6 @@
 // What a run would do, without doing it: its plan as data, its schedule played, and what would make it faster.
 
+import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
