@@ -50,7 +50,7 @@ const TYPES: Readonly<Record<string, string>> = { bf16: "bf16", fp32: "f32", i64
 
 /** What a launch gives a kernel that is not of the kind that its parameters are, or that it leaves out. */
 function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argument>>): string[] {
-  const wrong = Object.entries(SIGNATURES.get(titleOf(row))!).filter(([name, type]) => {
+  const wrong = Object.entries(SIGNATURES[ROWS.indexOf(row)]!).filter(([name, type]) => {
     const value = args[name];
     const [, element, block] = /^(?:\*|tensordesc<)(\w+)(?:\[([\d, ]*)\].*>)?$/.exec(type) ?? [];
     if (element === undefined) return type === "fp32" ? typeof value !== "number" : !Number.isInteger(value);
