@@ -132,7 +132,7 @@ const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefine
 const isScaled = ({ embeddingScale, perLayer }: ModelSpec, { first }: StageLayers): boolean =>
   (first || perLayer !== null) && embeddingScale !== 1;
 
-/** A number as the device's compute type has it: transformers multiplies embeddings by one of theirs. */
+/** A number as a type has it: of some families transformers multiplies embeddings by one of the weights' type. */
 const roundedTo = (compute: DType, value: number): Float32Array => {
   const rounded = Float32Array.of(value);
   return compute === "bf16" ? toF32(new Uint8Array(toBf16(rounded).buffer), "bf16") : rounded;
@@ -240,7 +240,8 @@ export async function loadWeights(
   const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
   const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
-  if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
+  const scaleType = familyOf(spec).isScaleExact ? "f32" : device.compute;
+  if (embeddingScale) device.write(embeddingScale, roundedTo(scaleType, spec.embeddingScale));
   const embeddingNorm = await maybe(slots.embeddingNorm);
   const own = slots.own && (await loadOwn(slots.own));
   const layers: LayerWeights[] = [];

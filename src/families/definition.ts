@@ -91,6 +91,8 @@ export type Definition = {
   };
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
+  /** embeddingScale is multiplied by as it is; left out: rounded to the type of the weights first. */
+  readonly isScaleExact?: true;
   /**
    * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where
    * tokenizer_config.json names none, or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.

@@ -23,6 +23,7 @@ export function withScalars<S extends Pick<ModelSpec, "normEps">>(config: Config
 
 export const granite = {
   ...dense,
+  isScaleExact: true,
   architectures: ["GraniteForCausalLM"],
   about: { models: "Granite 3.0 to 3.3", golden: "families/granite", on: "2026-11-29" },
   read: (config) => {

@@ -38,6 +38,7 @@ function shared(operation: Operation): Operation {
 
 export const granite4 = {
   ...dense,
+  isScaleExact: true,
   architectures: ["GraniteMoeHybridForCausalLM"],
   about: {
     models: "Granite 4.0 micro, 1B and 350M, those without Mamba layers",

@@ -43,7 +43,8 @@ async function generatorOf(golden: FamilyGolden, folder = golden.model) {
   const { rank, scale, targets, places } = saved;
   using source = weightsOf({ folder }, spec, device);
   const adapter = { rank, scale, targets, ...(places ? { places } : {}) };
-  return await tinyGenerator(device, spec, { fill: source.fill, factors: () => factors }, [adapter]); // before the files are closed
+  // Awaited before the files are closed.
+  return await tinyGenerator(device, spec, { fill: source.fill, factors: () => factors }, [adapter]);
 }
 
 describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_, golden) => {
