@@ -2,8 +2,10 @@
 // would need compiled is found with it on a machine without a GPU.
 
 import { bytesOf } from "../src/base/dtype.ts";
+import { invariant } from "../src/base/errors.ts";
 import { sizeOf } from "../src/base/shape.ts";
 import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
+import type { Argument, Grid } from "../src/device/cuda/kernel.ts";
 import type { Launcher } from "../src/device/cuda/launcher.ts";
 import type { KernelRow } from "../src/device/cuda/manifest.ts";
 import { type Choice, Variant, VariantSet } from "../src/device/cuda/variants.ts";
@@ -12,32 +14,33 @@ import type { Kernel } from "../src/device/kernel.ts";
 import { NullDevice } from "../src/device/null.ts";
 import { CUDA_ROW_TILE } from "../src/device/tile.ts";
 
+type Arguments = Readonly<Record<string, Argument>>;
+
 export class DryGpu extends NullDevice implements Launcher {
   readonly multiprocessors = 1;
-  readonly hasWhole: boolean;
   override readonly formats: NullDevice["formats"];
   readonly #variants: VariantSet;
+  #reserved = 0;
 
-  /** `note` is given each row that is launched, or that another batch of the same adapters may launch. */
+  /** `note` is given each row that is launched, then with grid and arguments, or that another batch may launch. */
   constructor(
     compute: "f32" | "bf16",
     capability: Pick<Gpu, "major" | "minor">,
     rows: readonly KernelRow[],
-    private readonly note: (row: KernelRow) => void,
+    private readonly note: (row: KernelRow, grid?: Grid, args?: Arguments) => void,
   ) {
-    const { kind, hasWhole, formats } = traitsOf(compute, capability);
+    const { kind, formats } = traitsOf(compute, capability);
     const variants = new VariantSet(rows, kind);
-    super(compute, CUDA_ROW_TILE, variants.paddedRanks);
+    super(compute, CUDA_ROW_TILE);
     this.formats = formats;
-    this.hasWhole = hasWhole;
     this.#variants = variants;
   }
 
   override launch<A extends object>(kernel: Kernel<A>, args: A): void;
-  override launch(variant: Variant): void;
-  override launch(kernel: Kernel<object> | Variant, args?: object): void {
-    if (kernel instanceof Variant) this.note(kernel.row);
-    else kernel.cuda(args!, this);
+  override launch(variant: Variant, grid: Grid, args: Arguments): void;
+  override launch(kernel: Kernel<object> | Variant, given: object, args?: Arguments): void {
+    if (kernel instanceof Variant) this.note(kernel.row, given as Grid, args);
+    else kernel.cuda(given, this);
   }
 
   kernel(name: string, choice?: Choice): Variant {
@@ -50,7 +53,13 @@ export class DryGpu extends NullDevice implements Launcher {
     return this.#variants.all(name, choice);
   }
 
-  scratch(): number {
+  override reserveScratch(bytes: number): void {
+    super.reserveScratch(bytes);
+    this.#reserved = Math.max(this.#reserved, bytes);
+  }
+
+  scratch(bytes: number): number {
+    invariant(bytes <= this.#reserved, `a kernel needs ${bytes} bytes of scratch, ${this.#reserved} were planned`);
     return 0;
   }
 

@@ -31,7 +31,7 @@ export async function kernelsFor(
   const found = new Set<KernelRow>();
   const { recomputation } = recipe.run;
   const kinds = Map.groupBy(recipe.adapters, (of) =>
-    JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers]),
+    JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers, of.rank, of.rankPattern]),
   );
   const alone = kinds.size < 2 ? [] : [...kinds.values()].map((of) => of[0]!.name);
   for (const mode of recomputation === "auto" ? (["none", "selective", "full"] as const) : [recomputation])
@@ -44,10 +44,10 @@ export async function kernelsFor(
     const compute = of.recipe.model.precision === "fp32" ? "f32" : "bf16";
     const open = () => new DryGpu(compute, capability, rows, (row) => found.add(row));
     using described = open();
-    const { name, rowTile, paddedRanks, threads } = described;
+    const { name, rowTile, threads } = described;
     const { total: totalBytes, free: freeBytes } = described.memory();
     const memory = { totalBytes, freeBytes };
-    const device = { kind: "cuda", name, compute, rowTile, paddedRanks, threads, ordinal: 0, count: 1, note: null } as const;
+    const device = { kind: "cuda", name, compute, rowTile, threads, ordinal: 0, count: 1, note: null } as const;
     const plan = planOn(of, [{ ...device, ...memory, host: "" }]);
     const stop = new AbortController();
     await using bus = await openLocalStages(setupsOf(plan, { folder: of.recipe.model.path }), stop.signal, open);

@@ -5,7 +5,7 @@
 #define BLOCK 4096 // elements that a thread takes at a time
 #define FACTOR 128 // elements of a block that are of one factor (src/methods/layout.ts)
 
-// The sum of squares of a matrix, row by row: rows and columns of zeros change no bit of it.
+// The sum of squares of a matrix, row by row.
 float grad_norm(const float *grads, int rows, int columns) {
   double total = 0;
   for (int64_t row = 0; row < rows; row++) total += dot(grads + row * columns, grads + row * columns, columns);
@@ -55,5 +55,6 @@ static void sgd_range(void *context, int64_t begin, int64_t end) {
 // One step of one adapter's n parameters; `table` is its row of the kernel's table, whose first number says which optimizer's.
 void adamw_step(float *params, float *grads, float *m, float *v, int64_t n, const int *factors, const float *table) {
   adamw_args a = {params, grads, m, v, table[9], factors, table};
+  if (table[0] == 0) return;
   parallel(n, BLOCK, table[0] == 2 ? sgd_range : adamw_range, &a);
 }

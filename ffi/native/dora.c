@@ -3,6 +3,7 @@
 #include <math.h>
 
 #define COLUMNS 64 // columns of a row that are summed together, and that a thread takes at a time
+#define MOST_RANK 256 // src/methods/definition.ts has the same
 
 typedef struct {
   const float *weight, *a, *b;
@@ -13,7 +14,9 @@ typedef struct {
 static void norm_range(void *context, int64_t begin, int64_t end) {
   const norm_args *n = context;
   for (int64_t row = begin; row < end; row++) {
-    const float *w = n->weight + row * n->width, *b = n->b + row * n->stride;
+    const float *w = n->weight + row * n->width;
+    float b[MOST_RANK];
+    for (int r = 0; r < n->rank; r++) b[r] = n->b[(int64_t)r * n->stride + row];
     double squares = 0;
     for (int first = 0; first < n->width; first += COLUMNS) {
       int count = n->width - first < COLUMNS ? n->width - first : COLUMNS;
@@ -32,7 +35,7 @@ static void norm_range(void *context, int64_t begin, int64_t end) {
   }
 }
 
-// One linear of one adapter: weight [rows, width], a [rank, width], rows of b `stride` apart.
+// Rows of one linear of one adapter: weight [rows, width], a [rank, width], transposed b [rank, rows], its rows `stride` apart.
 void dora_norm(const float *weight, const float *a, const float *b, int rows, int width, int rank, int stride, float scale,
                float *m, float *gain, float *inverse, int begins) {
   norm_args args = {weight, a, b, width, rank, stride, begins, scale, m, gain, inverse};

@@ -3,7 +3,7 @@
 
 typedef struct {
   float *factor, *vector;
-  int columns, ld, stride;
+  int rows, columns, ld;
   uint32_t key;
   float bound;
 } vera_args;
@@ -13,35 +13,67 @@ static inline float draw(uint32_t key, uint32_t index, float bound) {
   return ((float)(int32_t)(mix(key ^ index) >> 8) * 0x1p-23f - 1.0f) * bound;
 }
 
-static void expand_range(void *context, int64_t begin, int64_t end) {
+// A[r, k] = d[r] draw(r ld + k)
+static void expand_a_range(void *context, int64_t begin, int64_t end) {
   const vera_args *a = context;
-  for (int64_t i = begin; i < end; i++) {
-    float *row = a->factor + i * a->ld, scale = a->vector[i];
-    uint32_t first = (uint32_t)(i * a->stride);
-    for (int j = 0; j < a->columns; j++) row[j] = draw(a->key, first + (uint32_t)j, a->bound) * scale;
+  for (int64_t r = begin; r < end; r++) {
+    float *row = a->factor + r * a->columns, scale = a->vector[r];
+    uint32_t first = (uint32_t)(r * a->ld);
+    for (int k = 0; k < a->columns; k++) row[k] = draw(a->key, first + (uint32_t)k, a->bound) * scale;
   }
 }
 
-// One linear of one adapter: rows of `columns` values, `ld` apart; those of the projection are `stride` apart.
-void vera_expand(float *factor, float *vector, int rows, int columns, int ld, int stride, uint32_t key, float bound) {
-  parallel(rows, 1, expand_range, &(vera_args){factor, vector, columns, ld, stride, key, bound});
+// B[n, r] = b[n] draw(n rank + r), held as [rank, n]
+static void expand_b_range(void *context, int64_t begin, int64_t end) {
+  const vera_args *a = context;
+  for (int64_t r = begin; r < end; r++) {
+    float *row = a->factor + r * a->columns;
+    for (int n = 0; n < a->columns; n++)
+      row[n] = draw(a->key, (uint32_t)n * (uint32_t)a->ld + (uint32_t)r, a->bound) * a->vector[n];
+  }
 }
 
-static void reduce_range(void *context, int64_t begin, int64_t end) {
+// One linear of one adapter: A [rank, columns] or, with `is_b`, the transposed B [rank, columns]. `ld`: elements of a row of
+// the projection.
+void vera_expand(float *factor, float *vector, int rank, int columns, int ld, int is_b, uint32_t key, float bound) {
+  parallel(rank, 1, is_b ? expand_b_range : expand_a_range, &(vera_args){factor, vector, rank, columns, ld, key, bound});
+}
+
+static void reduce_a_range(void *context, int64_t begin, int64_t end) {
   const vera_args *a = context;
-  for (int64_t i = begin; i < end; i++) {
-    float *row = a->factor + i * a->ld;
-    uint32_t first = (uint32_t)(i * a->stride);
+  for (int64_t r = begin; r < end; r++) {
+    float *row = a->factor + r * a->columns;
+    uint32_t first = (uint32_t)(r * a->ld);
     double sum = 0;
-    for (int j = 0; j < a->columns; j++) {
-      sum += (double)row[j] * draw(a->key, first + (uint32_t)j, a->bound);
-      row[j] = 0;
+    for (int k = 0; k < a->columns; k++) {
+      sum += (double)row[k] * draw(a->key, first + (uint32_t)k, a->bound);
+      row[k] = 0;
     }
-    a->vector[i] += (float)sum;
+    a->vector[r] += (float)sum;
+  }
+}
+
+#define BLOCK 64 // columns that are summed together
+
+static void reduce_b_range(void *context, int64_t begin, int64_t end) {
+  const vera_args *a = context;
+  for (int64_t first = begin; first < end; first += BLOCK) {
+    int count = end - first < BLOCK ? (int)(end - first) : BLOCK;
+    double sums[BLOCK] = {0};
+    for (int64_t r = 0; r < a->rows; r++) {
+      float *row = a->factor + r * a->columns + first;
+      for (int i = 0; i < count; i++) {
+        sums[i] += (double)row[i] * draw(a->key, (uint32_t)(first + i) * (uint32_t)a->ld + (uint32_t)r, a->bound);
+        row[i] = 0;
+      }
+    }
+    for (int i = 0; i < count; i++) a->vector[first + i] += (float)sums[i];
   }
 }
 
 // The gradient of the vector, added to what it has; that of the factor becomes 0.
-void vera_reduce(float *grad, float *vector, int rows, int columns, int ld, int stride, uint32_t key, float bound) {
-  parallel(rows, 1, reduce_range, &(vera_args){grad, vector, columns, ld, stride, key, bound});
+void vera_reduce(float *grad, float *vector, int rank, int columns, int ld, int is_b, uint32_t key, float bound) {
+  vera_args args = {grad, vector, rank, columns, ld, key, bound};
+  if (is_b) parallel(columns, BLOCK, reduce_b_range, &args);
+  else parallel(rank, 1, reduce_a_range, &args);
 }

@@ -1,75 +1,43 @@
-"""AdamW or SGD, each adapter its own, of all adapters in one launch, and the squares of their gradients' norms.
+"""AdamW or SGD of one adapter, with its own rate, step and clipping, and the squares of its gradient's norm.
 
-    grad_norm     squares[l, s] = sum of squares of tensor s of adapter l: (first element, rows, columns) = tensors[s]
-    adamw_step    for adapters whose optimizer is 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),
-                  v = beta2 v + (1 - beta2) g^2,
+    grad_norm     squares[s] = sum of squares of tensor s: (first element, rows, columns) = tensors[s], a run of rows columns
+                  elements
+    adamw_step    optimizer 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
                   p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps),
                   grad = 0,  copy = bf16(p)
-                  of those whose optimizer is 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
+                  optimizer 2 (SGD):  d = grad coefficient + decay p,  m = momentum m + d,
                   p -= lr (d + momentum m with nesterov, else m);  grad = 0,  copy = bf16(p);  v is not touched
 
-Shapes: params, grads, m, v f32[L, P]; copy bf16[L, P], not touched where COPY = 0; table f32[L, 11] = optimizer, lr, 1 - beta1,
-beta2, 1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third
-and the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S,
-3]; squares f32[L, S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8 and have multiples of
-8 columns.
-
-Blind to padding. The padded rank depends on the other adapters, so rows of zeros anywhere (A: [G R, K]) and columns of zeros at
-the end (B: [N, R]) must not change a bit of a sum. A tensor of at most LOW rows, as A is at any rank (3 x 256), is cut by
-columns: each lane adds its columns from row to row, and a zero adds nothing. A taller one is a B: it is cut by rows, and each
-lane adds every 16th element of its rows. Places and order of what is not zero are the same at every padded rank.
+Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2,
+1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and
+the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
+squares f32[S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8. Sums are the adapter's own:
+nothing else is read.
 
 Launch:
-    grad_norm        grid (SLICES, S, L); part f32[L, S, SLICES] is scratch, written everywhere
-    grad_norm_sum    then, grid (ceil(L S / BLOCK)), size = L S
-    adamw_step       grid (ceil(P / BLOCK), L), no scratch; programs of adapters without an optimizer (0) end at once
+    grad_norm        grid (SLICES, S); part f32[S, SLICES] is scratch, written everywhere
+    grad_norm_sum    then, grid (ceil(S / BLOCK)), size = S
+    adamw_step       grid (ceil(P / BLOCK)), no scratch
 """
 import triton
 import triton.language as tl
 
-LOW = tl.constexpr(768)  # three linears of rank 256: the most rows that A has
-UNROLL = tl.constexpr(16)  # rows that a lane has on their way
-
 
 @triton.jit
-def low_sum(grad, rows, columns, slice, SLICES: tl.constexpr, COLUMNS: tl.constexpr):
-    """Squares of columns slice * COLUMNS .., and of every SLICES-th block after it, from row to row."""
-    total = tl.zeros((COLUMNS,), tl.float32)
-    for first in range(slice * COLUMNS, columns, SLICES * COLUMNS):
-        c = first + tl.arange(0, COLUMNS)
-        for row in range(0, rows, UNROLL):
-            for k in tl.static_range(UNROLL):
-                g = tl.load(grad + tl.cast(row + k, tl.int64) * columns + c, mask=(c < columns) & (row + k < rows), other=0.0)
-                total += g * g
-    return tl.sum(total)
-
-
-@triton.jit
-def tall_sum(grad, rows, columns, slice, SLICES: tl.constexpr, ROWS: tl.constexpr):
-    """Squares of rows slice * ROWS .., and of every SLICES-th block after it; 16 columns at a time."""
-    total = tl.zeros((ROWS, 16), tl.float32)
-    for first in range(slice * ROWS, rows, SLICES * ROWS):
-        row = first + tl.arange(0, ROWS)
-        for column in range(0, columns, 16):
-            c = column + tl.arange(0, 16)
-            g = tl.load(grad + row.to(tl.int64)[:, None] * columns + c[None, :], mask=(row < rows)[:, None] & (c < columns)[None, :], other=0.0)
-            total += g * g
-    return tl.sum(total)
-
-
-@triton.jit
-def grad_norm(grads, tensors, part, P, SLICES: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """The part of one slice of one tensor of one adapter. See the top of the file."""
-    P = P // 128 * 128  # as it is: tells the compiler that adapters are aligned
-    slice, s, l = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+def grad_norm(grads, tensors, part, SLICES: tl.constexpr, BLOCK: tl.constexpr):
+    """The part of one slice of one tensor: every SLICES-th block. See the top of the file."""
+    slice, s = tl.program_id(0), tl.program_id(1)
     first, rows, columns = tl.load(tensors + s * 3), tl.load(tensors + s * 3 + 1), tl.load(tensors + s * 3 + 2)
-    first, columns = first // 8 * 8, columns // 8 * 8
-    grad = grads + l.to(tl.int64) * P + first
-    if rows > LOW:
-        total = tall_sum(grad, rows, columns, slice, SLICES, ROWS)
-    else:
-        total = low_sum(grad, rows, columns, slice, SLICES, COLUMNS)
-    tl.store(part + (l * tl.num_programs(1) + s) * SLICES + slice, total)
+    grad, size = grads + first // 8 * 8, rows * columns
+    whole = size // 8 * 8  # what is loaded by vectors
+    total = tl.zeros((BLOCK,), tl.float32)
+    for at in tl.range(slice * BLOCK, whole, SLICES * BLOCK, loop_unroll_factor=4):
+        i = at + tl.arange(0, BLOCK)
+        g = tl.load(grad + i, mask=i < whole, other=0.0)
+        total += g * g
+    rest = whole + tl.arange(0, 8)  # a vector of ranks has any number of elements
+    g = tl.load(grad + rest, mask=(rest < size) & (slice == 0), other=0.0)
+    tl.store(part + s * SLICES + slice, tl.sum(total) + tl.sum(g * g))
 
 
 @triton.jit
@@ -82,24 +50,19 @@ def grad_norm_sum(part, squares, size, SLICES: tl.constexpr, BLOCK: tl.constexpr
 
 @triton.jit
 def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
-    """BLOCK parameters of one adapter. See the top of the file."""
-    row = table + tl.program_id(1) * 11
-    optimizer = tl.load(row)
-    if optimizer == 0.0:
-        return
-    adam = optimizer == 1.0
+    """BLOCK parameters. See the top of the file."""
+    adam = tl.load(table) == 1.0
     P = P // 128 * 128
-    lr, rest1, beta2, rest2, eps = tl.load(row + 1), tl.load(row + 2), tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)
-    decay, correction1, correction2, coefficient = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8), tl.load(row + 9)
+    lr, rest1, beta2, rest2, eps = tl.load(table + 1), tl.load(table + 2), tl.load(table + 3), tl.load(table + 4), tl.load(table + 5)
+    decay, correction1, correction2, coefficient = tl.load(table + 6), tl.load(table + 7), tl.load(table + 8), tl.load(table + 9)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < P
-    lr = tl.where(tl.load(factors + i // 128, mask=inside, other=0) == 1, tl.load(row + 10), lr)
-    at = tl.program_id(1).to(tl.int64) * P + i
-    g = tl.load(grads + at, mask=inside, other=0.0)
-    m_I = tl.load(m + at, mask=inside, other=0.0)
+    lr = tl.where(tl.load(factors + i // 128, mask=inside, other=0) == 1, tl.load(table + 10), lr)
+    g = tl.load(grads + i, mask=inside, other=0.0)
+    m_I = tl.load(m + i, mask=inside, other=0.0)
     second = i < tl.where(adam, P, 0)  # v is AdamW's
-    v_I = tl.load(v + at, mask=second, other=0.0)
-    p = tl.load(params + at, mask=inside, other=0.0)
+    v_I = tl.load(v + i, mask=second, other=0.0)
+    p = tl.load(params + i, mask=inside, other=0.0)
     g *= coefficient
     if adam:
         m_I += (g - m_I) * rest1
@@ -114,13 +77,12 @@ def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr
     # With a bf16 copy a thread reads 8 neighbours and writes 4, so what one has to read another writes: all must have read.
     # Without the barrier a few gradients in a million were read as the zeros that replace them.
     tl.debug_barrier()
-    tl.store(grads + at, tl.zeros((BLOCK,), tl.float32), mask=inside)
-    tl.store(m + at, m_I, mask=inside)
-    tl.store(v + at, v_I, mask=second)
-    tl.store(params + at, p, mask=inside)
+    tl.store(grads + i, tl.zeros((BLOCK,), tl.float32), mask=inside)
+    tl.store(m + i, m_I, mask=inside)
+    tl.store(v + i, v_I, mask=second)
+    tl.store(params + i, p, mask=inside)
     if COPY:
-        tl.store(copy + at, p.to(tl.bfloat16), mask=inside)
-
+        tl.store(copy + i, p.to(tl.bfloat16), mask=inside)
 
 # What is compiled.
 
@@ -128,7 +90,7 @@ from variants import row
 
 
 def variants():
-    yield row("adamw", "grad_norm", None, "grads:*fp32 tensors:*i32 part:*fp32 P:i64", warps=2, SLICES=32, COLUMNS=256, ROWS=256)
+    yield row("adamw", "grad_norm", None, "grads:*fp32 tensors:*i32 part:*fp32", SLICES=32, BLOCK=1024)
     yield row("adamw", "grad_norm_sum", None, "part:*fp32 squares:*fp32 size:i32", SLICES=32, BLOCK=32)
     for copy in (0, 1):
         tensors = "params:*fp32 grads:*fp32 m:*fp32 v:*fp32 copy:*bf16 factors:*i32 table:*fp32"

@@ -19,8 +19,7 @@ rest as linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil
 import triton
 import triton.language as tl
 
-from dropout import dropout_row_key, dropout_settings
-from linear import ROW_TILE, backward_half, forward_half
+from linear import backward_half, dropout_of_tile, forward_half, low_of_tile
 from tile import halves, load_tile, tile_place
 
 MOST = tl.constexpr(448.0)  # the largest e4m3
@@ -73,8 +72,7 @@ def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
 def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
     """
     Half a tile at a time: the columns' scales take registers. Chosen by a mask, so that no variant contracts the product with
-    what is added to it where another contracts that: an adapter's padded rank, and so its variant, depends on what is
-    co-batched.
+    what is added to it where another contracts that: the variant depends on the widest adapter that is co-batched.
     """
     n = n0 + tl.arange(0, H)
     scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]
@@ -82,117 +80,106 @@ def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
 
 
 @triton.jit
-def fp8_forward(x, x_scale, w, w_scale, y, bias, residual, s, b, scale, ranks, tile_adapter, b_stride, M, N, K, first1, first2,
-                G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, WHOLE: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
-    """y = x w^T with their scales + bias + residual + scale s b^T. See the top of the file."""
-    if not DESC:
-        K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
-        N = N // 16 * 16
+def fp8_forward(x, x_scale, w, w_scale, y, bias, residual, s, low_at, factors, scale, ranks, tile_adapter, factors_stride, scale_stride, ranks_stride, M, N, K, first1, first2, G,
+                BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, RB: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
+    """y = x w^T with their scales + bias + residual + scale s b. See the top of the file."""
+    N = N // 16 * 16  # as they are: tells the compiler that rows are aligned
+    K, first1, first2 = K // 16 * 16, first1 // 8 * 8, first2 // 8 * 8
     H: tl.constexpr = BN // 2
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
+    blocks = tl.cdiv(K, BK)
+    tl.assume(blocks > 0)  # as in linear.py
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLAT):
         tile_m, tile_n = tile_place(tile, tiles_m, tiles_n, GROUP)
         m0, n0 = tile_m * BM, tile_n * BN
         acc = tl.zeros((BM, BN), tl.float32)
-        for k in range(tl.cdiv(K, BK)):
+        for k in range(blocks):
             acc = tl.dot(load_tile(x, m0, k * BK, M, K, BM, BK, DESC), load_tile(w, n0, k * BK, N, K, BN, BK, DESC).T, acc)
-        adapter = -1
-        if LORA:
-            adapter = tl.load(tile_adapter + m0 // ROW_TILE)
+        adapter, three, ends, s_row = low_of_tile(s, low_at, ranks, tile_adapter, ranks_stride, m0, G, BM, LORA)
         left, right = halves(acc, BM, BN)
         left = scaled(left, x_scale, w_scale, m0, n0, N, BM, H)
-        forward_half(left, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0, first1, first2, M, N,
-                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, DESC)
+        forward_half(left, y, bias, residual, s_row, factors, scale, adapter, three, ends, factors_stride, scale_stride, m0, n0, first1, first2, M, N, G,
+                     BM, H, BIAS, RESIDUAL, LORA, RB, WIDE, WHOLE, DESC)
         right = scaled(right, x_scale, w_scale, m0, n0 + H, N, BM, H)
-        forward_half(right, y, bias, residual, s, b, scale, ranks, adapter, b_stride, m0, n0 + H, first1, first2, M, N,
-                     G, R, RB, BM, H, BIAS, RESIDUAL, LORA, WHOLE, DESC)
+        forward_half(right, y, bias, residual, s_row, factors, scale, adapter, three, ends, factors_stride, scale_stride, m0, n0 + H, first1, first2, M, N, G,
+                     BM, H, BIAS, RESIDUAL, LORA, RB, WIDE, WHOLE, DESC)
 
 
 @triton.jit
-def fp8_backward(dy, dy_scale, w, dx, ds, a, ranks, tile_adapter, row_number, dropout, module, a_stride, M, N, K,
-                 G: tl.constexpr, R: tl.constexpr, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-                 LORA: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
+def fp8_backward(dy, dy_scale, w, dx, ds, low_at, factors, ranks, tile_adapter, row_number, dropout, module, factors_stride, ranks_stride, M, N, K, G,
+                 BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+                 LORA: tl.constexpr, RB: tl.constexpr, WIDE: tl.constexpr, DESC: tl.constexpr, FLAT: tl.constexpr):
     """dx = dy w with dy's scales + drop'(ds a); w is turned. See the top of the file."""
-    if not DESC:
-        K = K // 16 * 16
-        N = N // 16 * 16
+    K, N = K // 16 * 16, N // 16 * 16
     H: tl.constexpr = BN // 2
     tiles_m, tiles_k = tl.cdiv(M, BM), tl.cdiv(K, BN)
+    blocks = tl.cdiv(N, BK)
+    tl.assume(blocks > 0)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_k, tl.num_programs(0), flatten=FLAT):
         tile_m, tile_k = tile_place(tile, tiles_m, tiles_k, GROUP)
         m0, k0 = tile_m * BM, tile_k * BN
         acc = tl.zeros((BM, BN), tl.float32)
-        for n in range(tl.cdiv(N, BK)):
+        for n in range(blocks):
             acc = tl.dot(load_tile(dy, m0, n * BK, M, N, BM, BK, DESC), load_tile(w, k0, n * BK, K, N, BN, BK, DESC).T, acc)
         k = k0 + tl.arange(0, BN)
         acc = tl.where((k < K)[None, :], acc * tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None], 0.0)  # as in `scaled`
-        adapter = -1
-        row_key0 = 0
-        row_key1 = 0
-        threshold = 0
-        inverse = 1.0
-        if LORA:
-            adapter = tl.load(tile_adapter + m0 // ROW_TILE)
-            seed, step, threshold, inverse = dropout_settings(dropout, tl.maximum(adapter, 0))
-            row_key0, row_key1 = dropout_row_key(seed, step, module, tl.load(row_number + m0 + tl.arange(0, BM)))
+        adapter, three, ends, ds_row = low_of_tile(ds, low_at, ranks, tile_adapter, ranks_stride, m0, G, BM, LORA)
+        drop = dropout_of_tile(dropout, row_number, adapter, module, m0, BM, LORA)
         left, right = halves(acc, BM, BN)
-        backward_half(left, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0, M, K, G, R, RB, BM, H, LORA, DESC)
-        backward_half(right, dx, ds, a, ranks, adapter, a_stride, row_key0, row_key1, threshold, inverse, m0, k0 + H, M, K, G, R, RB, BM, H, LORA, DESC)
-
+        backward_half(left, dx, ds_row, factors, adapter, three, ends, drop, factors_stride, m0, k0, M, K, BM, H, LORA, RB, WIDE, DESC)
+        backward_half(right, dx, ds_row, factors, adapter, three, ends, drop, factors_stride, m0, k0 + H, M, K, BM, H, LORA, RB, WIDE, DESC)
 
 # What is compiled.
 
-from linear_variants import GROUPS, RANKS, forward_shapes, rank_block_backward, rank_block_forward
+from linear_variants import RANKS_BACKWARD, forward_rows
 
 PRODUCT = {
-    "tma": dict(BM=128, BN=256, BK=128, GROUP=16, DESC=1, FLAT=1),
-    "ptr": dict(BM=128, BN=128, BK=64, GROUP=8, DESC=0, FLAT=0),
+    "tma": dict(BM=128, BN=256, BK=128, GROUP=16, DESC=1),
+    "ptr": dict(BM=128, BN=128, BK=64, GROUP=8, DESC=0),
 }
 ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
 WARPS, STAGES = 8, 3
+TABLES = "low_at:*i32 factors:*i64"
 PARAMETERS = {
     "fp8_quantise": "x:*bf16 columns:*fp32 codes:*fp8e4nv scale:*fp32 K:i32",
     "turn": "codes:*u8 turned:*u8 N:i32 K:i32",
     "fp8_dequantise": "codes:*fp8e4nv scale:*fp32 out:*bf16 K:i32",
-    "fp8_forward": "x:d x_scale:*fp32 w:d w_scale:*fp32 y:d bias:*bf16 residual:d s:d b:d scale:*fp32 ranks:*i32 tile_adapter:*i32 "
-    "b_stride:i64 M:i32 N:i32 K:i32 first1:i32 first2:i32",
-    "fp8_backward": "dy:d dy_scale:*fp32 w:d dx:d ds:d a:d ranks:*i32 tile_adapter:*i32 row_number:*i32 dropout:*i32 module:i32 "
-    "a_stride:i64 M:i32 N:i32 K:i32",
+    "fp8_forward": f"x:d x_scale:*fp32 w:d w_scale:*fp32 y:d bias:*bf16 residual:d s:*bf16 {TABLES} scale:*fp32 ranks:*i32 tile_adapter:*i32 "
+    "factors_stride:i32 scale_stride:i32 ranks_stride:i32 M:i32 N:i32 K:i32 first1:i32 first2:i32 G:i32",
+    "fp8_backward": f"dy:d dy_scale:*fp32 w:d dx:d ds:*bf16 {TABLES} ranks:*i32 tile_adapter:*i32 row_number:*i32 dropout:*i32 module:i32 "
+    "factors_stride:i32 ranks_stride:i32 M:i32 N:i32 K:i32 G:i32",
 }
 
 
-def blocks_of(kernel, BM, BN, BK, RB):
+def blocks_of(kernel, BM, BN, BK):
     """Types and blocks of the tensor descriptors."""
     half = BN // 2
     shared = dict(w=("fp8e4nv", (BN, BK)))
     if kernel == "fp8_forward":
-        return shared | dict(x=("fp8e4nv", (BM, BK)), y=("bf16", (BM, half)), residual=("bf16", (BM, half)), s=("bf16", (BM, RB)), b=("bf16", (1, half, RB)))
-    return shared | dict(dy=("fp8e4nv", (BM, BK)), dx=("bf16", (BM, half)), ds=("bf16", (BM, RB)), a=("bf16", (1, RB, half)))
+        return shared | dict(x=("fp8e4nv", (BM, BK)), y=("bf16", (BM, half)), residual=("bf16", (BM, half)))
+    return shared | dict(dy=("fp8e4nv", (BM, BK)), dx=("bf16", (BM, half)))
 
 
 def variant(kernel, kind, warps, stages=1, **constants):
     signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     if "d" in signature.values():
-        blocks = blocks_of(kernel, *(constants[name] for name in ("BM", "BN", "BK", "RB")))
+        blocks = blocks_of(kernel, *(constants[name] for name in ("BM", "BN", "BK")))
         for name, (dtype, block) in blocks.items():
             signature[name] = f"tensordesc<{dtype}[{','.join(map(str, block))}]>" if constants["DESC"] else f"*{dtype}"
     return dict(module="fp8", kernel=kernel, kinds=[kind], arch=ARCH[kind], dtype="bf16", constants=constants, warps=warps, stages=stages, signature=signature)
 
 
 def variants():
-    """For Hopper, and by pointers for Ada, whose PTX runs on what is later."""
+    """Every row of this family."""
     for kind, product in PRODUCT.items():
+        flat = product["DESC"]
         for columns in (0, 1):
             yield variant("fp8_quantise", kind, 8, COLUMNS=columns, BLOCK=4096)
         yield variant("turn", kind, 4, BLOCK=64)
         yield variant("fp8_dequantise", kind, 4, BLOCK=2048)
-        for bias, residual in ((0, 0), (1, 0), (0, 1), (1, 1)):
-            yield variant("fp8_forward", kind, WARPS, STAGES, G=1, R=16, RB=16, **product, BIAS=bias, RESIDUAL=residual, LORA=0, WHOLE=1)
-        yield variant("fp8_backward", kind, WARPS, STAGES, G=1, R=16, RB=16, **product, LORA=0)
-        for R in RANKS[kind]:
-            for G, bias, residual, whole in forward_shapes(kind):
-                RB = rank_block_forward(R, whole, residual)
-                yield variant("fp8_forward", kind, WARPS, STAGES, G=G, R=R, RB=RB, **product, BIAS=bias, RESIDUAL=residual, LORA=1, WHOLE=whole)
-            for G in GROUPS:
-                yield variant("fp8_backward", kind, WARPS, STAGES, G=G, R=R, RB=rank_block_backward(G, R), **product, LORA=1)
+        for constants in forward_rows(kind, flat):
+            yield variant("fp8_forward", kind, WARPS, STAGES, **product, **constants)
+        for RB, wide in RANKS_BACKWARD[kind]:
+            yield variant("fp8_backward", kind, WARPS, STAGES, **product, LORA=1, RB=RB, WIDE=wide, FLAT=flat & ~wide)
+        yield variant("fp8_backward", kind, WARPS, STAGES, **product, LORA=0, RB=16, WIDE=0, FLAT=flat)

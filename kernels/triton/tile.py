@@ -1,8 +1,7 @@
 """Tiles of matrices, by tensor descriptor (TMA: DESC, sm_90a only) or by pointers. Helpers only, no kernel.
 
-A matrix is row-major and contiguous, its number of columns a multiple of 8. A stack is [L, rows, cols] with `stride` elements
-between its matrices; index -1 is no matrix: it reads as zeros, by descriptor because the place lies outside of the tensor.
-What lies outside reads as zero and is not written. Rows times columns in int64: 128k tokens of 28k features pass 2^31.
+A matrix is row-major and contiguous, its number of columns a multiple of 8. What lies outside reads as zero and is not written.
+Rows times columns in int64: 128k tokens of 28k features pass 2^31.
 """
 import triton
 import triton.language as tl
@@ -18,19 +17,6 @@ def load_tile(base, row0, col0, rows, cols, BR: tl.constexpr, BC: tl.constexpr, 
         col = col0 + tl.arange(0, BC)
         inside = (row < rows)[:, None] & (col < cols)[None, :]
         return tl.load(base + row.to(tl.int64)[:, None] * cols + col[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def load_stacked(base, index, stride, row0, col0, rows, cols, BR: tl.constexpr, BC: tl.constexpr, DESC: tl.constexpr):
-    """[BR, BC] of matrix `index` of a stack; zeros for index -1."""
-    if DESC:
-        return base.load([index, row0, col0]).reshape(BR, BC)
-    else:
-        row = row0 + tl.arange(0, BR)
-        col = col0 + tl.arange(0, BC)
-        inside = (row < rows)[:, None] & (col < cols)[None, :] & (index >= 0)
-        at = index.to(tl.int64) * stride + row.to(tl.int64)[:, None] * cols + col[None, :]
-        return tl.load(base + at, mask=inside, other=0.0)
 
 
 @triton.jit

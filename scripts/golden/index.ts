@@ -70,6 +70,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  families: {
+    script: "families/make.py",
+    makes: ["families/*/golden.json", "families/*/numbers.safetensors"],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
+  },
   generate: {
     script: "generate/make.py",
     makes: ["generate/greedy.json"],
@@ -151,6 +157,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
 export const INPUTS: readonly string[] = ["trl116/template.jinja", "tokenizers/*/*.jinja"];
 /** Scripts of tests/golden that make nothing that is kept, and what makers import. */
 export const HELPERS: readonly string[] = [
+  "families/models.py",
   "jinja/conversations.py",
   "jinja/snippets.py",
   "peft/check_export.py",

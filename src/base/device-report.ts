@@ -9,7 +9,6 @@ export const deviceReport = v.strictObject({
   name: v.string(),
   compute: v.picklist(["f32", "bf16"]),
   rowTile: count,
-  paddedRanks: v.array(count),
   /** Threads of a CPU that share the work, at most; 0 of a GPU. */
   threads: count,
   totalBytes: count,

@@ -8,7 +8,7 @@ import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
-import { adapterCapacity, BLOCKS, layerRange } from "../methods/layout.ts";
+import { adapterSizes, BLOCKS, layerRange } from "../methods/layout.ts";
 import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 
 const anyStep = {
@@ -40,8 +40,8 @@ const stageSetup = v.strictObject({
   layerRange: v.strictObject({ ...layerRange.entries, first: v.boolean(), last: v.boolean() }),
   /** All that decides how much memory a stage takes, next to the model and its layers. */
   sizes: v.strictObject({
-    ...adapterCapacity.entries,
-    /** Adapters that train at once. */
+    ...adapterSizes.entries,
+    /** Adapters that train at once; each takes memory of its own when it joins. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */
     rows: natural,
@@ -122,6 +122,8 @@ const MESSAGES = {
    * `layer` that holds once all layers of the stage have been sent, in order: for what takes long to initialise.
    */
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
+  /** Frees a slot: the memory of the adapter that was there is released. */
+  release: { request: v.strictObject({ slot: count }), reply: v.null() },
   read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
   write: {
     request: v.strictObject({

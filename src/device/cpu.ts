@@ -19,7 +19,6 @@ export class CpuDevice implements Device {
   readonly compute = "f32";
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
-  readonly paddedRanks = [];
   readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
   readonly name: string;
   readonly #host: Host;

@@ -32,10 +32,8 @@ export class CudaDevice implements Device, Launcher {
   readonly rowTile = CUDA_ROW_TILE;
   readonly threads = 0;
   readonly formats: readonly WeightFormat[];
-  readonly paddedRanks: readonly number[];
   readonly name: string;
   readonly multiprocessors: number;
-  readonly hasWhole: boolean;
   readonly #driver: Driver = openDriver();
   readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
@@ -67,12 +65,10 @@ export class CudaDevice implements Device, Launcher {
     };
     const [major, minor] = [ask(attribute.COMPUTE_CAPABILITY_MAJOR), ask(attribute.COMPUTE_CAPABILITY_MINOR)];
     this.multiprocessors = ask(attribute.MULTIPROCESSOR_COUNT);
-    const { kind, hasWhole, formats } = traitsOf(compute, { major, minor });
-    this.hasWhole = hasWhole;
+    const { kind, formats } = traitsOf(compute, { major, minor });
     this.formats = formats;
     this.#variants = new VariantSet(readManifest(), kind);
     this.#kernels = new KernelSet(driver, kind, major);
-    this.paddedRanks = this.#variants.paddedRanks;
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
     try {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));

@@ -89,6 +89,9 @@ export type Offered = { readonly block: Uint8Array; readonly from: number; reado
 /** The bytes of tensors on their way to the host. */
 export type Snapshot = { readonly bytes: Promise<readonly Uint8Array<ArrayBuffer>[]> };
 
+/** Bytes that an allocation takes whole multiples of: a page of a CPU, and what the CUDA driver maps at a time. */
+export const GRANULARITY = { cpu: 2 ** 12, cuda: 2 ** 21, null: 2 ** 12 } as const;
+
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
   /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
@@ -97,8 +100,6 @@ export interface Device extends Disposable {
   readonly compute: "f32" | "bf16";
   /** An adapter's rows begin at a multiple of this, so that a tile of rows belongs to one adapter or to none. */
   readonly rowTile: number;
-  /** The padded ranks that its kernels know, ascending; empty where any will do. */
-  readonly paddedRanks: readonly number[];
   /** How it can hold the base's linear weights. */
   readonly formats: readonly WeightFormat[];
   /** Threads that share the work, each with scratch of its own; 0 where it is not so. */

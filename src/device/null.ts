@@ -22,7 +22,6 @@ export class NullDevice implements Device {
   constructor(
     readonly compute: "f32" | "bf16" = "f32",
     readonly rowTile = 16,
-    readonly paddedRanks: readonly number[] = compute === "bf16" ? [16, 32, 64, 128, 256] : [],
   ) {}
 
   get allocated(): number {

@@ -6,9 +6,7 @@ import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
 import { CpuDevice } from "./cpu.ts";
-import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST, traitsOf } from "./cuda/gpus.ts";
-import { readManifest } from "./cuda/manifest.ts";
-import { VariantSet } from "./cuda/variants.ts";
+import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
 import { CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
 import { CPU_ROW_TILE, CUDA_ROW_TILE } from "./tile.ts";
@@ -58,7 +56,6 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     name,
     compute: "f32",
     rowTile: CPU_ROW_TILE,
-    paddedRanks: [],
     threads: usableCores(),
     totalBytes,
     freeBytes,
@@ -91,7 +88,6 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
       `fp8 needs compute capability 8.9 or later (Ada, Hopper), whose tensor cores have it; ${gpu.name} has ${gpu.capability}`,
       'set precision to "int8" or "nf4", which run on it',
     );
-  const { paddedRanks } = new VariantSet(readManifest(), traitsOf(compute, gpu).kind);
   const { free, total: totalBytes } = gpuMemory(ordinal);
   const freeBytes = Math.max(0, free - DRIVER_BYTES);
   const count = gpus.filter(({ name }) => name === gpu.name).length;
@@ -101,7 +97,6 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
     name: gpu.name,
     compute,
     rowTile: CUDA_ROW_TILE,
-    paddedRanks,
     threads: 0,
     totalBytes,
     freeBytes,

@@ -4,22 +4,21 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import { alignUp, maxOf, sum } from "../base/shape.ts";
+import { alignUp, maxOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { type Group, type groupShape, groupShapes, groupsOfModel } from "../families/linears.ts";
-import type { AdapterLayout } from "../methods/layout.ts";
+import { type Group, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
+import type { LayerRange } from "../methods/layout.ts";
+import { FACTORS } from "../methods/registry.ts";
 import type { Device } from "./device.ts";
 
 export type ScratchNeed = {
   readonly spec: ModelSpec;
-  /** Groups of linears that adapters target. */
-  readonly groups: readonly Group[];
+  readonly layers: LayerRange;
   readonly rows: number; // of the largest micro-batch
-  readonly rank: number; // padded
-  readonly adapters: number;
+  /** Elements of s of the largest micro-batch, of each group that adapters target. */
+  readonly low: Readonly<Partial<Record<Group, number>>>;
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
-  readonly layout: Pick<AdapterLayout, "tensors">;
 };
 
 /** Rows of a tile, and tiles whose gradients one program sums (kernels/triton/lora.py, CHUNK). */
@@ -41,8 +40,10 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     const dropped = rows * maxOf(widths) * 4; // x under its mask
     return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
   }
-  const linears = need.groups.flatMap((group) => linearScratch(compute, group, need));
-  const norms = need.adapters * need.layout.tensors.length * NORM_SLICES * 4;
+  const linears = Object.entries(need.low).flatMap(([group, elements]) =>
+    linearScratch(compute, group as Group, elements, need),
+  );
+  const norms = mostTensors(need) * NORM_SLICES * 4;
   return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
 }
 
@@ -67,20 +68,24 @@ const longest = (spec: ModelSpec): number =>
     ),
   );
 
-const linearScratch = (compute: "f32" | "bf16", group: Group, need: ScratchNeed): number[] =>
-  groupShapes(need.spec, group).flatMap((shape) => productScratch(compute, shape, need));
+const linearScratch = (compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] =>
+  groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
 
+/** `elements` of s; sums of later chunks of an adapter's rows are kept by columns of s and of x or y. */
 function productScratch(
   compute: "f32" | "bf16",
   { in: width, firstColumn }: ReturnType<typeof groupShape>,
-  { rows, rank }: ScratchNeed,
+  elements: number,
 ): number[] {
-  const [out, columns] = [firstColumn.at(-1)!, (firstColumn.length - 1) * rank];
-  const tiles = Math.ceil(rows / ROW_TILE);
-  const blocks = sum(firstColumn.slice(1).map((last, g) => Math.ceil((last - firstColumn[g]!) / UP_COLUMNS[compute])));
+  const columns = maxOf(firstColumn.slice(1).map((last, g) => last - firstColumn[g]!));
+  const chunked = (length: number, chunk: number) => Math.ceil(elements / (ROW_TILE * chunk)) * length;
   return [
-    Math.ceil(width / DOWN_PART) * rows * columns * 4,
-    (blocks * rows + Math.ceil(tiles / UP_CHUNK) * out) * rank * 4,
-    Math.ceil(tiles / DOWN_CHUNK) * columns * width * 4,
+    Math.ceil(width / DOWN_PART) * elements * 4,
+    (Math.ceil(columns / UP_COLUMNS[compute]) * elements + chunked(columns, UP_CHUNK)) * 4,
+    chunked(width, DOWN_CHUNK) * 4,
   ];
 }
+
+/** Tensors that any adapter can have on a stage. */
+const mostTensors = ({ spec, layers }: ScratchNeed): number =>
+  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length;

@@ -5,32 +5,31 @@
 
 import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
-import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
-import { linearBackward, linearForward } from "../ops/linear.ts";
+import type { PeftMethod } from "../methods/registry.ts";
+import { type LowRank, linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
+import type { AdapterWork, LowRows } from "./batch.ts";
 import type { Products } from "./buffers.ts";
-import type { Frozen, Presence } from "./methods/computation.ts";
+import type { Frozen } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import type { TargetGroup } from "./target-group.ts";
+import { siteKey, type TargetGroup } from "./target-group.ts";
 
-/** Whose rows a micro-batch holds, on the device. */
-export type RowTables = {
-  readonly tileAdapter: Tensor;
-  readonly rowNumber: Tensor;
-  readonly dropout: Tensor;
-  readonly presence: Presence;
-};
+/** Whose rows a micro-batch holds, on the device, and what their adapters have it compute. */
+export type RowTables = { readonly tileAdapter: Tensor; readonly rowNumber: Tensor; readonly dropout: Tensor } & AdapterWork;
 
-/** Methods that compute rows themselves. Asked at each launch, so that nothing is made where there is none. */
-const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
+/** A target group with the adapters on it, and the rows of s there. */
+type Adapted = { readonly site: TargetGroup; readonly low: LowRows };
+
+/** The methods that have rows of their own in this pass at a target group. */
+function computing({ presence }: RowTables, site: TargetGroup): readonly PeftMethod[] {
+  if (presence.size === 0) return NONE; // asked at each launch: nothing is made where there is none
+  return [...presence.keys()].filter((method) => (presence.get(method)!.get(siteKey(site)) ?? "none") !== "none");
+}
 const NONE: readonly PeftMethod[] = [];
 
-/** The methods that have rows of their own in this pass and group. */
-function computing({ presence }: RowTables, { group, methods }: TargetGroup): readonly PeftMethod[] {
-  let found: readonly PeftMethod[] = NONE;
-  for (const method of ROW_METHODS)
-    if (methods[method] && (presence[method]?.[group] ?? "none") !== "none") found = [...found, method];
-  return found;
+/** Makes A and B of the adapters in the pass that store neither. */
+function expand(device: Device, { expanding }: RowTables, site: TargetGroup): void {
+  for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.expand(device, site, of);
 }
 
 /**
@@ -39,33 +38,41 @@ function computing({ presence }: RowTables, { group, methods }: TargetGroup): re
  */
 export function forward(
   device: Device,
-  site: TargetGroup | null,
+  at: Adapted | null,
   rows: RowTables,
   { weight, bias }: Frozen,
   io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
   z: Products,
 ): void {
   const { x, s, y, residual } = io;
-  if (!site) {
+  if (!at) {
     linearForward(device, { x, weight, bias, residual, y, lora: null });
     return;
   }
+  const { site } = at;
   const { tileAdapter, presence } = rows;
-  const { b, ranks, scale, firstColumn, group } = site;
-  down(device, site, rows, x, s);
-  const low = { s, b, scale, ranks, tileAdapter, firstColumn };
+  down(device, at, rows, x, s);
+  const lora = lowOf(at, rows, s);
   const methods = computing(rows, site);
-  if (methods.every((method) => presence[method]![group] !== "all"))
-    linearForward(device, { x, weight, bias, residual, y, lora: low });
+  if (methods.every((method) => presence.get(method)!.get(siteKey(site)) !== "all"))
+    linearForward(device, { x, weight, bias, residual, y, lora });
   for (const method of methods) {
-    const of = { site, own: site.methods[method]!, tileAdapter, weight, bias, x, y, residual, lora: low };
+    const of = { site, present: site.present[method]!, tileAdapter, weight, bias, x, y, residual, lora };
     COMPUTATIONS[method].rows!.forward(device, of, z[method]!);
   }
 }
 
+const lowOf = ({ site, low }: Adapted, { tileAdapter }: RowTables, s: Tensor): LowRank => {
+  const { factors, ranks, scale, firstColumn } = site;
+  return { s, lowAt: low.lowAt, span: low.span, factors, scale, ranks, tileAdapter, firstColumn };
+};
+
 /** s = A drop(x) alone, where the output is not wanted again. */
-export function down(device: Device, site: TargetGroup, rows: RowTables, x: Tensor, s: Tensor): void {
-  loraDown(device, { x, a: site.a, s, ranks: site.ranks, module: site.module, ...rows });
+export function down(device: Device, { site, low }: Adapted, rows: RowTables, x: Tensor, s: Tensor): void {
+  const { factors, ranks, module } = site;
+  const { tileAdapter, rowNumber, dropout } = rows;
+  expand(device, rows, site);
+  loraDown(device, { x, s, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout });
 }
 
 /**
@@ -74,7 +81,7 @@ export function down(device: Device, site: TargetGroup, rows: RowTables, x: Tens
  */
 export function backward(
   device: Device,
-  site: TargetGroup | null,
+  at: Adapted | null,
   rows: RowTables,
   weight: Weight,
   io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
@@ -82,20 +89,24 @@ export function backward(
 ): void {
   const { x, s, ds, dx } = io;
   let { dy } = io;
-  if (!site) {
+  if (!at) {
     if (dx) linearBackward(device, { dy, weight, dx, lora: null });
     return;
   }
-  const { tileAdapter } = rows;
-  const { a, b, da, db, ranks, scale, firstColumn, module } = site;
-  const low = { s, b, scale, ranks, tileAdapter, firstColumn };
+  const { site } = at;
+  const { tileAdapter, rowNumber, dropout, expanding } = rows;
+  const { factors, ranks, module } = site;
+  const low = lowOf(at, rows, s);
+  expand(device, rows, site);
   for (const method of computing(rows, site)) {
     const kept = z.kept[method];
     const product = { memory: (kept ?? z.scratch[method])!, isKept: kept !== undefined };
-    const of = { site, own: site.methods[method]!, tileAdapter, weight, x, dy, lora: low };
+    const of = { site, present: site.present[method]!, tileAdapter, weight, x, dy, lora: low };
     dy = COMPUTATIONS[method].rows!.backward(device, of, product);
   }
-  loraUpGrad(device, { dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter });
-  loraDownGrad(device, { x, ds, da, ranks, module, ...rows });
-  if (dx) linearBackward(device, { dy, weight, dx, lora: { ds, a, ranks, module, ...rows } });
+  loraUpGrad(device, { dy, ds, ...low });
+  const input = { ds, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout };
+  loraDownGrad(device, { x, ...input });
+  if (dx) linearBackward(device, { dy, weight, dx, lora: input });
+  for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.reduce(device, site, of);
 }

@@ -1,34 +1,38 @@
-// The adapters of a run on one device: parameters, gradients and moments, stacked as the kernels read them. There are as
-// many slots as adapters train at once; one that leaves makes its slot free for another.
+// The adapters of a run on one device: parameters, gradients and moments, each adapter's in memory of its own, and the tables
+// by which kernels find them. There are as many slots as adapters train at once.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
 
+import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena } from "../device/arena.ts";
+import { Arena, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { GROUPS, type Group, groupShape, groupsOfModel, type Linear } from "../families/linears.ts";
+import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
-  type AdapterCapacity,
   type AdapterLayout,
   type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
   type LayerRange,
+  layoutAdapter,
+  type Place,
+  RANK_TILE,
+  widthIn,
 } from "../methods/layout.ts";
-import { rankAt, scaleAt, trainedAt } from "../methods/placement.ts";
-import { type Factor, frozenIn, type PeftMethod } from "../methods/registry.ts";
+import { rankAt, trainedAt } from "../methods/placement.ts";
+import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
-import type { Extent, MethodSite, Presence } from "./methods/computation.ts";
+import type { RankSpan } from "../ops/linear/low-rank.ts";
+import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { poolBytes, slotRow, takePool } from "./pool-memory.ts";
-import { placeTable } from "./table.ts";
-import type { TargetGroup } from "./target-group.ts";
+import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables } from "./pool-memory.ts";
+import { siteKey, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
 /** What there is of each adapter. */
@@ -38,75 +42,96 @@ const [FRESH, STALE, BEGINS] = [0, 1, 2];
 /** The column of a step's table with the learning rate of all tensors but B. */
 const RATE_BUT_OF_B = 1;
 
+/** An adapter in a slot, with its memory. */
+type Held = {
+  readonly adapter: PoolAdapter;
+  readonly memory: AdapterMemory;
+  readonly arena: Arena;
+  readonly low: ReadonlyMap<Group, GroupRanks>;
+};
+
+/** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
+type GroupRanks = { readonly width: number; readonly span: RankSpan };
+
+/** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
+export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
+
 export class AdapterPool implements Disposable {
-  readonly layout: AdapterLayout;
-  readonly #memory: ReturnType<typeof takePool>;
-  readonly #sites: ReadonlyMap<string, TargetGroup>;
+  readonly #tables: ReturnType<typeof takeTables>;
+  /** By layer. */
+  readonly #sites: ReadonlyMap<number, readonly TargetGroup[]>;
   readonly #arena: Arena;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
-  readonly #layers: LayerRange;
   /** The adapter in each slot; null for none. */
-  readonly #adapters: (PoolAdapter | null)[];
+  readonly #held: (Held | null)[];
 
   constructor(
     readonly device: Device,
     readonly spec: ModelSpec,
-    layers: LayerRange,
-    slots: number,
-    capacity: AdapterCapacity,
+    readonly layers: LayerRange,
+    readonly slots: number,
+    /** False where no adapter is trained. */
+    readonly trains = true,
   ) {
-    const need = { spec, layers, slots, capacity, compute: device.compute };
-    this.#layers = layers;
-    this.#adapters = new Array<PoolAdapter | null>(slots).fill(null);
-    this.#arena = new Arena(device, poolBytes(need), "adapters");
-    this.#memory = takePool((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), need);
-    const { layout, blocks, copy, optimizer, methods, sites } = this.#memory;
-    this.layout = layout;
-    this.#sites = new Map(sites.map((site) => [`${site.layer}.${site.group}`, site]));
-    this.#stale = new Map([...methods].flatMap(([method, { stale }]) => (stale ? [[method, new Int32Array(slots)]] : [])));
-    const places = layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns]);
-    device.write(optimizer.tensors, Int32Array.from(places));
-    device.write(optimizer.factors, factorTable(layout));
-    for (const tensor of [...Object.values(blocks), ...(copy ? [copy] : [])]) device.zero(tensor);
-    for (let slot = 0; slot < slots; slot++) this.#beginDerived(slot);
-    this.#writeTables();
+    this.#held = new Array<Held | null>(slots).fill(null);
+    this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
+    this.#tables = takeTables((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), this);
+    this.#sites = Map.groupBy(this.#tables.sites, ({ layer }) => layer);
+    const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
+    this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
+    for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
   }
 
-  /** The tensors of a group in a layer, or null where no adapter has a target. */
-  site(layer: number, group: Group): TargetGroup | null {
-    return this.#sites.get(`${layer}.${group}`) ?? null;
+  /** The tables of a group in a layer. */
+  site(layer: number, group: Group): TargetGroup {
+    return this.#sites.get(layer)!.find((site) => site.group === group)!;
   }
 
-  get sites(): Iterable<TargetGroup> {
-    return this.#sites.values();
+  /** The adapter in a slot; null where there is none. */
+  adapter(slot: number): PoolAdapter | null {
+    return this.#held[slot]?.adapter ?? null;
   }
 
-  /** The adapters in the slots; null where there is none. */
-  get adapters(): readonly (PoolAdapter | null)[] {
-    return this.#adapters;
+  layout(slot: number): AdapterLayout {
+    return this.#in(slot).memory.layout;
   }
 
-  /** Gives a slot to an adapter, in the state before anything is written there: all zero. */
+  #in(slot: number): Held {
+    const held = this.#held[slot];
+    invariant(held, `no adapter in slot ${slot}`);
+    return held;
+  }
+
+  /**
+   * Gives a slot to an adapter, in the state before anything is written there: all zero. Takes its memory, and releases that
+   * of the adapter that was there. Throws what `Device.allocate` throws; then the slot is empty.
+   */
   admit(slot: number, adapter: PoolAdapter): void {
-    invariant(adapter.rank <= this.layout.rank, `rank ${adapter.rank} in a pool for rank ${this.layout.rank}`);
-    const { blocks, copy } = this.#memory;
-    this.#adapters[slot] = adapter;
-    for (const slots of this.#stale.values()) slots[slot] = FRESH;
-    for (const block of Object.values(blocks)) this.device.zero(slotRow(block, slot));
-    if (copy) this.device.zero(slotRow(copy, slot));
-    this.#writeTables();
-    this.#beginDerived(slot);
+    this.release(slot);
+    const { device, trains } = this;
+    const method = adapter.method ?? "lora";
+    const layout = layoutAdapter(this.spec, this.layers, adapter);
+    const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
+    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
+    const { blocks, copy, scratch, derived, factors, tensors } = memory;
+    for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
+    for (const { name, tensor } of derived)
+      device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
+    device.write(factors, factorTable(layout));
+    device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
+    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
+    this.#writeTables(slot);
   }
 
-  /** Makes what follows from tensors and weight what it is before any refresh. */
-  #beginDerived(slot: number): void {
-    for (const { methods } of this.#sites.values())
-      for (const [method, { derived }] of Object.entries(methods))
-        for (const [name, value] of Object.entries(COMPUTATIONS[method as PeftMethod].derived ?? {})) {
-          const row = slotRow(derived[name]!, slot);
-          this.device.write(row, new Float32Array(sizeOf(row.shape)).fill(value));
-        }
+  /** Releases the memory of the adapter in a slot, if there is one; nothing else is moved. */
+  release(slot: number): void {
+    const held = this.#held[slot];
+    if (!held) return;
+    this.#held[slot] = null;
+    for (const slots of this.#stale.values()) slots[slot] = FRESH;
+    this.#writeTables(slot);
+    held.arena[Symbol.dispose]();
   }
 
   /**
@@ -114,18 +139,27 @@ export class AdapterPool implements Disposable {
    * weight.
    */
   begin(slot: number): boolean {
-    const method = this.#adapters[slot]?.method ?? "lora";
+    const method = this.adapter(slot)?.method ?? "lora";
     if (!COMPUTATIONS[method].beginsByRefresh) return false;
     this.#stale.get(method)![slot] = BEGINS;
     return true;
   }
 
   /** Computes what follows from the parameters that have changed since the last refresh; to be called before each pass. */
-  refresh(weightOf: (layer: number, group: Group) => MethodSite["weight"]): void {
-    for (const method of this.#stale.keys()) {
+  refresh(weightOf: (layer: number, group: Group) => WeightedSite["weight"]): void {
+    for (const [method, slots] of this.#stale) {
+      const changed = this.#held.filter((_, slot) => slots[slot] !== FRESH);
       const stale = this.takeStale(method);
-      const sites = stale ? this.#sitesOf(method).map((of) => ({ ...of, weight: weightOf(of.site.layer, of.site.group) })) : [];
-      if (stale) COMPUTATIONS[method].refresh!(this.device, sites, stale);
+      if (!stale) continue;
+      const targeted = new Set(changed.flatMap((of) => (of ? of.memory.layout.sites : [])).map(siteKey));
+      const sites = this.#tables.sites.filter((site) => targeted.has(siteKey(site)));
+      const weighted = sites.map((site) => {
+        const ranks = changed.flatMap((of) =>
+          GROUPS[site.group].map((linear) => (of ? rankAt(of.adapter, site.layer, linear) : 0)),
+        );
+        return { site, weight: weightOf(site.layer, site.group), most: Math.max(...ranks) };
+      });
+      COMPUTATIONS[method].refresh!(this.device, weighted, stale);
     }
   }
 
@@ -134,184 +168,175 @@ export class AdapterPool implements Disposable {
    * none.
    */
   takeStale(method: PeftMethod): Tensor | null {
-    const [slots, table] = [this.#stale.get(method), this.#memory.methods.get(method)?.stale];
-    if (!slots || !table || slots.every((is) => is === FRESH)) return null;
-    this.device.write(table, slots);
+    const [slots, stale] = [this.#stale.get(method), this.#tables.methods.get(method)?.stale];
+    if (!slots || !stale || slots.every((is) => is === FRESH)) return null;
+    this.device.write(stale, slots);
     slots.fill(FRESH);
-    return table;
-  }
-
-  #sitesOf(method: PeftMethod): Omit<MethodSite, "weight">[] {
-    return [...this.#sites.values()].flatMap((site) => {
-      const own = site.methods[method];
-      return own ? [{ site, own }] : [];
-    });
+    return stale;
   }
 
   /** To be called when an adapter's parameters have changed. */
   #changed(slot: number): void {
-    const slots = this.#stale.get(this.#adapters[slot]?.method ?? "lora");
+    const slots = this.#stale.get(this.adapter(slot)?.method ?? "lora");
     if (slots) slots[slot] = STALE;
   }
 
-  /** Gradients of factors that follow from other tensors become those of these; what is frozen loses its own. */
-  #settle(slots: Iterable<number>): void {
-    const settled = [...slots].map((slot) => [slot, this.#adapters[slot]] as const);
-    for (const [slot, adapter] of settled) {
-      if (adapter?.trainedRank !== undefined) this.#freezeRanks(slot, adapter);
-      for (const factor of frozenIn(adapter?.method)) this.#freezeFactor(slot, factor);
-    }
-    for (const [method, { settling }] of this.#memory.methods) {
-      const which = new Int32Array(this.#adapters.length);
-      for (const [slot, adapter] of settled) which[slot] = Number(adapter?.method === method);
-      if (!settling || !which.includes(1)) continue;
-      this.device.write(settling, which);
-      COMPUTATIONS[method].settle!(this.device, this.#sitesOf(method), settling);
-    }
+  /** What is frozen loses its gradients. */
+  #settle(slot: number): void {
+    const { adapter, memory } = this.#in(slot);
+    const { layout, blocks } = memory;
+    const clear = ({ offset, rows, columns }: Place, from = 0) =>
+      this.device.zero(elementsOf(blocks.grads, offset + from * columns, (rows - from) * columns));
+    const frozen = frozenIn(adapter.method);
+    for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
+    if (adapter.trainedRank === undefined) return;
+    for (const { layer, group, products } of layout.sites)
+      for (const [g, product] of products.entries())
+        if (product) for (const of of [product.A, product.B]) clear(of, trainedAt(adapter, layer, GROUPS[group][g]!));
   }
 
-  /** Of methods that compute rows themselves: how many of these adapters have such rows in each group. */
+  /** Of methods that compute rows themselves: how many of these adapters have such rows at each target group. */
   presence(adapters: Iterable<number>): Presence {
-    const slots = [...new Set(adapters)];
-    const extent = (method: PeftMethod, group: Group): Extent => {
-      const are = slots.map((slot) => isTargetOf(method, this.#adapters[slot], group));
-      return are.every((is) => is) ? "all" : are.some((is) => is) ? "some" : "none";
-    };
-    const own = [...this.#memory.methods.keys()].filter((method) => COMPUTATIONS[method].rows);
-    return Object.fromEntries(
-      own.map((method) => [
-        method,
-        Object.fromEntries(groupsOfModel(this.spec).map((group) => [group, extent(method, group)])),
-      ]),
-    );
-  }
-
-  /** The slot's row of a block, from an element on. */
-  #gradients(slot: number, offset: number): number {
-    return this.#memory.blocks.grads.ptr + (slot * this.layout.size + offset) * 4;
-  }
-
-  #freezeFactor(slot: number, factor: Factor): void {
-    for (const { tensors } of this.layout.sites) {
-      const place = tensors[factor];
-      if (place)
-        this.device.zero({ ptr: this.#gradients(slot, place.offset), dtype: "f32", shape: [place.rows * place.columns] });
+    const slots = [...new Set(adapters)].map((slot) => this.#held[slot] ?? null);
+    const methods = new Set(slots.map((of) => of?.adapter.method ?? "lora").filter((name) => COMPUTATIONS[name].rows));
+    const found = new Map<PeftMethod, Map<string, Extent>>();
+    for (const method of methods) {
+      const counts = new Map<string, number>();
+      for (const of of slots)
+        if (of?.adapter.method === method)
+          for (const key of of.memory.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
+      found.set(method, new Map([...counts].map(([key, count]) => [key, count === slots.length ? "all" : "some"])));
     }
+    return found;
   }
 
-  /** Zeroes the gradients of the frozen half; an adapter of several ranks freezes half of each. */
-  #freezeRanks(slot: number, adapter: PoolAdapter): void {
-    const { rank: padded } = this.layout;
-    const zeroColumns = (b: number, rows: number, trained: number) =>
-      this.device.zero({
-        ...{ ptr: this.#gradients(slot, b + trained), dtype: "f32", shape: [rows, padded - trained], stride: padded },
-      });
-    for (const { layer, group, tensors } of this.layout.sites) {
-      const [a, b] = [tensors.A!.offset, tensors.B!.offset];
-      const { in: width, firstColumn } = groupShape(this.spec, group, layer);
-      const linears = GROUPS[group];
-      const trained = linears.map((linear) => trainedAt(adapter, layer, linear));
-      for (const [g, first] of trained.entries())
-        this.device.zero({
-          ...{ ptr: this.#gradients(slot, a + (g * padded + first) * width), dtype: "f32", shape: [(padded - first) * width] },
-        });
-      if (trained.every((first) => first === trained[0])) zeroColumns(b, firstColumn.at(-1)!, trained[0]!);
-      else
-        for (const [g, first] of trained.entries())
-          zeroColumns(b + firstColumn[g]! * padded, firstColumn[g + 1]! - firstColumn[g]!, first);
+  /** A method's own table (engine/methods/computation.ts). */
+  tableOf(method: PeftMethod): Tensor | null {
+    return this.#tables.methods.get(method)?.own ?? null;
+  }
+
+  /** Of methods that store neither A nor B: i32[slots], 1 for those of these adapters that have it. Absent where none has. */
+  expanding(adapters: Iterable<number>): ReadonlyMap<PeftMethod, Int32Array<ArrayBuffer>> {
+    const found = new Map<PeftMethod, Int32Array<ArrayBuffer>>();
+    for (const slot of adapters) {
+      const method = this.adapter(slot)?.method ?? "lora";
+      if (!COMPUTATIONS[method].expansion) continue;
+      if (!found.has(method)) found.set(method, new Int32Array(this.slots));
+      found.get(method)![slot] = 1;
     }
+    return found;
   }
 
-  #writeTables(): void {
-    const adapters = this.#adapters;
-    for (const [method, { own, present }] of this.#memory.methods) {
+  /** The rows of s of a pass, by the groups that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
+  lowRows(tiles: Int32Array): ReadonlyMap<Group, LowRows> {
+    const found = new Map<Group, LowRows>();
+    for (const group of groupsOfModel(this.spec)) {
+      const starts = new Int32Array(tiles.length);
+      let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
+      for (const [tile, slot] of tiles.entries()) {
+        starts[tile] = units;
+        const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
+        if (!low) continue;
+        units += (low.width / RANK_TILE) * this.device.rowTile;
+        [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
+      }
+      if (units > 0) found.set(group, { starts, elements: units * RANK_TILE, span: { least, most } });
+    }
+    return found;
+  }
+
+  #lowOf(adapter: PoolAdapter, { sites }: AdapterLayout): Held["low"] {
+    const found = new Map<Group, GroupRanks>();
+    for (const [group, of] of Map.groupBy(sites, (site) => site.group)) {
+      const ranks = of.flatMap((site) => site.ranks.filter((rank) => rank > 0));
+      const span = { least: Math.min(...ranks), most: Math.max(...ranks) };
+      found.set(group, { width: widthIn(adapter, this.layers, group), span });
+    }
+    return found;
+  }
+
+  #writeTables(slot: number): void {
+    const { device } = this;
+    const held = this.#held[slot] ?? null;
+    const adapter = held?.adapter;
+    device.write(rowsFrom(this.#tables.rows, slot, 1), slotRow(this, held));
+    for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
-      const row = (adapter: PoolAdapter | null): readonly number[] =>
-        adapter?.method === method ? table!.row(this.spec, adapter) : Array(table!.width).fill(0);
-      if (own) this.device.write(own, Int32Array.from(adapters.flatMap(row)));
-      for (const [group, of] of present)
-        this.device.write(
-          of,
-          Int32Array.from(adapters, (adapter) => Number(isTargetOf(method, adapter, group))),
-        );
-    }
-    for (const [group, { ranks, scale }] of this.#memory.groups) {
-      this.device.write(ranks, placeTable(new Int32Array(sizeOf(ranks.shape)), this.#layers, group, adapters, rankAt));
-      this.device.write(scale, placeTable(new Float32Array(sizeOf(scale.shape)), this.#layers, group, adapters, scaleAt));
+      if (!own || !table) continue;
+      const isOf = adapter?.method === method;
+      const row = isOf ? table.row(this.spec, adapter) : new Array<number>(table.width).fill(0);
+      device.write(rowsFrom(own, slot, 1), Int32Array.from(row));
     }
   }
 
   /** One optimizer step of the adapters whose row of `table` f32[slots, 11] says so (ops/adamw.ts, adamwStep). */
   step(table: Float32Array): void {
-    const { blocks, copy, optimizer } = this.#memory;
-    const stepped = [...this.#adapters.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);
+    const { step } = this.#tables;
+    const stepped = [...this.#held.keys()].filter((slot) => table[slot * ADAMW_TABLE_WIDTH] !== 0);
     const rates = Float32Array.from(table);
     // Without a rate weight decay leaves frozen tensors as they are, too.
     for (const slot of stepped)
-      if (frozenIn(this.#adapters[slot]?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
-    this.device.write(optimizer.table, rates);
-    this.#settle(stepped);
-    for (const slot of stepped) this.#changed(slot);
-    adamwStep(this.device, { ...blocks, copy, factors: optimizer.factors, table: optimizer.table });
+      if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
+    this.device.write(step, rates);
+    for (const slot of stepped) {
+      const { blocks, copy, factors } = this.#in(slot).memory;
+      this.#settle(slot);
+      this.#changed(slot);
+      const row = rowsFrom(step, slot, 1);
+      adamwStep(this.device, { ...blocks, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+    }
   }
 
   /**
    * For each of these adapters, the sums of squares of its gradients, a number for each tensor in the order of the layers.
-   * Added up in that order over all stages they give the norm, the same whatever else is trained and however the layers are
-   * divided.
+   * Added up in that order over all stages they give the norm, however the layers are divided.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
-    this.#settle(adapters);
-    const { blocks, optimizer } = this.#memory;
-    const { tensors, squares } = optimizer;
-    const rowOf = (of: Tensor, slot: number): Tensor => {
-      const { shape, ...row } = slotRow(of, slot);
-      return { ...row, shape: [1, ...shape] };
-    };
-    for (const slot of adapters)
-      gradNorm(this.device, { grads: rowOf(blocks.grads, slot), tensors, squares: rowOf(squares, slot) });
-    const all = new Float32Array((await this.device.read(squares)).buffer);
-    const count = this.layout.tensors.length;
-    return adapters.map((slot) => all.slice(slot * count, (slot + 1) * count));
+    for (const slot of adapters) {
+      const { blocks, tensors, squares } = this.#in(slot).memory;
+      this.#settle(slot);
+      gradNorm(this.device, { grads: blocks.grads, tensors, squares });
+    }
+    const all: Float32Array[] = [];
+    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
+    return all;
   }
 
-  /** An adapter's whole state on the device now: f32 blocks of `layout.size`; resolves when they may be changed. */
-  async snapshot(adapter: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
-    const { bytes } = await this.device.snapshot(what.map((block) => this.#row(adapter, block)));
+  /** An adapter's whole state on the device now: f32 blocks of its layout; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
+    const { blocks } = this.#in(slot).memory;
+    const { bytes } = await this.device.snapshot(what.map((block) => blocks[block]));
     return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
   }
 
   /** The same of one block, at once. */
-  async read(adapter: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
-    if (what === "grads") this.#settle([adapter]);
-    return new Float32Array((await this.device.read(this.#row(adapter, what))).buffer);
+  async read(slot: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
+    if (what === "grads") this.#settle(slot);
+    return new Float32Array((await this.device.read(this.#in(slot).memory.blocks[what])).buffer);
   }
 
-  write(adapter: number, what: BlockName, values: Float32Array): void {
-    const { copy } = this.#memory;
-    this.device.write(this.#row(adapter, what), values);
-    if (what === "params") this.#changed(adapter);
-    if (what === "params" && copy) this.device.write(slotRow(copy, adapter), toBf16(values));
-  }
-
-  #row(adapter: number, what: Block): Tensor {
-    return slotRow(this.#memory.blocks[what], adapter);
+  write(slot: number, what: BlockName, values: Float32Array): void {
+    const { blocks, copy } = this.#in(slot).memory;
+    this.device.write(blocks[what], values);
+    if (what === "params") this.#changed(slot);
+    if (what === "params" && copy) this.device.write(copy, toBf16(values));
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
-  place(adapter: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
-    const rank = rankAt(this.#adapters[adapter]!, layer, linear);
-    return factorPlace(this.spec, this.layout, rank, layer, linear, factor);
+  place(slot: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
+    return factorPlace(this.spec, this.layout(slot), layer, linear, factor);
   }
 
   [Symbol.dispose](): void {
+    for (const held of this.#held) held?.arena[Symbol.dispose]();
+    this.#held.fill(null);
     this.#arena[Symbol.dispose]();
   }
 }
 
-/**
- * A group where an adapter has no target is computed for it as for a LoRA: the same as in a run where the group has no
- * low-rank products.
- */
-const isTargetOf = (method: PeftMethod, adapter: PoolAdapter | null | undefined, group: Group): boolean =>
-  adapter?.method === method && GROUPS[group].some((linear) => adapter.targets.includes(linear));
+/** Elements of a tensor from one on, as a vector. */
+const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
+  ptr: of.ptr + from * bytesOf(of.dtype),
+  dtype: of.dtype,
+  shape: [count],
+});

@@ -1,20 +1,45 @@
 // A micro-batch on the device: the tables that kernels read. One is kept for each micro-batch in flight.
 
 import type { DType } from "../base/dtype.ts";
+import { alignUp } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { type Group, groupsOfModel } from "../families/linears.ts";
+import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import type { RankSpan } from "../ops/linear/low-rank.ts";
 import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
-import type { Presence } from "./methods/computation.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
+import type { Expanding, Presence } from "./methods/computation.ts";
+import { COMPUTATIONS } from "./methods/registry.ts";
+
+/** The rows of s of a group: `lowAt` i32[T], where those of each tile begin, in units of 16 elements (device/kernels.ts). */
+export type LowRows = { readonly lowAt: Tensor; readonly elements: number; readonly span: RankSpan };
+
+/** What the adapters of a pass have it compute. */
+export type AdapterWork = {
+  readonly presence: Presence;
+  /** Of each group that some adapter of the pass targets. */
+  readonly low: ReadonlyMap<Group, LowRows>;
+  /** Of methods that store neither A nor B. */
+  readonly expanding: ReadonlyMap<PeftMethod, Expanding>;
+};
 
 export type Batch = { readonly rows: number; readonly targets: number } & Readonly<Record<TableName, Tensor>> & {
     readonly loss: Tensor; // f32[T]
     readonly isCorrect: Tensor; // i32[T]
-    readonly presence: Presence;
-  };
+  } & AdapterWork;
+
+/** Memory of a batch's tables. */
+export type BatchMemory = ReturnType<typeof takeBatch>;
+
+/** Elements of i32: kernels take each table to begin at a multiple of 16 bytes. */
+const ALIGNED = 4;
+const EXPANDING = PEFT_METHODS.filter((method) => COMPUTATIONS[method].expansion);
 
 /** Tables for the largest micro-batch. */
-export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, sizes: BatchSizes): Batch {
-  const { rows, targets } = sizes;
+export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, spec: ModelSpec, sizes: BatchSizes) {
+  const { rows, targets, adapters, rowTile } = sizes;
   return {
     rows,
     targets,
@@ -24,12 +49,13 @@ export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, si
     }),
     loss: take("f32", targets),
     isCorrect: take("i32", targets),
-    presence: {},
+    lowAt: take("i32", groupsOfModel(spec).length, alignUp(Math.ceil(rows / rowTile), ALIGNED)),
+    which: new Map(EXPANDING.map((method) => [method, take("i32", adapters)])),
   };
 }
 
 /** Uploads a micro-batch's tables into `batch`; returns them cut to its size. */
-export function writeBatch(device: Device, batch: Batch, tables: BatchTables): Omit<Batch, "presence"> {
+export function writeBatch(device: Device, pool: AdapterPool, batch: BatchMemory, tables: BatchTables): Batch {
   const upload = (name: TableName): Tensor => {
     const data = tables[name];
     if (data.length > 0) device.write(batch[name], data);
@@ -42,5 +68,26 @@ export function writeBatch(device: Device, batch: Batch, tables: BatchTables): O
     ...eachTable(upload),
     loss: firstRows(batch.loss, targets),
     isCorrect: firstRows(batch.isCorrect, targets),
+    ...adapterWork(device, pool, batch, tables.tileAdapter),
   };
+}
+
+function adapterWork(device: Device, pool: AdapterPool, batch: BatchMemory, tiles: Int32Array): AdapterWork {
+  const low = new Map<Group, LowRows>();
+  const found = [...pool.lowRows(tiles)];
+  const pitch = alignUp(tiles.length, ALIGNED);
+  const starts = new Int32Array(found.length * pitch);
+  for (const [i, [group, { elements, span, ...of }]] of found.entries()) {
+    starts.set(of.starts, i * pitch);
+    const ptr = batch.lowAt.ptr + 4 * i * pitch;
+    low.set(group, { lowAt: { ptr, dtype: "i32", shape: [tiles.length] }, elements, span });
+  }
+  if (starts.length > 0) device.write(batch.lowAt, starts);
+  const expanding = new Map<PeftMethod, Expanding>();
+  for (const [method, slots] of pool.expanding(tiles)) {
+    const which = batch.which.get(method)!;
+    device.write(which, slots);
+    expanding.set(method, { which, table: pool.tableOf(method) });
+  }
+  return { presence: pool.presence(tiles), low, expanding };
 }

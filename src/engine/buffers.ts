@@ -9,14 +9,13 @@ import { arenaBytes } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
-import { type AdapterCapacity, methodsAt } from "../methods/layout.ts";
-import { DEFINITIONS, type PeftMethod } from "../methods/registry.ts";
+import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
-export type Sizes = AdapterCapacity & Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation">;
+export type Sizes = Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation" | "low" | "products">;
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 type ByName<T = Tensor> = ReadonlyMap<string, T>;
@@ -32,7 +31,7 @@ export type LayerActivations = {
   readonly transient: ReadonlySet<string>;
   /** f32 tensors that operations save for their backward pass, by the value that each computes. */
   readonly saved: ByName;
-  /** s = A drop(x) of each group. */
+  /** s = A drop(x) of each group, c[E]: of each adapter's rows as many columns as its ranks need. */
   readonly low: ByName;
   /** Whole products for the backward pass, by group; none of a group where they are computed again. */
   readonly products: ByName<Products>;
@@ -54,7 +53,7 @@ export type ForwardWork = {
 export type Workspace = ForwardWork & {
   readonly grad: Tensor; // [M, H] gradient of the stream
   readonly gradients: ByName; // by kind of value, the stream's among them
-  readonly ds: Tensor; // [M, G R] of the largest group
+  readonly ds: Tensor; // c[E] of the group with most
   readonly delta: Tensor; // [Q, M]
 };
 
@@ -72,22 +71,22 @@ export type HeadBuffers = {
 const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears);
 
 /** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
-function isKept(program: LayerProgram, name: string, { recomputation, groups }: Sizes): boolean {
+function isKept(program: LayerProgram, name: string, { recomputation, low }: Sizes): boolean {
   const { made } = program.values.get(name)!;
   if (made === null || !behaviourOf(made).isCheap(made)) return true;
-  return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && isAmong(groups, group));
+  return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && elementsOf(low, group) > 0);
 }
 
-const isAmong = (groups: readonly Group[], group: string): boolean => (groups as readonly string[]).includes(group);
+const elementsOf = (low: Sizes["low"], group: string): number => low[group as Group] ?? 0;
 
 function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, sizes: Sizes): Products {
-  const keeping = methodsAt(sizes, product.group as Group).filter((method) => DEFINITIONS[method].keepsProduct);
+  const keeping = PEFT_METHODS.filter((method) => sizes.products[method]?.includes(product.group as Group));
   const [rows, columns] = [sizes.rows, sum(product.out)];
   return Object.fromEntries(keeping.map((method) => [method, take(`${product.group}, ${method}`, compute, rows, columns)]));
 }
 
 function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes: Sizes, work: ForwardWork): LayerActivations {
-  const { rows, rank, recomputation, groups } = sizes;
+  const { rows, recomputation } = sizes;
   const values = new Map<string, Tensor>();
   const transient = new Set<string>();
   const saved = new Map<string, Tensor>();
@@ -102,8 +101,8 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
   const low = new Map<string, Tensor>();
   const products = new Map<string, Products>();
   for (const product of linearsOf(program)) {
-    const { group, out } = product;
-    low.set(group, take(`${group}, low`, compute, isAmong(groups, group) ? rows : 0, out.length * rank));
+    const { group } = product;
+    low.set(group, take(`${group}, low`, compute, elementsOf(sizes.low, group)));
     const isKept = !(recomputation === "full" && product.to === program.output);
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
@@ -133,7 +132,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
 }
 
 export function takeWorkspace(take: Take, compute: DType, program: Program, sizes: Sizes): Workspace {
-  const { rows, rank } = sizes;
+  const { rows, low } = sizes;
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
@@ -145,7 +144,7 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
     ...takeForwardWork(take, compute, program, sizes),
     grad: gradients.get(STREAM)!,
     gradients,
-    ds: take(compute, rows, maxOf(program.flatMap(linearsOf).map(({ out }) => out.length)) * rank),
+    ds: take(compute, maxOf(program.flatMap(linearsOf).map(({ group }) => elementsOf(low, group)))),
     delta: take("f32", maxOf(heads), rows),
   };
 }

@@ -19,7 +19,7 @@ type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * Fills `block`, f32[layout.size] of the adapter in `slot`, in the layers of `layerRange`. A weight that is decomposed
+ * Fills `block`, f32 as the adapter in `slot` is laid out, in the layers of `layerRange`. A weight that is decomposed
  * takes up to seconds; signals and messages come through between two weights.
  */
 export async function fillInitial(

@@ -7,7 +7,7 @@ import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
-import type { Batch } from "./batch.ts";
+import type { Batch, LowRows } from "./batch.ts";
 import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
@@ -64,8 +64,8 @@ export class LayerPass {
     for (const operation of this.program.operations) {
       if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
       else {
-        const site = this.site(operation.group);
-        if (site) adapted.down(this.device, site, this.batch, this.value(operation.from), this.low(operation.group));
+        const adapters = this.adapters(operation.group);
+        if (adapters) adapted.down(this.device, adapters, this.batch, this.value(operation.from), this.low(operation.group));
       }
     }
   }
@@ -139,14 +139,15 @@ export class LayerPass {
     return this.of.weights.linears[group as Group];
   }
 
-  /** The adapters' tensors for a group; null where none has a target. */
-  site(group: string): TargetGroup | null {
-    return this.of.pool.site(this.program.layer, group as Group);
+  /** The adapters of the pass at a group of the layer; null where none of them targets it. */
+  adapters(group: string): { readonly site: TargetGroup; readonly low: LowRows } | null {
+    const low = this.batch.low.get(group as Group);
+    return low ? { site: this.of.pool.site(this.program.layer, group as Group), low } : null;
   }
 
-  /** s = A drop(x) of a group, c[M, G R]. */
+  /** s = A drop(x) of a group, as many elements as the pass has. */
   low(group: string): Tensor {
-    return this.#cut(this.of.acts.low.get(group)!);
+    return { ...this.of.acts.low.get(group)!, shape: [this.batch.low.get(group as Group)?.elements ?? 0] };
   }
 
   /** Whole products that methods need of a group, where they are kept. */

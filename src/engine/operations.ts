@@ -75,7 +75,7 @@ const linears: Behaviour<"linears"> = {
   forward: ({ from, to, group, residual }, pass) =>
     adapted.forward(
       pass.device,
-      pass.site(group),
+      pass.adapters(group),
       pass.batch,
       pass.linears(group),
       { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
@@ -83,15 +83,15 @@ const linears: Behaviour<"linears"> = {
     ),
   backward: (of, pass) => {
     const { from, to, group } = of;
-    const site = pass.site(group);
-    if (site) pass.restore(from);
+    const adapters = pass.adapters(group);
+    if (adapters) pass.restore(from);
     const dx = pass.gradient(from);
     const added = dx && pass.program.adding.has(of) ? pass.added(of.in) : null;
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
     adapted.backward(
       pass.device,
-      site,
+      adapters,
       pass.batch,
       pass.linears(group).weight,
       { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: added ?? dx },

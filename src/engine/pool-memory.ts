@@ -1,116 +1,174 @@
-// All that the adapters of a run take of a device, and how the kernels see it: stacked, one slot after the other. A plan
-// counts by this what a pool takes.
+// All that the adapters of a run take of a device: tables of all slots, and for each adapter one allocation of its own size,
+// taken when it joins and released when it leaves. A plan counts by this what a pool takes.
+//
+// An allocation is rounded up to the device's granularity, and none is ever moved: so an adapter costs less than one granule
+// more than it needs, whatever joined and left before it.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { sizeOf } from "../base/shape.ts";
+import { invariant } from "../base/errors.ts";
+import { alignUp, range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Device, Tensor } from "../device/device.ts";
-import { GROUPS, type Group, groupShape, groupsOfModel } from "../families/linears.ts";
-import { type AdapterCapacity, ALIGN, type LayerRange, layoutAdapters, methodsAt } from "../methods/layout.ts";
+import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
+import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
+import type { PlacedAdapter } from "../methods/adapter.ts";
+import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
+import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import { countBytes } from "./buffers.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { tableBytes } from "./table.ts";
-import type { MethodTensors, TargetGroup } from "./target-group.ts";
+import type { TargetGroup } from "./target-group.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 
-/** Tables that a method has, i32[slots] or i32[slots, width]; null for those that it has no use for. */
-export type MethodTables = {
-  readonly stale: Tensor | null;
-  readonly settling: Tensor | null;
-  readonly own: Tensor | null;
-  readonly present: ReadonlyMap<Group, Tensor>;
-};
+/** Addresses in a linear's row of `factors` and of `vectors`. */
+const ADDRESSES = 4;
+const MOST_LINEARS = Math.max(...Object.values(GROUPS).map((linears) => linears.length));
+/** Where the parts of a slot's row for a target group begin, in bytes. */
+const VECTORS = MOST_LINEARS * ADDRESSES * 8;
+const RANKS = 2 * VECTORS;
+const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers to be
+const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
+/** Methods that compute rows themselves: each has a number of the row. */
+const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
+const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
 
-/** What the adapters of a pool are; the pool takes memory for them. */
-export type PoolNeed = {
-  readonly spec: ModelSpec;
-  readonly layers: LayerRange;
-  readonly slots: number;
-  readonly capacity: AdapterCapacity;
-  readonly compute: Device["compute"];
-};
+/** What decides the tables of a pool. */
+export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
 
-/** Bytes of a pool, for the plan. */
-export const poolBytes = (need: PoolNeed): number => countBytes((take) => takePool(take, need));
+const rowBytes = ({ spec, layers }: Omit<PoolNeed, "slots">): number =>
+  (layers.to - layers.from) * groupsOfModel(spec).length * SITE_BYTES;
 
-export function takePool(take: Take, { spec, layers, slots, capacity, compute }: PoolNeed) {
-  const layout = layoutAdapters(spec, layers, capacity);
+/** Where the row of a slot has a target group, in bytes. */
+const siteOffset = ({ spec, layers }: Omit<PoolNeed, "slots">, layer: number, group: Group): number =>
+  ((layer - layers.from) * groupsOfModel(spec).length + groupsOfModel(spec).indexOf(group)) * SITE_BYTES;
+
+/** Bytes of the tables, for the plan. */
+export const tableBytes = (need: PoolNeed): number => countBytes((take) => takeTables(take, need));
+
+export function takeTables(take: Take, need: PoolNeed) {
+  const { spec, layers, slots } = need;
   const ofModel = groupsOfModel(spec);
-  const { size, tensors } = layout;
-  const block = () => take("f32", slots, size);
-  const blocks = { params: block(), grads: block(), m: block(), v: block() };
-  const copy = compute === "bf16" ? take("bf16", slots, size) : null; // of the parameters, where kernels read bf16
-  const optimizer = {
-    tensors: take("i32", tensors.length, 3),
-    squares: take("f32", slots, tensors.length),
-    factors: take("i32", size / ALIGN),
-    table: take("f32", slots, ADAMW_TABLE_WIDTH),
-  };
-  const elements = ((layers.to - layers.from) * tableBytes(slots)) / 4;
-  const groups = new Map(
-    capacity.groups.map((group) => [group, { ranks: take("i32", elements), scale: take("f32", elements) }]),
+  const rows = take("u8", slots, rowBytes(need));
+  const step = take("f32", slots, ADAMW_TABLE_WIDTH);
+  const methods = new Map(
+    PEFT_METHODS.map((method) => {
+      const { refresh, table } = COMPUTATIONS[method];
+      /** i32[slots]: which of them a refresh computes. */
+      const stale = refresh ? take("i32", slots) : null;
+      return [method, { stale, own: table ? take("i32", slots, table.width) : null }];
+    }),
   );
-  const methods = new Map<PeftMethod, MethodTables>();
-  for (const method of PEFT_METHODS) {
-    const at = capacity.methods[method] ?? [];
-    if (at.length === 0) continue;
-    const { refresh, settle, table, rows } = COMPUTATIONS[method];
-    methods.set(method, {
-      stale: refresh ? take("i32", slots) : null,
-      settling: settle ? take("i32", slots) : null,
-      own: table ? take("i32", slots, table.width) : null,
-      present: new Map(rows ? at.map((group) => [group, take("i32", slots)]) : []),
-    });
-  }
-  const part = (of: Tensor, offset: number, ...shape: readonly number[]): Tensor => ({
-    ...{ ptr: of.ptr + offset * bytesOf(of.dtype), dtype: of.dtype, shape: [slots, ...shape], stride: size },
-  });
-  const sites = layout.sites.map(({ layer, group, tensors }): TargetGroup => {
-    const { firstColumn } = groupShape(spec, group, layer);
-    const { ranks, scale } = groups.get(group)!;
-    const linears = GROUPS[group].length;
-    const matrix = (of: Tensor, name: "A" | "B") => {
-      const { offset, rows, columns } = tensors[name]!;
-      return part(of, offset, rows, columns);
-    };
-    const inLayer = (of: Tensor): Tensor => {
-      return { ...of, ptr: of.ptr + (layer - layers.from) * tableBytes(slots), shape: [slots, linears] };
-    };
-    const ofMethod = (method: PeftMethod): MethodTensors => {
-      const { own, present } = methods.get(method)!;
-      const vectors = (of: Tensor) =>
-        Object.fromEntries(
-          storedBy(method).flatMap((name) =>
-            isLowRank(name) ? [] : [[name, part(of, tensors[name]!.offset, tensors[name]!.columns)]],
-          ),
-        );
-      const derived = Object.keys(COMPUTATIONS[method].derived ?? {}).map((name) => {
-        return [name, take("f32", slots, firstColumn.at(-1)!)] as const;
-      });
-      return {
-        values: vectors(blocks.params),
-        grads: vectors(blocks.grads),
-        derived: Object.fromEntries(derived),
-        table: own,
-        present: present.get(group) ?? null,
+  const sites = range(layers.to - layers.from).flatMap((i) =>
+    groupsOfLayer(spec, layers.from + i).map((group): TargetGroup => {
+      const layer = layers.from + i;
+      const linears = GROUPS[group].length;
+      const part = (dtype: DType, from: number, ...shape: number[]): Tensor => {
+        const ptr = rows.ptr + siteOffset(need, layer, group) + from;
+        return { ptr, dtype, shape: [slots, linears, ...shape], stride: rowBytes(need) / bytesOf(dtype) };
       };
-    };
-    return {
-      ...{ a: matrix(copy ?? blocks.params, "A"), b: matrix(copy ?? blocks.params, "B") },
-      ...{ da: matrix(blocks.grads, "A"), db: matrix(blocks.grads, "B") },
-      ...{ ranks: inLayer(ranks), scale: inLayer(scale), firstColumn, linears, rank: layout.rank, layer, group },
-      module: layer * ofModel.length + ofModel.indexOf(group),
-      methods: Object.fromEntries(methodsAt(capacity, group).map((method) => [method, ofMethod(method)])),
-    };
-  });
-  return { layout, blocks, copy, optimizer, groups, methods, sites };
+      return {
+        factors: part("i64", 0, ADDRESSES),
+        vectors: part("i64", VECTORS, ADDRESSES),
+        ranks: part("i32", RANKS),
+        scale: part("f32", SCALE),
+        width: groupShape(spec, group, layer).in,
+        firstColumn: groupShape(spec, group, layer).firstColumn,
+        layer,
+        group,
+        module: layer * ofModel.length + ofModel.indexOf(group),
+        present: Object.fromEntries(
+          ROW_METHODS.map((method, i) => [method, { ...part("i32", PRESENT + 4 * i), shape: [slots] }]),
+        ),
+      };
+    }),
+  );
+  return { rows, step, methods, sites };
 }
 
-/** The row of a slot in a tensor f32 or bf16 [slots, columns]. */
-export function slotRow(of: Tensor, slot: number): Tensor {
-  const shape = of.shape.slice(1);
-  return { ptr: of.ptr + slot * (of.stride ?? sizeOf(shape)) * bytesOf(of.dtype), dtype: of.dtype, shape };
+/** What an adapter has on a device. P elements of its block, S of its tensors. */
+export type AdapterMemory = ReturnType<typeof takeAdapter>;
+
+/** Bytes of an adapter's allocation, for the plan; without `trains` of one that only generates. */
+export const adapterBytes = (
+  spec: ModelSpec,
+  layers: LayerRange,
+  adapter: Shape,
+  device: Pick<Device, "kind" | "compute">,
+  trains = true,
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device, trains);
+
+export function allocationBytes(
+  layout: AdapterLayout,
+  method: PeftMethod,
+  { kind, compute }: Pick<Device, "kind" | "compute">,
+  trains: boolean,
+): number {
+  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute, trains));
+  return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
+}
+
+/** Without `trains` gradients and moments have no memory. */
+export function takeAdapter(
+  take: Take,
+  layout: AdapterLayout,
+  method: PeftMethod,
+  compute: Device["compute"],
+  trains: boolean,
+) {
+  const { size, scratch, outputs, tensors } = layout;
+  const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
+  return {
+    layout,
+    blocks: { params: take("f32", size), grads: ofTraining(size), m: ofTraining(size), v: ofTraining(size) },
+    /** Of the parameters, where kernels read bf16. */
+    copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
+    /** A and B of one target group with their gradients, where the method does not store them. */
+    scratch: scratch > 0 ? { values: take(compute, scratch), grads: ofTraining(scratch) } : null,
+    /** f32[outputs] each. */
+    derived: Object.keys(COMPUTATIONS[method].derived ?? {}).map((name) => ({ name, tensor: take("f32", outputs) })),
+    factors: take("i32", size / ALIGN),
+    tensors: take("i32", tensors.length, 3),
+    squares: take("f32", tensors.length),
+  };
+}
+
+/** The row of an adapter's slot in the tables; without an adapter zeros. */
+export function slotRow(
+  need: Omit<PoolNeed, "slots">,
+  held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
+): Uint8Array<ArrayBuffer> {
+  const row = new Uint8Array(rowBytes(need));
+  if (!held) return row;
+  const { memory, adapter } = held;
+  const { layout, blocks, copy, scratch, derived } = memory;
+  const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, blocks.grads];
+  const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
+  for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
+    const from = siteOffset(need, layer, group);
+    const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
+    const { firstColumn } = groupShape(need.spec, group, layer);
+    new Int32Array(row.buffer, from + RANKS, ranks.length).set(ranks);
+    const scales = GROUPS[group].map((linear) => scaleAt(adapter, layer, linear));
+    new Float32Array(row.buffer, from + SCALE, scales.length).set(scales);
+    new Int32Array(row.buffer, from + PRESENT, ROW_METHODS.length).set(
+      ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
+    );
+    for (const [g, product] of products.entries()) {
+      const { A, B } = product ?? {};
+      if (A && B) {
+        const found = [at(values, A.offset), at(values, B.offset), at(grads, A.offset), at(grads, B.offset)];
+        addresses.set(found.map(BigInt), g * ADDRESSES);
+      }
+      const own = storedBy(adapter.method).flatMap((factor) => {
+        const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
+        if (offset === undefined) return [];
+        return offset === null ? [0, 0] : [at(blocks.params, offset), at(blocks.grads, offset)];
+      });
+      own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
+      invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
+      addresses.set(own.map(BigInt), VECTORS / 8 + g * ADDRESSES);
+    }
+  }
+  return row;
 }

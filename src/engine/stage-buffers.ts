@@ -4,7 +4,7 @@ import type { DType } from "../base/dtype.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { type Batch, takeBatch } from "./batch.ts";
+import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
   countBytes,
@@ -27,7 +27,7 @@ type Take = (dtype: DType, ...shape: number[]) => Tensor;
 export type BufferPart = "activations" | "workspace" | "head" | "cache";
 
 /** Memory that one packed batch holds from its forward to its backward pass. */
-export type PassMemory = { readonly batch: Batch; readonly acts: Activations };
+export type PassMemory = { readonly batch: BatchMemory; readonly acts: Activations };
 
 export type StageBuffers = ReturnType<typeof takeStageBuffers>;
 
@@ -52,7 +52,7 @@ export function takeStageBuffers(
   const passes = Array.from({ length: Math.max(1, inFlight) }, (): PassMemory => {
     const of = backward ? takeActivations : takeForwardActivations;
     return {
-      batch: takeBatch(take, { ...sizes, adapters, rowTile }),
+      batch: takeBatch(take, spec, { ...sizes, adapters, rowTile }),
       acts: of(takeOf("activations"), compute, program, sizes, work),
     };
   });

@@ -82,8 +82,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Takes all memory that the stage will ever use, and loads the frozen weights through `fill`. `original` reads a weight
-   * again, for adapters that begin as a part of it.
+   * Takes all memory of the stage but that of adapters, each of which takes its own when it joins, and loads the frozen
+   * weights through `fill`. `original` reads a weight again, for adapters that begin as a part of it.
    */
   static async open(
     device: Device,
@@ -94,12 +94,12 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, rank, groups, slots: adapters, format } = sizes;
+    const { rows, low, slots, format } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
-    const pool = new AdapterPool(device, spec, layerRange, adapters, sizes);
-    device.reserveScratch(scratchBytes(device, { spec, groups, rows, rank, adapters, format, layout: pool.layout }));
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
@@ -137,6 +137,11 @@ export class Stage implements Disposable {
       },
       admit: async ({ slot, adapter, layer }) => {
         await this.admit(slot, adapter, layer);
+        return null;
+      },
+      release: async ({ slot }) => {
+        this.#beginning.delete(slot);
+        await this.#vacate(slot);
         return null;
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
@@ -231,10 +236,13 @@ export class Stage implements Disposable {
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
     const anew = layer === undefined || layer === layerRange.from;
-    if (anew) this.pool.admit(slot, adapter);
+    if (anew) {
+      await this.#vacate(slot);
+      this.pool.admit(slot, adapter);
+    }
     const { init } = adapter;
     if (init === null) return;
-    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout.size));
+    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout(slot).size));
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
     await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
     if (layers.to < layerRange.to) {
@@ -244,6 +252,13 @@ export class Stage implements Disposable {
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
+  }
+
+  /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
+  async #vacate(slot: number): Promise<void> {
+    if (!this.pool.adapter(slot)) return;
+    await this.device.idle();
+    this.pool.release(slot);
   }
 
   [Symbol.dispose](): void {
@@ -275,8 +290,9 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
-    const placed = { ...tables, positions: this.#positionsOf(tables) };
-    const batch = { ...writeBatch(this.device, memory, placed), presence: this.pool.presence(tables.tileAdapter) };
+    const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions: this.#positionsOf(tables) });
+    for (const [group, { elements }] of batch.low)
+      invariant(elements <= (this.config.sizes.low[group] ?? 0), `${elements} elements of s in ${group}, more than planned`);
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
@@ -291,9 +307,8 @@ export class Stage implements Disposable {
   #positionsOf({ positions, tileAdapter }: BatchTables): BatchTables["positions"] {
     const { spec, sizes } = this.config;
     if (shortPositions(spec) === null) return positions;
-    const { adapters } = this.pool;
     return positions.map((position, row) => {
-      const isLong = position < 0 || adapters[tileAdapter[Math.floor(row / this.device.rowTile)]!]?.isLong === true;
+      const isLong = position < 0 || this.pool.adapter(tileAdapter[Math.floor(row / this.device.rowTile)]!)?.isLong === true;
       return (position < 0 ? ~position : position) + (isLong ? sizes.positions : 0);
     });
   }

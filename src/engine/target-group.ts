@@ -1,37 +1,29 @@
-// Where adapters meet the model: a group of linears in one layer, with the tensors of all adapters there, one slot after
-// the other.
+// Where adapters meet the model: a group of linears in one layer, with tables of the adapters there, a row for each slot.
 
 import type { Tensor } from "../device/device.ts";
 import type { Group } from "../families/linears.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 
-/** What one method has in a target group next to A and B; each f32[L, columns]. */
-export type MethodTensors = {
-  /** The tensors that it stores, by name, and their gradients. */
-  readonly values: Readonly<Record<string, Tensor>>;
-  readonly grads: Readonly<Record<string, Tensor>>;
-  /** What follows from them (engine/methods/computation.ts). */
-  readonly derived: Readonly<Record<string, Tensor>>;
-  /** i32[L, width], the same of all groups. */
-  readonly table: Tensor | null;
-  /** i32[L]: 1 for adapters of the method that target the group; of methods that compute rows themselves. */
-  readonly present: Tensor | null;
-};
-
+/** Tables as device/kernels.ts says. */
 export type TargetGroup = {
-  readonly a: Tensor;
-  readonly b: Tensor;
-  readonly da: Tensor;
-  readonly db: Tensor;
+  /** i64[L, G, 4]: addresses of A, the transposed B and their gradients. */
+  readonly factors: Tensor;
+  /** i64[L, G, 4]: addresses of a method's own vectors. */
+  readonly vectors: Tensor;
+  /** i32[L, G] */
   readonly ranks: Tensor;
+  /** f32[L, G] */
   readonly scale: Tensor;
+  /** Input features, and where each linear begins in the output (families/linears.ts). */
+  readonly width: number;
   readonly firstColumn: readonly number[];
-  readonly linears: number;
-  readonly rank: number;
   readonly layer: number;
   readonly group: Group;
   /** Names the group within the whole model, for dropout. */
   readonly module: number;
-  /** Of methods that have memory in the group. */
-  readonly methods: Readonly<Partial<Record<PeftMethod, MethodTensors>>>;
+  /** i32[L]: 1 for adapters of the method that target the group; of methods that compute rows themselves. */
+  readonly present: Readonly<Partial<Record<PeftMethod, Tensor>>>;
 };
+
+/** What a target group is known by within a stage. */
+export const siteKey = ({ layer, group }: Pick<TargetGroup, "layer" | "group">): string => `${layer}.${group}`;

@@ -29,7 +29,6 @@ import {
   type LayerRange,
   takeFactor,
 } from "../methods/layout.ts";
-import { rankAt } from "../methods/placement.ts";
 import type { Factor } from "../methods/registry.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
@@ -127,7 +126,7 @@ function tensorsOf(snapshot: Snapshot): TensorData[] {
   return BLOCKS.flatMap((what) =>
     stages.flatMap(({ layerRange, layout, blocks }) =>
       factorsIn(layerRange, targets, method, places).map((at) => {
-        const place = factorPlace(spec, layout, rankAt(snapshot, at.layer, at.linear), at.layer, at.linear, at.factor);
+        const place = factorPlace(spec, layout, at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
       }),

@@ -25,7 +25,8 @@ import {
   TENSORS,
 } from "../methods/registry.ts";
 import type { BaseModelFiles } from "./basemodel.ts";
-import { toF32 } from "./convert.ts";
+import { areFinite, toF32 } from "./convert.ts";
+
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
@@ -184,8 +185,7 @@ export function readPeftAdapter(
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);
-    if (!read.every(Number.isFinite))
-      throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
+    if (!areFinite(read)) throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
     values.set(name, read);
   }
   const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => values.get(tensorName(layer, linear, factor))!;

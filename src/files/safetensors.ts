@@ -15,8 +15,8 @@ const ELEMENT_BYTES: Readonly<Record<string, number>> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, I16: 2, U16: 2, F16: 2, BF16: 2 },
   ...{ I32: 4, U32: 4, F32: 4, I64: 8, U64: 8, F64: 8 },
 };
-const DTYPES: Readonly<Record<string, DType>> = { F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", U8: "u8" };
-const NAMES: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", i32: "I32", u8: "U8" };
+const DTYPES: Readonly<Record<string, DType>> = { F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", I64: "i64", U8: "u8" };
+const NAMES: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", i32: "I32", i64: "I64", u8: "U8" };
 
 export type TensorEntry = {
   /** As the file calls it: "BF16". */

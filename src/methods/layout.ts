@@ -1,33 +1,26 @@
-// Where an adapter's parameters are: one flat block an adapter, the same for all adapters of a run.
+// Where an adapter's parameters are: one flat block an adapter, of its own size.
 //
-// For each layer and each group of linears in use: A and B of the group; then, where adapters of other methods have
-// targets, what those store. Each begins at a multiple of ALIGN elements. An adapter is contiguous, so that one copy takes
-// it off a device and back. This file alone knows offsets and strides.
+// For each layer and each group of linears where it has targets: A [rank, in] and the transposed B [rank, out] of each linear
+// that it targets, and the vectors that its method stores. Each begins at a multiple of ALIGN elements. Ranks are not padded,
+// and nothing depends on other adapters. This file alone knows offsets.
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
-import { alignUp, range, sizeOf, sum } from "../base/shape.ts";
+import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
-import { type Axes, MOST_RANK } from "./definition.ts";
+import { MOST_RANK } from "./definition.ts";
 import { rankAt } from "./placement.ts";
-import {
-  FACTORS,
-  type Factor,
-  factorShape,
-  frozenIn,
-  isLowRank,
-  isMoreThanLora,
-  PEFT_METHODS,
-  type PeftMethod,
-  storedBy,
-  TENSORS,
-} from "./registry.ts";
+import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
+/** Elements that kernels read at a time: a vector of ranks counts up to a multiple of it, with zeros. */
+const READ = 8;
+/** Ranks are padded to a multiple of this in s = A drop(x), and nowhere else: the depth of a tensor core's product. */
+export const RANK_TILE = 16;
 
 export { MOST_RANK };
 
@@ -42,163 +35,187 @@ export type LayerRange = Output<typeof layerRange>;
 export const BLOCKS = ["params", "m", "v"] as const;
 export type BlockName = (typeof BLOCKS)[number];
 
-/** A matrix within an adapter's block; `offset` in elements from its beginning. */
+const groups = v.picklist(GROUP_NAMES);
+/** What the adapters of a run need of a pass. */
+export const adapterSizes = v.strictObject({
+  /** Elements of s = A drop(x), at most, in each group that any of them targets. */
+  low: v.record(groups, natural),
+  /** Where the whole product of a group is kept for them, by their methods. */
+  products: v.record(v.picklist(PEFT_METHODS), v.array(groups)),
+});
+
+/** What decides a layout. */
+export type Shape = Placed & { readonly method?: PeftMethod | undefined };
+
+/** A matrix; `offset` in elements from the beginning of the block. */
 export type Place = { readonly offset: number; readonly rows: number; readonly columns: number };
 
-/**
- * The tensors of one group in one layer, each of all the group's linears; one that no method of the run stores there is
- * absent.
- */
+/** The tensors of one group in one layer. */
 export type SiteLayout = {
   readonly layer: number;
   readonly group: Group;
-  readonly tensors: Readonly<Partial<Record<Factor, Place>>>;
+  /** Of the group's linears; 0 where one is no target. */
+  readonly ranks: readonly number[];
+  /**
+   * A [rank, in] and the transposed B [rank, out] of each linear, null where it is no target: in the block, or in the
+   * adapter's scratch where its method stores other tensors.
+   */
+  readonly products: readonly ({ readonly A: Place; readonly B: Place } | null)[];
+  /**
+   * Of each other tensor that the method stores, where a linear's part begins. A vector along the output is one for the
+   * whole group, a vector of ranks one for each target; null where there is none.
+   */
+  readonly vectors: Readonly<Partial<Record<Factor, readonly (number | null)[]>>>;
+  /** Output features of the layout's sites before this one: where those of a derived vector begin. */
+  readonly firstOutput: number;
 };
 
 export type AdapterLayout = {
   readonly sites: readonly SiteLayout[];
-  /** The tensors of each site, in the order of the sites. */
-  readonly tensors: readonly Place[];
-  readonly rank: number;
-  /** Elements of an adapter's block. */
+  /** All that is stored, in order. */
+  readonly tensors: readonly (Place & { readonly factor: Factor })[];
+  /** Elements of the block. */
   readonly size: number;
+  /** Elements of the scratch for A and B of one site; 0 where they are stored. */
+  readonly scratch: number;
+  /** Output features of all sites. */
+  readonly outputs: number;
 };
+
+export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shape): AdapterLayout {
+  const stored = storedBy(adapter.method);
+  const isExpanded = !stored.some(isLowRank);
+  const sites: SiteLayout[] = [];
+  const tensors: (Place & { readonly factor: Factor })[] = [];
+  let [size, scratch, outputs] = [0, 0, 0];
+  const store = (factor: Factor, rows: number, columns: number): Place => {
+    const place = { offset: size, rows, columns };
+    tensors.push({ ...place, factor });
+    size = alignUp(size + rows * columns, ALIGN);
+    return place;
+  };
+  for (let layer = layers.from; layer < layers.to; layer++)
+    for (const group of groupsOfLayer(spec, layer)) {
+      const ranks = GROUPS[group].map((linear) => rankAt(adapter, layer, linear));
+      if (ranks.every((rank) => rank === 0)) continue;
+      const { in: width, firstColumn } = groupShape(spec, group, layer);
+      const outOf = (g: number) => firstColumn[g + 1]! - firstColumn[g]!;
+      let used = 0;
+      const inScratch = (rows: number, columns: number): Place => {
+        const place = { offset: used, rows, columns };
+        used = alignUp(used + rows * columns, ALIGN);
+        return place;
+      };
+      const products = ranks.map((rank, g) => {
+        if (rank === 0) return null;
+        const put = isExpanded ? (_: Factor, ...shape: [number, number]) => inScratch(...shape) : store;
+        return { A: put("A", rank, width), B: put("B", rank, outOf(g)) };
+      });
+      const vectors = Object.fromEntries(
+        stored
+          .filter((factor) => !isLowRank(factor))
+          .map((factor) => {
+            if (TENSORS[factor].axes === "rank")
+              return [factor, ranks.map((rank) => (rank === 0 ? null : store(factor, 1, alignUp(rank, READ)).offset))];
+            const { offset } = store(factor, 1, firstColumn.at(-1)!);
+            return [factor, ranks.map((_, g) => offset + firstColumn[g]!)];
+          }),
+      );
+      sites.push({ layer, group, ranks, products, vectors, firstOutput: outputs });
+      outputs += firstColumn.at(-1)!;
+      scratch = Math.max(scratch, used);
+    }
+  return { sites, tensors, size, scratch, outputs };
+}
 
 /**
  * Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all
  * others.
  */
-export function factorTable({ sites, size }: AdapterLayout): Int32Array<ArrayBuffer> {
+export function factorTable({ tensors, size }: AdapterLayout): Int32Array<ArrayBuffer> {
   const table = new Int32Array(size / ALIGN);
-  for (const { offset, rows, columns } of sites.flatMap(({ tensors }) => tensors.B ?? []))
-    table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
+  for (const { factor, offset, rows, columns } of tensors)
+    if (factor === "B") table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
   return table;
 }
 
-/** The groups that hold at least one of the targets. */
-export const groupsOf = (targets: Iterable<Linear>): readonly Group[] => {
-  const wanted = new Set(targets);
-  return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => wanted.has(linear)));
-};
-
-const groups = v.array(v.picklist(GROUP_NAMES));
-/** What the adapters of a run have memory for. */
-export const adapterCapacity = v.strictObject({
-  /** Padded. */
-  rank: natural,
-  /** Where any adapter has a target. */
-  groups,
-  /** Of methods that need more than a LoRA: where an adapter of the method has a target. */
-  methods: v.record(v.picklist(PEFT_METHODS), groups),
-});
-export type AdapterCapacity = Output<typeof adapterCapacity>;
-
-type Targeting = Pick<StageAdapter, "targets" | "method">;
-
-/** The groups that adapters need memory in. */
-export function roomOf(adapters: readonly Targeting[]): Omit<AdapterCapacity, "rank"> {
-  const groups = (of: readonly Targeting[]) => groupsOf(of.flatMap(({ targets }) => targets));
-  const having = PEFT_METHODS.filter(isMoreThanLora).map((name) => {
-    return [name, groups(adapters.filter(({ method }) => method === name))] as const;
-  });
-  return { groups: groups(adapters), methods: Object.fromEntries(having.filter(([, of]) => of.length > 0)) };
+/** Columns of s = A drop(x) for linears of these ranks. */
+export function paddedWidth(ranks: Iterable<number>): number {
+  let width = 0;
+  for (const rank of ranks) width += alignUp(rank, RANK_TILE);
+  return width;
 }
 
-/** The methods that need more than a LoRA in a group. */
-export const methodsAt = ({ methods }: Pick<AdapterCapacity, "methods">, group: Group): PeftMethod[] =>
-  PEFT_METHODS.filter((method) => methods[method]?.includes(group));
-
-/** How a tensor of a group holds those of its linears. `column` is where the linear begins in the group's output. */
-type Packing = {
-  readonly group: (of: {
-    readonly linears: number;
-    readonly in: number;
-    readonly out: number;
-    readonly rank: number;
-  }) => [rows: number, columns: number];
-  /** The linear's first element, and the elements from one row to the next. */
-  readonly linear: (of: {
-    readonly index: number;
-    readonly column: number;
-    readonly in: number;
-    readonly rank: number;
-  }) => [offset: number, stride: number | null];
-};
+/** Columns of an adapter's rows of s in a group: as many as in the layer of these that has most. */
+export const widthIn = (adapter: Placed, layers: LayerRange, group: Group): number =>
+  adapter.places === undefined
+    ? paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from, linear)))
+    : maxOf(
+        range(layers.to - layers.from).map((i) =>
+          paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from + i, linear))),
+        ),
+      );
 
 /**
- * `rank` is the padded one here. A vector of ranks has as many elements as the largest rank there is, so that its norm is
- * summed alike in any run.
+ * A factor of a linear within an adapter's block: [rows, columns], or a vector as one row. `isTransposed`: the block has it
+ * as [columns, rows].
  */
-const PACKINGS: Readonly<Record<Axes, Packing>> = {
-  "rank in": {
-    group: (of) => [of.linears * of.rank, of.in],
-    linear: (of) => [of.index * of.rank * of.in, of.in],
-  },
-  "out rank": { group: (of) => [of.out, of.rank], linear: (of) => [of.column * of.rank, of.rank] },
-  out: { group: ({ out }) => [1, out], linear: ({ column }) => [column, null] },
-  rank: { group: ({ linears }) => [1, linears * MOST_RANK], linear: ({ index }) => [index * MOST_RANK, null] },
-};
+export type FactorPlace = Place & { readonly isTransposed: boolean };
 
-export function layoutAdapters(spec: ModelSpec, layers: LayerRange, capacity: AdapterCapacity): AdapterLayout {
-  const sites: SiteLayout[] = [];
-  let at = 0;
-  for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of capacity.groups.filter((group) => groupsOfLayer(spec, layer).includes(group))) {
-      const { in: width, firstColumn } = groupShape(spec, group, layer);
-      const sizes = { linears: firstColumn.length - 1, in: width, out: firstColumn.at(-1)!, rank: capacity.rank };
-      const stored = new Set(methodsAt(capacity, group).flatMap(storedBy));
-      const tensors: Partial<Record<Factor, Place>> = {};
-      for (const factor of FACTORS.filter((name) => isLowRank(name) || stored.has(name))) {
-        const [rows, columns] = PACKINGS[TENSORS[factor].axes].group(sizes);
-        tensors[factor] = { offset: at, rows, columns };
-        at = alignUp(at + rows * columns, ALIGN);
-      }
-      sites.push({ layer, group, tensors });
-    }
-  const tensors = sites.flatMap((site) => FACTORS.flatMap((factor) => site.tensors[factor] ?? []));
-  return { sites, tensors, rank: capacity.rank, size: at };
-}
-
-/** A factor of a linear within an adapter's block: rows of `columns` elements, `stride` apart; a vector is one row. */
-export type FactorPlace = Place & { readonly stride: number };
-
-/** Where a factor of an adapter of this rank is. The layout must have its linear's group. */
+/** Where a factor of an adapter is. The adapter must target the linear. */
 export function factorPlace(
   spec: ModelSpec,
   layout: AdapterLayout,
-  rank: number,
   layer: number,
   linear: Linear,
   factor: Factor,
 ): FactorPlace {
   const site = layout.sites.find((at) => at.layer === layer && GROUPS[at.group].includes(linear));
-  const tensor = site?.tensors[factor];
-  invariant(site && tensor, `no ${factor} for ${linear} of layer ${layer}`);
-  const index = GROUPS[site.group].indexOf(linear);
-  const { in: width, firstColumn } = groupShape(spec, site.group, layer);
-  const within = { index, column: firstColumn[index]!, in: width, rank: layout.rank };
-  const [first, stride] = PACKINGS[TENSORS[factor].axes].linear(within);
-  const shape = factorShape(spec, linear, factor, rank, layer);
+  invariant(site, `no ${factor} for ${linear} of layer ${layer}`);
+  const g = GROUPS[site.group].indexOf(linear);
+  const offset = isLowRank(factor) ? site.products[g]?.[factor as "A" | "B"].offset : site.vectors[factor]?.[g];
+  invariant(typeof offset === "number", `no ${factor} for ${linear} of layer ${layer}`);
+  const shape = factorShape(spec, linear, factor, site.ranks[g]!, layer);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
-  return { offset: tensor.offset + first, rows, columns, stride: stride ?? columns };
+  return { offset, rows, columns, isTransposed: TENSORS[factor].axes === "out rank" };
 }
 
-/** A factor's values out of a block, padding left out. */
-export function takeFactor(block: Float32Array, { offset, rows, columns, stride }: FactorPlace): Float32Array<ArrayBuffer> {
+/** A factor's values out of a block, row by row. */
+export function takeFactor(
+  block: Float32Array,
+  { offset, rows, columns, isTransposed }: FactorPlace,
+): Float32Array<ArrayBuffer> {
   const values = new Float32Array(rows * columns);
-  if (columns === stride) values.set(block.subarray(offset, offset + rows * columns));
-  else
-    for (let row = 0; row < rows; row++)
-      for (let column = 0; column < columns; column++) values[row * columns + column] = block[offset + row * stride + column]!;
+  const held = block.subarray(offset, offset + rows * columns);
+  if (isTransposed) transpose(held, values, columns, rows);
+  else values.set(held);
   return values;
 }
 
-/** Puts a factor's values into a block; what lies between its rows stays. */
-export function putFactor(block: Float32Array, { offset, rows, columns, stride }: FactorPlace, values: Float32Array): void {
-  for (let row = 0; row < rows; row++) block.set(values.subarray(row * columns, (row + 1) * columns), offset + row * stride);
+/** Puts a factor's values into a block. */
+export function putFactor(
+  block: Float32Array,
+  { offset, rows, columns, isTransposed }: FactorPlace,
+  values: Float32Array,
+): void {
+  const held = block.subarray(offset, offset + rows * columns);
+  if (isTransposed) transpose(values, held, rows, columns);
+  else held.set(values);
 }
 
-/** Trained parameters of an adapter, padding left out. */
+/** Rows that are transposed together: their lines stay in the cache. */
+const STRIP = 16;
+
+/** to[c, r] = from[r, c]. */
+function transpose(from: Float32Array, to: Float32Array, rows: number, columns: number): void {
+  for (let first = 0; first < rows; first += STRIP) {
+    const last = Math.min(rows, first + STRIP);
+    for (let column = 0; column < columns; column++)
+      for (let row = first; row < last; row++) to[column * rows + row] = from[row * columns + column]!;
+  }
+}
+
+/** Trained parameters of an adapter. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
   const ofLinear = (layer: number, linear: Linear, rank: number) =>

@@ -2,8 +2,9 @@
 // linears differ.
 
 import { range } from "../base/shape.ts";
-import { LINEARS, type Linear } from "../families/linears.ts";
-import type { Placed, PlacedAdapter, StageAdapter } from "./adapter.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { LINEARS, type Linear, linearsOfModel } from "../families/linears.ts";
+import type { Placed, PlacedAdapter, Placement, StageAdapter } from "./adapter.ts";
 import { isScaled, type PeftMethod } from "./registry.ts";
 
 /** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
@@ -17,6 +18,13 @@ export const scaleAt = (adapter: Placed & Pick<PlacedAdapter, "scale">, layer: n
     : adapter.targets.includes(linear)
       ? adapter.scale
       : 0;
+
+/** A table of places with a column for each linear of a model alone, in their order. */
+export function placesOfModel(spec: Pick<ModelSpec, "family">, { ranks, scales }: Placement): Placement {
+  const columns = linearsOfModel(spec).map((linear) => LINEARS.indexOf(linear));
+  const of = (table: Placement["ranks"]) => table.map((row) => columns.map((column) => row[column]!));
+  return { ranks: of(ranks), scales: of(scales) };
+}
 
 /** A rank and a scale for each place, null for none. Uniform ones need no table, and get none. */
 export function placed(

@@ -62,10 +62,6 @@ export const frozenIn = (method: PeftMethod = "lora"): readonly Factor[] => {
 const LOW_RANK = storedBy("lora");
 export const isLowRank = (factor: Factor): boolean => LOW_RANK.includes(factor);
 
-/** Whether stages need more for it than for a LoRA. */
-export const isMoreThanLora = (method: PeftMethod = "lora"): boolean =>
-  DEFINITIONS[method].keepsProduct === true || !storedBy(method).every(isLowRank);
-
 /** Whether its low-rank product is scaled by alpha and rank. */
 export const isScaled = (method: PeftMethod): boolean => hasKey(method, "alpha");
 

@@ -2,11 +2,11 @@
 
 import { base, F, I, native, P } from "../../ffi/native.ts";
 import { range } from "../base/shape.ts";
-import { floats, ints } from "../device/cpu/host.ts";
+import { addressesIn, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
 import { CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
-import { F32, partOf, rowsOf, segments } from "./linear/low-rank.ts";
+import { A, B, columnsIn, F32, holding, rowsOf, segments } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 import { denseOf, expandRows, widestPiece } from "./packed.ts";
 
@@ -16,134 +16,129 @@ const c = native({
   dora_backward: { args: [P, P, P, P, P, I, I], returns: "void" },
 });
 
-const rowOf = (t: Tensor, adapter: number): number => t.ptr + adapter * (t.stride ?? dim(t, 1)) * F32;
+/** Places of a DoRA's addresses in `vectors`: the lengths, their gradient, gain and inverse. */
+const [LENGTHS, LENGTHS_GRADIENT, GAIN, INVERSE] = [0, 1, 2, 3];
 
 /**
- * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r b[l, n, r] a[l, g R + r]|
- * over the rows of the linears that l targets; gain[l, n] = m[l, n] / norm[n] and inverse[l, n] = 1 / norm[n], or 0 for a row
- * of zeros. Where stale is 2 m[l, n] first becomes norm[n]. All else is left as it is. m f32[L, N], L strided; gain, inverse
- * f32[L, N].
+ * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r B[n, r] A[r]| over the rows
+ * of the linears that l targets; gain[n] = m[n] / norm[n] and inverse[n] = 1 / norm[n], or 0 for a row of zeros. Where stale is
+ * 2 m[n] first becomes norm[n]. All else is left as it is. `vectors` are those of m, its gradient, gain and inverse.
  */
 export const doraNorm = op<{
   weight: Weight;
-  a: Tensor;
-  b: Tensor;
+  factors: Tensor;
+  vectors: Tensor;
   scale: Tensor;
   ranks: Tensor;
   firstColumn: readonly number[];
-  m: Tensor;
-  gain: Tensor;
-  inverse: Tensor;
   stale: Tensor;
+  /** Of the ranks of these adapters; a bound is as right. */
+  most: number;
 }>(
   "dora_norm",
   {
     weight: "w N K",
-    a: "c L S K",
-    b: "c L N R",
+    factors: "i64 L G 4",
+    vectors: "i64 L G 4",
     scale: "f32 L G",
     ranks: "i32 L G",
-    m: "f32 L N",
-    gain: "f32 L N",
-    inverse: "f32 L N",
     stale: "i32 L",
   },
   {
-    cpu: ({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale }, host) => {
-      const [width, linears] = [weight.shape[1]!, dim(ranks, 1)];
+    cpu: ({ weight, factors, vectors, scale, ranks, firstColumn, stale }, host) => {
+      const width = weight.shape[1]!;
+      const [factor, vector] = [addressesIn(factors), addressesIn(vectors)];
+      const [ranksOf, scales] = [rowsOfInts(ranks), rowsOfFloats(scale)];
       for (const [slot, is] of ints(stale).entries())
-        for (let g = 0; g < linears; g++) {
-          const rank = ints(ranks)[slot * linears + g]!;
+        for (const [g, rank] of ranksOf(slot).entries()) {
           if (is === 0 || rank === 0) continue;
-          const [first, down] = [firstColumn[g]!, partOf(a, slot, (g * dim(a, 1)) / linears)];
-          const up = partOf(b, slot, first);
-          const [lengths, gains, inverses] = [m, gain, inverse].map((of) => rowOf(of, slot) + first * F32);
-          const factor = floats(scale)[slot * linears + g]!;
-          const count = firstColumn[g + 1]! - first;
+          const [first, count] = columnsIn(firstColumn, g);
+          const [a, b] = [factor(slot, g, A), factor(slot, g, B)];
           const step = isPacked(weight) ? widestPiece(host.cores) : count; // rows are independent of each other
           for (let row = 0; row < count; row += step) {
-            const rows = [Math.min(step, count - row), width, rank, up.ld] as const;
-            const w = isPacked(weight) ? expandRows(host, weight, first + row, rows[0]) : rowsOf(weight, first + row).ptr;
-            const [length, gained, inverted] = [lengths!, gains!, inverses!].map((of) => of + row * F32);
-            const begins = is === 2 ? 1 : 0;
-            c.dora_norm(w, down.ptr, up.ptr + row * up.ld * F32, ...rows, factor, length!, gained!, inverted!, begins);
+            const rows = Math.min(step, count - row);
+            const w = isPacked(weight) ? expandRows(host, weight, first + row, rows) : rowsOf(weight, first + row).ptr;
+            const at = (which: number) => vector(slot, g, which) + row * F32;
+            const own = [at(LENGTHS), at(GAIN), at(INVERSE)] as const;
+            c.dora_norm(w, a, b + row * F32, rows, width, rank, count, scales(slot)[g]!, ...own, is === 2 ? 1 : 0);
           }
         }
     },
-    cuda: ({ weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale }, gpu) => {
+    cuda: ({ weight, factors, vectors, scale, ranks, firstColumn, stale, most }, gpu) => {
       const w = denseOf(gpu, weight);
-      const [N, K, L, G] = [dim(w, 0), dim(w, 1), dim(ranks, 0), dim(ranks, 1)];
-      const kernel = gpu.kernel("dora_norm", { R: dim(b, 2) });
-      const strides = { a_stride: strideOf(a), b_stride: strideOf(b), m_stride: m.stride ?? N };
-      for (let g = 0; g < G; g++) {
-        const [first, last] = [firstColumn[g]!, firstColumn[g + 1]!];
-        gpu.launch(kernel, [L, cdiv(last - first, kernel.constant("BN"))], {
-          ...{ w, a, b, scale, ranks, m, gain, inverse, stale, ...strides },
-          ...{ g, G, first, last, N, K },
-        });
+      const [K, L] = [dim(w, 1), dim(ranks, 0)];
+      const kernel = holding(gpu.variants("dora_norm"), "RB", most);
+      const strides = {
+        ...{ factors_stride: strideOf(factors), vectors_stride: strideOf(vectors) },
+        ...{ scale_stride: strideOf(scale), ranks_stride: strideOf(ranks) },
+      };
+      for (const [g, first] of firstColumn.slice(0, -1).entries()) {
+        const last = firstColumn[g + 1]!;
+        const programs = Math.min(cdiv(last - first, kernel.constant("BN")), Math.max(16, cdiv(2048, L)));
+        gpu.launch(kernel, [L, programs], { w, factors, vectors, scale, ranks, stale, ...strides, g, first, last, K });
       }
     },
   },
 );
 
+const isIn = (decomposed: Tensor) => {
+  const rows = rowsOfInts(decomposed);
+  return (slot: number): boolean => rows(slot)[0] === 1;
+};
+
 /**
- * y = gain[adapter] z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1; y's other rows are left as
- * they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
+ * y = gain z + bias + residual in the tiles of adapters whose `decomposed` i32[L] is 1, over all columns of the group; y's
+ * other rows are left as they are. z, y c[M, N]; bias c[N] and residual c[M, N] may be null.
  */
 export const doraForward = op<{
   z: Tensor;
   bias: Tensor | null;
   residual: Tensor | null;
-  gain: Tensor;
+  vectors: Tensor;
   decomposed: Tensor;
   y: Tensor;
   tileAdapter: Tensor;
 }>(
   "dora_forward",
-  { z: "c M N", bias: "c N", residual: "c M N", gain: "f32 L N", decomposed: "i32 L", y: "c M N" },
+  { z: "c M N", bias: "c N", residual: "c M N", vectors: "i64 L G 4", decomposed: "i32 L", y: "c M N" },
   {
-    cpu: ({ z, bias, residual, gain, decomposed, y, tileAdapter }) => {
-      const width = dim(y, 1);
+    cpu: ({ z, bias, residual, vectors, decomposed, y, tileAdapter }) => {
+      const [width, vector, isOwn] = [dim(y, 1), addressesIn(vectors), isIn(decomposed)];
       for (const { row, rows, adapter } of segments(tileAdapter, dim(y, 0))) {
-        if (ints(decomposed)[adapter] !== 1) continue;
+        if (!isOwn(adapter)) continue;
         const more = residual && rowsOf(residual, row).ptr;
-        c.dora_forward(rowsOf(z, row).ptr, rowOf(gain, adapter), bias?.ptr ?? null, more, rowsOf(y, row).ptr, rows, width);
+        const gain = vector(adapter, 0, GAIN);
+        c.dora_forward(rowsOf(z, row).ptr, gain, bias?.ptr ?? null, more, rowsOf(y, row).ptr, rows, width);
       }
     },
-    cuda: ({ z, bias, residual, gain, decomposed, y, tileAdapter }, gpu) => {
+    cuda: ({ z, bias, residual, vectors, decomposed, y, tileAdapter }, gpu) => {
       const [M, N] = [dim(y, 0), dim(y, 1)];
       const kernel = gpu.kernel("dora_forward", { BIAS: flag(bias), RESIDUAL: flag(residual) });
       const grid = [M / kernel.constant("ROWS"), cdiv(N, kernel.constant("BN"))] as const;
-      gpu.launch(kernel, grid, { z, bias, residual, gain, decomposed, y, tile_adapter: tileAdapter, N });
+      const strides = { vectors_stride: strideOf(vectors), decomposed_stride: strideOf(decomposed) };
+      gpu.launch(kernel, grid, { z, bias, residual, vectors, decomposed, ...strides, y, tile_adapter: tileAdapter, N });
     },
   },
 );
 
 /**
- * In the tiles of decomposed adapters dm[adapter, n] += inverse[adapter, n] sum_m dy[m, n] z[m, n], then z becomes
- * gain[adapter, n] dy[m, n]; in all other tiles z becomes dy. dm f32[L, N], L strided; an adapter's tiles lie side by side
- * and are summed in order.
+ * In the tiles of decomposed adapters the gradient of m[n] += inverse[n] sum_m dy[m, n] z[m, n], then z becomes gain[n] dy[m,
+ * n]; in all other tiles z becomes dy. An adapter's tiles lie side by side and are summed in order.
  */
-export const doraBackward = op<{
-  dy: Tensor;
-  z: Tensor;
-  gain: Tensor;
-  inverse: Tensor;
-  decomposed: Tensor;
-  dm: Tensor;
-  tileAdapter: Tensor;
-}>(
+export const doraBackward = op<{ dy: Tensor; z: Tensor; vectors: Tensor; decomposed: Tensor; tileAdapter: Tensor }>(
   "dora_backward",
-  { dy: "c M N", z: "c M N", gain: "f32 L N", inverse: "f32 L N", decomposed: "i32 L", dm: "f32 L N" },
+  { dy: "c M N", z: "c M N", vectors: "i64 L G 4", decomposed: "i32 L" },
   {
-    cpu: ({ dy, z, gain, inverse, decomposed, dm, tileAdapter }) => {
+    cpu: ({ dy, z, vectors, decomposed, tileAdapter }) => {
       const [rows, width] = [dim(dy, 0), dim(dy, 1)];
+      const [vector, isOwn] = [addressesIn(vectors), isIn(decomposed)];
       const others = new Set(range(Math.ceil(rows / CPU_ROW_TILE)));
       for (const segment of segments(tileAdapter, rows)) {
         const { row, adapter } = segment;
-        if (ints(decomposed)[adapter] !== 1) continue;
+        if (!isOwn(adapter)) continue;
         for (let tile = row / CPU_ROW_TILE; tile * CPU_ROW_TILE < row + segment.rows; tile++) others.delete(tile);
-        const own = [rowOf(gain, adapter), rowOf(inverse, adapter), rowOf(dm, adapter)] as const;
+        const at = (which: number) => vector(adapter, 0, which);
+        const own = [at(GAIN), at(INVERSE), at(LENGTHS_GRADIENT)] as const;
         c.dora_backward(rowsOf(dy, row).ptr, rowsOf(z, row).ptr, ...own, segment.rows, width);
       }
       for (const tile of others) {
@@ -151,11 +146,12 @@ export const doraBackward = op<{
         base.native_copy(rowsOf(z, tile * CPU_ROW_TILE).ptr, rowsOf(dy, tile * CPU_ROW_TILE).ptr, count * width * F32);
       }
     },
-    cuda: ({ dy, z, gain, inverse, decomposed, dm, tileAdapter }, gpu) => {
-      const [M, N, L] = [dim(dy, 0), dim(dy, 1), dim(dm, 0)];
+    cuda: ({ dy, z, vectors, decomposed, tileAdapter }, gpu) => {
+      const [M, N] = [dim(dy, 0), dim(dy, 1)];
       const kernel = gpu.kernel("dora_backward");
-      gpu.launch(kernel, [cdiv(N, kernel.constant("BN")), L + M / CUDA_ROW_TILE], {
-        ...{ dy, z, gain, inverse, decomposed, dm, tile_adapter: tileAdapter, dm_stride: dm.stride ?? N, L, M, N },
+      const strides = { vectors_stride: strideOf(vectors), decomposed_stride: strideOf(decomposed) };
+      gpu.launch(kernel, [cdiv(N, kernel.constant("BN")), M / CUDA_ROW_TILE], {
+        ...{ dy, z, vectors, decomposed, ...strides, tile_adapter: tileAdapter, M, N },
       });
     },
   },

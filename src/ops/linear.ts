@@ -1,24 +1,27 @@
 // A frozen linear layer with the low-rank products of many adapters in the same kernel (BatchLoRA, arXiv 2312.02515).
 
 import { base } from "../../ffi/native.ts";
-import { floats, ints } from "../device/cpu/host.ts";
+import { rowsOfFloats } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import { fp8Backward, fp8Forward, isFp8 } from "./linear/fp8.ts";
-import { addBias, forwardVariant, frozen, productGrid } from "./linear/frozen.ts";
+import { addBias, backwardVariant, forwardVariant, frozen, productGrid } from "./linear/frozen.ts";
 import {
+  A,
+  ADAPTER_SPECS,
   type AdapterArgs,
   applyDropout,
+  B,
   boundaries,
+  columnsIn,
   columnsOf,
+  DROPOUT_SPECS,
   type DropoutArgs,
   drops,
-  eachTarget,
+  eachSegment,
   F32,
-  partOf,
   rowsOf,
-  segments,
-  shapeOf,
+  tablesOf,
 } from "./linear/low-rank.ts";
 import { dim, flag, op, strideOf } from "./op.ts";
 import { denseOf } from "./packed.ts";
@@ -26,7 +29,6 @@ import { denseOf } from "./packed.ts";
 /** What a linear adds for adapters. */
 export type LowRank = AdapterArgs & {
   readonly s: Tensor;
-  readonly b: Tensor;
   readonly scale: Tensor;
   readonly firstColumn: readonly number[];
 };
@@ -42,12 +44,12 @@ export type LinearBackward = {
   readonly dy: Tensor;
   readonly weight: Weight;
   readonly dx: Tensor;
-  readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor; readonly a: Tensor }) | null;
+  readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor }) | null;
 };
 
 /**
  * y = x W^T + bias + residual + scale s B^T. x c[M, K], weight c[N, K], bias c[N] or null, residual c[M, N] (may be y) or
- * null, s c[M, G R], b c[L, N, R], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken
+ * null, s c[E], y c[M, N]. With `lora` null only the frozen product. A packed weight (packed.ts) is taken
  * apart to c first; fp8 is multiplied as it is, with each row of x rounded to e4m3 at its own scale.
  */
 export const linearForward = op<LinearForward>(
@@ -58,10 +60,9 @@ export const linearForward = op<LinearForward>(
     bias: "c N",
     residual: "c M N",
     y: "c M N",
-    s: "c M S",
-    b: "c L N R",
+    s: "c E",
     scale: "f32 L G",
-    ranks: "i32 L G",
+    ...ADAPTER_SPECS,
   },
   {
     cpu: ({ x, weight, bias, residual, y, lora }, host) => {
@@ -69,15 +70,13 @@ export const linearForward = op<LinearForward>(
       if (bias) addBias(y, bias, residual !== null);
       frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
       if (!lora) return;
-      const scales = floats(lora.scale);
-      const linears = dim(lora.ranks, 1);
-      eachTarget(lora, dim(x, 0), (segment, g, rank) => {
-        const first = lora.firstColumn[g]!;
-        const columns = lora.firstColumn[g + 1]! - first;
-        const s = columnsOf(rowsOf(lora.s, segment.row), (g * dim(lora.s, 1)) / linears);
-        const to = columnsOf(rowsOf(y, segment.row), first);
-        const scale = scales[segment.adapter * linears + g]!;
-        host.product([segment.rows, columns, rank], s, false, partOf(lora.b, segment.adapter, first), true, to, scale, 1);
+      const scales = rowsOfFloats(lora.scale);
+      eachSegment(lora, dim(x, 0), ({ row, rows, adapter }, targets) => {
+        for (const { g, rank, low, matrix } of targets) {
+          const [first, columns] = columnsIn(lora.firstColumn, g);
+          const [up, to] = [{ ptr: matrix(B), ld: columns }, columnsOf(rowsOf(y, row), first)];
+          host.product([rows, columns, rank], low(lora.s), false, up, false, to, scales(adapter)[g]!, 1);
+        }
       });
     },
     cuda: ({ x, weight, bias, residual, y, lora }, gpu) => {
@@ -85,19 +84,18 @@ export const linearForward = op<LinearForward>(
       const w = denseOf(gpu, weight);
       const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
-      const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
-      const kernel = forwardVariant(gpu, "linear_forward", lora, options, first1, first2);
+      const bounds = boundaries(lora?.firstColumn ?? [0, N]);
+      const kernel = forwardVariant(gpu, "linear_forward", lora, options, bounds, N);
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
-        ...{ x, w, y, bias, residual, M, N, K, first1, first2 },
-        ...{ s: lora?.s ?? null, b: lora?.b ?? null, scale: lora?.scale ?? null, ranks: lora?.ranks ?? null },
-        ...{ tile_adapter: lora?.tileAdapter ?? null, b_stride: lora ? strideOf(lora.b) : 0 },
+        ...{ x, w, y, bias, residual, M, N, K, ...bounds },
+        ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0, ...tablesOf(lora) },
       });
     },
   },
 );
 
 /**
- * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[M, G R], a c[L, G R, K], dx c[M, K]; drop' applies the
+ * dx = dy W + drop'(ds A): dy c[M, N], weight c[N, K] or packed, ds c[E], dx c[M, K]; drop' applies the
  * forward's mask. With fp8 it is dy times the weight's scales, row by row, that is rounded to e4m3.
  */
 export const linearBackward = op<LinearBackward>(
@@ -106,43 +104,34 @@ export const linearBackward = op<LinearBackward>(
     dy: "c M N",
     weight: "w N K",
     dx: "c M K",
-    ds: "c M S",
-    a: "c L S K",
-    ranks: "i32 L G",
-    rowNumber: "i32 M",
-    dropout: "i32 L 4",
+    ds: "c E",
+    ...ADAPTER_SPECS,
+    ...DROPOUT_SPECS,
   },
   {
     cpu: ({ dy, weight, dx, lora }, host) => {
       frozen(host, dy, weight, false, dx, 0);
       if (!lora) return;
       const width = dim(dx, 1);
-      const padded = dim(lora.ds, 1) / dim(lora.ranks, 1);
-      for (const segment of segments(lora.tileAdapter, dim(dx, 0))) {
+      eachSegment(lora, dim(dx, 0), (segment, targets) => {
         const drop = drops(lora, segment.adapter);
         const to = rowsOf(dx, segment.row);
         const sum = drop ? { ptr: host.scratch(segment.rows * width * F32), ld: width } : to;
-        let beta = drop ? 0 : 1;
-        const ranks = ints(lora.ranks).subarray(segment.adapter * dim(lora.ranks, 1));
-        for (let g = 0; g < dim(lora.ranks, 1); g++) {
-          if (ranks[g] === 0) continue;
-          const ds = columnsOf(rowsOf(lora.ds, segment.row), g * padded);
-          const down = partOf(lora.a, segment.adapter, g * padded);
-          host.product([segment.rows, width, ranks[g]!], ds, false, down, false, sum, 1, beta);
-          beta = 1;
+        for (const [i, { rank, low, matrix }] of targets.entries()) {
+          const beta = drop && i === 0 ? 0 : 1;
+          host.product([segment.rows, width, rank], low(lora.ds), false, { ptr: matrix(A), ld: width }, false, sum, 1, beta);
         }
-        if (drop && beta === 1) applyDropout(lora, segment, sum, to, true);
-      }
+        if (drop) applyDropout(lora, segment, sum, to, true);
+      });
     },
     cuda: ({ dy, weight, dx, lora }, gpu) => {
       if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
       const w = denseOf(gpu, weight);
       const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
-      const kernel = gpu.kernel("linear_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
+      const kernel = backwardVariant(gpu, "linear_backward", lora);
       gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
-        ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
-        ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
-        ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
+        ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, ...tablesOf(lora) },
+        ...{ row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 },
       });
     },
   },

@@ -2,161 +2,169 @@
 //
 // With y = x W^T + scale s B^T:  ds = scale dy B,  dB = scale dy^T s,  dA = ds^T drop(x).
 
-import { base } from "../../ffi/native.ts";
-import { sum } from "../base/shape.ts";
-import { floats } from "../device/cpu/host.ts";
+import { maxOf, sum } from "../base/shape.ts";
+import { rowsOfFloats } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { CUDA_ROW_TILE } from "../device/tile.ts";
+import { RANK_TILE } from "../methods/layout.ts";
 import {
+  A,
+  A_GRADIENT,
+  ADAPTER_SPECS,
   type AdapterArgs,
+  B,
+  B_GRADIENT,
   boundaries,
+  columnsIn,
   columnsOf,
+  DROPOUT_SPECS,
   type DropoutArgs,
-  eachTarget,
-  F32,
+  eachSegment,
+  holding,
   masked,
-  partOf,
   rowsOf,
-  type Segment,
-  shapeOf,
+  tablesOf,
+  widest,
 } from "./linear/low-rank.ts";
 import { cdiv, dim, op, strideOf } from "./op.ts";
-
-const dropout = { rowNumber: "i32 M", dropout: "i32 L 4" };
-
-const clear = (t: Tensor): void => base.native_zero(t.ptr, dim(t, 0) * dim(t, 1) * F32);
 
 /** The most chunks of `chunk` tiles that a batch can have, each adapter's tiles being cut on their own. */
 const mostChunks = (tiles: number, adapters: number, chunk: number): number =>
   Math.floor((tiles + Math.min(adapters, tiles) * (chunk - 1)) / chunk);
 
-/** s[m, g R + r] = sum_k drop(x)[m, k] a[adapter, g R + r, k]: x c[M, K], a c[L, G R, K], s c[M, G R]. */
-export const loraDown = op<AdapterArgs & DropoutArgs & { x: Tensor; a: Tensor; s: Tensor }>(
+/** Programs of a *_sum kernel for a tile, and for the later chunks of an adapter, at most. */
+const [TILE_PROGRAMS, ADAPTER_PROGRAMS] = [64, 256];
+
+const tilePrograms = (args: AdapterArgs, add: Variant): number =>
+  Math.min(TILE_PROGRAMS, cdiv(CUDA_ROW_TILE * widest(args), add.constant("BLOCK")));
+
+/** How many adapters can have later chunks, and programs for each of them; `across`: blocks of one of its rows. */
+const adders = (args: AdapterArgs, tiles: number, chunk: number, across: number): readonly [number, number] => [
+  Math.floor(tiles / (chunk + 1)),
+  Math.min(ADAPTER_PROGRAMS, widest(args) * across),
+];
+
+/** Rows of the scratch for later chunks, as long as those of the gradient; kernels/triton/lora.py says which is whose. */
+const laterRows = (elements: number, chunk: number): number => cdiv(elements, CUDA_ROW_TILE * chunk);
+
+/** As many columns at once as a narrow adapter next to a wide one has; all alike may have more. */
+function columnVariant(gpu: Launcher, name: "lora_down" | "lora_down_grad", args: AdapterArgs): Variant {
+  const { least, most } = args.span;
+  return holding(gpu.variants(name), "CB", Math.min(widest(args), least === most ? 128 : 64));
+}
+
+/** s = drop(x) A^T: x c[M, K], s c[E]. */
+export const loraDown = op<AdapterArgs & DropoutArgs & { x: Tensor; s: Tensor }>(
   "lora_down",
-  { x: "c M K", a: "c L S K", s: "c M S", ranks: "i32 L G", ...dropout },
+  { x: "c M K", s: "c E", ...ADAPTER_SPECS, ...DROPOUT_SPECS },
   {
     cpu: (args, host) => {
-      const { x, a, s } = args;
-      const padded = dim(s, 1) / dim(args.ranks, 1);
-      clear(s);
-      let current: Segment | null = null;
-      let input = rowsOf(x);
-      eachTarget(args, dim(x, 0), (segment, g, rank) => {
-        if (segment !== current) input = masked(host, args, segment); // once for all linears of the group
-        current = segment;
-        const to = columnsOf(rowsOf(s, segment.row), g * padded);
-        host.product([segment.rows, rank, dim(x, 1)], input, false, partOf(a, segment.adapter, g * padded), true, to);
+      const { x, s } = args;
+      const width = dim(x, 1);
+      eachSegment(args, dim(x, 0), (segment, targets) => {
+        const input = masked(host, args, segment); // once for all linears of the group
+        for (const { rank, low, matrix } of targets)
+          host.product([segment.rows, rank, width], input, false, { ptr: matrix(A), ld: width }, true, low(s));
       });
     },
-    cuda: ({ x, a, s, ranks, tileAdapter, rowNumber, dropout, module }, gpu) => {
-      const [M, K, S] = [dim(x, 0), dim(x, 1), dim(s, 1)];
-      const kernel = gpu.kernel("lora_down", shapeOf(s, dim(ranks, 1)));
+    cuda: (args, gpu) => {
+      const { x, s, rowNumber, dropout, module } = args;
+      const [M, K, E] = [dim(x, 0), dim(x, 1), dim(s, 0)];
+      const kernel = columnVariant(gpu, "lora_down", args);
       const [BM, BK, CB] = [kernel.constant("BM"), kernel.constant("BK"), kernel.constant("CB")];
       const partBlocks = cdiv(kernel.constant("PART"), BK);
       const parts = cdiv(cdiv(K, BK), partBlocks);
-      const scratch = parts > 1 ? gpu.scratch(parts * M * S * 4) : null;
-      gpu.launch(kernel, [M / BM, parts, cdiv(S, CB)], {
-        ...{ x, a, s, scratch, ranks, tile_adapter: tileAdapter, row_number: rowNumber, dropout, module },
-        ...{ a_stride: strideOf(a), M, K, part_blocks: partBlocks },
+      const scratch = parts > 1 ? gpu.scratch(parts * E * 4) : null;
+      gpu.launch(kernel, [M / BM, parts, cdiv(widest(args), CB)], {
+        ...{ x, s, scratch, row_number: rowNumber, dropout, module, ...tablesOf(args) },
+        ...{ M, K, low_size: E, part_blocks: partBlocks },
       });
       if (parts === 1) return;
       const add = gpu.kernel("lora_down_sum");
-      gpu.launch(add, [cdiv(M * S, add.constant("BLOCK"))], { s, scratch, parts, size: M * S });
+      const grid = [M / CUDA_ROW_TILE, tilePrograms(args, add)] as const;
+      gpu.launch(add, grid, { s, scratch, parts, low_size: E, ...tablesOf(args) });
     },
   },
 );
 
-/**
- * In one read of dy c[M, N]: ds[m, g R + r] = scale sum_n dy[m, n] b[adapter, n, r] over the columns of linear g, ds c[M, G
- * R]; db[adapter, n, r] += scale sum_m dy[m, n] s[m, g R + r], db f32[L, N, R].
- */
+/** In one read of dy c[M, N]: ds = scale dy B, ds c[E]; the gradient of B += scale dy^T s. */
 export const loraUpGrad = op<
-  AdapterArgs & {
-    dy: Tensor;
-    s: Tensor;
-    b: Tensor;
-    scale: Tensor;
-    firstColumn: readonly number[];
-    ds: Tensor;
-    db: Tensor;
-  }
+  AdapterArgs & { dy: Tensor; s: Tensor; scale: Tensor; firstColumn: readonly number[]; ds: Tensor }
 >(
   "lora_up_grad",
-  { dy: "c M N", s: "c M S", b: "c L N R", scale: "f32 L G", ranks: "i32 L G", ds: "c M S", db: "f32 L N R" },
+  { dy: "c M N", s: "c E", scale: "f32 L G", ds: "c E", ...ADAPTER_SPECS },
   {
     cpu: (args, host) => {
-      const { dy, s, b, ds, db } = args;
-      const linears = dim(args.ranks, 1);
-      const padded = dim(s, 1) / linears;
-      const scales = floats(args.scale);
-      clear(ds);
-      eachTarget(args, dim(dy, 0), (segment, g, rank) => {
-        const first = args.firstColumn[g]!;
-        const columns = args.firstColumn[g + 1]! - first;
-        const scale = scales[segment.adapter * linears + g]!;
-        const dyRows = columnsOf(rowsOf(dy, segment.row), first);
-        const sRows = columnsOf(rowsOf(s, segment.row), g * padded);
-        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
-        const up = partOf(b, segment.adapter, first);
-        host.product([segment.rows, rank, columns], dyRows, false, up, false, dsRows, scale);
-        const upGrad = partOf(db, segment.adapter, first);
-        host.product([columns, rank, segment.rows], dyRows, true, sRows, false, upGrad, scale, 1);
+      const { dy, s, ds } = args;
+      const scales = rowsOfFloats(args.scale);
+      eachSegment(args, dim(dy, 0), ({ row, rows, adapter }, targets) => {
+        for (const { g, rank, low, matrix } of targets) {
+          const [first, columns] = columnsIn(args.firstColumn, g);
+          const scale = scales(adapter)[g]!;
+          const dyRows = columnsOf(rowsOf(dy, row), first);
+          host.product([rows, rank, columns], dyRows, false, { ptr: matrix(B), ld: columns }, true, low(ds), scale);
+          const gradient = { ptr: matrix(B_GRADIENT), ld: columns };
+          host.product([rank, columns, rows], low(s), true, dyRows, false, gradient, scale, 1);
+        }
       });
     },
-    cuda: ({ dy, s, b, scale, firstColumn, ds, db, ranks, tileAdapter }, gpu) => {
-      const [M, N, L, S] = [dim(dy, 0), dim(dy, 1), dim(b, 0), dim(s, 1)];
-      const { G, R } = shapeOf(s, dim(ranks, 1));
+    cuda: (args, gpu) => {
+      const { dy, s, ds, scale, firstColumn, span } = args;
+      const [M, N, E, L] = [dim(dy, 0), dim(dy, 1), dim(s, 0), dim(args.ranks, 0)];
       const tiles = M / CUDA_ROW_TILE;
-      const kernel = gpu.kernel("lora_up_grad", { G, R });
+      // A block of 16 would read dy too often for a wide adapter, one of 64 make a narrow one wait for its registers.
+      const ranks = span.least <= RANK_TILE && span.most > RANK_TILE ? 2 * RANK_TILE : span.most;
+      const kernel = holding(gpu.variants("lora_up_grad"), "RB", ranks);
       const [RB, BN, CHUNK] = [kernel.constant("RB"), kernel.constant("BN"), kernel.constant("CHUNK")];
-      const { first1, first2 } = boundaries(firstColumn);
-      const blocks = sum(firstColumn.slice(1).map((last, g) => cdiv(last - firstColumn[g]!, BN)));
-      const dsBytes = blocks * M * R * 4;
-      const ds_part = gpu.scratch(dsBytes + cdiv(tiles, CHUNK) * N * R * 4);
-      const shared = { db, ds_part, db_part: ds_part + dsBytes, scale, ranks, tile_adapter: tileAdapter };
-      const sizes = { db_stride: strideOf(db), M, N, first1, first2 };
-      gpu.launch(kernel, [blocks, mostChunks(tiles, L, CHUNK), R / RB], {
-        ...{ dy, s, b, b_stride: strideOf(b), ...shared, ...sizes },
-      });
-      const add = gpu.kernel("lora_up_grad_sum", { G, R });
-      const later = tiles > CHUNK ? L * cdiv(N * R, add.constant("BLOCK")) : 0;
-      gpu.launch(add, [(M / add.constant("ROWS")) * ((S / RB) | 0) + later], { ds, ...shared, ...sizes });
+      const columns = firstColumn.slice(1).map((last, g) => last - firstColumn[g]!);
+      const [blocks, pitch] = [columns.map((of) => cdiv(of, BN)), maxOf(columns)];
+      const dsBytes = maxOf(blocks) * E * 4;
+      const ds_part = gpu.scratch(dsBytes + laterRows(E, CHUNK) * pitch * 4);
+      const shared = {
+        ...{ ds_part, db_part: ds_part + dsBytes, scale, scale_stride: strideOf(scale), ...tablesOf(args) },
+        ...{ M, N, ...boundaries(firstColumn), low_size: E, pitch },
+      };
+      gpu.launch(kernel, [sum(blocks), mostChunks(tiles, L, CHUNK), cdiv(span.most, RB)], { dy, s, ...shared });
+      const add = gpu.kernel("lora_up_grad_sum");
+      const ds_programs = tilePrograms(args, add);
+      const [adapters, db_programs] = adders(args, tiles, CHUNK, cdiv(pitch, add.constant("DB_BLOCK")));
+      const programs = tiles * ds_programs + adapters * db_programs;
+      gpu.launch(add, [programs], { ds, ds_programs, db_programs, ...shared });
     },
   },
 );
 
-/** da[adapter, g R + r, k] += sum_m ds[m, g R + r] drop(x)[m, k]: x c[M, K], ds c[M, G R], da f32[L, G R, K]. */
-export const loraDownGrad = op<AdapterArgs & DropoutArgs & { x: Tensor; ds: Tensor; da: Tensor }>(
+/** The gradient of A += ds^T drop(x): x c[M, K], ds c[E]. */
+export const loraDownGrad = op<AdapterArgs & DropoutArgs & { x: Tensor; ds: Tensor }>(
   "lora_down_grad",
-  { x: "c M K", ds: "c M S", da: "f32 L S K", ranks: "i32 L G", ...dropout },
+  { x: "c M K", ds: "c E", ...ADAPTER_SPECS, ...DROPOUT_SPECS },
   {
     cpu: (args, host) => {
-      const { x, ds, da } = args;
-      const padded = dim(ds, 1) / dim(args.ranks, 1);
-      let current: Segment | null = null;
-      let input = rowsOf(x);
-      eachTarget(args, dim(x, 0), (segment, g, rank) => {
-        if (segment !== current) input = masked(host, args, segment);
-        current = segment;
-        const dsRows = columnsOf(rowsOf(ds, segment.row), g * padded);
-        const downGrad = partOf(da, segment.adapter, g * padded);
-        host.product([rank, dim(x, 1), segment.rows], dsRows, true, input, false, downGrad, 1, 1);
+      const { x, ds } = args;
+      const width = dim(x, 1);
+      eachSegment(args, dim(x, 0), (segment, targets) => {
+        const input = masked(host, args, segment);
+        for (const { rank, low, matrix } of targets) {
+          const gradient = { ptr: matrix(A_GRADIENT), ld: width };
+          host.product([rank, width, segment.rows], low(ds), true, input, false, gradient, 1, 1);
+        }
       });
     },
-    cuda: ({ x, ds, da, ranks, tileAdapter, rowNumber, dropout, module }, gpu) => {
-      const [M, K, L, S] = [dim(x, 0), dim(x, 1), dim(da, 0), dim(ds, 1)];
-      const choice = shapeOf(ds, dim(ranks, 1));
+    cuda: (args, gpu) => {
+      const { x, ds, rowNumber, dropout, module } = args;
+      const [M, K, E, L] = [dim(x, 0), dim(x, 1), dim(ds, 0), dim(args.ranks, 0)];
       const tiles = M / CUDA_ROW_TILE;
-      const kernel = gpu.kernel("lora_down_grad", choice);
+      const kernel = columnVariant(gpu, "lora_down_grad", args);
       const [BK, CB, CHUNK] = [kernel.constant("BK"), kernel.constant("CB"), kernel.constant("CHUNK")];
-      const scratch = gpu.scratch(cdiv(tiles, CHUNK) * S * K * 4);
-      const shared = { da, scratch, ranks, tile_adapter: tileAdapter, da_stride: strideOf(da), M, K };
-      gpu.launch(kernel, [cdiv(K, BK), mostChunks(tiles, L, CHUNK), cdiv(S, CB)], {
+      const shared = { scratch: gpu.scratch(laterRows(E, CHUNK) * K * 4), ...tablesOf(args), M, K };
+      gpu.launch(kernel, [cdiv(K, BK), mostChunks(tiles, L, CHUNK), cdiv(widest(args), CB)], {
         ...{ x, ds, row_number: rowNumber, dropout, module, ...shared },
       });
-      const add = gpu.kernel("lora_down_grad_sum", choice);
-      if (tiles <= CHUNK) return;
-      gpu.launch(add, [L, cdiv(S * K, add.constant("BLOCK"))], shared);
+      const add = gpu.kernel("lora_down_grad_sum");
+      const grid = adders(args, tiles, CHUNK, cdiv(K, add.constant("BLOCK")));
+      if (grid[0] > 0) gpu.launch(add, grid, shared);
     },
   },
 );

@@ -1,13 +1,15 @@
 // How an op is made: a kernel with the types and shapes of its tensors. Checks them, then launches.
 //
 // In contracts letters are sizes: M rows (tokens of a micro-batch, packed), H hidden, K input and N output features of a
-// linear, G linears that share an input (1 to 3), R padded rank, L adapters, T target rows, V vocabulary, D head dimension, Q
-// and C query and key heads. c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32 throughout.
+// linear, G linears that share an input (1 to 3), L slots of adapters, E elements of s, T target rows, V vocabulary, D head
+// dimension, Q and C query and key heads. c: the device's compute type (f32 or bf16). Arithmetic inside a kernel is f32
+// throughout.
 //
 // A spec reads "c M 2I": element type (c: the device's compute type; w: that, or a packed weight), then a size for each
 // dimension: a letter that must mean the same size in all tensors of the call, with a factor before it, or a number.
 
 import type { DType } from "../base/dtype.ts";
+import { sizeOf } from "../base/shape.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Kernel } from "../device/kernel.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
@@ -103,8 +105,8 @@ export function dim(tensor: Tensor, i: number): number {
   return size;
 }
 
-/** Elements between the matrices of a stack. */
-export const strideOf = (stack: Tensor): number => stack.stride ?? dim(stack, 1) * dim(stack, 2);
+/** Elements from one row of a table to the next. */
+export const strideOf = ({ shape, stride }: Tensor): number => stride ?? sizeOf(shape.slice(1));
 
 /** 1 where an optional argument is there: GPU kernels are compiled with and without. */
 export const flag = (value: unknown): 0 | 1 => (value === null ? 0 : 1);

@@ -11,10 +11,10 @@ import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { roomOf } from "../methods/layout.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
+import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
 import { stageMemory } from "./memory.ts";
-import { padRank, type StageDevice, totalBytes } from "./plan.ts";
+import { type StageDevice, totalBytes } from "./plan.ts";
 
 /** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for the base model alone. */
 export type SequenceSize = { readonly adapter: number; readonly prompt: number; readonly limit: number };
@@ -51,14 +51,16 @@ export function planGeneration(
   const prompts = wanted.map(({ prompt }) => promptRows(prompt, tile));
   const rows = maxOf([...prompts, tiles * rowTile, Math.min(sum(prompts), PASS_ROWS[device.kind])]);
   const capacity = maxOf(wanted.map(({ prompt, limit }) => prompt + limit));
+  const [layers, slots] = [wholeModel(spec), Math.max(1, adapters.length)];
+  const passRows = alignUp(rows, rowTile);
   const sizesFor = (sequences: number): GenerationSizes => ({
-    slots: Math.max(1, adapters.length),
-    rows: alignUp(rows, rowTile),
+    slots,
+    rows: passRows,
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    rank: adapters.length === 0 ? 1 : padRank(adapters, device),
-    ...roomOf(adapters),
+    low: lowSizes(adapters, layers, passRows),
+    products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
     positions: capacity,
@@ -67,7 +69,7 @@ export function planGeneration(
     cache: { sequences, capacity },
   });
   const free = device.freeBytes * SHARE[device.kind];
-  const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
+  const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences), adapters);
   let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);
   while (sequences > 1 && bytes(sequences) > free) sequences = Math.floor(sequences / 2);
   if (bytes(sequences) > free)
@@ -76,13 +78,19 @@ export function planGeneration(
       `one sequence of ${capacity} tokens needs ${formatBytes(bytes(1))} on ${device.name}, which has ${formatBytes(free)} for it`,
       "lower --max-new-tokens, or hold the base in fewer bits: --precision nf4",
     );
-  const stage = { layerRange: wholeModel(spec), sizes: sizesFor(sequences), device: { ...device, host: "" } };
+  const stage = { layerRange: layers, sizes: sizesFor(sequences), device: { ...device, host: "" } };
   return { spec, stages: [stage] };
 }
 
-/** All that a stage of these sizes, with the whole model, takes of a device. */
-export const generationBytes = (
+/** All that a stage of these sizes, with the whole model and these adapters, takes of a device. */
+export function generationBytes(
   spec: ModelSpec,
   device: Pick<DeviceReport, "kind" | "compute" | "rowTile" | "threads">,
   sizes: StageSizes,
-): number => totalBytes(stageMemory(spec, wholeModel(spec), sizes, device));
+  adapters: readonly PoolAdapter[],
+): number {
+  const layers = wholeModel(spec);
+  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, sizes.inFlight > 0)));
+  const pool = poolBytes(spec, layers, sizes.slots, blocks);
+  return totalBytes(stageMemory(spec, layers, sizes, device, pool));
+}

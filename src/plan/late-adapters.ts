@@ -1,12 +1,13 @@
 // Adapters that join a run under way: they take what room the stages have, as these were opened.
 
 import { maxOf } from "../base/shape.ts";
-import type { Group } from "../families/linears.ts";
-import { roomOf } from "../methods/layout.ts";
+import { formatBytes } from "../base/units.ts";
+import { GROUP_NAMES } from "../families/linears.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { lowSizes, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import type { Plan } from "./plan.ts";
+import { bytesOnStages, type Plan } from "./plan.ts";
 
 /** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
 export const lateAdapters = (
@@ -19,16 +20,17 @@ export const lateAdapters = (
 export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {
   const { spec, stages, tokensPerMicrobatch, device } = plan;
   const { sizes } = stages[0]!;
-  const rank = maxOf(onStages(late).map((adapter) => adapter.rank));
-  if (rank > sizes.rank) return `room for rank ${rank}: they have it for ${sizes.rank}`;
-  const capacity = roomOf(onStages(late));
-  const without = (wanted: readonly Group[] = [], given: readonly Group[] = []) =>
-    wanted.filter((group) => !given.includes(group)).join(", ");
-  const factors = without(capacity.groups, sizes.groups);
-  if (factors) return `room for factors of ${factors}`;
+  const products = productSizes(onStages(late));
   for (const method of PEFT_METHODS) {
-    const groups = without(capacity.methods[method], sizes.methods[method]);
+    const groups = (products[method] ?? []).filter((group) => !sizes.products[method]?.includes(group)).join(", ");
     if (groups) return `room for ${DEFINITIONS[method].title} on ${groups}`;
+  }
+  for (const [stage, { layerRange, sizes, blockBytes }] of stages.entries()) {
+    const low = lowSizes(onStages(late), layerRange, sizes.rows);
+    const groups = GROUP_NAMES.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
+    if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
+    const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));
+    if (most > blockBytes) return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(blockBytes)}`;
   }
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;

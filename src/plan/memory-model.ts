@@ -70,9 +70,11 @@ export function memoryModel(plan: Plan): MemoryModel {
 function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number, length: number): number {
   const rows = alignUp(sequences * length, device.rowTile);
   return sum(
-    stages.map(({ layerRange, sizes }) => {
+    stages.map(({ layerRange, sizes, memory }) => {
       const chunk = Math.min(rows, sizes.chunk);
-      return totalBytes(stageMemory(spec, layerRange, { ...sizes, rows, targets: rows, chunk, positions: length }, device));
+      const low = Object.entries(sizes.low).map(([group, elements]) => [group, Math.ceil((elements / sizes.rows) * rows)]);
+      const changed = { ...sizes, rows, targets: rows, chunk, positions: length, low: Object.fromEntries(low) };
+      return totalBytes(stageMemory(spec, layerRange, changed, device, memory.adapters));
     }),
   );
 }

@@ -7,10 +7,8 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
-import { poolBytes } from "../engine/pool-memory.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
-import { layoutAdapters } from "../methods/layout.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -29,7 +27,7 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 
 export type MemoryParts = {
   readonly weights: number;
-  readonly adapters: number; // parameters, gradients, moments
+  readonly adapters: number; // parameters, gradients, moments, and the tables by which they are found
   readonly activations: number;
   readonly workspace: number; // what every pass overwrites, tables and the kernels' scratch among it
   readonly head: number; // target rows and a chunk of logits
@@ -37,23 +35,23 @@ export type MemoryParts = {
   readonly cache?: number; // keys and values of generation
 };
 
+/** `adapters`: bytes of the stage's pool (adapter-memory.ts). */
 export function stageMemory(
   spec: ModelSpec,
   layerRange: StageLayers,
   sizes: StageSizes,
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
+  adapters: number,
 ): MemoryParts {
-  const { groups, slots, format } = sizes;
+  const { rows, low, format } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
-  const layout = layoutAdapters(spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
-  const need = { spec, groups, rows: sizes.rows, rank: sizes.rank, adapters: slots, format, layout };
   return {
     weights: weightBytes(spec, layerRange, device.compute, sizes),
-    adapters: poolBytes({ spec, layers: layerRange, slots, capacity: sizes, compute: device.compute }),
+    adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, need),
+    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

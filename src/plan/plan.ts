@@ -11,9 +11,9 @@ import { formatBytes } from "../base/units.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import type { StageLayers } from "../engine/weights.ts";
-import { roomOf } from "../methods/layout.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
+import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBytes, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
@@ -50,7 +50,7 @@ export type Plan = {
   /** Those that join a run under way are put at the end (late-adapters.ts). */
   readonly adapters: AdapterPlan[];
   readonly stages: readonly StagePlan[];
-  /** Adapters that train at once; the others wait for one of them to leave. */
+  /** Adapters that train at once, at most; the others wait for a slot, or for memory. */
   readonly slots: number;
   /** Tokens of an adapter's own micro-batch at most. */
   readonly tokensPerMicrobatch: number;
@@ -64,6 +64,8 @@ export type StagePlan = {
   readonly layerRange: StageLayers;
   readonly sizes: StageSizes;
   readonly memory: MemoryParts;
+  /** Of it, for the blocks of adapters. */
+  readonly blockBytes: number;
   readonly device: StageDevice;
   /** Passes between forward and backward at most; a pipeline keeps one more slot for evaluations. */
   readonly inFlight: number;
@@ -97,12 +99,12 @@ export function makePlan(
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
+  const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
-  const { rowTile } = device;
   const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
   const members = adapters
@@ -115,22 +117,25 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const shared = {
-    rank: padRank(adapters.flatMap(ranksOf), device),
-    ...roomOf(onStages(adapters)),
+    products: productSizes(onStages(adapters)),
     positions,
     ...held,
     ...(cache ? { cache } : {}),
   };
-  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, slots: number): StagePlan[] =>
+  /** With room for any `count` of the adapters at once. */
+  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] =>
     parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const sizes = { ...shared, ...ofPass, slots, layers: layerRange.to - layerRange.from };
-      const memory = stageMemory(spec, layerRange, sizes, device);
-      return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
+      const low = lowSizes(onStages(adapters), layerRange, rows);
+      const blockBytes = mostBlockBytes(blocks[stage]!, count);
+      const sizes = { ...shared, ...ofPass, low, slots, layers: layerRange.to - layerRange.from };
+      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blockBytes));
+      return { layerRange, sizes, memory, blockBytes, device: devices[stage]!, inFlight };
     });
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);
@@ -140,12 +145,15 @@ export function makePlan(
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
     const found = choices.map((choice) => {
-      return { choice, slots: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
+      return { choice, count: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
     });
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
-    const most = found.reduce((a, b) => (b.slots > a.slots ? b : a));
-    const { choice, slots } = found.find((of) => of.slots >= enough) ?? most;
-    if (slots > 0) return { ...known, stages: stagesFor(choice, passRows, slots), slots, passRows };
+    const most = found.reduce((a, b) => (b.count > a.count ? b : a));
+    const { choice, count } = found.find((of) => of.count >= enough) ?? most;
+    if (count === 0) continue;
+    const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
+    const slots = count === wanted ? wanted : Math.min(wanted, ...fitting);
+    return { ...known, stages: stagesFor(choice, passRows, count, slots), slots, passRows };
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }
@@ -162,6 +170,12 @@ function halves(rows: number, least: number): number[] {
   while (all.at(-1)! > least) all.push(Math.max(least, Math.floor(all.at(-1)! / 2)));
   return all;
 }
+
+/** Bytes that an adapter takes on each stage. */
+export const bytesOnStages = (
+  { spec, stages, device }: Pick<Plan, "spec" | "stages" | "device">,
+  adapter: AdapterPlan,
+): number[] => stages.map(({ layerRange }) => blockBytes(spec, layerRange, onStages([adapter]), device));
 
 /** The largest number from 1 to `most` that `fits`, which a larger one never does where a smaller does not; 0 for none. */
 function largestThat(most: number, fits: (count: number) => boolean): number {
@@ -228,28 +242,6 @@ export const mostBytes = ({ stages }: Plan): number => fullest(stages).bytes;
 export const totalMemory = ({ stages }: Plan): MemoryParts => stages.map(({ memory }) => memory).reduce(addMemory);
 
 export const totalBytes = (memory: MemoryParts): number => sum(Object.values(memory));
-
-type Ranked = { readonly name: string; readonly rank: number; readonly trainedRank?: number | undefined };
-const ranksOf = (adapter: AdapterPlan): Ranked[] =>
-  onStages([adapter]).map(({ rank, trainedRank }) => ({ name: adapter.name, rank, trainedRank }));
-
-/** The rank that all adapters' factors are padded to: one that the device's kernels know. */
-export function padRank(adapters: readonly Ranked[], { paddedRanks, name }: DeviceReport): number {
-  const largest = adapters.reduce((a, b) => (b.rank > a.rank ? b : a));
-  const most = largest.rank;
-  if (paddedRanks.length === 0) return most;
-  const padded = paddedRanks.find((rank) => rank >= most);
-  if (padded === undefined) {
-    const [limit, { trainedRank }] = [paddedRanks.at(-1)!, largest];
-    const parts = trainedRank === undefined ? "" : ` (${trainedRank} trained, as much kept of its beginning)`;
-    throw new RequestError(
-      "plan.rank",
-      `adapter '${largest.name}' has rank ${most}${parts}; the kernels for ${name} go up to ${limit}`,
-      `lower the rank to ${trainedRank === undefined ? limit : Math.floor(limit / 2)}, or use the cpu device`,
-    );
-  }
-  return padded;
-}
 
 /**
  * The largest pass that can come: no more than `passRows` (a micro-batch over it runs alone, so room for the largest is made),

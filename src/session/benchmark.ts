@@ -139,6 +139,7 @@ async function timeSteps(
   const times: number[] = [];
   const tracer = await Tracer.open(bus);
   let traced: Promise<void> | null = null;
+  let taken: Promise<readonly { readonly takenBytes: number }[]> | null = null;
   let [seen, last] = [0, now()];
   const losses = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
@@ -155,7 +156,10 @@ async function timeSteps(
       });
     if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
     traced?.catch(() => undefined); // the run fails with it, too
-    if (times.length > steps) stop.abort();
+    if (times.length <= steps) return;
+    taken ??= Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" }))); // adapters have left later
+    taken.catch(() => undefined); // the run fails with it, too
+    stop.abort();
   };
   const emit = (event: SessionEvent): void => {
     if (event.type === "step") stepped(event);
@@ -164,8 +168,7 @@ async function timeSteps(
   try {
     await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
     await traced;
-    const clocks = await Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" })));
-    const deviceBytes = sum(clocks.map(({ takenBytes }) => takenBytes));
+    const deviceBytes = sum(((await taken) ?? []).map(({ takenBytes }) => takenBytes));
     return {
       times: times.slice(0, steps),
       losses,

@@ -116,17 +116,17 @@ const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32A
   v: v[stage]!,
 });
 
-export const snapshotOf = (
-  plan: Plan,
-  { rank, targets, method, places }: AdapterPlan,
-  blocks: readonly Blocks[],
-): Snapshot => ({
+export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
   spec: plan.spec,
-  rank,
-  targets,
-  method,
-  places,
-  stages: plan.stages.map(({ layerRange }, stage) => ({ layerRange, layout: layoutOf(plan, stage), blocks: blocks[stage]! })),
+  rank: adapter.rank,
+  targets: adapter.targets,
+  method: adapter.method,
+  places: adapter.places,
+  stages: plan.stages.map(({ layerRange }, stage) => ({
+    layerRange,
+    layout: layoutOf(plan, stage, adapter),
+    blocks: blocks[stage]!,
+  })),
 });
 
 /** The thread, started with the first checkpoint. */

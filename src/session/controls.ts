@@ -11,7 +11,7 @@ import { isOnStages, type LifecycleEvent } from "./transition.ts";
 
 export type ControlsOptions = {
   readonly all: readonly AdapterState[];
-  readonly hasFreeSlot: () => boolean;
+  readonly hasRoomFor: (late: readonly AdapterPlan[]) => boolean;
   /** Whether the run is ending, so that nothing joins it. */
   readonly isOver: () => boolean;
   /** Appends an adapter to the run's. */
@@ -62,8 +62,9 @@ export class Controls {
     if (this.options.isOver()) throw ending();
   }
 
-  get hasFreeSlot(): boolean {
-    return this.options.hasFreeSlot();
+  /** Whether these could begin at once. */
+  hasRoomFor(late: readonly AdapterPlan[]): boolean {
+    return this.options.hasRoomFor(late);
   }
 
   /** Tokens left to train. */

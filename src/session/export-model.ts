@@ -26,6 +26,7 @@ import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
+import { placesOfModel } from "../methods/placement.ts";
 import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
 
 export type ExportOptions = {
@@ -89,14 +90,14 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   return { adapter: adapterFolder, base: baseFolder, output, dtype, ...facts };
 }
 
-function factsOf({ adapter }: Merge, shards: readonly Shard[], seconds: number) {
+function factsOf({ spec, adapter }: Merge, shards: readonly Shard[], seconds: number) {
   const tensors = shards.flatMap((shard) => shard.tensors);
   const bytes = shards.reduce((all, shard) => all + shard.bytes, 0);
   return {
     rank: adapter.rank,
     scale: adapter.scale,
     targets: adapter.targets,
-    ...(adapter.places ? { places: adapter.places } : {}),
+    ...(adapter.places ? { places: placesOfModel(spec, adapter.places) } : {}),
     tensors: tensors.length,
     merged_tensors: tensors.filter(({ site, table }) => site !== null || table !== null).length,
     parameters: sum(tensors.map((tensor) => tensor.bytes / bytesOf(tensor.dtype))),

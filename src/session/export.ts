@@ -2,6 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import type { Blocks } from "../files/checkpoint.ts";
+import { sameBits } from "../files/convert.ts";
 import { writePeftAdapter } from "../files/peft.ts";
 import type { FactorTensor } from "../methods/layout.ts";
 import { alphaOf, scaleOf } from "../methods/placement.ts";
@@ -51,7 +52,7 @@ export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
   const factors = factorsOf(plan, adapter, params);
   write(plan, adapter, folder, factors);
   for (const [i, { values }] of readFactors(folder, plan, adapter).entries())
-    if (values.some((value, at) => !Object.is(value, factors[i]!.values[at])))
+    if (!sameBits(values, factors[i]!.values))
       throw new RunError("export.mismatch", `adapter '${adapter.name}': what is in ${folder} is not what was trained`);
 }
 

@@ -1,32 +1,30 @@
-// An adapter's factors as the stages hold them: one block on each stage, for its layers.
+// An adapter's factors as the stages hold them: one block on each stage, for its layers. Files have B as PEFT does; blocks have
+// it transposed.
 
 import {
   type AdapterLayout,
   type FactorTensor,
   factorPlace,
   factorsIn,
-  layoutAdapters,
+  layoutAdapter,
   putFactor,
   takeFactor,
 } from "../methods/layout.ts";
-import { rankAt } from "../methods/placement.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
-type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange" | "sizes">[] };
+type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
 type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;
 
-/** How the blocks of a stage are laid out. */
-export function layoutOf({ spec, stages }: StageRanges, stage: number): AdapterLayout {
-  const { layerRange, sizes } = stages[stage]!;
-  return layoutAdapters(spec, layerRange, sizes);
-}
+/** How an adapter's block is laid out on a stage. */
+export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: Shape): AdapterLayout =>
+  layoutAdapter(spec, stages[stage]!.layerRange, adapter);
 
 /** The factors in the blocks of all stages, first stage first, in the order of the layers. */
 export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
-    const layout = layoutOf(plan, stage);
+    const layout = layoutOf(plan, stage, adapter);
     return factorsIn(plan.stages[stage]!.layerRange, adapter.targets, adapter.method, adapter.places).map((at) => {
-      const place = factorPlace(plan.spec, layout, rankAt(adapter, at.layer, at.linear), at.layer, at.linear, at.factor);
+      const place = factorPlace(plan.spec, layout, at.layer, at.linear, at.factor);
       return { ...at, values: takeFactor(block, place) };
     });
   });
@@ -34,10 +32,10 @@ export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Fl
 /** The reverse: a block for each stage; what no factor fills is zero. */
 export const blocksOf = (plan: StageRanges, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
   plan.stages.map(({ layerRange }, stage) => {
-    const layout = layoutOf(plan, stage);
+    const layout = layoutOf(plan, stage, adapter);
     const block = new Float32Array(new ArrayBuffer(4 * layout.size));
     for (const { layer, linear, factor, values } of factors)
       if (layer >= layerRange.from && layer < layerRange.to)
-        putFactor(block, factorPlace(plan.spec, layout, rankAt(adapter, layer, linear), layer, linear, factor), values);
+        putFactor(block, factorPlace(plan.spec, layout, layer, linear, factor), values);
     return block;
   });

@@ -1,10 +1,13 @@
 // What a run would do, without doing it: its plan as data, its schedule played, and what would make it faster.
 
+import { sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { linearsOfModel } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
+import { placesOfModel } from "../methods/placement.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
-import { type AdapterPlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
+import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { adviceFor } from "./advice.ts";
 import { localDevices, planOn, type Reading, type Request, readRequest, specFor } from "./prepare.ts";
@@ -84,7 +87,7 @@ export class PlannedRun {
         dropout: adapter.recipe.dropout,
         targets: adapter.targets,
         modules: countModules(adapter, spec.layers),
-        ...(adapter.places ? { places: trainedPlaces(adapter, adapter.places) } : {}),
+        ...(adapter.places ? { places: trainedPlaces(spec, adapter, adapter.places) } : {}),
         learning_rate: adapter.recipe.optimizer.learningRate,
         batch_size: adapter.work.batchSize,
         accumulation: adapter.work.accumulation,
@@ -95,6 +98,7 @@ export class PlannedRun {
         steps: adapter.steps,
         tokens: adapter.tokens,
         parameters: adapter.parameters,
+        memory_bytes: sum(bytesOnStages(this.plan, adapter)),
       })),
       notices,
       memory_bytes: { ...memory, total: totalBytes(memory) },
@@ -105,10 +109,10 @@ export class PlannedRun {
 }
 
 /** As `rank`: of an adapter with a frozen half, what is trained. */
-const trainedPlaces = ({ rank, trainedRank = rank }: AdapterPlan, places: Placement): Placement => ({
-  ...places,
-  ranks: places.ranks.map((row) => row.map((own) => (own * trainedRank) / rank)),
-});
+function trainedPlaces(spec: ModelSpec, { rank, trainedRank = rank }: AdapterPlan, places: Placement): Placement {
+  const { ranks, scales } = placesOfModel(spec, places);
+  return { ranks: ranks.map((row) => row.map((own) => (own * trainedRank) / rank)), scales };
+}
 
 const scheduleFacts = ({ simulation, overBound, whole }: SimulatedRun) => ({
   bubble: simulation.bubble,

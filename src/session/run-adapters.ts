@@ -172,11 +172,15 @@ export class RunAdapters {
     for (const { name } of adapters) removeStored(this.#output, name); // of earlier adapters of these names
     this.#saveAdded(adapters);
     this.#request = request;
-    const more = needed.slots > plan.slots && !training.controls.hasFreeSlot;
-    if (lack === null && (!more || this.options.isFixed)) return training.controls.add(planned, late.data);
+    const takes = ({ slots, stages }: Plan) => [slots, ...stages.map(({ blockBytes }) => blockBytes)];
+    const isMore = takes(needed).some((is, i) => is > takes(plan)[i]!);
+    const room =
+      needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";
+    const more = isMore && !training.controls.hasRoomFor(planned) ? room : null;
+    if (lack === null && (more === null || this.options.isFixed)) return training.controls.add(planned, late.data);
     this.#suspend.abort();
     const names = adapters.map(({ name }) => name).join(", ");
-    return `${names}: added; the stages are opened again, with ${lack ?? `${needed.slots} slots instead of ${plan.slots}`}`;
+    return `${names}: added; the stages are opened again, with ${lack ?? more}`;
   }
 
   /** A copy continues next to the adapter under another name. */

@@ -1,18 +1,18 @@
-// Gives slots to adapters by priority and takes them away; saves those that leave.
+// Gives slots and memory to adapters by priority and takes them away; saves those that leave.
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
-import type { Plan } from "../plan/plan.ts";
-import { admissions } from "../schedule/admission.ts";
+import { type AdapterPlan, bytesOnStages, type Plan } from "../plan/plan.ts";
+import { admissions, type Candidate, hasRoom, type Room, without } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";
 import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn, type Which } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
 import { beginIn } from "./references.ts";
-import { readState, writeState } from "./slot.ts";
+import { readState, release, writeState } from "./slot.ts";
 import { isAdmissible, isToLeave, type LifecycleEvent } from "./transition.ts";
 
 export type SchedulerOptions = {
@@ -40,18 +40,48 @@ export class AdapterScheduler {
   /** Adapters for the pipeline to take into its next packed batches. */
   readonly joining: Joining[] = [];
   readonly #slots: (AdapterState | null)[];
+  readonly #bytes = new WeakMap<AdapterPlan, readonly number[]>();
 
   constructor(private readonly options: SchedulerOptions) {
     this.#slots = range(options.plan.slots).map(() => null);
   }
 
-  /** Whether more slots are free than adapters wait for one. */
-  get hasFreeSlot(): boolean {
-    return this.#freeSlots > this.all.filter(isAdmissible).length;
+  /** Whether there is room for these adapters, next to those that wait. */
+  hasRoomFor(late: readonly AdapterPlan[]): boolean {
+    const all = [...this.all.filter(isAdmissible).map(({ plan }) => plan), ...late];
+    let room = this.#free;
+    for (const plan of all) {
+      const needed = { bytes: this.#bytesOf(plan) };
+      if (!hasRoom(room, needed)) return false;
+      room = without(room, needed);
+    }
+    return true;
   }
 
-  get #freeSlots(): number {
-    return this.#slots.filter((adapter) => adapter === null).length;
+  /** What no adapter has. */
+  get #free(): Room {
+    const { stages } = this.options.plan;
+    const taken = this.#roomOf(this.#slots.filter((adapter) => adapter !== null));
+    return {
+      slots: this.#slots.length - taken.slots,
+      bytes: stages.map(({ blockBytes }, stage) => blockBytes - taken.bytes[stage]!),
+    };
+  }
+
+  #roomOf(adapters: readonly AdapterState[]): Room {
+    const needed = adapters.map(({ plan }) => this.#bytesOf(plan));
+    const bytes = this.options.plan.stages.map((_, stage) => sum(needed.map((of) => of[stage]!)));
+    return { slots: adapters.length, bytes };
+  }
+
+  #bytesOf(adapter: AdapterPlan): readonly number[] {
+    const known = this.#bytes.get(adapter) ?? bytesOnStages(this.options.plan, adapter);
+    this.#bytes.set(adapter, known);
+    return known;
+  }
+
+  #candidateOf({ plan, arrived }: AdapterState): Candidate {
+    return { adapter: plan.index, priority: plan.recipe.priority, arrived, bytes: this.#bytesOf(plan) };
   }
 
   /**
@@ -60,12 +90,15 @@ export class AdapterScheduler {
    */
   settle(): void {
     if (this.options.stop.aborted || this.options.suspend.aborted) return;
-    const waiting = this.all.filter(isAdmissible).map(candidateOf);
+    const waiting = this.all.filter(isAdmissible).map((of) => this.#candidateOf(of));
     const isTraining = (of: AdapterState) => (of.status === "active" || of.status === "evaluating") && !isToLeave(of);
-    const training = this.all.filter(isTraining).map(candidateOf);
+    const training = this.all.filter(isTraining).map((of) => this.#candidateOf(of));
     const leaving = this.all.filter((of) => of.slot !== null && (of.status === "ended" || isToLeave(of)));
-    const { admit, preempt } = admissions(waiting, training, this.#freeSlots, leaving.length);
-    for (const index of admit) if (isAdmissible(this.all[index]!) && this.#freeSlots > 0) this.#admit(this.all[index]!);
+    const { admit, preempt } = admissions(waiting, training, this.#free, this.#roomOf(leaving));
+    for (const index of admit) {
+      const adapter = this.all[index]!;
+      if (isAdmissible(adapter) && hasRoom(this.#free, { bytes: this.#bytesOf(adapter.plan) })) this.#admit(adapter);
+    }
     for (const index of preempt) if (isTraining(this.all[index]!)) this.leave(this.all[index]!, "preempted");
   }
 
@@ -163,10 +196,12 @@ export class AdapterScheduler {
     await store.save(plan, adapter.plan, { progress, blocks }, which);
   }
 
+  /** Frees the slot of an adapter, and its memory on the stages. */
   free(adapter: AdapterState): void {
-    if (adapter.slot !== null) this.#slots[adapter.slot] = null;
+    const { bus, background } = this.options;
+    if (adapter.slot === null) return;
+    background.start(release(bus, adapter.slot)); // sent now, before another adapter is admitted there
+    this.#slots[adapter.slot] = null;
     adapter.slot = null;
   }
 }
-
-const candidateOf = ({ plan, arrived }: AdapterState) => ({ adapter: plan.index, priority: plan.recipe.priority, arrived });

@@ -3,9 +3,9 @@
 import { maxOf, sum } from "../base/shape.ts";
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import { headWork } from "../plan/partition.ts";
-import type { Plan } from "../plan/plan.ts";
+import { bytesOnStages, type Plan } from "../plan/plan.ts";
 import { backwardCost, stageWork, timesOf } from "../plan/times.ts";
-import { admissions } from "../schedule/admission.ts";
+import { admissions, type Candidate, type Room, together, without } from "../schedule/admission.ts";
 import type { StageAction, StepRef } from "../schedule/lists.ts";
 import type { Joining } from "../schedule/pipeline.ts";
 import type { SegmentRef } from "../schedule/segments.ts";
@@ -96,9 +96,21 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
     const { work, recipe } = adapters[adapter]!;
     return { adapter, work, from: 0, priority: recipe.priority };
   };
-  const candidates = adapters.map(({ index, recipe }) => ({ adapter: index, priority: recipe.priority, arrived: index }));
-  const queue = [...admissions(candidates, [], candidates.length, 0).admit];
-  const joining = queue.splice(0, slots).map(join);
+  const candidates = adapters.map((adapter, index): Candidate => {
+    return { adapter: index, priority: adapter.recipe.priority, arrived: index, bytes: bytesOnStages(plan, adapter) };
+  });
+  const nothing: Room = { slots: 0, bytes: stages.map(() => 0) };
+  let waiting = candidates;
+  let free: Room = { slots, bytes: stages.map(({ blockBytes }) => blockBytes) };
+  /** Adapters that have room when this much more is free. */
+  const admitted = (freed: Room): Joining[] => {
+    free = together(free, freed);
+    const { admit } = admissions(waiting, [], free, nothing);
+    waiting = waiting.filter(({ adapter }) => !admit.includes(adapter));
+    for (const adapter of admit) free = without(free, candidates[adapter]!);
+    return admit.map(join);
+  };
+  const joining = admitted(nothing);
   const isLast = ({ adapter, step }: StepRef) => step + 1 === adapters[adapter]!.steps;
   // An adapter that would begin another mini-batch after the last pass that is played has left by then.
   const left = (): boolean => {
@@ -118,8 +130,8 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
         }
       }
       if (action.kind !== "step" || stage + 1 < stages.length) continue;
-      const freed = action.steps.filter(isLast).length;
-      joining.push(...queue.splice(0, freed).map(join));
+      for (const { adapter } of action.steps.filter(isLast))
+        joining.push(...admitted({ slots: 1, bytes: candidates[adapter]!.bytes }));
     }
 }
 

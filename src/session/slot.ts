@@ -42,6 +42,9 @@ export function admit(
   return requestAll(bus, { type: "admit", slot, adapter });
 }
 
+/** Releases the memory of a slot on all stages. */
+export const release = (bus: Bus, slot: number): Promise<unknown> => requestAll(bus, { type: "release", slot });
+
 /** The parameters and moments of an adapter on all stages, after all requests before this one. */
 export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
   const all = await requestAll(bus, { type: "read", slot, what: BLOCKS });

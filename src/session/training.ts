@@ -145,7 +145,7 @@ export class Training {
     for (const [i, adapter] of plan.adapters.entries()) this.#enter(adapter, options.data[i]!);
     this.controls = new Controls({
       all: this.#scheduler.all,
-      hasFreeSlot: () => this.#scheduler.hasFreeSlot,
+      hasRoomFor: (late) => this.#scheduler.hasRoomFor(late),
       isOver: () => this.#isOver,
       enter: (plan, data) => this.#joinAnew(plan, data),
       leave: (adapter, event) => this.#scheduler.leave(adapter, event),

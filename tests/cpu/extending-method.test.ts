@@ -116,21 +116,10 @@ export const named = define({
   },
 });
 `,
-  "src/engine/methods/named.ts": `import type { MethodTensors } from "../target-group.ts";
-import type { Computation } from "./computation.ts";
+  "src/engine/methods/named.ts": `import type { Computation } from "./computation.ts";
 import { vera } from "./vera.ts";
 
-const asVera = <T extends { readonly own: MethodTensors }>(sites: readonly T[]): T[] =>
-  sites.map(({ own, ...of }) => {
-    const [values, grads] = [own.values, own.grads].map((tensors) => ({ ...tensors, lambda_b: tensors["c"]! }));
-    return { ...of, own: { ...own, values, grads } } as unknown as T;
-  });
-
-export const named: Computation = {
-  table: vera.table!,
-  refresh: (device, sites, stale) => vera.refresh!(device, asVera(sites), stale),
-  settle: (device, sites, which) => vera.settle!(device, asVera(sites), which),
-};
+export const named: Computation = { table: vera.table!, expansion: vera.expansion! };
 `,
 };
 

@@ -14,7 +14,6 @@ export const REPORT: DeviceReport = {
   name: "a device for tests",
   compute: "f32",
   rowTile: 24,
-  paddedRanks: [],
   threads: 2,
   totalBytes: 2 ** 30,
   freeBytes: 2 ** 29,

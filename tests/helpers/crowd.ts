@@ -31,12 +31,14 @@ export type Ground = {
   readonly format?: WeightFormat;
   /** The base model's weights; left out, random ones. */
   readonly fill?: (device: Device) => FillTensor;
+  /** Ranks in place of the crowd's own, which are small. */
+  readonly ranks?: readonly number[];
 };
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
-const settings = (i: number, spec: ModelSpec) => ({
+const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
   adapter: {
-    rank: [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
+    rank: ranks?.[i % ranks.length] ?? [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
     targets: linearsOfModel(spec).filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0),
     method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
@@ -61,10 +63,10 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1) }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const crowd = who.map((i) => settings(i, spec));
+  const crowd = who.map((i) => settings(i, spec, ranks));
   const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed, init: "default" as const }));
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({

@@ -5,7 +5,7 @@ import { type FactorTensor, factorsIn, putFactor, takeFactor } from "../../src/m
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {
-  const { targets, method, places } = stage.pool.adapters[slot]!;
+  const { targets, method, places } = stage.pool.adapter(slot)!;
   return factorsIn(stage.config.layerRange, targets, method, places).map((at) => ({
     ...at,
     values: takeFactor(block, stage.pool.place(slot, at.layer, at.linear, at.factor)),

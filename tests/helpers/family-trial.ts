@@ -7,10 +7,9 @@ import { sum } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { linearsOfModel, modulesOf } from "../../src/families/linears.ts";
 import { placed } from "../../src/methods/placement.ts";
-import { stageMemory } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "./factors.ts";
-import { randomTokens, tinySizes, tinySpec, tinyStage, wholeModel } from "./tiny.ts";
+import { plannedBytes, randomTokens, tinySizes, tinySpec, tinyStage } from "./tiny.ts";
 
 const spec = tinySpec({ family: process.argv[2]!, layers: 3, windows: [null, 5, null] });
 const sites = new Set(modulesOf(spec).map(({ layer, linear }) => `${layer}.${linear}`));
@@ -24,7 +23,7 @@ async function trial(recomputation: "none" | "selective" | "full") {
   const device = new CpuDevice(2);
   using stage = await tinyStage(device, spec, adapters, [5, 6], { recomputation });
   const sizes = tinySizes(device, adapters, { layers: spec.layers, recomputation });
-  const planned = sum(Object.values(stageMemory(spec, wholeModel(spec), sizes, device)));
+  const planned = plannedBytes(device, spec, sizes, adapters);
   const batch = pack(
     adapters.map((_, adapter) => ({ ...rows, adapter })),
     adapters.length,

@@ -10,8 +10,9 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { type FactorTensor, factorsIn, roomOf } from "../../src/methods/layout.ts";
+import { type FactorTensor, factorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
+import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -57,7 +58,6 @@ export async function tinyGenerator(
   wanted: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
   const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
-  const largest = Math.max(1, ...adapters.map(({ rank }) => rank));
   const tile = tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
   const capacity = 128;
@@ -67,8 +67,8 @@ export async function tinyGenerator(
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    rank: device.paddedRanks.find((known) => known >= largest) ?? largest,
-    ...roomOf(adapters),
+    low: lowSizes(adapters, wholeModel(spec), rows),
+    products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
     positions: capacity,

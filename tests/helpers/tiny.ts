@@ -1,7 +1,7 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import { Rng } from "../../src/base/rng.ts";
-import { sizeOf } from "../../src/base/shape.ts";
+import { sizeOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec, RopeScaling } from "../../src/base/spec.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import type { StageSizes } from "../../src/engine/buffers.ts";
@@ -11,8 +11,10 @@ import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
 import { type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
-import { roomOf } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
+import { blockBytes, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { stageMemory } from "../../src/plan/memory.ts";
+import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 
@@ -164,22 +166,32 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
   };
 }
 
-const padded = ({ paddedRanks }: Device, rank: number): number => paddedRanks.find((known) => known >= rank) ?? rank;
+export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => {
+  const [rows, layers] = [changes.rows ?? 256, changes.layers ?? 2];
+  const to = Math.max(layers, ...adapters.map(({ places }) => places?.ranks.length ?? 0)); // of a later stage, too
+  return {
+    slots: adapters.length,
+    rows,
+    targets: 256,
+    chunk: device.rowTile,
+    layers,
+    low: lowSizes(adapters, { from: 0, to }, rows),
+    products: productSizes(adapters),
+    recomputation: "selective",
+    inFlight: 1,
+    positions: 64,
+    format: "dense",
+    ...changes,
+  };
+};
 
-export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => ({
-  slots: adapters.length,
-  rows: 256,
-  targets: 256,
-  chunk: device.rowTile,
-  layers: 2,
-  rank: padded(device, Math.max(...adapters.map(({ rank }) => rank))),
-  ...roomOf(adapters),
-  recomputation: "selective",
-  inFlight: 1,
-  positions: 64,
-  format: "dense",
-  ...changes,
-});
+/** Bytes of the whole model's stage with all adapters in their slots, as the plan counts them. */
+export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes, adapters: readonly PoolAdapter[]): number {
+  const layers = wholeModel(spec);
+  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
+  const pool = poolBytes(spec, layers, sizes.slots, blocks);
+  return totalBytes(stageMemory(spec, layers, sizes, device, pool));
+}
 
 /** Random factors, so that gradients of all are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {

@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkpointsIn, readCheckpoint, setAside, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { rewindMetrics } from "../../src/files/record.ts";
-import { layoutAdapters } from "../../src/methods/layout.ts";
+import { layoutAdapter } from "../../src/methods/layout.ts";
 import { smallDisk } from "../helpers/disk.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";
@@ -27,7 +27,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const spec = tinySpec();
 const part = { from: 0, to: spec.layers };
-const layout = layoutAdapters(spec, part, { groups: ["o"], rank: 4, methods: {} });
+const layout = layoutAdapter(spec, part, { rank: 4, targets: ["o_proj"] });
 const made = { settings: "{}", data: "d", model: "m" };
 const at = (step: number, tokens = 1) => ({
   ...{ adapter: "a", step, tokens, seconds: 1, firstLoss: 1, lastLoss: 1, before: null, best: null, made },
@@ -39,7 +39,7 @@ const snapshot = {
 };
 
 /** The same of twice the rank. */
-const wide = layoutAdapters(spec, part, { groups: ["o"], rank: 8, methods: {} });
+const wide = layoutAdapter(spec, part, { rank: 8, targets: ["o_proj"] });
 const blocks = () => new Float32Array(wide.size).fill(0.5);
 const large = { rank: 8, stages: [{ layerRange: part, layout: wide, blocks: { params: blocks(), m: blocks(), v: blocks() } }] };
 

@@ -21,7 +21,6 @@ const device = (ordinal: number): StageDevice => ({
   name: "made up",
   compute: "f32",
   rowTile: 24,
-  paddedRanks: [],
   threads: 2,
   totalBytes: 2 ** 40,
   freeBytes: 2 ** 40,

@@ -17,7 +17,7 @@ import { readPacket, writePacket } from "../../src/bus/packets.ts";
 import { readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { readRecord, writeRecord } from "../../src/files/record.ts";
-import { BLOCKS, layoutAdapters } from "../../src/methods/layout.ts";
+import { BLOCKS, layoutAdapter } from "../../src/methods/layout.ts";
 import { rankAt } from "../../src/methods/placement.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
@@ -176,7 +176,8 @@ const spec = tinyFamilies["llama"]!;
 
 test("checkpoints: what differs from what was written is never taken", () => {
   const part = { from: 0, to: spec.layers };
-  const layout = layoutAdapters(spec, part, { groups: ["qkv", "o"], rank: 4, methods: {} });
+  const targets = ["q_proj", "v_proj", "o_proj"] as const;
+  const layout = layoutAdapter(spec, part, { rank: 3, targets });
   const rng = new Rng(3);
   const block = () => Float32Array.from({ length: layout.size }, () => rng.normal());
   const blocks = { params: block(), m: block(), v: block() };
@@ -191,7 +192,6 @@ test("checkpoints: what differs from what was written is never taken", () => {
     best: null,
     made: { settings: '{"rank":4}', data: "d", model: "m" },
   };
-  const targets = ["q_proj", "v_proj", "o_proj"] as const;
   const good = join(root, "checkpoints");
   const snapshot = { spec, rank: 3, targets, stages: [{ layerRange: part, layout, blocks }] };
   writeCheckpoint(good, progress, snapshot, 3);

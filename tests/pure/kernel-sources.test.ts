@@ -19,6 +19,7 @@ const namesIn = (folder: string, ending: string): string[] =>
 /** What several families are made of, parts of large ones, and what reads weights from files. */
 const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
+  "adapters",
   "attention_hopper",
   "attention_hopper_keys",
   "attention_variants",

@@ -25,7 +25,7 @@ const AMPERE = { major: 8, minor: 0 };
 const constants = (rows: readonly KernelRow[], kernel: string, ...names: readonly string[]) =>
   rows.filter(({ name }) => name === kernel).map((row) => names.map((name) => row.constants[name]).join(" "));
 
-test("are those of the GPU's kind, of the largest adapter's padded rank, and of what adapters target", async () => {
+test("are those of the GPU's kind, of the adapters' ranks, and of what they target", async () => {
   const recipe = recipeOf(adapter("a", 'rank = 4\ntargets = ["q_proj"]') + adapter("b", 'rank = 20\ntargets = ["o_proj"]'));
   for (const [capability, kind, arch] of [
     [HOPPER, "tma", "sm_90a"],
@@ -34,13 +34,28 @@ test("are those of the GPU's kind, of the largest adapter's padded rank, and of 
     const rows = await kernelsFor(ROWS, recipe, capability);
     for (const row of rows) expect(row.kinds, titleOf(row)).toContain(kind);
     expect(rows.find(({ name }) => name === "linear_forward")!.arch).toBe(arch);
-    expect(constants(rows, "lora_down", "G", "R")).toEqual(["1 32", "3 32"]);
+    // q, k and v of rank 4 are 48 columns together, o of rank 20 is 32.
+    expect(constants(rows, "lora_down", "CB")).toEqual(["32", "64"]);
+    expect(constants(rows, "lora_up_grad", "RB")).toEqual(["16", "32"]);
     // Without an adapter: the head, down and gate with up; the residual follows o and down.
-    expect(constants(rows, "linear_forward", "G", "LORA", "BIAS", "RESIDUAL").toSorted()).toEqual(
-      ["1 0 0 0", "1 0 0 1", "1 1 0 1", "3 1 0 0"].toSorted(),
+    expect(constants(rows, "linear_forward", "LORA", "BIAS", "RESIDUAL", "RB", "WHOLE").toSorted()).toEqual(
+      ["0 0 0 16 1", "0 0 1 16 1", "1 0 1 64 1", "1 0 0 32 0"].toSorted(),
     );
     expect(constants(rows, "adamw_step", "COPY")).toEqual(["1"]);
   }
+});
+
+test("hold what a narrow adapter launches without a wide one, and next to it", async () => {
+  const of = (...ranks: readonly number[]) =>
+    kernelsFor(
+      ROWS,
+      recipeOf(ranks.map((rank) => adapter(`r${rank}`, `rank = ${rank}\ntargets = ["o_proj"]`)).join("")),
+      HOPPER,
+    );
+  const both = await of(8, 256);
+  expect(constants(both, "linear_forward", "LORA", "RB", "WIDE")).toEqual(expect.arrayContaining(["1 16 0", "1 64 1"]));
+  expect(constants(both, "lora_up_grad", "RB")).toEqual(["16", "32", "64"]);
+  for (const row of [...(await of(8)), ...(await of(256))]) expect(both, titleOf(row)).toContain(row);
 });
 
 test("hold also what is launched once an adapter trains alone, however the run ends", async () => {

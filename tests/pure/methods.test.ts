@@ -3,17 +3,8 @@
 import { expect, test } from "bun:test";
 import { COMPUTATIONS } from "../../src/engine/methods/registry.ts";
 import { checkPeftConfig } from "../../src/files/peftconfig.ts";
-import { layoutAdapters, roomOf } from "../../src/methods/layout.ts";
-import {
-  DEFINITIONS,
-  FACTORS,
-  fileMethodOf,
-  isMoreThanLora,
-  ownEntries,
-  PEFT_METHODS,
-  storedBy,
-  TENSORS,
-} from "../../src/methods/registry.ts";
+import { ALIGN, layoutAdapter } from "../../src/methods/layout.ts";
+import { DEFINITIONS, FACTORS, fileMethodOf, ownEntries, PEFT_METHODS, storedBy, TENSORS } from "../../src/methods/registry.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 for (const method of PEFT_METHODS) {
@@ -47,11 +38,28 @@ for (const method of PEFT_METHODS) {
     expect((config as Record<string, unknown>)[peft.dropout]).toBe(0.1);
   });
 
-  test(`${method}: where it has a target, there is memory for its tensors, and elsewhere for a LoRA's alone`, () => {
-    const capacity = { rank: 8, ...roomOf([{ targets: ["q_proj", "o_proj"] }, { targets: ["o_proj"], method }]) };
-    const { sites } = layoutAdapters(tinySpec(), { from: 0, to: 1 }, capacity);
-    const [qkv, o] = ["qkv", "o"].map((group) => Object.keys(sites.find((site) => site.group === group)!.tensors));
-    expect(qkv).toEqual([...storedBy("lora")]);
-    expect(o).toEqual(isMoreThanLora(method) ? FACTORS.filter((name) => [...storedBy(method), ...qkv!].includes(name)) : qkv!);
+  test(`${method}: where it has targets there is memory for its own tensors alone, each in a part of the block of its own`, () => {
+    const adapter = { rank: 5, targets: ["q_proj", "v_proj", "o_proj"], method } as const;
+    const { sites, tensors, size, scratch } = layoutAdapter(tinySpec(), { from: 0, to: 1 }, adapter);
+    expect(sites.map(({ group }) => group)).toEqual(["qkv", "o"]);
+    expect(new Set(tensors.map(({ factor }) => factor))).toEqual(new Set(storedBy(method)));
+    const ends = tensors.map(({ offset, rows, columns }) => offset + rows * columns);
+    for (const [i, { offset }] of tensors.entries()) expect(offset).toBe(Math.ceil((ends[i - 1] ?? 0) / ALIGN) * ALIGN);
+    expect(size).toBe(Math.ceil(ends.at(-1)! / ALIGN) * ALIGN);
+    expect(scratch > 0).toBe(COMPUTATIONS[method].expansion !== undefined);
+  });
+
+  test(`${method}: the tables have room for the addresses of its vectors`, () => {
+    const stored = storedBy(method).filter((factor) => factor !== "A" && factor !== "B").length;
+    expect(2 * stored + Object.keys(COMPUTATIONS[method].derived ?? {}).length).toBeLessThanOrEqual(4);
   });
 }
+
+test("of every rank the elements of each tensor are a multiple of 8, as a GPU counts them for the norm of a gradient", () => {
+  const spec = tinySpec(); // features of multiples of 8
+  for (const method of PEFT_METHODS)
+    for (const rank of [1, 5, 12, 33, 256]) {
+      const { tensors } = layoutAdapter(spec, { from: 0, to: 2 }, { rank, targets: ["k_proj", "down_proj"], method });
+      for (const { offset, rows, columns } of tensors) expect([offset % 8, (rows * columns) % 8]).toEqual([0, 0]);
+    }
+});

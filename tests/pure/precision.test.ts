@@ -15,7 +15,6 @@ const H100: StageDevice = {
   name: "a GPU of 80 GB",
   compute: "bf16",
   rowTile: 128,
-  paddedRanks: [16, 32, 64, 128, 256],
   threads: 0,
   totalBytes: 79 * GIB,
   freeBytes: 78 * GIB,

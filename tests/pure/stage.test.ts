@@ -3,13 +3,22 @@
 import { describe, expect, test } from "bun:test";
 import { RunError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { range, sum } from "../../src/base/shape.ts";
+import { range } from "../../src/base/shape.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
-import { stageMemory } from "../../src/plan/memory.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { adapterOn, LINEARS, randomFill, randomTokens, tinyFamilies, tinySizes, wholeModel } from "../helpers/tiny.ts";
+import {
+  adapterOn,
+  LINEARS,
+  plannedBytes,
+  randomFill,
+  randomTokens,
+  tinyFamilies,
+  tinySizes,
+  wholeModel,
+} from "../helpers/tiny.ts";
 
 const adapters = [
   { rank: 5, scale: 1, targets: LINEARS, seed: 1 },
@@ -30,6 +39,10 @@ const batchOf = (device: NullDevice, vocab: number) => {
   return pack(segments, adapters.length, device.rowTile);
 };
 
+async function admitAll(stage: Stage, crowd: readonly PoolAdapter[] = adapters): Promise<void> {
+  for (const [slot, adapter] of crowd.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
+}
+
 const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapters[1], method: "dora" }] } as const;
 
 for (const [family, spec] of Object.entries(tinyFamilies))
@@ -37,18 +50,19 @@ for (const [family, spec] of Object.entries(tinyFamilies))
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
         for (const [which, crowd] of Object.entries(crowds))
-          test(`takes what the plan says, once, and gives it back${which}`, async () => {
+          test(`takes what the plan says, with an allocation an adapter, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
             const own = crowd.map((adapter) => adapterOn(spec, adapter));
             const sizes = tinySizes(device, own, { recomputation, layers: spec.layers });
             const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
-              const parts = stageMemory(spec, config.layerRange, sizes, device);
-              const planned = sum(Object.values(parts));
+              const opened = device.allocations;
+              await admitAll(stage, own);
+              const planned = plannedBytes(device, spec, sizes, own);
               expect(Math.abs(device.allocated - planned) / planned).toBeLessThan(0.01);
               const { allocations } = device;
-              for (const [slot, adapter] of own.entries()) await stage.admit(slot, { ...adapter, seed: 0, init: "default" });
+              expect(allocations).toBe(opened + crowd.length);
               await stage.forward(0, batchOf(device, spec.vocab));
               await stage.backward(0);
               const step = {
@@ -76,6 +90,7 @@ test("a frozen weight is multiplied once for all adapters, forward and backward"
     previous: null,
     next: null,
   });
+  await admitAll(stage);
   await stage.forward(0, batchOf(device, spec.vocab));
   await stage.backward(0);
   const times = (kernel: string) => device.launched.filter((name) => name === kernel).length;
@@ -105,6 +120,7 @@ test("passes that follow one that failed fail with the same error, however many 
   const previous: Link = { kind: "shm", send: refuse, receive: refuse, [Symbol.dispose]: () => undefined };
   const layerRange = { from: 1, to: 2, first: false, last: true };
   using stage = await Stage.open(device, { spec, layerRange, sizes }, randomFill(device, 1), { previous, next: null });
+  await admitAll(stage);
   const { forward, backward, evaluate } = stage.handlers();
   const batch = batchOf(device, spec.vocab);
   const sent = [

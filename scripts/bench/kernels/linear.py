@@ -1,9 +1,10 @@
 """Times linear.py, lora.py and cuBLAS in the same run, L2 cold: python3 scripts/bench/kernels/linear.py [--tune [kernel
 ..]]
 
-M = 4096 rows of four adapters, rank 16. `forward` is the fused product against cuBLAS's x W^T; `group` is down, forward,
-up_grad, backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products. Medians of rounds
-that take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the profiler.
+M = 4096 rows of four adapters of rank 16, then of other ranks. `forward` is the fused product against cuBLAS's x W^T; `group`
+is down, forward, up_grad, backward and down_grad, one after the other in one CUDA graph, against cuBLAS's two frozen products.
+Medians of rounds that take turns, because the clock falls as the chip warms. --tune times variants of each kernel by the
+profiler.
 """
 import os
 import statistics
@@ -26,9 +27,10 @@ SHAPES = {"4096 x 4096 x 4096": ([4096], 4096), "4096 x 12288 x 4096": ([4096] *
 ROUNDS = 5
 
 
-def problem(columns, K, p, R=16, adapters=4, M=4096, config=None, residual=False):
+def problem(columns, K, p, ranks=(16,) * 4, M=4096, config=None, residual=False):
+    adapters = len(ranks)
     tiles = [l for l in range(adapters) for _ in range(M // 128 // adapters)]
-    pr = Problem("tma", columns, K, R, tiles, [[R] * len(columns)] * adapters, p=p, config=config, residual=residual)
+    pr = Problem("tma", columns, K, tiles, [[rank] * len(columns) for rank in ranks], p=p, config=config or {}, residual=residual)
     pr.case.dropout[:, 2:] = pr.case.dropout[0, 2:].clone()
     return pr.run()
 
@@ -36,11 +38,11 @@ def problem(columns, K, p, R=16, adapters=4, M=4096, config=None, residual=False
 def steps(p):
     c = p.case
     return {
-        "down": lambda: c.lora_down(p.x, p.a, p.s),
-        "forward": lambda: c.linear_forward(p.x, p.w, p.y, p.s, p.b, None, p.residual),
-        "up_grad": lambda: c.lora_up_grad(p.dy, p.s, p.b, p.ds, p.db),
-        "backward": lambda: c.linear_backward(p.dy, p.w, p.dx, p.ds, p.a),
-        "down_grad": lambda: c.lora_down_grad(p.x, p.ds, p.da),
+        "down": lambda: c.lora_down(p.x, p.s),
+        "forward": lambda: c.linear_forward(p.x, p.w, p.y, p.s, None, p.residual),
+        "up_grad": lambda: c.lora_up_grad(p.dy, p.s, p.ds),
+        "backward": lambda: c.linear_backward(p.dy, p.w, p.dx, p.ds),
+        "down_grad": lambda: c.lora_down_grad(p.x, p.ds),
     }
 
 
@@ -110,7 +112,7 @@ def tune(shapes, warm=None):
         for i, (name, config, part) in enumerate(variants()):
             if warm and i % warm[1] != warm[0]:
                 continue
-            pr.case.cfg = {**CONFIG["tma"], name: config, "part": part}
+            pr.case.config, pr.case.cfg, pr.case.part = {name: config}, {**CONFIG["tma"], name: config}, part
             pr.case.scratch = {}
             try:
                 if warm:
@@ -136,9 +138,10 @@ def main():
         for name, (columns, K) in SHAPES.items():
             row(name, columns, K, p)
     row("4096 x 4096 x 4096", [4096], 4096, 0, residual=True)
-    row("4096 x 12288 x 4096", [4096] * 3, 4096, 0.05, R=64)
-    row("16384 x 12288 x 4096", [4096] * 3, 4096, 0.05, adapters=32, M=16384)
-    row("16384 x 12288 x 4096", [4096] * 3, 4096, 0.05, adapters=1, M=16384)
+    for ranks in ((64,) * 4, (256,) * 4, (8,) * 8, (8,) * 7 + (256,), (4, 8, 16, 32, 64, 64, 128, 256)):
+        row("4096 x 12288 x 4096", [4096] * 3, 4096, 0.05, ranks=ranks)
+    row("16384 x 12288 x 4096", [4096] * 3, 4096, 0.05, ranks=(16,) * 32, M=16384)
+    row("16384 x 12288 x 4096", [4096] * 3, 4096, 0.05, ranks=(16,), M=16384)
 
 
 if __name__ == "__main__":

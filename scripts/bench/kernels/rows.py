@@ -16,10 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../../tests/gpu/kernels"))
 import rows_launch as run  # noqa: E402
-from rows_adapters import layout  # noqa: E402
 
 M, H, I, Q, D, V, T = 4096, 4096, 11008, 32, 128, 32000, 4096
-SITES = [(3, H, 3 * H), (1, H, H), (2, H, 2 * I), (1, I, H)] * 32  # all linears of 32 layers
+LINEARS = [(H, H)] * 4 + [(H, I)] * 2 + [(I, H)]  # of a layer: K and N
 OURS = {"rows_gather", "rows_scatter", "rmsnorm_forward", "rmsnorm_backward", "rope_forward", "rope_backward", "swiglu_forward",
         "swiglu_backward", "xent", "grad_norm", "grad_norm_sum", "adamw_of_p", "random_fill"}
 KIND = "ptr"
@@ -46,6 +45,16 @@ def kernel_us(launch, ours=True, times=15):
         if event.device_type == DeviceType.CUDA and (event.name in OURS if ours else "emcpy" in event.name or "copy" in event.name):
             by_name.setdefault(event.name, []).append(event.time_range.elapsed_us())
     return sum(statistics.median(t) for t in by_name.values())
+
+
+def tensors_of(R):
+    """Places of A and B of all linears of 32 layers, and the elements of an adapter's block: of multiples of 128, as here."""
+    places, at = [], 0
+    for K, N in LINEARS * 32:
+        for columns in (K, N):
+            places.append((at, R, columns))
+            at += R * columns
+    return places, at
 
 
 def problems():
@@ -78,17 +87,16 @@ def problems():
         yield "xent", f"{T_} rows of {V_}, gradient", lambda: run.xent(KIND, logits, V_, targets, weights, loss, hit, 1), 3 * logits.nbytes
         yield "xent", f"{T_} rows of {V_}, loss", lambda: run.xent(KIND, logits, V_, targets, weights, loss, hit, 0), logits.nbytes
     del logits
-    for L, R in ((1, 16), (4, 16), (1, 256)):
-        places, P = layout(SITES, R)
-        grads, tensors = torch.randn(L, P, device="cuda") * 1e-3, torch.tensor(places, device="cuda", dtype=torch.int32)
-        part, squares = run.grad_norm_scratch(grads, tensors), torch.zeros(L, len(places), device="cuda")
-        yield "grad_norm", f"{L} of rank {R}, {P * L / 1e6:.0f} M", lambda: run.grad_norm(KIND, grads, tensors, squares, part), grads.nbytes
-        if R == 16:
-            params, m, v, copy = torch.randn(L, P, device="cuda"), torch.zeros(L, P, device="cuda"), torch.zeros(L, P, device="cuda"), rnd(L, P)
-            table = torch.tensor([[1, 1e-4, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1, 1e-4]] * L, device="cuda")
-            factors = torch.zeros(P // 128, device="cuda", dtype=torch.int32)
-            yield "adamw_step", f"{L} of rank {R}, {P * L / 1e6:.0f} M", lambda: run.adamw_step(KIND, params, grads, m, v, copy, factors, table), 8 * grads.nbytes + copy.nbytes
-            del params, m, v, copy
+    for R in (16, 256):
+        places, P = tensors_of(R)
+        grads, tensors = torch.randn(P, device="cuda") * 1e-3, torch.tensor(places, device="cuda", dtype=torch.int32)
+        squares = torch.zeros(len(places), device="cuda")
+        yield "grad_norm", f"rank {R}, {P / 1e6:.0f} M", lambda: run.grad_norm(KIND, grads, tensors, squares), grads.nbytes
+        params, m, v, copy = torch.randn(P, device="cuda"), torch.zeros(P, device="cuda"), torch.zeros(P, device="cuda"), rnd(P)
+        table = torch.tensor([1, 1e-4, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1, 1e-4], device="cuda")
+        factors = torch.zeros(P // 128, device="cuda", dtype=torch.int32)
+        yield "adamw_step", f"rank {R}, {P / 1e6:.0f} M", lambda: run.adamw_step(KIND, params, grads, m, v, copy, factors, table), 8 * grads.nbytes + copy.nbytes
+        del params, m, v, copy
     out = rnd(1 << 30)
     yield "random_fill", "1 G numbers", lambda: run.random_fill(KIND, out, 7, 0.02), out.nbytes
 
@@ -102,7 +110,7 @@ TUNE = {
     "swiglu_forward": [(dict(BLOCK=2048), 8)],
     "swiglu_backward": [(dict(BLOCK=2048), 8)],
     "xent": [(dict(LANES=512, BLOCK=8192), 8), (dict(LANES=1024, BLOCK=16384), 16), (dict(LANES=256, BLOCK=4096), 8)],
-    "grad_norm": [(dict(COLUMNS=512, ROWS=256), 4), (dict(COLUMNS=256, ROWS=128), 2), (dict(COLUMNS=1024, ROWS=256), 8)],
+    "grad_norm": [(dict(BLOCK=512), 4), (dict(BLOCK=2048), 4), (dict(BLOCK=2048), 8)],
     "adamw_step": [(dict(BLOCK=512), 4), (dict(BLOCK=2048), 8)],
     "random_fill": [(dict(BLOCK=2048), 4), (dict(BLOCK=1024), 4)],
 }

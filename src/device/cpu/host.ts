@@ -50,3 +50,22 @@ export const ints = (t: Tensor): Int32Array => new Int32Array(hostView(t.ptr, si
 export const unsigned = (t: Tensor): Uint32Array => new Uint32Array(hostView(t.ptr, sizeOf(t.shape) * 4));
 /** The values of an f32 tensor, in place. */
 export const floats = (t: Tensor): Float32Array => new Float32Array(hostView(t.ptr, sizeOf(t.shape) * 4));
+
+/** Of a table with a row for each slot, elements from one row to the next, and from the first to the end of the last. */
+const strideOf = ({ shape, stride }: Tensor): number => stride ?? sizeOf(shape.slice(1));
+const spanOf = (t: Tensor): number => (t.shape[0]! - 1) * strideOf(t) + sizeOf(t.shape.slice(1));
+
+/** The rows of a table, by slot. */
+export function rowsOfInts(t: Tensor): (slot: number) => Int32Array {
+  const [values, stride, width] = [new Int32Array(hostView(t.ptr, spanOf(t) * 4)), strideOf(t), sizeOf(t.shape.slice(1))];
+  return (slot) => values.subarray(slot * stride, slot * stride + width);
+}
+export function rowsOfFloats(t: Tensor): (slot: number) => Float32Array {
+  const [values, stride, width] = [new Float32Array(hostView(t.ptr, spanOf(t) * 4)), strideOf(t), sizeOf(t.shape.slice(1))];
+  return (slot) => values.subarray(slot * stride, slot * stride + width);
+}
+/** The addresses in a table i64[slots, linears, count]: below 2^48, so each is exact as a number. */
+export function addressesIn(t: Tensor): (slot: number, linear: number, which: number) => number {
+  const [values, stride, count] = [new BigUint64Array(hostView(t.ptr, spanOf(t) * 8)), strideOf(t), t.shape[2]!];
+  return (slot, linear, which) => Number(values[slot * stride + linear * count + which]);
+}

@@ -71,7 +71,7 @@ export class Kernel {
   launch(stream: number, grid: Grid, args: Readonly<Record<string, Argument>>): void {
     this.entry.params.forEach((param, i) => {
       const value = args[param.name];
-      invariant(value !== undefined, `${this.entry.name}: no argument '${param.name}'`);
+      if (value === undefined) throw new Error(`${this.entry.name}: no argument '${param.name}'`); // no text where there is one
       this.#pack(param, this.#offsets[i]!, value);
     });
     if (this.#function === 0) this.#function = this.load();
@@ -90,11 +90,13 @@ export class Kernel {
       view.setUint32(at, address % 0x1_0000_0000, true);
       view.setUint32(at + 4, Math.floor(address / 0x1_0000_0000), true);
     } else {
-      invariant(typeof value === "number" && !Number.isNaN(value), `${this.entry.name}: '${param.name}' is not a number`);
+      if (typeof value !== "number" || Number.isNaN(value))
+        throw new Error(`${this.entry.name}: '${param.name}' is not a number`);
       if (param.type === "f32") view.setFloat32(at, value, true);
       else if (param.type === "i64") view.setBigInt64(at, BigInt(value), true);
       else {
-        invariant(Number.isInteger(value) && Math.abs(value) < 2 ** 31, `${this.entry.name}: '${param.name}' is ${value}`);
+        if (!Number.isInteger(value) || Math.abs(value) >= 2 ** 31)
+          throw new Error(`${this.entry.name}: '${param.name}' is ${value}`);
         view.setInt32(at, value, true);
       }
     }

@@ -6,8 +6,6 @@ import type { Choice, Variant } from "./variants.ts";
 export type Launcher = {
   readonly compute: "f32" | "bf16";
   readonly multiprocessors: number;
-  /** Whether groups of linears whose boundaries lie between tiles have kernels of their own. */
-  readonly hasWhole: boolean;
   /** Finds the variant of a launch; what decides its grid is among its constants. Called before what a batch alone decides. */
   kernel(name: string, choice?: Choice): Variant;
   /** All variants with these constants, in the order of the table of what is compiled: one of them is launched. */

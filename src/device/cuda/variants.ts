@@ -13,12 +13,12 @@ export class Variant {
   /** A constant of the variant, or a number that its launch needs. */
   constant(name: string): number {
     const value = this.row.constants[name] ?? this.row.launch[name];
-    invariant(value !== undefined, `${this.row.name} has no constant ${name}`);
+    if (value === undefined) throw new Error(`${this.row.name} has no constant ${name}`); // no text where there is one
     return value;
   }
 }
 
-/** "linear_forward bf16 sm_90a G=3 R=16", as kernels/triton/compile.py names it. */
+/** "lora_down bf16 sm_90a CB=16 BM=64 BK=64", as kernels/triton/compile.py names it. */
 export const titleOf = ({ name, dtype, arch, constants }: KernelRow): string =>
   [name, dtype, arch, ...Object.entries(constants).map(([constant, value]) => `${constant}=${value}`)].join(" ");
 
@@ -51,13 +51,8 @@ export class VariantSet {
   /** The one variant with these constants. */
   one(name: string, choice?: Choice): Variant {
     const [variant, ...more] = this.all(name, choice);
-    invariant(variant && more.length === 0, `${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
+    if (!variant || more.length > 0)
+      throw new Error(`${more.length + 1} kernels ${name} have the constants ${JSON.stringify(choice)}`);
     return variant;
-  }
-
-  /** The padded ranks that the low-rank kernels are compiled for, ascending. */
-  get paddedRanks(): readonly number[] {
-    const ranks = this.all("lora_down").map((variant) => variant.constant("R"));
-    return [...new Set(ranks)].sort((a, b) => a - b);
   }
 }

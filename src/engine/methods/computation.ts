@@ -1,26 +1,33 @@
 // How a PEFT method is computed. Every adapter passes through a linear as a LoRA of its A, B, ranks and scales; a method
-// adds what it says here: memory in the pool, work before a pass and before a step, and rows that it computes itself.
+// adds what it says here: memory in the pool, work before a pass and around a target group, and rows that it computes itself.
 
 import type { ModelSpec } from "../../base/spec.ts";
 import type { Device, Tensor } from "../../device/device.ts";
 import type { Weight } from "../../device/packed.ts";
-import type { Group } from "../../families/linears.ts";
 import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
 import type { LowRank } from "../../ops/linear.ts";
-import type { MethodTensors, TargetGroup } from "../target-group.ts";
+import type { TargetGroup } from "../target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 
-/** A group where a method has memory, with that memory, its frozen linears among it. */
-export type MethodSite = { readonly site: TargetGroup; readonly own: MethodTensors; readonly weight: Weight };
+/** A target group with its frozen linears, and the most rank that a refresh has to do with there. */
+export type WeightedSite = { readonly site: TargetGroup; readonly weight: Weight; readonly most: number };
 
-/** Whether the rows of a pass in a group are of adapters of one method that target it. */
+/** Whether the rows of a pass at a target group are of adapters of one method that target it. */
 export type Extent = "none" | "some" | "all";
-/** Of methods that compute rows themselves. */
-export type Presence = Readonly<Partial<Record<PeftMethod, Readonly<Record<Group, Extent>>>>>;
+/** Of methods that compute rows themselves, by layer and group; left out where there are none. */
+export type Presence = ReadonlyMap<PeftMethod, ReadonlyMap<string, Extent>>;
 
-type OfRows = { readonly site: TargetGroup; readonly own: MethodTensors; readonly tileAdapter: Tensor; readonly lora: LowRank };
+type OfRows = {
+  readonly site: TargetGroup;
+  /** i32[slots]: 1 for adapters of the method that target the group. */
+  readonly present: Tensor;
+  readonly tileAdapter: Tensor;
+  readonly lora: LowRank;
+};
+/** Adapters of a method: `which` i32[slots], 1 for those in the pass, and the method's own table. */
+export type Expanding = { readonly which: Tensor; readonly table: Tensor | null };
 
 /**
  * Rows that a method computes itself, of adapters that target the group; it leaves those of others as they are. `product`:
@@ -46,8 +53,8 @@ export type OwnRows = {
 
 export type Computation = {
   /**
-   * What follows from an adapter's tensors and the weight, f32[slots, out] of each target group, with the value in a slot
-   * before the first refresh.
+   * What follows from an adapter's tensors and the weight, f32[out] of each target group, with its values before the first
+   * refresh. Addresses of a linear's part follow those of the stored vectors in the target group's `vectors`.
    */
   readonly derived?: Readonly<Record<string, number>>;
   /** What its kernels read of each adapter: i32[slots, width]. A slot of another method has zeros. */
@@ -59,13 +66,15 @@ export type Computation = {
    * Before the first pass after a step or a write. `stale` i32[slots]: 1 for adapters that have changed, 2 for such as
    * begin with it (`beginsByRefresh`), else 0.
    */
-  readonly refresh?: (device: Device, sites: readonly MethodSite[], stale: Tensor) => void;
+  readonly refresh?: (device: Device, sites: readonly WeightedSite[], stale: Tensor) => void;
   /** Whether the values of a new adapter need a refresh, as they follow from the weight. */
   readonly beginsByRefresh?: true;
   readonly rows?: OwnRows;
-  /**
-   * Before gradients are read or stepped by: makes those of its tensors of what has been added up for A and B. `which`
-   * i32[slots]: 1 for its adapters.
-   */
-  readonly settle?: (device: Device, sites: readonly Omit<MethodSite, "weight">[], which: Tensor) => void;
+  /** Of a method that stores neither A nor B. */
+  readonly expansion?: {
+    /** Makes A and B of its tensors, before each use of a target group. */
+    readonly expand: (device: Device, site: TargetGroup, of: Expanding) => void;
+    /** Adds to the gradients of its tensors what A and B have got, which become zero. */
+    readonly reduce: (device: Device, site: TargetGroup, of: Expanding) => void;
+  };
 };

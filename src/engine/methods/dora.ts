@@ -24,26 +24,23 @@ export const dora: Computation = {
   derived: { gain: 1, inverse: 0 }, // m / norm and 1 / norm
   beginsByRefresh: true,
   refresh(device, sites, stale) {
-    for (const { site, own, weight } of sites) {
-      const { a, b, scale, ranks, firstColumn } = site;
-      const [m, gain, inverse] = [own.values["M"]!, own.derived["gain"]!, own.derived["inverse"]!];
-      doraNorm(device, { weight, a, b, scale, ranks, firstColumn, m, gain, inverse, stale });
+    for (const { site, weight, most } of sites) {
+      const { factors, vectors, scale, ranks, firstColumn } = site;
+      doraNorm(device, { weight, factors, vectors, scale, ranks, firstColumn, stale, most });
     }
   },
   rows: {
-    forward(device, { own, tileAdapter, weight, bias, x, y, residual, lora }, z) {
+    forward(device, { site, present, tileAdapter, weight, bias, x, y, residual, lora }, z) {
       invariant(residual?.ptr !== y.ptr, "DoRA reads the residual after y was written");
       const product = cut(z, y);
       linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
-      const [gain, decomposed] = [own.derived["gain"]!, own.present!];
-      doraForward(device, { z: product, bias, residual, gain, decomposed, y, tileAdapter });
+      doraForward(device, { z: product, bias, residual, vectors: site.vectors, decomposed: present, y, tileAdapter });
     },
     /** dz is where z was. */
-    backward(device, { own, tileAdapter, weight, x, dy, lora }, { memory, isKept }) {
+    backward(device, { site, present, tileAdapter, weight, x, dy, lora }, { memory, isKept }) {
       const product = cut(memory, dy);
       if (!isKept) linearForward(device, { x, weight, bias: null, residual: null, y: product, lora });
-      const [dm, gain, inverse] = [own.grads["M"]!, own.derived["gain"]!, own.derived["inverse"]!];
-      doraBackward(device, { dy, z: product, gain, inverse, decomposed: own.present!, dm, tileAdapter });
+      doraBackward(device, { dy, z: product, vectors: site.vectors, decomposed: present, tileAdapter });
       return product;
     },
   },

@@ -2,15 +2,15 @@
 // (methods/projection.ts), and the vectors d and b trained: lambda_d [rank], lambda_b [out].
 //
 // It is the LoRA whose factors are diag(d) A and diag(b) B, with a scale of 1. So it passes through a linear as a LoRA
-// does, next to any others, and only what happens around a step is its own: before the first pass after a step the factors
-// are made from the vectors, and before a step the factors' gradients are turned into those of the vectors and zeroed, so
-// that nothing else is stepped or counted:
+// does, next to any others. The factors are made from the vectors in scratch of one target group just before they are used,
+// and after the group's backward pass their gradients become those of the vectors:
 //
 //     dd[r] = sum over k of (diag(d) A)'[r, k] A[r, k],   db[n] = sum over r of (diag(b) B)'[n, r] B[n, r]
 
 import { type Draw, projectionOf } from "../../methods/projection.ts";
 import { veraExpand, veraReduce } from "../../ops/vera.ts";
-import type { Computation } from "./computation.ts";
+import type { TargetGroup } from "../target-group.ts";
+import type { Computation, Expanding } from "./computation.ts";
 
 export const vera: Computation = {
   /** What an adapter's projections are drawn by (ops/vera.ts, veraExpand). */
@@ -22,20 +22,17 @@ export const vera: Computation = {
       return [a.key | 0, b.key | 0, width, bits(a), bits(b)];
     },
   },
-  refresh(device, sites, which) {
-    for (const { site, own } of sites) {
-      const { a, b, ranks, firstColumn } = site;
-      const shared = { ranks, firstColumn, which, projection: own.table! };
-      veraExpand(device, { factor: a, vector: own.values["lambda_d"]!, side: "a", ...shared });
-      veraExpand(device, { factor: b, vector: own.values["lambda_b"]!, side: "b", ...shared });
-    }
-  },
-  settle(device, sites, which) {
-    for (const { site, own } of sites) {
-      const { da, db, ranks, firstColumn } = site;
-      const shared = { ranks, firstColumn, which, projection: own.table! };
-      veraReduce(device, { grad: da, vector: own.grads["lambda_d"]!, side: "a", ...shared });
-      veraReduce(device, { grad: db, vector: own.grads["lambda_b"]!, side: "b", ...shared });
-    }
+  expansion: {
+    expand: (device, site, of) => {
+      for (const side of ["a", "b"] as const) veraExpand(device, { side, ...argumentsOf(site, of) });
+    },
+    reduce: (device, site, of) => {
+      for (const side of ["a", "b"] as const) veraReduce(device, { side, ...argumentsOf(site, of) });
+    },
   },
 };
+
+const argumentsOf = ({ factors, vectors, ranks, width, firstColumn }: TargetGroup, { which, table }: Expanding) => ({
+  ...{ factors, vectors, ranks, width, firstColumn, which },
+  projection: table!,
+});

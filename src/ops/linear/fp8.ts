@@ -7,8 +7,8 @@ import type { Tensor } from "../../device/device.ts";
 import { isPacked, type PackedWeight, partsOf, type Weight } from "../../device/packed.ts";
 import type { LinearBackward, LinearForward } from "../linear.ts";
 import { dim, flag, strideOf } from "../op.ts";
-import { forwardVariant, productGrid } from "./frozen.ts";
-import { boundaries, shapeOf } from "./low-rank.ts";
+import { backwardVariant, forwardVariant, productGrid } from "./frozen.ts";
+import { boundaries, tablesOf } from "./low-rank.ts";
 
 type Fp8<A> = Omit<A, "weight"> & { readonly weight: PackedWeight };
 
@@ -23,13 +23,12 @@ export function fp8Forward(gpu: Launcher, { x, weight, bias, residual, y, lora }
   const [M, [N, K]] = [dim(x, 0), weight.shape];
   const parts = partsOf(weight);
   const { codes, scale } = rounded(gpu, x, null);
-  const { first1, first2 } = boundaries(lora?.firstColumn ?? [0, N]);
-  const kernel = forwardVariant(gpu, "fp8_forward", lora, { BIAS: flag(bias), RESIDUAL: flag(residual) }, first1, first2);
+  const bounds = boundaries(lora?.firstColumn ?? [0, N]);
+  const kernel = forwardVariant(gpu, "fp8_forward", lora, { BIAS: flag(bias), RESIDUAL: flag(residual) }, bounds, N);
   gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
     ...{ x: codes, x_scale: scale, w: codesAt(weight.ptr + parts.codes, N, K), w_scale: weight.ptr + parts.scale },
-    ...{ y, bias, residual, M, N, K, first1, first2 },
-    ...{ s: lora?.s ?? null, b: lora?.b ?? null, scale: lora?.scale ?? null, ranks: lora?.ranks ?? null },
-    ...{ tile_adapter: lora?.tileAdapter ?? null, b_stride: lora ? strideOf(lora.b) : 0 },
+    ...{ y, bias, residual, M, N, K, ...bounds },
+    ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0, ...tablesOf(lora) },
   });
 }
 
@@ -37,12 +36,11 @@ export function fp8Backward(gpu: Launcher, { dy, weight, dx, lora }: Fp8<LinearB
   const [M, [N, K]] = [dim(dy, 0), weight.shape];
   const parts = partsOf(weight);
   const { codes, scale } = rounded(gpu, dy, weight.ptr + parts.scale);
-  const kernel = gpu.kernel("fp8_backward", lora ? { ...shapeOf(lora.ds, dim(lora.ranks, 1)), LORA: 1 } : { LORA: 0 });
+  const kernel = backwardVariant(gpu, "fp8_backward", lora);
   gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
     ...{ dy: codes, dy_scale: scale, w: codesAt(weight.ptr + parts.transposed, K, N), dx, M, N, K },
-    ...{ ds: lora?.ds ?? null, a: lora?.a ?? null, ranks: lora?.ranks ?? null },
-    ...{ tile_adapter: lora?.tileAdapter ?? null, row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null },
-    ...{ module: lora?.module ?? 0, a_stride: lora ? strideOf(lora.a) : 0 },
+    ...{ ds: lora?.ds ?? null, ...tablesOf(lora) },
+    ...{ row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 },
   });
 }
 

@@ -12,7 +12,7 @@ import { isPacked, type Weight } from "../../device/packed.ts";
 import { CPU_ROW_TILE as ROW_TILE } from "../../device/tile.ts";
 import { cdiv, dim } from "../op.ts";
 import { packedProduct, widestPiece } from "../packed.ts";
-import { type AdapterArgs, rowsOf, shapeOf } from "./low-rank.ts";
+import { type AdapterArgs, type boundaries, holding, rowsOf, widest } from "./low-rank.ts";
 
 /** OpenBLAS 0.3.34 has another path below 100^3 multiply-adds on AVX-512. */
 const SMALL_PRODUCT = 1e6;
@@ -53,15 +53,19 @@ export const productGrid = (gpu: Launcher, BM: number, BN: number, rows: number,
 export function forwardVariant(
   gpu: Launcher,
   name: "linear_forward" | "fp8_forward",
-  lora: (AdapterArgs & { readonly s: Tensor }) | null,
+  lora: AdapterArgs | null,
   options: Readonly<Record<string, number>>,
-  first1: number,
-  first2: number,
+  { first1, first2 }: ReturnType<typeof boundaries>,
+  columns: number,
 ): Variant {
   if (!lora) return gpu.kernel(name, { ...options, LORA: 0 });
-  const choice = { ...shapeOf(lora.s, dim(lora.ranks, 1)), ...options, LORA: 1 };
-  if (choice.G === 1) return gpu.kernel(name, { ...choice, WHOLE: 1 });
+  const choice = { ...options, LORA: 1 };
   const half = gpu.variants(name, choice)[0]!.constant("BN") / 2;
-  const whole = gpu.hasWhole && first1 % half === 0 && first2 % half === 0;
-  return gpu.kernel(name, { ...choice, WHOLE: whole ? 1 : 0 });
+  const isWhole = [first1, first2].every((first) => first % half === 0 || first === columns);
+  return holding(gpu.variants(name, { ...choice, WHOLE: isWhole ? 1 : 0 }), "RB", lora.span.most);
+}
+
+/** The variant of a backward product: its block is of the columns of all linears. */
+export function backwardVariant(gpu: Launcher, name: "linear_backward" | "fp8_backward", lora: AdapterArgs | null): Variant {
+  return lora ? holding(gpu.variants(name, { LORA: 1 }), "RB", widest(lora)) : gpu.kernel(name, { LORA: 0 });
 }

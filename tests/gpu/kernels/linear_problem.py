@@ -4,10 +4,8 @@ import struct
 
 import torch
 
-from linear_launch import DEVICE, Case
-from linear_variants import RANKS
-
-NAN = float("nan")
+from linear_launch import Case
+from linear_pool import DEVICE, NAN, Pool, is_untouched_after
 
 
 def mix(x):
@@ -36,79 +34,95 @@ def dropout_row(p, seed, step):
     return [signed(seed), step, signed(int(p * 2**32)), bits]
 
 
-def stacked(L, rows, cols, dtype, fill):
-    """[L, rows, cols] whose matrices lie further apart than they are long, as in the region of all adapters; NaN between."""
-    stride = math.ceil(rows * cols / 64) * 64 + 128
-    region = torch.full((L, stride), NAN, device=DEVICE, dtype=dtype)
-    view = region.as_strided((L, rows, cols), (stride, cols, 1))
-    view.copy_(fill)
-    return view
+def micro_batch(kind, pool, tiles, p, seed=0, **more):
+    """A Case of these tiles: an adapter's rows count from zero, wherever they lie; every third adapter has no dropout."""
+    low_at, low_size = pool.place(tiles, [seed % 3 if l % 2 == 0 else 0 for l in range(pool.L)])
+    number, row_number = {}, []
+    for l in tiles:
+        row_number += range(number.get(l, 0), number.get(l, 0) + 128)
+        number[l] = number.get(l, 0) + 128
+    dropout = [dropout_row(0 if l % 3 == 2 else p, 0x9E370000 + l, 5 + l) for l in range(pool.L)]
+    ints = lambda values: torch.tensor(values, device=DEVICE, dtype=torch.int32)
+    return Case(kind, pool, ints(tiles), low_at, low_size, ints(row_number), ints(dropout), **more)
 
 
 class Problem:
     """Inputs of one group of linears and what the kernels make of them."""
 
-    def __init__(self, kind, columns, K, R, tiles, ranks, p=0.1, bias=False, residual=False, config=None):
-        R = next(r for r in RANKS[kind] if r >= R)  # what is compiled of this kind
-        G, L, M = len(columns), len(ranks), len(tiles) * 128
+    def __init__(self, kind, columns, K, tiles, ranks, p=0.1, bias=False, residual=False, seed=1, **more):
         dtype = torch.float32 if kind == "f32" else torch.bfloat16
+        M, N = len(tiles) * 128, sum(columns)
         rnd = lambda *shape: torch.randn(*shape, device=DEVICE).to(dtype)
-        tile_adapter = torch.tensor(tiles, device=DEVICE, dtype=torch.int32)
-        number = {}
-        row_number = []
-        for l in tiles:  # an adapter's rows count from zero, wherever they lie
-            row_number += range(number.get(l, 0), number.get(l, 0) + 128)
-            number[l] = number.get(l, 0) + 128
-        self.ranks_list = ranks
-        self.case = Case(kind, columns, K, R, tile_adapter, torch.tensor(ranks, device=DEVICE, dtype=torch.int32),
-                         torch.rand(L, G, device=DEVICE) + 0.5, torch.tensor(row_number, device=DEVICE, dtype=torch.int32),
-                         torch.tensor([dropout_row(0 if l % 3 == 2 else p, 0x9E370000 + l, 5 + l) for l in range(L)], device=DEVICE, dtype=torch.int32),
-                         config=config or {})
-        N = sum(columns)
-        self.rank_of_column = torch.zeros(L, G * R, device=DEVICE, dtype=torch.bool)
-        in_b = torch.zeros(L, N, R, device=DEVICE, dtype=torch.bool)
-        for l in range(L):
-            for g in range(G):
-                self.rank_of_column[l, g * R : g * R + ranks[l][g]] = True
-                in_b[l, sum(columns[:g]) : sum(columns[: g + 1]), : ranks[l][g]] = True
+        self.tiles, self.p, self.more = tiles, p, more
+        self.pool = Pool(dtype, columns, K, ranks)
+        self.case = micro_batch(kind, self.pool, tiles, p, seed, **more)
+        self.da0, self.db0 = ({at: t.clone() for at, t in of.items()} for of in (self.pool.da, self.pool.db))
         self.x, self.w, self.dy = rnd(M, K), rnd(N, K), rnd(M, N)
         self.bias = rnd(N) if bias else None
         self.residual = rnd(M, N) if residual else None
-        self.a = stacked(L, G * R, K, dtype, rnd(L, G * R, K) * self.rank_of_column[:, :, None])
-        self.b = stacked(L, N, R, dtype, rnd(L, N, R) * in_b)
-        self.da0 = torch.randn(L, G * R, K, device=DEVICE) * self.rank_of_column[:, :, None]
-        self.db0 = torch.randn(L, N, R, device=DEVICE) * in_b
 
     def run(self):
         c = self.case
         poison = lambda *shape: torch.full(shape, NAN, device=DEVICE, dtype=c.dtype)
-        self.s, self.ds = poison(c.M, c.G * c.R), poison(c.M, c.G * c.R)
+        # What lies after s and ds is NaN as well.
+        self.s, self.ds = poison(c.low_size + 128 * 512), poison(c.low_size + 128 * 512)
         self.y, self.dx = poison(c.M, c.N), poison(c.M, c.K)
-        self.da = stacked(c.L, c.G * c.R, c.K, torch.float32, self.da0)
-        self.db = stacked(c.L, c.N, c.R, torch.float32, self.db0)
-        c.lora_down(self.x, self.a, self.s)
+        for at in self.da0:
+            self.pool.da[at].copy_(self.da0[at])
+            self.pool.db[at].copy_(self.db0[at])
+        c.lora_down(self.x, self.s)
         residual = self.residual
         if residual is not None:  # as in a layer: the residual is y itself
             self.y.copy_(residual)
             residual = self.y
-        c.linear_forward(self.x, self.w, self.y, self.s, self.b, self.bias, residual)
-        c.lora_up_grad(self.dy, self.s, self.b, self.ds, self.db)
-        c.linear_backward(self.dy, self.w, self.dx, self.ds, self.a)
-        c.lora_down_grad(self.x, self.ds, self.da)
+        c.linear_forward(self.x, self.w, self.y, self.s, self.bias, residual)
+        c.lora_up_grad(self.dy, self.s, self.ds)
+        c.linear_backward(self.dy, self.w, self.dx, self.ds)
+        c.lora_down_grad(self.x, self.ds)
         return self
+
+    def low(self, flat, tile):
+        """The part [128, W] of a tile."""
+        begin, W = int(self.case.low_at[tile]) * 16, self.pool.width(self.tiles[tile])
+        return flat[begin : begin + 128 * W].view(128, W)
+
+    def rows(self, flat, l):
+        """The parts of an adapter's tiles, one after the other."""
+        return torch.cat([self.low(flat, tile) for tile, of in enumerate(self.tiles) if of == l])
+
+    def strays(self):
+        """What was written or left out where it should not be."""
+        wrong = []
+        for name in ("s", "ds"):
+            flat = getattr(self, name)
+            written = torch.zeros(flat.numel(), dtype=torch.bool, device=DEVICE)
+            for tile, l in enumerate(self.tiles):
+                if l >= 0:
+                    self.low(written, tile)[:] = True
+                    for g, rank in enumerate(self.pool.rank_list[l]):
+                        column = self.pool.column(l, g)
+                        if bool((self.low(flat, tile)[:, column + rank : column + -(-rank // 16) * 16] != 0).any()):
+                            wrong.append(f"{name} is not zero beyond a rank")
+            if not torch.equal(flat.isnan(), ~written):
+                wrong.append(f"{name} is written elsewhere or not everywhere")
+        for name, before in (("da", self.da0), ("db", self.db0)):
+            for (l, g), t in getattr(self.pool, name).items():
+                if l not in self.tiles and not torch.equal(t, before[l, g]):
+                    wrong.append(f"{name} of an adapter that is not in the batch")
+                if not is_untouched_after(t):
+                    wrong.append(f"{name} is written after its end")
+        return wrong
 
     def errors(self):
         """Relative errors against float64; the low-rank results from the kernels' own rounded s and ds."""
-        c = self.case
+        c, pool = self.case, self.pool
         f = lambda t: t.double()
-        s, ds = torch.zeros(c.M, c.G * c.R, device=DEVICE, dtype=torch.float64), torch.zeros(c.M, c.G * c.R, device=DEVICE, dtype=torch.float64)
-        y = f(self.x) @ f(self.w).T
-        dx = f(self.dy) @ f(self.w)
+        y, dx = f(self.x) @ f(self.w).T, f(self.dy) @ f(self.w)
         if self.bias is not None:
             y += f(self.bias)
         if self.residual is not None:
             y += f(self.residual)
-        da, db = f(self.da0).clone(), f(self.db0).clone()
+        pairs = {name: [] for name in ("s", "ds", "da", "db")}
         rows_of = c.tile_adapter.repeat_interleave(128)
         for l in range(c.L):
             rows = (rows_of == l).nonzero()[:, 0]
@@ -117,38 +131,53 @@ class Problem:
             inverse = struct.unpack("<f", struct.pack("<i", int(c.dropout[l, 3])))[0]
             mask = keep_mask(c.dropout[l].tolist(), c.module, c.row_number[rows], c.K).double() * inverse
             dropped = f(self.x[rows]) * mask
-            s[rows] = dropped @ f(self.a[l]).T
-            da[l] += f(self.ds[rows]).T @ dropped
-            dx[rows] += (f(self.ds[rows]) @ f(self.a[l])) * mask
+            low = torch.zeros_like(dropped)
             for g in range(c.G):
-                n = slice(sum(c.columns[:g]), sum(c.columns[: g + 1]))
-                r = slice(g * c.R, (g + 1) * c.R)
-                scale = float(c.scale[l, g])
-                y[rows, n] += scale * (f(self.s[rows, r]) @ f(self.b[l, n]).T)
-                ds[rows, r] = scale * (f(self.dy[rows, n]) @ f(self.b[l, n]))
-                db[l, n] += scale * (f(self.dy[rows, n]).T @ f(self.s[rows, r]))
+                rank = pool.rank_list[l][g]
+                if rank == 0:
+                    continue
+                n = slice(sum(pool.columns[:g]), sum(pool.columns[: g + 1]))
+                j = slice(pool.column(l, g), pool.column(l, g) + rank)
+                a, b, scale = f(pool.a[l, g]), f(pool.b[l, g]), float(pool.scale[l, g])
+                s, ds, dy = f(self.rows(self.s, l)[:, j]), f(self.rows(self.ds, l)[:, j]), f(self.dy[rows, n])
+                y[rows, n] += scale * (s @ b)
+                low += ds @ a
+                pairs["s"].append((s, dropped @ a.T))
+                pairs["ds"].append((ds, scale * (dy @ b.T)))
+                pairs["da"].append((f(pool.da[l, g]), f(self.da0[l, g]) + ds.T @ dropped))
+                pairs["db"].append((f(pool.db[l, g]), f(self.db0[l, g]) + scale * (s.T @ dy)))
+            dx[rows] += low * mask
         relative = lambda out, ref: float((f(out) - ref).norm() / ref.norm().clamp_min(1e-30))
-        return {name: relative(getattr(self, name), ref) for name, ref in dict(s=s, y=y, ds=ds, dx=dx, da=da, db=db).items()}
+        found = {name: max((relative(*pair) for pair in of), key=lambda e: (e != e, e), default=0.0) for name, of in pairs.items()}
+        return found | {"y": relative(self.y, y), "dx": relative(self.dx, dx)}
+
+    def results(self):
+        """All that was made, copied."""
+        made = {name: getattr(self, name) for name in ("s", "ds", "y", "dx")}
+        made |= {f"{name} {at}": t for name in ("da", "db") for at, t in getattr(self.pool, name).items()}
+        return {name: t.clone() for name, t in made.items()}
 
     def alone(self, l):
-        """The same adapter alone, at the padded rank that it needs."""
-        c = self.case
-        rank = max(self.ranks_list[l])
-        R = next(r for r in RANKS[c.kind] if r >= rank)
-        tiles = [0] * int((c.tile_adapter == l).sum())
-        other = Problem(c.kind, c.columns, c.K, R, tiles, [self.ranks_list[l]], bias=self.bias is not None, residual=self.residual is not None, config=c.config)
+        """What differs when the same adapter is alone, in other memory, at the variants that it needs."""
+        c, pool = self.case, self.pool
+        mine = [tile for tile, of in enumerate(self.tiles) if of == l]
+        other = Problem(c.kind, pool.columns, c.K, [0] * len(mine), [pool.rank_list[l]], self.p, self.bias is not None, self.residual is not None, 2, **self.more)
         rows = (c.tile_adapter.repeat_interleave(128) == l).nonzero()[:, 0]
-        columns = torch.cat([torch.arange(g * c.R, g * c.R + R, device=DEVICE) for g in range(c.G)])
         o = other.case
-        o.scale, o.dropout, o.row_number = c.scale[l : l + 1].clone(), c.dropout[l : l + 1].clone(), c.row_number[rows].contiguous()
+        o.dropout, o.row_number = c.dropout[l : l + 1].clone(), c.row_number[rows].contiguous()
+        other.pool.scale.copy_(pool.scale[l : l + 1])
         other.x, other.dy, other.w, other.bias = self.x[rows].contiguous(), self.dy[rows].contiguous(), self.w, self.bias
         other.residual = None if self.residual is None else self.residual[rows].contiguous()
-        other.a.copy_(self.a[l, columns])
-        other.b.copy_(self.b[l, :, :R])
-        other.da0, other.db0 = self.da0[l, columns][None], self.db0[l, :, :R][None]
+        for g in range(c.G):
+            if pool.rank_list[l][g] > 0:
+                other.pool.a[0, g].copy_(pool.a[l, g])
+                other.pool.b[0, g].copy_(pool.b[l, g])
+                other.da0[0, g], other.db0[0, g] = self.da0[l, g], self.db0[l, g]
         other.run()
         same = {name: torch.equal(getattr(self, name)[rows], getattr(other, name)) for name in ("y", "dx")}
-        same.update({name: torch.equal(getattr(self, name)[rows][:, columns], getattr(other, name)) for name in ("s", "ds")})
-        same["da"] = torch.equal(self.da[l, columns], other.da[0])
-        same["db"] = torch.equal(self.db[l, :, :R], other.db[0])
+        if mine:
+            same |= {name: torch.equal(self.rows(getattr(self, name), l), other.rows(getattr(other, name), 0)) for name in ("s", "ds")}
+        for name in ("da", "db"):
+            of, alone = getattr(pool, name), getattr(other.pool, name)
+            same |= {f"{name} {g}": torch.equal(of[l, g], alone[0, g]) for g in range(c.G) if (l, g) in of}
         return [name for name, ok in same.items() if not ok]

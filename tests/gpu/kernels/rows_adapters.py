@@ -1,4 +1,4 @@
-"""Cases of the kernels that treat whole adapters: norms of gradients, AdamW; and of random weights."""
+"""Cases of the kernels that treat one whole adapter: norms of gradients, AdamW; and of random weights."""
 import math
 
 import torch
@@ -11,54 +11,38 @@ from rows_launch import DEVICE
 ALIGN = 128
 
 
-def layout(sites, R):
-    """Places of A [G R, K] and B [N, R] of each site (G, K, N) at padded rank R, as methods/layout.ts has them, and the block's
-    size."""
-    places, at = [], 0
-    for G, K, N in sites:
-        for rows, columns in ((G * R, K), (N, R)):
-            places.append((at, rows, columns))
-            at = math.ceil((at + rows * columns) / ALIGN) * ALIGN
-    return places, at
-
-
-def padded(factors, sites, R):
-    """An adapter's block at padded rank R from its true factors: [(A [G, rank, K], B [N, rank])]."""
-    places, size = layout(sites, R)
-    block = torch.zeros(size, device=DEVICE)
-    for i, (a, b) in enumerate(factors):
-        (at, rows, columns), (bt, N, _) = places[2 * i], places[2 * i + 1]
-        block[at : at + rows * columns].view(a.shape[0], R, columns)[:, : a.shape[1]] = a
-        block[bt : bt + N * R].view(N, R)[:, : b.shape[1]] = b
-    return block
-
-
-def squares_of(blocks, sites, R):
-    tensors = ints(layout(sites, R)[0])
-    grads = torch.stack(blocks)
-    squares = floats(len(blocks), len(tensors))
-    run.grad_norm("f32", grads, tensors, squares, run.grad_norm_scratch(grads, tensors))
-    return squares
-
-
 def grad_norm(kind, small):
-    """Adapters of rank 8 and 13 at padded ranks 16, 64, 256, alone and with others."""
+    """Adapters of several ranks, each alone; NaN between its tensors and after them."""
     case = Case(kind)
-    every = [[(3, 64, 192), (1, 64, 64)]] if small else [
-        [(3, 576, 960), (1, 576, 576), (2, 576, 3072), (1, 1536, 576)] * 2, [(3, 4096, 12288), (1, 4096, 4096), (2, 4096, 22016), (1, 11008, 4096)], [(1, 8192, 768), (2, 1032, 776), (1, 64, 200)]]
-    for sites in every:
-        made = [[(torch.randn(G, rank, K, device=DEVICE) * 0.01, torch.randn(N, rank, device=DEVICE)) for G, K, N in sites] for rank in (8, 13, 16)]
-        made[1][0][0][0] = 0  # a linear that is no target
-        exact = torch.tensor([[float(t.double().square().sum()) for pair in factors for t in pair] for factors in made], device=DEVICE, dtype=torch.float64)
-        base = squares_of([padded(f, sites, 16) for f in made], sites, 16)
-        case.near("squares", base, exact)
-        if not bool(((base.double() - exact).abs() <= 2e-6 * exact).all()):
+    shapes = [[(3, 192), (16, 64), (1, 8), (1, 5), (1, 13), (1, 1)]] if small else [
+        [(8, 576), (8, 192), (13, 1536)] * 40, [(16, 4096), (16, 12288), (256, 11008), (512, 4096)], [(1, 8), (2, 1032), (1, 200), (255, 768), (1, 5), (1, 13), (1, 33)]]
+    for tensors in shapes:
+        places, at = [], 0
+        for rows, columns in tensors:
+            places.append((at, rows, columns))
+            at = math.ceil((at + rows * columns) / ALIGN) * ALIGN + ALIGN
+        grads = torch.full((at,), float("nan"), device=DEVICE)
+        exact = []
+        for first, rows, columns in places:
+            values = torch.randn(rows * columns, device=DEVICE) * 0.01
+            grads[first : first + rows * columns] = values
+            exact.append(values.double().square().sum())
+        found = [floats(len(places)) for _ in range(2)]
+        for squares in found:
+            run.grad_norm(kind, grads, ints(places), squares)
+        exact = torch.stack(exact)
+        case.near("squares", found[0], exact)
+        if not bool(((found[0].double() - exact).abs() <= 2e-6 * exact).all()):
             case.wrong.append("one square alone is off")
-        case.same("squares again", squares_of([padded(f, sites, 16) for f in made], sites, 16), base)
-        for R in (32,) if small else (64, 256):
-            case.same(f"squares at padded rank {R}", squares_of([padded(f, sites, R) for f in (made[2], made[0])], sites, R), base[[2, 0]])
-        case.same("squares alone", squares_of([padded(made[1], sites, 16)], sites, 16), base[1:2])
+        case.same("squares again", found[1], found[0])
     return case
+
+
+def step_all(kind, params, grads, m, v, copy, factors, table):
+    """One step of each adapter whose row says so, as the pool does it."""
+    for l in range(len(params)):
+        if float(table[l, 0]) != 0:
+            run.adamw_step(kind, params[l], grads[l], m[l], v[l], None if copy is None else copy[l], factors, table[l])
 
 
 def adamw(kind, small):
@@ -96,7 +80,7 @@ def adamw(kind, small):
                 lr = torch.where(of_b, lr * ratio, lr).double()
                 p64 += -lr * decay * p64 - lr / (1 - b1**step) * m64 / ((v64 / (1 - b2**step)).sqrt() + eps)
             kept = grads[[0, 3]].clone()
-            run.adamw_step(kind, params, grads, m, v, copy, factors, table)
+            step_all(kind, params, grads, m, v, copy, factors, table)
             case.same("gradients of active adapters", grads[1:3], torch.zeros(2, P, device=DEVICE))
             case.same("gradients of the others", grads[[0, 3]], kept)
         for l in settings:
@@ -116,7 +100,7 @@ def adamw(kind, small):
 
 
 def sgd(kind, small):
-    """Adapters with SGD, one with AdamW and an idle one in one launch, compared with torch.optim.SGD and the formula in
+    """Adapters with SGD, one with AdamW and an idle one side by side, compared with torch.optim.SGD and the formula in
     float64; v is poison."""
     case = Case(kind)
     for P in (128, 1152) if small else (128, 128 * 37, 128 * 1025):
@@ -150,7 +134,7 @@ def sgd(kind, small):
                 m64 *= momentum
                 m64 += d
                 p64 -= torch.where(of_b, lr * ratio, lr).double() * (d + momentum * m64 if nesterov else m64)
-            run.adamw_step(kind, params, grads, m, v, copy, factors, table)
+            step_all(kind, params, grads, m, v, copy, factors, table)
             case.same("gradients", grads[1:], torch.zeros(3, P, device=DEVICE))
         for l in settings:
             case.near("params", params[l], state64[l][0], 1e-6)
@@ -179,9 +163,9 @@ def adamw_far(case):
     near = [torch.rand(2, n, device=DEVICE) for _ in range(4)]
     for big, few in zip((params, grads, m, v), near):
         big[:, -n:] = few
-    run.adamw_step("ptr", params, grads, m, v, copy, factors, table)
+    step_all("ptr", params, grads, m, v, copy, factors, table)
     few_copy = torch.zeros(2, n, device=DEVICE, dtype=torch.bfloat16)
-    run.adamw_step("ptr", *near, few_copy, factors[-n // 128 :].contiguous(), table)
+    step_all("ptr", *near, few_copy, factors[-n // 128 :].contiguous(), table)
     for name, big, few in zip(("params", "grads", "m", "v", "copy"), (params, grads, m, v, copy), (*near, few_copy)):
         case.same(f"{name} far away", big[:, -n:], few)
     for name, big, expected in (("grads", grads, 0.0), ("params", params, float(params[0, 0]))):

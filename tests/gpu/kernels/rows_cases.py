@@ -125,6 +125,8 @@ def rope(kind, small):
         (32, 32, 128, 128), (32, 8, 128, 128), (9, 3, 64, 64), (64, 8, 64, 64), (14, 2, 64, 64), (40, 8, 128, 128), (8, 4, 256, 256), (5, 5, 32, 32), (32, 32, 80, 80),
         (7, 1, 96, 96), (3, 2, 34, 34), (20, 4, 250, 250), (24, 8, 128, 96), (8, 2, 256, 64), (8, 4, 512, 512), (2, 1, 400, 400), (3, 2, 34, 10), (4, 2, 64, 2))
     for Q, C, D, rotated in every:
+        if kind == "ptr" and 256 < D != 512:
+            continue  # not compiled
         M, W, eps = 3 if small else 333, (Q + 2 * C) * D, 1e-6
         positions = torch.randint(0, 4096, (M,), device=DEVICE, dtype=torch.int32)
         R = rotated // 2

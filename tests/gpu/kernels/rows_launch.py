@@ -182,23 +182,20 @@ def rows_multiply(kind, x, factor, y):
     launch(row, (cdiv(x.numel(), row["constants"]["BLOCK"]),), x, factor, y, x.numel())
 
 
-def grad_norm_scratch(grads, tensors):
-    """f32[L, S, SLICES]; full of NaN, to show that all of it is written."""
-    slices = find("grad_norm", "ptr")["constants"]["SLICES"]
-    return torch.full((grads.shape[0], tensors.shape[0], slices), float("nan"), device=DEVICE)
-
-
-def grad_norm(kind, grads, tensors, squares, part):
-    (L, P), S = grads.shape, tensors.shape[0]
-    row, total = find("grad_norm", kind), find("grad_norm_sum", kind)
-    launch(row, (row["constants"]["SLICES"], S, L), grads, tensors, part, P)
-    launch(total, (cdiv(L * S, total["constants"]["BLOCK"]),), part, squares, L * S)
+def grad_norm(kind, grads, tensors, squares):
+    """Of one adapter. The scratch is full of NaN, to show that all of it is written."""
+    row, total, S = find("grad_norm", kind), find("grad_norm_sum", kind), tensors.shape[0]
+    slices = row["constants"]["SLICES"]
+    part = torch.full((S, slices), float("nan"), device=DEVICE)
+    launch(row, (slices, S), grads, tensors, part)
+    launch(total, (cdiv(S, total["constants"]["BLOCK"]),), part, squares, S)
 
 
 def adamw_step(kind, params, grads, m, v, copy, factors, table):
-    L, P = params.shape
+    """Of one adapter."""
+    P = params.shape[0]
     row = find("adamw_step", kind, COPY=int(copy is not None))
-    launch(row, (cdiv(P, row["constants"]["BLOCK"]), L), params, grads, m, v, params if copy is None else copy, factors, table, P)
+    launch(row, (cdiv(P, row["constants"]["BLOCK"]),), params, grads, m, v, params if copy is None else copy, factors, table, P)
 
 
 def random_fill(kind, out, seed, scale):
@@ -207,36 +204,35 @@ def random_fill(kind, out, seed, scale):
     launch(row, (cdiv(size, row["constants"]["BLOCK"]),), out, size, signed, scale)
 
 
-def dora_norm(kind, w, a, b, scale, ranks, first_column, m, gain, inverse, stale):
-    (N, K), (L, G) = w.shape, ranks.shape
-    row = find("dora_norm", kind, R=b.shape[2])
-    for g in range(G):
+def dora_norm(kind, w, pool, vectors, first_column, stale):
+    """`pool`: linear_pool.Pool."""
+    K = w.shape[1]
+    classes = [row for row in ROWS if row["kernel"] == "dora_norm" and kind in row["kinds"]]
+    row = next((row for row in classes if row["constants"]["RB"] >= pool.most), classes[-1])
+    strides = pool.factors.stride(0), vectors.stride(0), pool.scale.stride(0), pool.ranks.stride(0)
+    for g in range(pool.G):
         first, last = first_column[g : g + 2]
-        strides = a.stride(0), b.stride(0), m.stride(0)
-        grid = (L, cdiv(last - first, row["constants"]["BN"]))
-        launch(row, grid, w, a, b, scale, ranks, m, gain, inverse, stale, *strides, g, G, first, last, N, K)
+        programs = min(cdiv(last - first, row["constants"]["BN"]), max(16, cdiv(2048, pool.L)))
+        launch(row, (pool.L, programs), w, pool.factors, vectors, pool.scale, pool.ranks, stale, *strides, g, first, last, K)
 
 
-def vera(kind, kernel, side, of, vector, ranks, which, projection, first_column):
-    """vera_expand or vera_reduce of every linear; `vector` as the bank has it: [L, G 256] of side 0, [L, N] of side 1."""
-    (L, rows_all, ld), G = of.shape, ranks.shape[1]
+def vera(kind, kernel, side, pool, vectors, which, projection):
+    """vera_expand or vera_reduce of every linear."""
     row = find(kernel, kind, SIDE=side)
-    for g in range(G):
-        padded = rows_all // G
-        first, rows, at = (g * padded, padded, g * 256) if side == 0 else (first_column[g], first_column[g + 1] - first_column[g], first_column[g])
-        grid = (L, cdiv(rows, row["constants"]["BI"])) + ((cdiv(ld, row["constants"]["BJ"]),) if kernel == "vera_expand" else ())
-        launch(row, grid, of[:, first:], vector[:, at:], ranks, which, projection, of.stride(0), vector.stride(0), g, G, rows, ld)
+    strides = pool.factors.stride(0), vectors.stride(0), pool.ranks.stride(0)
+    for g in range(pool.G):
+        columns = pool.K if side == 0 else pool.columns[g]
+        launch(row, (pool.L, 64), pool.factors, vectors, pool.ranks, which, projection, *strides, g, columns)
 
 
-def dora_forward(kind, z, bias, residual, gain, decomposed, y, tile_adapter):
+def dora_forward(kind, z, bias, residual, vectors, decomposed, y, tile_adapter):
     M, N = y.shape
     row = find("dora_forward", kind, BIAS=int(bias is not None), RESIDUAL=int(residual is not None))
     grid = (M // row["constants"]["ROWS"], cdiv(N, row["constants"]["BN"]))
-    launch(row, grid, z, y if bias is None else bias, y if residual is None else residual, gain, decomposed, y, tile_adapter, N)
+    launch(row, grid, z, y if bias is None else bias, y if residual is None else residual, vectors, decomposed, y, tile_adapter, vectors.stride(0), decomposed.stride(0), N)
 
 
-def dora_backward(kind, dy, z, gain, inverse, decomposed, dm, tile_adapter):
-    (M, N), L = dy.shape, len(dm)
+def dora_backward(kind, dy, z, vectors, decomposed, tile_adapter):
+    M, N = dy.shape
     row = find("dora_backward", kind)
-    grid = (cdiv(N, row["constants"]["BN"]), L + M // 128)
-    launch(row, grid, dy, z, gain, inverse, decomposed, dm, tile_adapter, dm.stride(0), L, M, N)
+    launch(row, (cdiv(N, row["constants"]["BN"]), M // 128), dy, z, vectors, decomposed, tile_adapter, vectors.stride(0), decomposed.stride(0), M, N)

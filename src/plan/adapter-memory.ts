@@ -1,0 +1,56 @@
+// What adapters take of a stage: a block each, of its own size, and columns of s = A drop(x) in a pass.
+
+import { maxOf, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import type { Device } from "../device/device.ts";
+import type { StageSizes } from "../engine/buffers.ts";
+import { adapterBytes, tableBytes } from "../engine/pool-memory.ts";
+import { GROUP_NAMES, GROUPS } from "../families/linears.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
+import { type LayerRange, widthIn } from "../methods/layout.ts";
+import { DEFINITIONS, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+
+/** Elements of s of a pass of `rows` rows, whichever of these adapters they are of; of each group that any targets. */
+export function lowSizes(adapters: readonly PoolAdapter[], layers: LayerRange, rows: number): StageSizes["low"] {
+  const widths = GROUP_NAMES.map((group) => maxOf(adapters.map((adapter) => widthIn(adapter, layers, group))));
+  return Object.fromEntries(GROUP_NAMES.flatMap((group, i) => (widths[i]! > 0 ? [[group, rows * widths[i]!]] : [])));
+}
+
+/** Where adapters need the whole product of a group, by their methods. */
+export function productSizes(adapters: readonly PoolAdapter[]): StageSizes["products"] {
+  const targeted = (method: PeftMethod) => {
+    const targets = new Set(adapters.filter((of) => of.method === method).flatMap((of) => of.targets));
+    return GROUP_NAMES.filter((group) => GROUPS[group].some((linear) => targets.has(linear)));
+  };
+  const keeping = PEFT_METHODS.filter((method) => DEFINITIONS[method].keepsProduct);
+  return Object.fromEntries(keeping.map((method) => [method, targeted(method)]).filter(([, groups]) => groups!.length > 0));
+}
+
+/** Bytes of the block that a slot has for an adapter of a run, which holds one of these after the other. */
+export const blockBytes = (
+  spec: ModelSpec,
+  layers: LayerRange,
+  holds: readonly PoolAdapter[],
+  device: Pick<Device, "kind" | "compute">,
+  trains = true,
+): number => maxOf(holds.map((adapter) => adapterBytes(spec, layers, adapter, device, trains)));
+
+/** Bytes of a stage's pool that has room for `blocks` bytes of adapters. */
+export const poolBytes = (spec: ModelSpec, layers: LayerRange, slots: number, blocks: number): number =>
+  tableBytes({ spec, layers, slots }) + blocks;
+
+/** Bytes of `slots` adapters, those of `blocks` that take most; where there are fewer, others may be like the largest. */
+export function mostBytes(blocks: readonly number[], slots: number): number {
+  const sorted = blocks.toSorted((a, b) => b - a);
+  return sum(sorted.slice(0, slots)) + Math.max(0, slots - blocks.length) * (sorted[0] ?? 0);
+}
+
+/** How many of the adapters that take least have room in `bytes`, at most. */
+export function countThatFit(blocks: readonly number[], bytes: number): number {
+  let left = bytes;
+  for (const [count, block] of blocks.toSorted((a, b) => a - b).entries()) {
+    left -= block;
+    if (left < 0) return count;
+  }
+  return blocks.length;
+}
