@@ -77,4 +77,4 @@ def variants():
     for kind in HEADS:
         for head_dim, exact in HEADS[kind]:
             parameters = "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32"
-            yield row("decode", "attention_decode", kind, parameters, BN=64, HEAD_DIM=head_dim, EXACT=exact)
+            yield row("decode", "attention_decode", kind, parameters, BN=(64 if head_dim <= 256 else 16), HEAD_DIM=head_dim, EXACT=exact)

@@ -6,8 +6,8 @@
     rope_backward    the gradient of that, in place on dqkv; v's stays as it is
 
 Shapes: qkv, out, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; positions i32[M]; cos, sin f32[.., R]; q_scale f32[..];
-q_weight, k_weight f32[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at most 2
-HALF, and R at most D / 2; with EXACT = 1 they are 2 HALF and HALF, and accesses are 16 bytes wide.
+q_weight, k_weight f32[D], not read where NORM = 0, nor is qkv of rope_backward. out may be qkv when NORM = 0. D is even, at
+most 2 HALF, and R at most D / 2; with EXACT = 1 they are 2 HALF and HALF, and accesses are 16 bytes wide.
 
 A head's features are taken as D / 2 pairs: the first R of them are rotated, the others pass with an angle of 0.
 

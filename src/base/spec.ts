@@ -73,6 +73,16 @@ export const modelSpec = v.strictObject({
   maxPositions: natural,
   /** For each layer: the number of latest tokens that a token sees, itself included; `null` for all. */
   windows: v.array(v.nullable(natural)),
+  /** Heads of k and v, and the size of all heads, in layers without a window; `null` where they are as in others. */
+  fullHeads: v.nullable(v.strictObject({ kvHeads: natural, headDim: natural })),
+  /** In layers without a window values are the keys, as they are before norm and rotation. */
+  keysAsValues: v.boolean(),
+  /** For each layer: the one whose keys and values it reads; `null`, or nothing at all, for its own. */
+  kvSources: v.array(v.nullable(count)),
+  /** Layers that read the keys and values of another have MLPs of twice the width. */
+  doubleWide: v.boolean(),
+  /** Features of each layer's own input, of an embedding of `vocab` rows; `null` for none. */
+  perLayer: v.nullable(v.strictObject({ size: natural, vocab: natural })),
   /** Bias of q, k and v; of o; of the three linears of the MLP. */
   qkvBias: v.boolean(),
   oBias: v.boolean(),

@@ -11,6 +11,7 @@ import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { behaviourOf } from "./operations.ts";
+import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
 import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
@@ -38,6 +39,10 @@ export type LayerActivations = {
 };
 
 export type Activations = {
+  /** Keys and values that later layers read, too: [M, 2 C D] by the layer that has made them. */
+  readonly shared: ReadonlyMap<number, Tensor>;
+  /** The layers' own inputs, c[M, layers * size]; null for none. */
+  readonly ownInputs: Tensor | null;
   readonly inputs: readonly Tensor[]; // x of each layer, and the stream after the last
   readonly layers: readonly LayerActivations[];
 };
@@ -48,6 +53,8 @@ export type ForwardWork = {
   readonly values: ByName;
   /** Whole products of a layer's last linears, where they are computed again: with full recomputation. */
   readonly z: Products;
+  /** Null where layers have no inputs of their own. */
+  readonly ownInputs: OwnInputWork | null;
 };
 
 export type Workspace = ForwardWork & {
@@ -55,6 +62,8 @@ export type Workspace = ForwardWork & {
   readonly gradients: ByName; // by kind of value, the stream's among them
   readonly ds: Tensor; // c[E] of the group with most
   readonly delta: Tensor; // [Q, M]
+  /** Of the keys and values that layers share, f32[M, 2 C D] by the layer that has made them. */
+  readonly shared: ReadonlyMap<number, Tensor>;
 };
 
 /** Buffers of the output head and the loss. */
@@ -94,7 +103,7 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     if (made === null) continue;
     const shape = behaviourOf(made).saved?.(made, rows);
     if (shape) saved.set(name, take(`${name}, saved`, "f32", ...shape));
-    if (memory !== name || name === program.output) continue;
+    if (memory !== name || name === program.outputMemory) continue;
     if (!isKept(program, name, sizes)) transient.add(name);
     values.set(name, transient.has(name) ? work.values.get(kind)! : take(name, compute, rows, width));
   }
@@ -125,8 +134,10 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   );
   const last = program.flatMap((layer) => linearsOf(layer).filter(({ to }) => to === layer.output));
   const again = shared(take);
+  const own = ownInputOf(program);
   return {
     values: takeKinds(take, compute, rows, cheap),
+    ownInputs: own && takeOwnInputWork(take, compute, own, rows),
     z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
   };
 }
@@ -146,7 +157,35 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
     gradients,
     ds: take(compute, maxOf(program.flatMap(linearsOf).map(({ group }) => elementsOf(low, group)))),
     delta: take("f32", maxOf(heads), rows),
+    shared: takeShared(take, "f32", program, rows),
   };
+}
+
+/** [M, 2 C D] of each layer that keeps its keys and values for others. */
+const takeShared = (take: Take, dtype: DType, program: Program, rows: number): ReadonlyMap<number, Tensor> =>
+  new Map(
+    program.flatMap(({ layer, operations }) =>
+      operations.flatMap((of) =>
+        of.op === "keepKv" ? [[layer, take(dtype, rows, 2 * of.heads.kvHeads * of.heads.headDim)] as const] : [],
+      ),
+    ),
+  );
+
+/** What layers read of a pass besides the stream. */
+export const takeBeside = (take: Take, compute: DType, program: Program, { rows }: Sizes) => ({
+  shared: takeShared(take, compute, program, rows),
+  ownInputs: takeOwnInputs(take, compute, program, rows),
+});
+
+function takeOwnInputs(take: Take, compute: DType, program: Program, rows: number): Tensor | null {
+  const of = ownInputOf(program);
+  return of ? take(compute, rows, of.layers * of.size) : null;
+}
+
+/** The sizes of the layers' own inputs; null for none. */
+function ownInputOf(program: Program) {
+  const of = program[0]?.operations.find((operation) => operation.op === "perLayer");
+  return of ? { layers: of.layers, size: of.size, hidden: program[0]!.values.get(INPUT)!.width } : null;
 }
 
 type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;
@@ -176,6 +215,7 @@ export const takeActivations = (
 ): Activations => ({
   inputs: range(program.length + 1).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width)),
   layers: takeLayers(take, compute, program, sizes, work),
+  ...takeBeside(take, compute, program, sizes),
 });
 
 export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk }: Sizes): HeadBuffers {

@@ -13,7 +13,8 @@ import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
-import type { Program } from "./program.ts";
+import { ownInputs } from "./own-inputs.ts";
+import type { LayerProgram, Program } from "./program.ts";
 import type { StageLayers, Weights } from "./weights.ts";
 
 export class Decoder {
@@ -25,6 +26,7 @@ export class Decoder {
     readonly pool: AdapterPool,
     readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
+    readonly normEps: number,
     /** Null where the model's embedding has no norm; `rstd`: f32[M] of memory. */
     readonly embeddingNorm: { readonly eps: number; readonly rstd: Tensor } | null,
   ) {}
@@ -42,9 +44,26 @@ export class Decoder {
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
-    for (const i of program.keys())
-      this.#pass(i, { batch, work, cached: cached && { ...cached, cache: cached.cache[i]! } }, acts).forward();
+    this.#ownInputs(batch, acts, work);
+    for (const i of program.keys()) {
+      const source = sourceOf(program[i]!);
+      const from = source === null ? i : source - layerRange.from;
+      const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
+      this.#pass(i, { batch, work, cached: own }, acts).forward();
+    }
     return firstRows(acts.inputs[program.length]!, batch.rows);
+  }
+
+  /** What layers have of tokens besides the stream; its embedding is made again where another stage has it. */
+  #ownInputs({ ids, rows }: Batch, acts: Activations, work: ForwardWork): void {
+    const { device, weights, layerRange, normEps: eps } = this;
+    if (!weights.own || !acts.ownInputs || !work.ownInputs) return;
+    const x = firstRows(layerRange.first ? acts.inputs[0]! : work.ownInputs.embedded, rows);
+    if (!layerRange.first) {
+      embedForward(device, { ids, table: weights.embedding!, x });
+      if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
+    }
+    ownInputs(device, weights.own, work.ownInputs, { ids, x, eps, into: firstRows(acts.ownInputs, rows) });
   }
 
   /** The norm of the embedding's rows, in place. */
@@ -63,6 +82,7 @@ export class Decoder {
    * stage the gradient of the embedding is left out.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
+    for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     for (const i of [...this.program.keys()].reverse()) {
       const pass = this.#pass(i, { batch, work, needsInput: !(this.layerRange.first && i === 0) }, acts);
       if (this.recomputation === "full") pass.recompute();
@@ -73,7 +93,10 @@ export class Decoder {
   #pass(i: number, of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "needsInput">, acts: Activations): LayerPass {
     const { device, pool, ropes } = this;
     const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
-    const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]! };
+    const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]!, beside: acts };
     return new LayerPass({ device, pool, ropes, program, weights, ...memory, ...of });
   }
 }
+
+/** The layer whose keys and values a layer reads; null: its own. */
+const sourceOf = ({ operations }: LayerProgram): number | null => operations.find((of) => of.op === "sharedKv")?.source ?? null;

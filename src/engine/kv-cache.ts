@@ -8,7 +8,10 @@ import type { Program } from "./program.ts";
 /** Sequences that are generated at once, and tokens that each may have. */
 export type CacheSizes = { readonly sequences: number; readonly capacity: number };
 
-/** Of each layer of a stage: c[sequences * capacity, 2 C D], a row for each token that is kept. */
+/**
+ * Of each layer of a stage: c[sequences * capacity, 2 C D], a row for each token that is kept; without columns where a layer
+ * reads the keys and values of another.
+ */
 export type KvCache = readonly Tensor[];
 
 /**
@@ -24,6 +27,7 @@ export const takeCache = (
   { sequences, capacity }: CacheSizes,
 ): KvCache =>
   program.map(({ operations }) => {
-    const widths = operations.map((of) => (of.op === "attention" ? 2 * of.heads.kvHeads * of.heads.headDim : 0));
+    const isOwn = operations.every((of) => of.op !== "sharedKv");
+    const widths = operations.map((of) => (isOwn && of.op === "attention" ? 2 * of.heads.kvHeads * of.heads.headDim : 0));
     return take(compute, sequences * capacity, sum(widths));
   });

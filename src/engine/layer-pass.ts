@@ -1,14 +1,14 @@
 // One layer in one pass: its weights, and its values and gradients, cut to the rows of the batch.
 
 import { invariant } from "../base/errors.ts";
-import { firstRows } from "../device/arena.ts";
+import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
-import type { ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
+import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isLinears, type LayerProgram } from "./program.ts";
@@ -38,7 +38,9 @@ export type LayerPassOptions = {
   readonly out: Tensor;
   readonly work: ForwardWork | Workspace;
   /** Null where keys and values are not kept. */
-  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor }) | null;
+  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
+  /** What the pass keeps for several layers. */
+  readonly beside: Pick<Activations, "shared" | "ownInputs">;
   /** False in the model's first layer: nothing before it is trained. */
   readonly needsInput?: boolean;
 };
@@ -88,7 +90,7 @@ export class LayerPass {
   value(name: string): Tensor {
     const { memory } = this.#valueOf(name);
     const { acts, x, out } = this.of;
-    return this.#cut(memory === INPUT ? x : memory === this.program.output ? out : acts.values.get(memory)!);
+    return this.#cut(memory === INPUT ? x : memory === this.program.outputMemory ? out : acts.values.get(memory)!);
   }
 
   /** Makes sure that a value is where it was in the forward pass. */
@@ -123,6 +125,24 @@ export class LayerPass {
   /** The tables of a rope of the model. */
   rope(table: number | null): RopeTable {
     return table === null ? NO_ROPE : this.of.ropes[table]!;
+  }
+
+  /** Keys and values that layers share, c[M, 2 C D], and their gradient, f32. */
+  sharedKv(layer: number): Tensor {
+    return this.#cut(this.of.beside.shared.get(layer)!);
+  }
+  sharedGradient(layer: number): Tensor {
+    return this.#cut(this.workspace.shared.get(layer)!);
+  }
+
+  /** The layer's own input, c[M, size]. */
+  ownInput(): Tensor {
+    const { size } = this.program.operations.find((of) => of.op === "perLayer")!;
+    return columnsFrom(this.#cut(this.of.beside.ownInputs!), this.program.layer * size, size);
+  }
+
+  factor(name: string): Tensor {
+    return this.of.weights.factors.get(name)!;
   }
 
   /** f32[size] */

@@ -5,16 +5,18 @@ import { invariant } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
-import type { Op, Operation } from "../families/definition.ts";
+import type { Heads, Op, Operation } from "../families/definition.ts";
 import { addTo } from "../ops/add.ts";
 import { attentionBackward, attentionForward } from "../ops/attention.ts";
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
+import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { spansBackward, spansForward } from "../ops/spans.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
+import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { LayerPass } from "./layer-pass.ts";
 
@@ -174,7 +176,7 @@ const attention: Behaviour<"attention"> = {
     const { device, cached, batch } = pass;
     const qkv = pass.value(from);
     const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
-    if (cached) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
+    if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
     if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
     else attentionForward(device, { ...args, lse: pass.saved(to) });
   },
@@ -221,7 +223,100 @@ function gateAndUp(value: Tensor) {
   return { gate: columnsFrom(value, 0, width), up: columnsFrom(value, width, width) };
 }
 
-const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = { norm, spans, linears, rope, attention, gate, swiglu, geglu };
+/** The layer's own input has no gradient: it is of the embeddings alone. */
+const perLayer: Behaviour<"perLayer"> = {
+  width: ({ size }, width) => same(size, width),
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to }, pass) =>
+    gegluForward(pass.device, { gate: pass.value(from), up: pass.ownInput(), h: pass.value(to) }),
+  backward: ({ from, to }, pass) =>
+    gegluBackward(pass.device, {
+      dh: pass.gradient(to)!,
+      gate: pass.value(from),
+      up: pass.ownInput(),
+      ...{ dgate: pass.gradient(from)!, dup: null },
+    }),
+};
+
+const valueNorm: Behaviour<"valueNorm"> = {
+  width: ({ heads, isKey }, width) => {
+    const { heads: q, kvHeads, headDim } = heads;
+    same((q + (isKey ? 1 : 2) * kvHeads) * headDim, width);
+    return (q + 2 * kvHeads) * headDim;
+  },
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "own",
+  forward: ({ from, to, heads, isKey, eps }, pass) =>
+    valueNormForward(pass.device, { x: pass.value(from), y: pass.value(to), isKey, eps, ...heads }),
+  backward: ({ from, to, heads, isKey, eps }, pass) =>
+    valueNormBackward(pass.device, {
+      dy: pass.gradient(to)!,
+      x: pass.value(from),
+      dx: pass.gradient(from)!,
+      ...{ isKey, eps, ...heads },
+    }),
+};
+
+/** Columns of k and v next to each other. */
+const keysOf = (qkv: Tensor, { heads, kvHeads, headDim }: Heads): Tensor =>
+  columnsFrom(qkv, heads * headDim, 2 * kvHeads * headDim);
+
+const keepKv: Behaviour<"keepKv"> = {
+  width: (_, width) => width,
+  isInPlace: () => true,
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "output",
+  forward: ({ from, heads }, pass) =>
+    copyColumns(pass.device, { from: keysOf(pass.value(from), heads), to: pass.sharedKv(pass.program.layer), adds: false }),
+  backward: ({ to, heads }, pass) =>
+    copyColumns(pass.device, {
+      from: pass.sharedGradient(pass.program.layer),
+      to: keysOf(pass.gradient(to)!, heads),
+      adds: true,
+    }),
+};
+
+const sharedKv: Behaviour<"sharedKv"> = {
+  width: ({ heads }, width) => same(heads.heads * heads.headDim, width) + 2 * heads.kvHeads * heads.headDim,
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "own",
+  forward: ({ from, to, heads, source }, pass) => {
+    const [q, out] = [pass.value(from), pass.value(to)];
+    copyColumns(pass.device, { from: q, to: columnsFrom(out, 0, q.shape[1]!), adds: false });
+    copyColumns(pass.device, { from: pass.sharedKv(source), to: keysOf(out, heads), adds: false });
+  },
+  backward: ({ from, to, heads, source }, pass) => {
+    const [dq, d] = [pass.gradient(from)!, pass.gradient(to)!];
+    copyColumns(pass.device, { from: columnsFrom(d, 0, dq.shape[1]!), to: dq, adds: false });
+    copyColumns(pass.device, { from: keysOf(d, heads), to: pass.sharedGradient(source), adds: true });
+  },
+};
+
+const scale: Behaviour<"scale"> = {
+  width: (_, width) => width,
+  isInPlace: () => true,
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "output",
+  forward: ({ from, factor }, pass) => {
+    const x = pass.value(from);
+    multiplyRows(pass.device, { x, factor: pass.factor(factor), y: x });
+  },
+  backward: ({ to, factor }, pass) => {
+    const d = pass.gradient(to)!;
+    multiplyRows(pass.device, { x: d, factor: pass.factor(factor), y: d });
+  },
+};
+
+const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
+  ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu },
+  ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
+};
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */
 export const behaviourOf = ({ op }: Operation) => BEHAVIOURS[op] as unknown as Behaviour<Kind>;

@@ -44,8 +44,9 @@ export type LayerProgram = {
   readonly gradients: ReadonlyMap<string, GradientPlace>;
   /** Operations that add to a gradient which another has begun. */
   readonly adding: ReadonlySet<Operation>;
-  /** The last value, which is the next layer's input. */
+  /** The last value, which is the next layer's input; and the value whose memory it has. */
   readonly output: string;
+  readonly outputMemory: string;
 };
 
 /** The layers of a stage. */
@@ -99,7 +100,8 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
   const output = operations.at(-1)!.to;
   invariant(values.get(output)!.width === hidden, `layer ${layer} ends with ${output}, which is no stream`);
   const reversed = operations.toReversed();
-  return { layer, operations, reversed, values, output, ...resolveGradients(reversed, values, output) };
+  const outputMemory = values.get(output)!.memory;
+  return { layer, operations, reversed, values, output, outputMemory, ...resolveGradients(reversed, values, output) };
 }
 
 /** From the last operation to the first: each finds the gradient of its output and leaves that of its input. */

@@ -11,6 +11,7 @@ import {
   type ForwardWork,
   type StageSizes,
   takeActivations,
+  takeBeside,
   takeForwardWork,
   takeHead,
   takeLayers,
@@ -75,6 +76,7 @@ const takeForwardActivations: typeof takeActivations = (take, compute, program, 
   return {
     inputs: range(program.length + 1).map((i) => streams[i % 2]!),
     layers: takeLayers(take, compute, program, { ...sizes, recomputation: "full" }, work),
+    ...takeBeside(take, compute, program, sizes),
   };
 };
 

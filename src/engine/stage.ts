@@ -116,7 +116,8 @@ export class Stage implements Disposable {
     }
 
     const { ropes, embeddingNorm } = buffers;
-    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, sizes.recomputation, embeddingNorm);
+    const { recomputation } = sizes;
+    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
     const arenas = [weightArena, pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }

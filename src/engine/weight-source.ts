@@ -38,7 +38,9 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
   };
 }
 
-/** Reads each tensor from the model's files, converted to the type that it has on the device, or as it is where it is held so. */
+/**
+ * Reads each tensor from the model's files, converted to the type that it has on the device, or as it is where it is held so.
+ */
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   if (device.threads === 0) useAllCores();

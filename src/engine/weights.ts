@@ -11,18 +11,21 @@ import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
-import type { NormOffset } from "../families/definition.ts";
+import type { Definition, NormOffset } from "../families/definition.ts";
 import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
 import { type LayerTensors, layerTensors } from "../families/tensors.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import { quantise } from "../ops/packed.ts";
+import { type OwnInputWeights, ownInputFactors } from "./own-inputs.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
 export type LayerWeights = {
   /** By normKey. */
   readonly norms: ReadonlyMap<string, Tensor>;
+  /** f32[1] each. */
+  readonly factors: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
 };
 
@@ -33,6 +36,8 @@ export type Weights = {
   readonly embeddingScale: Tensor | null;
   /** f32[H] of ones; null where the embedding has no norm. */
   readonly embeddingNorm: Tensor | null;
+  /** Null where layers have no inputs of their own; else on every stage. */
+  readonly own: OwnInputWeights | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
@@ -64,23 +69,40 @@ const table = (name: string, spec: ModelSpec): Slot => ({
 
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
   const { tensors, finalNormOffset = 0 } = familyOf(spec);
-  const { embedding, norm, head } = tensors;
+  const { embedding, norm, head, own } = tensors;
   const { from, to, first, last } = layerRange;
+  const { perLayer } = spec;
   const layers = range(to - from).map((i) => {
-    const { norms, groups } = layerTensors(spec, from + i);
+    const { norms, factors, groups } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
       norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
+      factors: factors.map(({ factor, name }) => [factor, normSlot(name, 1, 0)] as const),
     };
   });
   return {
-    embedding: first || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
+    embedding: first || perLayer || (last && spec.tiedEmbeddings) ? table(embedding, spec) : null,
+    own: own && perLayer ? ownSlots(own, spec, perLayer) : null,
     embeddingNorm: first && spec.embeddingNorm !== null ? normSlot(null, spec.hidden, 0) : null,
     layers,
     finalNorm: last ? normSlot(norm, spec.hidden, finalNormOffset) : null,
     head: last && !spec.tiedEmbeddings ? table(head, spec) : null,
   };
 }
+
+/** The whole of all layers, on each stage. */
+const ownSlots = (
+  { table, projection, norm }: NonNullable<Definition["tensors"]["own"]>,
+  { layers, hidden }: ModelSpec,
+  { size, vocab }: NonNullable<ModelSpec["perLayer"]>,
+) => {
+  const matrix = (name: string, rows: number, columns: number): Slot => ({ shape: [rows, columns], from: [{ name, rows }] });
+  return {
+    table: matrix(table, vocab, layers * size),
+    projection: matrix(projection, layers * size, hidden),
+    norm: normSlot(norm, size, 0),
+  };
+};
 
 function linearSlots({ in: width, linears, bias }: LayerTensors["groups"][number]): {
   readonly weight: Slot;
@@ -107,9 +129,10 @@ const formatOf = ({ format, denseGroups = [] }: HeldWeights, place: string): Wei
 
 const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
 
-const isScaled = ({ embeddingScale }: ModelSpec, { first }: StageLayers): boolean => first && embeddingScale !== 1;
+const isScaled = ({ embeddingScale, perLayer }: ModelSpec, { first }: StageLayers): boolean =>
+  (first || perLayer !== null) && embeddingScale !== 1;
 
-/** A number as the device's compute type has it: transformers multiplies embeddings by one of theirs. */
+/** A number as a type has it: of some families transformers multiplies embeddings by one of the weights' type. */
 const roundedTo = (compute: DType, value: number): Float32Array => {
   const rounded = Float32Array.of(value);
   return compute === "bf16" ? toF32(new Uint8Array(toBf16(rounded).buffer), "bf16") : rounded;
@@ -124,8 +147,12 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   };
   for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
+  if (slots.own) {
+    for (const slot of Object.values(slots.own)) count(slot);
+    sizes.push(4, 4, 4);
+  }
   for (const layer of slots.layers) {
-    for (const [, slot] of layer.norms) count(slot);
+    for (const [, slot] of [...layer.norms, ...layer.factors]) count(slot);
     for (const { place, weight, bias } of layer.linears) {
       const format = formatOf(held, place);
       if (format === "dense") count(weight);
@@ -193,12 +220,30 @@ export async function loadWeights(
     await device.idle(); // before what it was made from is released
     return weight;
   };
+  const loadOwn = async ({ table, projection, norm }: NonNullable<typeof slots.own>): Promise<OwnInputWeights> => {
+    const { tokens, projected, sum } = ownInputFactors(spec);
+    const factor = (values: Float32Array): Tensor => {
+      const to = arena.tensor("f32", 1);
+      device.write(to, values);
+      return to;
+    };
+    return {
+      ...{ table: await load(table), projection: await load(projection), norm: await load(norm) },
+      factors: {
+        tokens: factor(roundedTo(device.compute, tokens)),
+        projected: factor(Float32Array.of(projected)),
+        sum: factor(Float32Array.of(sum)),
+      },
+    };
+  };
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, layerRange);
   const embedding = await maybe(slots.embedding);
   const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
-  if (embeddingScale) device.write(embeddingScale, roundedTo(device.compute, spec.embeddingScale));
+  const scaleType = familyOf(spec).isScaleExact ? "f32" : device.compute;
+  if (embeddingScale) device.write(embeddingScale, roundedTo(scaleType, spec.embeddingScale));
   const embeddingNorm = await maybe(slots.embeddingNorm);
+  const own = slots.own && (await loadOwn(slots.own));
   const layers: LayerWeights[] = [];
   for (const layer of slots.layers) {
     const linears = {} as Record<Group, LinearWeights>;
@@ -206,9 +251,11 @@ export async function loadWeights(
       linears[group] = { weight: await pack(weight, place), bias: await maybe(bias) };
     const norms = new Map<string, Tensor>();
     for (const [weight, slot] of layer.norms) norms.set(weight, await load(slot));
-    layers.push({ norms, linears });
+    const factors = new Map<string, Tensor>();
+    for (const [factor, slot] of layer.factors) factors.set(factor, await load(slot));
+    layers.push({ norms, factors, linears });
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
-  return { embedding, embeddingScale, embeddingNorm, layers, finalNorm, head };
+  return { embedding, embeddingScale, own, embeddingNorm, layers, finalNorm, head };
 }

@@ -21,8 +21,8 @@ type Step<K extends string, T = object> = { readonly op: K; readonly from: strin
  */
 export type Operation =
   /**
-   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is a
-   * value to add to the result.
+   * RMSNorm of a value of `size` features, times its weight, none with null, or, with an offset, 1 + its weight. `residual` is
+   * a value to add to the result.
    */
   | Step<"norm", { weight: string | null; size: number; eps: number; offset?: NormOffset; residual?: string }>
   /**
@@ -47,7 +47,19 @@ export type Operation =
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */
-  | Step<"geglu">;
+  | Step<"geglu">
+  /**
+   * To q, k and v, where each head of v is normalised without a weight; `isKey`: from q and k alone, of which k is v, too.
+   */
+  | Step<"valueNorm", { heads: Heads; isKey: boolean; eps: number }>
+  /** Keeps k and v for later layers, and adds the gradients that come from these. */
+  | Step<"keepKv", { heads: Heads }>
+  /** To q, k and v, from q and what layer `source` kept. */
+  | Step<"sharedKv", { heads: Heads; source: number }>
+  /** gelu(gate) * the layer's own input, of `size` features; the model has `layers` of them. */
+  | Step<"perLayer", { size: number; layers: number }>
+  /** Times a number of the model's files, by its path within the layer. */
+  | Step<"scale", { factor: string }>;
 
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;
@@ -58,15 +70,29 @@ export type Groups = Readonly<Record<string, readonly string[]>>;
 export type Definition = {
   /** The names in config.json's `architectures` that it stands for. */
   readonly architectures: readonly string[];
+  /**
+   * For docs/models.md: released models, the folder of tests/golden that compares the family with transformers and PEFT, null
+   * where there is none, and when that was done.
+   */
+  readonly about: { readonly models: string; readonly golden: string | null; readonly on: string };
   /** Reads config.json; defaults are those of transformers' configuration class. Refuses what the layer does not compute. */
   readonly read: (config: ConfigReader) => Omit<ModelSpec, "family">;
   /** The linears that adapters may target. A group has the same linears in all families that have it. */
   readonly groups: Groups;
   readonly layer: (spec: ModelSpec, layer: number) => readonly Operation[];
   /** Names in the files; layers lie in `${layers}.${index}`. */
-  readonly tensors: { readonly embedding: string; readonly layers: string; readonly norm: string; readonly head: string };
+  readonly tensors: {
+    readonly embedding: string;
+    readonly layers: string;
+    readonly norm: string;
+    readonly head: string;
+    /** Of the layers' own inputs, in families that have them: an embedding, a projection of the stream's, and its norm. */
+    readonly own?: { readonly table: string; readonly projection: string; readonly norm: string };
+  };
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
+  /** embeddingScale is multiplied by as it is; left out: rounded to the type of the weights first. */
+  readonly isScaleExact?: true;
   /**
    * The tokenizer's class for models of this `model_type`, as transformers' AutoTokenizer chooses it: `class` where
    * tokenizer_config.json names none, or whatever it names if `isFixed`. Null takes tokenizer.json unchanged.

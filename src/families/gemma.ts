@@ -1,5 +1,5 @@
-// What Gemma 2 and 3 have in common: norms that multiply by 1 + w, one before and one after attention and MLP each, a GeGLU MLP,
-// an embedding scaled by the root of its width, and layers with a window between layers without.
+// What Gemma 2 and 3 have in common: norms that multiply by 1 + w, one before and one after attention and MLP each, a GeGLU
+// MLP, an embedding scaled by the root of its width, and layers with a window between layers without.
 
 import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";

@@ -13,8 +13,8 @@ const DEFAULTS = {
 };
 
 /**
- * The ropes of full and of sliding layers. Of old, rope_theta and rope_scaling are the full layers' and rope_local_base_freq the
- * others'; since transformers 5 rope_parameters has a table for each.
+ * The ropes of full and of sliding layers. Of old, rope_theta and rope_scaling are the full layers' and rope_local_base_freq
+ * the others'; since transformers 5 rope_parameters has a table for each.
  */
 function readRopes(config: ConfigReader, sizes: RopeDefaults): readonly [full: Rope, sliding: Rope] {
   const { rope_parameters: tables, rope_scaling: scaling, rope_theta: theta, rope_local_base_freq: local } = config.source;
@@ -33,6 +33,7 @@ const isObject = (value: unknown): value is ConfigObject =>
 export const gemma3 = {
   ...gemma,
   architectures: ["Gemma3ForCausalLM"],
+  about: { models: "Gemma 3 (270M to 27B)", golden: "gemma/gemma3", on: "2026-11-29" },
   read: (config) => {
     const layers = config.count("num_hidden_layers", DEFAULTS.layers);
     const sliding = slidingLayers(config, layers) ?? slidingBut(config.count("sliding_window_pattern", 6), layers);

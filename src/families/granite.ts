@@ -1,7 +1,7 @@
 // Granite 3 (IBM 2024): Llama's layer with four scalars.
 //
-// With a multiplier r of both residual branches the stream is x = r y, of y = e/r x0 + the branches' sum: a norm of x with eps is
-// the norm of y with eps / r^2. So y is computed, and no branch is multiplied.
+// With a multiplier r of both residual branches the stream is x = r y, of y = e/r x0 + the branches' sum: a norm of x with eps
+// is the norm of y with eps / r^2. So y is computed, and no branch is multiplied.
 
 import type { ModelSpec } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
@@ -23,7 +23,9 @@ export function withScalars<S extends Pick<ModelSpec, "normEps">>(config: Config
 
 export const granite = {
   ...dense,
+  isScaleExact: true,
   architectures: ["GraniteForCausalLM"],
+  about: { models: "Granite 3.0 to 3.3", golden: "families/granite", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
     const attentionBias = config.flag("attention_bias", false);

@@ -1,5 +1,5 @@
-// Granite 4 (IBM 2025), the models whose layers are all attention and whose MLPs are dense: Granite 3's layer with one linear for
-// gate and up, and no rotary embedding unless the config names it.
+// Granite 4 (IBM 2025), the models whose layers are all attention and whose MLPs are dense: Granite 3's layer with one linear
+// for gate and up, and no rotary embedding unless the config names it.
 
 import { RequestError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
@@ -38,7 +38,13 @@ function shared(operation: Operation): Operation {
 
 export const granite4 = {
   ...dense,
+  isScaleExact: true,
   architectures: ["GraniteMoeHybridForCausalLM"],
+  about: {
+    models: "Granite 4.0 micro, 1B and 350M, those without Mamba layers",
+    golden: "families/granitemoehybrid",
+    on: "2026-11-29",
+  },
   groups: {
     qkv: dense.groups.qkv,
     o: dense.groups.o,

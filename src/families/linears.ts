@@ -52,8 +52,9 @@ export const pathOf = (tower: ModelSpec["tower"], layer: number, linear: Linear)
 /** The groups of a model, in the order that numbers them. */
 export const groupsOfModel = (spec: Pick<ModelSpec, "family">): readonly Group[] =>
   Object.keys(familyOf(spec).groups) as Group[];
-export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear[] =>
-  groupsOfModel(spec).flatMap((group) => GROUPS[group]);
+export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear[] => [
+  ...new Set(groupsOfModel(spec).flatMap((group) => GROUPS[group])),
+];
 
 const productsOf = (spec: ModelSpec, layer: number): readonly Op<"linears">[] =>
   familyOf(spec)
@@ -114,14 +115,24 @@ export type LinearShape = { readonly out: number; readonly in: number };
 
 /** The shape of a linear in a layer; without a layer that in all layers, which must be the same. */
 export function linearShape(spec: ModelSpec, linear: Linear, layer: number | null = null): LinearShape {
-  const group = groupOf(linear);
-  const { in: width, out } = productOf(spec, group, layer);
-  return { out: out[GROUPS[group].indexOf(linear)]!, in: width };
+  const shapes = layer === null ? linearShapes(spec, linear) : shapesIn(productsByLayer(spec)[layer]!, linear);
+  const [shape, ...others] = shapes;
+  invariant(shape, `${layer === null ? `a ${spec.family} model` : `layer ${layer}`} has no ${linear}`);
+  const isSame = others.every((other) => other.in === shape.in && other.out === shape.out);
+  invariant(isSame, `the layers of a ${spec.family} model have ${linear} of different sizes`);
+  return shape;
 }
+
+/** The shape of a linear among the products of a layer, which has it in one group or not at all. */
+const shapesIn = (products: Products, linear: Linear): readonly LinearShape[] =>
+  [...products.values()].flatMap(({ group, in: width, out }) => {
+    const index = GROUPS[group as Group].indexOf(linear);
+    return index < 0 ? [] : [{ out: out[index]!, in: width }];
+  });
 
 /** The shapes of a linear in the layers that have it. */
 export const linearShapes = (spec: ModelSpec, linear: Linear): readonly LinearShape[] =>
-  productsByLayer(spec).flatMap((products, layer) => (products.has(groupOf(linear)) ? [linearShape(spec, linear, layer)] : []));
+  productsByLayer(spec).flatMap((products) => shapesIn(products, linear));
 
 /** The shapes of a group in the layers that have it. */
 export const groupShapes = (spec: ModelSpec, group: Group): readonly ReturnType<typeof groupShape>[] =>
@@ -130,5 +141,3 @@ export const groupShapes = (spec: ModelSpec, group: Group): readonly ReturnType<
 /** Elements of all weights of the layers. */
 export const linearElements = (spec: ModelSpec): number =>
   sum(linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)));
-
-const groupOf = (linear: Linear): Group => GROUP_NAMES.find((group) => GROUPS[group].includes(linear))!;

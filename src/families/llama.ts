@@ -6,6 +6,7 @@ import { dense, readDense } from "./dense.ts";
 export const llama = {
   ...dense,
   architectures: ["LlamaForCausalLM"],
+  about: { models: "Llama 2, 3, 3.1 to 3.3, TinyLlama, SmolLM2, Yi", golden: "peft/llama", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
     const attentionBias = config.flag("attention_bias", false);

@@ -23,6 +23,7 @@ const DEFAULTS = { layers: 34, kvHeads: 8, headDim: 128, intermediate: 14336, vo
 export const ministral3 = {
   ...dense,
   architectures: ["Ministral3ForCausalLM"],
+  about: { models: "Ministral 3 (3B, 8B, 14B)", golden: "families/ministral3", on: "2026-11-29" },
   read: (given) => {
     const { source, path } = given;
     const key = source["rope_scaling"] ? "rope_scaling" : "rope_parameters";

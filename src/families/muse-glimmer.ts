@@ -1,5 +1,5 @@
-// The text tower of Muse-Glimmer (Meta 2026): norms before and after attention and MLP, norms without weights of each head and of
-// the embedding, attention that is gated by a linear of its input, and no rotary embedding in every fourth layer.
+// The text tower of Muse-Glimmer (Meta 2026): norms before and after attention and MLP, norms without weights of each head and
+// of the embedding, attention that is gated by a linear of its input, and no rotary embedding in every fourth layer.
 
 import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
@@ -17,7 +17,9 @@ const DEFAULTS = {
 /** Whether a layer is a fourth, counted from the last. */
 const isFourth = (layers: number, layer: number): boolean => (layers - 1 - layer) % 4 === 0;
 
-/** For each layer whether it has the rope: layer_rope_theta is 0 where it has none; transformers reads no other theta from it. */
+/**
+ * For each layer whether it has the rope: layer_rope_theta is 0 where it has none; transformers reads no other theta from it.
+ */
 function rotating(config: ConfigReader, layers: number): readonly boolean[] {
   const thetas = config.source["layer_rope_theta"];
   if (thetas == null) return range(layers).map((layer) => !isFourth(layers, layer));
@@ -54,6 +56,7 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
 export const museGlimmer = {
   ...dense,
   architectures: [],
+  about: { models: "Muse-Glimmer 30B", golden: "families/muse_glimmer", on: "2026-11-29" },
   groups: { ...dense.groups, attentionGate: ["self_attn.gate_proj"] },
   read: (config) => {
     const { source, path } = config;

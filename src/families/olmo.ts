@@ -35,6 +35,7 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
 export const olmo2 = {
   ...dense,
   architectures: ["Olmo2ForCausalLM"],
+  about: { models: "OLMo 2", golden: "families/olmo2", on: "2026-11-29" },
   read: (config) => {
     const attentionBias = config.flag("attention_bias", false);
     return { ...readDense(config, DEFAULTS), qkvBias: attentionBias, oBias: attentionBias };
@@ -61,6 +62,7 @@ function ropesOf(config: ConfigReader, sizes: { readonly headDim: number; readon
 export const olmo3 = {
   ...olmo2,
   architectures: ["Olmo3ForCausalLM"],
+  about: { models: "OLMo 3", golden: "families/olmo3", on: "2026-11-29" },
   read: (config) => {
     const sizes = readSizes(config, DEFAULTS);
     const sliding = slidingLayers(config, sizes.layers) ?? sizes.windows.map((_, i) => (i + 1) % 4 !== 0);

@@ -1,5 +1,5 @@
-// Phi-3, 3.5 and 4 (Abdin et al. 2024): Llama's layer with one linear for q, k and v and one for gate and up, and in some models
-// LongRoPE and heads that are rotated in part.
+// Phi-3, 3.5 and 4 (Abdin et al. 2024): Llama's layer with one linear for q, k and v and one for gate and up, and in some
+// models LongRoPE and heads that are rotated in part.
 
 import { sum } from "../base/shape.ts";
 import { ConfigReader } from "./config.ts";
@@ -27,6 +27,7 @@ function renamed({ source, path }: ConfigReader): ConfigReader {
 export const phi3 = {
   ...dense,
   architectures: ["Phi3ForCausalLM"],
+  about: { models: "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", golden: "families/phi3", on: "2026-11-29" },
   groups: {
     qkvFused: ["self_attn.qkv_proj"],
     o: ["self_attn.o_proj"],

@@ -1,5 +1,5 @@
-// The text towers of Qwen2.5-VL (Bai et al. 2025) and the dense Qwen3-VL (2025): the layers of Qwen 2 and of Qwen 3. Text has one
-// position for time, height and width, so that their rope of three parts is the plain one.
+// The text towers of Qwen2.5-VL (Bai et al. 2025) and the dense Qwen3-VL (2025): the layers of Qwen 2 and of Qwen 3. Text has
+// one position for time, height and width, so that their rope of three parts is the plain one.
 
 import type { Definition } from "./definition.ts";
 import { dense, readDense } from "./dense.ts";
@@ -8,6 +8,7 @@ import { qwenWindows } from "./qwen2.ts";
 export const qwen25vl = {
   ...dense,
   architectures: [],
+  about: { models: "Qwen2.5-VL", golden: "families/qwen2_5_vl", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, {
       ...{ hidden: 8192, layers: 80, heads: 64, kvHeads: 8, headDim: null, intermediate: 29568, vocab: 152064 },
@@ -21,6 +22,7 @@ export const qwen25vl = {
 export const qwen3vl = {
   ...dense,
   architectures: [],
+  about: { models: "Qwen3-VL, the dense models", golden: "families/qwen3_vl", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, {
       ...{ kvHeads: 32, headDim: 128, intermediate: 22016, vocab: 151936, positions: 128000, theta: 500000 },

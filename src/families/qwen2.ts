@@ -17,6 +17,7 @@ export function qwenWindows(config: ConfigReader, layers: number, fullLayers = 2
 export const qwen2 = {
   ...dense,
   architectures: ["Qwen2ForCausalLM"],
+  about: { models: "Qwen 2, Qwen 2.5", golden: "peft/qwen2", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: 32, headDim: null, intermediate: 22016, vocab: 151936, positions: 32768 });
     return { ...sizes, windows: qwenWindows(config, sizes.layers), qkvBias: true };

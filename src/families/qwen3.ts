@@ -7,6 +7,7 @@ import { qwenWindows } from "./qwen2.ts";
 export const qwen3 = {
   ...dense,
   architectures: ["Qwen3ForCausalLM"],
+  about: { models: "Qwen 3, the dense models", golden: "peft/qwen3", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: 32, headDim: 128, intermediate: 22016, vocab: 151936, positions: 32768 });
     const attentionBias = config.flag("attention_bias", false);

@@ -7,6 +7,7 @@ import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
+import { gemma4, gemma4Text } from "./gemma4.ts";
 import { granite } from "./granite.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
@@ -41,6 +42,8 @@ export const FAMILIES = {
   gemma2,
   gemma3,
   gemma3_text: gemma3Text,
+  gemma4,
+  gemma4_text: gemma4Text,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;
@@ -61,6 +64,13 @@ const ARCHITECTURES = new Map(
   FAMILY_NAMES.flatMap((family) => FAMILIES[family].architectures.map((name) => [name as string, family] as const)),
 );
 
+/** What else tells a model's family, for messages. */
+function ofType({ model_type: type, text_config: text }: ConfigObject): string {
+  const inner = typeof text === "object" && text !== null ? (text as ConfigObject)["model_type"] : undefined;
+  const types = [type, inner].filter((name) => typeof name === "string");
+  return types.length === 0 ? "" : ` (model_type ${types.join(" with a text part ")})`;
+}
+
 const isWrapper = (name: unknown): name is keyof typeof WRAPPERS => typeof name === "string" && Object.hasOwn(WRAPPERS, name);
 
 /** The spec that a parsed config.json describes; `path` is for messages. Throws a RequestError "model.*" that names the key. */
@@ -76,7 +86,7 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
   if (family === undefined)
     throw new RequestError(
       "model.architecture",
-      `${path}: architectures is ${JSON.stringify(architectures)}`,
+      `${path}: architectures is ${JSON.stringify(architectures)}${ofType(config)}, which is not supported`,
       `mlora trains ${[...ARCHITECTURES.keys(), ...Object.keys(WRAPPERS)].join(", ")}`,
     );
   return { family, ...FAMILIES[family].read(given) };

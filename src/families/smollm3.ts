@@ -25,6 +25,7 @@ function rotating(config: ConfigReader, layers: number): readonly boolean[] {
 export const smollm3 = {
   ...dense,
   architectures: ["SmolLM3ForCausalLM"],
+  about: { models: "SmolLM3 3B", golden: "families/smollm3", on: "2026-11-29" },
   read: (config) => {
     const sizes = readSizes(config, DEFAULTS);
     const has = rotating(config, sizes.layers);

@@ -14,6 +14,8 @@ export type LayerTensors = {
     readonly size: number;
     readonly offset: NormOffset;
   }[];
+  /** Numbers f32[1]. */
+  readonly factors: readonly { readonly factor: string; readonly name: string }[];
   readonly groups: readonly {
     readonly group: Group;
     readonly in: number;
@@ -43,6 +45,7 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
       }),
       ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
+    factors: operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}` })),
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
       in: width,
@@ -54,16 +57,23 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
 
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
-  const { embedding, norm, head } = familyOf(spec).tensors;
+  const { embedding, norm, head, own } = familyOf(spec).tensors;
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
-    const { norms, groups } = layerTensors(spec, layer);
+    const { norms, factors, groups } = layerTensors(spec, layer);
     for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
+    for (const { name } of factors) shapes.set(name, [1]);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
         shapes.set(`${name}.weight`, [out, width]);
         if (bias) shapes.set(`${name}.bias`, [out]);
       }
+  }
+  const { layers, hidden, perLayer } = spec;
+  if (own && perLayer) {
+    shapes.set(own.table, [perLayer.vocab, layers * perLayer.size]);
+    shapes.set(own.projection, [layers * perLayer.size, hidden]);
+    shapes.set(own.norm, [perLayer.size]);
   }
   shapes.set(norm, [spec.hidden]);
   if (!spec.tiedEmbeddings) shapes.set(head, [spec.vocab, spec.hidden]);

@@ -26,6 +26,8 @@ export const WRAPPERS = {
   },
   Qwen3VLForConditionalGeneration: { towers: { qwen3_vl_text: "qwen3_vl" }, isTied: false },
   Gemma3ForConditionalGeneration: { towers: { gemma3_text: "gemma3" }, isTied: true },
+  Gemma4ForConditionalGeneration: { towers: { gemma4_text: "gemma4" }, isTied: true },
+  Gemma4UnifiedForConditionalGeneration: { towers: { gemma4_unified_text: "gemma4", gemma4_text: "gemma4" }, isTied: true },
   MuseGlimmerForConditionalGeneration: { towers: { muse_glimmer_text: "muse_glimmer" }, isTied: false },
   Mistral3ForConditionalGeneration: { towers: { mistral: "mistral3", ministral3: "ministral3" }, isTied: true },
 } as const satisfies Readonly<Record<string, Wrapper>>;

@@ -1,12 +1,12 @@
 // What a model says of how it ends a text.
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { readModelConfig } from "./config.ts";
 import { configOfGguf } from "./gguf/model.ts";
-import { readJsonObject } from "./json.ts";
+import { jsonLike, readJsonObject } from "./json.ts";
 import { modelPlace } from "./modelpath.ts";
 
 export const GENERATION = "generation_config.json";
@@ -41,13 +41,12 @@ export function writeStopTokens(base: string, folder: string, ends: readonly num
   const added = ends.filter((id) => !stops.includes(id));
   if (added.length === 0) return [];
   const path = join(modelPlace(base).folder, GENERATION);
-  const config = existsSync(path)
+  const isThere = existsSync(path);
+  const config = isThere
     ? readJsonObject(path, "model.generation")
     : Object.fromEntries(Object.entries(readModelConfig(base).config).filter(([key]) => TAKEN.includes(key)));
   const ids = [...stops, ...added];
-  writeFileAtomic(
-    join(folder, GENERATION),
-    `${JSON.stringify({ ...config, eos_token_id: ids.length === 1 ? ids[0] : ids }, null, 2)}\n`,
-  );
+  const written = { ...config, eos_token_id: ids.length === 1 ? ids[0] : ids };
+  writeFileAtomic(join(folder, GENERATION), jsonLike(written, isThere ? readFileSync(path, "utf8") : "{}"));
   return added;
 }

@@ -35,7 +35,8 @@ export const CONVERT =
 
 /**
  * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a
- * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood; keys in `readElsewhere` may have any.
+ * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood; keys in `readElsewhere`
+ * may have any.
  */
 export function checkPeftConfig(
   config: JsonObject,

@@ -23,7 +23,10 @@ export type ConfiguredPlaces = {
 
 const TARGETING = ["target_modules", "exclude_modules", "layers_to_transform"] as const;
 
-/** `tower`: as the file calls it. Throws a RequestError, `peft.config`, for values that PEFT does not take or this program cannot read. */
+/**
+ * `tower`: as the file calls it. Throws a RequestError, `peft.config`, for values that PEFT does not take or this program
+ * cannot read.
+ */
 export function configuredPlaces(config: JsonObject, path: string, tower: string): ConfiguredPlaces {
   const wrong = (key: string, wanted: string) =>
     new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(config[key])}, expected ${wanted}`);

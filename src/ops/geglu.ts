@@ -1,4 +1,5 @@
-// The gated activation of Gemma's MLP: gelu(gate) * up, with gelu's tanh approximation. Gate and up may be columns of wider rows.
+// The gated activation of Gemma's MLP: gelu(gate) * up, with gelu's tanh approximation. Gate and up may be columns of wider
+// rows.
 
 import { I, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";

@@ -43,10 +43,10 @@ function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Shared, N
 
 /**
  * Rotates the first `rotated` features of each head of q and k of qkv c[M, (Q + 2C) D] by their row's position, halves paired
- * as Hugging Face does: out[i] = x[i] cos - x[i + r] sin, out[i + r] = x[i + r] cos + x[i] sin, r = rotated / 2; cos, sin f32[P,
- * r], null for none. Then q is multiplied by queryScale f32[P] of the position, null for 1. With qWeight and kWeight f32[D] each
- * head is first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is copied when
- * not.
+ * as Hugging Face does: out[i] = x[i] cos - x[i + r] sin, out[i + r] = x[i + r] cos + x[i] sin, r = rotated / 2; cos, sin
+ * f32[P, r], null for none. Then q is multiplied by queryScale f32[P] of the position, null for 1. With qWeight and kWeight
+ * f32[D] each head is first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is
+ * copied when not.
  */
 export const ropeForward = op<Shared & { qkv: Tensor; out: Tensor }>(
   "rope_forward",

@@ -9,8 +9,8 @@ const c = native({ xent: { args: [P, P, P, P, P, I, I, I, I, F, F], returns: "vo
 /**
  * Cross-entropy of each row of logits c[T, V], of which the first `classes` columns count, with targets i32[T]: loss f32[T] =
  * -log p(target); hit i32[T] = 1 where the target is the (first) largest logit. p is of s = scale z of what `logits` holds, or
- * of cap tanh(s / cap) with a cap above 0. With grad = 1 the logits become the gradient of weights[t] * loss[t], weights f32[T],
- * and zero from column `classes` on.
+ * of cap tanh(s / cap) with a cap above 0. With grad = 1 the logits become the gradient of weights[t] * loss[t], weights
+ * f32[T], and zero from column `classes` on.
  */
 export const xent = op<{
   logits: Tensor;

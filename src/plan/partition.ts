@@ -29,6 +29,18 @@ export function partition(spec: ModelSpec, stages: number | readonly number[], t
   });
 }
 
+/**
+ * Layers that the last stage has at least: those that read the keys and values of others, and all from the first of these on,
+ * for keys, values and their gradients stay on a stage.
+ */
+function fewestLast({ layers, kvSources }: ModelSpec): number {
+  const sources = kvSources.filter((source) => source !== null);
+  return sources.length === 0 ? 1 : layers - Math.min(...sources);
+}
+
+/** How many stages the model's layers can be divided among. */
+export const mostStages = (spec: ModelSpec): number => spec.layers - fewestLast(spec) + 1;
+
 function given(spec: ModelSpec, layers: readonly number[]): readonly number[] {
   if (sum(layers) !== spec.layers)
     throw new RequestError(
@@ -36,21 +48,32 @@ function given(spec: ModelSpec, layers: readonly number[]): readonly number[] {
       `run.stages gives ${layers.join(" + ")} = ${sum(layers)} layers to its stages; the base model has ${spec.layers}`,
       `give numbers that add up to ${spec.layers}, or the number of stages alone`,
     );
+  const fewest = fewestLast(spec);
+  if (layers.length > 1 && layers.at(-1)! < fewest)
+    throw new RequestError(
+      "plan.stages",
+      `run.stages gives ${layers.at(-1)} layers to the last stage; the last ${fewest} layers share keys and values, and stay together`,
+      `give ${fewest} or more to the last stage, or the number of stages alone`,
+    );
   return layers;
 }
 
 /** Layers of each stage so that the busiest has the least work; of equal ones, so that the earlier stages have more layers. */
 function balanced(spec: ModelSpec, stages: number, targets: number): readonly number[] {
-  if (stages > spec.layers)
+  const most = mostStages(spec);
+  if (stages > most)
     throw new RequestError(
       "plan.stages",
-      `${stages} stages are more than the base model's ${spec.layers} layers`,
-      `set run.stages to ${spec.layers} or fewer`,
+      most === spec.layers
+        ? `${stages} stages are more than the base model's ${spec.layers} layers`
+        : `${stages} stages are too many: the last ${fewestLast(spec)} of the base model's ${spec.layers} layers share keys and values`,
+      `set run.stages to ${most} or fewer`,
     );
   const head = headWork(spec, targets);
   const before = stages - 1;
-  const cuts = range(spec.layers - before).map((i) => {
-    const last = stages === 1 ? spec.layers : i + 1;
+  const fewest = fewestLast(spec);
+  const cuts = range(spec.layers - before - fewest + 1).map((i) => {
+    const last = stages === 1 ? spec.layers : i + fewest;
     const rest = spec.layers - last;
     return [...range(before).map((stage) => Math.floor(rest / before) + (stage < rest % before ? 1 : 0)), last];
   });

@@ -41,7 +41,10 @@ const nothing = ({ name }: Asked, what: string, hint: string) =>
   new RequestError("plan.targets", `adapter '${name}': ${what}`, hint);
 
 const listOf = (spec: ModelSpec): string =>
-  `model.layers.0 to model.layers.${spec.layers - 1}, each with ${linearsOfModel(spec).join(", ")} (as in model.layers.0.self_attn.q_proj)`;
+  `${spec.tower}.layers.0 to ${spec.tower}.layers.${spec.layers - 1}, with ${linearsOfModel(spec).join(", ")} (as in ${modulesOf(spec)[0]!.path})`;
+
+/** Of a model with encoders: only its part for text is trained. */
+const elsewhere = ({ tower }: ModelSpec): string => (tower === "model" ? "" : `; only its part for text, ${tower}, is trained`);
 
 function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
   const { targets, exclude, layers } = recipe;
@@ -60,11 +63,15 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
     if (unknown.length > 0)
       throw nothing(
         recipe,
-        `${names} is no linear layer of this ${spec.family} model`,
+        `${names} is no linear layer of this ${spec.family} model${elsewhere(spec)}`,
         `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}`,
       );
   } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
-    throw nothing(recipe, `targets "${targets}" matches no linear layer as a whole`, `the base model has ${listOf(spec)}`);
+    throw nothing(
+      recipe,
+      `targets "${targets}" matches no linear layer as a whole${elsewhere(spec)}`,
+      `the base model has ${listOf(spec)}`,
+    );
   const without = exclude === null ? [] : typeof exclude === "string" ? [exclude] : exclude.map((name) => [name]);
   for (const one of without)
     if (![...paths, ...named].some((path) => isNamed(path, one)))

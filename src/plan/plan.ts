@@ -17,7 +17,7 @@ import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBy
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
-import { partition } from "./partition.ts";
+import { mostStages, partition } from "./partition.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
 export const DEFAULT_TOKENS = 4096;
@@ -74,7 +74,7 @@ export type StageDevice = DeviceReport & { readonly host: string };
 
 /** How many stages a recipe gets where a machine has `count` devices. */
 export const stageCount = (stages: Recipe["run"]["stages"], spec: ModelSpec, count: number): number =>
-  stages === "auto" ? Math.min(count, spec.layers) : typeof stages === "number" ? stages : stages.length;
+  stages === "auto" ? Math.min(count, mostStages(spec)) : typeof stages === "number" ? stages : stages.length;
 
 export type PlanOptions = {
   /** Bytes that each stage takes on its device in addition to what is planned, as it was measured. */

@@ -53,6 +53,18 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     vocab_size: 151936,
     rope_theta: 1e6,
   }),
+  // As the classes of their configurations have them.
+  "smollm3-3b": shape("SmolLM3ForCausalLM", {}),
+  "ministral3-8b": shape("Ministral3ForCausalLM", {}),
+  "phi4-14b": shape("Phi3ForCausalLM", {
+    num_hidden_layers: 40,
+    hidden_size: 5120,
+    intermediate_size: 17920,
+    num_attention_heads: 40,
+    num_key_value_heads: 10,
+    vocab_size: 100352,
+    rope_theta: 250000,
+  }),
 };
 
 /** The shape of that name. A RequestError lists the names. */

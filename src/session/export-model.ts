@@ -18,6 +18,7 @@ import { loadTokenizer } from "../data/tokenizer.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readModelConfig, readModelSpec } from "../files/config.ts";
 import { GENERATION, writeStopTokens } from "../files/generation.ts";
+import { jsonLike } from "../files/json.ts";
 import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
@@ -197,12 +198,14 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
  * in the merged model is quantised.
  */
 function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: ModelSpec, wasTied: boolean, stored: string): void {
-  const config = unquantised(readModelConfig(base).config);
+  const { file, config: found } = readModelConfig(base);
+  const config = unquantised(found);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
   const says = wasTied || tower !== "model" || config["tie_word_embeddings"] === true; // with other parts the default is not known
   const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
-  writeFileAtomic(join(part, "config.json"), `${JSON.stringify({ ...config, ...head, ...types }, null, 2)}\n`);
+  const like = file.endsWith(".json") ? readFileSync(file, "utf8") : "{}";
+  writeFileAtomic(join(part, "config.json"), jsonLike({ ...config, ...head, ...types }, like));
 }
 
 /** A merged model stops where its adapter learned to end answers. */

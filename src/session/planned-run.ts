@@ -2,7 +2,7 @@
 
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearsOfModel } from "../families/linears.ts";
+import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel } from "../methods/placement.ts";
 import { memoryModel } from "../plan/memory-model.ts";
@@ -49,7 +49,7 @@ export class PlannedRun {
   /** Linears of all layers: as many modules as an adapter may have. */
   get modules(): number {
     const { spec } = this.plan;
-    return spec.layers * linearsOfModel(spec).length;
+    return modulesOf(spec).length;
   }
 
   get facts() {

@@ -4,12 +4,19 @@ import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
-import { tinyFamilies } from "../helpers/tiny.ts";
+import { sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
-const ground = (family: string): Ground => ({ spec: tinyFamilies[family]!, open: () => new CpuDevice(2), passRows: 160 });
+const FAMILIES = { ...tinyFamilies, ...sparseFamilies };
+const ground = (family: string): Ground => ({ spec: FAMILIES[family]!, open: () => new CpuDevice(2), passRows: 160 });
+
+/** A layer, and after it four that share keys and values. */
+const late = {
+  ...FAMILIES["gemma4"]!,
+  ...{ layers: 5, windows: [5, 5, null, 5, null], kvSources: [null, null, null, 1, 2], layerRopes: [1, 1, 0, 1, 0] },
+};
 
 describe("other adapters change nothing, bit for bit", () => {
-  for (const family of Object.keys(tinyFamilies))
+  for (const family of Object.keys(FAMILIES))
     test(family, async () => {
       const everyone = await train(range(8), ground(family));
       const few = await train([5, 2, 0], ground(family));
@@ -28,4 +35,10 @@ test("two stages learn what one does", async () => {
     const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);
   }
+});
+
+test("two stages learn what one does where the last layers share keys and values", async () => {
+  const one = await train([1, 2, 5], { ...ground("gemma4"), spec: late });
+  const two = await train([1, 2, 5], { ...ground("gemma4"), spec: late }, [1]);
+  for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);
 });

@@ -1,13 +1,15 @@
-// Families of base models against transformers and PEFT (tests/golden/families): training, logits, greedy generation over what is
-// kept, PEFT's files in both directions, and merging.
+// Families of base models against transformers and PEFT (tests/golden/families): training, logits, greedy generation over what
+// is kept, PEFT's files in both directions, and merging.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
+import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
+import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
@@ -25,7 +27,7 @@ afterAll(() => {
 // PEFT's own fp32 lies up to 3e-7 (losses) and 1.5e-7 (weights) from itself with other micro-batches.
 comparesWithPeft("cpu", "fp32", { loss: 1e-5, gradNorm: 3e-5, weights: 1e-4 }, true, goldens);
 
-const specOf = ({ model }: FamilyGolden) => readModelFacts(model, readModelSpec(model)).spec;
+const specOf = ({ model }: Pick<FamilyGolden, "model">) => readModelFacts(model, readModelSpec(model)).spec;
 
 /** The first adapter of a golden as trained, and all of its factors. */
 function savedAll(golden: FamilyGolden) {
@@ -34,14 +36,15 @@ function savedAll(golden: FamilyGolden) {
   return { saved, factors: of.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) })) };
 }
 
-async function generatorOf(golden: FamilyGolden) {
-  const spec = specOf(golden);
+async function generatorOf(golden: FamilyGolden, folder = golden.model) {
+  const spec = specOf({ ...golden, model: folder });
   const device = new CpuDevice(2);
   const { saved, factors } = savedAll(golden);
   const { rank, scale, targets, places } = saved;
-  using source = weightsOf({ folder: golden.model }, spec, device);
+  using source = weightsOf({ folder }, spec, device);
   const adapter = { rank, scale, targets, ...(places ? { places } : {}) };
-  return await tinyGenerator(device, spec, { fill: source.fill, factors: () => factors }, [adapter]); // before the files are closed
+  // Awaited before the files are closed.
+  return await tinyGenerator(device, spec, { fill: source.fill, factors: () => factors }, [adapter]);
 }
 
 describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_, golden) => {
@@ -60,6 +63,26 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
         for (const [i, value] of row.entries()) expect(Math.abs(got![i]! - value) / size).toBeLessThan(1e-5);
       }
     }
+  });
+
+  test("a merged model has the adapter's logits, and keeps the model's other parts and names", async () => {
+    const spec = specOf(golden);
+    const merged = join(golden.model, "..", "merged");
+    mkdirSync(merged);
+    cpSync(join(golden.model, "config.json"), join(merged, "config.json"));
+    using base = openBaseModel(golden.model, spec);
+    const merge: Merge = { spec, base, adapter: savedAll(golden).saved, dtype: "f32" };
+    const shards = shardsOf(merge, 1e9);
+    writeShard(merged, shards[0]!, merge);
+    verifyMerged(merged, shards, merge);
+    using before = openSafetensors(join(golden.model, "model.safetensors"));
+    using after = openSafetensors(join(merged, "model.safetensors"));
+    expect([...after.tensors.keys()].sort()).toEqual([...before.tensors.keys()].sort());
+    using generator = await generatorOf(golden, merged);
+    const [got] = await generator.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile));
+    const want = golden.logits.all.subarray(-got!.length);
+    for (const [i, value] of want.entries()) expect(Math.abs(got![i]! - value)).toBeLessThan(1e-3);
+    expect(golden.logits.base.subarray(-got!.length).some((value, i) => Math.abs(value - want[i]!) > 0.1)).toBe(true);
   });
 
   test("greedy generation is transformers', token for token", async () => {

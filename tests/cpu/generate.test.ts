@@ -7,12 +7,12 @@ import { chooseDevice } from "../../src/device/open.ts";
 import { generationBytes, planGeneration, tileOf } from "../../src/plan/generation.ts";
 import { decode, prefill, tiledRows } from "../../src/schedule/decode.ts";
 import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
-import { tinyFamilies, tinySpec } from "../helpers/tiny.ts";
+import { sparseFamilies, tinyFamilies, tinySpec } from "../helpers/tiny.ts";
 
 const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
 const farthest = (a: Float32Array, b: Float32Array) => a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
 
-for (const [family, spec] of Object.entries(tinyFamilies))
+for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
   describe(family, () => {
     test("a token's logits over what is kept are those of reading the whole again", async () => {
       using generator = await tinyGenerator(new CpuDevice(2), spec);

@@ -16,7 +16,7 @@ import type { Preference } from "../../src/objectives/registry.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { pack, type Segment } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
-import { adapterOn, LINEARS, randomFactors, randomTokens, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, randomFactors, randomTokens, sparseFamilies, tinyFamilies, tinyStage } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -137,7 +137,7 @@ async function expectGradients(
   }
 }
 
-for (const [name, spec] of Object.entries(tinyFamilies))
+for (const [name, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
   for (const dropout of [0, 0.1])
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${name}, dropout ${dropout}, recomputation ${recomputation}`, () => {
@@ -166,7 +166,7 @@ describe("ranks and scales that differ by layer and linear", () => {
   });
 
   let turn = 0;
-  for (const [name, spec] of Object.entries(tinyFamilies))
+  for (const [name, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
     for (const dropout of [0, 0.1]) {
       const recomputation = (["none", "selective", "full"] as const)[turn++ % 3]!;
       test(`${name}, dropout ${dropout}, recomputation ${recomputation}: gradients agree with finite differences`, () =>

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
-import { gpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
 needs("gpu")("other adapters change nothing on the GPU", () => {
@@ -21,7 +21,7 @@ needs("gpu")("other adapters change nothing on the GPU", () => {
   });
 
   for (const compute of ["bf16", "f32"] as const)
-    for (const [family, spec] of Object.entries(gpuFamilies))
+    for (const [family, spec] of Object.entries({ ...gpuFamilies, ...sparseGpuFamilies }))
       describe(`${family} in ${compute}`, () => {
         const ground: Ground = { spec, open: () => new CudaDevice(compute), passRows: 2048 };
 

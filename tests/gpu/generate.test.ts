@@ -8,7 +8,7 @@ import { CudaDevice } from "../../src/device/cuda.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
 import { decodesLikeFloat64 } from "../helpers/decode.ts";
 import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
-import { gpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
 const bytes = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
@@ -18,7 +18,7 @@ needs("gpu")("the kernels of generation in f32", () => decodesLikeFloat64(() => 
 needs("gpu")("the kernels of generation in bf16", () => decodesLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8));
 
 needs("gpu")("generation on the GPU", () => {
-  for (const [family, spec] of Object.entries(gpuFamilies))
+  for (const [family, spec] of Object.entries({ ...gpuFamilies, ...sparseGpuFamilies }))
     describe(family, () => {
       test("in f32 has the cpu device's greedy tokens", async () => {
         using cpu = await tinyGenerator(new CpuDevice(), spec, { sequences: 16 });

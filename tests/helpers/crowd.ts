@@ -17,7 +17,7 @@ import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
-import { randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
+import { adapterOn, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
 
@@ -67,7 +67,7 @@ export async function train(
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
   const crowd = who.map((i) => settings(i, spec, ranks));
-  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapter, seed, init: "default" as const }));
+  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapterOn(spec, adapter), seed, init: "default" as const }));
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
     from: edges[i]!,

@@ -29,10 +29,10 @@ export const ADAPTERS: readonly PoolAdapter[] = [
   { rank: 5, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
 ];
 
-export function factorsFor(spec: ModelSpec, { rank, targets, method }: PoolAdapter, seed: number) {
-  return factorsIn({ from: 0, to: spec.layers }, targets, method).map((at) => {
-    const { in: width } = linearShape(spec, at.linear);
-    const size = sizeOf(factorShape(spec, at.linear, at.factor, rank));
+export function factorsFor(spec: ModelSpec, { rank, targets, method, places }: PoolAdapter, seed: number) {
+  return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => {
+    const { in: width } = linearShape(spec, at.linear, at.layer);
+    const size = sizeOf(factorShape(spec, at.linear, at.factor, rank, at.layer));
     const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
     const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
     return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };

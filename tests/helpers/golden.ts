@@ -15,7 +15,7 @@ import { LINEARS } from "./tiny.ts";
 
 export const GOLDEN_MODELS = ["llama", "mistral", "qwen2", "qwen3"] as const;
 /** Of tests/golden/gemma. */
-export const GEMMA_MODELS = ["gemma3"] as const;
+export const GEMMA_MODELS = ["gemma3", "gemma4", "gemma4-k-eq-v"] as const;
 /** Adapters of the other kinds, and of other beginnings. */
 export const ON_LLAMA = ["kinds", "vera", "principal", "places"] as const;
 export type GoldenModel = (typeof GOLDEN_MODELS | typeof GEMMA_MODELS | typeof ON_LLAMA)[number];

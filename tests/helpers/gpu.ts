@@ -55,4 +55,39 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ family: "muse_glimmer", hidden: 64, intermediate: 136, headDim: 64, layerRopes: [0, null], windows: [60, null] },
     ...{ embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 0.7, logitCap: 3, attentionScale: 0.4 },
   }),
+  gemma2: tinySpec({
+    ...{ family: "gemma2", hidden: 64, intermediate: 136, headDim: 256, heads: 2, kvHeads: 1, windows: [60, null] },
+    ...{ attentionScale: 0.05, attentionCap: 2, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true },
+  }),
+  gemma3: tinySpec({
+    ...{
+      family: "gemma3",
+      hidden: 64,
+      intermediate: 136,
+      headDim: 256,
+      heads: 4,
+      kvHeads: 1,
+      windows: [60, null],
+      qkNorm: true,
+    },
+    ...{ attentionScale: 0.02, embeddingScale: 8, tiedEmbeddings: true, layerRopes: [1, 0], ropes: ropesOf(256, 256) },
+  }),
+};
+
+/** Two kinds of layers, each with a rope of its own head size. */
+function ropesOf(full: number, sliding: number): ModelSpec["ropes"] {
+  return [
+    { headDim: full, rotated: full, theta: 1e6, scaling: { kind: "linear", factor: 8 }, queryScale: null },
+    { headDim: sliding, rotated: sliding, theta: 1e4, scaling: null, queryScale: null },
+  ];
+}
+
+/** Families whose layers have unequal linears, for adapters that are placed on them; a cut at layer 1 parts no shared keys. */
+export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
+  gemma4: tinySpec({
+    ...{ family: "gemma4", hidden: 64, intermediate: 136, headDim: 256, heads: 4, kvHeads: 2, layers: 5, vocab: 1003 },
+    ...{ windows: [60, 60, null, 60, null], kvSources: [null, null, null, 1, 2], layerRopes: [1, 1, 0, 1, 0] },
+    ...{ fullHeads: { kvHeads: 1, headDim: 512 }, keysAsValues: true, doubleWide: true, perLayer: { size: 64, vocab: 1003 } },
+    ...{ attentionScale: 0.03, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true, ropes: ropesOf(512, 256) },
+  }),
 };

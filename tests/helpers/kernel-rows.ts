@@ -12,13 +12,12 @@ export function kernelRows(): Manifest["kernels"] {
   return parseManifest(stdout.toString());
 }
 
-/** Of each row, by titleOf: its parameters with Triton's types. */
-export function kernelSignatures(): ReadonlyMap<string, Readonly<Record<string, string>>> {
-  const script =
-    "import json, compile; print(json.dumps([[compile.title(row).strip(), row['signature']] for row in compile.variants()]))";
+/** Of each row, in their order: its parameters with Triton's types. */
+export function kernelSignatures(): readonly Readonly<Record<string, string>>[] {
+  const script = "import json, compile; print(json.dumps([row['signature'] for row in compile.variants()]))";
   const { stdout, stderr, success } = Bun.spawnSync([join(ROOT, ".venv/bin/python"), "-B", "-c", script], {
     env: { ...process.env, PYTHONPATH: join(ROOT, "kernels/triton") },
   });
   if (!success) throw new Error(`the signatures of the kernels cannot be read: ${stderr}`);
-  return new Map(JSON.parse(stdout.toString()));
+  return JSON.parse(stdout.toString());
 }

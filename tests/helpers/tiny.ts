@@ -8,7 +8,7 @@ import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
-import { type Linear, linearsOfModel } from "../../src/families/linears.ts";
+import { GROUPS, groupsOfLayer, type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
@@ -39,6 +39,7 @@ export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[
 /** An adapter on the same linears of another model, in the same layers. */
 export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
   const { places, targets } = adapter;
+  if (spec.kvSources.length > 0) return placedOn(spec, adapter);
   if (!places) return { ...adapter, targets: namedIn(spec, targets) };
   const at = (layer: number, linear: Linear) => {
     const names = linearsOfModel({ family: "llama" }).filter((name) => namedIn(spec, [name]).includes(linear));
@@ -140,6 +141,34 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
 };
 
 /**
+ * Families whose layers have unequal linears, for adapters placed on them: Gemma 4 with keys as values, shared keys and values,
+ * and inputs of each layer's own.
+ */
+export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
+  gemma4: tinySpec({
+    ...{ family: "gemma4", layers: 4, windows: [5, null, 5, null], kvSources: [null, null, 0, 1], keysAsValues: true },
+    ...{ fullHeads: { kvHeads: 1, headDim: 12 }, doubleWide: true, perLayer: { size: 8, vocab: 53 }, attentionScale: 0.7 },
+    ropes: [
+      { headDim: 12, rotated: 12, theta: 50, scaling: { kind: "proportional", factor: 1, share: 0.5 }, queryScale: null },
+      { headDim: 8, rotated: 8, theta: 20, scaling: null, queryScale: null },
+    ],
+    ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
+  }),
+};
+
+/** An adapter without what the model lacks, in some layers or in all. */
+export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
+  const known = adapter.places?.ranks.length ?? spec.layers;
+  const has = (layer: number, linear: Linear) => groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear));
+  const found = placed(spec.layers, (layer, linear) => {
+    const rank = layer < known && has(layer, linear) ? rankAt(adapter, layer, linear) : 0;
+    return rank === 0 ? null : { rank, scale: scaleAt(adapter, layer, linear) };
+  });
+  const { places, ...rest } = adapter;
+  return { ...rest, ...found, ...(adapter.trainedRank === undefined ? {} : { trainedRank: found.rank / 2 }) } as T;
+}
+
+/**
  * Random weights: norms about 1, biases about 0, matrices that keep the stream's size. A function of name and seed; exact in
  * bf16, so that all devices have the same.
  */
@@ -148,7 +177,7 @@ export const randomFill =
   (name: string, to: Tensor) => {
     const rng = new Rng(seed, ...new TextEncoder().encode(name));
     const width = to.shape.at(-1)!;
-    const norm = name.includes("norm");
+    const norm = name.includes("norm") || name.includes("scalar");
     const scale = norm ? 0.3 : name.includes("embed") || name.includes("lm_head") ? 0.5 : 1 / Math.sqrt(width);
     const values = Float32Array.from({ length: sizeOf(to.shape) }, () => (norm ? 1 : 0) + scale * rng.normal());
     const halves = Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);

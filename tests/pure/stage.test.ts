@@ -15,6 +15,7 @@ import {
   plannedBytes,
   randomFill,
   randomTokens,
+  sparseFamilies,
   tinyFamilies,
   tinySizes,
   wholeModel,
@@ -45,7 +46,7 @@ async function admitAll(stage: Stage, crowd: readonly PoolAdapter[] = adapters):
 
 const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapters[1], method: "dora" }] } as const;
 
-for (const [family, spec] of Object.entries(tinyFamilies))
+for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
   for (const compute of ["f32", "bf16"] as const)
     for (const recomputation of ["none", "selective", "full"] as const)
       describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {

@@ -17,6 +17,7 @@ import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
+import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
 import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
@@ -49,7 +50,7 @@ const TYPES: Readonly<Record<string, string>> = { bf16: "bf16", fp32: "f32", i64
 
 /** What a launch gives a kernel that is not of the kind that its parameters are, or that it leaves out. */
 function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argument>>): string[] {
-  const wrong = Object.entries(SIGNATURES.get(titleOf(row))!).filter(([name, type]) => {
+  const wrong = Object.entries(SIGNATURES[ROWS.indexOf(row)]!).filter(([name, type]) => {
     const value = args[name];
     const [, element, block] = /^(?:\*|tensordesc<)(\w+)(?:\[([\d, ]*)\].*>)?$/.exec(type) ?? [];
     if (element === undefined) return type === "fp32" ? typeof value !== "number" : !Number.isInteger(value);
@@ -92,6 +93,12 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
   randomFill(gpu, { out: x, seed: 1, scale: 1 });
+  const [f32, values] = [arena.tensor("f32", 4, 64), arena.tensor(gpu.compute, 4, (heads + 2 * kvHeads) * headDim)];
+  valueNormForward(gpu, { x: qkv, y: values, isKey: false, eps: 1e-6, heads, kvHeads, headDim });
+  valueNormBackward(gpu, { dy: values, x: qkv, dx: qkv, isKey: false, eps: 1e-6, heads, kvHeads, headDim });
+  copyColumns(gpu, { from: y, to: y, adds: false });
+  copyColumns(gpu, { from: y, to: f32, adds: true });
+  copyColumns(gpu, { from: f32, to: y, adds: true });
   gegluBackward(gpu, { dh: y, gate: y, up: y, dgate: y, dup: null });
 }
 

@@ -1,13 +1,13 @@
-"""Makes the goldens of families of base models: three adapters on a tiny model of each, trained alone by transformers and PEFT in
-fp32 on one CPU thread, with the logits and the greedy continuation of the trained model.
+"""Makes the goldens of families of base models: three adapters on a tiny model of each, trained alone by transformers and PEFT
+in fp32 on one CPU thread, with the logits and the greedy continuation of the trained model.
 
     python tests/golden/families/make.py [NAME ...]                  # with the packages of scripts/golden/index.ts
     python tests/golden/families/make.py --check EXPORT NAME         # an adapter that mlora exported: PEFT's logits of it are
                                                                      # those of NAME's adapter "all"; exit code 1 if not
 
-Conventions are those of ../peft/make.py. Weights of the model and first values of the adapters are hashes (models.py), so that only
-what training makes of them is kept. Each adapter is trained once more with each row in a micro-batch of its own: how far the two
-lie apart is what a tolerance must allow, and a golden where they lie far apart is refused.
+Conventions are those of ../peft/make.py. Weights of the model and first values of the adapters are hashes (models.py), so that
+only what training makes of them is kept. Each adapter is trained once more with each row in a micro-batch of its own: how far
+the two lie apart is what a tolerance must allow, and a golden where they lie far apart is refused.
 """
 
 import argparse

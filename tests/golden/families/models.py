@@ -1,5 +1,6 @@
-"""The tiny models of the families' goldens, with the traps of each set to values that show them: unequal scalars, windows shorter
-than rows, heads whose sizes do not follow from the hidden size, layers without rotary embedding, heads rotated in part.
+"""The tiny models of the families' goldens, with the traps of each set to values that show them: unequal scalars, windows
+shorter than rows, heads whose sizes do not follow from the hidden size, layers without rotary embedding, heads rotated in
+part.
 
 Their weights are not kept: each is a hash of its name in the file and the element's index, so that tests write the same model.
 `plain` undoes a trap; `check` in make.py proves that each changes the logits.

@@ -16,6 +16,7 @@ import rows_adapters
 import rows_cases
 import rows_decode
 import rows_dora
+import rows_values
 import rows_vera
 from rows_launch import INTERPRET
 
@@ -24,6 +25,8 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     **{name: getattr(rows_adapters, name) for name in ("adamw", "sgd", "grad_norm", "random_fill")},
     **{name: getattr(rows_cases, name) for name in ("rows", "pool", "rmsnorm", "rope", "xent", "swiglu", "geglu", "shaped", "multiply", "add", "gate", "spans")},
     "decode": rows_decode.decode,
+    "values": rows_values.values,
+    "columns": rows_values.columns,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,
 }

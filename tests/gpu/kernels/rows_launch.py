@@ -236,3 +236,25 @@ def dora_backward(kind, dy, z, vectors, decomposed, tile_adapter):
     M, N = dy.shape
     row = find("dora_backward", kind)
     launch(row, (cdiv(N, row["constants"]["BN"]), M // 128), dy, z, vectors, decomposed, tile_adapter, vectors.stride(0), decomposed.stride(0), M, N)
+
+
+def value_norm_row(kernel, kind, D):
+    return find(kernel, kind, lambda c: c["HEAD_DIM"] >= D)
+
+
+def value_norm_forward(kind, x, y, Q, C, D, is_key, eps):
+    heads = Q + (1 if is_key else 2) * C
+    launch(value_norm_row("value_norm_forward", kind, D), (x.shape[0], Q + 2 * C), x, y, heads, Q, C, Q if is_key else Q + C, D, eps)
+
+
+def value_norm_backward(kind, dy, x, dx, Q, C, D, is_key, eps):
+    heads = Q + (1 if is_key else 2) * C
+    launch(value_norm_row("value_norm_backward", kind, D), (x.shape[0], heads), dy, x, dx, heads, Q, C, Q if is_key else Q + C, D, eps)
+
+
+def columns_copy(kind, source, to, adds):
+    is_f32 = [int(kind != "f32" and t.dtype == torch.float32) for t in (source, to)]
+    rows = [row for row in ROWS if row["kernel"] == "columns_copy" and kind in row["kinds"] and row["constants"]["ADDS"] == int(adds)]
+    row = next(row for row in rows if [row["launch"]["FROM32"], row["launch"]["TO32"]] == is_f32)
+    M, W = to.shape
+    launch(row, (M, cdiv(W, row["constants"]["BLOCK"])), source, to, W, source.stride(0), to.stride(0))

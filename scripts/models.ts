@@ -1,0 +1,79 @@
+// Writes docs/models.md: which base models are trained, and what each was compared with, from the registry of families and the
+// versions in their golden files.
+//
+//   bun scripts/models.ts
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Definition } from "../src/families/definition.ts";
+import { FAMILIES } from "../src/families/registry.ts";
+import { WRAPPERS, type Wrapper } from "../src/families/wrappers.ts";
+
+const ROOT = join(import.meta.dir, "..");
+
+type Versions = { readonly transformers: string; readonly peft: string };
+
+/** What a golden was made with. */
+function versionsOf(golden: string): Versions {
+  const path = join(ROOT, "tests", "golden", golden, "golden.json");
+  const { made_with: versions } = JSON.parse(readFileSync(path, "utf8")) as { readonly made_with: Versions };
+  return versions;
+}
+
+/** Names in config.json's `architectures`: the family's own, and those that have it as a part. */
+function architecturesOf(family: string, { architectures }: Definition): readonly string[] {
+  const wrappers = Object.entries<Wrapper>(WRAPPERS).filter(([, { towers }]) => Object.values(towers).includes(family));
+  return [...architectures, ...wrappers.map(([name]) => name)];
+}
+
+function rowOf(family: string, definition: Definition): string {
+  const { models, golden, on } = definition.about;
+  const names = architecturesOf(family, definition).map((name) => `\`${name}\``);
+  const versions = golden === null ? null : versionsOf(golden);
+  const compared = versions
+    ? `transformers ${versions.transformers}, PEFT ${versions.peft} (\`tests/golden/${golden}\`), ${on}`
+    : "by the tests of properties alone";
+  const linears = Object.values(definition.groups)
+    .flat()
+    .map((path) => path.slice(path.lastIndexOf(".") + 1));
+  const fused = linears.length < 7 ? [...new Set(linears)].map((name) => `\`${name}\``).join(", ") : "";
+  return `| ${models} | ${names.join(", ")} | ${fused} | ${compared} |`.replaceAll("|  |", "| |");
+}
+
+/** docs/models.md */
+export function modelsPage(): string {
+  const rows = Object.entries<Definition>(FAMILIES).filter(([family, of]) => architecturesOf(family, of).length > 0);
+  return `# Base models
+
+<!-- Written by scripts/models.ts: edit src/families, then run it. -->
+
+A base model is known by the first name in \`architectures\` of its config.json; any other is refused by name. Of a model that also sees or hears, the part for text is trained:
+\`mlora plan\` lists which tensors do not take part, merged models keep them, and adapters are named as PEFT names them in the whole model (\`model.language_model.layers...\`).
+
+Compared are, on tiny random models in fp32 with what sets a family apart turned up: logits (1e-5), losses (1e-5) and weights (1e-4) of three unequal adapters over several optimizer
+steps, greedy generation token for token, and the names of tensors and modules in PEFT's files. The tests of properties (gradients against finite differences, batch invariance bit for bit,
+two stages, generation over what is kept) hold for every family.
+
+| models | \`architectures\` | linears, where they are not the usual seven | compared with |
+| --- | --- | --- | --- |
+${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
+
+The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
+\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them.
+
+## Rotary embeddings
+
+\`default\`, \`linear\`, \`llama3\`, \`yarn\`, \`longrope\`, \`proportional\`, and \`mrope\`, which for text is \`default\`; one for all layers or, in families that have it, by kind of layer; layers without one;
+heads rotated in part. Others are refused by name.
+
+LongRoPE has factors for short and for long sequences, and transformers chooses by the longest row of each batch. Here all rows of an adapter have the same: long where its \`max_length\` is above
+\`original_max_position_embeddings\`. A generated sequence has the long ones where its prompt and the tokens that may follow are more; transformers begins a sequence with the short ones and reads it
+again with the long ones when it passes that length.
+
+## Not supported
+
+Experts and routers, Mamba, convolution and linear attention layers, chunked attention, latent attention (MLA), encoders of images and sound.
+`;
+}
+
+if (import.meta.main) writeFileSync(join(ROOT, "docs", "models.md"), modelsPage());

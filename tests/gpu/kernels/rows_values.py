@@ -1,0 +1,52 @@
+"""Values of attention that are normalised, and keys and values that layers share, against float64."""
+import torch
+
+import rows_launch as run
+from rows_cases import elsewhere
+from rows_check import Case, floats, poison, rnd
+
+
+def values(kind, small):
+    case = Case(kind)
+    for Q, C, D in ((4, 2, 64), (2, 1, 200)) if small else ((8, 2, 256), (32, 4, 512), (8, 1, 256), (4, 2, 64), (3, 1, 200)):
+        M, eps = 3 if small else 333, 1e-6
+        for is_key in (False, True):
+            x, dy = rnd(kind, M, (Q + (1 if is_key else 2) * C) * D, scale=2), rnd(kind, M, (Q + 2 * C) * D)
+            x64 = x.double().requires_grad_()
+            heads = x64.view(M, -1, D)
+            v = heads[:, Q : Q + C] if is_key else heads[:, Q + C :]
+            y64 = torch.cat([heads[:, : Q + C], v * (v.square().mean(2, keepdim=True) + eps).rsqrt()], 1).reshape(M, -1)
+            y64.backward(dy.double())
+            y, dx = poison(kind, M, (Q + 2 * C) * D), poison(kind, *x.shape)
+            run.value_norm_forward(kind, x, y, Q, C, D, is_key, eps)
+            run.value_norm_backward(kind, dy, x, dx, Q, C, D, is_key, eps)
+            case.near("y", y, y64.detach())
+            case.same("q and k", y[:, : (Q + C) * D], x[:, : (Q + C) * D])
+            case.near("dx", dx, x64.grad)
+            x2, dy2 = elsewhere(x, dy)
+            y2, dx2 = poison(kind, M // 2, y.shape[1]), poison(kind, M // 2, x.shape[1])
+            run.value_norm_forward(kind, x2, y2, Q, C, D, is_key, eps)
+            run.value_norm_backward(kind, dy2, x2, dx2, Q, C, D, is_key, eps)
+            case.same("y elsewhere", y2, *elsewhere(y))
+            case.same("dx elsewhere", dx2, *elsewhere(dx))
+    return case
+
+
+def columns(kind, small):
+    case = Case(kind)
+    for W, wide in ((64, 200),) if small else ((512, 2048), (2048, 6144), (64, 200)):
+        M = 3 if small else 517
+        source, to = rnd(kind, M, wide), poison(kind, M, wide)
+        run.columns_copy(kind, source[:, 8 : 8 + W], to[:, 16 : 16 + W], False)
+        case.same("copy", to[:, 16 : 16 + W], source[:, 8 : 8 + W])
+        if not bool(to[:, :16].isnan().all() and to[:, 16 + W :].isnan().all()):
+            case.wrong.append("other columns are written")
+        total = torch.zeros_like(floats(M, W))
+        for part in (source[:, :W], source[:, 8 : 8 + W], source[:, wide - W :]):  # as several layers add to one
+            run.columns_copy(kind, part, total, True)
+        want = source[:, :W].double() + source[:, 8 : 8 + W].double() + source[:, wide - W :].double()
+        case.near("sum", total, want, 2e-6)
+        first = source.clone()
+        run.columns_copy(kind, total, source[:, 8 : 8 + W], True)
+        case.near("added", source[:, 8 : 8 + W], first[:, 8 : 8 + W].double() + want)
+    return case

@@ -1,0 +1,158 @@
+// Base models that are refused, each with one line that says what was found and what is supported; and how wrappers are read.
+
+import { describe, expect, test } from "bun:test";
+import { RequestError } from "../../src/base/errors.ts";
+import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
+import { specOf } from "../../src/families/registry.ts";
+import { placeAdapter } from "../../src/plan/places.ts";
+
+const SIZES = { num_hidden_layers: 2, hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 11 };
+const of = (architecture: string, more: object = {}) => specOf({ architectures: [architecture], ...SIZES, ...more }, "c");
+const wrapped = (architecture: string, text: object, more: object = {}) =>
+  specOf({ architectures: [architecture], text_config: { ...SIZES, ...text }, ...more }, "c");
+
+function refusal(work: () => unknown): RequestError {
+  try {
+    work();
+  } catch (error) {
+    if (error instanceof RequestError) return error;
+    throw error;
+  }
+  throw new Error("was not refused");
+}
+
+const QWEN_VL = "Qwen3VLForConditionalGeneration";
+const MISTRAL3 = "Mistral3ForConditionalGeneration";
+
+describe("refused with what was found and what is supported", () => {
+  test.each<[string, () => unknown, found: string, supported: string]>([
+    ["a family", () => of("DeepseekV3ForCausalLM", { model_type: "deepseek_v3" }), "DeepseekV3ForCausalLM", "LlamaForCausalLM"],
+    [
+      "its model_type",
+      () => of("DeepseekV3ForCausalLM", { model_type: "deepseek_v3" }),
+      "model_type deepseek_v3",
+      "mlora trains",
+    ],
+    [
+      "a text part",
+      () => wrapped(MISTRAL3, { model_type: "mistral4" }),
+      'text_config.model_type is "mistral4"',
+      "mistral or ministral3",
+    ],
+    ["no text part", () => of(QWEN_VL), "text_config is missing", ""],
+    [
+      "a rope type",
+      () => of("LlamaForCausalLM", { rope_scaling: { rope_type: "dynamic" } }),
+      'rope type is "dynamic"',
+      "yarn, longrope",
+    ],
+    [
+      "ropes by layer",
+      () => of("LlamaForCausalLM", { rope_parameters: { full_attention: {} } }),
+      "full_attention is {}",
+      "only one rope",
+    ],
+    ["a part of heads", () => of("LlamaForCausalLM", { partial_rotary_factor: 0.5 }), "partial_rotary_factor is 0.5", "only 1"],
+    [
+      "a kind of window",
+      () => of("Olmo3ForCausalLM", { layer_types: ["chunked_attention", "full_attention"] }),
+      'layer_types has "chunked_attention" for layer 0',
+      "sliding_attention",
+    ],
+    [
+      "Mamba layers",
+      () => of("GraniteMoeHybridForCausalLM", { layer_types: ["attention", "mamba"], num_local_experts: 0 }),
+      'layer_types has "mamba" for layer 1',
+      "supported is attention",
+    ],
+    [
+      "experts",
+      () => of("GraniteMoeHybridForCausalLM", { layer_types: ["attention", "attention"] }),
+      "num_local_experts is 8",
+      "a dense MLP",
+    ],
+    [
+      "LongRoPE's factors",
+      () => of("Phi3ForCausalLM", { rope_scaling: { type: "su", short_factor: [1] } }),
+      "short_factor is 1 values",
+      "",
+    ],
+  ])("%s", (_, work, found, supported) => {
+    const { message, hint } = refusal(work);
+    expect(message).toContain(found);
+    expect(message).not.toContain("\n");
+    expect(hint ?? "").toContain(supported);
+  });
+
+  test("targets in a part that is not trained", () => {
+    const recipe = {
+      name: "a",
+      exclude: null,
+      layers: null,
+      rank: 2,
+      rankPattern: {},
+      alpha: 2,
+      alphaPattern: {},
+      rslora: false,
+    };
+    const spec = wrapped(QWEN_VL, {});
+    for (const targets of [["visual.blocks.0.attn.qkv"], "model\\.visual\\..*"]) {
+      const { message } = refusal(() => placeAdapter({ ...recipe, method: "lora", targets }, spec));
+      expect(message).toContain("only its part for text, model.language_model, is trained");
+    }
+    const path = "model.language_model.layers.1.self_attn.q_proj";
+    const { places } = placeAdapter({ ...recipe, method: "lora", targets: [path] }, spec);
+    expect(places!.ranks.map((row) => Math.max(...row))).toEqual([0, 2]);
+  });
+});
+
+describe("wrappers", () => {
+  test("the wrapper's tie counts, with the wrapper's default; of Qwen2.5-VL also the older place", () => {
+    expect(wrapped(MISTRAL3, { model_type: "mistral" }).tiedEmbeddings).toBe(true);
+    expect(wrapped(MISTRAL3, { model_type: "mistral", tie_word_embeddings: false }).tiedEmbeddings).toBe(true);
+    expect(wrapped(MISTRAL3, { model_type: "ministral3" }, { tie_word_embeddings: false }).tiedEmbeddings).toBe(false);
+    expect(wrapped(QWEN_VL, { tie_word_embeddings: true }).tiedEmbeddings).toBe(false);
+    const older = "Qwen2_5_VLForConditionalGeneration";
+    expect(wrapped(older, { tie_word_embeddings: true }).tiedEmbeddings).toBe(true);
+    expect(of(older, { tie_word_embeddings: true, rope_scaling: { type: "mrope", mrope_section: [1, 1, 2] } }).tower).toBe(
+      "model.language_model",
+    );
+  });
+
+  test("a sparse text_config has the tower's defaults, and not those of another family", () => {
+    expect(wrapped(QWEN_VL, {}).ropes[0]!.theta).toBe(500000);
+    expect(wrapped(MISTRAL3, { model_type: "mistral" }).windows).toEqual([4096, 4096]);
+    expect(wrapped(MISTRAL3, { model_type: "ministral3" }).headDim).toBe(128);
+  });
+});
+
+describe("ropes", () => {
+  const plain = { headDim: 16, rotated: 16, theta: 100, scaling: null, queryScale: null };
+
+  test("YaRN keeps fast pairs and divides slow ones; a factor of 1 changes none", () => {
+    const yarn = (factor: number) =>
+      ({ kind: "yarn", factor, originalMaxPositions: 64, betaFast: 4, betaSlow: 1, truncate: true, magnitude: 1 }) as const;
+    const [base, scaled] = [ropeFrequencies(plain), ropeFrequencies({ ...plain, scaling: yarn(8) })];
+    expect(scaled[0]).toBe(base[0]!);
+    expect(scaled.at(-1)).toBeCloseTo(base.at(-1)! / 8, 9);
+    expect([...ropeFrequencies({ ...plain, scaling: yarn(1) })]).toEqual([...base]);
+  });
+
+  test("a proportional rope leaves pairs after its share as they are", () => {
+    const rope = { ...plain, scaling: { kind: "proportional", factor: 1, share: 0.25 } } as const;
+    expect([...ropeFrequencies(rope)].filter((frequency) => frequency !== 0)).toEqual([
+      ...ropeFrequencies(plain).subarray(0, 2),
+    ]);
+    const { cos, sin } = ropeTables(rope, 3);
+    expect([cos[2 * 8 + 5], sin[2 * 8 + 5]]).toEqual([1, 0]);
+  });
+
+  test("the tables of long sequences follow on those of short ones", () => {
+    const [short, long] = [Array(8).fill(1), Array(8).fill(4)];
+    const scaling = { kind: "longrope", short, long, originalMaxPositions: 8, magnitude: 1.5 } as const;
+    const { cos } = ropeTables({ ...plain, scaling }, 5);
+    expect(cos.length).toBe(2 * 5 * 8);
+    expect(cos[8]).toBeCloseTo(1.5 * Math.cos(1), 6);
+    expect(cos[5 * 8 + 8]).toBeCloseTo(1.5 * Math.cos(0.25), 6);
+  });
+});
