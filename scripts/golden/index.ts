@@ -64,7 +64,6 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
       "gemma/*/generated.json",
       "gemma/*/logits.safetensors",
       "gemma/*/model/*",
-      "gemma/*/*/gradients.safetensors",
       "gemma/*/*/*/*",
     ],
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
