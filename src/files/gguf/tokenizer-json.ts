@@ -21,14 +21,16 @@ const split = (digits: string) => ({
   pretokenizers: [{ type: "Split", pattern: { Regex: WORDS(digits) }, behavior: "Isolated", invert: false }, byteLevel(false)],
 });
 
+const LLAMA3: Kind = {
+  architectures: ["llama"],
+  parts: { normalizer: null, pre_tokenizer: split("\\p{N}{1,3}") },
+  ignoreMerges: true,
+  addBos: true,
+};
+
 /** By `tokenizer.ggml.pre`. */
 const KINDS: Readonly<Record<string, Kind>> = {
-  "llama-bpe": {
-    architectures: ["llama"],
-    parts: { normalizer: null, pre_tokenizer: split("\\p{N}{1,3}") },
-    ignoreMerges: true,
-    addBos: true,
-  },
+  ...{ "llama-bpe": LLAMA3, llama3: LLAMA3, "llama-v3": LLAMA3 },
   qwen2: {
     architectures: ["qwen2", "qwen3"],
     parts: { normalizer: { type: "NFC" }, pre_tokenizer: split("\\p{N}") },
