@@ -52,8 +52,8 @@ def value_norm_backward(dy, x, dx, in_heads, heads, kv_heads, source, D, eps, HE
 
 
 @triton.jit
-def columns_copy(from_rows, to_rows, W, from_stride, to_stride, BLOCK: tl.constexpr, ADDS: tl.constexpr):
-    """BLOCK columns of one row. See the top of the file."""
+def columns_copy(from_rows, to_rows, W, from_stride, to_stride, BLOCK: tl.constexpr, ADDS: tl.constexpr, FROM32: tl.constexpr, TO32: tl.constexpr):
+    """BLOCK columns of one row. FROM32 and TO32 say the types of from and to. See the top of the file."""
     W = W // 8 * 8  # as it is: tells the compiler that rows are aligned
     m, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     to = to_rows + m * (to_stride // 8 * 8) + i
@@ -78,6 +78,6 @@ def variants():
             yield row("values", "value_norm_backward", kind, "dy:c x:c dx:c in_heads:i32 heads:i32 kv_heads:i32 source:i32 D:i32 eps:fp32", 2, HEAD_DIM=head_dim)
     for dtype, kinds in (("ptr", COPIES), ("f32", (("c", "c", 0), ("c", "c", 1)))):
         for source, target, adds in kinds:
-            made = row("values", "columns_copy", dtype, f"from_rows:{source} to_rows:{target} W:i32 from_stride:i32 to_stride:i32", 4, BLOCK=1024, ADDS=adds)
-            made["launch"] = dict(FROM32=int(source != "c"), TO32=int(target != "c"))
-            yield made
+            parameters = f"from_rows:{source} to_rows:{target} W:i32 from_stride:i32 to_stride:i32"
+            types = dict(FROM32=int(source != "c"), TO32=int(target != "c"))
+            yield row("values", "columns_copy", dtype, parameters, 4, BLOCK=1024, ADDS=adds, **types)

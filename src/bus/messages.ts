@@ -41,7 +41,9 @@ const stageSetup = v.strictObject({
   /** All that decides how much memory a stage takes, next to the model and its layers. */
   sizes: v.strictObject({
     ...adapterSizes.entries,
-    /** Adapters that train at once; each takes memory of its own when it joins. */
+    /** Bytes of the adapters that are on the stage at once; each takes its own when it joins. */
+    blockBytes: count,
+    /** Adapters that train at once, at most. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */
     rows: natural,

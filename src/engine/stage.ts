@@ -106,6 +106,7 @@ export class Stage implements Disposable {
       () =>
       (dtype, ...shape) =>
         arena.tensor(dtype, ...shape);
+    if (sizes.blockBytes > 0) device.release(device.allocate(sizes.blockBytes, "the adapters")); // a lack shows before training
     const buffers = takeStageBuffers(take, device, spec, layerRange, sizes);
     for (const [i, rope] of spec.ropes.entries()) {
       const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];

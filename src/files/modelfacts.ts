@@ -64,11 +64,16 @@ const LAYER = /^((?:model\.|language_model\.)*layers)\.(\d+)\./;
 
 type OtherPart = { readonly what: string; readonly prefix: string; readonly names: readonly string[] };
 
-function otherParts(unused: readonly string[], { layers }: ModelSpec): readonly OtherPart[] {
+/** Of layers that read the keys and values of another, whose own are in the files all the same. */
+const OWN_KEYS = /\.self_attn\.[kv]_(proj|norm)\./;
+
+function otherParts(unused: readonly string[], { layers, kvSources }: ModelSpec): readonly OtherPart[] {
   const partOf = (name: string): readonly [what: string, prefix: string] | null => {
     const part = PARTS.find(([, pattern]) => pattern.test(name));
     if (part) return [part[0], part[1].exec(name)![0]];
     const [, path, layer] = LAYER.exec(name) ?? [];
+    if (layer !== undefined && (kvSources[Number(layer)] ?? null) !== null && OWN_KEYS.test(name))
+      return ["keys and values of layers that read those of another", `${path}.*.self_attn.`];
     return layer !== undefined && Number(layer) >= layers ? ["layer beyond num_hidden_layers", `${path}.${layer}.`] : null;
   };
   const found = Map.groupBy(unused, (name) => partOf(name)?.join("\0") ?? "");

@@ -60,6 +60,7 @@ export function planGeneration(
     chunk: rowTile,
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows),
+    blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",
     inFlight: 0,
@@ -69,7 +70,7 @@ export function planGeneration(
     cache: { sequences, capacity },
   });
   const free = device.freeBytes * SHARE[device.kind];
-  const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences), adapters);
+  const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
   let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);
   while (sequences > 1 && bytes(sequences) > free) sequences = Math.floor(sequences / 2);
   if (bytes(sequences) > free)
@@ -82,15 +83,13 @@ export function planGeneration(
   return { spec, stages: [stage] };
 }
 
-/** All that a stage of these sizes, with the whole model and these adapters, takes of a device. */
+/** All that a stage of these sizes, with the whole model and its adapters, takes of a device. */
 export function generationBytes(
   spec: ModelSpec,
   device: Pick<DeviceReport, "kind" | "compute" | "rowTile" | "threads">,
   sizes: StageSizes,
-  adapters: readonly PoolAdapter[],
 ): number {
   const layers = wholeModel(spec);
-  const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, sizes.inFlight > 0)));
-  const pool = poolBytes(spec, layers, sizes.slots, blocks);
+  const pool = poolBytes(spec, layers, sizes.slots, sizes.blockBytes);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

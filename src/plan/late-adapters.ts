@@ -25,12 +25,13 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
     const groups = (products[method] ?? []).filter((group) => !sizes.products[method]?.includes(group)).join(", ");
     if (groups) return `room for ${DEFINITIONS[method].title} on ${groups}`;
   }
-  for (const [stage, { layerRange, sizes, blockBytes }] of stages.entries()) {
+  for (const [stage, { layerRange, sizes }] of stages.entries()) {
     const low = lowSizes(onStages(late), layerRange, sizes.rows);
     const groups = GROUP_NAMES.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
     if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
     const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));
-    if (most > blockBytes) return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(blockBytes)}`;
+    if (most > sizes.blockBytes)
+      return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(sizes.blockBytes)}`;
   }
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;

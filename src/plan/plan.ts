@@ -64,8 +64,6 @@ export type StagePlan = {
   readonly layerRange: StageLayers;
   readonly sizes: StageSizes;
   readonly memory: MemoryParts;
-  /** Of it, for the blocks of adapters. */
-  readonly blockBytes: number;
   readonly device: StageDevice;
   /** Passes between forward and backward at most; a pipeline keeps one more slot for evaluations. */
   readonly inFlight: number;
@@ -133,9 +131,9 @@ export function makePlan(
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
       const low = lowSizes(onStages(adapters), layerRange, rows);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
-      const sizes = { ...shared, ...ofPass, low, slots, layers: layerRange.to - layerRange.from };
+      const sizes = { ...shared, ...ofPass, low, blockBytes, slots, layers: layerRange.to - layerRange.from };
       const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blockBytes));
-      return { layerRange, sizes, memory, blockBytes, device: devices[stage]!, inFlight };
+      return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
     });
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);

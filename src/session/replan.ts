@@ -34,11 +34,11 @@ export class Planner {
   async measure({ stages }: Plan, bus: Bus): Promise<void> {
     const started = now();
     const differences: number[] = [];
-    for (const [stage, { device, memory, blockBytes }] of stages.entries()) {
+    for (const [stage, { device, memory, sizes }] of stages.entries()) {
       const stagesOnHost = stages.filter((of) => of.device.host === device.host && of.device.ordinal === device.ordinal);
       if (device.kind === "cpu" || stagesOnHost.length > 1) continue;
       const { takenBytes } = await bus.request(stage, { type: "clock" });
-      const planned = totalBytes(memory) - blockBytes; // adapters join later
+      const planned = totalBytes(memory) - sizes.blockBytes; // adapters join later
       differences.push(takenBytes - planned);
       log(1, () => `stage ${stage} took ${takenBytes} bytes, planned were ${planned} (${now() - started} ms)`);
     }

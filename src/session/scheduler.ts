@@ -64,7 +64,7 @@ export class AdapterScheduler {
     const taken = this.#roomOf(this.#slots.filter((adapter) => adapter !== null));
     return {
       slots: this.#slots.length - taken.slots,
-      bytes: stages.map(({ blockBytes }, stage) => blockBytes - taken.bytes[stage]!),
+      bytes: stages.map(({ sizes }, stage) => sizes.blockBytes - taken.bytes[stage]!),
     };
   }
 

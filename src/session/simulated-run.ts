@@ -101,7 +101,7 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
   });
   const nothing: Room = { slots: 0, bytes: stages.map(() => 0) };
   let waiting = candidates;
-  let free: Room = { slots, bytes: stages.map(({ blockBytes }) => blockBytes) };
+  let free: Room = { slots, bytes: stages.map(({ sizes }) => sizes.blockBytes) };
   /** Adapters that have room when this much more is free. */
   const admitted = (freed: Room): Joining[] => {
     free = together(free, freed);

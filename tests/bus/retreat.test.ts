@@ -33,8 +33,8 @@ needs("nats")("a run whose devices refuse memory", () => {
   }, 30_000);
 
   test.each([
-    ["fewer adapters at once", 1, 4_500_000, /[2-7] of 8 adapters at once/],
-    ["one adapter at a time, and smaller passes", 1, 1_700_000, /1 of 8 adapters at once, passes of at most 1\d\d rows/],
+    ["fewer adapters at once", 1, 3_000_000, /[2-7] of 8 adapters at once/],
+    ["fewer adapters at once, and smaller passes", 1, 1_600_000, /[2-7] of 8 adapters at once, passes of at most 1\d\d rows/],
     ["fewer adapters at once on two stages", 2, 3_000_000, /[2-7] of 8 adapters at once/],
   ])(
     "goes on with %s",

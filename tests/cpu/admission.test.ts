@@ -81,7 +81,8 @@ test("a run never holds more than its memory, and every adapter learns what it d
   const bytes = roomy.adapters.map((adapter) => bytesOnStages(roomy, adapter)[0]!);
 
   async function trained(blockBytes: number) {
-    const plan = { ...roomy, adapters: [...roomy.adapters], stages: roomy.stages.map((stage) => ({ ...stage, blockBytes })) };
+    const stages = roomy.stages.map((stage) => ({ ...stage, sizes: { ...stage.sizes, blockBytes } }));
+    const plan = { ...roomy, adapters: [...roomy.adapters], stages };
     await using opened = await openLocalStages(setupsOf(plan, { folder: golden.model }));
     const held = new Map<number, number>();
     let [most, together] = [0, 0];

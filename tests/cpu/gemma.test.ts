@@ -119,6 +119,16 @@ describe.each(GEMMA_MODELS)("%s", (name) => {
   });
 });
 
+test("keys and values that no layer reads are told", () => {
+  const folder = join(root, "dead");
+  const change = (config: Record<string, unknown>) => ({ ...config, num_kv_shared_layers: 1 });
+  rewritten(loadGolden("gemma4-k-eq-v").model, folder, { config: change, name: (tensor) => tensor });
+  const { spec, notices } = readModelFacts(folder, readModelSpec(folder));
+  expect(spec.kvSources).toEqual([null, null, 0]);
+  const told = "2 of model.layers.*.self_attn.* (keys and values of layers that read those of another)";
+  expect(notices).toEqual([expect.stringContaining(told)]);
+});
+
 test.each([
   ["gemma3", { hidden_activation: "gelu" }, 'hidden_activation is "gelu"'],
   ["gemma3", { use_bidirectional_attention: true }, "use_bidirectional_attention is true"],

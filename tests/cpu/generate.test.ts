@@ -96,7 +96,7 @@ describe("memory", () => {
         const device = new CpuDevice(2);
         const generator = await tinyGenerator(device, spec, { format }, adapters);
         await generated(generator, tinyPrompts(spec, 3, adapters.length));
-        expect(device.allocated).toBe(generationBytes(spec, device, generator.sizes, adapters));
+        expect(device.allocated).toBe(generationBytes(spec, device, generator.sizes));
         generator[Symbol.dispose]();
         expect(device.allocated).toBe(0);
       }
@@ -116,7 +116,7 @@ describe("memory", () => {
       const targets = tiledRows(sequences, tileOf(report));
       return { ...most, targets, cache: { ...most.cache, sequences } };
     };
-    const enough = (sequences: number) => generationBytes(spec, report, sizesFor(sequences), ADAPTERS);
+    const enough = (sequences: number) => generationBytes(spec, report, sizesFor(sequences));
     expect(planned(enough(12) / 0.7 + 1).cache.sequences).toBe(12);
     expect(planned(enough(12) / 0.7 - 1).cache.sequences).toBe(6);
     expect(() => planned(enough(1) / 0.7 - 1)).toThrow("one sequence of 122 tokens needs");

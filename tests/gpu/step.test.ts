@@ -25,6 +25,8 @@ const adapters: readonly PoolAdapter[] = [
 ];
 /** Relative differences: rounding of f32 in another order of sums, and of bf16 through a few layers. */
 const TOLERANCE = { f32: { loss: 2e-6, gradient: 1e-5 }, bf16: { loss: 5e-3, gradient: 5e-2 } };
+/** In bf16: a gate multiplies the output of attention, so that the roundings of two products meet in one gradient. */
+const GATED = { loss: 5e-3, gradient: 1e-1 };
 
 /** Factors that change a linear's output by a part of its size: with larger ones the model itself magnifies every rounding. */
 async function putFactors(stage: Stage): Promise<void> {
@@ -106,7 +108,7 @@ needs("gpu")("a step on the GPU", () => {
             const dropout = recomputation === "selective" ? 0 : 0.1;
             const want = await pass(new CpuDevice(), spec, dropout, recomputation);
             const got = await pass(new CudaDevice(compute), spec, dropout, recomputation);
-            expectNear(got, want, TOLERANCE[compute]);
+            expectNear(got, want, family === "muse" && compute === "bf16" ? GATED : TOLERANCE[compute]);
           });
         });
 

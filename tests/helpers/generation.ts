@@ -2,7 +2,7 @@
 
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { alignUp, range, sizeOf } from "../../src/base/shape.ts";
+import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
 import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -12,7 +12,7 @@ import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, factorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
-import { lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -69,6 +69,7 @@ export async function tinyGenerator(
     layers: spec.layers,
     low: lowSizes(adapters, wholeModel(spec), rows),
     products: productSizes(adapters),
+    blockBytes: sum(adapters.map((adapter) => blockBytes(spec, wholeModel(spec), [adapter], device, false))),
     recomputation: "full",
     inFlight: 0,
     positions: capacity,

@@ -59,7 +59,7 @@ export type GoldenAdapter = {
   /** PEFT folders. */
   readonly initial: string;
   readonly final: string;
-  /** Of the first step, before clipping: A [rank, in] and B [out, rank]. */
+  /** Of the first step, before clipping: A [rank, in] and B [out, rank]. Of Gemma there is no file of them. */
   readonly gradients: (layer: number, linear: Linear, factor: "A" | "B") => Float32Array;
   /** f32[probe.length, vocab] of the base model with the trained adapter. */
   readonly logits: Float32Array;
@@ -173,7 +173,7 @@ export function readTensors(path: string): (name: string) => Float32Array {
 }
 
 function adapterOf(adapter: FileAdapter, folder: string, logits: Float32Array): GoldenAdapter {
-  const gradients = readTensors(join(folder, "gradients.safetensors"));
+  const gradients = (name: string) => readTensors(join(folder, "gradients.safetensors"))(name);
   const { float64, one_by_one: oneByOne } = adapter.spread;
   return {
     name: adapter.name,

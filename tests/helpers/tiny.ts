@@ -206,6 +206,7 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
     layers,
     low: lowSizes(adapters, { from: 0, to }, rows),
     products: productSizes(adapters),
+    blockBytes: 0,
     recomputation: "selective",
     inFlight: 1,
     positions: 64,

@@ -5,7 +5,7 @@ import { RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import { headWork, partition } from "../../src/plan/partition.ts";
+import { headWork, mostStages, partition } from "../../src/plan/partition.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 /** A model whose head is worth anything from nothing to many layers. */
@@ -105,5 +105,25 @@ describe("the layers of the stages", () => {
     expect([headWork(llama2, 1), headWork(llama3, 1)].map((work) => work.toFixed(2))).toEqual(["0.65", "2.41"]);
     expect(layersOf(llama2, 4)).toEqual([8, 8, 8, 8]);
     expect(layersOf(llama3, 4)).toEqual([9, 9, 9, 5]);
+  });
+});
+
+describe("layers that share keys and values", () => {
+  const kvSources = [null, null, null, null, 2, 3];
+  const spec = tinySpec({ layers: 6, windows: Array(6).fill(null), kvSources });
+
+  test("stay on the last stage, with those that make them", () => {
+    expect(mostStages(spec)).toBe(3);
+    expect(layersOf(spec, 1)).toEqual([6]);
+    expect(layersOf(spec, 2)).toEqual([2, 4]);
+    expect(layersOf(spec, 3)).toEqual([1, 1, 4]);
+    expect(layersOf(spec, [1, 5])).toEqual([1, 5]);
+  });
+
+  test("are not parted at a request, which is refused with the way out", () => {
+    expect(codeOf(() => layersOf(spec, 4))).toBe(
+      "plan.stages: 4 stages are too many: the last 4 of the base model's 6 layers share keys and values",
+    );
+    expect(codeOf(() => layersOf(spec, [3, 3]))).toContain("the last 4 layers share keys and values, and stay together");
   });
 });

@@ -19,6 +19,7 @@ import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
+import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
 import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
@@ -64,7 +65,7 @@ function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argum
 
 /** All that a stage does with an adapter: its beginning, a step, an evaluation. */
 async function train(gpu: DryGpu, spec: ModelSpec, adapter: PoolAdapter, format: WeightFormat): Promise<void> {
-  const sizes = tinySizes(gpu, [adapter], { layers: 2, format, rows: 1280, targets: 1280 });
+  const sizes = tinySizes(gpu, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   using stage = await Stage.open(gpu, config, () => undefined, { previous: null, next: null });
   await stage.admit(0, { ...adapter, seed: 0, init: "default" });
@@ -149,6 +150,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
+  await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);

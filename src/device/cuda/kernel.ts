@@ -67,15 +67,19 @@ export class Kernel {
     this.#pointersAt = addressOf(this.#pointers);
   }
 
-  /** Enqueues the kernel; each parameter of the entry must be among `args` by its name. */
+  /**
+   * Enqueues the kernel; each parameter of the entry must be among `args` by its name. An empty grid computes nothing, as of an
+   * adapter without a tensor on this stage; the driver would refuse it.
+   */
   launch(stream: number, grid: Grid, args: Readonly<Record<string, Argument>>): void {
+    const [x, y = 1, z = 1] = grid;
+    if (x === 0 || y === 0 || z === 0) return;
     this.entry.params.forEach((param, i) => {
       const value = args[param.name];
       if (value === undefined) throw new Error(`${this.entry.name}: no argument '${param.name}'`); // no text where there is one
       this.#pack(param, this.#offsets[i]!, value);
     });
     if (this.#function === 0) this.#function = this.load();
-    const [x, y = 1, z = 1] = grid;
     const { threads, shared, name } = this.entry;
     const status = this.driver.cuLaunchKernel(this.#function, x, y, z, threads, 1, 1, shared, stream, this.#pointersAt, null);
     if (status !== 0) check(this.driver, `the launch of ${name} on a grid of ${x} x ${y} x ${z}`, status);

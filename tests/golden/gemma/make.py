@@ -146,3 +146,5 @@ if __name__ == "__main__":
         if golden.name in sys.argv[1:] or len(sys.argv) == 1:
             goldens.make(golden, golden.name, ADAPTERS)
             goes_on(golden, HERE / golden.name)
+            for path in (HERE / golden.name).rglob("gradients.safetensors"):
+                path.unlink()  # small files: weights after steps tell as much

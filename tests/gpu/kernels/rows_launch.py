@@ -253,8 +253,6 @@ def value_norm_backward(kind, dy, x, dx, Q, C, D, is_key, eps):
 
 
 def columns_copy(kind, source, to, adds):
-    is_f32 = [int(kind != "f32" and t.dtype == torch.float32) for t in (source, to)]
-    rows = [row for row in ROWS if row["kernel"] == "columns_copy" and kind in row["kinds"] and row["constants"]["ADDS"] == int(adds)]
-    row = next(row for row in rows if [row["launch"]["FROM32"], row["launch"]["TO32"]] == is_f32)
-    M, W = to.shape
+    from32, to32 = (int(kind != "f32" and t.dtype == torch.float32) for t in (source, to))
+    row, (M, W) = find("columns_copy", kind, ADDS=int(adds), FROM32=from32, TO32=to32), to.shape
     launch(row, (M, cdiv(W, row["constants"]["BLOCK"])), source, to, W, source.stride(0), to.stride(0))
