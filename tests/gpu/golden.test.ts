@@ -1,9 +1,16 @@
 // Against Hugging Face PEFT and torch on the GPU: the goldens of the cpu device's tests, in fp32 and in bf16.
 
+import { afterAll } from "bun:test";
 import { comparesWithTorch } from "../helpers/cit.ts";
+import { FAMILY_GOLDENS, loadFamilyGolden } from "../helpers/family-golden.ts";
 import { GEMMA_MODELS, GOLDEN_MODELS, ON_LLAMA } from "../helpers/golden.ts";
 import { needs } from "../helpers/needs.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
+
+const families = FAMILY_GOLDENS.map(loadFamilyGolden);
+afterAll(() => {
+  for (const golden of families) golden[Symbol.dispose]();
+});
 
 needs("gpu")("cuda in fp32", () => {
   comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, [
@@ -11,6 +18,7 @@ needs("gpu")("cuda in fp32", () => {
     ...GEMMA_MODELS,
     ...ON_LLAMA,
   ]);
+  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, families);
   comparesWithTorch("cuda", "fp32", { loss: 1e-4, gradNorm: 1e-3, weights: 1e-4 });
 });
 

@@ -37,11 +37,11 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
   }),
   granite: tinySpec({
     ...{ family: "granite", hidden: 64, intermediate: 136, headDim: 64, vocab: 1003, normEps: 2e-3 },
-    ...{ embeddingScale: 7.3, attentionScale: 0.07, logitScale: 0.31, layerRopes: [0, null] },
+    ...{ embeddingScale: 7.3, attentionScale: 0.07, logitScale: 1.31, layerRopes: [0, null] },
   }),
   phi3: tinySpec({
-    ...{ family: "phi3", hidden: 64, intermediate: 136, headDim: 64, windows: [90, 90] },
-    ...oneRope({ layers: 2 }, { headDim: 64, rotated: 24, theta: 10000, scaling: null, queryScale: null }),
+    ...{ family: "phi3", hidden: 64, intermediate: 136, headDim: 64, windows: [70, 70] },
+    ...oneRope({ layers: 2 }, { headDim: 64, rotated: 40, theta: 10000, scaling: null, queryScale: null }),
   }),
   ministral3: tinySpec({
     ...{ family: "ministral3", hidden: 64, intermediate: 136, headDim: 128 },
@@ -53,7 +53,7 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
   olmo3: tinySpec({ family: "olmo3", hidden: 64, intermediate: 136, headDim: 32, kvHeads: 1, windows: [40, null] }),
   muse: tinySpec({
     ...{ family: "muse_glimmer", hidden: 64, intermediate: 136, headDim: 64, layerRopes: [0, null], windows: [60, null] },
-    ...{ embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 0.7, logitCap: 3, attentionScale: 0.4 },
+    ...{ embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 1.7, logitCap: 9, attentionScale: 0.4 },
   }),
   gemma2: tinySpec({
     ...{ family: "gemma2", hidden: 64, intermediate: 136, headDim: 256, heads: 2, kvHeads: 1, windows: [60, null] },
