@@ -1,9 +1,9 @@
 """Generation: keys and values are kept, and each new row attends over those of its sequence. Deterministic, a row by itself.
 
     cache_write        cache[places[m]] = k and v of row m of qkv, nothing where places[m] < 0: a copy of bits
-    attention_decode   out[m] = softmax(scale q K^T) V, with a cap > 0 of scores s cap tanh(s / cap), over rows max(bounds[m, 0], bounds[m, 1] - window) ..
-                       bounds[m, 1] - 1 of the cache; zeros where there are none; window 0 has no limit. Query head h
-                       reads key head h C / Q
+    attention_decode   out[m] = softmax(scale q K^T) V, with a cap > 0 of scores s cap tanh(s / cap), over rows
+                       max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of the cache; zeros where there are none;
+                       window 0 has no limit. Query head h reads key head h C / Q
 
 Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; places i32[M], distinct; bounds
 i32[M, 2]; out c[M, Q D]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of 4 words. D is
@@ -68,7 +68,8 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
 
 from variants import row
 
-HEADS = {"ptr": ((64, 1), (128, 1), (256, 1), (512, 1), (128, 0), (256, 0)), "f32": ((128, 0), (256, 0), (512, 0))}  # HEAD_DIM and EXACT
+# HEAD_DIM and EXACT.
+HEADS = {"ptr": ((64, 1), (128, 1), (256, 1), (512, 1), (128, 0), (256, 0)), "f32": ((128, 0), (256, 0), (512, 0))}
 
 
 def variants():

@@ -1,12 +1,13 @@
 """Values of attention that are normalised without a weight, and keys and values that layers share.
 
-    value_norm_forward    y = q, k and v of a row: q and k as in x, v = s / sqrt(mean(s^2) + eps) of each head, where s is x's own
-                          v (source = Q + C), or its k (source = Q)
+    value_norm_forward    y = q, k and v of a row: q and k as in x, v = s / sqrt(mean(s^2) + eps) of each head, where s is
+                          x's own v (source = Q + C), or its k (source = Q)
     value_norm_backward   the gradient: dq and dk of dy, and of v's norm dv, or what is added to dk
     columns_copy          to = from, or with ADDS = 1 to += from
 
 Shapes: y, dy c[M, (Q + 2C) D]; x, dx c[M, in_heads D]: heads of q, then k, then v where source = Q + C. D at most HEAD_DIM.
-from, to [M, W], columns of rows that are from_stride and to_stride wide, each c or f32. Needs: W and the strides multiples of 8.
+from, to [M, W], columns of rows that are from_stride and to_stride wide, each c or f32. Needs: W and the strides multiples
+of 8.
 
 Launch, no scratch:
     value_norm_forward     grid (M, Q + 2C)

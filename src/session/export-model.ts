@@ -158,7 +158,7 @@ function partOf(output: string, names: readonly string[]): Part {
 /** What is written anew, and weights in whatever form. */
 const NOT_COPIED = /^\.|^(config\.json|README\.md)$|\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)(\.index\.json)?$/i;
 
-/** The tokenizer of a GGUF may be in the cache folder; one that has none is told of where answers' ends are looked for. */
+/** The tokenizer of a GGUF may be in the cache folder; without one, the notice comes when the ends of answers are looked up. */
 function placeOfTexts(base: string): ModelPlace {
   const place = modelPlace(base);
   if (place.gguf === null) return place;
@@ -202,7 +202,8 @@ function writeConfig(base: string, part: string, { tower, tiedEmbeddings }: Mode
   const config = unquantised(found);
   const keys = ["torch_dtype", "dtype"].filter((key) => Object.hasOwn(config, key));
   const types = Object.fromEntries((keys.length > 0 ? keys : ["torch_dtype"]).map((key) => [key, stored]));
-  const says = wasTied || tower !== "model" || config["tie_word_embeddings"] === true; // with other parts the default is not known
+  // With other parts the default is not known.
+  const says = wasTied || tower !== "model" || config["tie_word_embeddings"] === true;
   const head = says && !tiedEmbeddings ? { tie_word_embeddings: false } : {};
   const like = file.endsWith(".json") ? readFileSync(file, "utf8") : "{}";
   writeFileAtomic(join(part, "config.json"), jsonLike({ ...config, ...head, ...types }, like));

@@ -37,7 +37,7 @@ function adapterIn(folder: string, base: string) {
   return { name: "adapter", rank, scale, targets, ...(places ? { places } : {}), factors };
 }
 
-/** A model alone or with an adapter that goes on after prompts, and the logits that follow each prompt. */
+/** A model alone or with an adapter that continues prompts, and the logits that follow each prompt. */
 async function goesOn(base: string, adapter: string | null, prompts: Generated["prompts"], limit: number) {
   const { spec } = readModelFacts(base, readModelSpec(base));
   const adapters = adapter === null ? [] : [adapterIn(adapter, base)];
@@ -119,7 +119,7 @@ describe.each(GEMMA_MODELS)("%s", (name) => {
   });
 });
 
-test("keys and values that no layer reads are told", () => {
+test("keys and values that no layer reads are reported", () => {
   const folder = join(root, "dead");
   const change = (config: Record<string, unknown>) => ({ ...config, num_kv_shared_layers: 1 });
   rewritten(loadGolden("gemma4-k-eq-v").model, folder, { config: change, name: (tensor) => tensor });

@@ -1,5 +1,5 @@
-"""Makes the goldens of Gemma 3 and 4: what tests/golden/peft/make.py makes of a model, and what transformers' generate, with its
-cache, goes on with after some prompts, alone and with the trained adapters.
+"""Makes the goldens of Gemma 3 and 4: what tests/golden/peft/make.py makes of a model, and how transformers' generate
+continues some prompts, with its cache, alone and with the trained adapters.
 
     python tests/golden/gemma/make.py [NAME ...]        # with torch, transformers 5.24.0 and peft 0.21.2
 
@@ -102,7 +102,7 @@ GOLDENS = [
     ),
 ]
 ALL, FEW, SOME = goldens.ADAPTERS
-ADAPTERS = [replace(ALL, rank=2, learning_rate=3e-3), replace(FEW, rank=5), replace(SOME, rank=3, max_grad_norm=3.5)]  # small files
+ADAPTERS = [replace(ALL, rank=2, learning_rate=3e-3), replace(FEW, rank=5), replace(SOME, rank=3, max_grad_norm=3.5)]
 PROMPTS = (1, 5, 17)  # tokens: below a window, and beyond two
 NEW = 16
 LEAST_MARGIN = 0.01  # of prompts that are taken

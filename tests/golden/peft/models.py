@@ -39,7 +39,7 @@ LLAMA3_ROPE = dict(
 
 @dataclass(frozen=True)
 class Golden:
-    """A model and how it is saved. Each of `plain` undoes one thing that sets it apart: a model that differs in nothing else."""
+    """A model and how it is saved. Each of `plain` undoes one thing that sets it apart from an otherwise equal model."""
 
     name: str
     config: PreTrainedConfig
