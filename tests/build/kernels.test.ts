@@ -102,7 +102,10 @@ needs("kernels")("the kernels of this checkout", () => {
 
   test("fit into the shared memory of the smallest GPU that they are for", () => {
     const most = { sm_80: 99 * 1024, sm_89: 99 * 1024, sm_90a: 227 * 1024 } as const; // a block's, on 8.6 and 8.9, and on 9.0
-    for (const { arch, shared, ptx } of kernels()) expect(shared, ptx).toBeLessThanOrEqual(most[arch as keyof typeof most]);
+    for (const { arch, shared, ptx, kinds, constants } of kernels()) {
+      const isWidest = kinds.join() === "f32" && constants["HEAD_DIM"] === 512; // on 8.0 and 9.0; refused by name on others
+      expect(shared, ptx).toBeLessThanOrEqual(isWidest ? 163 * 1024 : most[arch as keyof typeof most]);
+    }
   });
 
   test("name no folder of the machine that made them", () => {
@@ -128,7 +131,11 @@ needs("kernels")("the kernels of this checkout", () => {
       return content;
     };
 
-    const withCode = (content: Buffer) => Buffer.concat([content, Buffer.from("\nADDED = 1\n")]);
+    /** What stands below the list of variants is no kernel's. */
+    const withCode = (content: Buffer) => {
+      const [code, ...listed] = content.toString().split("# What is compiled.");
+      return Buffer.from([`${code}\nADDED = 1\n`, ...listed].join("# What is compiled."));
+    };
 
     /** Changes a file, looks, and puts it back. */
     async function after(file: string, change: (content: Buffer) => Buffer | null) {

@@ -4,6 +4,7 @@ import { cudaTensorMaps, MAX_DYNAMIC_SHARED } from "../../../ffi/cuda.ts";
 import { fixedBytes } from "../../../ffi/memory.ts";
 import { readAsset } from "../../base/assets.ts";
 import { RunError } from "../../base/errors.ts";
+import { formatBytes } from "../../base/units.ts";
 import { check, type Driver, OutParam, openExtra } from "./driver.ts";
 import { type EncodeTensorMap, Kernel } from "./kernel.ts";
 import { isCompiled, type KernelEntry, type KernelRow, type Kind } from "./manifest.ts";
@@ -55,8 +56,12 @@ export class KernelSet implements Disposable {
     symbol.set(name);
     check(driver, `finding ${entry.name}`, driver.cuModuleGetFunction(this.#out.ptr, module, symbol));
     const handle = this.#out.number;
-    if (entry.shared > DEFAULT_SHARED)
-      check(driver, `shared memory of ${entry.name}`, driver.cuFuncSetAttribute(handle, MAX_DYNAMIC_SHARED, entry.shared));
+    if (entry.shared > DEFAULT_SHARED && driver.cuFuncSetAttribute(handle, MAX_DYNAMIC_SHARED, entry.shared) !== 0)
+      throw new RunError(
+        "cuda.shared",
+        `${titleOf(entry)} takes ${formatBytes(entry.shared)} of shared memory a block, more than this GPU has`,
+        'set precision = "bf16", or take a GPU of compute capability 8.0, 9.0 or 10.0',
+      );
     return handle;
   }
 }
