@@ -1,25 +1,15 @@
 // Base models that are refused, each with one line that says what was found and what is supported; and how wrappers are read.
 
 import { describe, expect, test } from "bun:test";
-import { RequestError } from "../../src/base/errors.ts";
 import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
 import { specOf } from "../../src/families/registry.ts";
 import { placeAdapter } from "../../src/plan/places.ts";
+import { refused } from "../helpers/refused.ts";
 
 const SIZES = { num_hidden_layers: 2, hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 11 };
 const of = (architecture: string, more: object = {}) => specOf({ architectures: [architecture], ...SIZES, ...more }, "c");
 const wrapped = (architecture: string, text: object, more: object = {}) =>
   specOf({ architectures: [architecture], text_config: { ...SIZES, ...text }, ...more }, "c");
-
-function refusal(work: () => unknown): RequestError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof RequestError) return error;
-    throw error;
-  }
-  throw new Error("was not refused");
-}
 
 const QWEN_VL = "Qwen3VLForConditionalGeneration";
 const MISTRAL3 = "Mistral3ForConditionalGeneration";
@@ -78,7 +68,7 @@ describe("refused with what was found and what is supported", () => {
       "",
     ],
   ])("%s", (_, work, found, supported) => {
-    const { message, hint } = refusal(work);
+    const { message, hint } = refused(work);
     expect(message).toContain(found);
     expect(message).not.toContain("\n");
     expect(hint ?? "").toContain(supported);
@@ -97,7 +87,7 @@ describe("refused with what was found and what is supported", () => {
     };
     const spec = wrapped(QWEN_VL, {});
     for (const targets of [["visual.blocks.0.attn.qkv"], "model\\.visual\\..*"]) {
-      const { message } = refusal(() => placeAdapter({ ...recipe, method: "lora", targets }, spec));
+      const { message } = refused(() => placeAdapter({ ...recipe, method: "lora", targets }, spec));
       expect(message).toContain("only its part for text, model.language_model, is trained");
     }
     const path = "model.language_model.layers.1.self_attn.q_proj";

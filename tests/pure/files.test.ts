@@ -17,6 +17,7 @@ import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { claimOutput } from "../../src/files/output.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { refused } from "../helpers/refused.ts";
 import { LINEARS } from "../helpers/tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-files-"));
@@ -27,17 +28,6 @@ const fresh = (): string => {
   mkdirSync(folder);
   return folder;
 };
-
-/** The RequestError that `work` throws. */
-function refused(work: () => unknown): RequestError {
-  try {
-    work();
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return error as RequestError;
-  }
-  throw new Error("was accepted");
-}
 
 const llama = {
   architectures: ["LlamaForCausalLM"],

@@ -10,22 +10,13 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { openSafetensors, type TensorEntry } from "../../src/files/safetensors.ts";
 import { copyFormat, valuesOf } from "../helpers/formats.ts";
+import { refused } from "../helpers/refused.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-refused-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 let made = 0;
 /** A copy of a model, by the path that names it. */
 const copy = (name: string): string => copyFormat(join(root, `${made++}`), name);
-
-function refused(work: () => unknown): RequestError {
-  try {
-    work();
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return error as RequestError;
-  }
-  throw new Error("was accepted");
-}
 
 /** What a run reads before it plans. */
 const check = (path: string) => readModelFacts(path, readModelSpec(path));

@@ -14,22 +14,13 @@ import { tokenizerFolder } from "../../src/files/tokenizer.ts";
 import { copyFormat, FORMATS, valuesOf } from "../helpers/formats.ts";
 import { type GgufChanges, rewriteGguf } from "../helpers/gguf.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
+import { refused } from "../helpers/refused.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-gguf-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 let made = 0;
 /** A copy of a model, by the path that names it. */
 const copy = (name: string): string => copyFormat(join(root, `${made++}`), name);
-
-function refused(work: () => unknown): RequestError {
-  try {
-    work();
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return error as RequestError;
-  }
-  throw new Error("was accepted");
-}
 
 /** What a run reads before it plans. */
 const check = (path: string) => readModelFacts(path, readModelSpec(path));
