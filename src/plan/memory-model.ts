@@ -60,11 +60,17 @@ function solve(matrix: readonly (readonly number[])[], right: readonly number[])
 /** What the stages of a plan would take with other passes, all else as it is. */
 export function memoryModel(plan: Plan): MemoryModel {
   const { spec } = plan;
-  const lengths = [128, 512, 2048, 8192].map((length) => Math.min(length, spec.maxPositions));
-  const samples = [...new Set(lengths)].flatMap((length) =>
+  const samples = sampleLengths(spec.maxPositions).flatMap((length) =>
     [8, 24, 64].map((sequences) => ({ sequences, length, bytes: bytesWith(plan, spec, sequences, length) })),
   );
   return fitMemory(samples);
+}
+
+/** At least two, or the squares of lengths would say nothing that the lengths do not. */
+function sampleLengths(most: number): readonly number[] {
+  const usual = [128, 512, 2048, 8192].map((length) => Math.min(length, most));
+  const few = [4, 2, 1].map((part) => Math.ceil(most / part));
+  return [...new Set(most > 128 ? usual : few)];
 }
 
 function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number, length: number): number {

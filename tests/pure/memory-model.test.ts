@@ -2,7 +2,10 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { fitMemory, type MemorySample, predict } from "../../src/plan/memory-model.ts";
+import { fitMemory, type MemorySample, memoryModel, predict } from "../../src/plan/memory-model.ts";
+import { makePlan, type StageDevice } from "../../src/plan/plan.ts";
+import { parseRecipe } from "../../src/recipe/load.ts";
+import { tinySpec } from "../helpers/tiny.ts";
 
 const GRID = [1, 2, 5, 8].flatMap((sequences) => [64, 512, 2048, 8192].map((length) => ({ sequences, length })));
 const samplesOf = (b0: number, b1: number, b2: number, noise: () => number = () => 1): MemorySample[] =>
@@ -29,5 +32,21 @@ describe("the memory model", () => {
       const truth = predict({ b0: 14e9, b1: 1.4e6, b2: 700 }, sequences, length);
       expect(Math.abs(predict(found, sequences, length) / truth - 1)).toBeLessThan(0.015);
     }
+  });
+
+  test.each([2, 64, 128, 129, 100_000])("is made of numbers for a model of %i positions", (maxPositions) => {
+    const cpu: StageDevice = {
+      ...{ kind: "cpu", name: "made up", compute: "f32", rowTile: 24, threads: 2, ordinal: 0, count: 1, note: null, host: "" },
+      ...{ totalBytes: 2 ** 50, freeBytes: 2 ** 50 },
+    };
+    const text =
+      '[model]\npath = "m"\n[run]\noutput = "o"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "x.jsonl"\nsteps = 1\n';
+    const row = { length: 2, longest: 2, targets: 1 };
+    const plan = makePlan(parseRecipe(text, "/here/r.toml"), tinySpec({ maxPositions }), [{ train: [row], eval: [] }], [cpu]);
+    const { b0, b1, b2, meanError } = memoryModel(plan);
+    expect(b0).toBeGreaterThan(0);
+    expect(b1).toBeGreaterThan(0);
+    expect(Number.isFinite(b2)).toBe(true);
+    expect(meanError).toBeLessThan(0.1);
   });
 });
