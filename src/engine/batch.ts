@@ -13,7 +13,7 @@ import type { AdapterPool } from "./adapter-pool.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 
-/** The rows of s of a group: `lowAt` i32[T], where those of each tile begin, in units of 16 elements (device/kernels.ts). */
+/** The rows of s of a group: `lowAt` i32[T], where each tile begins, in units of 16 elements (ops/linear/low-rank.ts). */
 export type LowRows = { readonly lowAt: Tensor; readonly elements: number; readonly span: RankSpan };
 
 /** What the adapters of a pass have it compute. */

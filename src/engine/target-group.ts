@@ -4,7 +4,7 @@ import type { Tensor } from "../device/device.ts";
 import type { Group } from "../families/linears.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 
-/** Tables as device/kernels.ts says. */
+/** Tables as ops/linear/low-rank.ts says. */
 export type TargetGroup = {
   /** i64[L, G, 4]: addresses of A, the transposed B and their gradients. */
   readonly factors: Tensor;
