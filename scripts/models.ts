@@ -36,9 +36,15 @@ function rowOf(family: string, definition: Definition): string {
   const linears = Object.values(definition.groups)
     .flat()
     .map((path) => path.slice(path.lastIndexOf(".") + 1));
-  const fused = linears.length < 7 ? [...new Set(linears)].map((name) => `\`${name}\``).join(", ") : "";
-  return `| ${models} | ${names.join(", ")} | ${fused} | ${compared} |`.replaceAll("|  |", "| |");
+  const others = linears.filter((name) => linears.length < 7 || !USUAL.includes(name));
+  const listed = [...new Set(others)].map((name) => `\`${name}\``).join(", ");
+  return `| ${models} | ${names.join(", ")} | ${linears.length < 7 || listed === "" ? "" : "also "}${listed} | ${compared} |`.replaceAll(
+    "|  |",
+    "| |",
+  );
 }
+
+const USUAL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /** docs/models.md */
 export function modelsPage(): string {
@@ -72,7 +78,7 @@ again with the long ones when it passes that length.
 
 ## Not supported
 
-Experts and routers, Mamba, convolution and linear attention layers, chunked attention, latent attention (MLA), encoders of images and sound.
+Experts and routers, Mamba, layers that are a convolution alone, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

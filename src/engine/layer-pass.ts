@@ -9,7 +9,7 @@ import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
-import type { Cached } from "./kv-cache.ts";
+import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
@@ -38,7 +38,7 @@ export type LayerPassOptions = {
   readonly out: Tensor;
   readonly work: ForwardWork | Workspace;
   /** Null where keys and values are not kept. */
-  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
+  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: LayerCache; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
   readonly beside: Pick<Activations, "shared" | "ownInputs">;
   /** False in the model's first layer: nothing before it is trained. */

@@ -25,6 +25,7 @@ const SHARED_PY = [
   "attention_variants",
   "codegen",
   "compile",
+  "deltanet_backward",
   "dropout",
   "fp8",
   "linear_variants",

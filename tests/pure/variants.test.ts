@@ -13,7 +13,9 @@ import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
+import { deltaDecode } from "../../src/ops/deltanet.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
@@ -103,6 +105,23 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   gegluBackward(gpu, { dh: y, gate: y, up: y, dgate: y, dup: null });
 }
 
+/** What is left of linear attention: generation. */
+function launchLinear(gpu: DryGpu, { heads }: NonNullable<ModelSpec["delta"]>): void {
+  const { keyHeads, valueHeads, keyDim, valueDim } = heads;
+  using arena = new Arena(gpu, 1 << 24, "a test");
+  const [rows, channels] = [4, 2 * keyHeads * keyDim + valueHeads * valueDim];
+  const [mixed, y] = [arena.tensor(gpu.compute, rows, channels), arena.tensor(gpu.compute, rows, channels)];
+  const [bounds, places] = [arena.tensor("i32", rows, 2), arena.tensor("i32", rows)];
+  const kept = { places, window: arena.tensor(gpu.compute, 2, 3, channels), capacity: 8 };
+  convolutionKeep(gpu, { x: mixed, bounds, ...kept });
+  convolutionDecode(gpu, { x: mixed, weight: arena.tensor("f32", channels, 4), y, ...kept });
+  const state = arena.tensor("f32", 2, valueHeads, keyDim, valueDim);
+  const vectors = { decay: arena.tensor("f32", valueHeads), bias: arena.tensor("f32", valueHeads) };
+  const gates = arena.tensor(gpu.compute, rows, 2 * valueHeads);
+  const out = arena.tensor(gpu.compute, rows, valueHeads * valueDim);
+  deltaDecode(gpu, { mixed, gates, ...vectors, places, state, out, capacity: 8, ...heads });
+}
+
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
   const found = new Set<KernelRow>();
   const open = () =>
@@ -150,6 +169,16 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
+  for (const size of [128, 64]) {
+    const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
+    await train(
+      open(),
+      newSpec({ family: "qwen3_5", layerRopes: [null, 0], delta }),
+      { ...few, targets: ["down_proj"] },
+      "dense",
+    );
+    launchLinear(open(), delta);
+  }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
