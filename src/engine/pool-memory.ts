@@ -13,6 +13,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
+import { type BlockName, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
@@ -87,6 +88,9 @@ export function takeTables(take: Take, need: PoolNeed) {
   return { rows, step, methods, sites };
 }
 
+/** What decides which tensors an adapter has, next to its layout. */
+type Stored = { readonly method?: PeftMethod | undefined; readonly optimizer?: OptimizerName | undefined };
+
 /** What an adapter has on a device. P elements of its block, S of its tensors. */
 export type AdapterMemory = ReturnType<typeof takeAdapter>;
 
@@ -94,18 +98,18 @@ export type AdapterMemory = ReturnType<typeof takeAdapter>;
 export const adapterBytes = (
   spec: ModelSpec,
   layers: LayerRange,
-  adapter: Shape,
+  adapter: Shape & Stored,
   device: Pick<Device, "kind" | "compute">,
   trains = true,
-): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device, trains);
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter, device, trains);
 
 export function allocationBytes(
   layout: AdapterLayout,
-  method: PeftMethod,
+  adapter: Stored,
   { kind, compute }: Pick<Device, "kind" | "compute">,
   trains: boolean,
 ): number {
-  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute, trains));
+  const bytes = countBytes((take) => takeAdapter(take, layout, adapter, compute, trains));
   return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
 }
 
@@ -113,15 +117,20 @@ export function allocationBytes(
 export function takeAdapter(
   take: Take,
   layout: AdapterLayout,
-  method: PeftMethod,
+  { method = "lora", optimizer }: Stored,
   compute: Device["compute"],
   trains: boolean,
 ) {
   const { size, scratch, outputs, tensors } = layout;
   const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
+  const params = take("f32", size);
+  const ofOptimizer = (Object.entries(stateOf(optimizer)) as [BlockName, StateArray][])
+    .filter(([what]) => what !== "params")
+    .map(([what, { dtype, per }]) => [what, take(dtype, trains ? size / per : 0)] as const);
   return {
     layout,
-    blocks: { params: take("f32", size), m: ofTraining(size), v: ofTraining(size) },
+    /** What is kept of it, by name. */
+    blocks: { ...(Object.fromEntries(ofOptimizer) as { readonly [B in BlockName]?: Tensor }), params },
     /** Of the parameters, where kernels read bf16. */
     copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
     /** A and B of one target group with their gradients, where the method does not store them. */
