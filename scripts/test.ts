@@ -15,6 +15,7 @@ const TEST_MS = 60_000;
 const PROCESS_MS = 1_200_000;
 const BUILT = "tests/build/"; // these test dist/mlora
 const GPU = "tests/gpu/";
+const CRASHED = "(worker crashed)"; // how bun test reports one
 
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
   types: [BUN, "node_modules/typescript/bin/tsc", "-p", "."],
@@ -112,7 +113,10 @@ async function runTests(files: readonly string[]): Promise<(Report & { readonly 
     killSignal: "SIGKILL",
   });
   const code = await child.exited;
-  return existsSync(report) ? { ...readReport(readFileSync(report, "utf8")), code } : null;
+  if (!existsSync(report)) return null;
+  const { tests } = readReport(readFileSync(report, "utf8"));
+  // a crash ends the other processes of --parallel, too
+  return tests.some(({ name }) => name === CRASHED) ? null : { tests, code };
 }
 
 /** What was skipped, by suite: the suites' names say what is missing here (tests/helpers/needs.ts). */
