@@ -83,3 +83,23 @@ export function linearOf(weight: PackedWeight, linear: number) {
     blocks: nf4Of(end - row, width).blocks,
   };
 }
+
+/**
+ * The weight [N, K] of each expert: that of the first, as a dense tensor or packed, and bytes from one expert's to the next's,
+ * which has the same parts at the same offsets.
+ */
+export type ExpertWeight = { readonly first: Weight; readonly experts: number; readonly stride: number };
+
+const each = new WeakMap<ExpertWeight, readonly Weight[]>();
+
+/** The weight of one expert, the same object each time. */
+export function expertOf(weight: ExpertWeight, expert: number): Weight {
+  if (!each.has(weight)) {
+    const { first, experts, stride } = weight;
+    each.set(
+      weight,
+      Array.from({ length: experts }, (_, e) => ({ ...first, ptr: first.ptr + e * stride })),
+    );
+  }
+  return each.get(weight)![expert]!;
+}

@@ -14,3 +14,10 @@ export const CUDA_ROW_TILE = 128;
  */
 export const sameOrderPlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTile">): readonly number[] =>
   range(rowTile).filter((place) => kind !== "cpu" || place % 12 < 6);
+
+/**
+ * The rows of an adapter in one expert begin at a multiple of this among the sorted rows (ops/route.ts). Low, since there are
+ * few: of 4096 tokens an expert of 128 gets 256 rows, which 32 adapters share.
+ */
+export const CPU_EXPERT_TILE = CPU_ROW_TILE;
+export const CUDA_EXPERT_TILE = 16;
