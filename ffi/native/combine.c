@@ -20,7 +20,7 @@ static void gather_range(void *context, int64_t begin, int64_t end) {
   }
 }
 // Sorted rows [row, row + rows): those of the batch that they are of, zeros in padding.
-void rows_gather(const float *x, const int *source, int per_token, int row, int rows, int width, float *to) {
+void expert_rows(const float *x, const int *source, int per_token, int row, int rows, int width, float *to) {
   parallel(rows, 16, gather_range, &(rows_args){x, source, NULL, NULL, to, per_token, width, row, width});
 }
 

@@ -2,7 +2,8 @@
 #include "native.h"
 
 typedef struct {
-  const float *dact, *gate_up;
+  float *dact;
+  const float *gate_up;
   const int *source;
   const float *weights;
   float *out, *dweights;
@@ -39,17 +40,20 @@ void expert_act_forward(const float *gate_up, float *act, const int *first_row, 
 static void backward_range(void *context, int64_t begin, int64_t end) {
   const act_args *a = context;
   for (int64_t p = begin; p < end; p++) {
-    const float *row = a->gate_up + p * 2 * a->width, *dact = a->dact + p * a->width;
+    const float *row = a->gate_up + p * 2 * a->width;
+    float *dact = a->dact + p * a->width;
     float *out = a->out + p * 2 * a->width, acc[LANES] = {0};
     int pair = a->source[p];
     if (pair < 0) {
       for (int i = 0; i < 2 * a->width; i++) out[i] = 0;
+      for (int i = 0; i < a->width; i++) dact[i] = 0;
       continue;
     }
     float weight = a->weights[pair];
     for (int i = 0; i < a->width; i++) {
-      float gate = row[gate_at(a, i)], up = row[up_at(a, i)], d = dact[i] * weight, dgate, dup;
-      acc[i % LANES] += dact[i] * activated(a, gate, up);
+      float gate = row[gate_at(a, i)], up = row[up_at(a, i)], d = dact[i] * weight, h = activated(a, gate, up), dgate, dup;
+      acc[i % LANES] += dact[i] * h;
+      dact[i] = weight * h;
       if (a->limit == 0) {
         float s = sigmoid(gate);
         dgate = d * up * s * (1.0f + gate * (1.0f - s));
@@ -65,7 +69,7 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
     a->dweights[pair] = lanes_sum(acc);
   }
 }
-void expert_act_backward(const float *dact, const float *gate_up, const int *source, const float *weights, const int *first_row,
+void expert_act_backward(float *dact, const float *gate_up, const int *source, const float *weights, const int *first_row,
                          float *dgate_up, float *dweights, int experts, int pairs, int width, int interleaved, float limit,
                          float alpha) {
   for (int i = 0; i < pairs; i++) dweights[i] = 0;

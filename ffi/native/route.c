@@ -30,7 +30,7 @@ static void drop_groups(float *score, int n, int groups, int kept) {
   float sums[MOST_EXPERTS];
   int chosen[MOST_EXPERTS], size = n / groups, two = size < 2 ? size : 2;
   for (int g = 0; g < groups; g++) {
-    int top[2];
+    int top[2] = {0, 0};
     best(score + g * size, size, two, top);
     sums[g] = score[g * size + top[0]] + (two > 1 ? score[g * size + top[1]] : 0);
   }

@@ -16,8 +16,10 @@ export const sameOrderPlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTil
   range(rowTile).filter((place) => kind !== "cpu" || place % 12 < 6);
 
 /**
- * The rows of an adapter in one expert begin at a multiple of this among the sorted rows (ops/route.ts). Low, since there are
- * few: of 4096 tokens an expert of 128 gets 256 rows, which 32 adapters share.
+ * The rows of an adapter in one expert begin at a multiple of this among the sorted rows (ops/route.ts). GPU kernels take rows
+ * of several adapters in one tile: an expert of 128 gets 256 of 4096 tokens, which 32 adapters may share.
  */
 export const CPU_EXPERT_TILE = CPU_ROW_TILE;
-export const CUDA_EXPERT_TILE = 16;
+export const CUDA_EXPERT_TILE = 1;
+
+export const expertTile = ({ kind }: Pick<Device, "kind">): number => (kind === "cpu" ? CPU_EXPERT_TILE : CUDA_EXPERT_TILE);

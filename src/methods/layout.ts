@@ -207,7 +207,7 @@ export function putFactor(
 const STRIP = 16;
 
 /** to[c, r] = from[r, c]. */
-function transpose(from: Float32Array, to: Float32Array, rows: number, columns: number): void {
+export function transpose(from: Float32Array, to: Float32Array, rows: number, columns: number): void {
   for (let first = 0; first < rows; first += STRIP) {
     const last = Math.min(rows, first + STRIP);
     for (let column = 0; column < columns; column++)

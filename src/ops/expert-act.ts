@@ -37,7 +37,8 @@ export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertAc
 
 /**
  * Of dact c[P, I], which lacks the routing weight: dweights f32[M, k] = <dact, act>, 0 where there is no expert, and dgateUp
- * c[P, 2 I] (may be gateUp) = act'(gateUp) times the weight times dact; zeros in padding.
+ * c[P, 2 I] (may be gateUp) = act'(gateUp) times the weight times dact; zeros in padding. dact becomes act times the weight,
+ * which the gradient of what adapters have of the next product is of.
  */
 export const expertActBackward = op<{
   dact: Tensor;

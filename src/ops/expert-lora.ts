@@ -1,7 +1,8 @@
 // The low-rank products in experts that stand apart from the frozen one, and the gradients: lora.ts, for sorted rows.
 //
-// `rowScale` f32[M, k] or null: a row's part of the gradients of A and B counts as often as its pair says. So the gradient of
-// an expert's output may be that of the sum over experts, without the weight: ds then lacks it, too.
+// `rowScale` f32[M, k] or null: a row's part of the gradient of B counts as often as its pair says. So the gradient of an
+// expert's output may be that of the sum over experts, without the weight: ds then lacks it, too, and the x of the gradient of
+// A has it instead (expert-act.ts).
 
 import { I, native, P } from "../../ffi/native.ts";
 import { type Host, rowsOfFloats } from "../device/cpu/host.ts";
@@ -39,18 +40,17 @@ export const expertDown = op<ExpertAdapters & Rows & { x: Tensor; s: Tensor }>(
   },
 );
 
-/** `rank` columns of s or ds in a block, each row times its pair's number, in scratch after `before` bytes. */
+/** `rank` columns of s in a block, each row times its pair's number, in scratch after `before` bytes. */
 function weighed(
   host: Host,
-  of: { readonly low: Tensor; readonly rowScale: Tensor | null; readonly routes: Routes },
+  { s, rowScale, routes }: { readonly s: Tensor; readonly rowScale: Tensor | null; readonly routes: Routes },
   [row, rows]: readonly [number, number],
   [column, rank]: readonly [number, number],
   before: number,
 ) {
-  const from = columnsOf(rowsOf(of.low, row), column);
-  if (!of.rowScale) return from;
+  const from = columnsOf(rowsOf(s, row), column);
   const ptr = host.scratch(before + BLOCK_ROWS * rank * F32) + before;
-  c.rows_weigh(from.ptr, from.ld, of.rowScale.ptr, of.routes.source.ptr, row, rows, rank, ptr);
+  c.rows_weigh(from.ptr, from.ld, rowScale!.ptr, routes.source.ptr, row, rows, rank, ptr);
   return { ptr, ld: rank };
 }
 
@@ -82,7 +82,7 @@ export const expertUpGrad = op<
           const [dyRows, scale] = [columnsOf(rowsOf(from), first), scales(adapter)[g]!];
           const [low, up] = [columnsOf(rowsOf(ds, row), column), { ptr: matrix(B), ld: columns }];
           host.product([rows, rank, columns], dyRows, false, up, true, low, scale);
-          const own = weighed(host, { low: s, rowScale, routes }, [row, rows], [column, rank], gathered);
+          const own = rowScale ? weighed(host, args, [row, rows], [column, rank], gathered) : columnsOf(rowsOf(s, row), column);
           const gradient = { ptr: matrix(B_GRADIENT), ld: columns };
           host.product([rank, columns, rows], own, true, dyRows, false, gradient, scale, 1);
         });
@@ -95,22 +95,19 @@ export const expertUpGrad = op<
 );
 
 /** The gradient of A += ds^T x: x as in experts.ts, ds c[P, W]. */
-export const expertDownGrad = op<ExpertAdapters & Rows & { x: Tensor; rowScale: Tensor | null; ds: Tensor }>(
+export const expertDownGrad = op<ExpertAdapters & Rows & { x: Tensor; ds: Tensor }>(
   "expert_down_grad",
-  { x: "c R K", rowScale: "f32 M S", ds: "c P W", ...EXPERT_SPECS },
+  { x: "c R K", ds: "c P W", ...EXPERT_SPECS },
   {
     cpu: (args, host) => {
-      const { x, gather, routes, rowScale, ds } = args;
+      const { x, ds, routes } = args;
       const width = dim(x, 1);
-      const gathered = gather ? BLOCK_ROWS * width * F32 : 0;
       eachBlock(routes, ({ row, rows, expert, adapter }) => {
         let from: Tensor | null = null;
         eachTarget(args, expert, adapter, ({ rank, column, matrix }) => {
-          host.scratch(gathered + BLOCK_ROWS * rank * F32); // before anything lies there
           from ??= blockOf(host, args, row, rows, 0);
-          const own = weighed(host, { low: ds, rowScale, routes }, [row, rows], [column, rank], gathered);
-          const gradient = { ptr: matrix(A_GRADIENT), ld: width };
-          host.product([rank, width, rows], own, true, rowsOf(from), false, gradient, 1, 1);
+          const [low, gradient] = [columnsOf(rowsOf(ds, row), column), { ptr: matrix(A_GRADIENT), ld: width }];
+          host.product([rank, width, rows], low, true, rowsOf(from), false, gradient, 1, 1);
         });
       });
     },

@@ -17,7 +17,7 @@ import { dim, op } from "./op.ts";
 import { packedRoom } from "./packed.ts";
 import type { Routes } from "./route.ts";
 
-const c = native({ rows_gather: { args: [P, P, I, I, I, I, P], returns: "void" } });
+const c = native({ expert_rows: { args: [P, P, I, I, I, I, P], returns: "void" } });
 
 /** What grouped products add for adapters: s c[P, W], scale f32[L, G]. */
 export type ExpertLowRank = ExpertAdapters & {
@@ -37,7 +37,7 @@ export function blockOf(
   const [width, k] = [dim(x, 1), dim(routes.experts, 1)];
   if (!gather) return rowsAt(x, row, rows);
   const ptr = host.scratch(before + BLOCK_ROWS * width * F32) + before;
-  c.rows_gather(x.ptr, routes.source.ptr, k, row, rows, width, ptr);
+  c.expert_rows(x.ptr, routes.source.ptr, k, row, rows, width, ptr);
   return { ptr, dtype: "f32", shape: [rows, width] };
 }
 

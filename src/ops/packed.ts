@@ -148,7 +148,7 @@ function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: 
   const { codes, scale } = linearOf(weight, linear);
   const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
   gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
-  if (linear < weight.firstRow.length - 2) return;
+  if (weight.isSingle || linear < weight.firstRow.length - 2) return;
   const [N, K] = weight.shape;
   const parts = partsOf(weight);
   const turn = gpu.kernel("turn");

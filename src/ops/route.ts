@@ -1,4 +1,4 @@
-// Which experts compute a token: the router's logits, the best k of them with their weights, and the rows of all experts sorted
+// Which experts compute a token: the best k by the router's logits, with their weights, and the rows of all experts sorted
 // for the products (ops/experts.ts).
 //
 // Letters beyond op.ts: E experts, k of them for a token, P sorted rows, X rows of a tile of these. A pair (m, j) is row m in
@@ -15,7 +15,6 @@ import { alignUp } from "../base/shape.ts";
 import type { Router } from "../base/spec.ts";
 import type { Tensor } from "../device/device.ts";
 import { CPU_EXPERT_TILE, CPU_ROW_TILE } from "../device/tile.ts";
-import { addBias, frozen } from "./linear/frozen.ts";
 import { dim, op } from "./op.ts";
 
 const c = native({
@@ -90,23 +89,8 @@ export function cutRoutes(routes: Routes, sizes: RouteSizes, tile: number): Rout
   };
 }
 
-/** logits = x W^T + bias, not rounded: x c[M, H], weight c[E, H], bias c[E] or null, logits f32[M, E]. */
-export const routerLogits = op<{ x: Tensor; weight: Tensor; bias: Tensor | null; logits: Tensor }>(
-  "router_logits",
-  { x: "c M H", weight: "c E H", bias: "c E", logits: "f32 M E" },
-  {
-    cpu: ({ x, weight, bias, logits }, host) => {
-      if (bias) addBias(logits, bias, false);
-      frozen(host, x, weight, true, logits, bias ? 1 : 0);
-    },
-    cuda: () => {
-      throw new Error("router_logits has no kernel for GPUs yet");
-    },
-  },
-);
-
 /**
- * Chooses the experts of each row and sorts the pairs. `correction` f32[E] is added to scores for choosing alone; rows of
+ * Chooses the experts of each row by logits c[M, E], and sorts the pairs. `correction` f32[E] is added to scores for choosing alone; rows of
  * `bounds` i32[M, 2] that attend to nothing choose none. `adapters`: L.
  */
 export const route = op<{
@@ -119,7 +103,7 @@ export const route = op<{
   routes: Routes;
 }>(
   "route",
-  { logits: "f32 M E", correction: "f32 E", bounds: "i32 M 2", tileAdapter: "i32 T" },
+  { logits: "c M E", correction: "f32 E", bounds: "i32 M 2", tileAdapter: "i32 T" },
   {
     cpu: ({ logits, correction, router, bounds, tileAdapter, adapters, routes }) => {
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
@@ -139,7 +123,7 @@ export const route = op<{
   },
 );
 
-/** dlogits f32[M, E] from the gradients of the weights, dweights f32[M, k]; what was chosen counts as constant. */
+/** dlogits c[M, E] from the gradients of the weights, dweights f32[M, k]; what was chosen counts as constant. */
 export const routeBackward = op<{
   logits: Tensor;
   router: Router;
@@ -148,7 +132,7 @@ export const routeBackward = op<{
   dlogits: Tensor;
 }>(
   "route_backward",
-  { logits: "f32 M E", dweights: "f32 M S", dlogits: "f32 M E" },
+  { logits: "c M E", dweights: "f32 M S", dlogits: "c M E" },
   {
     cpu: ({ logits, router, routes, dweights, dlogits }) => {
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(dweights, 1)];
@@ -158,18 +142,6 @@ export const routeBackward = op<{
     },
     cuda: () => {
       throw new Error("route_backward has no kernel for GPUs yet");
-    },
-  },
-);
-
-/** dx += dlogits W: dlogits f32[M, E], weight c[E, H], dx c[M, H]. */
-export const routerBackward = op<{ dlogits: Tensor; weight: Tensor; dx: Tensor }>(
-  "router_backward",
-  { dlogits: "f32 M E", weight: "c E H", dx: "c M H" },
-  {
-    cpu: ({ dlogits, weight, dx }, host) => frozen(host, dlogits, weight, false, dx, 1),
-    cuda: () => {
-      throw new Error("router_backward has no kernel for GPUs yet");
     },
   },
 );
