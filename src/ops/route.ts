@@ -67,8 +67,8 @@ export function takeRoutes(take: (dtype: DType, ...shape: number[]) => Tensor, s
     weights: take("f32", rows, perToken),
     place: take("i32", rows, perToken),
     source: take("i32", sorted),
-    tileExpert: take("i32", sorted / tile),
-    tileAdapter: take("i32", sorted / tile),
+    tileExpert: take("i32", Math.floor(sorted / tile)),
+    tileAdapter: take("i32", Math.floor(sorted / tile)),
     firstRow: take("i32", experts + 1),
     counts: take("i32", adapters + 1, experts),
   };
@@ -84,8 +84,8 @@ export function cutRoutes(routes: Routes, sizes: RouteSizes, tile: number): Rout
     weights: cut(routes.weights, sizes.rows),
     place: cut(routes.place, sizes.rows),
     source: cut(routes.source, sorted),
-    tileExpert: cut(routes.tileExpert, sorted / tile),
-    tileAdapter: cut(routes.tileAdapter, sorted / tile),
+    tileExpert: cut(routes.tileExpert, Math.floor(sorted / tile)),
+    tileAdapter: cut(routes.tileAdapter, Math.floor(sorted / tile)),
   };
 }
 
