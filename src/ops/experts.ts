@@ -26,7 +26,7 @@ export type ExpertLowRank = ExpertAdapters & {
   readonly firstColumn: readonly number[];
 };
 
-/** Rows of a block, gathered into scratch behind what the product needs, or where they are. */
+/** Rows of a block, gathered into scratch after what the product needs, or where they are. */
 export function blockOf(
   host: Host,
   { x, gather, routes }: { readonly x: Tensor; readonly gather: boolean; readonly routes: Routes },

@@ -90,8 +90,8 @@ export function cutRoutes(routes: Routes, sizes: RouteSizes, tile: number): Rout
 }
 
 /**
- * Chooses the experts of each row by logits c[M, E], and sorts the pairs. `correction` f32[E] is added to scores for choosing alone; rows of
- * `bounds` i32[M, 2] that attend to nothing choose none. `adapters`: L.
+ * Chooses the experts of each row by logits c[M, E], and sorts the pairs. `correction` f32[E] is added to scores for choosing
+ * alone; rows of `bounds` i32[M, 2] that attend to nothing choose none. `adapters`: L.
  */
 export const route = op<{
   logits: Tensor;
