@@ -5,10 +5,11 @@ import * as v from "valibot";
 import { deviceChoice } from "../base/device-report.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
-import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
+import { bytes, count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
-import { adapterSizes, BLOCKS, layerRange } from "../methods/layout.ts";
+import { adapterSizes, layerRange } from "../methods/layout.ts";
+import { BLOCKS } from "../methods/optimizers.ts";
 import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 
 const anyStep = {
@@ -100,6 +101,8 @@ export type SequenceLoss = Output<typeof sequenceLoss>;
 const losses = v.nullable(v.array(sequenceLoss));
 
 const nothing = v.strictObject({});
+/** An array of an adapter's state (methods/optimizers.ts). */
+const values = v.union([floats, bytes]);
 
 /** A request without its type, and the reply to it. */
 const MESSAGES = {
@@ -126,11 +129,11 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(floats), v: v.exactOptional(floats) }),
+      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
     }),
     reply: v.null(),
   },

@@ -15,7 +15,6 @@ import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
-  type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
@@ -25,6 +24,7 @@ import {
   RANK_TILE,
   widthIn,
 } from "../methods/layout.ts";
+import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
@@ -112,10 +112,11 @@ export class AdapterPool implements Disposable {
     const { device, trains } = this;
     const method = adapter.method ?? "lora";
     const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
-    const { blocks, copy, scratch, derived, factors, tensors } = memory;
-    for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
+    const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
+    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
+    const { blocks, grads, copy, scratch, derived, factors, tensors } = memory;
+    for (const tensor of [...Object.values(blocks), grads, copy, scratch?.values, scratch?.grads])
+      if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
     device.write(factors, factorTable(layout));
@@ -184,9 +185,9 @@ export class AdapterPool implements Disposable {
   /** What is frozen loses its gradients. */
   #settle(slot: number): void {
     const { adapter, memory } = this.#in(slot);
-    const { layout, blocks } = memory;
+    const { layout, grads } = memory;
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(blocks.grads, offset + from * columns, (rows - from) * columns));
+      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
     for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
@@ -279,11 +280,12 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, copy, factors } = this.#in(slot).memory;
+      const { blocks, grads, copy, factors } = this.#in(slot).memory;
+      const { params, m, v } = blocks;
       this.#settle(slot);
       this.#changed(slot);
       const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { ...blocks, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
     }
   }
 
@@ -293,33 +295,44 @@ export class AdapterPool implements Disposable {
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     for (const slot of adapters) {
-      const { blocks, tensors, squares } = this.#in(slot).memory;
+      const { grads, tensors, squares } = this.#in(slot).memory;
       this.#settle(slot);
-      gradNorm(this.device, { grads: blocks.grads, tensors, squares });
+      gradNorm(this.device, { grads, tensors, squares });
     }
     const all: Float32Array[] = [];
     for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
     return all;
   }
 
-  /** An adapter's whole state on the device now: f32 blocks of its layout; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
-    const { blocks } = this.#in(slot).memory;
-    const { bytes } = await this.device.snapshot(what.map((block) => blocks[block]));
-    return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
+  /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const blocks = what.map((name) => this.#blockOf(slot, name));
+    const { bytes } = await this.device.snapshot(blocks);
+    return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
   }
 
-  /** The same of one block, at once. */
+  /** The same of one that is f32, at once. */
   async read(slot: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
     if (what === "grads") this.#settle(slot);
-    return new Float32Array((await this.device.read(this.#in(slot).memory.blocks[what])).buffer);
+    const of = what === "grads" ? this.#in(slot).memory.grads : this.#blockOf(slot, what);
+    invariant(of.dtype === "f32", `${what} is ${of.dtype}`);
+    return new Float32Array((await this.device.read(of)).buffer);
   }
 
-  write(slot: number, what: BlockName, values: Float32Array): void {
-    const { blocks, copy } = this.#in(slot).memory;
-    this.device.write(blocks[what], values);
-    if (what === "params") this.#changed(slot);
-    if (what === "params" && copy) this.device.write(copy, toBf16(values));
+  write(slot: number, what: BlockName, values: Values): void {
+    const to = this.#blockOf(slot, what);
+    const { copy } = this.#in(slot).memory;
+    invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
+    this.device.write(to, values);
+    if (what !== "params") return;
+    this.#changed(slot);
+    if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  #blockOf(slot: number, what: BlockName): Tensor {
+    const block = this.#in(slot).memory.blocks[what];
+    invariant(block, `the adapter in slot ${slot} has no ${what}`);
+    return block;
   }
 
   /** Where a factor of an adapter's linear lies in its block. */

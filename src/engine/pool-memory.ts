@@ -12,6 +12,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
+import { type BlockName, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
@@ -86,6 +87,9 @@ export function takeTables(take: Take, need: PoolNeed) {
   return { rows, step, methods, sites };
 }
 
+/** What decides which tensors an adapter has, next to its layout. */
+type Stored = { readonly method?: PeftMethod | undefined; readonly optimizer?: OptimizerName | undefined };
+
 /** What an adapter has on a device. P elements of its block, S of its tensors. */
 export type AdapterMemory = ReturnType<typeof takeAdapter>;
 
@@ -93,18 +97,18 @@ export type AdapterMemory = ReturnType<typeof takeAdapter>;
 export const adapterBytes = (
   spec: ModelSpec,
   layers: LayerRange,
-  adapter: Shape,
+  adapter: Shape & Stored,
   device: Pick<Device, "kind" | "compute">,
   trains = true,
-): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device, trains);
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter, device, trains);
 
 export function allocationBytes(
   layout: AdapterLayout,
-  method: PeftMethod,
+  adapter: Stored,
   { kind, compute }: Pick<Device, "kind" | "compute">,
   trains: boolean,
 ): number {
-  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute, trains));
+  const bytes = countBytes((take) => takeAdapter(take, layout, adapter, compute, trains));
   return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
 }
 
@@ -112,15 +116,22 @@ export function allocationBytes(
 export function takeAdapter(
   take: Take,
   layout: AdapterLayout,
-  method: PeftMethod,
+  { method = "lora", optimizer }: Stored,
   compute: Device["compute"],
   trains: boolean,
 ) {
   const { size, scratch, outputs, tensors } = layout;
   const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
+  const params = take("f32", size);
+  const grads = ofTraining(size);
+  const ofOptimizer = (Object.entries(stateOf(optimizer)) as [BlockName, StateArray][])
+    .filter(([what]) => what !== "params")
+    .map(([what, { dtype, per }]) => [what, take(dtype, trains ? size / per : 0)] as const);
   return {
     layout,
-    blocks: { params: take("f32", size), grads: ofTraining(size), m: ofTraining(size), v: ofTraining(size) },
+    /** What is kept of it, by name. */
+    blocks: { ...(Object.fromEntries(ofOptimizer) as { readonly [B in BlockName]?: Tensor }), params },
+    grads,
     /** Of the parameters, where kernels read bf16. */
     copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
     /** A and B of one target group with their gradients, where the method does not store them. */
@@ -142,7 +153,7 @@ export function slotRow(
   if (!held) return row;
   const { memory, adapter } = held;
   const { layout, blocks, copy, scratch, derived } = memory;
-  const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, blocks.grads];
+  const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, memory.grads];
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
   for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
@@ -163,7 +174,7 @@ export function slotRow(
       const own = storedBy(adapter.method).flatMap((factor) => {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
         if (offset === undefined) return [];
-        return offset === null ? [0, 0] : [at(blocks.params, offset), at(blocks.grads, offset)];
+        return offset === null ? [0, 0] : [at(blocks.params, offset), at(memory.grads, offset)];
       });
       own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
       invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
