@@ -78,7 +78,7 @@ again with the long ones when it passes that length.
 
 ## Not supported
 
-Experts and routers, Mamba, layers that are a convolution alone, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, Mamba, layers that are a convolution alone, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

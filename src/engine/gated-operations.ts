@@ -62,7 +62,6 @@ export const deltaRule: Behaviour<"deltaRule"> = {
     return valueHeads * valueDim;
   },
   fits: ({ heads }, _, other) => other === 2 * heads.valueHeads,
-  restores: true,
   isCheap: () => false,
   saved: null,
   inputGradient: "own",

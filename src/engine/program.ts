@@ -57,6 +57,11 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
+export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
+const isAdapted = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
+/** Those whose backward pass has their input computed again where it is not kept. */
+const restores = (operation: Operation): boolean => isAdapted(operation) || operation.op === "deltaRule";
+
 /** The value that an operation reads next to its input; null for none. */
 function otherOf(operation: Operation): string | null {
   if (operation.op === "deltaRule") return operation.gates;
@@ -68,7 +73,7 @@ const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]
 
 /** The value that an operation adds to its output; null for none. */
 const residualOf = (operation: Operation): string | null =>
-  operation.op === "linears" || operation.op === "norm" ? (operation.residual ?? null) : null;
+  operation.op === "linears" || operation.op === "norm" || operation.op === "experts" ? (operation.residual ?? null) : null;
 
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
@@ -78,13 +83,13 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
   const current = new Map<string, string>(); // of each kind that is cheap, the last value
   for (const operation of operations) {
     const { from, to } = operation;
-    const { width, isInPlace, isCheap, fits, restores } = behaviourOf(operation);
+    const { width, isInPlace, isCheap, fits } = behaviourOf(operation);
     const input = values.get(from);
     const at = `layer ${layer}: ${operation.op} from ${from} to ${to}`;
     invariant(input && !values.has(to), `${at}: a value is read before it is computed, or computed twice`);
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
-    invariant(last === undefined || (last === from && restores), `${at}: its input may have to be computed again`);
+    invariant(last === undefined || (last === from && restores(operation)), `${at}: its input may have to be computed again`);
     const name = otherOf(operation);
     const other = name === null ? null : values.get(name);
     invariant(other === null || (other && !overwritten.has(name!)), `${at}: ${name} is read before it is computed`);
@@ -101,7 +106,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
       kind,
-      isTrained: input.isTrained || isLinears(operation) || (other?.isTrained ?? false),
+      isTrained: input.isTrained || isAdapted(operation) || (other?.isTrained ?? false),
     });
   }
   const output = operations.at(-1)!.to;
@@ -138,8 +143,8 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
       gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
     }
     if (gradients.has(from)) {
-      const canAdd =
-        (operation.op === "norm" && "work" in gradients.get(from)!) || isLinears(operation) || FILLING.has(operation.op);
+      const isNorm = operation.op === "norm" && "work" in gradients.get(from)!;
+      const canAdd = isNorm || isAdapted(operation) || FILLING.has(operation.op);
       invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {

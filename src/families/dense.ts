@@ -38,6 +38,7 @@ export const PLAIN = {
   doubleWide: false,
   perLayer: null,
   delta: null,
+  experts: null,
   embeddingScale: 1,
   embeddingNorm: null,
   postNormEps: null,

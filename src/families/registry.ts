@@ -13,6 +13,7 @@ import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
+import { mixtral } from "./mixtral.ts";
 import { museGlimmer } from "./muse-glimmer.ts";
 import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
@@ -20,6 +21,7 @@ import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen35, qwen35Text } from "./qwen3-5.ts";
+import { qwen3moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
 
@@ -47,6 +49,8 @@ export const FAMILIES = {
   gemma4_text: gemma4Text,
   qwen3_5: qwen35,
   qwen3_5_text: qwen35Text,
+  mixtral,
+  qwen3_moe: qwen3moe,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -1,7 +1,8 @@
 // The tensors of a model's files, by the names of its family.
 
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { NormOffset, Op, Operation } from "./definition.ts";
+import type { ExpertProduct, NormOffset, Op, Operation } from "./definition.ts";
 import { GROUPS, type Group, type Linear, modulePath } from "./linears.ts";
 import { familyOf } from "./registry.ts";
 
@@ -22,6 +23,36 @@ export type LayerTensors = {
     readonly linears: readonly { readonly name: string; readonly out: number }[];
     readonly bias: boolean;
   }[];
+  /** Null where the layer has none. */
+  readonly experts: ExpertTensors | null;
+};
+
+/** Where an expert's linear [out, in] lies in a tensor: that of all experts, or its own. */
+export type ExpertPart = {
+  readonly name: string;
+  readonly out: number;
+  /** Elements before it; and whether it is [in, out] there. */
+  readonly first: number;
+  readonly isTurned: boolean;
+};
+
+export type ExpertTensors = {
+  readonly count: number;
+  readonly router: { readonly name: string; readonly size: number; readonly bias: string | null };
+  readonly products: Readonly<
+    Record<
+      "up" | "down",
+      {
+        readonly in: number;
+        readonly out: readonly number[];
+        readonly files: ExpertProduct["files"];
+        /** The linears of each expert. */
+        readonly parts: readonly (readonly ExpertPart[])[];
+        /** [E, out] */
+        readonly bias: string | null;
+      }
+    >
+  >;
 };
 
 const isOp =
@@ -32,6 +63,8 @@ const isOp =
 /** What an operation reads of the files next to norms and linears: the path within the layer, and the shape. */
 function factorsOf(of: Operation): (readonly [factor: string, ...shape: number[]])[] {
   if (of.op === "scale") return [[of.factor, 1]];
+  if (of.op === "attention") return of.sinks ? [[of.sinks, of.heads.heads]] : [];
+  if (of.op === "experts") return of.correction === null ? [] : [[of.correction, of.count]];
   if (of.op === "convolution") return [[of.weight, of.channels, 1, of.taps]];
   if (of.op === "deltaRule") return [of.decay, of.bias].map((vector) => [vector, of.heads.valueHeads] as const);
   return [];
@@ -55,6 +88,7 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
       ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
     factors: operations.flatMap(factorsOf).map(([factor, ...shape]) => ({ factor, name: `${at}.${factor}`, shape })),
+    experts: operations.filter(isOp("experts")).map((of) => expertTensors(of, at))[0] ?? null,
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
       in: width,
@@ -64,14 +98,55 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
   };
 }
 
+function expertTensors({ count, routerPath, routerBias, up, down }: Op<"experts">, at: string): ExpertTensors {
+  const product = (of: ExpertProduct) => ({
+    in: of.in,
+    out: of.out,
+    files: of.files,
+    parts: range(count).map((expert) => of.linears.map((_, i) => expertPart(of, at, expert, i))),
+    bias: of.bias ? `${at}.${of.path}.${of.linears[0]}_bias` : null,
+  });
+  const router = `${at}.${routerPath}`;
+  return {
+    count,
+    router: { name: `${router}.weight`, size: up.in, bias: routerBias ? `${router}.bias` : null },
+    products: { up: product(up), down: product(down) },
+  };
+}
+
+function expertPart(
+  { path, linears, files, in: width, out }: ExpertProduct,
+  at: string,
+  expert: number,
+  i: number,
+): ExpertPart {
+  if (files === "each")
+    return { name: `${at}.${path}.${expert}.${linears[i]}.weight`, out: out[i]!, first: 0, isTurned: false };
+  const first = expert * sum(out) * width;
+  return { name: `${at}.${path}.${linears[i]}`, out: out[i]!, first, isTurned: files === "columns" };
+}
+
+/** The tensors of a layer's experts, with their shapes. */
+function expertShapes({ count, router, products }: ExpertTensors): [string, readonly number[]][] {
+  const shapes: [string, readonly number[]][] = [[router.name, [count, router.size]]];
+  if (router.bias !== null) shapes.push([router.bias, [count]]);
+  for (const { in: width, out, files, parts, bias } of Object.values(products)) {
+    const whole: readonly number[] = files === "columns" ? [count, width, sum(out)] : [count, sum(out), width];
+    for (const { name, out: rows } of parts.flat()) shapes.push([name, files === "each" ? [rows, width] : whole]);
+    if (bias !== null) shapes.push([bias, [count, sum(out)]]);
+  }
+  return shapes;
+}
+
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const { embedding, norm, head, own } = familyOf(spec).tensors;
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
-    const { norms, factors, groups } = layerTensors(spec, layer);
+    const { norms, factors, groups, experts } = layerTensors(spec, layer);
     for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
     for (const { name, shape } of factors) shapes.set(name, shape);
+    for (const [name, shape] of experts ? expertShapes(experts) : []) shapes.set(name, shape);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
         shapes.set(`${name}.weight`, [out, width]);
