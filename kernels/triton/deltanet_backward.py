@@ -209,9 +209,9 @@ SIZES = "M:i32 key_heads:i32 heads:i32 K:i32 V:i32"
 
 def variants():
     """As deltanet.py."""
-    for kind, exact, values, warps in (("ptr", 1, 64, 4), ("ptr", 0, 64, 4), ("f32", 0, 32, 8)):
-        size = dict(KD=128, VD=128)
+    for kind, dim, values in (("ptr", 128, 64), ("ptr", 32, 32), ("f32", 32, 32)):
+        size, exact, warps = dict(KD=dim, VD=dim), int(dim == 128), 4 if kind == "ptr" and dim == 32 else 8
         scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
-        yield row("deltanet_backward", "delta_scan_backward", kind, scanned, warps, **size, BV=values, EXACT=exact)
+        yield row("deltanet_backward", "delta_scan_backward", kind, scanned, 4, **size, BV=values, EXACT=exact)
         chunk = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c p:c n:c dn:c dout:c before:c after:c dmixed:c"
-        yield row("deltanet_backward", "delta_chunk_backward", kind, f"{chunk} {SIZES}", 8, **size, EXACT=exact)
+        yield row("deltanet_backward", "delta_chunk_backward", kind, f"{chunk} {SIZES}", warps, **size, EXACT=exact)

@@ -45,6 +45,10 @@ export type DeltaSizes = NonNullable<ModelSpec["delta"]>["heads"];
 /** Tokens between states that the backward pass of the delta rule keeps (ffi/native/deltanet.c). */
 const DELTA_CHUNK = 64;
 
+/** Whether the kernels of a GPU are compiled for such heads: of 128 in bf16, and small ones (kernels/triton/deltanet.py). */
+export const hasDeltaKernels = (compute: "f32" | "bf16", { keyDim, valueDim }: DeltaSizes): boolean =>
+  Math.max(keyDim, valueDim) <= 32 || (compute === "bf16" && keyDim === 128 && valueDim === 128);
+
 /** Floats that a thread of the cpu device needs for a head of a sequence of this length; 0: without a backward pass. */
 export function deltaRoom({ keyDim, valueDim }: DeltaSizes, tokens: number): number {
   const vectors = 2 * keyDim + valueDim;

@@ -11,7 +11,7 @@
 
 import { base, I, L, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { RequestError } from "../base/errors.ts";
+import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Host } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
@@ -52,18 +52,16 @@ function roomOf(host: Host, sizes: DeltaSizes, tokens: number): readonly [ptr: n
 
 const TILE = 64; // rows of a chunk, and of a program of a GPU
 
-/** The variant for heads of these sizes, or that which masks what a head has not. */
+/** The variant for heads of these sizes, or the first that masks what a head has not. */
 function variant(gpu: Launcher, name: string, { keyDim: K, valueDim: V }: DeltaSizes, choice: Choice = {}): Variant {
   const all = gpu.variants(name, choice);
-  const [most] = all.map((kernel) => kernel.constant("KD"));
-  const isExact = (kernel: Variant) => kernel.constant("EXACT") === 1 && K === most && V === most;
-  const found = all.find(isExact) ?? all.find((kernel) => kernel.constant("EXACT") === 0);
-  if (found && K <= most! && V <= most!) return found;
-  throw new RequestError(
-    "device.heads",
-    `the base model has linear attention with heads of ${K} and ${V}; on this GPU it was compiled for heads of up to ${most}`,
-    'set device to "cpu"',
-  );
+  const size = Math.max(K, V);
+  const found = all.find((kernel) => {
+    const most = kernel.constant("KD");
+    return kernel.constant("EXACT") === 1 ? K === most && V === most : size <= most;
+  });
+  invariant(found, `${name} has no variant for heads of ${K} and ${V}`);
+  return found;
 }
 
 /** What launches share: sizes, and the first kernel's results in scratch. */

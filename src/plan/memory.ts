@@ -7,7 +7,7 @@ import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
-import { scratchBytes } from "../device/scratch.ts";
+import { hasDeltaKernels, scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { type StageLayers, weightBytes } from "../engine/weights.ts";
@@ -28,13 +28,24 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 });
 
 /** Refuses, with a RequestError, what a device has no kernels for. */
-export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
+export function requireKernels(
+  spec: ModelSpec,
+  { kind, name, compute }: Pick<DeviceReport, "kind" | "name" | "compute">,
+): void {
   if (kind === "cuda" && spec.experts !== null)
     throw new RequestError(
       "device.experts",
       `the base model (${spec.family}) is a mixture of experts, for which this version has no kernels on GPUs; the device is ${name}`,
       'set device to "cpu"',
     );
+  if (kind === "cuda" && spec.delta !== null && !hasDeltaKernels(compute, spec.delta.heads)) {
+    const { keyDim, valueDim } = spec.delta.heads;
+    throw new RequestError(
+      "device.heads",
+      `the base model (${spec.family}) has linear attention with heads of ${keyDim} and ${valueDim}, for which this version has no kernels in ${compute} on ${name}`,
+      compute === "f32" ? 'set precision to "bf16", or device to "cpu"' : 'set device to "cpu"',
+    );
+  }
 }
 
 export type MemoryParts = {

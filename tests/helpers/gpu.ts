@@ -93,7 +93,7 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
   qwen3_5: tinySpec({
     ...{ family: "qwen3_5", tower: "model.language_model", hidden: 64, intermediate: 136, vocab: 1003, normEps: 1e-3 },
     ...{ headDim: 256, heads: 2, kvHeads: 1, attentionScale: 0.06 },
-    delta: { heads: { keyHeads: 4, valueHeads: 8, keyDim: 128, valueDim: 128 }, layers: [true, false] },
+    delta: { heads: { keyHeads: 4, valueHeads: 8, keyDim: 16, valueDim: 24 }, layers: [true, false] },
     ...{ ropes: [{ headDim: 256, rotated: 64, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
   }),
 };

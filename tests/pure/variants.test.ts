@@ -20,6 +20,7 @@ import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
+import { requireKernels } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
@@ -169,7 +170,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
-  for (const size of [128, 64]) {
+  for (const size of compute === "f32" ? [32] : [128, 24]) {
     const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
     await train(
       open(),
@@ -197,6 +198,26 @@ test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not c
   const [one, other] = [new VariantSet(ROWS, kind), new VariantSet(some, kind)];
   for (const name of new Set(ROWS.filter(({ kinds }) => kinds.includes(kind)).map((row) => row.name)))
     expect(other.all(name).map(({ row }) => titleOf(row))).toEqual(one.all(name).map(({ row }) => titleOf(row)));
+});
+
+test("the plan refuses heads of linear attention that no row is compiled for, and no others", () => {
+  for (const [kind, compute] of GPUS)
+    for (const [keyDim, valueDim] of [
+      ...[8, 32, 33, 64, 127, 128, 129, 256].map((dim) => [dim, dim] as const),
+      ...([
+        [16, 24],
+        [128, 64],
+        [64, 128],
+      ] as const),
+    ]) {
+      const fits = ({ constants: { EXACT, KD } }: KernelRow) =>
+        EXACT === 1 ? keyDim === KD && valueDim === KD : Math.max(keyDim, valueDim) <= KD!;
+      const has = ROWS.some((row) => row.name === "delta_prepare" && row.kinds.includes(kind) && fits(row));
+      const delta = { heads: { keyHeads: 2, valueHeads: 4, keyDim, valueDim }, layers: [true, false] };
+      const plan = () => requireKernels(newSpec({ family: "qwen3_5", delta }), { kind: "cuda", name: "a GPU", compute });
+      if (has) expect(plan).not.toThrow();
+      else expect(plan).toThrow(`heads of ${keyDim} and ${valueDim}`);
+    }
 });
 
 test("a row that was not compiled is refused by name, with the way out", () => {

@@ -196,9 +196,9 @@ SMALL = {
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
     "gates": lambda kind: gates(kind, 333, 16, 4, 256),
-    "delta of 128": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, 128, 128),
-    "small delta": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
-    "alike": lambda kind: delta(kind, (256, 70), 1, 2, 128, 128, alike=True),
+    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((128, 128) if kind == "ptr" else (32, 32))),
+    "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
+    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((128, 128) if kind == "ptr" else (32, 32)), alike=True),
 }
 
 
@@ -218,8 +218,10 @@ def check():
 
 
 def measure():
-    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens."""
+    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens, and of the delta
+    rule's kernels with other warps."""
     import triton
+    from rows_launch import OVERRIDE
 
     kind, of = "ptr", dict(H=16, heads=32, K=128, V=128)
     for lengths in ((2048,) * 4, (16384,)):
@@ -235,6 +237,12 @@ def measure():
         }
         found = {name: triton.testing.do_bench(one, warmup=20, rep=60) for name, one in times.items()}
         print(f"{len(lengths)} x {lengths[0]}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()), flush=True)
+        for kernel, others in {"delta_prepare": (({}, 4),), "delta_scan": (({}, 8), ({"BV": 32}, 4)), "delta_scan_backward": (({}, 8), ({"BV": 32}, 4)), "delta_chunk_backward": (({}, 4),)}.items():
+            for constants, warps in others:
+                OVERRIDE[kernel] = constants, warps
+                ms = {name: triton.testing.do_bench(times[name], warmup=10, rep=30) for name in ("forward", "backward")}
+                print(f"  {kernel} {constants or ''} {warps} warps: " + ", ".join(f"{name} {of:.2f} ms" for name, of in ms.items()), flush=True)
+            del OVERRIDE[kernel]
 
 
 if __name__ == "__main__":

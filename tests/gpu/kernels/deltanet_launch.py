@@ -58,9 +58,9 @@ def heads_gate_backward(kind, dy, x, gated, dx, **of):
 
 
 def _find(name, kind, K, V, **constants):
-    """The exact row for heads of 128, else the one that masks what a head has not."""
+    """The exact row for heads of this size, else the one that masks what a head has not."""
     exact = {"EXACT": 1} if kind == "ptr" and (K, V) == (128, 128) else {"EXACT": 0}
-    return find(name, kind, **constants, **exact)
+    return find(name, kind, lambda constants: constants["KD"] >= max(K, V), **constants, **exact)
 
 
 def _scratch(mixed, heads, K, V):
