@@ -236,5 +236,5 @@ def variants():
         yield row("deltanet", "delta_prepare", kind, f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c u:c w:c M:i32 {SIZES}", warps, **size)
         for out in (1, 0):
             scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c u:c w:c states:c out:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
-            yield row("deltanet", "delta_scan", kind, scanned, 4, **size, BV=values, OUT=out)
+            yield row("deltanet", "delta_scan", kind, scanned, warps, **size, BV=values, OUT=out)
         yield row("deltanet", "delta_decode", kind, f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32", 4, KD=dim, BV=32, EXACT=int(dim == 128))

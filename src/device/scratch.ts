@@ -61,7 +61,7 @@ export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K
   const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
   const sizes = {
     ...{ vectors: 3 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, u: M * N * V * c, w: M * N * K * c },
-    ...{ before: states * c, after: states * c, dn: M * N * V * c },
+    ...{ before: states * c, after: states * c, dn: M * N * V * c, dqk: 2 * M * N * K * c },
   };
   let end = 0;
   const begin = (bytes: number): number => {

@@ -78,7 +78,7 @@ function prepared(gpu: Launcher, of: Shared & { readonly bounds: Tensor }) {
   const tiles = cdiv(M, TILE);
   const inputs = { mixed, gates, decay, bias, bounds };
   gpu.launch(variant(gpu, "delta_prepare", of), [tiles, heads], { ...inputs, ...made, ...sizes });
-  return { inputs, made, sizes, tiles, before: part("before"), after: part("after"), dn: part("dn") };
+  return { inputs, made, sizes, tiles, before: part("before"), after: part("after"), dn: part("dn"), dqk: part("dqk") };
 }
 
 /** out c[M, N V]; with `state` f32[S, N, K, V] that after each sequence goes there, at places / capacity of its last row. */
@@ -120,14 +120,16 @@ export const deltaBackward = op<Shared & { bounds: Tensor; dout: Tensor; dmixed:
     },
     cuda: (of, gpu) => {
       const { dout, dmixed } = of;
-      const { inputs, made, sizes, tiles, before, after, dn } = prepared(gpu, of);
+      const { inputs, made, sizes, tiles, before, after, dn, dqk } = prepared(gpu, of);
       const args = { ...inputs, ...made, ...sizes, dout, dn, after };
       const [scan, back] = [variant(gpu, "delta_scan", of, { OUT: 0 }), variant(gpu, "delta_scan_backward", of)];
       const blocks = (kernel: Variant) => [tiles, sizes.heads, cdiv(sizes.V, kernel.constant("BV"))] as const;
       const none = { out: null, places: null, state: null, capacity: 0 };
       gpu.launch(scan, blocks(scan), { ...args, states: before, ...none });
       gpu.launch(back, blocks(back), args);
-      gpu.launch(variant(gpu, "delta_chunk_backward", of), [tiles, sizes.key_heads], { ...args, n: made.u, before, dmixed });
+      gpu.launch(variant(gpu, "delta_chunk_backward", of), [tiles, sizes.heads], { ...args, n: made.u, before, dmixed, dqk });
+      const unit = variant(gpu, "delta_unit_backward", of);
+      gpu.launch(unit, [cdiv(sizes.M, unit.constant("BM")), sizes.key_heads, 2], { ...args, dmixed, dqk });
     },
   },
 );

@@ -237,7 +237,7 @@ def measure():
         }
         found = {name: triton.testing.do_bench(one, warmup=20, rep=60) for name, one in times.items()}
         print(f"{len(lengths)} x {lengths[0]}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()), flush=True)
-        for kernel, others in {"delta_prepare": (({}, 4),), "delta_scan": (({}, 8), ({"BV": 32}, 4)), "delta_scan_backward": (({}, 8), ({"BV": 32}, 4)), "delta_chunk_backward": (({}, 4),)}.items():
+        for kernel, others in {"delta_prepare": (({}, 4),), "delta_scan": (({}, 4), ({"BV": 32}, 4)), "delta_scan_backward": (({}, 4), ({"BV": 32}, 4)), "delta_chunk_backward": (({}, 4),)}.items():
             for constants, warps in others:
                 OVERRIDE[kernel] = constants, warps
                 ms = {name: triton.testing.do_bench(times[name], warmup=10, rep=30) for name in ("forward", "backward")}

@@ -90,7 +90,10 @@ def delta_backward(kind, mixed, gates, decay, bias, bounds, dout, dmixed, H, hea
     launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, u, w, before, u, bounds, vectors, M, H, heads, K, V, 0)
     row = _find("delta_scan_backward", kind, K, V)
     launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, w, dout, dn, after, M, H, heads, K, V)
-    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), H), mixed, gates, decay, bias, bounds, vectors, t, p, u, dn, dout, before, after, dmixed, M, H, heads, K, V)
+    dqk = torch.full((2, M, heads, K), float("nan"), device=mixed.device, dtype=mixed.dtype)
+    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, vectors, t, u, dn, dout, before, after, dmixed, dqk, M, H, heads, K, V)
+    row = _find("delta_unit_backward", kind, K, V)
+    launch(row, (cdiv(M, row["constants"]["BM"]), H, 2), mixed, bounds, dqk, dmixed, M, H, heads, K, V)
 
 
 def delta_decode(kind, mixed, gates, decay, bias, places, state, out, capacity, H, heads, K, V):
