@@ -2,7 +2,7 @@
 
 import type { Definition } from "./definition.ts";
 import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
-import { mixed, NORMALISED, readCounts } from "./moe.ts";
+import { mixed, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = {
   kvHeads: 8,
@@ -28,17 +28,16 @@ export const mixtral = {
       experts: {
         ...readCounts(config, { count: 8, perToken: 2 }),
         intermediate: sizes.intermediate,
-        router: NORMALISED,
         layers: sameInAll(sizes.layers, true),
-        shared: null,
+        ...PLAIN_EXPERTS,
       },
     };
   },
   layer: (spec, index) =>
     mixed(dense.layer(spec, index), spec, {
       routerPath: "block_sparse_moe.gate",
-      up: { path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each" },
-      down: { path: "block_sparse_moe.experts", linears: ["w2"], files: "each" },
+      up: { path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each", bias: false },
+      down: { path: "block_sparse_moe.experts", linears: ["w2"], files: "each", bias: false },
     }),
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

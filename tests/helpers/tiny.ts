@@ -9,7 +9,7 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
 import { GROUPS, groupsOfLayer, type Linear, linearsOfModel } from "../../src/families/linears.ts";
-import { NORMALISED } from "../../src/families/moe.ts";
+import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
@@ -59,7 +59,7 @@ export const tinyExperts = (
   layers: number,
   { router, ...changes }: Partial<Omit<Experts, "router">> & { router?: Partial<Experts["router"]> } = {},
 ): Experts => ({
-  ...{ count: 8, perToken: 3, intermediate: 16, shared: null, layers: sameInAll(layers, true) },
+  ...{ ...PLAIN_EXPERTS, count: 8, perToken: 3, intermediate: 16, layers: sameInAll(layers, true) },
   router: { ...NORMALISED, ...router },
   ...changes,
 });
@@ -168,6 +168,10 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
   }),
   mixtral: tinySpec({ family: "mixtral", experts: tinyExperts(2, { perToken: 2 }) }),
+  gptOss: tinySpec({
+    ...{ family: "gpt_oss", qkvBias: true, oBias: true, windows: [5, null] },
+    experts: tinyExperts(2, { clamp: { limit: 0.8, alpha: 1.702 } }),
+  }),
   qwen3moe: tinySpec({
     ...{ family: "qwen3_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkNorm: true },
     experts: tinyExperts(3, { layers: [true, false, true], router: { normalise: false } }),
