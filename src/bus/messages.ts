@@ -23,12 +23,17 @@ const anyStep = {
   /** Gradients are multiplied by it: 1, or less where their norm is clipped. */
   coefficient: real,
 };
-/** One adapter's step, of AdamW or of stochastic gradient descent with momentum. */
+/**
+ * One adapter's step, of AdamW or of stochastic gradient descent with momentum; or, of one that makes none, that its gradients
+ * are dropped.
+ */
 const optimizerStep = v.union([
+  v.strictObject({ adapter: count, dropped: v.literal(true) }),
   v.strictObject({ ...anyStep, beta1: real, beta2: real, eps: real }),
   v.strictObject({ ...anyStep, momentum: real, nesterov: v.boolean() }),
 ]);
 export type OptimizerStep = Output<typeof optimizerStep>;
+export type MadeOptimizerStep = Exclude<OptimizerStep, { readonly dropped: true }>;
 
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 const baseModel = v.union([v.strictObject({ folder: v.string() }), v.strictObject({ randomSeed: count })]);
@@ -44,6 +49,8 @@ const stageSetup = v.strictObject({
     ...adapterSizes.entries,
     /** Bytes of the adapters that are on the stage at once; each takes its own when it joins. */
     blockBytes: count,
+    /** Elements of each buffer for the gradients of an adapter: as many as adapters may be in a step at once. */
+    gradients: v.array(count),
     /** Adapters that train at once, at most. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */

@@ -13,7 +13,7 @@ import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
-import { blockBytes, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, gradientElements, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
@@ -217,7 +217,12 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
   };
 }
 
-export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => {
+export const tinySizes = (
+  device: Device,
+  spec: ModelSpec,
+  adapters: readonly PoolAdapter[],
+  changes: Partial<StageSizes> = {},
+): StageSizes => {
   const [rows, layers] = [changes.rows ?? 256, changes.layers ?? 2];
   const to = Math.max(layers, ...adapters.map(({ places }) => places?.ranks.length ?? 0)); // of a later stage, too
   return {
@@ -229,6 +234,7 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
     low: lowSizes(adapters, { from: 0, to }, rows),
     products: productSizes(adapters),
     blockBytes: 0,
+    gradients: adapters.map((adapter) => gradientElements(spec, wholeModel(spec), adapter)),
     recomputation: "selective",
     inFlight: 1,
     positions: 64,
@@ -241,7 +247,7 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
 export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes, adapters: readonly PoolAdapter[]): number {
   const layers = wholeModel(spec);
   const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
-  const pool = poolBytes(spec, layers, sizes.slots, blocks);
+  const pool = poolBytes(spec, layers, sizes, blocks, device.kind);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }
 
@@ -262,7 +268,7 @@ export async function tinyStage(
   seeds: readonly number[],
   changes: Partial<StageSizes> = {},
 ): Promise<Stage> {
-  const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, ...changes });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
   for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot, init: "default" });
