@@ -27,7 +27,12 @@ const isMxfp4 = ({ source }: ConfigReader): boolean => {
 
 export const gptOss = {
   ...dense,
-  groups: { qkv: dense.groups.qkv, o: dense.groups.o },
+  groups: {
+    qkv: dense.groups.qkv,
+    o: dense.groups.o,
+    expertGateUp: ["mlp.experts.gate_up_proj"],
+    expertDown: ["mlp.experts.down_proj"],
+  },
   architectures: ["GptOssForCausalLM"],
   about: { models: "gpt-oss 20B and 120B", golden: "families/gpt_oss", on: "2026-11-29" },
   read: (config) => {
@@ -62,8 +67,8 @@ export const gptOss = {
       spec,
       {
         routerPath: "mlp.router",
-        up: { path, linears: ["gate_up_proj"], files, bias: true },
-        down: { path, linears: ["down_proj"], files, bias: true },
+        up: { group: "expertGateUp", path, linears: ["gate_up_proj"], files, bias: true },
+        down: { group: "expertDown", path, linears: ["down_proj"], files, bias: true },
       },
       { routerBias: true, activation: { interleaved: true, clamp } },
     );

@@ -16,7 +16,12 @@ const DEFAULTS = {
 
 export const mixtral = {
   ...dense,
-  groups: { qkv: dense.groups.qkv, o: dense.groups.o },
+  groups: {
+    qkv: dense.groups.qkv,
+    o: dense.groups.o,
+    expertW13: ["block_sparse_moe.experts.w1", "block_sparse_moe.experts.w3"],
+    expertW2: ["block_sparse_moe.experts.w2"],
+  },
   architectures: ["MixtralForCausalLM"],
   about: { models: "Mixtral 8x7B, 8x22B", golden: "families/mixtral", on: "2026-11-29" },
   read: (config) => {
@@ -36,8 +41,8 @@ export const mixtral = {
   layer: (spec, index) =>
     mixed(dense.layer(spec, index), spec, {
       routerPath: "block_sparse_moe.gate",
-      up: { path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each", bias: false },
-      down: { path: "block_sparse_moe.experts", linears: ["w2"], files: "each", bias: false },
+      up: { group: "expertW13", path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each", bias: false },
+      down: { group: "expertW2", path: "block_sparse_moe.experts", linears: ["w2"], files: "each", bias: false },
     }),
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

@@ -37,8 +37,8 @@ export const PLAIN_EXPERTS = {
 
 type Layout = Pick<Op<"experts">, "routerPath"> & {
   /** Paths within a layer, as in files. */
-  readonly up: Pick<ExpertProduct, "path" | "linears" | "files" | "bias">;
-  readonly down: Pick<ExpertProduct, "path" | "linears" | "files" | "bias">;
+  readonly up: Omit<ExpertProduct, "in" | "out">;
+  readonly down: Omit<ExpertProduct, "in" | "out">;
 };
 
 /** A layer whose MLP's three last operations, from "h2" to "out" with the residual "mid", are a mixture instead. */

@@ -19,6 +19,11 @@ function sparseLayers(config: ConfigReader, layers: number): boolean[] {
 
 export const qwen3moe = {
   ...dense,
+  groups: {
+    ...dense.groups,
+    expertUp: ["mlp.experts.gate_proj", "mlp.experts.up_proj"],
+    expertDown: ["mlp.experts.down_proj"],
+  },
   architectures: ["Qwen3MoeForCausalLM"],
   about: {
     models: "Qwen 3, the mixtures of experts (30B-A3B, Coder, 235B-A22B)",
@@ -48,8 +53,8 @@ export const qwen3moe = {
     if (!spec.experts!.layers[index]) return operations;
     return mixed(operations, spec, {
       routerPath: "mlp.gate",
-      up: { path: "mlp.experts", linears: ["gate_proj", "up_proj"], files: "each", bias: false },
-      down: { path: "mlp.experts", linears: ["down_proj"], files: "each", bias: false },
+      up: { group: "expertUp", path: "mlp.experts", linears: ["gate_proj", "up_proj"], files: "each", bias: false },
+      down: { group: "expertDown", path: "mlp.experts", linears: ["down_proj"], files: "each", bias: false },
     });
   },
   tokenizer: { class: "Qwen2Tokenizer", isFixed: false },
