@@ -172,6 +172,19 @@ export const expertsOf = (spec: ModelSpec): readonly Op<"experts">[] =>
           .filter((of) => of.op === "experts"),
       );
 
+/** A linear of a layer's experts: its product, its place in it, and both of the layer's products. */
+export function expertLinear(spec: ModelSpec, layer: number, linear: Linear) {
+  const of = familyOf(spec)
+    .layer(spec, layer)
+    .find((operation) => operation.op === "experts");
+  invariant(of, `layer ${layer} has no experts`);
+  const { up, down, count: experts } = of;
+  const product = [up, down].find(({ group }) => GROUPS[group as Group].includes(linear));
+  invariant(product, `${linear} is no linear of experts`);
+  const outer = product === up ? "A" : "B";
+  return { product, index: GROUPS[product.group as Group].indexOf(linear), experts, outer, up, down } as const;
+}
+
 /** The products of a model's experts. */
 export const expertProducts = (spec: ModelSpec): readonly ExpertProduct[] =>
   expertsOf(spec).flatMap(({ up, down }) => [up, down]);

@@ -38,6 +38,8 @@ export type PeftFields<S = Settings> = {
   readonly rslora: boolean;
   /** Linears by name, or whole paths; a string is a regular expression of these. */
   readonly targets: string | readonly string[];
+  /** Parameters of experts, by the ends of their paths; null for none. */
+  readonly parameters: readonly string[] | null;
   readonly layers: readonly number[] | null;
   readonly rankPattern: PatternTable;
   readonly alphaPattern: PatternTable;
