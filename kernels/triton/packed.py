@@ -7,13 +7,15 @@
     nf4_dequantise    out[i] = book[code] (dynamic[absmax] nested + mean)
     int8_dequantise   out[n, k] = codes[n, k] scale[n]
 
+Of several weights alike, those of experts, each part of the next one lies `step` bytes further, its values out_step elements.
+
 Rounding: to nearest even, and to the lower of two codes of nf4 that are as near.
 
 Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absmax f32 in nf4_quantise, nf4_mean and as input of
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest
-(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK)); int8_dequantise (N, ceil(K / BLOCK)). No scratch.
+(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK), 1, weights); int8_dequantise (N, ceil(K / BLOCK), weights). No scratch.
 """
 import triton
 import triton.language as tl
@@ -131,8 +133,12 @@ def nf4_nest(absmax, mean, nested, codes, blocks):
 
 
 @triton.jit
-def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
+def nf4_dequantise(codes, absmax, nested, mean, out, size, step, out_step, BLOCK: tl.constexpr):
     """BLOCK values a program, of BLOCK / 64 blocks."""
+    step, out_step = step // 256 * 256, out_step // 8 * 8  # as they are: tells the compiler that weights are aligned
+    weight = tl.program_id(2).to(tl.int64)
+    codes, absmax, out = codes + weight * step, absmax + weight * step, out + weight * out_step
+    nested, mean = nested + weight * (step // 4), mean + weight * (step // 4)
     first = tl.program_id(0).to(tl.int64) * BLOCK
     block = tl.program_id(0).to(tl.int64) * (BLOCK // NF4_BLOCK) + tl.arange(0, BLOCK // NF4_BLOCK)
     some = block * NF4_BLOCK < size
@@ -147,9 +153,11 @@ def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def int8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
+def int8_dequantise(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     """A part of a row a program."""
-    K = K // 8 * 8
+    K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
+    weight = tl.program_id(2).to(tl.int64)
+    codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.float32)
     tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
@@ -163,8 +171,8 @@ from variants import row
 def variants():
     for kind in ("ptr", "f32"):
         yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
-        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32", BLOCK=2048)
+        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
-        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64", BLOCK=4096)
+        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
     yield row("packed", "nf4_mean", None, "absmax:*fp32 mean:*fp32 blocks:i32", warps=8, BLOCK=4096)
     yield row("packed", "nf4_nest", None, "absmax:*fp32 mean:*fp32 nested:*fp32 codes:*u8 blocks:i32")
