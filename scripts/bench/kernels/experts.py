@@ -13,7 +13,7 @@ from triton.testing import do_bench
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../../tests/gpu/kernels"))
 import experts_launch as run  # noqa: E402
-from experts import Group  # noqa: E402
+from experts_problem import Group  # noqa: E402
 
 SHAPES = {"Qwen3-30B-A3B": (128, 8, 2048, 768), "gpt-oss-20b": (32, 4, 2880, 2880)}
 ROWS = 8192
