@@ -1,12 +1,12 @@
 """The low-rank products in experts that stand apart from the frozen one, and the gradients of A and B: lora.py, for sorted rows.
 
     expert_low         side A: s[p, j] = sum_k x[i, k] a[e, r, k];  side B: ds[p, j] = scale[l, g] sum_n dy[i, n] b[e, r, n]
-    expert_gram        side A: da[e, r, k] += sum_p ds[p, j] x[i, k];  side B: db[e, r, n] += scale[l, g] sum_p s[p, j] dy[i, n],
-                       each row of s times row_scale of its pair, where there is one
+    expert_weigh       out[p, j] = s[p, j] weights[source[p]]
+    expert_gram        side A: da[e, r, k] += sum_p ds[p, j] x[i, k];  side B: db[e, r, n] += scale[l, g] sum_p s[p, j] dy[i, n]
     expert_gram_sum    adds what expert_gram left in scratch
 
 p, e, l, i, tables and shapes as in experts.py (x, dy here x of `width` columns); j is column r of linear g. Of side A all columns
-belong to every linear, of side B those of g = first .. last. low: s or ds c[P, W]. counts, starts i32[L + 1, E] of route.py.
+belong to every linear, of side B those of g = first .. last. low: s or ds c[P, W]; weights f32[M, k]. counts, starts i32[L + 1, E] of route.py.
 
 Order of sums. The rows of an (expert, adapter) are summed by one program for each block of columns, BM at a time from their
 own first row. A factor that all experts share (its stride is 0) gets them expert by expert, CHUNK experts in a program, and the
@@ -14,6 +14,7 @@ chunks are added in their order by expert_gram_sum. So no result depends on othe
 
 Launch (C = ceil(E / CHUNK); r the widest adapter's rank, n the most columns of a linear):
     expert_low         grid (ceil(height / ROWS) (ceil(P / height) + E), G, ceil(r / CB))
+    expert_weigh       grid (ceil(P W / BLOCK))
     expert_gram        grid (ceil(n / BN) ceil(r / RB), L G, C); scratch f32[L G, C, ceil(r / RB) RB, pitch], pitch >= n
     expert_gram_sum    grid (ceil(n / BLOCK), ceil(r / RB) RB, L G); needed where a factor is shared
 """
@@ -82,8 +83,18 @@ def rows_in(counts, l, chunk, E, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def expert_gram(x, low, row_scale, factors, strides, scale, ranks, source, counts, starts, scratch, factors_stride, strides_stride, scale_stride, ranks_stride,
-                E, gathers, side, has_scale, W, width, first1, first2, G, pitch,
+def expert_weigh(s, weights, source, out, P, W, BLOCK: tl.constexpr):
+    """BLOCK elements. See the top of the file."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    pair = tl.load(source + i // W, mask=i < P * W, other=-1)
+    weight = tl.load(weights + pair, mask=pair >= 0, other=0.0)
+    value = tl.load(s + i, mask=pair >= 0, other=0.0).to(tl.float32) * weight
+    tl.store(out + i, value.to(out.dtype.element_ty), mask=i < P * W)
+
+
+@triton.jit
+def expert_gram(x, low, factors, strides, scale, ranks, source, counts, starts, scratch, factors_stride, strides_stride, scale_stride, ranks_stride,
+                E, gathers, side, W, width, first1, first2, G, pitch,
                 RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
     """RB ranks and BN columns of a gradient of linear g, of CHUNK experts. See the top of the file."""
     width, W = width // 8 * 8, W // 16 * 16  # as they are: tells the compiler that rows are aligned to 16 bytes
@@ -110,9 +121,6 @@ def expert_gram(x, low, row_scale, factors, strides, scale, ranks, source, count
             real, row = rows_of(source, p, start + count, gathers)
             x_MN = tl.load(x + row.to(tl.int64)[:, None] * width + n[None, :], mask=(n < last)[None, :] & real[:, None], other=0.0)
             low_MR = tl.load(low + p.to(tl.int64)[:, None] * W + (column + r)[None, :], mask=real[:, None] & (r < padded(rank))[None, :], other=0.0)
-            pair = tl.load(source + p, mask=real, other=0)
-            weight = tl.load(row_scale + pair, mask=p < (start + count) * has_scale, other=1.0)
-            low_MR = (low_MR.to(tl.float32) * weight[:, None]).to(low_MR.dtype)
             acc = tl.dot(x_MN.T, low_MR, acc, input_precision="ieee")
         if (count > 0) & (shared == 0):
             factor = expert_factor(factors, factors_stride, strides, strides_stride, l, g, rank, expert, side + 2, side, tl.float32)
@@ -153,11 +161,20 @@ TABLES = "strides:*i32 scale:*fp32 ranks:*i32 source:*i32 "
 STRIDES = "factors_stride:i32 strides_stride:i32 scale_stride:i32 ranks_stride:i32 "
 
 
+# ROWS, BK of expert_low; BM, BN of expert_gram; stages. On Hopper both are assembled for its own tensor cores.
+CONFIG = {"tma": (64, 64, 64, 128, 4), "ptr": (64, 64, 64, 128, 3), "f32": (32, 32, 32, 64, 2)}
+
+
 def variants():
-    for kind, ROWS, BK, BM, BN, warps in (("ptr", 64, 64, 64, 128, 4), ("f32", 32, 32, 32, 64, 4)):
-        low = f"x:c low:c factors:*i64 {TABLES}row_adapter:*i32 blocks:*i32 {STRIDES}E:i32 height:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32"
-        yield row("expert-lora", "expert_low", kind, low, warps, 3, ROWS=ROWS, BK=BK, CB=16)
-        gram = f"x:c low:c row_scale:*fp32 factors:*i64 {TABLES}counts:*i32 starts:*i32 scratch:*fp32 {STRIDES}E:i32 gathers:i32 side:i32 has_scale:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32"
-        yield row("expert-lora", "expert_gram", kind, gram, warps, 3, RB=16, BM=BM, BN=BN, CHUNK=16)
+    low = f"x:c low:c factors:*i64 {TABLES}row_adapter:*i32 blocks:*i32 {STRIDES}E:i32 height:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32"
+    gram = f"x:c low:c factors:*i64 {TABLES}counts:*i32 starts:*i32 scratch:*fp32 {STRIDES}E:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32"
+    for kind, (ROWS, BK, BM, BN, stages) in CONFIG.items():
+        for made in (
+            row("expert-lora", "expert_low", "f32" if kind == "f32" else "ptr", low, 4, stages, ROWS=ROWS, BK=BK, CB=16),
+            row("expert-lora", "expert_gram", "f32" if kind == "f32" else "ptr", gram, 4, stages, RB=16, BM=BM, BN=BN, CHUNK=4),
+        ):
+            yield made | dict(kinds=[kind], arch="sm_90a" if kind == "tma" else "sm_80")
+    for kind in ("ptr", "f32"):
+        yield row("expert-lora", "expert_weigh", kind, "s:c weights:*fp32 source:*i32 out:c P:i32 W:i32", BLOCK=1024)
     yield row("expert-lora", "expert_gram_sum", None, "factors:*i64 strides:*i32 ranks:*i32 counts:*i32 scratch:*fp32 factors_stride:i32 strides_stride:i32 ranks_stride:i32 "
-              "E:i32 side:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=16, BLOCK=1024)
+              "E:i32 side:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024)

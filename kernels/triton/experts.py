@@ -15,14 +15,13 @@ Launch: grid min(SMs, (ceil(P / BM) + E) ceil(columns / BN)); route.py's `blocks
 tensor descriptor of w: [BN, BK] forward and [BK, BN] backward. No scratch.
 
 Why so: a tile holds rows of one expert and of any adapters, so nothing is padded for each of them, and a row's sums do not
-depend on the rows next to it. The low-rank part is made adapter by adapter and selected row by row, so that not even another's
-NaN reaches a row. x is read by pointers, for no tensor descriptor of Hopper gathers rows.
+depend on the rows next to it. The low-rank part of several adapters is one more step of the sum: a row's own columns and zeros.
+x is read by pointers, for no tensor descriptor of Hopper gathers rows.
 """
 import triton
 import triton.language as tl
 
 from adapters import A, B, padded, pick
-from linear import keep_apart
 from tile import halves, load_tile
 
 
@@ -45,7 +44,7 @@ def rows_of(source, p, end, gathers):
 def expert_factor(factors, factors_stride, strides, strides_stride, adapter, g, rank, expert, which, side, dtype: tl.constexpr):
     """A pointer to an expert's factor of linear g, null without a rank. `which`: a column of the table; side: A or B."""
     address = tl.load(factors + tl.cast(adapter, tl.int64) * factors_stride + g * 4 + which, mask=rank > 0, other=0)
-    stride = tl.load(strides + tl.cast(adapter, tl.int64) * strides_stride + g * 2 + side)
+    stride = tl.load(strides + tl.cast(adapter, tl.int64) * strides_stride + g * 2 + side) // 8 * 8
     return tl.multiple_of(address.to(tl.pointer_type(dtype)), 16) + tl.cast(expert, tl.int64) * stride
 
 
@@ -72,27 +71,22 @@ def last_of(adapter_M, adapter, BM: tl.constexpr):
 
 
 @triton.jit
-def low_product(s_row, factor, rank, mine, n, first, last, times, BM: tl.constexpr, Q: tl.constexpr, RB: tl.constexpr, DESC: tl.constexpr):
-    """f32[BM, Q] = times sum_r s[p, r] factor[r, n - first] in an adapter's own rows and the columns first .. last, else 0."""
-    out = tl.zeros((BM, Q), tl.float32)
-    for r0 in tl.range(0, rank, RB, num_stages=1):
-        r = r0 + tl.arange(0, RB)
-        s_MR = tl.load(s_row[:, None] + r[None, :], mask=mine[:, None] & (r < padded(rank))[None, :], other=0.0)
-        inside = (r < rank)[:, None] & ((n >= first) & (n < last))[None, :]
-        f_RN = tl.load(factor + r[:, None] * (last - first) + (n - first)[None, :], mask=inside, other=0.0)
-        keep_apart(DESC)
-        out = tl.dot(s_MR, f_RN, out, input_precision="ieee")
-    return tl.where(mine[:, None], out * times, 0.0)
+def not_finite(x):
+    """Of bf16 or f32, whether all bits of the exponent are set."""
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.int16, bitcast=True) & 0x7F80) == 0x7F80
+    else:
+        return (x.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
 
 
 @triton.jit
-def add_low(parts, s, W, factors, strides, scale, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, scale_stride, ranks_stride,
-            n0, first1, first2, width, G, side: tl.constexpr, BM: tl.constexpr, Q: tl.constexpr, RB: tl.constexpr, DESC: tl.constexpr):
-    """Adds the low-rank product to the four quarters of a tile: registers hold no more next to them."""
-    a0, a1, a2, a3 = parts
+def add_low(acc, s, W, factors, strides, scale, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, scale_stride, ranks_stride,
+            n0, first1, first2, width, G, side: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr):
+    """f32[BM, BN] + the low-rank product, adapter by adapter, with zeros in the rows of others. What is not finite in a factor
+    becomes NaN in its own rows of s instead, so that zeros stay zeros."""
     adapter_M = tl.load(row_adapter + p, mask=real, other=-1)
     at, adapter = next_run(adapter_M, -1, BM)
-    n = n0 + tl.arange(0, Q)
+    n = n0 + tl.arange(0, BN)
     while at < BM:
         mine = adapter_M == adapter
         for g in tl.range(0, G, num_stages=1):
@@ -102,24 +96,21 @@ def add_low(parts, s, W, factors, strides, scale, ranks, row_adapter, p, real, e
             if side == B:
                 first, last = pick(g, (0, first1, first2)), pick(g, (first1, first2, width))
                 times = tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g)
-            rank = tl.where((first < n0 + 4 * Q) & (last > n0), rank, 0)
+            rank = tl.where((first < n0 + BN) & (last > n0), rank, 0)
             factor = expert_factor(factors, factors_stride, strides, strides_stride, adapter, g, rank, expert, side, side, s.dtype.element_ty)
             s_row = s + p.to(tl.int64) * W + column
-            a0 += low_product(s_row, factor, rank, mine, n, first, last, times, BM, Q, RB, DESC)
-            a1 += low_product(s_row, factor, rank, mine, n + Q, first, last, times, BM, Q, RB, DESC)
-            a2 += low_product(s_row, factor, rank, mine, n + 2 * Q, first, last, times, BM, Q, RB, DESC)
-            a3 += low_product(s_row, factor, rank, mine, n + 3 * Q, first, last, times, BM, Q, RB, DESC)
+            for r0 in tl.range(0, rank, RB, num_stages=1):
+                r = r0 + tl.arange(0, RB)
+                s_MR = tl.load(s_row[:, None] + r[None, :], mask=mine[:, None] & (r < padded(rank))[None, :], other=0.0)
+                inside = (r < rank)[:, None] & ((n >= first) & (n < last))[None, :]
+                f_RN = tl.load(factor + r[:, None] * (last - first) + (n - first)[None, :], mask=inside, other=0.0)
+                is_odd = not_finite(f_RN)
+                odd_R = tl.max(is_odd.to(tl.int32), 1) > 0
+                f_RN = tl.where(is_odd, 0.0, f_RN)
+                s_MR = tl.where(mine[:, None] & odd_R[None, :], float("nan"), (s_MR.to(tl.float32) * times).to(f_RN.dtype))
+                acc = tl.dot(s_MR, f_RN, acc, input_precision="ieee")
         at, adapter = next_run(adapter_M, last_of(adapter_M, adapter, BM), BM)
-    return a0, a1, a2, a3
-
-
-@triton.jit
-def quarters(acc, BM: tl.constexpr, BN: tl.constexpr):
-    """The four quarters of the columns of [BM, BN]."""
-    left, right = halves(acc, BM, BN)
-    a0, a1 = halves(left, BM, BN // 2)
-    a2, a3 = halves(right, BM, BN // 2)
-    return a0, a1, a2, a3
+    return acc
 
 
 @triton.jit
@@ -136,7 +127,7 @@ def experts_forward(x, w, y, bias, s, factors, strides, scale, ranks, source, ro
     K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     N = N // 8 * 8
     W, first1, first2 = W // 16 * 16, first1 // 8 * 8, first2 // 8 * 8
-    Q: tl.constexpr = BN // 4
+    H: tl.constexpr = BN // 2
     first, last = tl.load(blocks + first_expert), tl.load(blocks + last_expert)
     tiles_n = tl.cdiv(N, BN)
     for index in tl.range(tl.program_id(0), (last - first) * tiles_n, tl.num_programs(0)):
@@ -152,15 +143,15 @@ def experts_forward(x, w, y, bias, s, factors, strides, scale, ranks, source, ro
             x_MK = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0.0)
             w_NK = load_tile(w, w_row + n0, k0, w_row + N, K, BN, BK, DESC)
             acc = tl.dot(x_MK, w_NK.T, acc, input_precision="ieee")
-        parts = quarters(acc, BM, BN)
         if LORA:
-            parts = add_low(parts, s, W, factors, strides, scale, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, scale_stride, ranks_stride,
-                            n0, first1, first2, N, G, B, BM, Q, RB, DESC)
+            acc = add_low(acc, s, W, factors, strides, scale, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, scale_stride, ranks_stride,
+                          n0, first1, first2, N, G, B, BM, BN, RB)
         own = bias + expert.to(tl.int64) * N
-        for i in tl.static_range(4):
-            n = n0 + i * Q + tl.arange(0, Q)
-            biased = parts[i] + tl.load(own + n, mask=n < N * has_bias, other=0.0).to(tl.float32)[None, :]
-            store_rows(y, biased, p, real, n, N)
+        left, right = halves(acc, BM, BN)
+        for half in tl.static_range(2):
+            n = n0 + half * H + tl.arange(0, H)
+            part = (left if half == 0 else right) + tl.load(own + n, mask=n < N * has_bias, other=0.0).to(tl.float32)[None, :]
+            store_rows(y, part, p, real, n, N)
 
 
 @triton.jit
@@ -171,7 +162,7 @@ def experts_backward(dy, w, dx, ds, factors, strides, ranks, source, row_adapter
     K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     N = N // 8 * 8
     W = W // 16 * 16
-    Q: tl.constexpr = BN // 4
+    H: tl.constexpr = BN // 2
     first, last = tl.load(blocks + first_expert), tl.load(blocks + last_expert)
     tiles_k = tl.cdiv(K, BN)
     for index in tl.range(tl.program_id(0), (last - first) * tiles_k, tl.num_programs(0)):
@@ -187,12 +178,12 @@ def experts_backward(dy, w, dx, ds, factors, strides, ranks, source, row_adapter
             dy_MN = tl.load(dy_row + n[None, :], mask=(n < N)[None, :], other=0.0)
             w_NK = load_tile(w, w_row + n0, k0, w_row + N, K, BK, BN, DESC)
             acc = tl.dot(dy_MN, w_NK, acc, input_precision="ieee")
-        parts = quarters(acc, BM, BN)
         if LORA:
-            parts = add_low(parts, ds, W, factors, strides, ds, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, 0, ranks_stride,
-                            k0, K, K, K, G, A, BM, Q, RB, DESC)
-        for i in tl.static_range(4):
-            store_rows(dx, parts[i], p, real, k0 + i * Q + tl.arange(0, Q), K)
+            acc = add_low(acc, ds, W, factors, strides, ds, ranks, row_adapter, p, real, expert, factors_stride, strides_stride, 0, ranks_stride,
+                          k0, K, K, K, G, A, BM, BN, RB)
+        left, right = halves(acc, BM, BN)
+        for half in tl.static_range(2):
+            store_rows(dx, left if half == 0 else right, p, real, k0 + half * H + tl.arange(0, H), K)
 
 
 # What is compiled.
@@ -203,12 +194,7 @@ TABLES = "factors:*i64 strides:*i32{} ranks:*i32 source:*i32 row_adapter:*i32 bl
 PLACES = "first_expert:i32 last_expert:i32 pitch:i32 E:i32 gathers:i32 "
 FORWARD = "x:c w:c y:c bias:c s:c " + TABLES.format(" scale:*fp32", " scale_stride:i32") + PLACES + "has_bias:i32 W:i32 N:i32 K:i32 first1:i32 first2:i32 G:i32"
 BACKWARD = "dy:c w:c dx:c ds:c " + TABLES.format("", "") + PLACES + "W:i32 N:i32 K:i32 G:i32"
-# BM, BN, BK, warps, stages, without adapters and with them, whose product needs registers.
-CONFIG = {
-    "tma": ((128, 256, 64, 8, 3), (128, 128, 64, 8, 4)),
-    "ptr": ((128, 128, 32, 8, 3), (128, 128, 32, 8, 3)),
-    "f32": ((32, 64, 32, 4, 2), (32, 64, 32, 4, 2)),
-}
+CONFIG = {"tma": (128, 256, 64, 8, 4), "ptr": (128, 128, 32, 8, 3), "f32": (32, 64, 32, 4, 2)}  # BM, BN, BK, warps, stages
 
 
 def product(kernel, kind, config, lora):
@@ -224,7 +210,7 @@ def product(kernel, kind, config, lora):
 
 
 def variants():
-    for kind, configs in CONFIG.items():
+    for kind, config in CONFIG.items():
         for kernel in ("experts_forward", "experts_backward"):
             for lora in (0, 1):
-                yield product(kernel, kind, configs[lora], lora)
+                yield product(kernel, kind, config, lora)

@@ -5,7 +5,8 @@
 // A has it instead (expert-act.ts).
 
 import { I, native, P } from "../../ffi/native.ts";
-import { alignUp, maxOf } from "../base/shape.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { alignUp, maxOf, sizeOf } from "../base/shape.ts";
 import { type Host, rowsOfFloats } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
@@ -20,7 +21,7 @@ import {
 } from "./experts/low-rank.ts";
 import { blockOf } from "./experts.ts";
 import { A, A_GRADIENT, B, B_GRADIENT, columnsIn, columnsOf, F32, rowsOf } from "./linear/low-rank.ts";
-import { cdiv, dim, flag, op, strideOf } from "./op.ts";
+import { cdiv, dim, op, strideOf } from "./op.ts";
 import { productHeight, type Routes } from "./route.ts";
 
 const c = native({ rows_weigh: { args: [P, I, P, P, I, I, I, P], returns: "void" } });
@@ -169,10 +170,18 @@ function gramOn(
   const rows = sortedRowsOf(routes, gather);
   const [ranks, chunks] = [alignUp(span.most, RB), cdiv(rows.E, CHUNK)];
   const linears = (dim(counts, 0) - 1) * dim(args.ranks, 1);
-  const scratch = gpu.scratch(4 * linears * chunks * ranks * pitch);
+  const parts = 4 * linears * chunks * ranks * pitch;
+  const scratch = gpu.scratch(parts + (rowScale ? sizeOf(low.shape) * bytesOf(low.dtype) : 0));
+  const weighed = rowScale && { ...low, ptr: scratch + parts };
+  if (weighed) {
+    const kernel = gpu.kernel("expert_weigh");
+    const [P, W] = [dim(low, 0), dim(low, 1)];
+    const args = { s: low, weights: rowScale, source: routes.source, out: weighed, P, W };
+    gpu.launch(kernel, [cdiv(P * W, kernel.constant("BLOCK"))], args);
+  }
   const shared = { counts, scratch, side, width: dim(x, 1), pitch, ...expertTablesOf(args, firstColumn), ...rows };
   gpu.launch(kernel, [(cdiv(pitch, BN) * ranks) / RB, linears, chunks], {
-    ...{ ...shared, x, low, starts, row_scale: rowScale, has_scale: flag(rowScale), W: dim(low, 1) },
+    ...{ ...shared, x, low: weighed ?? low, starts, W: dim(low, 1) },
     ...{ scale, scale_stride: scale ? strideOf(scale) : 0 },
   });
   gpu.launch(total, [cdiv(pitch, total.constant("BLOCK")), ranks, linears], shared);
