@@ -81,7 +81,7 @@ void route_choose(const float *logits, const float *correction, const int *bound
            &(choose_args){logits, correction, bounds, experts, per_token, sigmoid, normalise, groups, kept, scaling, chosen, weights});
 }
 
-// One pass counts, one places. `adapters` is the number of an adapter that is none.
+// One pass counts, one places. Rows of no adapter count as those of number `adapters`.
 void route_sort(const int *chosen, const int *row_adapter, int row_tile, int rows, int experts, int per_token, int adapters,
                 int tile, int sorted, int *place, int *source, int *tile_expert, int *tile_adapter, int *first_row, int *counts) {
   int64_t kinds = adapters + 1;

@@ -15,8 +15,8 @@ chunks are added in their order by expert_gram_sum. So no result depends on othe
 Launch (C = ceil(E / CHUNK); r the widest adapter's rank, n the most columns of a linear):
     expert_low         grid (ceil(height / ROWS) (ceil(P / height) + E), G, ceil(r / CB))
     expert_weigh       grid (ceil(P W / BLOCK))
-    expert_gram        grid (ceil(n / BN) ceil(r / RB), L G, C); scratch f32[L G, C, ceil(r / RB) RB, pitch], pitch >= n
-    expert_gram_sum    grid (ceil(n / BLOCK), ceil(r / RB) RB, L G); needed where a factor is shared
+    expert_gram        grid (ceil(n / BN) ceil(r / RB), L G, C); scratch f32[L, C, W, n], n passed as pitch
+    expert_gram_sum    grid (ceil(n / BLOCK), r, L G); needed where a factor is shared
 """
 import triton
 import triton.language as tl
@@ -127,12 +127,12 @@ def expert_gram(x, low, factors, strides, scale, ranks, source, counts, starts, 
             tl.store(factor + at_RN, tl.load(factor + at_RN, mask=ours, other=0.0) + acc.T * times, mask=ours)
             acc = tl.zeros((BN, RB), tl.float32)
     if shared:
-        row = (tl.program_id(1) * tl.num_programs(2) + chunk) * (tl.num_programs(0) // blocks * RB) + r
+        row = (l * tl.num_programs(2) + chunk) * W + column + r
         tl.store(scratch + row.to(tl.int64)[:, None] * pitch + (n - first)[None, :], acc.T * times, mask=ours)
 
 
 @triton.jit
-def expert_gram_sum(factors, strides, ranks, counts, scratch, factors_stride, strides_stride, ranks_stride, E, side, width, first1, first2, G, pitch,
+def expert_gram_sum(factors, strides, ranks, counts, scratch, factors_stride, strides_stride, ranks_stride, E, side, W, width, first1, first2, G, pitch,
                     CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     """BLOCK columns of a row of a gradient that all experts share. See the top of the file."""
     l, g, r = tl.program_id(2) // G, tl.program_id(2) % G, tl.program_id(1)
@@ -148,7 +148,7 @@ def expert_gram_sum(factors, strides, ranks, counts, scratch, factors_stride, st
     chunks = tl.cdiv(E, CHUNK)
     for chunk in range(chunks):
         if rows_in(counts, l, chunk, E, CHUNK) > 0:
-            row = (tl.program_id(2) * chunks + chunk) * tl.num_programs(1) + r
+            row = (l * chunks + chunk) * W + column + r
             total += tl.load(scratch + row.to(tl.int64) * pitch + n, mask=inside, other=0.0)
     tl.store(to, total, mask=inside)
 
@@ -177,4 +177,4 @@ def variants():
     for kind in ("ptr", "f32"):
         yield row("expert-lora", "expert_weigh", kind, "s:c weights:*fp32 source:*i32 out:c P:i32 W:i32", BLOCK=1024)
     yield row("expert-lora", "expert_gram_sum", None, "factors:*i64 strides:*i32 ranks:*i32 counts:*i32 scratch:*fp32 factors_stride:i32 strides_stride:i32 ranks_stride:i32 "
-              "E:i32 side:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024)
+              "E:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024)

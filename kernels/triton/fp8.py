@@ -3,7 +3,7 @@ pointers.
 
     fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] columns[k] or x[m, k], scale[m] = max |v| / 448
     turn              turned[k, n] = codes[n, k]
-    fp8_dequantise    out[n, k] = codes[n, k] scale[n], of several weights as packed.py has it
+    fp8_dequantise    out[n, k] = codes[n, k] scale[n]
     fp8_forward       y[m, n]  = x_scale[m] w_scale[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n]
                       + what linear_forward adds for adapters
     fp8_backward      dx[m, k] = dy_scale[m] sum_n dy[m, n] turned[k, n] + what linear_backward adds for adapters
@@ -14,7 +14,7 @@ keep about 14 bits of a sum (more would take the registers of a second accumulat
 
 Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the
 rest as linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise
-(N, ceil(K / BLOCK), weights); the products as linear.py. No scratch.
+(N, ceil(K / BLOCK)); the products as linear.py. No scratch.
 """
 import triton
 import triton.language as tl
@@ -60,11 +60,9 @@ def turn(codes, turned, N, K, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def fp8_dequantise(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
+def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
     """A part of a row a program."""
-    K, step, out_step = K // 16 * 16, step // 256 * 256, out_step // 16 * 16
-    weight = tl.program_id(2).to(tl.int64)
-    codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
+    K = K // 16 * 16
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0.0).to(tl.float32)
     tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
@@ -146,7 +144,7 @@ TABLES = "low_at:*i32 factors:*i64"
 PARAMETERS = {
     "fp8_quantise": "x:*bf16 columns:*fp32 codes:*fp8e4nv scale:*fp32 K:i32",
     "turn": "codes:*u8 turned:*u8 N:i32 K:i32",
-    "fp8_dequantise": "codes:*fp8e4nv scale:*fp32 out:*bf16 K:i32 step:i64 out_step:i64",
+    "fp8_dequantise": "codes:*fp8e4nv scale:*fp32 out:*bf16 K:i32",
     "fp8_forward": f"x:d x_scale:*fp32 w:d w_scale:*fp32 y:d bias:*bf16 residual:d s:*bf16 {TABLES} scale:*fp32 ranks:*i32 tile_adapter:*i32 "
     "factors_stride:i32 scale_stride:i32 ranks_stride:i32 M:i32 N:i32 K:i32 first1:i32 first2:i32 G:i32",
     "fp8_backward": f"dy:d dy_scale:*fp32 w:d dx:d ds:*bf16 {TABLES} ranks:*i32 tile_adapter:*i32 row_number:*i32 dropout:*i32 module:i32 "

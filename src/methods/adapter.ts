@@ -4,10 +4,17 @@ import * as v from "valibot";
 import { count, natural, type Output, real } from "../base/schema.ts";
 import { LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "./init.ts";
+import { OPTIMIZERS } from "./optimizers.ts";
 import { PEFT_METHODS, stageEntries } from "./registry.ts";
+import { EXPERT_SHARINGS } from "./sharing.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. `scales` are the factors on B A. */
-const placement = v.strictObject({ ranks: v.array(v.array(count)), scales: v.array(v.array(real)) });
+const placement = v.strictObject({
+  ranks: v.array(v.array(count)),
+  scales: v.array(v.array(real)),
+  /** Of an adapter that acts in experts. */
+  experts: v.exactOptional(v.picklist(EXPERT_SHARINGS)),
+});
 export type Placement = Output<typeof placement>;
 
 export const stageAdapter = v.strictObject({
@@ -22,6 +29,8 @@ export const stageAdapter = v.strictObject({
   /** Decides its initial factors. */
   seed: count,
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
+  /** Decides what is kept next to its parameters. */
+  optimizer: v.exactOptional(v.picklist(OPTIMIZERS)),
   ...stageEntries,
   /** Null: all is zero, until it is written. */
   init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),

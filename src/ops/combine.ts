@@ -11,7 +11,10 @@ const c = native({
   bias_weight_grad: { args: [P, P, P, P, I, I, I], returns: "void" },
 });
 
-/** out = residual + the sum over j of weights[m, j] y[place[m, j]]: y c[P, H], residual c[M, H] (may be out) or null, out c[M, H]. */
+/**
+ * out = residual + the sum over j of weights[m, j] y[place[m, j]]: y c[P, H], residual c[M, H] (may be out) or null, out
+ * c[M, H].
+ */
 export const combineForward = op<{ y: Tensor; routes: Routes; residual: Tensor | null; out: Tensor }>(
   "combine_forward",
   { y: "c P H", residual: "c M H", out: "c M H" },

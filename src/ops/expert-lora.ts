@@ -6,7 +6,7 @@
 
 import { I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { alignUp, maxOf, sizeOf } from "../base/shape.ts";
+import { maxOf, sizeOf } from "../base/shape.ts";
 import { type Host, rowsOfFloats } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
@@ -168,21 +168,21 @@ function gramOn(
   const [RB, BN, CHUNK] = [kernel.constant("RB"), kernel.constant("BN"), kernel.constant("CHUNK")];
   const pitch = maxOf(firstColumn.slice(1).map((last, g) => last - firstColumn[g]!));
   const rows = sortedRowsOf(routes, gather);
-  const [ranks, chunks] = [alignUp(span.most, RB), cdiv(rows.E, CHUNK)];
-  const linears = (dim(counts, 0) - 1) * dim(args.ranks, 1);
-  const parts = 4 * linears * chunks * ranks * pitch;
+  const [L, W, chunks] = [dim(counts, 0) - 1, dim(low, 1), cdiv(rows.E, CHUNK)];
+  const linears = L * dim(args.ranks, 1);
+  const parts = 4 * L * chunks * W * pitch;
   const scratch = gpu.scratch(parts + (rowScale ? sizeOf(low.shape) * bytesOf(low.dtype) : 0));
   const weighed = rowScale && { ...low, ptr: scratch + parts };
   if (weighed) {
     const kernel = gpu.kernel("expert_weigh");
-    const [P, W] = [dim(low, 0), dim(low, 1)];
-    const args = { s: low, weights: rowScale, source: routes.source, out: weighed, P, W };
-    gpu.launch(kernel, [cdiv(P * W, kernel.constant("BLOCK"))], args);
+    const P = dim(low, 0);
+    const weighs = { s: low, weights: rowScale, source: routes.source, out: weighed, P, W };
+    gpu.launch(kernel, [cdiv(P * W, kernel.constant("BLOCK"))], weighs);
   }
-  const shared = { counts, scratch, side, width: dim(x, 1), pitch, ...expertTablesOf(args, firstColumn), ...rows };
-  gpu.launch(kernel, [(cdiv(pitch, BN) * ranks) / RB, linears, chunks], {
-    ...{ ...shared, x, low: weighed ?? low, starts, W: dim(low, 1) },
+  const shared = { counts, scratch, side, W, width: dim(x, 1), pitch, ...expertTablesOf(args, firstColumn), ...rows };
+  gpu.launch(kernel, [cdiv(pitch, BN) * cdiv(span.most, RB), linears, chunks], {
+    ...{ ...shared, x, low: weighed ?? low, starts },
     ...{ scale, scale_stride: scale ? strideOf(scale) : 0 },
   });
-  gpu.launch(total, [cdiv(pitch, total.constant("BLOCK")), ranks, linears], shared);
+  gpu.launch(total, [cdiv(pitch, total.constant("BLOCK")), span.most, linears], shared);
 }

@@ -13,7 +13,7 @@ import { rowsOfFloats } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { type ExpertWeight, expertOf, isPacked } from "../device/packed.ts";
+import { type ExpertWeight, expertOf, groupSize, isPacked } from "../device/packed.ts";
 import {
   BLOCK_ROWS,
   EXPERT_SPECS,
@@ -39,7 +39,7 @@ export type ExpertLowRank = ExpertAdapters & {
   readonly firstColumn: readonly number[];
 };
 
-/** Rows of a block, gathered into scratch behind what the product needs, or where they are. */
+/** Rows of a block, gathered into scratch after what the product needs, or where they are. */
 export function blockOf(
   host: Host,
   { x, gather, routes }: { readonly x: Tensor; readonly gather: boolean; readonly routes: Routes },
@@ -192,10 +192,3 @@ function eachGroup(
     launch({ w, pitch: N }, e, last);
   }
 }
-
-/** Bytes of experts that are taken apart at once, at most, but for one. */
-const GROUP_BYTES = 256 * 2 ** 20;
-
-/** Experts that are taken apart at once, `bytes` each. */
-export const groupSize = (experts: number, bytes: number): number =>
-  Math.min(experts, Math.max(1, Math.floor(GROUP_BYTES / bytes)));

@@ -144,7 +144,8 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
   const weights = dim(out, 0) / N;
   const steps = { step, out_step: N * K };
   if (format === "int8" || format === "fp8") {
-    const kernel = gpu.kernel(`${format}_dequantise`);
+    const isWhole = format === "fp8" && !weight.isSingle;
+    const kernel = gpu.kernel(isWhole ? "fp8_dequantise" : format === "fp8" ? "fp8_expand" : "int8_dequantise");
     const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K, ...steps };
     gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK")), weights], args);
     return;

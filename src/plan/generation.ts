@@ -60,6 +60,7 @@ export function planGeneration(
     chunk: rowTile,
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows),
+    gradients: [],
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",
@@ -90,6 +91,6 @@ export function generationBytes(
   sizes: StageSizes,
 ): number {
   const layers = wholeModel(spec);
-  const pool = poolBytes(spec, layers, sizes.slots, sizes.blockBytes);
+  const pool = poolBytes(spec, layers, sizes, sizes.blockBytes, device.kind);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

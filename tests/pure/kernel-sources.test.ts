@@ -33,7 +33,7 @@ const SHARED_PY = [
   "variants",
 ];
 /** Their C is product.c, dropout.c and combine.c. */
-const PRODUCTS = ["linear", "lora", "experts", "expert-lora"];
+const PRODUCTS = ["expert-lora", "experts", "linear", "lora"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");

@@ -65,7 +65,7 @@ function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argum
 
 /** All that a stage does with an adapter: its beginning, a step, an evaluation. */
 async function train(gpu: DryGpu, spec: ModelSpec, adapter: PoolAdapter, format: WeightFormat): Promise<void> {
-  const sizes = tinySizes(gpu, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
+  const sizes = tinySizes(gpu, spec, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   using stage = await Stage.open(gpu, config, () => undefined, { previous: null, next: null });
   await stage.admit(0, { ...adapter, seed: 0, init: "default" });

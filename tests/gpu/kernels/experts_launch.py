@@ -154,16 +154,16 @@ def expert_gram(kind, routes, x, gather, low, adapters, side, row_scale=None):
     row, total = find("expert_gram", kind), find("expert_gram_sum", kind)
     c, L = row["constants"], routes.L
     pitch = max(adapters.columns) if side else x.shape[1]
-    ranks, chunks = cdiv(adapters.most, c["RB"]) * c["RB"], cdiv(routes.E, c["CHUNK"])
-    scratch = torch.full((L * adapters.G * chunks * ranks, pitch), float("nan"), device=DEVICE)
+    blocks, chunks = cdiv(adapters.most, c["RB"]), cdiv(routes.E, c["CHUNK"])
+    scratch = torch.full((L * chunks * low.shape[1], pitch), float("nan"), device=DEVICE)
     if row_scale is not None:
         weigh, out = find("expert_weigh", kind), torch.full_like(low, float("nan"))
         launch(weigh, (cdiv(low.numel(), weigh["constants"]["BLOCK"]),), s=low, weights=row_scale, source=routes.source, out=out, P=low.shape[0], W=low.shape[1])
         low = out
-    shared = dict(E=routes.E, side=side, width=x.shape[1], pitch=pitch, counts=routes.counts, scratch=scratch, **adapters.tables)
-    launch(row, (cdiv(pitch, c["BN"]) * (ranks // c["RB"]), L * adapters.G, chunks), **shared, x=x, low=low, source=routes.source,
-           starts=routes.starts, gathers=routes.k if gather else 0, W=low.shape[1])
-    launch(total, (cdiv(pitch, total["constants"]["BLOCK"]), ranks, L * adapters.G), **shared)
+    shared = dict(E=routes.E, side=side, W=low.shape[1], width=x.shape[1], pitch=pitch, counts=routes.counts, scratch=scratch, **adapters.tables)
+    launch(row, (cdiv(pitch, c["BN"]) * blocks, L * adapters.G, chunks), **shared, x=x, low=low, source=routes.source,
+           starts=routes.starts, gathers=routes.k if gather else 0)
+    launch(total, (cdiv(pitch, total["constants"]["BLOCK"]), adapters.most, L * adapters.G), **shared)
 
 
 def expert_act_forward(kind, routes, gate_up, act, interleaved=0, limit=0.0, alpha=1.0):
