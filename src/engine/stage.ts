@@ -100,7 +100,7 @@ export class Stage implements Disposable {
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
