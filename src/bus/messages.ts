@@ -126,11 +126,16 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist([...BLOCKS, "grads"])) }), reply: v.array(floats) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(floats), v: v.exactOptional(floats) }),
+      blocks: v.strictObject({
+        params: v.exactOptional(floats),
+        m: v.exactOptional(floats),
+        v: v.exactOptional(floats),
+        grads: v.exactOptional(floats),
+      }),
     }),
     reply: v.null(),
   },

@@ -315,7 +315,7 @@ export class AdapterPool implements Disposable {
     return new Float32Array((await this.device.read(this.#in(slot).memory.blocks[what])).buffer);
   }
 
-  write(slot: number, what: BlockName, values: Float32Array): void {
+  write(slot: number, what: Block, values: Float32Array): void {
     const { blocks, copy } = this.#in(slot).memory;
     this.device.write(blocks[what], values);
     if (what === "params") this.#changed(slot);

@@ -12,6 +12,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
+import { BLOCKS } from "../methods/layout.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
@@ -148,7 +149,7 @@ export class Stage implements Disposable {
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),

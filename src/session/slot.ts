@@ -51,7 +51,18 @@ export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
   return all.map(([params, m, v]) => ({ params: params!, m: m!, v: v! }));
 }
 
-export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks[]): Promise<void> {
+/** An adapter that is set aside between two calls: its blocks on each stage, with gradients where it has some. */
+export type AsideBlocks = Blocks & { readonly grads?: Float32Array };
+
+/** Reads all that a slot holds and releases its memory. */
+export async function setAside(bus: Bus, slot: number, hasGradients: boolean): Promise<AsideBlocks[]> {
+  const what = hasGradients ? ([...BLOCKS, "grads"] as const) : BLOCKS;
+  const read = requestAll(bus, { type: "read", slot, what });
+  const [all] = await Promise.all([read, release(bus, slot)]);
+  return all.map(([params, m, v, grads]) => ({ params: params!, m: m!, v: v!, ...(grads ? { grads } : {}) }));
+}
+
+export async function writeState(bus: Bus, slot: number, blocks: readonly AsideBlocks[]): Promise<void> {
   await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
 }
 
