@@ -8,6 +8,8 @@ import type { DataSummary } from "../plan/plan.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 
+export { PEFT_METHODS } from "../methods/registry.ts";
+
 /** The largest rows that an adapter may be given. */
 export function largestData({ maxLength, batchSize, objective }: AdapterRecipe, positions: number): DataSummary {
   const longest = Math.max(1, Math.min(maxLength - 1, positions));
