@@ -86,7 +86,7 @@ export class Primitives implements AsyncDisposable {
       bytes: stages.map((stage) => stage.sizes.blockBytes),
       fill: (of, slot) => this.#fill(of, slot),
       setAside: async (of, slot) => {
-        of.aside = await setAside(bus, slot, of.tokens > 0);
+        of.aside = await setAside(bus, slot, of.plan.optimizer, of.tokens > 0);
       },
     });
   }
@@ -230,7 +230,7 @@ export class Primitives implements AsyncDisposable {
   async discard(name: string): Promise<void> {
     const trained = this.#of(name);
     return this.#change(trained, async (slot) => {
-      const blocks = await readState(this.bus, slot);
+      const blocks = await readState(this.bus, slot, trained.plan.optimizer);
       await admit(this.bus, slot, trained.plan, null);
       await writeState(this.bus, slot, blocks);
       trained.tokens = 0;
@@ -290,7 +290,10 @@ export class Primitives implements AsyncDisposable {
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
-    return this.#read(trained, async (slot) => exportKept(this.plan, trained.plan, await readState(this.bus, slot), folder));
+    const { plan } = trained;
+    return this.#read(trained, async (slot) =>
+      exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder),
+    );
   }
 
   /**
@@ -301,7 +304,7 @@ export class Primitives implements AsyncDisposable {
     const trained = this.#of(name);
     const { plan } = trained;
     return this.#read(trained, async (slot) =>
-      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot)),
+      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot, plan.optimizer)),
     );
   }
 

@@ -20,7 +20,10 @@ rank = 4
 learning_rate = 3e-3
 `;
 
-export type Asking = (path: string, more?: { readonly key?: keyof typeof KEYS; readonly method?: string; readonly json?: unknown } & RequestInit) => Promise<Response>;
+export type Asking = (
+  path: string,
+  more?: { readonly key?: keyof typeof KEYS; readonly method?: string; readonly json?: unknown } & RequestInit,
+) => Promise<Response>;
 export type Started = { readonly url: string; readonly folder: string; readonly running: Running; readonly ask: Asking };
 
 /** Makes a folder for a server with three keys; `more` is put after its config. */
@@ -28,7 +31,9 @@ export function serverFolder(place: Workplace, name: string, more = ""): string 
   const folder = join(place.root, name);
   mkdirSync(folder);
   writeFileSync(join(folder, "serve.toml"), CONFIG + more);
-  writeFileSync(join(folder, "keys.txt"), `one ${KEYS.one} # the first\n\ntwo ${KEYS.two}\nthree ${KEYS.three}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, "keys.txt"), `one ${KEYS.one} # the first\n\ntwo ${KEYS.two}\nthree ${KEYS.three}\n`, {
+    mode: 0o600,
+  });
   return folder;
 }
 
@@ -44,7 +49,10 @@ export async function startServer(place: Workplace, folder: string): Promise<Sta
   });
   await eventually(async () => {
     if (ended !== null) throw new Error(ended);
-    return await fetch(`${url}/healthz`).then(({ ok }) => ok, () => false);
+    return await fetch(`${url}/healthz`).then(
+      ({ ok }) => ok,
+      () => false,
+    );
   });
   return { url, folder, running, ask: asking(url) };
 }
@@ -54,7 +62,9 @@ const asking =
   (path, { key = "one", json, ...init } = {}) =>
     fetch(`${url}${path}`, {
       ...init,
-      ...(json === undefined ? {} : { method: init.method ?? "POST", body: typeof json === "string" ? json : JSON.stringify(json) }),
+      ...(json === undefined
+        ? {}
+        : { method: init.method ?? "POST", body: typeof json === "string" ? json : JSON.stringify(json) }),
       headers: { authorization: `Bearer ${KEYS[key]}`, ...(init.headers as Record<string, string>) },
     });
 
@@ -85,7 +95,12 @@ export const chatRows = (count: number, from = 0): string =>
   }).join("");
 
 /** Uploads a text; returns the file's object. */
-export async function upload(ask: Asking, text: string | Uint8Array<ArrayBuffer>, filename = "rows.jsonl", key: keyof typeof KEYS = "one") {
+export async function upload(
+  ask: Asking,
+  text: string | Uint8Array<ArrayBuffer>,
+  filename = "rows.jsonl",
+  key: keyof typeof KEYS = "one",
+) {
   const form = new FormData();
   form.set("purpose", "fine-tune");
   form.set("file", new File([text], filename));
