@@ -149,7 +149,7 @@ export class Stage implements Disposable {
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of BLOCKS) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),

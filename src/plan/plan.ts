@@ -137,7 +137,7 @@ export function makePlan(
   /** With room for any `count` of the adapters at once. */
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
     const stepping = allAtOnce
-      ? adapters.length
+      ? Math.min(slots, adapters.length)
       : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
     return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
