@@ -20,7 +20,7 @@ Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is d
 the launch before it.
     attention_forward       grid (M / BM, Q)
     attention_backward_q    grid (M / BM, Q)
-    attention_backward_kv   grid (M / BN, C)
+    attention_backward_kv   grid (M / BN, C); with MAKES = 1 and then 2 where a program has no registers for dk and dv
 On Hopper attention_hopper.py does the same, launched alike.
 
 Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need
@@ -189,9 +189,9 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
 
 @triton.jit
 def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
-                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr):
-    """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the
-    file."""
+                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr, MAKES: tl.constexpr):
+    """dk (MAKES = 1), dv (2) or both (0) of one key head of BN rows. Scores lie transposed: p and ds are left operands as they
+    are. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
     all_heads = heads + 2 * kv_heads
@@ -216,12 +216,17 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
         q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
         do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
         s, to_log2 = capped(tl.dot(k, q.T, input_precision="ieee"), scale, cap, CAP)
-        dp = tl.dot(v, do.T, input_precision="ieee")
+        if MAKES != 2:
+            dp = tl.dot(v, do.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)
         if (m0 < n0 + BN - 1) | (m0 + BM > whole):
             p = tl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), p, 0.0)
-        dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
-        ds = cap_slope(p * (dp - tl.load(delta + row)[None, :]), s, cap, CAP)
-        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
-    store_rows(dqkv, n0, heads + k_head, all_heads, D, tl.where(real[:, None], dk * scale, 0.0), BN, HEAD_DIM, EXACT)
-    store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, tl.where(real[:, None], dv, 0.0), BN, HEAD_DIM, EXACT)
+        if MAKES != 1:
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+        if MAKES != 2:
+            ds = cap_slope(p * (dp - tl.load(delta + row)[None, :]), s, cap, CAP)
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    if MAKES != 2:
+        store_rows(dqkv, n0, heads + k_head, all_heads, D, tl.where(real[:, None], dk * scale, 0.0), BN, HEAD_DIM, EXACT)
+    if MAKES != 1:
+        store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, tl.where(real[:, None], dv, 0.0), BN, HEAD_DIM, EXACT)

@@ -174,7 +174,7 @@ def dv_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, l
 
 @gluon.jit
 def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
-                          BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
+                          BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, MAKES: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
     """dk and dv of one key head of BN rows: 128, 64 of each group, or 64, dk by one group and dv by the other."""
     tile, k_head = place(kv_heads)
     n0 = tile * BN  # earlier rows are seen by more

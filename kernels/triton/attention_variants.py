@@ -24,10 +24,10 @@ CONFIG = {
     ("tma", "attention_backward_kv"): {64: (64, 128, 4, 3), 128: (64, 128, 4, 3), 256: (64, 64, 4, 2)},
     ("wide", "attention_forward"): {512: (64, 32, 8, 2)},
     ("wide", "attention_backward_q"): {512: (64, 32, 8, 1)},
-    ("wide", "attention_backward_kv"): {512: (32, 32, 8, 1)},
+    ("wide", "attention_backward_kv"): {512: (32, 64, 8, 1)},
     ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2), 512: (32, 32, 8, 1)},
     ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2), 256: (64, 32, 8, 1), 512: (32, 16, 8, 2)},
-    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (16, 64, 8, 2), 512: (16, 32, 8, 2)},
+    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (16, 64, 8, 2), 512: (16, 32, 8, 1)},
     **{("any", kernel): {128: (32, 32, 4, 1), 256: (32, 32, 8, 1)} for kernel in KERNELS},
     **{("f32", kernel): {128: (32, 32, 4, 1), 256: (16, 32, 4, 1), 512: (16, 16, 8, 1)} for kernel in KERNELS},
 }
@@ -55,14 +55,21 @@ def descriptor(dtype, rows, cols, swizzle):
     return f"tensordesc<{dtype}[{rows}, {cols}],NVMMASharedLayout({layout})>"
 
 
-def variant(kind, kernel, head_dim, exact, cap, config=None):
+def makes(kind, kernel, head_dim):
+    """Of attention_backward_kv: dk and dv in one launch (0), or each in its own (1, 2); of others nothing."""
+    if kernel != "attention_backward_kv":
+        return (None,)
+    return (1, 2) if head_dim == 512 and kind in ("wide", "ptr") else (0,)
+
+
+def variant(kind, kernel, head_dim, exact, cap, part=None, config=None):
     """One row; config may replace that of CONFIG."""
     BM, BN, warps, stages = config or CONFIG[kind, kernel][head_dim]
     dtype, hopper = "fp32" if kind == "f32" else "bf16", kind == "tma"
     arch = "sm_90a" if kind in ("tma", "wide") else "sm_80"
     signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     signature = {name: f"*{dtype}" if type == "c" else type for name, type in signature.items()}
-    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, CAP=cap)
+    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, CAP=cap, **({} if part is None else dict(MAKES=part)))
     if hopper:
         signature |= {name: type for name, type in boxes(kernel, head_dim, BM, BN).items() if name in signature}
         constants |= dict(STAGES=stages, REGISTERS=REGISTERS)
@@ -76,4 +83,5 @@ def variants():
     for kind, sizes in HEADS.items():
         for head_dim, exact, cap in sizes:
             for kernel in KERNELS:
-                yield variant(kind, kernel, head_dim, exact, cap)
+                for part in makes(kind, kernel, head_dim):
+                    yield variant(kind, kernel, head_dim, exact, cap, part)

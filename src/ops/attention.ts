@@ -67,6 +67,13 @@ export function headVariant(gpu: Launcher, name: string, D: number, choice: Choi
   );
 }
 
+/** dk and dv are made by one launch, or where heads are wide each by its own. */
+function keyVariants(gpu: Launcher, D: number, choice: Choice): readonly Variant[] {
+  const name = "attention_backward_kv";
+  const first = headVariant(gpu, name, D, choice);
+  return gpu.variants(name, { ...choice, HEAD_DIM: first.constant("HEAD_DIM"), EXACT: first.constant("EXACT") });
+}
+
 const capped = (cap: number): Choice => ({ CAP: cap > 0 ? 1 : 0 });
 
 /**
@@ -130,8 +137,8 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
       const sizes = { M, D, heads, kv_heads: kvHeads, scale, window, cap };
       const queries = headVariant(gpu, "attention_backward_q", D, capped(cap));
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
-      const keys = headVariant(gpu, "attention_backward_kv", D, capped(cap));
-      gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
+      for (const keys of keyVariants(gpu, D, capped(cap)))
+        gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
     },
   },
 );

@@ -39,8 +39,16 @@ def as_typed(t, type):
 
 
 def launch(kernel, kind, heads, args, height="BM"):
-    """Runs a kernel over all tiles of `height` rows of `heads` heads; `args` may name more than it takes."""
-    row = find(kernel, kind, args["D"], args["cap"])
+    """Runs a kernel over all tiles of `height` rows of `heads` heads, or each of its parts; `args` may name more than it
+    takes."""
+    first = find(kernel, kind, args["D"], args["cap"])
+    same = {name: first["constants"][name] for name in ("HEAD_DIM", "EXACT", "CAP")}
+    parts = [row for row in ROWS if row["kernel"] == kernel and kind in row["kinds"] and same.items() <= row["constants"].items()]
+    for row in [first] if kernel in OVERRIDE else parts:
+        launch_row(row, kernel, heads, args, height)
+
+
+def launch_row(row, kernel, heads, args, height):
     function, constants = getattr(importlib.import_module(row["module"]), kernel), row["constants"]
     taken = {name: as_typed(args[name], type) for name, type in row["signature"].items()}
     function[(args["M"] // constants[height], heads)](**taken, **constants, num_warps=row["warps"], num_stages=row["stages"])
