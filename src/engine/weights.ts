@@ -148,7 +148,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
   if (slots.own) {
-    for (const slot of Object.values(slots.own)) count(slot);
+    for (const slot of [slots.own.projection, slots.own.norm]) count(slot);
     sizes.push(4, 4, 4);
   }
   for (const layer of slots.layers) {
@@ -161,6 +161,12 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
     }
   }
   return arenaBytes(sizes);
+}
+
+/** Bytes of weights that lie in the machine's memory, the same on each stage; on a CPU they come to the others. */
+export function hostWeightBytes(spec: ModelSpec, dtype: DType): number {
+  const { perLayer, layers } = spec;
+  return perLayer === null ? 0 : arenaBytes([perLayer.vocab * layers * perLayer.size * bytesOf(dtype)]);
 }
 
 /** A linear of a packed weight. */
@@ -188,15 +194,15 @@ function openBench(device: Device, spec: ModelSpec) {
 /** Carves the weights of a part out of an arena and has each of them filled, in the order of the layers. */
 export async function loadWeights(
   device: Device,
-  arena: Arena,
+  { device: arena, host }: { readonly device: Arena; readonly host: Arena | null },
   spec: ModelSpec,
   layerRange: StageLayers,
   held: HeldWeights,
   fill: FillTensor,
 ): Promise<Weights> {
   using bench = held.format === "dense" ? null : openBench(device, spec);
-  const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
+  const load = async (slot: Slot, from = arena): Promise<Tensor> => {
+    const whole = from.tensor(typeOf(slot, device.compute), ...slot.shape);
     let row = 0;
     for (const { name, rows } of slot.from) {
       await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0 });
@@ -228,7 +234,7 @@ export async function loadWeights(
       return to;
     };
     return {
-      ...{ table: await load(table), projection: await load(projection), norm: await load(norm) },
+      ...{ table: await load(table, host!), projection: await load(projection), norm: await load(norm) },
       factors: {
         tokens: factor(roundedTo(device.compute, tokens)),
         projected: factor(Float32Array.of(projected)),

@@ -16,6 +16,7 @@ import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/bala
 import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBytes, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
+import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 
@@ -115,6 +116,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  checkHostMemory(
+    spec,
+    parts.map((_, stage) => ({ device: devices[stage]! })),
+  );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const shared = {
     products: productSizes(onStages(adapters)),
