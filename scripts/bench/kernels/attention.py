@@ -126,12 +126,14 @@ def row(shape):
 def one_launch(case, kernel):
     """Only the named kernel of a pass."""
     def run():
-        launch = attention_launch.launch
+        launch, sum_keys = attention_launch.launch, attention_launch.sum_keys
         attention_launch.launch = lambda name, *args: launch(name, *args) if name == kernel else None
+        if kernel != "attention_backward_kv":
+            attention_launch.sum_keys = lambda *_: None
         try:
             case.forward() if kernel == "attention_forward" else case.backward()
         finally:
-            attention_launch.launch = launch
+            attention_launch.launch, attention_launch.sum_keys = launch, sum_keys
     return run
 
 
@@ -148,7 +150,7 @@ def tune(share=None):
         if share and i % share[1] != share[0]:
             continue
         OVERRIDE.clear()
-        part = None if kernel != "attention_backward_kv" else 0
+        part = {} if kernel != "attention_backward_kv" else dict(MAKES=0, PARTS=0)
         OVERRIDE[kernel] = variant("wide" if D == 512 else "tma", kernel, D, 1, 0, part, config)
         try:
             times = []
@@ -166,6 +168,7 @@ def tune(share=None):
 
 
 def main():
+    attention_launch.POISONED = False
     if "--warm" in sys.argv:
         return tune(tuple(map(int, sys.argv[-2:])))
     start = time.monotonic()
