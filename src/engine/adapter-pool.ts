@@ -1,5 +1,5 @@
-// The adapters of a run on one device: parameters, gradients and moments, each adapter's in memory of its own, and the tables
-// by which kernels find them. There are as many slots as adapters train at once.
+// The adapters of a run on one device: parameters and moments, each adapter's in memory of its own, gradients of those in a
+// step, and the tables by which kernels find them. There are as many slots as adapters train at once.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
@@ -15,7 +15,6 @@ import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
-  type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
@@ -25,13 +24,24 @@ import {
   RANK_TILE,
   widthIn,
 } from "../methods/layout.ts";
+import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";
+import { GradientBuffers } from "./gradient-buffers.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables } from "./pool-memory.ts";
+import {
+  type AdapterMemory,
+  allocationBytes,
+  type SlotRow,
+  setGradients,
+  slotRow,
+  tableBytes,
+  takeAdapter,
+  takeTables,
+} from "./pool-memory.ts";
 import { siteKey, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
@@ -48,6 +58,8 @@ type Held = {
   readonly memory: AdapterMemory;
   readonly arena: Arena;
   readonly low: ReadonlyMap<Group, GroupRanks>;
+  /** Its row of the tables. */
+  readonly row: SlotRow;
 };
 
 /** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
@@ -61,6 +73,7 @@ export class AdapterPool implements Disposable {
   /** By layer. */
   readonly #sites: ReadonlyMap<number, readonly TargetGroup[]>;
   readonly #arena: Arena;
+  readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
   /** The adapter in each slot; null for none. */
@@ -71,8 +84,8 @@ export class AdapterPool implements Disposable {
     readonly spec: ModelSpec,
     readonly layers: LayerRange,
     readonly slots: number,
-    /** False where no adapter is trained. */
-    readonly trains = true,
+    /** Elements of each buffer for the gradients of an adapter; null where no adapter is trained. */
+    private readonly gradients: readonly number[] | null,
   ) {
     this.#held = new Array<Held | null>(slots).fill(null);
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
@@ -81,6 +94,11 @@ export class AdapterPool implements Disposable {
     const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
+    this.#gradients = new GradientBuffers(device, gradients ?? [], (slot, at) => {
+      const { row } = this.#in(slot);
+      setGradients(row, at);
+      device.write(rowsFrom(this.#tables.rows, slot, 1), row.bytes);
+    });
   }
 
   /** The tables of a group in a layer. */
@@ -109,18 +127,20 @@ export class AdapterPool implements Disposable {
    */
   admit(slot: number, adapter: PoolAdapter): void {
     this.release(slot);
-    const { device, trains } = this;
+    const { device } = this;
+    const trains = this.gradients !== null;
     const method = adapter.method ?? "lora";
     const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
+    const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
+    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
     const { blocks, copy, scratch, derived, factors, tensors } = memory;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
     device.write(factors, factorTable(layout));
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
+    const row = slotRow(this, { memory, adapter });
+    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout), row };
     this.#writeTables(slot);
   }
 
@@ -128,6 +148,7 @@ export class AdapterPool implements Disposable {
   release(slot: number): void {
     const held = this.#held[slot];
     if (!held) return;
+    this.#gradients.release(slot);
     this.#held[slot] = null;
     for (const slots of this.#stale.values()) slots[slot] = FRESH;
     this.#writeTables(slot);
@@ -181,12 +202,29 @@ export class AdapterPool implements Disposable {
     if (slots) slots[slot] = STALE;
   }
 
+  /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
+  beginSteps(adapters: Iterable<number>): void {
+    for (const slot of adapters) this.#gradients.take(slot, this.layout(slot).size);
+  }
+
+  /** Lets go of the gradients of an adapter that makes no step with them. */
+  dropGradients(slot: number): void {
+    this.#gradients.drop(slot);
+  }
+
+  /** The gradients of an adapter in a step. */
+  #gradientsOf(slot: number): Tensor {
+    const grads = this.#gradients.take(slot, this.layout(slot).size);
+    this.#settle(slot, grads);
+    return grads;
+  }
+
   /** What is frozen loses its gradients. */
-  #settle(slot: number): void {
+  #settle(slot: number, grads: Tensor): void {
     const { adapter, memory } = this.#in(slot);
-    const { layout, blocks } = memory;
+    const { layout } = memory;
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(blocks.grads, offset + from * columns, (rows - from) * columns));
+      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
     for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
@@ -259,7 +297,7 @@ export class AdapterPool implements Disposable {
     const { device } = this;
     const held = this.#held[slot] ?? null;
     const adapter = held?.adapter;
-    device.write(rowsFrom(this.#tables.rows, slot, 1), slotRow(this, held));
+    device.write(rowsFrom(this.#tables.rows, slot, 1), (held?.row ?? slotRow(this, null)).bytes);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
       if (!own || !table) continue;
@@ -280,10 +318,12 @@ export class AdapterPool implements Disposable {
     this.device.write(step, rates);
     for (const slot of stepped) {
       const { blocks, copy, factors } = this.#in(slot).memory;
-      this.#settle(slot);
+      const { params, m, v } = blocks;
+      const grads = this.#gradientsOf(slot);
       this.#changed(slot);
       const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { ...blocks, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      this.#gradients.stepped(slot);
     }
   }
 
@@ -293,33 +333,43 @@ export class AdapterPool implements Disposable {
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     for (const slot of adapters) {
-      const { blocks, tensors, squares } = this.#in(slot).memory;
-      this.#settle(slot);
-      gradNorm(this.device, { grads: blocks.grads, tensors, squares });
+      const { tensors, squares } = this.#in(slot).memory;
+      gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
     const all: Float32Array[] = [];
     for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
     return all;
   }
 
-  /** An adapter's whole state on the device now: f32 blocks of its layout; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
-    const { blocks } = this.#in(slot).memory;
-    const { bytes } = await this.device.snapshot(what.map((block) => blocks[block]));
-    return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
+  /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const blocks = what.map((name) => this.#blockOf(slot, name));
+    const { bytes } = await this.device.snapshot(blocks);
+    return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
   }
 
-  /** The same of one block, at once. */
+  /** The same of one that is f32, at once. */
   async read(slot: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
-    if (what === "grads") this.#settle(slot);
-    return new Float32Array((await this.device.read(this.#in(slot).memory.blocks[what])).buffer);
+    const of = what === "grads" ? this.#gradients.find(slot, this.layout(slot).size) : this.#blockOf(slot, what);
+    if (what === "grads" && of) this.#settle(slot, of);
+    invariant(!of || of.dtype === "f32", `${what} is ${of?.dtype}`);
+    return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Float32Array): void {
-    const { blocks, copy } = this.#in(slot).memory;
-    this.device.write(blocks[what], values);
-    if (what === "params") this.#changed(slot);
-    if (what === "params" && copy) this.device.write(copy, toBf16(values));
+  write(slot: number, what: BlockName, values: Values): void {
+    const to = this.#blockOf(slot, what);
+    const { copy } = this.#in(slot).memory;
+    invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
+    this.device.write(to, values);
+    if (what !== "params") return;
+    this.#changed(slot);
+    if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  #blockOf(slot: number, what: BlockName): Tensor {
+    const block = this.#in(slot).memory.blocks[what];
+    invariant(block, `the adapter in slot ${slot} has no ${what}`);
+    return block;
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
@@ -330,6 +380,7 @@ export class AdapterPool implements Disposable {
   [Symbol.dispose](): void {
     for (const held of this.#held) held?.arena[Symbol.dispose]();
     this.#held.fill(null);
+    this.#gradients[Symbol.dispose]();
     this.#arena[Symbol.dispose]();
   }
 }

@@ -12,6 +12,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
+import type { Values } from "./optimizers.ts";
 import { rankAt } from "./placement.ts";
 import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
 
@@ -27,13 +28,6 @@ export { MOST_RANK };
 /** Layers from `from` on and below `to`. */
 export const layerRange = v.strictObject({ from: count, to: natural });
 export type LayerRange = Output<typeof layerRange>;
-
-/**
- * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer
- * and v is zero), each a flat block.
- */
-export const BLOCKS = ["params", "m", "v"] as const;
-export type BlockName = (typeof BLOCKS)[number];
 
 const groups = v.picklist(GROUP_NAMES);
 /** What the adapters of a run need of a pass. */
@@ -162,6 +156,17 @@ export const widthIn = (adapter: Placed, layers: LayerRange, group: Group): numb
  */
 export type FactorPlace = Place & { readonly isTransposed: boolean };
 
+/**
+ * The same in an array that has one element for each `per` elements of the block: as one row, and those that the factor
+ * shares with its neighbours too.
+ */
+export function placeAmong(place: FactorPlace, per: number): FactorPlace {
+  if (per === 1) return place;
+  const first = Math.floor(place.offset / per);
+  const columns = Math.ceil((place.offset + place.rows * place.columns) / per) - first;
+  return { offset: first, rows: 1, columns, isTransposed: false };
+}
+
 /** Where a factor of an adapter is. The adapter must target the linear. */
 export function factorPlace(
   spec: ModelSpec,
@@ -181,23 +186,15 @@ export function factorPlace(
 }
 
 /** A factor's values out of a block, row by row. */
-export function takeFactor(
-  block: Float32Array,
-  { offset, rows, columns, isTransposed }: FactorPlace,
-): Float32Array<ArrayBuffer> {
-  const values = new Float32Array(rows * columns);
-  const held = block.subarray(offset, offset + rows * columns);
+export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace): V {
+  const held = block.subarray(offset, offset + rows * columns) as V;
+  const values = held.slice() as V;
   if (isTransposed) transpose(held, values, columns, rows);
-  else values.set(held);
   return values;
 }
 
 /** Puts a factor's values into a block. */
-export function putFactor(
-  block: Float32Array,
-  { offset, rows, columns, isTransposed }: FactorPlace,
-  values: Float32Array,
-): void {
+export function putFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace, values: V): void {
   const held = block.subarray(offset, offset + rows * columns);
   if (isTransposed) transpose(values, held, rows, columns);
   else held.set(values);
@@ -207,7 +204,7 @@ export function putFactor(
 const STRIP = 16;
 
 /** to[c, r] = from[r, c]. */
-function transpose(from: Float32Array, to: Float32Array, rows: number, columns: number): void {
+export function transpose(from: Values, to: Values, rows: number, columns: number): void {
   for (let first = 0; first < rows; first += STRIP) {
     const last = Math.min(rows, first + STRIP);
     for (let column = 0; column < columns; column++)
@@ -226,11 +223,11 @@ export function countParameters(spec: ModelSpec, layers: number, adapter: Placed
 }
 
 /** A factor of an adapter by its place in the model. */
-export type FactorTensor = {
+export type FactorTensor<V extends Values = Float32Array> = {
   readonly layer: number;
   readonly linear: Linear;
   readonly factor: Factor;
-  readonly values: Float32Array;
+  readonly values: V;
 };
 
 /** The factors of an adapter in a range of layers, in order, without their values. */

@@ -80,7 +80,12 @@ export async function train(
   const stages = await Promise.all(
     parts.map((layerRange, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, { layers: layerRange.to - layerRange.from, rows, targets: rows, format });
+      const sizes = tinySizes(devices[i]!, spec, adapters, {
+        layers: layerRange.to - layerRange.from,
+        rows,
+        targets: rows,
+        format,
+      });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),
