@@ -31,7 +31,7 @@ class Watched extends NullDevice {
 test("a pass fetches its rows once, aside, and waits for them just before the first layer's use", async () => {
   const device = new Watched();
   const adapter = adapterOn(spec, { rank: 4, scale: 1, targets: ["q_proj"] as const });
-  const config = { spec, layerRange: wholeModel(spec), sizes: tinySizes(device, [adapter], { layers: spec.layers }) };
+  const config = { spec, layerRange: wholeModel(spec), sizes: tinySizes(device, spec, [adapter], { layers: spec.layers }) };
   {
     using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
     await stage.admit(0, { ...adapter, seed: 0, init: "default" });
