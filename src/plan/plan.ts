@@ -24,6 +24,7 @@ import {
 } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
+import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 
@@ -126,6 +127,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  checkHostMemory(
+    spec,
+    parts.map((_, stage) => ({ device: devices[stage]! })),
+  );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
