@@ -56,7 +56,7 @@ export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear
   ...new Set(groupsOfModel(spec).flatMap((group) => GROUPS[group])),
 ];
 
-/** Linears that read one input; of experts those of each, and which factor of theirs all experts share in "shared-outer". */
+/** Linears that read one input; of experts those of each, and which factor all experts share in "shared-outer". */
 type Product = Pick<Op<"linears">, "group" | "in" | "out"> & { readonly experts: number | null; readonly outer: "A" | "B" };
 
 const productsOf = (spec: ModelSpec, layer: number): readonly Product[] =>

@@ -1,5 +1,5 @@
-// Which tensors of a model's files change where an adapter acts, and how the rows of each change. Experts lie in tensors of their
-// own, or all of a linear's in one, as they are, [out, in], or turned.
+// Which tensors of a model's files change where an adapter acts, and how the rows of each change. Experts lie in tensors of
+// their own, or all of a linear's in one, as they are, [out, in], or turned.
 
 import type { ModelSpec } from "../base/spec.ts";
 import { expertLinear, isOfExperts, type Linear } from "../families/linears.ts";

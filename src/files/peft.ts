@@ -7,19 +7,9 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { isNamed } from "../base/targeting.ts";
-import {
-  GROUPS,
-  groupsOfLayer,
-  isExpertGroup,
-  isOfExperts,
-  type Linear,
-  linearShape,
-  modulesOf,
-  pathOf,
-} from "../families/linears.ts";
+import { GROUPS, groupsOfLayer, isOfExperts, type Linear, linearShape, pathOf } from "../families/linears.ts";
 import { tableModules } from "../families/tensors.ts";
-import type { Placed, PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { factorsIn } from "../methods/layout.ts";
@@ -40,17 +30,9 @@ import { areFinite, toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
+import { type Acts, checkParameters, expertEntries, expertFactor, SHARING, sharedAlike, tensorsOf } from "./peftexpertfile.ts";
 import { besideExperts, withExperts } from "./peftexpertplaces.ts";
-import {
-  type ExpertTensors,
-  expertPath,
-  expertTensors,
-  firstOf,
-  fromExpertTensors,
-  isRepeated,
-  isSharedFactor,
-  toExpertTensors,
-} from "./peftexperts.ts";
+import { expertTensors } from "./peftexperts.ts";
 import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
 import { MERGE_ALONE, readTables, TABLE_KEYS, type TableChanges, tableTensors } from "./pefttables.ts";
 import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
@@ -115,37 +97,6 @@ export function writePeftAdapter(folder: string, spec: ModelSpec, adapter: PeftA
   // PEFT refuses dropout of what it trains in experts, also where it only reads it.
   const config = DEFINITIONS[method].peft.config({ ...places, dropout: acts ? 0 : dropout, rslora, baseModel, settings });
   writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
-}
-
-/** In the file's metadata: which factors experts share, which its tensors, each repeated, do not always tell. */
-const SHARING = "mlora_experts";
-
-/** Whether an adapter acts in both products of a layer's experts. */
-function actsInBoth(spec: ModelSpec, adapter: Placed, layer: number): boolean {
-  const has = (linears: readonly Linear[]) => linears.some((linear) => rankAt(adapter, layer, linear) > 0);
-  const own = groupsOfLayer(spec, layer).filter(isExpertGroup);
-  return own.length > 0 && own.every((group) => has(GROUPS[group]));
-}
-
-const tensorsOf = (
-  { spec, tower, isFused }: { readonly spec: ModelSpec; readonly tower: string; readonly isFused: boolean },
-  adapter: Placed,
-  { layer, linear, factor }: Omit<PeftFactor, "values">,
-) =>
-  expertTensors(
-    { spec, tower, layer, linear, isFused },
-    factor as "A" | "B",
-    rankAt(adapter, layer, linear),
-    actsInBoth(spec, adapter, layer),
-  );
-
-function expertEntries(spec: ModelSpec, adapter: PeftAdapter, at: PeftFactor) {
-  const { layer, linear, values } = at;
-  const of = tensorsOf({ spec, tower: spec.tower, isFused: false }, adapter, at);
-  const factor = at.factor as "A" | "B";
-  const isShared = isSharedFactor(spec, layer, linear, factor, sharingOf(adapter));
-  const parts = toExpertTensors(of, factor, values, isShared);
-  return of.names.map((name, i) => ({ name, dtype: "f32" as const, shape: [...of.shape], data: parts[i]! }));
 }
 
 export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & {
@@ -290,55 +241,6 @@ export function readPeftAdapter(
       );
     },
   };
-}
-
-type Acts = { readonly spec: ModelSpec; readonly tower: string; readonly isFused: boolean };
-/** Refuses what of `target_parameters` is no parameter of experts. */
-function checkParameters(config: JsonObject, path: string, { spec, tower }: Omit<Acts, "isFused">): void {
-  const paths = modulesOf(spec).flatMap(({ layer, linear }) =>
-    isOfExperts(linear) ? [expertPath({ spec, tower, layer, linear, isFused: true })] : [],
-  );
-  const other = (config["target_parameters"] as readonly unknown[]).find(
-    (name) => typeof name !== "string" || !paths.some((of) => isNamed(of, [name])),
-  );
-  if (other === undefined) return;
-  const what = paths.length === 0 ? "the base model has none" : `the base model has ${paths[0]} and others`;
-  throw new RequestError(
-    "peft.kind",
-    `${path}: target_parameters has ${JSON.stringify(other)}, expected parameters of experts`,
-    what,
-  );
-}
-
-type FileValues = ReadonlyMap<string, Float32Array>;
-
-const allExperts = (of: ExpertTensors, factor: Factor, values: FileValues): Float32Array =>
-  fromExpertTensors(
-    of,
-    factor as "A" | "B",
-    of.names.map((name) => values.get(name)!),
-  );
-
-/** A factor of a linear of experts; one that they share once. */
-function expertFactor(acts: Acts, adapter: PlacedAdapter, values: FileValues, at: Omit<PeftFactor, "values">): Float32Array {
-  const of = tensorsOf(acts, adapter, at);
-  const factor = at.factor as "A" | "B";
-  const all = allExperts(of, factor, values);
-  return isSharedFactor(acts.spec, at.layer, at.linear, factor, sharingOf(adapter)) ? firstOf(of, factor, all) : all;
-}
-
-/** The adapter as its experts share factors: not where the file has other values of what they would share. */
-function sharedAlike(acts: Acts, adapter: PlacedAdapter, values: FileValues): PlacedAdapter {
-  const { spec } = acts;
-  const isShared =
-    sharingOf(adapter) === "shared-outer" &&
-    factorsIn({ from: 0, to: spec.layers }, adapter.targets, "lora", adapter.places).every((at) => {
-      const factor = at.factor as "A" | "B";
-      if (!isOfExperts(at.linear) || !isSharedFactor(spec, at.layer, at.linear, factor, "shared-outer")) return true;
-      const of = tensorsOf(acts, adapter, at);
-      return isRepeated(of, factor, allExperts(of, factor, values));
-    });
-  return { ...adapter, places: { ...adapter.places!, experts: isShared ? "shared-outer" : "per-expert" } };
 }
 
 /** The adapter with what it takes off the weight as further ranks after its own, at the same scale. */

@@ -113,6 +113,8 @@ export type Definition<S = Settings> = {
   readonly trained?: readonly ["B"];
   /** Whether it is computed from the whole product of a linear, which is kept for the backward pass. */
   readonly keepsProduct?: true;
+  /** Whether it may act in experts. */
+  readonly actsInExperts?: true;
   /** Rank of an adapter whose recipe gives none. */
   readonly rank: number;
   /**

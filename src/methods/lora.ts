@@ -79,6 +79,7 @@ export const lora = define({
     A: { axes: "rank in", initial: "init", peft: "lora_A.weight" },
     B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
   },
+  actsInExperts: true,
   rank: 16,
   keys: {
     ...lowRankKeys,
