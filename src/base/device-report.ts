@@ -13,6 +13,8 @@ export const deviceReport = v.strictObject({
   threads: count,
   totalBytes: count,
   freeBytes: count,
+  /** Of its machine's memory, what a process can take. */
+  hostFreeBytes: count,
   /** Its number among the devices of its machine, and how many such devices there are. */
   ordinal: count,
   count,

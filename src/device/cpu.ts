@@ -10,7 +10,8 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Span, Tensor } from "./device.ts";
+import { HostAllocations } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -23,6 +24,7 @@ export class CpuDevice implements Device {
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes
+  readonly #hostMemory = new HostAllocations();
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
@@ -102,6 +104,24 @@ export class CpuDevice implements Device {
     base.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
+  allocateHost(bytes: number, why: string): HostMemory {
+    const ptr = base.native_allocate(bytes);
+    if (!ptr) throw new RunError("host.memory", `no memory: ${formatBytes(bytes)} for ${why}`);
+    return this.#hostMemory.add(ptr, bytes, () => base.native_release(ptr));
+  }
+
+  get hostAllocated(): number {
+    return this.#hostMemory.bytes;
+  }
+
+  offload(to: HostMemory, from: Tensor): Promise<void> {
+    return this.copyOut(to.address, from);
+  }
+
+  fetch(to: Tensor, from: HostMemory): Promise<void> {
+    return this.copyIn(to, from.address);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     const begin = now();
     kernel.cpu(args, this.#host);
@@ -125,6 +145,7 @@ export class CpuDevice implements Device {
 
   [Symbol.dispose](): void {
     for (const ptr of [...this.#blocks.keys()]) this.release(ptr);
+    this.#hostMemory.clear();
     this.#scratch = { ptr: 0, bytes: 0 };
   }
 

@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, Sharing, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
@@ -16,6 +16,8 @@ export class NullDevice implements Device {
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
   readonly live = new Map<number, number>();
+  /** The same of the host. */
+  readonly host = new Map<number, number>();
   allocations = 0;
   #next = 4096;
 
@@ -88,6 +90,28 @@ export class NullDevice implements Device {
     this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
+  allocateHost(bytes: number): HostMemory {
+    const address = this.#next;
+    this.#next += bytes + 4096;
+    this.host.set(address, bytes);
+    const release = () => void this.host.delete(address);
+    return { address, size: bytes, view: (_, count) => new Uint8Array(count), [Symbol.dispose]: release };
+  }
+
+  get hostAllocated(): number {
+    return [...this.host.values()].reduce((a, b) => a + b, 0);
+  }
+
+  async offload({ address }: HostMemory, from: Tensor): Promise<void> {
+    if (!this.host.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    await this.copyOut(address, from);
+  }
+
+  async fetch(to: Tensor, { address }: HostMemory): Promise<void> {
+    if (!this.host.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    await this.copyIn(to);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     this.launched.push(kernel.name);
     for (const value of Object.values(args))
@@ -106,6 +130,7 @@ export class NullDevice implements Device {
 
   [Symbol.dispose](): void {
     this.live.clear();
+    this.host.clear();
   }
 
   /** Memory that is not allocated is touched only by a bug. */

@@ -1,6 +1,7 @@
 // A run before it is run: its schedule, played with times that the plan can know. What is drawn and counted for a person.
 
 import { maxOf, sum } from "../base/shape.ts";
+import { admissibleBytes } from "../plan/host-memory.ts";
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import { headWork } from "../plan/partition.ts";
 import { bytesOnStages, type Plan } from "../plan/plan.ts";
@@ -101,7 +102,8 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
   });
   const nothing: Room = { slots: 0, bytes: stages.map(() => 0) };
   let waiting = candidates;
-  let free: Room = { slots, bytes: stages.map(({ sizes }) => sizes.blockBytes) };
+  const room = stages.map(({ sizes }, stage) => admissibleBytes(sizes, maxOf(candidates.map(({ bytes }) => bytes[stage]!))));
+  let free: Room = { slots, bytes: room };
   /** Adapters that have room when this much more is free. */
   const admitted = (freed: Room): Joining[] => {
     free = together(free, freed);
