@@ -139,8 +139,8 @@ const MESSAGES = {
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
   /**
-   * Moves all that an adapter has to host memory, while later requests are handled. It must be in no step; until it is fetched it
-   * may be read and released, and nothing else. The reply says how long the copy took.
+   * Moves all that an adapter has to host memory, while later requests are handled. It must be in no step; until it is fetched
+   * it may be read and released, and nothing else. The reply says how long the copy took.
    */
   offload: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
   /** The way back: from the reply on the adapter may be trained. */

@@ -14,7 +14,14 @@ import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, type FactorPlace, factorPlace, factorTable, type LayerRange, type Place } from "../methods/layout.ts";
+import {
+  type AdapterLayout,
+  type FactorPlace,
+  factorPlace,
+  factorTable,
+  type LayerRange,
+  type Place,
+} from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
@@ -132,8 +139,8 @@ export class AdapterPool implements Disposable {
   }
 
   /**
-   * Moves all that an adapter has to host memory, concurrently with later work, none of which may be its own; resolves when it is
-   * there.
+   * Moves all that an adapter has to host memory, concurrently with later work, none of which may be its own; resolves when it
+   * is there.
    */
   async offload(slot: number): Promise<void> {
     const held = this.#in(slot);

@@ -13,7 +13,15 @@ import type { BlockName, Values } from "../methods/optimizers.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 import type { BlockCache } from "./block-cache.ts";
 import { type AdapterRanks, ranksOf } from "./low-rows.ts";
-import { type AdapterMemory, allocationBytes, moveRow, type PoolNeed, type SlotRow, slotRow, takeAdapter } from "./pool-memory.ts";
+import {
+  type AdapterMemory,
+  allocationBytes,
+  moveRow,
+  type PoolNeed,
+  type SlotRow,
+  slotRow,
+  takeAdapter,
+} from "./pool-memory.ts";
 
 export type DeviceBlock = { readonly ptr: number; readonly size: number };
 

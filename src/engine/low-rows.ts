@@ -1,6 +1,6 @@
 // Where the rows of s = A drop(x) of each adapter lie in a pass (ops/linear/low-rank.ts).
 
-import { type Group, groupsOfModel } from "../families/linears.ts";
+import type { Group, groupsOfModel } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, type LayerRange, RANK_TILE, widthIn } from "../methods/layout.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";

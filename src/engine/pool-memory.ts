@@ -168,11 +168,7 @@ export function moveRow({ bytes, own }: SlotRow, by: number): void {
 export const emptyRow = (need: Omit<PoolNeed, "slots">): Uint8Array<ArrayBuffer> => new Uint8Array(rowBytes(need));
 
 /** Without addresses of gradients. */
-export function slotRow(
-  need: Omit<PoolNeed, "slots">,
-  memory: AdapterMemory,
-  adapter: PlacedAdapter & Shape,
-): SlotRow {
+export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, adapter: PlacedAdapter & Shape): SlotRow {
   const row = emptyRow(need);
   const gradients: { index: number; element: number }[] = [];
   const own: number[] = [];

@@ -204,7 +204,7 @@ export function putFactor<V extends Values>(block: V, { offset, rows, columns, i
 const STRIP = 16;
 
 /** to[c, r] = from[r, c]. */
-function transpose(from: Values, to: Values, rows: number, columns: number): void {
+export function transpose(from: Values, to: Values, rows: number, columns: number): void {
   for (let first = 0; first < rows; first += STRIP) {
     const last = Math.min(rows, first + STRIP);
     for (let column = 0; column < columns; column++)

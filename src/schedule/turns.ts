@@ -1,8 +1,8 @@
-// Which adapters give up their place on the devices, where more train than fit there: those that wait come in the order in which
-// their last turns ended, a higher priority first, and none overtakes one before it that still waits for room.
+// Which adapters give up their place on the devices, where more train than fit there. Those that wait come in the order in
+// which their last turns ended, a higher priority first, and none overtakes one before it that still waits for room.
 //
-// A turn is a number of an adapter's steps, the same for all, so that adapters of one priority make equally many steps in a round.
-// It is as long as it takes to hide a copy behind the steps of others (docs/architecture.md).
+// A turn is a number of an adapter's steps, the same for all, so that adapters of one priority make equally many steps in a
+// round. It is long enough for a copy to take no longer than the steps of others meanwhile (docs/architecture.md).
 
 /** An adapter that waits for its turn, and the bytes that it takes on each stage. */
 export type Waiting = { readonly priority: number; readonly bytes: readonly number[] };

@@ -66,8 +66,7 @@ export class Finisher {
       const isHere = stop.aborted || adapter.slot === null ? false : await this.options.scheduler.bring(adapter);
       if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0) await this.options.scheduler.save(adapter);
       if (status === "dropped") after = adapter.latest;
-      else if (status !== "failed" && isHere && output !== null)
-        after = checked(await this.#lastEvaluation(adapter));
+      else if (status !== "failed" && isHere && output !== null) after = checked(await this.#lastEvaluation(adapter));
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
         folder = await this.#export(adapter, join(output, name));
     } catch (error) {

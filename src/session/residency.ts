@@ -15,7 +15,12 @@ export type ResidencyOptions = {
   readonly msPerStep: () => number | null;
 };
 
-type Entry = { readonly adapter: AdapterState; readonly isFetched: boolean; readonly isFirst: boolean; readonly settle: (isHere: boolean) => void };
+type Entry = {
+  readonly adapter: AdapterState;
+  readonly isFetched: boolean;
+  readonly isFirst: boolean;
+  readonly settle: (isHere: boolean) => void;
+};
 
 /** Weight of earlier copies in the smoothed time of one. */
 const SMOOTHING = 0.9;
@@ -69,7 +74,7 @@ export class Residency {
     if (this.#leaving.delete(adapter)) this.#forget(adapter);
   }
 
-  /** Adapters, of these, whose turn is over and which others wait for: each is to call `leave` as soon as it is between steps. */
+  /** Adapters, of these, whose turn is over while others wait: each is to call `leave` as soon as it is between steps. */
   endTurns(training: readonly AdapterState[]): AdapterState[] {
     if (this.#queue.length === 0) return [];
     const { bytesOf, msPerStep } = this.options;

@@ -28,7 +28,7 @@ const ADAPTERS = range(7);
 const seven = (more: string) =>
   unlike(ADAPTERS, "cpu", more)
     .replace(/rank = 1\ninit = "default"\nmethod = "lora"\nlora_plus_ratio = 1\n/, 'rank = 24\nmethod = "vera"\n')
-    .replace(/name = "a4"/, '$&\npatience = 1\nmin_delta = 1.0')
+    .replace(/name = "a4"/, "$&\npatience = 1\nmin_delta = 1.0")
     .replace(/name = "a5"/, "$&\nlearning_rate = 1e30");
 
 function expectSame(one: string, other: string): void {
@@ -66,7 +66,10 @@ test("with room for two of seven, in one stage or two, killed and continued, eac
 
 test("the plan says how many are on the device and how many wait, in how much memory, and refuses what has no room", async () => {
   const planned = await place.mlora("plan", place.project(seven("resident_adapters = 2"), SUMS));
-  expect([planned.code, planned.out]).toEqual([0, expect.stringMatching(/2 of 7 adapters are on the device at once.* host memory/)]);
+  expect([planned.code, planned.out]).toEqual([
+    0,
+    expect.stringMatching(/2 of 7 adapters are on the device at once.* host memory/),
+  ]);
   const { out } = await place.mlora("plan", place.project(seven("resident_adapters = 2"), SUMS), "--json");
   const { slots, resident, host_bytes: hostBytes, adapters } = JSON.parse(out);
   const bytes = (adapters as { memory_bytes: number }[]).map((of) => of.memory_bytes).sort((a, b) => b - a);

@@ -89,7 +89,7 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
-  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
+  attentionDecode(gpu, { qkv, cache, bounds, sinks: null, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
