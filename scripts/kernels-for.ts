@@ -46,7 +46,7 @@ export async function kernelsFor(
     using described = open();
     const { name, rowTile, threads } = described;
     const { total: totalBytes, free: freeBytes } = described.memory();
-    const memory = { totalBytes, freeBytes, hostFreeBytes: freeBytes };
+    const memory = { totalBytes, freeBytes };
     const device = { kind: "cuda", name, compute, rowTile, threads, ordinal: 0, count: 1, note: null } as const;
     const plan = planOn(of, [{ ...device, ...memory, host: "" }]);
     const stop = new AbortController();

@@ -145,11 +145,16 @@ const MESSAGES = {
   offload: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
   /** The way back: from the reply on the adapter may be trained. */
   fetch: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist([...BLOCKS, "grads"])) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
+      blocks: v.strictObject({
+        params: v.exactOptional(floats),
+        m: v.exactOptional(values),
+        v: v.exactOptional(values),
+        grads: v.exactOptional(floats),
+      }),
     }),
     reply: v.null(),
   },

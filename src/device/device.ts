@@ -117,6 +117,11 @@ export interface Device extends Disposable {
   readonly allocated: number;
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
+  /**
+   * Takes memory of the machine that kernels reach in place, over a GPU's bus; `fill` writes to it, `release` gives it back.
+   * `allocated` counts it only where the device's memory is the machine's. Contents are undefined.
+   */
+  allocateHost(bytes: number, why: string): number;
   release(ptr: number): void;
   /** Makes sure of this much memory for what a kernel needs only while it runs (scratch.ts says how much). */
   reserveScratch(bytes: number): void;
@@ -146,10 +151,10 @@ export interface Device extends Disposable {
   copyOut(to: number, from: Tensor): Promise<void>;
   /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
   copyIn(to: Tensor, from: number): Promise<void>;
-  /** Takes host memory; `why` is for the error when there is not enough. */
-  allocateHost(bytes: number, why: string): HostMemory;
+  /** Takes host memory for copies alone; `why` is for the error when there is not enough. */
+  pinHost(bytes: number, why: string): HostMemory;
   /** Bytes of host memory that were taken here and not disposed of. */
-  readonly hostAllocated: number;
+  readonly pinnedBytes: number;
   /**
    * Copies a tensor to the start of host memory as all earlier work leaves it, concurrently with later work and with what links
    * send; resolves when the bytes are there and the tensor may be overwritten.
@@ -164,6 +169,11 @@ export interface Device extends Disposable {
   readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
   launch<A extends object>(kernel: Kernel<A>, args: A): void;
+  /**
+   * Enqueues what `work` launches after all earlier work and concurrently with later work. What is enqueued after a call of the
+   * function returned comes after it. One such work is under way at a time.
+   */
+  aside(work: () => void): () => void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

@@ -16,8 +16,10 @@ export class NullDevice implements Device {
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
   readonly live = new Map<number, number>();
-  /** The same of the host. */
-  readonly host = new Map<number, number>();
+  /** Those of them that are memory of the machine. */
+  readonly #host = new Set<number>();
+  /** Pinned memory of the host, in the same way. */
+  readonly pinned = new Map<number, number>();
   allocations = 0;
   #next = 4096;
 
@@ -27,7 +29,7 @@ export class NullDevice implements Device {
   ) {}
 
   get allocated(): number {
-    return [...this.live.values()].reduce((a, b) => a + b, 0);
+    return [...this.live].reduce((all, [ptr, bytes]) => all + (this.#host.has(ptr) ? 0 : bytes), 0);
   }
 
   memory() {
@@ -42,8 +44,15 @@ export class NullDevice implements Device {
     return ptr;
   }
 
+  allocateHost(bytes: number): number {
+    const ptr = this.allocate(bytes);
+    this.#host.add(ptr);
+    return ptr;
+  }
+
   release(ptr: number): void {
     this.live.delete(ptr);
+    this.#host.delete(ptr);
   }
 
   reserveScratch(bytes: number): void {
@@ -90,25 +99,25 @@ export class NullDevice implements Device {
     this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
-  allocateHost(bytes: number): HostMemory {
+  pinHost(bytes: number): HostMemory {
     const address = this.#next;
     this.#next += bytes + 4096;
-    this.host.set(address, bytes);
-    const release = () => void this.host.delete(address);
+    this.pinned.set(address, bytes);
+    const release = () => void this.pinned.delete(address);
     return { address, size: bytes, view: (_, count) => new Uint8Array(count), [Symbol.dispose]: release };
   }
 
-  get hostAllocated(): number {
-    return [...this.host.values()].reduce((a, b) => a + b, 0);
+  get pinnedBytes(): number {
+    return [...this.pinned.values()].reduce((a, b) => a + b, 0);
   }
 
   async offload({ address }: HostMemory, from: Tensor): Promise<void> {
-    if (!this.host.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    if (!this.pinned.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
     await this.copyOut(address, from);
   }
 
   async fetch(to: Tensor, { address }: HostMemory): Promise<void> {
-    if (!this.host.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    if (!this.pinned.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
     await this.copyIn(to);
   }
 
@@ -116,6 +125,11 @@ export class NullDevice implements Device {
     this.launched.push(kernel.name);
     for (const value of Object.values(args))
       if (typeof value === "object" && value !== null && "ptr" in value) this.#check(value as Tensor, 1);
+  }
+
+  aside(work: () => void): () => void {
+    work();
+    return () => undefined;
   }
 
   idle(): Promise<void> {
@@ -130,7 +144,7 @@ export class NullDevice implements Device {
 
   [Symbol.dispose](): void {
     this.live.clear();
-    this.host.clear();
+    this.pinned.clear();
   }
 
   /** Memory that is not allocated is touched only by a bug. */

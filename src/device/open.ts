@@ -59,7 +59,6 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     threads: usableCores(),
     totalBytes,
     freeBytes,
-    hostFreeBytes: freeBytes,
     ordinal: 0,
     count: 1,
     note,

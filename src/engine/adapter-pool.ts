@@ -69,7 +69,7 @@ export class AdapterPool implements Disposable {
     this.#held = new Array<HeldAdapter | null>(slots).fill(null);
     const take = (size: number) => ({ ptr: device.allocate(size, "an adapter"), size });
     this.#blocks = new BlockCache(room.blockBytes, take, ({ ptr }) => device.release(ptr));
-    const takeHost = (size: number) => device.allocateHost(size, "an adapter");
+    const takeHost = (size: number) => device.pinHost(size, "an adapter");
     this.#hostBlocks = new BlockCache(room.hostBytes, takeHost, (block) => block[Symbol.dispose]());
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
     this.#tables = takeTables((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), this);
@@ -330,11 +330,11 @@ export class AdapterPool implements Disposable {
   }
 
   /** An adapter's whole state now, wherever it is: arrays along its block; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
+  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Values[]> }> {
     const held = this.#in(slot);
     await held.moving;
-    if (!held.memory) return { values: held.readHost(what) };
-    const blocks = what.map((name) => this.#blockOf(slot, name));
+    if (!held.memory) return { values: held.readHost(what.filter((name) => name !== "grads")) };
+    const blocks = what.map((name) => this.#arrayOf(slot, name));
     const { bytes } = await this.device.snapshot(blocks);
     return { values: bytes.then((all) => all.map((of, i) => valuesOf(of, blocks[i]!.dtype))) };
   }
@@ -347,14 +347,18 @@ export class AdapterPool implements Disposable {
     return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Values): void {
-    const to = this.#blockOf(slot, what);
+  write(slot: number, what: Block, values: Values): void {
+    const to = this.#arrayOf(slot, what);
     const { copy } = this.#memory(slot);
     invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
     this.device.write(to, values);
     if (what !== "params") return;
     this.#changed(slot);
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  #arrayOf(slot: number, what: Block): Tensor {
+    return what === "grads" ? this.#gradientsOf(slot) : this.#blockOf(slot, what);
   }
 
   #blockOf(slot: number, what: BlockName): Tensor {

@@ -71,7 +71,7 @@ export class HeldAdapter implements Disposable {
     return takeAdapter(carve(address), this.layout, this.adapter, this.pool.device.compute, this.trains);
   }
 
-  /** To host memory; resolves when it is there. Throws what `Device.allocateHost` throws. */
+  /** To host memory; resolves when it is there. Throws what `Device.pinHost` throws. */
   offload(): Promise<void> {
     const block = this.#block;
     invariant(block && !this.moving, "an adapter that is on its way cannot leave the device");

@@ -33,7 +33,8 @@ const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers
 const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
-const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
+const STRIDES = alignUp(PRESENT + ROW_METHODS.length * 4, 16);
+const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 
 /** What decides the tables of a pool. */
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
@@ -74,6 +75,7 @@ export function takeTables(take: Take, need: PoolNeed) {
         vectors: part("i64", VECTORS, ADDRESSES),
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
+        strides: part("i32", STRIDES, 2),
         width: groupShape(spec, group, layer).in,
         firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
@@ -175,7 +177,7 @@ export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, ad
   const { layout, blocks, copy, scratch, derived } = memory;
   const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
-  for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
+  for (const { layer, group, ranks, products, strides, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
     const { firstColumn } = groupShape(need.spec, group, layer);
@@ -185,6 +187,7 @@ export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, ad
     new Int32Array(row.buffer, from + PRESENT, ROW_METHODS.length).set(
       ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
     );
+    new Int32Array(row.buffer, from + STRIDES, 2 * strides.length).set(strides.flat());
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
       const begin = from / 8;

@@ -24,9 +24,10 @@ import {
 } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./host-memory.ts";
-import { type MemoryParts, requireKernels, stageMemory } from "./memory.ts";
+import { checkHostMemory } from "./host-memory.ts";
+import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
+import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
 export const DEFAULT_TOKENS = 4096;
@@ -131,6 +132,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  checkHostMemory(
+    spec,
+    parts.map((_, stage) => ({ device: devices[stage]! })),
+  );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
@@ -142,7 +147,7 @@ export function makePlan(
   /** With room for any `count` of the adapters at once. */
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
     const stepping = allAtOnce
-      ? adapters.length
+      ? Math.min(slots, adapters.length)
       : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
     return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
@@ -179,7 +184,8 @@ export function makePlan(
     if (!offloads) return { ...known, stages: stagesFor(choice, passRows, count, fitted), slots: fitted, resident, passRows };
     const all = stagesFor(choice, passRows, count, wanted);
     const needs = all.map(({ device, sizes, memory }, stage): HostNeed => {
-      return { device, blocks: blocks[stage]!, blockBytes: sizes.blockBytes, deviceBytes: totalBytes(memory) };
+      const own = { deviceBytes: totalBytes(memory), weightBytes: stageHostBytes(spec, device) };
+      return { device, blocks: blocks[stage]!, blockBytes: sizes.blockBytes, ...own };
     });
     if (recipe.run.slots !== null || residentAdapters !== null) requireHost(needs, count, wanted);
     const slots = Math.max(fitted, countWithHost(needs, count, wanted));

@@ -1,11 +1,11 @@
 // A run before it is run: its schedule, played with times that the plan can know. What is drawn and counted for a person.
 
 import { maxOf, sum } from "../base/shape.ts";
-import { admissibleBytes } from "../plan/host-memory.ts";
 import { SEND_BUFFERS } from "../plan/memory.ts";
 import { headWork } from "../plan/partition.ts";
 import { bytesOnStages, type Plan } from "../plan/plan.ts";
 import { backwardCost, stageWork, timesOf } from "../plan/times.ts";
+import { admissibleBytes } from "../plan/waiting-memory.ts";
 import { admissions, type Candidate, type Room, together, without } from "../schedule/admission.ts";
 import type { StageAction, StepRef } from "../schedule/lists.ts";
 import type { Joining } from "../schedule/pipeline.ts";

@@ -47,8 +47,7 @@ describe("as a library", () => {
       const planned = await planOf(loadRecipe(recipe, { stages }));
       const facts = plain(planned.facts);
       const command = await printed("plan", recipe, "--stages", `${stages}`);
-      const changing = ["freeBytes", "hostFreeBytes"]; // while the test runs
-      for (const { device } of [facts, command]) for (const key of changing) delete device[key];
+      for (const { device } of [facts, command]) delete device.freeBytes; // which changes while the test runs
       expect(facts).toEqual(command);
       expect("schedule" in facts).toBe(stages > 1);
       expect(planned.simulated.simulation.passes).toBeGreaterThan(0);

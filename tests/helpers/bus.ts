@@ -17,7 +17,6 @@ export const REPORT: DeviceReport = {
   threads: 2,
   totalBytes: 2 ** 30,
   freeBytes: 2 ** 29,
-  hostFreeBytes: 2 ** 29,
   ordinal: 0,
   count: 1,
   note: null,

@@ -24,7 +24,6 @@ const device = (ordinal: number): StageDevice => ({
   threads: 2,
   totalBytes: 2 ** 40,
   freeBytes: 2 ** 40,
-  hostFreeBytes: 2 ** 40,
   ordinal,
   count: 8,
   note: null,

@@ -37,7 +37,7 @@ describe("the memory model", () => {
   test.each([2, 64, 128, 129, 100_000])("is made of numbers for a model of %i positions", (maxPositions) => {
     const cpu: StageDevice = {
       ...{ kind: "cpu", name: "made up", compute: "f32", rowTile: 24, threads: 2, ordinal: 0, count: 1, note: null, host: "" },
-      ...{ totalBytes: 2 ** 50, freeBytes: 2 ** 50, hostFreeBytes: 2 ** 50 },
+      ...{ totalBytes: 2 ** 50, freeBytes: 2 ** 50 },
     };
     const text =
       '[model]\npath = "m"\n[run]\noutput = "o"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "x.jsonl"\nsteps = 1\n';

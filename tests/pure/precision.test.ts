@@ -18,7 +18,6 @@ const H100: StageDevice = {
   threads: 0,
   totalBytes: 79 * GIB,
   freeBytes: 78 * GIB,
-  hostFreeBytes: 78 * GIB,
   ordinal: 0,
   count: 1,
   note: null,
