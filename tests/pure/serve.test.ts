@@ -103,7 +103,8 @@ describe("the text of an answer", () => {
         .join("");
       const stops = range(1 + rng.below(3)).map(() => random.slice(rng.below(25)).slice(0, 1 + rng.below(4)) || "a");
       const { pieces } = told(random, stops);
-      const end = range(31).find((end) => stops.some((stop) => random.slice(0, end).endsWith(stop)))!; // of the first one to end
+      // Of the stop text that ends first.
+      const end = range(31).find((end) => stops.some((stop) => random.slice(0, end).endsWith(stop)))!;
       const starts = stops.filter((stop) => random.slice(0, end).endsWith(stop)).map((stop) => end - stop.length);
       expect(pieces.join("")).toBe(random.slice(0, Math.min(...starts)));
     }
