@@ -102,7 +102,7 @@ export class Stage implements Disposable {
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =

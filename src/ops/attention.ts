@@ -170,8 +170,10 @@ export const attentionSink = op<{ out: Tensor; lse: Tensor; sinks: Tensor; bound
   {
     cpu: ({ out, lse, sinks, bounds }) =>
       c.attention_sink(out.ptr, lse.ptr, sinks.ptr, bounds.ptr, dim(out, 0), dim(sinks, 0), dim(out, 1) / dim(sinks, 0)),
-    cuda: () => {
-      throw new Error("attention_sink has no kernel for GPUs yet");
+    cuda: ({ out, lse, sinks, bounds }, gpu) => {
+      const kernel = gpu.kernel("attention_sink");
+      const [M, heads] = [dim(out, 0), dim(sinks, 0)];
+      gpu.launch(kernel, [M / kernel.constant("ROWS"), heads], { out, lse, sinks, bounds, M, D: dim(out, 1) / heads });
     },
   },
 );

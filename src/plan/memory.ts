@@ -1,9 +1,7 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
-import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -27,16 +25,6 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
 
-/** Refuses, with a RequestError, what a device has no kernels for. */
-export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
-  if (kind === "cuda" && spec.experts !== null)
-    throw new RequestError(
-      "device.experts",
-      `the base model (${spec.family}) is a mixture of experts, for which this version has no kernels on GPUs; the device is ${name}`,
-      'set device to "cpu"',
-    );
-}
-
 export type MemoryParts = {
   readonly weights: number;
   readonly adapters: number; // parameters, gradients, moments, and the tables by which they are found
@@ -59,7 +47,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, low, format } = sizes;
+  const { rows, slots, low, format } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -69,7 +57,7 @@ export function stageMemory(
       (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format }),
+    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),
