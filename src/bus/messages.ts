@@ -133,7 +133,11 @@ const MESSAGES = {
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
+      blocks: v.strictObject({
+        params: v.exactOptional(floats),
+        ...{ m: v.exactOptional(values), v: v.exactOptional(values) },
+        ...{ mAbsmax: v.exactOptional(floats), vAbsmax: v.exactOptional(floats) },
+      }),
     }),
     reply: v.null(),
   },

@@ -28,6 +28,7 @@ import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
@@ -114,12 +115,13 @@ export class AdapterPool implements Disposable {
     const layout = layoutAdapter(this.spec, this.layers, adapter);
     const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
     const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
-    const { blocks, grads, copy, scratch, derived, factors, tensors } = memory;
+    const { blocks, grads, copy, scratch, derived, factors, codes, tensors } = memory;
     for (const tensor of [...Object.values(blocks), grads, copy, scratch?.values, scratch?.grads])
       if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
     device.write(factors, factorTable(layout));
+    if (codes) device.write(codes, codeTable());
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
     this.#writeTables(slot);
@@ -280,12 +282,14 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, grads, copy, factors } = this.#in(slot).memory;
-      const { params, m, v } = blocks;
+      const { blocks, grads, copy, factors, codes } = this.#in(slot).memory;
+      const { params, m, v, mAbsmax, vAbsmax } = blocks;
       this.#settle(slot);
       this.#changed(slot);
-      const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      const row = { ...rowsFrom(step, slot, 1), shape: [ADAMW_TABLE_WIDTH] };
+      const all = { params, grads, m: m!, v: v!, copy, factors, table: row };
+      if (codes) adamw8Step(this.device, { ...all, mAbsmax: mAbsmax!, vAbsmax: vAbsmax!, codes });
+      else adamwStep(this.device, all);
     }
   }
 

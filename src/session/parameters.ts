@@ -48,8 +48,8 @@ export function stateBlocks(
 const arraysOf = (plan: StageRanges, adapter: Shape, what: BlockName, factors: readonly FactorTensor<Values>[]): Values[] =>
   plan.stages.map(({ layerRange }, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    const { dtype, per } = stateOf(adapter.optimizer)[what]!;
-    const block: Values = dtype === "u8" ? new Uint8Array(layout.size) : new Float32Array(layout.size / per);
+    const { dtype, per, zero } = stateOf(adapter.optimizer)[what]!;
+    const block: Values = dtype === "u8" ? new Uint8Array(layout.size).fill(zero) : new Float32Array(layout.size / per);
     for (const { layer, linear, factor, values } of factors)
       if (layer >= layerRange.from && layer < layerRange.to)
         putFactor(block, placeAmong(factorPlace(plan.spec, layout, layer, linear, factor), per), values);
