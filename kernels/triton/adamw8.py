@@ -29,11 +29,10 @@ def nearest(values, most, halves):
 @triton.jit
 def adamw8_step(params, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table, F, BLOCKS: tl.constexpr, COPY: tl.constexpr):
     """BLOCKS times 128 parameters. See the top of the file."""
-    active = tl.load(table) != 0.0
     lr, rest1, beta2, rest2, eps = tl.load(table + 1), tl.load(table + 2), tl.load(table + 3), tl.load(table + 4), tl.load(table + 5)
     decay, correction1, correction2, coefficient = tl.load(table + 6), tl.load(table + 7), tl.load(table + 8), tl.load(table + 9)
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    inside = (block < F) & active
+    inside = block < tl.where(tl.load(table) != 0.0, F, 0)
     i = block[:, None] * 128 + tl.arange(0, 128)[None, :]
     mask = inside[:, None]
     lr = tl.where(tl.load(factors + block, mask=inside, other=0) == 1, tl.load(table + 10), lr)[:, None]
