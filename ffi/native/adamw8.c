@@ -2,7 +2,7 @@
 #include "native.h"
 #include <math.h>
 
-#define FACTOR 128   // elements of a block that are of one factor (src/methods/layout.ts), and share a largest value
+#define FACTOR 128          // elements of a block that are of one factor (src/methods/layout.ts), and share a largest value
 #define PIECE (32 * FACTOR) // elements that a thread takes at a time
 #define CODES 256
 
@@ -23,7 +23,7 @@ static inline float absmax(const float *values) {
   return found;
 }
 
-// The codes of FACTOR values by their shares of `most`: how many of the halves between codes lie below. Zeros have the code of 0.
+// The codes of FACTOR values by their shares of `most`: how many of the halves between codes lie below. Zeros have that of 0.
 static inline void encode(const float *values, float most, const float *halves, uint8_t *codes) {
   int found[FACTOR] = {0};
   float shares[FACTOR];

@@ -1,5 +1,5 @@
-// What fewer bits cost in quality, of a base or of an optimizer's moments: the quickstart trained over SmolLM2 in each precision
-// by each optimizer, and its adapters' held-out losses.
+// What fewer bits cost in quality, of a base or of an optimizer's moments: the quickstart trained over SmolLM2 in each
+// precision by each optimizer, and its adapters' held-out losses.
 //
 //   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--optimizers "adamw adamw-8bit"] [--device auto]
 //                                [--mlora "bun src/main.ts"] [--write]

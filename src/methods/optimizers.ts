@@ -1,4 +1,4 @@
-// What each optimizer keeps of an adapter: arrays along the adapter's block (layout.ts). How a step is computed is src/ops/NAME.ts.
+// What each optimizer keeps of an adapter: arrays along its block (layout.ts). Steps are src/ops/adamw.ts and adamw8.ts.
 
 import { ALIGN } from "./layout.ts";
 

@@ -1,5 +1,5 @@
-// AdamW with moments of 8 bits: the map of codes and six steps are bitsandbytes', each code is the nearest one, and a block of 128
-// depends on nothing else.
+// AdamW with moments of 8 bits: the map of codes and six steps are bitsandbytes', each code is the nearest one, and a block of
+// 128 depends on nothing else.
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
