@@ -12,6 +12,7 @@ import { Arena, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
+import { putFactor } from "../files/factors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
@@ -331,6 +332,18 @@ export class AdapterPool implements Disposable {
     if (what !== "params") return;
     this.#changed(slot);
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  /** Replaces a factor: f32[rows, columns] of its place, as files have it. */
+  writeFactor(slot: number, place: FactorPlace, values: Float32Array): void {
+    const { blocks, copy } = this.#in(slot).memory;
+    const { offset, isTransposed } = place;
+    const count = values.length;
+    const held = isTransposed ? new Float32Array(count) : values;
+    if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
+    this.device.write(elementsOf(blocks.params, offset, count), held);
+    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held));
+    this.#changed(slot);
   }
 
   #blockOf(slot: number, what: BlockName): Tensor {

@@ -12,7 +12,7 @@ import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
-import { exportAdapter, exportKept } from "./export.ts";
+import { exportAdapter, exportBlocks, startExports } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
 import { writeState } from "./slot.ts";
 
@@ -29,8 +29,15 @@ export type FinisherOptions = {
   readonly stop: AbortSignal;
 };
 
-export class Finisher {
+export class Finisher implements AsyncDisposable {
+  readonly #exports = startExports();
+
   constructor(private readonly options: FinisherOptions) {}
+
+  /** Waits for files that are being written; adapters whose export has not begun are not exported. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#exports.close();
+  }
 
   /** Evaluates an adapter on its held-out rows, if there are any, as its state after `step`, and reports it. */
   evaluation(
@@ -132,8 +139,8 @@ export class Finisher {
     const before = existsSync(folder); // exported before the run was interrupted
     try {
       const samples = data.eval.length > 0 ? data.eval : data.train;
-      if (kept) exportKept(plan, adapter.plan, kept.blocks, folder);
-      else await exportAdapter({ bus, plan, adapter: adapter.plan, slot: slot! }, folder, samples);
+      if (kept) await exportBlocks(plan, adapter.plan, async () => kept.blocks, folder, this.#exports);
+      else await exportAdapter({ bus, plan, adapter: adapter.plan, slot: slot! }, folder, samples, this.#exports);
     } catch (error) {
       try {
         if (!before) removeAdapter(folder);

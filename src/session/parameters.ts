@@ -1,16 +1,8 @@
 // An adapter's factors as the stages hold them: one block on each stage, for its layers. Files have B as PEFT does; blocks have
 // it transposed.
 
-import {
-  type AdapterLayout,
-  type FactorTensor,
-  factorPlace,
-  factorsIn,
-  layoutAdapter,
-  placeAmong,
-  putFactor,
-  takeFactor,
-} from "../methods/layout.ts";
+import { putFactor, takeFactor } from "../files/factors.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, layoutAdapter, placeAmong } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 

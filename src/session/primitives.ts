@@ -20,14 +20,14 @@ import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
-import { exportKept } from "./export.ts";
+import { exportBlocks } from "./export.ts";
 import { engineOver, type GenerationEngine, generate } from "./generate.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { type Losses, type RowsCall, runCalls } from "./primitive-batches.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
-import { admit, readState, writeState } from "./slot.ts";
+import { admit, readParams, readState, writeState } from "./slot.ts";
 
 /** How the loss of rows is made. */
 export type LossOptions = {
@@ -204,7 +204,8 @@ export class Primitives implements AsyncDisposable {
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
     const { plan, slot } = this.#of(name);
-    return this.#inOrder(async () => exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder));
+    const read = () => readParams({ bus: this.bus, slot });
+    return this.#inOrder(() => exportBlocks(this.plan, plan, read, folder));
   }
 
   /**

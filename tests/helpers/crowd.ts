@@ -43,6 +43,7 @@ const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
     targets: linearsOfModel(spec).filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0),
     method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
     projectionSeed: i,
+    optimizer: i % 8 === 1 || i % 8 === 2 ? "adamw-8bit" : "adamw",
   } satisfies PoolAdapter,
   seed: 1000 + i,
   dropout: [0.1, 0, 0.05, 0.3, 0.1, 0, 0.2, 0.1][i % 8]!,
