@@ -10,6 +10,7 @@ import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
+import { sameBits } from "../../src/files/convert.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
@@ -158,9 +159,6 @@ export function expectSame(got: Trained, want: Trained): void {
   expect(got.factors.length).toBe(want.factors.length);
   for (const [i, { values, ...at }] of got.factors.entries()) {
     expect(at).toEqual({ layer: want.factors[i]!.layer, linear: want.factors[i]!.linear, factor: want.factors[i]!.factor });
-    expect(
-      Buffer.from(values.buffer).equals(Buffer.from(want.factors[i]!.values.buffer)),
-      `${at.layer}.${at.linear}.${at.factor}`,
-    ).toBe(true);
+    expect(sameBits(values, want.factors[i]!.values), `${at.layer}.${at.linear}.${at.factor}`).toBe(true);
   }
 }
