@@ -26,7 +26,6 @@ import {
 } from "../methods/registry.ts";
 import type { BaseModelFiles } from "./basemodel.ts";
 import { areFinite, toF32 } from "./convert.ts";
-
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
