@@ -38,7 +38,8 @@ export async function fillInitial(
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
-    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
+    const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
+    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, ...at }));
     else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);

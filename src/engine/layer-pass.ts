@@ -9,7 +9,7 @@ import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
-import { type ExpertActivations, expertsInside } from "./experts.ts";
+import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isExperts, isLinears, type LayerProgram } from "./program.ts";
@@ -67,7 +67,7 @@ export class LayerPass {
   /** Computes again what the backward pass reads: all but linears and experts whose output is the layer's. */
   recompute(): void {
     for (const operation of this.program.operations) {
-      if (operation.to === this.program.output && isExperts(operation)) expertsInside(operation, this);
+      if (operation.to === this.program.output && isExperts(operation)) expertsAgain(operation, this);
       else if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
       else {
         const adapters = this.adapters(operation.group);

@@ -1,8 +1,9 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
-import { about, patternTable, positive, truth, whole } from "../base/check.ts";
+import { about, oneOf, patternTable, positive, truth, whole } from "../base/check.ts";
 import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
 import { initSchema } from "./init.ts";
+import { EXPERT_SHARINGS } from "./sharing.ts";
 
 /** Keys of methods that train A and B. */
 export const lowRankKeys = {
@@ -72,6 +73,11 @@ export const lora = define({
   rank: 16,
   keys: {
     ...lowRankKeys,
+    experts: about(
+      oneOf(...EXPERT_SHARINGS),
+      "in experts that it targets: all share one A of gate and up and one B of down, or each has its own",
+      "shared-outer",
+    ),
     lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
   },
   settings: [],

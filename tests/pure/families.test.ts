@@ -117,13 +117,14 @@ describe("refused with what was found and what is supported", () => {
       alphaPattern: {},
       rslora: false,
     };
+    const plain = { method: "lora", init: "default", experts: "shared-outer" } as const;
     const spec = wrapped(QWEN_VL, {});
     for (const targets of [["visual.blocks.0.attn.qkv"], "model\\.visual\\..*"]) {
-      const { message } = refused(() => placeAdapter({ ...recipe, method: "lora", targets }, spec));
+      const { message } = refused(() => placeAdapter({ ...recipe, ...plain, targets }, spec));
       expect(message).toContain("only its part for text, model.language_model, is trained");
     }
     const path = "model.language_model.layers.1.self_attn.q_proj";
-    const { places } = placeAdapter({ ...recipe, method: "lora", targets: [path] }, spec);
+    const { places } = placeAdapter({ ...recipe, ...plain, targets: [path] }, spec);
     expect(places!.ranks.map((row) => Math.max(...row))).toEqual([0, 2]);
   });
 });
