@@ -54,6 +54,8 @@ export class AdapterPool implements Disposable {
   readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
+  /** A factor in bf16 on its way to the device: memory that is used again, as new pages take longer than the rounding. */
+  #rounded = new Uint16Array();
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
@@ -361,7 +363,8 @@ export class AdapterPool implements Disposable {
     const held = isTransposed ? new Float32Array(count) : values;
     if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
     this.device.write(elementsOf(blocks.params, offset, count), held);
-    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held));
+    if (this.#rounded.length < count) this.#rounded = new Uint16Array(copy ? count : 0);
+    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held, this.#rounded));
     this.#changed(slot);
   }
 
