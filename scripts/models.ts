@@ -26,6 +26,8 @@ function architecturesOf(family: string, { architectures }: Definition): readonl
   return [...architectures, ...wrappers.map(([name]) => name)];
 }
 
+const USUAL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 function rowOf(family: string, definition: Definition): string {
   const { models, golden, on } = definition.about;
   const names = architecturesOf(family, definition).map((name) => `\`${name}\``);
@@ -36,15 +38,11 @@ function rowOf(family: string, definition: Definition): string {
   const linears = Object.values(definition.groups)
     .flat()
     .map((path) => path.slice(path.lastIndexOf(".") + 1));
-  const others = linears.filter((name) => linears.length < 7 || !USUAL.includes(name));
-  const listed = [...new Set(others)].map((name) => `\`${name}\``).join(", ");
-  return `| ${models} | ${names.join(", ")} | ${linears.length < 7 || listed === "" ? "" : "also "}${listed} | ${compared} |`.replaceAll(
-    "|  |",
-    "| |",
-  );
+  const isUsual = USUAL.every((name) => linears.includes(name));
+  const others = [...new Set(linears)].filter((name) => !isUsual || !USUAL.includes(name)).map((name) => `\`${name}\``);
+  const listed = `${isUsual && others.length > 0 ? "also " : ""}${others.join(", ")}`;
+  return `| ${models} | ${names.join(", ")} | ${listed} | ${compared} |`.replaceAll("|  |", "| |");
 }
-
-const USUAL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /** docs/models.md */
 export function modelsPage(): string {
@@ -65,7 +63,8 @@ two stages, generation over what is kept) hold for every family.
 ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
-\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them.
+\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too. Its layers of the gated delta rule are
+computed on CPUs alone so far; a plan for a GPU refuses them.
 
 ## Rotary embeddings
 

@@ -11,7 +11,7 @@
 
 import { base, I, L, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { invariant } from "../base/errors.ts";
+import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Host } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
@@ -60,8 +60,13 @@ function variant(gpu: Launcher, name: string, { keyDim: K, valueDim: V }: DeltaS
     const most = kernel.constant("KD");
     return kernel.constant("EXACT") === 1 ? K === most && V === most : size <= most;
   });
-  invariant(found, `${name} has no variant for heads of ${K} and ${V}`);
-  return found;
+  if (found) return found;
+  const sizes = all.map((kernel) => `${kernel.constant("EXACT") === 1 ? "" : "up to "}${kernel.constant("KD")}`);
+  throw new RequestError(
+    "device.heads",
+    `the base model has linear attention with heads of ${K} and ${V}; in ${gpu.compute} on this GPU it was compiled for heads of ${sizes.join(", ")}`,
+    'set device to "cpu"',
+  );
 }
 
 /** What launches share: sizes, and the first kernel's results in scratch. */

@@ -5,6 +5,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel } from "../methods/placement.ts";
+import { totalHostBytes } from "../plan/host-memory.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
@@ -72,6 +73,9 @@ export class PlannedRun {
       rows_per_pass: sizes.rows,
       recomputation: sizes.recomputation,
       slots: this.plan.slots,
+      resident: this.plan.resident,
+      host_bytes: sum(stages.map(({ sizes: of }) => of.hostBytes)),
+      host_weight_bytes: totalHostBytes(spec, stages),
       stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
         layers: [layerRange.from, layerRange.to],
         device: ordinal,

@@ -12,6 +12,7 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
@@ -24,10 +25,11 @@ import { requireKernels } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
-import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const SIGNATURES = kernelSignatures();
+const MANY = { family: "mixtral", intermediate: 64 };
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
 /** Hopper, the oldest GPU with fp8, and what tests compute in. */
 const GPUS = [
@@ -150,6 +152,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       else await train(open(), spec, all(4, "dora"), format);
     }
   await train(open(), aligned, all(4, "vera"), "dense");
+  await train(open(), aligned, { ...all(4), optimizer: "adamw-8bit" }, "dense");
   const sizes = [{ hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }, { headDim: 128 }, { headDim: 40 }];
   for (const size of sizes)
     for (const qkNorm of [false, true]) {
@@ -160,7 +163,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const gemma = { family: "gemma3", qkNorm: true, embeddingScale: 8 };
   for (const size of [{}, { hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }])
     await train(open(), newSpec({ ...gemma, ...size }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
-  for (const size of [{ headDim: 256 }, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
+  const shared = { headDim: 256, heads: 8, kvHeads: 1 }; // its keys' gradients are summed in shares
+  for (const size of [{ headDim: 256 }, shared, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
     for (const qkNorm of [false, true]) {
       const spec = newSpec({ ...gemma, ...size, qkNorm });
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
@@ -181,6 +185,13 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     launchLinear(open(), delta);
   }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
+  for (const family of ["mixtral", "gptOss", "qwen3moe"]) {
+    const spec = sparseGpuFamilies[family]!;
+    const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
+    for (const adapter of [few, everywhere]) await train(open(), spec, adapter, "dense");
+    for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, few, format);
+  }
+  await train(open(), newSpec({ ...MANY, experts: tinyExperts(2, { count: 256 }) }), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
@@ -200,24 +211,27 @@ test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not c
     expect(other.all(name).map(({ row }) => titleOf(row))).toEqual(one.all(name).map(({ row }) => titleOf(row)));
 });
 
-test("the plan refuses heads of linear attention that no row is compiled for, and no others", () => {
-  for (const [kind, compute] of GPUS)
-    for (const [keyDim, valueDim] of [
-      ...[8, 32, 33, 64, 127, 128, 129, 256].map((dim) => [dim, dim] as const),
-      ...([
-        [16, 24],
-        [128, 64],
-        [64, 128],
-      ] as const),
-    ]) {
-      const fits = ({ constants: { EXACT, KD } }: KernelRow) =>
-        EXACT === 1 ? keyDim === KD && valueDim === KD : Math.max(keyDim, valueDim) <= KD!;
-      const has = ROWS.some((row) => row.name === "delta_prepare" && row.kinds.includes(kind) && fits(row));
-      const delta = { heads: { keyHeads: 2, valueHeads: 4, keyDim, valueDim }, layers: [true, false] };
-      const plan = () => requireKernels(newSpec({ family: "qwen3_5", delta }), { kind: "cuda", name: "a GPU", compute });
-      if (has) expect(plan).not.toThrow();
-      else expect(plan).toThrow(`heads of ${keyDim} and ${valueDim}`);
-    }
+test("heads of linear attention that no row is compiled for are refused by name", () => {
+  const [kind, compute, capability] = GPUS[0];
+  for (const [keyDim, valueDim, message] of [
+    [128, 64, "heads of 128 and 64"],
+    [64, 64, "compiled for heads of 128, up to 32"],
+  ] as const)
+    expect(() =>
+      launchLinear(new DryGpu(compute, capability, ROWS, () => undefined), {
+        heads: { keyHeads: 2, valueHeads: 4, keyDim, valueDim },
+        layers: [],
+      }),
+    ).toThrow(message);
+  expect(kind).toBe("tma");
+});
+
+test("a plan for a GPU refuses layers of the delta rule by name", () => {
+  const delta = { heads: { keyHeads: 2, valueHeads: 4, keyDim: 128, valueDim: 128 }, layers: [true, false] };
+  const plan = (kind: "cpu" | "cuda") => () =>
+    requireKernels(newSpec({ family: "qwen3_5", delta }), { kind, name: "some device" });
+  expect(plan("cuda")).toThrow("which this version computes on CPUs alone; the device is some device");
+  expect(plan("cpu")).not.toThrow();
 });
 
 test("a row that was not compiled is refused by name, with the way out", () => {
