@@ -136,11 +136,16 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist([...BLOCKS, "grads"])) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
+      blocks: v.strictObject({
+        params: v.exactOptional(floats),
+        m: v.exactOptional(values),
+        v: v.exactOptional(values),
+        grads: v.exactOptional(floats),
+      }),
     }),
     reply: v.null(),
   },

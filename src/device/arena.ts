@@ -22,15 +22,16 @@ export class Arena implements Disposable {
   #used = 0;
   #open = true;
 
-  /** Takes `bytes` from the device at once; `why` names them in an error. */
+  /** Takes `bytes` at once, of the device's memory or its machine's; `why` names them in an error. */
   constructor(
     device: Device,
     bytes: number,
     readonly why: string,
+    place: "device" | "host" = "device",
   ) {
     this.#device = device;
     this.#bytes = alignUp(Math.max(bytes, ALIGN), ALIGN);
-    this.#base = device.allocate(this.#bytes, why);
+    this.#base = place === "host" ? device.allocateHost(this.#bytes, why) : device.allocate(this.#bytes, why);
   }
 
   get used(): number {

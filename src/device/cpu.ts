@@ -11,6 +11,7 @@ import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
 import type { Device, Span, Tensor } from "./device.ts";
+import { fillHost } from "./host-fill.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -53,6 +54,10 @@ export class CpuDevice implements Device {
     return ptr;
   }
 
+  allocateHost(bytes: number, why: string): number {
+    return this.allocate(bytes, why);
+  }
+
   release(ptr: number): void {
     if (this.#blocks.delete(ptr)) base.native_release(ptr);
   }
@@ -68,7 +73,7 @@ export class CpuDevice implements Device {
   }
 
   fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void {
-    read(new Uint8Array(hostView(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype))), 0);
+    fillHost(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype), read);
   }
 
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
@@ -106,6 +111,11 @@ export class CpuDevice implements Device {
     const begin = now();
     kernel.cpu(args, this.#host);
     this.#timeline?.spans.push({ kernel: kernel.name, startMs: begin - this.#timeline.begin, ms: now() - begin });
+  }
+
+  aside(work: () => void): () => void {
+    work();
+    return () => undefined;
   }
 
   startTimeline(): void {

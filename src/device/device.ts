@@ -109,6 +109,11 @@ export interface Device extends Disposable {
   readonly allocated: number;
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
+  /**
+   * Takes memory of the machine that kernels reach in place, over a GPU's bus; `fill` writes to it, `release` gives it back.
+   * `allocated` counts it only where the device's memory is the machine's. Contents are undefined.
+   */
+  allocateHost(bytes: number, why: string): number;
   release(ptr: number): void;
   /** Makes sure of this much memory for what a kernel needs only while it runs (scratch.ts says how much). */
   reserveScratch(bytes: number): void;
@@ -142,6 +147,11 @@ export interface Device extends Disposable {
   readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
   launch<A extends object>(kernel: Kernel<A>, args: A): void;
+  /**
+   * Enqueues what `work` launches after all earlier work and concurrently with later work. What is enqueued after a call of the
+   * function returned comes after it. One such work is under way at a time.
+   */
+  aside(work: () => void): () => void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

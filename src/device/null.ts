@@ -16,6 +16,8 @@ export class NullDevice implements Device {
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
   readonly live = new Map<number, number>();
+  /** Those of them that are memory of the machine. */
+  readonly #host = new Set<number>();
   allocations = 0;
   #next = 4096;
 
@@ -25,7 +27,7 @@ export class NullDevice implements Device {
   ) {}
 
   get allocated(): number {
-    return [...this.live.values()].reduce((a, b) => a + b, 0);
+    return [...this.live].reduce((all, [ptr, bytes]) => all + (this.#host.has(ptr) ? 0 : bytes), 0);
   }
 
   memory() {
@@ -40,8 +42,15 @@ export class NullDevice implements Device {
     return ptr;
   }
 
+  allocateHost(bytes: number): number {
+    const ptr = this.allocate(bytes);
+    this.#host.add(ptr);
+    return ptr;
+  }
+
   release(ptr: number): void {
     this.live.delete(ptr);
+    this.#host.delete(ptr);
   }
 
   reserveScratch(bytes: number): void {
@@ -92,6 +101,11 @@ export class NullDevice implements Device {
     this.launched.push(kernel.name);
     for (const value of Object.values(args))
       if (typeof value === "object" && value !== null && "ptr" in value) this.#check(value as Tensor, 1);
+  }
+
+  aside(work: () => void): () => void {
+    work();
+    return () => undefined;
   }
 
   idle(): Promise<void> {

@@ -61,7 +61,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
   const frozen = Math.max(frozenScratch(compute, need), frozenExpertScratch(compute, need));
-  return alignUp(Math.max(norms, frozen, routeScratch(need), ...linears), 256);
+  return alignUp(Math.max(norms, frozen, routeScratch(need), attentionScratch(need), ...linears), 256);
 }
 
 /** Where the rows of each tile begin in each expert (ops/route.ts). */
@@ -85,6 +85,29 @@ function expertGradientScratch(
   const W = elements / rows;
   const widest = maxOf(groupShapes(spec, group).flatMap(({ in: width, firstColumn }) => [width, firstColumn.at(-1)!]));
   return [4 * slots * Math.ceil(count / EXPERT_CHUNK) * W * widest + elements * perToken * bytesOf(compute)];
+}
+
+/** The smallest heads whose keys' gradients may be summed in shares. */
+const DIVIDED = 256;
+
+/**
+ * Equal shares of the query heads of a key head that programs sum apart, two heads at least: where a model has few key heads,
+ * programs of all their query heads would be few and long.
+ */
+export const keyShares = (heads: number, kvHeads: number): number =>
+  [4, 3, 2].find((shares) => (heads / kvHeads) % shares === 0 && heads / kvHeads > shares) ?? 1;
+
+/** Bytes of the gradients of keys and values, share by share. */
+export const keyShareBytes = (rows: number, kvHeads: number, headDim: number, shares: number): number =>
+  shares * rows * 2 * kvHeads * headDim * 4;
+
+/** Bounds that of any GPU: not each divides them. */
+function attentionScratch({ spec, rows }: ScratchNeed): number {
+  const { heads, fullHeads } = spec;
+  const bytes = [spec, ...(fullHeads ? [fullHeads] : [])].map(({ kvHeads, headDim }) =>
+    headDim < DIVIDED ? 0 : keyShareBytes(rows, kvHeads, headDim, keyShares(heads, kvHeads)),
+  );
+  return maxOf(bytes);
 }
 
 /** Rows of one expert, gathered, next to what is taken apart of its weight, or to as many rows of s. */

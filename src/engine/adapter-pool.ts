@@ -342,8 +342,8 @@ export class AdapterPool implements Disposable {
   }
 
   /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
-    const blocks = what.map((name) => this.#blockOf(slot, name));
+  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const blocks = what.map((name) => this.#arrayOf(slot, name));
     const { bytes } = await this.device.snapshot(blocks);
     return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
   }
@@ -356,14 +356,18 @@ export class AdapterPool implements Disposable {
     return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Values): void {
-    const to = this.#blockOf(slot, what);
+  write(slot: number, what: Block, values: Values): void {
+    const to = this.#arrayOf(slot, what);
     const { copy } = this.#in(slot).memory;
     invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
     this.device.write(to, values);
     if (what !== "params") return;
     this.#changed(slot);
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  #arrayOf(slot: number, what: Block): Tensor {
+    return what === "grads" ? this.#gradientsOf(slot) : this.#blockOf(slot, what);
   }
 
   #blockOf(slot: number, what: BlockName): Tensor {

@@ -41,7 +41,9 @@ export type LayerPassOptions = {
   /** Null where keys and values are not kept. */
   readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
-  readonly beside: Pick<Activations, "shared" | "ownInputs">;
+  readonly beside: Pick<Activations, "shared">;
+  /** The inputs of all layers, c[M, layers * size], once they are needed; null where layers have none. */
+  readonly ownInputs: () => Tensor | null;
   /** False in the model's first layer: nothing before it is trained. */
   readonly needsInput?: boolean;
 };
@@ -154,7 +156,7 @@ export class LayerPass {
   /** The layer's own input, c[M, size]. */
   ownInput(): Tensor {
     const { size } = this.program.operations.find((of) => of.op === "perLayer")!;
-    return columnsFrom(this.#cut(this.of.beside.ownInputs!), this.program.layer * size, size);
+    return columnsFrom(this.#cut(this.of.ownInputs()!), this.program.layer * size, size);
   }
 
   factor(name: string): Tensor {

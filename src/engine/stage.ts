@@ -30,7 +30,7 @@ import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
-import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
+import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 
@@ -98,7 +98,9 @@ export class Stage implements Disposable {
     const { rows, low, slots, format, gradients } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
+    const hostBytes = hostWeightBytes(spec, device.compute);
+    const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
+    const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
     const program = programOf(spec, layerRange);
@@ -119,7 +121,7 @@ export class Stage implements Disposable {
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
     const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
-    const arenas = [weightArena, pool, arena];
+    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
@@ -149,7 +151,7 @@ export class Stage implements Disposable {
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of BLOCKS) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
@@ -303,8 +305,9 @@ export class Stage implements Disposable {
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
     const into = firstRows(acts.inputs[0]!, batch.rows);
+    const prepared = this.decoder.prepare(batch, acts);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
   }

@@ -56,7 +56,7 @@ export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear
   ...new Set(groupsOfModel(spec).flatMap((group) => GROUPS[group])),
 ];
 
-/** Linears that read one input; of experts those of each, and which factor of theirs all experts share in "shared-outer". */
+/** Linears that read one input; of experts those of each, and which factor all experts share in "shared-outer". */
 type Product = Pick<Op<"linears">, "group" | "in" | "out"> & { readonly experts: number | null; readonly outer: "A" | "B" };
 
 const productsOf = (spec: ModelSpec, layer: number): readonly Product[] =>
@@ -171,6 +171,19 @@ export const expertsOf = (spec: ModelSpec): readonly Op<"experts">[] =>
           .layer(spec, layer)
           .filter((of) => of.op === "experts"),
       );
+
+/** A linear of a layer's experts: its product, its place in it, and both of the layer's products. */
+export function expertLinear(spec: ModelSpec, layer: number, linear: Linear) {
+  const of = familyOf(spec)
+    .layer(spec, layer)
+    .find((operation) => operation.op === "experts");
+  invariant(of, `layer ${layer} has no experts`);
+  const { up, down, count: experts } = of;
+  const product = [up, down].find(({ group }) => GROUPS[group as Group].includes(linear));
+  invariant(product, `${linear} is no linear of experts`);
+  const outer = product === up ? "A" : "B";
+  return { product, index: GROUPS[product.group as Group].indexOf(linear), experts, outer, up, down } as const;
+}
 
 /** The products of a model's experts. */
 export const expertProducts = (spec: ModelSpec): readonly ExpertProduct[] =>

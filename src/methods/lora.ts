@@ -44,7 +44,7 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
   rank_pattern: fields.rankPattern,
   revision: null,
   target_modules: fields.targets,
-  target_parameters: null,
+  target_parameters: fields.parameters,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
   use_dora: useDora,
@@ -52,7 +52,16 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
 });
 
 const configKeys: readonly string[] = [
-  ...["r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "qalora_group_size"],
+  ...[
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_dora",
+    "use_rslora",
+    "init_lora_weights",
+    "qalora_group_size",
+    "target_parameters",
+  ],
   ...["eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config"], // tables of an initialisation
 ];
 
@@ -70,6 +79,7 @@ export const lora = define({
     A: { axes: "rank in", initial: "init", peft: "lora_A.weight" },
     B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
   },
+  actsInExperts: true,
   rank: 16,
   keys: {
     ...lowRankKeys,

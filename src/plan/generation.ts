@@ -13,6 +13,7 @@ import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { checkHostMemory } from "./host-memory.ts";
 import { stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
 
@@ -70,6 +71,7 @@ export function planGeneration(
     denseGroups,
     cache: { sequences, capacity },
   });
+  checkHostMemory(spec, [{ device: { ...device, host: "" } }]);
   const free = device.freeBytes * SHARE[device.kind];
   const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
   let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);

@@ -8,6 +8,7 @@ import { expertsOf, isOfExperts, linearsOfModel, modulesOf } from "../families/l
 import { layerTensors, tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 
 type Asked = Pick<
@@ -57,8 +58,7 @@ function checkExperts({ name, method, init }: Asked): void {
   const refuse = (what: string, hint: string) => {
     throw new RequestError("plan.experts", `adapter '${name}' targets experts with ${what}`, hint);
   };
-  if (method !== "lora")
-    refuse(`method "${method}"`, 'in experts only "lora" is trained; name other targets, or leave the experts out');
+  if (!DEFINITIONS[method].actsInExperts) refuse(`method "${method}"`, "in experts LoRA alone is trained; name other targets");
   if (!["default", "gaussian"].includes(init))
     refuse(
       `init "${init}"`,

@@ -24,6 +24,7 @@ import {
 } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
+import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 
@@ -125,6 +126,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  checkHostMemory(
+    spec,
+    parts.map((_, stage) => ({ device: devices[stage]! })),
+  );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
@@ -136,7 +141,7 @@ export function makePlan(
   /** With room for any `count` of the adapters at once. */
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
     const stepping = allAtOnce
-      ? adapters.length
+      ? Math.min(slots, adapters.length)
       : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
     return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;

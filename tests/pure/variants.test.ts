@@ -142,7 +142,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const gemma = { family: "gemma3", qkNorm: true, embeddingScale: 8 };
   for (const size of [{}, { hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }])
     await train(open(), newSpec({ ...gemma, ...size }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
-  for (const size of [{ headDim: 256 }, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
+  const shared = { headDim: 256, heads: 8, kvHeads: 1 }; // its keys' gradients are summed in shares
+  for (const size of [{ headDim: 256 }, shared, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
     for (const qkNorm of [false, true]) {
       const spec = newSpec({ ...gemma, ...size, qkNorm });
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");

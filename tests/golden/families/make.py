@@ -24,7 +24,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from models import FAMILIES, Family, hashed
+from models import EXPERTS, FAMILIES, Family, hashed
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
@@ -157,10 +157,12 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def wrap(base: torch.nn.Module, family: Family, adapter: Adapter) -> peft.PeftModel:
-    paths = [family.linears[name] for name in linears_of(family, adapter)]
+    every = [family.linears[name] for name in linears_of(family, adapter)]
+    paths, parameters = [path for path in every if path not in EXPERTS], [path for path in every if path in EXPERTS]
     pattern = rf"{re.escape(family.tower)}\.layers\.\d+\.({'|'.join(map(re.escape, paths))})"
     config = peft.LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, use_rslora=adapter.rslora, task_type="CAUSAL_LM",
+        target_parameters=parameters or None,
         target_modules=pattern if family.tower != "model" else sorted(path.split(".")[-1] for path in paths),
     )  # fmt: skip
     model = peft.get_peft_model(base, config)

@@ -106,6 +106,14 @@ OLMO3_ROPE = dict(
     sliding_attention=dict(rope_type="default", rope_theta=90.0),
 )
 
+EXPERTS = {name: name for name in ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")}
+
+
+def gpt_oss(**changes: int) -> hf.GptOssConfig:
+    sizes = SMALL | dict(intermediate_size=24, num_hidden_layers=3, num_local_experts=8) | changes
+    return hf.GptOssConfig(**sizes, head_dim=12, num_experts_per_tok=3, sliding_window=6, swiglu_limit=0.9, rope_parameters=GPT_OSS_ROPE)
+
+
 FAMILIES = [
     Family(
         "qwen2_5_vl",
@@ -213,12 +221,10 @@ FAMILIES = [
         linears=ATTENTION,
         plain=(dict(norm_topk_prob=True), dict(sliding_window=None), dict(num_experts_per_tok=2)),
     ),  # fmt: skip
+    Family("gpt_oss_experts", lambda: gpt_oss(num_hidden_layers=2, num_local_experts=4), linears=ATTENTION | EXPERTS, attention="eager"),
     Family(
         "gpt_oss",
-        lambda: hf.GptOssConfig(
-            **SMALL | dict(intermediate_size=24, num_hidden_layers=3), head_dim=12, num_local_experts=8, num_experts_per_tok=3, sliding_window=6,
-            swiglu_limit=0.9, rope_parameters=GPT_OSS_ROPE,
-        ),
+        gpt_oss,
         linears=ATTENTION,
         plain=(dict(sliding_window=40), dict(num_experts_per_tok=2), dict(swiglu_limit=7.0), dict(rope_parameters=GPT_OSS_ROPE | dict(truncate=True))),
         attention="eager",

@@ -61,6 +61,10 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def rows_fetch(kind, x, rows, y, programs):
+    launch(find("rows_fetch", kind), (programs,), words(x), rows, words(y), y.shape[0], words(x).shape[1])
+
+
 def rows_scatter(kind, dy, rows, dx):
     row, W = find("rows_scatter", kind), words(dy).shape[1]
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
