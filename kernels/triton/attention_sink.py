@@ -2,7 +2,8 @@
 
     with = log(exp(lse[h, m]) + exp(sinks[h]));  out[m, h] *= exp(lse[h, m] - with);  lse[h, m] = with
 
-The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay as they are.
+The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay as they
+are.
 
 Shapes: out c[M, Q D]; lse f32[Q, M]; sinks f32[Q]; bounds i32[M, 2]. Needs: M a multiple of 128.
 
@@ -35,7 +36,7 @@ def attention_sink(out, lse, sinks, bounds, M, D, ROWS: tl.constexpr, BLOCK: tl.
     share = tl.where(attends, tl.exp(own - total), 1.0)
     tl.store(at, total, mask=attends)
     if D % 8 == 0:
-        scale_rows(out, m, head, heads, D // 8 * 8, share, BLOCK)  # as it is: tells the compiler that rows are aligned to 16 bytes
+        scale_rows(out, m, head, heads, D // 8 * 8, share, BLOCK)  # as it is: tells the compiler that rows are aligned
     else:
         scale_rows(out, m, head, heads, D, share, BLOCK)
 
