@@ -15,6 +15,16 @@ export const arenaBytes = (sizes: Iterable<number>): number => {
   return total;
 };
 
+/** Tensors one after the other from an address on, each at a multiple of the alignment of an arena. */
+export function carve(base: number): (dtype: DType, ...shape: readonly number[]) => Tensor {
+  let used = 0;
+  return (dtype, ...shape) => {
+    const ptr = base + used;
+    used += alignUp(sizeOf(shape) * bytesOf(dtype), ALIGN);
+    return { ptr, dtype, shape };
+  };
+}
+
 export class Arena implements Disposable {
   readonly #device: Device;
   readonly #base: number;

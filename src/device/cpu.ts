@@ -10,8 +10,9 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
+import { HostAllocations } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -24,6 +25,7 @@ export class CpuDevice implements Device {
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes
+  readonly #hostMemory = new HostAllocations();
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
@@ -107,6 +109,24 @@ export class CpuDevice implements Device {
     base.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
+  pinHost(bytes: number, why: string): HostMemory {
+    const ptr = base.native_allocate(bytes);
+    if (!ptr) throw new RunError("host.memory", `no memory: ${formatBytes(bytes)} for ${why}`);
+    return this.#hostMemory.add(ptr, bytes, () => base.native_release(ptr));
+  }
+
+  get pinnedBytes(): number {
+    return this.#hostMemory.bytes;
+  }
+
+  offload(to: HostMemory, from: Tensor): Promise<void> {
+    return this.copyOut(to.address, from);
+  }
+
+  fetch(to: Tensor, from: HostMemory): Promise<void> {
+    return this.copyIn(to, from.address);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     const begin = now();
     kernel.cpu(args, this.#host);
@@ -135,6 +155,7 @@ export class CpuDevice implements Device {
 
   [Symbol.dispose](): void {
     for (const ptr of [...this.#blocks.keys()]) this.release(ptr);
+    this.#hostMemory.clear();
     this.#scratch = { ptr: 0, bytes: 0 };
   }
 

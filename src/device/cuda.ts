@@ -31,8 +31,9 @@ import { Staging } from "./cuda/staging.ts";
 import { SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
-import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
+import { HostAllocations } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CUDA_ROW_TILE } from "./tile.ts";
 
@@ -57,6 +58,8 @@ export class CudaDevice implements Device, Launcher {
   #snapshots: Snapshots | null = null;
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
+  #movers: ReturnType<typeof sideStreams> | null = null;
+  readonly #hostMemory = new HostAllocations();
   #aside: SideStream | null = null;
   /** Where kernels are launched: the main stream, or that of work aside. */
   #launching = 0;
@@ -232,6 +235,36 @@ export class CudaDevice implements Device, Launcher {
     await receive.settled();
   }
 
+  pinHost(bytes: number, why: string): HostMemory {
+    const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, 0);
+    if (status === result.OUT_OF_MEMORY)
+      throw new RunError("host.memory", `the host has no ${formatBytes(bytes)} to pin for ${why}`, "lower run.slots");
+    this.#check(`host memory for ${why}`, status);
+    const address = this.#out.number;
+    return this.#hostMemory.add(address, bytes, () => void this.#driver.cuMemFreeHost(address));
+  }
+
+  get pinnedBytes(): number {
+    return this.#hostMemory.bytes;
+  }
+
+  async offload(to: HostMemory, from: Tensor): Promise<void> {
+    this.#movers ??= sideStreams(this.#driver, this.#stream);
+    const { send } = this.#movers;
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    send.afterMain();
+    this.#check("a copy from the GPU", this.#driver.cuMemcpyDtoHAsync_v2(to.address, from.ptr, bytes, send.stream));
+    await send.settled();
+  }
+
+  async fetch(to: Tensor, from: HostMemory): Promise<void> {
+    this.#movers ??= sideStreams(this.#driver, this.#stream);
+    const { receive } = this.#movers;
+    const bytes = sizeOf(to.shape) * bytesOf(to.dtype);
+    this.#check("a copy to the GPU", this.#driver.cuMemcpyHtoDAsync_v2(to.ptr, from.address, bytes, receive.stream));
+    await receive.settled();
+  }
+
   get sharing(): Sharing {
     this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.#stream, this.sides, {
       allocate: (bytes, why) => this.allocate(bytes, why),
@@ -304,12 +337,14 @@ export class CudaDevice implements Device, Launcher {
     this.#driver.cuStreamSynchronize(this.#stream); // whatever it says: what follows must be done
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
+    this.#movers?.[Symbol.dispose]();
     this.#aside?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#snapshots?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();
+    this.#hostMemory.clear();
     for (const ptr of this.#hostBlocks.keys()) this.#driver.cuMemFreeHost(ptr);
     this.#hostBlocks.clear();
     this.#driver.cuStreamDestroy_v2(this.#stream);

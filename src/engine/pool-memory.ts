@@ -148,6 +148,8 @@ export function takeAdapter(
 /** The row of an adapter's slot in the tables. */
 export type SlotRow = {
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Which of its i64 are addresses in the adapter's own memory. */
+  readonly own: readonly number[];
   /** Which of its i64 are addresses in the adapter's gradients, and of which element. */
   readonly gradients: readonly { readonly index: number; readonly element: number }[];
 };
@@ -158,15 +160,20 @@ export function setGradients({ bytes, gradients }: SlotRow, { ptr }: Tensor): vo
   for (const { index, element } of gradients) addresses[index] = BigInt(ptr + 4 * element);
 }
 
-/** Without addresses of gradients; without an adapter zeros. */
-export function slotRow(
-  need: Omit<PoolNeed, "slots">,
-  held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
-): SlotRow {
-  const row = new Uint8Array(rowBytes(need));
+/** The addresses of an adapter that lies `bytes` bytes further on than before. */
+export function moveRow({ bytes, own }: SlotRow, by: number): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const index of own) addresses[index]! += BigInt(by);
+}
+
+/** The row of a slot without an adapter on the device. */
+export const emptyRow = (need: Omit<PoolNeed, "slots">): Uint8Array<ArrayBuffer> => new Uint8Array(rowBytes(need));
+
+/** Without addresses of gradients. */
+export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, adapter: PlacedAdapter & Shape): SlotRow {
+  const row = emptyRow(need);
   const gradients: { index: number; element: number }[] = [];
-  if (!held) return { bytes: row, gradients };
-  const { memory, adapter } = held;
+  const own: number[] = [];
   const { layout, blocks, copy, scratch, derived } = memory;
   const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
@@ -195,17 +202,18 @@ export function slotRow(
         else gradients.push(...[A, B].map(({ offset }, i) => ({ index: begin + first + 2 + i, element: offset })));
       }
       const first = VECTORS / 8 + g * ADDRESSES;
-      const own: number[] = [];
+      const places: number[] = [];
       for (const factor of storedBy(adapter.method)) {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
         if (offset === undefined) continue;
-        if (offset !== null) gradients.push({ index: begin + first + own.length + 1, element: offset });
-        own.push(offset === null ? 0 : at(blocks.params, offset), 0);
+        if (offset !== null) gradients.push({ index: begin + first + places.length + 1, element: offset });
+        places.push(offset === null ? 0 : at(blocks.params, offset), 0);
       }
-      own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
-      invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
-      addresses.set(own.map(BigInt), first);
+      places.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
+      invariant(places.length <= ADDRESSES, `a method has ${places.length} addresses for a linear, the tables ${ADDRESSES}`);
+      addresses.set(places.map(BigInt), first);
     }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
   }
-  return { bytes: row, gradients };
+  return { bytes: row, own, gradients };
 }

@@ -101,7 +101,7 @@ export class Stage implements Disposable {
     const hostBytes = hostWeightBytes(spec, device.compute);
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
@@ -149,6 +149,8 @@ export class Stage implements Disposable {
         await this.#vacate(slot);
         return null;
       },
+      offload: async ({ slot }) => new Later(timed(this.pool.offload(slot))),
+      fetch: async ({ slot }) => new Later(timed(this.pool.fetch(slot))),
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
         for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
@@ -265,6 +267,7 @@ export class Stage implements Disposable {
   /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
   async #vacate(slot: number): Promise<void> {
     if (!this.pool.adapter(slot)) return;
+    await this.pool.settled(slot);
     await this.device.idle();
     this.pool.release(slot);
   }
@@ -366,6 +369,13 @@ export class Stage implements Disposable {
       return { loss: sum, correct, ...own };
     });
   }
+}
+
+/** Milliseconds until something is done. */
+async function timed(done: Promise<void>): Promise<{ readonly ms: number }> {
+  const begin = now();
+  await done;
+  return { ms: now() - begin };
 }
 
 /** The slots that have rows in a packed batch. */

@@ -62,6 +62,7 @@ export function planGeneration(
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows),
     gradients: [],
+    hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",

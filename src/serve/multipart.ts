@@ -92,10 +92,10 @@ export async function readMultipart(
       }
       held = Buffer.concat([LINE, held]); // an empty part ends at once
       const file = take!;
-      let first = true;
+      let skipped = 0;
       take = (piece) => {
-        const of = first ? piece.subarray(LINE.length) : piece;
-        first = false;
+        const of = piece.subarray(LINE.length - skipped);
+        skipped = Math.min(LINE.length, skipped + piece.length);
         if (of.length > 0) file(of);
       };
       state = "content";

@@ -4,7 +4,7 @@ import { RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { isPreference, type Objective, referenceOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import type { Row } from "../schedule/pack.ts";
+import { inputLength, type Row } from "../schedule/pack.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import { stepsOf } from "../schedule/steps.ts";
 import type { Losses } from "./primitive-batches.ts";
@@ -22,7 +22,7 @@ export type JobStep = {
   readonly endsEpoch: boolean;
   readonly loss: number;
   readonly accuracy: number;
-  /** Tokens of the step's rows. */
+  /** Tokens of the step's rows that the model reads. */
   readonly tokens: number;
   readonly gradNorm: number;
   readonly learningRate: number;
@@ -74,7 +74,7 @@ export async function* trainSteps(
     yield {
       ...{ step, steps, epoch: epoch + 1, endsEpoch: step % stepsPerEpoch === 0 || step === steps },
       ...{ loss, accuracy: accuracyOf(losses, recipe.objective, rows, references), gradNorm, learningRate },
-      tokens: sum(of.map(({ ids, other }) => ids.length + (other?.ids.length ?? 0))),
+      tokens: sum(of.map(inputLength)),
     };
   }
 }

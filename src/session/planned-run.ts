@@ -74,6 +74,8 @@ export class PlannedRun {
       rows_per_pass: sizes.rows,
       recomputation: sizes.recomputation,
       slots: this.plan.slots,
+      resident: this.plan.resident,
+      host_bytes: sum(stages.map(({ sizes: of }) => of.hostBytes)),
       stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
         layers: [layerRange.from, layerRange.to],
         device: ordinal,

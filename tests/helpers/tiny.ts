@@ -277,6 +277,7 @@ export const tinySizes = (
     low: lowSizes(adapters, { from: 0, to }, rows),
     products: productSizes(adapters),
     blockBytes: 0,
+    hostBytes: 0,
     gradients: adapters.map((adapter) => gradientElements(spec, wholeModel(spec), adapter)),
     recomputation: "selective",
     inFlight: 1,
