@@ -2,6 +2,7 @@
 
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -69,6 +70,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const failed = (error: unknown) => {
     if (isFatal(error)) lost.reject(error);
   };
+  if (engine.lost) opened.use(onAbort(engine.lost, () => failed(engine.lost!.reason)));
   const { organization } = own;
   const jobs = new Jobs({
     ...{ engine, store, files, models, usage, recipes, folder: jobsFolder, organization },
@@ -124,7 +126,7 @@ async function openEngine(config: ServeConfig, recipes: RecipeMaker, signal: Abo
   const recipe = capacityRecipe(sizes, { ...asked, path: join(folder, "capacity.toml") });
   const cache = { sequences: capacity.sequences, capacity: capacity.max_length };
   await using opened = new AsyncDisposableStack();
-  const engine = opened.use(await openPrimitives(recipe, { cache, signal, isEmpty: true }));
+  const engine = opened.use(await openPrimitives(recipe, { cache, signal, isEmpty: true, isBusy: true }));
   await engine.add(recipes.ofSaved("probe", {}));
   await engine.remove("probe");
   opened.move();

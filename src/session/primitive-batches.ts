@@ -7,6 +7,7 @@ import { scoreSegment } from "../objectives/loss-weights.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
+import type { PassTurns } from "./pass-turns.ts";
 
 /**
  * Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first
@@ -59,9 +60,10 @@ export class Packer {
   #underway = 0;
   #isPumping = false;
 
-  /** `run` sends a packed batch through the stages. */
+  /** `run` sends a packed batch through the stages, in its turn. */
   constructor(
     { slots, passRows, stages, device: { rowTile, kind } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
+    private readonly turns: PassTurns,
     private readonly run: (batch: MicroBatch) => Promise<readonly SequenceLoss[]>,
   ) {
     this.#rowTile = rowTile;
@@ -83,16 +85,17 @@ export class Packer {
     if (this.#isPumping) return;
     this.#isPumping = true;
     await sleep(0); // calls that are made together share the first pass; and between passes the process does its other work
-    this.#isPumping = false;
-    while (this.#underway < this.#ahead) {
-      const parts = this.#take();
-      if (parts.length === 0) return;
+    while (this.#underway < this.#ahead && this.#open.length > 0) {
+      const turn = await this.turns.take("training");
+      const parts = this.#take(); // with the calls that came meanwhile; none where a pass failed
       this.#underway++;
       void this.#pass(parts).finally(() => {
+        turn[Symbol.dispose]();
         this.#underway--;
         void this.#pump();
       });
     }
+    this.#isPumping = false;
   }
 
   /** The next micro-batch of each call, while there is room; calls that are left out come first in the next pass. */
@@ -119,6 +122,7 @@ export class Packer {
   }
 
   async #pass(parts: readonly Part[]): Promise<void> {
+    if (parts.length === 0) return;
     try {
       const batch = pack(
         parts.map(({ segment }) => segment),

@@ -29,6 +29,7 @@ import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts
 import { exportKept } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
+import { PassTurns } from "./pass-turns.ts";
 import { type Losses, Packer } from "./primitive-batches.ts";
 import type { LossOptions, Sample, SampledToken, SampleOptions } from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
@@ -52,7 +53,10 @@ type Trained = Resident & {
   aside: readonly AsideBlocks[] | null;
 };
 
-export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">;
+export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs"> & {
+  /** Aborted, with its reason, when a stage is gone. */
+  readonly lost?: AbortSignal | null;
+};
 
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
@@ -62,6 +66,8 @@ export class Primitives implements AsyncDisposable {
   readonly #base = new Turns();
   readonly #packers: Readonly<Record<"train" | "evaluate", Packer>>;
   readonly #underway = new Set<Promise<unknown>>();
+  /** Aborted, with its reason, when a stage is gone: every later call fails. Null where that is not known. */
+  readonly lost: AbortSignal | null;
   #passes = 0;
 
   private constructor(
@@ -70,15 +76,17 @@ export class Primitives implements AsyncDisposable {
     private readonly opened: AsyncDisposable,
     options: PrimitivesOptions,
   ) {
+    this.lost = options.lost ?? null;
     const { stages, device, slots } = plan;
     const { sizes } = stages[0]!;
     const { cache } = sizes;
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache } }) : null;
-    this.#sampler = this.#engine && new Sampler(this.#engine);
+    const turns = new PassTurns();
+    this.#sampler = this.#engine && new Sampler(this.#engine, turns);
     this.#packers = {
-      train: new Packer(plan, (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, (batch) => this.#evaluate(batch)),
+      train: new Packer(plan, turns, (batch) => this.#train(batch)),
+      evaluate: new Packer(plan, turns, (batch) => this.#evaluate(batch)),
     };
     this.#slots = new Slots<Trained>({
       ...options,
