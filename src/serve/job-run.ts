@@ -116,7 +116,7 @@ export class JobRun {
     const { recipe, data, notices } = await this.#read();
     for (const notice of notices) this.#say(this.#local(notice), `notice ${notice}`, "warn");
     const [{ train, eval: heldOut }] = data as [(typeof data)[number]];
-    const adapter = await engine.add(recipe.adapters[0]!, summariesOf(data)[0]);
+    const adapter = await engine.add(recipe.adapters[0]!, summariesOf(data)[0], this.job.tenant);
     try {
       const state = join(this.folder, "state");
       if (existsSync(state)) await engine.load(id, state);

@@ -76,7 +76,7 @@ export class Models {
     this.#asked.set(adapter, now());
     if (!this.engine.has(adapter)) {
       if (!existsSync(row.folder)) throw modelNotFound(row.name);
-      const loading = this.#loading.get(adapter) ?? this.#load(adapter, row.folder);
+      const loading = this.#loading.get(adapter) ?? this.#load(adapter, row);
       this.#loading.set(adapter, loading);
       try {
         await loading;
@@ -87,9 +87,9 @@ export class Models {
     return adapter;
   }
 
-  async #load(adapter: string, folder: string): Promise<void> {
+  async #load(adapter: string, { folder, tenant }: ModelRow): Promise<void> {
     const recipe = this.recipes.ofSaved(adapter, savedTable(folder, this.engine.plan.spec));
-    await this.engine.add(recipe);
+    await this.engine.add(recipe, undefined, tenant);
     const others = [...this.#asked].filter(([name]) => name !== adapter && this.engine.has(name)).sort(([, a], [, b]) => a - b);
     for (const [name] of others.slice(0, Math.max(0, others.length + 1 - this.most))) {
       this.#asked.delete(name);

@@ -1,5 +1,5 @@
-// Whose pass is next where training and generation share stages: each has half of the time while both have work, whatever a pass
-// of each takes. A token is a short pass and waits for a training pass at most; training does not stand still behind tokens.
+// Whose pass is next where training and generation share stages: each has half of the time while both have work, whatever a
+// pass of each takes. A token is a short pass and waits for a training pass at most; training does not wait for all tokens.
 
 import { now, sleep } from "../base/clock.ts";
 

@@ -4,6 +4,7 @@ import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import { Decoding, type GenerationEngine, type Wanted } from "./decoding.ts";
 import type { PassTurns } from "./pass-turns.ts";
+import type { Shares } from "./shares.ts";
 
 type Request = { readonly wanted: Wanted[]; left: number; readonly done: PromiseWithResolvers<void> };
 
@@ -15,8 +16,9 @@ export class Sampler {
   constructor(
     engine: GenerationEngine,
     private readonly turns: PassTurns,
+    shares: Shares,
   ) {
-    this.#decoding = new Decoding(engine);
+    this.#decoding = new Decoding(engine, shares);
   }
 
   /**
