@@ -49,8 +49,8 @@ export const engineOver = (bus: Bus, { sizes, tile, shortPositions }: Omit<Gener
 });
 
 /**
- * `owner`: by whose share its prompt has its turn; sequences without one are all of one owner. `got` is called with each token as it comes,
- * `failed` with what ends this sequence alone; left out, the pass throws it.
+ * `owner`: by whose share its prompt has its turn; sequences without one are all of one owner. `got` is called with each token
+ * as it comes, `failed` with what ends this sequence alone; left out, the pass throws it.
  */
 export type Wanted = Generation &
   Choosing & {

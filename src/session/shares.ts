@@ -1,5 +1,5 @@
-// Shares of owners in what is computed: the one that has had the least for its weight comes first. An owner that had no work for
-// a while has no claim for that time.
+// Shares of owners in what is computed: the one that has had the least for its weight comes first. An owner that had no work
+// for a while has no claim for that time.
 
 export class Shares {
   /** Work that each owner has had, divided by its weight. */
