@@ -13,7 +13,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
-import { type BlockName, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
+import { type BlockName, isQuantised, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
@@ -33,7 +33,8 @@ const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers
 const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
-const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
+const STRIDES = alignUp(PRESENT + ROW_METHODS.length * 4, 16);
+const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 
 /** What decides the tables of a pool. */
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
@@ -74,6 +75,7 @@ export function takeTables(take: Take, need: PoolNeed) {
         vectors: part("i64", VECTORS, ADDRESSES),
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
+        strides: part("i32", STRIDES, 2),
         width: groupShape(spec, group, layer).in,
         firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
@@ -138,6 +140,8 @@ export function takeAdapter(
     /** f32[outputs] each. */
     derived: Object.keys(COMPUTATIONS[method].derived ?? {}).map((name) => ({ name, tensor: take("f32", outputs) })),
     factors: take("i32", size / ALIGN),
+    /** What the codes of its moments stand for (ops/adamw8.ts). */
+    codes: trains && isQuantised(optimizer) ? take("f32", 4, 256) : null,
     tensors: take("i32", tensors.length, 3),
     squares: take("f32", tensors.length),
   };
@@ -146,6 +150,8 @@ export function takeAdapter(
 /** The row of an adapter's slot in the tables. */
 export type SlotRow = {
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Which of its i64 are addresses in the adapter's own memory. */
+  readonly own: readonly number[];
   /** Which of its i64 are addresses in the adapter's gradients, and of which element. */
   readonly gradients: readonly { readonly index: number; readonly element: number }[];
 };
@@ -156,19 +162,24 @@ export function setGradients({ bytes, gradients }: SlotRow, { ptr }: Tensor): vo
   for (const { index, element } of gradients) addresses[index] = BigInt(ptr + 4 * element);
 }
 
-/** Without addresses of gradients; without an adapter zeros. */
-export function slotRow(
-  need: Omit<PoolNeed, "slots">,
-  held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
-): SlotRow {
-  const row = new Uint8Array(rowBytes(need));
+/** The addresses of an adapter that lies `bytes` bytes further on than before. */
+export function moveRow({ bytes, own }: SlotRow, by: number): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const index of own) addresses[index]! += BigInt(by);
+}
+
+/** The row of a slot without an adapter on the device. */
+export const emptyRow = (need: Omit<PoolNeed, "slots">): Uint8Array<ArrayBuffer> => new Uint8Array(rowBytes(need));
+
+/** Without addresses of gradients. */
+export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, adapter: PlacedAdapter & Shape): SlotRow {
+  const row = emptyRow(need);
   const gradients: { index: number; element: number }[] = [];
-  if (!held) return { bytes: row, gradients };
-  const { memory, adapter } = held;
+  const own: number[] = [];
   const { layout, blocks, copy, scratch, derived } = memory;
   const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
-  for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
+  for (const { layer, group, ranks, products, strides, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
     const { firstColumn } = groupShape(need.spec, group, layer);
@@ -178,6 +189,7 @@ export function slotRow(
     new Int32Array(row.buffer, from + PRESENT, ROW_METHODS.length).set(
       ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
     );
+    new Int32Array(row.buffer, from + STRIDES, 2 * strides.length).set(strides.flat());
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
       const begin = from / 8;
@@ -192,17 +204,18 @@ export function slotRow(
         else gradients.push(...[A, B].map(({ offset }, i) => ({ index: begin + first + 2 + i, element: offset })));
       }
       const first = VECTORS / 8 + g * ADDRESSES;
-      const own: number[] = [];
+      const places: number[] = [];
       for (const factor of storedBy(adapter.method)) {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
         if (offset === undefined) continue;
-        if (offset !== null) gradients.push({ index: begin + first + own.length + 1, element: offset });
-        own.push(offset === null ? 0 : at(blocks.params, offset), 0);
+        if (offset !== null) gradients.push({ index: begin + first + places.length + 1, element: offset });
+        places.push(offset === null ? 0 : at(blocks.params, offset), 0);
       }
-      own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
-      invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
-      addresses.set(own.map(BigInt), first);
+      places.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
+      invariant(places.length <= ADDRESSES, `a method has ${places.length} addresses for a linear, the tables ${ADDRESSES}`);
+      addresses.set(places.map(BigInt), first);
     }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
   }
-  return { bytes: row, gradients };
+  return { bytes: row, own, gradients };
 }

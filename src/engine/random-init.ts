@@ -1,10 +1,11 @@
 // What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place
 // alone, so that it is the same on any number of stages.
 
-import { Rng } from "../base/rng.ts";
+import { hash, Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
+import { normalValues, uniformValues } from "../files/factors.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 
@@ -24,21 +25,25 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
+  /** Of experts: the rank where it is not all of `rows`, as each has an A of its own. */
+  readonly rankOfEach?: number;
 } & StageSettings;
+
+/** Whether a factor begins as zeros, so that it need not be written. */
+export const beginsAsZero = (init: Random, factor: Factor): boolean =>
+  TENSORS[factor].initial === "init" && factor === "B" && init !== "orthogonal";
 
 /** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns } = at;
-  const values = new Float32Array(rows * columns);
+  const { seed, layer, linear, factor, rows, columns, rankOfEach = rows } = at;
+  const size = rows * columns;
   const { initial } = TENSORS[factor];
-  if (initial !== "init") return values.fill(initial(at));
-  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
-  if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
-  if (factor === "B") return values;
-  const bound = 1 / Math.sqrt(columns);
-  for (let i = 0; i < values.length; i++)
-    values[i] = init === "gaussian" ? rng.normal() / rows : (2 * rng.uniform() - 1) * bound;
-  return values;
+  if (initial !== "init") return new Float32Array(size).fill(initial(at));
+  const stream = [seed, layer, LINEARS.indexOf(linear), 0x10a];
+  if (init === "orthogonal") return orthogonal(new Rng(...stream), factor, rows, columns);
+  if (beginsAsZero(init, factor)) return new Float32Array(size);
+  const key = hash(...stream);
+  return init === "gaussian" ? normalValues(size, key, rankOfEach) : uniformValues(size, key, 1 / Math.sqrt(columns));
 }
 
 /**

@@ -30,7 +30,7 @@ import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
-import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
+import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 
@@ -61,8 +61,6 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
-  /** By slot: parameters of adapters that are initialised layer by layer. */
-  readonly #beginning = new Map<number, Float32Array>();
   /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
 
@@ -98,9 +96,11 @@ export class Stage implements Disposable {
     const { rows, low, slots, format, gradients } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
+    const hostBytes = hostWeightBytes(spec, device.compute);
+    const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
+    const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
@@ -119,7 +119,7 @@ export class Stage implements Disposable {
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
     const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
-    const arenas = [weightArena, pool, arena];
+    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
@@ -143,10 +143,11 @@ export class Stage implements Disposable {
         return null;
       },
       release: async ({ slot }) => {
-        this.#beginning.delete(slot);
         await this.#vacate(slot);
         return null;
       },
+      offload: async ({ slot }) => new Later(timed(this.pool.offload(slot))),
+      fetch: async ({ slot }) => new Later(timed(this.pool.fetch(slot))),
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
         for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
@@ -248,21 +249,16 @@ export class Stage implements Disposable {
     }
     const { init } = adapter;
     if (init === null) return;
-    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout(slot).size));
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
-    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
-    if (layers.to < layerRange.to) {
-      this.#beginning.set(slot, block);
-      return;
-    }
-    this.#beginning.delete(slot);
-    this.pool.write(slot, "params", block);
+    await fillInitial(this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
+    if (layers.to < layerRange.to) return;
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 
   /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
   async #vacate(slot: number): Promise<void> {
     if (!this.pool.adapter(slot)) return;
+    await this.pool.settled(slot);
     await this.device.idle();
     this.pool.release(slot);
   }
@@ -303,8 +299,9 @@ export class Stage implements Disposable {
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
     const into = firstRows(acts.inputs[0]!, batch.rows);
+    const prepared = this.decoder.prepare(batch, acts);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
   }
@@ -363,6 +360,13 @@ export class Stage implements Disposable {
       return { loss: sum, correct, ...own };
     });
   }
+}
+
+/** Milliseconds until something is done. */
+async function timed(done: Promise<void>): Promise<{ readonly ms: number }> {
+  const begin = now();
+  await done;
+  return { ms: now() - begin };
 }
 
 /** The slots that have rows in a packed batch. */

@@ -20,7 +20,10 @@ export type Format = Settings["format"];
 
 /** Weight decay is AdamW's own, apart from the gradient; SGD adds it to the gradient. */
 export type Optimizer = Pick<Settings, "learningRate" | "weightDecay"> & { readonly maxGradNorm: number | null } & (
-    | ({ readonly name: "adamw"; readonly beta1: number; readonly beta2: number } & Pick<Settings, "eps">)
+    | ({ readonly name: Exclude<Settings["optimizer"], "sgd">; readonly beta1: number; readonly beta2: number } & Pick<
+        Settings,
+        "eps"
+      >)
     | ({ readonly name: "sgd" } & Pick<Settings, "momentum" | "nesterov">)
   );
 
@@ -65,10 +68,12 @@ export type Recipe = {
   /** Of the recipe's file. */
   readonly path: string;
   readonly model: Table["model"];
-  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "checkpoint"> & {
+  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */
     readonly slots: number | null;
+    /** Of these, adapters on the device at once; null: as many as fit. */
+    readonly residentAdapters: number | null;
     /** Each adapter is saved after every `steps` of its steps or `minutes`; the `keep` newest stay. Null: never. */
     readonly checkpoint: { readonly steps: number | null; readonly minutes: number | null; readonly keep: number } | null;
   };

@@ -25,7 +25,7 @@ import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
 import { largestData } from "./capacity.ts";
 import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts";
-import { exportKept } from "./export.ts";
+import { exportBlocks } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { PassTurns } from "./pass-turns.ts";
@@ -35,7 +35,7 @@ import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
 import { Shares } from "./shares.ts";
-import { type AsideBlocks, admit, readState, release, setAside, writeState } from "./slot.ts";
+import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
 import { Turns } from "./turns.ts";
 
@@ -296,9 +296,7 @@ export class Primitives implements AsyncDisposable {
   async save(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
     const { plan } = trained;
-    return this.#read(trained, async (slot) =>
-      exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder),
-    );
+    return this.#read(trained, (slot) => exportBlocks(this.plan, plan, () => readParams({ bus: this.bus, slot }), folder));
   }
 
   /**

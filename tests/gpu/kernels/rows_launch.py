@@ -14,11 +14,12 @@ import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import adamw  # noqa: E402
+import adamw8  # noqa: E402
 from variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
-DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
+DTYPE = {"tma": torch.bfloat16, "ptr": torch.bfloat16, "f32": torch.float32}
 ROWS = variants()
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
@@ -30,6 +31,18 @@ adamw_of_params = adamw.adamw_step
 def adamw_of_p(p, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """Triton's own launcher, which is not what mlora uses, cannot bind a parameter of the name `params`."""
     adamw_of_params(p, grads, m, v, copy, factors, table, P, BLOCK, COPY)
+
+
+adamw8_of_params = adamw8.adamw8_step
+
+
+@triton.jit
+def adamw8_of_p(p, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table, F, BLOCKS: tl.constexpr, COPY: tl.constexpr):
+    """The same of moments of 8 bits."""
+    adamw8_of_params(p, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table, F, BLOCKS, COPY)
+
+
+WRAPPED = {"adamw_step": adamw_of_p, "adamw8_step": adamw8_of_p}
 
 
 def cdiv(a, b):
@@ -48,7 +61,7 @@ def find(kernel, kind, accepts=lambda constants: True, **constants):
 
 def launch(row, grid, *args):
     """Runs a row; a missing tensor is any other, which the kernel must not touch."""
-    function = adamw_of_p if row["kernel"] == "adamw_step" else getattr(importlib.import_module(row["module"]), row["kernel"])
+    function = WRAPPED.get(row["kernel"]) or getattr(importlib.import_module(row["module"]), row["kernel"])
     function[grid](*args, **row["constants"], num_warps=row["warps"], num_stages=row["stages"])
 
 
@@ -61,6 +74,10 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def rows_fetch(kind, x, rows, y, programs):
+    launch(find("rows_fetch", kind), (programs,), words(x), rows, words(y), y.shape[0], words(x).shape[1])
+
+
 def rows_scatter(kind, dy, rows, dx):
     row, W = find("rows_scatter", kind), words(dy).shape[1]
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
@@ -71,10 +88,15 @@ def cache_write(kind, qkv, places, cache, Q, C, D):
     launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0):
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0, sinks=None):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window, cap)
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, bounds if sinks is None else sinks, out, D, Q, C, scale, window, cap, int(sinks is not None))
+
+
+def attention_sink(kind, out, lse, sinks, bounds):
+    row, (M, Q) = find("attention_sink", kind), (out.shape[0], sinks.numel())
+    launch(row, (M // row["constants"]["ROWS"], Q), out, lse, sinks, bounds, M, out.shape[1] // Q)
 
 
 def pool(kernel, kind, given, bounds, out, P):
@@ -196,6 +218,14 @@ def adamw_step(kind, params, grads, m, v, copy, factors, table):
     P = params.shape[0]
     row = find("adamw_step", kind, COPY=int(copy is not None))
     launch(row, (cdiv(P, row["constants"]["BLOCK"]),), params, grads, m, v, params if copy is None else copy, factors, table, P)
+
+
+def adamw8_step(kind, params, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table):
+    """Of one adapter."""
+    F = factors.shape[0]
+    row = find("adamw8_step", kind, COPY=int(copy is not None))
+    moments = m, v, m_absmax, v_absmax, codes
+    launch(row, (cdiv(F, row["constants"]["BLOCKS"]),), params, grads, *moments, params if copy is None else copy, factors, table, F)
 
 
 def random_fill(kind, out, seed, scale):
