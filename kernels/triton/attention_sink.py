@@ -2,7 +2,8 @@
 
     with = log(exp(lse[h, m]) + exp(sinks[h]));  out[m, h] *= exp(lse[h, m] - with);  lse[h, m] = with
 
-The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay as they are.
+The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay
+as they are.
 
 Shapes: out c[M, Q D]; lse f32[Q, M]; sinks f32[Q]; bounds i32[M, 2]. Needs: M a multiple of 128, D of 8.
 

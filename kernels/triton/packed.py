@@ -16,8 +16,8 @@ Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absm
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest
-(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK), weights). No
-scratch.
+(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK),
+weights). No scratch.
 """
 import triton
 import triton.language as tl
@@ -174,7 +174,7 @@ def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.int32)
     magnitude, exponent = code & 7, (code >> 3) & 15
-    power = tl.exp2((tl.maximum(exponent, 1) - 10).to(tl.float32))  # exact: of whole numbers; subnormals have that of 1
+    power = tl.exp2((tl.maximum(exponent, 1) - 10).to(tl.float32))  # exact: of whole numbers; smaller ones have that of 1
     value = (magnitude + tl.where(exponent > 0, 8, 0)).to(tl.float32) * power
     value = tl.where(code & 127 == 127, float("nan"), tl.where(code > 127, -value, value))
     tl.store(out + n * K + k, (value * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)

@@ -138,7 +138,11 @@ class Problem:
     def errors(self):
         o, r, E, k, d = self.o, self.r, self.E, self.k, lambda t: t.double()
         errors, bad = {}, []
-        near = lambda name, got, want: errors.__setitem__(name, max(errors.get(name, 0.0), float((d(got) - want).norm() / want.norm().clamp_min(1e-20))) if not got.isnan().any() else float("nan"))  # noqa: E731
+
+        def near(name, got, want):
+            error = float((d(got) - want).norm() / want.norm().clamp_min(1e-20))
+            errors[name] = max(errors.get(name, 0.0), error) if not got.isnan().any() else float("nan")
+
         # Choice.
         logits = d(o["logits"]).requires_grad_()
         sigmoid, normalise, scaling, groups, kept = (self.router.get(n, v) for n, v in dict(sigmoid=0, normalise=1, scaling=1.0, groups=1, kept=1).items())
@@ -240,7 +244,8 @@ class Problem:
         (dlogits,) = torch.autograd.grad(weights, logits, d(o["dweights"]))
         size = (d(r.weights) * d(o["dweights"])).norm()  # what cancels where one expert has nearly all weight
         errors["dlogits"] = float((d(o["dlogits"]) - dlogits).norm() / torch.maximum(size, dlogits.norm()))
-        summed = lambda of, w: torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[of])[:n] * w)  # noqa: E731
+        zeros = torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE)
+        summed = lambda of, w: zeros.index_add(0, pair // k, d(o[of])[:n] * w)  # noqa: E731
         near("out", o["out"], d(self.residual) + summed("y", d(r.weights).flatten()[pair][:, None]))
         near("dx", o["dx"], summed("dxs", 1.0))
         return errors, bad
