@@ -78,7 +78,7 @@ synced, read back and compared; the median, and the first of a process.
 const row = tableOf("export", HEAD, values.write);
 using device = open();
 for (const rank of values.ranks.split(" ").map(Number)) {
-  using pool = new AdapterPool(device, spec, layerRange, 1, false);
+  using pool = new AdapterPool(device, spec, layerRange, 1, []);
   const all: number[][] = [];
   for (const _ of range(Number(values.rounds))) all.push(await measure(pool, rank));
   const parts = [0, 1, 2].map((i) => median(all.map((of) => of[i]!)).toFixed(2));

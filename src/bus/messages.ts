@@ -23,12 +23,17 @@ const anyStep = {
   /** Gradients are multiplied by it: 1, or less where their norm is clipped. */
   coefficient: real,
 };
-/** One adapter's step, of AdamW or of stochastic gradient descent with momentum. */
+/**
+ * One adapter's step, of AdamW or of stochastic gradient descent with momentum; or, of one that makes none, that its gradients
+ * are dropped.
+ */
 const optimizerStep = v.union([
+  v.strictObject({ adapter: count, dropped: v.literal(true) }),
   v.strictObject({ ...anyStep, beta1: real, beta2: real, eps: real }),
   v.strictObject({ ...anyStep, momentum: real, nesterov: v.boolean() }),
 ]);
 export type OptimizerStep = Output<typeof optimizerStep>;
+export type MadeOptimizerStep = Exclude<OptimizerStep, { readonly dropped: true }>;
 
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 const baseModel = v.union([v.strictObject({ folder: v.string() }), v.strictObject({ randomSeed: count })]);
@@ -44,6 +49,10 @@ const stageSetup = v.strictObject({
     ...adapterSizes.entries,
     /** Bytes of the adapters that are on the stage at once; each takes its own when it joins. */
     blockBytes: count,
+    /** Bytes of host memory for adapters that wait for their turn on the device; 0 where none does. */
+    hostBytes: count,
+    /** Elements of each buffer for the gradients of an adapter: as many as adapters may be in a step at once. */
+    gradients: v.array(count),
     /** Adapters that train at once, at most. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */
@@ -129,7 +138,14 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
+  /**
+   * Moves all that an adapter has to host memory, while later requests are handled. It must be in no step; until it is fetched
+   * it may be read and released, and nothing else. The reply says how long the copy took.
+   */
+  offload: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
+  /** The way back: from the reply on the adapter may be trained. */
+  fetch: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist([...BLOCKS, "grads"])) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
@@ -137,6 +153,7 @@ const MESSAGES = {
         params: v.exactOptional(floats),
         ...{ m: v.exactOptional(values), v: v.exactOptional(values) },
         ...{ mAbsmax: v.exactOptional(floats), vAbsmax: v.exactOptional(floats) },
+        grads: v.exactOptional(floats),
       }),
     }),
     reply: v.null(),

@@ -1,5 +1,6 @@
-// The adapters of a run on one device: parameters, gradients and moments, each adapter's in memory of its own, and the tables
-// by which kernels find them. There are as many slots as adapters train at once.
+// The adapters of a run on one device: parameters and moments, each adapter's in memory of its own, gradients of those in a
+// step, and the tables by which kernels find them. There are as many slots as adapters train at once; those that wait for their
+// turn may be in host memory.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
@@ -8,11 +9,10 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, rowsFrom } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import { Arena, elementsFrom, rowsFrom } from "../device/arena.ts";
+import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
-import { putFactor } from "../files/factors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
@@ -20,20 +20,22 @@ import {
   factorPlace,
   factorTable,
   type LayerRange,
-  layoutAdapter,
   type Place,
-  RANK_TILE,
-  widthIn,
 } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import { adamw8Step, codeTable } from "../ops/adamw8.ts";
-import type { RankSpan } from "../ops/linear/low-rank.ts";
-import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
+import { BlockCache } from "./block-cache.ts";
+import { FactorWriter } from "./factor-writer.ts";
+import { GradientBuffers } from "./gradient-buffers.ts";
+import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
+import { type LowRows, lowRowsOf } from "./low-rows.ts";
+import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables } from "./pool-memory.ts";
+import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables } from "./pool-memory.ts";
+import { presenceOf } from "./presence.ts";
 import { siteKey, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
@@ -44,47 +46,46 @@ const [FRESH, STALE, BEGINS] = [0, 1, 2];
 /** The column of a step's table with the learning rate of all tensors but B. */
 const RATE_BUT_OF_B = 1;
 
-/** An adapter in a slot, with its memory. */
-type Held = {
-  readonly adapter: PoolAdapter;
-  readonly memory: AdapterMemory;
-  readonly arena: Arena;
-  readonly low: ReadonlyMap<Group, GroupRanks>;
-};
-
-/** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
-type GroupRanks = { readonly width: number; readonly span: RankSpan };
-
-/** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
-export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
-
 export class AdapterPool implements Disposable {
   readonly #tables: ReturnType<typeof takeTables>;
   /** By layer. */
   readonly #sites: ReadonlyMap<number, readonly TargetGroup[]>;
   readonly #arena: Arena;
+  readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
-  /** A factor in bf16 on its way to the device: memory that is used again, as new pages take longer than the rounding. */
-  #rounded = new Uint16Array();
+  readonly #factors: FactorWriter;
   /** The adapter in each slot; null for none. */
-  readonly #held: (Held | null)[];
+  readonly #held: (HeldAdapter | null)[];
+  readonly #blocks: BlockCache<DeviceBlock>;
+  readonly #hostBlocks: BlockCache<HostMemory>;
 
   constructor(
     readonly device: Device,
     readonly spec: ModelSpec,
     readonly layers: LayerRange,
     readonly slots: number,
-    /** False where no adapter is trained. */
-    readonly trains = true,
+    /** Elements of each buffer for the gradients of an adapter; null where no adapter is trained. */
+    private readonly gradients: readonly number[] | null,
+    /** Bytes that adapters take here and in host memory, at most. */
+    room: { readonly blockBytes: number; readonly hostBytes: number } = { blockBytes: 0, hostBytes: 0 },
   ) {
-    this.#held = new Array<Held | null>(slots).fill(null);
+    this.#held = new Array<HeldAdapter | null>(slots).fill(null);
+    this.#factors = new FactorWriter(device);
+    const take = (size: number) => ({ ptr: device.allocate(size, "an adapter"), size });
+    this.#blocks = new BlockCache(room.blockBytes, take, ({ ptr }) => device.release(ptr));
+    const takeHost = (size: number) => device.pinHost(size, "an adapter");
+    this.#hostBlocks = new BlockCache(room.hostBytes, takeHost, (block) => block[Symbol.dispose]());
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
     this.#tables = takeTables((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), this);
     this.#sites = Map.groupBy(this.#tables.sites, ({ layer }) => layer);
     const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
+    this.#gradients = new GradientBuffers(device, gradients ?? [], (slot, at) => {
+      setGradients(this.#in(slot).row, at);
+      this.#writeRow(slot);
+    });
   }
 
   /** The tables of a group in a layer. */
@@ -98,13 +99,19 @@ export class AdapterPool implements Disposable {
   }
 
   layout(slot: number): AdapterLayout {
-    return this.#in(slot).memory.layout;
+    return this.#in(slot).layout;
   }
 
-  #in(slot: number): Held {
+  #in(slot: number): HeldAdapter {
     const held = this.#held[slot];
     invariant(held, `no adapter in slot ${slot}`);
     return held;
+  }
+
+  #memory(slot: number): AdapterMemory {
+    const { memory } = this.#in(slot);
+    invariant(memory, `the adapter in slot ${slot} is in host memory`);
+    return memory;
   }
 
   /**
@@ -113,20 +120,16 @@ export class AdapterPool implements Disposable {
    */
   admit(slot: number, adapter: PoolAdapter): void {
     this.release(slot);
-    const { device, trains } = this;
-    const method = adapter.method ?? "lora";
-    const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
-    const { blocks, grads, copy, scratch, derived, factors, codes, tensors } = memory;
-    for (const tensor of [...Object.values(blocks), grads, copy, scratch?.values, scratch?.grads])
-      if (tensor) device.zero(tensor);
+    const { device } = this;
+    const held = new HeldAdapter(this, adapter, this.gradients !== null, this.#blocks, this.#hostBlocks);
+    const { blocks, copy, scratch, derived, factors, codes, tensors, layout } = held.memory!;
+    for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
-      device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
+      device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[methodOf(adapter)].derived![name]!));
     device.write(factors, factorTable(layout));
     if (codes) device.write(codes, codeTable());
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
+    this.#held[slot] = held;
     this.#writeTables(slot);
   }
 
@@ -134,10 +137,33 @@ export class AdapterPool implements Disposable {
   release(slot: number): void {
     const held = this.#held[slot];
     if (!held) return;
+    this.#gradients.release(slot);
     this.#held[slot] = null;
     for (const slots of this.#stale.values()) slots[slot] = FRESH;
     this.#writeTables(slot);
-    held.arena[Symbol.dispose]();
+    held[Symbol.dispose]();
+  }
+
+  /**
+   * Moves all that an adapter has to host memory, concurrently with later work, none of which may be its own; resolves when it
+   * is there.
+   */
+  async offload(slot: number): Promise<void> {
+    const held = this.#in(slot);
+    this.#gradients.release(slot);
+    this.device.write(rowsFrom(this.#tables.rows, slot, 1), emptyRow(this));
+    await held.offload();
+  }
+
+  /** The way back, which may lead to another place on the device: every number is what it was. */
+  async fetch(slot: number): Promise<void> {
+    await this.#in(slot).fetch();
+    this.#writeRow(slot);
+  }
+
+  /** Resolves when an adapter is on no way between the device and the host, and may be released. */
+  async settled(slot: number): Promise<void> {
+    await this.#held[slot]?.settled();
   }
 
   /**
@@ -154,10 +180,10 @@ export class AdapterPool implements Disposable {
   /** Computes what follows from the parameters that have changed since the last refresh; to be called before each pass. */
   refresh(weightOf: (layer: number, group: Group) => WeightedSite["weight"]): void {
     for (const [method, slots] of this.#stale) {
-      const changed = this.#held.filter((_, slot) => slots[slot] !== FRESH);
+      const changed = this.#held.filter((of, slot) => slots[slot] !== FRESH && of?.memory);
       const stale = this.takeStale(method);
       if (!stale) continue;
-      const targeted = new Set(changed.flatMap((of) => (of ? of.memory.layout.sites : [])).map(siteKey));
+      const targeted = new Set(changed.flatMap((of) => (of ? of.layout.sites : [])).map(siteKey));
       const sites = this.#tables.sites.filter((site) => targeted.has(siteKey(site)));
       const weighted = sites.map((site) => {
         const ranks = changed.flatMap((of) =>
@@ -171,13 +197,15 @@ export class AdapterPool implements Disposable {
 
   /**
    * i32[slots], the slots of a method that a refresh must compute; from here on they count as computed. Null where there is
-   * none.
+   * none on the device.
    */
   takeStale(method: PeftMethod): Tensor | null {
     const [slots, stale] = [this.#stale.get(method), this.#tables.methods.get(method)?.stale];
-    if (!slots || !stale || slots.every((is) => is === FRESH)) return null;
-    this.device.write(stale, slots);
-    slots.fill(FRESH);
+    if (!slots || !stale) return null;
+    const here = slots.map((is, slot) => (this.#held[slot]?.memory ? is : FRESH));
+    if (here.every((is) => is === FRESH)) return null;
+    this.device.write(stale, here);
+    for (const [slot, is] of here.entries()) if (is !== FRESH) slots[slot] = FRESH;
     return stale;
   }
 
@@ -187,12 +215,28 @@ export class AdapterPool implements Disposable {
     if (slots) slots[slot] = STALE;
   }
 
+  /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
+  beginSteps(adapters: Iterable<number>): void {
+    for (const slot of adapters) this.#gradients.take(slot, this.layout(slot).size);
+  }
+
+  /** Lets go of the gradients of an adapter that makes no step with them. */
+  dropGradients(slot: number): void {
+    this.#gradients.drop(slot);
+  }
+
+  /** The gradients of an adapter in a step. */
+  #gradientsOf(slot: number): Tensor {
+    const grads = this.#gradients.take(slot, this.layout(slot).size);
+    this.#settle(slot, grads);
+    return grads;
+  }
+
   /** What is frozen loses its gradients. */
-  #settle(slot: number): void {
-    const { adapter, memory } = this.#in(slot);
-    const { layout, grads } = memory;
+  #settle(slot: number, grads: Tensor): void {
+    const { adapter, layout } = this.#in(slot);
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
+      this.device.zero(elementsFrom(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
     for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
@@ -203,17 +247,7 @@ export class AdapterPool implements Disposable {
 
   /** Of methods that compute rows themselves: how many of these adapters have such rows at each target group. */
   presence(adapters: Iterable<number>): Presence {
-    const slots = [...new Set(adapters)].map((slot) => this.#held[slot] ?? null);
-    const methods = new Set(slots.map((of) => of?.adapter.method ?? "lora").filter((name) => COMPUTATIONS[name].rows));
-    const found = new Map<PeftMethod, Map<string, Extent>>();
-    for (const method of methods) {
-      const counts = new Map<string, number>();
-      for (const of of slots)
-        if (of?.adapter.method === method)
-          for (const key of of.memory.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
-      found.set(method, new Map([...counts].map(([key, count]) => [key, count === slots.length ? "all" : "some"])));
-    }
-    return found;
+    return presenceOf([...new Set(adapters)].map((slot) => this.#held[slot] ?? null));
   }
 
   /** A method's own table (engine/methods/computation.ts). */
@@ -235,37 +269,19 @@ export class AdapterPool implements Disposable {
 
   /** The rows of s of a pass, by the groups that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
   lowRows(tiles: Int32Array): ReadonlyMap<Group, LowRows> {
-    const found = new Map<Group, LowRows>();
-    for (const group of groupsOfModel(this.spec)) {
-      const starts = new Int32Array(tiles.length);
-      let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
-      for (const [tile, slot] of tiles.entries()) {
-        starts[tile] = units;
-        const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
-        if (!low) continue;
-        units += (low.width / RANK_TILE) * this.device.rowTile;
-        [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
-      }
-      if (units > 0) found.set(group, { starts, elements: units * RANK_TILE, span: { least, most } });
-    }
-    return found;
+    return lowRowsOf(tiles, groupsOfModel(this.spec), this.device.rowTile, (slot) => this.#in(slot).ranks);
   }
 
-  #lowOf(adapter: PoolAdapter, { sites }: AdapterLayout): Held["low"] {
-    const found = new Map<Group, GroupRanks>();
-    for (const [group, of] of Map.groupBy(sites, (site) => site.group)) {
-      const ranks = of.flatMap((site) => site.ranks.filter((rank) => rank > 0));
-      const span = { least: Math.min(...ranks), most: Math.max(...ranks) };
-      found.set(group, { width: widthIn(adapter, this.layers, group), span });
-    }
-    return found;
+  #writeRow(slot: number): void {
+    const bytes = this.#held[slot]?.row.bytes ?? emptyRow(this);
+    this.device.write(rowsFrom(this.#tables.rows, slot, 1), bytes);
   }
 
   #writeTables(slot: number): void {
     const { device } = this;
     const held = this.#held[slot] ?? null;
     const adapter = held?.adapter;
-    device.write(rowsFrom(this.#tables.rows, slot, 1), slotRow(this, held));
+    this.#writeRow(slot);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
       if (!own || !table) continue;
@@ -285,14 +301,15 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, grads, copy, factors, codes } = this.#in(slot).memory;
+      const { blocks, copy, factors, codes } = this.#memory(slot);
       const { params, m, v, mAbsmax, vAbsmax } = blocks;
-      this.#settle(slot);
+      const grads = this.#gradientsOf(slot);
       this.#changed(slot);
       const row = { ...rowsFrom(step, slot, 1), shape: [ADAMW_TABLE_WIDTH] };
       const all = { params, grads, m: m!, v: v!, copy, factors, table: row };
       if (codes) adamw8Step(this.device, { ...all, mAbsmax: mAbsmax!, vAbsmax: vAbsmax!, codes });
       else adamwStep(this.device, all);
+      this.#gradients.stepped(slot);
     }
   }
 
@@ -302,33 +319,35 @@ export class AdapterPool implements Disposable {
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     for (const slot of adapters) {
-      const { grads, tensors, squares } = this.#in(slot).memory;
-      this.#settle(slot);
-      gradNorm(this.device, { grads, tensors, squares });
+      const { tensors, squares } = this.#memory(slot);
+      gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
     const all: Float32Array[] = [];
-    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
+    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#memory(slot).squares)).buffer));
     return all;
   }
 
-  /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
-    const blocks = what.map((name) => this.#blockOf(slot, name));
+  /** An adapter's whole state now, wherever it is: arrays along its block; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const held = this.#in(slot);
+    await held.moving;
+    if (!held.memory) return { values: held.readHost(what.filter((name) => name !== "grads")) };
+    const blocks = what.map((name) => this.#arrayOf(slot, name));
     const { bytes } = await this.device.snapshot(blocks);
-    return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
+    return { values: bytes.then((all) => all.map((of, i) => valuesOf(of, blocks[i]!.dtype))) };
   }
 
   /** The same of one that is f32, at once. */
   async read(slot: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
-    if (what === "grads") this.#settle(slot);
-    const of = what === "grads" ? this.#in(slot).memory.grads : this.#blockOf(slot, what);
-    invariant(of.dtype === "f32", `${what} is ${of.dtype}`);
-    return new Float32Array((await this.device.read(of)).buffer);
+    const of = what === "grads" ? this.#gradients.find(slot, this.layout(slot).size) : this.#blockOf(slot, what);
+    if (what === "grads" && of) this.#settle(slot, of);
+    invariant(!of || of.dtype === "f32", `${what} is ${of?.dtype}`);
+    return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Values): void {
-    const to = this.#blockOf(slot, what);
-    const { copy } = this.#in(slot).memory;
+  write(slot: number, what: Block, values: Values): void {
+    const to = this.#arrayOf(slot, what);
+    const { copy } = this.#memory(slot);
     invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
     this.device.write(to, values);
     if (what !== "params") return;
@@ -338,19 +357,16 @@ export class AdapterPool implements Disposable {
 
   /** Replaces a factor: f32[rows, columns] of its place, as files have it. */
   writeFactor(slot: number, place: FactorPlace, values: Float32Array): void {
-    const { blocks, copy } = this.#in(slot).memory;
-    const { offset, isTransposed } = place;
-    const count = values.length;
-    const held = isTransposed ? new Float32Array(count) : values;
-    if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
-    this.device.write(elementsOf(blocks.params, offset, count), held);
-    if (this.#rounded.length < count) this.#rounded = new Uint16Array(copy ? count : 0);
-    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held, this.#rounded));
+    this.#factors.write(this.#memory(slot), place, values);
     this.#changed(slot);
   }
 
+  #arrayOf(slot: number, what: Block): Tensor {
+    return what === "grads" ? this.#gradientsOf(slot) : this.#blockOf(slot, what);
+  }
+
   #blockOf(slot: number, what: BlockName): Tensor {
-    const block = this.#in(slot).memory.blocks[what];
+    const block = this.#memory(slot).blocks[what];
     invariant(block, `the adapter in slot ${slot} has no ${what}`);
     return block;
   }
@@ -361,15 +377,11 @@ export class AdapterPool implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const held of this.#held) held?.arena[Symbol.dispose]();
+    for (const held of this.#held) held?.[Symbol.dispose]();
     this.#held.fill(null);
+    this.#blocks[Symbol.dispose]();
+    this.#hostBlocks[Symbol.dispose]();
+    this.#gradients[Symbol.dispose]();
     this.#arena[Symbol.dispose]();
   }
 }
-
-/** Elements of a tensor from one on, as a vector. */
-const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
-  ptr: of.ptr + from * bytesOf(of.dtype),
-  dtype: of.dtype,
-  shape: [count],
-});

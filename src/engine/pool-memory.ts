@@ -1,5 +1,6 @@
-// All that the adapters of a run take of a device: tables of all slots, and for each adapter one allocation of its own size,
-// taken when it joins and released when it leaves. A plan counts by this what a pool takes.
+// All that the adapters of a run take of a device: tables of all slots, buffers for the gradients of those in a step
+// (gradient-buffers.ts), and for each adapter one allocation of its own size, taken when it joins and released when it leaves.
+// A plan counts by this what a pool takes.
 //
 // An allocation is rounded up to the device's granularity, and none is ever moved: so an adapter costs less than one granule
 // more than it needs, whatever joined and left before it.
@@ -32,7 +33,8 @@ const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers
 const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
-const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
+const STRIDES = alignUp(PRESENT + ROW_METHODS.length * 4, 16);
+const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 
 /** What decides the tables of a pool. */
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
@@ -73,6 +75,7 @@ export function takeTables(take: Take, need: PoolNeed) {
         vectors: part("i64", VECTORS, ADDRESSES),
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
+        strides: part("i32", STRIDES, 2),
         width: groupShape(spec, group, layer).in,
         firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
@@ -112,7 +115,7 @@ export function allocationBytes(
   return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
 }
 
-/** Without `trains` gradients and moments have no memory. */
+/** Without `trains` moments have no memory. */
 export function takeAdapter(
   take: Take,
   layout: AdapterLayout,
@@ -123,7 +126,6 @@ export function takeAdapter(
   const { size, scratch, outputs, tensors } = layout;
   const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
   const params = take("f32", size);
-  const grads = ofTraining(size);
   const ofOptimizer = (Object.entries(stateOf(optimizer)) as [BlockName, StateArray][])
     .filter(([what]) => what !== "params")
     .map(([what, { dtype, per }]) => [what, take(dtype, trains ? size / per : 0)] as const);
@@ -131,7 +133,6 @@ export function takeAdapter(
     layout,
     /** What is kept of it, by name. */
     blocks: { ...(Object.fromEntries(ofOptimizer) as { readonly [B in BlockName]?: Tensor }), params },
-    grads,
     /** Of the parameters, where kernels read bf16. */
     copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
     /** A and B of one target group with their gradients, where the method does not store them. */
@@ -146,18 +147,39 @@ export function takeAdapter(
   };
 }
 
-/** The row of an adapter's slot in the tables; without an adapter zeros. */
-export function slotRow(
-  need: Omit<PoolNeed, "slots">,
-  held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
-): Uint8Array<ArrayBuffer> {
-  const row = new Uint8Array(rowBytes(need));
-  if (!held) return row;
-  const { memory, adapter } = held;
+/** The row of an adapter's slot in the tables. */
+export type SlotRow = {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Which of its i64 are addresses in the adapter's own memory. */
+  readonly own: readonly number[];
+  /** Which of its i64 are addresses in the adapter's gradients, and of which element. */
+  readonly gradients: readonly { readonly index: number; readonly element: number }[];
+};
+
+/** Puts the addresses of the adapter's gradients into its row. */
+export function setGradients({ bytes, gradients }: SlotRow, { ptr }: Tensor): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const { index, element } of gradients) addresses[index] = BigInt(ptr + 4 * element);
+}
+
+/** The addresses of an adapter that lies `bytes` bytes further on than before. */
+export function moveRow({ bytes, own }: SlotRow, by: number): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const index of own) addresses[index]! += BigInt(by);
+}
+
+/** The row of a slot without an adapter on the device. */
+export const emptyRow = (need: Omit<PoolNeed, "slots">): Uint8Array<ArrayBuffer> => new Uint8Array(rowBytes(need));
+
+/** Without addresses of gradients. */
+export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, adapter: PlacedAdapter & Shape): SlotRow {
+  const row = emptyRow(need);
+  const gradients: { index: number; element: number }[] = [];
+  const own: number[] = [];
   const { layout, blocks, copy, scratch, derived } = memory;
-  const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, memory.grads];
+  const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
-  for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
+  for (const { layer, group, ranks, products, strides, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
     const { firstColumn } = groupShape(need.spec, group, layer);
@@ -167,21 +189,33 @@ export function slotRow(
     new Int32Array(row.buffer, from + PRESENT, ROW_METHODS.length).set(
       ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
     );
+    new Int32Array(row.buffer, from + STRIDES, 2 * strides.length).set(strides.flat());
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
+      const begin = from / 8;
       if (A && B) {
-        const found = [at(values, A.offset), at(values, B.offset), at(grads, A.offset), at(grads, B.offset)];
-        addresses.set(found.map(BigInt), g * ADDRESSES);
+        const first = g * ADDRESSES;
+        addresses.set([at(values, A.offset), at(values, B.offset)].map(BigInt), first);
+        if (scratch)
+          addresses.set(
+            [A, B].map(({ offset }) => BigInt(at(scratch.grads, offset))),
+            first + 2,
+          );
+        else gradients.push(...[A, B].map(({ offset }, i) => ({ index: begin + first + 2 + i, element: offset })));
       }
-      const own = storedBy(adapter.method).flatMap((factor) => {
+      const first = VECTORS / 8 + g * ADDRESSES;
+      const places: number[] = [];
+      for (const factor of storedBy(adapter.method)) {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
-        if (offset === undefined) return [];
-        return offset === null ? [0, 0] : [at(blocks.params, offset), at(memory.grads, offset)];
-      });
-      own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
-      invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
-      addresses.set(own.map(BigInt), VECTORS / 8 + g * ADDRESSES);
+        if (offset === undefined) continue;
+        if (offset !== null) gradients.push({ index: begin + first + places.length + 1, element: offset });
+        places.push(offset === null ? 0 : at(blocks.params, offset), 0);
+      }
+      places.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
+      invariant(places.length <= ADDRESSES, `a method has ${places.length} addresses for a linear, the tables ${ADDRESSES}`);
+      addresses.set(places.map(BigInt), first);
     }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
   }
-  return row;
+  return { bytes: row, own, gradients };
 }

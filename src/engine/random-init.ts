@@ -25,6 +25,8 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
+  /** Of experts: the rank where it is not all of `rows`, as each has an A of its own. */
+  readonly rankOfEach?: number;
 } & StageSettings;
 
 /** Whether a factor begins as zeros, so that it need not be written. */
@@ -37,13 +39,13 @@ export function initialise(
   at: FactorAt,
   values = new Float32Array(new ArrayBuffer(4 * at.rows * at.columns)),
 ): Float32Array {
-  const { seed, layer, linear, factor, rows, columns } = at;
+  const { seed, layer, linear, factor, rows, columns, rankOfEach = rows } = at;
   const { initial } = TENSORS[factor];
   const stream = [seed, layer, LINEARS.indexOf(linear), 0x10a];
   if (initial !== "init") values.fill(initial(at));
   else if (init === "orthogonal") values.set(orthogonal(new Rng(...stream), factor, rows, columns));
   else if (beginsAsZero(init, factor)) values.fill(0);
-  else if (init === "gaussian") fillNormal(values, hash(...stream), rows);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rankOfEach);
   else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
   return values;
 }

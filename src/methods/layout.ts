@@ -9,14 +9,25 @@ import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
+import {
+  GROUP_NAMES,
+  GROUPS,
+  type Group,
+  groupShape,
+  groupsOfLayer,
+  LINEARS,
+  type Linear,
+  linearShape,
+} from "../families/linears.ts";
 import type { Placed, StageAdapter } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
 import type { Values } from "./optimizers.ts";
-import { rankAt } from "./placement.ts";
+import { rankAt, sharingOf } from "./placement.ts";
 import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
 
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
+import { copiesOf, type ExpertSharing } from "./sharing.ts";
+
 export const ALIGN = 128;
 /** Elements that kernels read at a time: a vector of ranks counts up to a multiple of it, with zeros. */
 const READ = 8;
@@ -55,6 +66,8 @@ export type SiteLayout = {
    * adapter's scratch where its method stores other tensors.
    */
   readonly products: readonly ({ readonly A: Place; readonly B: Place } | null)[];
+  /** Elements from one expert's A, and B, to the next one's; 0 where there is but one. */
+  readonly strides: readonly (readonly [A: number, B: number])[];
   /**
    * Of each other tensor that the method stores, where a linear's part begins. A vector along the output is one for the
    * whole group, a vector of ranks one for each target; null where there is none.
@@ -74,10 +87,12 @@ export type AdapterLayout = {
   readonly scratch: number;
   /** Output features of all sites. */
   readonly outputs: number;
+  readonly sharing: ExpertSharing;
 };
 
 export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shape): AdapterLayout {
   const stored = storedBy(adapter.method);
+  const sharing = sharingOf(adapter);
   const isExpanded = !stored.some(isLowRank);
   const sites: SiteLayout[] = [];
   const tensors: (Place & { readonly factor: Factor })[] = [];
@@ -94,6 +109,10 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
       if (ranks.every((rank) => rank === 0)) continue;
       const { in: width, firstColumn } = groupShape(spec, group, layer);
       const outOf = (g: number) => firstColumn[g + 1]! - firstColumn[g]!;
+      const copies = GROUPS[group].map((linear) => {
+        const shape = linearShape(spec, linear, layer);
+        return [copiesOf(shape, "A", sharing), copiesOf(shape, "B", sharing)] as const;
+      });
       let used = 0;
       const inScratch = (rows: number, columns: number): Place => {
         const place = { offset: used, rows, columns };
@@ -103,7 +122,12 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
       const products = ranks.map((rank, g) => {
         if (rank === 0) return null;
         const put = isExpanded ? (_: Factor, ...shape: [number, number]) => inScratch(...shape) : store;
-        return { A: put("A", rank, width), B: put("B", rank, outOf(g)) };
+        const [ofA, ofB] = copies[g]!;
+        return { A: put("A", rank * ofA, width), B: put("B", rank * ofB, outOf(g)) };
+      });
+      const strides = ranks.map((rank, g) => {
+        const [ofA, ofB] = copies[g]!;
+        return [ofA > 1 ? rank * width : 0, ofB > 1 ? rank * outOf(g) : 0] as const;
       });
       const vectors = Object.fromEntries(
         stored
@@ -115,11 +139,11 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
             return [factor, ranks.map((_, g) => offset + firstColumn[g]!)];
           }),
       );
-      sites.push({ layer, group, ranks, products, vectors, firstOutput: outputs });
+      sites.push({ layer, group, ranks, products, strides, vectors, firstOutput: outputs });
       outputs += firstColumn.at(-1)!;
       scratch = Math.max(scratch, used);
     }
-  return { sites, tensors, size, scratch, outputs };
+  return { sites, tensors, size, scratch, outputs, sharing };
 }
 
 /**
@@ -180,7 +204,7 @@ export function factorPlace(
   const g = GROUPS[site.group].indexOf(linear);
   const offset = isLowRank(factor) ? site.products[g]?.[factor as "A" | "B"].offset : site.vectors[factor]?.[g];
   invariant(typeof offset === "number", `no ${factor} for ${linear} of layer ${layer}`);
-  const shape = factorShape(spec, linear, factor, site.ranks[g]!, layer);
+  const shape = factorShape(spec, linear, factor, site.ranks[g]!, layer, layout.sharing);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
   return { offset, rows, columns, isTransposed: TENSORS[factor].axes === "out rank" };
 }
@@ -189,7 +213,7 @@ export function factorPlace(
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
   const ofLinear = (layer: number, linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer))));
+    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer, sharingOf(adapter)))));
   return sum(
     range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear)))),
   );

@@ -1,8 +1,9 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
-import { about, patternTable, positive, truth, whole } from "../base/check.ts";
+import { about, oneOf, patternTable, positive, truth, whole } from "../base/check.ts";
 import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
 import { initSchema } from "./init.ts";
+import { EXPERT_SHARINGS } from "./sharing.ts";
 
 /** Keys of methods that train A and B. */
 export const lowRankKeys = {
@@ -43,7 +44,7 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
   rank_pattern: fields.rankPattern,
   revision: null,
   target_modules: fields.targets,
-  target_parameters: null,
+  target_parameters: fields.parameters,
   task_type: "CAUSAL_LM",
   trainable_token_indices: null,
   use_dora: useDora,
@@ -51,7 +52,16 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
 });
 
 const configKeys: readonly string[] = [
-  ...["r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "qalora_group_size"],
+  ...[
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_dora",
+    "use_rslora",
+    "init_lora_weights",
+    "qalora_group_size",
+    "target_parameters",
+  ],
   ...["eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config"], // tables of an initialisation
 ];
 
@@ -69,9 +79,15 @@ export const lora = define({
     A: { axes: "rank in", initial: "init", peft: "lora_A.weight" },
     B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
   },
+  actsInExperts: true,
   rank: 16,
   keys: {
     ...lowRankKeys,
+    experts: about(
+      oneOf(...EXPERT_SHARINGS),
+      "in experts that it targets: all share one A of gate and up and one B of down, or each has its own",
+      "shared-outer",
+    ),
     lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
   },
   settings: [],

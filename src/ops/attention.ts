@@ -8,10 +8,12 @@ import { ints } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Choice, Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op } from "./op.ts";
+import { keyShareBytes, keyShares } from "../device/scratch.ts";
+import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I, F], returns: "void" },
+  attention_sink: { args: [P, P, P, P, I, I, I], returns: "void" },
   attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
 });
 
@@ -65,6 +67,18 @@ export function headVariant(gpu: Launcher, name: string, D: number, choice: Choi
     `the base model has heads of ${D}; attention on this GPU was compiled for heads of ${sizes.join(", ")}`,
     'set device to "cpu"',
   );
+}
+
+/**
+ * dk and dv are made by one launch, or where heads are wide each by its own; with PARTS in shares, if the query heads are divided
+ * and there is such a variant, or no other.
+ */
+function keyVariants(gpu: Launcher, D: number, shares: number, choice: Choice): readonly Variant[] {
+  const name = "attention_backward_kv";
+  const first = headVariant(gpu, name, D, choice);
+  const all = gpu.variants(name, { ...choice, HEAD_DIM: first.constant("HEAD_DIM"), EXACT: first.constant("EXACT") });
+  const wanted = all.filter((kernel) => kernel.constant("PARTS") === Number(shares > 1));
+  return wanted.length > 0 ? wanted : all;
 }
 
 const capped = (cap: number): Choice => ({ CAP: cap > 0 ? 1 : 0 });
@@ -130,8 +144,36 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
       const sizes = { M, D, heads, kv_heads: kvHeads, scale, window, cap };
       const queries = headVariant(gpu, "attention_backward_q", D, capped(cap));
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
-      const keys = headVariant(gpu, "attention_backward_kv", D, capped(cap));
-      gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
+      const wanted = keyShares(heads, kvHeads);
+      const variants = keyVariants(gpu, D, wanted, capped(cap));
+      const isDivided = variants[0]!.constant("PARTS") === 1;
+      const splits = isDivided ? wanted : 1;
+      const parts = isDivided ? gpu.scratch(keyShareBytes(M, kvHeads, D, splits)) : 0;
+      for (const keys of variants)
+        gpu.launch(keys, [M / keys.constant("BN"), kvHeads * splits], { ...tensors, ...sizes, parts, splits });
+      if (!isDivided) return;
+      const sum = gpu.kernel("attention_sum_keys");
+      const grid = [M, cdiv(2 * kvHeads * D, sum.constant("BLOCK"))] as const;
+      gpu.launch(sum, grid, { parts, dqkv, M, D, heads, kv_heads: kvHeads, splits });
+    },
+  },
+);
+
+/**
+ * Gives the softmax of each head another logit, which has no value: out c[M, Q D] and lse f32[Q, M] as attention_forward leaves
+ * them become what they are with it; rows of `bounds` i32[M, 2] that attend to nothing stay. The backward pass is then that
+ * without sinks.
+ */
+export const attentionSink = op<{ out: Tensor; lse: Tensor; sinks: Tensor; bounds: Tensor }>(
+  "attention_sink",
+  { out: "c M O", lse: "f32 Q M", sinks: "f32 Q", bounds: "i32 M 2" },
+  {
+    cpu: ({ out, lse, sinks, bounds }) =>
+      c.attention_sink(out.ptr, lse.ptr, sinks.ptr, bounds.ptr, dim(out, 0), dim(sinks, 0), dim(out, 1) / dim(sinks, 0)),
+    cuda: ({ out, lse, sinks, bounds }, gpu) => {
+      const kernel = gpu.kernel("attention_sink");
+      const [M, heads] = [dim(out, 0), dim(sinks, 0)];
+      gpu.launch(kernel, [M / kernel.constant("ROWS"), heads], { out, lse, sinks, bounds, M, D: dim(out, 1) / heads });
     },
   },
 );

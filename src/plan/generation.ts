@@ -13,6 +13,7 @@ import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { checkHostMemory } from "./host-memory.ts";
 import { stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
 
@@ -60,6 +61,8 @@ export function planGeneration(
     chunk: rowTile,
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows),
+    gradients: [],
+    hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",
@@ -69,6 +72,7 @@ export function planGeneration(
     denseGroups,
     cache: { sequences, capacity },
   });
+  checkHostMemory(spec, [{ device: { ...device, host: "" } }]);
   const free = device.freeBytes * SHARE[device.kind];
   const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
   let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);
@@ -90,6 +94,6 @@ export function generationBytes(
   sizes: StageSizes,
 ): number {
   const layers = wholeModel(spec);
-  const pool = poolBytes(spec, layers, sizes.slots, sizes.blockBytes);
+  const pool = poolBytes(spec, layers, sizes, sizes.blockBytes, device.kind);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

@@ -8,7 +8,7 @@ import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
-import { type StageLayers, weightBytes } from "../engine/weights.ts";
+import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -35,6 +35,10 @@ export type MemoryParts = {
   readonly cache?: number; // keys and values of generation
 };
 
+/** Bytes that a stage takes of its machine's memory next to a GPU's: tables of which it reads a row for each token. */
+export const stageHostBytes = (spec: ModelSpec, device: Pick<Device, "kind" | "compute">): number =>
+  device.kind === "cpu" ? 0 : hostWeightBytes(spec, device.compute);
+
 /** `adapters`: bytes of the stage's pool (adapter-memory.ts). */
 export function stageMemory(
   spec: ModelSpec,
@@ -43,15 +47,17 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, low, format } = sizes;
+  const { rows, slots, low, format } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
   return {
-    weights: weightBytes(spec, layerRange, device.compute, sizes),
+    weights:
+      weightBytes(spec, layerRange, device.compute, sizes) +
+      (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format }),
+    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

@@ -9,7 +9,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
-import { linearsOfModel } from "../../src/families/linears.ts";
+import { isOfExperts, linearsOfModel } from "../../src/families/linears.ts";
 import { sameBits } from "../../src/files/convert.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
@@ -18,7 +18,7 @@ import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
-import { adapterOn, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
+import { adapterOn, inExperts, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
 
@@ -34,15 +34,21 @@ export type Ground = {
   readonly fill?: (device: Device) => FillTensor;
   /** Ranks in place of the crowd's own, which are small. */
   readonly ranks?: readonly number[];
+  /** Adapters act in experts (tiny.ts, inExperts). */
+  readonly isInExperts?: true;
 };
+
+const methodOf = (i: number) => (i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora");
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
 const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
   adapter: {
     rank: ranks?.[i % ranks.length] ?? [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
-    targets: linearsOfModel(spec).filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0),
-    method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
+    targets: linearsOfModel(spec).filter(
+      (linear, l) => (i % 3 === 0 || (l + i) % 3 !== 0) && (methodOf(i) === "lora" || !isOfExperts(linear)),
+    ),
+    method: methodOf(i),
     projectionSeed: i,
     optimizer: i % 8 === 1 || i % 8 === 2 ? "adamw-8bit" : "adamw",
   } satisfies PoolAdapter,
@@ -65,11 +71,15 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, isInExperts }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
   const crowd = who.map((i) => settings(i, spec, ranks));
-  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapterOn(spec, adapter), seed, init: "default" as const }));
+  const ofExperts = isInExperts ? inExperts(spec) : null;
+  const adapters = crowd.map(({ adapter, seed }, at) => {
+    const own = ofExperts?.[who[at]! % ofExperts.length] ?? adapterOn(spec, adapter);
+    return { ...own, seed, init: "default" as const };
+  });
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
     from: edges[i]!,
@@ -82,7 +92,12 @@ export async function train(
   const stages = await Promise.all(
     parts.map((layerRange, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, { layers: layerRange.to - layerRange.from, rows, targets: rows, format });
+      const sizes = tinySizes(devices[i]!, spec, adapters, {
+        layers: layerRange.to - layerRange.from,
+        rows,
+        targets: rows,
+        format,
+      });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),

@@ -69,6 +69,8 @@ export async function tinyGenerator(
     layers: spec.layers,
     low: lowSizes(adapters, wholeModel(spec), rows),
     products: productSizes(adapters),
+    gradients: [],
+    hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, wholeModel(spec), [adapter], device, false))),
     recomputation: "full",
     inFlight: 0,

@@ -22,6 +22,7 @@ const SHARED_PY = [
   "adapters",
   "attention_hopper",
   "attention_hopper_keys",
+  "attention_sink",
   "attention_variants",
   "codegen",
   "compile",
@@ -31,8 +32,8 @@ const SHARED_PY = [
   "tile",
   "variants",
 ];
-/** Their C is product.c and dropout.c. */
-const PRODUCTS = ["linear", "lora"];
+/** Their C is product.c, dropout.c and combine.c. */
+const PRODUCTS = ["expert-lora", "experts", "linear", "lora"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");

@@ -12,6 +12,7 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
@@ -21,10 +22,11 @@ import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/
 import { pack } from "../../src/schedule/pack.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
-import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const SIGNATURES = kernelSignatures();
+const MANY = { family: "mixtral", intermediate: 64 };
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
 /** Hopper, the oldest GPU with fp8, and what tests compute in. */
 const GPUS = [
@@ -65,7 +67,7 @@ function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argum
 
 /** All that a stage does with an adapter: its beginning, a step, an evaluation. */
 async function train(gpu: DryGpu, spec: ModelSpec, adapter: PoolAdapter, format: WeightFormat): Promise<void> {
-  const sizes = tinySizes(gpu, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
+  const sizes = tinySizes(gpu, spec, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   using stage = await Stage.open(gpu, config, () => undefined, { previous: null, next: null });
   await stage.admit(0, { ...adapter, seed: 0, init: "default" });
@@ -89,7 +91,7 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
-  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
+  attentionDecode(gpu, { qkv, cache, bounds, sinks: null, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
@@ -141,7 +143,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const gemma = { family: "gemma3", qkNorm: true, embeddingScale: 8 };
   for (const size of [{}, { hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }])
     await train(open(), newSpec({ ...gemma, ...size }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
-  for (const size of [{ headDim: 256 }, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
+  const shared = { headDim: 256, heads: 8, kvHeads: 1 }; // its keys' gradients are summed in shares
+  for (const size of [{ headDim: 256 }, shared, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
     for (const qkNorm of [false, true]) {
       const spec = newSpec({ ...gemma, ...size, qkNorm });
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
@@ -152,6 +155,13 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
+  for (const family of ["mixtral", "gptOss", "qwen3moe"]) {
+    const spec = sparseGpuFamilies[family]!;
+    const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
+    for (const adapter of [few, everywhere]) await train(open(), spec, adapter, "dense");
+    for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, few, format);
+  }
+  await train(open(), newSpec({ ...MANY, experts: tinyExperts(2, { count: 256 }) }), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
