@@ -28,8 +28,8 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 });
 
 /**
- * Refuses, with a RequestError, what a device does not compute. The kernels of the delta rule for GPUs (kernels/triton) have run
- * in Triton's interpreter alone.
+ * Refuses, with a RequestError, what a device does not compute. The delta rule's kernels for GPUs (kernels/triton) have run in
+ * Triton's interpreter alone.
  */
 export function requireKernels({ family, delta }: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
   if (kind === "cuda" && delta !== null)

@@ -218,8 +218,8 @@ def check():
 
 
 def measure():
-    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens, and of the delta
-    rule's kernels with other warps."""
+    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens, and of the
+    delta rule's kernels with other warps."""
     import triton
     from rows_launch import OVERRIDE
 
