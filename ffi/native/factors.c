@@ -1,11 +1,15 @@
 // Values of adapters on their way between files, blocks and devices: turned, drawn, rounded, checked.
 //
 // Any thread of the program may call these, also while kernels run: each call has threads of its own, not those of parallel.c.
+#define _GNU_SOURCE
 #include "native.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 // a b + c is two operations here, as in JavaScript, whose numbers these are
 #ifdef __clang__
@@ -142,3 +146,48 @@ int factor_finite(int threads, const float *from, int64_t n) {
   spread(threads, n, PIECE, finite_range, &(bits_args){.from = (const uint32_t *)from, .odd = &odd});
   return odd == 0;
 }
+
+typedef struct {
+  const uint8_t *from;
+  uint8_t *to;
+} copy_args;
+
+static void copy_range(void *context, int64_t begin, int64_t end) {
+  const copy_args *a = context;
+  memcpy(a->to + begin, a->from + begin, (size_t)(end - begin));
+}
+
+// Bytes from one place to another that is new: most of the time goes into the pages that it is given.
+void factor_copy(int threads, const void *from, void *to, int64_t bytes) {
+  spread(threads, bytes, 1 << 20, copy_range, &(copy_args){from, to});
+}
+
+typedef struct {
+  int fd;
+  int64_t from;
+  const uint8_t *bytes;
+  atomic_int *found;
+} file_args;
+
+static void file_range(void *context, int64_t begin, int64_t end) {
+  const file_args *a = context;
+  uint8_t read[1 << 16];
+  for (int64_t at = begin; at < end && atomic_load(a->found) == 1;) {
+    size_t most = end - at < (int64_t)sizeof read ? (size_t)(end - at) : sizeof read;
+    ssize_t got = pread(a->fd, read, most, a->from + at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) atomic_store(a->found, -errno);
+    else if (got == 0 || memcmp(read, a->bytes + at, (size_t)got) != 0) atomic_store(a->found, 0);
+    at += got;
+  }
+}
+
+// 1 where the file has these bytes from byte `from` on, 0 where it has others or ends, and -errno where it cannot be read.
+int factor_in_file(int threads, int fd, int64_t from, const void *bytes, int64_t count) {
+  atomic_int found = 1;
+  spread(threads, count, 1 << 20, file_range, &(file_args){fd, from, bytes, &found});
+  return found;
+}
+
+// Begins to write a part of a file to the disk, so that its sync has less to wait for; what fails, that reports.
+void file_begin_sync(int fd, int64_t from, int64_t bytes) { sync_file_range(fd, from, bytes, SYNC_FILE_RANGE_WRITE); }

@@ -34,13 +34,16 @@ export async function fillInitial(
 ): Promise<void> {
   const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
+  let memory = new Float32Array(); // new pages take longer than the numbers in them
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
     if (isRandom(init)) {
       if (beginsAsZero(init, factor)) continue;
       const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
-      pool.writeFactor(slot, place, initialise(init, { ...adapter, ...at }));
+      if (memory.length < rows * columns) memory = new Float32Array(rows * columns);
+      const into = memory.subarray(0, rows * columns);
+      pool.writeFactor(slot, place, initialise(init, { ...adapter, ...at }, into));
     } else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);

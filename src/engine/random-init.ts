@@ -5,7 +5,7 @@ import { hash, Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
-import { normalValues, uniformValues } from "../files/factors.ts";
+import { fillNormal, fillUniform } from "../files/factors.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 
@@ -33,17 +33,21 @@ export type FactorAt = {
 export const beginsAsZero = (init: Random, factor: Factor): boolean =>
   TENSORS[factor].initial === "init" && factor === "B" && init !== "orthogonal";
 
-/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
-export function initialise(init: Random, at: FactorAt): Float32Array {
+/** f32[rows * columns], into `values`. What follows from the weight, as DoRA's M, the stage computes afterwards. */
+export function initialise(
+  init: Random,
+  at: FactorAt,
+  values = new Float32Array(new ArrayBuffer(4 * at.rows * at.columns)),
+): Float32Array {
   const { seed, layer, linear, factor, rows, columns, rankOfEach = rows } = at;
-  const size = rows * columns;
   const { initial } = TENSORS[factor];
-  if (initial !== "init") return new Float32Array(size).fill(initial(at));
   const stream = [seed, layer, LINEARS.indexOf(linear), 0x10a];
-  if (init === "orthogonal") return orthogonal(new Rng(...stream), factor, rows, columns);
-  if (beginsAsZero(init, factor)) return new Float32Array(size);
-  const key = hash(...stream);
-  return init === "gaussian" ? normalValues(size, key, rankOfEach) : uniformValues(size, key, 1 / Math.sqrt(columns));
+  if (initial !== "init") values.fill(initial(at));
+  else if (init === "orthogonal") values.set(orthogonal(new Rng(...stream), factor, rows, columns));
+  else if (beginsAsZero(init, factor)) values.fill(0);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rankOfEach);
+  else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
+  return values;
 }
 
 /**

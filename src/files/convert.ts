@@ -1,14 +1,16 @@
 // Between element types, on the bytes of tensors.
 
+import { native } from "../../ffi/factors.ts";
 import type { DType } from "../base/dtype.ts";
-import { native } from "./factors.ts";
 
-/** f32 to bf16, to nearest even; NaN stays NaN. */
-export function toBf16(values: Float32Array): Uint16Array<ArrayBuffer> {
+/** f32 to bf16, to nearest even; NaN stays NaN. Into `out`, of as many elements or more, where that is given. */
+export function toBf16(
+  values: Float32Array,
+  out = new Uint16Array(new ArrayBuffer(2 * values.length)),
+): Uint16Array<ArrayBuffer> {
   const { c, threads } = native();
-  const out = new Uint16Array(values.length);
   c.factor_bf16(threads, values, out, values.length);
-  return out;
+  return out.subarray(0, values.length);
 }
 
 /** The bytes of a tensor as f32; they need not be aligned. */

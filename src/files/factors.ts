@@ -1,23 +1,9 @@
 // Factors of adapters by the C of ffi/native/factors.c: out of a block and into it, and random ones. Large ones are shared out
 // among cores.
 
-import { factors } from "../../ffi/factors.ts";
-import { openLibrary } from "../../ffi/open.ts";
-import { assetPath } from "../base/assets.ts";
-import { requireProcessor, usableCores } from "../base/machine.ts";
+import { native } from "../../ffi/factors.ts";
 import type { FactorPlace } from "../methods/layout.ts";
 import type { Values } from "../methods/optimizers.ts";
-
-const open = () => {
-  requireProcessor(); // before an instruction that it may lack
-  return { c: openLibrary(assetPath("libmlora.so"), factors), threads: usableCores() };
-};
-let opened: ReturnType<typeof open> | undefined;
-/** The functions of ffi/native/factors.c, and how many threads they may take. */
-export const native = () => {
-  opened ??= open();
-  return opened;
-};
 
 /** A factor's values out of a block, row by row: a copy, or a part of the block where that has them so. */
 export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace): V {
@@ -41,18 +27,27 @@ export function turn(from: Values, to: Values, rows: number, columns: number): v
   c.factor_turn(threads, from, to, rows, columns, from.BYTES_PER_ELEMENT);
 }
 
-/** f32[count] uniform in [-bound, bound): the first numbers of the stream with this key (base/rng.ts). */
-export function uniformValues(count: number, key: number, bound: number): Float32Array<ArrayBuffer> {
+/** Fills `values` with numbers uniform in [-bound, bound): the first of the stream with this key (base/rng.ts). */
+export function fillUniform(values: Float32Array, key: number, bound: number): void {
   const { c, threads } = native();
-  const values = new Float32Array(count);
-  c.factor_uniform(threads, values, count, key, bound);
-  return values;
+  c.factor_uniform(threads, values, values.length, key, bound);
 }
 
 /** The same, normal with the deviation 1 / divisor. */
-export function normalValues(count: number, key: number, divisor: number): Float32Array<ArrayBuffer> {
+export function fillNormal(values: Float32Array, key: number, divisor: number): void {
   const { c, threads } = native();
-  const values = new Float32Array(count);
-  c.factor_normal(threads, values, count, key, divisor);
-  return values;
+  c.factor_normal(threads, values, values.length, key, divisor);
+}
+
+/** Whether a file has these bytes from byte `from` on; throws where it cannot be read. */
+export function hasBytes(fd: number, from: number, bytes: Uint8Array): boolean {
+  const { c, threads } = native();
+  const found = c.factor_in_file(threads, fd, from, bytes, bytes.length);
+  if (found < 0) throw Object.assign(new Error(`errno ${-found} while it was read`), { errno: found });
+  return found === 1;
+}
+
+/** Has a part of a file written to the disk from now on, without waiting; where the system cannot, its sync does all later. */
+export function beginSync(fd: number, from: number, bytes: number): void {
+  native().c.file_begin_sync(fd, from, bytes);
 }

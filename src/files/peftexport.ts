@@ -2,12 +2,14 @@
 
 import { RunError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { isOfExperts } from "../families/linears.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
-import { sameBits } from "./convert.ts";
+import { areFinite, sameBits } from "./convert.ts";
 import { takeFactor } from "./factors.ts";
-import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft.ts";
+import { type PeftAdapter, peftName, readPeftAdapter, writePeftAdapter } from "./peft.ts";
+import type { SafetensorsFile } from "./safetensors.ts";
 
 /** An adapter of a run, as plain data. */
 export type PeftExport = {
@@ -22,22 +24,36 @@ export type PeftExport = {
   }[];
 };
 
-/**
- * Writes `folder`, and reads it back: all numbers must be equal, bit for bit. Throws a RunError where they are not, and what
- * writing and reading throw.
- */
-export function exportPeft(folder: string, { name, spec, peft, stages }: PeftExport): void {
-  const { targets, method = "lora", places, rank, settings = {} } = peft;
-  const factors = stages.flatMap(({ layerRange, layout, params }) =>
-    factorsIn(layerRange, targets, method, places).map((at): FactorTensor => {
+/** The factors in the blocks of an adapter, in the order of the layers. */
+export const exportedFactors = ({ spec, peft: { targets, method, places }, stages }: PeftExport): FactorTensor[] =>
+  stages.flatMap(({ layerRange, layout, params }) =>
+    factorsIn(layerRange, targets, method, places).map((at) => {
       const values = takeFactor(params, factorPlace(spec, layout, at.layer, at.linear, at.factor));
       return { ...at, values };
     }),
   );
+
+/**
+ * Writes `folder`, and reads it back: all numbers must be equal, bit for bit. Throws a RunError where they are not, and what
+ * writing and reading throw.
+ */
+export function exportPeft(folder: string, of: PeftExport): void {
+  const { name, spec, peft } = of;
+  const { targets, method = "lora", rank, settings = {} } = peft;
+  const factors = exportedFactors(of);
+  const odd = factors.find(({ values }) => !areFinite(values));
+  if (odd)
+    throw new RunError(
+      "peft.values",
+      `adapter '${name}': ${peftName(spec, odd)} has values that are no finite numbers`,
+      "lower the learning rate or set max_grad_norm",
+    );
   const shared = DEFINITIONS[method].peft.shared?.tensors(spec, targets, rank, settings) ?? [];
   writePeftAdapter(folder, spec, { ...peft, shared }, factors);
-  verifyPeft(folder, { name, spec, peft }, factors);
+  verifyPeft(folder, of, factors);
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => new Uint8Array(buffer, byteOffset, byteLength);
 
 /** Throws a RunError, `export.mismatch`, where a folder does not hold exactly these factors. */
 export function verifyPeft(
@@ -45,10 +61,20 @@ export function verifyPeft(
   { name, spec, peft }: Omit<PeftExport, "stages">,
   factors: readonly FactorTensor[],
 ): void {
-  const saved = readPeftAdapter(folder, spec);
-  const isSame =
-    samePlaces(saved, peft, spec.layers) &&
-    factors.every(({ layer, linear, factor, values }) => sameBits(saved.tensor(layer, linear, factor), values));
+  const { method = "lora" } = peft;
+  const values = new Map(factors.map((of) => [peftName(spec, of), of.values]));
+  let isSame = true;
+  /** Tensors that the file has otherwise are read: those of experts, and where A and B follow from others. */
+  const isOtherwise = DEFINITIONS[method].peft.shared !== undefined || peft.targets.some(isOfExperts);
+  const look = isOtherwise
+    ? null
+    : (name: string, file: SafetensorsFile) => {
+        const expected = values.get(name);
+        isSame &&= expected !== undefined && file.holds(name, bytesOf(expected));
+      };
+  const saved = readPeftAdapter(folder, spec, null, null, look);
+  isSame &&= samePlaces(saved, peft, spec.layers);
+  if (!look) isSame &&= factors.every((of) => sameBits(saved.tensor(of.layer, of.linear, of.factor), of.values));
   if (isSame) return;
   throw new RunError(
     "export.mismatch",

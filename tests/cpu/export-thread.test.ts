@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import { exportPeft, type PeftExport, verifyPeft } from "../../src/files/peftexport.ts";
+import { exportedFactors, exportPeft, type PeftExport, verifyPeft } from "../../src/files/peftexport.ts";
 import { layoutAdapter } from "../../src/methods/layout.ts";
 import { FileThreads } from "../../src/session/file-threads.ts";
 import { LINEARS, tinySpec } from "../helpers/tiny.ts";
@@ -68,16 +68,26 @@ test("one that fails is reported by its code, and the next is written by the sam
   await expect(threads.run(() => job(join(root, "late"), made(8)))).rejects.toMatchObject({ code: "files.closed" });
 });
 
-test("a folder that holds one other bit is not the adapter", () => {
+test("a folder that holds one other bit, or another scale, is not the adapter", () => {
   const folder = join(root, "flipped");
   const adapter = made(9);
   exportPeft(folder, adapter);
-  const factors = [
-    { layer: 0, linear: "q_proj", factor: "A", values: adapter.stages[0]!.params.slice(0, 5 * spec.hidden) } as const,
-  ];
+  const factors = exportedFactors(adapter);
   verifyPeft(folder, adapter, factors);
-  factors[0]!.values[17]! += 1e-7 * Math.abs(factors[0]!.values[17]!) + 1e-7;
-  expect(() => verifyPeft(folder, adapter, factors)).toThrow("is not what was trained");
-  const other = { ...adapter, peft: { ...adapter.peft, scale: 3 } };
-  expect(() => verifyPeft(folder, other, [])).toThrow("is not what was trained");
+  const scaled = { ...adapter, peft: { ...adapter.peft, scale: 3 } };
+  expect(() => verifyPeft(folder, scaled, factors)).toThrow("is not what was trained");
+  const path = join(folder, "adapter_model.safetensors");
+  const whole = readFileSync(path);
+  const header = 8 + Number(whole.readBigUInt64LE(0));
+  for (const at of [header, header + 4099, whole.length - 1]) {
+    const bytes = Buffer.from(whole);
+    bytes[at]! ^= 4;
+    writeFileSync(path, bytes);
+    expect(() => verifyPeft(folder, adapter, factors)).toThrow("is not what was trained");
+  }
+  writeFileSync(path, whole);
+  verifyPeft(folder, adapter, factors);
+  const last = factors.at(-1)!;
+  const other = factors.with(-1, { ...last, values: last.values.with(0, last.values[0]! + 1) });
+  expect(() => verifyPeft(folder, adapter, other)).toThrow("is not what was trained");
 });
