@@ -87,7 +87,7 @@ export class Slots<T extends Resident> {
     }
   }
 
-  /** Gives up the slot of an adapter for which no call is open; `empty` releases the slot's memory, and what it held is lost. */
+  /** Gives up the slot of an adapter for which no call is open; `empty` releases the memory, and what it held is lost. */
   async leave(of: T, empty: (slot: number) => Promise<unknown>): Promise<void> {
     await of.leaving;
     const { slot } = of;
@@ -163,7 +163,8 @@ export class Slots<T extends Resident> {
     if (typeof gone === "number") this.#timer = setTimeout(() => this.#settle(), gone);
     else if (gone)
       this.#move(async () => {
-        for (const of of gone) if (of.uses === 0 && of.slot !== null) await this.#evict(of, next); // else it is used, or has left
+        // One that is used again meanwhile stays, and one may have left.
+        for (const of of gone) if (of.uses === 0 && of.slot !== null) await this.#evict(of, next);
       });
   }
 
