@@ -13,6 +13,7 @@ import { Arena, rowsFrom } from "../device/arena.ts";
 import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
+import { putFactor } from "../files/factors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
@@ -26,13 +27,15 @@ import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import { BlockCache } from "./block-cache.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
 import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
-import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
+import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables } from "./pool-memory.ts";
+import { presenceOf } from "./presence.ts";
 import { siteKey, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
@@ -51,6 +54,8 @@ export class AdapterPool implements Disposable {
   readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
+  /** A factor in bf16 on its way to the device: memory that is used again, as new pages take longer than the rounding. */
+  #rounded = new Uint16Array();
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
@@ -117,11 +122,12 @@ export class AdapterPool implements Disposable {
     this.release(slot);
     const { device } = this;
     const held = new HeldAdapter(this, adapter, this.gradients !== null, this.#blocks, this.#hostBlocks);
-    const { blocks, copy, scratch, derived, factors, tensors, layout } = held.memory!;
+    const { blocks, copy, scratch, derived, factors, codes, tensors, layout } = held.memory!;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[methodOf(adapter)].derived![name]!));
     device.write(factors, factorTable(layout));
+    if (codes) device.write(codes, codeTable());
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#held[slot] = held;
     this.#writeTables(slot);
@@ -241,17 +247,7 @@ export class AdapterPool implements Disposable {
 
   /** Of methods that compute rows themselves: how many of these adapters have such rows at each target group. */
   presence(adapters: Iterable<number>): Presence {
-    const slots = [...new Set(adapters)].map((slot) => this.#held[slot] ?? null);
-    const methods = new Set(slots.map((of) => of?.adapter.method ?? "lora").filter((name) => COMPUTATIONS[name].rows));
-    const found = new Map<PeftMethod, Map<string, Extent>>();
-    for (const method of methods) {
-      const counts = new Map<string, number>();
-      for (const of of slots)
-        if (of?.adapter.method === method)
-          for (const key of of.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
-      found.set(method, new Map([...counts].map(([key, count]) => [key, count === slots.length ? "all" : "some"])));
-    }
-    return found;
+    return presenceOf([...new Set(adapters)].map((slot) => this.#held[slot] ?? null));
   }
 
   /** A method's own table (engine/methods/computation.ts). */
@@ -305,12 +301,14 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, copy, factors } = this.#memory(slot);
-      const { params, m, v } = blocks;
+      const { blocks, copy, factors, codes } = this.#memory(slot);
+      const { params, m, v, mAbsmax, vAbsmax } = blocks;
       const grads = this.#gradientsOf(slot);
       this.#changed(slot);
-      const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      const row = { ...rowsFrom(step, slot, 1), shape: [ADAMW_TABLE_WIDTH] };
+      const all = { params, grads, m: m!, v: v!, copy, factors, table: row };
+      if (codes) adamw8Step(this.device, { ...all, mAbsmax: mAbsmax!, vAbsmax: vAbsmax!, codes });
+      else adamwStep(this.device, all);
       this.#gradients.stepped(slot);
     }
   }
@@ -355,6 +353,19 @@ export class AdapterPool implements Disposable {
     if (what !== "params") return;
     this.#changed(slot);
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  /** Replaces a factor: f32[rows, columns] of its place, as files have it. */
+  writeFactor(slot: number, place: FactorPlace, values: Float32Array): void {
+    const { blocks, copy } = this.#memory(slot);
+    const { offset, isTransposed } = place;
+    const count = values.length;
+    const held = isTransposed ? new Float32Array(count) : values;
+    if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
+    this.device.write(elementsOf(blocks.params, offset, count), held);
+    if (this.#rounded.length < count) this.#rounded = new Uint16Array(copy ? count : 0);
+    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held, this.#rounded));
+    this.#changed(slot);
   }
 
   #arrayOf(slot: number, what: Block): Tensor {

@@ -8,10 +8,10 @@ import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
+import { factorsIn, type LayerRange } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
-import { initialise, isRandom } from "./random-init.ts";
+import { beginsAsZero, initialise, isRandom } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
@@ -19,11 +19,10 @@ type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
 
 /**
- * Fills `block`, f32 as the adapter in `slot` is laid out, in the layers of `layerRange`. A weight that is decomposed
+ * Gives the adapter in `slot`, which is all zero, its first values in the layers of `layerRange`. A weight that is decomposed
  * takes up to seconds; signals and messages come through between two weights.
  */
 export async function fillInitial(
-  block: Float32Array,
   pool: AdapterPool,
   {
     spec,
@@ -35,16 +34,21 @@ export async function fillInitial(
 ): Promise<void> {
   const { init, targets, method, places } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
+  let memory = new Float32Array(); // new pages take longer than the numbers in them
   for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
     const place = pool.place(slot, layer, linear, factor);
     const { rows, columns } = place;
-    const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
-    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, ...at }));
-    else if (factor === "A") {
+    if (isRandom(init)) {
+      if (beginsAsZero(init, factor)) continue;
+      if (memory.length < rows * columns) memory = new Float32Array(rows * columns);
+      const into = memory.subarray(0, rows * columns);
+      const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
+      pool.writeFactor(slot, place, initialise(init, { ...adapter, ...at }, into));
+    } else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);
-      putFactor(block, place, begun.a);
-    } else if (factor === "B") putFactor(block, place, begun!.b);
+      pool.writeFactor(slot, place, begun.a);
+    } else if (factor === "B") pool.writeFactor(slot, place, begun!.b);
   }
 }
 

@@ -1,10 +1,11 @@
 // What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place
 // alone, so that it is the same on any number of stages.
 
-import { Rng } from "../base/rng.ts";
+import { hash, Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
+import { fillNormal, fillUniform } from "../files/factors.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 
@@ -28,18 +29,24 @@ export type FactorAt = {
   readonly rankOfEach?: number;
 } & StageSettings;
 
-/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
-export function initialise(init: Random, at: FactorAt): Float32Array {
+/** Whether a factor begins as zeros, so that it need not be written. */
+export const beginsAsZero = (init: Random, factor: Factor): boolean =>
+  TENSORS[factor].initial === "init" && factor === "B" && init !== "orthogonal";
+
+/** f32[rows * columns], into `values`. What follows from the weight, as DoRA's M, the stage computes afterwards. */
+export function initialise(
+  init: Random,
+  at: FactorAt,
+  values = new Float32Array(new ArrayBuffer(4 * at.rows * at.columns)),
+): Float32Array {
   const { seed, layer, linear, factor, rows, columns, rankOfEach = rows } = at;
-  const values = new Float32Array(rows * columns);
   const { initial } = TENSORS[factor];
-  if (initial !== "init") return values.fill(initial(at));
-  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
-  if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
-  if (factor === "B") return values;
-  const bound = 1 / Math.sqrt(columns);
-  for (let i = 0; i < values.length; i++)
-    values[i] = init === "gaussian" ? rng.normal() / rankOfEach : (2 * rng.uniform() - 1) * bound;
+  const stream = [seed, layer, LINEARS.indexOf(linear), 0x10a];
+  if (initial !== "init") values.fill(initial(at));
+  else if (init === "orthogonal") values.set(orthogonal(new Rng(...stream), factor, rows, columns));
+  else if (beginsAsZero(init, factor)) values.fill(0);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rankOfEach);
+  else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
   return values;
 }
 

@@ -26,10 +26,10 @@ import {
   factorsIn,
   type LayerRange,
   placeAmong,
-  takeFactor,
 } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
+import { takeFactor } from "./factors.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";

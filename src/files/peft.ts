@@ -26,7 +26,6 @@ import {
 } from "../methods/registry.ts";
 import type { BaseModelFiles } from "./basemodel.ts";
 import { areFinite, toF32 } from "./convert.ts";
-
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
@@ -70,6 +69,10 @@ const namesIn =
   (tower: string): TensorName =>
   (layer, linear, factor) =>
     `${BASE}${pathOf(tower, layer, linear)}.${TENSORS[factor].peft}`;
+
+/** The name of a factor's tensor in the files of a model's adapter. */
+export const peftName = ({ tower }: Pick<ModelSpec, "tower">, { layer, linear, factor }: Omit<PeftFactor, "values">): string =>
+  namesIn(tower)(layer, linear, factor);
 
 /** Writes an adapter of a model of this spec into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(folder: string, spec: ModelSpec, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
@@ -135,13 +138,15 @@ export function takenOffBy(folder: string): TakenOff | null {
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
  * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
  * without `partOf` it is refused. Changes of embedding and head are read where the files of the base model are given, and else
- * refused. Throws a RequestError that lists what does not fit.
+ * refused. Throws a RequestError that lists what does not fit. `look` is called for each tensor in place of reading it: then
+ * the adapter has no values.
  */
 export function readPeftAdapter(
   folder: string,
   spec: ModelSpec,
   partOf: PartOfWeight | null = null,
   base: BaseModelFiles | null = null,
+  look: ((name: string, file: SafetensorsFile) => void) | null = null,
 ): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
@@ -202,6 +207,10 @@ export function readPeftAdapter(
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     if (ofTables.includes(name)) continue;
+    if (look) {
+      look(name, file);
+      continue;
+    }
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);

@@ -209,33 +209,6 @@ export function factorPlace(
   return { offset, rows, columns, isTransposed: TENSORS[factor].axes === "out rank" };
 }
 
-/** A factor's values out of a block, row by row. */
-export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace): V {
-  const held = block.subarray(offset, offset + rows * columns) as V;
-  const values = held.slice() as V;
-  if (isTransposed) transpose(held, values, columns, rows);
-  return values;
-}
-
-/** Puts a factor's values into a block. */
-export function putFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace, values: V): void {
-  const held = block.subarray(offset, offset + rows * columns);
-  if (isTransposed) transpose(values, held, rows, columns);
-  else held.set(values);
-}
-
-/** Rows that are transposed together: their lines stay in the cache. */
-const STRIP = 16;
-
-/** to[c, r] = from[r, c]. */
-export function transpose(from: Values, to: Values, rows: number, columns: number): void {
-  for (let first = 0; first < rows; first += STRIP) {
-    const last = Math.min(rows, first + STRIP);
-    for (let column = 0; column < columns; column++)
-      for (let row = first; row < last; row++) to[column * rows + row] = from[row * columns + column]!;
-  }
-}
-
 /** Trained parameters of an adapter. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));

@@ -26,7 +26,7 @@ import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
 import { largestData } from "./capacity.ts";
 import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts";
-import { exportKept } from "./export.ts";
+import { exportBlocks } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { type Losses, Packer } from "./primitive-batches.ts";
@@ -34,7 +34,7 @@ import type { LossOptions, Sample, SampledToken, SampleOptions } from "./primiti
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
-import { type AsideBlocks, admit, readState, release, setAside, writeState } from "./slot.ts";
+import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
 import { Turns } from "./turns.ts";
 
@@ -291,9 +291,7 @@ export class Primitives implements AsyncDisposable {
   async save(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
     const { plan } = trained;
-    return this.#read(trained, async (slot) =>
-      exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder),
-    );
+    return this.#read(trained, (slot) => exportBlocks(this.plan, plan, () => readParams({ bus: this.bus, slot }), folder));
   }
 
   /**

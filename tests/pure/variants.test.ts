@@ -132,6 +132,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       else await train(open(), spec, all(4, "dora"), format);
     }
   await train(open(), aligned, all(4, "vera"), "dense");
+  await train(open(), aligned, { ...all(4), optimizer: "adamw-8bit" }, "dense");
   const sizes = [{ hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }, { headDim: 128 }, { headDim: 40 }];
   for (const size of sizes)
     for (const qkNorm of [false, true]) {
