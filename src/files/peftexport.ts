@@ -2,6 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { isOfExperts } from "../families/linears.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
@@ -63,13 +64,14 @@ export function verifyPeft(
   const { method = "lora" } = peft;
   const values = new Map(factors.map((of) => [peftName(spec, of), of.values]));
   let isSame = true;
-  /** A method's own tensors in place of A and B follow from others, and are read. */
-  const look = DEFINITIONS[method].peft.shared
-    ? null
-    : (name: string, file: SafetensorsFile) => {
-        const expected = values.get(name);
-        isSame &&= expected !== undefined && file.holds(name, bytesOf(expected));
-      };
+  /** A method's own tensors in place of A and B follow from others, and those of experts lie otherwise: they are read. */
+  const look =
+    DEFINITIONS[method].peft.shared || peft.targets.some(isOfExperts)
+      ? null
+      : (name: string, file: SafetensorsFile) => {
+          const expected = values.get(name);
+          isSame &&= expected !== undefined && file.holds(name, bytesOf(expected));
+        };
   const saved = readPeftAdapter(folder, spec, null, null, look);
   isSame &&= samePlaces(saved, peft, spec.layers);
   if (!look) isSame &&= factors.every((of) => sameBits(saved.tensor(of.layer, of.linear, of.factor), of.values));
