@@ -110,10 +110,10 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
+  requireKernels(spec, device, adapters);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
