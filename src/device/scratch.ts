@@ -5,18 +5,21 @@
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
-import { type Group, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
-import type { LayerRange } from "../methods/layout.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
+import { type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
+import type { LayerRange, LowKey } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
+import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
 
 export type ScratchNeed = {
   readonly spec: ModelSpec;
   readonly layers: LayerRange;
   readonly rows: number; // of the largest micro-batch
-  /** Elements of s of the largest micro-batch, of each group that adapters target. */
-  readonly low: Readonly<Partial<Record<Group, number>>>;
+  /** Elements of s of the largest micro-batch, of each group that adapters target; of the head those of a chunk. */
+  readonly low: Readonly<Partial<Record<LowKey, number>>>;
+  /** Rows of a chunk of logits. */
+  readonly chunk: number;
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
 };
@@ -41,7 +44,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
-    linearScratch(compute, group as Group, elements, need),
+    linearScratch(compute, group as LowKey, elements, need),
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
   return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
@@ -68,8 +71,14 @@ const longest = (spec: ModelSpec): number =>
     ),
   );
 
-const linearScratch = (compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] =>
-  groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+function linearScratch(compute: "f32" | "bf16", group: LowKey, elements: number, { spec, chunk }: ScratchNeed): number[] {
+  const { hidden } = spec;
+  if (group === "embedding") return productScratch(compute, { in: hidden, firstColumn: [0, hidden] }, elements);
+  if (group !== "head") return groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+  // Gradients are of a tile at a time (engine/adapted-tables.ts).
+  const ofTile = productScratch(compute, { in: hidden, firstColumn: [0, tableRows(spec)] }, (elements / chunk) * ROW_TILE);
+  return [Math.ceil(hidden / DOWN_PART) * elements * 4, ...ofTile];
+}
 
 /** `elements` of s; sums of later chunks of an adapter's rows are kept by columns of s and of x or y. */
 function productScratch(
@@ -88,4 +97,4 @@ function productScratch(
 
 /** Tensors that any adapter can have on a stage. */
 const mostTensors = ({ spec, layers }: ScratchNeed): number =>
-  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length;
+  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length + TABLE_KINDS.length * TABLE_TENSORS.length;

@@ -20,6 +20,7 @@ import {
   factorPlace,
   factorTable,
   type LayerRange,
+  type LowKey,
   layoutAdapter,
   type Place,
   RANK_TILE,
@@ -27,12 +28,14 @@ import {
 } from "../methods/layout.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import { sharesRows, TABLE_KINDS, type TableKind, type TableTensor, tableWidth } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";
+import { gradientsAdd } from "../ops/tables.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables } from "./pool-memory.ts";
-import { siteKey, type TargetGroup } from "./target-group.ts";
+import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables, tokensOf } from "./pool-memory.ts";
+import { siteKey, type TableSite, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
 /** What there is of each adapter. */
@@ -47,7 +50,7 @@ type Held = {
   readonly adapter: PoolAdapter;
   readonly memory: AdapterMemory;
   readonly arena: Arena;
-  readonly low: ReadonlyMap<Group, GroupRanks>;
+  readonly low: ReadonlyMap<LowKey, GroupRanks>;
 };
 
 /** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
@@ -83,6 +86,11 @@ export class AdapterPool implements Disposable {
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
   }
 
+  /** The tables of the embedding or of the head. */
+  tableSite(kind: TableKind): TableSite {
+    return this.#tables.tableSites[kind];
+  }
+
   /** The tables of a group in a layer. */
   site(layer: number, group: Group): TargetGroup {
     return this.#sites.get(layer)!.find((site) => site.group === group)!;
@@ -114,11 +122,13 @@ export class AdapterPool implements Disposable {
     const layout = layoutAdapter(this.spec, this.layers, adapter);
     const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
     const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
-    const { blocks, copy, scratch, derived, factors, tensors } = memory;
+    const { blocks, copy, scratch, derived, factors, tensors, tokens } = memory;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
     device.write(factors, factorTable(layout));
+    const ids = tokensOf(layout.tables.head);
+    if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
     this.#writeTables(slot);
@@ -181,14 +191,36 @@ export class AdapterPool implements Disposable {
     if (slots) slots[slot] = STALE;
   }
 
+  /** Of rows that serve both tables of a tied model: their gradient at one of them, where it is on this stage. */
+  sharedGradient(slot: number, kind: TableKind): Tensor | null {
+    const { adapter, memory } = this.#in(slot);
+    const place = sharesRows(this.spec, adapter.tables) && memory.layout.tables[kind]?.places.rows;
+    return place ? elementsOf(memory.blocks.grads, place.offset, place.rows * place.columns) : null;
+  }
+
+  /** The gradient of shared rows goes to those of the head, of which it is then the whole; does nothing a second time. */
+  #gatherShared(slot: number): void {
+    const [x, y] = TABLE_KINDS.map((kind) => this.sharedGradient(slot, kind));
+    if (!x || !y) return;
+    gradientsAdd(this.device, { x, y });
+    this.device.zero(x);
+  }
+
+  /** Both copies of shared rows make the same step. */
+  #spreadShared(slot: number): void {
+    const [to, from] = TABLE_KINDS.map((kind) => this.sharedGradient(slot, kind));
+    if (to && from) this.device.copy(to, from);
+  }
+
   /** What is frozen loses its gradients. */
   #settle(slot: number): void {
+    this.#gatherShared(slot);
     const { adapter, memory } = this.#in(slot);
     const { layout, blocks } = memory;
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
       this.device.zero(elementsOf(blocks.grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
-    for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
+    for (const tensor of layout.tensors) if (frozen.includes(tensor.factor as Factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
     for (const { layer, group, products } of layout.sites)
       for (const [g, product] of products.entries())
@@ -231,22 +263,39 @@ export class AdapterPool implements Disposable {
   lowRows(tiles: Int32Array): ReadonlyMap<Group, LowRows> {
     const found = new Map<Group, LowRows>();
     for (const group of groupsOfModel(this.spec)) {
-      const starts = new Int32Array(tiles.length);
-      let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
-      for (const [tile, slot] of tiles.entries()) {
-        starts[tile] = units;
-        const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
-        if (!low) continue;
-        units += (low.width / RANK_TILE) * this.device.rowTile;
-        [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
-      }
-      if (units > 0) found.set(group, { starts, elements: units * RANK_TILE, span: { least, most } });
+      const rows = this.lowRowsIn(group, tiles);
+      if (rows.elements > 0) found.set(group, rows);
     }
     return found;
   }
 
-  #lowOf(adapter: PoolAdapter, { sites }: AdapterLayout): Held["low"] {
-    const found = new Map<Group, GroupRanks>();
+  /** The same at one group or table; without any adapter that targets it no elements. */
+  lowRowsIn(group: LowKey, tiles: Int32Array): LowRows {
+    const starts = new Int32Array(tiles.length);
+    let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
+    for (const [tile, slot] of tiles.entries()) {
+      starts[tile] = units;
+      const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
+      if (!low) continue;
+      units += (low.width / RANK_TILE) * this.device.rowTile;
+      [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
+    }
+    return { starts, elements: units * RANK_TILE, span: { least, most } };
+  }
+
+  /** Columns of an adapter's rows of s there; 0 where it has none. */
+  lowWidth(slot: number, key: LowKey): number {
+    return this.#in(slot).low.get(key)?.width ?? 0;
+  }
+
+  #lowOf(adapter: PoolAdapter, { sites, tables }: AdapterLayout): Held["low"] {
+    const found = new Map<LowKey, GroupRanks>();
+    for (const kind of TABLE_KINDS) {
+      const table = tables[kind]?.table;
+      if (!table || (kind === "embedding" && "tokens" in table)) continue;
+      const rank = tableWidth(table);
+      found.set(kind, { width: widthIn(adapter, this.layers, kind), span: { least: rank, most: rank } });
+    }
     for (const [group, of] of Map.groupBy(sites, (site) => site.group)) {
       const ranks = of.flatMap((site) => site.ranks.filter((rank) => rank > 0));
       const span = { least: Math.min(...ranks), most: Math.max(...ranks) };
@@ -281,6 +330,7 @@ export class AdapterPool implements Disposable {
     for (const slot of stepped) {
       const { blocks, copy, factors } = this.#in(slot).memory;
       this.#settle(slot);
+      this.#spreadShared(slot);
       this.#changed(slot);
       const row = rowsFrom(step, slot, 1);
       adamwStep(this.device, { ...blocks, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
@@ -323,7 +373,7 @@ export class AdapterPool implements Disposable {
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
-  place(slot: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
+  place(slot: number, layer: number, linear: Linear | TableKind, factor: Factor | TableTensor): FactorPlace {
     return factorPlace(this.spec, this.layout(slot), layer, linear, factor);
   }
 

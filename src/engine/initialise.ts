@@ -8,15 +8,18 @@ import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { factorsIn, type LayerRange, putFactor } from "../methods/layout.ts";
+import { isOfTable, type LayerRange, putFactor, tensorsIn } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
+import type { TableKind } from "../methods/tables.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
-import { initialise, isRandom } from "./random-init.ts";
+import { initialise, initialiseTable, isRandom, type Random } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
 type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
+/** Rows of a table of the base model, f32[tokens, hidden]. */
+export type RowsOfTable = (kind: TableKind, tokens: readonly number[]) => Promise<Float32Array>;
 
 /**
  * Fills `block`, f32 as the adapter in `slot` is laid out, in the layers of `layerRange`. A weight that is decomposed
@@ -29,15 +32,32 @@ export async function fillInitial(
     spec,
     layerRange,
     original,
-  }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
+    rowsOf,
+  }: {
+    readonly spec: ModelSpec;
+    readonly layerRange: LayerRange;
+    readonly original: OriginalWeight;
+    readonly rowsOf: RowsOfTable;
+  },
   slot: number,
   adapter: InitialisedAdapter,
 ): Promise<void> {
-  const { init, targets, method, places } = adapter;
+  const { init } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
-  for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
-    const place = pool.place(slot, layer, linear, factor);
+  for (const at of tensorsIn(spec, layerRange, adapter)) {
+    const place = pool.place(slot, at.layer, at.linear, at.factor);
     const { rows, columns } = place;
+    if (isOfTable(at)) {
+      const { linear: kind, factor } = at;
+      const table = adapter.tables![kind]!;
+      const values =
+        factor !== "rows"
+          ? initialiseTable(init as Random, { seed: adapter.seed, kind, factor, rows, columns })
+          : await rowsOf(kind, "tokens" in table ? table.tokens : []);
+      putFactor(block, place, values);
+      continue;
+    }
+    const { layer, linear, factor } = at;
     if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
     else if (factor === "A") {
       await sleep(0);

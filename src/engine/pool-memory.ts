@@ -7,17 +7,18 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { alignUp, range } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
+import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
+import { TABLE_KINDS, type TableKind, tableWidth } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import { countBytes } from "./buffers.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import type { TargetGroup } from "./target-group.ts";
+import type { TableSite, TargetGroup } from "./target-group.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 
@@ -37,11 +38,15 @@ const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
 
 const rowBytes = ({ spec, layers }: Omit<PoolNeed, "slots">): number =>
-  (layers.to - layers.from) * groupsOfModel(spec).length * SITE_BYTES;
+  ((layers.to - layers.from) * groupsOfModel(spec).length + TABLE_KINDS.length) * SITE_BYTES;
 
 /** Where the row of a slot has a target group, in bytes. */
 const siteOffset = ({ spec, layers }: Omit<PoolNeed, "slots">, layer: number, group: Group): number =>
   ((layer - layers.from) * groupsOfModel(spec).length + groupsOfModel(spec).indexOf(group)) * SITE_BYTES;
+
+/** The same of a table: after all layers. */
+const tableOffset = (need: Omit<PoolNeed, "slots">, kind: TableKind): number =>
+  rowBytes(need) - (TABLE_KINDS.length - TABLE_KINDS.indexOf(kind)) * SITE_BYTES;
 
 /** Bytes of the tables, for the plan. */
 export const tableBytes = (need: PoolNeed): number => countBytes((take) => takeTables(take, need));
@@ -59,14 +64,28 @@ export function takeTables(take: Take, need: PoolNeed) {
       return [method, { stale, own: table ? take("i32", slots, table.width) : null }];
     }),
   );
+  const partsAt =
+    (offset: number, linears: number) =>
+    (dtype: DType, from: number, ...shape: number[]): Tensor => {
+      const ptr = rows.ptr + offset + from;
+      return { ptr, dtype, shape: [slots, linears, ...shape], stride: rowBytes(need) / bytesOf(dtype) };
+    };
+  const tableSite = (kind: TableKind): TableSite => {
+    const part = partsAt(tableOffset(need, kind), 1);
+    return {
+      factors: part("i64", 0, ADDRESSES),
+      tokens: part("i64", VECTORS, ADDRESSES),
+      ranks: part("i32", RANKS),
+      scale: part("f32", SCALE),
+      upRanks: part("i32", PRESENT),
+      firstColumn: [0, kind === "embedding" ? spec.hidden : tableRows(spec)],
+      module: spec.layers * ofModel.length + TABLE_KINDS.indexOf(kind),
+    };
+  };
   const sites = range(layers.to - layers.from).flatMap((i) =>
     groupsOfLayer(spec, layers.from + i).map((group): TargetGroup => {
       const layer = layers.from + i;
-      const linears = GROUPS[group].length;
-      const part = (dtype: DType, from: number, ...shape: number[]): Tensor => {
-        const ptr = rows.ptr + siteOffset(need, layer, group) + from;
-        return { ptr, dtype, shape: [slots, linears, ...shape], stride: rowBytes(need) / bytesOf(dtype) };
-      };
+      const part = partsAt(siteOffset(need, layer, group), GROUPS[group].length);
       return {
         factors: part("i64", 0, ADDRESSES),
         vectors: part("i64", VECTORS, ADDRESSES),
@@ -83,7 +102,7 @@ export function takeTables(take: Take, need: PoolNeed) {
       };
     }),
   );
-  return { rows, step, methods, sites };
+  return { rows, step, methods, sites, tableSites: { embedding: tableSite("embedding"), head: tableSite("head") } };
 }
 
 /** What an adapter has on a device. P elements of its block, S of its tensors. */
@@ -130,8 +149,12 @@ export function takeAdapter(
     factors: take("i32", size / ALIGN),
     tensors: take("i32", tensors.length, 3),
     squares: take("f32", tensors.length),
+    /** Whose rows of the head are trained. */
+    tokens: take("i32", tokensOf(layout.tables.head).length),
   };
 }
+
+export const tokensOf = (of: TableLayout | undefined): readonly number[] => (of && "tokens" in of.table ? of.table.tokens : []);
 
 /** The row of an adapter's slot in the tables; without an adapter zeros. */
 export function slotRow(
@@ -141,7 +164,7 @@ export function slotRow(
   const row = new Uint8Array(rowBytes(need));
   if (!held) return row;
   const { memory, adapter } = held;
-  const { layout, blocks, copy, scratch, derived } = memory;
+  const { layout, blocks, copy, scratch, derived, tokens } = memory;
   const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, blocks.grads];
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
   for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
@@ -169,6 +192,25 @@ export function slotRow(
       invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
       addresses.set(own.map(BigInt), VECTORS / 8 + g * ADDRESSES);
     }
+  }
+  for (const kind of TABLE_KINDS) {
+    const of = layout.tables[kind];
+    if (!of) continue;
+    const { table, places } = of;
+    const from = tableOffset(need, kind);
+    const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
+    // Of the embedding B is looked up, and A is what the product of rows is multiplied by.
+    const [down, up] = kind === "embedding" ? [places.B, places.A] : [places.A, places.B];
+    for (const [i, place] of [places.rows ?? down, up].entries()) {
+      if (!place) continue;
+      addresses[i] = BigInt(at(values, place.offset));
+      addresses[i + 2] = BigInt(at(grads, place.offset));
+    }
+    const rank = "tokens" in table ? 0 : table.rank;
+    if (kind === "head" && "tokens" in table) addresses[VECTORS / 8] = BigInt(tokens.ptr);
+    new Int32Array(row.buffer, from + RANKS, 1)[0] = kind === "head" ? tableWidth(table) : rank;
+    new Int32Array(row.buffer, from + PRESENT, 1)[0] = rank;
+    new Float32Array(row.buffer, from + SCALE, 1)[0] = "tokens" in table ? 0 : table.scale;
   }
   return row;
 }

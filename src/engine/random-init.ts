@@ -7,6 +7,7 @@ import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
+import { TABLE_KINDS, type TableKind } from "../methods/tables.ts";
 
 /**
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B
@@ -32,13 +33,35 @@ export function initialise(init: Random, at: FactorAt): Float32Array {
   const values = new Float32Array(rows * columns);
   const { initial } = TENSORS[factor];
   if (initial !== "init") return values.fill(initial(at));
-  const rng = new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a);
+  return randomFactor(init, new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a), { factor, rows, columns });
+}
+
+function randomFactor(
+  init: Random,
+  rng: Rng,
+  { factor, rows, columns }: Pick<FactorAt, "factor" | "rows" | "columns">,
+): Float32Array {
+  const values = new Float32Array(rows * columns);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;
   const bound = 1 / Math.sqrt(columns);
   for (let i = 0; i < values.length; i++)
     values[i] = init === "gaussian" ? rng.normal() / rows : (2 * rng.uniform() - 1) * bound;
   return values;
+}
+
+/**
+ * A or B of a table, as PEFT begins them: of the head as of any linear, of the embedding A normal and B zero. f32[rows *
+ * columns].
+ */
+export function initialiseTable(
+  init: Random,
+  { kind, ...at }: Pick<FactorAt, "seed" | "rows" | "columns"> & { readonly kind: TableKind; readonly factor: "A" | "B" },
+): Float32Array {
+  const rng = new Rng(at.seed, LINEARS.length + TABLE_KINDS.indexOf(kind), 0x10b);
+  if (kind === "head") return randomFactor(init, rng, at);
+  const values = new Float32Array(at.rows * at.columns);
+  return at.factor === "B" ? values : values.map(() => rng.normal());
 }
 
 /**

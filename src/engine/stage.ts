@@ -7,11 +7,13 @@ import type { WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
-import { Arena, firstRows } from "../device/arena.ts";
+import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
+import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
+import type { TableKind } from "../methods/tables.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
@@ -94,12 +96,12 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, low, slots, format } = sizes;
+    const { rows, low, slots, format, chunk } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format }));
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format, chunk }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
@@ -246,7 +248,9 @@ export class Stage implements Disposable {
     if (init === null) return;
     const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout(slot).size));
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
-    await fillInitial(block, this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
+    const rowsOf = (kind: TableKind, tokens: readonly number[]) => this.#rowsOf(kind, tokens);
+    const from = { spec, layerRange: layers, original: this.original, rowsOf };
+    await fillInitial(block, this.pool, from, slot, { ...adapter, init });
     if (layers.to < layerRange.to) {
       this.#beginning.set(slot, block);
       return;
@@ -254,6 +258,16 @@ export class Stage implements Disposable {
     this.#beginning.delete(slot);
     this.pool.write(slot, "params", block);
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
+  }
+
+  /** Rows of a table as the device has them, f32[tokens, hidden]. */
+  async #rowsOf(kind: TableKind, tokens: readonly number[]): Promise<Float32Array> {
+    const table = this.weights[kind]!;
+    const { hidden } = this.config.spec;
+    const rows = new Float32Array(tokens.length * hidden);
+    for (const [i, token] of tokens.entries())
+      rows.set(toF32(await this.device.read(rowsFrom(table, token, 1)), table.dtype), i * hidden);
+    return rows;
   }
 
   /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
@@ -293,7 +307,7 @@ export class Stage implements Disposable {
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
     const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions: this.#positionsOf(tables) });
-    for (const [group, { elements }] of batch.low)
+    for (const [group, { elements }] of batch.embedding ? [...batch.low, ["embedding", batch.embedding] as const] : batch.low)
       invariant(elements <= (this.config.sizes.low[group] ?? 0), `${elements} elements of s in ${group}, more than planned`);
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? kind}`;

@@ -25,9 +25,9 @@ import {
   type BlockName,
   type FactorTensor,
   factorPlace,
-  factorsIn,
   type LayerRange,
   takeFactor,
+  tensorsIn,
 } from "../methods/layout.ts";
 import type { Factor } from "../methods/registry.ts";
 import { measured, readJsonObject } from "./json.ts";
@@ -90,7 +90,7 @@ const NAME = /^step-(\d+)(?:-(\d+))?$/;
 const nameOf = (step: number, turn = 1): string => `step-${`${step}`.padStart(9, "0")}${turn > 1 ? `-${turn}` : ""}`;
 const HALF = /^step-\d+(-\d+)?\.part$/;
 const DAMAGED = /^step-\d+(-\d+)?\.damaged$/;
-const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTensor, "values">): string =>
+const tensorName = (what: BlockName, { layer, linear, factor }: Pick<FactorTensor, "layer" | "linear" | "factor">): string =>
   `${what}.${layer}.${linear}.${factor}`;
 
 /**
@@ -122,10 +122,10 @@ export function writeCheckpoint(
 }
 
 function tensorsOf(snapshot: Snapshot): TensorData[] {
-  const { spec, targets, method, places, stages } = snapshot;
+  const { spec, stages, ...adapter } = snapshot;
   return BLOCKS.flatMap((what) =>
     stages.flatMap(({ layerRange, layout, blocks }) =>
-      factorsIn(layerRange, targets, method, places).map((at) => {
+      tensorsIn(spec, layerRange, adapter).map((at) => {
         const place = factorPlace(spec, layout, at.layer, at.linear, at.factor);
         const data = takeFactor(blocks[what], place);
         return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
@@ -258,7 +258,7 @@ export function readCheckpoint(folder: string): Checkpoint {
 function factorsOf(path: string, wanted: BlockName): FactorTensor[] {
   using file = openSafetensors(path);
   return [...file.tensors].flatMap(([name, { bytes }]) => {
-    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor];
+    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor]; // or of a table
     if (what !== wanted) return [];
     const values = new Float32Array(new ArrayBuffer(bytes));
     file.readInto(name, new Uint8Array(values.buffer));

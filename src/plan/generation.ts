@@ -59,7 +59,7 @@ export function planGeneration(
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, layers, passRows),
+    low: lowSizes(adapters, layers, passRows, rowTile),
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",

@@ -43,7 +43,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, low, format } = sizes;
+  const { rows, low, format, chunk } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -51,7 +51,7 @@ export function stageMemory(
     weights: weightBytes(spec, layerRange, device.compute, sizes),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format }),
+    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format, chunk }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

@@ -8,11 +8,13 @@ import { tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { type AskedTables, namedTables, placeTables } from "./tables.ts";
 
 type Asked = Pick<
   AdapterRecipe,
   "name" | "targets" | "exclude" | "layers" | "rank" | "rankPattern" | "alpha" | "alphaPattern" | "rslora" | "method"
->;
+> &
+  AskedTables;
 
 /** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
 export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
@@ -21,11 +23,12 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
   const targeted = modules.filter(({ layer, path }) => isTargeted(recipe, layer, path));
-  if (targeted.length === 0)
+  const tables = placeTables(recipe, spec);
+  if (targeted.length === 0 && !tables)
     throw nothing(recipe, "its targets, exclude and layers leave no linear layer", `the base model has ${listOf(spec)}`);
   checkPatterns(
     recipe,
-    targeted.map(({ path }) => path),
+    [...targeted, ...namedTables(recipe, spec)].map(({ path }) => path),
   );
   const chosen = new Map(
     targeted.map(({ path }) => {
@@ -34,7 +37,7 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
     }),
   );
   const byPlace = new Map(modules.map(({ layer, linear, path }) => [`${layer}.${linear}`, chosen.get(path) ?? null]));
-  return placed(spec.layers, (layer, linear) => byPlace.get(`${layer}.${linear}`)!);
+  return { ...placed(spec.layers, (layer, linear) => byPlace.get(`${layer}.${linear}`)!), ...(tables ? { tables } : {}) };
 }
 
 const nothing = ({ name }: Asked, what: string, hint: string) =>
@@ -43,30 +46,25 @@ const nothing = ({ name }: Asked, what: string, hint: string) =>
 const listOf = (spec: ModelSpec): string =>
   `${spec.tower}.layers.0 to ${spec.tower}.layers.${spec.layers - 1}, with ${linearsOfModel(spec).join(", ")} (as in ${modulesOf(spec)[0]!.path})`;
 
+const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
+
 /** Of a model with encoders: only its part for text is trained. */
 const elsewhere = ({ tower }: ModelSpec): string => (tower === "model" ? "" : `; only its part for text, ${tower}, is trained`);
 
 function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
   const { targets, exclude, layers } = recipe;
-  const tables = tableModules(spec);
-  const named = Object.values(tables).filter((path) => !isAll(targets) && isNamed(path, targets));
-  const table = named.find((path) => exclude === null || !isNamed(path, exclude));
-  if (table !== undefined)
-    throw nothing(
-      recipe,
-      `its targets have ${table}, the ${table === tables.head ? "output head" : "embedding"}`,
-      "adapters are trained on the linear layers of decoder layers alone: leave it out",
-    );
+  const tables = Object.values(tableModules(spec));
+  const all = [...paths, ...tables];
   if (typeof targets !== "string") {
-    const unknown = targets.filter((target) => !paths.some((path) => isNamed(path, [target])));
+    const unknown = targets.filter((target) => !all.some((path) => isNamed(path, [target])));
     const names = unknown.map((target) => `'${target}'`).join(", ");
     if (unknown.length > 0)
       throw nothing(
         recipe,
         `${names} is no linear layer of this ${spec.family} model${elsewhere(spec)}`,
-        `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}`,
+        `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}, ${tables.map(lastOf).join(", ")}`,
       );
-  } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
+  } else if (!isAll(targets) && !all.some((path) => isNamed(path, targets)))
     throw nothing(
       recipe,
       `targets "${targets}" matches no linear layer as a whole${elsewhere(spec)}`,
@@ -74,7 +72,7 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
     );
   const without = exclude === null ? [] : typeof exclude === "string" ? [exclude] : exclude.map((name) => [name]);
   for (const one of without)
-    if (![...paths, ...named].some((path) => isNamed(path, one)))
+    if (!all.some((path) => isNamed(path, one)))
       throw nothing(recipe, `exclude '${one}' matches no linear layer`, `the base model has ${listOf(spec)}`);
   const beyond = (layers ?? []).filter((layer) => layer >= spec.layers);
   if (beyond.length > 0)

@@ -122,6 +122,7 @@ export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
   targets: adapter.targets,
   method: adapter.method,
   places: adapter.places,
+  tables: adapter.tables,
   stages: plan.stages.map(({ layerRange }, stage) => ({
     layerRange,
     layout: layoutOf(plan, stage, adapter),

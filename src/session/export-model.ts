@@ -60,8 +60,8 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const output = freeFolder(to, baseFolder);
   const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
   using base = openBaseModel(baseFolder, own);
-  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);
-  const spec = adapter.tables && !areTied(own, adapter.tables) ? { ...own, tiedEmbeddings: false } : own;
+  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, true);
+  const spec = adapter.changes && !areTied(own, adapter.changes) ? { ...own, tiedEmbeddings: false } : own;
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   for (const notice of notices) print(`notice: ${notice}`);

@@ -58,7 +58,7 @@ export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
 
 function write(
   { recipe: run, spec }: Plan,
-  { recipe, rank, scale, targets, places, trainedRank }: AdapterPlan,
+  { recipe, rank, scale, targets, places, tables, trainedRank }: AdapterPlan,
   folder: string,
   factors: readonly FactorTensor[],
 ): void {
@@ -66,10 +66,12 @@ function write(
   // With a frozen half it is a LoRA of twice the rank and the same scale, as PEFT converts its own.
   const rslora = trainedRank === undefined && recipe.rslora;
   const alpha =
-    trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
+    targets.length === 0 || (trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale)
+      ? recipe.alpha
+      : alphaOf(scale, rank, rslora);
   const settings = settingsOf(method, recipe);
   const shared = DEFINITIONS[method].peft.shared?.tensors(spec, targets, rank, settings) ?? [];
   const begun = trainedRank === undefined ? null : { init: recipe.init };
-  const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}) };
+  const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}), ...(tables ? { tables } : {}) };
   writePeftAdapter(folder, spec, { ...placing, dropout, method, settings, shared, begun, baseModel: run.model.path }, factors);
 }

@@ -5,15 +5,15 @@ import {
   type AdapterLayout,
   type FactorTensor,
   factorPlace,
-  factorsIn,
   layoutAdapter,
   putFactor,
   takeFactor,
+  tensorsIn,
 } from "../methods/layout.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
 type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
-type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places">;
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places" | "tables">;
 
 /** How an adapter's block is laid out on a stage. */
 export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: Shape): AdapterLayout =>
@@ -23,7 +23,7 @@ export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: 
 export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    return factorsIn(plan.stages[stage]!.layerRange, adapter.targets, adapter.method, adapter.places).map((at) => {
+    return tensorsIn(plan.spec, plan.stages[stage]!.layerRange, adapter).map((at) => {
       const place = factorPlace(plan.spec, layout, at.layer, at.linear, at.factor);
       return { ...at, values: takeFactor(block, place) };
     });

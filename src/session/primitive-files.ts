@@ -15,8 +15,8 @@ import { blocksOf } from "./parameters.ts";
 import { type AdapterSlot, admit, putSaved, writeState } from "./slot.ts";
 
 /** What two adapters must agree on for the state of one to be that of the other. */
-const shapeOf = ({ method, rank, scale, targets, places, trainedRank, projectionSeed }: AdapterPlan): string =>
-  JSON.stringify({ method, rank, scale, targets, places, trainedRank, projectionSeed });
+const shapeOf = ({ method, rank, scale, targets, places, tables, trainedRank, projectionSeed }: AdapterPlan): string =>
+  JSON.stringify({ method, rank, scale, targets, places, tables, trainedRank, projectionSeed });
 
 /** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
 export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): void {

@@ -13,6 +13,7 @@ import { linearsOfModel } from "../../src/families/linears.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
+import { sharesRows } from "../../src/methods/tables.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
@@ -33,6 +34,10 @@ export type Ground = {
   readonly fill?: (device: Device) => FillTensor;
   /** Ranks in place of the crowd's own, which are small. */
   readonly ranks?: readonly number[];
+  /** What the adapters train of embedding and head; left out, nothing. */
+  readonly tables?: (i: number, spec: ModelSpec) => PoolAdapter["tables"];
+  /** Tiles of a chunk of targets. */
+  readonly chunkTiles?: number;
 };
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
@@ -63,11 +68,14 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, tables, chunkTiles = 1 }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
   const crowd = who.map((i) => settings(i, spec, ranks));
-  const adapters = crowd.map(({ adapter, seed }) => ({ ...adapterOn(spec, adapter), seed, init: "default" as const }));
+  const adapters = crowd.map(({ adapter, seed }, at) => {
+    const own = adapter.method === "lora" ? tables?.(who[at]!, spec) : undefined;
+    return { ...adapterOn(spec, adapter), ...(own ? { tables: own } : {}), seed, init: "default" as const };
+  });
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
     from: edges[i]!,
@@ -80,7 +88,13 @@ export async function train(
   const stages = await Promise.all(
     parts.map((layerRange, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, { layers: layerRange.to - layerRange.from, rows, targets: rows, format });
+      const sizes = tinySizes(devices[i]!, adapters, {
+        layers: layerRange.to - layerRange.from,
+        rows,
+        targets: rows,
+        format,
+        chunk: chunkTiles * devices[i]!.rowTile,
+      });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),
@@ -89,7 +103,7 @@ export async function train(
     for (const [adapter, seed] of who.entries())
       for (const stage of stages) {
         await stage.admit(adapter, adapters[adapter]!);
-        await writeAdapter(stage, adapter, await randomFactors(stage, adapter, seed));
+        await writeAdapter(stage, adapter, sharedAlike(await randomFactors(stage, adapter, seed), spec, adapters[adapter]!));
       }
     const data = who.map((i) => samplesOf(i, spec.vocab));
     const works = crowd.map(({ batchSize, accumulation, seed }, i) => ({
@@ -128,12 +142,13 @@ export async function train(
         }
       }
       if (action.kind === "step") {
-        const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(who.map((_, adapter) => adapter))));
-        const steps = action.steps.map(({ adapter, step }) => {
+        const stepping = action.steps.map(({ adapter }) => adapter);
+        const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(stepping)));
+        const steps = action.steps.map(({ adapter, step }, at) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
           const { learningRate, ratio, maxGradNorm } = crowd[adapter]!;
-          const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[adapter]!)), maxGradNorm);
+          const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[at]!)), maxGradNorm);
           const betas = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
           return { adapter, t: step + 1, learningRate, ratio, ...betas, weightDecay: 0.01, coefficient };
         });
@@ -151,12 +166,20 @@ export async function train(
   }
 }
 
+/** With one value for rows that serve both tables. */
+function sharedAlike(factors: readonly FactorTensor[], spec: ModelSpec, { tables }: PoolAdapter): readonly FactorTensor[] {
+  if (!sharesRows(spec, tables)) return factors;
+  const values = (at: FactorTensor) => at.values.map((_, i) => 0.3 * Math.sin(i));
+  return factors.map((at) => (at.factor === "rows" ? { ...at, values: values(at) } : at));
+}
+
 export function expectSame(got: Trained, want: Trained): void {
   expect(got.losses).toEqual(want.losses);
   expect(got.losses.length).toBe(STEPS);
   expect(got.factors.length).toBe(want.factors.length);
   for (const [i, { values, ...at }] of got.factors.entries()) {
-    expect(at).toEqual({ layer: want.factors[i]!.layer, linear: want.factors[i]!.linear, factor: want.factors[i]!.factor });
+    const { layer, linear, factor } = want.factors[i]!;
+    expect<object>(at).toEqual({ layer, linear, factor });
     expect(
       Buffer.from(values.buffer).equals(Buffer.from(want.factors[i]!.values.buffer)),
       `${at.layer}.${at.linear}.${at.factor}`,

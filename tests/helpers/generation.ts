@@ -67,7 +67,7 @@ export async function tinyGenerator(
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, wholeModel(spec), rows),
+    low: lowSizes(adapters, wholeModel(spec), rows, device.rowTile),
     products: productSizes(adapters),
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, wholeModel(spec), [adapter], device, false))),
     recomputation: "full",

@@ -16,7 +16,6 @@ describe("adapter_config.json", () => {
     for (const [key, value] of [
       ["fan_in_fan_out", true],
       ["target_parameters", ["experts.down_proj"]],
-      ["trainable_token_indices", [1]],
       ["init_lora_weights", "pissa_niter_4"],
       ["init_lora_weights", "lora_ga"],
       ["init_lora_weights", "corda"],
