@@ -206,6 +206,20 @@ export class AdapterPool implements Disposable {
     this.device.zero(x);
   }
 
+  /** The gradient of shared rows where embedding and head are on different stages, as bus/messages.ts says. */
+  async shareGradient(slot: number, what: "take" | "add" | "put", values?: Float32Array): Promise<Float32Array> {
+    const own = this.sharedGradient(slot, what === "add" ? "head" : "embedding");
+    invariant(own && (what === "take") === (values === undefined), `slot ${slot} has no gradient to ${what}`);
+    if (what === "put") {
+      this.device.write(own, values!);
+      return new Float32Array(0);
+    }
+    const found = new Float32Array((await this.device.read(own)).buffer);
+    if (what === "take") this.device.zero(own);
+    else this.device.write(own, addTo(found, values!));
+    return found;
+  }
+
   /** Both copies of shared rows make the same step. */
   #spreadShared(slot: number): void {
     const [to, from] = TABLE_KINDS.map((kind) => this.sharedGradient(slot, kind));
@@ -382,6 +396,12 @@ export class AdapterPool implements Disposable {
     this.#held.fill(null);
     this.#arena[Symbol.dispose]();
   }
+}
+
+/** sum += values */
+function addTo(sum: Float32Array, values: Float32Array): Float32Array {
+  for (const [i, value] of values.entries()) sum[i]! += value;
+  return sum;
 }
 
 /** Elements of a tensor from one on, as a vector. */

@@ -135,6 +135,7 @@ export class Stage implements Disposable {
       evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
+      share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);
         return null;

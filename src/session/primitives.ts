@@ -27,6 +27,7 @@ import { ruleOf } from "./optimizer-steps.ts";
 import { type Losses, type RowsCall, runCalls } from "./primitive-batches.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
+import { needsSum, sumShared } from "./shared-rows.ts";
 import { admit, readState, writeState } from "./slot.ts";
 
 /** How the loss of rows is made. */
@@ -134,8 +135,10 @@ export class Primitives implements AsyncDisposable {
       if (trained.tokens === 0)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
       const { slot } = trained;
-      const squares = await requestAll(this.bus, { type: "squares", adapters: [slot] });
-      const gradNorm = gradNormOf(squares.map(([of]) => of!));
+      const all = await requestAll(this.bus, { type: "squares", adapters: [slot] });
+      const own = all.map(([of]) => of!);
+      const isShared = needsSum(this.bus, this.plan.spec, trained.plan);
+      const gradNorm = gradNormOf(isShared ? await sumShared(this.bus, slot, own) : own);
       if (!Number.isFinite(gradNorm))
         throw new RunError(
           "primitives.numbers",

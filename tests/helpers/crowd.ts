@@ -6,6 +6,7 @@ import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
+import type { Bus } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
@@ -17,6 +18,7 @@ import { sharesRows } from "../../src/methods/tables.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
+import { needsSum, sumShared } from "../../src/session/shared-rows.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 import { adapterOn, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
@@ -99,6 +101,11 @@ export async function train(
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),
   );
+  const bus: Pick<Bus, "stages" | "request"> = {
+    stages: stages.length,
+    request: async (stage, { type, ...request }) =>
+      (stages[stage]!.handlers() as Record<string, (of: object) => never>)[type]!(request),
+  };
   try {
     for (const [adapter, seed] of who.entries())
       for (const stage of stages) {
@@ -144,6 +151,11 @@ export async function train(
       if (action.kind === "step") {
         const stepping = action.steps.map(({ adapter }) => adapter);
         const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(stepping)));
+        for (const [at, slot] of stepping.entries()) {
+          if (!needsSum(bus, spec, adapters[slot]!)) continue;
+          const own = squares.map((of) => of[at]!);
+          for (const [stage, of] of (await sumShared(bus, slot, own)).entries()) (squares[stage] as Float32Array[])[at] = of;
+        }
         const steps = action.steps.map(({ adapter, step }, at) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
