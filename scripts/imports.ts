@@ -32,6 +32,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "families",
       "engine/adapter-pool.ts",
       "engine/buffers.ts",
+      "engine/gradient-buffers.ts",
       "engine/kv-cache.ts",
       "engine/pool-memory.ts",
       "engine/stage-buffers.ts",

@@ -72,7 +72,7 @@ again with the long ones when it passes that length.
 
 ## Not supported
 
-Experts and routers, Mamba, convolution and linear attention layers, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, Mamba, convolution and linear attention layers, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

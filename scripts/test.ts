@@ -1,10 +1,11 @@
 // All checks and tests, counted. Called by scripts/test, whose first lines say how.
 //
-// The tests of a folder run in a process of their own, under a limit: native code can crash or hang where no test framework
+// The tests of a folder run in processes of their own, under a limit: native code can crash or hang where no test framework
 // gets a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
+// As many files run at once as there are processors, but for those of GPUs: these measure the memory of a device.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Report, readReport } from "./junit.ts";
 
@@ -13,6 +14,8 @@ const BUN = join(ROOT, "node_modules", ".bin", "bun");
 const TEST_MS = 60_000;
 const PROCESS_MS = 1_200_000;
 const BUILT = "tests/build/"; // these test dist/mlora
+const GPU = "tests/gpu/";
+const CRASHED = "(worker crashed)"; // how bun test reports one
 
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
   types: [BUN, "node_modules/typescript/bin/tsc", "-p", "."],
@@ -100,6 +103,7 @@ function count(name: string, files: readonly string[], { tests, code }: Report &
 async function runTests(files: readonly string[]): Promise<(Report & { readonly code: number }) | null> {
   const report = join(work, `${Bun.hash(files.join("\n"))}.xml`);
   const flags = ["--only-failures", `--timeout=${TEST_MS}`, "--reporter=junit", `--reporter-outfile=${report}`];
+  if (files.length > 1 && !files[0]!.startsWith(GPU)) flags.push(`--parallel=${availableParallelism()}`);
   const child = Bun.spawn([BUN, "--no-orphans", "test", ...flags, ...files.map((file) => `./${file}`)], {
     cwd: ROOT,
     stdin: "ignore",
@@ -109,7 +113,10 @@ async function runTests(files: readonly string[]): Promise<(Report & { readonly 
     killSignal: "SIGKILL",
   });
   const code = await child.exited;
-  return existsSync(report) ? { ...readReport(readFileSync(report, "utf8")), code } : null;
+  if (!existsSync(report)) return null;
+  const { tests } = readReport(readFileSync(report, "utf8"));
+  // a crash ends the other processes of --parallel, too
+  return tests.some(({ name }) => name === CRASHED) ? null : { tests, code };
 }
 
 /** What was skipped, by suite: the suites' names say what is missing here (tests/helpers/needs.ts). */

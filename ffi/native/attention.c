@@ -135,3 +135,26 @@ void attention_backward(sgemm_fn sgemm, const float *qkv, const int32_t *sequenc
                       rows,  q_heads, k_heads, dim, window, longest,      scale, cap};
   parallel((int64_t)count * k_heads, 1, attention_range, &a);
 }
+
+typedef struct {
+  float *out, *lse;
+  const float *sinks;
+  const int32_t *bounds;
+  int rows, heads, dim;
+} sink_args;
+
+static void sink_range(void *context, int64_t begin, int64_t end) {
+  const sink_args *a = context;
+  for (int64_t m = begin; m < end; m++)
+    for (int h = 0; h < a->heads && a->bounds[2 * m] < a->bounds[2 * m + 1]; h++) {
+      float *out = a->out + (m * a->heads + h) * a->dim, *lse = a->lse + (int64_t)h * a->rows + m;
+      float max = *lse > a->sinks[h] ? *lse : a->sinks[h];
+      float with = max + logf(expf(*lse - max) + expf(a->sinks[h] - max)), share = expf(*lse - with);
+      for (int d = 0; d < a->dim; d++) out[d] *= share;
+      *lse = with;
+    }
+}
+// Another logit of each head, without a value, in the softmax that attention_forward has made.
+void attention_sink(float *out, float *lse, const float *sinks, const int32_t *bounds, int rows, int heads, int dim) {
+  parallel(rows, 16, sink_range, &(sink_args){out, lse, sinks, bounds, rows, heads, dim});
+}

@@ -10,6 +10,7 @@
 typedef struct {
   const float *qkv;
   float *cache, *out;
+  const float *sinks; // of each head, or NULL
   const int32_t *bounds, *places;
   int q_heads, k_heads, dim, window, longest;
   float scale, cap; // cap: 0 for none
@@ -24,7 +25,7 @@ static void write_range(void *context, int64_t begin, int64_t end) {
 }
 
 void cache_write(const float *qkv, const int32_t *places, float *cache, int rows, int q_heads, int k_heads, int dim) {
-  decode_args a = {qkv, cache, NULL, NULL, places, q_heads, k_heads, dim, 0, 0, 0, 0};
+  decode_args a = {qkv, cache, NULL, NULL, NULL, places, q_heads, k_heads, dim, 0, 0, 0, 0};
   parallel(rows, 16, write_range, &a);
 }
 
@@ -44,8 +45,10 @@ static void attend(const decode_args *a, int64_t m, int head, float *p) {
     if (a->cap > 0) p[j] = a->cap * tanhf(p[j] / a->cap);
     max = p[j] > max ? p[j] : max;
   }
+  if (a->sinks) max = a->sinks[head] > max ? a->sinks[head] : max;
   for (int j = 0; j < count; j++) p[j] = fast_exp(p[j] - max);
   for (int j = 0; j < count; j++) total += p[j];
+  if (a->sinks) total += fast_exp(a->sinks[head] - max);
   for (int j = 0; j < count; j++)
     for (int d = 0; d < a->dim; d++) out[d] += p[j] * v[(int64_t)j * width + d];
   for (int d = 0; d < a->dim; d++) out[d] /= total;
@@ -59,13 +62,13 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
   free(p);
 }
 
-void attention_decode(const float *qkv, const float *cache, const int32_t *bounds, float *out, int rows, int q_heads, int k_heads,
-                      int dim, float scale, int window, float cap) {
+void attention_decode(const float *qkv, const float *cache, const int32_t *bounds, const float *sinks, float *out, int rows,
+                      int q_heads, int k_heads, int dim, float scale, int window, float cap) {
   int longest = 1;
   for (int m = 0; m < rows; m++) {
     int count = bounds[2 * m + 1] - bounds[2 * m];
     longest = count > longest ? count : longest;
   }
-  decode_args a = {qkv, (float *)cache, out, bounds, NULL, q_heads, k_heads, dim, window, longest, scale, cap};
+  decode_args a = {qkv, (float *)cache, out, sinks, bounds, NULL, q_heads, k_heads, dim, window, longest, scale, cap};
   parallel((int64_t)rows * q_heads, 1, decode_range, &a);
 }

@@ -18,4 +18,5 @@ export const real = v.number();
 export const realOrNaN = v.union([real, v.nan()]);
 /** Of whatever memory, as the plain names of their types say. */
 export const floats: v.GenericSchema<Float32Array> = v.instance(Float32Array);
+export const bytes: v.GenericSchema<Uint8Array> = v.instance(Uint8Array);
 export const ints: v.GenericSchema<Int32Array> = v.instance(Int32Array);

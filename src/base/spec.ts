@@ -50,6 +50,32 @@ const rope = v.strictObject({
 /** A rotary embedding (Su et al. 2021). */
 export type Rope = Output<typeof rope>;
 
+const router = v.strictObject({
+  /** What logits become: a softmax over all experts, or of each its sigmoid. */
+  score: v.picklist(["softmax", "sigmoid"]),
+  /** The weights of a token's experts are divided by their sum. */
+  normalise: v.boolean(),
+  /** Only the best `keptGroups` of as many equal groups of experts are chosen from; 1 for no groups. */
+  groups: natural,
+  keptGroups: natural,
+  /** What the weights are multiplied by. */
+  scaling: real,
+});
+/** How the experts of a token are chosen from the router's logits (ops/route.ts). */
+export type Router = Output<typeof router>;
+
+const experts = v.strictObject({
+  count: natural,
+  perToken: natural,
+  /** Features of an expert between its two products. */
+  intermediate: natural,
+  router,
+  /** For each layer: whether its MLP is one of experts. */
+  layers: v.array(v.boolean()),
+  /** Features of the experts that all tokens pass, together; `null` for none. */
+  shared: v.nullable(natural),
+});
+
 export const modelSpec = v.strictObject({
   /** A name of families/registry.ts. */
   family: v.string(),
@@ -83,6 +109,8 @@ export const modelSpec = v.strictObject({
   doubleWide: v.boolean(),
   /** Features of each layer's own input, of an embedding of `vocab` rows; `null` for none. */
   perLayer: v.nullable(v.strictObject({ size: natural, vocab: natural })),
+  /** Of a mixture of experts; `null` for none. */
+  experts: v.nullable(experts),
   /** Bias of q, k and v; of o; of the three linears of the MLP. */
   qkvBias: v.boolean(),
   oBias: v.boolean(),

@@ -5,10 +5,11 @@ import * as v from "valibot";
 import { deviceChoice } from "../base/device-report.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
-import { count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
+import { bytes, count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
-import { adapterSizes, BLOCKS, layerRange } from "../methods/layout.ts";
+import { adapterSizes, layerRange } from "../methods/layout.ts";
+import { BLOCKS } from "../methods/optimizers.ts";
 import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 
 const anyStep = {
@@ -22,12 +23,17 @@ const anyStep = {
   /** Gradients are multiplied by it: 1, or less where their norm is clipped. */
   coefficient: real,
 };
-/** One adapter's step, of AdamW or of stochastic gradient descent with momentum. */
+/**
+ * One adapter's step, of AdamW or of stochastic gradient descent with momentum; or, of one that makes none, that its gradients
+ * are dropped.
+ */
 const optimizerStep = v.union([
+  v.strictObject({ adapter: count, dropped: v.literal(true) }),
   v.strictObject({ ...anyStep, beta1: real, beta2: real, eps: real }),
   v.strictObject({ ...anyStep, momentum: real, nesterov: v.boolean() }),
 ]);
 export type OptimizerStep = Output<typeof optimizerStep>;
+export type MadeOptimizerStep = Exclude<OptimizerStep, { readonly dropped: true }>;
 
 /** Where a stage's frozen weights come from: a Hugging Face folder, or nowhere, in benchmarks. */
 const baseModel = v.union([v.strictObject({ folder: v.string() }), v.strictObject({ randomSeed: count })]);
@@ -43,6 +49,8 @@ const stageSetup = v.strictObject({
     ...adapterSizes.entries,
     /** Bytes of the adapters that are on the stage at once; each takes its own when it joins. */
     blockBytes: count,
+    /** Elements of each buffer for the gradients of an adapter: as many as adapters may be in a step at once. */
+    gradients: v.array(count),
     /** Adapters that train at once, at most. */
     slots: natural,
     /** Rows of the largest micro-batch, and its target rows: multiples of the row tile. */
@@ -100,6 +108,8 @@ export type SequenceLoss = Output<typeof sequenceLoss>;
 const losses = v.nullable(v.array(sequenceLoss));
 
 const nothing = v.strictObject({});
+/** An array of an adapter's state (methods/optimizers.ts). */
+const values = v.union([floats, bytes]);
 
 /** A request without its type, and the reply to it. */
 const MESSAGES = {
@@ -119,8 +129,8 @@ const MESSAGES = {
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
   /**
-   * The gradient of rows that serve both tables of a tied model (session/shared-rows.ts): the first stage's is taken, or put in its
-   * place; the last stage adds to its own and replies with the sum.
+   * The gradient of rows that serve both tables of a tied model (session/shared-rows.ts): the first stage's is taken, or put in
+   * its place; the last stage adds to its own and replies with the sum.
    */
   share: {
     request: v.strictObject({ slot: count, what: v.picklist(["take", "add", "put"]), values: v.exactOptional(floats) }),
@@ -134,11 +144,11 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(floats) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(floats), v: v.exactOptional(floats) }),
+      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
     }),
     reply: v.null(),
   },

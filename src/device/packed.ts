@@ -20,6 +20,8 @@ export type PackedWeight = {
   readonly shape: readonly [number, number];
   /** Where each linear begins, and N: [0, N] or [0, Nq, Nq + Nk, N]. */
   readonly firstRow: readonly number[];
+  /** Of fp8, without the turned copy: it is taken apart for every product. */
+  readonly isSingle?: true;
 };
 
 /** A frozen weight [N, K]: as the device computes, or packed. */
@@ -43,12 +45,12 @@ function nf4Of(rows: number, width: number) {
 }
 
 /** Where the parts of a packed weight begin, in bytes from its block, and how many there are in all. */
-export function partsOf({ format, shape: [rows, width], firstRow }: Layout) {
+export function partsOf({ format, shape: [rows, width], firstRow, isSingle }: Layout) {
   const size = rows * width;
   const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
     codes: format === "bf16" ? 2 * size : format === "nf4" ? size / 2 : size,
-    transposed: format === "fp8" ? size : 0,
+    transposed: format === "fp8" && !isSingle ? size : 0,
     scale: format === "int8" || format === "fp8" ? 4 * rows : 0,
     absmax: sum(linears.map(({ absmax }) => absmax)),
     nested: sum(linears.map(({ nested }) => nested)),
@@ -82,4 +84,24 @@ export function linearOf(weight: PackedWeight, linear: number) {
     mean: ptr + parts.mean + sum(before.map(({ mean }) => mean)),
     blocks: nf4Of(end - row, width).blocks,
   };
+}
+
+/**
+ * The weight [N, K] of each expert: that of the first, as a dense tensor or packed, and bytes from one expert's to the next's,
+ * which has the same parts at the same offsets.
+ */
+export type ExpertWeight = { readonly first: Weight; readonly experts: number; readonly stride: number };
+
+const each = new WeakMap<ExpertWeight, readonly Weight[]>();
+
+/** The weight of one expert, the same object each time. */
+export function expertOf(weight: ExpertWeight, expert: number): Weight {
+  if (!each.has(weight)) {
+    const { first, experts, stride } = weight;
+    each.set(
+      weight,
+      Array.from({ length: experts }, (_, e) => ({ ...first, ptr: first.ptr + e * stride })),
+    );
+  }
+  return each.get(weight)![expert]!;
 }

@@ -4,10 +4,10 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import { alignUp, maxOf } from "../base/shape.ts";
+import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
-import { type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
-import type { LayerRange, LowKey } from "../methods/layout.ts";
+import { expertProducts, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
+import { type LayerRange, type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
@@ -32,6 +32,8 @@ const DOWN_PART = 1024;
 const NORM_SLICES = 32;
 /** Columns of a weight that a thread of the cpu device takes apart at a time, at most (ffi/native/product.c). */
 const WIDEST_PIECE = 288;
+/** Rows of an expert that are multiplied at once on a CPU (ops/experts/low-rank.ts). */
+const BLOCK_ROWS = 480;
 const UP_COLUMNS = { f32: 64, bf16: 128 };
 
 /** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
@@ -41,13 +43,24 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   if (kind === "cpu") {
     const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
     const dropped = rows * maxOf(widths) * 4; // x under its mask
-    return Math.max(dropped, need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4);
+    const pieces = need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4;
+    return Math.max(dropped, pieces, expertScratch(device.threads, need));
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
     linearScratch(compute, group as LowKey, elements, need),
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
   return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
+}
+
+/** Rows of one expert, gathered, next to what is taken apart of its weight, or to as many rows of s. */
+function expertScratch(threads: number, { spec, format }: ScratchNeed): number {
+  const products = expertProducts(spec);
+  const wide = maxOf(products.flatMap(({ in: width, out }) => [width, sum(out)]));
+  const beside = BLOCK_ROWS * MOST_RANK;
+  return products.length === 0
+    ? 0
+    : 4 * (BLOCK_ROWS * wide + Math.max(beside, format === "dense" ? 0 : threads * WIDEST_PIECE * wide));
 }
 
 /**

@@ -14,3 +14,12 @@ export const CUDA_ROW_TILE = 128;
  */
 export const sameOrderPlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTile">): readonly number[] =>
   range(rowTile).filter((place) => kind !== "cpu" || place % 12 < 6);
+
+/**
+ * The rows of an adapter in one expert begin at a multiple of this among the sorted rows (ops/route.ts). GPU kernels take rows
+ * of several adapters in one tile: an expert of 128 gets 256 of 4096 tokens, which 32 adapters may share.
+ */
+export const CPU_EXPERT_TILE = CPU_ROW_TILE;
+export const CUDA_EXPERT_TILE = 1;
+
+export const expertTile = ({ kind }: Pick<Device, "kind">): number => (kind === "cpu" ? CPU_EXPERT_TILE : CUDA_EXPERT_TILE);

@@ -1,5 +1,5 @@
-// The adapters of a run on one device: parameters, gradients and moments, each adapter's in memory of its own, and the tables
-// by which kernels find them. There are as many slots as adapters train at once.
+// The adapters of a run on one device: parameters and moments, each adapter's in memory of its own, gradients of those in a
+// step, and the tables by which kernels find them. There are as many slots as adapters train at once.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
@@ -8,14 +8,13 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, rowsFrom } from "../device/arena.ts";
+import { Arena, elementsOf, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
-  type BlockName,
   type FactorPlace,
   factorPlace,
   factorTable,
@@ -23,18 +22,28 @@ import {
   type LowKey,
   layoutAdapter,
   type Place,
-  RANK_TILE,
-  widthIn,
 } from "../methods/layout.ts";
+import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
-import { sharesRows, TABLE_KINDS, type TableKind, type TableTensor, tableWidth } from "../methods/tables.ts";
+import { sharesRows, type TableKind, type TableTensor } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
-import type { RankSpan } from "../ops/linear/low-rank.ts";
-import { gradientsAdd } from "../ops/tables.ts";
+import { GradientBuffers } from "./gradient-buffers.ts";
+import { type GroupRanks, type LowRows, lowRowsOf, ranksOf } from "./low-rows.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { type AdapterMemory, allocationBytes, slotRow, tableBytes, takeAdapter, takeTables, tokensOf } from "./pool-memory.ts";
+import {
+  type AdapterMemory,
+  allocationBytes,
+  type SlotRow,
+  setGradients,
+  slotRow,
+  tableBytes,
+  takeAdapter,
+  takeTables,
+  tokensOf,
+} from "./pool-memory.ts";
+import { exchangeShared, gatherShared, NOT_SHARED, type SharedRows, sharedRows, spreadShared } from "./shared-rows.ts";
 import { siteKey, type TableSite, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
@@ -51,19 +60,16 @@ type Held = {
   readonly memory: AdapterMemory;
   readonly arena: Arena;
   readonly low: ReadonlyMap<LowKey, GroupRanks>;
+  /** Its row of the tables. */
+  readonly row: SlotRow;
 };
-
-/** Columns of an adapter's rows of s in a group that it targets, and its ranks there. */
-type GroupRanks = { readonly width: number; readonly span: RankSpan };
-
-/** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
-export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
 
 export class AdapterPool implements Disposable {
   readonly #tables: ReturnType<typeof takeTables>;
   /** By layer. */
   readonly #sites: ReadonlyMap<number, readonly TargetGroup[]>;
   readonly #arena: Arena;
+  readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
   /** The adapter in each slot; null for none. */
@@ -74,8 +80,8 @@ export class AdapterPool implements Disposable {
     readonly spec: ModelSpec,
     readonly layers: LayerRange,
     readonly slots: number,
-    /** False where no adapter is trained. */
-    readonly trains = true,
+    /** Elements of each buffer for the gradients of an adapter; null where no adapter is trained. */
+    private readonly gradients: readonly number[] | null,
   ) {
     this.#held = new Array<Held | null>(slots).fill(null);
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
@@ -84,6 +90,11 @@ export class AdapterPool implements Disposable {
     const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
+    this.#gradients = new GradientBuffers(device, gradients ?? [], (slot, at) => {
+      const { row } = this.#in(slot);
+      setGradients(row, at);
+      device.write(rowsFrom(this.#tables.rows, slot, 1), row.bytes);
+    });
   }
 
   /** The tables of the embedding or of the head. */
@@ -117,11 +128,12 @@ export class AdapterPool implements Disposable {
    */
   admit(slot: number, adapter: PoolAdapter): void {
     this.release(slot);
-    const { device, trains } = this;
+    const { device } = this;
+    const trains = this.gradients !== null;
     const method = adapter.method ?? "lora";
     const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, method, device, trains), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, method, device.compute, trains);
+    const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
+    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
     const { blocks, copy, scratch, derived, factors, tensors, tokens } = memory;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
@@ -130,7 +142,8 @@ export class AdapterPool implements Disposable {
     const ids = tokensOf(layout.tables.head);
     if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    this.#held[slot] = { adapter, memory, arena, low: this.#lowOf(adapter, layout) };
+    const row = slotRow(this, { memory, adapter });
+    this.#held[slot] = { adapter, memory, arena, low: ranksOf(adapter, this.layers, layout), row };
     this.#writeTables(slot);
   }
 
@@ -138,6 +151,7 @@ export class AdapterPool implements Disposable {
   release(slot: number): void {
     const held = this.#held[slot];
     if (!held) return;
+    this.#gradients.release(slot);
     this.#held[slot] = null;
     for (const slots of this.#stale.values()) slots[slot] = FRESH;
     this.#writeTables(slot);
@@ -191,48 +205,42 @@ export class AdapterPool implements Disposable {
     if (slots) slots[slot] = STALE;
   }
 
-  /** Of rows that serve both tables of a tied model: their gradient at one of them, where it is on this stage. */
-  sharedGradient(slot: number, kind: TableKind): Tensor | null {
-    const { adapter, memory } = this.#in(slot);
-    const place = sharesRows(this.spec, adapter.tables) && memory.layout.tables[kind]?.places.rows;
-    return place ? elementsOf(memory.blocks.grads, place.offset, place.rows * place.columns) : null;
-  }
-
-  /** The gradient of shared rows goes to those of the head, of which it is then the whole; does nothing a second time. */
-  #gatherShared(slot: number): void {
-    const [x, y] = TABLE_KINDS.map((kind) => this.sharedGradient(slot, kind));
-    if (!x || !y) return;
-    gradientsAdd(this.device, { x, y });
-    this.device.zero(x);
-  }
-
   /** The gradient of shared rows where embedding and head are on different stages, as bus/messages.ts says. */
-  async shareGradient(slot: number, what: "take" | "add" | "put", values?: Float32Array): Promise<Float32Array> {
-    const own = this.sharedGradient(slot, what === "add" ? "head" : "embedding");
-    invariant(own && (what === "take") === (values === undefined), `slot ${slot} has no gradient to ${what}`);
-    if (what === "put") {
-      this.device.write(own, values!);
-      return new Float32Array(0);
-    }
-    const found = new Float32Array((await this.device.read(own)).buffer);
-    if (what === "take") this.device.zero(own);
-    else this.device.write(own, addTo(found, values!));
-    return found;
+  shareGradient(slot: number, what: "take" | "add" | "put", values?: Float32Array): Promise<Float32Array> {
+    const grads = this.#gradients.take(slot, this.layout(slot).size);
+    return exchangeShared(this.device, this.#sharedIn(slot, grads), what, values);
   }
 
-  /** Both copies of shared rows make the same step. */
-  #spreadShared(slot: number): void {
-    const [to, from] = TABLE_KINDS.map((kind) => this.sharedGradient(slot, kind));
-    if (to && from) this.device.copy(to, from);
+  /** The gradients of rows that serve both tables of a tied model, where they are on this stage. */
+  #sharedIn(slot: number, grads: Tensor): SharedRows {
+    const { adapter, memory } = this.#in(slot);
+    return sharesRows(this.spec, adapter.tables) ? sharedRows(memory.layout, grads) : NOT_SHARED;
+  }
+
+  /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
+  beginSteps(adapters: Iterable<number>): void {
+    for (const slot of adapters) this.#gradients.take(slot, this.layout(slot).size);
+  }
+
+  /** Lets go of the gradients of an adapter that makes no step with them. */
+  dropGradients(slot: number): void {
+    this.#gradients.drop(slot);
+  }
+
+  /** The gradients of an adapter in a step. */
+  #gradientsOf(slot: number): Tensor {
+    const grads = this.#gradients.take(slot, this.layout(slot).size);
+    this.#settle(slot, grads);
+    return grads;
   }
 
   /** What is frozen loses its gradients. */
-  #settle(slot: number): void {
-    this.#gatherShared(slot);
+  #settle(slot: number, grads: Tensor): void {
+    gatherShared(this.device, this.#sharedIn(slot, grads));
     const { adapter, memory } = this.#in(slot);
-    const { layout, blocks } = memory;
+    const { layout } = memory;
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(blocks.grads, offset + from * columns, (rows - from) * columns));
+      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
     for (const tensor of layout.tensors) if (frozen.includes(tensor.factor as Factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
@@ -273,28 +281,15 @@ export class AdapterPool implements Disposable {
     return found;
   }
 
-  /** The rows of s of a pass, by the groups that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
+  /** The rows of s of a pass at each group that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
   lowRows(tiles: Int32Array): ReadonlyMap<Group, LowRows> {
-    const found = new Map<Group, LowRows>();
-    for (const group of groupsOfModel(this.spec)) {
-      const rows = this.lowRowsIn(group, tiles);
-      if (rows.elements > 0) found.set(group, rows);
-    }
-    return found;
+    const found = groupsOfModel(this.spec).map((group) => [group, this.lowRowsIn(group, tiles)] as const);
+    return new Map(found.filter(([, { elements }]) => elements > 0));
   }
 
   /** The same at one group or table; without any adapter that targets it no elements. */
-  lowRowsIn(group: LowKey, tiles: Int32Array): LowRows {
-    const starts = new Int32Array(tiles.length);
-    let [units, least, most] = [0, Number.POSITIVE_INFINITY, 0];
-    for (const [tile, slot] of tiles.entries()) {
-      starts[tile] = units;
-      const low = slot < 0 ? undefined : this.#in(slot).low.get(group);
-      if (!low) continue;
-      units += (low.width / RANK_TILE) * this.device.rowTile;
-      [least, most] = [Math.min(least, low.span.least), Math.max(most, low.span.most)];
-    }
-    return { starts, elements: units * RANK_TILE, span: { least, most } };
+  lowRowsIn(key: LowKey, tiles: Int32Array): LowRows {
+    return lowRowsOf(tiles, this.device.rowTile, (slot) => this.#in(slot).low.get(key));
   }
 
   /** Columns of an adapter's rows of s there; 0 where it has none. */
@@ -302,27 +297,11 @@ export class AdapterPool implements Disposable {
     return this.#in(slot).low.get(key)?.width ?? 0;
   }
 
-  #lowOf(adapter: PoolAdapter, { sites, tables }: AdapterLayout): Held["low"] {
-    const found = new Map<LowKey, GroupRanks>();
-    for (const kind of TABLE_KINDS) {
-      const table = tables[kind]?.table;
-      if (!table || (kind === "embedding" && "tokens" in table)) continue;
-      const rank = tableWidth(table);
-      found.set(kind, { width: widthIn(adapter, this.layers, kind), span: { least: rank, most: rank } });
-    }
-    for (const [group, of] of Map.groupBy(sites, (site) => site.group)) {
-      const ranks = of.flatMap((site) => site.ranks.filter((rank) => rank > 0));
-      const span = { least: Math.min(...ranks), most: Math.max(...ranks) };
-      found.set(group, { width: widthIn(adapter, this.layers, group), span });
-    }
-    return found;
-  }
-
   #writeTables(slot: number): void {
     const { device } = this;
     const held = this.#held[slot] ?? null;
     const adapter = held?.adapter;
-    device.write(rowsFrom(this.#tables.rows, slot, 1), slotRow(this, held));
+    device.write(rowsFrom(this.#tables.rows, slot, 1), (held?.row ?? slotRow(this, null)).bytes);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
       if (!own || !table) continue;
@@ -343,11 +322,13 @@ export class AdapterPool implements Disposable {
     this.device.write(step, rates);
     for (const slot of stepped) {
       const { blocks, copy, factors } = this.#in(slot).memory;
-      this.#settle(slot);
-      this.#spreadShared(slot);
+      const { params, m, v } = blocks;
+      const grads = this.#gradientsOf(slot);
+      spreadShared(this.device, this.#sharedIn(slot, grads));
       this.#changed(slot);
       const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { ...blocks, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      this.#gradients.stepped(slot);
     }
   }
 
@@ -357,33 +338,43 @@ export class AdapterPool implements Disposable {
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     for (const slot of adapters) {
-      const { blocks, tensors, squares } = this.#in(slot).memory;
-      this.#settle(slot);
-      gradNorm(this.device, { grads: blocks.grads, tensors, squares });
+      const { tensors, squares } = this.#in(slot).memory;
+      gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
     const all: Float32Array[] = [];
     for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
     return all;
   }
 
-  /** An adapter's whole state on the device now: f32 blocks of its layout; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Float32Array<ArrayBuffer>[]> }> {
-    const { blocks } = this.#in(slot).memory;
-    const { bytes } = await this.device.snapshot(what.map((block) => blocks[block]));
-    return { values: bytes.then((all) => all.map(({ buffer }) => new Float32Array(buffer))) };
+  /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const blocks = what.map((name) => this.#blockOf(slot, name));
+    const { bytes } = await this.device.snapshot(blocks);
+    return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
   }
 
-  /** The same of one block, at once. */
+  /** The same of one that is f32, at once. */
   async read(slot: number, what: Block): Promise<Float32Array<ArrayBuffer>> {
-    if (what === "grads") this.#settle(slot);
-    return new Float32Array((await this.device.read(this.#in(slot).memory.blocks[what])).buffer);
+    const of = what === "grads" ? this.#gradients.find(slot, this.layout(slot).size) : this.#blockOf(slot, what);
+    if (what === "grads" && of) this.#settle(slot, of);
+    invariant(!of || of.dtype === "f32", `${what} is ${of?.dtype}`);
+    return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Float32Array): void {
-    const { blocks, copy } = this.#in(slot).memory;
-    this.device.write(blocks[what], values);
-    if (what === "params") this.#changed(slot);
-    if (what === "params" && copy) this.device.write(copy, toBf16(values));
+  write(slot: number, what: BlockName, values: Values): void {
+    const to = this.#blockOf(slot, what);
+    const { copy } = this.#in(slot).memory;
+    invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
+    this.device.write(to, values);
+    if (what !== "params") return;
+    this.#changed(slot);
+    if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  #blockOf(slot: number, what: BlockName): Tensor {
+    const block = this.#in(slot).memory.blocks[what];
+    invariant(block, `the adapter in slot ${slot} has no ${what}`);
+    return block;
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
@@ -394,19 +385,7 @@ export class AdapterPool implements Disposable {
   [Symbol.dispose](): void {
     for (const held of this.#held) held?.arena[Symbol.dispose]();
     this.#held.fill(null);
+    this.#gradients[Symbol.dispose]();
     this.#arena[Symbol.dispose]();
   }
 }
-
-/** sum += values */
-function addTo(sum: Float32Array, values: Float32Array): Float32Array {
-  for (const [i, value] of values.entries()) sum[i]! += value;
-  return sum;
-}
-
-/** Elements of a tensor from one on, as a vector. */
-const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
-  ptr: of.ptr + from * bytesOf(of.dtype),
-  dtype: of.dtype,
-  shape: [count],
-});

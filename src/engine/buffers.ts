@@ -10,13 +10,17 @@ import type { Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import { type ExpertActivations, type ExpertWork, takeExpertActivations, takeExpertWork } from "./experts.ts";
 import { behaviourOf } from "./operations.ts";
 import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
-import { addedOf, INPUT, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, INPUT, isExperts, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
-export type Sizes = Pick<StageSizes, "rows" | "targets" | "chunk" | "layers" | "recomputation" | "low" | "products">;
+export type Sizes = Pick<
+  StageSizes,
+  "rows" | "targets" | "chunk" | "layers" | "recomputation" | "low" | "products" | "slots"
+> & { readonly expertTile: number };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 type ByName<T = Tensor> = ReadonlyMap<string, T>;
@@ -34,6 +38,8 @@ export type LayerActivations = {
   readonly saved: ByName;
   /** s = A drop(x) of each group, c[E]: of each adapter's rows as many columns as its ranks need. */
   readonly low: ByName;
+  /** What experts keep, by the value that they compute. */
+  readonly experts: ByName<ExpertActivations>;
   /** Whole products for the backward pass, by group; none of a group where they are computed again. */
   readonly products: ByName<Products>;
 };
@@ -56,6 +62,8 @@ export type ForwardWork = {
   readonly z: Products;
   /** Null where layers have no inputs of their own. */
   readonly ownInputs: OwnInputWork | null;
+  /** Null in a stage without experts. */
+  readonly experts: ExpertWork | null;
 };
 
 export type Workspace = ForwardWork & {
@@ -118,7 +126,10 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     const isKept = !(recomputation === "full" && product.to === program.output);
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
-  return { values, transient, saved, low, products };
+  const experts = new Map(
+    program.operations.filter(isExperts).map((of) => [of.to, takeExpertActivations(take, compute, of, sizes)] as const),
+  );
+  return { values, transient, saved, low, products, experts };
 }
 
 /** One tensor for each kind. */
@@ -141,6 +152,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
   return {
     values: takeKinds(take, compute, rows, cheap),
     ownInputs: own && takeOwnInputWork(take, compute, own, rows),
+    experts: takeExpertWork(take, compute, program, sizes),
     z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
   };
 }
@@ -150,7 +162,10 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
-  const added = program.flatMap(({ adding }) => [...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const));
+  const added = program.flatMap(({ adding, operations }) => [
+    ...[...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const),
+    ...operations.filter(isExperts).map(({ up }) => [addedOf(up.in), up.in] as const), // of the router
+  ]);
   const gradients = takeKinds(take, compute, rows, [...used, ...added]);
   const operations = program.flatMap((layer) => layer.operations);
   const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));

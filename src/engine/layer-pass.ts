@@ -9,11 +9,12 @@ import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
+import { type ExpertActivations, expertsInside } from "./experts.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { addedOf, INPUT, isLinears, type LayerProgram } from "./program.ts";
+import { addedOf, INPUT, isExperts, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
-import { type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
+import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
 /** Of each rope of the model. */
 export type RopeTables = readonly RopeTable[];
@@ -61,10 +62,11 @@ export class LayerPass {
     for (const operation of this.program.operations) this.#run(operation);
   }
 
-  /** Computes again what the backward pass reads: all but linears whose output is the layer's. */
+  /** Computes again what the backward pass reads: all but linears and experts whose output is the layer's. */
   recompute(): void {
     for (const operation of this.program.operations) {
-      if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
+      if (operation.to === this.program.output && isExperts(operation)) expertsInside(operation, this);
+      else if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
       else {
         const adapters = this.adapters(operation.group);
         if (adapters) adapted.down(this.device, adapters, this.batch, this.value(operation.from), this.low(operation.group));
@@ -120,6 +122,20 @@ export class LayerPass {
     const { work } = this.of;
     invariant("gradients" in work, "a gradient in a pass that has none");
     return work;
+  }
+
+  /** What the experts that compute a value keep. */
+  experts(name: string): ExpertActivations {
+    return this.of.acts.experts.get(name)!;
+  }
+
+  expertWeights(): ExpertLayerWeights {
+    return this.of.weights.experts!;
+  }
+
+  /** How many adapters there can be. */
+  get slots(): number {
+    return this.of.pool.slots;
   }
 
   /** The tables of a rope of the model. */

@@ -7,7 +7,7 @@ import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Heads, Op, Operation } from "../families/definition.ts";
 import { addTo } from "../ops/add.ts";
-import { attentionBackward, attentionForward } from "../ops/attention.ts";
+import { attentionBackward, attentionForward, attentionSink } from "../ops/attention.ts";
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
@@ -18,6 +18,7 @@ import { spansBackward, spansForward } from "../ops/spans.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
+import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import type { LayerPass } from "./layer-pass.ts";
 
 type Kind = Operation["op"];
@@ -172,13 +173,18 @@ const attention: Behaviour<"attention"> = {
   isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window, cap }, pass) => {
+  forward: ({ from, to, heads, scale, window, cap, sinks: path }, pass) => {
     const { device, cached, batch } = pass;
+    const sinks = path ? pass.factor(path) : null;
     const qkv = pass.value(from);
     const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
     if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
-    if (cached?.from === "cache") attentionDecode(device, { ...args, cache: cached.cache });
-    else attentionForward(device, { ...args, lse: pass.saved(to) });
+    if (cached?.from === "cache") attentionDecode(device, { ...args, sinks, cache: cached.cache });
+    else {
+      const lse = pass.saved(to);
+      attentionForward(device, { ...args, lse });
+      if (sinks) attentionSink(device, { out: args.out, lse, sinks, bounds: batch.bounds });
+    }
   },
   backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {
@@ -313,8 +319,20 @@ const scale: Behaviour<"scale"> = {
   },
 };
 
+const experts: Behaviour<"experts"> = {
+  width: ({ up, down }, width) => {
+    same(up.in, width);
+    return sum(down.out);
+  },
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "own",
+  forward: expertsPassForward,
+  backward: expertsPassBackward,
+};
+
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
-  ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu },
+  ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
 };
 

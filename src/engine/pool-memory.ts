@@ -1,5 +1,6 @@
-// All that the adapters of a run take of a device: tables of all slots, and for each adapter one allocation of its own size,
-// taken when it joins and released when it leaves. A plan counts by this what a pool takes.
+// All that the adapters of a run take of a device: tables of all slots, buffers for the gradients of those in a step
+// (gradient-buffers.ts), and for each adapter one allocation of its own size, taken when it joins and released when it leaves.
+// A plan counts by this what a pool takes.
 //
 // An allocation is rounded up to the device's granularity, and none is ever moved: so an adapter costs less than one granule
 // more than it needs, whatever joined and left before it.
@@ -12,6 +13,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
+import { type BlockName, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { TABLE_KINDS, type TableKind, tableWidth } from "../methods/tables.ts";
@@ -105,6 +107,9 @@ export function takeTables(take: Take, need: PoolNeed) {
   return { rows, step, methods, sites, tableSites: { embedding: tableSite("embedding"), head: tableSite("head") } };
 }
 
+/** What decides which tensors an adapter has, next to its layout. */
+type Stored = { readonly method?: PeftMethod | undefined; readonly optimizer?: OptimizerName | undefined };
+
 /** What an adapter has on a device. P elements of its block, S of its tensors. */
 export type AdapterMemory = ReturnType<typeof takeAdapter>;
 
@@ -112,34 +117,39 @@ export type AdapterMemory = ReturnType<typeof takeAdapter>;
 export const adapterBytes = (
   spec: ModelSpec,
   layers: LayerRange,
-  adapter: Shape,
+  adapter: Shape & Stored,
   device: Pick<Device, "kind" | "compute">,
   trains = true,
-): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter.method ?? "lora", device, trains);
+): number => allocationBytes(layoutAdapter(spec, layers, adapter), adapter, device, trains);
 
 export function allocationBytes(
   layout: AdapterLayout,
-  method: PeftMethod,
+  adapter: Stored,
   { kind, compute }: Pick<Device, "kind" | "compute">,
   trains: boolean,
 ): number {
-  const bytes = countBytes((take) => takeAdapter(take, layout, method, compute, trains));
+  const bytes = countBytes((take) => takeAdapter(take, layout, adapter, compute, trains));
   return alignUp(Math.max(1, bytes), GRANULARITY[kind]);
 }
 
-/** Without `trains` gradients and moments have no memory. */
+/** Without `trains` moments have no memory. */
 export function takeAdapter(
   take: Take,
   layout: AdapterLayout,
-  method: PeftMethod,
+  { method = "lora", optimizer }: Stored,
   compute: Device["compute"],
   trains: boolean,
 ) {
   const { size, scratch, outputs, tensors } = layout;
   const ofTraining = (elements: number) => take("f32", trains ? elements : 0);
+  const params = take("f32", size);
+  const ofOptimizer = (Object.entries(stateOf(optimizer)) as [BlockName, StateArray][])
+    .filter(([what]) => what !== "params")
+    .map(([what, { dtype, per }]) => [what, take(dtype, trains ? size / per : 0)] as const);
   return {
     layout,
-    blocks: { params: take("f32", size), grads: ofTraining(size), m: ofTraining(size), v: ofTraining(size) },
+    /** What is kept of it, by name. */
+    blocks: { ...(Object.fromEntries(ofOptimizer) as { readonly [B in BlockName]?: Tensor }), params },
     /** Of the parameters, where kernels read bf16. */
     copy: compute === "bf16" && scratch === 0 ? take("bf16", size) : null,
     /** A and B of one target group with their gradients, where the method does not store them. */
@@ -156,16 +166,30 @@ export function takeAdapter(
 
 export const tokensOf = (of: TableLayout | undefined): readonly number[] => (of && "tokens" in of.table ? of.table.tokens : []);
 
-/** The row of an adapter's slot in the tables; without an adapter zeros. */
+/** The row of an adapter's slot in the tables. */
+export type SlotRow = {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Which of its i64 are addresses in the adapter's gradients, and of which element. */
+  readonly gradients: readonly { readonly index: number; readonly element: number }[];
+};
+
+/** Puts the addresses of the adapter's gradients into its row. */
+export function setGradients({ bytes, gradients }: SlotRow, { ptr }: Tensor): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const { index, element } of gradients) addresses[index] = BigInt(ptr + 4 * element);
+}
+
+/** Without addresses of gradients; without an adapter zeros. */
 export function slotRow(
   need: Omit<PoolNeed, "slots">,
   held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
-): Uint8Array<ArrayBuffer> {
+): SlotRow {
   const row = new Uint8Array(rowBytes(need));
-  if (!held) return row;
+  const gradients: { index: number; element: number }[] = [];
+  if (!held) return { bytes: row, gradients };
   const { memory, adapter } = held;
   const { layout, blocks, copy, scratch, derived, tokens } = memory;
-  const [values, grads] = scratch ? [scratch.values, scratch.grads] : [copy ?? blocks.params, blocks.grads];
+  const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
   for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
@@ -179,18 +203,28 @@ export function slotRow(
     );
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
+      const begin = from / 8;
       if (A && B) {
-        const found = [at(values, A.offset), at(values, B.offset), at(grads, A.offset), at(grads, B.offset)];
-        addresses.set(found.map(BigInt), g * ADDRESSES);
+        const first = g * ADDRESSES;
+        addresses.set([at(values, A.offset), at(values, B.offset)].map(BigInt), first);
+        if (scratch)
+          addresses.set(
+            [A, B].map(({ offset }) => BigInt(at(scratch.grads, offset))),
+            first + 2,
+          );
+        else gradients.push(...[A, B].map(({ offset }, i) => ({ index: begin + first + 2 + i, element: offset })));
       }
-      const own = storedBy(adapter.method).flatMap((factor) => {
+      const first = VECTORS / 8 + g * ADDRESSES;
+      const own: number[] = [];
+      for (const factor of storedBy(adapter.method)) {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
-        if (offset === undefined) return [];
-        return offset === null ? [0, 0] : [at(blocks.params, offset), at(blocks.grads, offset)];
-      });
+        if (offset === undefined) continue;
+        if (offset !== null) gradients.push({ index: begin + first + own.length + 1, element: offset });
+        own.push(offset === null ? 0 : at(blocks.params, offset), 0);
+      }
       own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
       invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
-      addresses.set(own.map(BigInt), VECTORS / 8 + g * ADDRESSES);
+      addresses.set(own.map(BigInt), first);
     }
   }
   for (const kind of TABLE_KINDS) {
@@ -204,7 +238,7 @@ export function slotRow(
     for (const [i, place] of [places.rows ?? down, up].entries()) {
       if (!place) continue;
       addresses[i] = BigInt(at(values, place.offset));
-      addresses[i + 2] = BigInt(at(grads, place.offset));
+      gradients.push({ index: from / 8 + i + 2, element: place.offset });
     }
     const rank = "tokens" in table ? 0 : table.rank;
     if (kind === "head" && "tokens" in table) addresses[VECTORS / 8] = BigInt(tokens.ptr);
@@ -212,5 +246,5 @@ export function slotRow(
     new Int32Array(row.buffer, from + PRESENT, 1)[0] = rank;
     new Float32Array(row.buffer, from + SCALE, 1)[0] = "tokens" in table ? 0 : table.scale;
   }
-  return row;
+  return { bytes: row, gradients };
 }

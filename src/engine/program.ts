@@ -57,12 +57,16 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
+export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
+/** Those with adapters on them, which need their input once more. */
+const restores = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
+
 /** The value that an operation reads next to its input; null for none. */
 const gateOf = (operation: Operation): string | null => (operation.op === "gate" ? operation.gate : null);
 
 /** The value that an operation adds to its output; null for none. */
 const residualOf = (operation: Operation): string | null =>
-  operation.op === "linears" || operation.op === "norm" ? (operation.residual ?? null) : null;
+  operation.op === "linears" || operation.op === "norm" || operation.op === "experts" ? (operation.residual ?? null) : null;
 
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
@@ -78,7 +82,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     invariant(input && !values.has(to), `${at}: a value is read before it is computed, or computed twice`);
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
-    invariant(last === undefined || (last === from && isLinears(operation)), `${at}: its input may have to be computed again`);
+    invariant(last === undefined || (last === from && restores(operation)), `${at}: its input may have to be computed again`);
     const gate = gateOf(operation);
     const other = gate === null ? null : values.get(gate);
     invariant(other === null || (other && !overwritten.has(gate!)), `${at}: ${gate} is read before it is computed`);
@@ -94,7 +98,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
       kind,
-      isTrained: input.isTrained || isLinears(operation) || (other?.isTrained ?? false),
+      isTrained: input.isTrained || restores(operation) || (other?.isTrained ?? false),
     });
   }
   const output = operations.at(-1)!.to;
@@ -124,7 +128,7 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
       gradients.set(gate, { value: gate });
     }
     if (gradients.has(from)) {
-      const canAdd = (operation.op === "norm" && "work" in gradients.get(from)!) || isLinears(operation);
+      const canAdd = (operation.op === "norm" && "work" in gradients.get(from)!) || restores(operation);
       invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {

@@ -4,6 +4,7 @@ import type { DType } from "../base/dtype.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { expertTile } from "../device/tile.ts";
 import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
@@ -27,6 +28,8 @@ type Take = (dtype: DType, ...shape: number[]) => Tensor;
 /** What the plan counts apart. */
 export type BufferPart = "activations" | "workspace" | "head" | "cache";
 
+type BufferDevice = Pick<Device, "kind" | "compute" | "rowTile">;
+
 /** Memory that one packed batch holds from its forward to its backward pass. */
 export type PassMemory = { readonly batch: BatchMemory; readonly acts: Activations };
 
@@ -35,11 +38,12 @@ export type StageBuffers = ReturnType<typeof takeStageBuffers>;
 /** Takes each tensor from `takeOf(part)`. */
 export function takeStageBuffers(
   takeOf: (part: BufferPart) => Take,
-  { compute, rowTile }: Pick<Device, "compute" | "rowTile">,
+  { kind, compute, rowTile }: BufferDevice,
   spec: ModelSpec,
   layerRange: StageLayers,
-  sizes: StageSizes,
+  of: StageSizes,
 ) {
+  const sizes = { ...of, expertTile: expertTile({ kind }) };
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const ropes = spec.ropes.map((rope) => {
@@ -51,10 +55,10 @@ export function takeStageBuffers(
   const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;
   const work: ForwardWork = backward ?? takeForwardWork(take, compute, program, sizes);
   const passes = Array.from({ length: Math.max(1, inFlight) }, (): PassMemory => {
-    const of = backward ? takeActivations : takeForwardActivations;
+    const activations = backward ? takeActivations : takeForwardActivations;
     return {
       batch: takeBatch(take, spec, { ...sizes, adapters, rowTile }),
-      acts: of(takeOf("activations"), compute, program, sizes, work),
+      acts: activations(takeOf("activations"), compute, program, sizes, work),
     };
   });
   return {
@@ -82,7 +86,7 @@ const takeForwardActivations: typeof takeActivations = (take, compute, program, 
 
 /** Bytes of a stage's buffers by part, as an arena takes them. */
 export function stageBufferBytes(
-  device: Pick<Device, "compute" | "rowTile">,
+  device: BufferDevice,
   spec: ModelSpec,
   layerRange: StageLayers,
   sizes: StageSizes,

@@ -13,6 +13,7 @@ import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
+import { BLOCKS } from "../methods/optimizers.ts";
 import type { TableKind } from "../methods/tables.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
@@ -96,11 +97,11 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, low, slots, format, chunk } = sizes;
+    const { rows, low, slots, format, chunk, gradients } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
     device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format, chunk }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
@@ -151,7 +152,7 @@ export class Stage implements Disposable {
       },
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of ["params", "m", "v"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        for (const what of BLOCKS) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
@@ -187,6 +188,7 @@ export class Stage implements Disposable {
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
     const contrasts = await timed("backward", async () => {
+      this.pool.beginSteps(adaptersOf(tables));
       const found = last ? await this.#lossWithGradient(inFlight, grad) : null;
       decoder.backward(batch, acts, work);
       return found;
@@ -232,8 +234,10 @@ export class Stage implements Disposable {
   }
 
   async step(steps: readonly OptimizerStep[]): Promise<void> {
-    const table = stepTable(steps, this.config.sizes.slots);
-    const adapters = steps.map(({ adapter }) => adapter);
+    for (const step of steps) if ("dropped" in step) this.pool.dropGradients(step.adapter);
+    const made = steps.flatMap((step) => ("dropped" in step ? [] : step));
+    const table = stepTable(made, this.config.sizes.slots);
+    const adapters = made.map(({ adapter }) => adapter);
     await this.#recorder.timer(null, adapters)("step", () => this.pool.step(table));
   }
 

@@ -1,5 +1,6 @@
 // Fills a stage's weights: from the files of a base model, or with random numbers where only the shape matters (benchmarks).
 
+import { bytesOf, type DType } from "../base/dtype.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -9,10 +10,12 @@ import { linearOf } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
 import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
+import { toBf16 } from "../files/convert.ts";
 import { useAllCores } from "../files/stored.ts";
 import type { Nf4Parts } from "../files/tensor.ts";
+import { transpose } from "../methods/layout.ts";
 import { randomFill } from "../ops/fill.ts";
-import type { FillTensor, PackedPlace } from "./weights.ts";
+import type { FillTensor, PackedPlace, TensorPart } from "./weights.ts";
 
 /** The source of a stage's weights; disposed of when all are loaded. */
 export type WeightSource = Disposable & { readonly fill: FillTensor };
@@ -44,7 +47,11 @@ export function originalWeights(model: BaseModel, spec: ModelSpec): OriginalWeig
 function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSource {
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   if (device.threads === 0) useAllCores();
-  const fill: FillTensor = (name, to, { packed, offset = 0 }) => {
+  const fill: FillTensor = (name, to, { packed, offset = 0, part }) => {
+    if (part) {
+      fillPart(device, files, name, to, part);
+      return false;
+    }
     const { nf4 } = files.tensor(name);
     const isKept = nf4 !== null && packed?.weight.format === "nf4";
     if (isKept) copyNf4(device, nf4, packed);
@@ -53,6 +60,21 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
     return isKept;
   };
   return { fill, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/** Fills a matrix [rows, columns] from a part of a tensor. */
+function fillPart(device: Device, files: BaseModelFiles, name: string, to: Tensor, { first, isTurned }: TensorPart): void {
+  const at = (dtype: DType) => first * bytesOf(dtype);
+  if (!isTurned) {
+    device.fill(to, (into, from) => files.read(name, into, at(to.dtype) + from, to.dtype));
+    return;
+  }
+  const [rows, columns] = to.shape as [number, number];
+  const values = new Float32Array(new ArrayBuffer(4 * rows * columns));
+  files.read(name, new Uint8Array(values.buffer), at("f32"), "f32");
+  const turned = new Float32Array(values.length);
+  transpose(values, rows, turned, columns, columns, rows);
+  device.write(to, to.dtype === "bf16" ? toBf16(turned) : turned);
 }
 
 /** A tensor's values f32, each plus `offset`. */
@@ -80,9 +102,9 @@ function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace
  * the same on any number of stages.
  */
 function random(seed: number, device: Device): WeightSource {
-  const fill = (name: string, to: Tensor): void => {
+  const fill: FillTensor = (name, to, { part }) => {
     if (name.includes("norm")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
-    else randomFill(device, { out: to, seed: hash(seed, hashText(name)), scale: 0.02 });
+    else randomFill(device, { out: to, seed: hash(seed, hashText(part ? `${name} ${part.first}` : name)), scale: 0.02 });
   };
   return { fill, [Symbol.dispose]: () => undefined };
 }

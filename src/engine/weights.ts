@@ -10,23 +10,35 @@ import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import { type ExpertWeight, expertOf, isPacked, NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
 import type { Definition, NormOffset } from "../families/definition.ts";
-import { type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
+import { expertProducts, type Group, linearShapes, linearsOfModel } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
-import { type LayerTensors, layerTensors } from "../families/tensors.ts";
+import { type ExpertPart, type ExpertTensors, type LayerTensors, layerTensors } from "../families/tensors.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
 import { quantise } from "../ops/packed.ts";
 import { type OwnInputWeights, ownInputFactors } from "./own-inputs.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
 
+/** A grouped product's weight, with a bias c[E, N] or none. */
+type ExpertProductWeights = { readonly weight: ExpertWeight; readonly bias: Tensor | null };
+
+export type ExpertLayerWeights = {
+  /** c[E, H], and a bias c[E] or none. */
+  readonly router: { readonly weight: Tensor; readonly bias: Tensor | null };
+  readonly up: ExpertProductWeights;
+  readonly down: ExpertProductWeights;
+};
+
 export type LayerWeights = {
   /** By normKey. */
   readonly norms: ReadonlyMap<string, Tensor>;
-  /** f32[1] each. */
+  /** f32[size] each. */
   readonly factors: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
+  /** Null where the layer has none. */
+  readonly experts: ExpertLayerWeights | null;
 };
 
 export type Weights = {
@@ -50,7 +62,7 @@ export const wholeModel = ({ layers }: ModelSpec): StageLayers => ({ from: 0, to
 /** A tensor on the device and the tensors of the files that fill it, under each other; rows beyond them are zeros. */
 type Slot = {
   readonly shape: readonly number[];
-  readonly from: readonly { readonly name: string; readonly rows: number }[];
+  readonly from: readonly { readonly name: string; readonly rows: number; readonly part?: TensorPart }[];
   /** Of the weight of a norm, which is f32 on every device: 1 + w would lose w's digits in bf16. */
   readonly offset?: NormOffset;
 };
@@ -73,11 +85,12 @@ function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
   const { from, to, first, last } = layerRange;
   const { perLayer } = spec;
   const layers = range(to - from).map((i) => {
-    const { norms, factors, groups } = layerTensors(spec, from + i);
+    const { norms, factors, groups, experts } = layerTensors(spec, from + i);
     return {
       linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
       norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
-      factors: factors.map(({ factor, name }) => [factor, normSlot(name, 1, 0)] as const),
+      factors: factors.map(({ factor, name, size }) => [factor, normSlot(name, size, 0)] as const),
+      experts: experts && expertSlots(experts, from + i),
     };
   });
   return {
@@ -103,6 +116,40 @@ const ownSlots = (
     norm: normSlot(norm, size, 0),
   };
 };
+
+/** A weight, a matrix [N, K] for each expert, and its bias. */
+type ExpertSlots = { readonly place: string; readonly each: readonly Slot[]; readonly bias: Slot | null };
+
+function expertSlots({ count, router, products }: ExpertTensors, layer: number) {
+  const product = (which: "up" | "down"): ExpertSlots => {
+    const { in: width, out, files, parts, bias } = products[which];
+    const rows = sum(out);
+    const slot = (linears: readonly ExpertPart[]): Slot => ({
+      shape: [rows, width],
+      from: linears.map(({ name, out, first, isTurned }) =>
+        files === "each" ? { name, rows: out } : { name, rows: out, part: { first, isTurned } },
+      ),
+    });
+    return {
+      place: `${layer}.experts.${which}`,
+      each: parts.map(slot),
+      bias: bias === null ? null : { shape: [count, rows], from: [{ name: bias, rows: count }] },
+    };
+  };
+  const { name, size, bias } = router;
+  return {
+    router: { shape: [count, size], from: [{ name, rows: count }] } as Slot,
+    routerBias: bias === null ? null : ({ shape: [count], from: [{ name: bias, rows: count }] } as Slot),
+    up: product("up"),
+    down: product("down"),
+  };
+}
+
+/** What an expert's weight becomes in a format, all but its address. */
+const expertPacked = (slot: Slot, format: PackedFormat): Omit<PackedWeight, "ptr"> => ({
+  ...packedOf(slot, format),
+  ...(format === "fp8" ? { isSingle: true as const } : {}),
+});
 
 function linearSlots({ in: width, linears, bias }: LayerTensors["groups"][number]): {
   readonly weight: Slot;
@@ -159,14 +206,33 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
       else sizes.push(partsOf(packedOf(weight, format)).bytes);
       count(bias);
     }
+    if (!layer.experts) continue;
+    const { router, routerBias, up, down } = layer.experts;
+    count(router);
+    count(routerBias);
+    for (const { place, each, bias } of [up, down]) {
+      sizes.push(each.length * expertBytes(each[0]!, formatOf(held, place), dtype));
+      count(bias);
+    }
   }
   return arenaBytes(sizes);
 }
 
+/** Bytes from one expert's weight to the next's. */
+const expertBytes = (slot: Slot, format: WeightFormat, dtype: DType): number =>
+  format === "dense" ? sizeOf(slot.shape) * bytesOf(dtype) : partsOf(expertPacked(slot, format)).bytes;
+
+/** A matrix within a tensor of more: elements before it, and whether it is [columns, rows] there. */
+export type TensorPart = { readonly first: number; readonly isTurned: boolean };
 /** A linear of a packed weight. */
 export type PackedPlace = { readonly weight: PackedWeight; readonly linear: number };
 /** `offset`: what is added to each element. */
-export type Filling = { readonly packed?: PackedPlace; readonly offset?: NormOffset };
+export type Filling = {
+  readonly packed?: PackedPlace;
+  readonly offset?: NormOffset;
+  /** Left out: the whole tensor. */
+  readonly part?: TensorPart | undefined;
+};
 
 /**
  * Fills `to`, rows of one of our tensors, from the file's tensor `name`, in the type of `to`. Where the file has it in the very
@@ -176,9 +242,10 @@ export type FillTensor = (name: string, to: Tensor, how: Filling) => boolean | v
 
 /** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
 function openBench(device: Device, spec: ModelSpec) {
-  const most = maxOf(
-    linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)),
-  );
+  const most = maxOf([
+    ...linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)),
+    ...expertProducts(spec).map(({ in: width, out }) => maxOf(out) * width),
+  ]);
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
   const values = arena.tensor(device.compute, most);
@@ -195,13 +262,17 @@ export async function loadWeights(
   fill: FillTensor,
 ): Promise<Weights> {
   using bench = held.format === "dense" ? null : openBench(device, spec);
-  const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
+  const fillRows = async (slot: Slot, whole: Tensor): Promise<number> => {
     let row = 0;
-    for (const { name, rows } of slot.from) {
-      await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0 });
+    for (const { name, rows, part } of slot.from) {
+      await fill(name, rowsFrom(whole, row, rows), { offset: slot.offset ?? 0, part });
       row += rows;
     }
+    return row;
+  };
+  const load = async (slot: Slot): Promise<Tensor> => {
+    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
+    const row = await fillRows(slot, whole);
     const rest = slot.shape[0]! - row;
     if (rest > 0 && slot.offset === 1) device.write(whole, new Float32Array(rest).fill(1));
     else if (rest > 0) device.zero(rowsFrom(whole, row, rest));
@@ -212,13 +283,32 @@ export async function loadWeights(
     if (format === "dense") return load(slot);
     const layout = packedOf(slot, format);
     const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
-    for (const [linear, { name, rows }] of slot.from.entries()) {
-      const from = { ...bench!.values, shape: [rows, layout.shape[1]] };
-      const isKept = await fill(name, from, { packed: { weight, linear } });
-      if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
-    }
+    await packInto(slot, weight);
     await device.idle(); // before what it was made from is released
     return weight;
+  };
+  const packInto = async (slot: Slot, weight: PackedWeight): Promise<void> => {
+    for (const [linear, { name, rows, part }] of slot.from.entries()) {
+      const from = { ...bench!.values, shape: [rows, weight.shape[1]] };
+      const isKept = await fill(name, from, { packed: { weight, linear }, part });
+      if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
+    }
+  };
+  const loadExperts = async ({ place, each, bias }: ExpertSlots): Promise<ExpertProductWeights> => {
+    const format = formatOf(held, place);
+    const [slot, experts] = [each[0]!, each.length];
+    const stride = expertBytes(slot, format, device.compute);
+    const { ptr } = arena.tensor("u8", experts * stride);
+    const first: Weight =
+      format === "dense" ? { ptr, dtype: device.compute, shape: slot.shape } : { ptr, ...expertPacked(slot, format) };
+    const weight = { first, experts, stride };
+    for (const [expert, slot] of each.entries()) {
+      const own = expertOf(weight, expert);
+      if (isPacked(own)) await packInto(slot, own);
+      else await fillRows(slot, own);
+    }
+    await device.idle();
+    return { weight, bias: await maybe(bias) };
   };
   const loadOwn = async ({ table, projection, norm }: NonNullable<typeof slots.own>): Promise<OwnInputWeights> => {
     const { tokens, projected, sum } = ownInputFactors(spec);
@@ -253,7 +343,12 @@ export async function loadWeights(
     for (const [weight, slot] of layer.norms) norms.set(weight, await load(slot));
     const factors = new Map<string, Tensor>();
     for (const [factor, slot] of layer.factors) factors.set(factor, await load(slot));
-    layers.push({ norms, factors, linears });
+    const experts = layer.experts && {
+      router: { weight: await load(layer.experts.router), bias: await maybe(layer.experts.routerBias) },
+      up: await loadExperts(layer.experts.up),
+      down: await loadExperts(layer.experts.down),
+    };
+    layers.push({ norms, factors, linears, experts });
   }
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);

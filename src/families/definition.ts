@@ -1,7 +1,7 @@
 // A family of base models: how its config.json is read, which tensors its files have, and its decoder layer as a list of
 // operations. Each has a file of its own, and all are in registry.ts.
 
-import type { ModelSpec } from "../base/spec.ts";
+import type { ModelSpec, Router } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
 
 /** Query heads, heads of keys and values, and the size of each. */
@@ -11,6 +11,29 @@ export type Heads = { readonly heads: number; readonly kvHeads: number; readonly
 export type NormOffset = 0 | 1;
 /** Weights of norms, by their path within the layer; null for none. */
 export type HeadNorms = { readonly q: string | null; readonly k: string | null; readonly offset?: NormOffset };
+
+/**
+ * One of the two products of experts: from `in` features to those of its linears, next to each other. `files`: each expert's
+ * linears are tensors [out, in] of their own, `${path}.${expert}.${linear}.weight`; or one tensor `${path}.${linear}` has
+ * those of all, `rows` [E, out, in] or `columns` [E, in, out]. Biases are `${path}.${linear}_bias` [E, out].
+ */
+export type ExpertProduct = {
+  readonly path: string;
+  readonly linears: readonly string[];
+  readonly files: "each" | "rows" | "columns";
+  readonly in: number;
+  readonly out: readonly number[];
+  readonly bias: boolean;
+};
+
+/**
+ * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
+ * the first half of the features, or, `interleaved`, every other.
+ */
+export type ExpertActivation = {
+  readonly interleaved: boolean;
+  readonly clamp: { readonly limit: number; readonly alpha: number } | null;
+};
 
 /** From one named value to another. */
 type Step<K extends string, T = object> = { readonly op: K; readonly from: string; readonly to: string } & Readonly<T>;
@@ -37,9 +60,28 @@ export type Operation =
   | Step<"rope", { heads: Heads; table: number | null; norms: HeadNorms | null; eps: number }>
   /**
    * Causal attention; `window`: the number of latest tokens that a token sees, itself included, null for all; scores s become
-   * cap tanh(s / cap) where there is a cap.
+   * cap tanh(s / cap) where there is a cap; `sinks`: the path of another logit for each head, without a value.
    */
-  | Step<"attention", { heads: Heads; scale: number; window: number | null; cap?: number | null }>
+  | Step<"attention", { heads: Heads; scale: number; window: number | null; cap?: number | null; sinks?: string | null }>
+  /**
+   * The sum over `perToken` of `count` experts, chosen and weighted by the router, a linear (at this path) with a bias or none;
+   * `correction`: the path of a number for each expert that is added for choosing alone. `residual` is a value to add.
+   */
+  | Step<
+      "experts",
+      {
+        count: number;
+        perToken: number;
+        router: Router;
+        routerPath: string;
+        routerBias: boolean;
+        correction: string | null;
+        up: ExpertProduct;
+        activation: ExpertActivation;
+        down: ExpertProduct;
+        residual: string | null;
+      }
+    >
   /** RMSNorms of the first columns of a value and of those after them, of these sizes; the others stay as they are. */
   | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
   /** A value times the sigmoid of another of its size. */

@@ -4,7 +4,7 @@
 import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Groups, Op } from "./definition.ts";
+import type { ExpertProduct, Groups, Op } from "./definition.ts";
 import { FAMILIES, familyOf } from "./registry.ts";
 
 type Last<Path extends string> = Path extends `${string}.${infer Rest}` ? Last<Rest> : Path;
@@ -138,6 +138,25 @@ export const linearShapes = (spec: ModelSpec, linear: Linear): readonly LinearSh
 export const groupShapes = (spec: ModelSpec, group: Group): readonly ReturnType<typeof groupShape>[] =>
   productsByLayer(spec).flatMap((products, layer) => (products.has(group) ? [groupShape(spec, group, layer)] : []));
 
-/** Elements of all weights of the layers. */
+/** The experts of all layers that have some. */
+export const expertsOf = (spec: ModelSpec): readonly Op<"experts">[] =>
+  spec.experts === null
+    ? []
+    : range(spec.layers).flatMap((layer) =>
+        familyOf(spec)
+          .layer(spec, layer)
+          .filter((of) => of.op === "experts"),
+      );
+
+/** The products of a model's experts. */
+export const expertProducts = (spec: ModelSpec): readonly ExpertProduct[] =>
+  expertsOf(spec).flatMap(({ up, down }) => [up, down]);
+
+/** Elements of all weights of the layers that a token passes. */
 export const linearElements = (spec: ModelSpec): number =>
-  sum(linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)));
+  sum(linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width))) +
+  sum(
+    expertsOf(spec).map(
+      ({ count, perToken, up, down }) => count * up.in + perToken * (sum(up.out) * up.in + sum(down.out) * down.in),
+    ),
+  );

@@ -13,12 +13,14 @@ import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
+import { mixtral } from "./mixtral.ts";
 import { museGlimmer } from "./muse-glimmer.ts";
 import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen3moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
 
@@ -44,6 +46,8 @@ export const FAMILIES = {
   gemma3_text: gemma3Text,
   gemma4,
   gemma4_text: gemma4Text,
+  mixtral,
+  qwen3_moe: qwen3moe,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -1,7 +1,8 @@
 // The tensors of a model's files, by the names of its family.
 
+import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { NormOffset, Op, Operation } from "./definition.ts";
+import type { ExpertProduct, NormOffset, Op, Operation } from "./definition.ts";
 import { GROUPS, type Group, type Linear, modulePath } from "./linears.ts";
 import { familyOf } from "./registry.ts";
 
@@ -14,14 +15,44 @@ export type LayerTensors = {
     readonly size: number;
     readonly offset: NormOffset;
   }[];
-  /** Numbers f32[1]. */
-  readonly factors: readonly { readonly factor: string; readonly name: string }[];
+  /** Numbers f32[size]. */
+  readonly factors: readonly { readonly factor: string; readonly name: string; readonly size: number }[];
   readonly groups: readonly {
     readonly group: Group;
     readonly in: number;
     readonly linears: readonly { readonly name: string; readonly out: number }[];
     readonly bias: boolean;
   }[];
+  /** Null where the layer has none. */
+  readonly experts: ExpertTensors | null;
+};
+
+/** Where an expert's linear [out, in] lies in a tensor: that of all experts, or its own. */
+export type ExpertPart = {
+  readonly name: string;
+  readonly out: number;
+  /** Elements before it; and whether it is [in, out] there. */
+  readonly first: number;
+  readonly isTurned: boolean;
+};
+
+export type ExpertTensors = {
+  readonly count: number;
+  readonly router: { readonly name: string; readonly size: number; readonly bias: string | null };
+  readonly products: Readonly<
+    Record<
+      "up" | "down",
+      {
+        readonly in: number;
+        readonly out: readonly number[];
+        readonly files: ExpertProduct["files"];
+        /** The linears of each expert. */
+        readonly parts: readonly (readonly ExpertPart[])[];
+        /** [E, out] */
+        readonly bias: string | null;
+      }
+    >
+  >;
 };
 
 const isOp =
@@ -45,7 +76,16 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
       }),
       ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
-    factors: operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}` })),
+    factors: [
+      ...operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}`, size: 1 })),
+      ...operations.filter(isOp("attention")).flatMap(({ sinks, heads }) => {
+        return sinks ? [{ factor: sinks, name: `${at}.${sinks}`, size: heads.heads }] : [];
+      }),
+      ...operations.filter(isOp("experts")).flatMap(({ correction, count }) => {
+        return correction === null ? [] : [{ factor: correction, name: `${at}.${correction}`, size: count }];
+      }),
+    ],
+    experts: operations.filter(isOp("experts")).map((of) => expertTensors(of, at))[0] ?? null,
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
       in: width,
@@ -55,14 +95,55 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
   };
 }
 
+function expertTensors({ count, routerPath, routerBias, up, down }: Op<"experts">, at: string): ExpertTensors {
+  const product = (of: ExpertProduct) => ({
+    in: of.in,
+    out: of.out,
+    files: of.files,
+    parts: range(count).map((expert) => of.linears.map((_, i) => expertPart(of, at, expert, i))),
+    bias: of.bias ? `${at}.${of.path}.${of.linears[0]}_bias` : null,
+  });
+  const router = `${at}.${routerPath}`;
+  return {
+    count,
+    router: { name: `${router}.weight`, size: up.in, bias: routerBias ? `${router}.bias` : null },
+    products: { up: product(up), down: product(down) },
+  };
+}
+
+function expertPart(
+  { path, linears, files, in: width, out }: ExpertProduct,
+  at: string,
+  expert: number,
+  i: number,
+): ExpertPart {
+  if (files === "each")
+    return { name: `${at}.${path}.${expert}.${linears[i]}.weight`, out: out[i]!, first: 0, isTurned: false };
+  const first = expert * sum(out) * width;
+  return { name: `${at}.${path}.${linears[i]}`, out: out[i]!, first, isTurned: files === "columns" };
+}
+
+/** The tensors of a layer's experts, with their shapes. */
+function expertShapes({ count, router, products }: ExpertTensors): [string, readonly number[]][] {
+  const shapes: [string, readonly number[]][] = [[router.name, [count, router.size]]];
+  if (router.bias !== null) shapes.push([router.bias, [count]]);
+  for (const { in: width, out, files, parts, bias } of Object.values(products)) {
+    const whole: readonly number[] = files === "columns" ? [count, width, sum(out)] : [count, sum(out), width];
+    for (const { name, out: rows } of parts.flat()) shapes.push([name, files === "each" ? [rows, width] : whole]);
+    if (bias !== null) shapes.push([bias, [count, sum(out)]]);
+  }
+  return shapes;
+}
+
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const { embedding, norm, head, own } = familyOf(spec).tensors;
   const shapes = new Map<string, readonly number[]>([[embedding, [spec.vocab, spec.hidden]]]);
   for (let layer = 0; layer < spec.layers; layer++) {
-    const { norms, factors, groups } = layerTensors(spec, layer);
+    const { norms, factors, groups, experts } = layerTensors(spec, layer);
     for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
-    for (const { name } of factors) shapes.set(name, [1]);
+    for (const { name, size } of factors) shapes.set(name, [size]);
+    for (const [name, shape] of experts ? expertShapes(experts) : []) shapes.set(name, shape);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {
         shapes.set(`${name}.weight`, [out, width]);

@@ -21,21 +21,18 @@ import type { Linear } from "../families/linears.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
-  BLOCKS,
-  type BlockName,
   type FactorTensor,
   factorPlace,
   type LayerRange,
+  placeAmong,
   takeFactor,
   tensorsIn,
 } from "../methods/layout.ts";
+import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";
-
-/** A stage's blocks of an adapter, laid out as methods/layout.ts says. */
-export type Blocks = Readonly<Record<BlockName, Float32Array>>;
 
 const FORMAT = 1;
 const STATE = "state.safetensors";
@@ -77,13 +74,14 @@ export type Progress = Omit<Written, "format" | "sha256">;
 export type Snapshot = Placed & {
   readonly spec: ModelSpec;
   readonly method?: PoolAdapter["method"] | undefined;
+  readonly optimizer?: OptimizerName | undefined;
   readonly stages: readonly { readonly layerRange: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
 };
 
 export type Checkpoint = {
   readonly folder: string;
   readonly progress: Progress;
-  readonly factors: (what: BlockName) => FactorTensor[];
+  readonly factors: (what: BlockName) => FactorTensor<Values>[];
 };
 
 const NAME = /^step-(\d+)(?:-(\d+))?$/;
@@ -123,15 +121,16 @@ export function writeCheckpoint(
 
 function tensorsOf(snapshot: Snapshot): TensorData[] {
   const { spec, stages, ...adapter } = snapshot;
-  return BLOCKS.flatMap((what) =>
-    stages.flatMap(({ layerRange, layout, blocks }) =>
+  return blocksIn(adapter.optimizer).flatMap((what) => {
+    const { dtype, per } = stateOf(adapter.optimizer)[what]!;
+    return stages.flatMap(({ layerRange, layout, blocks }) =>
       tensorsIn(spec, layerRange, adapter).map((at) => {
-        const place = factorPlace(spec, layout, at.layer, at.linear, at.factor);
-        const data = takeFactor(blocks[what], place);
-        return { name: tensorName(what, at), dtype: "f32" as const, shape: [place.rows, place.columns], data };
+        const place = placeAmong(factorPlace(spec, layout, at.layer, at.linear, at.factor), per);
+        const data = takeFactor(blocks[what]!, place);
+        return { name: tensorName(what, at), dtype, shape: [place.rows, place.columns], data };
       }),
-    ),
-  );
+    );
+  });
 }
 
 /** Writes all of it under another name, then gives it its own. What it could not write is gone when it throws. */
@@ -255,13 +254,14 @@ export function readCheckpoint(folder: string): Checkpoint {
   }
 }
 
-function factorsOf(path: string, wanted: BlockName): FactorTensor[] {
+function factorsOf(path: string, wanted: BlockName): FactorTensor<Values>[] {
   using file = openSafetensors(path);
-  return [...file.tensors].flatMap(([name, { bytes }]) => {
+  return [...file.tensors].flatMap(([name, { bytes, dtype }]) => {
     const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor]; // or of a table
     if (what !== wanted) return [];
-    const values = new Float32Array(new ArrayBuffer(bytes));
-    file.readInto(name, new Uint8Array(values.buffer));
+    const read = new Uint8Array(new ArrayBuffer(bytes));
+    file.readInto(name, read);
+    const values = dtype === "u8" ? read : new Float32Array(read.buffer);
     return [{ layer: Number(layer), linear, factor, values }];
   });
 }

@@ -26,11 +26,19 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
   const hasOwnHead = config.tiedEmbeddings && areOther(folder, head, embedding);
   const spec = hasOwnHead ? { ...config, tiedEmbeddings: false } : config;
   using files = openBaseModel(folder, spec);
-  const groups = range(spec.layers).flatMap((layer) =>
-    layerTensors(spec, layer).groups.map(({ group, linears }) => {
-      return { place: `${layer}.${group}`, weights: linears.map(({ name }) => files.tensor(`${name}.weight`)) };
-    }),
-  );
+  const groups = range(spec.layers).flatMap((layer) => {
+    const { groups, experts } = layerTensors(spec, layer);
+    const tensors = (names: readonly string[]) => names.map((name) => files.tensor(name));
+    return [
+      ...groups.map(({ group, linears }) => {
+        return { place: `${layer}.${group}`, weights: tensors(linears.map(({ name }) => `${name}.weight`)) };
+      }),
+      ...Object.entries(experts?.products ?? {}).map(([which, { parts }]) => {
+        const names = new Set(parts.flatMap((linears) => linears.map(({ name }) => name)));
+        return { place: `${layer}.experts.${which}`, weights: tensors([...names]) };
+      }),
+    ];
+  });
   const exact = exactWeights(groups);
   const isTiedHead = (name: string) => spec.tiedEmbeddings && (name === head || name === `language_model.${head}`);
   const unused = files.unused.filter((name) => !isTiedHead(name) && !COMPUTED_ANEW.test(name));

@@ -4,6 +4,7 @@ import * as v from "valibot";
 import { count, natural, type Output, real } from "../base/schema.ts";
 import { LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "./init.ts";
+import { OPTIMIZERS } from "./optimizers.ts";
 import { PEFT_METHODS, stageEntries } from "./registry.ts";
 import { tables } from "./tables.ts";
 
@@ -25,6 +26,8 @@ export const stageAdapter = v.strictObject({
   /** Decides its initial factors. */
   seed: count,
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
+  /** Decides what is kept next to its parameters. */
+  optimizer: v.exactOptional(v.picklist(OPTIMIZERS)),
   ...stageEntries,
   /** Null: all is zero, until it is written. */
   init: v.nullable(v.custom<Init>((text) => typeof text === "string" && isInit(text))),

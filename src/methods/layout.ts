@@ -13,6 +13,7 @@ import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
 import type { Placed } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
+import type { Values } from "./optimizers.ts";
 import { rankAt } from "./placement.ts";
 import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
 import {
@@ -40,13 +41,6 @@ export { MOST_RANK };
 /** Layers from `from` on and below `to`. */
 export const layerRange = v.strictObject({ from: count, to: natural });
 export type LayerRange = Output<typeof layerRange>;
-
-/**
- * What a stage keeps of an adapter: its part of the parameters and of the two moments (of SGD, m is the momentum's buffer
- * and v is zero), each a flat block.
- */
-export const BLOCKS = ["params", "m", "v"] as const;
-export type BlockName = (typeof BLOCKS)[number];
 
 const groups = v.picklist(GROUP_NAMES);
 /** Where an adapter's rows have an s: at a group of linears, or at a table. */
@@ -206,6 +200,17 @@ const widthAt = ({ tables }: Placed, kind: TableKind): number => {
  */
 export type FactorPlace = Place & { readonly isTransposed: boolean; readonly pitch?: number };
 
+/**
+ * The same in an array that has one element for each `per` elements of the block: as one row, and those that the factor
+ * shares with its neighbours too.
+ */
+export function placeAmong(place: FactorPlace, per: number): FactorPlace {
+  if (per === 1) return place;
+  const first = Math.floor(place.offset / per);
+  const columns = Math.ceil((place.offset + (place.pitch ?? place.rows) * place.columns) / per) - first;
+  return { offset: first, rows: 1, columns, isTransposed: false };
+}
+
 /** Where a factor of an adapter is. The adapter must target the linear. */
 export function factorPlace(
   spec: ModelSpec,
@@ -237,21 +242,17 @@ function placeInTable(spec: ModelSpec, { tables }: AdapterLayout, kind: TableKin
 }
 
 /** A factor's values out of a block, row by row. */
-export function takeFactor(
-  block: Float32Array,
-  { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace,
-): Float32Array<ArrayBuffer> {
-  const values = new Float32Array(rows * columns);
+export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace): V {
+  const values = block.slice(offset, offset + rows * columns) as V;
   if (isTransposed) transpose(block.subarray(offset, offset + pitch * columns), pitch, values, columns, columns, rows);
-  else values.set(block.subarray(offset, offset + rows * columns));
   return values;
 }
 
 /** Puts a factor's values into a block. */
-export function putFactor(
-  block: Float32Array,
+export function putFactor<V extends Values>(
+  block: V,
   { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace,
-  values: Float32Array,
+  values: V,
 ): void {
   if (isTransposed) transpose(values, columns, block.subarray(offset, offset + pitch * columns), pitch, rows, columns);
   else block.set(values, offset);
@@ -261,7 +262,7 @@ export function putFactor(
 const STRIP = 16;
 
 /** to[c, r] = from[r, c], with rows of both a pitch apart. */
-function transpose(from: Float32Array, pitch: number, to: Float32Array, toPitch: number, rows: number, columns: number): void {
+export function transpose(from: Values, pitch: number, to: Values, toPitch: number, rows: number, columns: number): void {
   for (let first = 0; first < rows; first += STRIP) {
     const last = Math.min(rows, first + STRIP);
     for (let column = 0; column < columns; column++)
@@ -286,18 +287,18 @@ export function countParameters(spec: ModelSpec, layers: number, adapter: Placed
 }
 
 /** A factor of an adapter by its place in the model; those of tables go with the first and the last layer. */
-export type FactorTensor = LinearFactor | TableFactor;
-export type LinearFactor = {
+export type FactorTensor<V extends Values = Float32Array> = LinearFactor<V> | TableFactor<V>;
+export type LinearFactor<V extends Values = Float32Array> = {
   readonly layer: number;
   readonly linear: Linear;
   readonly factor: Factor;
-  readonly values: Float32Array;
+  readonly values: V;
 };
-export type TableFactor = {
+export type TableFactor<V extends Values = Float32Array> = {
   readonly layer: number;
   readonly linear: TableKind;
   readonly factor: TableTensor;
-  readonly values: Float32Array;
+  readonly values: V;
 };
 /** Without its values. */
 export type FactorAt = At<FactorTensor>;

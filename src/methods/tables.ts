@@ -13,13 +13,13 @@ const rows = v.strictObject({ tokens: v.array(count) });
 const table = v.union([product, rows]);
 export type Table = Output<typeof table>;
 
-/** What an adapter trains of them. In a tied model the head has the tokens of the embedding and shares their rows. */
+/** What an adapter trains of them. In a tied model the head has the embedding's tokens and shares their rows. */
 export const tables = v.strictObject({ embedding: v.exactOptional(table), head: v.exactOptional(table) });
 export type Tables = Output<typeof tables>;
 
 /**
- * Of a product A [rank, hidden] and B [vocab, rank]: the embedding's row of a token is W + scale B A, and so is the head's. Rows
- * are [tokens, hidden].
+ * Of a product A [rank, hidden] and B [vocab, rank]: rows of the embedding and of the head are those of W + scale B A. Rows of
+ * tokens are [tokens, hidden].
  */
 export const TABLE_TENSORS = ["A", "B", "rows"] as const;
 export type TableTensor = (typeof TABLE_TENSORS)[number];

@@ -12,6 +12,7 @@ import { dim, op } from "./op.ts";
 
 const c = native({
   attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I, F], returns: "void" },
+  attention_sink: { args: [P, P, P, P, I, I, I], returns: "void" },
   attention_backward: { args: [P, P, P, I, I, P, P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
 });
 
@@ -132,6 +133,23 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
       const keys = headVariant(gpu, "attention_backward_kv", D, capped(cap));
       gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
+    },
+  },
+);
+
+/**
+ * Gives the softmax of each head another logit, which has no value: out c[M, Q D] and lse f32[Q, M] as attention_forward leaves
+ * them become what they are with it; rows of `bounds` i32[M, 2] that attend to nothing stay. The backward pass is then that
+ * without sinks.
+ */
+export const attentionSink = op<{ out: Tensor; lse: Tensor; sinks: Tensor; bounds: Tensor }>(
+  "attention_sink",
+  { out: "c M O", lse: "f32 Q M", sinks: "f32 Q", bounds: "i32 M 2" },
+  {
+    cpu: ({ out, lse, sinks, bounds }) =>
+      c.attention_sink(out.ptr, lse.ptr, sinks.ptr, bounds.ptr, dim(out, 0), dim(sinks, 0), dim(out, 1) / dim(sinks, 0)),
+    cuda: () => {
+      throw new Error("attention_sink has no kernel for GPUs yet");
     },
   },
 );

@@ -8,7 +8,7 @@ import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   cache_write: { args: [P, P, P, I, I, I, I], returns: "void" },
-  attention_decode: { args: [P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
+  attention_decode: { args: [P, P, P, P, P, I, I, I, I, F, I, F], returns: "void" },
 });
 
 const known = (heads: Heads) => ({ ...sizesOf(heads), K: heads.kvHeads * heads.headDim });
@@ -36,20 +36,32 @@ export const cacheWrite = op<Heads & { qkv: Tensor; places: Tensor; cache: Tenso
 /**
  * Attention of single rows over keys that were kept, their own among them. Row m of qkv c[M, (Q + 2C) D] sees rows
  * max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of cache c[S, 2 C D] (none: out is 0), window 0 = no limit; k
- * and v of qkv are not read. Scores have a cap where it is above 0, as in attention_forward. out c[M, Q D].
+ * and v of qkv are not read. Scores have a cap where it is above 0, as in attention_forward. `sinks` f32[Q] are one
+ * more logit of each head, without a value; null for none. out c[M, Q D].
  */
 export const attentionDecode = op<
-  Heads & { qkv: Tensor; cache: Tensor; bounds: Tensor; out: Tensor; scale: number; window: number; cap: number }
+  Heads & {
+    qkv: Tensor;
+    cache: Tensor;
+    bounds: Tensor;
+    sinks: Tensor | null;
+    out: Tensor;
+    scale: number;
+    window: number;
+    cap: number;
+  }
 >(
   "attention_decode",
-  { qkv: "c M W", cache: "c S 2K", bounds: "i32 M 2", out: "c M O" },
+  { qkv: "c M W", cache: "c S 2K", bounds: "i32 M 2", sinks: "f32 Q", out: "c M O" },
   {
     known,
-    cpu: ({ qkv, cache, bounds, out, heads, kvHeads, headDim, scale, window, cap }) =>
+    cpu: ({ qkv, cache, bounds, sinks, out, heads, kvHeads, headDim, scale, window, cap }) =>
       c.attention_decode(
-        ...([qkv.ptr, cache.ptr, bounds.ptr, out.ptr, dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap] as const),
+        ...([qkv.ptr, cache.ptr, bounds.ptr, sinks?.ptr ?? null, out.ptr] as const),
+        ...([dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap] as const),
       ),
-    cuda: ({ qkv, cache, bounds, out, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
+    cuda: ({ qkv, cache, bounds, sinks, out, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
+      if (sinks) throw new Error("attention_decode has no kernel for sinks on GPUs yet");
       gpu.launch(headVariant(gpu, "attention_decode", D), [dim(qkv, 0), heads], {
         ...{ qkv, cache, bounds, out, D, heads, kv_heads: kvHeads, scale, window, cap },
       });

@@ -85,6 +85,9 @@ function seenByC(weight: PackedWeight): BigInt64Array {
 /** Columns of a product that a piece has at most: ffi/native/product.c has the same. */
 export const widestPiece = (cores: number): number => (cores <= 2 ? 288 : 192);
 
+/** Bytes of scratch that a product over a packed weight takes, `k` deep. */
+export const packedRoom = (host: Host, k: number): number => host.threads * widestPiece(host.cores) * k * 4;
+
 /** y[m, n] = a op(w) + beta y, as Host.product over the weight in f32 would. */
 export function packedProduct(
   host: Host,
@@ -95,7 +98,7 @@ export function packedProduct(
   y: Matrix,
   beta: number,
 ): void {
-  const room = host.scratch(host.threads * widestPiece(host.cores) * k * 4);
+  const room = host.scratch(packedRoom(host, k));
   const [w, t] = [seenByC(weight), transposed ? 1 : 0];
   c.product_packed(host.sgemmPtr, t, m, n, k, a.ptr, a.ld, w, beta, y.ptr, y.ld, room);
 }
@@ -145,7 +148,7 @@ function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: 
   const { codes, scale } = linearOf(weight, linear);
   const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
   gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
-  if (linear < weight.firstRow.length - 2) return;
+  if (weight.isSingle || linear < weight.firstRow.length - 2) return;
   const [N, K] = weight.shape;
   const parts = partsOf(weight);
   const turn = gpu.kernel("turn");

@@ -4,10 +4,11 @@ import { maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import type { StageSizes } from "../engine/buffers.ts";
+import { gradientBytes } from "../engine/gradient-buffers.ts";
 import { adapterBytes, tableBytes } from "../engine/pool-memory.ts";
 import { GROUP_NAMES, GROUPS } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type LayerRange, LOW_KEYS, type LowKey, widthIn } from "../methods/layout.ts";
+import { type LayerRange, LOW_KEYS, type LowKey, layoutAdapter, widthIn } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 
 /**
@@ -39,9 +40,18 @@ export const blockBytes = (
   trains = true,
 ): number => maxOf(holds.map((adapter) => adapterBytes(spec, layers, adapter, device, trains)));
 
-/** Bytes of a stage's pool that has room for `blocks` bytes of adapters. */
-export const poolBytes = (spec: ModelSpec, layers: LayerRange, slots: number, blocks: number): number =>
-  tableBytes({ spec, layers, slots }) + blocks;
+/** Elements of an adapter's gradients on a stage. */
+export const gradientElements = (spec: ModelSpec, layers: LayerRange, adapter: PoolAdapter): number =>
+  layoutAdapter(spec, layers, adapter).size;
+
+/** Bytes of a stage's pool that has room for `blocks` bytes of adapters, and these buffers for gradients. */
+export const poolBytes = (
+  spec: ModelSpec,
+  layers: LayerRange,
+  { slots, gradients }: Pick<StageSizes, "slots" | "gradients">,
+  blocks: number,
+  kind: Device["kind"],
+): number => tableBytes({ spec, layers, slots }) + gradientBytes(gradients, kind) + blocks;
 
 /** Bytes of `slots` adapters, those of `blocks` that take most; where there are fewer, others may be like the largest. */
 export function mostBytes(blocks: readonly number[], slots: number): number {

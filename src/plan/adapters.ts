@@ -70,6 +70,7 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     work,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
+    ...(recipe.optimizer.name === "adamw" ? {} : { optimizer: recipe.optimizer.name }),
     ...settingsOf(recipe.method, recipe),
     // By the longest row that there may be, not by those of a batch, so that no row's numbers depend on another's length.
     ...(recipe.maxLength > (shortPositions(spec) ?? recipe.maxLength) ? { isLong: true } : {}),

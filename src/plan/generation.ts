@@ -13,7 +13,7 @@ import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
-import { stageMemory } from "./memory.ts";
+import { requireKernels, stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
 
 /** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for the base model alone. */
@@ -45,6 +45,7 @@ export function planGeneration(
   format: WeightFormat,
   denseGroups: readonly string[] = [],
 ): GenerationPlan {
+  requireKernels(spec, device);
   const { rowTile } = device;
   const tile = tileOf(device);
   const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;
@@ -60,6 +61,7 @@ export function planGeneration(
     chunk: rowTile,
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows, rowTile),
+    gradients: [],
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",
@@ -90,6 +92,6 @@ export function generationBytes(
   sizes: StageSizes,
 ): number {
   const layers = wholeModel(spec);
-  const pool = poolBytes(spec, layers, sizes.slots, sizes.blockBytes);
+  const pool = poolBytes(spec, layers, sizes, sizes.blockBytes, device.kind);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }

@@ -7,7 +7,7 @@ import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { lowSizes, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import { bytesOnStages, type Plan } from "./plan.ts";
+import { bytesOnStages, gradientsOnStages, type Plan } from "./plan.ts";
 
 /** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
 export const lateAdapters = (
@@ -30,6 +30,9 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
     const groups = LOW_KEYS.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
     if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
     const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));
+    const gradients = maxOf(late.map((adapter) => gradientsOnStages(plan, adapter)[stage]!));
+    if (gradients > sizes.gradients[0]!)
+      return `room for the gradients of an adapter: ${formatBytes(4 * gradients)}, they have it for ${formatBytes(4 * sizes.gradients[0]!)}`;
     if (most > sizes.blockBytes)
       return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(sizes.blockBytes)}`;
   }

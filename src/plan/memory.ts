@@ -1,7 +1,9 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -24,6 +26,16 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slots: SEND_BUFFERS + 1,
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
+
+/** Refuses, with a RequestError, what a device has no kernels for. */
+export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
+  if (kind === "cuda" && spec.experts !== null)
+    throw new RequestError(
+      "device.experts",
+      `the base model (${spec.family}) is a mixture of experts, for which this version has no kernels on GPUs; the device is ${name}`,
+      'set device to "cpu"',
+    );
+}
 
 export type MemoryParts = {
   readonly weights: number;

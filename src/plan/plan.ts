@@ -12,11 +12,19 @@ import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import { enoughAdapters, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
-import { blockBytes, countThatFit, lowSizes, mostBytes as mostBlockBytes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { enoughAdapters, inStep, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
+import {
+  blockBytes,
+  countThatFit,
+  gradientElements,
+  lowSizes,
+  mostBytes as mostBlockBytes,
+  poolBytes,
+  productSizes,
+} from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { type MemoryParts, stageMemory } from "./memory.ts";
+import { type MemoryParts, requireKernels, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
@@ -85,6 +93,8 @@ export type PlanOptions = {
   readonly exact?: ExactWeights | null;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
+  /** All adapters may be in a step at once, whatever a schedule would do. */
+  readonly allAtOnce?: boolean;
 };
 
 /** `devices` are those of the stages, first stage first. */
@@ -93,9 +103,10 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
+  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
@@ -116,6 +127,7 @@ export function makePlan(
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
+  const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
     products: productSizes(onStages(adapters)),
     positions,
@@ -123,18 +135,24 @@ export function makePlan(
     ...(cache ? { cache } : {}),
   };
   /** With room for any `count` of the adapters at once. */
-  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] =>
-    parts.map((layerRange, stage) => {
+  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
+    const stepping = allAtOnce
+      ? adapters.length
+      : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
+    return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
       const low = lowSizes(onStages(adapters), layerRange, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
-      const sizes = { ...shared, ...ofPass, low, blockBytes, slots, layers: layerRange.to - layerRange.from };
-      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, slots, blockBytes));
+      const layers = layerRange.to - layerRange.from;
+      const room = { blockBytes, slots, gradients: gradients[stage]!.slice(0, stepping) };
+      const sizes = { ...shared, ...ofPass, ...room, low, layers };
+      const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, sizes, blockBytes, device.kind));
       return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
     });
+  };
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);
     return most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes);
@@ -174,6 +192,10 @@ export const bytesOnStages = (
   { spec, stages, device }: Pick<Plan, "spec" | "stages" | "device">,
   adapter: AdapterPlan,
 ): number[] => stages.map(({ layerRange }) => blockBytes(spec, layerRange, onStages([adapter]), device));
+
+/** Elements of an adapter's gradients on each stage. */
+export const gradientsOnStages = ({ spec, stages }: Pick<Plan, "spec" | "stages">, adapter: AdapterPlan): number[] =>
+  stages.map(({ layerRange }) => gradientElements(spec, layerRange, adapter));
 
 /** The largest number from 1 to `most` that `fits`, which a larger one never does where a smaller does not; 0 for none. */
 function largestThat(most: number, fits: (count: number) => boolean): number {

@@ -5,6 +5,7 @@
 // closest.
 
 import { sum } from "../base/shape.ts";
+import { type GradientNeeds, GradientRoom } from "./gradients.ts";
 import type { Limits, PackedBatch, ScheduleKind } from "./lists.ts";
 import { paddedRows, type SegmentRef, segmentsOf } from "./segments.ts";
 import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
@@ -18,6 +19,8 @@ const SPARE = 0.35;
 const MOST_OVER = 1.25;
 /** Starvation limit: times that an adapter with the shorter way may be skipped, for each adapter that there is. */
 const PATIENCE = 2;
+/** A pass has at most as many micro-batches as this times those of the smallest adapter's mean size. */
+const MOST_UNEVEN = 1.25;
 /** More candidates than this are not tried together. */
 const MOST_CANDIDATES = 24;
 
@@ -33,6 +36,8 @@ export type PoolOptions = {
   readonly passRows: number;
   /** Passes of an adapter's mini-batch go through this many stages before it may step. */
   readonly stages: number;
+  /** Left out, any number of adapters may be in a step. */
+  readonly gradients?: GradientNeeds;
 };
 
 /** An adapter with work left. */
@@ -76,8 +81,11 @@ export function memberOf(
 /** The adapters that have work left, and which of them the first stage begins next. */
 export class Pool {
   readonly #members: Member[] = [];
+  readonly #gradients: GradientRoom;
 
-  constructor(readonly options: PoolOptions) {}
+  constructor(readonly options: PoolOptions) {
+    this.#gradients = new GradientRoom(options.gradients ?? null);
+  }
 
   /** Those that have micro-batches left to give. */
   get waiting(): readonly Member[] {
@@ -111,13 +119,15 @@ export class Pool {
 
   /** The shares of the next pass, of about `target` rows, from adapters that are ready at `now`; there must be one. */
   take(now: number, target: number): Omit<PackedBatch, "id"> {
+    const waiting = this.waiting.filter((member) => member.ready <= now);
     const ready = this.#eligible().filter((member) => member.ready <= now);
     const chosen = this.#choose(
       ready.sort((a, b) => this.#before(a, b)),
       target,
     );
+    for (const { adapter } of chosen) this.#gradients.take(adapter);
     const pass = { segments: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
-    for (const member of ready) member.passed++;
+    for (const member of waiting) member.passed++;
     for (const member of chosen) {
       member.passed = 0;
       if (member.next!.last) member.ready = Number.POSITIVE_INFINITY;
@@ -128,12 +138,14 @@ export class Pool {
 
   /** The adapter's mini-batch is done on all stages at `at`: it may step, and then begin its next. */
   release(adapter: number, at: number): void {
+    this.#gradients.release(adapter);
     for (const member of this.#members) if (member.adapter === adapter) member.ready = at;
   }
 
   #eligible(): Member[] {
     const members = this.options.kind === "lorapp" ? this.#members : this.#members.slice(0, 1);
-    return members.filter(({ next }) => next !== null);
+    const { fits } = this.#gradients.selection();
+    return members.filter(({ next, adapter }) => next !== null && fits(adapter));
   }
 
   /**
@@ -159,13 +171,17 @@ export class Pool {
   #choose(candidates: readonly Member[], target: number): Member[] {
     const { kind, packing, passRows } = this.options;
     if (kind !== "lorapp" || packing === "alone") return [candidates[0]!];
-    if (packing === "balanced") return closest(candidates.slice(0, MOST_CANDIDATES), target, passRows);
+    const { fits, add } = this.#gradients.selection();
     let rows = 0;
-    return candidates.filter((member, i) => {
-      if (i > 0 && rows + member.rows > passRows) return false;
+    const isChosen = (member: Member, i: number): boolean => {
+      if (packing === "filled" && i > 0 && rows + member.rows > passRows) return false;
+      if (!fits(member.adapter)) return false;
+      add(member.adapter);
       rows += member.rows;
       return true;
-    });
+    };
+    const chosen = candidates.filter(isChosen);
+    return packing === "filled" ? chosen : closest(chosen.slice(0, MOST_CANDIDATES), target, passRows);
   }
 }
 
@@ -196,6 +212,18 @@ export function enoughAdapters(
   const cuts = sum(adapters.map((adapter) => adapter.cuts)) / adapters.length;
   if (stages === 1) return Math.ceil(passRows / each);
   return Math.ceil((stages - 1 + cuts) / cuts / (1 - SPARE));
+}
+
+/** How many adapters are in a step at once, at most, where as many passes are filled as may be in flight. */
+export function inStep(
+  adapters: readonly Pick<Member, "meanRows">[],
+  stages: number,
+  passRows: number,
+  inFlight: number,
+): number {
+  const least = Math.min(...adapters.map(({ meanRows }) => meanRows));
+  const passes = stages === 1 ? 1 : inFlight + 1; // and those of one that are yet to step
+  return Math.max(1, Math.ceil((MOST_UNEVEN * passes * passRows) / least));
 }
 
 /** Rows of the largest pass that is put together of several adapters' micro-batches. */

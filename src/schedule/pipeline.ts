@@ -8,6 +8,7 @@
 // The lists come from playing the pipeline with estimated times. They hold for any times: these decide how good, not how right.
 
 import { memberOf, type Packing, Pool, targetRows } from "./balance.ts";
+import type { GradientNeeds } from "./gradients.ts";
 import {
   endsOf,
   type Limits,
@@ -31,6 +32,8 @@ export type PipelineOptions = Limits & {
   readonly sendBuffers: number;
   /** Estimates of what work takes; each row the same on each stage unless given. */
   readonly times?: Times;
+  /** Left out, any number of adapters may be in a step. */
+  readonly gradients?: GradientNeeds;
   /** Asked before each pass: an adapter that has left gets no new mini-batch. */
   readonly left?: (adapter: number) => boolean;
   /** The number of the first pass. */

@@ -7,7 +7,6 @@ import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
 import { log } from "../base/log.ts";
 import {
-  type Blocks,
   checkpointsIn,
   type Progress,
   readCheckpoint,
@@ -16,10 +15,10 @@ import {
   setAside,
 } from "../files/checkpoint.ts";
 import type { FromSaver, ToSaver } from "../files/saver.ts";
-import { BLOCKS, type BlockName } from "../methods/layout.ts";
+import type { Blocks } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { CHECKPOINTS } from "../recipe/recipe.ts";
-import { blocksOf, layoutOf } from "./parameters.ts";
+import { layoutOf, stateBlocks } from "./parameters.ts";
 
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
 export type StoredAdapter = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
@@ -97,9 +96,7 @@ export function diskStore(output: string, keep: number): CheckpointStore {
           const { progress, factors } = readCheckpoint(folder);
           if (progress.adapter !== adapter.name)
             throw new RunError("checkpoint.bad", `the checkpoint ${folder} is of the adapter '${progress.adapter}'`);
-          const of = Object.fromEntries(BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))]));
-          const blocks = plan.stages.map((_, stage) => blocksAt(of as Record<BlockName, Float32Array[]>, stage));
-          return { progress, blocks };
+          return { progress, blocks: stateBlocks(plan, adapter, factors) };
         } catch (error) {
           notice(aside(folder, error));
         }
@@ -110,17 +107,12 @@ export function diskStore(output: string, keep: number): CheckpointStore {
   };
 }
 
-const blocksAt = ({ params, m, v }: Readonly<Record<BlockName, readonly Float32Array[]>>, stage: number): Blocks => ({
-  params: params[stage]!,
-  m: m[stage]!,
-  v: v[stage]!,
-});
-
 export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Blocks[]): Snapshot => ({
   spec: plan.spec,
   rank: adapter.rank,
   targets: adapter.targets,
   method: adapter.method,
+  optimizer: adapter.optimizer,
   places: adapter.places,
   tables: adapter.tables,
   stages: plan.stages.map(({ layerRange }, stage) => ({
@@ -165,7 +157,9 @@ function startSaver() {
       waiting.set(id, { resolve, reject });
       writing.add(promise);
       promise.catch(() => undefined).finally(() => writing.delete(promise));
-      const owned = what.snapshot.stages.flatMap(({ blocks }) => BLOCKS.map((name) => blocks[name].buffer as ArrayBuffer));
+      const owned = what.snapshot.stages.flatMap(({ blocks }) =>
+        Object.values(blocks).map(({ buffer }) => buffer as ArrayBuffer),
+      );
       thread.postMessage({ id, ...what } satisfies ToSaver, owned);
       return promise;
     },

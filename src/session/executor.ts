@@ -39,7 +39,10 @@ export class Executor {
   #changed = Promise.withResolvers<void>();
   #failure: { readonly error: unknown } | null = null;
 
-  /** `batchOf` packs a batch, `tokensOf` counts a segment's tokens, `slotOf` is an adapter's slot; `needsSum`: see shared-rows.ts. */
+  /**
+   * `batchOf` packs a batch, `tokensOf` counts a segment's tokens, `slotOf` is an adapter's slot, `needsSum` as in
+   * shared-rows.ts.
+   */
   constructor(
     private readonly bus: Bus,
     private readonly batchOf: (pass: PackedBatch) => MicroBatch,

@@ -1,10 +1,10 @@
 // Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
 
 import { RunError } from "../base/errors.ts";
-import type { Blocks } from "../files/checkpoint.ts";
 import { sameBits } from "../files/convert.ts";
 import { writePeftAdapter } from "../files/peft.ts";
 import type { FactorTensor } from "../methods/layout.ts";
+import type { Blocks } from "../methods/optimizers.ts";
 import { alphaOf, scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS, settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";

@@ -33,7 +33,11 @@ export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
   const { path } = recipe.model;
   const { spec, exact } = readModelFacts(path, readModelSpec(path));
   const data = recipe.adapters.map((adapter) => largestData(adapter, spec.maxPositions));
-  const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), { exact, ...(cache ? { cache } : {}) });
+  const plan = makePlan(recipe, spec, data, localDevices(recipe, spec), {
+    exact,
+    allAtOnce: true,
+    ...(cache ? { cache } : {}),
+  });
   if (plan.slots === plan.adapters.length) return plan;
   throw new RequestError(
     "plan.memory",

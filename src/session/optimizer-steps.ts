@@ -27,7 +27,7 @@ export type StepsOptions = {
 const SMOOTHING = 0.8;
 
 export class Steps {
-  /** Steps that the first stage has been sent and the last has not; null for an adapter that failed. */
+  /** Steps that the first stage has been sent and the last has not; null for an adapter that has no slot any more. */
   readonly #made = new Map<string, OptimizerStep | null>();
 
   /** Tokens of all steps since the stages were opened. */
@@ -42,14 +42,15 @@ export class Steps {
     const steps = refs.flatMap((ref) => this.#made.get(keyOf(ref)) ?? []);
     if (steps.length > 0) await executor.step(stage, steps);
     if (stage < stages - 1) return;
-    const adapters = refs.filter((ref) => this.#made.get(keyOf(ref)) !== null).map(of);
+    const isMade = (step: OptimizerStep | null): boolean => step !== null && !("dropped" in step);
+    const adapters = refs.filter((ref) => isMade(this.#made.get(keyOf(ref))!)).map(of);
     for (const ref of refs) this.#made.delete(keyOf(ref));
     for (const adapter of adapters) this.#report(adapter);
     for (const adapter of adapters) await made(adapter);
   }
 
   /**
-   * An adapter's step from its mini-batch's loss and gradient norm; null where they are not finite, which ends the adapter. Its
+   * An adapter's step from its mini-batch's loss and gradient norm; none where they are not finite, which ends the adapter. Its
    * iteration ends here: the first stage has not begun the next mini-batch, and begins it only if the adapter stays active.
    */
   async #decide(ref: StepRef): Promise<OptimizerStep | null> {
@@ -57,12 +58,14 @@ export class Steps {
     const adapter = of(ref);
     const { recipe, steps } = adapter.plan;
     const { loss, tokens, squares, preference } = await executor.result(ref);
-    if (adapter.status === "ended") return null;
+    const { slot } = adapter;
+    const dropped = slot === null ? null : ({ adapter: slot, dropped: true } as const);
+    if (adapter.status === "ended") return dropped;
     const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
       failed(adapter, `${message}; lower the learning rate or set max_grad_norm`);
-      return null;
+      return dropped;
     }
     const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;
     const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);

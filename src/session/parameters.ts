@@ -6,14 +6,16 @@ import {
   type FactorTensor,
   factorPlace,
   layoutAdapter,
+  placeAmong,
   putFactor,
   takeFactor,
   tensorsIn,
 } from "../methods/layout.ts";
+import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
 type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
-type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "places" | "tables">;
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "optimizer" | "places" | "tables">;
 
 /** How an adapter's block is laid out on a stage. */
 export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: Shape): AdapterLayout =>
@@ -31,11 +33,25 @@ export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Fl
 
 /** The reverse: a block for each stage; what no factor fills is zero. */
 export const blocksOf = (plan: StageRanges, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
+  arraysOf(plan, adapter, "params", factors) as Float32Array[];
+
+/** All that an adapter's optimizer keeps, on each stage, from the factors of each array. */
+export function stateBlocks(
+  plan: StageRanges,
+  adapter: Shape,
+  factors: (what: BlockName) => readonly FactorTensor<Values>[],
+): Blocks[] {
+  const all = blocksIn(adapter.optimizer).map((what) => [what, arraysOf(plan, adapter, what, factors(what))] as const);
+  return plan.stages.map((_, i) => Object.fromEntries(all.map(([what, of]) => [what, of[i]!])) as unknown as Blocks);
+}
+
+const arraysOf = (plan: StageRanges, adapter: Shape, what: BlockName, factors: readonly FactorTensor<Values>[]): Values[] =>
   plan.stages.map(({ layerRange }, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    const block = new Float32Array(new ArrayBuffer(4 * layout.size));
+    const { dtype, per } = stateOf(adapter.optimizer)[what]!;
+    const block: Values = dtype === "u8" ? new Uint8Array(layout.size) : new Float32Array(layout.size / per);
     for (const { layer, linear, factor, values } of factors)
       if (layer >= layerRange.from && layer < layerRange.to)
-        putFactor(block, factorPlace(plan.spec, layout, layer, linear, factor), values);
+        putFactor(block, placeAmong(factorPlace(plan.spec, layout, layer, linear, factor), per), values);
     return block;
   });

@@ -2,21 +2,23 @@
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
-import { type Blocks, checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
+import { checkpointsIn, readCheckpoint, writeCheckpoint } from "../files/checkpoint.ts";
 import { modelFingerprint } from "../files/fingerprint.ts";
 import { readPeftAdapter } from "../files/peft.ts";
-import { BLOCKS, type BlockName } from "../methods/layout.ts";
+import type { Blocks } from "../methods/optimizers.ts";
 import { samePlaces } from "../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { isFile } from "./adapters.ts";
 import { snapshotOf } from "./checkpoints.ts";
 import { begin } from "./initialise.ts";
-import { blocksOf } from "./parameters.ts";
+import { stateBlocks } from "./parameters.ts";
 import { type AdapterSlot, admit, putSaved, writeState } from "./slot.ts";
 
 /** What two adapters must agree on for the state of one to be that of the other. */
-const shapeOf = ({ method, rank, scale, targets, places, tables, trainedRank, projectionSeed }: AdapterPlan): string =>
-  JSON.stringify({ method, rank, scale, targets, places, tables, trainedRank, projectionSeed });
+const shapeOf = (of: AdapterPlan): string => {
+  const { method, optimizer, rank, scale, targets, places, tables, trainedRank, projectionSeed } = of;
+  return JSON.stringify({ method, optimizer, rank, scale, targets, places, tables, trainedRank, projectionSeed });
+};
 
 /** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
 export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): void {
@@ -32,7 +34,7 @@ export async function loadFrom(of: AdapterSlot, folder: string): Promise<number>
     new RequestError(
       "primitives.load",
       `adapter '${adapter.name}': ${folder} ${what}`,
-      "name a folder of save, of saveState or of PEFT, of an adapter of the same method, ranks, scales, targets and base model",
+      "name a folder of save, of saveState or of PEFT, of an adapter of the same method, optimizer, ranks, scales, targets and base model",
     );
   const [newest] = checkpointsIn(folder);
   if (newest !== undefined) {
@@ -40,10 +42,8 @@ export async function loadFrom(of: AdapterSlot, folder: string): Promise<number>
     if (progress.made.settings !== shapeOf(adapter))
       throw refuse(`has ${progress.made.settings}, expected ${shapeOf(adapter)}`);
     if (progress.made.model !== modelFingerprint(plan.recipe.model.path)) throw refuse("is of another base model");
-    const all = BLOCKS.map((what) => [what, blocksOf(plan, adapter, factors(what))] as const);
-    const blocks = plan.stages.map((_, stage) => Object.fromEntries(all.map(([what, of]) => [what, of[stage]!])));
     await admit(bus, slot, adapter, null);
-    await writeState(bus, slot, blocks as Record<BlockName, Float32Array>[]);
+    await writeState(bus, slot, stateBlocks(plan, adapter, factors));
     return progress.step;
   }
   if (!isFile(join(folder, "adapter_config.json"))) throw refuse("holds no adapter");

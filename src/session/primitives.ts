@@ -165,7 +165,7 @@ export class Primitives implements AsyncDisposable {
   async discard(name: string): Promise<void> {
     const trained = this.#of(name);
     return this.#inOrder(async () => {
-      const blocks = await readState(this.bus, trained.slot);
+      const blocks = await readState(this.bus, trained.slot, trained.plan.optimizer);
       await admit(this.bus, trained.slot, trained.plan, null);
       await writeState(this.bus, trained.slot, blocks);
       trained.tokens = 0;
@@ -207,7 +207,7 @@ export class Primitives implements AsyncDisposable {
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
     const { plan, slot } = this.#of(name);
-    return this.#inOrder(async () => exportKept(this.plan, plan, await readState(this.bus, slot), folder));
+    return this.#inOrder(async () => exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder));
   }
 
   /**
@@ -217,7 +217,9 @@ export class Primitives implements AsyncDisposable {
   async saveState(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
     const { plan, slot } = trained;
-    return this.#inOrder(async () => saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot)));
+    return this.#inOrder(async () => {
+      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot, plan.optimizer));
+    });
   }
 
   /**

@@ -192,7 +192,7 @@ export class AdapterScheduler {
   async store(adapter: AdapterState, which?: Which): Promise<void> {
     const { plan, bus, store } = this.options;
     const progress = progressOf(adapter);
-    const blocks = await readState(bus, adapter.slot!);
+    const blocks = await readState(bus, adapter.slot!, adapter.plan.optimizer);
     await store.save(plan, adapter.plan, { progress, blocks }, which);
   }
 

@@ -1,5 +1,5 @@
-// Rows of tokens that serve both tables of a tied model lie on the first and on the last stage. They are one parameter: before a
-// step both have the gradient that the one would have, and make the same step.
+// Rows of tokens that serve both tables of a tied model lie on the first and on the last stage. They are one parameter: before
+// a step both have the gradient that the one would have, and make the same step.
 
 import type { ModelSpec } from "../base/spec.ts";
 import type { Bus } from "../bus/bus.ts";
@@ -11,8 +11,8 @@ export const needsSum = (bus: Pick<Bus, "stages">, spec: ModelSpec, { tables }: 
   bus.stages > 1 && sharesRows(spec, tables);
 
 /**
- * To be called after the mini-batch's last backward pass on all stages: gives both stages the sum of the two gradients, added as
- * on one stage. Returns `squares`, those of each stage, with the sum counted once.
+ * To be called after the mini-batch's last backward pass on all stages: gives both stages the sum of the two gradients, added
+ * as on one stage. Returns `squares`, those of each stage, with the sum counted once.
  */
 export async function sumShared(
   bus: Pick<Bus, "stages" | "request">,

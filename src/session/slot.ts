@@ -2,11 +2,11 @@
 
 import { RunError } from "../base/errors.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
-import type { Blocks } from "../files/checkpoint.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy } from "../files/peft.ts";
 import { trainedHalf } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { BLOCKS, type FactorTensor, tensorsIn } from "../methods/layout.ts";
+import { type FactorTensor, tensorsIn } from "../methods/layout.ts";
+import { type Blocks, blocksIn, type OptimizerName } from "../methods/optimizers.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
@@ -27,7 +27,7 @@ export type AdapterSlot = {
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, places, tables, method = "lora", trainedRank, isLong, recipe }: AdapterPlan,
+  { rank, scale, targets, places, tables, method = "lora", optimizer, trainedRank, isLong, recipe }: AdapterPlan,
   init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
@@ -36,6 +36,7 @@ export function admit(
     ...(places ? { places } : {}),
     ...(tables ? { tables } : {}),
     ...settingsOf(method, recipe),
+    ...(optimizer === undefined ? {} : { optimizer }),
     ...(trainedRank === undefined ? {} : { trainedRank }),
     ...(isLong ? { isLong } : {}),
   };
@@ -46,10 +47,11 @@ export function admit(
 /** Releases the memory of a slot on all stages. */
 export const release = (bus: Bus, slot: number): Promise<unknown> => requestAll(bus, { type: "release", slot });
 
-/** The parameters and moments of an adapter on all stages, after all requests before this one. */
-export async function readState(bus: Bus, slot: number): Promise<Blocks[]> {
-  const all = await requestAll(bus, { type: "read", slot, what: BLOCKS });
-  return all.map(([params, m, v]) => ({ params: params!, m: m!, v: v! }));
+/** The parameters of an adapter and what its optimizer keeps, on all stages, after all requests before this one. */
+export async function readState(bus: Bus, slot: number, optimizer: OptimizerName | undefined): Promise<Blocks[]> {
+  const what = blocksIn(optimizer);
+  const all = await requestAll(bus, { type: "read", slot, what });
+  return all.map((of) => Object.fromEntries(of.map((values, i) => [what[i]!, values])) as unknown as Blocks);
 }
 
 export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks[]): Promise<void> {
@@ -73,7 +75,7 @@ export async function gather({ bus, plan, adapter, slot }: AdapterSlot): Promise
   return factorsOf(
     plan,
     adapter,
-    blocks.map(([params]) => params!),
+    blocks.map(([params]) => params as Float32Array),
   );
 }
 

@@ -301,7 +301,7 @@ export class Training {
     const made = madeOf(plan, copy, data, model);
     const progress = { ...(stored?.progress ?? progressOf(adapter)), adapter: copy.name, made, best: null };
     try {
-      const blocks = stored?.blocks ?? (await readState(bus, adapter.slot!));
+      const blocks = stored?.blocks ?? (await readState(bus, adapter.slot!, adapter.plan.optimizer));
       this.#store.remove(copy);
       await this.#store.save(plan, copy, { progress, blocks });
       this.#join(copy, data);

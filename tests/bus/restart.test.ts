@@ -9,7 +9,7 @@ import { isAlive } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf, commandOf, leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
-const KILLS = 30;
+const KILLS = 12; // scripts/nightly/kills.ts makes more
 const place = new Workplace(4);
 afterAll(() => place[Symbol.dispose]());
 const outputOf = (path: string) => join(path, "..", "out");
@@ -66,7 +66,7 @@ needs("nats")("a run whose processes are killed", () => {
     }
     const { code: last, err } = await run.ended;
     expect([last, err.match(/^error.*/gm)]).toEqual([0, null]);
-    for (const count of Object.values(killed)) expect(count).toBeGreaterThan(2);
+    for (const count of Object.values(killed)) expect(count).toBeGreaterThan(0);
     for (const pid of seen) expect(await isAlive(pid)).toBe(false);
 
     const undisturbed = place.project(text, SUMS);

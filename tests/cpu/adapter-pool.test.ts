@@ -33,7 +33,7 @@ test("10,000 adapters that join, leave and are copied move no other, and none co
   const needs = (adapter: PoolAdapter) => adapterBytes(spec, layers, adapter, device);
   const tables = tableBytes({ spec, layers, slots });
   {
-    using pool = new AdapterPool(device, spec, layers, slots);
+    using pool = new AdapterPool(device, spec, layers, slots, []);
     const held: (PoolAdapter | null)[] = range(slots).map(() => null);
     const addressOf = new Map<number, number>();
     const taken = () => new Set(device.live.keys());
@@ -60,7 +60,7 @@ test("10,000 adapters that join, leave and are copied move no other, and none co
   expect(device.live.size).toBe(0);
 });
 
-test("an adapter costs less than a granule more than its tensors with their gradients, moments and copies", () => {
+test("at rest an adapter costs less than a granule more than its tensors with their moments and copies", () => {
   const [spec, layers] = [tinySpec({ hidden: 64, intermediate: 96 }), { from: 0, to: 2 }];
   const widths = (linear: Linear) => linearShape(spec, linear).in + linearShape(spec, linear).out;
   for (const compute of ["f32", "bf16"] as const)
@@ -69,8 +69,8 @@ test("an adapter costs less than a granule more than its tensors with their grad
         const lora = { rank, scale: 1, targets: LINEARS };
         const elements = 2 * rank * sum(LINEARS.map(widths));
         const bytes = adapterBytes(spec, layers, lora, { kind, compute });
-        expect(bytes).toBeGreaterThanOrEqual(elements * (compute === "bf16" ? 18 : 16));
+        expect(bytes).toBeGreaterThanOrEqual(elements * (compute === "bf16" ? 14 : 12));
         const aligned = 2 * 14 * 128 * 18 + 4096; // each tensor begins at a multiple of 128 elements; tables of tensors
-        expect(bytes).toBeLessThan(elements * (compute === "bf16" ? 18.2 : 16.2) + aligned + GRANULARITY[kind]);
+        expect(bytes).toBeLessThan(elements * (compute === "bf16" ? 14.2 : 12.2) + aligned + GRANULARITY[kind]);
       }
 });

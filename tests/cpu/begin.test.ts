@@ -33,8 +33,8 @@ async function begun(plan: Plan, slowly: boolean): Promise<Told> {
   for (let round = 0; round < 2; round++)
     if (slowly) await begin({ bus, plan, adapter: adapter!, slot: 0 }, (text) => void said.push(text), { silence: 0 });
     else await admit(bus, 0, adapter!);
-  const blocks = await readState(bus, 0);
-  for (const { m, v } of blocks) expect([...m, ...v].every((value) => value === 0)).toBe(true);
+  const blocks = await readState(bus, 0, undefined);
+  for (const { m, v } of blocks) expect([...m!, ...v!].every((value) => value === 0)).toBe(true);
   const params = blocks.map((of) => of.params);
   return { factors: factorsOf(plan, adapter!, params), said };
 }

@@ -30,7 +30,7 @@ describe("other adapters change nothing, bit for bit", () => {
 });
 
 test("two stages learn what one does", async () => {
-  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse"]) {
+  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral"]) {
     const one = await train([1, 2, 5], ground(family));
     const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);

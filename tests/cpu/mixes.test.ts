@@ -9,9 +9,10 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
-import { type DataSummary, makePlan, type Plan, type StageDevice, totalBytes } from "../../src/plan/plan.ts";
+import { type DataSummary, gradientsOnStages, makePlan, type Plan, type StageDevice, totalBytes } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
+import { GradientRoom } from "../../src/schedule/gradients.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { randomFill, randomTokens, tinyFamilies } from "../helpers/tiny.ts";
 
@@ -106,7 +107,16 @@ test("30 mixes at random: the stage takes what the plan says, and trains in it",
     }
     expect(device.allocated, JSON.stringify(adapters)).toBe(totalBytes(memory));
     const rows = Math.floor(sizes.rows / device.rowTile);
-    const segments = plan.adapters.slice(0, rows).map((_, adapter) => ({
+    const { fits, add } = new GradientRoom({
+      buffers: [sizes.gradients],
+      needed: (adapter) => gradientsOnStages(plan, plan.adapters[adapter]!),
+    }).selection();
+    const together = range(plan.adapters.length).filter((adapter) => {
+      const has = fits(adapter);
+      if (has) add(adapter);
+      return has;
+    });
+    const segments = together.slice(0, rows).map((adapter) => ({
       ...{ adapter, samples: [randomTokens(rng, spec.vocab, 9)], seed: 1, step: 0, dropout: 0.1, firstRow: 0, weight: 0.1 },
     }));
     const batch = pack(segments, sizes.slots, device.rowTile);

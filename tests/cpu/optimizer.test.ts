@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { OptimizerStep } from "../../src/bus/messages.ts";
+import type { MadeOptimizerStep } from "../../src/bus/messages.ts";
 import { Arena, rowsFrom } from "../../src/device/arena.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
@@ -39,7 +39,7 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and an adapter tha
   }
   for (let step = 0; step < CASES[0]!.rates.length; step++) {
     for (const [i, [, grads]] of adapters.entries()) device.write(grads, Float32Array.from(CASES[i]?.gradients[step] ?? idle));
-    const steps = CASES.map(({ optimizer, rates, coefficients }, adapter): OptimizerStep => {
+    const steps = CASES.map(({ optimizer, rates, coefficients }, adapter): MadeOptimizerStep => {
       const { name: _, weight_decay: weightDecay, ...rule } = optimizer;
       const common = {
         adapter,
@@ -49,7 +49,7 @@ test("ten steps of SGD and AdamW are PyTorch's, side by side, and an adapter tha
         coefficient: coefficients[step]!,
         ratio: 1,
       };
-      return { ...common, ...rule } as unknown as OptimizerStep;
+      return { ...common, ...rule } as unknown as MadeOptimizerStep;
     });
     device.write(table, stepTable(steps, adapters.length));
     for (const [i, [params, grads, m, v]] of adapters.entries()) {

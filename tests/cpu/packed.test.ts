@@ -15,7 +15,7 @@ import { hostBytes } from "../../src/device/shared.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
-import { randomFill, tinyFamilies } from "../helpers/tiny.ts";
+import { randomFill, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
 type Case = Readonly<Record<"rows" | "columns" | "mean", number>> &
   Readonly<Record<"weight" | "codes" | "absmax" | "nested" | "back", string>>;
@@ -72,7 +72,7 @@ const rounded =
   (device: CpuDevice, format: PackedFormat, fill: FillTensor): FillTensor =>
   async (name, to, how) => {
     await fill(name, to, how);
-    if (!/(_proj|_linear)\.weight$/.test(name)) return;
+    if (!/(_proj|_linear|\.w[123])\.weight$/.test(name)) return;
     const [rows, columns] = to.shape as [number, number];
     const values = new Float32Array((await device.read(to)).buffer);
     device.write(to, (await packed(device, format, [rows], columns, values)).back);
@@ -98,13 +98,14 @@ describe.each(FORMATS)("%s", (format) => {
     expect([...back.subarray(72 * columns, 96 * columns)]).toEqual([...alone]);
   });
 
+  const families = { ...tinyFamilies, mixtral: sparseFamilies["mixtral"]! };
   const ground = (family: string): Ground => ({
-    ...{ spec: tinyFamilies[family]!, open: () => new CpuDevice(2), passRows: 160 },
+    ...{ spec: families[family as "mixtral"], open: () => new CpuDevice(2), passRows: 160 },
     format,
   });
 
   test("trains every adapter as a base of the same values does, bit for bit", async () => {
-    for (const family of Object.keys(tinyFamilies)) {
+    for (const family of Object.keys(families)) {
       const held = await train(range(8), ground(family));
       const fill = (device: Device) => rounded(device as CpuDevice, format, randomFill(device, 1));
       const dense = await train(range(8), { ...ground(family), format: "dense", fill });

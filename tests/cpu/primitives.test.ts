@@ -72,10 +72,10 @@ describe("training", () => {
       await using on = await place.open([name]);
       const { bus } = on;
       const random = new Rng(3);
-      const { params: before } = (await readState(bus, 0))[0]!;
+      const { params: before } = (await readState(bus, 0, undefined))[0]!;
       await on.forwardBackward(name, ROWS);
       await on.step(name, { learningRate: 0.02 });
-      const { params: after } = (await readState(bus, 0))[0]!;
+      const { params: after } = (await readState(bus, 0, undefined))[0]!;
       // What lies between the tensors stays zero.
       const start = after.map((value, i) => value + (value === before[i] ? 0 : 0.02 * random.normal()));
       const put = async (params: Float32Array) => {
@@ -99,7 +99,9 @@ describe("training", () => {
       void undropped;
       await on.forwardBackward(name, rows);
       await on.step(name, { learningRate: 0, weightDecay: 0, maxGradNorm: null });
-      const gradient = (await readState(bus, 0))[0]!.m.map((value) => (name === "sgd" ? value : value / (1 - 0.9)));
+      const gradient = (await readState(bus, 0, undefined))[0]!.m!.map((value: number) =>
+        name === "sgd" ? value : value / (1 - 0.9),
+      );
       // DoRA's norms count as constants, so of its tensors only the lengths have the slope of the loss.
       const { spec, adapters, stages } = on.plan;
       const { tensors } = layoutAdapter(spec, stages[0]!.layerRange, adapters[0]!);

@@ -58,7 +58,7 @@ needs("gpu")("memory of the pool on the GPU", () => {
       const rng = new Rng(25, mix);
       const spec = Object.values(gpuFamilies)[mix % 5]!;
       const adapters = range(1 + rng.below(12)).map((i) => randomAdapter(rng, 100 * mix + i));
-      const sizes = tinySizes(device, adapters, { layers: spec.layers, rows: 1280, targets: 1280 });
+      const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, rows: 1280, targets: 1280 });
       const config = { spec, layerRange: wholeModel(spec), sizes };
       using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
       const empty = device.allocated;
@@ -74,7 +74,7 @@ needs("gpu")("memory of the pool on the GPU", () => {
       const rng = new Rng(26);
       const spec = gpuFamilies["llama"]!;
       const crowd = range(500).map((i) => randomAdapter(rng, i));
-      const sizes = { ...tinySizes(device, crowd.slice(0, 8), { layers: spec.layers }), slots: 8 };
+      const sizes = { ...tinySizes(device, spec, crowd.slice(0, 8), { layers: spec.layers }), slots: 8 };
       const config = { spec, layerRange: wholeModel(spec), sizes };
       using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
       const empty = device.allocated;

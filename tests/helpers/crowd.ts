@@ -90,7 +90,7 @@ export async function train(
   const stages = await Promise.all(
     parts.map((layerRange, i) => {
       const rows = alignUp(2 * passRows, devices[i]!.rowTile);
-      const sizes = tinySizes(devices[i]!, adapters, {
+      const sizes = tinySizes(devices[i]!, spec, adapters, {
         layers: layerRange.to - layerRange.from,
         rows,
         targets: rows,
@@ -104,7 +104,7 @@ export async function train(
   const bus: Pick<Bus, "stages" | "request"> = {
     stages: stages.length,
     request: async (stage, { type, ...request }) =>
-      (stages[stage]!.handlers() as Record<string, (of: object) => never>)[type]!(request),
+      (stages[stage]!.handlers() as unknown as Record<string, (of: object) => never>)[type]!(request),
   };
   try {
     for (const [adapter, seed] of who.entries())

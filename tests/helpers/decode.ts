@@ -73,7 +73,8 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
       const part = Float32Array.from(rows.flatMap((row) => [...qkv.subarray(row * W, (row + 1) * W)]));
       const out = on.values(new Float32Array(M * heads * headDim).fill(Number.NaN), M, heads * headDim);
       attentionDecode(device, {
-        ...{ qkv: on.values(part, M, W), cache: on.values(cache, CACHE_ROWS, 2 * K), out, scale: headDim ** -0.5, ...of },
+        ...{ qkv: on.values(part, M, W), cache: on.values(cache, CACHE_ROWS, 2 * K), out, sinks: null },
+        ...{ scale: headDim ** -0.5, ...of },
         bounds: on.ints(
           rows.flatMap((row) => [bounds[2 * row]!, bounds[2 * row + 1]!]),
           M,

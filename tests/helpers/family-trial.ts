@@ -22,7 +22,7 @@ const rows = { samples, seed: 4, step: 3, dropout: 0.1, firstRow: 7, weight: 0.0
 async function trial(recomputation: "none" | "selective" | "full") {
   const device = new CpuDevice(2);
   using stage = await tinyStage(device, spec, adapters, [5, 6], { recomputation });
-  const sizes = tinySizes(device, adapters, { layers: spec.layers, recomputation });
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, recomputation });
   const planned = plannedBytes(device, spec, sizes, adapters);
   const batch = pack(
     adapters.map((_, adapter) => ({ ...rows, adapter })),

@@ -69,6 +69,7 @@ export async function tinyGenerator(
     layers: spec.layers,
     low: lowSizes(adapters, wholeModel(spec), rows, device.rowTile),
     products: productSizes(adapters),
+    gradients: [],
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, wholeModel(spec), [adapter], device, false))),
     recomputation: "full",
     inFlight: 0,

@@ -3,16 +3,17 @@
 import { Rng } from "../../src/base/rng.ts";
 import { sizeOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec, RopeScaling } from "../../src/base/spec.ts";
-import type { Device, Tensor } from "../../src/device/device.ts";
+import type { Device } from "../../src/device/device.ts";
 import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
 import { GROUPS, groupsOfLayer, type Linear, linearsOfModel } from "../../src/families/linears.ts";
+import { NORMALISED } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
-import { blockBytes, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, gradientElements, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
@@ -39,7 +40,7 @@ export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[
 /** An adapter on the same linears of another model, in the same layers. */
 export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
   const { places, targets } = adapter;
-  if (spec.kvSources.length > 0) return placedOn(spec, adapter);
+  if (spec.kvSources.length > 0 || spec.experts !== null) return placedOn(spec, adapter);
   if (!places) return { ...adapter, targets: namedIn(spec, targets) };
   const at = (layer: number, linear: Linear) => {
     const names = linearsOfModel({ family: "llama" }).filter((name) => namedIn(spec, [name]).includes(linear));
@@ -50,6 +51,18 @@ export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T
   const moved = placed(places.ranks.length, (layer, linear) => (own.has(linear) ? at(layer, linear) : null));
   return { ...adapter, ...moved, ...(adapter.trainedRank === undefined ? {} : { trainedRank: moved.rank / 2 }) };
 }
+
+type Experts = NonNullable<ModelSpec["experts"]>;
+
+/** Eight experts, three a token. */
+export const tinyExperts = (
+  layers: number,
+  { router, ...changes }: Partial<Omit<Experts, "router">> & { router?: Partial<Experts["router"]> } = {},
+): Experts => ({
+  ...{ count: 8, perToken: 3, intermediate: 16, shared: null, layers: sameInAll(layers, true) },
+  router: { ...NORMALISED, ...router },
+  ...changes,
+});
 
 /** `ropeScaling` is that of the one rope. */
 export function tinySpec({
@@ -142,7 +155,7 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
 
 /**
  * Families whose layers have unequal linears, for adapters placed on them: Gemma 4 with keys as values, shared keys and values,
- * and inputs of each layer's own.
+ * and inputs of each layer's own; mixtures of experts.
  */
 export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
   gemma4: tinySpec({
@@ -153,6 +166,11 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
       { headDim: 8, rotated: 8, theta: 20, scaling: null, queryScale: null },
     ],
     ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
+  }),
+  mixtral: tinySpec({ family: "mixtral", experts: tinyExperts(2, { perToken: 2 }) }),
+  qwen3moe: tinySpec({
+    ...{ family: "qwen3_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkNorm: true },
+    experts: tinyExperts(3, { layers: [true, false, true], router: { normalise: false } }),
   }),
 };
 
@@ -174,8 +192,8 @@ export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T 
  */
 export const randomFill =
   (device: Device, seed: number): FillTensor =>
-  (name: string, to: Tensor) => {
-    const rng = new Rng(seed, ...new TextEncoder().encode(name));
+  (name, to, { part }) => {
+    const rng = new Rng(seed, ...new TextEncoder().encode(part ? `${name} ${part.first}` : name));
     const width = to.shape.at(-1)!;
     const norm = name.includes("norm") || name.includes("scalar");
     const scale = norm ? 0.3 : name.includes("embed") || name.includes("lm_head") ? 0.5 : 1 / Math.sqrt(width);
@@ -195,7 +213,12 @@ export function randomTokens(rng: Rng, vocab: number, length: number): Tokens {
   };
 }
 
-export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], changes: Partial<StageSizes> = {}): StageSizes => {
+export const tinySizes = (
+  device: Device,
+  spec: ModelSpec,
+  adapters: readonly PoolAdapter[],
+  changes: Partial<StageSizes> = {},
+): StageSizes => {
   const [rows, layers] = [changes.rows ?? 256, changes.layers ?? 2];
   const to = Math.max(layers, ...adapters.map(({ places }) => places?.ranks.length ?? 0)); // of a later stage, too
   return {
@@ -207,6 +230,7 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
     low: lowSizes(adapters, { from: 0, to }, rows, changes.chunk ?? device.rowTile),
     products: productSizes(adapters),
     blockBytes: 0,
+    gradients: adapters.map((adapter) => gradientElements(spec, wholeModel(spec), adapter)),
     recomputation: "selective",
     inFlight: 1,
     positions: 64,
@@ -219,7 +243,7 @@ export const tinySizes = (device: Device, adapters: readonly PoolAdapter[], chan
 export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes, adapters: readonly PoolAdapter[]): number {
   const layers = wholeModel(spec);
   const blocks = sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device)));
-  const pool = poolBytes(spec, layers, sizes.slots, blocks);
+  const pool = poolBytes(spec, layers, sizes, blocks, device.kind);
   return totalBytes(stageMemory(spec, layers, sizes, device, pool));
 }
 
@@ -245,7 +269,7 @@ export async function tinyStage(
   seeds: readonly number[],
   changes: Partial<StageSizes> = {},
 ): Promise<Stage> {
-  const sizes = tinySizes(device, adapters, { layers: spec.layers, ...changes });
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, ...changes });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
   for (const [slot, adapter] of adapters.entries()) await stage.admit(slot, { ...adapter, seed: slot, init: "default" });

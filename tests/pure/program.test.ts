@@ -28,7 +28,7 @@ test.each(["none", "selective", "full"] as const)(
     const spec = tinyFamilies["qwen3"]!;
     const adapters = [{ rank: 4, scale: 1, targets: ["q_proj", "gate_proj", "down_proj"], seed: 1, init: "default" }] as const;
     const layerRange = { from: 1, to: 2, first: false, last: false };
-    const config = { spec, layerRange, sizes: tinySizes(device, adapters, { layers: 1, recomputation }) };
+    const config = { spec, layerRange, sizes: tinySizes(device, spec, adapters, { layers: 1, recomputation }) };
     using stage = await Stage.open(device, config, randomFill(device, 1), { previous: link, next: link });
     await stage.admit(0, adapters[0]);
     const samples = [randomTokens(new Rng(4), spec.vocab, 9)];

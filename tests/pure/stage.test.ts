@@ -54,7 +54,7 @@ for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies
           test(`takes what the plan says, with an allocation an adapter, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
             const own = crowd.map((adapter) => adapterOn(spec, adapter));
-            const sizes = tinySizes(device, own, { recomputation, layers: spec.layers });
+            const sizes = tinySizes(device, spec, own, { recomputation, layers: spec.layers });
             const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });
@@ -86,7 +86,7 @@ for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies
 test("a frozen weight is multiplied once for all adapters, forward and backward", async () => {
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
-  const sizes = tinySizes(device, adapters, { layers: spec.layers });
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers });
   using stage = await Stage.open(device, { spec, layerRange: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
@@ -104,7 +104,7 @@ test("a frozen weight is multiplied once for all adapters, forward and backward"
 test("a stage refuses a backward pass without its forward", async () => {
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
-  const sizes = tinySizes(device, adapters, { layers: spec.layers });
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers });
   using stage = await Stage.open(device, { spec, layerRange: wholeModel(spec), sizes }, randomFill(device, 1), {
     previous: null,
     next: null,
@@ -115,7 +115,7 @@ test("a stage refuses a backward pass without its forward", async () => {
 test("passes that follow one that failed fail with the same error, however many had been sent", async () => {
   const device = new NullDevice();
   const spec = tinyFamilies["llama"]!;
-  const sizes = tinySizes(device, adapters, { layers: 1, inFlight: 2 });
+  const sizes = tinySizes(device, spec, adapters, { layers: 1, inFlight: 2 });
   const lost = new RunError("link.lost", "stage 0 is gone");
   const refuse = () => Promise.reject(lost);
   const previous: Link = { kind: "shm", send: refuse, receive: refuse, [Symbol.dispose]: () => undefined };

@@ -66,7 +66,7 @@ function misfits(row: KernelRow, grid: Grid, args: Readonly<Record<string, Argum
 
 /** All that a stage does with an adapter: its beginning, a step, an evaluation. */
 async function train(gpu: DryGpu, spec: ModelSpec, adapter: PoolAdapter, format: WeightFormat): Promise<void> {
-  const sizes = tinySizes(gpu, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
+  const sizes = tinySizes(gpu, spec, [adapter], { layers: spec.layers, format, rows: 1280, targets: 1280 });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   using stage = await Stage.open(gpu, config, () => undefined, { previous: null, next: null });
   await stage.admit(0, { ...adapter, seed: 0, init: "default" });
@@ -90,7 +90,7 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
-  attentionDecode(gpu, { qkv, cache, bounds, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
+  attentionDecode(gpu, { qkv, cache, bounds, sinks: null, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });

@@ -96,6 +96,7 @@ LONGROPE = dict(
     rope_type="longrope", rope_theta=300.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.3, 2.0], long_factor=[1.5, 4.0, 9.0],
     original_max_position_embeddings=16,
 )  # fmt: skip
+ATTENTION = {name: WITHIN[name] for name in ALL[:4]}
 LONG_ROPE_FULL = dict(rope_type="default", rope_theta=300.0)
 OLMO3_ROPE = dict(
     full_attention=dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0),
@@ -193,6 +194,21 @@ FAMILIES = [
             dict(final_logit_softcapping=20.0), dict(post_norm_eps=1e-6),
         ),
         norm_middle=0.0,
+    ),  # fmt: skip
+    Family(
+        "mixtral",
+        lambda: hf.MixtralConfig(**SMALL | dict(intermediate_size=24), num_local_experts=8, num_experts_per_tok=2, sliding_window=6, rope_parameters=dict(rope_type="default", rope_theta=500.0)),
+        linears=ATTENTION,
+        plain=(dict(sliding_window=None), dict(num_experts_per_tok=3)),
+    ),
+    Family(
+        "qwen3_moe",
+        lambda: hf.Qwen3MoeConfig(
+            **SMALL | dict(num_hidden_layers=3), head_dim=12, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, mlp_only_layers=[1],
+            use_sliding_window=True, sliding_window=6, rope_parameters=dict(rope_type="default", rope_theta=500.0),
+        ),
+        linears=ATTENTION,
+        plain=(dict(norm_topk_prob=True), dict(sliding_window=None), dict(num_experts_per_tok=2)),
     ),  # fmt: skip
     Family("olmo2", lambda: hf.Olmo2Config(**SMALL | dict(num_key_value_heads=4), rope_parameters=dict(rope_type="default", rope_theta=500.0))),
     Family(

@@ -1,0 +1,44 @@
+// Mixtral (Jiang et al. 2024): Mistral's attention, and two of eight experts for the MLP.
+
+import type { Definition } from "./definition.ts";
+import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
+import { mixed, NORMALISED, readCounts } from "./moe.ts";
+
+const DEFAULTS = {
+  kvHeads: 8,
+  headDim: null,
+  intermediate: 14336,
+  vocab: 32000,
+  positions: 4096 * 32,
+  normEps: 1e-5,
+  theta: 1e6,
+};
+
+export const mixtral = {
+  ...dense,
+  groups: { qkv: dense.groups.qkv, o: dense.groups.o },
+  architectures: ["MixtralForCausalLM"],
+  about: { models: "Mixtral 8x7B, 8x22B", golden: "families/mixtral", on: "2026-11-29" },
+  read: (config) => {
+    const sizes = readDense(config, DEFAULTS);
+    config.only("router_jitter_noise", 0);
+    return {
+      ...sizes,
+      windows: sameInAll(sizes.layers, readWindow(config, null)),
+      experts: {
+        ...readCounts(config, { count: 8, perToken: 2 }),
+        intermediate: sizes.intermediate,
+        router: NORMALISED,
+        layers: sameInAll(sizes.layers, true),
+        shared: null,
+      },
+    };
+  },
+  layer: (spec, index) =>
+    mixed(dense.layer(spec, index), spec, {
+      routerPath: "block_sparse_moe.gate",
+      up: { path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each" },
+      down: { path: "block_sparse_moe.experts", linears: ["w2"], files: "each" },
+    }),
+  tokenizer: { class: null, isFixed: true },
+} as const satisfies Definition;

@@ -1,0 +1,53 @@
+// What families with experts share: their keys in config.json, and the layer's MLP as a mixture.
+
+import type { ModelSpec, Router } from "../base/spec.ts";
+import type { ConfigReader } from "./config.ts";
+import type { ExpertActivation, ExpertProduct, Op, Operation } from "./definition.ts";
+
+export type ExpertsSpec = NonNullable<ModelSpec["experts"]>;
+
+/** The most experts that kernels choose from (ffi/native/route.c). */
+const MOST_EXPERTS = 1024;
+
+/** Softmax over all, and the weights of the chosen made one. */
+export const NORMALISED: Router = { score: "softmax", normalise: true, groups: 1, keptGroups: 1, scaling: 1 };
+
+/** `num_experts`, which transformers also calls num_local_experts, and `num_experts_per_tok`. */
+export function readCounts(config: ConfigReader, fallback: { readonly count: number; readonly perToken: number }) {
+  const { source } = config;
+  const [one, other] = [source["num_local_experts"], source["num_experts"]];
+  if (one != null && other != null && one !== other)
+    throw config.wrong("num_experts", `is ${JSON.stringify(other)}, and num_local_experts is ${JSON.stringify(one)}`);
+  const count = config.count(other == null ? "num_local_experts" : "num_experts", fallback.count);
+  if (count > MOST_EXPERTS) throw config.wrong("num_experts", `is ${count}, expected ${MOST_EXPERTS} or fewer`);
+  const perToken = config.count("num_experts_per_tok", fallback.perToken);
+  if (perToken > count) throw config.wrong("num_experts_per_tok", `is ${perToken}, more than there are experts, ${count}`);
+  return { count, perToken };
+}
+
+const SILU: ExpertActivation = { interleaved: false, clamp: null };
+
+type Layout = Pick<Op<"experts">, "routerPath"> & {
+  /** Paths within a layer, as in files. */
+  readonly up: Pick<ExpertProduct, "path" | "linears" | "files">;
+  readonly down: Pick<ExpertProduct, "path" | "linears" | "files">;
+};
+
+/** A layer whose MLP's three last operations, from "h2" to "out" with the residual "mid", are a mixture instead. */
+export function mixed(
+  operations: readonly Operation[],
+  { hidden, experts }: Pick<ModelSpec, "hidden" | "experts">,
+  { routerPath, up, down }: Layout,
+  more: Partial<Op<"experts">> = {},
+): readonly Operation[] {
+  const { count, perToken, intermediate, router } = experts!;
+  const halves = up.linears.length === 1 ? [2 * intermediate] : [intermediate, intermediate];
+  const mixture: Operation = {
+    ...{ op: "experts", from: "h2", to: "out", residual: "mid", count, perToken, router },
+    ...{ routerPath, routerBias: false, correction: null, activation: SILU },
+    up: { ...up, in: hidden, out: halves, bias: false },
+    down: { ...down, in: intermediate, out: [hidden], bias: false },
+    ...more,
+  };
+  return [...operations.slice(0, -3), mixture];
+}

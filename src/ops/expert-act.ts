@@ -1,0 +1,64 @@
+// The activation between an expert's two products, over sorted rows (route.ts), and the gradient of the routing weights.
+
+import { F, I, native, P } from "../../ffi/native.ts";
+import type { Tensor } from "../device/device.ts";
+import { dim, op } from "./op.ts";
+import type { Routes } from "./route.ts";
+
+const c = native({
+  expert_act_forward: { args: [P, P, P, I, I, I, F, F], returns: "void" },
+  expert_act_backward: { args: [P, P, P, P, P, P, P, I, I, I, I, F, F], returns: "void" },
+});
+
+/**
+ * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
+ * the first half of a row, or, `interleaved`, every other of its columns.
+ */
+export type ExpertActivation = {
+  readonly interleaved: boolean;
+  readonly clamp: { readonly limit: number; readonly alpha: number } | null;
+};
+
+const numbers = ({ interleaved, clamp }: ExpertActivation) =>
+  [Number(interleaved), clamp?.limit ?? 0, clamp?.alpha ?? 0] as const;
+
+/** act c[P, I] of gateUp c[P, 2 I]. */
+export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertActivation; routes: Routes }>(
+  "expert_act_forward",
+  { gateUp: "c P 2I", act: "c P I" },
+  {
+    cpu: ({ gateUp, act, kind, routes: { firstRow } }) =>
+      c.expert_act_forward(gateUp.ptr, act.ptr, firstRow.ptr, dim(firstRow, 0) - 1, dim(act, 1), ...numbers(kind)),
+    cuda: () => {
+      throw new Error("expert_act_forward has no kernel for GPUs yet");
+    },
+  },
+);
+
+/**
+ * Of dact c[P, I], which lacks the routing weight: dweights f32[M, k] = <dact, act>, 0 where there is no expert, and dgateUp
+ * c[P, 2 I] (may be gateUp) = act'(gateUp) times the weight times dact; zeros in padding. dact becomes act times the weight,
+ * which the gradient of what adapters have of the next product is of.
+ */
+export const expertActBackward = op<{
+  dact: Tensor;
+  gateUp: Tensor;
+  kind: ExpertActivation;
+  routes: Routes;
+  dgateUp: Tensor;
+  dweights: Tensor;
+}>(
+  "expert_act_backward",
+  { dact: "c P I", gateUp: "c P 2I", dgateUp: "c P 2I", dweights: "f32 M S" },
+  {
+    cpu: ({ dact, gateUp, kind, routes, dgateUp, dweights }) => {
+      const { firstRow, source, weights } = routes;
+      const rows = [source.ptr, weights.ptr, firstRow.ptr] as const;
+      const sizes = [dim(firstRow, 0) - 1, dim(dweights, 0) * dim(dweights, 1), dim(dact, 1)] as const;
+      c.expert_act_backward(dact.ptr, gateUp.ptr, ...rows, dgateUp.ptr, dweights.ptr, ...sizes, ...numbers(kind));
+    },
+    cuda: () => {
+      throw new Error("expert_act_backward has no kernel for GPUs yet");
+    },
+  },
+);

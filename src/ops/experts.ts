@@ -1,0 +1,120 @@
+// Grouped products: each sorted row (route.ts) with its expert's weight, and with what its adapter adds there.
+//
+// `gather`: x has a row for each token, c[M, K], and sorted row p takes that of its pair, source[p] / k; padding takes zeros.
+// Else x has the sorted rows, c[P, K].
+//
+// On the CPU the rows of one adapter in one expert are multiplied apart from all others, a block at a time from their first on.
+
+import { I, native, P } from "../../ffi/native.ts";
+import type { Host } from "../device/cpu/host.ts";
+import { rowsOfFloats } from "../device/cpu/host.ts";
+import type { Tensor } from "../device/device.ts";
+import { type ExpertWeight, expertOf, isPacked } from "../device/packed.ts";
+import { BLOCK_ROWS, EXPERT_SPECS, type ExpertAdapters, eachBlock, eachTarget, rowsAt } from "./experts/low-rank.ts";
+import { addBias, frozen } from "./linear/frozen.ts";
+import { A, B, columnsIn, columnsOf, F32, rowsOf } from "./linear/low-rank.ts";
+import { dim, op } from "./op.ts";
+import { packedRoom } from "./packed.ts";
+import type { Routes } from "./route.ts";
+
+const c = native({ expert_rows: { args: [P, P, I, I, I, I, P], returns: "void" } });
+
+/** What grouped products add for adapters: s c[P, W], scale f32[L, G]. */
+export type ExpertLowRank = ExpertAdapters & {
+  readonly s: Tensor;
+  readonly scale: Tensor;
+  readonly firstColumn: readonly number[];
+};
+
+/** Rows of a block, gathered into scratch after what the product needs, or where they are. */
+export function blockOf(
+  host: Host,
+  { x, gather, routes }: { readonly x: Tensor; readonly gather: boolean; readonly routes: Routes },
+  row: number,
+  rows: number,
+  before: number,
+): Tensor {
+  const [width, k] = [dim(x, 1), dim(routes.experts, 1)];
+  if (!gather) return rowsAt(x, row, rows);
+  const ptr = host.scratch(before + BLOCK_ROWS * width * F32) + before;
+  c.expert_rows(x.ptr, routes.source.ptr, k, row, rows, width, ptr);
+  return { ptr, dtype: "f32", shape: [rows, width] };
+}
+
+/**
+ * y = W x + bias + scale B s of each sorted row's expert and adapter: x as above, bias c[E, N] or null, y c[P, N].
+ */
+export const expertsForward = op<{
+  x: Tensor;
+  gather: boolean;
+  routes: Routes;
+  weight: ExpertWeight;
+  bias: Tensor | null;
+  y: Tensor;
+  lora: ExpertLowRank | null;
+}>(
+  "experts_forward",
+  { x: "c R K", bias: "c E N", y: "c P N", s: "c P W", scale: "f32 L G", ...EXPERT_SPECS },
+  {
+    cpu: (args, host) => {
+      const { routes, weight, bias, y, lora } = args;
+      const scales = lora && rowsOfFloats(lora.scale);
+      eachBlock(routes, ({ row, rows, expert, adapter }) => {
+        const w = expertOf(weight, expert);
+        const x = blockOf(host, args, row, rows, isPacked(w) ? packedRoom(host, dim(args.x, 1)) : 0);
+        const to = rowsAt(y, row, rows);
+        if (bias) addBias(to, biasOf(bias, expert), false);
+        frozen(host, x, w, true, to, bias ? 1 : 0);
+        if (!lora || !scales) return;
+        eachTarget(lora, expert, adapter, ({ g, rank, column, matrix }) => {
+          const [first, columns] = columnsIn(lora.firstColumn, g);
+          const [low, up] = [columnsOf(rowsOf(lora.s, row), column), { ptr: matrix(B), ld: columns }];
+          host.product([rows, columns, rank], low, false, up, false, columnsOf(rowsOf(y, row), first), scales(adapter)[g]!, 1);
+        });
+      });
+    },
+    cuda: () => {
+      throw new Error("experts_forward has no kernel for GPUs yet");
+    },
+  },
+);
+
+/** The bias c[N] of an expert. */
+const biasOf = (bias: Tensor, expert: number): Tensor => ({
+  ...bias,
+  ptr: bias.ptr + expert * dim(bias, 1) * F32,
+  shape: [dim(bias, 1)],
+});
+
+/** dx = dy W + ds A of each sorted row's expert and adapter: dy as x above, dx c[P, K], ds c[P, W]. */
+export const expertsBackward = op<{
+  dy: Tensor;
+  gather: boolean;
+  routes: Routes;
+  weight: ExpertWeight;
+  dx: Tensor;
+  lora: (ExpertAdapters & { readonly ds: Tensor }) | null;
+}>(
+  "experts_backward",
+  { dy: "c R N", dx: "c P K", ds: "c P W", ...EXPERT_SPECS },
+  {
+    cpu: (args, host) => {
+      const { dy, gather, routes, weight, dx, lora } = args;
+      const width = dim(dx, 1);
+      eachBlock(routes, ({ row, rows, expert, adapter }) => {
+        const w = expertOf(weight, expert);
+        const before = isPacked(w) ? packedRoom(host, dim(dy, 1)) : 0;
+        const from = blockOf(host, { x: dy, gather, routes }, row, rows, before);
+        frozen(host, from, w, false, rowsAt(dx, row, rows), 0);
+        if (!lora) return;
+        eachTarget(lora, expert, adapter, ({ rank, column, matrix }) => {
+          const [low, a] = [columnsOf(rowsOf(lora.ds, row), column), { ptr: matrix(A), ld: width }];
+          host.product([rows, width, rank], low, false, a, false, rowsOf(dx, row), 1, 1);
+        });
+      });
+    },
+    cuda: () => {
+      throw new Error("experts_backward has no kernel for GPUs yet");
+    },
+  },
+);
