@@ -333,8 +333,9 @@ function towerOf({ path, tensors }: SafetensorsFile, { tower }: ModelSpec): stri
 
 /** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */
 const uniformAlpha = (
-  { rank, scale, places }: ReturnType<typeof placed>,
+  { rank, scale, places, targets }: ReturnType<typeof placed>,
   alpha: number,
   rslora: boolean,
   method: PeftMethod,
-): number => (places || scale === scaleOf({ alpha, rank, rslora, method }) ? alpha : alphaOf(scale, rank, rslora));
+): number =>
+  places || targets.length === 0 || scale === scaleOf({ alpha, rank, rslora, method }) ? alpha : alphaOf(scale, rank, rslora);

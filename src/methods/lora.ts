@@ -17,7 +17,7 @@ const trainableTokens = v.union(
       v.check((table) => Object.keys(table).length > 0, "is empty, expected embed_tokens or lm_head"),
     ),
   ],
-  expected("a list of tokens, by text or id, or { embed_tokens, lm_head }"),
+  expected("a list of one or more tokens, by text or id, or { embed_tokens, lm_head }"),
 );
 
 /** Keys of methods that train A and B. */

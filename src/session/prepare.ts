@@ -20,13 +20,12 @@ import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
-import { placeFields } from "../files/peftplaces.ts";
+import { placeFields, placesOfFile } from "../files/peftplaces.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
-import { sameTables } from "../methods/tables.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -186,7 +185,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec, model: str
       `train a ${title} from its beginning, or merge this one into the base model first (mlora export)`,
     );
   if (isSvdInit(adapter.init)) return;
-  const isUniform = !asked.places && !saved.places && sameTables(asked.tables, saved.tables);
+  const isUniform = ![asked.places, saved.places, asked.tables, saved.tables].some((of) => of !== undefined);
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
     if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved, spec);
@@ -231,9 +230,21 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
 const BY_PLACE = ["rank", "alpha", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
+const DIFFER_IN_TABLES = "its ranks, scales or tokens differ from the recipe's in some layer or table";
 
 const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter, spec: ModelSpec): RequestError =>
-  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved, spec));
+  new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: ${saved.tables ? DIFFER_IN_TABLES : DIFFER}`,
+    placeHint(saved, spec),
+  );
+
+/** The key of the tokens whose rows it trains; none where it trains none. */
+function tokenLines(saved: SavedAdapter, spec: ModelSpec): string[] {
+  const { tokens } = placesOfFile(saved, spec);
+  const lists = Object.entries(tokens ?? {}).map(([table, ids]) => `${table} = ${JSON.stringify(ids)}`);
+  return lists.length === 0 ? [] : [`trainable_tokens = { ${lists.join(", ")} }`];
+}
 
 /** The keys of a recipe for an adapter with the places of a saved one; with `init`, half of each rank is frozen. */
 function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = null): string {
@@ -254,6 +265,7 @@ function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = n
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
+    ...tokenLines(saved, spec),
   ];
   return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
 }
