@@ -46,10 +46,11 @@ def table_forward(x, ids, token_row, s, low_at, factors, scale, ranks, tile_adap
     rank = tl.load(ranks + tl.cast(adapter, tl.int64) * ranks_stride)
     if rank > 0:
         b = first.to(tl.pointer_type(kind)) + tl.load(ids + m).to(tl.int64) * rank
-        a = tl.multiple_of(tl.load(table + B).to(tl.pointer_type(kind)), 256)
+        a = tl.multiple_of(tl.load(table + B).to(tl.pointer_type(kind)), 256) + i
         total = tl.zeros((BLOCK,), tl.float32)
         for r in range(rank):
-            total += tl.load(b + r).to(tl.float32) * tl.load(a + r.to(tl.int64) * H + i, mask=inside, other=0.0).to(tl.float32)
+            total += tl.load(b + r).to(tl.float32) * tl.load(a, mask=inside, other=0.0).to(tl.float32)
+            a += H
         total = tl.load(at, mask=inside, other=0.0).to(tl.float32) + tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride) * total
         tl.store(at, total.to(kind), mask=inside)
         if tl.program_id(1) == 0:

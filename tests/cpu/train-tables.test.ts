@@ -3,11 +3,10 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { expectSame, type Ground, train } from "../helpers/crowd.ts";
+import { crowdTables, expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
 import { common, expectGradients, weightedLoss } from "../helpers/gradients.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
@@ -54,28 +53,11 @@ for (const [kind, of] of Object.entries({ products: adapters, tokens: untied }))
 // PEFT's own fp32 lies as far from itself with other micro-batches.
 comparesWithPeft("cpu", "fp32", { loss: 1e-5, gradNorm: 3e-5, weights: 1e-4 }, true, tableGoldens());
 
-/** As the crowd of tests/helpers/crowd.ts, of whose adapters every other one trains tables. */
-const tablesOf = (i: number, spec: ModelSpec): PoolAdapter["tables"] => {
-  const tokens = { tokens: [...TOKENS.slice(i % 3), 11 + i] };
-  const head = spec.tiedEmbeddings ? tokens : { tokens: [3, 44 - i, 21] };
-  return (
-    [
-      { embedding: product(2, 0.9), head: product(3, 1.3) },
-      { embedding: tokens, head },
-      undefined,
-      { head: product(20, 0.3) },
-      { embedding: product(5, 0.6) },
-      undefined,
-      undefined,
-      spec.tiedEmbeddings ? { embedding: tokens, head } : { embedding: product(9, 0.3), head: { tokens: [7, 9] } },
-    ] satisfies PoolAdapter["tables"][]
-  )[i % 8];
-};
 const ground = (family: string, chunkTiles = 1): Ground => ({
   spec: tinyFamilies[family]!,
   open: () => new CpuDevice(2),
   passRows: 160,
-  tables: tablesOf,
+  tables: crowdTables,
   chunkTiles,
 });
 

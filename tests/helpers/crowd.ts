@@ -60,6 +60,25 @@ const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
   maxGradNorm: i % 2 === 0 ? 0.5 : null,
 });
 
+const TOKENS = [5, 30, 17, 8, 41, 2, 50];
+/** What an adapter of a crowd trains of embedding and head, for `Ground.tables`: products of either or both, rows of tokens. */
+export function crowdTables(i: number, spec: ModelSpec): PoolAdapter["tables"] {
+  const product = (rank: number, scale: number) => ({ rank, scale });
+  const tokens = { tokens: [...TOKENS.slice(i % 3), 11 + (i % 8)] };
+  const head = spec.tiedEmbeddings ? tokens : { tokens: [3, 44 - (i % 8), 21] };
+  const all: readonly PoolAdapter["tables"][] = [
+    { embedding: product(2, 0.9), head: product(3, 1.3) },
+    { embedding: tokens, head },
+    undefined,
+    { head: product(20, 0.3) },
+    { embedding: product(5, 0.6) },
+    undefined,
+    undefined,
+    spec.tiedEmbeddings ? { embedding: tokens, head } : { embedding: product(9, 0.3), head: { tokens: [7, 9] } },
+  ];
+  return all[i % 8];
+}
+
 const samplesOf = (i: number, vocab: number): Tokens[] => {
   const rng = new Rng(i, 31);
   return range(7 + (i % 8)).map(() => randomTokens(rng, vocab, 2 + rng.below(25)));
