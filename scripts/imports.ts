@@ -57,8 +57,10 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     values: ["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
   // A front end: it knows sessions, recipes, and plans as data.
-  cli: { values: ["recipe", "session"], types: ["plan"] },
-  main: { values: ["cli", "recipe", "cluster/spawn.ts"] },
+  cli: { values: ["recipe", "session", "serve"], types: ["plan"] },
+  // Another front end, which the command line only starts.
+  serve: { values: ["recipe", "session"], types: ["plan"] },
+  main: { values: ["cli", "recipe", "cluster/spawn.ts"], types: ["serve"] },
 };
 
 /** What of cli reaches below session: `doctor` examines each layer, and `stage` is a stage, not a client of a run. */
@@ -73,7 +75,8 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
-  "@valibot/to-json-schema": ["src/recipe/json-schema.ts"],
+  "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
+  "bun:sqlite": ["src/serve/store.ts"],
   "node:child_process": [],
   child_process: [],
 };

@@ -1,10 +1,13 @@
-// Writes what follows from the recipe's schema: recipes/recipe.schema.json, and docs/keys.md, a table of all keys.
+// Writes what follows from schemas: recipes/recipe.schema.json, and tables of all keys, of a recipe (docs/keys.md) and of a
+// server (docs/serve-keys.md).
 //
 //   bun scripts/keys.ts
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { toJsonSchema } from "@valibot/to-json-schema";
 import { type JsonSchema, recipeSchema } from "../src/recipe/json-schema.ts";
+import { ServeTable } from "../src/serve/config.ts";
 
 const ROOT = join(import.meta.dir, "..");
 
@@ -64,12 +67,30 @@ ${tableOf(adapter.items as JsonSchema)}
 `;
 }
 
+/** docs/serve-keys.md */
+export function serveKeysPage({ properties }: JsonSchema): string {
+  const tables = Object.entries(properties!).filter(([name]) => name !== "adapter");
+  return `# Keys of serve.toml
+
+Written by \`bun scripts/keys.ts\` from the schema that \`mlora serve --config\` checks a file with. Each table and each key may be left out.
+
+${tables.map(([name, of]) => `## [${name}]\n\n${tableOf(of)}\n`).join("\n")}
+## [adapter]
+
+What the adapters of jobs are: the keys of a recipe's \`[defaults]\` ([keys.md](keys.md)), such as \`rank\`, \`targets\` and \`learning_rate\`, which is the rate of multiplier 1.
+`;
+}
+
 /** The files, and what they hold. */
 export function files(): ReadonlyMap<string, string> {
   const schema = recipeSchema();
   return new Map([
     ["recipes/recipe.schema.json", `${JSON.stringify(schema, null, 2)}\n`],
     ["docs/keys.md", keysPage(schema)],
+    [
+      "docs/serve-keys.md",
+      serveKeysPage(toJsonSchema(ServeTable, { errorMode: "ignore", typeMode: "input" }) as unknown as JsonSchema),
+    ],
   ]);
 }
 

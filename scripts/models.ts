@@ -26,6 +26,8 @@ function architecturesOf(family: string, { architectures }: Definition): readonl
   return [...architectures, ...wrappers.map(([name]) => name)];
 }
 
+const USUAL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 function rowOf(family: string, definition: Definition): string {
   const { models, golden, on } = definition.about;
   const names = architecturesOf(family, definition).map((name) => `\`${name}\``);
@@ -36,7 +38,8 @@ function rowOf(family: string, definition: Definition): string {
   const linears = Object.values(definition.groups)
     .flat()
     .map((path) => path.slice(path.lastIndexOf(".") + 1));
-  const fused = linears.length < 7 ? [...new Set(linears)].map((name) => `\`${name}\``).join(", ") : "";
+  const isUsual = USUAL.every((name) => linears.includes(name));
+  const fused = isUsual ? "" : [...new Set(linears)].map((name) => `\`${name}\``).join(", ");
   return `| ${models} | ${names.join(", ")} | ${fused} | ${compared} |`.replaceAll("|  |", "| |");
 }
 

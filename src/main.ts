@@ -16,6 +16,7 @@ import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
+import type { ServeFlags } from "./serve/config.ts";
 
 const FAILED = 1;
 const WRONG_REQUEST = 2;
@@ -135,6 +136,15 @@ function commandLine(): CAC {
     .action(async (base: unknown, flags: GenerateFlags) =>
       (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
     );
+  cli
+    .command("serve <model>", "Serve a base model: fine-tuning jobs and answers, as OpenAI's clients ask for them")
+    .option("--config <file>", "What the server is, as TOML (docs/serve.md)")
+    .option("--folder <folder>", "Where files, jobs and adapters are kept (default: mlora-server)")
+    .option("--listen <host:port>", "Where clients reach it (default: 127.0.0.1:8000)")
+    .option("--name <name>", "What clients call the model (default: the last two parts of its folder)")
+    .option("--keys <file>", "A line for each key: a name and the key (default: one is made and shown once)")
+    .option("--insecure", "Let other machines in without a certificate")
+    .action(async (model: string, flags: ServeFlags) => (await import("./cli/serve.ts")).serve(`${model}`, flags));
   cli
     .command("doctor", "Say what this machine has and lacks")
     .option("--json", "For machines")

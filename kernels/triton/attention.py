@@ -16,12 +16,15 @@ Shapes: qkv, dqkv c[M, (Q + 2C) D], heads of q, then k, then v; out, dout c[M, Q
 i32[M, 2]. Needs: M a multiple of 128, sequences one after another, scale > 0, all of qkv and dout finite, 16-byte alignment. D
 is HEAD_DIM where EXACT = 1, else any number up to it (slower: for tests).
 
-Launch, in this order, no scratch: q_rows and kv_rows are both qkv, do_rows is dout; attention_backward_kv reads the delta of
+Launch, in this order: q_rows and kv_rows are both qkv, do_rows is dout; attention_backward_kv reads the delta of
 the launch before it.
     attention_forward       grid (M / BM, Q)
     attention_backward_q    grid (M / BM, Q)
-    attention_backward_kv   grid (M / BN, C)
-On Hopper attention_hopper.py does the same, launched alike.
+    attention_backward_kv   grid (M / BN, C); with MAKES = 1 and then 2 where a program has no registers for dk and dv
+With PARTS = 1 its grid is (M / BN, C splits): a program sums over one of `splits` equal shares of the query heads, where few
+key heads would leave a GPU idle, and writes to parts f32[splits, M, 2C D], scratch, which
+    attention_sum_keys      grid (M, ceil(2C D / BLOCK))
+adds up. On Hopper attention_hopper.py does the same, launched alike.
 
 Why so: scores are recomputed for dq and for dk, dv apart, because a dq summed over key tiles of several programs would need
 atomics, whose order changes. Tiles begin at multiples of their height, a divisor of 128 like an adapter's first row, and what a
@@ -188,40 +191,70 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
 
 
 @triton.jit
-def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
-                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr):
-    """dk and dv of one key head of BN rows. Scores lie transposed: p and ds are left operands as they are. See the top of the
-    file."""
+def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, parts, M, D, heads, kv_heads, splits, scale, window, cap,
+                          BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, CAP: tl.constexpr, MAKES: tl.constexpr, PARTS: tl.constexpr):
+    """dk (MAKES = 1), dv (2) or both (0) of one key head of BN rows. Scores lie transposed: p and ds are left operands as they
+    are. See the top of the file."""
     if EXACT:
         D = HEAD_DIM
     all_heads = heads + 2 * kv_heads
-    tile, k_head = place(kv_heads)
+    if PARTS:
+        tile, share = place(kv_heads * splits)
+        k_head, split = share // splits, share % splits
+        group = heads // kv_heads // splits
+    else:
+        tile, k_head = place(kv_heads)
+        share, split, group = k_head, 0, heads // kv_heads
     n0 = tile * BN  # earlier rows are seen by more
     n = n0 + tl.arange(0, BN)
     end, real = seen_until(bounds, n, M, window)
     lo = tl.min(tl.where(real, n, M)) // BM * BM
     tiles = tl.cdiv(tl.maximum(tl.max(end) - lo, 0), BM)
     whole = tl.min(tl.where(real, end, M))  # rows n0 + BN - 1 .. whole see every key of a sequence
-    group = heads // kv_heads
 
     k = load_rows(kv_rows, n0, heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
     v = load_rows(kv_rows, n0, heads + kv_heads + k_head, all_heads, D, BN, HEAD_DIM, EXACT)
     dk = tl.zeros((BN, HEAD_DIM), tl.float32)
     dv = tl.zeros((BN, HEAD_DIM), tl.float32)
     for i in tl.range(group * tiles):
-        head = k_head * group + i // tiles
+        head = share * group + i // tiles
         m0 = lo + i % tiles * BM
         m = m0 + tl.arange(0, BM)
         row = head.to(tl.int64) * M + m
         q = load_rows(q_rows, m0, head, all_heads, D, BM, HEAD_DIM, EXACT)
         do = load_rows(do_rows, m0, head, heads, D, BM, HEAD_DIM, EXACT)
         s, to_log2 = capped(tl.dot(k, q.T, input_precision="ieee"), scale, cap, CAP)
-        dp = tl.dot(v, do.T, input_precision="ieee")
+        if MAKES != 2:
+            dp = tl.dot(v, do.T, input_precision="ieee")
         p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)
         if (m0 < n0 + BN - 1) | (m0 + BM > whole):
             p = tl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), p, 0.0)
-        dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
-        ds = cap_slope(p * (dp - tl.load(delta + row)[None, :]), s, cap, CAP)
-        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
-    store_rows(dqkv, n0, heads + k_head, all_heads, D, tl.where(real[:, None], dk * scale, 0.0), BN, HEAD_DIM, EXACT)
-    store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, tl.where(real[:, None], dv, 0.0), BN, HEAD_DIM, EXACT)
+        if MAKES != 1:
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+        if MAKES != 2:
+            ds = cap_slope(p * (dp - tl.load(delta + row)[None, :]), s, cap, CAP)
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    dk, dv = tl.where(real[:, None], dk * scale, 0.0), tl.where(real[:, None], dv, 0.0)
+    if PARTS:
+        row0, part_heads = split * M + n0, 2 * kv_heads
+        if MAKES != 2:
+            store_rows(parts, row0, k_head, part_heads, D, dk, BN, HEAD_DIM, EXACT)
+        if MAKES != 1:
+            store_rows(parts, row0, kv_heads + k_head, part_heads, D, dv, BN, HEAD_DIM, EXACT)
+    else:
+        if MAKES != 2:
+            store_rows(dqkv, n0, heads + k_head, all_heads, D, dk, BN, HEAD_DIM, EXACT)
+        if MAKES != 1:
+            store_rows(dqkv, n0, heads + kv_heads + k_head, all_heads, D, dv, BN, HEAD_DIM, EXACT)
+
+
+@triton.jit
+def attention_sum_keys(parts, dqkv, M, heads, kv_heads, D, splits, BLOCK: tl.constexpr):
+    """dk and dv of rows as the sums of their parts, in their order."""
+    D = D // 8 * 8  # as it is: tells the compiler that rows are aligned
+    width = 2 * kv_heads * D
+    m, w = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for split in range(splits):
+        total += tl.load(parts + (split * M + m) * width + w, mask=w < width, other=0.0)
+    tl.store(dqkv + m * ((heads + 2 * kv_heads) * D) + heads * D + w, total.to(dqkv.dtype.element_ty), mask=w < width)

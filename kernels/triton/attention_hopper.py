@@ -75,6 +75,16 @@ def release(ring, i):
 
 
 @gluon.jit
+def pass_over(keys, values, tiles, all_tiles):
+    """Says of tiles that this group's rows do not see, once they have come, that it has read them."""
+    for j in range(tiles, all_tiles):
+        arrived(keys, j)
+        release(keys, j)
+        arrived(values, j)
+        release(values, j)
+
+
+@gluon.jit
 def load_both(rows, row0, column, full, into):
     """Both groups' rows of a matrix; `full` expects their bytes already."""
     tma.async_copy_global_to_shared(rows, [row0, column], full, into.index(0))
@@ -114,13 +124,15 @@ def first_seen(bounds, m, M, window):
 
 @gluon.jit
 def key_range(bounds, m0, M, window, BM: gl.constexpr, BN: gl.constexpr):
-    """The first key tile's row, the number of tiles (at least one), and from where on every row of a sequence sees all up to
-    m0."""
+    """The first key tile's row, the number of tiles (at least one), from where on every row of a sequence sees all up to m0, and
+    the number of tiles that the first group's rows see (at least one)."""
     m = m0 + gl.arange(0, BM, gl.BlockedLayout([1], [32], [4], [0]))
     begin, real = first_seen(bounds, m, M, window)
     lo = gl.minimum(gl.min(begin, 0), m0) // BN * BN
     hi = gl.max(gl.where(real, m + 1, 0), 0)
-    return lo, gl.maximum(gl.cdiv(hi - lo, BN), 1), gl.max(gl.where(real, begin, 0), 0)
+    first = gl.max(gl.where(real & (m < m0 + ROWS), m + 1, 0), 0)
+    whole = gl.max(gl.where(real, begin, 0), 0)
+    return lo, gl.maximum(gl.cdiv(hi - lo, BN), 1), whole, gl.maximum(gl.cdiv(first - lo, BN), 1)
 
 
 @gluon.jit
@@ -153,7 +165,7 @@ def load_forward(q_rows, kv_rows, q_s, q_full, keys, values, m0, lo, tiles, q_co
 
 
 @gluon.jit
-def forward_rows(out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, tiles, whole, scale, window,
+def forward_rows(out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, tiles, all_tiles, whole, scale, window,
                  GROUP: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr):
     """One group's rows: scores of a tile are made while the last tile's are multiplied with its values."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -195,6 +207,7 @@ def forward_rows(out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, t
     gl.store(lse + head.to(gl.int64) * M + m, gl.where(real, (high + gl.log2(total)) * LN2, 0.0))
     share = gl.convert_layout(gl.where(real, 1.0 / total, 0.0), gl.SliceLayout(1, O))[:, None]
     write_rows(out, m0, head * HEAD_DIM, q, gl.where(share > 0, acc * share, 0.0))
+    pass_over(keys, values, tiles, all_tiles)
     tma.store_wait(0)
 
 
@@ -204,14 +217,14 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
     """One head of BM = 128 rows."""
     tile, head = place(heads)
     m0 = M - BM - tile * BM  # later rows see more
-    lo, tiles, whole = key_range(bounds, m0, M, window, BM, BN)
+    lo, tiles, whole, first = key_range(bounds, m0, M, window, BM, BN)
     k_head = heads + head * kv_heads // heads
     q_s = gl.allocate_shared_memory(q_rows.dtype, [2, ROWS, HEAD_DIM], q_rows.layout)
     q_full = barriers(1, 1)
     keys, values = tile_ring(kv_rows, STAGES, BN), tile_ring(kv_rows, STAGES, BN)
     gl.warp_specialize([
-        (forward_rows, (out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, tiles, whole, scale, window, 0, BN, HEAD_DIM)),
-        (forward_rows, (out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, tiles, whole, scale, window, 1, BN, HEAD_DIM)),
+        (forward_rows, (out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, first, tiles, whole, scale, window, 0, BN, HEAD_DIM)),
+        (forward_rows, (out, lse, bounds, q_s, q_full, keys, values, M, m0, head, lo, tiles, tiles, whole, scale, window, 1, BN, HEAD_DIM)),
         (load_forward, (q_rows, kv_rows, q_s, q_full, keys, values, m0, lo, tiles, head * HEAD_DIM, k_head * HEAD_DIM, (k_head + kv_heads) * HEAD_DIM)),
     ], [4, 1], [REGISTERS, LOADER_REGISTERS])
 
@@ -228,7 +241,7 @@ def load_queries(q_rows, kv_rows, do_rows, q_s, do_s, q_full, keys, values, m0, 
 
 
 @gluon.jit
-def query_rows(dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, whole, scale, window,
+def query_rows(dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, all_tiles, whole, scale, window,
                GROUP: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr):
     """dq and delta of one group's rows."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
@@ -266,6 +279,7 @@ def query_rows(dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M
         release(keys, j)
     real_O = gl.convert_layout(real.to(gl.int32), gl.SliceLayout(1, O))[:, None] != 0
     write_rows(dqkv, m0, head * HEAD_DIM, q, gl.where(real_O, dq * scale, 0.0))
+    pass_over(keys, values, tiles, all_tiles)
     tma.store_wait(0)
 
 
@@ -275,14 +289,14 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
     """dq and delta of one head of BM = 128 rows."""
     tile, head = place(heads)
     m0 = M - BM - tile * BM
-    lo, tiles, whole = key_range(bounds, m0, M, window, BM, BN)
+    lo, tiles, whole, first = key_range(bounds, m0, M, window, BM, BN)
     k_head = heads + head * kv_heads // heads
     q_s = gl.allocate_shared_memory(q_rows.dtype, [2, ROWS, HEAD_DIM], q_rows.layout)
     do_s = gl.allocate_shared_memory(q_rows.dtype, [2, ROWS, HEAD_DIM], q_rows.layout)
     q_full = barriers(1, 1)
     keys, values = tile_ring(kv_rows, STAGES, BN), tile_ring(kv_rows, STAGES, BN)
     gl.warp_specialize([
-        (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, whole, scale, window, 0, BN, HEAD_DIM)),
-        (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, whole, scale, window, 1, BN, HEAD_DIM)),
+        (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, first, tiles, whole, scale, window, 0, BN, HEAD_DIM)),
+        (query_rows, (dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M, m0, head, heads, lo, tiles, tiles, whole, scale, window, 1, BN, HEAD_DIM)),
         (load_queries, (q_rows, kv_rows, do_rows, q_s, do_s, q_full, keys, values, m0, lo, tiles, head * HEAD_DIM, k_head * HEAD_DIM, (k_head + kv_heads) * HEAD_DIM)),
     ], [4, 1], [REGISTERS, LOADER_REGISTERS])

@@ -110,8 +110,20 @@ def wait_for_both(done):
 
 
 @gluon.jit
-def dk_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, done, M, n0, lo, tiles, count, whole, scale, window, k_column,
-            BM: gl.constexpr, HEAD_DIM: gl.constexpr):
+def write_sum(dqkv, parts, row0, width, column, through, value, O: gl.constexpr, HEAD_DIM: gl.constexpr, PARTS: gl.constexpr):
+    """Writes f32[64, HEAD_DIM], rounded to bf16, or with PARTS as it is to a matrix f32[.., width]."""
+    if PARTS:
+        n = (row0 + gl.arange(0, ROWS, gl.SliceLayout(1, O))).to(gl.int64)
+        d = column + gl.arange(0, HEAD_DIM, gl.SliceLayout(0, O))
+        gl.store(parts + n[:, None] * width + d[None, :], value)
+    else:
+        write_rows(dqkv, row0, column, through, value)
+        tma.store_wait(0)
+
+
+@gluon.jit
+def dk_rows(dqkv, parts, part_row0, part_width, part_column, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, done, M, n0, lo, tiles, count, whole, scale, window, k_column,
+            BM: gl.constexpr, HEAD_DIM: gl.constexpr, PARTS: gl.constexpr):
     """dk of 64 rows, where a group has no registers for dv besides."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
     O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -138,13 +150,16 @@ def dk_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, done, 
         release(queries, i)
     wait_for_both(done)
     real_O = gl.convert_layout(real.to(gl.int32), gl.SliceLayout(1, O))[:, None] != 0
-    write_rows(dqkv, n0, k_column, k, gl.where(real_O, dk * scale, 0.0))
-    tma.store_wait(0)
+    dk = gl.where(real_O, dk * scale, 0.0)
+    if PARTS:
+        write_sum(dqkv, parts, part_row0, part_width, part_column, k, dk, O, HEAD_DIM, PARTS)
+    else:
+        write_sum(dqkv, parts, n0, part_width, k_column, k, dk, O, HEAD_DIM, PARTS)
 
 
 @gluon.jit
-def dv_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, lo, tiles, count, whole, scale, window, v_column,
-            BM: gl.constexpr, HEAD_DIM: gl.constexpr):
+def dv_rows(dqkv, parts, part_row0, part_width, part_column, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, lo, tiles, count, whole, scale, window, v_column,
+            BM: gl.constexpr, HEAD_DIM: gl.constexpr, PARTS: gl.constexpr):
     """dv of the same 64 rows."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
     O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -168,15 +183,24 @@ def dv_rows(dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, l
         release(douts, i)
     wait_for_both(done)
     real_O = gl.convert_layout(real.to(gl.int32), gl.SliceLayout(1, O))[:, None] != 0
-    write_rows(dqkv, n0, v_column, v_s.index(0), gl.where(real_O, dv, 0.0))
-    tma.store_wait(0)
+    dv = gl.where(real_O, dv, 0.0)
+    if PARTS:
+        write_sum(dqkv, parts, part_row0, part_width, part_column, v_s.index(0), dv, O, HEAD_DIM, PARTS)
+    else:
+        write_sum(dqkv, parts, n0, part_width, v_column, v_s.index(0), dv, O, HEAD_DIM, PARTS)
 
 
 @gluon.jit
-def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M, D, heads, kv_heads, scale, window, cap,
-                          BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
+def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, parts, M, D, heads, kv_heads, splits, scale, window, cap,
+                          BM: gl.constexpr, BN: gl.constexpr, HEAD_DIM: gl.constexpr, EXACT: gl.constexpr, CAP: gl.constexpr, MAKES: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr):
     """dk and dv of one key head of BN rows: 128, 64 of each group, or 64, dk by one group and dv by the other."""
-    tile, k_head = place(kv_heads)
+    if PARTS:
+        tile, share = place(kv_heads * splits)
+        k_head, split = share // splits, share % splits
+        group = heads // kv_heads // splits
+    else:
+        tile, k_head = place(kv_heads)
+        share, split, group = k_head, 0, heads // kv_heads
     n0 = tile * BN  # earlier rows are seen by more
     n = n0 + gl.arange(0, BN, gl.BlockedLayout([1], [32], [4], [0]))
     TILES: gl.constexpr = BN // ROWS
@@ -184,7 +208,6 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
     lo = gl.min(gl.where(real, n, M), 0) // BM * BM
     tiles = gl.cdiv(gl.maximum(gl.max(end, 0) - lo, 0), BM)
     whole = gl.min(gl.where(real, end, M), 0)  # rows from a group's last key up to here see every key of a sequence
-    group = heads // kv_heads
     k_column, v_column = (heads + k_head) * HEAD_DIM, (heads + kv_heads + k_head) * HEAD_DIM
     k_s = gl.allocate_shared_memory(kv_rows.dtype, [TILES, ROWS, HEAD_DIM], kv_rows.layout)
     v_s = gl.allocate_shared_memory(kv_rows.dtype, [TILES, ROWS, HEAD_DIM], kv_rows.layout)
@@ -196,12 +219,13 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, M,
         gl.warp_specialize([
             (key_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, v_column, 0, BM, HEAD_DIM)),
             (key_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, v_column, 1, BM, HEAD_DIM)),
-            (load_keys, (q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, group * tiles, k_head * group, k_column, v_column, HEAD_DIM)),
+            (load_keys, (q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, group * tiles, share * group, k_column, v_column, HEAD_DIM)),
         ], [4, 1], [REGISTERS, LOADER_REGISTERS])
     else:
         done = barriers(1, 2)
+        row0, width, column = split * M + n0, 2 * kv_heads * HEAD_DIM, k_head * HEAD_DIM
         gl.warp_specialize([
-            (dk_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, done, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, BM, HEAD_DIM)),
-            (dv_rows, (dqkv, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, lo, tiles, group * tiles, whole, scale, window, v_column, BM, HEAD_DIM)),
-            (load_keys_once, (q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, group * tiles, k_head * group, k_column, v_column, HEAD_DIM)),
+            (dk_rows, (dqkv, parts, row0, width, column, bounds, k_s, v_s, k_full, queries, lses, douts, deltas, done, M, n0, lo, tiles, group * tiles, whole, scale, window, k_column, BM, HEAD_DIM, PARTS)),
+            (dv_rows, (dqkv, parts, row0, width, column + kv_heads * HEAD_DIM, bounds, k_s, v_s, k_full, queries, lses, douts, done, M, n0, lo, tiles, group * tiles, whole, scale, window, v_column, BM, HEAD_DIM, PARTS)),
+            (load_keys_once, (q_rows, kv_rows, do_rows, lse, delta, k_s, v_s, k_full, queries, lses, douts, deltas, n0, lo, tiles, group * tiles, share * group, k_column, v_column, HEAD_DIM)),
         ], [4, 1], [REGISTERS, LOADER_REGISTERS])

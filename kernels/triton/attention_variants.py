@@ -2,8 +2,11 @@
 size. No Triton is needed to read it.
 
 A row is what variants.py says. A launcher takes the row of its kernel and kind with HEAD_DIM = D and EXACT = 1; where there is
-none, that with EXACT = 0 and the least HEAD_DIM >= D; CAP is 1 where scores have a cap. Its grid follows from BM and BN.
+none, that with EXACT = 0 and the least HEAD_DIM >= D; CAP is 1 where scores have a cap, PARTS where query heads are divided and
+there is such a row, or no other. Its grid follows from BM and BN.
 """
+
+from variants import row
 
 KERNELS = ("attention_forward", "attention_backward_q", "attention_backward_kv")
 # "wide": on Hopper, but by attention.py; "any": heads of other sizes, and scores with a cap, in bf16.
@@ -24,10 +27,10 @@ CONFIG = {
     ("tma", "attention_backward_kv"): {64: (64, 128, 4, 3), 128: (64, 128, 4, 3), 256: (64, 64, 4, 2)},
     ("wide", "attention_forward"): {512: (64, 32, 8, 2)},
     ("wide", "attention_backward_q"): {512: (64, 32, 8, 1)},
-    ("wide", "attention_backward_kv"): {512: (32, 32, 8, 1)},
+    ("wide", "attention_backward_kv"): {512: (32, 64, 8, 1)},
     ("ptr", "attention_forward"): {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2), 512: (32, 32, 8, 1)},
     ("ptr", "attention_backward_q"): {64: (64, 64, 4, 2), 128: (64, 64, 4, 2), 256: (64, 32, 8, 1), 512: (32, 16, 8, 2)},
-    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (16, 64, 8, 2), 512: (16, 32, 8, 2)},
+    ("ptr", "attention_backward_kv"): {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (16, 64, 8, 2), 512: (16, 32, 8, 1)},
     **{("any", kernel): {128: (32, 32, 4, 1), 256: (32, 32, 8, 1)} for kernel in KERNELS},
     **{("f32", kernel): {128: (32, 32, 4, 1), 256: (16, 32, 4, 1), 512: (16, 16, 8, 1)} for kernel in KERNELS},
 }
@@ -36,7 +39,7 @@ REGISTERS = 240  # of each thread of a warp group that computes, where another l
 PARAMETERS = {
     "attention_forward": "q_rows:c kv_rows:c bounds:*i32 out:c lse:*fp32 M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
     "attention_backward_q": "q_rows:c kv_rows:c do_rows:c bounds:*i32 out:c lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
-    "attention_backward_kv": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c M:i32 D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32",
+    "attention_backward_kv": "q_rows:c kv_rows:c do_rows:c bounds:*i32 lse:*fp32 delta:*fp32 dqkv:c parts:*fp32 M:i32 D:i32 heads:i32 kv_heads:i32 splits:i32 scale:fp32 window:i32 cap:fp32",
 }
 
 
@@ -55,14 +58,23 @@ def descriptor(dtype, rows, cols, swizzle):
     return f"tensordesc<{dtype}[{rows}, {cols}],NVMMASharedLayout({layout})>"
 
 
-def variant(kind, kernel, head_dim, exact, cap, config=None):
+def parts(kind, kernel, head_dim):
+    """MAKES and PARTS of attention_backward_kv: dk and dv in one launch (0), or each in its own (1, 2); of others nothing."""
+    if kernel != "attention_backward_kv":
+        return ({},)
+    makes = (1, 2) if head_dim == 512 and kind in ("wide", "ptr") else (0,)
+    divided = {"wide": (1,), "tma": (0, 1) if head_dim == 256 else (0,)}.get(kind, (0,))
+    return [dict(MAKES=own, PARTS=part) for part in divided for own in makes]
+
+
+def variant(kind, kernel, head_dim, exact, cap, part={}, config=None):
     """One row; config may replace that of CONFIG."""
     BM, BN, warps, stages = config or CONFIG[kind, kernel][head_dim]
     dtype, hopper = "fp32" if kind == "f32" else "bf16", kind == "tma"
     arch = "sm_90a" if kind in ("tma", "wide") else "sm_80"
     signature = dict(parameter.split(":") for parameter in PARAMETERS[kernel].split())
     signature = {name: f"*{dtype}" if type == "c" else type for name, type in signature.items()}
-    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, CAP=cap)
+    constants = dict(BM=BM, BN=BN, HEAD_DIM=head_dim, EXACT=exact, CAP=cap, **part)
     if hopper:
         signature |= {name: type for name, type in boxes(kernel, head_dim, BM, BN).items() if name in signature}
         constants |= dict(STAGES=stages, REGISTERS=REGISTERS)
@@ -76,4 +88,6 @@ def variants():
     for kind, sizes in HEADS.items():
         for head_dim, exact, cap in sizes:
             for kernel in KERNELS:
-                yield variant(kind, kernel, head_dim, exact, cap)
+                for part in parts(kind, kernel, head_dim):
+                    yield variant(kind, kernel, head_dim, exact, cap, part)
+    yield row("attention", "attention_sum_keys", "ptr", "parts:*fp32 dqkv:c M:i32 heads:i32 kv_heads:i32 D:i32 splits:i32", BLOCK=1024)

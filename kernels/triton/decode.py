@@ -3,10 +3,11 @@
     cache_write        cache[places[m]] = k and v of row m of qkv, nothing where places[m] < 0: a copy of bits
     attention_decode   out[m] = softmax(scale q K^T) V, with a cap > 0 of scores s cap tanh(s / cap), over rows
                        max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1 of the cache; zeros where there are none;
-                       window 0 has no limit. Query head h reads key head h C / Q
+                       window 0 has no limit. Query head h reads key head h C / Q. With has_sinks = 1 the softmax has
+                       another score sinks[h], without a value
 
 Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; places i32[M], distinct; bounds
-i32[M, 2]; out c[M, Q D]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of 4 words. D is
+i32[M, 2]; out c[M, Q D]; sinks f32[Q]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of 4 words. D is
 at most HEAD_DIM, and equal to it where EXACT = 1. Sums are f32, with a running softmax over blocks of BN keys, which begin at
 the first that is seen.
 
@@ -28,7 +29,7 @@ def cache_write(qkv, places, cache, W, skip, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window, cap,
+def attention_decode(qkv, cache, bounds, sinks, out, D, heads, kv_heads, scale, window, cap, has_sinks,
                      BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
     """One query head of one row. See the top of the file."""
     if EXACT:
@@ -60,6 +61,12 @@ def attention_decode(qkv, cache, bounds, out, D, heads, kv_heads, scale, window,
         total = total * kept + tl.sum(p, axis=0)
         acc = acc * kept + tl.sum(p[:, None] * v, axis=0)
         most = larger
+    if has_sinks != 0:
+        sink = tl.load(sinks + head)
+        larger = tl.maximum(most, sink)
+        kept = tl.exp(most - larger)
+        total = total * kept + tl.exp(sink - larger)
+        acc *= kept
     result = acc / tl.where(total > 0.0, total, 1.0)  # of no keys: 0
     tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)
 
@@ -77,5 +84,5 @@ def variants():
     yield row("decode", "cache_write", None, "qkv:*i32 places:*i32 cache:*i32 W:i32 skip:i32", BLOCK=2048)
     for kind in HEADS:
         for head_dim, exact in HEADS[kind]:
-            parameters = "qkv:c cache:c bounds:*i32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32"
+            parameters = "qkv:c cache:c bounds:*i32 sinks:*fp32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32 has_sinks:i32"
             yield row("decode", "attention_decode", kind, parameters, BN=(64 if head_dim <= 256 else 16), HEAD_DIM=head_dim, EXACT=exact)

@@ -6,6 +6,9 @@
     nf4_nest          codes of absmax - mean, in blocks of 256 with a scale each
     nf4_dequantise    out[i] = book[code] (dynamic[absmax] nested + mean)
     int8_dequantise   out[n, k] = codes[n, k] scale[n]
+    fp8_expand        the same with codes in e4m3, on any GPU: fp8_dequantise of fp8.py for the weights of experts
+
+Of several weights alike, those of experts, each part of the next one lies `step` bytes further, its values out_step elements.
 
 Rounding: to nearest even, and to the lower of two codes of nf4 that are as near.
 
@@ -13,7 +16,8 @@ Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absm
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest
-(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK)); int8_dequantise (N, ceil(K / BLOCK)). No scratch.
+(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK), weights). No
+scratch.
 """
 import triton
 import triton.language as tl
@@ -131,8 +135,12 @@ def nf4_nest(absmax, mean, nested, codes, blocks):
 
 
 @triton.jit
-def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
+def nf4_dequantise(codes, absmax, nested, mean, out, size, step, out_step, BLOCK: tl.constexpr):
     """BLOCK values a program, of BLOCK / 64 blocks."""
+    step, out_step = step // 256 * 256, out_step // 8 * 8  # as they are: tells the compiler that weights are aligned
+    weight = tl.program_id(2).to(tl.int64)
+    codes, absmax, out = codes + weight * step, absmax + weight * step, out + weight * out_step
+    nested, mean = nested + weight * (step // 4), mean + weight * (step // 4)
     first = tl.program_id(0).to(tl.int64) * BLOCK
     block = tl.program_id(0).to(tl.int64) * (BLOCK // NF4_BLOCK) + tl.arange(0, BLOCK // NF4_BLOCK)
     some = block * NF4_BLOCK < size
@@ -147,12 +155,29 @@ def nf4_dequantise(codes, absmax, nested, mean, out, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def int8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
+def int8_dequantise(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     """A part of a row a program."""
-    K = K // 8 * 8
+    K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
+    weight = tl.program_id(2).to(tl.int64)
+    codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.float32)
     tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
+
+
+@triton.jit
+def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
+    """A part of a row a program."""
+    K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
+    weight = tl.program_id(2).to(tl.int64)
+    codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
+    n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.int32)
+    magnitude, exponent = code & 7, (code >> 3) & 15
+    power = tl.exp2((tl.maximum(exponent, 1) - 10).to(tl.float32))  # exact: of whole numbers; subnormals have that of 1
+    value = (magnitude + tl.where(exponent > 0, 8, 0)).to(tl.float32) * power
+    value = tl.where(code & 127 == 127, float("nan"), tl.where(code > 127, -value, value))
+    tl.store(out + n * K + k, (value * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
 
 
 # What is compiled.
@@ -163,8 +188,9 @@ from variants import row
 def variants():
     for kind in ("ptr", "f32"):
         yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
-        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32", BLOCK=2048)
+        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
-        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64", BLOCK=4096)
+        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
+    yield row("packed", "fp8_expand", "ptr", "codes:*u8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
     yield row("packed", "nf4_mean", None, "absmax:*fp32 mean:*fp32 blocks:i32", warps=8, BLOCK=4096)
     yield row("packed", "nf4_nest", None, "absmax:*fp32 mean:*fp32 nested:*fp32 codes:*u8 blocks:i32")

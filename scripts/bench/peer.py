@@ -3,7 +3,8 @@
 One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU, bf16 with SDPA attention on a GPU, there also
 with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so a step of several adapters is a
 step of each, one after another, on the base model that they share. A step feeds rows x length random tokens to each adapter;
-all of them are targets. Reported are the median step and the process's peak memory.
+all of them are targets. Reported are the median step and the process's peak memory. --work measures several sizes of a batch
+on one model, a line each.
 """
 
 import argparse
@@ -34,6 +35,11 @@ def llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocab
     )
 
 
+def gemma4(**more) -> tuple:
+    return ("Gemma4TextConfig", dict(vocab_size=262144, head_dim=256, global_head_dim=512, final_logit_softcapping=30.0, **more))
+
+
+# Of LlamaConfig, or with the name of their configuration's class; src/plan/shapes.ts says where the numbers are from.
 SHAPES = {
     "smollm2-135m": dict(
         hidden_size=576,
@@ -50,9 +56,42 @@ SHAPES = {
     "llama2-7b": llama(32, 4096, 11008, 32, 32),
     "llama2-13b": llama(40, 5120, 13824, 40, 40),
     "llama3-8b": llama(32, 4096, 14336, 32, 8, 128256, 500000.0),
+    "smollm3-3b": ("SmolLM3Config", {}),
+    "phi4-14b": (
+        "Phi3Config",
+        dict(llama(40, 5120, 17920, 40, 10, 100352, 250000.0), max_position_embeddings=16384, pad_token_id=0),
+    ),
+    "gemma3-4b": (
+        "Gemma3TextConfig",
+        dict(
+            hidden_size=2560,
+            intermediate_size=10240,
+            num_hidden_layers=34,
+            sliding_window=1024,
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                sliding_attention=dict(rope_type="default", rope_theta=1e4),
+            ),
+        ),
+    ),
+    "gemma4-e4b": gemma4(
+        hidden_size=2560, intermediate_size=10240, num_hidden_layers=42, num_key_value_heads=2, num_kv_shared_layers=18
+    ),
+    "gemma4-12b": gemma4(
+        hidden_size=3840,
+        intermediate_size=15360,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=True,
+        sliding_window=1024,
+        hidden_size_per_layer_input=0,
+    ),
 }
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
-TARGETS = {"qkvo": QKVO, "all-linear": [*QKVO, "gate_proj", "up_proj", "down_proj"]}
+OTHERS = ["gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "per_layer_input_gate", "per_layer_projection"]
+TARGETS = {"qkvo": QKVO, "all-linear": [*QKVO, *OTHERS]}  # those that the model has
 
 
 def peak_bytes() -> int:
@@ -61,7 +100,13 @@ def peak_bytes() -> int:
 
 def make_model(args: argparse.Namespace) -> tuple[peft.PeftModel, dict[str, torch.optim.Optimizer]]:
     """A model with `args.adapters` adapters, and an optimizer for each."""
-    config = transformers.LlamaConfig(**SHAPES[args.shape], attn_implementation="sdpa", use_cache=False)
+    found = SHAPES[args.shape]
+    kind, values = found if isinstance(found, tuple) else ("LlamaConfig", found)
+    if args.layers:
+        shared = {"num_kv_shared_layers": args.layers // 3} if "num_kv_shared_layers" in values else {}
+        values = values | dict(num_hidden_layers=args.layers) | shared
+    config = getattr(transformers, kind)(**values, use_cache=False)
+    config._attn_implementation = "sdpa"
     lora = peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.rank,
@@ -71,7 +116,7 @@ def make_model(args: argparse.Namespace) -> tuple[peft.PeftModel, dict[str, torc
     )
     names = [f"bench-{i}" for i in range(args.adapters)]
     with torch.device(args.device):
-        base = transformers.LlamaForCausalLM(config)
+        base = transformers.AutoModelForCausalLM.from_config(config)
     model = peft.get_peft_model(base, lora, adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, lora)
@@ -83,6 +128,8 @@ def make_model(args: argparse.Namespace) -> tuple[peft.PeftModel, dict[str, torc
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     if args.compile:  # layer by layer: the steady speed of the whole model compiled, in minutes less
+        torch._dynamo.config.automatic_dynamic_shapes = False
+        torch._dynamo.config.recompile_limit = 64  # layers of several kinds
         for layer in model.base_model.model.model.layers:
             layer.compile()
     return model.train(), optimizers
@@ -108,6 +155,8 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--work", nargs="*", metavar="ROWSxLENGTH", help="in place of --rows and --length")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: fills the compiler's cache")
     for flag, default in dict(adapters=1, rows=4, length=64, rank=16, steps=10, threads=len(os.sched_getaffinity(0))).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
@@ -121,7 +170,16 @@ def main() -> None:
         torch.set_default_dtype(torch.bfloat16)
     imported = peak_bytes()
     model, optimizers = make_model(args)
-    vocab = SHAPES[args.shape]["vocab_size"]
+    for size in args.work or [f"{args.rows}x{args.length}"]:
+        args.rows, args.length = map(int, size.split("x"))
+        measure(args, model, optimizers, imported)
+
+
+def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[str, torch.optim.Optimizer], imported: int) -> None:
+    """Prints the line of one size of a batch."""
+    vocab, cuda = model.config.vocab_size, args.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
     seconds = []
     for _ in range(WARM_UP + args.steps):

@@ -13,6 +13,8 @@ export const deviceReport = v.strictObject({
   threads: count,
   totalBytes: count,
   freeBytes: count,
+  /** Of a GPU: what is free of its machine's memory. */
+  hostFreeBytes: v.optional(count),
   /** Its number among the devices of its machine, and how many such devices there are. */
   ordinal: count,
   count,

@@ -15,3 +15,6 @@ export const randomToken = (): string => randomText(32);
 
 /** 128 bits that no other has. */
 export const randomNonce = (): Uint8Array => crypto.getRandomValues(new Uint8Array(16));
+
+/** A seed where none is given: a whole number below 2^31. */
+export const randomSeed = (): number => crypto.getRandomValues(new Uint32Array(1))[0]! >>> 1;

@@ -74,6 +74,10 @@ const experts = v.strictObject({
   layers: v.array(v.boolean()),
   /** Features of the experts that all tokens pass, together; `null` for none. */
   shared: v.nullable(natural),
+  /** Gate and up are clamped, up around one (gpt-oss); `null` for SwiGLU as it is. */
+  clamp: v.nullable(v.strictObject({ limit: real, alpha: real })),
+  /** The files have the experts' weights in mxfp4. */
+  isMxfp4: v.boolean(),
 });
 
 export const modelSpec = v.strictObject({

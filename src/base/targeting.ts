@@ -23,8 +23,10 @@ export function isNamed(path: string, by: string | readonly string[]): boolean {
 
 /**
  * Whether an adapter acts on a linear of `layer`, by its path. A list may name whole paths, whatever `layers` says, as in PEFT.
+ * `isHidden`: a linear that "all-linear" does not mean.
  */
-export function isTargeted({ targets, exclude, layers }: Targeting, layer: number, path: string): boolean {
+export function isTargeted({ targets, exclude, layers }: Targeting, layer: number, path: string, isHidden = false): boolean {
+  if (isHidden) return false;
   if (exclude !== null && isNamed(path, exclude)) return false;
   if (typeof targets !== "string" && targets.includes(path)) return true;
   if (layers !== null && !layers.includes(layer)) return false;

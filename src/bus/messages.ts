@@ -49,6 +49,8 @@ const stageSetup = v.strictObject({
     ...adapterSizes.entries,
     /** Bytes of the adapters that are on the stage at once; each takes its own when it joins. */
     blockBytes: count,
+    /** Bytes of host memory for adapters that wait for their turn on the device; 0 where none does. */
+    hostBytes: count,
     /** Elements of each buffer for the gradients of an adapter: as many as adapters may be in a step at once. */
     gradients: v.array(count),
     /** Adapters that train at once, at most. */
@@ -144,11 +146,23 @@ const MESSAGES = {
   admit: { request: v.strictObject({ slot: count, adapter: stageAdapter, layer: v.exactOptional(count) }), reply: v.null() },
   /** Frees a slot: the memory of the adapter that was there is released. */
   release: { request: v.strictObject({ slot: count }), reply: v.null() },
-  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist(BLOCKS)) }), reply: v.array(values) },
+  /**
+   * Moves all that an adapter has to host memory, while later requests are handled. It must be in no step; until it is fetched
+   * it may be read and released, and nothing else. The reply says how long the copy took.
+   */
+  offload: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
+  /** The way back: from the reply on the adapter may be trained. */
+  fetch: { request: v.strictObject({ slot: count }), reply: v.strictObject({ ms: real }) },
+  read: { request: v.strictObject({ slot: count, what: v.array(v.picklist([...BLOCKS, "grads"])) }), reply: v.array(values) },
   write: {
     request: v.strictObject({
       slot: count,
-      blocks: v.strictObject({ params: v.exactOptional(floats), m: v.exactOptional(values), v: v.exactOptional(values) }),
+      blocks: v.strictObject({
+        params: v.exactOptional(floats),
+        m: v.exactOptional(values),
+        v: v.exactOptional(values),
+        grads: v.exactOptional(floats),
+      }),
     }),
     reply: v.null(),
   },

@@ -123,6 +123,11 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
     `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${heldText(sizes, device.compute)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
     `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
+    ...(facts.host_bytes > 0
+      ? [
+          `  turns        ${plan.resident} of ${plan.slots} adapters are on the device at once; the others wait for their turn in ${formatBytes(facts.host_bytes)} of host memory`,
+        ]
+      : []),
     ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
     `  output       ${shortPath(recipe.run.output)}`,
     ...facts.notices.map((notice) => `  notice       ${notice}`),
@@ -139,6 +144,9 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
       Object.entries(facts.memory_bytes),
     ),
     memoryText(plan, facts),
+    ...(facts.host_bytes === undefined
+      ? []
+      : [`  ${formatBytes(facts.host_bytes)} of the machine's memory in addition, for the embeddings of layers`]),
     ...(stages.length > 1
       ? []
       : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),

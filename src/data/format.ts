@@ -70,12 +70,23 @@ export function exampleReader(options: FormatOptions): (fields: Fields) => Examp
  * beginning that both have in common; what stands next to them says the same again (UltraFeedback), or is what they follow.
  */
 export function pairedReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
-  return (fields) => {
+  return (row) => {
+    const fields = preferenceFields(row);
     const { prompt, chosen, rejected } = withPrompt(fields);
     const answer = (name: string, completion: unknown) =>
       naming(name, () => pairOf({ ...fields, prompt, completion }, options));
     return { own: answer("chosen", chosen), other: answer("rejected", rejected), label: true };
   };
+}
+
+/** A row of OpenAI's preferences under the names that others have: its prompt, and what goes with it, stands in `input`. */
+function preferenceFields(fields: Fields): Fields {
+  if (!("preferred_output" in fields) && !("non_preferred_output" in fields)) return fields;
+  const { input, preferred_output: chosen, non_preferred_output: rejected, ...rest } = fields;
+  if (typeof input !== "object" || input === null || Array.isArray(input))
+    throw new RowFault(`has ${clip(stringifyJson(input) ?? "nothing")} in 'input', expected an object with messages`);
+  const { messages, ...more } = input as Fields;
+  return { ...more, ...rest, prompt: messages, chosen, rejected };
 }
 
 /** Reads rows of an answer to two instructions that mean the same: prompt, paraphrase, completion. */
@@ -264,11 +275,12 @@ const OF_CHATS = [...SYSTEM, "tools", "chat_template_kwargs"];
 
 /** Names of fields that say something and that the example made of them does not use; `format` is that of single answers. */
 export function unusedFields(
-  fields: Fields,
+  row: Fields,
   format: Exclude<Format, "template">,
   example: Example,
   chatTemplate: string | null,
 ): string[] {
+  const fields = preferenceFields(row);
   const form = format === "auto" ? formatOf(fields) : format;
   const isChat = example.kind === "chat";
   const asks = (name: string) => isChat && chatTemplate !== null && new RegExp(`\\b${name}\\b`).test(chatTemplate);

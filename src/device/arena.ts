@@ -15,6 +15,16 @@ export const arenaBytes = (sizes: Iterable<number>): number => {
   return total;
 };
 
+/** Tensors one after the other from an address on, each at a multiple of the alignment of an arena. */
+export function carve(base: number): (dtype: DType, ...shape: readonly number[]) => Tensor {
+  let used = 0;
+  return (dtype, ...shape) => {
+    const ptr = base + used;
+    used += alignUp(sizeOf(shape) * bytesOf(dtype), ALIGN);
+    return { ptr, dtype, shape };
+  };
+}
+
 export class Arena implements Disposable {
   readonly #device: Device;
   readonly #base: number;
@@ -22,15 +32,16 @@ export class Arena implements Disposable {
   #used = 0;
   #open = true;
 
-  /** Takes `bytes` from the device at once; `why` names them in an error. */
+  /** Takes `bytes` at once, of the device's memory or its machine's; `why` names them in an error. */
   constructor(
     device: Device,
     bytes: number,
     readonly why: string,
+    place: "device" | "host" = "device",
   ) {
     this.#device = device;
     this.#bytes = alignUp(Math.max(bytes, ALIGN), ALIGN);
-    this.#base = device.allocate(this.#bytes, why);
+    this.#base = place === "host" ? device.allocateHost(this.#bytes, why) : device.allocate(this.#bytes, why);
   }
 
   get used(): number {

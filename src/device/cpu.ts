@@ -10,7 +10,9 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
-import type { Device, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Span, Tensor } from "./device.ts";
+import { fillHost } from "./host-fill.ts";
+import { HostAllocations } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -23,6 +25,7 @@ export class CpuDevice implements Device {
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes
+  readonly #hostMemory = new HostAllocations();
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
@@ -53,6 +56,10 @@ export class CpuDevice implements Device {
     return ptr;
   }
 
+  allocateHost(bytes: number, why: string): number {
+    return this.allocate(bytes, why);
+  }
+
   release(ptr: number): void {
     if (this.#blocks.delete(ptr)) base.native_release(ptr);
   }
@@ -68,7 +75,7 @@ export class CpuDevice implements Device {
   }
 
   fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void {
-    read(new Uint8Array(hostView(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype))), 0);
+    fillHost(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype), read);
   }
 
   read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
@@ -102,10 +109,33 @@ export class CpuDevice implements Device {
     base.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
+  pinHost(bytes: number, why: string): HostMemory {
+    const ptr = base.native_allocate(bytes);
+    if (!ptr) throw new RunError("host.memory", `no memory: ${formatBytes(bytes)} for ${why}`);
+    return this.#hostMemory.add(ptr, bytes, () => base.native_release(ptr));
+  }
+
+  get pinnedBytes(): number {
+    return this.#hostMemory.bytes;
+  }
+
+  offload(to: HostMemory, from: Tensor): Promise<void> {
+    return this.copyOut(to.address, from);
+  }
+
+  fetch(to: Tensor, from: HostMemory): Promise<void> {
+    return this.copyIn(to, from.address);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     const begin = now();
     kernel.cpu(args, this.#host);
     this.#timeline?.spans.push({ kernel: kernel.name, startMs: begin - this.#timeline.begin, ms: now() - begin });
+  }
+
+  aside(work: () => void): () => void {
+    work();
+    return () => undefined;
   }
 
   startTimeline(): void {
@@ -125,6 +155,7 @@ export class CpuDevice implements Device {
 
   [Symbol.dispose](): void {
     for (const ptr of [...this.#blocks.keys()]) this.release(ptr);
+    this.#hostMemory.clear();
     this.#scratch = { ptr: 0, bytes: 0 };
   }
 

@@ -3,7 +3,15 @@
 // Nothing is allocated after the arenas and the scratch: launches take what the plan has reserved. The host is never far ahead
 // without need: `idle` and `read` wait by asking, so that timers, signals and messages come through meanwhile.
 
-import { attribute, cudaSharing, MEMHOSTREGISTER_PORTABLE, result, STREAM_NON_BLOCKING } from "../../ffi/cuda.ts";
+import {
+  attribute,
+  cudaSharing,
+  MEMHOSTALLOC_DEVICEMAP,
+  MEMHOSTALLOC_PORTABLE,
+  MEMHOSTREGISTER_PORTABLE,
+  result,
+  STREAM_NON_BLOCKING,
+} from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant, RunError } from "../base/errors.ts";
@@ -20,10 +28,12 @@ import { readManifest } from "./cuda/manifest.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
-import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
+import { SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
-import type { Device, Sharing, Snapshot, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
+import { fillHost } from "./host-fill.ts";
+import { HostAllocations } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CUDA_ROW_TILE } from "./tile.ts";
 
@@ -37,6 +47,7 @@ export class CudaDevice implements Device, Launcher {
   readonly #driver: Driver = openDriver();
   readonly #out = new OutParam();
   readonly #blocks = new Map<number, number>(); // address to bytes
+  readonly #hostBlocks = new Map<number, number>(); // the same of the machine's memory
   #handle = 0;
   #stream = 0;
   readonly #variants: VariantSet;
@@ -47,6 +58,11 @@ export class CudaDevice implements Device, Launcher {
   #snapshots: Snapshots | null = null;
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
+  #movers: ReturnType<typeof sideStreams> | null = null;
+  readonly #hostMemory = new HostAllocations();
+  #aside: SideStream | null = null;
+  /** Where kernels are launched: the main stream, or that of work aside. */
+  #launching = 0;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -74,6 +90,7 @@ export class CudaDevice implements Device, Launcher {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
       this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
       this.#stream = this.#out.number;
+      this.#launching = this.#stream;
     } catch (error) {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
@@ -106,7 +123,22 @@ export class CudaDevice implements Device, Launcher {
     return this.#out.number;
   }
 
+  /** The driver pins the pages; by unified addressing kernels use the host's own address. */
+  allocateHost(bytes: number, why: string): number {
+    const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, MEMHOSTALLOC_PORTABLE | MEMHOSTALLOC_DEVICEMAP);
+    if (status === result.OUT_OF_MEMORY)
+      throw new RunError(
+        "device.memory",
+        `no memory of this machine for ${this.name}: ${formatBytes(bytes)} for ${why}`,
+        "a container's limit, or that of pinned memory, may be lower than the machine's memory",
+      );
+    this.#check(`the allocation of ${why}`, status);
+    this.#hostBlocks.set(this.#out.number, bytes);
+    return this.#out.number;
+  }
+
   release(ptr: number): void {
+    if (this.#hostBlocks.delete(ptr)) this.#check("cuMemFreeHost", this.#driver.cuMemFreeHost(ptr));
     if (this.#blocks.delete(ptr)) this.#check("cuMemFree", this.#driver.cuMemFree_v2(ptr));
   }
 
@@ -132,8 +164,17 @@ export class CudaDevice implements Device, Launcher {
   }
 
   fill(to: Tensor, read: (into: Uint8Array, from: number) => void): void {
-    this.#staging ??= new Staging(this.#driver, this.#stream);
-    this.#staging.fill(to.ptr, sizeOf(to.shape) * bytesOf(to.dtype), read);
+    const bytes = sizeOf(to.shape) * bytesOf(to.dtype);
+    if (this.#isHost(to.ptr)) fillHost(to.ptr, bytes, read);
+    else {
+      this.#staging ??= new Staging(this.#driver, this.#stream);
+      this.#staging.fill(to.ptr, bytes, read);
+    }
+  }
+
+  #isHost(ptr: number): boolean {
+    for (const [base, bytes] of this.#hostBlocks) if (ptr >= base && ptr < base + bytes) return true;
+    return false;
   }
 
   async read(from: Tensor): Promise<Uint8Array<ArrayBuffer>> {
@@ -194,6 +235,36 @@ export class CudaDevice implements Device, Launcher {
     await receive.settled();
   }
 
+  pinHost(bytes: number, why: string): HostMemory {
+    const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, 0);
+    if (status === result.OUT_OF_MEMORY)
+      throw new RunError("host.memory", `the host has no ${formatBytes(bytes)} to pin for ${why}`, "lower run.slots");
+    this.#check(`host memory for ${why}`, status);
+    const address = this.#out.number;
+    return this.#hostMemory.add(address, bytes, () => void this.#driver.cuMemFreeHost(address));
+  }
+
+  get pinnedBytes(): number {
+    return this.#hostMemory.bytes;
+  }
+
+  async offload(to: HostMemory, from: Tensor): Promise<void> {
+    this.#movers ??= sideStreams(this.#driver, this.#stream);
+    const { send } = this.#movers;
+    const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
+    send.afterMain();
+    this.#check("a copy from the GPU", this.#driver.cuMemcpyDtoHAsync_v2(to.address, from.ptr, bytes, send.stream));
+    await send.settled();
+  }
+
+  async fetch(to: Tensor, from: HostMemory): Promise<void> {
+    this.#movers ??= sideStreams(this.#driver, this.#stream);
+    const { receive } = this.#movers;
+    const bytes = sizeOf(to.shape) * bytesOf(to.dtype);
+    this.#check("a copy to the GPU", this.#driver.cuMemcpyHtoDAsync_v2(to.ptr, from.address, bytes, receive.stream));
+    await receive.settled();
+  }
+
   get sharing(): Sharing {
     this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.#stream, this.sides, {
       allocate: (bytes, why) => this.allocate(bytes, why),
@@ -217,12 +288,25 @@ export class CudaDevice implements Device, Launcher {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   launch(kernel: Kernel<object> | Variant, second: object, third?: Readonly<Record<string, Argument>>): void {
     if (kernel instanceof Variant) {
-      this.#kernels.of(kernel).launch(this.#stream, second as Grid, third!);
+      this.#kernels.of(kernel).launch(this.#launching, second as Grid, third!);
       return;
     }
-    const end = this.#timeline?.begin(kernel.name);
+    const end = this.#timeline?.begin(kernel.name, this.#launching);
     kernel.cuda(second, this);
     end?.();
+  }
+
+  aside(work: () => void): () => void {
+    this.#aside ??= new SideStream(this.#driver, this.#stream);
+    const side = this.#aside;
+    side.afterMain();
+    this.#launching = side.stream;
+    try {
+      work();
+    } finally {
+      this.#launching = this.#stream;
+    }
+    return () => side.beforeMain();
   }
 
   kernel(name: string, choice?: Choice): Variant {
@@ -253,11 +337,16 @@ export class CudaDevice implements Device, Launcher {
     this.#driver.cuStreamSynchronize(this.#stream); // whatever it says: what follows must be done
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
+    this.#movers?.[Symbol.dispose]();
+    this.#aside?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#snapshots?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();
+    this.#hostMemory.clear();
+    for (const ptr of this.#hostBlocks.keys()) this.#driver.cuMemFreeHost(ptr);
+    this.#hostBlocks.clear();
     this.#driver.cuStreamDestroy_v2(this.#stream);
     this.#stream = 0;
     this.#driver.cuDevicePrimaryCtxRelease_v2(this.#handle);

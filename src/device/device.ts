@@ -86,6 +86,14 @@ export interface Mailbox extends Disposable {
 /** A tensor in a process's memory: the block that it lies in, where there, and the event to wait for, by its number. */
 export type Offered = { readonly block: Uint8Array; readonly from: number; readonly ready: number };
 
+/** Memory of the host, which copies between it and the device are fast with. */
+export interface HostMemory extends Disposable {
+  readonly address: number;
+  readonly size: number;
+  /** A window on `bytes` bytes from `from` on; not to be used after the memory is disposed of. */
+  view(from: number, bytes: number): Uint8Array<ArrayBuffer>;
+}
+
 /** The bytes of tensors on their way to the host. */
 export type Snapshot = { readonly bytes: Promise<readonly Uint8Array<ArrayBuffer>[]> };
 
@@ -109,6 +117,11 @@ export interface Device extends Disposable {
   readonly allocated: number;
   /** Takes memory; `why` is for the error when there is not enough. Contents are undefined. */
   allocate(bytes: number, why: string): number;
+  /**
+   * Takes memory of the machine that kernels reach in place, over a GPU's bus; `fill` writes to it, `release` gives it back.
+   * `allocated` counts it only where the device's memory is the machine's. Contents are undefined.
+   */
+  allocateHost(bytes: number, why: string): number;
   release(ptr: number): void;
   /** Makes sure of this much memory for what a kernel needs only while it runs (scratch.ts says how much). */
   reserveScratch(bytes: number): void;
@@ -138,10 +151,29 @@ export interface Device extends Disposable {
   copyOut(to: number, from: Tensor): Promise<void>;
   /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
   copyIn(to: Tensor, from: number): Promise<void>;
+  /** Takes host memory for copies alone; `why` is for the error when there is not enough. */
+  pinHost(bytes: number, why: string): HostMemory;
+  /** Bytes of host memory that were taken here and not disposed of. */
+  readonly pinnedBytes: number;
+  /**
+   * Copies a tensor to the start of host memory as all earlier work leaves it, concurrently with later work and with what links
+   * send; resolves when the bytes are there and the tensor may be overwritten.
+   */
+  offload(to: HostMemory, from: Tensor): Promise<void>;
+  /**
+   * The way back, concurrently with earlier and later work, none of which may use the tensor; resolves when the bytes are there
+   * for what is enqueued from then on.
+   */
+  fetch(to: Tensor, from: HostMemory): Promise<void>;
   /** Null on a device whose memory no other process can reach. */
   readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */
   launch<A extends object>(kernel: Kernel<A>, args: A): void;
+  /**
+   * Enqueues what `work` launches after all earlier work and concurrently with later work. What is enqueued after a call of the
+   * function returned comes after it. One such work is under way at a time.
+   */
+  aside(work: () => void): () => void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

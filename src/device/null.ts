@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, Sharing, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
@@ -16,6 +16,10 @@ export class NullDevice implements Device {
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
   readonly live = new Map<number, number>();
+  /** Those of them that are memory of the machine. */
+  readonly #host = new Set<number>();
+  /** Pinned memory of the host, in the same way. */
+  readonly pinned = new Map<number, number>();
   allocations = 0;
   #next = 4096;
 
@@ -25,7 +29,7 @@ export class NullDevice implements Device {
   ) {}
 
   get allocated(): number {
-    return [...this.live.values()].reduce((a, b) => a + b, 0);
+    return [...this.live].reduce((all, [ptr, bytes]) => all + (this.#host.has(ptr) ? 0 : bytes), 0);
   }
 
   memory() {
@@ -40,8 +44,15 @@ export class NullDevice implements Device {
     return ptr;
   }
 
+  allocateHost(bytes: number): number {
+    const ptr = this.allocate(bytes);
+    this.#host.add(ptr);
+    return ptr;
+  }
+
   release(ptr: number): void {
     this.live.delete(ptr);
+    this.#host.delete(ptr);
   }
 
   reserveScratch(bytes: number): void {
@@ -88,10 +99,37 @@ export class NullDevice implements Device {
     this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
+  pinHost(bytes: number): HostMemory {
+    const address = this.#next;
+    this.#next += bytes + 4096;
+    this.pinned.set(address, bytes);
+    const release = () => void this.pinned.delete(address);
+    return { address, size: bytes, view: (_, count) => new Uint8Array(count), [Symbol.dispose]: release };
+  }
+
+  get pinnedBytes(): number {
+    return [...this.pinned.values()].reduce((a, b) => a + b, 0);
+  }
+
+  async offload({ address }: HostMemory, from: Tensor): Promise<void> {
+    if (!this.pinned.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    await this.copyOut(address, from);
+  }
+
+  async fetch(to: Tensor, { address }: HostMemory): Promise<void> {
+    if (!this.pinned.has(address)) throw new Error(`null device: the host has no memory at ${address}`);
+    await this.copyIn(to);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     this.launched.push(kernel.name);
     for (const value of Object.values(args))
       if (typeof value === "object" && value !== null && "ptr" in value) this.#check(value as Tensor, 1);
+  }
+
+  aside(work: () => void): () => void {
+    work();
+    return () => undefined;
   }
 
   idle(): Promise<void> {
@@ -106,6 +144,7 @@ export class NullDevice implements Device {
 
   [Symbol.dispose](): void {
     this.live.clear();
+    this.pinned.clear();
   }
 
   /** Memory that is not allocated is touched only by a bug. */

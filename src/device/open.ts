@@ -100,6 +100,7 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
     threads: 0,
     totalBytes,
     freeBytes,
+    hostFreeBytes: memory().availableBytes,
     ordinal,
     count,
     note,

@@ -105,3 +105,10 @@ export function expertOf(weight: ExpertWeight, expert: number): Weight {
   }
   return each.get(weight)![expert]!;
 }
+
+/** Bytes of experts that a GPU takes apart at once, at most, but for one. */
+const GROUP_BYTES = 256 * 2 ** 20;
+
+/** Experts that a GPU takes apart at once, of `bytes` each. */
+export const groupSize = (experts: number, bytes: number): number =>
+  Math.min(experts, Math.max(1, Math.floor(GROUP_BYTES / bytes)));

@@ -6,16 +6,25 @@ import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
-import { expertProducts, type groupShape, groupShapes, groupsOfModel, linearsOfModel } from "../families/linears.ts";
+import {
+  expertProducts,
+  type Group,
+  type groupShape,
+  groupShapes,
+  groupsOfModel,
+  linearsOfModel,
+} from "../families/linears.ts";
 import { type LayerRange, type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
+import { groupSize } from "./packed.ts";
 
 export type ScratchNeed = {
   readonly spec: ModelSpec;
   readonly layers: LayerRange;
   readonly rows: number; // of the largest micro-batch
+  readonly slots: number; // of adapters
   /** Elements of s of the largest micro-batch, of each group that adapters target; of the head those of a chunk. */
   readonly low: Readonly<Partial<Record<LowKey, number>>>;
   /** Rows of a chunk of logits. */
@@ -26,6 +35,8 @@ export type ScratchNeed = {
 
 /** Rows of a tile, and tiles whose gradients one program sums (kernels/triton/lora.py, CHUNK). */
 const [ROW_TILE, UP_CHUNK, DOWN_CHUNK] = [128, 8, 4];
+/** Experts whose rows' gradients one program sums (kernels/triton/expert-lora.py, CHUNK). */
+const EXPERT_CHUNK = 4;
 /** Columns of x that one program of lora_down sums, and of dy that one of lora_up_grad reads. */
 const DOWN_PART = 1024;
 /** Parts of a tensor that grad_norm sums apart. */
@@ -47,10 +58,59 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     return Math.max(dropped, pieces, expertScratch(device.threads, need));
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
-    linearScratch(compute, group as LowKey, elements, need),
+    expertProducts(spec).some((product) => product.group === group)
+      ? expertGradientScratch(compute, group as Group, elements, need)
+      : linearScratch(compute, group as LowKey, elements, need),
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
-  return alignUp(Math.max(norms, frozenScratch(compute, need), ...linears), 256);
+  const frozen = Math.max(frozenScratch(compute, need), frozenExpertScratch(compute, need));
+  return alignUp(Math.max(norms, frozen, routeScratch(need), attentionScratch(need), ...linears), 256);
+}
+
+/** Where the rows of each tile begin in each expert (ops/route.ts). */
+const routeScratch = ({ spec, rows }: ScratchNeed): number => (rows / ROW_TILE + 1) * (spec.experts?.count ?? 0) * 4;
+
+/** Of packed experts as many as a GPU takes apart at once. */
+function frozenExpertScratch(compute: "f32" | "bf16", { spec, format }: ScratchNeed): number {
+  if (format === "dense") return 0;
+  const bytes = expertProducts(spec).map(({ in: width, out }) => width * sum(out) * bytesOf(compute));
+  return maxOf(bytes.map((of) => groupSize(spec.experts!.count, of) * of));
+}
+
+/** `elements` of s of experts: gradients by chunks of experts, of a factor that all share, and s times routing weights. */
+function expertGradientScratch(
+  compute: "f32" | "bf16",
+  group: Group,
+  elements: number,
+  { spec, rows, slots }: ScratchNeed,
+): number[] {
+  const { count, perToken } = spec.experts!;
+  const W = elements / rows;
+  const widest = maxOf(groupShapes(spec, group).flatMap(({ in: width, firstColumn }) => [width, firstColumn.at(-1)!]));
+  return [4 * slots * Math.ceil(count / EXPERT_CHUNK) * W * widest + elements * perToken * bytesOf(compute)];
+}
+
+/** The smallest heads whose keys' gradients may be summed in shares. */
+const DIVIDED = 256;
+
+/**
+ * Equal shares of the query heads of a key head that programs sum apart, two heads at least: where a model has few key heads,
+ * programs of all their query heads would be few and long.
+ */
+export const keyShares = (heads: number, kvHeads: number): number =>
+  [4, 3, 2].find((shares) => (heads / kvHeads) % shares === 0 && heads / kvHeads > shares) ?? 1;
+
+/** Bytes of the gradients of keys and values, share by share. */
+export const keyShareBytes = (rows: number, kvHeads: number, headDim: number, shares: number): number =>
+  shares * rows * 2 * kvHeads * headDim * 4;
+
+/** Bounds that of any GPU: not each divides them. */
+function attentionScratch({ spec, rows }: ScratchNeed): number {
+  const { heads, fullHeads } = spec;
+  const bytes = [spec, ...(fullHeads ? [fullHeads] : [])].map(({ kvHeads, headDim }) =>
+    headDim < DIVIDED ? 0 : keyShareBytes(rows, kvHeads, headDim, keyShares(heads, kvHeads)),
+  );
+  return maxOf(bytes);
 }
 
 /** Rows of one expert, gathered, next to what is taken apart of its weight, or to as many rows of s. */

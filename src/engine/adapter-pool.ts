@@ -1,5 +1,6 @@
 // The adapters of a run on one device: parameters and moments, each adapter's in memory of its own, gradients of those in a
-// step, and the tables by which kernels find them. There are as many slots as adapters train at once.
+// step, and the tables by which kernels find them. There are as many slots as adapters train at once; those that wait for their
+// turn may be in host memory.
 //
 // Knows indices, ranks and scales; names, data and steps belong to others. Where things are is pool-memory.ts and
 // methods/layout.ts; what a method adds to a linear is methods/NAME.ts.
@@ -9,7 +10,7 @@ import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena, elementsOf, rowsFrom } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
@@ -20,7 +21,6 @@ import {
   factorTable,
   type LayerRange,
   type LowKey,
-  layoutAdapter,
   type Place,
 } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
@@ -28,21 +28,13 @@ import { rankAt, trainedAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { sharesRows, type TableKind, type TableTensor } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import { BlockCache } from "./block-cache.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
-import { type GroupRanks, type LowRows, lowRowsOf, ranksOf } from "./low-rows.ts";
+import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
+import { type LowRows, lowRowsOf } from "./low-rows.ts";
 import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import {
-  type AdapterMemory,
-  allocationBytes,
-  type SlotRow,
-  setGradients,
-  slotRow,
-  tableBytes,
-  takeAdapter,
-  takeTables,
-  tokensOf,
-} from "./pool-memory.ts";
+import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables, tokensOf } from "./pool-memory.ts";
 import { exchangeShared, gatherShared, NOT_SHARED, type SharedRows, sharedRows, spreadShared } from "./shared-rows.ts";
 import { siteKey, type TableSite, type TargetGroup } from "./target-group.ts";
 
@@ -54,16 +46,6 @@ const [FRESH, STALE, BEGINS] = [0, 1, 2];
 /** The column of a step's table with the learning rate of all tensors but B. */
 const RATE_BUT_OF_B = 1;
 
-/** An adapter in a slot, with its memory. */
-type Held = {
-  readonly adapter: PoolAdapter;
-  readonly memory: AdapterMemory;
-  readonly arena: Arena;
-  readonly low: ReadonlyMap<LowKey, GroupRanks>;
-  /** Its row of the tables. */
-  readonly row: SlotRow;
-};
-
 export class AdapterPool implements Disposable {
   readonly #tables: ReturnType<typeof takeTables>;
   /** By layer. */
@@ -73,7 +55,9 @@ export class AdapterPool implements Disposable {
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
   /** The adapter in each slot; null for none. */
-  readonly #held: (Held | null)[];
+  readonly #held: (HeldAdapter | null)[];
+  readonly #blocks: BlockCache<DeviceBlock>;
+  readonly #hostBlocks: BlockCache<HostMemory>;
 
   constructor(
     readonly device: Device,
@@ -82,8 +66,14 @@ export class AdapterPool implements Disposable {
     readonly slots: number,
     /** Elements of each buffer for the gradients of an adapter; null where no adapter is trained. */
     private readonly gradients: readonly number[] | null,
+    /** Bytes that adapters take here and in host memory, at most. */
+    room: { readonly blockBytes: number; readonly hostBytes: number } = { blockBytes: 0, hostBytes: 0 },
   ) {
-    this.#held = new Array<Held | null>(slots).fill(null);
+    this.#held = new Array<HeldAdapter | null>(slots).fill(null);
+    const take = (size: number) => ({ ptr: device.allocate(size, "an adapter"), size });
+    this.#blocks = new BlockCache(room.blockBytes, take, ({ ptr }) => device.release(ptr));
+    const takeHost = (size: number) => device.pinHost(size, "an adapter");
+    this.#hostBlocks = new BlockCache(room.hostBytes, takeHost, (block) => block[Symbol.dispose]());
     this.#arena = new Arena(device, tableBytes(this), "tables of the adapters");
     this.#tables = takeTables((dtype, ...shape) => this.#arena.tensor(dtype, ...shape), this);
     this.#sites = Map.groupBy(this.#tables.sites, ({ layer }) => layer);
@@ -91,9 +81,8 @@ export class AdapterPool implements Disposable {
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
     this.#gradients = new GradientBuffers(device, gradients ?? [], (slot, at) => {
-      const { row } = this.#in(slot);
-      setGradients(row, at);
-      device.write(rowsFrom(this.#tables.rows, slot, 1), row.bytes);
+      setGradients(this.#in(slot).row, at);
+      this.#writeRow(slot);
     });
   }
 
@@ -113,13 +102,19 @@ export class AdapterPool implements Disposable {
   }
 
   layout(slot: number): AdapterLayout {
-    return this.#in(slot).memory.layout;
+    return this.#in(slot).layout;
   }
 
-  #in(slot: number): Held {
+  #in(slot: number): HeldAdapter {
     const held = this.#held[slot];
     invariant(held, `no adapter in slot ${slot}`);
     return held;
+  }
+
+  #memory(slot: number): AdapterMemory {
+    const { memory } = this.#in(slot);
+    invariant(memory, `the adapter in slot ${slot} is in host memory`);
+    return memory;
   }
 
   /**
@@ -129,21 +124,16 @@ export class AdapterPool implements Disposable {
   admit(slot: number, adapter: PoolAdapter): void {
     this.release(slot);
     const { device } = this;
-    const trains = this.gradients !== null;
-    const method = adapter.method ?? "lora";
-    const layout = layoutAdapter(this.spec, this.layers, adapter);
-    const arena = new Arena(device, allocationBytes(layout, adapter, device, trains), "an adapter");
-    const memory = takeAdapter((dtype, ...shape) => arena.tensor(dtype, ...shape), layout, adapter, device.compute, trains);
-    const { blocks, copy, scratch, derived, factors, tensors, tokens } = memory;
+    const held = new HeldAdapter(this, adapter, this.gradients !== null, this.#blocks, this.#hostBlocks);
+    const { blocks, copy, scratch, derived, factors, tensors, tokens, layout } = held.memory!;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
-      device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[method].derived![name]!));
+      device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[methodOf(adapter)].derived![name]!));
     device.write(factors, factorTable(layout));
     const ids = tokensOf(layout.tables.head);
     if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
-    const row = slotRow(this, { memory, adapter });
-    this.#held[slot] = { adapter, memory, arena, low: ranksOf(adapter, this.layers, layout), row };
+    this.#held[slot] = held;
     this.#writeTables(slot);
   }
 
@@ -155,7 +145,29 @@ export class AdapterPool implements Disposable {
     this.#held[slot] = null;
     for (const slots of this.#stale.values()) slots[slot] = FRESH;
     this.#writeTables(slot);
-    held.arena[Symbol.dispose]();
+    held[Symbol.dispose]();
+  }
+
+  /**
+   * Moves all that an adapter has to host memory, concurrently with later work, none of which may be its own; resolves when it
+   * is there.
+   */
+  async offload(slot: number): Promise<void> {
+    const held = this.#in(slot);
+    this.#gradients.release(slot);
+    this.device.write(rowsFrom(this.#tables.rows, slot, 1), emptyRow(this));
+    await held.offload();
+  }
+
+  /** The way back, which may lead to another place on the device: every number is what it was. */
+  async fetch(slot: number): Promise<void> {
+    await this.#in(slot).fetch();
+    this.#writeRow(slot);
+  }
+
+  /** Resolves when an adapter is on no way between the device and the host, and may be released. */
+  async settled(slot: number): Promise<void> {
+    await this.#held[slot]?.settled();
   }
 
   /**
@@ -172,10 +184,10 @@ export class AdapterPool implements Disposable {
   /** Computes what follows from the parameters that have changed since the last refresh; to be called before each pass. */
   refresh(weightOf: (layer: number, group: Group) => WeightedSite["weight"]): void {
     for (const [method, slots] of this.#stale) {
-      const changed = this.#held.filter((_, slot) => slots[slot] !== FRESH);
+      const changed = this.#held.filter((of, slot) => slots[slot] !== FRESH && of?.memory);
       const stale = this.takeStale(method);
       if (!stale) continue;
-      const targeted = new Set(changed.flatMap((of) => (of ? of.memory.layout.sites : [])).map(siteKey));
+      const targeted = new Set(changed.flatMap((of) => (of ? of.layout.sites : [])).map(siteKey));
       const sites = this.#tables.sites.filter((site) => targeted.has(siteKey(site)));
       const weighted = sites.map((site) => {
         const ranks = changed.flatMap((of) =>
@@ -189,13 +201,15 @@ export class AdapterPool implements Disposable {
 
   /**
    * i32[slots], the slots of a method that a refresh must compute; from here on they count as computed. Null where there is
-   * none.
+   * none on the device.
    */
   takeStale(method: PeftMethod): Tensor | null {
     const [slots, stale] = [this.#stale.get(method), this.#tables.methods.get(method)?.stale];
-    if (!slots || !stale || slots.every((is) => is === FRESH)) return null;
-    this.device.write(stale, slots);
-    slots.fill(FRESH);
+    if (!slots || !stale) return null;
+    const here = slots.map((is, slot) => (this.#held[slot]?.memory ? is : FRESH));
+    if (here.every((is) => is === FRESH)) return null;
+    this.device.write(stale, here);
+    for (const [slot, is] of here.entries()) if (is !== FRESH) slots[slot] = FRESH;
     return stale;
   }
 
@@ -213,8 +227,8 @@ export class AdapterPool implements Disposable {
 
   /** The gradients of rows that serve both tables of a tied model, where they are on this stage. */
   #sharedIn(slot: number, grads: Tensor): SharedRows {
-    const { adapter, memory } = this.#in(slot);
-    return sharesRows(this.spec, adapter.tables) ? sharedRows(memory.layout, grads) : NOT_SHARED;
+    const { adapter, layout } = this.#in(slot);
+    return sharesRows(this.spec, adapter.tables) ? sharedRows(layout, grads) : NOT_SHARED;
   }
 
   /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
@@ -237,8 +251,7 @@ export class AdapterPool implements Disposable {
   /** What is frozen loses its gradients. */
   #settle(slot: number, grads: Tensor): void {
     gatherShared(this.device, this.#sharedIn(slot, grads));
-    const { adapter, memory } = this.#in(slot);
-    const { layout } = memory;
+    const { adapter, layout } = this.#in(slot);
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
       this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
@@ -258,7 +271,7 @@ export class AdapterPool implements Disposable {
       const counts = new Map<string, number>();
       for (const of of slots)
         if (of?.adapter.method === method)
-          for (const key of of.memory.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
+          for (const key of of.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
       found.set(method, new Map([...counts].map(([key, count]) => [key, count === slots.length ? "all" : "some"])));
     }
     return found;
@@ -289,19 +302,24 @@ export class AdapterPool implements Disposable {
 
   /** The same at one group or table; without any adapter that targets it no elements. */
   lowRowsIn(key: LowKey, tiles: Int32Array): LowRows {
-    return lowRowsOf(tiles, this.device.rowTile, (slot) => this.#in(slot).low.get(key));
+    return lowRowsOf(tiles, this.device.rowTile, (slot) => this.#in(slot).ranks.get(key));
   }
 
   /** Columns of an adapter's rows of s there; 0 where it has none. */
   lowWidth(slot: number, key: LowKey): number {
-    return this.#in(slot).low.get(key)?.width ?? 0;
+    return this.#in(slot).ranks.get(key)?.width ?? 0;
+  }
+
+  #writeRow(slot: number): void {
+    const bytes = this.#held[slot]?.row.bytes ?? emptyRow(this);
+    this.device.write(rowsFrom(this.#tables.rows, slot, 1), bytes);
   }
 
   #writeTables(slot: number): void {
     const { device } = this;
     const held = this.#held[slot] ?? null;
     const adapter = held?.adapter;
-    device.write(rowsFrom(this.#tables.rows, slot, 1), (held?.row ?? slotRow(this, null)).bytes);
+    this.#writeRow(slot);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
       if (!own || !table) continue;
@@ -321,7 +339,7 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, copy, factors } = this.#in(slot).memory;
+      const { blocks, copy, factors } = this.#memory(slot);
       const { params, m, v } = blocks;
       const grads = this.#gradientsOf(slot);
       spreadShared(this.device, this.#sharedIn(slot, grads));
@@ -338,19 +356,22 @@ export class AdapterPool implements Disposable {
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
     for (const slot of adapters) {
-      const { tensors, squares } = this.#in(slot).memory;
+      const { tensors, squares } = this.#memory(slot);
       gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
     const all: Float32Array[] = [];
-    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#in(slot).memory.squares)).buffer));
+    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#memory(slot).squares)).buffer));
     return all;
   }
 
-  /** An adapter's whole state on the device now: arrays along its block; resolves when they may be changed. */
-  async snapshot(slot: number, what: readonly BlockName[]): Promise<{ readonly values: Promise<Values[]> }> {
-    const blocks = what.map((name) => this.#blockOf(slot, name));
+  /** An adapter's whole state now, wherever it is: arrays along its block; resolves when they may be changed. */
+  async snapshot(slot: number, what: readonly Block[]): Promise<{ readonly values: Promise<Values[]> }> {
+    const held = this.#in(slot);
+    await held.moving;
+    if (!held.memory) return { values: held.readHost(what.filter((name) => name !== "grads")) };
+    const blocks = what.map((name) => this.#arrayOf(slot, name));
     const { bytes } = await this.device.snapshot(blocks);
-    return { values: bytes.then((all) => all.map((of, i) => (blocks[i]!.dtype === "u8" ? of : new Float32Array(of.buffer)))) };
+    return { values: bytes.then((all) => all.map((of, i) => valuesOf(of, blocks[i]!.dtype))) };
   }
 
   /** The same of one that is f32, at once. */
@@ -361,9 +382,9 @@ export class AdapterPool implements Disposable {
     return of ? new Float32Array((await this.device.read(of)).buffer) : new Float32Array(this.layout(slot).size);
   }
 
-  write(slot: number, what: BlockName, values: Values): void {
-    const to = this.#blockOf(slot, what);
-    const { copy } = this.#in(slot).memory;
+  write(slot: number, what: Block, values: Values): void {
+    const to = this.#arrayOf(slot, what);
+    const { copy } = this.#memory(slot);
     invariant(values.byteLength === sizeOf(to.shape) * bytesOf(to.dtype), `${values.byteLength} bytes for ${what}`);
     this.device.write(to, values);
     if (what !== "params") return;
@@ -371,8 +392,12 @@ export class AdapterPool implements Disposable {
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
   }
 
+  #arrayOf(slot: number, what: Block): Tensor {
+    return what === "grads" ? this.#gradientsOf(slot) : this.#blockOf(slot, what);
+  }
+
   #blockOf(slot: number, what: BlockName): Tensor {
-    const block = this.#in(slot).memory.blocks[what];
+    const block = this.#memory(slot).blocks[what];
     invariant(block, `the adapter in slot ${slot} has no ${what}`);
     return block;
   }
@@ -383,8 +408,10 @@ export class AdapterPool implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const held of this.#held) held?.arena[Symbol.dispose]();
+    for (const held of this.#held) held?.[Symbol.dispose]();
     this.#held.fill(null);
+    this.#blocks[Symbol.dispose]();
+    this.#hostBlocks[Symbol.dispose]();
     this.#gradients[Symbol.dispose]();
     this.#arena[Symbol.dispose]();
   }

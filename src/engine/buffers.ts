@@ -94,7 +94,10 @@ const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears)
 function isKept(program: LayerProgram, name: string, { recomputation, low }: Sizes): boolean {
   const { made } = program.values.get(name)!;
   if (made === null || !behaviourOf(made).isCheap(made)) return true;
-  return recomputation === "none" && linearsOf(program).some(({ from, group }) => from === name && elementsOf(low, group) > 0);
+  const reads = program.operations.flatMap((of) =>
+    isLinears(of) ? [[of.from, of.group]] : isExperts(of) ? [[of.from, of.up.group]] : [],
+  );
+  return recomputation === "none" && reads.some(([from, group]) => from === name && elementsOf(low, group!) > 0);
 }
 
 const elementsOf = (low: Sizes["low"], group: string): number => low[group as Group] ?? 0;

@@ -14,9 +14,12 @@ import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
 import type { Cached } from "./kv-cache.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
-import { ownInputs } from "./own-inputs.ts";
+import { fetchOwnInputs, ownInputs } from "./own-inputs.ts";
 import type { LayerProgram, Program } from "./program.ts";
 import type { StageLayers, Weights } from "./weights.ts";
+
+/** What a pass has begun before its layers run: makes later work wait for what was fetched; null for nothing. */
+export type PreparedPass = { readonly fetched: (() => void) | null };
 
 export class Decoder {
   constructor(
@@ -33,10 +36,20 @@ export class Decoder {
   ) {}
 
   /**
+   * Begins what a pass needs of its tokens alone, concurrently with what is enqueued until `forward`, which takes what is
+   * returned.
+   */
+  prepare({ ids, rows }: Batch, acts: Activations): PreparedPass {
+    const { device, weights } = this;
+    const into = acts.ownInputs && firstRows(acts.ownInputs, rows);
+    return { fetched: weights.own && into ? fetchOwnInputs(device, weights.own, ids, into) : null };
+  }
+
+  /**
    * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With
    * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
    */
-  forward(batch: Batch, acts: Activations, work: ForwardWork, cached: Cached | null = null): Tensor {
+  forward(batch: Batch, acts: Activations, work: ForwardWork, { fetched }: PreparedPass, cached: Cached | null = null): Tensor {
     const { device, weights, layerRange, program } = this;
     this.refresh();
     if (layerRange.first) {
@@ -46,26 +59,33 @@ export class Decoder {
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
-    this.#ownInputs(batch, acts, work);
+    let isFetching = fetched !== null;
+    // The first layer asks late: by then the rows have come while it computed.
+    const ownInputs = (): Tensor | null => {
+      if (isFetching) this.#ownInputs(batch, acts, work, fetched!);
+      isFetching = false;
+      return acts.ownInputs;
+    };
     for (const i of program.keys()) {
       const source = sourceOf(program[i]!);
       const from = source === null ? i : source - layerRange.from;
       const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
-      this.#pass(i, { batch, work, cached: own }, acts).forward();
+      this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
 
   /** What layers have of tokens besides the stream; its embedding is made again where another stage has it. */
-  #ownInputs({ ids, rows }: Batch, acts: Activations, work: ForwardWork): void {
+  #ownInputs({ ids, rows }: Batch, acts: Activations, work: ForwardWork, fetched: () => void): void {
     const { device, weights, layerRange, normEps: eps } = this;
-    if (!weights.own || !acts.ownInputs || !work.ownInputs) return;
-    const x = firstRows(layerRange.first ? acts.inputs[0]! : work.ownInputs.embedded, rows);
+    const own = work.ownInputs!;
+    const x = firstRows(layerRange.first ? acts.inputs[0]! : own.embedded, rows);
     if (!layerRange.first) {
       embedForward(device, { ids, table: weights.embedding!, x });
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
     }
-    ownInputs(device, weights.own, work.ownInputs, { ids, x, eps, into: firstRows(acts.ownInputs, rows) });
+    fetched();
+    ownInputs(device, weights.own!, own, { x, eps, into: firstRows(acts.ownInputs!, rows) });
   }
 
   /** The norm of the embedding's rows, in place. */
@@ -84,11 +104,12 @@ export class Decoder {
    * stage the gradient of the input is computed only where an adapter trains the embedding.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
+    const ownInputs = () => acts.ownInputs;
     for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     const { device, layerRange, weights } = this;
     for (const i of [...this.program.keys()].reverse()) {
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
-      const pass = this.#pass(i, { batch, work, needsInput }, acts);
+      const pass = this.#pass(i, { batch, work, ownInputs, needsInput }, acts);
       if (this.recomputation === "full") pass.recompute();
       pass.backward();
     }
@@ -98,7 +119,11 @@ export class Decoder {
     embeddingGradient(device, batch.embedding, dx, acts.embedded, work.ds);
   }
 
-  #pass(i: number, of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "needsInput">, acts: Activations): LayerPass {
+  #pass(
+    i: number,
+    of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "ownInputs" | "needsInput">,
+    acts: Activations,
+  ): LayerPass {
     const { device, pool, ropes } = this;
     const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
     const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]!, beside: acts };

@@ -8,10 +8,12 @@ import { maxOf, sum } from "../base/shape.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import { expertTile } from "../device/tile.ts";
-import type { Op } from "../families/definition.ts";
+import type { ExpertProduct, Op } from "../families/definition.ts";
+import type { Group } from "../families/linears.ts";
 import { addTo } from "../ops/add.ts";
 import { biasWeightGrad, combineBackward, combineForward } from "../ops/combine.ts";
 import { expertActBackward, expertActForward } from "../ops/expert-act.ts";
+import { expertDown, expertDownGrad, expertUpGrad } from "../ops/expert-lora.ts";
 import { expertsBackward, expertsForward } from "../ops/experts.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { cutRoutes, type RouteSizes, type Routes, route, routeBackward, sortedRows, takeRoutes } from "../ops/route.ts";
@@ -28,6 +30,8 @@ export type ExpertActivations = {
   readonly logits: Tensor; // c[M, E]
   readonly routes: Routes;
   readonly gateUp: Tensor; // c[P, 2 I], then its gradient
+  /** s = A x of the two products, c[P, W]; W 0 where no adapter acts there. */
+  readonly low: Readonly<Record<"up" | "down", Tensor>>;
 };
 
 /** What every layer's experts overwrite. */
@@ -36,7 +40,12 @@ export type ExpertWork = {
   readonly y: Tensor; // c[P, H]; in the backward pass the gradient of the sorted inputs
   readonly dweights: Tensor; // f32[M, k]
   readonly dlogits: Tensor; // c[M, E]
+  readonly ds: Tensor; // c[P, W]
 };
+
+/** Columns of s that the widest adapter has in a group. */
+const columnsIn = ({ low, rows }: Pick<Sizes, "low" | "rows">, { group }: ExpertProduct): number =>
+  (low[group as Group] ?? 0) / rows;
 
 const sizesOf = ({ count: experts, perToken }: Experts, rows: number, adapters: number): RouteSizes => ({
   ...{ rows, adapters, experts, perToken },
@@ -45,11 +54,16 @@ const sizesOf = ({ count: experts, perToken }: Experts, rows: number, adapters: 
 export function takeExpertActivations(take: TakeNamed, compute: DType, of: Experts, sizes: Sizes): ExpertActivations {
   const { rows, slots, expertTile } = sizes;
   const route = sizesOf(of, rows, slots);
+  const sorted = sortedRows(route, expertTile);
   let tables = 0;
   return {
     logits: take(`${of.to}, logits`, compute, rows, of.count),
     routes: takeRoutes((dtype, ...shape) => take(`${of.to}, routes ${tables++}`, dtype, ...shape), route, expertTile),
-    gateUp: take(`${of.to}, gate and up`, compute, sortedRows(route, expertTile), sum(of.up.out)),
+    gateUp: take(`${of.to}, gate and up`, compute, sorted, sum(of.up.out)),
+    low: {
+      up: take(`${of.to}, low of up`, compute, sorted, columnsIn(sizes, of.up)),
+      down: take(`${of.to}, low of down`, compute, sorted, columnsIn(sizes, of.down)),
+    },
   };
 }
 
@@ -64,17 +78,18 @@ export function takeExpertWork(take: Take, compute: DType, program: Program, siz
     y: take(compute, sorted, maxOf(all.map(({ up }) => up.in))),
     dweights: take("f32", rows, maxOf(all.map(({ perToken }) => perToken))),
     dlogits: take(compute, rows, maxOf(all.map(({ count }) => count))),
+    ds: take(compute, sorted, maxOf(all.flatMap(({ up, down }) => [columnsIn(sizes, up), columnsIn(sizes, down)]))),
   };
 }
 
 /** The memory of a layer's experts, cut to the rows of the pass. */
 function memoryOf(of: Experts, pass: LayerPass) {
-  const { logits, routes, gateUp } = pass.experts(of.to);
+  const { logits, routes, gateUp, low } = pass.experts(of.to);
   const { rows } = pass.batch;
   const sizes = sizesOf(of, rows, pass.slots);
   const tile = expertTile(pass.device);
   const sorted = sortedRows(sizes, tile);
-  const { act, y, dweights, dlogits } = pass.work.experts!;
+  const { act, y, dweights, dlogits, ds } = pass.work.experts!;
   const shaped = (t: Tensor, ...shape: number[]): Tensor => ({ ...t, shape });
   return {
     logits: firstRows(logits, rows),
@@ -84,43 +99,93 @@ function memoryOf(of: Experts, pass: LayerPass) {
     y: shaped(y, sorted, of.up.in),
     dweights: shaped(dweights, rows, of.perToken),
     dlogits: shaped(dlogits, rows, of.count),
+    up: lowRank(of.up, pass, firstRows(low.up, sorted), ds),
+    down: lowRank(of.down, pass, firstRows(low.down, sorted), ds),
   };
 }
 
-/** Up to the activation: what a backward pass reads, too. */
-export function expertsInside(of: Experts, pass: LayerPass): void {
+/** What the adapters of the pass have in one of the products; null where none has anything. */
+function lowRank({ group }: ExpertProduct, pass: LayerPass, s: Tensor, ds: Tensor) {
+  const at = pass.adapters(group);
+  if (!at) return null;
+  const { factors, strides, ranks, scale, firstColumn } = at.site;
+  const tables = { span: at.low.span, factors, strides, ranks };
+  return { tables, up: { ...tables, s, scale, firstColumn }, s, ds: { ...ds, shape: s.shape } };
+}
+
+/** Up to the activation. */
+function expertsInside(of: Experts, pass: LayerPass): void {
   const { device, batch } = pass;
   const { router, up } = pass.expertWeights();
   const correction = of.correction === null ? null : pass.factor(of.correction);
-  const { logits, routes, gateUp } = memoryOf(of, pass);
+  const { logits, routes, gateUp, up: lora } = memoryOf(of, pass);
   const x = pass.value(of.from);
   linearForward(device, { x, ...router, residual: null, y: logits, lora: null });
   const { bounds, tileAdapter } = batch;
   route(device, { logits, correction, router: of.router, bounds, tileAdapter, adapters: pass.slots, routes });
-  expertsForward(device, { x, gather: true, routes, ...up, y: gateUp, lora: null });
+  if (lora) expertDown(device, { x, gather: true, routes, ...lora.tables, s: lora.s });
+  expertsForward(device, { x, gather: true, routes, ...up, y: gateUp, lora: lora?.up ?? null });
+}
+
+/** The activation, and s of what follows. */
+function activate(of: Experts, pass: LayerPass): void {
+  const { device } = pass;
+  const { routes, gateUp, act, down } = memoryOf(of, pass);
+  expertActForward(device, { gateUp, act, kind: of.activation, routes });
+  if (down) expertDown(device, { x: act, gather: false, routes, ...down.tables, s: down.s });
+}
+
+/** What a backward pass reads, computed again: all but the output. */
+export function expertsAgain(of: Experts, pass: LayerPass): void {
+  expertsInside(of, pass);
+  if (pass.adapters(of.down.group)) activate(of, pass);
 }
 
 export function expertsPassForward(of: Experts, pass: LayerPass): void {
   expertsInside(of, pass);
   const { device } = pass;
-  const { routes, gateUp, act, y } = memoryOf(of, pass);
-  expertActForward(device, { gateUp, act, kind: of.activation, routes });
-  expertsForward(device, { x: act, gather: false, routes, ...pass.expertWeights().down, y, lora: null });
+  activate(of, pass);
+  const { routes, act, y, down } = memoryOf(of, pass);
+  expertsForward(device, { x: act, gather: false, routes, ...pass.expertWeights().down, y, lora: down?.up ?? null });
   const residual = of.residual === null ? null : pass.value(of.residual);
   combineForward(device, { y, routes, residual, out: pass.value(of.to) });
 }
 
 export function expertsPassBackward(of: Experts, pass: LayerPass): void {
+  const memory = memoryOf(of, pass);
+  if (memory.up) pass.restore(of.from);
+  backwardOfDown(of, pass, memory);
+  backwardOfUp(of, pass, memory);
+}
+
+type Memory = ReturnType<typeof memoryOf>;
+
+/** From the gradient of the output to that of gate and up, in their place, and of the routing weights. */
+function backwardOfDown(of: Experts, pass: LayerPass, { routes, gateUp, act: dact, dweights, down: lora }: Memory): void {
+  const { device } = pass;
+  const { down } = pass.expertWeights();
+  const dout = pass.gradient(of.to)!;
+  const { weights: rowScale } = routes;
+  if (lora) expertUpGrad(device, { dy: dout, gather: true, rowScale, routes, ...lora.up, ds: lora.ds });
+  const low = lora && { ...lora.tables, ds: lora.ds };
+  expertsBackward(device, { dy: dout, gather: true, routes, weight: down.weight, dx: dact, lora: low });
+  expertActBackward(device, { dact, gateUp, kind: of.activation, routes, dgateUp: gateUp, dweights });
+  if (lora) expertDownGrad(device, { x: dact, gather: false, routes, ...lora.tables, ds: lora.ds });
+  if (down.bias) biasWeightGrad(device, { dout, bias: down.bias, routes, dweights });
+}
+
+function backwardOfUp(of: Experts, pass: LayerPass, { logits, routes, gateUp: dy, y: dxs, up: lora, ...work }: Memory): void {
+  const { device } = pass;
+  const { router, up } = pass.expertWeights();
+  const { dweights, dlogits } = work;
+  const gathered = { gather: false, routes } as const;
+  if (lora) {
+    expertUpGrad(device, { dy, ...gathered, rowScale: null, ...lora.up, ds: lora.ds });
+    expertDownGrad(device, { x: pass.value(of.from), gather: true, routes, ...lora.tables, ds: lora.ds });
+  }
   const dx = pass.gradient(of.from);
   if (!dx) return;
-  const { device } = pass;
-  const { router, up, down } = pass.expertWeights();
-  const { logits, routes, gateUp, act: dact, y: dxs, dweights, dlogits } = memoryOf(of, pass);
-  const dout = pass.gradient(of.to)!;
-  expertsBackward(device, { dy: dout, gather: true, routes, weight: down.weight, dx: dact, lora: null });
-  expertActBackward(device, { dact, gateUp, kind: of.activation, routes, dgateUp: gateUp, dweights });
-  if (down.bias) biasWeightGrad(device, { dout, bias: down.bias, routes, dweights });
-  expertsBackward(device, { dy: gateUp, gather: false, routes, weight: up.weight, dx: dxs, lora: null });
+  expertsBackward(device, { dy, ...gathered, weight: up.weight, dx: dxs, lora: lora && { ...lora.tables, ds: lora.ds } });
   combineBackward(device, { dxs, routes, adds: pass.program.adding.has(of), dx });
   routeBackward(device, { logits, router: of.router, routes, dweights, dlogits });
   const added = pass.added(of.up.in);

@@ -58,7 +58,8 @@ export async function fillInitial(
       continue;
     }
     const { layer, linear, factor } = at;
-    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, layer, linear, factor, rows, columns }));
+    const own = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
+    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, ...own }));
     else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);

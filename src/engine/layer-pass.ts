@@ -9,7 +9,7 @@ import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
-import { type ExpertActivations, expertsInside } from "./experts.ts";
+import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isExperts, isLinears, type LayerProgram } from "./program.ts";
@@ -41,7 +41,9 @@ export type LayerPassOptions = {
   /** Null where keys and values are not kept. */
   readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
-  readonly beside: Pick<Activations, "shared" | "ownInputs">;
+  readonly beside: Pick<Activations, "shared">;
+  /** The inputs of all layers, c[M, layers * size], once they are needed; null where layers have none. */
+  readonly ownInputs: () => Tensor | null;
   /** False in the model's first layer: nothing before it is trained. */
   readonly needsInput?: boolean;
 };
@@ -65,7 +67,7 @@ export class LayerPass {
   /** Computes again what the backward pass reads: all but linears and experts whose output is the layer's. */
   recompute(): void {
     for (const operation of this.program.operations) {
-      if (operation.to === this.program.output && isExperts(operation)) expertsInside(operation, this);
+      if (operation.to === this.program.output && isExperts(operation)) expertsAgain(operation, this);
       else if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
       else {
         const adapters = this.adapters(operation.group);
@@ -154,7 +156,7 @@ export class LayerPass {
   /** The layer's own input, c[M, size]. */
   ownInput(): Tensor {
     const { size } = this.program.operations.find((of) => of.op === "perLayer")!;
-    return columnsFrom(this.#cut(this.of.beside.ownInputs!), this.program.layer * size, size);
+    return columnsFrom(this.#cut(this.of.ownInputs()!), this.program.layer * size, size);
   }
 
   factor(name: string): Tensor {

@@ -7,12 +7,13 @@ import type { RankSpan } from "../ops/linear/low-rank.ts";
 
 /** Columns of an adapter's rows of s in a group or table that it targets, and its ranks there. */
 export type GroupRanks = { readonly width: number; readonly span: RankSpan };
+export type AdapterRanks = ReadonlyMap<LowKey, GroupRanks>;
 
 /** Where the rows of s of each tile begin in a group, in units of 16 elements, elements of all, and the ranks there. */
 export type LowRows = { readonly starts: Int32Array<ArrayBuffer>; readonly elements: number; readonly span: RankSpan };
 
 /** Of an adapter. Rows of single tokens of the embedding have no s. */
-export function ranksOf(adapter: PoolAdapter, layers: LayerRange, { sites, tables }: AdapterLayout): Map<LowKey, GroupRanks> {
+export function ranksOf(adapter: PoolAdapter, { sites, tables }: AdapterLayout, layers: LayerRange): AdapterRanks {
   const found = new Map<LowKey, GroupRanks>();
   for (const kind of TABLE_KINDS) {
     const table = tables[kind]?.table;

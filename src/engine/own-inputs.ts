@@ -4,13 +4,13 @@
 import type { DType } from "../base/dtype.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { embedForward } from "../ops/embed.ts";
+import { embedFetch } from "../ops/embed.ts";
 import { linearForward } from "../ops/linear.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
 
 export type OwnInputWeights = {
-  readonly table: Tensor; // c[V, L P]
+  readonly table: Tensor; // c[V, L P], in the machine's memory: each token reads one row of what is most of a small model
   readonly projection: Tensor; // c[L P, H]
   readonly norm: Tensor; // f32[P]
   /** f32[1] each. */
@@ -43,17 +43,24 @@ export const takeOwnInputWork = (
 });
 
 /**
- * `into` c[M, L P] = (norm(x W^T / sqrt(H)) + sqrt(P) table[ids]) / sqrt(2), x c[M, H] the scaled embedding, norms of P each.
+ * Begins to bring the tokens' rows of the table from the machine's memory to `into` c[M, L P], concurrently with what follows;
+ * what is returned makes later work wait for them.
+ */
+export const fetchOwnInputs = (device: Device, { table }: OwnInputWeights, ids: Tensor, into: Tensor): (() => void) =>
+  device.aside(() => embedFetch(device, { ids, table, x: into }));
+
+/**
+ * `into` c[M, L P] = (norm(x W^T / sqrt(H)) + sqrt(P) into) / sqrt(2), x c[M, H] the scaled embedding, norms of P each, of
+ * rows of the table in `into`.
  */
 export function ownInputs(
   device: Device,
-  { table, projection, norm, factors }: OwnInputWeights,
+  { projection, norm, factors }: OwnInputWeights,
   { projected, rstd }: OwnInputWork,
-  { ids, x, eps, into }: { readonly ids: Tensor; readonly x: Tensor; readonly eps: number; readonly into: Tensor },
+  { x, eps, into }: { readonly x: Tensor; readonly eps: number; readonly into: Tensor },
 ): void {
   const [rows, width] = into.shape as [number, number];
   const size = norm.shape[0]!;
-  embedForward(device, { ids, table, x: into });
   multiplyRows(device, { x: into, factor: factors.tokens, y: into });
   const of = { ...projected, shape: [rows, width] };
   linearForward(device, { x, weight: projection, bias: null, residual: null, y: of, lora: null });

@@ -34,7 +34,8 @@ const SCALE = alignUp(RANKS + MOST_LINEARS * 4, 16); // as kernels take pointers
 const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
-const SITE_BYTES = alignUp(PRESENT + ROW_METHODS.length * 4, 256);
+const STRIDES = alignUp(PRESENT + ROW_METHODS.length * 4, 16);
+const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 
 /** What decides the tables of a pool. */
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
@@ -93,6 +94,7 @@ export function takeTables(take: Take, need: PoolNeed) {
         vectors: part("i64", VECTORS, ADDRESSES),
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
+        strides: part("i32", STRIDES, 2),
         width: groupShape(spec, group, layer).in,
         firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
@@ -169,6 +171,8 @@ export const tokensOf = (of: TableLayout | undefined): readonly number[] => (of 
 /** The row of an adapter's slot in the tables. */
 export type SlotRow = {
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Which of its i64 are addresses in the adapter's own memory. */
+  readonly own: readonly number[];
   /** Which of its i64 are addresses in the adapter's gradients, and of which element. */
   readonly gradients: readonly { readonly index: number; readonly element: number }[];
 };
@@ -179,19 +183,24 @@ export function setGradients({ bytes, gradients }: SlotRow, { ptr }: Tensor): vo
   for (const { index, element } of gradients) addresses[index] = BigInt(ptr + 4 * element);
 }
 
-/** Without addresses of gradients; without an adapter zeros. */
-export function slotRow(
-  need: Omit<PoolNeed, "slots">,
-  held: { readonly memory: AdapterMemory; readonly adapter: PlacedAdapter & Shape } | null,
-): SlotRow {
-  const row = new Uint8Array(rowBytes(need));
+/** The addresses of an adapter that lies `bytes` bytes further on than before. */
+export function moveRow({ bytes, own }: SlotRow, by: number): void {
+  const addresses = new BigInt64Array(bytes.buffer);
+  for (const index of own) addresses[index]! += BigInt(by);
+}
+
+/** The row of a slot without an adapter on the device. */
+export const emptyRow = (need: Omit<PoolNeed, "slots">): Uint8Array<ArrayBuffer> => new Uint8Array(rowBytes(need));
+
+/** Without addresses of gradients. */
+export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, adapter: PlacedAdapter & Shape): SlotRow {
+  const row = emptyRow(need);
   const gradients: { index: number; element: number }[] = [];
-  if (!held) return { bytes: row, gradients };
-  const { memory, adapter } = held;
+  const own: number[] = [];
   const { layout, blocks, copy, scratch, derived, tokens } = memory;
   const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
-  for (const { layer, group, ranks, products, vectors, firstOutput } of layout.sites) {
+  for (const { layer, group, ranks, products, strides, vectors, firstOutput } of layout.sites) {
     const from = siteOffset(need, layer, group);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
     const { firstColumn } = groupShape(need.spec, group, layer);
@@ -201,6 +210,7 @@ export function slotRow(
     new Int32Array(row.buffer, from + PRESENT, ROW_METHODS.length).set(
       ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
     );
+    new Int32Array(row.buffer, from + STRIDES, 2 * strides.length).set(strides.flat());
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
       const begin = from / 8;
@@ -215,17 +225,18 @@ export function slotRow(
         else gradients.push(...[A, B].map(({ offset }, i) => ({ index: begin + first + 2 + i, element: offset })));
       }
       const first = VECTORS / 8 + g * ADDRESSES;
-      const own: number[] = [];
+      const places: number[] = [];
       for (const factor of storedBy(adapter.method)) {
         const offset = isLowRank(factor) ? undefined : vectors[factor]?.[g];
         if (offset === undefined) continue;
-        if (offset !== null) gradients.push({ index: begin + first + own.length + 1, element: offset });
-        own.push(offset === null ? 0 : at(blocks.params, offset), 0);
+        if (offset !== null) gradients.push({ index: begin + first + places.length + 1, element: offset });
+        places.push(offset === null ? 0 : at(blocks.params, offset), 0);
       }
-      own.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
-      invariant(own.length <= ADDRESSES, `a method has ${own.length} addresses for a linear, the tables ${ADDRESSES}`);
-      addresses.set(own.map(BigInt), first);
+      places.push(...derived.map(({ tensor }) => at(tensor, firstOutput + firstColumn[g]!)));
+      invariant(places.length <= ADDRESSES, `a method has ${places.length} addresses for a linear, the tables ${ADDRESSES}`);
+      addresses.set(places.map(BigInt), first);
     }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
   }
   for (const kind of TABLE_KINDS) {
     const of = layout.tables[kind];
@@ -233,6 +244,7 @@ export function slotRow(
     const { table, places } = of;
     const from = tableOffset(need, kind);
     const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
+    if (kind === "head" && "tokens" in table) addresses[VECTORS / 8] = BigInt(tokens.ptr);
     // Of the embedding B is looked up, and A is what the product of rows is multiplied by.
     const [down, up] = kind === "embedding" ? [places.B, places.A] : [places.A, places.B];
     for (const [i, place] of [places.rows ?? down, up].entries()) {
@@ -240,11 +252,11 @@ export function slotRow(
       addresses[i] = BigInt(at(values, place.offset));
       gradients.push({ index: from / 8 + i + 2, element: place.offset });
     }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
     const rank = "tokens" in table ? 0 : table.rank;
-    if (kind === "head" && "tokens" in table) addresses[VECTORS / 8] = BigInt(tokens.ptr);
     new Int32Array(row.buffer, from + RANKS, 1)[0] = kind === "head" ? tableWidth(table) : rank;
     new Int32Array(row.buffer, from + PRESENT, 1)[0] = rank;
     new Float32Array(row.buffer, from + SCALE, 1)[0] = "tokens" in table ? 0 : table.scale;
   }
-  return { bytes: row, gradients };
+  return { bytes: row, own, gradients };
 }

@@ -25,28 +25,29 @@ export type FactorAt = {
   /** A is [rank, in], B is [out, rank]. */
   readonly rows: number;
   readonly columns: number;
+  /** Of experts: the rank where it is not all of `rows`, as each has an A of its own. */
+  readonly rankOfEach?: number;
 } & StageSettings;
 
 /** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
 export function initialise(init: Random, at: FactorAt): Float32Array {
   const { seed, layer, linear, factor, rows, columns } = at;
-  const values = new Float32Array(rows * columns);
   const { initial } = TENSORS[factor];
-  if (initial !== "init") return values.fill(initial(at));
-  return randomFactor(init, new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a), { factor, rows, columns });
+  if (initial !== "init") return new Float32Array(rows * columns).fill(initial(at));
+  return randomFactor(init, new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a), at);
 }
 
 function randomFactor(
   init: Random,
   rng: Rng,
-  { factor, rows, columns }: Pick<FactorAt, "factor" | "rows" | "columns">,
+  { factor, rows, columns, rankOfEach = rows }: Pick<FactorAt, "factor" | "rows" | "columns" | "rankOfEach">,
 ): Float32Array {
   const values = new Float32Array(rows * columns);
   if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
   if (factor === "B") return values;
   const bound = 1 / Math.sqrt(columns);
   for (let i = 0; i < values.length; i++)
-    values[i] = init === "gaussian" ? rng.normal() / rows : (2 * rng.uniform() - 1) * bound;
+    values[i] = init === "gaussian" ? rng.normal() / rankOfEach : (2 * rng.uniform() - 1) * bound;
   return values;
 }
 

@@ -32,7 +32,7 @@ import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
-import { type FillTensor, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
+import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 
@@ -100,9 +100,11 @@ export class Stage implements Disposable {
     const { rows, low, slots, format, chunk, gradients } = sizes;
     requireFormat(device, format);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
-    const weights = await loadWeights(device, weightArena, spec, layerRange, sizes, fill);
-    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, low, format, chunk }));
+    const hostBytes = hostWeightBytes(spec, device.compute);
+    const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
+    const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
+    const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
+    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, chunk }));
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
@@ -121,7 +123,7 @@ export class Stage implements Disposable {
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
     const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
-    const arenas = [weightArena, pool, arena];
+    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
@@ -150,9 +152,11 @@ export class Stage implements Disposable {
         await this.#vacate(slot);
         return null;
       },
+      offload: async ({ slot }) => new Later(timed(this.pool.offload(slot))),
+      fetch: async ({ slot }) => new Later(timed(this.pool.fetch(slot))),
       read: async ({ slot, what }) => new Later((await this.pool.snapshot(slot, what)).values),
       write: async ({ slot, blocks }) => {
-        for (const what of BLOCKS) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
+        for (const what of [...BLOCKS, "grads"] as const) if (blocks[what]) this.pool.write(slot, what, blocks[what]);
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
@@ -278,6 +282,7 @@ export class Stage implements Disposable {
   /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
   async #vacate(slot: number): Promise<void> {
     if (!this.pool.adapter(slot)) return;
+    await this.pool.settled(slot);
     await this.device.idle();
     this.pool.release(slot);
   }
@@ -318,8 +323,9 @@ export class Stage implements Disposable {
     const tag = `activation.${pass ?? kind}`;
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
     const into = firstRows(acts.inputs[0]!, batch.rows);
+    const prepared = this.decoder.prepare(batch, acts);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, cached));
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
     if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
     return { batch, acts, tables, slot };
   }
@@ -378,6 +384,13 @@ export class Stage implements Disposable {
       return { loss: sum, correct, ...own };
     });
   }
+}
+
+/** Milliseconds until something is done. */
+async function timed(done: Promise<void>): Promise<{ readonly ms: number }> {
+  const begin = now();
+  await done;
+  return { ms: now() - begin };
 }
 
 /** The slots that have rows in a packed batch. */

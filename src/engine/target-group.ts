@@ -14,6 +14,8 @@ export type TargetGroup = {
   readonly ranks: Tensor;
   /** f32[L, G] */
   readonly scale: Tensor;
+  /** i32[L, G, 2]: of experts (ops/experts/low-rank.ts). */
+  readonly strides: Tensor;
   /** Input features, and where each linear begins in the output (families/linears.ts). */
   readonly width: number;
   readonly firstColumn: readonly number[];

@@ -73,7 +73,7 @@ function fillPart(device: Device, files: BaseModelFiles, name: string, to: Tenso
   const values = new Float32Array(new ArrayBuffer(4 * rows * columns));
   files.read(name, new Uint8Array(values.buffer), at("f32"), "f32");
   const turned = new Float32Array(values.length);
-  transpose(values, rows, turned, columns, columns, rows);
+  transpose(values, turned, columns, rows);
   device.write(to, to.dtype === "bf16" ? toBf16(turned) : turned);
 }
 
@@ -103,7 +103,7 @@ function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace
  */
 function random(seed: number, device: Device): WeightSource {
   const fill: FillTensor = (name, to, { part }) => {
-    if (name.includes("norm")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
+    if (name.includes("norm") || name.endsWith("scalar")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
     else randomFill(device, { out: to, seed: hash(seed, hashText(part ? `${name} ${part.first}` : name)), scale: 0.02 });
   };
   return { fill, [Symbol.dispose]: () => undefined };

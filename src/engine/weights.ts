@@ -195,7 +195,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
   if (slots.own) {
-    for (const slot of Object.values(slots.own)) count(slot);
+    for (const slot of [slots.own.projection, slots.own.norm]) count(slot);
     sizes.push(4, 4, 4);
   }
   for (const layer of slots.layers) {
@@ -218,12 +218,19 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   return arenaBytes(sizes);
 }
 
+/** Bytes of weights that lie in the machine's memory, the same on each stage; on a CPU they come to the others. */
+export function hostWeightBytes(spec: ModelSpec, dtype: DType): number {
+  const { perLayer, layers } = spec;
+  return perLayer === null ? 0 : arenaBytes([perLayer.vocab * layers * perLayer.size * bytesOf(dtype)]);
+}
+
 /** Bytes from one expert's weight to the next's. */
 const expertBytes = (slot: Slot, format: WeightFormat, dtype: DType): number =>
   format === "dense" ? sizeOf(slot.shape) * bytesOf(dtype) : partsOf(expertPacked(slot, format)).bytes;
 
 /** A matrix within a tensor of more: elements before it, and whether it is [columns, rows] there. */
 export type TensorPart = { readonly first: number; readonly isTurned: boolean };
+
 /** A linear of a packed weight. */
 export type PackedPlace = { readonly weight: PackedWeight; readonly linear: number };
 /** `offset`: what is added to each element. */
@@ -255,7 +262,7 @@ function openBench(device: Device, spec: ModelSpec) {
 /** Carves the weights of a part out of an arena and has each of them filled, in the order of the layers. */
 export async function loadWeights(
   device: Device,
-  arena: Arena,
+  { device: arena, host }: { readonly device: Arena; readonly host: Arena | null },
   spec: ModelSpec,
   layerRange: StageLayers,
   held: HeldWeights,
@@ -270,8 +277,8 @@ export async function loadWeights(
     }
     return row;
   };
-  const load = async (slot: Slot): Promise<Tensor> => {
-    const whole = arena.tensor(typeOf(slot, device.compute), ...slot.shape);
+  const load = async (slot: Slot, from = arena): Promise<Tensor> => {
+    const whole = from.tensor(typeOf(slot, device.compute), ...slot.shape);
     const row = await fillRows(slot, whole);
     const rest = slot.shape[0]! - row;
     if (rest > 0 && slot.offset === 1) device.write(whole, new Float32Array(rest).fill(1));
@@ -318,7 +325,7 @@ export async function loadWeights(
       return to;
     };
     return {
-      ...{ table: await load(table), projection: await load(projection), norm: await load(norm) },
+      ...{ table: await load(table, host!), projection: await load(projection), norm: await load(norm) },
       factors: {
         tokens: factor(roundedTo(device.compute, tokens)),
         projected: factor(Float32Array.of(projected)),

@@ -13,11 +13,13 @@ export type NormOffset = 0 | 1;
 export type HeadNorms = { readonly q: string | null; readonly k: string | null; readonly offset?: NormOffset };
 
 /**
- * One of the two products of experts: from `in` features to those of its linears, next to each other. `files`: each expert's
- * linears are tensors [out, in] of their own, `${path}.${expert}.${linear}.weight`; or one tensor `${path}.${linear}` has
- * those of all, `rows` [E, out, in] or `columns` [E, in, out]. Biases are `${path}.${linear}_bias` [E, out].
+ * One of the two products of experts: from `in` features to those of its linears, the group's, next to each other. `files`:
+ * each expert's linears are tensors [out, in] of their own, `${path}.${expert}.${linear}.weight`; or one tensor
+ * `${path}.${linear}` has those of all, `rows` [E, out, in] or `columns` [E, in, out]. Biases are `${path}.${linear}_bias`
+ * [E, out].
  */
 export type ExpertProduct = {
+  readonly group: string;
   readonly path: string;
   readonly linears: readonly string[];
   readonly files: "each" | "rows" | "columns";

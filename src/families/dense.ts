@@ -93,10 +93,24 @@ export const readWindow = (config: ConfigReader, fallback: number | null): numbe
     ? null
     : config.count("sliding_window", fallback);
 
+/**
+ * What was read, if `layer_types` agrees with its windows: for families that transformers reads without that key. Throws a
+ * RequestError for a kind that is not known, and for a layer whose kind is another.
+ */
+export function withLayerTypes<S extends Pick<ModelSpec, "layers" | "windows">>(config: ConfigReader, read: S): S {
+  const { layers, windows } = read;
+  const other = slidingLayers(config, layers)?.findIndex((slides, layer) => slides !== (windows[layer] !== null)) ?? -1;
+  if (other < 0) return read;
+  const found = windows[other] === null ? "no sliding window" : `a sliding window of ${windows[other]}`;
+  const type = (config.source["layer_types"] as readonly string[])[other];
+  throw config.wrong("layer_types", `has "${type}" for layer ${other}, which has ${found} by the other keys`);
+}
+
 /** Whether each layer has a window, by `layer_types`; null where the config has none. */
 export function slidingLayers(config: ConfigReader, layers: number): readonly boolean[] | null {
   const types = config.source["layer_types"];
-  if (!Array.isArray(types)) return null;
+  if (types === undefined || types === null) return null;
+  if (!Array.isArray(types)) throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected a list`);
   if (types.length !== layers) throw config.wrong("layer_types", `has ${types.length} entries for ${layers} layers`);
   return types.map((type, layer) => {
     if (type === "sliding_attention" || type === "full_attention") return type === "sliding_attention";

@@ -6,7 +6,7 @@
 import type { ModelSpec } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, readDense } from "./dense.ts";
+import { dense, readDense, withLayerTypes } from "./dense.ts";
 
 /** The spec with the scalars of the config. */
 export function withScalars<S extends Pick<ModelSpec, "normEps">>(config: ConfigReader, sizes: S) {
@@ -30,7 +30,7 @@ export const granite = {
     const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
     const attentionBias = config.flag("attention_bias", false);
     const mlpBias = config.flag("mlp_bias", false);
-    return { ...withScalars(config, sizes), qkvBias: attentionBias, oBias: attentionBias, mlpBias };
+    return withLayerTypes(config, { ...withScalars(config, sizes), qkvBias: attentionBias, oBias: attentionBias, mlpBias });
   },
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

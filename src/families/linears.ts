@@ -56,13 +56,29 @@ export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear
   ...new Set(groupsOfModel(spec).flatMap((group) => GROUPS[group])),
 ];
 
-const productsOf = (spec: ModelSpec, layer: number): readonly Op<"linears">[] =>
+/** Linears that read one input; of experts those of each, and which factor all experts share in "shared-outer". */
+type Product = Pick<Op<"linears">, "group" | "in" | "out"> & { readonly experts: number | null; readonly outer: "A" | "B" };
+
+const productsOf = (spec: ModelSpec, layer: number): readonly Product[] =>
   familyOf(spec)
     .layer(spec, layer)
-    .filter((operation) => operation.op === "linears");
+    .flatMap((operation): readonly Product[] => {
+      if (operation.op === "linears") return [{ ...operation, experts: null, outer: "A" }];
+      if (operation.op !== "experts") return [];
+      const { up, down, count: experts } = operation;
+      return [
+        { ...up, experts, outer: "A" },
+        { ...down, experts, outer: "B" },
+      ];
+    });
 
 export const groupsOfLayer = (spec: ModelSpec, layer: number): readonly Group[] =>
   productsOf(spec, layer).map(({ group }) => group as Group);
+
+/** The linears of experts, in any family. */
+const OF_EXPERTS = /(^|\.)experts\.|^block_sparse_moe\./;
+export const isOfExperts = (linear: Linear): boolean => OF_EXPERTS.test(modulePath(linear));
+export const isExpertGroup = (group: Group): boolean => GROUPS[group].every(isOfExperts);
 
 export type Module = { readonly layer: number; readonly linear: Linear; readonly path: string };
 
@@ -74,7 +90,7 @@ export const modulesOf = (spec: ModelSpec): readonly Module[] =>
     ),
   );
 
-type Products = ReadonlyMap<string, Op<"linears">>;
+type Products = ReadonlyMap<string, Product>;
 const PRODUCTS = new WeakMap<ModelSpec, readonly Products[]>();
 
 /** Of each layer, its products by group. */
@@ -89,7 +105,7 @@ function productsByLayer(spec: ModelSpec): readonly Products[] {
 }
 
 /** The product of a group in a layer; without a layer that of all layers, which must have the same sizes. */
-function productOf(spec: ModelSpec, group: Group, layer: number | null): Op<"linears"> {
+function productOf(spec: ModelSpec, group: Group, layer: number | null): Product {
   const all = productsByLayer(spec);
   const [product, ...others] = (layer === null ? all : [all[layer]!]).flatMap((products) => products.get(group) ?? []);
   invariant(product, `${layer === null ? `a ${spec.family} model` : `layer ${layer}`} has no group ${group}`);
@@ -110,8 +126,16 @@ export function groupShape(
   return { in: width, firstColumn };
 }
 
-/** Output and input features of a linear: its weight is [out, in]. */
-export type LinearShape = { readonly out: number; readonly in: number };
+/**
+ * Output and input features of a linear: its weight is [out, in]. Of a linear of experts that of each, their number, and the
+ * factor that all of them share in "shared-outer"; null for others.
+ */
+export type LinearShape = {
+  readonly out: number;
+  readonly in: number;
+  readonly experts: number | null;
+  readonly outer: "A" | "B";
+};
 
 /** The shape of a linear in a layer; without a layer that in all layers, which must be the same. */
 export function linearShape(spec: ModelSpec, linear: Linear, layer: number | null = null): LinearShape {
@@ -125,9 +149,9 @@ export function linearShape(spec: ModelSpec, linear: Linear, layer: number | nul
 
 /** The shape of a linear among the products of a layer, which has it in one group or not at all. */
 const shapesIn = (products: Products, linear: Linear): readonly LinearShape[] =>
-  [...products.values()].flatMap(({ group, in: width, out }) => {
+  [...products.values()].flatMap(({ group, in: width, out, experts, outer }) => {
     const index = GROUPS[group as Group].indexOf(linear);
-    return index < 0 ? [] : [{ out: out[index]!, in: width }];
+    return index < 0 ? [] : [{ out: out[index]!, in: width, experts, outer }];
   });
 
 /** The shapes of a linear in the layers that have it. */
@@ -148,13 +172,30 @@ export const expertsOf = (spec: ModelSpec): readonly Op<"experts">[] =>
           .filter((of) => of.op === "experts"),
       );
 
+/** A linear of a layer's experts: its product, its place in it, and both of the layer's products. */
+export function expertLinear(spec: ModelSpec, layer: number, linear: Linear) {
+  const of = familyOf(spec)
+    .layer(spec, layer)
+    .find((operation) => operation.op === "experts");
+  invariant(of, `layer ${layer} has no experts`);
+  const { up, down, count: experts } = of;
+  const product = [up, down].find(({ group }) => GROUPS[group as Group].includes(linear));
+  invariant(product, `${linear} is no linear of experts`);
+  const outer = product === up ? "A" : "B";
+  return { product, index: GROUPS[product.group as Group].indexOf(linear), experts, outer, up, down } as const;
+}
+
 /** The products of a model's experts. */
 export const expertProducts = (spec: ModelSpec): readonly ExpertProduct[] =>
   expertsOf(spec).flatMap(({ up, down }) => [up, down]);
 
 /** Elements of all weights of the layers that a token passes. */
 export const linearElements = (spec: ModelSpec): number =>
-  sum(linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width))) +
+  sum(
+    linearsOfModel(spec).flatMap((linear) =>
+      linearShapes(spec, linear).map(({ out, in: width, experts }) => (experts === null ? out * width : 0)),
+    ),
+  ) +
   sum(
     expertsOf(spec).map(
       ({ count, perToken, up, down }) => count * up.in + perToken * (sum(up.out) * up.in + sum(down.out) * down.in),

@@ -1,7 +1,7 @@
 // Llama (Touvron et al. 2023, Grattafiori et al. 2024), and the many models that are saved as one: SmolLM2, TinyLlama, Yi.
 
 import type { Definition } from "./definition.ts";
-import { dense, readDense } from "./dense.ts";
+import { dense, readDense, withLayerTypes } from "./dense.ts";
 
 export const llama = {
   ...dense,
@@ -10,7 +10,8 @@ export const llama = {
   read: (config) => {
     const sizes = readDense(config, { kvHeads: null, headDim: null, intermediate: 11008, vocab: 32000, positions: 2048 });
     const attentionBias = config.flag("attention_bias", false);
-    return { ...sizes, qkvBias: attentionBias, oBias: attentionBias, mlpBias: config.flag("mlp_bias", false) };
+    const biases = { qkvBias: attentionBias, oBias: attentionBias, mlpBias: config.flag("mlp_bias", false) };
+    return withLayerTypes(config, { ...sizes, ...biases });
   },
   tokenizer: { class: null, isFixed: false },
 } as const satisfies Definition;

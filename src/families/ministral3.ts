@@ -2,7 +2,7 @@
 
 import { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, oneRope, readSizes, readWindow, sameInAll } from "./dense.ts";
+import { dense, oneRope, readSizes, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 import { readRope } from "./rope.ts";
 
 /** What transformers takes for a config without rope_parameters. */
@@ -34,11 +34,11 @@ export const ministral3 = {
     const inner = new ConfigReader(table, `${path}: ${key}`);
     const originalMaxPositions = inner.count("original_max_position_embeddings", sizes.maxPositions);
     const queryScale = { beta: inner.number("llama_4_scaling_beta", null), originalMaxPositions };
-    return {
+    return withLayerTypes(config, {
       ...sizes,
       ...oneRope(sizes, { ...rope, queryScale }),
       windows: sameInAll(sizes.layers, readWindow(config, null)),
-    };
+    });
   },
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

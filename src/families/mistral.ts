@@ -2,7 +2,7 @@
 // part, without a window.
 
 import type { Definition } from "./definition.ts";
-import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 
 export const mistral = {
   ...dense,
@@ -10,7 +10,7 @@ export const mistral = {
   about: { models: "Mistral 7B, Mistral-Nemo, Mistral-Small 24B", golden: "peft/mistral", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: 8, headDim: null, intermediate: 14336, vocab: 32000, positions: 4096 * 32 });
-    return { ...sizes, windows: sameInAll(sizes.layers, readWindow(config, 4096)) };
+    return withLayerTypes(config, { ...sizes, windows: sameInAll(sizes.layers, readWindow(config, 4096)) });
   },
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

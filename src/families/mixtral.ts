@@ -2,7 +2,7 @@
 
 import type { Definition } from "./definition.ts";
 import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
-import { mixed, NORMALISED, readCounts } from "./moe.ts";
+import { mixed, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = {
   kvHeads: 8,
@@ -16,7 +16,12 @@ const DEFAULTS = {
 
 export const mixtral = {
   ...dense,
-  groups: { qkv: dense.groups.qkv, o: dense.groups.o },
+  groups: {
+    qkv: dense.groups.qkv,
+    o: dense.groups.o,
+    expertW13: ["block_sparse_moe.experts.w1", "block_sparse_moe.experts.w3"],
+    expertW2: ["block_sparse_moe.experts.w2"],
+  },
   architectures: ["MixtralForCausalLM"],
   about: { models: "Mixtral 8x7B, 8x22B", golden: "families/mixtral", on: "2026-11-29" },
   read: (config) => {
@@ -28,17 +33,16 @@ export const mixtral = {
       experts: {
         ...readCounts(config, { count: 8, perToken: 2 }),
         intermediate: sizes.intermediate,
-        router: NORMALISED,
         layers: sameInAll(sizes.layers, true),
-        shared: null,
+        ...PLAIN_EXPERTS,
       },
     };
   },
   layer: (spec, index) =>
     mixed(dense.layer(spec, index), spec, {
       routerPath: "block_sparse_moe.gate",
-      up: { path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each" },
-      down: { path: "block_sparse_moe.experts", linears: ["w2"], files: "each" },
+      up: { group: "expertW13", path: "block_sparse_moe.experts", linears: ["w1", "w3"], files: "each", bias: false },
+      down: { group: "expertW2", path: "block_sparse_moe.experts", linears: ["w2"], files: "each", bias: false },
     }),
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;

@@ -27,10 +27,18 @@ export function readCounts(config: ConfigReader, fallback: { readonly count: num
 
 const SILU: ExpertActivation = { interleaved: false, clamp: null };
 
+/** Softmax over all, SwiGLU as it is, no experts that all tokens pass. */
+export const PLAIN_EXPERTS = {
+  router: NORMALISED,
+  shared: null,
+  clamp: null,
+  isMxfp4: false,
+} as const satisfies Partial<ExpertsSpec>;
+
 type Layout = Pick<Op<"experts">, "routerPath"> & {
   /** Paths within a layer, as in files. */
-  readonly up: Pick<ExpertProduct, "path" | "linears" | "files">;
-  readonly down: Pick<ExpertProduct, "path" | "linears" | "files">;
+  readonly up: Omit<ExpertProduct, "in" | "out">;
+  readonly down: Omit<ExpertProduct, "in" | "out">;
 };
 
 /** A layer whose MLP's three last operations, from "h2" to "out" with the residual "mid", are a mixture instead. */
@@ -45,8 +53,8 @@ export function mixed(
   const mixture: Operation = {
     ...{ op: "experts", from: "h2", to: "out", residual: "mid", count, perToken, router },
     ...{ routerPath, routerBias: false, correction: null, activation: SILU },
-    up: { ...up, in: hidden, out: halves, bias: false },
-    down: { ...down, in: intermediate, out: [hidden], bias: false },
+    up: { ...up, in: hidden, out: halves },
+    down: { ...down, in: intermediate, out: [hidden] },
     ...more,
   };
   return [...operations.slice(0, -3), mixture];

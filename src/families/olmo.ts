@@ -4,7 +4,7 @@
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
-import { dense, readDense, readSizes, readWindow, slidingLayers } from "./dense.ts";
+import { dense, readDense, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
 import { readRope, readRopeOf } from "./rope.ts";
 
 const DEFAULTS = {
@@ -38,7 +38,7 @@ export const olmo2 = {
   about: { models: "OLMo 2", golden: "families/olmo2", on: "2026-11-29" },
   read: (config) => {
     const attentionBias = config.flag("attention_bias", false);
-    return { ...readDense(config, DEFAULTS), qkvBias: attentionBias, oBias: attentionBias };
+    return withLayerTypes(config, { ...readDense(config, DEFAULTS), qkvBias: attentionBias, oBias: attentionBias });
   },
   layer,
   tokenizer: { class: null, isFixed: true },

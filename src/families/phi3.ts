@@ -4,7 +4,7 @@
 import { sum } from "../base/shape.ts";
 import { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
-import { dense, oneRope, readSizes, readWindow, sameInAll } from "./dense.ts";
+import { dense, oneRope, readSizes, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 import { readRope } from "./rope.ts";
 
 /** The same product, of one linear. */
@@ -39,7 +39,8 @@ export const phi3 = {
     const defaults = { hidden: 3072, kvHeads: null, headDim: null, intermediate: 8192, vocab: 32064, positions: 4096 };
     const sizes = readSizes(config, { ...defaults, normEps: 1e-5 });
     const rope = readRope(config, { ...sizes, isPartial: true });
-    return { ...sizes, ...oneRope(sizes, rope), windows: sameInAll(sizes.layers, readWindow(config, null)) };
+    const windows = sameInAll(sizes.layers, readWindow(config, null));
+    return withLayerTypes(config, { ...sizes, ...oneRope(sizes, rope), windows });
   },
   layer: (spec, index) => dense.layer(spec, index).map(fused),
   tokenizer: { class: null, isFixed: true },

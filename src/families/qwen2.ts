@@ -3,12 +3,13 @@
 import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, readDense, readWindow, sameInAll, slidingLayers } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll, slidingLayers, withLayerTypes } from "./dense.ts";
 
 /** The window of each layer: by `layer_types`, else in the layers from `max_window_layers` on. */
 export function qwenWindows(config: ConfigReader, layers: number, fullLayers = 28): (number | null)[] {
   const size = readWindow(config, 4096);
-  if (!config.flag("use_sliding_window", false) || size === null) return sameInAll(layers, null);
+  if (!config.flag("use_sliding_window", false) || size === null)
+    return withLayerTypes(config, { layers, windows: sameInAll(layers, null) }).windows;
   const sliding = slidingLayers(config, layers);
   const full = config.source["max_window_layers"] === undefined ? fullLayers : config.whole("max_window_layers");
   return range(layers).map((layer) => ((sliding ? sliding[layer] : layer >= full) ? size : null));

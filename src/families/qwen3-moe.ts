@@ -4,7 +4,7 @@ import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
-import { mixed, NORMALISED, readCounts } from "./moe.ts";
+import { mixed, NORMALISED, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = { hidden: 2048, layers: 24, kvHeads: 4, headDim: null, intermediate: 6144, vocab: 151936, positions: 32768 };
 
@@ -19,6 +19,11 @@ function sparseLayers(config: ConfigReader, layers: number): boolean[] {
 
 export const qwen3moe = {
   ...dense,
+  groups: {
+    ...dense.groups,
+    expertUp: ["mlp.experts.gate_proj", "mlp.experts.up_proj"],
+    expertDown: ["mlp.experts.down_proj"],
+  },
   architectures: ["Qwen3MoeForCausalLM"],
   about: {
     models: "Qwen 3, the mixtures of experts (30B-A3B, Coder, 235B-A22B)",
@@ -37,9 +42,9 @@ export const qwen3moe = {
       experts: {
         ...readCounts(config, { count: 128, perToken: 8 }),
         intermediate: config.count("moe_intermediate_size", 768),
+        ...PLAIN_EXPERTS,
         router: { ...NORMALISED, normalise: config.flag("norm_topk_prob", false) },
         layers: sparseLayers(config, sizes.layers),
-        shared: null,
       },
     };
   },
@@ -48,8 +53,8 @@ export const qwen3moe = {
     if (!spec.experts!.layers[index]) return operations;
     return mixed(operations, spec, {
       routerPath: "mlp.gate",
-      up: { path: "mlp.experts", linears: ["gate_proj", "up_proj"], files: "each" },
-      down: { path: "mlp.experts", linears: ["down_proj"], files: "each" },
+      up: { group: "expertUp", path: "mlp.experts", linears: ["gate_proj", "up_proj"], files: "each", bias: false },
+      down: { group: "expertDown", path: "mlp.experts", linears: ["down_proj"], files: "each", bias: false },
     });
   },
   tokenizer: { class: "Qwen2Tokenizer", isFixed: false },

@@ -8,6 +8,7 @@ import type { Definition } from "./definition.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gemma4, gemma4Text } from "./gemma4.ts";
+import { gptOss } from "./gpt-oss.ts";
 import { granite } from "./granite.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
@@ -48,6 +49,7 @@ export const FAMILIES = {
   gemma4_text: gemma4Text,
   mixtral,
   qwen3_moe: qwen3moe,
+  gpt_oss: gptOss,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -38,7 +38,7 @@ export type ExpertPart = {
 
 export type ExpertTensors = {
   readonly count: number;
-  readonly router: { readonly name: string; readonly size: number; readonly bias: string | null };
+  readonly router: { readonly path: string; readonly name: string; readonly size: number; readonly bias: string | null };
   readonly products: Readonly<
     Record<
       "up" | "down",
@@ -106,7 +106,7 @@ function expertTensors({ count, routerPath, routerBias, up, down }: Op<"experts"
   const router = `${at}.${routerPath}`;
   return {
     count,
-    router: { name: `${router}.weight`, size: up.in, bias: routerBias ? `${router}.bias` : null },
+    router: { path: routerPath, name: `${router}.weight`, size: up.in, bias: routerBias ? `${router}.bias` : null },
     products: { up: product(up), down: product(down) },
   };
 }

@@ -7,13 +7,12 @@ import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Linear } from "../families/linears.ts";
 import { familyOf } from "../families/registry.ts";
-import { tensorShapes, weightName } from "../families/tensors.ts";
-import { rankAt, scaleAt } from "../methods/placement.ts";
-import { DEFINITIONS, type Factor } from "../methods/registry.ts";
+import { tensorShapes } from "../families/tensors.ts";
+import { rankAt } from "../methods/placement.ts";
 import { type BaseModelFiles, openBaseModel } from "./basemodel.ts";
 import { toBf16 } from "./convert.ts";
+import { mergeOf, type Site, sitesOf } from "./mergesites.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { mergeTable, type TableChange } from "./pefttables.ts";
 import { headerOf } from "./safetensors.ts";
@@ -39,7 +38,7 @@ export type MergedTensor = {
   /** How it changes as a table of tokens. */
   readonly table: TableChange | null;
   /** What is added to it, or null for none. */
-  readonly site: { readonly layer: number; readonly linear: Linear } | null;
+  readonly site: Site | null;
 };
 /** A file of the merged model. */
 export type Shard = { readonly file: string; readonly tensors: readonly MergedTensor[]; readonly bytes: number };
@@ -53,10 +52,10 @@ const PIECE = 1 << 22;
  * model with other parts keeps those, and the names of its files. Throws a RequestError where one is of an unknown type.
  */
 export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: number): Shard[] {
-  const sites = new Map<string, MergedTensor["site"]>();
+  const sites = new Map<string, Site>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
-      if (rankAt(adapter, layer, linear) > 0) sites.set(weightName(spec, layer, linear), { layer, linear });
+      if (rankAt(adapter, layer, linear) > 0) for (const [name, site] of sitesOf(spec, layer, linear)) sites.set(name, site);
   const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   const isPart = spec.tower !== "model";
   const { embedding, head } = familyOf(spec).tensors;
@@ -142,21 +141,14 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
 }
 
 /** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
-function* piecesOf({ name, from, shape, dtype, table, site }: MergedTensor, { base, adapter }: Merge) {
+function* piecesOf({ name, from, shape, dtype, table, site }: MergedTensor, { spec, base, adapter }: Merge) {
   const width = shape.at(-1) ?? 1;
   const rows = sizeOf(shape) / width;
   const most = Math.max(1, Math.floor(PIECE / width));
-  const merge = table
-    ? mergeTable(table, width)
-    : site &&
-      DEFINITIONS[adapter.method].merge({
-        width,
-        rank: rankAt(adapter, site.layer, site.linear),
-        scale: scaleAt(adapter, site.layer, site.linear),
-        tensor: (name) => adapter.tensor(site.layer, site.linear, name as Factor),
-      });
-  for (let row = 0; row < rows; row += most) {
-    const count = Math.min(most, rows - row);
+  const change = table ? { each: rows, merge: mergeTable(table, width) } : site && mergeOf(spec, adapter, site, rows, width);
+  const { each, merge } = change ?? { each: rows, merge: null };
+  for (let row = 0, count = 0; row < rows; row += count) {
+    count = Math.min(most, each - (row % each));
     const at = row * width * bytesOf(dtype);
     if (!merge) {
       const bytes = new Uint8Array(new ArrayBuffer(count * width * bytesOf(dtype)));

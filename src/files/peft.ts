@@ -7,13 +7,13 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { GROUPS, groupsOfLayer, type Linear, linearShape, pathOf } from "../families/linears.ts";
+import { GROUPS, groupsOfLayer, isOfExperts, type Linear, linearShape, pathOf } from "../families/linears.ts";
 import { tableModules } from "../families/tensors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
 import { type FactorTensor, factorsIn, isOfLinear, isOfTable } from "../methods/layout.ts";
-import { alphaOf, placed, rankAt, scaleAt, scaleOf } from "../methods/placement.ts";
+import { alphaOf, placed, rankAt, scaleAt, scaleOf, sharingOf } from "../methods/placement.ts";
 import {
   DEFINITIONS,
   type Factor,
@@ -30,6 +30,9 @@ import { areFinite, toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
+import { type Acts, checkParameters, expertEntries, expertFactor, SHARING, sharedAlike, tensorsOf } from "./peftexpertfile.ts";
+import { besideExperts, withExperts } from "./peftexpertplaces.ts";
+import { expertTensors } from "./peftexperts.ts";
 import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
 import {
   type BaseOfAdapter,
@@ -73,26 +76,34 @@ const namesIn =
 /** Writes an adapter of a model of this spec into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(
   folder: string,
-  spec: Pick<ModelSpec, "family" | "tower" | "tiedEmbeddings">,
+  spec: ModelSpec,
   adapter: PeftAdapter,
   factors: readonly FactorTensor[],
 ): void {
   const { method = "lora", settings = {}, shared = [] } = adapter;
   const tensorName = namesIn(spec.tower);
-  const tensors = factors.filter(isOfLinear).map(({ layer, linear, factor, values }): TensorData => {
+  const acts = adapter.targets.some(isOfExperts);
+  const tensors = factors.filter(isOfLinear).flatMap(({ layer, linear, factor, values }): TensorData[] => {
+    if (isOfExperts(linear)) return expertEntries(spec, adapter, { layer, linear, factor, values });
     const rank = rankAt(adapter, layer, linear);
     const shape = { "rank in": [rank, values.length / rank], "out rank": [values.length / rank, rank] }; // of any model
     const { axes } = TENSORS[factor];
     const of = axes === "rank" || axes === "out" ? [values.length] : shape[axes];
-    return { name: tensorName(layer, linear, factor), dtype: "f32", shape: of, data: values };
+    return [{ name: tensorName(layer, linear, factor), dtype: "f32", shape: of, data: values }];
   });
   if (adapter.tables) tensors.push(...writtenTables(spec, adapter.tables, factors.filter(isOfTable)));
   for (const { name, shape, values } of shared) tensors.push({ name, dtype: "f32", shape: [...shape], data: values() });
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
-  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
+  const tag = acts ? { [SHARING]: sharingOf(adapter) } : {};
+  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt", ...tag });
   if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
   const { dropout, rslora, baseModel } = adapter;
-  const config = DEFINITIONS[method].peft.config({ ...placesOfFile(adapter, spec), dropout, rslora, baseModel, settings });
+  const { places: _, ...uniform } = adapter;
+  const others = acts ? besideExperts(adapter) : adapter;
+  const fields = others && placesOfFile(acts ? { ...uniform, ...others } : adapter, spec);
+  const places = acts ? withExperts(fields, adapter, spec) : { ...fields!, parameters: null };
+  // PEFT refuses dropout of what it trains in experts, also where it only reads it.
+  const config = DEFINITIONS[method].peft.config({ ...places, dropout: acts ? 0 : dropout, rslora, baseModel, settings });
   writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
 }
 
@@ -165,20 +176,34 @@ export function readPeftAdapter(
   const modules = tableModules(spec, tower);
   const ofTables = tableTensors(file, modules);
   const rslora = isScaled(method) && config["use_rslora"] === true;
+  const parameters = config["target_parameters"] ?? [];
+  const isFused = Array.isArray(parameters) && parameters.length > 0;
+  if (isFused) checkParameters(config, path, { spec, tower });
+  const nameOf = (layer: number, linear: Linear, factor: Factor): string =>
+    isOfExperts(linear)
+      ? expertTensors({ spec, tower, layer, linear }, factor as "A" | "B", 1, false).names[0]!
+      : tensorName(layer, linear, factor);
+  // Which parameter of experts a tensor is of, target_parameters alone tells.
   const hasOwn = (layer: number, linear: Linear) =>
-    storedBy(method).some((factor) => file.tensors.has(tensorName(layer, linear, factor)));
-  const configured = configuredPlaces(config, path, tower);
+    !(isOfExperts(linear) && isFused) && storedBy(method).some((factor) => file.tensors.has(nameOf(layer, linear, factor)));
+  const configured = configuredPlaces(config, path, tower, spec);
   const groups = range(spec.layers).map((layer) => groupsOfLayer(spec, layer));
-  const placement = placed(spec.layers, (layer, linear) => {
-    if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
-    if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
-    const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
-    return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
-  });
-  const { targets } = placement;
+  const sharing = file.metadata[SHARING] === "per-expert" ? "per-expert" : "shared-outer";
+  const places = placed(
+    spec.layers,
+    (layer, linear) => {
+      if (!groups[layer]!.some((group) => GROUPS[group].includes(linear))) return null;
+      if (!hasOwn(layer, linear) && configured.isTargeted?.(layer, linear) !== true) return null;
+      const own = { rank: configured.rankAt(layer, linear) ?? rank, alpha: configured.alphaAt(layer, linear) ?? alpha };
+      return { rank: own.rank, scale: scaleOf({ ...own, rslora, method }) };
+    },
+    sharing,
+  );
+  const { targets } = places;
   const settings: StageSettings = settingsIn?.(config) ?? {};
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
-  checkTensors(file, spec, placement, drawn, method, configured, tower, ofTables);
+  const acts = { spec, tower, isFused };
+  checkTensors(file, acts, places, drawn, method, configured, ofTables);
   const hasTables = ofTables.length > 0 || TABLE_KEYS.some((key) => config[key] != null);
   const changes = hasTables ? readTables({ file, config, path, spec, modules, base }) : null;
   const tables = changes && tablesOf(spec, changes);
@@ -191,10 +216,13 @@ export function readPeftAdapter(
     if (!areFinite(read)) throw new RequestError("peft.values", `${file.path}: ${name} has values that are no finite numbers`);
     values.set(name, read);
   }
-  const tensor: SavedAdapter["tensor"] = (layer, linear, factor) =>
-    isTableKind(linear)
-      ? tableTensor(changes!, linear, factor as TableTensor)
-      : values.get(tensorName(layer, linear, factor as Factor))!;
+  const placement = targets.some(isOfExperts) ? sharedAlike(acts, places, values) : places;
+  const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => {
+    if (isTableKind(linear)) return tableTensor(changes!, linear, factor as TableTensor);
+    const own = factor as Factor;
+    if (isOfExperts(linear)) return expertFactor(acts, placement, values, { layer, linear, factor: own });
+    return values.get(tensorName(layer, linear, own))!;
+  };
   const baseModel = String(config["base_model_name_or_path"] ?? "");
   const saved: SavedAdapter = {
     ...placement,
@@ -272,21 +300,25 @@ const SHOWN = 5;
 
 function checkTensors(
   file: SafetensorsFile,
-  spec: ModelSpec,
+  acts: Acts,
   placement: ReturnType<typeof placed>,
   shared: readonly SharedTensor[],
   method: PeftMethod,
   configured: ConfiguredPlaces,
-  tower: string,
   ofTables: readonly string[],
 ): void {
+  const { spec, tower } = acts;
   const { targets, places } = placement;
   const tensorName = namesIn(tower);
   const wanted = new Map<string, readonly number[]>();
   const isEmpty = targets.length === 0 && ofTables.length === 0;
   const faults: string[] = isEmpty ? ["it has no factor of any linear"] : [];
   for (const { layer, linear, factor } of factorsIn({ from: 0, to: spec.layers }, targets, method, places)) {
-    wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear), layer));
+    if (isOfExperts(linear)) {
+      const { names, shape } = tensorsOf(acts, placement, { layer, linear, factor });
+      for (const name of names) wanted.set(name, shape);
+    } else
+      wanted.set(tensorName(layer, linear, factor), factorShape(spec, linear, factor, rankAt(placement, layer, linear), layer));
     if (factor === storedBy(method)[0] && configured.isTargeted?.(layer, linear) === false)
       faults.push(`it has factors of ${pathOf(tower, layer, linear)}, which ${configured.keys} leaves out`);
   }

@@ -5,13 +5,14 @@ import { RequestError } from "../base/errors.ts";
 import { PatternError } from "../base/pattern.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { LINEARS, type Linear, linearsOfModel, type Module, modulePath, pathOf } from "../families/linears.ts";
+import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
+import { isOfExperts, LINEARS, type Linear, linearsOfModel, type Module, modulePath, pathOf } from "../families/linears.ts";
 import { tableModules } from "../families/tensors.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
 import { sharesRows, TABLE_KINDS } from "../methods/tables.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
+import { expertPath } from "./peftexperts.ts";
 
 export type ConfiguredPlaces = {
   /** Null where a config does not say, as those not written by PEFT. */
@@ -29,7 +30,7 @@ const TARGETING = ["target_modules", "exclude_modules", "layers_to_transform"] a
  * `tower`: as the file calls it. Throws a RequestError, `peft.config`, for values that PEFT does not take or this program
  * cannot read.
  */
-export function configuredPlaces(config: JsonObject, path: string, tower: string): ConfiguredPlaces {
+export function configuredPlaces(config: JsonObject, path: string, tower: string, spec: ModelSpec): ConfiguredPlaces {
   const wrong = (key: string, wanted: string) =>
     new RequestError("peft.config", `${path}: ${key} is ${JSON.stringify(config[key])}, expected ${wanted}`);
   const names = (key: string): string | readonly string[] | null => {
@@ -66,14 +67,25 @@ export function configuredPlaces(config: JsonObject, path: string, tower: string
       throw error;
     }
   };
+  const parameters = names("target_parameters") ?? [];
+  if (typeof parameters === "string") throw wrong("target_parameters", "a list of parameters");
+  const isFused = parameters.length > 0;
+  const expertAt = (layer: number, linear: Linear) => expertPath({ spec, tower, layer, linear, isFused });
+  const pathAt = (layer: number, linear: Linear) =>
+    isOfExperts(linear) ? expertAt(layer, linear) : pathOf(tower, layer, linear);
   const at = (key: string, of: PatternTable) => (layer: number, linear: Linear) =>
-    read(key, () => patternValue(of, pathOf(tower, layer, linear)));
+    read(key, () => patternValue(of, pathAt(layer, linear)));
+  const isTargetedAt = (layer: number, linear: Linear): boolean => {
+    if (isOfExperts(linear) && isFused) return isNamed(pathAt(layer, linear), parameters);
+    if (isOfExperts(linear) && (targets === null || isAll(targets))) return false;
+    return isTargeted({ targets: targets!, exclude, layers: only }, layer, pathAt(layer, linear));
+  };
   return {
     isTargeted:
-      targets === null
+      targets === null && !isFused
         ? null
         : (layer, linear) =>
-            read("target_modules", () => isTargeted({ targets, exclude, layers: only }, layer, pathOf(tower, layer, linear))),
+            (targets !== null || isOfExperts(linear)) && read("target_modules", () => isTargetedAt(layer, linear)),
     rankAt: at("rank_pattern", ranks),
     alphaAt: at("alpha_pattern", alphas),
     keys: TARGETING.filter((key) => config[key] != null && `${config[key]}` !== "")

@@ -6,10 +6,16 @@ import { LINEARS } from "../families/linears.ts";
 import { type Init, isInit } from "./init.ts";
 import { OPTIMIZERS } from "./optimizers.ts";
 import { PEFT_METHODS, stageEntries } from "./registry.ts";
+import { EXPERT_SHARINGS } from "./sharing.ts";
 import { tables } from "./tables.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. `scales` are the factors on B A. */
-const placement = v.strictObject({ ranks: v.array(v.array(count)), scales: v.array(v.array(real)) });
+const placement = v.strictObject({
+  ranks: v.array(v.array(count)),
+  scales: v.array(v.array(real)),
+  /** Of an adapter that acts in experts. */
+  experts: v.exactOptional(v.picklist(EXPERT_SHARINGS)),
+});
 export type Placement = Output<typeof placement>;
 
 export const stageAdapter = v.strictObject({

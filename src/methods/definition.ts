@@ -38,6 +38,8 @@ export type PeftFields<S = Settings> = {
   readonly rslora: boolean;
   /** Linears by name, or whole paths; a string is a regular expression of these. */
   readonly targets: string | readonly string[];
+  /** Parameters of experts, by the ends of their paths; null for none. */
+  readonly parameters: readonly string[] | null;
   readonly layers: readonly number[] | null;
   readonly rankPattern: PatternTable;
   readonly alphaPattern: PatternTable;
@@ -113,6 +115,8 @@ export type Definition<S = Settings> = {
   readonly trained?: readonly ["B"];
   /** Whether it is computed from the whole product of a linear, which is kept for the backward pass. */
   readonly keepsProduct?: true;
+  /** Whether it may act in experts. */
+  readonly actsInExperts?: true;
   /** Rank of an adapter whose recipe gives none. */
   readonly rank: number;
   /**

@@ -10,12 +10,23 @@ import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, groupsOfLayer, LINEARS, type Linear } from "../families/linears.ts";
+import {
+  GROUP_NAMES,
+  GROUPS,
+  type Group,
+  groupShape,
+  groupsOfLayer,
+  LINEARS,
+  type Linear,
+  linearShape,
+} from "../families/linears.ts";
 import type { Placed } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
 import type { Values } from "./optimizers.ts";
-import { rankAt } from "./placement.ts";
+import { rankAt, sharingOf } from "./placement.ts";
 import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
+/** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
+import { copiesOf, type ExpertSharing } from "./sharing.ts";
 import {
   isTableKind,
   layerOfTable,
@@ -29,7 +40,6 @@ import {
   tableWidth,
 } from "./tables.ts";
 
-/** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 export const ALIGN = 128;
 /** Elements that kernels read at a time: a vector of ranks counts up to a multiple of it, with zeros. */
 const READ = 8;
@@ -71,6 +81,8 @@ export type SiteLayout = {
    * adapter's scratch where its method stores other tensors.
    */
   readonly products: readonly ({ readonly A: Place; readonly B: Place } | null)[];
+  /** Elements from one expert's A, and B, to the next one's; 0 where there is but one. */
+  readonly strides: readonly (readonly [A: number, B: number])[];
   /**
    * Of each other tensor that the method stores, where a linear's part begins. A vector along the output is one for the
    * whole group, a vector of ranks one for each target; null where there is none.
@@ -94,10 +106,12 @@ export type AdapterLayout = {
   readonly scratch: number;
   /** Output features of all sites. */
   readonly outputs: number;
+  readonly sharing: ExpertSharing;
 };
 
 export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shape): AdapterLayout {
   const stored = storedBy(adapter.method);
+  const sharing = sharingOf(adapter);
   const isExpanded = !stored.some(isLowRank);
   const sites: SiteLayout[] = [];
   const tensors: (Place & { readonly factor: Factor | TableTensor })[] = [];
@@ -127,6 +141,10 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
       if (ranks.every((rank) => rank === 0)) continue;
       const { in: width, firstColumn } = groupShape(spec, group, layer);
       const outOf = (g: number) => firstColumn[g + 1]! - firstColumn[g]!;
+      const copies = GROUPS[group].map((linear) => {
+        const shape = linearShape(spec, linear, layer);
+        return [copiesOf(shape, "A", sharing), copiesOf(shape, "B", sharing)] as const;
+      });
       let used = 0;
       const inScratch = (rows: number, columns: number): Place => {
         const place = { offset: used, rows, columns };
@@ -136,7 +154,12 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
       const products = ranks.map((rank, g) => {
         if (rank === 0) return null;
         const put = isExpanded ? (_: Factor, ...shape: [number, number]) => inScratch(...shape) : store;
-        return { A: put("A", rank, width), B: put("B", rank, outOf(g)) };
+        const [ofA, ofB] = copies[g]!;
+        return { A: put("A", rank * ofA, width), B: put("B", rank * ofB, outOf(g)) };
+      });
+      const strides = ranks.map((rank, g) => {
+        const [ofA, ofB] = copies[g]!;
+        return [ofA > 1 ? rank * width : 0, ofB > 1 ? rank * outOf(g) : 0] as const;
       });
       const vectors = Object.fromEntries(
         stored
@@ -148,12 +171,12 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
             return [factor, ranks.map((_, g) => offset + firstColumn[g]!)];
           }),
       );
-      sites.push({ layer, group, ranks, products, vectors, firstOutput: outputs });
+      sites.push({ layer, group, ranks, products, strides, vectors, firstOutput: outputs });
       outputs += firstColumn.at(-1)!;
       scratch = Math.max(scratch, used);
     }
   storeTable("head");
-  return { sites, tables, tensors, size, scratch, outputs };
+  return { sites, tables, tensors, size, scratch, outputs, sharing };
 }
 
 /**
@@ -227,7 +250,7 @@ export function factorPlace(
     ? site.products[g]?.[factor as "A" | "B"].offset
     : site.vectors[factor as Factor]?.[g];
   invariant(typeof offset === "number", `no ${factor} for ${linear} of layer ${layer}`);
-  const shape = factorShape(spec, linear, factor as Factor, site.ranks[g]!, layer);
+  const shape = factorShape(spec, linear, factor as Factor, site.ranks[g]!, layer, layout.sharing);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
   return { offset, rows, columns, isTransposed: TENSORS[factor as Factor].axes === "out rank" };
 }
@@ -244,7 +267,7 @@ function placeInTable(spec: ModelSpec, { tables }: AdapterLayout, kind: TableKin
 /** A factor's values out of a block, row by row. */
 export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace): V {
   const values = block.slice(offset, offset + rows * columns) as V;
-  if (isTransposed) transpose(block.subarray(offset, offset + pitch * columns), pitch, values, columns, columns, rows);
+  if (isTransposed) transposeRows(block.subarray(offset, offset + pitch * columns), pitch, values, columns, columns, rows);
   return values;
 }
 
@@ -254,15 +277,19 @@ export function putFactor<V extends Values>(
   { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace,
   values: V,
 ): void {
-  if (isTransposed) transpose(values, columns, block.subarray(offset, offset + pitch * columns), pitch, rows, columns);
+  if (isTransposed) transposeRows(values, columns, block.subarray(offset, offset + pitch * columns), pitch, rows, columns);
   else block.set(values, offset);
 }
 
 /** Rows that are transposed together: their lines stay in the cache. */
 const STRIP = 16;
 
-/** to[c, r] = from[r, c], with rows of both a pitch apart. */
-export function transpose(from: Values, pitch: number, to: Values, toPitch: number, rows: number, columns: number): void {
+/** to[c, r] = from[r, c]. */
+export const transpose = (from: Values, to: Values, rows: number, columns: number): void =>
+  transposeRows(from, columns, to, rows, rows, columns);
+
+/** The same with rows of both a pitch apart. */
+function transposeRows(from: Values, pitch: number, to: Values, toPitch: number, rows: number, columns: number): void {
   for (let first = 0; first < rows; first += STRIP) {
     const last = Math.min(rows, first + STRIP);
     for (let column = 0; column < columns; column++)
@@ -274,7 +301,7 @@ export function transpose(from: Values, pitch: number, to: Values, toPitch: numb
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
   const ofLinear = (layer: number, linear: Linear, rank: number) =>
-    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer))));
+    rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer, sharingOf(adapter)))));
   const inLayers = range(layers).flatMap((layer) =>
     adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear))),
   );

@@ -1,9 +1,10 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
 import * as v from "valibot";
-import { about, expected, patternTable, positive, text, truth, whole } from "../base/check.ts";
+import { about, expected, oneOf, patternTable, positive, text, truth, whole } from "../base/check.ts";
 import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
 import { initSchema } from "./init.ts";
+import { EXPERT_SHARINGS } from "./sharing.ts";
 
 const tokens = v.pipe(
   v.array(v.union([text, whole(0, 1 << 24)], expected("a token's text or its id")), expected("a list of tokens")),
@@ -59,7 +60,7 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
   rank_pattern: fields.rankPattern,
   revision: null,
   target_modules: fields.targets,
-  target_parameters: null,
+  target_parameters: fields.parameters,
   task_type: "CAUSAL_LM",
   trainable_token_indices: fields.tokens ?? null,
   use_dora: useDora,
@@ -67,7 +68,16 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
 });
 
 const configKeys: readonly string[] = [
-  ...["r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "qalora_group_size"],
+  ...[
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_dora",
+    "use_rslora",
+    "init_lora_weights",
+    "qalora_group_size",
+    "target_parameters",
+  ],
   ...["eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config"], // tables of an initialisation
 ];
 
@@ -85,9 +95,15 @@ export const lora = define({
     A: { axes: "rank in", initial: "init", peft: "lora_A.weight" },
     B: { axes: "out rank", initial: "init", peft: "lora_B.weight" },
   },
+  actsInExperts: true,
   rank: 16,
   keys: {
     ...lowRankKeys,
+    experts: about(
+      oneOf(...EXPERT_SHARINGS),
+      "in experts that it targets: all share one A of gate and up and one B of down, or each has its own",
+      "shared-outer",
+    ),
     lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
     trainable_tokens: about(
       trainableTokens,

@@ -1,4 +1,5 @@
-// What each optimizer keeps of an adapter: arrays along the adapter's block (layout.ts). How a step is computed is src/ops/NAME.ts.
+// What each optimizer keeps of an adapter: arrays along the adapter's block (layout.ts). How a step is computed is
+// src/ops/NAME.ts.
 
 /** An array that has one element for each `per` elements of the block. */
 export type StateArray = { readonly dtype: "f32" | "u8"; readonly per: number };

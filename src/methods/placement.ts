@@ -3,14 +3,18 @@
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { LINEARS, type Linear, linearsOfModel } from "../families/linears.ts";
+import { isOfExperts, LINEARS, type Linear, linearsOfModel } from "../families/linears.ts";
 import type { Placed, PlacedAdapter, Placement, StageAdapter } from "./adapter.ts";
 import { isScaled, type PeftMethod } from "./registry.ts";
+import type { ExpertSharing } from "./sharing.ts";
 import { sameTables } from "./tables.ts";
 
 /** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
 export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
   places ? places.ranks[layer]![LINEARS.indexOf(linear)]! : targets.includes(linear) ? rank : 0;
+
+/** Which factors its experts share, where it acts in experts. */
+export const sharingOf = ({ places }: Pick<Placed, "places">): ExpertSharing => places?.experts ?? "shared-outer";
 
 /** The factor on B A there; 0 where it has nothing. */
 export const scaleAt = (adapter: Placed & Pick<PlacedAdapter, "scale">, layer: number, linear: Linear): number =>
@@ -21,16 +25,17 @@ export const scaleAt = (adapter: Placed & Pick<PlacedAdapter, "scale">, layer: n
       : 0;
 
 /** A table of places with a column for each linear of a model alone, in their order. */
-export function placesOfModel(spec: Pick<ModelSpec, "family">, { ranks, scales }: Placement): Placement {
+export function placesOfModel(spec: Pick<ModelSpec, "family">, { ranks, scales, ...more }: Placement): Placement {
   const columns = linearsOfModel(spec).map((linear) => LINEARS.indexOf(linear));
   const of = (table: Placement["ranks"]) => table.map((row) => columns.map((column) => row[column]!));
-  return { ranks: of(ranks), scales: of(scales) };
+  return { ranks: of(ranks), scales: of(scales), ...more };
 }
 
-/** A rank and a scale for each place, null for none. Uniform ones need no table, and get none. */
+/** A rank and a scale for each place, null for none. Uniform ones need no table, and get none, but for those in experts. */
 export function placed(
   layers: number,
   at: (layer: number, linear: Linear) => Pick<PlacedAdapter, "rank" | "scale"> | null,
+  sharing: ExpertSharing = "shared-outer",
 ): PlacedAdapter {
   const table = range(layers).map((layer) => LINEARS.map((linear) => at(layer, linear) ?? { rank: 0, scale: 0 }));
   const ranks = table.map((row) => row.map(({ rank }) => rank));
@@ -40,6 +45,7 @@ export function placed(
   const used = table.flat().filter((site) => site.rank > 0);
   const scale = used[0]?.scale ?? 0;
   const isUniform = used.length === targets.length * layers && used.every((site) => site.rank === rank && site.scale === scale);
+  if (targets.some(isOfExperts)) return { rank, scale, targets, places: { ranks, scales, experts: sharing } };
   return { rank, scale, targets, ...(isUniform ? {} : { places: { ranks, scales } }) };
 }
 
@@ -72,6 +78,8 @@ export function samePlaces(
   layers: number,
 ): boolean {
   const close = (x: number, y: number) => Math.abs(x - y) <= 1e-9 * Math.abs(y);
+  const acts = a.targets.some(isOfExperts);
+  if (acts && sharingOf(a) !== sharingOf(b)) return false;
   const inLayers = range(layers).every((layer) =>
     LINEARS.every(
       (linear) =>

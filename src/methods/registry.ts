@@ -8,6 +8,7 @@ import { type Linear, linearShape } from "../families/linears.ts";
 import type { Axes, Definition, StoredTensor } from "./definition.ts";
 import { dora } from "./dora.ts";
 import { lora } from "./lora.ts";
+import { copiesOf, type ExpertSharing } from "./sharing.ts";
 import { vera } from "./vera.ts";
 
 const ALL = { lora, dora, vera } satisfies Readonly<Record<string, Definition<never>>>;
@@ -90,11 +91,19 @@ const SHAPES: Readonly<Record<Axes, (sizes: { in: number; out: number; rank: num
   rank: ({ rank }) => [rank],
 };
 
-/** The shape of a factor of a linear in a layer; without a layer that in all layers, which must be the same. */
+/**
+ * The shape of a factor of a linear in a layer; without a layer that in all layers, which must be the same. Those of experts
+ * that each has of its own lie next to each other along the rank.
+ */
 export const factorShape = (
   spec: ModelSpec,
   linear: Linear,
   factor: Factor,
   rank: number,
   layer: number | null = null,
-): readonly number[] => SHAPES[TENSORS[factor].axes]({ ...linearShape(spec, linear, layer), rank });
+  sharing: ExpertSharing = "shared-outer",
+): readonly number[] => {
+  const shape = linearShape(spec, linear, layer);
+  const copies = isLowRank(factor) ? copiesOf(shape, factor as "A" | "B", sharing) : 1;
+  return SHAPES[TENSORS[factor].axes]({ ...shape, rank: rank * copies });
+};

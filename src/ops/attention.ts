@@ -8,7 +8,8 @@ import { ints } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Choice, Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op } from "./op.ts";
+import { keyShareBytes, keyShares } from "../device/scratch.ts";
+import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   attention_forward: { args: [P, P, P, I, I, P, P, I, I, I, I, F, I, F], returns: "void" },
@@ -66,6 +67,18 @@ export function headVariant(gpu: Launcher, name: string, D: number, choice: Choi
     `the base model has heads of ${D}; attention on this GPU was compiled for heads of ${sizes.join(", ")}`,
     'set device to "cpu"',
   );
+}
+
+/**
+ * dk and dv are made by one launch, or where heads are wide each by its own; with PARTS in shares, if the query heads are divided
+ * and there is such a variant, or no other.
+ */
+function keyVariants(gpu: Launcher, D: number, shares: number, choice: Choice): readonly Variant[] {
+  const name = "attention_backward_kv";
+  const first = headVariant(gpu, name, D, choice);
+  const all = gpu.variants(name, { ...choice, HEAD_DIM: first.constant("HEAD_DIM"), EXACT: first.constant("EXACT") });
+  const wanted = all.filter((kernel) => kernel.constant("PARTS") === Number(shares > 1));
+  return wanted.length > 0 ? wanted : all;
 }
 
 const capped = (cap: number): Choice => ({ CAP: cap > 0 ? 1 : 0 });
@@ -131,8 +144,17 @@ export const attentionBackward = op<Shared & { dout: Tensor; delta: Tensor; dqkv
       const sizes = { M, D, heads, kv_heads: kvHeads, scale, window, cap };
       const queries = headVariant(gpu, "attention_backward_q", D, capped(cap));
       gpu.launch(queries, [M / queries.constant("BM"), heads], { ...tensors, ...sizes, out });
-      const keys = headVariant(gpu, "attention_backward_kv", D, capped(cap));
-      gpu.launch(keys, [M / keys.constant("BN"), kvHeads], { ...tensors, ...sizes });
+      const wanted = keyShares(heads, kvHeads);
+      const variants = keyVariants(gpu, D, wanted, capped(cap));
+      const isDivided = variants[0]!.constant("PARTS") === 1;
+      const splits = isDivided ? wanted : 1;
+      const parts = isDivided ? gpu.scratch(keyShareBytes(M, kvHeads, D, splits)) : 0;
+      for (const keys of variants)
+        gpu.launch(keys, [M / keys.constant("BN"), kvHeads * splits], { ...tensors, ...sizes, parts, splits });
+      if (!isDivided) return;
+      const sum = gpu.kernel("attention_sum_keys");
+      const grid = [M, cdiv(2 * kvHeads * D, sum.constant("BLOCK"))] as const;
+      gpu.launch(sum, grid, { parts, dqkv, M, D, heads, kv_heads: kvHeads, splits });
     },
   },
 );
@@ -148,8 +170,10 @@ export const attentionSink = op<{ out: Tensor; lse: Tensor; sinks: Tensor; bound
   {
     cpu: ({ out, lse, sinks, bounds }) =>
       c.attention_sink(out.ptr, lse.ptr, sinks.ptr, bounds.ptr, dim(out, 0), dim(sinks, 0), dim(out, 1) / dim(sinks, 0)),
-    cuda: () => {
-      throw new Error("attention_sink has no kernel for GPUs yet");
+    cuda: ({ out, lse, sinks, bounds }, gpu) => {
+      const kernel = gpu.kernel("attention_sink");
+      const [M, heads] = [dim(out, 0), dim(sinks, 0)];
+      gpu.launch(kernel, [M / kernel.constant("ROWS"), heads], { out, lse, sinks, bounds, M, D: dim(out, 1) / heads });
     },
   },
 );

@@ -1,8 +1,9 @@
 // From sorted rows (route.ts) back to those of the batch: a token's experts are added in the order of its slots.
 
 import { I, native, P } from "../../ffi/native.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op } from "./op.ts";
+import { cdiv, dim, flag, op } from "./op.ts";
 import type { Routes } from "./route.ts";
 
 const c = native({
@@ -23,9 +24,7 @@ export const combineForward = op<{ y: Tensor; routes: Routes; residual: Tensor |
       const sizes = [dim(out, 0), dim(place, 1), dim(out, 1)] as const;
       c.combine(y.ptr, place.ptr, weights.ptr, residual?.ptr ?? null, out.ptr, ...sizes);
     },
-    cuda: () => {
-      throw new Error("combine_forward has no kernel for GPUs yet");
-    },
+    cuda: ({ y, routes, residual, out }, gpu) => combineOn(gpu, y, routes, routes.weights, residual, out),
   },
 );
 
@@ -36,9 +35,7 @@ export const combineBackward = op<{ dxs: Tensor; routes: Routes; adds: boolean; 
   {
     cpu: ({ dxs, routes: { place }, adds, dx }) =>
       c.combine(dxs.ptr, place.ptr, null, adds ? dx.ptr : null, dx.ptr, dim(dx, 0), dim(place, 1), dim(dx, 1)),
-    cuda: () => {
-      throw new Error("combine_backward has no kernel for GPUs yet");
-    },
+    cuda: ({ dxs, routes, adds, dx }, gpu) => combineOn(gpu, dxs, routes, null, adds ? dx : null, dx),
   },
 );
 
@@ -49,8 +46,23 @@ export const biasWeightGrad = op<{ dout: Tensor; bias: Tensor; routes: Routes; d
   {
     cpu: ({ dout, bias, routes: { experts }, dweights }) =>
       c.bias_weight_grad(dout.ptr, bias.ptr, experts.ptr, dweights.ptr, dim(dout, 0), dim(dweights, 1), dim(dout, 1)),
-    cuda: () => {
-      throw new Error("bias_weight_grad has no kernel for GPUs yet");
+    cuda: ({ dout, bias, routes: { experts }, dweights }, gpu) => {
+      const [M, k, H] = [dim(dout, 0), dim(dweights, 1), dim(dout, 1)];
+      gpu.launch(gpu.kernel("bias_weight_grad"), [M, k], { dout, bias, experts, dweights, k, H });
     },
   },
 );
+
+function combineOn(
+  gpu: Launcher,
+  y: Tensor,
+  { place }: Routes,
+  weights: Tensor | null,
+  start: Tensor | null,
+  out: Tensor,
+): void {
+  const kernel = gpu.kernel("combine");
+  const [M, k, H] = [dim(out, 0), dim(place, 1), dim(out, 1)];
+  const there = { has_weights: flag(weights), has_start: flag(start) };
+  gpu.launch(kernel, [M, cdiv(H, kernel.constant("BLOCK"))], { y, place, weights, start, out, k, H, ...there });
+}

@@ -4,7 +4,7 @@ import { F, I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
 import type { Tensor } from "../device/device.ts";
 import { type Heads, headVariant, sizesOf } from "./attention.ts";
-import { cdiv, dim, op } from "./op.ts";
+import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
   cache_write: { args: [P, P, P, I, I, I, I], returns: "void" },
@@ -61,9 +61,9 @@ export const attentionDecode = op<
         ...([dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap] as const),
       ),
     cuda: ({ qkv, cache, bounds, sinks, out, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
-      if (sinks) throw new Error("attention_decode has no kernel for sinks on GPUs yet");
       gpu.launch(headVariant(gpu, "attention_decode", D), [dim(qkv, 0), heads], {
-        ...{ qkv, cache, bounds, out, D, heads, kv_heads: kvHeads, scale, window, cap },
+        ...{ qkv, cache, bounds, sinks, out, D, heads, kv_heads: kvHeads, scale, window, cap },
+        has_sinks: flag(sinks),
       });
     },
   },

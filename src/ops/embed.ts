@@ -33,6 +33,20 @@ export const embedForward = op<{ ids: Tensor; table: Tensor; x: Tensor }>(
   },
 );
 
+/** Programs that fetch: enough requests under way for a bus, and few enough to leave the GPU to others. */
+const FETCHERS = 64;
+
+/** The same of a table in the machine's memory (Device.allocateHost), for ids that are not below zero. */
+export const embedFetch = op<{ ids: Tensor; table: Tensor; x: Tensor }>(
+  "embed_fetch",
+  { ids: "i32 M", table: "c V H", x: "c M H" },
+  {
+    cpu: ({ ids, table, x }) => gather.cpu(table, ids, x),
+    cuda: ({ ids, table, x }, gpu) =>
+      gpu.launch(gpu.kernel("rows_fetch"), [FETCHERS, 1], { x: table, rows: ids, y: x, T: dim(x, 0), W: words(x) }),
+  },
+);
+
 /** y[t] = x[rows[t]], or zeros where rows[t] is negative: rows i32[T], x c[M, H], y c[T, H]. */
 export const rowsGather = op<{ x: Tensor; rows: Tensor; y: Tensor }>(
   "rows_gather",

@@ -2,7 +2,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op } from "./op.ts";
+import { cdiv, dim, op } from "./op.ts";
 import type { Routes } from "./route.ts";
 
 const c = native({
@@ -22,6 +22,9 @@ export type ExpertActivation = {
 const numbers = ({ interleaved, clamp }: ExpertActivation) =>
   [Number(interleaved), clamp?.limit ?? 0, clamp?.alpha ?? 0] as const;
 
+/** For GPUs: without a clamp sigmoid(gate) is that with an alpha of 1. */
+const clampOf = ({ clamp }: ExpertActivation) => ({ limit: clamp?.limit ?? 0, alpha: clamp?.alpha ?? 1 });
+
 /** act c[P, I] of gateUp c[P, 2 I]. */
 export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertActivation; routes: Routes }>(
   "expert_act_forward",
@@ -29,8 +32,11 @@ export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertAc
   {
     cpu: ({ gateUp, act, kind, routes: { firstRow } }) =>
       c.expert_act_forward(gateUp.ptr, act.ptr, firstRow.ptr, dim(firstRow, 0) - 1, dim(act, 1), ...numbers(kind)),
-    cuda: () => {
-      throw new Error("expert_act_forward has no kernel for GPUs yet");
+    cuda: ({ gateUp, act, kind, routes: { source } }, gpu) => {
+      const kernel = gpu.kernel("expert_act_forward", { INTERLEAVED: Number(kind.interleaved) });
+      const [P, width] = [dim(act, 0), dim(act, 1)];
+      const args = { gate_up: gateUp, act, source, I: width, ...clampOf(kind) };
+      gpu.launch(kernel, [P, cdiv(width, kernel.constant("BLOCK"))], args);
     },
   },
 );
@@ -57,8 +63,13 @@ export const expertActBackward = op<{
       const sizes = [dim(firstRow, 0) - 1, dim(dweights, 0) * dim(dweights, 1), dim(dact, 1)] as const;
       c.expert_act_backward(dact.ptr, gateUp.ptr, ...rows, dgateUp.ptr, dweights.ptr, ...sizes, ...numbers(kind));
     },
-    cuda: () => {
-      throw new Error("expert_act_backward has no kernel for GPUs yet");
+    cuda: ({ dact, gateUp, kind, routes: { source, weights, place }, dgateUp, dweights }, gpu) => {
+      const kernel = gpu.kernel("expert_act_backward", { INTERLEAVED: Number(kind.interleaved) });
+      const pairs = dim(place, 0) * dim(place, 1);
+      gpu.launch(kernel, [dim(dact, 0)], {
+        ...{ dact, gate_up: gateUp, source, weights, place, dgate_up: dgateUp, dweights, pairs, I: dim(dact, 1) },
+        ...clampOf(kind),
+      });
     },
   },
 );

@@ -5,13 +5,24 @@
 // A has it instead (expert-act.ts).
 
 import { I, native, P } from "../../ffi/native.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { maxOf, sizeOf } from "../base/shape.ts";
 import { type Host, rowsOfFloats } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
-import { BLOCK_ROWS, EXPERT_SPECS, type ExpertAdapters, eachBlock, eachTarget } from "./experts/low-rank.ts";
+import {
+  BLOCK_ROWS,
+  EXPERT_SPECS,
+  type ExpertAdapters,
+  eachBlock,
+  eachTarget,
+  expertTablesOf,
+  sortedRowsOf,
+} from "./experts/low-rank.ts";
 import { blockOf } from "./experts.ts";
 import { A, A_GRADIENT, B, B_GRADIENT, columnsIn, columnsOf, F32, rowsOf } from "./linear/low-rank.ts";
-import { dim, op } from "./op.ts";
-import type { Routes } from "./route.ts";
+import { cdiv, dim, op, strideOf } from "./op.ts";
+import { productHeight, type Routes } from "./route.ts";
 
 const c = native({ rows_weigh: { args: [P, I, P, P, I, I, I, P], returns: "void" } });
 
@@ -34,9 +45,7 @@ export const expertDown = op<ExpertAdapters & Rows & { x: Tensor; s: Tensor }>(
         });
       });
     },
-    cuda: () => {
-      throw new Error("expert_down has no kernel for GPUs yet");
-    },
+    cuda: (args, gpu) => lowOn(gpu, args, [args.x, args.s, null], A, [0, dim(args.x, 1)]),
   },
 );
 
@@ -88,8 +97,10 @@ export const expertUpGrad = op<
         });
       });
     },
-    cuda: () => {
-      throw new Error("expert_up_grad has no kernel for GPUs yet");
+    cuda: (args, gpu) => {
+      const { dy, s, ds, scale, rowScale, firstColumn } = args;
+      lowOn(gpu, args, [dy, ds, scale], B, firstColumn);
+      gramOn(gpu, args, [dy, s, scale, rowScale], B, firstColumn);
     },
   },
 );
@@ -111,8 +122,67 @@ export const expertDownGrad = op<ExpertAdapters & Rows & { x: Tensor; ds: Tensor
         });
       });
     },
-    cuda: () => {
-      throw new Error("expert_down_grad has no kernel for GPUs yet");
-    },
+    cuda: (args, gpu) => gramOn(gpu, args, [args.x, args.ds, null, null], A, [0, dim(args.x, 1)]),
   },
 );
+
+// On GPUs. `side`: A or B.
+
+/** s of x, or ds of dy. */
+function lowOn(
+  gpu: Launcher,
+  args: ExpertAdapters & Rows,
+  [x, low, scale]: readonly [Tensor, Tensor, Tensor | null],
+  side: number,
+  firstColumn: readonly number[],
+): void {
+  const { routes, gather, span } = args;
+  const kernel = gpu.kernel("expert_low");
+  const height = productHeight(gpu);
+  const rows = sortedRowsOf(routes, gather);
+  const tiles = cdiv(dim(low, 0), height) + rows.E;
+  const grid = [
+    cdiv(height, kernel.constant("ROWS")) * tiles,
+    dim(args.ranks, 1),
+    cdiv(span.most, kernel.constant("CB")),
+  ] as const;
+  gpu.launch(kernel, grid, {
+    ...{ x, low, scale, scale_stride: scale ? strideOf(scale) : 0, side, W: dim(low, 1), width: dim(x, 1), height },
+    ...expertTablesOf(args, firstColumn),
+    ...rows,
+  });
+}
+
+/** The gradient of A or B from x or dy and ds or s. */
+function gramOn(
+  gpu: Launcher,
+  args: ExpertAdapters & Rows,
+  [x, low, scale, rowScale]: readonly [Tensor, Tensor, Tensor | null, Tensor | null],
+  side: number,
+  firstColumn: readonly number[],
+): void {
+  const { routes, gather, span } = args;
+  const { counts, starts } = routes;
+  const kernel = gpu.kernel("expert_gram");
+  const total = gpu.kernel("expert_gram_sum");
+  const [RB, BN, CHUNK] = [kernel.constant("RB"), kernel.constant("BN"), kernel.constant("CHUNK")];
+  const pitch = maxOf(firstColumn.slice(1).map((last, g) => last - firstColumn[g]!));
+  const rows = sortedRowsOf(routes, gather);
+  const [L, W, chunks] = [dim(counts, 0) - 1, dim(low, 1), cdiv(rows.E, CHUNK)];
+  const linears = L * dim(args.ranks, 1);
+  const parts = 4 * L * chunks * W * pitch;
+  const scratch = gpu.scratch(parts + (rowScale ? sizeOf(low.shape) * bytesOf(low.dtype) : 0));
+  const weighed = rowScale && { ...low, ptr: scratch + parts };
+  if (weighed) {
+    const kernel = gpu.kernel("expert_weigh");
+    const P = dim(low, 0);
+    const weighs = { s: low, weights: rowScale, source: routes.source, out: weighed, P, W };
+    gpu.launch(kernel, [cdiv(P * W, kernel.constant("BLOCK"))], weighs);
+  }
+  const shared = { counts, scratch, side, W, width: dim(x, 1), pitch, ...expertTablesOf(args, firstColumn), ...rows };
+  gpu.launch(kernel, [cdiv(pitch, BN) * cdiv(span.most, RB), linears, chunks], {
+    ...{ ...shared, x, low: weighed ?? low, starts },
+    ...{ scale, scale_stride: scale ? strideOf(scale) : 0 },
+  });
+  gpu.launch(total, [cdiv(pitch, total.constant("BLOCK")), span.most, linears], shared);
+}

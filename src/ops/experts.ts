@@ -6,15 +6,28 @@
 // On the CPU the rows of one adapter in one expert are multiplied apart from all others, a block at a time from their first on.
 
 import { I, native, P } from "../../ffi/native.ts";
+import { bytesOf } from "../base/dtype.ts";
+import { invariant } from "../base/errors.ts";
 import type { Host } from "../device/cpu/host.ts";
 import { rowsOfFloats } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { type ExpertWeight, expertOf, isPacked } from "../device/packed.ts";
-import { BLOCK_ROWS, EXPERT_SPECS, type ExpertAdapters, eachBlock, eachTarget, rowsAt } from "./experts/low-rank.ts";
+import { type ExpertWeight, expertOf, groupSize, isPacked } from "../device/packed.ts";
+import {
+  BLOCK_ROWS,
+  EXPERT_SPECS,
+  type ExpertAdapters,
+  eachBlock,
+  eachTarget,
+  expertTablesOf,
+  rowsAt,
+  sortedRowsOf,
+} from "./experts/low-rank.ts";
 import { addBias, frozen } from "./linear/frozen.ts";
 import { A, B, columnsIn, columnsOf, F32, rowsOf } from "./linear/low-rank.ts";
-import { dim, op } from "./op.ts";
-import { packedRoom } from "./packed.ts";
+import { cdiv, dim, flag, op, strideOf } from "./op.ts";
+import { expandExperts, packedRoom } from "./packed.ts";
 import type { Routes } from "./route.ts";
 
 const c = native({ expert_rows: { args: [P, P, I, I, I, I, P], returns: "void" } });
@@ -73,8 +86,20 @@ export const expertsForward = op<{
         });
       });
     },
-    cuda: () => {
-      throw new Error("experts_forward has no kernel for GPUs yet");
+    cuda: ({ x, gather, routes, weight, bias, y, lora }, gpu) => {
+      const [K, N] = [dim(x, 1), dim(y, 1)];
+      const kernel = gpu.kernel("experts_forward", { LORA: flag(lora) });
+      const s = { s: lora?.s ?? null, W: lora ? dim(lora.s, 1) : 0, scale: lora?.scale ?? null };
+      const args = { x, y, bias, has_bias: flag(bias), ...s, scale_stride: lora ? strideOf(lora.scale) : 0, N, K };
+      const shared = { ...args, ...sortedRowsOf(routes, gather), ...expertTablesOf(lora, lora?.firstColumn ?? [0, N]) };
+      eachGroup(gpu, weight, [N, K], (w, first, last) =>
+        gpu.launch(kernel, groupedGrid(gpu, kernel, routes, last - first, N), {
+          ...shared,
+          ...w,
+          first_expert: first,
+          last_expert: last,
+        }),
+      );
     },
   },
 );
@@ -113,8 +138,57 @@ export const expertsBackward = op<{
         });
       });
     },
-    cuda: () => {
-      throw new Error("experts_backward has no kernel for GPUs yet");
+    cuda: ({ dy, gather, routes, weight, dx, lora }, gpu) => {
+      const [K, N] = [dim(dx, 1), dim(dy, 1)];
+      const kernel = gpu.kernel("experts_backward", { LORA: flag(lora) });
+      const ds = { ds: lora?.ds ?? null, W: lora ? dim(lora.ds, 1) : 0 };
+      const shared = { dy, dx, ...ds, N, K, ...sortedRowsOf(routes, gather), ...expertTablesOf(lora, [0, N]) };
+      eachGroup(gpu, weight, [N, K], (w, first, last) =>
+        gpu.launch(kernel, groupedGrid(gpu, kernel, routes, last - first, K), {
+          ...shared,
+          ...w,
+          first_expert: first,
+          last_expert: last,
+        }),
+      );
     },
   },
 );
+
+// On GPUs.
+
+/** One persistent program for each multiprocessor, or for each tile that there can be where these are fewer. */
+const groupedGrid = (gpu: Launcher, kernel: Variant, { source }: Routes, experts: number, columns: number) =>
+  [
+    Math.min(
+      gpu.multiprocessors,
+      (cdiv(dim(source, 0), kernel.constant("BM")) + experts) * cdiv(columns, kernel.constant("BN")),
+    ),
+  ] as const;
+
+/**
+ * Calls `launch` with the weights [N, K] of all experts, first .. last - 1, as the kernels take them; packed ones are taken
+ * apart in the scratch, as many experts at a time as fit there.
+ */
+function eachGroup(
+  gpu: Launcher,
+  weight: ExpertWeight,
+  [N, K]: readonly [number, number],
+  launch: (w: { readonly w: Tensor; readonly pitch: number }, first: number, last: number) => void,
+): void {
+  const { first, experts, stride } = weight;
+  const row = K * bytesOf(gpu.compute);
+  if (!isPacked(first)) {
+    const pitch = stride / row;
+    invariant(Number.isInteger(pitch), `experts are ${stride} bytes apart, expected a multiple of ${row}`);
+    launch({ w: { ...first, shape: [(experts - 1) * pitch + N, K] }, pitch }, 0, experts);
+    return;
+  }
+  const size = groupSize(experts, N * row);
+  for (let e = 0; e < experts; e += size) {
+    const last = Math.min(e + size, experts);
+    const w = { ptr: gpu.scratch(size * N * row), dtype: gpu.compute, shape: [(last - e) * N, K] };
+    expandExperts(gpu, weight, e, w);
+    launch({ w, pitch: N }, e, last);
+  }
+}

@@ -8,7 +8,16 @@ import { range, sizeOf } from "../base/shape.ts";
 import type { Host, Matrix } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
-import { isPacked, linearOf, NESTED_BLOCK, NF4_BLOCK, type PackedWeight, partsOf, type Weight } from "../device/packed.ts";
+import {
+  type ExpertWeight,
+  isPacked,
+  linearOf,
+  NESTED_BLOCK,
+  NF4_BLOCK,
+  type PackedWeight,
+  partsOf,
+  type Weight,
+} from "../device/packed.ts";
 import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
@@ -123,14 +132,22 @@ export function denseOf(gpu: Launcher, weight: Weight): Tensor {
   return out;
 }
 
-function expand(gpu: Launcher, weight: PackedWeight, out: Tensor): void {
+/** Experts from `first` on as c[experts N, K]: as many as `out` has rows for. */
+export const expandExperts = (gpu: Launcher, { first: weight, stride }: ExpertWeight, first: number, out: Tensor): void =>
+  expand(gpu, { ...(weight as PackedWeight), ptr: weight.ptr + first * stride }, out, stride);
+
+/** A weight, or, `step` bytes apart, as many as `out` has rows for. */
+function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): void {
   const { format, shape, firstRow, ptr } = weight;
   const [N, K] = shape;
   const parts = partsOf(weight);
+  const weights = dim(out, 0) / N;
+  const steps = { step, out_step: N * K };
   if (format === "int8" || format === "fp8") {
-    const kernel = gpu.kernel(`${format}_dequantise`);
-    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K };
-    gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK"))], args);
+    const isWhole = format === "fp8" && !weight.isSingle;
+    const kernel = gpu.kernel(isWhole ? "fp8_dequantise" : format === "fp8" ? "fp8_expand" : "int8_dequantise");
+    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K, ...steps };
+    gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK")), weights], args);
     return;
   }
   if (format !== "nf4") throw new Error(`a weight in ${format} is not taken apart on a GPU`);
@@ -138,8 +155,8 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor): void {
   for (const linear of range(firstRow.length - 1)) {
     const { row, rows, codes, absmax, nested, mean } = linearOf(weight, linear);
     const rest = { ...out, ptr: out.ptr + row * K * bytesOf(out.dtype) };
-    const args = { codes, absmax, nested, mean, out: rest, size: rows * K };
-    gpu.launch(kernel, [cdiv(rows * K, kernel.constant("BLOCK"))], args);
+    const args = { codes, absmax, nested, mean, out: rest, size: rows * K, ...steps };
+    gpu.launch(kernel, [cdiv(rows * K, kernel.constant("BLOCK")), 1, weights], args);
   }
 }
 

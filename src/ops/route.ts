@@ -11,11 +11,14 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import type { DType } from "../base/dtype.ts";
+import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { Router } from "../base/spec.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { CPU_EXPERT_TILE, CPU_ROW_TILE } from "../device/tile.ts";
-import { dim, op } from "./op.ts";
+import { CPU_EXPERT_TILE, CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
+import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
   route_choose: { args: [P, P, P, I, I, I, I, I, I, I, F, P, P], returns: "void" },
@@ -40,6 +43,10 @@ export type Routes = {
   readonly firstRow: Tensor;
   /** i32[L + 1, E] rows of each adapter in each expert; last those of no adapter. */
   readonly counts: Tensor;
+  /** For GPUs: i32[L + 1, E] the first of these rows. */
+  readonly starts: Tensor;
+  /** For GPUs: tiles of the products (kernels/triton/route.py). */
+  readonly blocks: Tensor;
 };
 
 /** What decides the size of routes. */
@@ -52,6 +59,8 @@ export type RouteSizes = {
 
 /** Sorted rows are a multiple of this, whatever the tile. */
 const ALIGNED = 128;
+/** Rows of a tile of the GPU's products, at least. */
+const LEAST_HEIGHT = 32;
 
 /** The most sorted rows that these sizes can have. */
 export function sortedRows({ rows, adapters, experts, perToken }: RouteSizes, tile: number): number {
@@ -71,6 +80,8 @@ export function takeRoutes(take: (dtype: DType, ...shape: number[]) => Tensor, s
     tileAdapter: take("i32", Math.floor(sorted / tile)),
     firstRow: take("i32", experts + 1),
     counts: take("i32", adapters + 1, experts),
+    starts: take("i32", adapters + 1, experts),
+    blocks: take("i32", experts + 1 + 2 * (cdiv(sorted, LEAST_HEIGHT) + experts)),
   };
 }
 
@@ -117,8 +128,25 @@ export const route = op<{
       const tiles = [tileExpert.ptr, routes.tileAdapter.ptr] as const;
       c.route_sort(experts.ptr, tileAdapter.ptr, ...sizes, place.ptr, source.ptr, ...tiles, firstRow.ptr, counts.ptr);
     },
-    cuda: () => {
-      throw new Error("route has no kernel for GPUs yet");
+    cuda: ({ logits, correction, router, bounds, tileAdapter, adapters: L, routes }, gpu) => {
+      const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
+      const { experts, weights, place, source, firstRow, counts, starts, blocks } = routes;
+      const T = M / CUDA_ROW_TILE;
+      const { groups, keptGroups: kept } = router;
+      const begin = gpu.scratch(4 * (T + 1) * E);
+      const height = productHeight(gpu);
+      const shared = { experts, begin, first_row: firstRow, blocks, tile_adapter: tileAdapter, T, E, k, height };
+      gpu.launch(holdingAll(gpu, "route_choose", E, k), [M], {
+        ...{ logits, correction, bounds, experts, weights, place, E, k, ...numbersOf(router), groups, kept },
+        has_correction: flag(correction),
+      });
+      const count = gpu.kernel("route_count");
+      const across = cdiv(E, count.constant("EXPERTS"));
+      gpu.launch(count, [T, across], shared);
+      gpu.launch(holdingAll(gpu, "route_scan", E), [1], shared);
+      const rows = { place, source, row_expert: routes.tileExpert, row_adapter: routes.tileAdapter, P: dim(source, 0) };
+      gpu.launch(gpu.kernel("route_place"), [T + 1, across], { ...shared, ...rows });
+      gpu.launch(holdingAll(gpu, "route_tables", E), [L + 2], { ...shared, counts, starts, L });
     },
   },
 );
@@ -140,8 +168,32 @@ export const routeBackward = op<{
       const { experts, weights } = routes;
       c.route_backward(logits.ptr, experts.ptr, weights.ptr, dweights.ptr, M, E, k, ...of, dlogits.ptr);
     },
-    cuda: () => {
-      throw new Error("route_backward has no kernel for GPUs yet");
+    cuda: ({ logits, router, routes: { experts, weights }, dweights, dlogits }, gpu) => {
+      const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(dweights, 1)];
+      const kernel = holdingAll(gpu, "route_backward", E, k);
+      gpu.launch(kernel, [M], { logits, experts, weights, dweights, dlogits, E, k, ...numbersOf(router) });
     },
   },
 );
+
+// On GPUs.
+
+/** Rows of a tile of the products over experts, for which `blocks` is made. */
+export const productHeight = (gpu: Launcher): number => gpu.kernel("experts_forward", { LORA: 0 }).constant("BM");
+
+/** The variant that has all experts of a row in one block. */
+function holdingAll(gpu: Launcher, name: string, E: number, k = 0): Variant {
+  const found = gpu
+    .variants(name)
+    .find((kernel) => kernel.constant("BLOCK") >= E && (k === 0 || kernel.constant("SLOTS") >= k));
+  if (found) return found;
+  throw new RequestError(
+    "device.experts",
+    `the base model chooses ${k} of ${E} experts; kernels for GPUs were compiled for up to 16 of 512`,
+    'set device to "cpu"',
+  );
+}
+
+const numbersOf = ({ score, normalise, scaling }: Router) => ({
+  ...{ sigmoid: flag(score === "sigmoid" ? score : null), normalise: normalise ? 1 : 0, scaling },
+});

@@ -13,7 +13,8 @@ import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
-import { requireKernels, stageMemory } from "./memory.ts";
+import { checkHostMemory } from "./host-memory.ts";
+import { stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
 
 /** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for the base model alone. */
@@ -45,7 +46,6 @@ export function planGeneration(
   format: WeightFormat,
   denseGroups: readonly string[] = [],
 ): GenerationPlan {
-  requireKernels(spec, device);
   const { rowTile } = device;
   const tile = tileOf(device);
   const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;
@@ -62,6 +62,7 @@ export function planGeneration(
     layers: spec.layers,
     low: lowSizes(adapters, layers, passRows, rowTile),
     gradients: [],
+    hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
     products: productSizes(adapters),
     recomputation: "full",
@@ -71,6 +72,7 @@ export function planGeneration(
     denseGroups,
     cache: { sequences, capacity },
   });
+  checkHostMemory(spec, [{ device: { ...device, host: "" } }]);
   const free = device.freeBytes * SHARE[device.kind];
   const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
   let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);

@@ -1,16 +1,14 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
-import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
-import { type StageLayers, weightBytes } from "../engine/weights.ts";
+import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -27,16 +25,6 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
 
-/** Refuses, with a RequestError, what a device has no kernels for. */
-export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
-  if (kind === "cuda" && spec.experts !== null)
-    throw new RequestError(
-      "device.experts",
-      `the base model (${spec.family}) is a mixture of experts, for which this version has no kernels on GPUs; the device is ${name}`,
-      'set device to "cpu"',
-    );
-}
-
 export type MemoryParts = {
   readonly weights: number;
   readonly adapters: number; // parameters, gradients, moments, and the tables by which they are found
@@ -47,6 +35,10 @@ export type MemoryParts = {
   readonly cache?: number; // keys and values of generation
 };
 
+/** Bytes that a stage takes of its machine's memory next to a GPU's: tables of which it reads a row for each token. */
+export const stageHostBytes = (spec: ModelSpec, device: Pick<Device, "kind" | "compute">): number =>
+  device.kind === "cpu" ? 0 : hostWeightBytes(spec, device.compute);
+
 /** `adapters`: bytes of the stage's pool (adapter-memory.ts). */
 export function stageMemory(
   spec: ModelSpec,
@@ -55,15 +47,17 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, low, format, chunk } = sizes;
+  const { rows, slots, low, format, chunk } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
   return {
-    weights: weightBytes(spec, layerRange, device.compute, sizes),
+    weights:
+      weightBytes(spec, layerRange, device.compute, sizes) +
+      (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, low, format, chunk }),
+    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, chunk }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

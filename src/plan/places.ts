@@ -1,18 +1,31 @@
 // Where an adapter of a recipe acts on a given base model, and with which ranks and scales.
 
 import { RequestError } from "../base/errors.ts";
+import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { linearsOfModel, modulesOf } from "../families/linears.ts";
-import { tableModules } from "../families/tensors.ts";
+import { expertsOf, isOfExperts, type Linear, linearsOfModel, modulesOf } from "../families/linears.ts";
+import { layerTensors, tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
+import { DEFINITIONS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { type AskedTables, namedTables, placeTables } from "./tables.ts";
 
 type Asked = Pick<
   AdapterRecipe,
-  "name" | "targets" | "exclude" | "layers" | "rank" | "rankPattern" | "alpha" | "alphaPattern" | "rslora" | "method"
+  | "name"
+  | "targets"
+  | "exclude"
+  | "layers"
+  | "rank"
+  | "rankPattern"
+  | "alpha"
+  | "alphaPattern"
+  | "rslora"
+  | "method"
+  | "init"
+  | "experts"
 > &
   AskedTables;
 
@@ -22,10 +35,13 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const modules = modulesOf(spec);
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
-  const targeted = modules.filter(({ layer, path }) => isTargeted(recipe, layer, path));
+  const targeted = modules.filter(({ layer, linear, path }) =>
+    isTargeted(recipe, layer, path, isAll(recipe.targets) && isOfExperts(linear)),
+  );
   const tables = placeTables(recipe, spec);
   if (targeted.length === 0 && !tables)
     throw nothing(recipe, "its targets, exclude and layers leave no linear layer", `the base model has ${listOf(spec)}`);
+  if (targeted.some(({ linear }) => isOfExperts(linear))) checkExperts(recipe);
   checkPatterns(
     recipe,
     [...targeted, ...namedTables(recipe, spec)].map(({ path }) => path),
@@ -37,7 +53,21 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
     }),
   );
   const byPlace = new Map(modules.map(({ layer, linear, path }) => [`${layer}.${linear}`, chosen.get(path) ?? null]));
-  return { ...placed(spec.layers, (layer, linear) => byPlace.get(`${layer}.${linear}`)!), ...(tables ? { tables } : {}) };
+  const at = (layer: number, linear: Linear) => byPlace.get(`${layer}.${linear}`)!;
+  return { ...placed(spec.layers, at, recipe.experts ?? "shared-outer"), ...(tables ? { tables } : {}) };
+}
+
+/** In experts adapters are plain low-rank products, as PEFT's are of parameters. */
+function checkExperts({ name, method, init }: Asked): void {
+  const refuse = (what: string, hint: string) => {
+    throw new RequestError("plan.experts", `adapter '${name}' targets experts with ${what}`, hint);
+  };
+  if (!DEFINITIONS[method].actsInExperts) refuse(`method "${method}"`, "in experts LoRA alone is trained; name other targets");
+  if (!["default", "gaussian"].includes(init))
+    refuse(
+      `init "${init}"`,
+      'in experts an adapter begins as "default" or "gaussian"; or leave the experts out of its targets',
+    );
 }
 
 const nothing = ({ name }: Asked, what: string, hint: string) =>
@@ -55,6 +85,9 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
   const { targets, exclude, layers } = recipe;
   const tables = Object.values(tableModules(spec));
   const all = [...paths, ...tables];
+  const router = routerPaths(spec).find((path) => !isAll(targets) && isNamed(path, targets) && !paths.includes(path));
+  if (router !== undefined && (exclude === null || !isNamed(router, exclude)))
+    throw nothing(recipe, `its targets have ${router}, a router`, "routers stay as they are: leave it out");
   if (typeof targets !== "string") {
     const unknown = targets.filter((target) => !all.some((path) => isNamed(path, [target])));
     const names = unknown.map((target) => `'${target}'`).join(", ");
@@ -78,6 +111,14 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
   if (beyond.length > 0)
     throw nothing(recipe, `layers has ${beyond.join(", ")}`, `the base model has the layers 0 to ${spec.layers - 1}`);
 }
+
+const routerPaths = (spec: ModelSpec): readonly string[] =>
+  expertsOf(spec).length === 0
+    ? []
+    : range(spec.layers).flatMap((layer) => {
+        const { experts } = layerTensors(spec, layer);
+        return experts === null ? [] : [`${spec.tower}.layers.${layer}.${experts.router.path}`];
+      });
 
 function checkPatterns({ name, rankPattern, alphaPattern }: Asked, targeted: readonly string[]): void {
   for (const [key, table] of [

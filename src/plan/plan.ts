@@ -24,8 +24,10 @@ import {
 } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { type MemoryParts, requireKernels, stageMemory } from "./memory.ts";
+import { checkHostMemory } from "./host-memory.ts";
+import { type MemoryParts, stageHostBytes, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
+import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
 export const DEFAULT_TOKENS = 4096;
@@ -62,6 +64,8 @@ export type Plan = {
   readonly slots: number;
   /** Tokens of an adapter's own micro-batch at most. */
   readonly tokensPerMicrobatch: number;
+  /** Of these, adapters that are on the devices at once, whichever they are; the others wait for their turn in host memory. */
+  readonly resident: number;
   /** Rows of a pass, which adapters share, at most; a larger micro-batch runs alone. */
   readonly passRows: number;
   /** The share of all tokens that have a target, and so pass the output head. */
@@ -106,7 +110,6 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
@@ -116,6 +119,8 @@ export function makePlan(
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
   const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
+  const { residentAdapters } = recipe.run;
+  const mostResident = Math.min(wanted, residentAdapters ?? wanted);
   const members = adapters
     .slice(0, wanted)
     .map(({ index, work }) => memberOf(index, work, 0, { tokensPerMicrobatch, passRows: fullRows, rowTile }));
@@ -126,6 +131,10 @@ export function makePlan(
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
+  checkHostMemory(
+    spec,
+    parts.map((_, stage) => ({ device: devices[stage]! })),
+  );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
@@ -137,7 +146,7 @@ export function makePlan(
   /** With room for any `count` of the adapters at once. */
   const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
     const stepping = allAtOnce
-      ? adapters.length
+      ? Math.min(slots, adapters.length)
       : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
     return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
@@ -147,7 +156,7 @@ export function makePlan(
       const low = lowSizes(onStages(adapters), layerRange, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
-      const room = { blockBytes, slots, gradients: gradients[stage]!.slice(0, stepping) };
+      const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
       const sizes = { ...shared, ...ofPass, ...room, low, layers };
       const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, sizes, blockBytes, device.kind));
       return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
@@ -161,15 +170,29 @@ export function makePlan(
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
     const found = choices.map((choice) => {
-      return { choice, count: largestThat(wanted, (count) => fits(stagesFor(choice, passRows, count))) };
+      return { choice, count: largestThat(mostResident, (count) => fits(stagesFor(choice, passRows, count))) };
     });
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
     const most = found.reduce((a, b) => (b.count > a.count ? b : a));
     const { choice, count } = found.find((of) => of.count >= enough) ?? most;
     if (count === 0) continue;
     const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
-    const slots = count === wanted ? wanted : Math.min(wanted, ...fitting);
-    return { ...known, stages: stagesFor(choice, passRows, count, slots), slots, passRows };
+    const fitted = count === wanted ? wanted : Math.min(wanted, ...fitting);
+    const resident = Math.max(count, Math.min(fitted, mostResident));
+    const offloads = fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
+    if (!offloads) return { ...known, stages: stagesFor(choice, passRows, count, fitted), slots: fitted, resident, passRows };
+    const all = stagesFor(choice, passRows, count, wanted);
+    const needs = all.map(({ device, sizes, memory }, stage): HostNeed => {
+      const own = { deviceBytes: totalBytes(memory), weightBytes: stageHostBytes(spec, device) };
+      return { device, blocks: blocks[stage]!, blockBytes: sizes.blockBytes, ...own };
+    });
+    if (recipe.run.slots !== null || residentAdapters !== null) requireHost(needs, count, wanted);
+    const slots = Math.max(fitted, countWithHost(needs, count, wanted));
+    const stages = stagesFor(choice, passRows, count, slots).map((stage, i): StagePlan => {
+      const hostBytes = slots > fitted ? hostBytesOf(needs[i]!, slots) : 0;
+      return { ...stage, sizes: { ...stage.sizes, hostBytes } };
+    });
+    return { ...known, stages, slots, resident, passRows };
   }
   throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
 }

@@ -5,7 +5,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { specOf } from "../families/registry.ts";
 
 /** As in the model's config.json; the name of the architecture decides its family. */
-const shape = (architecture: string, config: Readonly<Record<string, number | boolean>>): ModelSpec =>
+const shape = (architecture: string, config: Readonly<Record<string, unknown>>): ModelSpec =>
   specOf({ architectures: [architecture], rms_norm_eps: 1e-5, max_position_embeddings: 8192, ...config }, "shapes.ts");
 
 const llama = (
@@ -66,7 +66,7 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     norm_topk_prob: true,
     rope_theta: 1e6,
   }),
-  // As the classes of their configurations have them.
+  // As the classes of their configurations in transformers 5.24 have them.
   "smollm3-3b": shape("SmolLM3ForCausalLM", {}),
   "ministral3-8b": shape("Ministral3ForCausalLM", {}),
   "phi4-14b": shape("Phi3ForCausalLM", {
@@ -77,6 +77,34 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     num_key_value_heads: 10,
     vocab_size: 100352,
     rope_theta: 250000,
+  }),
+  // As google/gemma-3-4b-it, gemma-4-E4B-it and gemma-4-12B-it have them; what is left out is the default of transformers 5.24.
+  "gemma3-4b": shape("Gemma3ForCausalLM", {
+    num_hidden_layers: 34,
+    hidden_size: 2560,
+    intermediate_size: 10240,
+    sliding_window: 1024,
+    rope_scaling: { rope_type: "linear", factor: 8 },
+  }),
+  "gemma4-e4b": shape("Gemma4ForCausalLM", {
+    num_hidden_layers: 42,
+    hidden_size: 2560,
+    intermediate_size: 10240,
+    num_key_value_heads: 2,
+    num_kv_shared_layers: 18,
+    final_logit_softcapping: 30,
+  }),
+  "gemma4-12b": shape("Gemma4ForCausalLM", {
+    num_hidden_layers: 48,
+    hidden_size: 3840,
+    intermediate_size: 15360,
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    num_global_key_value_heads: 1,
+    attention_k_eq_v: true,
+    sliding_window: 1024,
+    hidden_size_per_layer_input: 0,
+    final_logit_softcapping: 30,
   }),
 };
 

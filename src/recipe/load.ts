@@ -57,6 +57,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
       stages: stagesOf(overrides) ?? run.stages,
       slots: run.slots === "auto" ? null : run.slots,
+      residentAdapters: run.resident_adapters ?? null,
       checkpoint: checkpointOf(run.checkpoint),
     },
     adapters,

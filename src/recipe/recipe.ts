@@ -65,10 +65,12 @@ export type Recipe = {
   /** Of the recipe's file. */
   readonly path: string;
   readonly model: Table["model"];
-  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "checkpoint"> & {
+  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */
     readonly slots: number | null;
+    /** Of these, adapters on the device at once; null: as many as fit. */
+    readonly residentAdapters: number | null;
     /** Each adapter is saved after every `steps` of its steps or `minutes`; the `keep` newest stay. Null: never. */
     readonly checkpoint: { readonly steps: number | null; readonly minutes: number | null; readonly keep: number } | null;
   };

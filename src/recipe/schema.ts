@@ -275,6 +275,12 @@ export const RecipeTable = v.strictObject({
         "adapters that train at once",
         "auto",
       ),
+      resident_adapters: v.exactOptional(
+        about(
+          whole(1, MOST_SLOTS),
+          "adapters that are on the device at once, of those that train; the others wait for their turn in host memory. Left out: as many as fit",
+        ),
+      ),
       checkpoint: v.exactOptional(
         about(
           v.union(

@@ -14,8 +14,12 @@ export type Work = {
   readonly seed: number;
 };
 
-/** Rows of an optimizer step, as indices into the data, cut into micro-batches. */
-export type StepRows = { readonly epoch: number; readonly microBatches: readonly (readonly number[])[] };
+/** Rows of an optimizer step, as indices into the data, in the order of the epoch; and the same cut into micro-batches. */
+export type StepRows = {
+  readonly epoch: number;
+  readonly rows: readonly number[];
+  readonly microBatches: readonly (readonly number[])[];
+};
 
 export const stepsPerEpoch = ({ lengths, batchSize, accumulation }: Work): number =>
   Math.ceil(lengths.length / (batchSize * accumulation));
@@ -92,7 +96,7 @@ export function* stepsOf(work: Work, tokensPerMicrobatch: number, from = 0): Gen
     const inEpoch = step % perEpoch;
     if (inEpoch === 0 || step === from) order = epochOrder(work, epoch);
     const rows = order.slice(inEpoch * perStep, (inEpoch + 1) * perStep);
-    yield { epoch, microBatches: cut(rows, work.lengths, work.batchSize, tokensPerMicrobatch) };
+    yield { epoch, rows, microBatches: cut(rows, work.lengths, work.batchSize, tokensPerMicrobatch) };
   }
 }
 

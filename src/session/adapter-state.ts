@@ -41,6 +41,8 @@ export class AdapterState implements Lifecycle {
   wasAdmitted = false;
   /** Its slot on the stages, or null. */
   slot: number | null = null;
+  /** Steps that it had made when it came to the devices last. */
+  turnFrom = 0;
   /** Mini-batches that have begun, and steps that all stages have been sent. */
   begun = 0;
   steps = 0;

@@ -101,6 +101,7 @@ export function recipeOf(
       stages: run.stages,
       restarts: 0,
       slots: null,
+      residentAdapters: null,
       checkpoint: null,
       recomputation: run.recomputation,
     },

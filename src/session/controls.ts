@@ -161,6 +161,7 @@ const STATES: Readonly<Record<AdapterState["status"], string>> = {
   waiting: "waiting",
   joining: "starting",
   active: "training",
+  resting: "between turns",
   evaluating: "evaluating",
   leaving: "leaving",
   rung: "at a rung",

@@ -14,7 +14,7 @@ import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
 import { exportAdapter, exportKept } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
-import { writeState } from "./slot.ts";
+import { readState, writeState } from "./slot.ts";
 
 export type FinisherOptions = {
   readonly plan: Plan;
@@ -63,10 +63,10 @@ export class Finisher {
     let folder: string | null = null;
     let outcome = { status, message };
     try {
+      const isHere = stop.aborted || adapter.slot === null ? false : await this.options.scheduler.bring(adapter);
       if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0) await this.options.scheduler.save(adapter);
       if (status === "dropped") after = adapter.latest;
-      else if (status !== "failed" && !stop.aborted && adapter.slot !== null && output !== null)
-        after = checked(await this.#lastEvaluation(adapter));
+      else if (status !== "failed" && isHere && output !== null) after = checked(await this.#lastEvaluation(adapter));
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
         folder = await this.#export(adapter, join(output, name));
     } catch (error) {
@@ -121,18 +121,20 @@ export class Finisher {
   }
 
   /**
-   * From its slot, or from its checkpoint where it has none; null where there is neither. Leaves nothing of an adapter that
-   * could not be exported.
+   * From its slot, where it is on the devices with a comparison of losses, or from its checkpoint where it has none; null where
+   * there is neither. Leaves nothing of an adapter that could not be exported.
    */
   async #export(adapter: AdapterState, folder: string): Promise<string | null> {
     const { plan, bus, store, emit } = this.options;
     const { data, slot } = adapter;
-    const kept = slot === null ? store.load(plan, adapter.plan, (text) => this.#notice(adapter, text)) : null;
-    if (slot === null && !kept) return null;
+    const isHere = this.options.scheduler.isOnDevice(adapter);
+    const stored = slot === null ? store.load(plan, adapter.plan, (text) => this.#notice(adapter, text)) : null;
+    if (slot === null && !stored) return null;
+    const kept = slot === null || isHere ? stored?.blocks : await readState(bus, slot, adapter.plan.optimizer);
     const before = existsSync(folder); // exported before the run was interrupted
     try {
       const samples = data.eval.length > 0 ? data.eval : data.train;
-      if (kept) exportKept(plan, adapter.plan, kept.blocks, folder);
+      if (kept) exportKept(plan, adapter.plan, kept, folder);
       else await exportAdapter({ bus, plan, adapter: adapter.plan, slot: slot! }, folder, samples);
     } catch (error) {
       try {

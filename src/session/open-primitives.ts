@@ -5,15 +5,17 @@ import { openStages } from "../cluster/open-stages.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { readModelSpec } from "../files/config.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
-import { rowKindOf } from "../objectives/registry.ts";
-import { type DataSummary, makePlan, type Plan } from "../plan/plan.ts";
-import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { makePlan, type Plan } from "../plan/plan.ts";
+import type { Recipe } from "../recipe/recipe.ts";
+import { largestData } from "./capacity.ts";
 import { localDevices } from "./prepare.ts";
 import { Primitives } from "./primitives.ts";
 
 export type OpenOptions = {
   /** Left out, nothing can be sampled. */
   readonly cache?: CacheSizes;
+  /** The recipe's adapters only say what there is room for: none of them is there, others are added. */
+  readonly isEmpty?: boolean;
   /** Ends the opening, with its reason. */
   readonly signal?: AbortSignal;
 };
@@ -22,13 +24,14 @@ export type OpenOptions = {
  * The adapters of a recipe as they are before their first step, all at once. Rows may have `max_length` tokens, micro-batches
  * `batch_size` rows and `tokens_per_microbatch` tokens. Throws RequestErrors, as a run of the recipe would.
  */
-export async function openPrimitives(recipe: Recipe, { cache, signal }: OpenOptions = {}): Promise<Primitives> {
+export async function openPrimitives(recipe: Recipe, options: OpenOptions = {}): Promise<Primitives> {
+  const { cache, signal, isEmpty = false } = options;
   const plan = planPrimitives(recipe, cache);
   const stages = await openStages(plan, { folder: recipe.model.path }, "auto", signal ?? new AbortController().signal);
-  return Primitives.begin(stages.bus, plan, stages);
+  return Primitives.begin(stages.bus, plan, stages, isEmpty ? { adapters: [] } : {});
 }
 
-/** Stages with room for all adapters of a recipe at once. */
+/** Stages with room for all adapters of a recipe at once, or for as many of any of them as it has slots. */
 export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
   const { path } = recipe.model;
   const { spec, exact } = readModelFacts(path, readModelSpec(path));
@@ -38,17 +41,11 @@ export function planPrimitives(recipe: Recipe, cache?: CacheSizes): Plan {
     allAtOnce: true,
     ...(cache ? { cache } : {}),
   });
-  if (plan.slots === plan.adapters.length) return plan;
+  const wanted = recipe.run.slots ?? plan.adapters.length;
+  if (plan.slots === wanted) return plan;
   throw new RequestError(
     "plan.memory",
-    `${plan.adapters.length} adapters do not fit on ${plan.device.name} at once, only ${plan.slots}`,
+    `${wanted} adapters do not fit on ${plan.device.name} at once, only ${plan.slots}`,
     "lower max_length, batch_size or the number of adapters",
   );
-}
-
-/** The largest rows that an adapter may be given. */
-function largestData({ maxLength, batchSize, objective }: AdapterRecipe, positions: number): DataSummary {
-  const longest = Math.max(1, Math.min(maxLength - 1, positions));
-  const length = longest * (rowKindOf(objective) === "single" ? 1 : 2);
-  return { train: Array.from({ length: batchSize }, () => ({ length, longest, targets: length })), eval: [] };
 }

@@ -23,6 +23,8 @@ export type StepsOptions = {
   readonly made: (adapter: AdapterState) => Promise<void>;
 };
 
+/** Steps by which the mean time of one is measured. */
+const COUNTED = 32;
 /** Weight of the earlier rates in the smoothed one. */
 const SMOOTHING = 0.8;
 
@@ -32,6 +34,9 @@ export class Steps {
 
   /** Tokens of all steps since the stages were opened. */
   tokens = 0;
+  /** Milliseconds from one adapter's step to the next of any, in the mean; null before enough were made. */
+  msPerStep: number | null = null;
+  #counted = { since: now(), steps: 0 };
 
   constructor(private readonly options: StepsOptions) {}
 
@@ -90,6 +95,10 @@ export class Steps {
     const { loss, tokens, gradNorm, learningRate, step, preference } = adapter.step!;
     const time = now();
     const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - adapter.steppedAt);
+    if (++this.#counted.steps === COUNTED) {
+      this.msPerStep = (time - this.#counted.since) / COUNTED;
+      this.#counted = { since: time, steps: 0 };
+    }
     adapter.steps = step;
     adapter.tokens += tokens;
     this.tokens += tokens;

@@ -5,6 +5,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel } from "../methods/placement.ts";
+import { totalHostBytes } from "../plan/host-memory.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
@@ -57,6 +58,7 @@ export class PlannedRun {
     const { data, notices } = this.#request;
     const { sizes } = stages[0]!;
     const memory = totalMemory(this.plan);
+    const hostBytes = totalHostBytes(spec, stages);
     return {
       recipe: recipe.path,
       model: {
@@ -72,12 +74,15 @@ export class PlannedRun {
       rows_per_pass: sizes.rows,
       recomputation: sizes.recomputation,
       slots: this.plan.slots,
+      resident: this.plan.resident,
+      host_bytes: sum(stages.map(({ sizes: of }) => of.hostBytes)),
       stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
         layers: [layerRange.from, layerRange.to],
         device: ordinal,
         in_flight: inFlight,
         memory_bytes: { ...of, total: totalBytes(of) },
       })),
+      ...(hostBytes > 0 ? { host_bytes: hostBytes } : {}),
       adapters: adapters.map((adapter, i) => ({
         name: adapter.name,
         rank: adapter.trainedRank ?? adapter.rank,

@@ -1,5 +1,6 @@
 // Rows of the primitives through the stages: cut as a run cuts them, and packed with those of other adapters' calls.
 
+import { sleep } from "../base/clock.ts";
 import { alignUp, sum } from "../base/shape.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
 import { scoreSegment } from "../objectives/loss-weights.ts";
@@ -12,65 +13,140 @@ import { pack, type Row, type Segment, segmentRows, sequencesOf, type Tokens } f
  * never is.
  */
 export type RowLogProbs = { readonly logProbs: Float32Array; readonly other?: Float32Array };
-/** `loss` is the weighted sum over all targets, or the objective's loss of all rows. */
-export type Losses = { readonly loss: number; readonly rows: readonly RowLogProbs[] };
+/**
+ * `loss` is the weighted sum over all targets, or the objective's loss of all rows. Of the `targets` of all sequences,
+ * `correct` are the likeliest token.
+ */
+export type Losses = {
+  readonly loss: number;
+  readonly rows: readonly RowLogProbs[];
+  readonly targets: number;
+  readonly correct: number;
+};
 
 /** An adapter's rows, cut into micro-batches; `segmentOf` makes a segment of one when its turn comes. */
 export type RowsCall = {
+  /** The adapter's slot. */
+  readonly slot: number;
   readonly rows: readonly Row[];
   readonly microBatches: readonly (readonly number[])[];
   readonly segmentOf: (rows: readonly number[]) => Segment;
 };
 
+/** A call under way. */
+type Open = {
+  readonly call: RowsCall;
+  /** Micro-batches that are sent, and those whose losses are known. */
+  sent: number;
+  known: number;
+  readonly found: { loss: number; targets: number; correct: number; rows: RowLogProbs[] };
+  readonly done: PromiseWithResolvers<Losses>;
+};
 /** One micro-batch of a call. */
-type Part = { readonly call: RowsCall; readonly of: readonly number[]; readonly segment: Segment };
+type Part = { readonly open: Open; readonly of: readonly number[]; readonly segment: Segment };
 
 /**
- * Runs calls of different adapters together: their micro-batches in turn, as many in a packed batch as the plan allows. What an
- * adapter gets does not depend on the others. `run` sends a packed batch through the stages.
+ * Packs the micro-batches of calls that are open at one time, one of each call in turn, as many in a pass as the plan allows. A
+ * call may be added at any time. What an adapter gets does not depend on the others.
  */
-export async function runCalls(
-  calls: readonly RowsCall[],
-  { slots, passRows, stages, device: { rowTile } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
-  run: (batch: MicroBatch) => Promise<readonly SequenceLoss[]>,
-): Promise<Losses[]> {
-  const mostRows = Math.min(alignUp(passRows, rowTile), stages[0]!.sizes.rows);
-  const results = new Map(calls.map((call) => [call, { loss: 0, rows: new Array<RowLogProbs>(call.rows.length) }]));
-  const runParts = async (parts: readonly Part[]): Promise<void> => {
-    const batch = pack(
-      parts.map(({ segment }) => segment),
-      slots,
-      rowTile,
-    );
-    const losses = await run(batch);
-    let first = 0;
-    for (const { call, of, segment } of parts) {
-      const result = results.get(call)!;
-      result.loss += lossOf(batch, losses, first, sum(segment.samples.map((row) => sequencesOf(row).length)));
-      for (const row of of) {
-        const [own, other] = sequencesOf(call.rows[row]!).map((sequence) => atTokens(sequence, losses[first++]!.logProbs!));
-        result.rows[row] = { logProbs: own!, ...(other ? { other } : {}) };
-      }
-    }
-  };
-  for (let turn = 0; calls.some(({ microBatches }) => turn < microBatches.length); turn++) {
-    let parts: Part[] = [];
-    let taken = 0;
-    for (const call of calls) {
-      const of = call.microBatches[turn];
-      if (!of) continue;
-      const segment = call.segmentOf(of);
-      const rows = segmentRows(segment.samples, rowTile);
-      if (parts.length > 0 && taken + rows > mostRows) {
-        await runParts(parts);
-        [parts, taken] = [[], 0];
-      }
-      parts.push({ call, of, segment });
-      taken += rows;
-    }
-    await runParts(parts);
+export class Packer {
+  readonly #open: Open[] = [];
+  readonly #rowTile: number;
+  readonly #mostRows: number;
+  readonly #slots: number;
+  /** Passes that may be unanswered: a GPU has its next one at hand; a CPU would only keep this process from its other work. */
+  readonly #ahead: number;
+  #underway = 0;
+  #isPumping = false;
+
+  /** `run` sends a packed batch through the stages. */
+  constructor(
+    { slots, passRows, stages, device: { rowTile, kind } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
+    private readonly run: (batch: MicroBatch) => Promise<readonly SequenceLoss[]>,
+  ) {
+    this.#rowTile = rowTile;
+    this.#slots = slots;
+    this.#mostRows = Math.min(alignUp(passRows, rowTile), stages[0]!.sizes.rows);
+    this.#ahead = kind === "cpu" ? 1 : 2;
   }
-  return calls.map((call) => results.get(call)!);
+
+  /** Runs a call's micro-batches in their order. */
+  add(call: RowsCall): Promise<Losses> {
+    const found = { loss: 0, targets: 0, correct: 0, rows: new Array<RowLogProbs>(call.rows.length) };
+    const open: Open = { call, sent: 0, known: 0, found, done: Promise.withResolvers<Losses>() };
+    this.#open.push(open);
+    void this.#pump();
+    return open.done.promise;
+  }
+
+  async #pump(): Promise<void> {
+    if (this.#isPumping) return;
+    this.#isPumping = true;
+    await sleep(0); // calls that are made together share the first pass; and between passes the process does its other work
+    this.#isPumping = false;
+    while (this.#underway < this.#ahead) {
+      const parts = this.#take();
+      if (parts.length === 0) return;
+      this.#underway++;
+      void this.#pass(parts).finally(() => {
+        this.#underway--;
+        void this.#pump();
+      });
+    }
+  }
+
+  /** The next micro-batch of each call, while there is room; calls that are left out come first in the next pass. */
+  #take(): Part[] {
+    const parts: Part[] = [];
+    const slots = new Set<number>();
+    let taken = 0;
+    for (const open of [...this.#open]) {
+      const { slot, microBatches, segmentOf } = open.call;
+      const of = microBatches[open.sent]!;
+      const rows = segmentRows(
+        of.map((row) => open.call.rows[row]!),
+        this.#rowTile,
+      );
+      if (slots.has(slot) || (parts.length > 0 && taken + rows > this.#mostRows)) continue;
+      slots.add(slot);
+      taken += rows;
+      parts.push({ open, of, segment: segmentOf(of) });
+      open.sent++;
+      this.#open.splice(this.#open.indexOf(open), 1);
+      if (open.sent < microBatches.length) this.#open.push(open);
+    }
+    return parts;
+  }
+
+  async #pass(parts: readonly Part[]): Promise<void> {
+    try {
+      const batch = pack(
+        parts.map(({ segment }) => segment),
+        this.#slots,
+        this.#rowTile,
+      );
+      const losses = await this.run(batch);
+      let first = 0;
+      for (const { open, of, segment } of parts) {
+        const { found, call, done } = open;
+        const count = sum(segment.samples.map((row) => sequencesOf(row).length));
+        found.loss += lossOf(batch, losses, first, count);
+        found.correct += sum(losses.slice(first, first + count).map(({ correct }) => correct));
+        found.targets += sum(batch.sequences.slice(first, first + count).map(({ targets }) => targets));
+        for (const row of of) {
+          const [own, other] = sequencesOf(call.rows[row]!).map((sequence) => atTokens(sequence, losses[first++]!.logProbs!));
+          found.rows[row] = { logProbs: own!, ...(other ? { other } : {}) };
+        }
+        if (++open.known === call.microBatches.length) done.resolve(found);
+      }
+    } catch (error) {
+      for (const { open } of parts) {
+        open.done.reject(error);
+        const at = this.#open.indexOf(open);
+        if (at >= 0) this.#open.splice(at, 1);
+      }
+    }
+  }
 }
 
 /** Of sequences from `first` on: the weighted sum of their targets' losses, or what the objective makes of them. */

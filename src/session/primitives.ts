@@ -1,109 +1,178 @@
 // The primitives of training, for loops that a program writes itself: gradients of weighted tokens or of an objective,
 // optimizer steps, samples of the weights as they are, adapters saved and loaded.
 //
-// Calls are carried out in the order in which they are made, one at a time, so that a sample never sees half of a step. Only
-// rows of different adapters whose calls follow each other, without a wait between them, are computed together, as in a run.
-// What an adapter learns is a function of its own calls alone: the same rows give the same bits.
+// The calls of an adapter are carried out in the order in which they are made, so that a sample never sees half of a step.
+// Calls of different adapters do not wait for each other: rows that are there at one time are computed together, as in a run,
+// and so are samples. What an adapter learns is a function of its own calls alone: the same rows give the same bits.
+//
+// There may be more adapters than slots. One whose client is slow is set aside, as it is, when another needs its memory, and
+// comes back with its next call.
 
 import { RequestError, RunError } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import { shortPositions } from "../base/spec.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { logProb, type Sampling } from "../data/sample.ts";
-import { isPreference, type Objective } from "../objectives/registry.ts";
+import { logProb } from "../data/sample.ts";
+import { isPreference } from "../objectives/registry.ts";
 import { tileOf } from "../plan/generation.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { Optimizer } from "../recipe/recipe.ts";
+import { lacking, lateAdapters } from "../plan/late-adapters.ts";
+import { type AdapterPlan, bytesOnStages, type DataSummary, type Plan } from "../plan/plan.ts";
+import type { AdapterRecipe, Optimizer } from "../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
 import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
+import { largestData } from "./capacity.ts";
+import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts";
 import { exportKept } from "./export.ts";
-import { engineOver, type GenerationEngine, generate } from "./generate.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
-import { type Losses, type RowsCall, runCalls } from "./primitive-batches.ts";
+import { type Losses, Packer } from "./primitive-batches.ts";
+import type { LossOptions, Sample, SampledToken, SampleOptions } from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
+import { Sampler } from "./sampler.ts";
 import { needsSum, sumShared } from "./shared-rows.ts";
-import { admit, readState, writeState } from "./slot.ts";
+import { type AsideBlocks, admit, readState, release, setAside, writeState } from "./slot.ts";
+import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
+import { Turns } from "./turns.ts";
 
-/** How the loss of rows is made. */
-export type LossOptions = {
-  /** Left out, the adapter's own. */
-  readonly objective?: Objective;
-  /** Of each row, the log-probabilities of its two sequences under the reference of an objective that has one. */
-  readonly references?: readonly (readonly [own: number, other: number])[];
-};
-
-export type SampleOptions = {
-  /** Left out, the likeliest token. */
-  readonly sampling?: Partial<Sampling>;
-  readonly maxTokens: number;
-  /** Tokens that end a sample; they are part of it. */
-  readonly stops?: Iterable<number>;
-  /** Sample `i` of a prompt is that of `mlora generate --seed` with `seed + i`. */
-  readonly seed?: number;
-  readonly n?: number;
-};
-/** `logProbs` f32 are those of the model, whatever the temperature. */
-export type Sample = { readonly ids: readonly number[]; readonly logProbs: Float32Array; readonly end: "stop" | "length" };
+export { type LossOptions, rowOf, type Sample, type SampledToken, type SampleOptions } from "./primitive-calls.ts";
 
 /** An adapter between two calls. */
-type Trained = {
+type Trained = Resident & {
   readonly plan: AdapterPlan;
-  readonly slot: number;
+  readonly turns: Turns;
   /** Optimizer steps made. */
   steps: number;
   /** Tokens whose gradients were added since the last of them. */
   tokens: number;
+  /** What it is while it has no slot; null before its first. */
+  aside: readonly AsideBlocks[] | null;
 };
 
+export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">;
+
 export class Primitives implements AsyncDisposable {
-  readonly #adapters: ReadonlyMap<string, Trained>;
+  readonly #adapters = new Map<string, Trained>();
+  readonly #slots: Slots<Trained>;
   readonly #engine: GenerationEngine | null;
-  #last: Promise<unknown> = Promise.resolve();
-  /** The last calls, where they wait for their turn and others may join them. */
-  #open: {
-    readonly isTraining: boolean;
-    readonly calls: Map<number, RowsCall>;
-    readonly done: Promise<Losses[]>;
-  } | null = null;
+  readonly #sampler: Sampler | null;
+  readonly #base = new Turns();
+  readonly #packers: Readonly<Record<"train" | "evaluate", Packer>>;
+  readonly #underway = new Set<Promise<unknown>>();
   #passes = 0;
 
   private constructor(
     readonly bus: Bus,
     readonly plan: Plan,
     private readonly opened: AsyncDisposable,
+    options: PrimitivesOptions,
   ) {
-    const { adapters, stages, device } = plan;
-    this.#adapters = new Map(adapters.map((of, slot) => [of.name, { plan: of, slot, steps: 0, tokens: 0 }]));
+    const { stages, device, slots } = plan;
     const { sizes } = stages[0]!;
     const { cache } = sizes;
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache } }) : null;
+    this.#sampler = this.#engine && new Sampler(this.#engine);
+    this.#packers = {
+      train: new Packer(plan, (batch) => this.#train(batch)),
+      evaluate: new Packer(plan, (batch) => this.#evaluate(batch)),
+    };
+    this.#slots = new Slots<Trained>({
+      ...options,
+      slots,
+      bytes: stages.map((stage) => stage.sizes.blockBytes),
+      fill: (of, slot) => this.#fill(of, slot),
+      setAside: async (of, slot) => {
+        of.aside = await setAside(bus, slot, of.plan.optimizer, of.tokens > 0);
+      },
+    });
   }
 
   /**
-   * Gives slot `i` of opened stages to adapter `i` of the plan, as it is before its first step. `stages` are
-   * disposed of with the primitives.
+   * Adds the adapters of the plan, as they are before their first step; adapter `i` gets slot `i` of the opened stages while
+   * there are slots. `stages` are disposed of with the primitives.
    */
-  static async begin(bus: Bus, plan: Plan, stages: AsyncDisposable): Promise<Primitives> {
+  static async begin(
+    bus: Bus,
+    plan: Plan,
+    stages: AsyncDisposable,
+    { adapters = plan.adapters, ...options }: PrimitivesOptions & { readonly adapters?: readonly AdapterPlan[] } = {},
+  ): Promise<Primitives> {
     await using opened = new AsyncDisposableStack();
-    const primitives = opened.use(new Primitives(bus, plan, stages));
-    for (const [slot, adapter] of plan.adapters.entries()) {
-      const { initialAdapter } = adapter.recipe;
-      if (initialAdapter === null) await begin({ bus, plan, adapter, slot }, () => undefined);
-      else await primitives.load(adapter.name, initialAdapter);
-    }
+    const primitives = opened.use(new Primitives(bus, plan, stages, options));
+    for (const adapter of adapters) await primitives.#add(adapter);
     opened.move();
     return primitives;
   }
 
   get adapters(): readonly string[] {
     return [...this.#adapters.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.#adapters.has(name);
+  }
+
+  /** Optimizer steps that an adapter has made. */
+  stepsOf(name: string): number {
+    return this.#of(name).steps;
+  }
+
+  /**
+   * Adds an adapter as it is before its first step; resolves when it has had a slot. `data` sums up the rows that it may be
+   * given; left out, those of its recipe's limits. Throws RequestErrors where the name is taken, or the stages cannot have it.
+   */
+  async add(recipe: AdapterRecipe, data: DataSummary = largestData(recipe, this.plan.spec.maxPositions)): Promise<AdapterPlan> {
+    if (this.has(recipe.name))
+      throw new RequestError("primitives.adapter", `there is an adapter '${recipe.name}' already`, "give it another name");
+    const [adapter] = lateAdapters(this.plan, [recipe], [data]);
+    const lack = lacking(this.plan, [adapter!], [data]);
+    if (lack !== null) throw new RequestError("primitives.capacity", `adapter '${recipe.name}': the stages have no ${lack}`);
+    await this.#add(adapter!);
+    return adapter!;
+  }
+
+  async #add(plan: AdapterPlan): Promise<void> {
+    const bytes = bytesOnStages(this.plan, plan);
+    const added: Trained = { ...resident(bytes), plan, turns: new Turns(), steps: 0, tokens: 0, aside: null };
+    this.#adapters.set(plan.name, added);
+    try {
+      await this.#change(added, () => Promise.resolve());
+    } catch (error) {
+      this.#adapters.delete(plan.name);
+      throw error;
+    }
+  }
+
+  /** Lets go of an adapter, after the calls before. */
+  async remove(name: string): Promise<void> {
+    const trained = this.#of(name);
+    this.#adapters.delete(name);
+    await this.#tracked(
+      trained.turns.change(async () => {
+        const { slot } = trained;
+        trained.aside = null;
+        if (slot !== null) await release(this.bus, slot);
+        this.#slots.leave(trained);
+      }),
+    );
+  }
+
+  /** Puts an adapter into a slot: as it was set aside, or as it is before its first step. */
+  async #fill(of: Trained, slot: number): Promise<void> {
+    const { bus, plan } = this;
+    const at = { bus, plan, adapter: of.plan, slot };
+    const { initialAdapter } = of.plan.recipe;
+    if (of.aside) {
+      await admit(bus, slot, of.plan, null);
+      await writeState(bus, slot, of.aside);
+      of.aside = null;
+    } else if (initialAdapter === null) await begin(at, () => undefined);
+    else of.steps = await loadFrom(at, initialAdapter);
   }
 
   /**
@@ -131,10 +200,9 @@ export class Primitives implements AsyncDisposable {
     const trained = this.#of(name);
     const { recipe } = trained.plan;
     const optimizer = checkOptimizer(name, recipe.optimizer, settings);
-    return this.#inOrder(async () => {
+    return this.#change(trained, async (slot) => {
       if (trained.tokens === 0)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
-      const { slot } = trained;
       const all = await requestAll(this.bus, { type: "squares", adapters: [slot] });
       const own = all.map(([of]) => of!);
       const isShared = needsSum(this.bus, this.plan.spec, trained.plan);
@@ -164,50 +232,71 @@ export class Primitives implements AsyncDisposable {
   /** Drops the gradients since the last step; parameters and moments stay, bit for bit. */
   async discard(name: string): Promise<void> {
     const trained = this.#of(name);
-    return this.#inOrder(async () => {
-      const blocks = await readState(this.bus, trained.slot, trained.plan.optimizer);
-      await admit(this.bus, trained.slot, trained.plan, null);
-      await writeState(this.bus, trained.slot, blocks);
+    return this.#change(trained, async (slot) => {
+      const blocks = await readState(this.bus, slot, trained.plan.optimizer);
+      await admit(this.bus, slot, trained.plan, null);
+      await writeState(this.bus, slot, blocks);
       trained.tokens = 0;
     });
   }
 
   /**
    * `n` continuations of each prompt under an adapter, or under the base model alone (null), as it is after the calls before.
-   * Throws a RequestError, `primitives.sample`.
+   * Throws a RequestError, `primitives.sample`, and what `signal` is aborted with.
    */
   async sample(name: string | null, prompts: readonly ArrayLike<number>[], options: SampleOptions): Promise<Sample[][]> {
-    const adapter = name === null ? -1 : this.#of(name).slot;
-    const engine = this.#engine;
-    if (!engine)
+    const { n = 1 } = options;
+    const found = prompts.map(() => range(n).map(() => ({ ids: [] as number[], logProbs: [] as number[] })));
+    const ends = prompts.map(() => range(n).map((): Sample["end"] => "length"));
+    await this.stream(name, prompts, options, ({ prompt, sample, token, end, logits }) => {
+      const of = found[prompt]![sample]!;
+      of.ids.push(token);
+      of.logProbs.push(logProb(logits, token));
+      if (end !== null) ends[prompt]![sample] = end;
+    });
+    return found.map((of, i) =>
+      of.map(({ ids, logProbs }, at) => ({ ids, logProbs: Float32Array.from(logProbs), end: ends[i]![at]! })),
+    );
+  }
+
+  /** The same with each token as it comes; resolves when all sequences have ended. */
+  async stream(
+    name: string | null,
+    prompts: readonly ArrayLike<number>[],
+    options: SampleOptions,
+    got: (token: SampledToken) => void,
+  ): Promise<void> {
+    const trained = name === null ? null : this.#of(name);
+    const [engine, sampler] = [this.#engine, this.#sampler];
+    if (!engine || !sampler)
       throw new RequestError(
         "primitives.sample",
         "the stages have no cache",
         "open them with a cache: { sequences, capacity }",
       );
-    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {} } = options;
+    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {}, signal } = options;
     checkPrompts(this.plan, engine, prompts, { ...options, stops: [...stops], seed, n });
-    const wanted = prompts.flatMap((prompt) =>
-      range(n).map((i) => ({ adapter, prompt: Array.from(prompt), limit: maxTokens, seed: seed + i })),
-    );
-    const chosen = { temperature: 0, topK: 0, topP: 1, ...sampling };
-    return this.#inOrder(async () => {
-      const found = wanted.map(() => ({ ids: [] as number[], logProbs: [] as number[], end: "length" as Sample["end"] }));
-      for await (const { index, token, end, logits } of generate(engine, wanted, chosen, new Set(stops))) {
-        const sample = found[index]!;
-        sample.ids.push(token);
-        sample.logProbs.push(logProb(logits, token));
-        if (end !== null) sample.end = end;
-      }
-      const samples = found.map((of): Sample => ({ ...of, logProbs: Float32Array.from(of.logProbs) }));
-      return prompts.map((_, i) => samples.slice(i * n, (i + 1) * n));
-    });
+    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...sampling }, stops: new Set(stops) };
+    const work = (adapter: number) =>
+      sampler.run(
+        prompts.flatMap((of, prompt) =>
+          range(n).map((sample) => ({
+            ...{ adapter, prompt: Array.from(of), limit: maxTokens, seed: seed + sample, ...choosing },
+            got: (next: NextToken) => got({ prompt, sample, ...next }),
+          })),
+        ),
+        signal,
+      );
+    return trained ? this.#read(trained, work) : this.#tracked(this.#base.read(() => work(-1)));
   }
 
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
-    const { plan, slot } = this.#of(name);
-    return this.#inOrder(async () => exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder));
+    const trained = this.#of(name);
+    const { plan } = trained;
+    return this.#read(trained, async (slot) =>
+      exportKept(this.plan, plan, await readState(this.bus, slot, plan.optimizer), folder),
+    );
   }
 
   /**
@@ -216,10 +305,10 @@ export class Primitives implements AsyncDisposable {
    */
   async saveState(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
-    const { plan, slot } = trained;
-    return this.#inOrder(async () => {
-      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot, plan.optimizer));
-    });
+    const { plan } = trained;
+    return this.#read(trained, async (slot) =>
+      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot, plan.optimizer)),
+    );
   }
 
   /**
@@ -229,16 +318,17 @@ export class Primitives implements AsyncDisposable {
    */
   async load(name: string, folder: string): Promise<{ readonly steps: number }> {
     const trained = this.#of(name);
-    return this.#inOrder(async () => {
+    return this.#change(trained, async (slot) => {
       const { bus, plan } = this;
-      trained.steps = await loadFrom({ bus, plan, adapter: trained.plan, slot: trained.slot }, folder);
+      trained.steps = await loadFrom({ bus, plan, adapter: trained.plan, slot }, folder);
       trained.tokens = 0;
       return { steps: trained.steps };
     });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#last.catch(() => undefined);
+    await Promise.allSettled(this.#underway);
+    this.#slots[Symbol.dispose]();
     await this.opened[Symbol.asyncDispose]();
   }
 
@@ -248,11 +338,18 @@ export class Primitives implements AsyncDisposable {
     throw new RequestError("primitives.adapter", `there is no adapter '${name}'`, `name one of ${this.adapters.join(", ")}`);
   }
 
-  #inOrder<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#last.catch(() => undefined).then(work);
-    done.catch(() => undefined); // the caller handles it
-    this.#last = done;
-    this.#open = null;
+  /** Work in the adapter's slot, after the calls before: alone, or next to others that only read. */
+  #change<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
+    return this.#tracked(of.turns.change(() => this.#slots.use(of, work)));
+  }
+
+  #read<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
+    return this.#tracked(of.turns.read(() => this.#slots.use(of, work)));
+  }
+
+  #tracked<T>(done: Promise<T>): Promise<T> {
+    this.#underway.add(done);
+    done.catch(() => undefined).finally(() => this.#underway.delete(done)); // the caller handles its failure
     return done;
   }
 
@@ -264,11 +361,11 @@ export class Primitives implements AsyncDisposable {
     const microBatches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
     checkFits(name, this.plan, rows, microBatches, objective);
     const totals = totalsOf(rows, objective);
-    const segmentOf = (of: readonly number[]): Segment => {
+    const segmentOf = (of: readonly number[], slot: number): Segment => {
       const samples = of.map((row) => rows[row]!);
       const preference = { totals, references: references ? of.map((row) => references[row]!) : null };
       const segment = {
-        adapter: trained.slot,
+        adapter: slot,
         samples,
         seed: recipe.seed,
         step: trained.steps,
@@ -280,24 +377,9 @@ export class Primitives implements AsyncDisposable {
       if (isTraining) trained.tokens += sum(samples.map(inputLength));
       return segment;
     };
-    return this.#together({ rows, microBatches, segmentOf }, trained, isTraining);
-  }
-
-  /** Runs a call after those before it; calls of other adapters of the same kind that follow at once run together with it. */
-  #together(call: RowsCall, { slot }: Trained, isTraining: boolean): Promise<Losses> {
-    if (!this.#open || this.#open.isTraining !== isTraining || this.#open.calls.has(slot)) {
-      const calls = new Map<number, RowsCall>();
-      const done = this.#inOrder(() => {
-        if (this.#open?.calls === calls) this.#open = null; // from here on it is under way
-        const run = (batch: MicroBatch) => (isTraining ? this.#train(batch) : this.#evaluate(batch));
-        return runCalls([...calls.values()], this.plan, run);
-      });
-      this.#open = { isTraining, calls, done };
-    }
-    const { calls, done } = this.#open;
-    const index = calls.size;
-    calls.set(slot, call);
-    return done.then((losses) => losses[index]!);
+    const packer = this.#packers[isTraining ? "train" : "evaluate"];
+    const work = (slot: number) => packer.add({ slot, rows, microBatches, segmentOf: (of) => segmentOf(of, slot) });
+    return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }
 
   /** A packed batch through all stages and back; the requests of both ways are sent in one go. */
@@ -312,15 +394,4 @@ export class Primitives implements AsyncDisposable {
   async #evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
     return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true })).at(-1)!;
   }
-}
-
-/** A row of a prompt and what follows it, whose tokens are the targets, with a weight for all or for each. */
-export function rowOf(prompt: ArrayLike<number>, completion: ArrayLike<number>, weights?: number | ArrayLike<number>): Row {
-  const ids = Int32Array.from([...Array.from(prompt), ...Array.from(completion)]);
-  const mask = new Uint8Array(ids.length).fill(1, prompt.length);
-  if (weights === undefined) return { ids, mask };
-  if (typeof weights === "number") return { ids, mask, weights: new Float32Array(ids.length).fill(weights, prompt.length) };
-  const all = new Float32Array(prompt.length + weights.length);
-  all.set(weights, prompt.length);
-  return { ids, mask, weights: all };
 }

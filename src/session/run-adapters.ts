@@ -172,7 +172,7 @@ export class RunAdapters {
     for (const { name } of adapters) removeStored(this.#output, name); // of earlier adapters of these names
     this.#saveAdded(adapters);
     this.#request = request;
-    const takes = ({ slots, stages }: Plan) => [slots, ...stages.map(({ sizes }) => sizes.blockBytes)];
+    const takes = ({ slots, stages }: Plan) => [slots, ...stages.map(({ sizes }) => sizes.blockBytes + sizes.hostBytes)];
     const isMore = takes(needed).some((is, i) => is > takes(plan)[i]!);
     const room =
       needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";

@@ -1,10 +1,12 @@
-// Gives slots and memory to adapters by priority and takes them away; saves those that leave.
+// Gives slots and memory to adapters by priority and takes them away; saves those that leave. Where more train than the devices
+// have room for, they take turns (residency.ts).
 
 import { now } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
-import { range, sum } from "../base/shape.ts";
+import { maxOf, range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import { type AdapterPlan, bytesOnStages, type Plan } from "../plan/plan.ts";
+import { admissibleBytes } from "../plan/waiting-memory.ts";
 import { admissions, type Candidate, hasRoom, type Room, without } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";
 import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from "./adapter-state.ts";
@@ -12,8 +14,9 @@ import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn, type Which } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
 import { beginIn } from "./references.ts";
+import { Residency } from "./residency.ts";
 import { readState, release, writeState } from "./slot.ts";
-import { isAdmissible, isToLeave, type LifecycleEvent } from "./transition.ts";
+import { isAdmissible, isInTraining, isToLeave, type LifecycleEvent } from "./transition.ts";
 
 export type SchedulerOptions = {
   readonly plan: Plan;
@@ -21,6 +24,8 @@ export type SchedulerOptions = {
   readonly store: CheckpointStore;
   readonly emit: Listener;
   readonly background: BackgroundTasks;
+  /** Milliseconds that a step of one adapter takes of the devices; null before there is one. */
+  readonly msPerStep: () => number | null;
   /** Either is aborted: no slot is given any more. */
   readonly stop: AbortSignal;
   readonly suspend: AbortSignal;
@@ -41,9 +46,13 @@ export class AdapterScheduler {
   readonly joining: Joining[] = [];
   readonly #slots: (AdapterState | null)[];
   readonly #bytes = new WeakMap<AdapterPlan, readonly number[]>();
+  readonly #residency: Residency;
 
   constructor(private readonly options: SchedulerOptions) {
-    this.#slots = range(options.plan.slots).map(() => null);
+    const { plan, bus, msPerStep } = options;
+    this.#slots = range(plan.slots).map(() => null);
+    const room = plan.stages.map(({ sizes }) => sizes.blockBytes);
+    this.#residency = new Residency({ bus, room, msPerStep, bytesOf: (adapter) => this.#bytesOf(adapter.plan) });
   }
 
   /** Whether there is room for these adapters, next to those that wait. */
@@ -60,11 +69,14 @@ export class AdapterScheduler {
 
   /** What no adapter has. */
   get #free(): Room {
-    const { stages } = this.options.plan;
+    const { stages, adapters } = this.options.plan;
     const taken = this.#roomOf(this.#slots.filter((adapter) => adapter !== null));
     return {
       slots: this.#slots.length - taken.slots,
-      bytes: stages.map(({ sizes }, stage) => sizes.blockBytes - taken.bytes[stage]!),
+      bytes: stages.map(({ sizes }, stage) => {
+        const largest = maxOf(adapters.map((of) => this.#bytesOf(of)[stage]!));
+        return admissibleBytes(sizes, largest) - taken.bytes[stage]!;
+      }),
     };
   }
 
@@ -90,8 +102,17 @@ export class AdapterScheduler {
    */
   settle(): void {
     if (this.options.stop.aborted || this.options.suspend.aborted) return;
-    const waiting = this.all.filter(isAdmissible).map((of) => this.#candidateOf(of));
-    const isTraining = (of: AdapterState) => (of.status === "active" || of.status === "evaluating") && !isToLeave(of);
+    const admissible = this.all.filter(isAdmissible);
+    if (admissible.length > 0) this.#admitThese(admissible);
+    for (const adapter of this.#residency.endTurns(this.all.filter(({ status }) => status === "active"))) {
+      apply(adapter, "turnEnded");
+      if (isBetweenSteps(adapter)) this.rest(adapter);
+    }
+  }
+
+  #admitThese(admissible: readonly AdapterState[]): void {
+    const waiting = admissible.map((of) => this.#candidateOf(of));
+    const isTraining = (of: AdapterState) => isInTraining(of) && !isToLeave(of);
     const training = this.all.filter(isTraining).map((of) => this.#candidateOf(of));
     const leaving = this.all.filter((of) => of.slot !== null && (of.status === "ended" || isToLeave(of)));
     const { admit, preempt } = admissions(waiting, training, this.#free, this.#roomOf(leaving));
@@ -105,6 +126,7 @@ export class AdapterScheduler {
   /** After an admission or an evaluation: an adapter trains from its present step, or leaves. */
   join(adapter: AdapterState, event: "joined" | "rungReached"): void {
     apply(adapter, event);
+    this.#residency.stay(adapter);
     if (adapter.status === "leaving") {
       if (!this.options.stop.aborted) this.options.leaves(adapter); // else it ends where it is
       return;
@@ -122,6 +144,7 @@ export class AdapterScheduler {
     adapter.slot = slot;
     apply(adapter, "admitted");
     const fill = async (): Promise<void> => {
+      if (!(await this.#residency.enter(adapter, { isFetched: false }))) return this.#withdraw(adapter);
       const notice = (text: string) => emit(noticeEvent(adapter.plan, text));
       const kept = store.load(plan, adapter.plan, notice);
       const { data, references, made } = adapter;
@@ -141,9 +164,47 @@ export class AdapterScheduler {
 
   /** Has an adapter leave its slot: at once, after the step under way, or when its admission or evaluation is over. */
   leave(adapter: AdapterState, event: Extract<LifecycleEvent, "preempted" | "pauseRequested" | "stopRequested">): void {
-    const wasActive = adapter.status === "active";
+    const wasTraining = adapter.status === "active" || adapter.status === "resting";
     apply(adapter, event);
-    if (wasActive && isBetweenSteps(adapter)) this.options.leaves(adapter);
+    if (wasTraining && isBetweenSteps(adapter)) this.options.leaves(adapter);
+    if (adapter.status === "joining") this.#residency.cancel(adapter); // it need not come to the devices
+  }
+
+  /** Has an adapter whose turn is over, and which is between two steps, wait for the next one in host memory. */
+  rest(adapter: AdapterState): void {
+    const turn = async (): Promise<void> => {
+      await this.#residency.leave(adapter);
+      const isHere = adapter.status === "resting" && (await this.#residency.enter(adapter, { isFetched: true }));
+      if (isHere && adapter.status === "resting") this.join(adapter, "joined");
+    };
+    this.options.background.start(turn());
+  }
+
+  /** Has an adapter that has made its last step on the devices; false where it is in host memory and stays there. */
+  bring(adapter: AdapterState): Promise<boolean> {
+    return this.#residency.enter(adapter, { isFetched: true, isFirst: true });
+  }
+
+  /** No adapter takes turns any more: those in host memory stay there, but for such as end and are yet to be evaluated. */
+  close(): void {
+    this.#residency.close(!this.options.stop.aborted);
+  }
+
+  isOnDevice(adapter: AdapterState): boolean {
+    return this.#residency.isHere(adapter);
+  }
+
+  /** Whether it has a slot, and waits for room on the devices to begin. */
+  isQueued(adapter: AdapterState): boolean {
+    return adapter.status === "joining" && this.#residency.isWaiting(adapter);
+  }
+
+  /** An adapter gives back the slot that it could not begin in. */
+  #withdraw(adapter: AdapterState): void {
+    this.#slots[adapter.slot!] = null;
+    adapter.slot = null;
+    if (adapter.nextStatus === "ended") this.options.leaves(adapter);
+    else apply(adapter, "withdrawn");
   }
 
   /** Saves an adapter that is leaving, between two of its steps, and frees its slot. */
@@ -200,6 +261,7 @@ export class AdapterScheduler {
   free(adapter: AdapterState): void {
     const { bus, background } = this.options;
     if (adapter.slot === null) return;
+    this.#residency.free(adapter);
     background.start(release(bus, adapter.slot)); // sent now, before another adapter is admitted there
     this.#slots[adapter.slot] = null;
     adapter.slot = null;

@@ -5,6 +5,7 @@ import { SEND_BUFFERS } from "../plan/memory.ts";
 import { headWork } from "../plan/partition.ts";
 import { bytesOnStages, type Plan } from "../plan/plan.ts";
 import { backwardCost, stageWork, timesOf } from "../plan/times.ts";
+import { admissibleBytes } from "../plan/waiting-memory.ts";
 import { admissions, type Candidate, type Room, together, without } from "../schedule/admission.ts";
 import type { StageAction, StepRef } from "../schedule/lists.ts";
 import type { Joining } from "../schedule/pipeline.ts";
@@ -101,7 +102,8 @@ function* runOf(plan: Plan, mostPasses: number, counts: Counts): Generator<Stage
   });
   const nothing: Room = { slots: 0, bytes: stages.map(() => 0) };
   let waiting = candidates;
-  let free: Room = { slots, bytes: stages.map(({ sizes }) => sizes.blockBytes) };
+  const room = stages.map(({ sizes }, stage) => admissibleBytes(sizes, maxOf(candidates.map(({ bytes }) => bytes[stage]!))));
+  let free: Room = { slots, bytes: room };
   /** Adapters that have room when this much more is free. */
   const admitted = (freed: Room): Joining[] => {
     free = together(free, freed);

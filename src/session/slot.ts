@@ -54,7 +54,23 @@ export async function readState(bus: Bus, slot: number, optimizer: OptimizerName
   return all.map((of) => Object.fromEntries(of.map((values, i) => [what[i]!, values])) as unknown as Blocks);
 }
 
-export async function writeState(bus: Bus, slot: number, blocks: readonly Blocks[]): Promise<void> {
+/** An adapter that is set aside between two calls: its blocks on each stage, with gradients where it has some. */
+export type AsideBlocks = Blocks & { readonly grads?: Float32Array };
+
+/** Reads all that a slot holds and releases its memory. */
+export async function setAside(
+  bus: Bus,
+  slot: number,
+  optimizer: OptimizerName | undefined,
+  hasGradients: boolean,
+): Promise<AsideBlocks[]> {
+  const what = [...blocksIn(optimizer), ...(hasGradients ? (["grads"] as const) : [])];
+  const read = requestAll(bus, { type: "read", slot, what });
+  const [all] = await Promise.all([read, release(bus, slot)]);
+  return all.map((of) => Object.fromEntries(of.map((values, i) => [what[i]!, values])) as unknown as AsideBlocks);
+}
+
+export async function writeState(bus: Bus, slot: number, blocks: readonly AsideBlocks[]): Promise<void> {
   await Promise.all(blocks.map((of, stage) => bus.request(stage, { type: "write", slot, blocks: of })));
 }
 

@@ -123,6 +123,7 @@ export class Training {
       background: this.#background,
       stop,
       suspend: this.#suspend,
+      msPerStep: () => this.#steps.msPerStep,
       arrived: (adapter, first) => this.#arrived(adapter, first),
       leaves: (adapter) => this.#leaves(adapter),
       failed: (adapter, message) => this.#end(adapter, "failed", message),
@@ -209,7 +210,7 @@ export class Training {
     const { all, joining } = this.#scheduler;
     this.#settle();
     // Adapters begin together: the first packed batches must not depend on how fast files are read.
-    await this.#until(() => !all.some(({ status }) => status === "joining"));
+    await this.#until(() => !all.some((of) => of.status === "joining" && !this.#scheduler.isQueued(of)));
     const over = () => stop.aborted || this.#suspend.aborted;
     const left = (adapter: number): boolean => over() || all[adapter]!.status !== "active";
     const allEnded = () => !keepOpen && all.every(({ status }) => status === "ended");
@@ -226,6 +227,9 @@ export class Training {
       await this.#until(() => joining.length > 0 || over() || allEnded());
     }
     this.#isOver = true;
+    this.#scheduler.close();
+    const isTraining = ({ status }: AdapterState) => status === "active" || status === "resting";
+    if (!stop.aborted) for (const adapter of all.filter(isTraining)) this.#scheduler.leave(adapter, "preempted");
     await this.#until(() => this.#background.idle); // adapters that are joining or leaving
     const interrupted = stop.aborted ? all.filter(({ status }) => status !== "ended") : [];
     for (const adapter of interrupted) this.#end(adapter, "stopped");
@@ -286,6 +290,7 @@ export class Training {
       this.#background.start(result);
     }
     adapter.step = null;
+    if (adapter.status === "resting" && isBetweenSteps(adapter)) this.#scheduler.rest(adapter);
     if (adapter.status === "leaving" && isBetweenSteps(adapter)) this.#leaves(adapter);
   }
 

@@ -14,6 +14,9 @@
 //                                          left
 //    every status -- ended --> ended
 //
+//    active -- turnEnded --> resting -- joined --> active: it keeps its slot, and waits in host memory for its next turn on the
+//    devices. A request to leave, or an evaluation, finds it as it finds an active one.
+//
 // A pause is a flag: a paused adapter leaves the stages and is not admitted until it is resumed. At a rung it is still compared
 // with the others.
 
@@ -21,6 +24,7 @@ export const STATUSES = [
   "waiting", // it has no slot
   "joining", // its slot is being filled
   "active", // it trains
+  "resting", // it has a slot, and after the step under way it waits for its turn on the devices
   "evaluating", // it has a slot, and an evaluation decides what comes next
   "leaving", // it gives up its slot after the step under way
   "rung", // it waits for the other adapters of its sweep
@@ -39,6 +43,8 @@ export type Lifecycle = {
 export const LIFECYCLE_EVENTS = [
   "admitted", // it is given a slot
   "joined", // it may train, or leave if it has been asked to
+  "withdrawn", // it gives back its slot before it could begin, as the stages close
+  "turnEnded", // it makes room on the devices for another
   "evaluationDue", // its next step depends on an evaluation
   "rungReached", // the evaluation at a rung is known
   "preempted", // its slot is needed for another adapter, or the stages close
@@ -69,15 +75,17 @@ const end: Rule = () => ({ status: "ended", nextStatus: null, isPaused: false })
 
 const RULES: Readonly<Record<LifecycleEvent, Readonly<Partial<Record<Status, Rule>>>>> = {
   admitted: { waiting: ({ isPaused }) => (isPaused ? null : { status: "joining" }) },
-  joined: { joining: trainOrLeave, evaluating: trainOrLeave },
+  joined: { joining: trainOrLeave, resting: trainOrLeave, evaluating: trainOrLeave },
+  withdrawn: { joining: ({ nextStatus }) => (nextStatus === "ended" ? null : { status: "waiting" }) },
+  turnEnded: { active: to("resting") },
   // Also during the last step before it leaves: what an evaluation decides must not depend on the other adapters of the run.
   evaluationDue: {
-    ...{ joining: to("evaluating"), active: to("evaluating") },
+    ...{ joining: to("evaluating"), active: to("evaluating"), resting: to("evaluating") },
     leaving: ({ nextStatus }) => (nextStatus === "rung" ? null : { status: "evaluating" }),
   },
   rungReached: { evaluating: ({ nextStatus }) => leaveFor(nextStatus === "ended" ? "ended" : "rung") },
   // During an evaluation it keeps its slot; it may be preempted when it trains again.
-  preempted: { active: () => leaveFor("waiting"), evaluating: () => ({}) },
+  preempted: { active: () => leaveFor("waiting"), resting: () => leaveFor("waiting"), evaluating: () => ({}) },
   left: {
     leaving: ({ nextStatus }) =>
       nextStatus === null || nextStatus === "ended" ? null : { status: nextStatus, nextStatus: null },
@@ -86,11 +94,15 @@ const RULES: Readonly<Record<LifecycleEvent, Readonly<Partial<Record<Status, Rul
   pauseRequested: {
     ...{ waiting: pause, joining: pause, evaluating: pause, leaving: pause, rung: pause },
     active: () => ({ ...leaveFor("waiting"), isPaused: true }),
+    resting: () => ({ ...leaveFor("waiting"), isPaused: true }),
   },
   resumeRequested: { waiting: resume, joining: resume, evaluating: resume, leaving: resume, rung: resume },
   // An adapter without a slot ends at once.
-  stopRequested: { joining: stop, evaluating: stop, leaving: stop, active: () => leaveFor("ended") },
-  ended: { waiting: end, joining: end, active: end, evaluating: end, leaving: end, rung: end },
+  stopRequested: {
+    ...{ joining: stop, evaluating: stop, leaving: stop },
+    ...{ active: () => leaveFor("ended"), resting: () => leaveFor("ended") },
+  },
+  ended: { waiting: end, joining: end, active: end, resting: end, evaluating: end, leaving: end, rung: end },
 };
 
 /** Where an adapter stands after an event. Throws an Error, a fault of this program, where the event is not allowed. */
@@ -112,8 +124,12 @@ export const initialLifecycle = (hasEnded: boolean): Lifecycle => ({
 export const isAdmissible = ({ status, isPaused }: Lifecycle): boolean => status === "waiting" && !isPaused;
 
 /** Whether it has a slot, or is giving it up. */
-export const isOnStages = ({ status }: Lifecycle): boolean =>
-  status === "joining" || status === "active" || status === "evaluating" || status === "leaving";
+export const isOnStages = ({ status }: Pick<Lifecycle, "status">): boolean =>
+  status === "joining" || isInTraining({ status }) || status === "leaving";
+
+/** Whether it trains as soon as its turn comes, unless an evaluation decides otherwise. */
+export const isInTraining = ({ status }: Pick<Lifecycle, "status">): boolean =>
+  status === "active" || status === "resting" || status === "evaluating";
 
 /** Whether it is giving up its slot, or will when its admission or evaluation is over. */
 export const isToLeave = (of: Lifecycle): boolean =>

@@ -29,6 +29,21 @@ describe("other adapters change nothing, bit for bit", () => {
     });
 });
 
+describe("adapters in experts learn the same alone, with 31 others, and over two stages, bit for bit", () => {
+  for (const family of ["mixtral", "gptOss", "qwen3moe"])
+    test(family, async () => {
+      const of: Ground = { ...ground(family), isInExperts: true };
+      const everyone = await train(range(family === "mixtral" ? 32 : 8), of);
+      const two = await train([0, 1, 2, 3], of, [1]);
+      for (const i of [0, 1, 2, 3]) {
+        const alone = (await train([i], of)).get(i)!;
+        expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
+        expectSame(everyone.get(i)!, alone);
+        expectSame(two.get(i)!, alone);
+      }
+    });
+});
+
 test("two stages learn what one does", async () => {
   for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral"]) {
     const one = await train([1, 2, 5], ground(family));

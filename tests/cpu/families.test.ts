@@ -101,13 +101,15 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
     using theirs = openSafetensors(join(golden.adapters[0]!.final, "adapter_model.safetensors"));
     using ours = openSafetensors(join(folder, "adapter_model.safetensors"));
     expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
-    const { target_modules: by } = JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
+    const configOf = (of: string) => JSON.parse(readFileSync(join(of, "adapter_config.json"), "utf8"));
+    const { target_modules: by, target_parameters: parameters } = configOf(folder);
+    expect((parameters ?? []).toSorted()).toEqual((configOf(golden.adapters[0]!.final).target_parameters ?? []).toSorted());
     const modules = [...ours.tensors.keys()].map((name) =>
       name.replace(/^base_model\.model\./, "").replace(/\.lora_[AB]\.weight$/, ""),
     );
     const isTarget = (path: string) =>
       typeof by === "string" ? new RegExp(`^(?:${by})$`).test(path) : by.some((name: string) => path.endsWith(`.${name}`));
-    expect(modules.filter((path) => !isTarget(path))).toEqual([]);
+    expect(modules.filter((path) => !isTarget(path) && !/\.experts\b/.test(path))).toEqual([]);
     const others = ["model.visual.blocks.0.mlp.gate_proj", "model.vision_tower.layers.0.attention.q_proj"];
     if (spec.tower !== "model") expect(others.filter(isTarget)).toEqual([]);
     expect(readPeftAdapter(folder, spec).targets).toEqual(saved.targets);

@@ -10,7 +10,7 @@ import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
 import type { Segment } from "../../src/schedule/pack.ts";
 import { common, expectGradients, preferenceLoss, weightedLoss } from "../helpers/gradients.ts";
-import { LINEARS, randomTokens, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
+import { inExperts, LINEARS, randomTokens, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -59,12 +59,13 @@ const uneven: readonly PoolAdapter[] = [
   },
 ];
 
-/** A token passes all experts: a loss has no gradient where another would be chosen. */
-const passingAll = (spec: ModelSpec): ModelSpec =>
-  spec.experts === null ? spec : { ...spec, experts: { ...spec.experts, count: spec.experts.perToken } };
-const FAMILIES = Object.entries({ ...tinyFamilies, ...sparseFamilies }).map(
-  ([name, spec]) => [name, passingAll(spec)] as const,
-);
+/** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp begins, so it is far. */
+function smooth(spec: ModelSpec): ModelSpec {
+  if (spec.experts === null) return spec;
+  const { perToken, clamp } = spec.experts;
+  return { ...spec, experts: { ...spec.experts, count: perToken, clamp: clamp && { ...clamp, limit: 50 } } };
+}
+const FAMILIES = Object.entries({ ...tinyFamilies, ...sparseFamilies }).map(([name, spec]) => [name, smooth(spec)] as const);
 
 for (const [name, spec] of FAMILIES)
   for (const dropout of [0, 0.1])
@@ -112,6 +113,20 @@ describe("ranks and scales that differ by layer and linear", () => {
           uneven,
         ));
     }
+});
+
+describe("adapters in experts", () => {
+  for (const [name, spec] of FAMILIES.filter(([, of]) => of.experts !== null))
+    for (const recomputation of ["none", "selective", "full"] as const)
+      test(`${name}, recomputation ${recomputation}: gradients agree with finite differences`, () => {
+        const own = inExperts(spec);
+        const sharesOf = (rng: Rng) =>
+          own.map((_, adapter) => ({
+            ...common(adapter, 0.1),
+            samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
+          }));
+        return expectGradients(spec, { recomputation }, sharesOf, weightedLoss, own);
+      });
 });
 
 const PREFERENCES: readonly Preference[] = [

@@ -10,7 +10,7 @@ import type { Bus } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
-import { linearsOfModel } from "../../src/families/linears.ts";
+import { isOfExperts, linearsOfModel } from "../../src/families/linears.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
@@ -20,7 +20,7 @@ import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
 import { needsSum, sumShared } from "../../src/session/shared-rows.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
-import { adapterOn, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
+import { adapterOn, inExperts, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
 export const STEPS = 4;
 
@@ -40,15 +40,21 @@ export type Ground = {
   readonly tables?: (i: number, spec: ModelSpec) => PoolAdapter["tables"];
   /** Tiles of a chunk of targets. */
   readonly chunkTiles?: number;
+  /** Adapters act in experts (tiny.ts, inExperts). */
+  readonly isInExperts?: true;
 };
+
+const methodOf = (i: number) => (i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora");
 
 /** Adapter `i` of a crowd: the first eight have small ranks, the later ones larger. */
 const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
   adapter: {
     rank: ranks?.[i % ranks.length] ?? [3, 8, 16, 1, 5, 12, 7, 4][i % 8]! * (i < 8 ? 1 : 1 + (i % 5)),
     scale: 0.5 + 0.2 * (i % 8),
-    targets: linearsOfModel(spec).filter((_, l) => i % 3 === 0 || (l + i) % 3 !== 0),
-    method: i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora",
+    targets: linearsOfModel(spec).filter(
+      (linear, l) => (i % 3 === 0 || (l + i) % 3 !== 0) && (methodOf(i) === "lora" || !isOfExperts(linear)),
+    ),
+    method: methodOf(i),
     projectionSeed: i,
   } satisfies PoolAdapter,
   seed: 1000 + i,
@@ -89,13 +95,16 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, tables, chunkTiles = 1 }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
+  const { isInExperts, tables, chunkTiles = 1 } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
+  const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
-    const own = adapter.method === "lora" ? tables?.(who[at]!, spec) : undefined;
-    return { ...adapterOn(spec, adapter), ...(own ? { tables: own } : {}), seed, init: "default" as const };
+    const own = ofExperts?.[who[at]! % ofExperts.length] ?? adapterOn(spec, adapter);
+    const ofTables = adapter.method === "lora" ? tables?.(who[at]!, spec) : undefined;
+    return { ...own, ...(ofTables ? { tables: ofTables } : {}), seed, init: "default" as const };
   });
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({

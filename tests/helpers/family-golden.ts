@@ -11,7 +11,7 @@ import { type FileAdapter, readTensors, recipeOf, rowOf, stepOf, type TrainedGol
 
 export const FAMILY_GOLDENS = [
   ...["qwen2_5_vl", "qwen3_vl", "mistral3", "ministral3", "smollm3", "granite", "granitemoehybrid", "phi3", "muse_glimmer"],
-  ...["olmo2", "olmo3", "mixtral", "qwen3_moe"],
+  ...["olmo2", "olmo3", "mixtral", "qwen3_moe", "gpt_oss", "gpt_oss_experts"],
 ];
 
 type Hashed = readonly [shape: readonly number[], middle: number, scale: number];
@@ -77,7 +77,7 @@ export function loadFamilyGolden(name: string): FamilyGolden {
     const initial = write("initial", (key, shape) => hashed(key, [shape, 0, scaleOf(key, shape[1]!)]));
     return {
       name: adapter.name,
-      recipe: { ...recipeOf(adapter, initial), targets: adapter.targets },
+      recipe: { ...recipeOf(adapter, initial), targets: adapter.targets, experts: "per-expert" },
       rows: adapter.rows.map(({ ids, mask }) => ({ ids: Int32Array.from(ids), mask: Uint8Array.from(mask) })),
       steps: adapter.steps.map(stepOf),
       after: adapter.after.map(rowOf),

@@ -81,6 +81,7 @@ export async function tinyGenerator(
     low: lowSizes(adapters, wholeModel(spec), rows, device.rowTile),
     products: productSizes(adapters),
     gradients: [],
+    hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, wholeModel(spec), [adapter], device, false))),
     recomputation: "full",
     inFlight: 0,

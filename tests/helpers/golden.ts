@@ -151,6 +151,7 @@ export const goldenRecipe = (
     stages: 1,
     restarts: 0,
     slots: null,
+    residentAdapters: null,
     checkpoint: null,
   },
   adapters: adapters.map(({ recipe }) => recipe),

@@ -2,7 +2,7 @@
 
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { oneRope } from "../../src/families/dense.ts";
-import { tinySpec } from "./tiny.ts";
+import { tinyExperts, tinySpec } from "./tiny.ts";
 
 /** Families whose layers differ, with head sizes that the kernels treat differently; the vocabulary is odd on purpose. */
 export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
@@ -82,12 +82,28 @@ function ropesOf(full: number, sliding: number): ModelSpec["ropes"] {
   ];
 }
 
-/** Families whose layers have unequal linears, for adapters that are placed on them; a cut at layer 1 parts no shared keys. */
+/**
+ * Families whose layers have unequal linears, for adapters that are placed on them, mixtures of experts among them; a cut at
+ * layer 1 parts no shared keys.
+ */
 export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
   gemma4: tinySpec({
     ...{ family: "gemma4", hidden: 64, intermediate: 136, headDim: 256, heads: 4, kvHeads: 2, layers: 5, vocab: 1003 },
     ...{ windows: [60, 60, null, 60, null], kvSources: [null, null, null, 1, 2], layerRopes: [1, 1, 0, 1, 0] },
     ...{ fullHeads: { kvHeads: 1, headDim: 512 }, keysAsValues: true, doubleWide: true, perLayer: { size: 64, vocab: 1003 } },
     ...{ attentionScale: 0.03, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true, ropes: ropesOf(512, 256) },
+  }),
+  mixtral: tinySpec({
+    ...{ family: "mixtral", hidden: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
+    experts: tinyExperts(2, { perToken: 2, intermediate: 72 }),
+  }),
+  gptOss: tinySpec({
+    ...{ family: "gpt_oss", hidden: 72, headDim: 64, heads: 4, kvHeads: 2, qkvBias: true, oBias: true, windows: [60, null] },
+    experts: tinyExperts(2, { count: 16, perToken: 4, intermediate: 136, clamp: { limit: 0.8, alpha: 1.702 } }),
+  }),
+  qwen3moe: tinySpec({
+    ...{ family: "qwen3_moe", hidden: 128, headDim: 64, heads: 2, kvHeads: 1, layers: 3, windows: [null, null, null] },
+    ...{ layerRopes: [0, 0, 0], qkNorm: true },
+    experts: tinyExperts(3, { count: 40, perToken: 8, intermediate: 64, layers: [true, false, true] }),
   }),
 };

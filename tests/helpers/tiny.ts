@@ -8,11 +8,11 @@ import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
-import { GROUPS, groupsOfLayer, type Linear, linearsOfModel } from "../../src/families/linears.ts";
-import { NORMALISED } from "../../src/families/moe.ts";
+import { GROUPS, groupsOfLayer, isOfExperts, type Linear, linearsOfModel } from "../../src/families/linears.ts";
+import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
-import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
+import { placed, rankAt, scaleAt, sharingOf } from "../../src/methods/placement.ts";
 import { blockBytes, gradientElements, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
@@ -59,7 +59,7 @@ export const tinyExperts = (
   layers: number,
   { router, ...changes }: Partial<Omit<Experts, "router">> & { router?: Partial<Experts["router"]> } = {},
 ): Experts => ({
-  ...{ count: 8, perToken: 3, intermediate: 16, shared: null, layers: sameInAll(layers, true) },
+  ...{ ...PLAIN_EXPERTS, count: 8, perToken: 3, intermediate: 16, layers: sameInAll(layers, true) },
   router: { ...NORMALISED, ...router },
   ...changes,
 });
@@ -168,20 +168,67 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
   }),
   mixtral: tinySpec({ family: "mixtral", experts: tinyExperts(2, { perToken: 2 }) }),
+  gptOss: tinySpec({
+    ...{ family: "gpt_oss", qkvBias: true, oBias: true, windows: [5, null] },
+    experts: tinyExperts(2, { clamp: { limit: 0.8, alpha: 1.702 } }),
+  }),
   qwen3moe: tinySpec({
     ...{ family: "qwen3_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkNorm: true },
     experts: tinyExperts(3, { layers: [true, false, true], router: { normalise: false } }),
   }),
 };
 
+/** Adapters in experts: shared factors, own ones, parts of the experts with other ranks, and none of them. */
+export function inExperts(spec: ModelSpec): readonly PoolAdapter[] {
+  const own = linearsOfModel(spec).filter(isOfExperts);
+  const at = (ranks: readonly number[], sharing: "shared-outer" | "per-expert", attention: number) =>
+    placed(
+      spec.layers,
+      (layer, linear) => {
+        const rank = linear === "q_proj" ? attention : (ranks[own.indexOf(linear)] ?? 0);
+        const has = groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear));
+        return rank === 0 || !has ? null : { rank, scale: 0.4 + rank / 5 };
+      },
+      sharing,
+    );
+  const last = own.length - 1;
+  return [
+    at(
+      own.map(() => 3),
+      "shared-outer",
+      2,
+    ),
+    at(
+      own.map(() => 5),
+      "per-expert",
+      0,
+    ),
+    at(
+      own.map((_, i) => (i === last ? 4 : 0)),
+      "shared-outer",
+      1,
+    ),
+    at(
+      own.map((_, i) => (i === 0 ? 17 : 0)),
+      "per-expert",
+      3,
+    ),
+    at([], "shared-outer", 4),
+  ];
+}
+
 /** An adapter without what the model lacks, in some layers or in all. */
 export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
   const known = adapter.places?.ranks.length ?? spec.layers;
   const has = (layer: number, linear: Linear) => groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear));
-  const found = placed(spec.layers, (layer, linear) => {
-    const rank = layer < known && has(layer, linear) ? rankAt(adapter, layer, linear) : 0;
-    return rank === 0 ? null : { rank, scale: scaleAt(adapter, layer, linear) };
-  });
+  const found = placed(
+    spec.layers,
+    (layer, linear) => {
+      const rank = layer < known && has(layer, linear) ? rankAt(adapter, layer, linear) : 0;
+      return rank === 0 ? null : { rank, scale: scaleAt(adapter, layer, linear) };
+    },
+    sharingOf(adapter),
+  );
   const { places, ...rest } = adapter;
   return { ...rest, ...found, ...(adapter.trainedRank === undefined ? {} : { trainedRank: found.rank / 2 }) } as T;
 }
@@ -230,6 +277,7 @@ export const tinySizes = (
     low: lowSizes(adapters, { from: 0, to }, rows, changes.chunk ?? device.rowTile),
     products: productSizes(adapters),
     blockBytes: 0,
+    hostBytes: 0,
     gradients: adapters.map((adapter) => gradientElements(spec, wholeModel(spec), adapter)),
     recomputation: "selective",
     inFlight: 1,

@@ -375,4 +375,9 @@ test("preferences may be whole conversations, also with the prompt once more as 
   expect(read({ prompt: "Hi", ...whole })).toEqual(read(apart));
   expect(read({ prompt: "Hi", chosen: "Hello", rejected: "Go away" })).toEqual(read(apart));
   expect(faultOf(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
+  const { prompt: messages, chosen: preferred_output, rejected: non_preferred_output } = apart;
+  const openAi = { input: { messages, tools: [], parallel_tool_calls: true }, preferred_output, non_preferred_output };
+  expect(read(openAi)).toEqual(read(apart));
+  expect(load(lines(openAi), dpo).notices.map(({ kind }) => kind)).toEqual(["fields"]); // parallel_tool_calls
+  expect(faultOf(() => load(lines({ ...openAi, input: "Hi" }), dpo)).message).toContain("in 'input', expected an object");
 });

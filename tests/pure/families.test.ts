@@ -49,6 +49,38 @@ describe("refused with what was found and what is supported", () => {
       'layer_types has "chunked_attention" for layer 0',
       "sliding_attention",
     ],
+    ...["Llama", "Mistral", "Ministral3", "Phi3", "Granite", "Olmo2", "Qwen2", "Qwen3", "SmolLM3", "Gemma3"].map(
+      (family): [string, () => unknown, string, string] => [
+        `a kind of window in ${family}`,
+        () => of(`${family}ForCausalLM`, { layer_types: ["full_attention", "chunked_attention"] }),
+        'layer_types has "chunked_attention" for layer 1',
+        "sliding_attention",
+      ],
+    ),
+    [
+      "kinds of layers that are no list",
+      () => of("LlamaForCausalLM", { layer_types: "full_attention" }),
+      'layer_types is "full_attention", expected a list',
+      "",
+    ],
+    [
+      "a window that a family has not",
+      () => of("LlamaForCausalLM", { layer_types: ["full_attention", "sliding_attention"], sliding_window: 8 }),
+      'layer_types has "sliding_attention" for layer 1, which has no sliding window by the other keys',
+      "",
+    ],
+    [
+      "a layer without the family's window",
+      () => of("MistralForCausalLM", { layer_types: ["sliding_attention", "full_attention"], sliding_window: 8 }),
+      'layer_types has "full_attention" for layer 1, which has a sliding window of 8 by the other keys',
+      "",
+    ],
+    [
+      "windows that are turned off",
+      () => of("Qwen2ForCausalLM", { layer_types: ["full_attention", "sliding_attention"], sliding_window: 8 }),
+      'layer_types has "sliding_attention" for layer 1, which has no sliding window',
+      "",
+    ],
     [
       "Mamba layers",
       () => of("GraniteMoeHybridForCausalLM", { layer_types: ["attention", "mamba"], num_local_experts: 0 }),
@@ -85,13 +117,14 @@ describe("refused with what was found and what is supported", () => {
       alphaPattern: {},
       rslora: false,
     };
+    const plain = { method: "lora", init: "default", experts: "shared-outer" } as const;
     const spec = wrapped(QWEN_VL, {});
     for (const targets of [["visual.blocks.0.attn.qkv"], "model\\.visual\\..*"]) {
-      const { message } = refused(() => placeAdapter({ ...recipe, method: "lora", targets }, spec));
+      const { message } = refused(() => placeAdapter({ ...recipe, ...plain, targets }, spec));
       expect(message).toContain("only its part for text, model.language_model, is trained");
     }
     const path = "model.language_model.layers.1.self_attn.q_proj";
-    const { places } = placeAdapter({ ...recipe, method: "lora", targets: [path] }, spec);
+    const { places } = placeAdapter({ ...recipe, ...plain, targets: [path] }, spec);
     expect(places!.ranks.map((row) => Math.max(...row))).toEqual([0, 2]);
   });
 });

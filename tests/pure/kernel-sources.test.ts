@@ -22,6 +22,7 @@ const SHARED_PY = [
   "adapters",
   "attention_hopper",
   "attention_hopper_keys",
+  "attention_sink",
   "attention_variants",
   "codegen",
   "compile",
@@ -33,14 +34,10 @@ const SHARED_PY = [
 ];
 /** Their C is product.c, dropout.c and combine.c. */
 const PRODUCTS = ["expert-lora", "experts", "linear", "lora"];
-/** Not on GPUs: plan/memory.ts, requireKernels. */
-const CPU_ONLY = ["combine", "expert-act", "expert-lora", "experts", "route"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");
-  expect(namesIn("kernels/triton", ".py")).toEqual(
-    [...families.filter((name) => !CPU_ONLY.includes(name)), ...SHARED_PY].sort(),
-  );
+  expect(namesIn("kernels/triton", ".py")).toEqual([...families, ...SHARED_PY].sort());
   expect(namesIn("ffi/native", ".c")).toEqual([...families.filter((name) => !PRODUCTS.includes(name)), ...SHARED_C].sort());
 });
 

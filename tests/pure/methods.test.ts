@@ -30,6 +30,7 @@ for (const method of PEFT_METHODS) {
     const fields = { baseModel: "m", rank: 4, alpha: 8, dropout: 0.1, rslora: false, targets: ["q_proj"], layers: null };
     const config = peft.config({
       ...fields,
+      parameters: null,
       rankPattern: {},
       alphaPattern: {},
       settings: { projectionSeed: 3, dInitial: 0.2 },

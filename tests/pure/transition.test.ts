@@ -26,16 +26,20 @@ const MACHINE: Readonly<Record<string, Partial<Record<LifecycleEvent, string>>>>
   waiting: { admitted: "joining", pauseRequested: "waiting paused" },
   "waiting paused": { resumeRequested: "waiting" },
   joining: {
-    ...{ joined: "active", evaluationDue: "evaluating" },
+    ...{ joined: "active", evaluationDue: "evaluating", withdrawn: "waiting" },
     ...{ pauseRequested: "joining paused", stopRequested: "joining>ended" },
   },
   "joining paused": {
-    ...{ joined: "leaving>waiting paused", evaluationDue: "evaluating paused" },
+    ...{ joined: "leaving>waiting paused", evaluationDue: "evaluating paused", withdrawn: "waiting paused" },
     ...{ resumeRequested: "joining", stopRequested: "joining>ended" },
   },
   "joining>ended": { joined: "leaving>ended", evaluationDue: "evaluating>ended", stopRequested: "joining>ended" },
   active: {
-    ...{ evaluationDue: "evaluating", preempted: "leaving>waiting" },
+    ...{ evaluationDue: "evaluating", preempted: "leaving>waiting", turnEnded: "resting" },
+    ...{ pauseRequested: "leaving>waiting paused", stopRequested: "leaving>ended" },
+  },
+  resting: {
+    ...{ joined: "active", evaluationDue: "evaluating", preempted: "leaving>waiting" },
     ...{ pauseRequested: "leaving>waiting paused", stopRequested: "leaving>ended" },
   },
   evaluating: {
@@ -129,7 +133,7 @@ test("on any way, a slot is given and taken in turn, requests are kept, and an e
       const next = attempt(life, event);
       if (next === null) continue;
       if (event === "admitted") [hasSlot] = [!hasSlot];
-      if (event === "left" || event === "ended") hasSlot = false;
+      if (event === "left" || event === "withdrawn" || event === "ended") hasSlot = false;
       if (event === "pauseRequested") isPaused = true;
       if (event === "stopRequested") isStopped = true;
       if (event === "resumeRequested" || isStopped || event === "ended") isPaused = false;

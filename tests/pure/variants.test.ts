@@ -13,6 +13,7 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { randomFill } from "../../src/ops/fill.ts";
@@ -22,10 +23,11 @@ import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/
 import { pack } from "../../src/schedule/pack.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
-import { LINEARS, randomTokens, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const SIGNATURES = kernelSignatures();
+const MANY = { family: "mixtral", intermediate: 64 };
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
 /** Hopper, the oldest GPU with fp8, and what tests compute in. */
 const GPUS = [
@@ -147,7 +149,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const gemma = { family: "gemma3", qkNorm: true, embeddingScale: 8 };
   for (const size of [{}, { hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }])
     await train(open(), newSpec({ ...gemma, ...size }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
-  for (const size of [{ headDim: 256 }, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
+  const shared = { headDim: 256, heads: 8, kvHeads: 1 }; // its keys' gradients are summed in shares
+  for (const size of [{ headDim: 256 }, shared, { headDim: 512 }, { headDim: 200, attentionCap: 50, logitCap: 30 }])
     for (const qkNorm of [false, true]) {
       const spec = newSpec({ ...gemma, ...size, qkNorm });
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
@@ -158,6 +161,13 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
+  for (const family of ["mixtral", "gptOss", "qwen3moe"]) {
+    const spec = sparseGpuFamilies[family]!;
+    const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
+    for (const adapter of [few, everywhere]) await train(open(), spec, adapter, "dense");
+    for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, few, format);
+  }
+  await train(open(), newSpec({ ...MANY, experts: tinyExperts(2, { count: 256 }) }), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);

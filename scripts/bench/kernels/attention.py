@@ -1,8 +1,10 @@
-"""Times attention.py and PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--tune]
+"""Times attention.py and PyTorch's attention in the same run, L2 cold: python3 scripts/bench/kernels/attention.py [--wide]
+[--tune]
 
-Causal, bf16, by tensor descriptors. PyTorch's kernels (flash, and cuDNN's where it is there) get q, k and v of [B, H, T, D]
-apart, ours the packed matrix. Backward is all launches of attention_backward. Medians of rounds that take turns, because the
-clock falls as the chip warms; each run is a CUDA graph, so that no launch on the host counts. --tune times other tiles of each
+Causal, bf16, by tensor descriptors. PyTorch's kernels (flash, cuDNN's where it is there, and what scaled_dot_product_attention
+chooses by itself) get q, k and v of [B, H, T, D] apart, ours the packed matrix. Backward is all launches of attention_backward.
+Medians of rounds that take turns, because the clock falls as the chip warms; each run is a CUDA graph, so that no launch on the
+host counts. --wide times Gemma's heads of 256 and 512 alone, with each of our launches; --tune times other tiles of each
 kernel.
 """
 import os
@@ -18,16 +20,18 @@ from triton.testing import do_bench
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../../tests/gpu/kernels"))
 import attention_launch  # noqa: E402
-from attention_variants import variant  # noqa: E402
+from attention_variants import KERNELS, variant  # noqa: E402
 from attention_launch import OVERRIDE, attention_backward, attention_forward  # noqa: E402
 
 # Sequences, their length, query and key heads, head size.
 SHAPES = [(8, 512, 32, 32, 128), (2, 2048, 32, 32, 128), (8, 512, 32, 8, 128), (2, 2048, 32, 8, 128), (1, 8192, 32, 8, 128), (8, 512, 32, 4, 64), (2, 2048, 32, 4, 64), (2, 2048, 32, 32, 64)]
+# Gemma 3 4B; Gemma 4 E4B and 12B, layers with a window (which is no shorter than the rows or cuts them alike) and without.
+WIDE = [(8, 512, 8, 4, 256), (2, 2048, 8, 4, 256), (8, 512, 8, 2, 256), (2, 2048, 8, 2, 256), (8, 512, 16, 8, 256), (2, 2048, 16, 8, 256), (8, 512, 8, 2, 512), (2, 2048, 8, 2, 512), (8, 512, 16, 1, 512), (2, 2048, 16, 1, 512)]
 ROUNDS = 5
 TUNED = {  # kernel -> head size -> BM, BN, warps, stages
-    "attention_forward": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)]},
-    "attention_backward_q": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)]},
-    "attention_backward_kv": {128: [(64, 128, 4, 2), (64, 128, 4, 3), (64, 128, 4, 4)], 64: [(64, 128, 4, 3), (64, 128, 4, 4), (128, 128, 4, 2), (128, 128, 4, 3)]},
+    "attention_forward": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)], 256: [(128, 64, 4, 2), (128, 32, 4, 4)], 512: [(64, 32, 8, 2), (64, 64, 8, 1), (64, 32, 8, 1)]},
+    "attention_backward_q": {128: [(128, 128, 4, 2), (128, 64, 4, 3), (128, 64, 4, 4)], 64: [(128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 4)], 256: [(128, 32, 4, 2), (128, 64, 4, 1)], 512: [(64, 32, 8, 1), (64, 16, 8, 2)]},
+    "attention_backward_kv": {128: [(64, 128, 4, 2), (64, 128, 4, 3), (64, 128, 4, 4)], 64: [(64, 128, 4, 3), (64, 128, 4, 4), (128, 128, 4, 2), (128, 128, 4, 3)], 256: [(64, 64, 4, 2), (32, 64, 4, 4)], 512: [(32, 32, 8, 1)]},
 }
 
 
@@ -61,6 +65,13 @@ class Case:
         cudnn = lambda: ops._scaled_dot_product_cudnn_attention(self.q, k, v, None, True, 0.0, True)
         cudnn_back = lambda made: lambda: ops._scaled_dot_product_cudnn_attention_backward(self.do, self.q, k, v, made[0], made[1], made[6], made[7], None, made[2], made[3], made[4], made[5], 0.0, True)
         found = {}
+        same = lambda: torch.nn.functional.scaled_dot_product_attention(self.q, self.k, self.v, is_causal=True, enable_gqa=C != Q)
+
+        def both():
+            inputs = [t.detach().requires_grad_() for t in (self.q, self.k, self.v)]
+            torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=C != Q).backward(self.do)
+
+        found["SDPA"] = (same, both)  # its backward is timed with the forward, which is taken off
         for name, forward, backward in (("flash", flash(self.k, self.v), lambda made: flash_back(self.k, self.v, made)), ("flash, keys repeated", flash(k, v), lambda made: flash_back(k, v, made)), ("cuDNN", cudnn, cudnn_back)):
             if C == Q and "repeated" in name:
                 continue
@@ -105,8 +116,9 @@ def row(shape):
     for name, (forward, backward) in peers.items():
         runs |= {f"{name} f": forward, f"{name} b": backward}
     us = medians(runs)
+    us["SDPA b"] -= us["SDPA f"]
     rate = lambda part, key: f"{case.flops() * (1 if part == 'f' else 2.5) / us[key] / 1e6:.0f}"
-    cells = [f"{us[part]:.0f} ({rate(part, part)})" + "".join(f" | {us[f'{name} {part}']:.0f} ({us[f'{name} {part}'] / us[part]:.2f})" if name in peers else " | " for name in ("flash", "cuDNN")) for part in "fb"]
+    cells = [f"{us[part]:.0f} ({rate(part, part)})" + "".join(f" | {us[f'{name} {part}']:.0f} ({us[f'{name} {part}'] / us[part]:.2f})" if name in peers else " | " for name in ("flash", "cuDNN", "SDPA")) for part in "fb"]
     B, T, Q, C, D = shape
     print(f"| {B} x {T}, {Q} / {C} heads of {D} | {' | '.join(cells)} |" + "".join(f" {n}: {us[n + ' f']:.0f} {us[n + ' b']:.0f}" for n in peers if "repeated" in n), flush=True)
 
@@ -114,27 +126,32 @@ def row(shape):
 def one_launch(case, kernel):
     """Only the named kernel of a pass."""
     def run():
-        launch = attention_launch.launch
+        launch, sum_keys = attention_launch.launch, attention_launch.sum_keys
         attention_launch.launch = lambda name, *args: launch(name, *args) if name == kernel else None
+        if kernel != "attention_backward_kv":
+            attention_launch.sum_keys = lambda *_: None
         try:
             case.forward() if kernel == "attention_forward" else case.backward()
         finally:
-            attention_launch.launch = launch
+            attention_launch.launch, attention_launch.sum_keys = launch, sum_keys
     return run
 
 
 def tune(share=None):
     """Times every configuration; with share = (i, n) only compiles the i-th of n shares."""
-    shapes = [(8, 512, 32, 32, 128), (2, 2048, 32, 32, 128), (2, 2048, 32, 32, 64)]
+    wide = [(8, 512, 8, 2, 256), (2, 2048, 8, 2, 256), (8, 512, 8, 2, 512), (2, 2048, 8, 2, 512)]
+    shapes = wide if "--wide" in sys.argv else [(8, 512, 32, 32, 128), (2, 2048, 32, 32, 128), (2, 2048, 32, 32, 64)]
     cases = {shape: Case(*shape) for shape in shapes}
     for case in cases.values():
         case.forward()
     jobs = [(kernel, D, config) for kernel, by_size in TUNED.items() for D, configs in by_size.items() for config in configs]
+    jobs = [job for job in jobs if job[1] in {shape[-1] for shape in shapes}]
     for i, (kernel, D, config) in enumerate(jobs):
         if share and i % share[1] != share[0]:
             continue
         OVERRIDE.clear()
-        OVERRIDE[kernel] = variant("tma", kernel, D, 1, config)
+        part = {} if kernel != "attention_backward_kv" else dict(MAKES=0, PARTS=0)
+        OVERRIDE[kernel] = variant("wide" if D == 512 else "tma", kernel, D, 1, 0, part, config)
         try:
             times = []
             for shape, case in cases.items():
@@ -151,18 +168,24 @@ def tune(share=None):
 
 
 def main():
+    attention_launch.POISONED = False
     if "--warm" in sys.argv:
         return tune(tuple(map(int, sys.argv[-2:])))
     start = time.monotonic()
     print(torch.cuda.get_device_name(0), torch.__version__)
     if "--tune" in sys.argv:
         with ThreadPoolExecutor(12) as pool:
-            list(pool.map(lambda i: subprocess.run([sys.executable, __file__, "--warm", str(i), "12"]), range(12)))
+            list(pool.map(lambda i: subprocess.run([sys.executable, __file__, *sys.argv[1:], "--warm", str(i), "12"]), range(12)))
         print(f"compiled in {time.monotonic() - start:.0f} s", flush=True)
         return tune()
-    print("| shape | forward us (TFLOP/s) | flash | cuDNN | backward us | flash | cuDNN |\n|---|---|---|---|---|---|---|")
-    for shape in SHAPES:
+    print("| shape | forward us (TFLOP/s) | flash | cuDNN | SDPA | backward us | flash | cuDNN | SDPA |\n|---|---|---|---|---|---|---|---|---|")
+    for shape in WIDE if "--wide" in sys.argv else SHAPES:
         row(shape)
+        if "--wide" in sys.argv:
+            case = Case(*shape)
+            case.forward()
+            us = medians({kernel: one_launch(case, kernel) for kernel in KERNELS}, 3, 10)
+            print(", ".join(f"{kernel} {time:.0f}" for kernel, time in us.items()), flush=True)
 
 
 if __name__ == "__main__":

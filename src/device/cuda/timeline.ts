@@ -16,11 +16,11 @@ export class Timeline implements Disposable {
     this.#origin = this.#record();
   }
 
-  /** Marks the begin of a kernel; what is returned marks its end. */
-  begin(kernel: string): () => void {
-    const begin = this.#record();
+  /** Marks the begin of a kernel on a stream; what is returned marks its end. */
+  begin(kernel: string, stream = this.stream): () => void {
+    const begin = this.#record(stream);
     return () => {
-      this.#marks.push({ kernel, begin, end: this.#record() });
+      this.#marks.push({ kernel, begin, end: this.#record(stream) });
     };
   }
 
@@ -41,11 +41,11 @@ export class Timeline implements Disposable {
     for (const event of this.#events.splice(0)) this.driver.cuEventDestroy_v2(event);
   }
 
-  #record(): number {
+  #record(stream = this.stream): number {
     check(this.driver, "cuEventCreate", this.driver.cuEventCreate(this.#out.ptr, 0));
     const event = this.#out.number;
     this.#events.push(event);
-    check(this.driver, "cuEventRecord", this.driver.cuEventRecord(event, this.stream));
+    check(this.driver, "cuEventRecord", this.driver.cuEventRecord(event, stream));
     return event;
   }
 }

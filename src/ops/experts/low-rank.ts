@@ -11,8 +11,8 @@ import { addressesIn, ints, rowsOfInts } from "../../device/cpu/host.ts";
 import type { Tensor } from "../../device/device.ts";
 import { CPU_EXPERT_TILE, CPU_ROW_TILE } from "../../device/tile.ts";
 import { RANK_TILE } from "../../methods/layout.ts";
-import { A, A_GRADIENT, F32, type RankSpan } from "../linear/low-rank.ts";
-import { dim } from "../op.ts";
+import { A, A_GRADIENT, boundaries, F32, type RankSpan } from "../linear/low-rank.ts";
+import { dim, strideOf } from "../op.ts";
 import type { Routes } from "../route.ts";
 
 export type ExpertAdapters = {
@@ -22,6 +22,21 @@ export type ExpertAdapters = {
   readonly ranks: Tensor;
 };
 export const EXPERT_SPECS = { factors: "i64 L G 4", strides: "i32 L G 2", ranks: "i32 L G" };
+
+// On GPUs.
+
+/** The tables as arguments of a kernel, null for none; the linears begin at `firstColumn` in N columns. */
+export function expertTablesOf(args: Omit<ExpertAdapters, "span"> | null, firstColumn: readonly number[]) {
+  const tables = { factors: args?.factors ?? null, strides: args?.strides ?? null, ranks: args?.ranks ?? null };
+  const of = (t: Tensor | undefined): number => (t ? strideOf(t) : 0);
+  const steps = { factors_stride: of(args?.factors), strides_stride: of(args?.strides), ranks_stride: of(args?.ranks) };
+  return { ...tables, ...steps, ...boundaries(firstColumn), G: args ? dim(args.ranks, 1) : 0 };
+}
+
+/** Where the rows of experts lie, as arguments of a kernel; `gather` as experts.ts has it. */
+export const sortedRowsOf = ({ source, tileAdapter, blocks, firstRow, experts }: Routes, gather: boolean) => ({
+  ...{ source, row_adapter: tileAdapter, blocks, E: dim(firstRow, 0) - 1, gathers: gather ? dim(experts, 1) : 0 },
+});
 
 // On the CPU.
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from models import FAMILIES, Family, hashed
+from models import EXPERTS, FAMILIES, Family, hashed
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
@@ -129,9 +129,9 @@ def write_model(family: Family, folder: Path) -> dict:
     return dict(config=written, tensors=kept)
 
 
-def load_model(folder: Path) -> torch.nn.Module:
+def load_model(folder: Path, family: Family) -> torch.nn.Module:
     config = transformers.AutoConfig.from_pretrained(folder)
-    model, told = model_class(config).from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True)
+    model, told = model_class(config).from_pretrained(folder, dtype=torch.float32, attn_implementation=family.attention, output_loading_info=True)
     assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
     model.name_or_path = model.config._name_or_path = "model"
     return model.eval()
@@ -157,10 +157,12 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def wrap(base: torch.nn.Module, family: Family, adapter: Adapter) -> peft.PeftModel:
-    paths = [family.linears[name] for name in linears_of(family, adapter)]
+    every = [family.linears[name] for name in linears_of(family, adapter)]
+    paths, parameters = [path for path in every if path not in EXPERTS], [path for path in every if path in EXPERTS]
     pattern = rf"{re.escape(family.tower)}\.layers\.\d+\.({'|'.join(map(re.escape, paths))})"
     config = peft.LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, use_rslora=adapter.rslora, task_type="CAUSAL_LM",
+        target_parameters=parameters or None,
         target_modules=pattern if family.tower != "model" else sorted(path.split(".")[-1] for path in paths),
     )  # fmt: skip
     model = peft.get_peft_model(base, config)
@@ -220,14 +222,14 @@ def greedy(model: torch.nn.Module, ids: list[int], grown: int) -> list[int]:
 
 def check_traps(family: Family, folder: Path, ids: list[int]) -> None:
     """That what sets the family apart changes its numbers on these tokens."""
-    model = load_model(folder)
+    model = load_model(folder, family)
     logits = logits_of(model, ids)
     for change in family.plain:
         config = copy.deepcopy(model.config)
         text = config.get_text_config()
         for key, value in copy.deepcopy(change).items():
             setattr(text, key, value)
-        plain = model_class(config)._from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
+        plain = model_class(config)._from_config(config, dtype=torch.float32, attn_implementation=family.attention).eval()
         plain.load_state_dict(model.state_dict())
         far = (logits_of(plain, ids) - logits).abs().max()
         assert far > 0.01, f"{family.name}: with {change} the logits differ by {far} only"
@@ -239,10 +241,10 @@ def far(got: dict, want: dict) -> float:
 
 def make_adapter(family: Family, adapter: Adapter, folder: Path, probe: list[int]) -> tuple[dict, dict, dict]:
     rows = make_rows(family, adapter)
-    model = wrap(load_model(folder), family, adapter)
+    model = wrap(load_model(folder, family), family, adapter)
     steps = train(model, adapter, rows, adapter.batch_size)
     final = {name: p.detach().clone() for name, p in trained(model).items()}
-    other = wrap(load_model(folder), family, adapter)
+    other = wrap(load_model(folder, family), family, adapter)
     again = train(other, adapter, rows, 1)
     spread = dict(losses=max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(steps, again)), weights=far(trained(other), final))
     for key, most in MOST_SPREAD.items():
@@ -268,7 +270,7 @@ def make(family: Family, folder: Path) -> None:
     probe = torch.randint(0, 64, (PROBE,), generator=generator(family.name, "probe")).tolist()
     model = write_model(family, folder)
     check_traps(family, folder, make_rows(family, ADAPTERS[0])[0]["ids"])
-    adapters, numbers = [], {"logits/base": logits_of(load_model(folder), probe)}
+    adapters, numbers = [], {"logits/base": logits_of(load_model(folder, family), probe)}
     for adapter in ADAPTERS:
         part, own = make_adapter(family, adapter, folder, probe)
         adapters.append(part)
@@ -288,11 +290,11 @@ def make(family: Family, folder: Path) -> None:
 def check_export(export: Path, family: Family, folder: Path) -> None:
     write_model(family, folder)
     golden = json.loads((HERE / family.name / "golden.json").read_text())
-    base = load_model(folder)
+    base = load_model(folder, family)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing.*")  # PEFT only warns where a tensor is
         model = peft.PeftModel.from_pretrained(base, export).eval()
-    loaded = peft.PeftModel.from_pretrained(load_model(folder), export, is_trainable=True)
+    loaded = peft.PeftModel.from_pretrained(load_model(folder, family), export, is_trainable=True)
     assert trained(loaded).keys() == load_file(export / "adapter_model.safetensors").keys(), "other modules have an adapter"
     apart = (logits_of(model, golden["probe"]) - load_file(HERE / family.name / "numbers.safetensors")["logits/all"]).abs().max().item()
     print(f"{family.name}: logits of the export in PEFT are {apart:.1e} from those of PEFT's own training")

@@ -47,6 +47,8 @@ class Family:
     longest: int = 30
     #: The longest row of the adapter "few", where it differs.
     few_longest: int | None = None
+    #: How transformers computes attention; sinks it has in "eager" alone.
+    attention: str = "sdpa"
     #: Tokens of the greedy continuation: where it passes the original positions transformers begins anew with the long factors.
     grown: int = 12
 
@@ -91,6 +93,7 @@ YARN = dict(
     rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0,
     mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3,
 )  # fmt: skip
+GPT_OSS_ROPE = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=2.0, beta_slow=0.25, truncate=False)
 GRANITE = dict(embedding_multiplier=6.3, residual_multiplier=0.37, attention_multiplier=0.21, logits_scaling=3.1)
 LONGROPE = dict(
     rope_type="longrope", rope_theta=300.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.3, 2.0], long_factor=[1.5, 4.0, 9.0],
@@ -102,6 +105,14 @@ OLMO3_ROPE = dict(
     full_attention=dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0),
     sliding_attention=dict(rope_type="default", rope_theta=90.0),
 )
+
+EXPERTS = {name: name for name in ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")}
+
+
+def gpt_oss(**changes: int) -> hf.GptOssConfig:
+    sizes = SMALL | dict(intermediate_size=24, num_hidden_layers=3, num_local_experts=8) | changes
+    return hf.GptOssConfig(**sizes, head_dim=12, num_experts_per_tok=3, sliding_window=6, swiglu_limit=0.9, rope_parameters=GPT_OSS_ROPE)
+
 
 FAMILIES = [
     Family(
@@ -209,6 +220,14 @@ FAMILIES = [
         ),
         linears=ATTENTION,
         plain=(dict(norm_topk_prob=True), dict(sliding_window=None), dict(num_experts_per_tok=2)),
+    ),  # fmt: skip
+    Family("gpt_oss_experts", lambda: gpt_oss(num_hidden_layers=2, num_local_experts=4), linears=ATTENTION | EXPERTS, attention="eager"),
+    Family(
+        "gpt_oss",
+        gpt_oss,
+        linears=ATTENTION,
+        plain=(dict(sliding_window=40), dict(num_experts_per_tok=2), dict(swiglu_limit=7.0), dict(rope_parameters=GPT_OSS_ROPE | dict(truncate=True))),
+        attention="eager",
     ),  # fmt: skip
     Family("olmo2", lambda: hf.Olmo2Config(**SMALL | dict(num_key_value_heads=4), rope_parameters=dict(rope_type="default", rope_theta=500.0))),
     Family(

@@ -26,6 +26,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     **{name: getattr(rows_adapters, name) for name in ("adamw", "sgd", "grad_norm", "random_fill")},
     **{name: getattr(rows_cases, name) for name in ("rows", "pool", "rmsnorm", "rope", "xent", "swiglu", "geglu", "shaped", "multiply", "add", "gate", "spans")},
     "decode": rows_decode.decode,
+    "sink": rows_decode.sink,
     "values": rows_values.values,
     "columns": rows_values.columns,
     "dora": rows_dora.dora,

@@ -27,6 +27,11 @@ def rows(kind, small):
             y = poison(kind, T, H)
             run.rows_gather(kind, x, index, y)
             case.same("gather", y, torch.where(index[:, None] < 0, 0, x[index.clamp_min(0).long()]))
+            far, known = x.cpu() if DEVICE == "cpu" else x.cpu().pin_memory(), index.clamp_min(0)  # in the host's memory
+            for programs in (1, 64):
+                y = poison(kind, T, H)
+                run.rows_fetch(kind, far, known, y, programs)
+                case.same("fetch", y, x[known.long()])
             order = torch.randperm(M, device=DEVICE)[: dy.shape[0]].int()
             order[::3] = -1
             dx = poison(kind, M, H)

@@ -4,11 +4,37 @@ import torch
 
 import rows_launch as run
 from rows_check import Case, ints, poison, rnd
+from rows_launch import DEVICE
 
 LENGTHS = (0, 1, 2, 63, 64, 65, 0, 129, 700, 5)
 # Query heads, key heads, head size, window, and a cap of scores.
 SHAPES = ((4, 4, 64, 0, 0.0), (9, 3, 64, 7, 0.0), (8, 1, 128, 0, 0.0), (6, 2, 40, 64, 0.0), (2, 2, 24, 2**31 - 1, 0.0), (4, 2, 128, 1, 0.0),
           (4, 2, 256, 90, 0.0), (4, 1, 512, 0, 0.0), (4, 2, 256, 0, 1.5), (2, 1, 200, 3, 0.0))
+
+
+def scores(q, rows, Q, C, D, window, cap):
+    """f64[C, Q / C, keys that are seen] of one row and the keys of its sequence."""
+    k = (rows[max(0, len(rows) - window) :] if window else rows).double().view(-1, 2, C, D)[:, 0]
+    s = D**-0.5 * torch.einsum("cgd,ncd->cgn", q[: Q * D].double().view(C, Q // C, D), k)
+    return cap * (s / cap).tanh() if cap else s
+
+
+def sink(kind, small):
+    """One more logit, in a softmax that is made."""
+    case = Case(kind)
+    for Q, D in ((2, 40),) if small else ((64, 64), (3, 200)):
+        M = 128
+        out, lse, sinks = rnd(kind, M, Q * D), torch.randn(Q, M, device=DEVICE) * 20, torch.randn(Q, device=DEVICE) * 20
+        bounds = ints([[0, 100] if m < 100 else [m, m] for m in range(M)])
+        first, before = out.clone(), lse.clone()
+        total = torch.logaddexp(lse.double(), sinks.double()[:, None])
+        share = (lse.double() - total).exp().T[:, :, None]
+        run.attention_sink(kind, out, lse, sinks, bounds)
+        case.near("out", out[:100], (first.double().view(M, Q, D) * share).view(M, -1)[:100])
+        case.near("lse", lse[:, :100], total[:, :100], 2e-6)
+        case.same("padding", out[100:], first[100:])
+        case.same("lse of padding", lse[:, 100:].contiguous(), before[:, 100:].contiguous())
+    return case
 
 
 def decode(kind, small):
@@ -30,6 +56,14 @@ def decode(kind, small):
             s = D**-0.5 * torch.einsum("cgd,ncd->cgn", q, k[seen])
             p = (cap * (s / cap).tanh() if cap else s).softmax(-1)
             case.near("out", out[m], torch.einsum("cgn,ncd->cgd", p, v[seen]).reshape(-1), 3e-6 if kind == "f32" else None)
+        sinks, sunk = torch.randn(Q, device=out.device), poison(kind, M, Q * D)
+        run.attention_decode(kind, qkv, cache, bounds, sunk, Q, C, D, D**-0.5, window, cap, sinks)
+        for m, (first, n) in enumerate(zip(firsts, lengths)):
+            s = scores(qkv[m], cache[first : first + n], Q, C, D, window, cap)
+            p = torch.cat([s, sinks.double().view(C, Q // C, 1)], -1).softmax(-1)[..., :-1]
+            seen = cache.double()[first + n - s.shape[2] : first + n].view(-1, 2, C, D)
+            want = torch.einsum("cgn,ncd->cgd", p, seen[:, 1]).reshape(-1)
+            case.near("out with sinks", sunk[m], want, 3e-6 if kind == "f32" else None)
         order = torch.tensor([M - 1, 0, M // 2], device=out.device)
         few = poison(kind, 3, Q * D)
         run.attention_decode(kind, qkv[order].contiguous(), cache, bounds[order].contiguous(), few, Q, C, D, D**-0.5, window, cap)

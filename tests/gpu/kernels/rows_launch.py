@@ -18,7 +18,7 @@ from variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
-DTYPE = {"ptr": torch.bfloat16, "f32": torch.float32}
+DTYPE = {"tma": torch.bfloat16, "ptr": torch.bfloat16, "f32": torch.float32}
 ROWS = variants()
 OVERRIDE = {}  # kernel -> (constants, warps): for timings of other variants than those that are compiled
 
@@ -61,6 +61,10 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def rows_fetch(kind, x, rows, y, programs):
+    launch(find("rows_fetch", kind), (programs,), words(x), rows, words(y), y.shape[0], words(x).shape[1])
+
+
 def rows_scatter(kind, dy, rows, dx):
     row, W = find("rows_scatter", kind), words(dy).shape[1]
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
@@ -71,10 +75,15 @@ def cache_write(kind, qkv, places, cache, Q, C, D):
     launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0):
+def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0, sinks=None):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, out, D, Q, C, scale, window, cap)
+    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, bounds if sinks is None else sinks, out, D, Q, C, scale, window, cap, int(sinks is not None))
+
+
+def attention_sink(kind, out, lse, sinks, bounds):
+    row, (M, Q) = find("attention_sink", kind), (out.shape[0], sinks.numel())
+    launch(row, (M // row["constants"]["ROWS"], Q), out, lse, sinks, bounds, M, out.shape[1] // Q)
 
 
 def pool(kernel, kind, given, bounds, out, P):

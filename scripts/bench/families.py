@@ -1,0 +1,106 @@
+"""mlora compared with transformers and PEFT on full-size families with random weights, on this machine's GPU, in one call:
+python3 scripts/bench/families.py [SHAPE ..] [--write]
+
+Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
+peer.py with every layer compiled. Ratios count. The peers' layers are compiled first, on models of few layers, all shapes at
+once: torch keeps what it has compiled, and the measured models find it. Needs what gpu.py needs; --write adds the rows to
+docs/measurements/families.md.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from gpu import ROOT, flags
+from gpu import measure as measure_last
+
+# name: layers of a model that has a layer of every kind
+SHAPES = {"gemma3-4b": 6, "gemma4-e4b": 18, "gemma4-12b": 6, "smollm3-3b": 4, "phi4-14b": 2}
+WORK = ((8, 512), (2, 2048))
+ASKED = 1.3
+SAME = dict(rank=16, targets="all-linear", dropout=0.0, device="cuda")
+HEAD = (
+    "| date (UTC) | commit | GPU | shape | tokens | mlora tokens/s | peak share | GiB (planned) | PEFT tokens/s | PEFT GiB | ratio |\n"
+    "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+)
+TITLE = f"# Families on GPUs\n\nRows of `python3 scripts/bench/families.py --write`; asked is a ratio of {ASKED}.\n\n"
+
+
+def peer(shape: str, work: list[tuple[int, int]], steps: int, *more: str) -> list[str]:
+    sizes = [f"{rows}x{length}" for rows, length in work]
+    command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), "--compile", "--shape", shape]
+    return [*command, *flags(SAME | dict(steps=steps)), *more, "--work", *sizes]
+
+
+def warm(shapes: list[str], work: list[tuple[int, int]]) -> None:
+    """Compiles the layers of all shapes, each size in a process of its own."""
+    env = os.environ | dict(TORCHINDUCTOR_COMPILE_THREADS="4")
+    started = time.monotonic()
+    commands = [peer(shape, [size], 1, "--layers", str(SHAPES[shape])) for shape in shapes for size in work]
+    running = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
+    for command, process in zip(commands, running, strict=True):
+        _, err = process.communicate()
+        if process.returncode != 0:
+            print(f"failed: {shlex.join(command)}\n{err.decode()[-800:]}", flush=True)
+    print(f"the peers' layers are compiled: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def lines_of(command: list[str]) -> list[dict]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"failed: {shlex.join(command)}\n{done.stderr[-1500:]}", flush=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"some of: {', '.join(SHAPES)}")
+    parser.add_argument("--mlora", default=str(ROOT / "dist/mlora"), help="a command")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--sizes", nargs="*", help="some of: " + ", ".join(f"{rows}x{length}" for rows, length in WORK))
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    unknown = [name for name in args.shapes if name not in SHAPES]
+    if unknown:
+        parser.error(f"no shape is called {', '.join(unknown)}")
+    shapes = args.shapes or list(SHAPES)
+    work = [size for size in WORK if not args.sizes or f"{size[0]}x{size[1]}" in args.sizes]
+
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    if args.peers:
+        warm(shapes, work)
+    rows = []
+    for shape in shapes:
+        theirs = lines_of(peer(shape, work, args.steps)) if args.peers else []
+        for i, (count, length) in enumerate(work):
+            values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps)
+            ours = measure_last([*shlex.split(args.mlora), "bench", *flags(values), "--json"])
+            found = theirs[i] if i < len(theirs) else None
+            gib = lambda report, key: f"{report[key] / 2**30:.1f}"
+            ratio = f"{ours['tokens_per_s'] / found['tokens_per_s']:.2f}" if found else ""
+            now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
+            memory = f"{gib(ours, 'device_bytes')} ({gib(ours, 'planned_bytes')})"
+            theirs_now = (f"{found['tokens_per_s']:.0f}", gib(found, "device_bytes")) if found else ("", "")
+            size = f"{count} x {length}"
+            cells = (now, commit or "unknown", ours["device"], shape, size, ours["tokens_per_s"], ours["share_of_peak"], memory, *theirs_now, ratio)
+            rows.append(f"| {' | '.join(map(str, cells))} |\n")
+            kernels = ", ".join(f"{name} {ms:.1f}" for name, ms in ours["kernel_ms"].items())
+            print(f"{rows[-1]}    a step of {ours['ms']} ms by kernel: {kernels}", flush=True)
+    print("\n" + HEAD + "".join(rows), flush=True)
+    if args.write:
+        path = ROOT / "docs/measurements/families.md"
+        new = not path.exists()
+        with path.open("a") as file:
+            file.write((TITLE + HEAD if new else "") + "".join(rows))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

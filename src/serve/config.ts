@@ -1,0 +1,179 @@
+// What a server is: the keys of serve.toml, all of which have defaults.
+
+import { readFileSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
+import { parse, TomlError } from "smol-toml";
+import * as v from "valibot";
+import { about, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { PRECISIONS } from "../base/precision.ts";
+import type { Output } from "../base/schema.ts";
+import { faultsOf } from "../recipe/faults.ts";
+import { PEFT_METHODS } from "../session/capacity.ts";
+
+const MANY = 2 ** 31 - 1;
+const MIB = 1 << 20;
+
+const table = <const E extends v.ObjectEntries>(entries: E) => v.strictObject(entries, expected("a table"));
+
+export const ServeTable = v.strictObject({
+  model: table({
+    name: v.exactOptional(about(text, "what clients call the base model; the last two parts of its folder")),
+    precision: about(oneOf(...PRECISIONS), "as in a recipe", "auto"),
+  }),
+  run: table({
+    device: about(oneOf("auto", "cpu", "cuda"), "as in a recipe", "auto"),
+    tokens_per_microbatch: v.exactOptional(about(whole(1, 1 << 24), "as in a recipe")),
+    recomputation: about(oneOf("auto", "none", "selective", "full"), "as in a recipe", "auto"),
+  }),
+  server: table({
+    folder: about(text, "where files, jobs and adapters are kept; relative to this file", "mlora-server"),
+    listen: about(text, "host:port", "127.0.0.1:8000"),
+    insecure: about(truth, "whether another host than loopback may be listened on without TLS", false),
+    certificate: v.exactOptional(about(text, "the file of a TLS certificate, for https")),
+    certificate_key: v.exactOptional(about(text, "the file of its key")),
+    keys: v.exactOptional(
+      about(text, "a file with a line for each key: a name and the key; else one is made and printed once"),
+    ),
+    organization: about(
+      v.pipe(text, v.regex(/^[A-Za-z0-9_-]{1,32}$/, expected("letters, digits, _ and -"))),
+      "its name in models",
+      "mlora",
+    ),
+    log: about(oneOf("requests", "changes", "none"), "what is logged, a JSON object a line", "requests"),
+  }),
+  capacity: table({
+    slots: about(whole(1, 1024), "adapters on the device at once", 8),
+    rank: about(whole(1, 1024), "the largest rank of an adapter", 32),
+    methods: about(
+      v.pipe(v.array(oneOf(...PEFT_METHODS)), v.minLength(1, "is empty, expected a method")),
+      "methods that adapters may have",
+      ["lora"],
+    ),
+    max_length: about(whole(2, MANY), "tokens of a row, and of a conversation with its answer", 1024),
+    batch_size: about(whole(1, 1 << 16), "rows of a micro-batch at most", 8),
+    sequences: about(whole(1, 4096), "answers that are generated at once", 16),
+    loaded: about(whole(1, 1 << 20), "adapters that are kept at hand for answers", 64),
+  }),
+  limits: table({
+    file_bytes: about(whole(1, 2 ** 40), "of an uploaded file", 512 * MIB),
+    files: about(whole(1, MANY), "of a key", 1000),
+    disk_bytes: about(whole(1, 2 ** 48), "of a key's files", 16 * 1024 * MIB),
+    jobs: about(whole(1, MANY), "of a key that are not over", 100),
+    body_bytes: about(whole(1, 2 ** 32), "of a request that is no upload", 16 * MIB),
+    body_seconds: about(positive(), "in which a request that is no upload arrives", 30),
+    upload_seconds: about(positive(), "in which an upload arrives", 3600),
+    requests: about(whole(1, MANY), "of a key that are answered at once", 256),
+    rows: about(whole(1, MANY), "that a training file must have", 10),
+  }),
+  jobs: table({
+    at_once: v.exactOptional(about(whole(1, 1024), "jobs that train at once; as many as there are slots")),
+    save_seconds: about(notNegative, "between two states that a job continues from after a kill", 60),
+    checkpoints: about(whole(0, 1000), "models of ends of epochs that a job keeps", 3),
+  }),
+  adapters: table({
+    folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
+  }),
+  /** What the adapters of jobs are: keys of a recipe's [defaults], checked by the recipe's own schema. */
+  adapter: v.record(v.string(), v.unknown(), expected("a table")),
+});
+/** Each table may be left out. */
+const EMPTY = Object.fromEntries(Object.keys(ServeTable.entries).map((name) => [name, {}]));
+export type ServeTable = Output<typeof ServeTable>;
+
+export type ServeConfig = ServeTable & {
+  /** The base model's folder, absolute, and what clients call it. */
+  readonly base: string;
+  readonly name: string;
+  /** Absolute. */
+  readonly folder: string;
+  readonly listen: { readonly host: string; readonly port: number };
+  /** PEM texts. */
+  readonly tls: { readonly cert: string; readonly key: string } | null;
+};
+
+/** Flags of the command line, which go before the file. */
+export type ServeFlags = {
+  readonly config?: string | undefined;
+  readonly folder?: string | undefined;
+  readonly listen?: string | undefined;
+  readonly name?: string | undefined;
+  readonly keys?: string | undefined;
+  readonly insecure?: boolean | undefined;
+};
+
+/** Throws a RequestError, `serve.config`, that names the file and the key. */
+export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
+  const path = flags.config === undefined ? null : resolve(flags.config);
+  const given = { ...EMPTY, ...(path === null ? {} : read(path)) };
+  const parsed = v.safeParse(ServeTable, given);
+  if (!parsed.success) {
+    const faults = parsed.issues.flatMap((issue) => faultsOf(issue, ServeTable));
+    throw wrong(faults.map(({ path: at, message }) => `${path}: ${at.join(".")} ${message}`).join("\n"));
+  }
+  const place = (file: string) => resolve(path === null ? "." : dirname(path), file);
+  const { output: of } = parsed;
+  const server = { ...of.server, ...(flags.insecure ? { insecure: true } : {}) };
+  const keys = flags.keys !== undefined ? resolve(flags.keys) : server.keys === undefined ? undefined : place(server.keys);
+  const { folder: adapters } = of.adapters;
+  const base = resolve(model);
+  const config: ServeConfig = {
+    ...of,
+    server: { ...server, ...(keys === undefined ? {} : { keys }) },
+    adapters: adapters === undefined ? {} : { folder: place(adapters) },
+    base,
+    name: flags.name ?? of.model.name ?? `${basename(dirname(base))}/${basename(base)}`,
+    folder: flags.folder === undefined ? place(server.folder) : resolve(flags.folder),
+    listen: placeOf(flags.listen ?? server.listen),
+    tls: tlsOf(server, place),
+  };
+  if (!/^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)?$/.test(config.name))
+    throw wrong(`model.name is "${config.name}", expected ORG/NAME of letters, digits, '.', '_' and '-'`);
+  checkListen(config);
+  return config;
+}
+
+function read(path: string): object {
+  try {
+    return parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    const at = error instanceof TomlError ? `:${error.line}:${error.column}` : "";
+    throw wrong(`${path}${at}: ${textOf(error).split("\n")[0]}`);
+  }
+}
+
+const wrong = (message: string, hint?: string): RequestError => new RequestError("serve.config", message, hint);
+
+function placeOf(listen: string): ServeConfig["listen"] {
+  const found = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):(\d{1,5})$/.exec(listen);
+  const port = Number(found?.[3]);
+  if (!found || port > 65_535) throw wrong(`listen is "${listen}", expected host:port, as 127.0.0.1:8000`);
+  return { host: (found[1] ?? found[2])!, port };
+}
+
+function tlsOf(
+  { certificate, certificate_key: key }: ServeTable["server"],
+  place: (file: string) => string,
+): ServeConfig["tls"] {
+  if (certificate === undefined && key === undefined) return null;
+  if (certificate === undefined || key === undefined)
+    throw wrong("server.certificate and server.certificate_key need each other", "give both, or none");
+  const pem = (file: string) => {
+    try {
+      return readFileSync(place(file), "utf8");
+    } catch (error) {
+      throw wrong(`${place(file)}: ${textOf(error)}`);
+    }
+  };
+  return { cert: pem(certificate), key: pem(key) };
+}
+
+export const isLoopback = (host: string): boolean => /^(127(\.\d+){3}|::1|localhost)$/.test(host);
+
+function checkListen({ listen, tls, server }: ServeConfig): void {
+  if (isLoopback(listen.host) || tls || server.insecure) return;
+  throw wrong(
+    `${listen.host} is not this machine's loopback, and keys would travel in clear text`,
+    "give server.certificate and server.certificate_key, or --insecure where a proxy has TLS",
+  );
+}

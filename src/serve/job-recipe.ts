@@ -1,0 +1,93 @@
+// What a job asks for, as a recipe: the same recipe in `mlora run` comes to the same bytes.
+
+import { join } from "node:path";
+import { stringify } from "smol-toml";
+import { parseRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import type { ServeConfig } from "./config.ts";
+import { badRequest } from "./errors.ts";
+
+type Auto = number | "auto" | undefined;
+export type Hyperparameters = {
+  readonly n_epochs: number;
+  readonly batch_size: number;
+  readonly learning_rate_multiplier: number;
+};
+
+/** About three epochs; more of few rows and fewer of very many. */
+function epochsFor(rows: number): number {
+  const [usual, least, most] = [3, 100, 25_000];
+  if (rows * usual < least) return Math.min(25, Math.ceil(least / rows));
+  return rows * usual > most ? Math.max(1, Math.floor(most / rows)) : usual;
+}
+
+/** Numbers in place of "auto", by the number of rows. */
+export const hyperparametersFor = (
+  rows: number,
+  { n_epochs, batch_size, learning_rate_multiplier }: { n_epochs?: Auto; batch_size?: Auto; learning_rate_multiplier?: Auto },
+): Hyperparameters => ({
+  n_epochs: typeof n_epochs === "number" ? n_epochs : epochsFor(rows),
+  batch_size: typeof batch_size === "number" ? batch_size : Math.min(256, Math.max(1, Math.round(0.002 * rows))),
+  learning_rate_multiplier: typeof learning_rate_multiplier === "number" ? learning_rate_multiplier : 1,
+});
+
+export type JobRecipe = Hyperparameters & {
+  readonly id: string;
+  readonly folder: string;
+  readonly seed: number;
+  readonly objective: string | { readonly name: string; readonly beta?: number };
+  readonly hasValidation: boolean;
+  /** Of the adapter that it continues: its shape by a recipe's keys, `from` among them. */
+  readonly continues: Readonly<Record<string, unknown>> | null;
+};
+
+export const TRAINING = "training.jsonl";
+export const VALIDATION = "validation.jsonl";
+
+export class RecipeMaker {
+  /** The learning rate of multiplier 1. */
+  readonly #rate: number;
+
+  /** Throws a RequestError where the config's [adapter] is not valid as a recipe's [defaults]. */
+  constructor(private readonly config: ServeConfig) {
+    const probe = this.#parse(config.folder, { name: "probe", data: "none.jsonl", epochs: 1 });
+    this.#rate = probe.adapters[0]!.optimizer.learningRate;
+  }
+
+  /** The recipe's text. Throws a RequestError, `recipe.invalid`. */
+  ofJob(job: JobRecipe): string {
+    const { batch_size: rows } = job;
+    const most = Math.min(rows, this.config.capacity.batch_size);
+    const micro = Array.from({ length: most }, (_, i) => most - i).find((size) => rows % size === 0)!;
+    const rate = this.#rate * job.learning_rate_multiplier;
+    if (!(rate > 0 && Number.isFinite(rate)))
+      throw badRequest("'learning_rate_multiplier' is too small or too large.", "hyperparameters");
+    const table = {
+      ...{ name: job.id, data: { train: TRAINING, ...(job.hasValidation ? { eval: VALIDATION } : {}) }, epochs: job.n_epochs },
+      ...{ batch_size: micro, accumulation: rows / micro, learning_rate: rate, seed: job.seed, objective: job.objective },
+      ...job.continues,
+    };
+    this.#parse(job.folder, table);
+    return this.#text(job.folder, table);
+  }
+
+  /** An adapter that is read from a folder, to be asked. */
+  ofSaved(name: string, saved: Readonly<Record<string, unknown>>): AdapterRecipe {
+    return this.#parse(this.config.folder, { ...{ name, data: "none.jsonl", batch_size: 1, accumulation: 1 }, ...saved })
+      .adapters[0]!;
+  }
+
+  #parse(folder: string, adapter: object): Recipe {
+    return parseRecipe(this.#text(folder, adapter), join(folder, "recipe.toml"));
+  }
+
+  #text(folder: string, adapter: object): string {
+    const { base, model, run, capacity } = this.config;
+    return `${stringify({
+      model: { path: base, precision: model.precision },
+      run: { output: join(folder, "run"), ...run, stages: 1 },
+      defaults: { max_length: capacity.max_length, ...this.config.adapter },
+      adapter: [adapter],
+    })}\n`;
+  }
+}

@@ -1,0 +1,297 @@
+// One job from its files to its model. What a kill interrupts is done again from the last state that was saved, to the same
+// bytes, and no event comes twice.
+
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { writeFileAtomic } from "../base/atomic.ts";
+import { now } from "../base/clock.ts";
+import { loadRecipe } from "../recipe/load.ts";
+import { evaluateRows, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
+import { readRequest, specFor, summariesOf } from "../session/prepare.ts";
+import type { Primitives } from "../session/primitives.ts";
+import { savedTable } from "../session/saved-adapter.ts";
+import { apiErrorOf } from "./errors.ts";
+import type { Files } from "./files.ts";
+import { type RecipeMaker, TRAINING, VALIDATION } from "./job-recipe.ts";
+import type { JobRow, JobStore, Metrics } from "./job-store.ts";
+import type { Models } from "./models.ts";
+import { methodOf } from "./openai/methods.ts";
+import { checkTrainingFile } from "./openai/training-file.ts";
+import type { Usage } from "./usage.ts";
+
+const [RECIPE, PARENT] = ["recipe.toml", "parent"];
+
+export type JobOptions = {
+  readonly engine: Primitives;
+  readonly store: JobStore;
+  readonly files: Files;
+  readonly models: Models;
+  readonly usage: Usage;
+  readonly recipes: RecipeMaker;
+  /** Folder of all jobs. */
+  readonly folder: string;
+  readonly organization: string;
+  readonly saveSeconds: number;
+  /** Models of ends of epochs that are kept. */
+  readonly checkpoints: number;
+  /** Rows that a training file must have. */
+  readonly rows: number;
+};
+
+/** Why a job that is under way ends before its last step; what it has trained is saved. */
+export type Halt = "paused" | "cancelled" | "stopping";
+
+export class JobRun {
+  readonly folder: string;
+  readonly #halt = new AbortController();
+
+  constructor(
+    readonly job: JobRow,
+    private readonly options: JobOptions,
+  ) {
+    this.folder = join(options.folder, job.id);
+  }
+
+  /** The first of several counts. */
+  halt(why: Halt): void {
+    this.#halt.abort(why);
+  }
+
+  get halted(): Halt | null {
+    return this.#halt.signal.aborted ? (this.#halt.signal.reason as Halt) : null;
+  }
+
+  /** Keeps what the job is made from under its own names, which stay when the tenant deletes it. Throws where it is gone. */
+  keepFiles(): void {
+    const { asked, tenant } = this.job;
+    const { files, models } = this.options;
+    const parent = models.find(tenant, asked.model);
+    mkdirSync(this.folder, { recursive: true });
+    if (parent) cpSync(parent.folder, join(this.folder, PARENT), { recursive: true });
+    files.link(files.find(tenant, asked.training_file, "training_file").id, join(this.folder, TRAINING));
+    if (asked.validation_file !== null)
+      files.link(files.find(tenant, asked.validation_file, "validation_file").id, join(this.folder, VALIDATION));
+  }
+
+  /** Reads and checks its files and its recipe. Throws ApiErrors and RequestErrors; `param` of these says which file. */
+  async prepare(): Promise<void> {
+    const { asked } = this.job;
+    this.#say(`Validating training file: ${asked.training_file}`, "validating");
+    await checkTrainingFile(join(this.folder, TRAINING), asked.method, this.options.rows, "training_file");
+    if (asked.validation_file !== null) {
+      this.#say(`Validating validation file: ${asked.validation_file}`, "validating too");
+      await checkTrainingFile(join(this.folder, VALIDATION), asked.method, 1, "validation_file");
+    }
+    writeFileAtomic(join(this.folder, RECIPE), this.#recipeText());
+    await this.#read();
+  }
+
+  #recipeText(): string {
+    const { asked, id } = this.job;
+    const parent = join(this.folder, PARENT);
+    return this.options.recipes.ofJob({
+      ...{ id, folder: this.folder, seed: asked.seed, hasValidation: asked.validation_file !== null },
+      ...{ n_epochs: asked.n_epochs, batch_size: asked.batch_size },
+      learning_rate_multiplier: asked.learning_rate_multiplier,
+      objective: methodOf(asked.method).objective(asked.beta),
+      continues: existsSync(parent) ? savedTable(parent, this.options.engine.plan.spec) : null,
+    });
+  }
+
+  /** The recipe as it was when the job was made, and its rows. */
+  async #read() {
+    const path = join(this.folder, RECIPE);
+    const recipe = loadRecipe(path);
+    try {
+      return await readRequest(recipe, specFor(recipe), { signal: this.#halt.signal });
+    } catch (error) {
+      throw this.#named(error);
+    }
+  }
+
+  /** Trains to the end, or until it is halted; returns whether it came to the end. */
+  async train(): Promise<boolean> {
+    const { engine } = this.options;
+    const { id } = this.job;
+    const { recipe, data, notices } = await this.#read();
+    for (const notice of notices) this.#say(this.#local(notice), `notice ${notice}`, "warn");
+    const [{ train, eval: heldOut }] = data as [(typeof data)[number]];
+    const adapter = await engine.add(recipe.adapters[0]!, summariesOf(data)[0]);
+    try {
+      const state = join(this.folder, "state");
+      if (existsSync(state)) await engine.load(id, state);
+      const references = await this.#references(adapter, train, heldOut);
+      this.#say("Fine-tuning job started", "started");
+      let saved = now();
+      let steps = engine.stepsOf(id);
+      if (steps < adapter.steps && this.halted === null)
+        for await (const step of trainSteps(engine, adapter, train, references?.train ?? null)) {
+          steps = step.step;
+          const valid =
+            step.endsEpoch && heldOut.length > 0
+              ? await evaluateRows(engine, adapter, heldOut, references?.eval ?? null)
+              : null;
+          const metrics = this.#metricsOf(step, valid);
+          const text = `Step ${step.step}/${step.steps}: training loss=${step.loss.toFixed(2)}`;
+          if (this.#say(text, `step ${step.step}`, "info", metrics))
+            // else it was made and counted before a kill
+            this.options.usage.add(this.job.tenant, this.#baseName, { trained_tokens: step.tokens });
+          if (step.endsEpoch && step.step < step.steps) await this.#checkpoint(step.step, metrics);
+          if (this.halted !== null || now() - saved >= 1000 * this.options.saveSeconds || step.step === step.steps) {
+            await engine.saveState(id, state);
+            saved = now();
+          }
+          if (this.halted !== null) break;
+        }
+      if (steps < adapter.steps) return false;
+      await this.#finish(adapter.tokens);
+      return true;
+    } finally {
+      await engine.remove(id);
+    }
+  }
+
+  /** Measured once: the adapter's own beginning is what it is compared with. */
+  async #references(
+    adapter: Parameters<typeof measureReferences>[1],
+    train: Parameters<typeof measureReferences>[2],
+    heldOut: Parameters<typeof measureReferences>[2],
+  ): Promise<{ readonly train: JobReferences; readonly eval: JobReferences } | null> {
+    const path = join(this.folder, "references.json");
+    if (existsSync(path)) return JSON.parse(readFileSync(path, "utf8"));
+    const found = await measureReferences(this.options.engine, adapter, train);
+    if (found === null) return null;
+    const references = { train: found, eval: (await measureReferences(this.options.engine, adapter, heldOut)) ?? [] };
+    writeFileAtomic(path, JSON.stringify(references));
+    return references;
+  }
+
+  #metricsOf(
+    { step, steps, loss, accuracy }: JobStep,
+    valid: { readonly loss: number; readonly accuracy: number } | null,
+  ): Metrics {
+    const kind = methodOf(this.job.asked.method).isPaired ? "accuracy" : "mean_token_accuracy";
+    const accuracies = (name: string, value: number) => ({ [`${name}_${kind}`]: value });
+    return {
+      ...{ step, total_steps: steps, train_loss: loss },
+      ...accuracies("train", accuracy),
+      ...(valid
+        ? {
+            ...{ valid_loss: valid.loss, full_valid_loss: valid.loss },
+            ...{ ...accuracies("valid", valid.accuracy), ...accuracies("full_valid", valid.accuracy) },
+          }
+        : {}),
+    };
+  }
+
+  /** The base model at the root of what the job continues. */
+  get #baseName(): string {
+    return this.options.models.base.name;
+  }
+
+  /** A name of OpenAI's form; the base model's may hold a slash. */
+  get modelName(): string {
+    const { id, asked } = this.job;
+    return `ft:${this.#baseName}:${this.options.organization}:${asked.suffix}:${id.replace(/^ftjob-/, "").slice(0, 12)}`;
+  }
+
+  /** The model of an epoch's end. */
+  async #checkpoint(step: number, metrics: Metrics): Promise<void> {
+    const { engine, store, models, checkpoints: most } = this.options;
+    const { id, tenant, asked } = this.job;
+    const [newest] = store.checkpoints(id, null, 1);
+    if (most === 0 || (newest && newest.step >= step)) return; // it was made before a kill
+    const folder = join(this.folder, `step-${step}`);
+    const name = `${this.modelName}:ckpt-step-${step}`;
+    await engine.save(id, folder);
+    store.db.together(() => {
+      models.add({ name, tenant, folder, parent: asked.model });
+      store.addCheckpoint(id, step, name, metrics);
+    });
+    this.#say(`Checkpoint created at step ${step}`, `checkpoint ${step}`);
+    await this.#prune();
+  }
+
+  /** Models of epochs before the last few go. */
+  async #prune(): Promise<void> {
+    const { store, models, checkpoints: most } = this.options;
+    for (const old of store.checkpoints(this.job.id, null, 1000).slice(Math.max(1, most))) {
+      store.removeCheckpoint(old.id);
+      const row = models.list(this.job.tenant).find((model) => model.name === old.model);
+      if (row) await models.remove(row);
+    }
+  }
+
+  async #finish(tokens: number): Promise<void> {
+    const { engine, store, models, files } = this.options;
+    const { id, tenant, asked } = this.job;
+    const folder = join(this.folder, "model");
+    const last = store.metrics(id).at(-1)!;
+    await engine.save(id, folder);
+    const name = this.modelName;
+    store.db.together(() => {
+      models.add({ name, tenant, folder, parent: asked.model });
+      const file = files.make(tenant, "step_metrics.csv", "fine-tune-results", csvOf(store.metrics(id)));
+      store.addCheckpoint(id, last["step"]!, name, last);
+      store.succeed(id, name, tokens, file.id);
+      this.#say(`New fine-tuned model created: ${name}`, "model");
+      this.#say("The job has successfully completed", "completed");
+    });
+    await this.#prune();
+    this.forget();
+  }
+
+  /** Removes what only its training needed; models stay. */
+  forget(): void {
+    for (const name of ["state", "references.json", TRAINING, VALIDATION, PARENT])
+      rmSync(join(this.folder, name), { recursive: true, force: true });
+  }
+
+  #say(message: string, key: string, level: "info" | "warn" = "info", metrics: Metrics | null = null): boolean {
+    const more = metrics ? ({ type: "metrics", data: metrics } as const) : {};
+    return this.options.store.event(this.job.id, message, { level, ...more }, key);
+  }
+
+  /** A text without the server's own folders. */
+  #local(text: string): string {
+    return text.replaceAll(`${this.folder}/`, "").replaceAll(`adapter '${this.job.id}': `, "");
+  }
+
+  /** A fault of the data as the client's: which file it is, and the lines. */
+  #named(thrown: unknown): unknown {
+    if (this.#halt.signal.aborted) return thrown;
+    const { error, isUnexpected } = apiErrorOf(thrown);
+    if (isUnexpected) return thrown;
+    const param = error.message.includes(join(this.folder, VALIDATION)) ? "validation_file" : "training_file";
+    return new JobFault(this.#local(error.message), param);
+  }
+}
+
+/** What is wrong with a job's files. */
+export class JobFault extends Error {
+  constructor(
+    message: string,
+    readonly param: string,
+  ) {
+    super(message);
+  }
+}
+
+const COLUMNS = [
+  ["step", "step"],
+  ["train_loss", "train_loss"],
+  ["train_accuracy", "train_mean_token_accuracy"],
+  ["valid_loss", "valid_loss"],
+  ["valid_mean_token_accuracy", "valid_mean_token_accuracy"],
+  ["full_valid_loss", "full_valid_loss"],
+  ["full_valid_mean_token_accuracy", "full_valid_mean_token_accuracy"],
+] as const;
+
+/** The result file: a line for each step; columns of validation where there is some. */
+export function csvOf(metrics: readonly Metrics[]): string {
+  const isMeasured = metrics.some((of) => of["full_valid_loss"] !== undefined);
+  const columns = isMeasured ? COLUMNS : COLUMNS.slice(0, 5);
+  const value = (of: Metrics, key: string) => of[key] ?? of[key.replace("mean_token_", "")] ?? "";
+  const lines = metrics.map((of) => columns.map(([, key]) => value(of, key)).join(","));
+  return `${[columns.map(([name]) => name).join(","), ...lines].join("\n")}\n`;
+}

@@ -1,0 +1,84 @@
+// Keys: each has a name, that of its tenant, and all that is made with a key belongs to its tenant. Keys are kept as hashes.
+
+import { timingSafeEqual } from "node:crypto";
+import { readFileSync, statSync } from "node:fs";
+import { RequestError, textOf } from "../base/errors.ts";
+import { randomToken } from "../base/secret.ts";
+import { ApiError } from "./errors.ts";
+import type { Database } from "./store.ts";
+
+/** Tinker's client refuses keys that begin otherwise. */
+const PREFIX = "tml-";
+const LEAST = 20;
+
+const hashOf = (key: string): Buffer => Buffer.from(new Bun.CryptoHasher("sha256").update(key).digest());
+
+export type Keys = {
+  /** The tenant of a request. Throws an ApiError 401. */
+  readonly tenantOf: (headers: Headers) => string;
+  /** A key that was made now, to be printed once; null where there were keys. */
+  readonly made: string | null;
+};
+
+/** The keys of a file; without one, those that the server has made, a first one now if there is none. */
+export function openKeys(db: Database, file: string | undefined): Keys {
+  const known: { name: string; hash: Buffer }[] = [];
+  let made: string | null = null;
+  if (file !== undefined) known.push(...readKeys(file).map(({ name, key }) => ({ name, hash: hashOf(key) })));
+  else {
+    const rows = db.all<{ name: string; hash: Uint8Array }>("SELECT name, hash FROM keys");
+    known.push(...rows.map(({ name, hash }) => ({ name, hash: Buffer.from(hash) })));
+    if (known.length === 0) {
+      made = `${PREFIX}${randomToken()}`;
+      const first = { name: "default", hash: hashOf(made) };
+      db.run("INSERT INTO keys (name, hash) VALUES (?, ?)", first.name, first.hash);
+      known.push(first);
+    }
+  }
+  const find = (key: string): string | null => {
+    const hash = hashOf(key);
+    let found: string | null = null;
+    for (const of of known) if (timingSafeEqual(of.hash, hash)) found = of.name; // all of them, whichever it is
+    return found;
+  };
+  return {
+    made,
+    tenantOf(headers) {
+      const bearer = /^Bearer\s+(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1];
+      const key = bearer ?? headers.get("x-api-key");
+      if (!key)
+        throw new ApiError(401, "You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.", {
+          code: "invalid_api_key",
+        });
+      const tenant = find(key);
+      if (tenant === null) throw new ApiError(401, "Incorrect API key provided.", { code: "invalid_api_key" });
+      return tenant;
+    },
+  };
+}
+
+/** Lines of a name and a key; blank ones and those from # on say nothing. Errors name the line, never the key. */
+function readKeys(file: string): { readonly name: string; readonly key: string }[] {
+  const wrong = (what: string, hint?: string) => new RequestError("serve.keys", `${file}${what}`, hint);
+  let text: string;
+  try {
+    if ((statSync(file).mode & 0o077) !== 0)
+      throw wrong(": other users of this machine may read it", `take that away: chmod 600 ${file}`);
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw error instanceof RequestError ? error : wrong(`: ${textOf(error)}`);
+  }
+  const found = text.split("\n").flatMap((line, i) => {
+    const words = line.replace(/#.*/, "").trim().split(/\s+/).filter(Boolean);
+    if (words.length === 0) return [];
+    const [name, key] = words;
+    if (words.length !== 2 || !/^[A-Za-z0-9_-]{1,64}$/.test(name!))
+      throw wrong(`:${i + 1}: expected a name of letters, digits, '_' and '-', and a key`);
+    if (key!.length < LEAST) throw wrong(`:${i + 1}: the key has ${key!.length} characters, expected ${LEAST} or more`);
+    return [{ name: name!, key: key!, line: i + 1 }];
+  });
+  if (found.length === 0) throw wrong(": has no key", "write a line of a name and a key");
+  const again = found.find(({ name, key }, i) => found.findIndex((of) => of.name === name || of.key === key) !== i);
+  if (again) throw wrong(`:${again.line}: has a name or a key of an earlier line`);
+  return found;
+}

@@ -1,0 +1,101 @@
+// Models by name: the base, and the adapters that a tenant's jobs have made or that were loaded for it. An adapter is put on
+// the stages when it is asked for the first time.
+
+import { existsSync, rmSync } from "node:fs";
+import { now } from "../base/clock.ts";
+import type { Primitives } from "../session/primitives.ts";
+import { savedTable } from "../session/saved-adapter.ts";
+import { modelNotFound } from "./errors.ts";
+import { seconds } from "./files.ts";
+import type { RecipeMaker } from "./job-recipe.ts";
+import type { Database } from "./store.ts";
+
+export type ModelRow = {
+  readonly seq: number;
+  readonly name: string;
+  readonly tenant: string;
+  readonly created_at: number;
+  readonly folder: string;
+  readonly parent: string;
+  /** 1 for one that was loaded from a folder of adapters, which stays when the model goes. */
+  readonly is_loaded: number;
+};
+
+export class Models {
+  /** When each adapter that is at hand was last asked for. */
+  readonly #asked = new Map<string, number>();
+  readonly #loading = new Map<string, Promise<void>>();
+
+  constructor(
+    private readonly db: Database,
+    private readonly engine: Primitives,
+    private readonly recipes: RecipeMaker,
+    readonly base: { readonly name: string; readonly created_at: number; readonly folder: string },
+    private readonly most: number,
+  ) {}
+
+  add(of: Pick<ModelRow, "name" | "tenant" | "folder" | "parent">, isLoaded = false): void {
+    const { name, tenant, folder, parent } = of;
+    this.db.run(
+      "INSERT OR IGNORE INTO models (name, tenant, created_at, folder, parent, is_loaded) VALUES (?, ?, ?, ?, ?, ?)",
+      ...[name, tenant, seconds(), folder, parent, Number(isLoaded)],
+    );
+  }
+
+  list(tenant: string): ModelRow[] {
+    return this.db.all<ModelRow>("SELECT * FROM models WHERE tenant = ? ORDER BY seq", tenant);
+  }
+
+  /** Null for the base model. Throws an ApiError 404 where the tenant has no such model. */
+  find(tenant: string, name: string): ModelRow | null {
+    if (name === this.base.name) return null;
+    const row = this.db.get<ModelRow>("SELECT * FROM models WHERE name = ? AND tenant = ?", name, tenant);
+    if (!row) throw modelNotFound(name);
+    return row;
+  }
+
+  /** Whether any tenant has the name. */
+  isTaken(name: string): boolean {
+    return name === this.base.name || this.db.get("SELECT 1 FROM models WHERE name = ?", name) !== null;
+  }
+
+  /** Lets go of a model, and of its files unless they were only loaded. */
+  async remove(row: ModelRow): Promise<void> {
+    this.db.run("DELETE FROM models WHERE seq = ?", row.seq);
+    const adapter = adapterOf(row);
+    this.#asked.delete(adapter);
+    await this.#loading.get(adapter)?.catch(() => undefined);
+    if (this.engine.has(adapter)) await this.engine.remove(adapter);
+    if (!row.is_loaded) rmSync(row.folder, { recursive: true, force: true });
+  }
+
+  /** The adapter's name among the primitives', where it is from now on; null for the base model. */
+  async atHand(row: ModelRow | null): Promise<string | null> {
+    if (row === null) return null;
+    const adapter = adapterOf(row);
+    this.#asked.set(adapter, now());
+    if (!this.engine.has(adapter)) {
+      if (!existsSync(row.folder)) throw modelNotFound(row.name);
+      const loading = this.#loading.get(adapter) ?? this.#load(adapter, row.folder);
+      this.#loading.set(adapter, loading);
+      try {
+        await loading;
+      } finally {
+        this.#loading.delete(adapter);
+      }
+    } else await this.#loading.get(adapter);
+    return adapter;
+  }
+
+  async #load(adapter: string, folder: string): Promise<void> {
+    const recipe = this.recipes.ofSaved(adapter, savedTable(folder, this.engine.plan.spec));
+    await this.engine.add(recipe);
+    const others = [...this.#asked].filter(([name]) => name !== adapter && this.engine.has(name)).sort(([, a], [, b]) => a - b);
+    for (const [name] of others.slice(0, Math.max(0, others.length + 1 - this.most))) {
+      this.#asked.delete(name);
+      void this.engine.remove(name); // after the answers that use it
+    }
+  }
+}
+
+const adapterOf = ({ seq }: ModelRow): string => `model-${seq}`;

@@ -1,0 +1,174 @@
+// Answers to prompts under a model: what chat and completions have in common.
+
+import * as v from "valibot";
+import { expected } from "../../base/check.ts";
+import { randomSeed } from "../../base/secret.ts";
+import type { Primitives, SampledToken } from "../../session/primitives.ts";
+import type { TextModel } from "../../session/text-model.ts";
+import { ApiError, badRequest } from "../errors.ts";
+import type { Models } from "../models.ts";
+import type { Usage } from "../usage.ts";
+import { TextStream } from "./text-stream.ts";
+
+export type AnswersOptions = {
+  readonly engine: Primitives;
+  readonly models: Models;
+  readonly texts: TextModel;
+  readonly usage: Usage;
+};
+
+const within = (least: number, most: number) => v.pipe(v.number(expected("a number")), v.minValue(least), v.maxValue(most));
+const whole = (least: number, most: number) => v.pipe(within(least, most), v.integer());
+
+/** Keys of both endpoints. */
+export const samplingEntries = {
+  model: v.string(expected("a string")),
+  temperature: v.nullish(within(0, 2)),
+  top_p: v.nullish(v.pipe(within(0, 1), v.gtValue(0))),
+  top_k: v.nullish(whole(-1, 2 ** 31 - 1)),
+  n: v.nullish(whole(1, 128)),
+  seed: v.nullish(whole(-(2 ** 53) + 1, 2 ** 53 - 1)),
+  stop: v.nullish(v.union([v.string(), v.pipe(v.array(v.string()), v.maxLength(4))], expected("a string or up to 4"))),
+  stream: v.nullish(v.boolean()),
+  stream_options: v.nullish(v.object({ include_usage: v.nullish(v.boolean()) })),
+  presence_penalty: v.nullish(v.number()),
+  frequency_penalty: v.nullish(v.number()),
+  logit_bias: v.nullish(v.record(v.string(), v.number())),
+};
+export type SamplingBody = v.InferOutput<v.ObjectSchema<typeof samplingEntries, undefined>>;
+
+/** Throws an ApiError for what would change the answer and is not served. */
+export function refuseUnserved(body: SamplingBody): void {
+  for (const param of ["presence_penalty", "frequency_penalty"] as const)
+    if (body[param]) throw badRequest(`'${param}' is not served: leave it out, or give 0.`, param);
+  if (body.logit_bias && Object.keys(body.logit_bias).length > 0)
+    throw badRequest("'logit_bias' is not served: leave it out.", "logit_bias");
+  if (body.stop === "" || (Array.isArray(body.stop) && body.stop.includes("")))
+    throw badRequest("'stop' has an empty text.", "stop");
+}
+
+/** A token with its log-probability under the model, and the likeliest ones in its place. */
+export type TokenLog = { readonly id: number; readonly logprob: number; readonly top: readonly (readonly [number, number])[] };
+/** What has come of a choice. `end` with its last piece. */
+export type Piece = {
+  readonly choice: number;
+  readonly text: string;
+  readonly logs: readonly TokenLog[];
+  readonly end: "stop" | "length" | null;
+};
+export type Counted = { readonly prompt_tokens: number; readonly completion_tokens: number; readonly total_tokens: number };
+
+export type Asked = {
+  readonly tenant: string;
+  readonly prompts: readonly (readonly number[])[];
+  readonly body: SamplingBody;
+  /** Null: as many as there is room for. */
+  readonly maxTokens: number | null;
+  /** The likeliest tokens that come with each token; null: no log-probabilities. */
+  readonly logprobs: number | null;
+};
+
+export type Answering = {
+  /** Choices, numbered over prompts times n. Rejects with what a choice fails with. */
+  readonly run: (got: (piece: Piece) => void, signal: AbortSignal) => Promise<Counted>;
+  readonly choices: number;
+};
+
+/** A choice has come to a stop text. */
+const STOPPED = new Error("a stop text has come");
+
+/** Checks what is asked, and has the model's adapter at hand; nothing is generated yet. Throws ApiErrors. */
+export async function prepareAnswers(asked: Asked, { engine, models, texts, usage }: AnswersOptions): Promise<Answering> {
+  const { tenant, prompts, body, maxTokens, logprobs } = asked;
+  refuseUnserved(body);
+  const row = models.find(tenant, body.model);
+  const room = Math.min(engine.plan.stages[0]!.sizes.cache!.capacity, engine.plan.spec.maxPositions);
+  const tooLong = (length: number, wanted: number, param: string) =>
+    new ApiError(
+      400,
+      `This model's maximum context length is ${room} tokens. However, you requested ${length + wanted} tokens (${length} in the prompt, ${wanted} in the completion).`,
+      { param, code: "context_length_exceeded" },
+    );
+  for (const { length } of prompts) {
+    if (length === 0) throw badRequest("The prompt has no token.", "prompt");
+    if (length >= room) throw tooLong(length, maxTokens ?? 1, "messages");
+    if (maxTokens !== null && length + maxTokens > room) throw tooLong(length, maxTokens, "max_tokens");
+  }
+  const n = body.n ?? 1;
+  const seed = Number(BigInt.asUintN(32, BigInt(body.seed ?? randomSeed())));
+  const sampling = { temperature: body.temperature ?? 1, topP: body.top_p ?? 1, topK: Math.max(0, body.top_k ?? 0) };
+  const stops = body.stop == null ? [] : typeof body.stop === "string" ? [body.stop] : body.stop;
+  const adapter = await models.atHand(row);
+
+  const choose = async (choice: number, got: (piece: Piece) => void, signal: AbortSignal): Promise<number> => {
+    const prompt = prompts[Math.floor(choice / n)]!;
+    const stream = new TextStream(texts.decode, stops);
+    const stop = new AbortController();
+    let [tokens, logs, isOver] = [0, [] as TokenLog[], false];
+    const tell = (text: string, end: Piece["end"]) => {
+      if (text === "" && end === null) return;
+      got({ choice, text, logs, end });
+      logs = [];
+    };
+    const next = ({ token, end, logits }: SampledToken) => {
+      if (isOver) return;
+      tokens++;
+      if (end === "stop") {
+        isOver = true;
+        return tell(stream.end(), "stop");
+      }
+      if (logprobs !== null) logs.push(logOf(token, logits, logprobs));
+      const { text, isStopped } = stream.push(token);
+      if (!isStopped) return tell(end === null ? text : text + stream.end(), end);
+      isOver = true;
+      tell(text, "stop");
+      stop.abort(STOPPED);
+    };
+    const options = {
+      sampling,
+      maxTokens: maxTokens ?? room - prompt.length,
+      stops: texts.stops,
+      seed: (seed + (choice % n)) >>> 0,
+    };
+    try {
+      await engine.stream(adapter, [prompt], { ...options, signal: AbortSignal.any([signal, stop.signal]) }, next);
+    } catch (error) {
+      if (error !== STOPPED) throw error;
+    }
+    return tokens;
+  };
+
+  const choices = prompts.length * n;
+  return {
+    choices,
+    async run(got, signal) {
+      const failed = new AbortController();
+      const both = AbortSignal.any([signal, failed.signal]);
+      const all = Array.from({ length: choices }, (_, choice) => choose(choice, got, both));
+      for (const of of all) of.catch((error) => failed.abort(error)); // the others end, too
+      await Promise.allSettled(all);
+      const completion_tokens = (await Promise.all(all)).reduce((sum, tokens) => sum + tokens, 0);
+      const prompt_tokens = prompts.reduce((sum, { length }) => sum + length, 0);
+      usage.add(tenant, body.model, { requests: 1, prompt_tokens, completion_tokens });
+      return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+    },
+  };
+}
+
+/** Natural logarithms, of the model's own distribution. */
+function logOf(token: number, logits: Float32Array, count: number): TokenLog {
+  let most = Number.NEGATIVE_INFINITY;
+  for (const logit of logits) if (logit > most) most = logit;
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - most);
+  const norm = most + Math.log(total);
+  const top: number[] = [];
+  for (let id = 0; count > 0 && id < logits.length; id++) {
+    if (top.length === count && logits[id]! <= logits[top.at(-1)!]!) continue;
+    let at = top.length;
+    while (at > 0 && logits[id]! > logits[top[at - 1]!]!) at--;
+    top.splice(at, 0, id);
+    if (top.length > count) top.pop();
+  }
+  return { id: token, logprob: logits[token]! - norm, top: top.map((id) => [id, logits[id]! - norm] as const) };
+}

@@ -1,0 +1,42 @@
+// What calls of the primitives are given, and what they give.
+
+import type { Sampling } from "../data/sample.ts";
+import type { Objective } from "../objectives/registry.ts";
+import type { Row } from "../schedule/pack.ts";
+import type { NextToken } from "./decoding.ts";
+
+/** How the loss of rows is made. */
+export type LossOptions = {
+  /** Left out, the adapter's own. */
+  readonly objective?: Objective;
+  /** Of each row, the log-probabilities of its two sequences under the reference of an objective that has one. */
+  readonly references?: readonly (readonly [own: number, other: number])[];
+};
+
+export type SampleOptions = {
+  /** Left out, the likeliest token. */
+  readonly sampling?: Partial<Sampling>;
+  readonly maxTokens: number;
+  /** Tokens that end a sample; they are part of it. */
+  readonly stops?: Iterable<number>;
+  /** Sample `i` of a prompt is that of `mlora generate --seed` with `seed + i`. */
+  readonly seed?: number;
+  readonly n?: number;
+  /** Aborted: the samples end with its reason. */
+  readonly signal?: AbortSignal | undefined;
+};
+/** A token of sample `sample` of a prompt. */
+export type SampledToken = NextToken & { readonly prompt: number; readonly sample: number };
+/** `logProbs` f32 are those of the model, whatever the temperature. */
+export type Sample = { readonly ids: readonly number[]; readonly logProbs: Float32Array; readonly end: "stop" | "length" };
+
+/** A row of a prompt and what follows it, whose tokens are the targets, with a weight for all or for each. */
+export function rowOf(prompt: ArrayLike<number>, completion: ArrayLike<number>, weights?: number | ArrayLike<number>): Row {
+  const ids = Int32Array.from([...Array.from(prompt), ...Array.from(completion)]);
+  const mask = new Uint8Array(ids.length).fill(1, prompt.length);
+  if (weights === undefined) return { ids, mask };
+  if (typeof weights === "number") return { ids, mask, weights: new Float32Array(ids.length).fill(weights, prompt.length) };
+  const all = new Float32Array(prompt.length + weights.length);
+  all.set(weights, prompt.length);
+  return { ids, mask, weights: all };
+}

@@ -1,0 +1,53 @@
+// A base model's texts for programs that take requests one by one: conversations and plain prompts to ids, and back.
+
+import { RequestError } from "../base/errors.ts";
+import { answerEnds } from "../data/ends.ts";
+import { type Fields, RowFault } from "../data/jsonl.ts";
+import { forTemplate } from "../data/thoughts.ts";
+import { promptIds } from "../data/tokenise.ts";
+import { loadTokenizer } from "../data/tokenizer.ts";
+import { turnsOf } from "../data/turns.ts";
+import { variablesOf } from "../data/variables.ts";
+import { stopTokens } from "../files/generation.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
+
+export type TextModel = {
+  readonly hasChatTemplate: boolean;
+  /**
+   * Ids of `messages` in the chat template, with `tools` and `chat_template_kwargs`; with `isOpen` up to where the assistant's
+   * next turn begins. Throws a RequestError, `text.messages`.
+   */
+  readonly chatIds: (fields: Fields, isOpen: boolean) => readonly number[];
+  /** Ids of a plain text, as training reads it. Throws a RequestError, `text.prompt`. */
+  readonly textIds: (text: string) => readonly number[];
+  readonly decode: (ids: readonly number[]) => string;
+  /** Tokens that end an answer. */
+  readonly stops: ReadonlySet<number>;
+};
+
+/** Reads the tokenizer and the ends of the model in `folder`. Throws RequestErrors. */
+export function openTextModel(folder: string): TextModel {
+  const tokenizer = loadTokenizer(tokenizerFolder(folder));
+  const { hasChatTemplate, chatTemplate } = tokenizer;
+  const reading = <T>(code: string, what: string, read: () => T): T => {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof RowFault)) throw error;
+      throw new RequestError(code, `${what} ${error.message}`);
+    }
+  };
+  return {
+    hasChatTemplate,
+    chatIds: (fields, isOpen) =>
+      reading("text.messages", "the request", () => {
+        const turns = turnsOf(fields, "messages").map(({ message }) => message);
+        const chat = { messages: forTemplate(turns, chatTemplate), variables: variablesOf(fields, {}) };
+        if (!isOpen) return tokenizer.encode(tokenizer.renderChat(chat, false));
+        return promptIds({ kind: "chat", ...chat, answersFrom: 0, unlearned: new Set() }, tokenizer);
+      }),
+    textIds: (text) => reading("text.prompt", "the prompt", () => promptIds({ kind: "text", text }, tokenizer)),
+    decode: tokenizer.decode,
+    stops: new Set([...stopTokens(folder), ...answerEnds(tokenizer)]),
+  };
+}

@@ -1,0 +1,261 @@
+"""A layer of experts on random numbers: what kernels are given, and float64 of what each was given."""
+from collections import Counter
+
+import torch
+
+import experts_launch as run
+from experts_launch import DEVICE, Adapters, dtype_of
+from linear_pool import padded, placed, table
+
+
+def per_expert(shape, dtype, E):
+    """Factors of all experts, [E, r, width], NaN after them."""
+    return [flat.view(E, r, n) for (r, n), flat in zip(shape, placed([(E * r, n) for r, n in shape], dtype))]
+
+
+class Group:
+    """The adapters of gate and up, or of down. `shares`: whether all experts share A, and B, of each adapter."""
+
+    def __init__(self, dtype, E, columns, K, ranks, shares):
+        self.E, self.columns, self.ranks = E, columns, ranks
+        self.a, self.b, self.da, self.db = {}, {}, {}, {}
+        addresses, strides = [], []
+        for l, row in enumerate(ranks):
+            addresses.append([])
+            strides.append([])
+            for g, r in enumerate(row):
+                stride = [0 if share else r * n for share, n in zip(shares[l], (K, columns[g]))]
+                if r > 0:
+                    for of, n, share, dt in ((self.a, K, shares[l][0], dtype), (self.b, columns[g], shares[l][1], dtype), (self.da, K, shares[l][0], torch.float32), (self.db, columns[g], shares[l][1], torch.float32)):
+                        of[l, g] = per_expert([(r, n)], dt, 1 if share else E)[0]
+                    for of in (self.a, self.b):
+                        of[l, g] *= 0.3
+                addresses[-1].append([of[l, g].data_ptr() if r > 0 else 0 for of in (self.a, self.b, self.da, self.db)])
+                strides[-1].append(stride)
+        scale = table((torch.rand(len(ranks), len(columns)) + 0.5).tolist(), torch.float32, 3)
+        self.scale = scale
+        most = max(r for row in ranks for r in row)
+        self.tables = Adapters(table(addresses, torch.int64, 5), table(strides, torch.int32, 3), scale, table(ranks, torch.int32, 3), columns, most)
+        self.W = max(sum(map(padded, row)) for row in ranks)
+
+    def factor(self, of, l, g, e):
+        m = of[l, g]
+        return m[0 if len(m) == 1 else e].double()
+
+    def column(self, l, g):
+        return sum(map(padded, self.ranks[l][:g]))
+
+
+def poison(dtype, *shape):
+    return torch.full(shape, float("nan"), device=DEVICE, dtype=dtype)
+
+
+class Problem:
+    """One layer of experts, forward and backward, on random numbers."""
+
+    def __init__(self, kind, E, k, H, I, tiles, up, down, shares, bias=False, act=None, router=None, skew=False):
+        self.kind, self.E, self.k, self.H, self.I, self.tiles, self.L = kind, E, k, H, I, tiles, len(up)
+        self.act, self.router, self.dtype = act or {}, router or {}, dtype_of(kind)
+        rnd = lambda *shape, by=1.0: (torch.randn(*shape, device=DEVICE) * by).to(self.dtype)  # noqa: E731
+        M = 128 * len(tiles)
+        self.x, self.dy, self.residual = rnd(M, H), rnd(M, H), rnd(M, H)
+        self.logits = rnd(M, E)  # in bf16 some of a row are alike
+        if skew:
+            self.logits[:, 3] = 10
+        self.correction = torch.randn(E, device=DEVICE) * 0.1 if self.router.get("sigmoid") else None
+        self.w_up, self.w_down = rnd(E, 2 * I, H, by=1.5 * H**-0.5), rnd(E, H, I, by=I**-0.5)
+        self.b_up, self.b_down = (rnd(E, 2 * I), rnd(E, H)) if bias else (None, None)
+        columns = [I, I] if len(up[0]) == 2 else [2 * I]
+        self.up = Group(self.dtype, E, columns, H, up, shares)
+        self.down = Group(self.dtype, E, [H], I, down, shares)
+        first = torch.arange(M, dtype=torch.int32, device=DEVICE) // 128 * 128
+        length = torch.tensor([128 if i % 3 else 100 for i in range(len(tiles))], dtype=torch.int32, device=DEVICE).repeat_interleave(128)
+        inside = torch.arange(M, device=DEVICE) - first < length
+        self.bounds = torch.stack([first, torch.where(inside, first + length, first)], 1).to(torch.int32).contiguous()
+        self.dy *= inside[:, None]
+
+    def part(self, l):
+        """The tiles of one adapter as a batch by themselves."""
+        alone = object.__new__(Problem)
+        alone.__dict__.update(self.__dict__)
+        alone.tiles = [t for t in self.tiles if t == l]
+        for name in ("x", "dy", "residual", "bounds", "logits"):
+            rows = getattr(self, name).view(len(self.tiles), 128, -1)
+            setattr(alone, name, torch.cat([rows[i] for i, t in enumerate(self.tiles) if t == l]).contiguous())
+        shift = torch.tensor([128 * (i - n) for n, i in enumerate(i for i, t in enumerate(self.tiles) if t == l)], device=DEVICE, dtype=torch.int32)
+        alone.bounds = (alone.bounds - shift.repeat_interleave(128)[:, None]).contiguous()
+        return alone
+
+    def run(self):
+        """All kernels, as the engine calls them. The results, by name."""
+        kind, M, H, I, E, k = self.kind, self.x.shape[0], self.H, self.I, self.E, self.k
+        new = lambda *shape: poison(self.dtype, *shape)  # noqa: E731
+        for of in (self.up.da, self.up.db, self.down.da, self.down.db):
+            for t in of.values():
+                t.fill_(1.0)
+        tile_adapter = torch.tensor(self.tiles, dtype=torch.int32, device=DEVICE)
+        o = self.o = {}
+        o["logits"] = self.logits
+        r = self.r = run.route(kind, o["logits"], self.correction, self.bounds, tile_adapter, self.L, k, **self.router)
+        P = r.P
+        for name, shape in dict(s=(P, self.up.W), gu=(P, 2 * I), h=(P, I), z=(P, self.down.W), y=(P, H), out=(M, H), dz=(P, self.down.W), dh=(P, I), dgu=(P, 2 * I),
+                                ds=(P, self.up.W), dxs=(P, H), dx=(M, H)).items():
+            o[name] = new(*shape)
+        o["dweights"], o["dlogits"] = poison(torch.float32, M, k), new(M, E)
+        run.expert_low(kind, r, self.x, True, o["s"], self.up.tables, 0)
+        run.experts_forward(kind, r, self.x, True, self.w_up, self.b_up, o["gu"], self.up.tables, o["s"])
+        run.expert_act_forward(kind, r, o["gu"], o["h"], **self.act)
+        run.expert_low(kind, r, o["h"], False, o["z"], self.down.tables, 0)
+        run.experts_forward(kind, r, o["h"], False, self.w_down, self.b_down, o["y"], self.down.tables, o["z"])
+        run.combine(kind, r, o["y"], True, self.residual, o["out"])
+        run.expert_low(kind, r, self.dy, True, o["dz"], self.down.tables, 1)
+        run.expert_gram(kind, r, self.dy, True, o["z"], self.down.tables, 1, r.weights)
+        run.experts_backward(kind, r, self.dy, True, self.w_down, o["dh"], self.down.tables, o["dz"])
+        o["wh"] = o["dh"].clone()
+        run.expert_act_backward(kind, r, o["wh"], o["gu"], o["dgu"], o["dweights"], **self.act)
+        run.expert_gram(kind, r, o["wh"], False, o["dz"], self.down.tables, 0)
+        if self.b_down is not None:
+            run.bias_weight_grad(kind, r, self.dy, self.b_down, o["dweights"])
+        run.expert_low(kind, r, o["dgu"], False, o["ds"], self.up.tables, 1)
+        run.expert_gram(kind, r, o["dgu"], False, o["s"], self.up.tables, 1)
+        run.expert_gram(kind, r, self.x, True, o["ds"], self.up.tables, 0)
+        run.experts_backward(kind, r, o["dgu"], False, self.w_up, o["dxs"], self.up.tables, o["ds"])
+        run.combine(kind, r, o["dxs"], False, None, o["dx"])
+        run.route_backward(kind, r, o["logits"], o["dweights"], o["dlogits"], **{n: v for n, v in self.router.items() if n in ("sigmoid", "normalise", "scaling")})
+        # And without adapters.
+        o["y plain"], o["dxs plain"] = new(P, H), new(P, H)
+        run.experts_forward(kind, r, o["h"], False, self.w_down, self.b_down, o["y plain"])
+        run.experts_backward(kind, r, o["dgu"], False, self.w_up, o["dxs plain"])
+        return self
+
+    # Against float64, each kernel from what it was given.
+
+    def low(self, group, of, rows, l, e, g, low):
+        """The columns of linear g in s or ds of some sorted rows."""
+        at = group.column(l, g)
+        return low[rows, at : at + group.ranks[l][g]].double()
+
+    def errors(self):
+        o, r, E, k, d = self.o, self.r, self.E, self.k, lambda t: t.double()
+        errors, bad = {}, []
+        near = lambda name, got, want: errors.__setitem__(name, max(errors.get(name, 0.0), float((d(got) - want).norm() / want.norm().clamp_min(1e-20))) if not got.isnan().any() else float("nan"))  # noqa: E731
+        # Choice.
+        logits = d(o["logits"]).requires_grad_()
+        sigmoid, normalise, scaling, groups, kept = (self.router.get(n, v) for n, v in dict(sigmoid=0, normalise=1, scaling=1.0, groups=1, kept=1).items())
+        score = logits.sigmoid() if sigmoid else logits.softmax(1)
+        key = (o["logits"].float().sigmoid() + self.correction if sigmoid else o["logits"]).detach().clone()
+        if groups > 1:
+            top = key.view(-1, groups, E // groups).topk(2, 2).values.sum(2)
+            order = torch.sort(top, dim=1, descending=True, stable=True).indices[:, :kept]
+            drop = torch.ones_like(top, dtype=torch.bool).scatter_(1, order, False)
+            key.view(-1, groups, E // groups).masked_fill_(drop[:, :, None], float("-inf"))
+        experts = torch.sort(key, dim=1, descending=True, stable=True).indices[:, :k]
+        attends = self.bounds[:, 0] < self.bounds[:, 1]
+        experts = torch.where(attends[:, None], experts, -1)
+        if not torch.equal(experts.int(), r.experts):
+            bad.append(f"{int((experts != r.experts).any(1).sum())} rows chose others")
+        weights = score.gather(1, r.experts.long().clamp_min(0))
+        weights = (weights / weights.sum(1, keepdim=True) if normalise else weights) * scaling * attends[:, None]
+        near("weights", r.weights, weights.detach())
+        # Tables.
+        pairs = [(int(e), p) for p, e in enumerate(r.experts.flatten().tolist()) if e >= 0]
+        order = [p for _, p in sorted(pairs)]
+        n = len(order)
+        if r.source.tolist() != order + [-1] * (r.P - n):
+            bad.append("source")
+        place = torch.full((r.experts.numel(),), -1, dtype=torch.int32)
+        place[torch.tensor(order, dtype=torch.long)] = torch.arange(n, dtype=torch.int32)
+        if r.place.flatten().tolist() != place.tolist():
+            bad.append("place")
+        row_adapter = [self.tiles[p // k // 128] for p in order]
+        if r.row_adapter.tolist() != row_adapter + [-1] * (r.P - n) or r.row_expert.tolist() != [e for e, _ in sorted(pairs)] + [-1] * (r.P - n):
+            bad.append("experts or adapters of rows")
+        of = Counter((l if l >= 0 else self.L, e) for l, (e, _) in zip(row_adapter, sorted(pairs)))
+        if r.counts.tolist() != [[of[l, e] for e in range(E)] for l in range(self.L + 1)]:
+            bad.append("counts")
+        # Products.
+        first, source = r.first_row.tolist(), r.source
+        dweights = torch.zeros_like(weights)
+        want = {name: torch.zeros(n, o[name].shape[1], dtype=torch.float64, device=DEVICE) for name in ("gu", "y", "dh", "dxs", "y plain", "dxs plain")}
+        low = {name: [] for name in ("s", "z", "dz", "ds")}
+        grads = {name: {at: torch.ones_like(t, dtype=torch.float64) for at, t in of.items()} for name, of in (("da up", self.up.da), ("db up", self.up.db), ("da down", self.down.da), ("db down", self.down.db))}
+        for e in range(E):
+            for l in range(-1, self.L):
+                rows = torch.arange(first[e], first[e + 1], device=DEVICE)
+                rows = rows[r.row_adapter[rows] == l]
+                if len(rows) == 0:
+                    continue
+                pair = source[rows].long()
+                m, weight = pair // k, d(r.weights).flatten()[pair][:, None]
+                x, dy, h, dgu = d(self.x)[m], d(self.dy)[m], d(o["h"])[rows], d(o["dgu"])[rows]
+                gu = x @ d(self.w_up[e]).T + (d(self.b_up[e]) if self.b_up is not None else 0)
+                y = h @ d(self.w_down[e]).T + (d(self.b_down[e]) if self.b_down is not None else 0)
+                dh, dxs = dy @ d(self.w_down[e]), dgu @ d(self.w_up[e])
+                want["y plain"][rows], want["dxs plain"][rows] = y, dxs.clone()
+                for group, x_in, low_in, y_out, dy_in, dlow_in, dx_out, name, w in ((self.up, x, "s", gu, dgu, "ds", dxs, "up", 1.0), (self.down, h, "z", y, dy, "dz", dh, "down", weight)):
+                    column = 0
+                    for g, width in enumerate(group.columns):
+                        if l >= 0 and group.ranks[l][g] > 0:
+                            a, b, times = group.factor(group.a, l, g, e), group.factor(group.b, l, g, e), float(group.scale[l, g])
+                            low[low_in].append((self.low(group, None, rows, l, e, g, o[low_in]), x_in @ a.T))
+                            low[dlow_in].append((self.low(group, None, rows, l, e, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
+                            s, ds = low[low_in][-1][0], low[dlow_in][-1][0]
+                            y_out[:, column : column + width] += times * s @ b
+                            dx_out += ds @ a
+                            grads[f"da {name}"][l, g][0 if len(group.a[l, g]) == 1 else e] += ds.T @ (d(o["wh"])[rows] if name == "down" else x_in)
+                            grads[f"db {name}"][l, g][0 if len(group.b[l, g]) == 1 else e] += times * (s * w).T @ dy_in[:, column : column + width]
+                        column += width
+                want["gu"][rows], want["y"][rows], want["dh"][rows], want["dxs"][rows] = gu, y, dh, dxs
+        for name, reference in want.items():
+            near(name, o[name][:n], reference)
+        for name, found in low.items():
+            if found:
+                near(name, torch.cat([got.flatten() for got, _ in found]), torch.cat([reference.flatten() for _, reference in found]))
+        for name, reference in grads.items():
+            for at, t in reference.items():
+                near(name, {"da up": self.up.da, "db up": self.up.db, "da down": self.down.da, "db down": self.down.db}[name][at] - 1, t - 1)
+        # What stands between.
+        gu = d(o["gu"])[:n].requires_grad_()
+        gate, up = (gu[:, ::2], gu[:, 1::2]) if self.act.get("interleaved") else (gu[:, : self.I], gu[:, self.I :])
+        if self.act:
+            gate = gate.clamp(max=self.act["limit"])
+            h = (up.clamp(-self.act["limit"], self.act["limit"]) + 1) * gate * (self.act["alpha"] * gate).sigmoid()
+        else:
+            h = gate * gate.sigmoid() * up
+        near("h", o["h"][:n], h.detach())
+        pair = source[:n].long()
+        dh = d(o["dh"])[:n]
+        (gu_grad,) = torch.autograd.grad(h, gu, dh * d(r.weights).flatten()[pair][:, None])
+        near("dgu", o["dgu"][:n], gu_grad)
+        near("wh", o["wh"][:n], h.detach() * d(r.weights).flatten()[pair][:, None])
+        base = (r.row_adapter[:n] < 0).nonzero().flatten()
+        bad += [f"{name} of no adapter is not that of the base alone" for name in ("y", "dxs") if not torch.equal(o[name][base], o[f"{name} plain"][base])]
+        if not bool((o["dgu"][n:] == 0).all()):
+            bad.append("dgu of no row")
+        dweights = torch.zeros(r.place.numel(), dtype=torch.float64, device=DEVICE)
+        dweights[pair] = (dh * h.detach()).sum(1)
+        if self.b_down is not None:
+            dweights[pair] += (d(self.dy)[pair // k] * d(self.b_down)[r.row_expert[:n].long()]).sum(1)
+        near("dweights", o["dweights"], dweights.view_as(o["dweights"]))
+        (dlogits,) = torch.autograd.grad(weights, logits, d(o["dweights"]))
+        size = (d(r.weights) * d(o["dweights"])).norm()  # what cancels where one expert has nearly all weight
+        errors["dlogits"] = float((d(o["dlogits"]) - dlogits).norm() / torch.maximum(size, dlogits.norm()))
+        summed = lambda of, w: torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[of])[:n] * w)  # noqa: E731
+        near("out", o["out"], d(self.residual) + summed("y", d(r.weights).flatten()[pair][:, None]))
+        near("dx", o["dx"], summed("dxs", 1.0))
+        return errors, bad
+
+    def results(self, l=None):
+        """By name, in the order of rows and slots; of one adapter alone, or of all."""
+        r = self.r
+        m = torch.tensor([i for t, a in enumerate(self.tiles) if l is None or a == l for i in range(128 * t, 128 * t + 128)], device=DEVICE)
+        place = r.place[m].flatten().long()
+        place = place[place >= 0]
+        found = {name: self.o[name][m] for name in ("logits", "out", "dx", "dweights", "dlogits")}
+        found |= {name: self.o[name][place] for name in ("gu", "h", "y", "dh", "dgu", "dxs", "y plain", "dxs plain")}
+        for group, names in ((self.up, ("s", "ds")), (self.down, ("z", "dz"))):
+            if l is not None:
+                found |= {name: self.o[name][place][:, : sum(map(padded, group.ranks[l]))] for name in names}
+        for name, of in (("da up", self.up.da), ("db up", self.up.db), ("da down", self.down.da), ("db down", self.down.db)):
+            found |= {f"{name} {at}": t.clone() for at, t in of.items() if l is None or at[0] == l}
+        return found
