@@ -62,6 +62,9 @@ test("the plan has what is trained of the tables", async () => {
   expect(tokens.parameters).toBe(2 * 3 * (32 + 32) + 3 * 32);
   expect(both.tables).toEqual({ embedding: { rank: 4, scale: 8 }, head: { rank: 2, scale: 16 } });
   expect(head.parameters).toBe(3 * (32 + spec.vocab));
+  const text = (await succeeds("plan", recipe)).out;
+  for (const [name, told] of Object.entries({ tokens: "1, embedding, head", head: "0, head", plain: "7" }))
+    expect(text).toMatch(new RegExp(`^ *${name} +\\d+ +${told} `, "m"));
 }, 30_000);
 
 describe("trained", () => {

@@ -1,5 +1,5 @@
-"""Kernels of embedding and head against float64: adapters with a product, with rows of tokens, and with neither, in one batch and
-alone."""
+"""Kernels of embedding and head against float64: adapters with a product, with rows of tokens, and with neither, in one batch
+and alone."""
 import math
 
 import torch
@@ -16,8 +16,8 @@ def address(t):
 
 
 class Tables:
-    """Adapters, by slot: a rank or a list of tokens, or None for neither. Of the embedding b [V, r], a [r, H] or rows [n, H], and
-    their gradients; of the head's tokens the ids."""
+    """Adapters, by slot: a rank or a list of tokens, or None for neither. Of the embedding b [V, r], a [r, H] or rows [n, H],
+    and their gradients; of the head's tokens the ids."""
 
     def __init__(self, kind, V, H, adapters):
         self.adapters, self.H = adapters, H
