@@ -90,7 +90,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   {
     what: "threads",
     effect: /\bnew Worker\(/g,
-    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/checkpoints.ts", "src/data/reading.ts"],
+    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/file-threads.ts", "src/data/reading.ts"],
   },
   {
     what: "the clock",

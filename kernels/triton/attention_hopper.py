@@ -124,8 +124,8 @@ def first_seen(bounds, m, M, window):
 
 @gluon.jit
 def key_range(bounds, m0, M, window, BM: gl.constexpr, BN: gl.constexpr):
-    """The first key tile's row, the number of tiles (at least one), from where on every row of a sequence sees all up to m0, and
-    the number of tiles that the first group's rows see (at least one)."""
+    """The first key tile's row, the number of tiles (at least one), from where on every row of a sequence sees all up to m0,
+    and the number of tiles that the first group's rows see (at least one)."""
     m = m0 + gl.arange(0, BM, gl.BlockedLayout([1], [32], [4], [0]))
     begin, real = first_seen(bounds, m, M, window)
     lo = gl.minimum(gl.min(begin, 0), m0) // BN * BN

@@ -1,12 +1,13 @@
-"""The low-rank products in experts that stand apart from the frozen one, and the gradients of A and B: lora.py, for sorted rows.
+"""The low-rank products in experts that stand apart from the frozen one, and the gradients of A and B: lora.py for sorted rows.
 
     expert_low         side A: s[p, j] = sum_k x[i, k] a[e, r, k];  side B: ds[p, j] = scale[l, g] sum_n dy[i, n] b[e, r, n]
     expert_weigh       out[p, j] = s[p, j] weights[source[p]]
     expert_gram        side A: da[e, r, k] += sum_p ds[p, j] x[i, k];  side B: db[e, r, n] += scale[l, g] sum_p s[p, j] dy[i, n]
     expert_gram_sum    adds what expert_gram left in scratch
 
-p, e, l, i, tables and shapes as in experts.py (x, dy here x of `width` columns); j is column r of linear g. Of side A all columns
-belong to every linear, of side B those of g = first .. last. low: s or ds c[P, W]; weights f32[M, k]. counts, starts i32[L + 1, E] of route.py.
+p, e, l, i, tables and shapes as in experts.py (x, dy here x of `width` columns); j is column r of linear g. Of side A all
+columns belong to every linear, of side B those of g = first .. last. low: s or ds c[P, W]; weights f32[M, k]. counts, starts
+i32[L + 1, E] of route.py.
 
 Order of sums. The rows of an (expert, adapter) are summed by one program for each block of columns, BM at a time from their
 own first row. A factor that all experts share (its stride is 0) gets them expert by expert, CHUNK experts in a program, and the

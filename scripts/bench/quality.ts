@@ -1,12 +1,13 @@
-// What a base in fewer bits costs in quality: the quickstart trained over SmolLM2 in each precision, and its adapters' held-out
-// losses.
+// What fewer bits cost in quality, of a base or of an optimizer's moments: the quickstart trained over SmolLM2 in each
+// precision by each optimizer, and its adapters' held-out losses.
 //
-//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--device auto] [--mlora "bun src/main.ts"] [--write]
+//   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--optimizers "adamw adamw-8bit"] [--device auto]
+//                                [--mlora "bun src/main.ts"] [--write]
 //                                [--data FILE [--rows 200] [--held 40] [--epochs 1]]
 //
 // With --data one adapter on the first --rows of that file instead, and evaluated on the --held rows after them; they have a
 // question and an answer: harder, so that losses stay large. Needs the quickstart's base model: scripts/model. Ratios to the
-// first precision count. --write adds the rows to docs/measurements/quality.md.
+// first precision and optimizer count. --write adds the rows to docs/measurements/quality.md.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,6 +19,7 @@ const ROOT = join(import.meta.dir, "..", "..");
 const { values } = parseArgs({
   options: {
     precisions: { type: "string", default: "auto int8 nf4" },
+    optimizers: { type: "string", default: "adamw" },
     data: { type: "string" },
     rows: { type: "string", default: "200" },
     held: { type: "string", default: "40" },
@@ -39,10 +41,11 @@ type Line = {
 const [trainedRows, heldRows] = [Number(values.rows), Number(values.held)];
 
 /** The recipe, in a folder with its data. */
-function recipeIn(folder: string, precision: string): string {
+function recipeIn(folder: string, precision: string, optimizer: string): string {
   if (values.data === undefined)
     return readFileSync(join(ROOT, "recipes", "quickstart.toml"), "utf8")
       .replace(/^precision = .*$/m, `precision = "${precision}"`)
+      .replace(/^\[defaults\]$/m, `[defaults]\noptimizer = "${optimizer}"`)
       .replaceAll('"../models/', `"${join(ROOT, "models")}/`)
       .replaceAll('"data/', `"${join(ROOT, "recipes", "data")}/`)
       .replace(/^output = .*$/m, 'output = "out"');
@@ -60,6 +63,7 @@ data = { train = "train.jsonl", eval = "eval.jsonl" }
 format = "template"
 template = { prompt = "{{ question }}", completion = "{{ answer }}" }
 rank = 16
+optimizer = "${optimizer}"
 learning_rate = 5e-4
 batch_size = 8
 epochs = ${values.epochs}
@@ -68,10 +72,10 @@ max_length = 192
 }
 
 /** The last evaluation of each adapter. */
-async function trained(precision: string): Promise<Map<string, Line>> {
+async function trained(precision: string, optimizer: string): Promise<Map<string, Line>> {
   const folder = mkdtempSync(join(tmpdir(), "mlora-quality-"));
   try {
-    writeFileSync(join(folder, "recipe.toml"), recipeIn(folder, precision));
+    writeFileSync(join(folder, "recipe.toml"), recipeIn(folder, precision, optimizer));
     const command = [...values.mlora.split(" "), "run", join(folder, "recipe.toml"), "--device", values.device];
     const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe" });
     const [err, code] = await Promise.all([child.stderr.text(), child.exited]);
@@ -86,24 +90,25 @@ async function trained(precision: string): Promise<Map<string, Line>> {
   }
 }
 
-const HEAD = `# Quality over a base in fewer bits
+const HEAD = `# Quality with fewer bits
 
 Rows of \`bun scripts/bench/quality.ts --write\`: the quickstart's adapters on SmolLM2-135M-Instruct, the last held-out loss of each, its ratio to
-that of the first precision, and the share of answers that are exactly right.
+that of the first line of its run, and the share of answers that are exactly right.
 
-| date (UTC) | commit | device | precision | adapter | held-out loss | ratio | exact match |
+| date (UTC) | commit | device | precision, optimizer | adapter | held-out loss | ratio | exact match |
 | --- | --- | --- | --- | --- | ---: | ---: | ---: |
 `;
 const keep = tableOf("quality", HEAD, values.write);
 let first: Map<string, Line> | null = null;
-for (const precision of values.precisions.split(" ")) {
-  const found = await trained(precision);
+const [optimizers, precisions] = [values.optimizers.split(" "), values.precisions.split(" ")];
+for (const [precision, optimizer] of precisions.flatMap((of) => optimizers.map((by) => [of, by] as const))) {
+  const found = await trained(precision, optimizer);
   first ??= found;
   for (const [adapter, { loss, exact, rows: of }] of found) {
     const ratio = (loss / first.get(adapter)!.loss).toFixed(3);
     keep(
       values.device,
-      precision,
+      optimizer === "adamw" ? precision : `${precision}, ${optimizer}`,
       values.data === undefined ? adapter : `${adapter}, ${trainedRows} rows, epochs ${values.epochs}`,
       loss.toFixed(4),
       ratio,

@@ -95,6 +95,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, NUMPY],
     tolerance: FLOAT32,
   },
+  "optimizers-8bit": {
+    script: "optimizers/make_8bit.py",
+    makes: ["optimizers/adamw-8bit.json"],
+    packages: [TORCH, "bitsandbytes==0.50.2", NUMPY],
+    tolerance: FLOAT32,
+  },
   peft: {
     script: "peft/make.py",
     makes: [

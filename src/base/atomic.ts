@@ -25,13 +25,13 @@ export const isTemporary = (name: string, of: string): boolean =>
   name.startsWith(`${of}.`) && /^\d+(-[a-z0-9]{6})?\.tmp$/.test(name.slice(of.length + 1));
 
 /** Runs `fill` on a new file that takes the name `path` when it is whole. Throws a RunError; then `path` is as it was. */
-export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void, mode = 0o644): void {
+export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => void, fd: number) => void, mode = 0o644): void {
   const temporary = temporaryOf(path);
   try {
     makeFolder(dirname(path));
     const fd = openSync(temporary, "wx", mode); // a new file: no link is followed
     try {
-      fill((bytes) => writeAll(fd, bytes));
+      fill((bytes) => writeAll(fd, bytes), fd);
       fsyncSync(fd);
     } finally {
       closeSync(fd);

@@ -159,8 +159,8 @@ const MESSAGES = {
       slot: count,
       blocks: v.strictObject({
         params: v.exactOptional(floats),
-        m: v.exactOptional(values),
-        v: v.exactOptional(values),
+        ...{ m: v.exactOptional(values), v: v.exactOptional(values) },
+        ...{ mAbsmax: v.exactOptional(floats), vAbsmax: v.exactOptional(floats) },
         grads: v.exactOptional(floats),
       }),
     }),

@@ -147,9 +147,9 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
       Object.entries(facts.memory_bytes),
     ),
     memoryText(plan, facts),
-    ...(facts.host_bytes === undefined
-      ? []
-      : [`  ${formatBytes(facts.host_bytes)} of the machine's memory in addition, for the embeddings of layers`]),
+    ...(facts.host_weight_bytes > 0
+      ? [`  ${formatBytes(facts.host_weight_bytes)} of host memory in addition, for the embeddings of layers`]
+      : []),
     ...(stages.length > 1
       ? []
       : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),

@@ -78,17 +78,17 @@ export const rowsFrom = (t: Tensor, row: number, rows: number): Tensor => ({
   shape: [rows, ...t.shape.slice(1)],
 });
 
-/** Elements of a tensor from one on, as a vector. */
-export const elementsOf = ({ ptr, dtype }: Tensor, from: number, count: number): Tensor => ({
-  ptr: ptr + from * bytesOf(dtype),
-  dtype,
-  shape: [count],
-});
-
 /** `count` columns of a matrix from column `column`: its rows are strided. */
 export const columnsFrom = (t: Tensor, column: number, count: number): Tensor => ({
   ptr: t.ptr + column * bytesOf(t.dtype),
   dtype: t.dtype,
   shape: [t.shape[0]!, count],
   stride: t.stride ?? t.shape[1]!,
+});
+
+/** `count` elements of a tensor from element `from`, as a vector. */
+export const elementsFrom = ({ ptr, dtype }: Tensor, from: number, count: number): Tensor => ({
+  ptr: ptr + from * bytesOf(dtype),
+  dtype,
+  shape: [count],
 });

@@ -9,7 +9,7 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, elementsOf, rowsFrom } from "../device/arena.ts";
+import { Arena, rowsFrom } from "../device/arena.ts";
 import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
@@ -21,21 +21,24 @@ import {
   factorTable,
   type LayerRange,
   type LowKey,
-  type Place,
 } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
-import { rankAt, trainedAt } from "../methods/placement.ts";
+import { rankAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
-import { sharesRows, type TableKind, type TableTensor } from "../methods/tables.ts";
+import type { TableKind, TableTensor } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
+import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import { BlockCache } from "./block-cache.ts";
+import { FactorWriter } from "./factor-writer.ts";
+import { clearFrozen } from "./frozen.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
 import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
-import type { Extent, Presence, WeightedSite } from "./methods/computation.ts";
+import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables, tokensOf } from "./pool-memory.ts";
-import { exchangeShared, gatherShared, NOT_SHARED, type SharedRows, sharedRows, spreadShared } from "./shared-rows.ts";
+import { expandingOf, presenceOf } from "./presence.ts";
+import { exchangeShared, gatherShared, sharedRows, spreadShared } from "./shared-rows.ts";
 import { siteKey, type TableSite, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
@@ -54,6 +57,7 @@ export class AdapterPool implements Disposable {
   readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
+  readonly #factors: FactorWriter;
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
@@ -70,6 +74,7 @@ export class AdapterPool implements Disposable {
     room: { readonly blockBytes: number; readonly hostBytes: number } = { blockBytes: 0, hostBytes: 0 },
   ) {
     this.#held = new Array<HeldAdapter | null>(slots).fill(null);
+    this.#factors = new FactorWriter(device);
     const take = (size: number) => ({ ptr: device.allocate(size, "an adapter"), size });
     this.#blocks = new BlockCache(room.blockBytes, take, ({ ptr }) => device.release(ptr));
     const takeHost = (size: number) => device.pinHost(size, "an adapter");
@@ -125,13 +130,14 @@ export class AdapterPool implements Disposable {
     this.release(slot);
     const { device } = this;
     const held = new HeldAdapter(this, adapter, this.gradients !== null, this.#blocks, this.#hostBlocks);
-    const { blocks, copy, scratch, derived, factors, tensors, tokens, layout } = held.memory!;
+    const { blocks, copy, scratch, derived, factors, codes, tensors, tokens, layout } = held.memory!;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[methodOf(adapter)].derived![name]!));
     device.write(factors, factorTable(layout));
     const ids = tokensOf(layout.tables.head);
     if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
+    if (codes) device.write(codes, codeTable());
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#held[slot] = held;
     this.#writeTables(slot);
@@ -222,13 +228,13 @@ export class AdapterPool implements Disposable {
   /** The gradient of shared rows where embedding and head are on different stages, as bus/messages.ts says. */
   shareGradient(slot: number, what: "take" | "add" | "put", values?: Float32Array): Promise<Float32Array> {
     const grads = this.#gradients.take(slot, this.layout(slot).size);
-    return exchangeShared(this.device, this.#sharedIn(slot, grads), what, values);
+    return exchangeShared(this.device, sharedRows(this.spec, this.#in(slot), grads), what, values);
   }
 
-  /** The gradients of rows that serve both tables of a tied model, where they are on this stage. */
-  #sharedIn(slot: number, grads: Tensor): SharedRows {
-    const { adapter, layout } = this.#in(slot);
-    return sharesRows(this.spec, adapter.tables) ? sharedRows(layout, grads) : NOT_SHARED;
+  /** Shared rows have one gradient, and what is frozen has none. */
+  #settle(slot: number, grads: Tensor): void {
+    gatherShared(this.device, sharedRows(this.spec, this.#in(slot), grads));
+    clearFrozen(this.device, this.#in(slot), grads);
   }
 
   /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
@@ -248,33 +254,9 @@ export class AdapterPool implements Disposable {
     return grads;
   }
 
-  /** What is frozen loses its gradients. */
-  #settle(slot: number, grads: Tensor): void {
-    gatherShared(this.device, this.#sharedIn(slot, grads));
-    const { adapter, layout } = this.#in(slot);
-    const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
-    const frozen = frozenIn(adapter.method);
-    for (const tensor of layout.tensors) if (frozen.includes(tensor.factor as Factor)) clear(tensor);
-    if (adapter.trainedRank === undefined) return;
-    for (const { layer, group, products } of layout.sites)
-      for (const [g, product] of products.entries())
-        if (product) for (const of of [product.A, product.B]) clear(of, trainedAt(adapter, layer, GROUPS[group][g]!));
-  }
-
   /** Of methods that compute rows themselves: how many of these adapters have such rows at each target group. */
   presence(adapters: Iterable<number>): Presence {
-    const slots = [...new Set(adapters)].map((slot) => this.#held[slot] ?? null);
-    const methods = new Set(slots.map((of) => of?.adapter.method ?? "lora").filter((name) => COMPUTATIONS[name].rows));
-    const found = new Map<PeftMethod, Map<string, Extent>>();
-    for (const method of methods) {
-      const counts = new Map<string, number>();
-      for (const of of slots)
-        if (of?.adapter.method === method)
-          for (const key of of.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
-      found.set(method, new Map([...counts].map(([key, count]) => [key, count === slots.length ? "all" : "some"])));
-    }
-    return found;
+    return presenceOf([...new Set(adapters)].map((slot) => this.#held[slot] ?? null));
   }
 
   /** A method's own table (engine/methods/computation.ts). */
@@ -284,14 +266,7 @@ export class AdapterPool implements Disposable {
 
   /** Of methods that store neither A nor B: i32[slots], 1 for those of these adapters that have it. Absent where none has. */
   expanding(adapters: Iterable<number>): ReadonlyMap<PeftMethod, Int32Array<ArrayBuffer>> {
-    const found = new Map<PeftMethod, Int32Array<ArrayBuffer>>();
-    for (const slot of adapters) {
-      const method = this.adapter(slot)?.method ?? "lora";
-      if (!COMPUTATIONS[method].expansion) continue;
-      if (!found.has(method)) found.set(method, new Int32Array(this.slots));
-      found.get(method)![slot] = 1;
-    }
-    return found;
+    return expandingOf(adapters, this.#held);
   }
 
   /** The rows of s of a pass at each group that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
@@ -317,8 +292,7 @@ export class AdapterPool implements Disposable {
 
   #writeTables(slot: number): void {
     const { device } = this;
-    const held = this.#held[slot] ?? null;
-    const adapter = held?.adapter;
+    const adapter = this.#held[slot]?.adapter;
     this.#writeRow(slot);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
@@ -339,13 +313,15 @@ export class AdapterPool implements Disposable {
       if (frozenIn(this.adapter(slot)?.method).length > 0) rates[slot * ADAMW_TABLE_WIDTH + RATE_BUT_OF_B] = 0;
     this.device.write(step, rates);
     for (const slot of stepped) {
-      const { blocks, copy, factors } = this.#memory(slot);
-      const { params, m, v } = blocks;
+      const { blocks, copy, factors, codes } = this.#memory(slot);
+      const { params, m, v, mAbsmax, vAbsmax } = blocks;
       const grads = this.#gradientsOf(slot);
-      spreadShared(this.device, this.#sharedIn(slot, grads));
+      spreadShared(this.device, sharedRows(this.spec, this.#in(slot), grads));
       this.#changed(slot);
-      const row = rowsFrom(step, slot, 1);
-      adamwStep(this.device, { params, grads, m: m!, v: v!, copy, factors, table: { ...row, shape: [ADAMW_TABLE_WIDTH] } });
+      const row = { ...rowsFrom(step, slot, 1), shape: [ADAMW_TABLE_WIDTH] };
+      const all = { params, grads, m: m!, v: v!, copy, factors, table: row };
+      if (codes) adamw8Step(this.device, { ...all, mAbsmax: mAbsmax!, vAbsmax: vAbsmax!, codes });
+      else adamwStep(this.device, all);
       this.#gradients.stepped(slot);
     }
   }
@@ -390,6 +366,12 @@ export class AdapterPool implements Disposable {
     if (what !== "params") return;
     this.#changed(slot);
     if (copy) this.device.write(copy, toBf16(values as Float32Array));
+  }
+
+  /** Replaces a factor: f32[rows, columns] of its place, as files have it. */
+  writeFactor(slot: number, place: FactorPlace, values: Float32Array): void {
+    this.#factors.write(this.#memory(slot), place, values);
+    this.#changed(slot);
   }
 
   #arrayOf(slot: number, what: Block): Tensor {

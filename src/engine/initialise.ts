@@ -8,11 +8,11 @@ import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { isOfTable, type LayerRange, putFactor, tensorsIn } from "../methods/layout.ts";
+import { isOfTable, type LayerRange, tensorsIn } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import type { TableKind } from "../methods/tables.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
-import { initialise, initialiseTable, isRandom, type Random } from "./random-init.ts";
+import { beginsAsZero, initialise, initialiseTable, isRandom, type Random } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
@@ -22,11 +22,10 @@ type Place = { readonly layer: number; readonly linear: Linear };
 export type RowsOfTable = (kind: TableKind, tokens: readonly number[]) => Promise<Float32Array>;
 
 /**
- * Fills `block`, f32 as the adapter in `slot` is laid out, in the layers of `layerRange`. A weight that is decomposed
+ * Gives the adapter in `slot`, which is all zero, its first values in the layers of `layerRange`. A weight that is decomposed
  * takes up to seconds; signals and messages come through between two weights.
  */
 export async function fillInitial(
-  block: Float32Array,
   pool: AdapterPool,
   {
     spec,
@@ -37,34 +36,40 @@ export async function fillInitial(
     readonly spec: ModelSpec;
     readonly layerRange: LayerRange;
     readonly original: OriginalWeight;
-    readonly rowsOf: RowsOfTable;
+    /** Of adapters that train rows of tokens. */
+    readonly rowsOf?: RowsOfTable;
   },
   slot: number,
   adapter: InitialisedAdapter,
 ): Promise<void> {
   const { init } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
-  for (const at of tensorsIn(spec, layerRange, adapter)) {
-    const place = pool.place(slot, at.layer, at.linear, at.factor);
+  let memory = new Float32Array(); // new pages take longer than the numbers in them
+  for (const tensor of tensorsIn(spec, layerRange, adapter)) {
+    const place = pool.place(slot, tensor.layer, tensor.linear, tensor.factor);
     const { rows, columns } = place;
-    if (isOfTable(at)) {
-      const { linear: kind, factor } = at;
+    if (isOfTable(tensor)) {
+      const { linear: kind, factor } = tensor;
       const table = adapter.tables![kind]!;
       const values =
         factor !== "rows"
           ? initialiseTable(init as Random, { seed: adapter.seed, kind, factor, rows, columns })
-          : await rowsOf(kind, "tokens" in table ? table.tokens : []);
-      putFactor(block, place, values);
+          : await rowsOf!(kind, "tokens" in table ? table.tokens : []);
+      pool.writeFactor(slot, place, values);
       continue;
     }
-    const { layer, linear, factor } = at;
-    const own = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
-    if (isRandom(init)) putFactor(block, place, initialise(init, { ...adapter, ...own }));
-    else if (factor === "A") {
+    const { layer, linear, factor } = tensor;
+    if (isRandom(init)) {
+      if (beginsAsZero(init, factor)) continue;
+      const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
+      if (memory.length < rows * columns) memory = new Float32Array(rows * columns);
+      const into = memory.subarray(0, rows * columns);
+      pool.writeFactor(slot, place, initialise(init, { ...adapter, ...at }, into));
+    } else if (factor === "A") {
       await sleep(0);
       begun = svdInitial(spec, adapter, { layer, linear }, original);
-      putFactor(block, place, begun.a);
-    } else if (factor === "B") putFactor(block, place, begun!.b);
+      pool.writeFactor(slot, place, begun.a);
+    } else if (factor === "B") pool.writeFactor(slot, place, begun!.b);
   }
 }
 

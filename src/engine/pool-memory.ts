@@ -13,7 +13,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
 import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
-import { type BlockName, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
+import { type BlockName, isQuantised, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
 import { TABLE_KINDS, type TableKind, tableWidth } from "../methods/tables.ts";
@@ -159,6 +159,8 @@ export function takeAdapter(
     /** f32[outputs] each. */
     derived: Object.keys(COMPUTATIONS[method].derived ?? {}).map((name) => ({ name, tensor: take("f32", outputs) })),
     factors: take("i32", size / ALIGN),
+    /** What the codes of its moments stand for (ops/adamw8.ts). */
+    codes: trains && isQuantised(optimizer) ? take("f32", 4, 256) : null,
     tensors: take("i32", tensors.length, 3),
     squares: take("f32", tensors.length),
     /** Whose rows of the head are trained. */

@@ -1,10 +1,11 @@
 // What the factors of an adapter are before its first step, as PEFT begins them. A function of the seed and the place
 // alone, so that it is the same on any number of stages.
 
-import { Rng } from "../base/rng.ts";
+import { hash, Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import { matrix, orthonormal } from "../device/algebra.ts";
 import { LINEARS, type Linear } from "../families/linears.ts";
+import { fillNormal, fillUniform } from "../files/factors.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
 import { TABLE_KINDS, type TableKind } from "../methods/tables.ts";
@@ -29,25 +30,24 @@ export type FactorAt = {
   readonly rankOfEach?: number;
 } & StageSettings;
 
-/** f32[rows * columns]. What follows from the weight, as DoRA's M, the stage computes afterwards. */
-export function initialise(init: Random, at: FactorAt): Float32Array {
-  const { seed, layer, linear, factor, rows, columns } = at;
-  const { initial } = TENSORS[factor];
-  if (initial !== "init") return new Float32Array(rows * columns).fill(initial(at));
-  return randomFactor(init, new Rng(seed, layer, LINEARS.indexOf(linear), 0x10a), at);
-}
+/** Whether a factor begins as zeros, so that it need not be written. */
+export const beginsAsZero = (init: Random, factor: Factor): boolean =>
+  TENSORS[factor].initial === "init" && factor === "B" && init !== "orthogonal";
 
-function randomFactor(
+/** f32[rows * columns], into `values`. What follows from the weight, as DoRA's M, the stage computes afterwards. */
+export function initialise(
   init: Random,
-  rng: Rng,
-  { factor, rows, columns, rankOfEach = rows }: Pick<FactorAt, "factor" | "rows" | "columns" | "rankOfEach">,
+  at: FactorAt,
+  values = new Float32Array(new ArrayBuffer(4 * at.rows * at.columns)),
 ): Float32Array {
-  const values = new Float32Array(rows * columns);
-  if (init === "orthogonal") return orthogonal(rng, factor, rows, columns);
-  if (factor === "B") return values;
-  const bound = 1 / Math.sqrt(columns);
-  for (let i = 0; i < values.length; i++)
-    values[i] = init === "gaussian" ? rng.normal() / rankOfEach : (2 * rng.uniform() - 1) * bound;
+  const { seed, layer, linear, factor, rows, columns, rankOfEach = rows } = at;
+  const { initial } = TENSORS[factor];
+  const stream = [seed, layer, LINEARS.indexOf(linear), 0x10a];
+  if (initial !== "init") values.fill(initial(at));
+  else if (init === "orthogonal") values.set(orthogonal(new Rng(...stream), factor, rows, columns));
+  else if (beginsAsZero(init, factor)) values.fill(0);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rankOfEach);
+  else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
   return values;
 }
 
@@ -57,12 +57,25 @@ function randomFactor(
  */
 export function initialiseTable(
   init: Random,
-  { kind, ...at }: Pick<FactorAt, "seed" | "rows" | "columns"> & { readonly kind: TableKind; readonly factor: "A" | "B" },
+  {
+    kind,
+    seed,
+    factor,
+    rows,
+    columns,
+  }: Pick<FactorAt, "seed" | "rows" | "columns"> & {
+    readonly kind: TableKind;
+    readonly factor: "A" | "B";
+  },
 ): Float32Array {
-  const rng = new Rng(at.seed, LINEARS.length + TABLE_KINDS.indexOf(kind), 0x10b);
-  if (kind === "head") return randomFactor(init, rng, at);
-  const values = new Float32Array(at.rows * at.columns);
-  return at.factor === "B" ? values : values.map(() => rng.normal());
+  const stream = [seed, LINEARS.length + TABLE_KINDS.indexOf(kind), 0x10b];
+  if (kind === "head" && init === "orthogonal") return orthogonal(new Rng(...stream), factor, rows, columns);
+  const values = new Float32Array(rows * columns);
+  if (factor === "B") return values;
+  if (kind === "embedding") fillNormal(values, hash(...stream), 1);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rows);
+  else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
+  return values;
 }
 
 /**

@@ -2,20 +2,22 @@
 // parameter: the gradients of both are added before a step, and both copies make it.
 
 import { invariant } from "../base/errors.ts";
-import { elementsOf } from "../device/arena.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { elementsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { AdapterLayout } from "../methods/layout.ts";
-import type { TableKind } from "../methods/tables.ts";
+import { sharesRows, type TableKind } from "../methods/tables.ts";
 import { gradientsAdd } from "../ops/tables.ts";
+import type { HeldAdapter } from "./held-adapter.ts";
 
 /** Their gradients f32[E] at each table that is on the stage. */
 export type SharedRows = Readonly<Partial<Record<TableKind, Tensor>>>;
-export const NOT_SHARED: SharedRows = {};
 
-export function sharedRows({ tables }: AdapterLayout, grads: Tensor): SharedRows {
+/** None of an adapter without. */
+export function sharedRows(spec: ModelSpec, { adapter, layout: { tables } }: HeldAdapter, grads: Tensor): SharedRows {
+  if (!sharesRows(spec, adapter.tables)) return {};
   const at = (kind: TableKind) => {
     const place = tables[kind]?.places.rows;
-    return place ? { [kind]: elementsOf(grads, place.offset, place.rows * place.columns) } : {};
+    return place ? { [kind]: elementsFrom(grads, place.offset, place.rows * place.columns) } : {};
   };
   return { ...at("embedding"), ...at("head") };
 }

@@ -63,8 +63,6 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
-  /** By slot: parameters of adapters that are initialised layer by layer. */
-  readonly #beginning = new Map<number, Float32Array>();
   /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
 
@@ -148,7 +146,6 @@ export class Stage implements Disposable {
         return null;
       },
       release: async ({ slot }) => {
-        this.#beginning.delete(slot);
         await this.#vacate(slot);
         return null;
       },
@@ -255,17 +252,11 @@ export class Stage implements Disposable {
     }
     const { init } = adapter;
     if (init === null) return;
-    const block = (!anew && this.#beginning.get(slot)) || new Float32Array(new ArrayBuffer(4 * this.pool.layout(slot).size));
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
     const rowsOf = (kind: TableKind, tokens: readonly number[]) => this.#rowsOf(kind, tokens);
     const from = { spec, layerRange: layers, original: this.original, rowsOf };
-    await fillInitial(block, this.pool, from, slot, { ...adapter, init });
-    if (layers.to < layerRange.to) {
-      this.#beginning.set(slot, block);
-      return;
-    }
-    this.#beginning.delete(slot);
-    this.pool.write(slot, "params", block);
+    await fillInitial(this.pool, from, slot, { ...adapter, init });
+    if (layers.to < layerRange.to) return;
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 

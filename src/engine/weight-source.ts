@@ -11,9 +11,9 @@ import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
 import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
 import { toBf16 } from "../files/convert.ts";
+import { turn } from "../files/factors.ts";
 import { useAllCores } from "../files/stored.ts";
 import type { Nf4Parts } from "../files/tensor.ts";
-import { transpose } from "../methods/layout.ts";
 import { randomFill } from "../ops/fill.ts";
 import type { FillTensor, PackedPlace, TensorPart } from "./weights.ts";
 
@@ -73,7 +73,7 @@ function fillPart(device: Device, files: BaseModelFiles, name: string, to: Tenso
   const values = new Float32Array(new ArrayBuffer(4 * rows * columns));
   files.read(name, new Uint8Array(values.buffer), at("f32"), "f32");
   const turned = new Float32Array(values.length);
-  transpose(values, turned, columns, rows);
+  turn(values, turned, columns, rows);
   device.write(to, to.dtype === "bf16" ? toBf16(turned) : turned);
 }
 

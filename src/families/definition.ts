@@ -135,6 +135,8 @@ export type Definition = {
   };
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
+  /** Whether files have the weights of all experts turned or not by their version: their shapes tell (files/modelfacts.ts). */
+  readonly mayBeTurned?: true;
   /** embeddingScale is multiplied by as it is; left out: rounded to the type of the weights first. */
   readonly isScaleExact?: true;
   /**

@@ -52,9 +52,14 @@ export const pathOf = (tower: ModelSpec["tower"], layer: number, linear: Linear)
 /** The groups of a model, in the order that numbers them. */
 export const groupsOfModel = (spec: Pick<ModelSpec, "family">): readonly Group[] =>
   Object.keys(familyOf(spec).groups) as Group[];
+/** The linears that a family's layers may have. */
 export const linearsOfModel = (spec: Pick<ModelSpec, "family">): readonly Linear[] => [
   ...new Set(groupsOfModel(spec).flatMap((group) => GROUPS[group])),
 ];
+
+/** Those that some layer of the model has. */
+export const linearsIn = (spec: ModelSpec): readonly Linear[] =>
+  linearsOfModel(spec).filter((linear) => linearShapes(spec, linear).length > 0);
 
 /** Linears that read one input; of experts those of each, and which factor all experts share in "shared-outer". */
 type Product = Pick<Op<"linears">, "group" | "in" | "out"> & { readonly experts: number | null; readonly outer: "A" | "B" };

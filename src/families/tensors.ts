@@ -135,6 +135,12 @@ function expertShapes({ count, router, products }: ExpertTensors): [string, read
   return shapes;
 }
 
+/** Those of the first layer with experts. */
+export function expertTensorShapes(spec: ModelSpec): readonly (readonly [string, readonly number[]])[] {
+  const first = spec.experts!.layers.indexOf(true);
+  return first < 0 ? [] : expertShapes(layerTensors(spec, first).experts!);
+}
+
 /** Every tensor of a model, by Hugging Face's name, with its shape. */
 export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   const { embedding, norm, head, own } = familyOf(spec).tensors;

@@ -25,11 +25,11 @@ import {
   factorPlace,
   type LayerRange,
   placeAmong,
-  takeFactor,
   tensorsIn,
 } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
+import { takeFactor } from "./factors.ts";
 import { measured, readJsonObject } from "./json.ts";
 import { foldersIn, removeFolder } from "./owned.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "./safetensors.ts";

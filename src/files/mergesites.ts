@@ -5,9 +5,9 @@ import type { ModelSpec } from "../base/spec.ts";
 import { expertLinear, isOfExperts, type Linear } from "../families/linears.ts";
 import { layerTensors, weightName } from "../families/tensors.ts";
 import type { MergeRows } from "../methods/definition.ts";
-import { transpose } from "../methods/layout.ts";
 import { rankAt, scaleAt, sharingOf } from "../methods/placement.ts";
 import { DEFINITIONS, type Factor } from "../methods/registry.ts";
+import { turn } from "./factors.ts";
 import type { SavedAdapter } from "./peft.ts";
 import { isSharedFactor, oneExpert } from "./peftexperts.ts";
 
@@ -63,6 +63,6 @@ export function mergeOf(spec: ModelSpec, adapter: SavedAdapter, site: Site, rows
 
 function turned(values: Float32Array, rows: number): Float32Array {
   const to = new Float32Array(values.length);
-  transpose(values, to, rows, values.length / rows);
+  turn(values, to, rows, values.length / rows);
   return to;
 }

@@ -12,7 +12,7 @@ import { tableModules } from "../families/tensors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
-import { type FactorTensor, factorsIn, isOfLinear, isOfTable } from "../methods/layout.ts";
+import { type FactorAt, type FactorTensor, factorsIn, isOfLinear, isOfTable } from "../methods/layout.ts";
 import { alphaOf, placed, rankAt, scaleAt, scaleOf, sharingOf } from "../methods/placement.ts";
 import {
   DEFINITIONS,
@@ -26,7 +26,6 @@ import {
 } from "../methods/registry.ts";
 import { isTableKind, type TableKind, type TableTensor } from "../methods/tables.ts";
 import { areFinite, toF32 } from "./convert.ts";
-
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
@@ -72,6 +71,12 @@ const namesIn =
   (tower: string): TensorName =>
   (layer, linear, factor) =>
     `${BASE}${pathOf(tower, layer, linear)}.${TENSORS[factor].peft}`;
+
+/** The name of a factor's tensor in the files of a model's adapter. */
+export const peftName = (spec: Pick<ModelSpec, "family" | "tower">, of: FactorAt): string =>
+  isOfTable(of)
+    ? `${BASE}${tableModules(spec)[of.linear]}.${of.factor}`
+    : namesIn(spec.tower)(of.layer, of.linear, of.factor as Factor);
 
 /** Writes an adapter of a model of this spec into `folder`. Each file is whole or absent. Throws a RunError. */
 export function writePeftAdapter(
@@ -142,14 +147,16 @@ export function takenOffBy(folder: string): TakenOff | null {
 /**
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
  * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
- * without `partOf` it is refused. Copies of the base model's tables are compared with `base` where that is given. Throws a
- * RequestError that lists what does not fit.
+ * without `partOf` it is refused. Copies of the base model's tables are compared with `base` where that is given. `look` is called
+ * for each tensor of linears in place of reading it: then the adapter has no values of them. Throws a RequestError that lists
+ * what does not fit.
  */
 export function readPeftAdapter(
   folder: string,
   spec: ModelSpec,
   partOf: PartOfWeight | null = null,
   base: BaseOfAdapter | null = null,
+  look: ((name: string, file: SafetensorsFile) => void) | null = null,
 ): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
@@ -210,6 +217,10 @@ export function readPeftAdapter(
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     if (ofTables.includes(name)) continue;
+    if (look) {
+      look(name, file);
+      continue;
+    }
     const raw = new Uint8Array(bytes);
     file.readInto(name, raw);
     const read = toF32(raw, dtype!);

@@ -6,9 +6,12 @@ import { replaceFile } from "../base/atomic.ts";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { readError, readHintOf } from "../base/faults.ts";
+import { beginSync, hasBytes } from "./factors.ts";
 
 const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
 const READ_CHUNK = 64 << 20;
+/** Bytes after which the disk gets what was written, while more is. */
+const BEGUN = 32 << 20;
 
 /** Bytes of an element of every type of the format; we compute with some of them. */
 const ELEMENT_BYTES: Readonly<Record<string, number>> = {
@@ -34,6 +37,8 @@ export type SafetensorsFile = Disposable & {
   readonly metadata: Readonly<Record<string, string>>;
   /** Fills `target` with the tensor's bytes from byte `from` of it on. */
   readonly readInto: (name: string, target: Uint8Array, from?: number) => void;
+  /** Whether the tensor has exactly these bytes. */
+  readonly holds: (name: string, bytes: Uint8Array) => boolean;
 };
 
 /**
@@ -59,6 +64,10 @@ export function openSafetensors(path: string): SafetensorsFile {
         const { offset, bytes } = tensors.get(name)!;
         if (from + target.length > bytes) throw new Error(`${name}: ${from} + ${target.length} bytes of ${bytes}`);
         readAll(fd, target, offset + from, path);
+      },
+      holds: (name, expected) => {
+        const { offset, bytes } = tensors.get(name)!;
+        return expected.length === bytes && (bytes === 0 || hasBytes(fd, offset, expected));
       },
       [Symbol.dispose]: () => {
         if (open) closeSync(fd);
@@ -188,8 +197,18 @@ export function writeSafetensors(
     const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
     if (bytes !== data.byteLength) throw new Error(`${name}: ${data.byteLength} bytes for ${dtype} [${shape}]`);
   }
-  replaceFile(path, (write) => {
-    write(headerOf(tensors, metadata));
-    for (const { data } of tensors) write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  replaceFile(path, (write, fd) => {
+    let [written, begun] = [0, 0];
+    const put = (bytes: Uint8Array) => {
+      write(bytes);
+      written += bytes.length;
+      if (written - begun < BEGUN) return;
+      beginSync(fd, begun, written - begun);
+      begun = written;
+    };
+    put(headerOf(tensors, metadata));
+    for (const { data } of tensors)
+      for (let at = 0; at < data.byteLength; at += BEGUN)
+        put(new Uint8Array(data.buffer, data.byteOffset + at, Math.min(BEGUN, data.byteLength - at)));
   });
 }

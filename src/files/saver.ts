@@ -1,31 +1,31 @@
-// The thread that writes checkpoints, one after the other, while training continues. Started by session/checkpoints.ts.
+// A thread that writes the files of adapters, one after the other, while training continues: checkpoints and exports. Started
+// by session/file-threads.ts.
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, textOf } from "../base/errors.ts";
 import { type Progress, type Snapshot, writeCheckpoint } from "./checkpoint.ts";
+import { exportPeft, type PeftExport } from "./peftexport.ts";
 
-export type ToSaver = {
-  readonly id: number;
-  readonly folder: string;
-  readonly progress: Progress;
-  readonly snapshot: Snapshot;
-  readonly keep: number;
-};
+/** Arguments of `writeCheckpoint` and of `exportPeft`. */
+export type SaverJob = { readonly folder: string } & (
+  | { readonly kind: "checkpoint"; readonly progress: Progress; readonly snapshot: Snapshot; readonly keep: number }
+  | { readonly kind: "export"; readonly adapter: PeftExport }
+);
 export type FromSaver = {
-  readonly id: number;
-  /** A text to report while the checkpoint is still being written. */
+  /** A text to report while the job is under way. */
   readonly notice?: string;
   readonly failure: { readonly code: string; readonly message: string; readonly hint: string | undefined } | null;
 };
 
-parentPort?.on("message", ({ id, folder, progress, snapshot, keep }: ToSaver) => {
-  const answer = (failure: FromSaver["failure"]) => parentPort?.postMessage({ id, failure } satisfies FromSaver);
+parentPort?.on("message", (job: SaverJob) => {
+  const answer = (failure: FromSaver["failure"]) => parentPort?.postMessage({ failure } satisfies FromSaver);
   try {
-    const notice = (text: string) => parentPort?.postMessage({ id, notice: text, failure: null } satisfies FromSaver);
-    writeCheckpoint(folder, progress, snapshot, keep, notice);
+    const notice = (text: string) => parentPort?.postMessage({ notice: text, failure: null } satisfies FromSaver);
+    if (job.kind === "checkpoint") writeCheckpoint(job.folder, job.progress, job.snapshot, job.keep, notice);
+    else exportPeft(job.folder, job.adapter);
     answer(null);
   } catch (error) {
-    const { code, hint } = error instanceof MloraError ? error : { code: "checkpoint.write", hint: undefined };
+    const { code, hint } = error instanceof MloraError ? error : { code: `${job.kind}.write`, hint: undefined };
     answer({ code, message: textOf(error), hint });
   }
 });

@@ -264,39 +264,6 @@ function placeInTable(spec: ModelSpec, { tables }: AdapterLayout, kind: TableKin
   return { offset: place.offset, rows, columns, isTransposed, ...(isTransposed ? { pitch: place.columns } : {}) };
 }
 
-/** A factor's values out of a block, row by row. */
-export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace): V {
-  const values = block.slice(offset, offset + rows * columns) as V;
-  if (isTransposed) transposeRows(block.subarray(offset, offset + pitch * columns), pitch, values, columns, columns, rows);
-  return values;
-}
-
-/** Puts a factor's values into a block. */
-export function putFactor<V extends Values>(
-  block: V,
-  { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace,
-  values: V,
-): void {
-  if (isTransposed) transposeRows(values, columns, block.subarray(offset, offset + pitch * columns), pitch, rows, columns);
-  else block.set(values, offset);
-}
-
-/** Rows that are transposed together: their lines stay in the cache. */
-const STRIP = 16;
-
-/** to[c, r] = from[r, c]. */
-export const transpose = (from: Values, to: Values, rows: number, columns: number): void =>
-  transposeRows(from, columns, to, rows, rows, columns);
-
-/** The same with rows of both a pitch apart. */
-function transposeRows(from: Values, pitch: number, to: Values, toPitch: number, rows: number, columns: number): void {
-  for (let first = 0; first < rows; first += STRIP) {
-    const last = Math.min(rows, first + STRIP);
-    for (let column = 0; column < columns; column++)
-      for (let row = first; row < last; row++) to[column * toPitch + row] = from[row * pitch + column]!;
-  }
-}
-
 /** Trained parameters of an adapter. */
 export function countParameters(spec: ModelSpec, layers: number, adapter: Placed, method: PeftMethod = "lora"): number {
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));

@@ -70,8 +70,8 @@ export function headVariant(gpu: Launcher, name: string, D: number, choice: Choi
 }
 
 /**
- * dk and dv are made by one launch, or where heads are wide each by its own; with PARTS in shares, if the query heads are divided
- * and there is such a variant, or no other.
+ * dk and dv are made by one launch, or where heads are wide each by its own; with PARTS in shares, if the query heads are
+ * divided and there is such a variant, or no other.
  */
 function keyVariants(gpu: Launcher, D: number, shares: number, choice: Choice): readonly Variant[] {
   const name = "attention_backward_kv";

@@ -21,7 +21,7 @@ export function checkHostMemory(spec: ModelSpec, stages: readonly Placed[]): voi
     if (needed <= free) continue;
     throw new RequestError(
       "plan.host",
-      `${on.length === 1 ? "the stage needs" : `${on.length} stages need`} ${formatBytes(needed)} of the memory of ${host === "" ? "this machine" : host} for the embeddings of its layers, which stay there; ${formatBytes(free)} are free`,
+      `${on.length === 1 ? "the stage needs" : `${on.length} stages need`} ${formatBytes(needed)} of host memory${host === "" ? "" : ` of ${host}`} for the embeddings of its layers; ${formatBytes(free)} are free`,
       on.length === 1
         ? "free memory of the machine, or give its container more"
         : "use fewer stages: each has these embeddings",

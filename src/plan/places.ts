@@ -4,7 +4,7 @@ import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { expertsOf, isOfExperts, type Linear, linearsOfModel, modulesOf } from "../families/linears.ts";
+import { expertsOf, isOfExperts, type Linear, linearsIn, modulesOf } from "../families/linears.ts";
 import { layerTensors, tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
@@ -74,7 +74,7 @@ const nothing = ({ name }: Asked, what: string, hint: string) =>
   new RequestError("plan.targets", `adapter '${name}': ${what}`, hint);
 
 const listOf = (spec: ModelSpec): string =>
-  `${spec.tower}.layers.0 to ${spec.tower}.layers.${spec.layers - 1}, with ${linearsOfModel(spec).join(", ")} (as in ${modulesOf(spec)[0]!.path})`;
+  `${spec.tower}.layers.0 to ${spec.tower}.layers.${spec.layers - 1}, with ${linearsIn(spec).join(", ")} (as in ${modulesOf(spec)[0]!.path})`;
 
 const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
 
@@ -95,7 +95,7 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
       throw nothing(
         recipe,
         `${names} is no linear layer of this ${spec.family} model${elsewhere(spec)}`,
-        `targets may be "all-linear" or any of ${linearsOfModel(spec).join(", ")}, ${tables.map(lastOf).join(", ")}`,
+        `targets may be "all-linear" or any of ${linearsIn(spec).join(", ")}, ${tables.map(lastOf).join(", ")}`,
       );
   } else if (!isAll(targets) && !all.some((path) => isNamed(path, targets)))
     throw nothing(

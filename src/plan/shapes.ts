@@ -66,6 +66,7 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     norm_topk_prob: true,
     rope_theta: 1e6,
   }),
+  "gpt-oss-20b": shape("GptOssForCausalLM", { num_hidden_layers: 24, num_local_experts: 32 }),
   // As the classes of their configurations in transformers 5.24 have them.
   "smollm3-3b": shape("SmolLM3ForCausalLM", {}),
   "ministral3-8b": shape("Ministral3ForCausalLM", {}),

@@ -4,6 +4,7 @@
 import { listed } from "../base/check.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
+import type { OptimizerName } from "../methods/optimizers.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
 import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
 import type { Fault } from "./faults.ts";
@@ -139,12 +140,14 @@ function checkInit(
 }
 
 const OPTIMIZER_KEYS = { betas: "adamw", eps: "adamw", momentum: "sgd", nesterov: "sgd" } as const;
+/** Which of these an optimizer has the keys of. */
+const keysLike = (optimizer: OptimizerName) => (optimizer === "sgd" ? "sgd" : "adamw");
 
 /** Keys of another optimizer. */
 function checkOptimizer(adapter: AdapterTable, defaults: DefaultsTable, at: Path, faults: Fault[]): void {
   const { optimizer, momentum, nesterov } = { ...DEFAULTS, ...defaults, ...adapter };
   for (const [key, of] of Object.entries(OPTIMIZER_KEYS) as [keyof typeof OPTIMIZER_KEYS, string][])
-    if (adapter[key] !== undefined && of !== optimizer)
+    if (adapter[key] !== undefined && of !== keysLike(optimizer))
       faults.push({ path: [...at, key], message: `is for ${of}; leave it out with the optimizer ${optimizer}` });
   if (optimizer === "sgd" && nesterov && momentum === 0)
     faults.push({ path: [...at, "nesterov"], message: "looks ahead by the momentum: give momentum, 0.9 for instance" });

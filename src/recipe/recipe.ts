@@ -20,7 +20,10 @@ export type Format = Settings["format"];
 
 /** Weight decay is AdamW's own, apart from the gradient; SGD adds it to the gradient. */
 export type Optimizer = Pick<Settings, "learningRate" | "weightDecay"> & { readonly maxGradNorm: number | null } & (
-    | ({ readonly name: "adamw"; readonly beta1: number; readonly beta2: number } & Pick<Settings, "eps">)
+    | ({ readonly name: Exclude<Settings["optimizer"], "sgd">; readonly beta1: number; readonly beta2: number } & Pick<
+        Settings,
+        "eps"
+      >)
     | ({ readonly name: "sgd" } & Pick<Settings, "momentum" | "nesterov">)
   );
 

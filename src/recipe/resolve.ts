@@ -79,7 +79,7 @@ export function resolveAdapter(
       maxGradNorm: t.max_grad_norm === false ? null : t.max_grad_norm,
       ...(t.optimizer === "sgd"
         ? { name: "sgd", momentum: t.momentum, nesterov: t.nesterov }
-        : { name: "adamw", beta1: t.betas[0], beta2: t.betas[1], eps: t.eps }),
+        : { name: t.optimizer, beta1: t.betas[0], beta2: t.betas[1], eps: t.eps }),
     },
     schedule: { name: t.scheduler, warmup: t.warmup, minRatio: t.min_lr_ratio },
     ...lengthOf(adapter, defaults),

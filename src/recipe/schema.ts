@@ -20,6 +20,7 @@ import {
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
 import { MOST_RANK } from "../methods/layout.ts";
+import { OPTIMIZERS } from "../methods/optimizers.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 
@@ -149,7 +150,11 @@ export const adapterEntries = {
     'the only layers: a list, or the first and the last as "8-23"',
   ),
   from: about(text, "a folder of a PEFT adapter to continue"),
-  optimizer: about(oneOf("adamw", "sgd"), "AdamW, or SGD as PyTorch computes it", "adamw"),
+  optimizer: about(
+    oneOf(...OPTIMIZERS),
+    "AdamW or SGD as PyTorch computes them, or AdamW with moments of 8 bits in place of 32",
+    "adamw",
+  ),
   learning_rate: about(positive(), "the highest learning rate of the schedule", 2e-4),
   betas: about(
     v.tuple([between(0, 1), between(0, 1)], expected("two numbers from 0 to below 1")),

@@ -5,7 +5,7 @@ import type { Precision } from "../base/precision.ts";
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearsOfModel } from "../families/linears.ts";
+import { linearsIn } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { resolveAdapter } from "../recipe/resolve.ts";
@@ -15,7 +15,7 @@ import type { AdapterData } from "./training.ts";
 
 const TARGETS = {
   qkvo: () => ["q_proj", "k_proj", "v_proj", "o_proj"],
-  "all-linear": linearsOfModel,
+  "all-linear": linearsIn,
 } satisfies Readonly<Record<string, (spec: ModelSpec) => readonly string[]>>;
 export const BENCHMARK_TARGETS = Object.keys(TARGETS) as (keyof typeof TARGETS)[];
 export const BENCHMARK_METHODS: readonly PeftMethod[] = PEFT_METHODS;

@@ -2,10 +2,8 @@
 // leaves nothing there, in memory.
 
 import { join } from "node:path";
-import { Worker } from "node:worker_threads";
 import { MloraError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
-import { log } from "../base/log.ts";
 import {
   checkpointsIn,
   type Progress,
@@ -14,10 +12,10 @@ import {
   type Snapshot,
   setAside,
 } from "../files/checkpoint.ts";
-import type { FromSaver, ToSaver } from "../files/saver.ts";
 import type { Blocks } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { CHECKPOINTS } from "../recipe/recipe.ts";
+import { FileThreads } from "./file-threads.ts";
 import { layoutOf, stateBlocks } from "./parameters.ts";
 
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
@@ -69,9 +67,6 @@ export function removeStored(output: string, name: string): void {
   }
 }
 
-/** As bus/heartbeat.ts has it. */
-const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
-
 /** Sets a damaged checkpoint aside; returns the text that reports it. Throws the error where it is another than damage. */
 export function aside(folder: string, error: unknown): string {
   if (!(error instanceof RunError) || error.code !== "checkpoint.bad") throw error;
@@ -81,15 +76,17 @@ export function aside(folder: string, error: unknown): string {
 
 /** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
 export function diskStore(output: string, keep: number): CheckpointStore {
-  const saver = startSaver();
+  const threads = new FileThreads(1);
+  let ended = false;
   return {
-    save: (plan, adapter, { progress, blocks }, which = "latest") =>
-      saver.save({
-        folder: checkpointFolder(output, adapter.name, which),
-        progress,
-        snapshot: snapshotOf(plan, adapter, blocks),
-        keep: which === "best" ? 1 : keep,
-      }),
+    async save(plan, adapter, { progress, blocks }, which = "latest") {
+      if (ended) throw new RunError("checkpoint.closed", "the run ended before this checkpoint was begun");
+      const folder = checkpointFolder(output, adapter.name, which);
+      const snapshot = snapshotOf(plan, adapter, blocks);
+      const owned = blocks.flatMap((of) => Object.values(of).map(({ buffer }) => buffer as ArrayBuffer));
+      const keeping = which === "best" ? 1 : keep;
+      await threads.run(() => ({ work: { kind: "checkpoint", folder, progress, snapshot, keep: keeping }, owned }));
+    },
     load(plan, adapter, notice, which = "latest") {
       for (const folder of checkpointsIn(checkpointFolder(output, adapter.name, which)))
         try {
@@ -103,7 +100,10 @@ export function diskStore(output: string, keep: number): CheckpointStore {
       return null;
     },
     remove: ({ name }) => removeStored(output, name),
-    [Symbol.asyncDispose]: () => saver.end(),
+    [Symbol.asyncDispose]: () => {
+      ended = true;
+      return threads[Symbol.asyncDispose]();
+    },
   };
 }
 
@@ -121,54 +121,3 @@ export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
     blocks: blocks[stage]!,
   })),
 });
-
-/** The thread, started with the first checkpoint. */
-function startSaver() {
-  type Waiting = { readonly resolve: () => void; readonly reject: (error: Error) => void };
-  const waiting = new Map<number, Waiting>();
-  const writing = new Set<Promise<void>>();
-  let thread: Worker | null = null;
-  let count = 0;
-  let ended = false;
-  const start = (): Worker => {
-    const worker = new Worker(CODE);
-    worker.on("message", ({ id, notice, failure }: FromSaver) => {
-      if (notice !== undefined) {
-        log(0, () => `notice: ${notice}`);
-        return;
-      }
-      const who = waiting.get(id);
-      waiting.delete(id);
-      if (failure) who?.reject(new RunError(failure.code, failure.message, failure.hint));
-      else who?.resolve();
-    });
-    worker.on("error", (error) => {
-      for (const { reject } of waiting.values()) reject(new Error(`the saver: ${textOf(error)}`));
-      waiting.clear();
-    });
-    return worker;
-  };
-  return {
-    save(what: Omit<ToSaver, "id">): Promise<void> {
-      if (ended) return Promise.reject(new RunError("checkpoint.closed", "the run ended before this checkpoint was begun"));
-      thread ??= start();
-      const { promise, resolve, reject } = Promise.withResolvers<void>();
-      const id = count++;
-      waiting.set(id, { resolve, reject });
-      writing.add(promise);
-      promise.catch(() => undefined).finally(() => writing.delete(promise));
-      const owned = what.snapshot.stages.flatMap(({ blocks }) =>
-        Object.values(blocks).map(({ buffer }) => buffer as ArrayBuffer),
-      );
-      thread.postMessage({ id, ...what } satisfies ToSaver, owned);
-      return promise;
-    },
-    /** Waits for what is being written, and takes nothing more. */
-    async end(): Promise<void> {
-      ended = true;
-      await Promise.allSettled(writing);
-      await thread?.terminate();
-      thread = null;
-    },
-  };
-}

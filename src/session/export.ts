@@ -1,67 +1,72 @@
-// Saving an adapter, and proving what was saved: it is read back, put in the live one's place, and must give the same loss.
+// Saving an adapter as PEFT would, from its blocks or its slot: large ones by a thread, so that others train meanwhile. What
+// was written is read back and compared (files/peftexport.ts).
 
 import { RunError } from "../base/errors.ts";
-import { sameBits } from "../files/convert.ts";
-import { writePeftAdapter } from "../files/peft.ts";
-import type { FactorTensor } from "../methods/layout.ts";
-import type { Blocks } from "../methods/optimizers.ts";
+import { sum } from "../base/shape.ts";
+import { exportPeft, type PeftExport } from "../files/peftexport.ts";
 import { alphaOf, scaleOf } from "../methods/placement.ts";
-import { DEFINITIONS, settingsOf } from "../methods/registry.ts";
+import { settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { Row } from "../schedule/pack.ts";
 import { evaluate } from "./evaluate.ts";
-import { factorsOf } from "./parameters.ts";
-import { type AdapterSlot, gather, putFactors, readFactors } from "./slot.ts";
+import { FileThreads } from "./file-threads.ts";
+import { layoutOf } from "./parameters.ts";
+import { type AdapterSlot, readParams } from "./slot.ts";
 
-/** Rows whose loss is compared. */
+/** Rows whose loss is computed before the export. */
 const PROBE_ROWS = 4;
-/** Likelihoods are compared, whatever the objective was. */
+/** Likelihoods are looked at, whatever the objective was. */
 const SFT = { name: "sft" } as const;
-/** f32 is written and read without rounding, so that only a wrong file makes a difference. */
-const TOLERANCE = 1e-6;
+/** Bytes of parameters that are written in less time than a thread takes to start. */
+const SMALL = 32 << 20;
+/** Exports at once: each holds an adapter's parameters three times in the host's memory. */
+const MOST_EXPORTS = 2;
+
+/** Exports of a run: a few at once. Dispose of it when all are done. */
+export const startExports = (): FileThreads => new FileThreads(MOST_EXPORTS);
 
 /**
- * Writes `folder` as PEFT would and verifies it on a few of `samples`. Throws a RunError where the file is not what was
- * trained; the adapter in training is left as it was saved.
+ * Writes `folder` as PEFT would, from the adapter's slot, and verifies it. Throws a RunError where its loss on a few of
+ * `samples` is not finite, and where the file is not what was trained.
  */
-export async function exportAdapter(of: AdapterSlot, folder: string, samples: readonly Row[]): Promise<void> {
+export async function exportAdapter(
+  of: AdapterSlot,
+  folder: string,
+  samples: readonly Row[],
+  threads: FileThreads,
+): Promise<void> {
   const { bus, plan, adapter, slot } = of;
-  const { name } = adapter;
   const probe = samples.slice(0, PROBE_ROWS).map(({ ids, mask }) => ({ ids, mask }));
   const work = { slot, samples: probe, batchSize: adapter.recipe.batchSize, objective: SFT, references: null };
-  const live = await evaluate(bus, plan, work).result;
-  if (!Number.isFinite(live.loss))
+  const { loss } = await evaluate(bus, plan, work).result;
+  if (!Number.isFinite(loss))
     throw new RunError(
       "export.loss",
-      `adapter '${name}': its loss is ${live.loss}, so it is not saved; lower the learning rate`,
+      `adapter '${adapter.name}': its loss is ${loss}, so it is not saved; lower the learning rate`,
     );
-  write(plan, adapter, folder, await gather(of));
-  await putFactors(of, readFactors(folder, plan, adapter));
-  const saved = await evaluate(bus, plan, work).result;
-  if (!(Math.abs(saved.loss - live.loss) <= TOLERANCE * Math.abs(live.loss)))
-    throw new RunError(
-      "export.mismatch",
-      `adapter '${name}': read back from ${folder} it has a loss of ${saved.loss}, in training ${live.loss}`,
-      "the disk or the file is not to be trusted; nothing else was overwritten",
-    );
+  await exportBlocks(plan, adapter, () => readParams({ bus, slot }), folder, threads);
 }
 
-/** Writes an adapter from its blocks; what is read back must be equal to them, number by number. */
-export function exportKept(plan: Plan, adapter: AdapterPlan, blocks: readonly Blocks[], folder: string): void {
-  const params = blocks.map((of) => of.params);
-  const factors = factorsOf(plan, adapter, params);
-  write(plan, adapter, folder, factors);
-  for (const [i, { values }] of readFactors(folder, plan, adapter).entries())
-    if (!sameBits(values, factors[i]!.values))
-      throw new RunError("export.mismatch", `adapter '${adapter.name}': what is in ${folder} is not what was trained`);
-}
-
-function write(
-  { recipe: run, spec }: Plan,
-  { recipe, rank, scale, targets, places, tables, trainedRank }: AdapterPlan,
+/** The same from its blocks, which `read` gives and which are the export's from then on. */
+export async function exportBlocks(
+  plan: Plan,
+  adapter: AdapterPlan,
+  read: () => Promise<readonly { readonly params: Float32Array }[]>,
   folder: string,
-  factors: readonly FactorTensor[],
-): void {
+  threads: FileThreads | null = null,
+): Promise<void> {
+  const bytes = sum(plan.stages.map((_, stage) => 4 * layoutOf(plan, stage, adapter).size));
+  if (!threads || bytes < SMALL) return exportPeft(folder, peftExport(plan, adapter, await read()));
+  await threads.run(async () => {
+    const made = peftExport(plan, adapter, await read());
+    const owned = made.stages.map(({ params }) => params.buffer as ArrayBuffer);
+    return { work: { kind: "export", folder, adapter: made }, owned };
+  });
+}
+
+function peftExport(plan: Plan, adapter: AdapterPlan, blocks: readonly { readonly params: Float32Array }[]): PeftExport {
+  const { recipe: run, spec, stages } = plan;
+  const { recipe, name, rank, scale, targets, places, tables, trainedRank } = adapter;
   const { dropout, method } = recipe;
   // With a frozen half it is a LoRA of twice the rank and the same scale, as PEFT converts its own.
   const rslora = trainedRank === undefined && recipe.rslora;
@@ -69,9 +74,12 @@ function write(
     targets.length === 0 || (trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale)
       ? recipe.alpha
       : alphaOf(scale, rank, rslora);
-  const settings = settingsOf(method, recipe);
-  const shared = DEFINITIONS[method].peft.shared?.tensors(spec, targets, rank, settings) ?? [];
   const begun = trainedRank === undefined ? null : { init: recipe.init };
-  const placing = { rank, alpha, targets, rslora, ...(places ? { places } : {}), ...(tables ? { tables } : {}) };
-  writePeftAdapter(folder, spec, { ...placing, dropout, method, settings, shared, begun, baseModel: run.model.path }, factors);
+  const placing = { rank, alpha, scale, targets, rslora, ...(places ? { places } : {}), ...(tables ? { tables } : {}) };
+  const peft = { ...placing, dropout, method, settings: settingsOf(method, recipe), begun, baseModel: run.model.path };
+  const ofStage = ({ params }: { readonly params: Float32Array }, stage: number) => ({
+    ...{ layerRange: { from: stages[stage]!.layerRange.from, to: stages[stage]!.layerRange.to }, params },
+    layout: layoutOf(plan, stage, adapter),
+  });
+  return { name, spec, peft, stages: blocks.map(ofStage) };
 }

@@ -12,9 +12,9 @@ import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
-import { exportAdapter, exportKept } from "./export.ts";
+import { exportAdapter, exportBlocks, startExports } from "./export.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
-import { readState, writeState } from "./slot.ts";
+import { readParams, writeState } from "./slot.ts";
 
 export type FinisherOptions = {
   readonly plan: Plan;
@@ -29,8 +29,15 @@ export type FinisherOptions = {
   readonly stop: AbortSignal;
 };
 
-export class Finisher {
+export class Finisher implements AsyncDisposable {
+  readonly #exports = startExports();
+
   constructor(private readonly options: FinisherOptions) {}
+
+  /** Waits for files that are being written; adapters whose export has not begun are not exported. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#exports.close();
+  }
 
   /** Evaluates an adapter on its held-out rows, if there are any, as its state after `step`, and reports it. */
   evaluation(
@@ -121,21 +128,22 @@ export class Finisher {
   }
 
   /**
-   * From its slot, where it is on the devices with a comparison of losses, or from its checkpoint where it has none; null where
+   * From its slot, where it is on the devices with an evaluation, or from its checkpoint where it has none; null where
    * there is neither. Leaves nothing of an adapter that could not be exported.
    */
   async #export(adapter: AdapterState, folder: string): Promise<string | null> {
     const { plan, bus, store, emit } = this.options;
     const { data, slot } = adapter;
-    const isHere = this.options.scheduler.isOnDevice(adapter);
     const stored = slot === null ? store.load(plan, adapter.plan, (text) => this.#notice(adapter, text)) : null;
     if (slot === null && !stored) return null;
-    const kept = slot === null || isHere ? stored?.blocks : await readState(bus, slot, adapter.plan.optimizer);
     const before = existsSync(folder); // exported before the run was interrupted
     try {
       const samples = data.eval.length > 0 ? data.eval : data.train;
-      if (kept) exportKept(plan, adapter.plan, kept, folder);
-      else await exportAdapter({ bus, plan, adapter: adapter.plan, slot: slot! }, folder, samples);
+      const { plan: of } = adapter;
+      if (stored) await exportBlocks(plan, of, async () => stored.blocks, folder, this.#exports);
+      else if (this.options.scheduler.isOnDevice(adapter))
+        await exportAdapter({ bus, plan, adapter: of, slot: slot! }, folder, samples, this.#exports);
+      else await exportBlocks(plan, of, () => readParams({ bus, slot: slot! }), folder, this.#exports);
     } catch (error) {
       try {
         if (!before) removeAdapter(folder);

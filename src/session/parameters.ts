@@ -1,16 +1,8 @@
 // An adapter's factors as the stages hold them: one block on each stage, for its layers. Files have B as PEFT does; blocks have
 // it transposed.
 
-import {
-  type AdapterLayout,
-  type FactorTensor,
-  factorPlace,
-  layoutAdapter,
-  placeAmong,
-  putFactor,
-  takeFactor,
-  tensorsIn,
-} from "../methods/layout.ts";
+import { putFactor, takeFactor } from "../files/factors.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, layoutAdapter, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
@@ -48,8 +40,8 @@ export function stateBlocks(
 const arraysOf = (plan: StageRanges, adapter: Shape, what: BlockName, factors: readonly FactorTensor<Values>[]): Values[] =>
   plan.stages.map(({ layerRange }, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    const { dtype, per } = stateOf(adapter.optimizer)[what]!;
-    const block: Values = dtype === "u8" ? new Uint8Array(layout.size) : new Float32Array(layout.size / per);
+    const { dtype, per, zero } = stateOf(adapter.optimizer)[what]!;
+    const block: Values = dtype === "u8" ? new Uint8Array(layout.size).fill(zero) : new Float32Array(layout.size / per);
     for (const { layer, linear, factor, values } of factors)
       if (layer >= layerRange.from && layer < layerRange.to)
         putFactor(block, placeAmong(factorPlace(plan.spec, layout, layer, linear, factor), per), values);

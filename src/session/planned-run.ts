@@ -58,7 +58,6 @@ export class PlannedRun {
     const { data, notices } = this.#request;
     const { sizes } = stages[0]!;
     const memory = totalMemory(this.plan);
-    const hostBytes = totalHostBytes(spec, stages);
     return {
       recipe: recipe.path,
       model: {
@@ -76,13 +75,13 @@ export class PlannedRun {
       slots: this.plan.slots,
       resident: this.plan.resident,
       host_bytes: sum(stages.map(({ sizes: of }) => of.hostBytes)),
+      host_weight_bytes: totalHostBytes(spec, stages),
       stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
         layers: [layerRange.from, layerRange.to],
         device: ordinal,
         in_flight: inFlight,
         memory_bytes: { ...of, total: totalBytes(of) },
       })),
-      ...(hostBytes > 0 ? { host_bytes: hostBytes } : {}),
       adapters: adapters.map((adapter, i) => ({
         name: adapter.name,
         rank: adapter.trainedRank ?? adapter.rank,

@@ -1,6 +1,7 @@
 // Which adapters are on the devices, where more train than fit there. The others wait in host memory for their turn
 // (schedule/turns.ts); stages copy them while others train.
 
+import { log } from "../base/log.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import { leaving, type Resident, stepsOfTurn } from "../schedule/turns.ts";
@@ -34,6 +35,8 @@ export class Residency {
   readonly #queue: Entry[] = [];
   /** Milliseconds of a copy either way. */
   #copyMs: number | null = null;
+  /** Of the last turn that was ended. */
+  #steps = 0;
   #isClosed = false;
 
   constructor(private readonly options: ResidencyOptions) {}
@@ -86,10 +89,20 @@ export class Residency {
       return { adapter: index, priority: recipe.priority, bytes: bytesOf(adapter), made };
     });
     const free = this.#free.map((bytes, stage) => bytes + sum([...this.#leaving].map((of) => bytesOf(of)[stage]!)));
-    const found = leaving(queue, residents, free, stepsOfTurn(this.#copyMs, msPerStep()));
+    const found = leaving(queue, residents, free, this.#stepsOfTurn(msPerStep()));
     const ended = training.filter(({ plan }) => found.includes(plan.index));
     for (const adapter of ended) this.#leaving.add(adapter);
     return ended;
+  }
+
+  #stepsOfTurn(stepMs: number | null): number {
+    const steps = stepsOfTurn(this.#copyMs, stepMs);
+    if (steps !== this.#steps) {
+      const ms = (of: number | null) => (of === null ? "not measured" : `${of.toFixed(1)} ms`);
+      log(1, () => `a turn has ${steps} steps: a copy takes ${ms(this.#copyMs)}, a step's share of the devices ${ms(stepMs)}`);
+      this.#steps = steps;
+    }
+    return steps;
   }
 
   /** An adapter trains further in its turn. */

@@ -85,13 +85,19 @@ export async function putSaved(of: AdapterSlot, folder: string, fresh: (init: In
   await putFactors(of, readFactors(folder, of.plan, of.adapter, begun));
 }
 
-/** All factors of an adapter, over all stages. */
-export async function gather({ bus, plan, adapter, slot }: AdapterSlot): Promise<FactorTensor[]> {
+/** The parameters of an adapter alone. */
+export async function readParams({ bus, slot }: Pick<AdapterSlot, "bus" | "slot">): Promise<Pick<Blocks, "params">[]> {
   const blocks = await requestAll(bus, { type: "read", slot, what: ["params"] });
+  return blocks.map(([params]) => ({ params: params as Float32Array }));
+}
+
+/** All factors of an adapter, over all stages. */
+export async function gather(of: AdapterSlot): Promise<FactorTensor[]> {
+  const blocks = await readParams(of);
   return factorsOf(
-    plan,
-    adapter,
-    blocks.map(([params]) => params as Float32Array),
+    of.plan,
+    of.adapter,
+    blocks.map(({ params }) => params),
   );
 }
 

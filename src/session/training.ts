@@ -202,6 +202,7 @@ export class Training {
       };
       listeners.use(onAbort(lost, gone));
     }
+    await using _ = this.#finisher;
     return await this.#train();
   }
 

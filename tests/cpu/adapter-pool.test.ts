@@ -9,12 +9,18 @@ import { AdapterPool } from "../../src/engine/adapter-pool.ts";
 import { adapterBytes, tableBytes } from "../../src/engine/pool-memory.ts";
 import { type Linear, linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { OPTIMIZERS } from "../../src/methods/optimizers.ts";
 import { placed } from "../../src/methods/placement.ts";
 import { PEFT_METHODS } from "../../src/methods/registry.ts";
 import { LINEARS, tinySpec } from "../helpers/tiny.ts";
 
-/** An adapter with a method, rank, targets and, now and then, places of its own. */
-function randomAdapter(rng: Rng, layers: number): PoolAdapter {
+/** An adapter with a method, optimizer, rank, targets and, now and then, places of its own. */
+const randomAdapter = (rng: Rng, layers: number): PoolAdapter => ({
+  ...randomPlaces(rng, layers),
+  optimizer: OPTIMIZERS[rng.below(OPTIMIZERS.length)]!,
+});
+
+function randomPlaces(rng: Rng, layers: number): PoolAdapter {
   const rank = 1 + rng.below(rng.below(4) === 0 ? 64 : 12);
   const method = PEFT_METHODS[rng.below(PEFT_METHODS.length)]!;
   const chosen = LINEARS.filter(() => rng.below(2) === 0);
@@ -72,5 +78,10 @@ test("at rest an adapter costs less than a granule more than its tensors with th
         expect(bytes).toBeGreaterThanOrEqual(elements * (compute === "bf16" ? 14 : 12));
         const aligned = 2 * 14 * 128 * 18 + 4096; // each tensor begins at a multiple of 128 elements; tables of tensors
         expect(bytes).toBeLessThan(elements * (compute === "bf16" ? 14.2 : 12.2) + aligned + GRANULARITY[kind]);
+        // A moment takes a byte, and 4 bytes for each 128: a quarter and 1/128 of 4 bytes.
+        const eight = adapterBytes(spec, layers, { ...lora, optimizer: "adamw-8bit" }, { kind, compute });
+        const saved = elements * 2 * 4 * (3 / 4 - 1 / 128);
+        expect(bytes - eight).toBeGreaterThan(saved - 4096 - GRANULARITY[kind]);
+        expect(bytes - eight).toBeLessThan(saved * 1.02 + aligned + GRANULARITY[kind]);
       }
 });

@@ -121,7 +121,9 @@ describe("a run", () => {
       expect(steps.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(adapter.tokens);
     }
     expect(memory.total).toBe(memory.weights + memory.adapters + memory.activations + memory.workspace + memory.head);
-    expect((await mlora("plan", recipe)).out).toContain("parameters");
+    const { out } = await mlora("plan", recipe);
+    expect(out).toContain("parameters");
+    expect(out).not.toContain("host memory"); // a CPU has no other
   });
 
   test("goes where its flag says, also where that looks like a number", async () => {

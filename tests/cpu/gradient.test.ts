@@ -62,8 +62,9 @@ const uneven: readonly PoolAdapter[] = [
 /** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp begins, so it is far. */
 function smooth(spec: ModelSpec): ModelSpec {
   if (spec.experts === null) return spec;
-  const { perToken, clamp } = spec.experts;
-  return { ...spec, experts: { ...spec.experts, count: perToken, clamp: clamp && { ...clamp, limit: 50 } } };
+  const { perToken, clamp, router } = spec.experts;
+  const all = { count: perToken, router: { ...router, groups: 1, keptGroups: 1 }, clamp: clamp && { ...clamp, limit: 50 } };
+  return { ...spec, experts: { ...spec.experts, ...all } };
 }
 const FAMILIES = Object.entries({ ...tinyFamilies, ...sparseFamilies }).map(([name, spec]) => [name, smooth(spec)] as const);
 

@@ -39,7 +39,9 @@ for (const precision of ["int8", "nf4"])
   }, 300_000);
 
 test("killed and continued, it comes to the same; a changed optimizer is refused", async () => {
-  const names = MIXED_NAMES.filter((name) => /sgd|nesterov|plain|sft|cit|pissa|rounds|olora|places/.test(name));
+  const names = MIXED_NAMES.filter((name) =>
+    /sgd|nesterov|plain|eight|lengths|vectors|sft|cit|pissa|rounds|olora|places/.test(name),
+  );
   const text = longer(mixedRecipe(names, "cpu", { checkpoint: { steps: 10 } }), 30);
   const undisturbed = place.project(text, MIXED_FILES);
   expect((await place.mlora("run", undisturbed)).code).toBe(0);
@@ -52,6 +54,9 @@ test("killed and continued, it comes to the same; a changed optimizer is refused
   await Bun.write(path, text.replace("momentum = 0.8", "momentum = 0.7"));
   const changed = await place.mlora("run", path);
   expect([changed.code, changed.err]).toEqual([2, expect.stringContaining("'nesterov': momentum was 0.8, is 0.7")]);
+  await Bun.write(path, text.replace('optimizer = "adamw-8bit"', 'optimizer = "adamw"'));
+  const other = await place.mlora("run", path);
+  expect([other.code, other.err]).toEqual([2, expect.stringContaining(`optimizer was "adamw-8bit", is "adamw"`)]);
   await Bun.write(path, text);
   expect((await place.mlora("run", path)).code).toBe(0);
   for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));

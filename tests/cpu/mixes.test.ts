@@ -53,6 +53,7 @@ const EIGHT: readonly Keys[] = range(8).map(() => ({ rank: 8 }));
 const MIXES: Readonly<Record<string, readonly Keys[]>> = {
   ranks: [...EIGHT, { rank: 256 }],
   targets: [...EIGHT.map((keys) => ({ ...keys, targets: QV })), { rank: 64, targets: '"all-linear"' }],
+  optimizers: [{ rank: 64 }, { rank: 64, optimizer: '"adamw-8bit"' }, { rank: 8, optimizer: '"sgd"' }],
   methods: [{ rank: 16 }, { rank: 16, method: '"dora"' }, { rank: 256, method: '"vera"' }, { rank: 8, targets: QV }],
 };
 

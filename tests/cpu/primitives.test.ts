@@ -12,7 +12,7 @@ import { layoutAdapter } from "../../src/methods/layout.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
-import { planPrimitives } from "../../src/session/open-primitives.ts";
+import { openPrimitives, planPrimitives } from "../../src/session/open-primitives.ts";
 import { Primitives, rowOf } from "../../src/session/primitives.ts";
 import { readState, writeState } from "../../src/session/slot.ts";
 import { PrimitivesPlace, ROWS, tokens, weighted } from "../helpers/primitives.ts";
@@ -192,6 +192,25 @@ describe("files", () => {
     for (const folder of [state, weights, join(place.root, "nothing")])
       await expect(on.load("lora", folder)).rejects.toMatchObject({ code: "primitives.load" });
     expect(await weightsOf(place, on, "lora")).toBe(before);
+  });
+
+  test("of another optimizer are refused: its moments would be taken for others", async () => {
+    const same = 'rank = 4\nmax_length = 30\ndata = "none.jsonl"';
+    const of = (optimizer: string) =>
+      openPrimitives(place.recipeOf(`[[adapter]]\nname = "of"\n${same}\noptimizer = "${optimizer}"`));
+    const optimizers = ["adamw", "sgd", "adamw-8bit"];
+    const folderOf = (optimizer: string) => join(place.root, `moments-${optimizer}`);
+    for (const optimizer of optimizers) {
+      await using on = await of(optimizer);
+      await trainStep(on, "of", 0);
+      await on.saveState("of", folderOf(optimizer));
+    }
+    for (const optimizer of optimizers) {
+      await using on = await of(optimizer);
+      for (const other of optimizers.filter((name) => name !== optimizer))
+        await expect(on.load("of", folderOf(other))).rejects.toMatchObject({ code: "primitives.load" });
+      expect(await on.load("of", folderOf(optimizer))).toEqual({ steps: 1 });
+    }
   });
 });
 

@@ -7,6 +7,7 @@ import { range } from "../../src/base/shape.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { OPTIMIZERS } from "../../src/methods/optimizers.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { gpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
@@ -43,12 +44,13 @@ needs("gpu")("ranks from 4 to 256 together, bit for bit as alone", () => {
   );
 });
 
-/** No two alike: rank, targets, method. */
+/** No two alike: rank, targets, method, optimizer. */
 function randomAdapter(rng: Rng, seed: number): PoolAdapter {
   const rank = [1, 4, 8, 16, 33, 64, 128, 256][rng.below(8)]!;
   const targets = LINEARS.filter(() => rng.below(2) === 0);
   const method = (["lora", "dora", "vera"] as const)[rng.below(3)]!;
-  return { rank, scale: 1, targets: targets.length > 0 ? targets : ["q_proj"], method, projectionSeed: seed };
+  const optimizer = OPTIMIZERS[rng.below(OPTIMIZERS.length)]!;
+  return { rank, scale: 1, targets: targets.length > 0 ? targets : ["q_proj"], method, optimizer, projectionSeed: seed };
 }
 
 needs("gpu")("memory of the pool on the GPU", () => {

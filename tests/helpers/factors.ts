@@ -1,7 +1,8 @@
 // What a stage holds of an adapter, factor by factor: for tests that look into it.
 
 import type { Stage } from "../../src/engine/stage.ts";
-import { type FactorTensor, putFactor, takeFactor, tensorsIn } from "../../src/methods/layout.ts";
+import { putFactor, takeFactor } from "../../src/files/factors.ts";
+import { type FactorTensor, tensorsIn } from "../../src/methods/layout.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {

@@ -11,7 +11,7 @@ import { type FileAdapter, readTensors, recipeOf, rowOf, stepOf, type TrainedGol
 
 export const FAMILY_GOLDENS = [
   ...["qwen2_5_vl", "qwen3_vl", "mistral3", "ministral3", "smollm3", "granite", "granitemoehybrid", "phi3", "muse_glimmer"],
-  ...["olmo2", "olmo3", "mixtral", "qwen3_moe", "gpt_oss", "gpt_oss_experts"],
+  ...["olmo2", "olmo3", "mixtral", "qwen3_moe", "gpt_oss", "gpt_oss_experts", "granitemoe", "glm4_moe", "qwen3_vl_moe"],
 ];
 
 type Hashed = readonly [shape: readonly number[], middle: number, scale: number];

@@ -48,7 +48,9 @@ async function trial(recomputation: "none" | "selective" | "full") {
     const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
     errors.push(Math.abs(along - (8 * near - far) / (12 * 0.004)) / (Math.hypot(...gradient) * Math.hypot(...direction)));
   }
-  const hash = Bun.hash(Buffer.concat(gradients.flat().map(({ values }) => Buffer.from(values.buffer)))).toString(16);
+  const hash = Bun.hash(
+    Buffer.concat(gradients.flat().map(({ values }) => Buffer.from(values.buffer, values.byteOffset, values.byteLength))),
+  ).toString(16);
   return { factors: before.length, worst: Math.max(...errors), planned, taken: device.allocated, hash };
 }
 

@@ -53,6 +53,9 @@ export const MIXED: Readonly<Record<string, Settings>> = {
     ...{ rank_pattern: { "1\\..*": 13, v_proj: 2 }, alpha_pattern: { q_proj: 7 }, dropout: 0.1 },
   },
   narrow: { data: "pairs.jsonl", rank: 3, objective: "dpo", method: "dora", layers: "1-1", exclude: ["k_proj"] },
+  eight: { data: "rows.jsonl", rank: 14, optimizer: "adamw-8bit", weight_decay: 0.05, lora_plus_ratio: 4, dropout: 0.1 },
+  lengths: { data: "pairs.jsonl", rank: 5, method: "dora", objective: "dpo", optimizer: "adamw-8bit", learning_rate: 5e-3 },
+  vectors: { data: "rows.jsonl", rank: 33, method: "vera", optimizer: "adamw-8bit", learning_rate: 2e-2, betas: [0.8, 0.99] },
   plain: { data: "rows.jsonl", rank: 6, optimizer: "sgd", learning_rate: 0.2, scheduler: "constant", accumulation: 2 },
 };
 

@@ -23,6 +23,7 @@ const ADAPTERS: Readonly<Record<string, string>> = {
   vera: 'rank = 12\nmethod = "vera"\nlearning_rate = 0.05',
   pissa: 'rank = 2\ninit = "pissa"',
   sgd: 'rank = 4\noptimizer = "sgd"\nmomentum = 0.9\nlearning_rate = 0.05',
+  eight: 'rank = 4\noptimizer = "adamw-8bit"\nmethod = "dora"\nweight_decay = 0.02\nlearning_rate = 0.01',
   dpo: 'rank = 4\nobjective = { name = "dpo", beta = 0.3 }',
 };
 export const NAMES = Object.keys(ADAPTERS);

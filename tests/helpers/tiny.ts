@@ -172,6 +172,13 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ family: "gpt_oss", qkvBias: true, oBias: true, windows: [5, null] },
     experts: tinyExperts(2, { clamp: { limit: 0.8, alpha: 1.702 } }),
   }),
+  glm4moe: tinySpec({
+    ...{ family: "glm4_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkvBias: true },
+    experts: tinyExperts(3, {
+      ...{ layers: [false, true, true], shared: 24 },
+      router: { score: "sigmoid", groups: 4, keptGroups: 2, scaling: 1.8 },
+    }),
+  }),
   qwen3moe: tinySpec({
     ...{ family: "qwen3_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkNorm: true },
     experts: tinyExperts(3, { layers: [true, false, true], router: { normalise: false } }),

@@ -49,14 +49,14 @@ describe("refused with what was found and what is supported", () => {
       'layer_types has "chunked_attention" for layer 0',
       "sliding_attention",
     ],
-    ...["Llama", "Mistral", "Ministral3", "Phi3", "Granite", "Olmo2", "Qwen2", "Qwen3", "SmolLM3", "Gemma3"].map(
-      (family): [string, () => unknown, string, string] => [
+    ..."Llama Mistral Ministral3 Phi3 Granite Olmo2 Qwen2 Qwen3 SmolLM3 Gemma3 Gemma4 Mixtral Qwen3Moe GptOss"
+      .split(" ")
+      .map((family): [string, () => unknown, string, string] => [
         `a kind of window in ${family}`,
         () => of(`${family}ForCausalLM`, { layer_types: ["full_attention", "chunked_attention"] }),
         'layer_types has "chunked_attention" for layer 1',
         "sliding_attention",
-      ],
-    ),
+      ]),
     [
       "kinds of layers that are no list",
       () => of("LlamaForCausalLM", { layer_types: "full_attention" }),
@@ -73,6 +73,12 @@ describe("refused with what was found and what is supported", () => {
       "a layer without the family's window",
       () => of("MistralForCausalLM", { layer_types: ["sliding_attention", "full_attention"], sliding_window: 8 }),
       'layer_types has "full_attention" for layer 1, which has a sliding window of 8 by the other keys',
+      "",
+    ],
+    [
+      "windows that transformers masks though they are turned off",
+      () => of("SmolLM3ForCausalLM", { layer_types: ["full_attention", "sliding_attention"], sliding_window: 8 }),
+      'layer_types has "sliding_attention" for layer 1, which has no sliding window',
       "",
     ],
     [

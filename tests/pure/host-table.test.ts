@@ -10,6 +10,7 @@ import { stageHostBytes } from "../../src/plan/memory.ts";
 import { makePlan, type StageDevice, totalMemory } from "../../src/plan/plan.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
+import { PlannedRun } from "../../src/session/planned-run.ts";
 import { adapterOn, randomFill, randomTokens, sparseFamilies, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const spec = sparseFamilies["gemma4"]!;
@@ -79,6 +80,11 @@ describe("the plan", () => {
     expect(weightsOf(spec, cpu) - weightsOf(smaller, cpu)).toBeGreaterThan(4 * (TABLE - spec.layers * 8) - 512);
     expect(stageHostBytes(spec, gpu)).toBeGreaterThanOrEqual(2 * TABLE);
     expect(stageHostBytes(spec, gpu)).toBeLessThan(2 * TABLE + 256);
+    const facts = (...of: Parameters<typeof planOn>) => {
+      const request = { data: [{ counts: { truncated: 0, dropped: 0 } }], notices: [] };
+      return new PlannedRun(request as unknown as ConstructorParameters<typeof PlannedRun>[0], planOn(...of)).facts;
+    };
+    expect([facts(spec, gpu), facts(spec, cpu)].map((of) => of.host_weight_bytes)).toEqual([stageHostBytes(spec, gpu), 0]);
     expect([stageHostBytes(spec, cpu), stageHostBytes(tinySpec({}), gpu)]).toEqual([0, 0]);
   });
 

@@ -17,7 +17,7 @@ const namesIn = (folder: string, ending: string): string[] =>
     .sort();
 
 /** What several families are made of, parts of large ones, and what reads weights from files. */
-const SHARED_C = ["dropout", "memory", "parallel", "product", "stored"];
+const SHARED_C = ["dropout", "factors", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "attention_hopper",

@@ -159,6 +159,11 @@ describe("a fault is reported with its place", () => {
       HEAD + adapter('optimizer = "sgd"\nbetas = [0.9, 0.99]'),
       "9:1: adapter[0].betas is for adamw; leave it out",
     ],
+    [
+      "momentum of AdamW with 8 bits",
+      HEAD + adapter('optimizer = "adamw-8bit"\nmomentum = 0.9'),
+      "9:1: adapter[0].momentum is for sgd; leave it out with the optimizer adamw-8bit",
+    ],
     ["momentum of AdamW", HEAD + adapter("momentum = 0.9"), "8:1: adapter[0].momentum is for sgd; leave it out"],
     [
       "nothing to tell apart",
@@ -256,11 +261,12 @@ describe("a fault is reported with its place", () => {
 });
 
 test("optimizers may be swept; what [defaults] say of another one is not for them", () => {
-  const text = `${HEAD}[defaults]\nbetas = [0.8, 0.9]\nmomentum = 0.7\n${adapter('sweep = { optimizer = ["adamw", "sgd"] }')}`;
+  const text = `${HEAD}[defaults]\nbetas = [0.8, 0.9]\nmomentum = 0.7\n${adapter('sweep = { optimizer = ["adamw", "sgd", "adamw-8bit"] }')}`;
   const { adapters } = parse(text);
   expect(adapters.map(({ optimizer }) => optimizer)).toEqual([
     { name: "adamw", learningRate: 2e-4, weightDecay: 0, maxGradNorm: 1, beta1: 0.8, beta2: 0.9, eps: 1e-8 },
     { name: "sgd", learningRate: 2e-4, weightDecay: 0, maxGradNorm: 1, momentum: 0.7, nesterov: false },
+    { name: "adamw-8bit", learningRate: 2e-4, weightDecay: 0, maxGradNorm: 1, beta1: 0.8, beta2: 0.9, eps: 1e-8 },
   ]);
   expect(parse(formatRecipe(parse(text))).adapters).toEqual(adapters);
 });

@@ -133,6 +133,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       else await train(open(), spec, all(4, "dora"), format);
     }
   await train(open(), aligned, all(4, "vera"), "dense");
+  await train(open(), aligned, { ...all(4), optimizer: "adamw-8bit" }, "dense");
   const tokens = { tokens: range(aligned.vocab) };
   for (const tables of [
     { embedding: tokens, head: tokens },

@@ -20,7 +20,7 @@ import rows_launch as run  # noqa: E402
 M, H, I, Q, D, V, T = 4096, 4096, 11008, 32, 128, 32000, 4096
 LINEARS = [(H, H)] * 4 + [(H, I)] * 2 + [(I, H)]  # of a layer: K and N
 OURS = {"rows_gather", "rows_scatter", "rmsnorm_forward", "rmsnorm_backward", "rope_forward", "rope_backward", "swiglu_forward",
-        "swiglu_backward", "xent", "grad_norm", "grad_norm_sum", "adamw_of_p", "random_fill"}
+        "swiglu_backward", "xent", "grad_norm", "grad_norm_sum", "adamw_of_p", "adamw8_of_p", "random_fill"}
 KIND = "ptr"
 flush = None
 
@@ -96,6 +96,10 @@ def problems():
         table = torch.tensor([1, 1e-4, 0.1, 0.999, 0.001, 1e-8, 0.01, 0.1, 0.001, 1, 1e-4], device="cuda")
         factors = torch.zeros(P // 128, device="cuda", dtype=torch.int32)
         yield "adamw_step", f"rank {R}, {P / 1e6:.0f} M", lambda: run.adamw_step(KIND, params, grads, m, v, copy, factors, table), 8 * grads.nbytes + copy.nbytes
+        m, v, absmax = torch.zeros(P, device="cuda", dtype=torch.uint8), torch.zeros(P, device="cuda", dtype=torch.uint8), torch.rand(2, P // 128, device="cuda")
+        codes = torch.linspace(-1, 1, 1024, device="cuda").view(4, 256)
+        moments = 2 * (m.nbytes + v.nbytes + absmax.nbytes)
+        yield "adamw8_step", f"rank {R}, {P / 1e6:.0f} M", lambda: run.adamw8_step(KIND, params, grads, m, v, absmax[0], absmax[1], codes, copy, factors, table), 4 * grads.nbytes + copy.nbytes + moments
         del params, m, v, copy
     out = rnd(1 << 30)
     yield "random_fill", "1 G numbers", lambda: run.random_fill(KIND, out, 7, 0.02), out.nbytes
@@ -112,6 +116,7 @@ TUNE = {
     "xent": [(dict(LANES=512, BLOCK=8192), 8), (dict(LANES=1024, BLOCK=16384), 16), (dict(LANES=256, BLOCK=4096), 8)],
     "grad_norm": [(dict(BLOCK=512), 4), (dict(BLOCK=2048), 4), (dict(BLOCK=2048), 8)],
     "adamw_step": [(dict(BLOCK=512), 4), (dict(BLOCK=2048), 8)],
+    "adamw8_step": [(dict(BLOCKS=4), 4), (dict(BLOCKS=16), 4), (dict(BLOCKS=16), 8)],
     "random_fill": [(dict(BLOCK=2048), 4), (dict(BLOCK=1024), 4)],
 }
 

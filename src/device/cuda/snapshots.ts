@@ -1,18 +1,25 @@
 // Tensors read during training: copied to pinned host memory in the order of the main stream, in milliseconds, and from
-// there at leisure, in pieces between which the host launches what comes next.
+// there at leisure, in pieces between which the host launches what comes next. What is larger than the pinned memory goes
+// through it in several parts, and only the last of them is copied on at leisure.
 
 import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
-import { hostView } from "../../../ffi/memory.ts";
+import { native } from "../../../ffi/factors.ts";
+import { addressOf } from "../../../ffi/memory.ts";
 import { bytesOf } from "../../base/dtype.ts";
 import { sizeOf, sum } from "../../base/shape.ts";
 import type { Snapshot, Tensor } from "../device.ts";
 import { check, type Driver, OutParam } from "./driver.ts";
 import { until } from "./streams.ts";
 
-/** Copied at a time by the host: a millisecond or two. */
-const PIECE = 4 << 20;
+/** Copied at a time by the host: a few milliseconds, most of which new pages take. */
+const PIECE = 16 << 20;
+/** Pinned at most: a GB of it takes a second, in which nothing is launched. */
+const MOST_PINNED = 256 << 20;
 
 const lengthOf = ({ shape, dtype }: Tensor): number => sizeOf(shape) * bytesOf(dtype);
+
+/** Bytes of a tensor from address `from` on, and the place for them. */
+type Part = { readonly from: number; readonly into: Uint8Array };
 
 export class Snapshots implements Disposable {
   readonly #out = new OutParam();
@@ -32,35 +39,43 @@ export class Snapshots implements Disposable {
   /** One at a time, since the pinned memory is one's: resolves when the copies are enqueued. */
   async take(from: readonly Tensor[]): Promise<Snapshot> {
     await this.#last.catch(() => undefined);
-    const { driver, stream } = this;
-    this.#reserve(sum(from.map(lengthOf)));
-    let to = this.#pinned.ptr;
-    for (const tensor of from) {
-      check(driver, "a copy from the GPU", driver.cuMemcpyDtoHAsync_v2(to, tensor.ptr, lengthOf(tensor), stream));
-      to += lengthOf(tensor);
+    const all = from.map((tensor) => new Uint8Array(new ArrayBuffer(lengthOf(tensor))));
+    this.#reserve(Math.min(MOST_PINNED, sum(from.map(lengthOf))));
+    const rounds = roundsOf(from, all);
+    for (const round of rounds.slice(0, -1)) {
+      this.#enqueue(round);
+      await this.#collect(round);
     }
-    check(driver, "cuEventRecord", driver.cuEventRecord(this.#copied, stream));
-    const bytes = this.#collect(from);
+    const last = rounds.at(-1) ?? [];
+    this.#enqueue(last);
+    const bytes = this.#collect(last).then(() => all);
     bytes.catch(() => undefined); // it may fail before anybody waits for it
     this.#last = bytes;
     return { bytes };
   }
 
-  async #collect(from: readonly Tensor[]): Promise<Uint8Array<ArrayBuffer>[]> {
+  #enqueue(parts: readonly Part[]): void {
+    const { driver, stream } = this;
+    let to = this.#pinned.ptr;
+    for (const { from, into } of parts) {
+      check(driver, "a copy from the GPU", driver.cuMemcpyDtoHAsync_v2(to, from, into.length, stream));
+      to += into.length;
+    }
+    check(driver, "cuEventRecord", driver.cuEventRecord(this.#copied, stream));
+  }
+
+  async #collect(parts: readonly Part[]): Promise<void> {
     const { driver } = this;
+    const { c, threads } = native();
     check(driver, "a copy from the GPU", await until(() => (this.#closed ? 0 : driver.cuEventQuery(this.#copied))));
-    const all: Uint8Array<ArrayBuffer>[] = [];
     let at = this.#pinned.ptr;
-    for (const tensor of from) {
-      const into = new Uint8Array(new ArrayBuffer(lengthOf(tensor)));
+    for (const { into } of parts) {
       for (let done = 0; done < into.length && !this.#closed; done += PIECE) {
-        into.set(new Uint8Array(hostView(at + done, Math.min(PIECE, into.length - done))), done);
+        c.factor_copy(threads, at + done, addressOf(into) + done, Math.min(PIECE, into.length - done));
         await new Promise((resolve) => setImmediate(resolve));
       }
       at += into.length;
-      all.push(into);
     }
-    return all;
   }
 
   #reserve(bytes: number): void {
@@ -82,4 +97,22 @@ export class Snapshots implements Disposable {
     this.driver.cuEventDestroy_v2(this.#copied);
     this.#release();
   }
+}
+
+/** Cuts tensors into parts of which each round fits into the pinned memory. */
+function roundsOf(from: readonly Tensor[], all: readonly Uint8Array[]): Part[][] {
+  const rounds: Part[][] = [[]];
+  let room = MOST_PINNED;
+  for (const [i, { ptr }] of from.entries())
+    for (let at = 0; at < all[i]!.length; ) {
+      if (room === 0) {
+        rounds.push([]);
+        room = MOST_PINNED;
+      }
+      const bytes = Math.min(room, all[i]!.length - at);
+      rounds.at(-1)!.push({ from: ptr + at, into: all[i]!.subarray(at, at + bytes) });
+      room -= bytes;
+      at += bytes;
+    }
+  return rounds;
 }

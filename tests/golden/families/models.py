@@ -229,6 +229,37 @@ FAMILIES = [
         plain=(dict(sliding_window=40), dict(num_experts_per_tok=2), dict(swiglu_limit=7.0), dict(rope_parameters=GPT_OSS_ROPE | dict(truncate=True))),
         attention="eager",
     ),  # fmt: skip
+    Family(
+        "granitemoe",
+        lambda: hf.GraniteMoeConfig(**SMALL | dict(intermediate_size=24), **GRANITE, num_local_experts=8, num_experts_per_tok=3, attention_bias=True),
+        linears=ATTENTION,
+        plain=(dict(num_experts_per_tok=2), *({key: 1.0} for key in GRANITE)),
+    ),
+    Family(
+        "glm4_moe",
+        lambda: hf.Glm4MoeConfig(
+            **SMALL | dict(num_hidden_layers=3), head_dim=12, moe_intermediate_size=16, n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2,
+            n_shared_experts=2, routed_scaling_factor=2.5, first_k_dense_replace=1, use_qk_norm=True, attention_bias=True,
+            rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5),
+        ),
+        linears=ATTENTION,
+        plain=(dict(topk_group=4), dict(routed_scaling_factor=1.0), dict(norm_topk_prob=False), dict(num_experts_per_tok=2)),
+    ),  # fmt: skip
+    Family(
+        "qwen3_vl_moe",
+        lambda: hf.Qwen3VLMoeConfig(
+            text_config=SMALL
+            | dict(
+                head_dim=12, num_hidden_layers=3, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, mlp_only_layers=[1],
+                rope_parameters=dict(rope_type="default", rope_theta=500.0, mrope_section=[2, 2, 2], mrope_interleaved=True),
+            ),
+            vision_config=VISION | dict(out_hidden_size=32, patch_size=4, deepstack_visual_indexes=[0]),
+            tie_word_embeddings=False,
+        ),
+        linears=ATTENTION,
+        tower="model.language_model",
+        plain=(dict(num_experts_per_tok=2),),
+    ),  # fmt: skip
     Family("olmo2", lambda: hf.Olmo2Config(**SMALL | dict(num_key_value_heads=4), rope_parameters=dict(rope_type="default", rope_theta=500.0))),
     Family(
         "olmo3",

@@ -130,7 +130,7 @@ class Problem:
 
     # Against float64, each kernel from what it was given.
 
-    def low(self, group, of, rows, l, e, g, low):
+    def low(self, group, rows, l, g, low):
         """The columns of linear g in s or ds of some sorted rows."""
         at = group.column(l, g)
         return low[rows, at : at + group.ranks[l][g]].double()
@@ -138,7 +138,11 @@ class Problem:
     def errors(self):
         o, r, E, k, d = self.o, self.r, self.E, self.k, lambda t: t.double()
         errors, bad = {}, []
-        near = lambda name, got, want: errors.__setitem__(name, max(errors.get(name, 0.0), float((d(got) - want).norm() / want.norm().clamp_min(1e-20))) if not got.isnan().any() else float("nan"))  # noqa: E731
+
+        def near(name, got, want):
+            error = float((d(got) - want).norm() / want.norm().clamp_min(1e-20))
+            errors[name] = max(errors.get(name, 0.0), error, key=lambda e: (e != e, e))  # NaN is the largest
+
         # Choice.
         logits = d(o["logits"]).requires_grad_()
         sigmoid, normalise, scaling, groups, kept = (self.router.get(n, v) for n, v in dict(sigmoid=0, normalise=1, scaling=1.0, groups=1, kept=1).items())
@@ -197,8 +201,8 @@ class Problem:
                     for g, width in enumerate(group.columns):
                         if l >= 0 and group.ranks[l][g] > 0:
                             a, b, times = group.factor(group.a, l, g, e), group.factor(group.b, l, g, e), float(group.scale[l, g])
-                            low[low_in].append((self.low(group, None, rows, l, e, g, o[low_in]), x_in @ a.T))
-                            low[dlow_in].append((self.low(group, None, rows, l, e, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
+                            low[low_in].append((self.low(group, rows, l, g, o[low_in]), x_in @ a.T))
+                            low[dlow_in].append((self.low(group, rows, l, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
                             s, ds = low[low_in][-1][0], low[dlow_in][-1][0]
                             y_out[:, column : column + width] += times * s @ b
                             dx_out += ds @ a
@@ -240,7 +244,10 @@ class Problem:
         (dlogits,) = torch.autograd.grad(weights, logits, d(o["dweights"]))
         size = (d(r.weights) * d(o["dweights"])).norm()  # what cancels where one expert has nearly all weight
         errors["dlogits"] = float((d(o["dlogits"]) - dlogits).norm() / torch.maximum(size, dlogits.norm()))
-        summed = lambda of, w: torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[of])[:n] * w)  # noqa: E731
+
+        def summed(name, w):
+            return torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[name])[:n] * w)
+
         near("out", o["out"], d(self.residual) + summed("y", d(r.weights).flatten()[pair][:, None]))
         near("dx", o["dx"], summed("dxs", 1.0))
         return errors, bad

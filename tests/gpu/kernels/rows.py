@@ -23,7 +23,7 @@ from rows_launch import INTERPRET
 
 SEED = int(time.time())
 CASES = {  # side by side on one GPU: those with the largest tensors first and last
-    **{name: getattr(rows_adapters, name) for name in ("adamw", "sgd", "grad_norm", "random_fill")},
+    **{name: getattr(rows_adapters, name) for name in ("adamw", "adamw8", "sgd", "grad_norm", "random_fill")},
     **{name: getattr(rows_cases, name) for name in ("rows", "pool", "rmsnorm", "rope", "xent", "swiglu", "geglu", "shaped", "multiply", "add", "gate", "spans")},
     "decode": rows_decode.decode,
     "sink": rows_decode.sink,

@@ -99,6 +99,72 @@ def adamw(kind, small):
     return case
 
 
+def dynamic_map(signed):
+    """The numbers of codes, as src/ops/adamw8.ts has them."""
+    found = [torch.zeros(1), torch.ones(1)]
+    for decade in range(7):
+        bounds = torch.linspace(0.1, 1, (1 if signed else 2) * 2**decade + 1)
+        values = 10.0 ** (decade - 6) * ((bounds[1:] + bounds[:-1]) / 2)
+        found += [values, -values] if signed else [values]
+    return torch.cat(found).sort().values.to(DEVICE)
+
+
+def adamw8(kind, small):
+    """Moments of 8 bits, over four steps: the formula in float64 from the codes before each, the largest value of each 128, and
+    that every code is the nearest one. A part of the blocks alone gives the same bits; without a step nothing is touched."""
+    case = Case(kind)
+    maps = [dynamic_map(True), dynamic_map(False)]
+    codes = torch.full((4, 256), float("inf"), device=DEVICE)
+    for i, values in enumerate(maps):
+        codes[2 * i], codes[2 * i + 1, :255] = values, (values[1:] + values[:-1]) / 2
+    for F in (1, 9) if small else (1, 37, 8193):
+        P = 128 * F
+        params, copy = torch.randn(P, device=DEVICE), None if kind == "f32" else torch.full((P,), 7.0, device=DEVICE, dtype=torch.bfloat16)
+        m, v = (torch.zeros(P, device=DEVICE, dtype=torch.uint8) for _ in range(2))
+        m_most, v_most = torch.zeros(F, device=DEVICE), torch.zeros(F, device=DEVICE)
+        factors = torch.randint(0, 2, (F,), device=DEVICE, dtype=torch.int32)
+        alone = slice(F // 2, F // 2 + 1)
+        few = [t.view(F, -1)[alone].clone().flatten() for t in (params, m, v, m_most, v_most)]
+        lr, b1, b2, eps, decay, coefficient = 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.37
+        for step in (1, 2, 3, 4):
+            sizes = 10 ** (-4 * torch.rand(P, device=DEVICE))
+            grads = torch.randn(P, device=DEVICE) * sizes
+            if step == 1:
+                grads[: P // 2] = 0  # as that of A is
+            table = torch.tensor([1, lr, 1 - b1, b2, 1 - b2, eps, decay, 1 - b1**step, 1 - b2**step, coefficient, 4 * lr], device=DEVICE)
+            g = grads.double() * coefficient
+            m64 = maps[0][m.long()].double() * m_most.double().repeat_interleave(128)
+            v64 = maps[1][v.long()].double() * v_most.double().repeat_interleave(128)
+            m64 += (g - m64) * (1 - b1)
+            v64 += (g * g - v64) * (1 - b2)
+            rate = torch.where(factors.bool(), 4 * lr, lr).double().repeat_interleave(128)
+            p64 = params.double() * (1 - rate * decay) - rate / (1 - b1**step) * m64 / ((v64 / (1 - b2**step)).sqrt() + eps)
+            grads_few = grads.view(F, -1)[alone].clone().flatten()
+            run.adamw8_step(kind, params, grads, m, v, m_most, v_most, codes, copy, factors, table)
+            run.adamw8_step(kind, few[0], grads_few, *few[1:], codes, None if copy is None else torch.zeros(128, device=DEVICE, dtype=torch.bfloat16), factors[alone].contiguous(), table)
+            case.near("params", params, p64, 2e-6)
+            case.same("gradients", grads, torch.zeros(P, device=DEVICE))
+            if copy is not None:
+                case.same("copy", copy, stored(params, torch.bfloat16))
+            for name, found, most, exact, values in (("m", m, m_most, m64, maps[0]), ("v", v, v_most, v64, maps[1])):
+                largest = exact.view(F, 128).abs().amax(1)
+                case.near(f"largest {name}", most, largest, 1e-6)
+                share = exact / torch.where(largest > 0, largest, 1).repeat_interleave(128)
+                distances = [(values[(found.long() + by).clamp(0, 255)].double() - share).abs() for by in (-1, 0, 1)]
+                # m is a difference: its rounding is a share of what it was
+                if bool((distances[1] > torch.minimum(distances[0], distances[2]) + 1e-6 * share.abs() + 2e-7).any()):
+                    case.wrong.append(f"a code of {name} is not the nearest")
+            for name, one, all_ in zip(("params", "m", "v", "largest m", "largest v"), few, (params, m, v, m_most, v_most)):
+                case.same(f"{name} of a block alone", one, all_.view(F, -1)[alone].flatten())
+        before = [t.clone() for t in (params, m, v, m_most, v_most)]
+        table[0], grads = 0, torch.randn(P, device=DEVICE)
+        kept = grads.clone()
+        run.adamw8_step(kind, params, grads, m, v, m_most, v_most, codes, copy, factors, table)
+        for name, was, now in zip(("params", "m", "v", "largest m", "largest v", "gradients"), (*before, kept), (params, m, v, m_most, v_most, grads)):
+            case.same(f"{name} of an idle adapter", now, was)
+    return case
+
+
 def sgd(kind, small):
     """Adapters with SGD, one with AdamW and an idle one side by side, compared with torch.optim.SGD and the formula in
     float64; v is poison."""

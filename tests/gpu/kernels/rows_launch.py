@@ -14,6 +14,7 @@ import triton.language as tl
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 import adamw  # noqa: E402
+import adamw8  # noqa: E402
 from variants import variants  # noqa: E402
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -32,6 +33,18 @@ def adamw_of_p(p, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COP
     adamw_of_params(p, grads, m, v, copy, factors, table, P, BLOCK, COPY)
 
 
+adamw8_of_params = adamw8.adamw8_step
+
+
+@triton.jit
+def adamw8_of_p(p, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table, F, BLOCKS: tl.constexpr, COPY: tl.constexpr):
+    """The same of moments of 8 bits."""
+    adamw8_of_params(p, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table, F, BLOCKS, COPY)
+
+
+WRAPPED = {"adamw_step": adamw_of_p, "adamw8_step": adamw8_of_p}
+
+
 def cdiv(a, b):
     return -(-a // b)
 
@@ -48,7 +61,7 @@ def find(kernel, kind, accepts=lambda constants: True, **constants):
 
 def launch(row, grid, *args):
     """Runs a row; a missing tensor is any other, which the kernel must not touch."""
-    function = adamw_of_p if row["kernel"] == "adamw_step" else getattr(importlib.import_module(row["module"]), row["kernel"])
+    function = WRAPPED.get(row["kernel"]) or getattr(importlib.import_module(row["module"]), row["kernel"])
     function[grid](*args, **row["constants"], num_warps=row["warps"], num_stages=row["stages"])
 
 
@@ -205,6 +218,14 @@ def adamw_step(kind, params, grads, m, v, copy, factors, table):
     P = params.shape[0]
     row = find("adamw_step", kind, COPY=int(copy is not None))
     launch(row, (cdiv(P, row["constants"]["BLOCK"]),), params, grads, m, v, params if copy is None else copy, factors, table, P)
+
+
+def adamw8_step(kind, params, grads, m, v, m_absmax, v_absmax, codes, copy, factors, table):
+    """Of one adapter."""
+    F = factors.shape[0]
+    row = find("adamw8_step", kind, COPY=int(copy is not None))
+    moments = m, v, m_absmax, v_absmax, codes
+    launch(row, (cdiv(F, row["constants"]["BLOCKS"]),), params, grads, *moments, params if copy is None else copy, factors, table, F)
 
 
 def random_fill(kind, out, seed, scale):
