@@ -147,9 +147,9 @@ export function takenOffBy(folder: string): TakenOff | null {
 /**
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
  * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
- * without `partOf` it is refused. Copies of the base model's tables are compared with `base` where that is given. `look` is called
- * for each tensor of linears in place of reading it: then the adapter has no values of them. Throws a RequestError that lists
- * what does not fit.
+ * without `partOf` it is refused. Copies of the base model's tables are compared with `base` where that is given. `look` is
+ * called for each tensor of linears in place of reading it: then the adapter has no values of them. Throws a RequestError that
+ * lists what does not fit.
  */
 export function readPeftAdapter(
   folder: string,

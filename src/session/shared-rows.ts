@@ -2,7 +2,7 @@
 // a step both have the gradient that the one would have, and make the same step.
 
 import type { ModelSpec } from "../base/spec.ts";
-import type { Bus } from "../bus/bus.ts";
+import { type Bus, requestAll } from "../bus/bus.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { sharesRows } from "../methods/tables.ts";
 
@@ -29,4 +29,15 @@ export async function sumShared(
   const found = squares.with(0, first).with(last, await squaresOf(last));
   await share(0, "put", sum);
   return found;
+}
+
+/** The squares of an adapter's gradients on each stage, before its step; those of shared rows are summed first. */
+export async function squaresOf(
+  bus: Bus,
+  spec: ModelSpec,
+  adapter: Pick<PoolAdapter, "tables">,
+  slot: number,
+): Promise<Float32Array[]> {
+  const own = (await requestAll(bus, { type: "squares", adapters: [slot] })).map(([of]) => of!);
+  return needsSum(bus, spec, adapter) ? sumShared(bus, slot, own) : own;
 }
