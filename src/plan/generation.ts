@@ -61,7 +61,7 @@ export function planGeneration(
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, layers, passRows),
+    low: lowSizes(adapters, layers, passRows, rowTile),
     gradients: [],
     hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
