@@ -85,3 +85,10 @@ export const columnsFrom = (t: Tensor, column: number, count: number): Tensor =>
   shape: [t.shape[0]!, count],
   stride: t.stride ?? t.shape[1]!,
 });
+
+/** Elements of a tensor from one on, as a vector. */
+export const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
+  ptr: of.ptr + from * bytesOf(of.dtype),
+  dtype: of.dtype,
+  shape: [count],
+});

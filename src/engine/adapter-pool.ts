@@ -9,8 +9,8 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, rowsFrom } from "../device/arena.ts";
-import type { Device, HostMemory, Tensor } from "../device/device.ts";
+import { Arena, elementsOf, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import { putFactor } from "../files/factors.ts";
@@ -30,7 +30,7 @@ import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import { BlockCache } from "./block-cache.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
-import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
+import { type DeviceBlock, HeldAdapter, type HostBlocks, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
 import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
@@ -59,7 +59,7 @@ export class AdapterPool implements Disposable {
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
-  readonly #hostBlocks: BlockCache<HostMemory>;
+  readonly #hostBlocks: HostBlocks;
 
   constructor(
     readonly device: Device,
@@ -392,10 +392,3 @@ export class AdapterPool implements Disposable {
     this.#arena[Symbol.dispose]();
   }
 }
-
-/** Elements of a tensor from one on, as a vector. */
-const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
-  ptr: of.ptr + from * bytesOf(of.dtype),
-  dtype: of.dtype,
-  shape: [count],
-});
