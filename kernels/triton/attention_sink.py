@@ -2,10 +2,10 @@
 
     with = log(exp(lse[h, m]) + exp(sinks[h]));  out[m, h] *= exp(lse[h, m] - with);  lse[h, m] = with
 
-The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay
-as they are.
+The gradients of scores are then those that attention.py computes from out and lse. Rows whose bounds are equal stay as they
+are.
 
-Shapes: out c[M, Q D]; lse f32[Q, M]; sinks f32[Q]; bounds i32[M, 2]. Needs: M a multiple of 128, D of 8.
+Shapes: out c[M, Q D]; lse f32[Q, M]; sinks f32[Q]; bounds i32[M, 2]. Needs: M a multiple of 128.
 
 Launch: grid (M / ROWS, Q), no scratch.
 """
@@ -14,9 +14,18 @@ import triton.language as tl
 
 
 @triton.jit
+def scale_rows(out, m, head, heads, D, share, BLOCK: tl.constexpr):
+    """Multiplies a head's part of rows by a number each."""
+    row = out + m.to(tl.int64)[:, None] * (heads * D) + head * D
+    for d0 in range(0, D, BLOCK):
+        d = d0 + tl.arange(0, BLOCK)
+        value = tl.load(row + d[None, :], mask=(d < D)[None, :], other=0.0).to(tl.float32)
+        tl.store(row + d[None, :], (value * share[:, None]).to(out.dtype.element_ty), mask=(d < D)[None, :])
+
+
+@triton.jit
 def attention_sink(out, lse, sinks, bounds, M, D, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """ROWS rows of a head. See the top of the file."""
-    D = D // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     head, heads = tl.program_id(1), tl.num_programs(1)
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     attends = tl.load(bounds + 2 * m) < tl.load(bounds + 2 * m + 1)
@@ -26,11 +35,10 @@ def attention_sink(out, lse, sinks, bounds, M, D, ROWS: tl.constexpr, BLOCK: tl.
     total = most + tl.log(tl.exp(own - most) + tl.exp(sink - most))
     share = tl.where(attends, tl.exp(own - total), 1.0)
     tl.store(at, total, mask=attends)
-    row = out + m.to(tl.int64)[:, None] * (heads * D) + head * D
-    for d0 in range(0, D, BLOCK):
-        d = d0 + tl.arange(0, BLOCK)
-        value = tl.load(row + d[None, :], mask=(d < D)[None, :], other=0.0).to(tl.float32)
-        tl.store(row + d[None, :], (value * share[:, None]).to(out.dtype.element_ty), mask=(d < D)[None, :])
+    if D % 8 == 0:
+        scale_rows(out, m, head, heads, D // 8 * 8, share, BLOCK)  # as it is: tells the compiler that rows are aligned
+    else:
+        scale_rows(out, m, head, heads, D, share, BLOCK)
 
 
 # What is compiled.

@@ -7,9 +7,9 @@
                        another score sinks[h], without a value
 
 Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; places i32[M], distinct; bounds
-i32[M, 2]; out c[M, Q D]; sinks f32[Q]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both
-multiples of 4 words. D is at most
-HEAD_DIM, and equal to it where EXACT = 1. Sums are f32, with a running softmax over blocks of BN keys, which begin at
+i32[M, 2]; out c[M, Q D]; sinks f32[Q]. cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multiples of
+4 words. D is
+at most HEAD_DIM, and equal to it where EXACT = 1. Sums are f32, with a running softmax over blocks of BN keys, which begin at
 the first that is seen.
 
 Launch, no scratch: cache_write grid (M, ceil(W / BLOCK)); attention_decode grid (M, Q).

@@ -6,7 +6,7 @@
                            dact becomes weights[pair] act
 
 Shapes: gate_up, dgate_up c[P, 2 I], gate in columns 0 .. I and up after it, or, INTERLEAVED, in turn; act, dact c[P, I];
-weights, dweights f32[M, k]; source i32[P], -1 for padding: these are zeros in dgate_up and not written in act.
+weights, dweights f32[M, k]; source i32[P], -1 beyond the last sorted row: zeros in dgate_up, not written in act.
 place i32[M, k]: pairs without a row have dweights 0. Needs: I a multiple of 8. dgate_up may be gate_up itself.
 
 Launch: expert_act_forward grid (P, ceil(I / BLOCK)); expert_act_backward grid (P), which all pairs are fewer than. No scratch.

@@ -1,5 +1,4 @@
-"""The low-rank products in experts that stand apart from the frozen one, and the gradients of A and B: lora.py, for sorted
-rows.
+"""The low-rank products in experts that stand apart from the frozen one, and the gradients of A and B: lora.py for sorted rows.
 
     expert_low         side A: s[p, j] = sum_k x[i, k] a[e, r, k];  side B: ds[p, j] = scale[l, g] sum_n dy[i, n] b[e, r, n]
     expert_weigh       out[p, j] = s[p, j] weights[source[p]]

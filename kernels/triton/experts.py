@@ -9,7 +9,7 @@ linear.py. i is p, or with `gathers` > 0 the row source[p] / gathers of the batc
 Shapes: x c[M or P, K], dy c[M or P, N]; w c[rows, K], an expert's N rows at (e - first_expert) pitch, of experts first_expert
 .. last_expert - 1 alone; bias c[E, N]; y c[P, N]; dx c[P, K]; s, ds c[P, W], of a row as many columns as its adapter's padded
 ranks; factors, ranks and scale as adapters.py has them, strides i32[L, G, 2]: elements from an expert's A, and B, to the next
-one's. Needs: N, K and firstColumn multiples of 8, 16-byte alignment. y and dx of padding are not written.
+one's. Needs: N, K and firstColumn multiples of 8, 16-byte alignment. What lies beyond the last sorted row is not written.
 
 Launch: grid min(SMs, (ceil(P / BM) + E) ceil(columns / BN)); route.py's `blocks` say which tiles there are. DESC variants take
 a tensor descriptor of w: [BN, BK] forward and [BK, BN] backward. No scratch.

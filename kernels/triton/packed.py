@@ -7,6 +7,7 @@
     nf4_dequantise    out[i] = book[code] (dynamic[absmax] nested + mean)
     int8_dequantise   out[n, k] = codes[n, k] scale[n]
     fp8_expand        the same with codes in e4m3, on any GPU: fp8_dequantise of fp8.py for the weights of experts
+    mxfp4_expand      out[i] = book[code] 2^(scale - 127) of blocks of 32 values, two codes to a byte, the first in the low half
 
 Of several weights alike, those of experts, each part of the next one lies `step` bytes further, its values out_step elements.
 
@@ -15,15 +16,15 @@ Rounding: to nearest even, and to the lower of two codes of nf4 that are as near
 Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absmax f32 in nf4_quantise, nf4_mean and as input of
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
-Launch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest
-(ceil(blocks / 256)); nf4_dequantise (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK),
-weights). No scratch.
+Launch, no scratch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest (ceil(blocks / 256));
+nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK), weights).
 """
 import triton
 import triton.language as tl
 
 NF4_BLOCK = tl.constexpr(64)
 NESTED_BLOCK = tl.constexpr(256)
+MX_BLOCK = tl.constexpr(32)
 
 
 @triton.jit
@@ -166,6 +167,36 @@ def int8_dequantise(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def power_of_2(exponent):
+    """f32, of -126 to 127."""
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def mxfp4_expand(codes, scale, out, size, step, out_step, BLOCK: tl.constexpr):
+    """BLOCK values a program, of BLOCK / 32 blocks."""
+    step, out_step = step // 256 * 256, out_step // 8 * 8
+    weight = tl.program_id(2).to(tl.int64)
+    codes, scale, out = codes + weight * step, scale + weight * step, out + weight * out_step
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    at, block = tl.arange(0, BLOCK // 2), tl.arange(0, BLOCK // MX_BLOCK)
+    byte = tl.load(codes + first // 2 + at, mask=first + 2 * at < size, other=0).to(tl.int32)
+    value = tl.join(mx_value(byte & 15), mx_value(byte >> 4)).reshape(BLOCK // MX_BLOCK, MX_BLOCK)
+    e = tl.load(scale + first // MX_BLOCK + block, mask=first + block * MX_BLOCK < size, other=127).to(tl.int32)
+    times = tl.where(e == 255, float("nan"), power_of_2(tl.maximum(e, 1) - 127)) * tl.where(e == 0, 0.5, 1.0)
+    i = first + tl.arange(0, BLOCK)
+    tl.store(out + i, (value * times[:, None]).reshape(BLOCK).to(out.dtype.element_ty), mask=i < size)
+
+
+@triton.jit
+def mx_value(code):
+    """Of e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
+    exponent, half = (code >> 1) & 3, (code & 1).to(tl.float32) * 0.5
+    value = tl.where(exponent == 0, half, (1.0 + half) * power_of_2(exponent - 1))
+    return tl.where(code > 7, -value, value)
+
+
+@triton.jit
 def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     """A part of a row a program."""
     K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
@@ -174,7 +205,7 @@ def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.int32)
     magnitude, exponent = code & 7, (code >> 3) & 15
-    power = tl.exp2((tl.maximum(exponent, 1) - 10).to(tl.float32))  # exact: of whole numbers; smaller ones have that of 1
+    power = power_of_2(tl.maximum(exponent, 1) - 10)  # without an exponent that of 1
     value = (magnitude + tl.where(exponent > 0, 8, 0)).to(tl.float32) * power
     value = tl.where(code & 127 == 127, float("nan"), tl.where(code > 127, -value, value))
     tl.store(out + n * K + k, (value * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)

@@ -1,6 +1,6 @@
 """Which experts compute a row: the choice with its weights, the sorting of pairs, and the gradient through the weights.
 
-    route_choose      experts[m, j], weights[m, j]: the k best of a row, in descending order; of two alike the lower expert
+    route_choose      experts[m, j], weights[m, j]: the k best of a row, in descending order; of two alike the lower first
     route_count       begin[t, e] = pairs of expert e in tile t of 128 rows
     route_scan        begin[t, e] = where these pairs begin among the sorted rows, begin[T, e] where the expert's end;
                       first_row[e], first_row[E] the end of all; blocks[e] = tiles of `height` sorted rows before expert e's

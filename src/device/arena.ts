@@ -86,9 +86,9 @@ export const columnsFrom = (t: Tensor, column: number, count: number): Tensor =>
   stride: t.stride ?? t.shape[1]!,
 });
 
-/** Elements of a tensor from one on, as a vector. */
-export const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
-  ptr: of.ptr + from * bytesOf(of.dtype),
-  dtype: of.dtype,
+/** `count` elements of a tensor from element `from`, as a vector. */
+export const elementsFrom = ({ ptr, dtype }: Tensor, from: number, count: number): Tensor => ({
+  ptr: ptr + from * bytesOf(dtype),
+  dtype,
   shape: [count],
 });

@@ -32,6 +32,7 @@ export const PLAIN_EXPERTS = {
   router: NORMALISED,
   shared: null,
   clamp: null,
+  isTurned: false,
   isMxfp4: false,
 } as const satisfies Partial<ExpertsSpec>;
 

@@ -3,10 +3,23 @@
 import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 import { mixed, NORMALISED, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = { hidden: 2048, layers: 24, kvHeads: 4, headDim: null, intermediate: 6144, vocab: 151936, positions: 32768 };
+
+type Counts = { readonly count: number; readonly perToken: number };
+
+/** The experts of a config; `normalise`: whether the weights of a token are divided by their sum. */
+export function readMixture(config: ConfigReader, layers: number, fallback: Counts, intermediate: number, normalise: boolean) {
+  return {
+    ...PLAIN_EXPERTS,
+    ...readCounts(config, fallback),
+    intermediate: config.count("moe_intermediate_size", intermediate),
+    router: { ...NORMALISED, normalise },
+    layers: sparseLayers(config, layers),
+  };
+}
 
 /** Layers with experts: every `decoder_sparse_step`-th, but those of `mlp_only_layers`. */
 function sparseLayers(config: ConfigReader, layers: number): boolean[] {
@@ -16,6 +29,8 @@ function sparseLayers(config: ConfigReader, layers: number): boolean[] {
   const step = config.count("decoder_sparse_step", 1);
   return range(layers).map((layer) => !dense.includes(layer) && (layer + 1) % step === 0);
 }
+
+const COUNTS = { count: 128, perToken: 8 };
 
 export const qwen3moe = {
   ...dense,
@@ -36,16 +51,9 @@ export const qwen3moe = {
     // Unlike Qwen 2's window that of all layers.
     const window = config.flag("use_sliding_window", false) ? readWindow(config, 4096) : null;
     return {
-      ...sizes,
-      windows: sameInAll(sizes.layers, window),
+      ...withLayerTypes(config, { ...sizes, windows: sameInAll(sizes.layers, window) }),
       ...{ qkvBias: attentionBias, oBias: attentionBias, qkNorm: true },
-      experts: {
-        ...readCounts(config, { count: 128, perToken: 8 }),
-        intermediate: config.count("moe_intermediate_size", 768),
-        ...PLAIN_EXPERTS,
-        router: { ...NORMALISED, normalise: config.flag("norm_topk_prob", false) },
-        layers: sparseLayers(config, sizes.layers),
-      },
+      experts: readMixture(config, sizes.layers, COUNTS, 768, config.flag("norm_topk_prob", false)),
     };
   },
   layer: (spec, index) => {

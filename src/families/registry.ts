@@ -8,8 +8,10 @@ import type { Definition } from "./definition.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gemma4, gemma4Text } from "./gemma4.ts";
+import { glm4moe } from "./glm4-moe.ts";
 import { gptOss } from "./gpt-oss.ts";
 import { granite } from "./granite.ts";
+import { graniteMoe } from "./granite-moe.ts";
 import { granite4 } from "./granite4.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
@@ -18,9 +20,10 @@ import { mixtral } from "./mixtral.ts";
 import { museGlimmer } from "./muse-glimmer.ts";
 import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
-import { qwen3vl, qwen25vl } from "./qwen-vl.ts";
+import { qwen3vl, qwen3vlMoe, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen35, qwen35Text } from "./qwen3-5.ts";
 import { qwen3moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
@@ -47,9 +50,14 @@ export const FAMILIES = {
   gemma3_text: gemma3Text,
   gemma4,
   gemma4_text: gemma4Text,
+  qwen3_5: qwen35,
+  qwen3_5_text: qwen35Text,
   mixtral,
   qwen3_moe: qwen3moe,
   gpt_oss: gptOss,
+  granitemoe: graniteMoe,
+  glm4_moe: glm4moe,
+  qwen3_vl_moe: qwen3vlMoe,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -5,7 +5,7 @@ import type { ExactWeights } from "../base/precision.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { familyOf } from "../families/registry.ts";
-import { layerTensors } from "../families/tensors.ts";
+import { expertTensorShapes, layerTensors } from "../families/tensors.ts";
 import { type FoundTensor, isWeightType, openBaseModel, openTensors } from "./basemodel.ts";
 import { unknownIn } from "./gguf/model.ts";
 import { modelPlace } from "./modelpath.ts";
@@ -24,7 +24,7 @@ export type ModelFacts = {
 export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
   const { embedding, head } = familyOf(config).tensors;
   const hasOwnHead = config.tiedEmbeddings && areOther(folder, head, embedding);
-  const spec = hasOwnHead ? { ...config, tiedEmbeddings: false } : config;
+  const spec = withLayout(folder, hasOwnHead ? { ...config, tiedEmbeddings: false } : config);
   using files = openBaseModel(folder, spec);
   const groups = range(spec.layers).flatMap((layer) => {
     const { groups, experts } = layerTensors(spec, layer);
@@ -59,6 +59,16 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
       ...unknownKeys(folder),
     ],
   };
+}
+
+/** As the files have the experts' weights: versions differ. Square ones are as they are, as in transformers 5. */
+function withLayout(folder: string, spec: ModelSpec): ModelSpec {
+  const { experts } = spec;
+  if (!experts || !familyOf(spec).mayBeTurned) return spec;
+  using files = openTensors(folder);
+  const plain = { ...spec, experts: { ...experts, isTurned: false } };
+  const isPlain = expertTensorShapes(plain).every(([name, shape]) => `${files.find(name)?.tensor.shape}` === `${shape}`);
+  return isPlain ? plain : spec;
 }
 
 /** Parts of models that text does not pass, by how their tensors' names begin. */

@@ -9,7 +9,7 @@
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { ExpertProduct } from "../families/definition.ts";
-import { expertLinear, type Linear } from "../families/linears.ts";
+import { expertLinear, GROUPS, type Group, type Linear, modulePath } from "../families/linears.ts";
 import { copiesOf, type ExpertSharing } from "../methods/sharing.ts";
 
 type Factor = "A" | "B";
@@ -33,14 +33,14 @@ export function expertPath({ spec, tower, layer, linear, isFused }: Of): string 
   const { product, index, up } = expertLinear(spec, layer, linear);
   if (isFused && product.files === "each")
     return `${tower}.layers.${layer}.${FUSED.module}.${FUSED[product === up ? "up" : "down"]}`;
-  const at = `${tower}.layers.${layer}.${product.path}`;
-  return product.files === "each" ? `${at}.0.${product.linears[index]}` : `${at}.${product.linears[index]}`;
+  const at = `${tower}.layers.${layer}`;
+  return product.files === "each" ? `${at}.${product.path}.0.${product.linears[index]}` : `${at}.${modulePath(linear)}`;
 }
 
 /** The parameter within a layer that has a linear of all experts; null where files have each expert's apart. */
 export function parameterOf(spec: ModelSpec, layer: number, linear: Linear): string | null {
-  const { product, index } = expertLinear(spec, layer, linear);
-  return product.files === "each" ? null : `${product.path}.${product.linears[index]}`;
+  const { product } = expertLinear(spec, layer, linear);
+  return product.files === "each" ? null : modulePath(linear);
 }
 
 /** Tensors of a file that make one factor: of each expert, or one with those of all. */
@@ -54,7 +54,8 @@ export type ExpertTensors = {
   readonly out: number;
 };
 
-const moduleOf = ({ path, linears }: ExpertProduct): string => `${path}.${linears[0]}`.replace(/\.[^.]*$/, "");
+/** The module that has a product's parameter. */
+const moduleOf = ({ group }: ExpertProduct): string => modulePath(GROUPS[group as Group][0]!).replace(/\.[^.]*$/, "");
 
 /** `isBoth`: whether the adapter acts in both products of the layer. */
 export function expertTensors(of: Of, factor: Factor, rank: number, isBoth: boolean): ExpertTensors {

@@ -2,6 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { isOfExperts } from "../families/linears.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
@@ -63,8 +64,9 @@ export function verifyPeft(
   const { method = "lora" } = peft;
   const values = new Map(factors.map((of) => [peftName(spec, of), of.values]));
   let isSame = true;
-  /** A method's own tensors in place of A and B follow from others, and are read. */
-  const look = DEFINITIONS[method].peft.shared
+  /** Tensors that the file has otherwise are read: those of experts, and where A and B follow from others. */
+  const isOtherwise = DEFINITIONS[method].peft.shared !== undefined || peft.targets.some(isOfExperts);
+  const look = isOtherwise
     ? null
     : (name: string, file: SafetensorsFile) => {
         const expected = values.get(name);

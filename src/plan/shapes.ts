@@ -53,6 +53,16 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     vocab_size: 151936,
     rope_theta: 1e6,
   }),
+  "qwen3.5-4b": shape("Qwen3_5ForCausalLM", {
+    num_hidden_layers: 32,
+    hidden_size: 2560,
+    intermediate_size: 9216,
+    num_attention_heads: 16,
+    num_key_value_heads: 4,
+    vocab_size: 248320,
+    rope_theta: 1e7,
+    tie_word_embeddings: true,
+  }),
   "qwen3-30b-a3b": shape("Qwen3MoeForCausalLM", {
     num_hidden_layers: 48,
     hidden_size: 2048,
@@ -66,6 +76,7 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     norm_topk_prob: true,
     rope_theta: 1e6,
   }),
+  "gpt-oss-20b": shape("GptOssForCausalLM", { num_hidden_layers: 24, num_local_experts: 32 }),
   // As the classes of their configurations in transformers 5.24 have them.
   "smollm3-3b": shape("SmolLM3ForCausalLM", {}),
   "ministral3-8b": shape("Ministral3ForCausalLM", {}),

@@ -30,7 +30,7 @@ describe("other adapters change nothing, bit for bit", () => {
 });
 
 describe("adapters in experts learn the same alone, with 31 others, and over two stages, bit for bit", () => {
-  for (const family of ["mixtral", "gptOss", "qwen3moe"])
+  for (const family of ["mixtral", "gptOss", "glm4moe", "qwen3moe"])
     test(family, async () => {
       const of: Ground = { ...ground(family), isInExperts: true };
       const everyone = await train(range(family === "mixtral" ? 32 : 8), of);
@@ -45,7 +45,7 @@ describe("adapters in experts learn the same alone, with 31 others, and over two
 });
 
 test("two stages learn what one does", async () => {
-  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral"]) {
+  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral", "qwen3_5"]) {
     const one = await train([1, 2, 5], ground(family));
     const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);

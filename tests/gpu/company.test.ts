@@ -21,6 +21,27 @@ needs("gpu")("other adapters change nothing on the GPU", () => {
   });
 
   for (const compute of ["bf16", "f32"] as const)
+    test.each(["mixtral", "gptOss", "qwen3moe"])(
+      `adapters in the experts of %s in ${compute}, over two stages, too`,
+      async (family) => {
+        const ground: Ground = {
+          spec: sparseGpuFamilies[family]!,
+          open: () => new CudaDevice(compute),
+          passRows: 2048,
+          isInExperts: true,
+        };
+        const everyone = await train(range(32), ground);
+        const staged = await train(range(4), ground, [1]);
+        for (const i of range(4)) {
+          const alone = (await train([i], ground)).get(i)!;
+          expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
+          expectSame(everyone.get(i)!, alone);
+          expectSame(staged.get(i)!, alone);
+        }
+      },
+    );
+
+  for (const compute of ["bf16", "f32"] as const)
     for (const [family, spec] of Object.entries({ ...gpuFamilies, ...sparseGpuFamilies }))
       describe(`${family} in ${compute}`, () => {
         const ground: Ground = { spec, open: () => new CudaDevice(compute), passRows: 2048 };

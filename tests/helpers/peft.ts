@@ -16,6 +16,7 @@ import { chooseDevice } from "../../src/device/open.ts";
 import { partOfWeights } from "../../src/engine/initialise.ts";
 import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
+import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
@@ -43,7 +44,9 @@ const summary = (rows: readonly Tokens[]) =>
 
 function planOf(golden: Trained, kind: DeviceKind, precision: Precision): Plan {
   const data = golden.adapters.map(({ rows }) => ({ train: summary(rows), eval: [] }));
-  return makePlan(goldenRecipe(golden), readModelSpec(golden.model), data, [{ ...chooseDevice(kind, precision), host: "" }]);
+  return makePlan(goldenRecipe(golden), readModelFacts(golden.model, readModelSpec(golden.model)).spec, data, [
+    { ...chooseDevice(kind, precision), host: "" },
+  ]);
 }
 
 const workOf = (plan: Plan, slot: number, samples: readonly Tokens[]) => {

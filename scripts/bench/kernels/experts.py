@@ -2,9 +2,8 @@
 scripts/bench/kernels/experts.py [--tune]
 
 Shapes of released models, 8192 rows, random routing, adapters of rank 16 that share A of gate and up, and B of down. Each
-kernel by itself: milliseconds, and what it would take at the tensor cores' or
-the memory's speed. --tune times other tiles of the
-products.
+kernel by itself: milliseconds, and what it would take at the tensor cores' or the memory's speed. --tune times other tiles of
+the products.
 """
 import os
 import sys

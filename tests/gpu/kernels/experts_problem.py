@@ -130,7 +130,7 @@ class Problem:
 
     # Against float64, each kernel from what it was given.
 
-    def low(self, group, of, rows, l, e, g, low):
+    def low(self, group, rows, l, g, low):
         """The columns of linear g in s or ds of some sorted rows."""
         at = group.column(l, g)
         return low[rows, at : at + group.ranks[l][g]].double()
@@ -141,7 +141,7 @@ class Problem:
 
         def near(name, got, want):
             error = float((d(got) - want).norm() / want.norm().clamp_min(1e-20))
-            errors[name] = max(errors.get(name, 0.0), error) if not got.isnan().any() else float("nan")
+            errors[name] = max(errors.get(name, 0.0), error, key=lambda e: (e != e, e))  # NaN is the largest
 
         # Choice.
         logits = d(o["logits"]).requires_grad_()
@@ -201,8 +201,8 @@ class Problem:
                     for g, width in enumerate(group.columns):
                         if l >= 0 and group.ranks[l][g] > 0:
                             a, b, times = group.factor(group.a, l, g, e), group.factor(group.b, l, g, e), float(group.scale[l, g])
-                            low[low_in].append((self.low(group, None, rows, l, e, g, o[low_in]), x_in @ a.T))
-                            low[dlow_in].append((self.low(group, None, rows, l, e, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
+                            low[low_in].append((self.low(group, rows, l, g, o[low_in]), x_in @ a.T))
+                            low[dlow_in].append((self.low(group, rows, l, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
                             s, ds = low[low_in][-1][0], low[dlow_in][-1][0]
                             y_out[:, column : column + width] += times * s @ b
                             dx_out += ds @ a
@@ -244,8 +244,10 @@ class Problem:
         (dlogits,) = torch.autograd.grad(weights, logits, d(o["dweights"]))
         size = (d(r.weights) * d(o["dweights"])).norm()  # what cancels where one expert has nearly all weight
         errors["dlogits"] = float((d(o["dlogits"]) - dlogits).norm() / torch.maximum(size, dlogits.norm()))
-        zeros = torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE)
-        summed = lambda of, w: zeros.index_add(0, pair // k, d(o[of])[:n] * w)  # noqa: E731
+
+        def summed(name, w):
+            return torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[name])[:n] * w)
+
         near("out", o["out"], d(self.residual) + summed("y", d(r.weights).flatten()[pair][:, None]))
         near("dx", o["dx"], summed("dxs", 1.0))
         return errors, bad

@@ -22,7 +22,7 @@ def scores(q, rows, Q, C, D, window, cap):
 def sink(kind, small):
     """One more logit, in a softmax that is made."""
     case = Case(kind)
-    for Q, D in ((2, 40),) if small else ((64, 64), (3, 200)):
+    for Q, D in ((2, 40), (3, 12)) if small else ((64, 64), (3, 200), (5, 12)):
         M = 128
         out, lse, sinks = rnd(kind, M, Q * D), torch.randn(Q, M, device=DEVICE) * 20, torch.randn(Q, device=DEVICE) * 20
         bounds = ints([[0, 100] if m < 100 else [m, m] for m in range(M)])
