@@ -71,6 +71,7 @@ const stageSetup = v.strictObject({
     format: v.picklist(WEIGHT_FORMATS),
     /** Groups of linears that are dense nevertheless, as "layer.group". */
     denseGroups: v.exactOptional(v.array(v.string())),
+    expertFormat: v.exactOptional(v.picklist(WEIGHT_FORMATS)),
     /** Of a stage that generates: sequences at once, and tokens that each may have. */
     cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
   }),

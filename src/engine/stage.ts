@@ -3,7 +3,7 @@
 
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
@@ -94,13 +94,15 @@ export class Stage implements Disposable {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
     const { rows, low, slots, format, gradients } = sizes;
-    requireFormat(device, format);
+    for (const held of [format, expertFormatOf(sizes)]) requireFormat(device, held);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const hostBytes = hostWeightBytes(spec, device.compute);
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }));
+    device.reserveScratch(
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes) }),
+    );
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =

@@ -2,7 +2,7 @@
 
 import type { DeviceReport } from "../base/device-report.ts";
 import { RequestError } from "../base/errors.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import type { HeldWeights, WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
@@ -44,7 +44,7 @@ export function planGeneration(
   adapters: readonly (PoolAdapter & { readonly name: string })[],
   wanted: readonly SequenceSize[],
   format: WeightFormat,
-  denseGroups: readonly string[] = [],
+  { denseGroups = [], expertFormat }: Pick<HeldWeights, "denseGroups" | "expertFormat"> = {},
 ): GenerationPlan {
   requireKernels(spec, device);
   const { rowTile } = device;
@@ -71,6 +71,7 @@ export function planGeneration(
     positions: capacity,
     format,
     denseGroups,
+    ...(expertFormat ? { expertFormat } : {}),
     cache: { sequences, capacity },
   });
   checkHostMemory(spec, [{ device: { ...device, host: "" } }]);

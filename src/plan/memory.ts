@@ -3,6 +3,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
+import { expertFormatOf } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -73,7 +74,9 @@ export function stageMemory(
       (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format }),
+    workspace:
+      buffers.workspace +
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes) }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

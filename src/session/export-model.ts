@@ -59,6 +59,12 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const baseFolder = baseOf(adapterFolder, named, ASK);
   const output = freeFolder(to, baseFolder);
   const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
+  if (own.experts?.isMxfp4)
+    throw new RequestError(
+      "export.base",
+      `${baseFolder} has its experts in mxfp4, and a merged model would have them otherwise`,
+      "merge into the model in bf16, or load the adapter beside it as it is",
+    );
   using base = openBaseModel(baseFolder, own);
   const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);
   const spec = adapter.tables && !areTied(own, adapter.tables) ? { ...own, tiedEmbeddings: false } : own;
