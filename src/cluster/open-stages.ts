@@ -29,16 +29,20 @@ export type OpenStages = AsyncDisposable & {
 /** A stage that is gone is noticed within this time, and with it the cause of the others' failures. */
 const NOTICED_MS = 6_000;
 
-/** All stages on this machine. `run` is the id under which the run takes requests; null: a single stage takes none. */
+/**
+ * All stages on this machine. `run` is the id under which the run takes requests; null: a single stage takes none. `isApart`: a
+ * single stage is a process of its own, too, so that what it computes does not hold up this one.
+ */
 export async function openStages(
   plan: Plan,
   model: BaseModel,
   link: StageSetup["link"],
   signal: AbortSignal,
   run: string | null = null,
+  isApart = false,
 ): Promise<OpenStages> {
   const here = plan.stages.map(({ device: { kind, compute, ordinal } }) => ({ kind, compute, ordinal }));
-  if (here.length > 1) {
+  if (here.length > 1 || isApart) {
     const processes = await launchStages({ stages: here.length, here, join: null, run: run ?? newRunId(), signal });
     return openProcesses(processes, plan, model, link);
   }

@@ -85,3 +85,10 @@ export const columnsFrom = (t: Tensor, column: number, count: number): Tensor =>
   shape: [t.shape[0]!, count],
   stride: t.stride ?? t.shape[1]!,
 });
+
+/** `count` elements of a tensor from element `from`, as a vector. */
+export const elementsFrom = ({ ptr, dtype }: Tensor, from: number, count: number): Tensor => ({
+  ptr: ptr + from * bytesOf(dtype),
+  dtype,
+  shape: [count],
+});

@@ -9,11 +9,10 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, rowsFrom } from "../device/arena.ts";
+import { Arena, elementsFrom, rowsFrom } from "../device/arena.ts";
 import type { Device, HostMemory, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
-import { putFactor } from "../files/factors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import {
   type AdapterLayout,
@@ -29,6 +28,7 @@ import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import { BlockCache } from "./block-cache.ts";
+import { FactorWriter } from "./factor-writer.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
 import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
@@ -54,8 +54,7 @@ export class AdapterPool implements Disposable {
   readonly #gradients: GradientBuffers;
   /** Of methods with a refresh: by slot, whether what follows from the adapter's tensors is out of date. */
   readonly #stale: ReadonlyMap<PeftMethod, Int32Array>;
-  /** A factor in bf16 on its way to the device: memory that is used again, as new pages take longer than the rounding. */
-  #rounded = new Uint16Array();
+  readonly #factors: FactorWriter;
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
@@ -72,6 +71,7 @@ export class AdapterPool implements Disposable {
     room: { readonly blockBytes: number; readonly hostBytes: number } = { blockBytes: 0, hostBytes: 0 },
   ) {
     this.#held = new Array<HeldAdapter | null>(slots).fill(null);
+    this.#factors = new FactorWriter(device);
     const take = (size: number) => ({ ptr: device.allocate(size, "an adapter"), size });
     this.#blocks = new BlockCache(room.blockBytes, take, ({ ptr }) => device.release(ptr));
     const takeHost = (size: number) => device.pinHost(size, "an adapter");
@@ -236,7 +236,7 @@ export class AdapterPool implements Disposable {
   #settle(slot: number, grads: Tensor): void {
     const { adapter, layout } = this.#in(slot);
     const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsOf(grads, offset + from * columns, (rows - from) * columns));
+      this.device.zero(elementsFrom(grads, offset + from * columns, (rows - from) * columns));
     const frozen = frozenIn(adapter.method);
     for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
     if (adapter.trainedRank === undefined) return;
@@ -357,14 +357,7 @@ export class AdapterPool implements Disposable {
 
   /** Replaces a factor: f32[rows, columns] of its place, as files have it. */
   writeFactor(slot: number, place: FactorPlace, values: Float32Array): void {
-    const { blocks, copy } = this.#memory(slot);
-    const { offset, isTransposed } = place;
-    const count = values.length;
-    const held = isTransposed ? new Float32Array(count) : values;
-    if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
-    this.device.write(elementsOf(blocks.params, offset, count), held);
-    if (this.#rounded.length < count) this.#rounded = new Uint16Array(copy ? count : 0);
-    if (copy) this.device.write(elementsOf(copy, offset, count), toBf16(held, this.#rounded));
+    this.#factors.write(this.#memory(slot), place, values);
     this.#changed(slot);
   }
 
@@ -392,10 +385,3 @@ export class AdapterPool implements Disposable {
     this.#arena[Symbol.dispose]();
   }
 }
-
-/** Elements of a tensor from one on, as a vector. */
-const elementsOf = (of: Tensor, from: number, count: number): Tensor => ({
-  ptr: of.ptr + from * bytesOf(of.dtype),
-  dtype: of.dtype,
-  shape: [count],
-});

@@ -40,9 +40,9 @@ export async function fillInitial(
     const { rows, columns } = place;
     if (isRandom(init)) {
       if (beginsAsZero(init, factor)) continue;
+      const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
       if (memory.length < rows * columns) memory = new Float32Array(rows * columns);
       const into = memory.subarray(0, rows * columns);
-      const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };
       pool.writeFactor(slot, place, initialise(init, { ...adapter, ...at }, into));
     } else if (factor === "A") {
       await sleep(0);

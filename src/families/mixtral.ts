@@ -1,7 +1,7 @@
 // Mixtral (Jiang et al. 2024): Mistral's attention, and two of eight experts for the MLP.
 
 import type { Definition } from "./definition.ts";
-import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 import { mixed, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = {
@@ -28,8 +28,7 @@ export const mixtral = {
     const sizes = readDense(config, DEFAULTS);
     config.only("router_jitter_noise", 0);
     return {
-      ...sizes,
-      windows: sameInAll(sizes.layers, readWindow(config, null)),
+      ...withLayerTypes(config, { ...sizes, windows: sameInAll(sizes.layers, readWindow(config, null)) }),
       experts: {
         ...readCounts(config, { count: 8, perToken: 2 }),
         intermediate: sizes.intermediate,

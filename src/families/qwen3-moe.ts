@@ -3,7 +3,7 @@
 import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, readDense, readWindow, sameInAll } from "./dense.ts";
+import { dense, readDense, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
 import { mixed, NORMALISED, PLAIN_EXPERTS, readCounts } from "./moe.ts";
 
 const DEFAULTS = { hidden: 2048, layers: 24, kvHeads: 4, headDim: null, intermediate: 6144, vocab: 151936, positions: 32768 };
@@ -51,8 +51,7 @@ export const qwen3moe = {
     // Unlike Qwen 2's window that of all layers.
     const window = config.flag("use_sliding_window", false) ? readWindow(config, 4096) : null;
     return {
-      ...sizes,
-      windows: sameInAll(sizes.layers, window),
+      ...withLayerTypes(config, { ...sizes, windows: sameInAll(sizes.layers, window) }),
       ...{ qkvBias: attentionBias, oBias: attentionBias, qkNorm: true },
       experts: readMixture(config, sizes.layers, COUNTS, 768, config.flag("norm_topk_prob", false)),
     };

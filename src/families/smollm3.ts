@@ -3,7 +3,7 @@
 import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
-import { dense, oneRope, readSizes, readWindow, slidingLayers } from "./dense.ts";
+import { dense, oneRope, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
 import { readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -33,10 +33,10 @@ export const smollm3 = {
     const window = config.flag("use_sliding_window", false) ? readWindow(config, null) : null;
     const sliding = slidingLayers(config, sizes.layers);
     const attentionBias = config.flag("attention_bias", false);
+    const windows = range(sizes.layers).map((layer) => ((sliding ? sliding[layer] : !has[layer]) ? window : null));
     return {
-      ...sizes,
+      ...withLayerTypes(config, { ...sizes, windows }),
       ...oneRope(sizes, rope, (layer) => has[layer]!),
-      windows: range(sizes.layers).map((layer) => ((sliding ? sliding[layer] : !has[layer]) ? window : null)),
       ...{ qkvBias: attentionBias, oBias: attentionBias, mlpBias: config.flag("mlp_bias", false) },
     };
   },

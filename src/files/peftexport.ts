@@ -64,14 +64,14 @@ export function verifyPeft(
   const { method = "lora" } = peft;
   const values = new Map(factors.map((of) => [peftName(spec, of), of.values]));
   let isSame = true;
-  /** A method's own tensors in place of A and B follow from others, and those of experts lie otherwise: they are read. */
-  const look =
-    DEFINITIONS[method].peft.shared || peft.targets.some(isOfExperts)
-      ? null
-      : (name: string, file: SafetensorsFile) => {
-          const expected = values.get(name);
-          isSame &&= expected !== undefined && file.holds(name, bytesOf(expected));
-        };
+  /** Tensors that the file has otherwise are read: those of experts, and where A and B follow from others. */
+  const isOtherwise = DEFINITIONS[method].peft.shared !== undefined || peft.targets.some(isOfExperts);
+  const look = isOtherwise
+    ? null
+    : (name: string, file: SafetensorsFile) => {
+        const expected = values.get(name);
+        isSame &&= expected !== undefined && file.holds(name, bytesOf(expected));
+      };
   const saved = readPeftAdapter(folder, spec, null, null, look);
   isSame &&= samePlaces(saved, peft, spec.layers);
   if (!look) isSame &&= factors.every((of) => sameBits(saved.tensor(of.layer, of.linear, of.factor), of.values));

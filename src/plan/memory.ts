@@ -2,7 +2,6 @@
 // taken cannot drift apart; nothing here touches a device.
 
 import { bytesOf } from "../base/dtype.ts";
-import { RequestError } from "../base/errors.ts";
 import { expertFormatOf } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -26,21 +25,6 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slots: SEND_BUFFERS + 1,
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
-
-/** Experts of a layer and of a token that kernels on GPUs choose from (kernels/triton/route.py): BLOCK and SLOTS. */
-const MOST_ON_GPUS = { count: 512, perToken: 16 };
-
-/** Refuses, with a RequestError, a base model that GPUs have no kernels for. */
-export function requireKernels({ experts }: Pick<ModelSpec, "experts">, { kind }: Pick<Device, "kind">): void {
-  if (kind === "cpu" || experts === null) return;
-  const { count, perToken } = experts;
-  if (count % 8 === 0 && count <= MOST_ON_GPUS.count && perToken <= MOST_ON_GPUS.perToken) return;
-  throw new RequestError(
-    "device.experts",
-    `the base model chooses ${perToken} of ${count} experts, expected at most ${MOST_ON_GPUS.perToken} of a multiple of 8 up to ${MOST_ON_GPUS.count} on a GPU`,
-    'set device to "cpu"',
-  );
-}
 
 export type MemoryParts = {
   readonly weights: number;

@@ -5,7 +5,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
-import { loadRecipe } from "../recipe/load.ts";
+import { parseRecipe } from "../recipe/load.ts";
 import { evaluateRows, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
 import { readRequest, specFor, summariesOf } from "../session/prepare.ts";
 import type { Primitives } from "../session/primitives.ts";
@@ -82,8 +82,14 @@ export class JobRun {
       this.#say(`Validating validation file: ${asked.validation_file}`, "validating too");
       await checkTrainingFile(join(this.folder, VALIDATION), asked.method, 1, "validation_file");
     }
-    writeFileAtomic(join(this.folder, RECIPE), this.#recipeText());
-    await this.#read();
+    const text = this.#recipeText();
+    await this.#read(text);
+    writeFileAtomic(join(this.folder, RECIPE), text);
+  }
+
+  /** Its files have been checked. */
+  get isPrepared(): boolean {
+    return existsSync(join(this.folder, RECIPE));
   }
 
   #recipeText(): string {
@@ -98,10 +104,9 @@ export class JobRun {
     });
   }
 
-  /** The recipe as it was when the job was made, and its rows. */
-  async #read() {
-    const path = join(this.folder, RECIPE);
-    const recipe = loadRecipe(path);
+  /** The recipe's rows. */
+  async #read(text: string) {
+    const recipe = parseRecipe(text, join(this.folder, RECIPE));
     try {
       return await readRequest(recipe, specFor(recipe), { signal: this.#halt.signal });
     } catch (error) {
@@ -113,10 +118,10 @@ export class JobRun {
   async train(): Promise<boolean> {
     const { engine } = this.options;
     const { id } = this.job;
-    const { recipe, data, notices } = await this.#read();
+    const { recipe, data, notices } = await this.#read(readFileSync(join(this.folder, RECIPE), "utf8"));
     for (const notice of notices) this.#say(this.#local(notice), `notice ${notice}`, "warn");
     const [{ train, eval: heldOut }] = data as [(typeof data)[number]];
-    const adapter = await engine.add(recipe.adapters[0]!, summariesOf(data)[0]);
+    const adapter = await engine.add(recipe.adapters[0]!, summariesOf(data)[0], this.job.tenant);
     try {
       const state = join(this.folder, "state");
       if (existsSync(state)) await engine.load(id, state);

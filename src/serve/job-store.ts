@@ -70,7 +70,13 @@ export class JobStore {
   }
 
   get(id: string): JobRow {
-    return rowOf(this.db.get<Stored>("SELECT * FROM jobs WHERE id = ?", id)!);
+    return this.known(id)!;
+  }
+
+  /** Null where there is no such job. */
+  known(id: string): JobRow | null {
+    const row = this.db.get<Stored>("SELECT * FROM jobs WHERE id = ?", id);
+    return row && rowOf(row);
   }
 
   /** Throws an ApiError 404 where the tenant has no such job. */

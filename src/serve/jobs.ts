@@ -1,5 +1,7 @@
 // The jobs of a server: which of them train now, and what clients ask of one that is under way.
 
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
 import { ApiError, badRequest, failureText, isFatal } from "./errors.ts";
 import { type Halt, JobFault, type JobOptions, JobRun } from "./job-run.ts";
@@ -23,8 +25,19 @@ export class Jobs {
 
   /** Continues what an earlier server left. */
   begin(): void {
+    this.#tidy();
     for (const job of this.options.store.open()) if (job.status === "validating_files") this.#validate(job);
     this.#settle();
+  }
+
+  /** Removes what a kill has left of jobs that are over, or were never accepted. */
+  #tidy(): void {
+    const { store, folder } = this.options;
+    for (const id of readdirSync(folder)) {
+      const job = store.known(id);
+      if (!job) rmSync(join(folder, id), { recursive: true, force: true });
+      else if (job.finished_at !== null) new JobRun(job, this.options).forget();
+    }
   }
 
   /** Throws ApiErrors; then there is no job. */
@@ -65,9 +78,11 @@ export class Jobs {
     const { store } = this.options;
     const job = store.find(tenant, id);
     if (job.status !== "paused") throw wrongStatus(job, "resumed");
-    store.setStatus(id, "queued");
+    const { isPrepared } = new JobRun(job, this.options);
+    store.setStatus(id, isPrepared ? "queued" : "validating_files");
     store.event(id, "The job has been resumed");
-    this.#settle();
+    if (isPrepared) this.#settle();
+    else this.#validate(store.get(id));
     return store.get(id);
   }
 

@@ -18,13 +18,20 @@ export type Keys = {
   readonly tenantOf: (headers: Headers) => string;
   /** A key that was made now, to be printed once; null where there were keys. */
   readonly made: string | null;
+  /** The weight of a tenant's share in what is computed. */
+  readonly weightOf: (tenant: string) => number;
 };
 
 /** The keys of a file; without one, those that the server has made, a first one now if there is none. */
 export function openKeys(db: Database, file: string | undefined): Keys {
   const known: { name: string; hash: Buffer }[] = [];
+  const weights = new Map<string, number>();
   let made: string | null = null;
-  if (file !== undefined) known.push(...readKeys(file).map(({ name, key }) => ({ name, hash: hashOf(key) })));
+  if (file !== undefined)
+    for (const { name, key, weight } of readKeys(file)) {
+      known.push({ name, hash: hashOf(key) });
+      weights.set(name, weight);
+    }
   else {
     const rows = db.all<{ name: string; hash: Uint8Array }>("SELECT name, hash FROM keys");
     known.push(...rows.map(({ name, hash }) => ({ name, hash: Buffer.from(hash) })));
@@ -43,6 +50,7 @@ export function openKeys(db: Database, file: string | undefined): Keys {
   };
   return {
     made,
+    weightOf: (tenant) => weights.get(tenant) ?? 1,
     tenantOf(headers) {
       const bearer = /^Bearer\s+(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1];
       const key = bearer ?? headers.get("x-api-key");
@@ -57,8 +65,8 @@ export function openKeys(db: Database, file: string | undefined): Keys {
   };
 }
 
-/** Lines of a name and a key; blank ones and those from # on say nothing. Errors name the line, never the key. */
-function readKeys(file: string): { readonly name: string; readonly key: string }[] {
+/** Lines of a name, a key and perhaps a weight; what follows # says nothing. Errors name the line, never the key. */
+function readKeys(file: string): { readonly name: string; readonly key: string; readonly weight: number }[] {
   const wrong = (what: string, hint?: string) => new RequestError("serve.keys", `${file}${what}`, hint);
   let text: string;
   try {
@@ -71,11 +79,13 @@ function readKeys(file: string): { readonly name: string; readonly key: string }
   const found = text.split("\n").flatMap((line, i) => {
     const words = line.replace(/#.*/, "").trim().split(/\s+/).filter(Boolean);
     if (words.length === 0) return [];
-    const [name, key] = words;
-    if (words.length !== 2 || !/^[A-Za-z0-9_-]{1,64}$/.test(name!))
-      throw wrong(`:${i + 1}: expected a name of letters, digits, '_' and '-', and a key`);
-    if (key!.length < LEAST) throw wrong(`:${i + 1}: the key has ${key!.length} characters, expected ${LEAST} or more`);
-    return [{ name: name!, key: key!, line: i + 1 }];
+    const [name, key, share = "1"] = words;
+    const weight = Number(share);
+    if (words.length > 3 || !(weight > 0 && Number.isFinite(weight)) || !/^[A-Za-z0-9_-]{1,64}$/.test(name!))
+      throw wrong(`:${i + 1}: expected a name of letters, digits, '_' and '-', a key, and perhaps a weight above 0`);
+    if (key === undefined) throw wrong(`:${i + 1}: has no key`);
+    if (key.length < LEAST) throw wrong(`:${i + 1}: the key has ${key.length} characters, expected ${LEAST} or more`);
+    return [{ name: name!, key, weight, line: i + 1 }];
   });
   if (found.length === 0) throw wrong(": has no key", "write a line of a name and a key");
   const again = found.find(({ name, key }, i) => found.findIndex((of) => of.name === name || of.key === key) !== i);

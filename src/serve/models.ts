@@ -21,6 +21,9 @@ export type ModelRow = {
   readonly is_loaded: number;
 };
 
+/** An adapter that was asked for in this time stays at hand: its answer may be about to begin. */
+const RECENT_MS = 10_000;
+
 export class Models {
   /** When each adapter that is at hand was last asked for. */
   readonly #asked = new Map<string, number>();
@@ -76,7 +79,7 @@ export class Models {
     this.#asked.set(adapter, now());
     if (!this.engine.has(adapter)) {
       if (!existsSync(row.folder)) throw modelNotFound(row.name);
-      const loading = this.#loading.get(adapter) ?? this.#load(adapter, row.folder);
+      const loading = this.#loading.get(adapter) ?? this.#load(adapter, row);
       this.#loading.set(adapter, loading);
       try {
         await loading;
@@ -87,11 +90,12 @@ export class Models {
     return adapter;
   }
 
-  async #load(adapter: string, folder: string): Promise<void> {
+  async #load(adapter: string, { folder, tenant }: ModelRow): Promise<void> {
     const recipe = this.recipes.ofSaved(adapter, savedTable(folder, this.engine.plan.spec));
-    await this.engine.add(recipe);
-    const others = [...this.#asked].filter(([name]) => name !== adapter && this.engine.has(name)).sort(([, a], [, b]) => a - b);
-    for (const [name] of others.slice(0, Math.max(0, others.length + 1 - this.most))) {
+    await this.engine.add(recipe, undefined, tenant);
+    const isOld = ([name, asked]: readonly [string, number]) => this.engine.has(name) && now() - asked > RECENT_MS;
+    const others = [...this.#asked].filter(isOld).sort(([, a], [, b]) => a - b);
+    for (const [name] of others.slice(0, Math.max(0, this.#asked.size - this.most))) {
       this.#asked.delete(name);
       void this.engine.remove(name); // after the answers that use it
     }

@@ -36,6 +36,9 @@ export type Route = {
   readonly isOpen?: boolean;
 };
 
+/** For the log: nothing of it reaches a client that has closed its connection. */
+const GONE = new ApiError(499, "The client has closed the connection.");
+
 type Compiled = Route & { readonly pattern: RegExp; readonly names: readonly string[] };
 
 function compile(route: Route): Compiled {
@@ -91,7 +94,7 @@ export class Router {
       };
       response = await this.#limited(tenant, () => route!.handler(call));
     } catch (thrown) {
-      const { error, isUnexpected } = apiErrorOf(thrown);
+      const { error, isUnexpected } = request.signal.aborted ? { error: GONE, isUnexpected: false } : apiErrorOf(thrown);
       if (isUnexpected) this.options.failed(thrown);
       if (isUnexpected) this.log("error", { request: id, path: url.pathname, error: textOf(thrown), stack: stackOf(thrown) });
       response = errorResponse(error);

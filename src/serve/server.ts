@@ -2,6 +2,7 @@
 
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -16,7 +17,7 @@ import { Files } from "./files.ts";
 import { RecipeMaker } from "./job-recipe.ts";
 import { JobStore } from "./job-store.ts";
 import { Jobs } from "./jobs.ts";
-import { openKeys } from "./keys.ts";
+import { type Keys, openKeys } from "./keys.ts";
 import { Counters } from "./metrics.ts";
 import { Models } from "./models.ts";
 import { chatRoutes } from "./openai/chat.ts";
@@ -55,7 +56,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const db = opened.use(new Database(folder));
   const keys = openKeys(db, own.keys);
   const files = new Files(db, folder, limits);
-  const engine = opened.use(await openEngine(config, recipes, signal));
+  const engine = opened.use(await openEngine(config, recipes, keys, signal));
   const jobsFolder = join(folder, "jobs");
   mkdirSync(jobsFolder, { recursive: true });
 
@@ -69,6 +70,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const failed = (error: unknown) => {
     if (isFatal(error)) lost.reject(error);
   };
+  if (engine.lost) opened.use(onAbort(engine.lost, () => failed(engine.lost!.reason)));
   const { organization } = own;
   const jobs = new Jobs({
     ...{ engine, store, files, models, usage, recipes, folder: jobsFolder, organization },
@@ -117,14 +119,19 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
 }
 
 /** Stages for the largest adapters that may come. Jobs' adapters are tried once, so that a config's fault shows now. */
-async function openEngine(config: ServeConfig, recipes: RecipeMaker, signal: AbortSignal): Promise<Primitives> {
+async function openEngine(
+  config: ServeConfig,
+  recipes: RecipeMaker,
+  { weightOf }: Keys,
+  signal: AbortSignal,
+): Promise<Primitives> {
   const { capacity, base, model, run, folder } = config;
   const asked = { model: { path: base, precision: model.precision }, run: { output: join(folder, "run"), ...run, stages: 1 } };
   const sizes = { ...capacity, maxLength: capacity.max_length, batchSize: capacity.batch_size };
   const recipe = capacityRecipe(sizes, { ...asked, path: join(folder, "capacity.toml") });
   const cache = { sequences: capacity.sequences, capacity: capacity.max_length };
   await using opened = new AsyncDisposableStack();
-  const engine = opened.use(await openPrimitives(recipe, { cache, signal, isEmpty: true }));
+  const engine = opened.use(await openPrimitives(recipe, { cache, signal, isEmpty: true, isBusy: true, weightOf }));
   await engine.add(recipes.ofSaved("probe", {}));
   await engine.remove("probe");
   opened.move();

@@ -8,6 +8,7 @@ import { type Sampling, sample } from "../data/sample.ts";
 import type { GenerationSizes } from "../plan/generation.ts";
 import { decode, type GeneratedSequence, prefill, promptRows, type Tile } from "../schedule/decode.ts";
 import type { GenerationBatch } from "../schedule/micro-batch.ts";
+import { Shares } from "./shares.ts";
 
 /** A prompt to continue under the adapter in a slot, or -1 for the base model alone, by `limit` tokens at most. */
 export type Generation = {
@@ -47,9 +48,18 @@ export const engineOver = (bus: Bus, { sizes, tile, shortPositions }: Omit<Gener
   },
 });
 
-/** `got` is called with each token as it comes, `failed` with what ends this sequence alone; left out, the pass throws it. */
+/**
+ * `owner`: by whose share its prompt has its turn; sequences without one are all of one owner. `got` is called with each token
+ * as it comes, `failed` with what ends this sequence alone; left out, the pass throws it.
+ */
 export type Wanted = Generation &
-  Choosing & { readonly got: (next: NextToken) => void; readonly failed?: (error: unknown) => void };
+  Choosing & {
+    readonly owner?: string;
+    readonly got: (next: NextToken) => void;
+    readonly failed?: (error: unknown) => void;
+  };
+
+const ownerOf = ({ owner = "" }: Wanted): string => owner;
 
 type Active = GeneratedSequence & {
   readonly wanted: Wanted;
@@ -67,7 +77,10 @@ export class Decoding {
   readonly #active: Active[] = [];
   readonly #places: number[];
 
-  constructor(private readonly engine: GenerationEngine) {
+  constructor(
+    private readonly engine: GenerationEngine,
+    private readonly shares = new Shares(),
+  ) {
     this.#places = range(engine.sizes.cache.sequences);
   }
 
@@ -113,21 +126,20 @@ export class Decoding {
     const { tile, sizes, shortPositions } = this.engine;
     const admitted: Active[] = [];
     let rows = 0;
-    for (let i = 0; i < this.#waiting.length && this.#places.length > 0; ) {
-      const wanted = this.#waiting[i]!;
+    if (this.#waiting.length === 0 || this.#places.length === 0) return admitted;
+    for (const wanted of this.shares.inTurn([...this.#waiting], ownerOf)) {
+      if (this.#places.length === 0) break;
       const { adapter, prompt, limit, seed } = wanted;
       const others = [...this.#active, ...admitted];
       const isFull = others.filter((other) => other.adapter === adapter).length >= tile.sameOrder.length;
       const isRead = adapter >= 0 && admitted.some((other) => other.adapter === adapter);
       const tiles = new Set([adapter, ...others.map((other) => other.adapter)]).size;
       const needed = promptRows(prompt.length, tile);
-      if (isFull || isRead || rows + needed > sizes.rows || tiles * tile.rows > sizes.rows) {
-        i++;
-        continue;
-      }
+      if (isFull || isRead || rows + needed > sizes.rows || tiles * tile.rows > sizes.rows) continue;
       rows += needed;
-      this.#waiting.splice(i, 1);
+      this.#waiting.splice(this.#waiting.indexOf(wanted), 1);
       const place = this.#places.shift()!;
+      this.shares.charge(ownerOf(wanted), prompt.length + limit);
       const rng = new Rng(seed, prompt.length, ...prompt);
       // By all that may come, so that what is kept is of the same rope to the end.
       const isLong = shortPositions !== null && prompt.length + limit > shortPositions;

@@ -16,6 +16,9 @@ export type OpenOptions = {
   readonly cache?: CacheSizes;
   /** The recipe's adapters only say what there is room for: none of them is there, others are added. */
   readonly isEmpty?: boolean;
+  readonly weightOf?: (owner: string) => number;
+  /** This process has other work that the stages must not hold up: kernels of a CPU block the process that they run in. */
+  readonly isBusy?: boolean;
   /** Ends the opening, with its reason. */
   readonly signal?: AbortSignal;
 };
@@ -25,10 +28,15 @@ export type OpenOptions = {
  * `batch_size` rows and `tokens_per_microbatch` tokens. Throws RequestErrors, as a run of the recipe would.
  */
 export async function openPrimitives(recipe: Recipe, options: OpenOptions = {}): Promise<Primitives> {
-  const { cache, signal, isEmpty = false } = options;
+  const { cache, signal = new AbortController().signal, isEmpty = false, isBusy = false, weightOf } = options;
   const plan = planPrimitives(recipe, cache);
-  const stages = await openStages(plan, { folder: recipe.model.path }, "auto", signal ?? new AbortController().signal);
-  return Primitives.begin(stages.bus, plan, stages, isEmpty ? { adapters: [] } : {});
+  const isApart = isBusy && plan.device.kind === "cpu";
+  const stages = await openStages(plan, { folder: recipe.model.path }, "auto", signal, null, isApart);
+  return Primitives.begin(stages.bus, plan, stages, {
+    lost: stages.lost,
+    ...(weightOf ? { weightOf } : {}),
+    ...(isEmpty ? { adapters: [] } : {}),
+  });
 }
 
 /** Stages with room for all adapters of a recipe at once, or for as many of any of them as it has slots. */

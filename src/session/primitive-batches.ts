@@ -7,6 +7,8 @@ import { scoreSegment } from "../objectives/loss-weights.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
+import type { PassTurns } from "./pass-turns.ts";
+import type { Shares } from "./shares.ts";
 
 /**
  * Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first
@@ -26,8 +28,9 @@ export type Losses = {
 
 /** An adapter's rows, cut into micro-batches; `segmentOf` makes a segment of one when its turn comes. */
 export type RowsCall = {
-  /** The adapter's slot. */
+  /** The adapter's slot, and its owner, by whose share its rows have their turn. */
   readonly slot: number;
+  readonly owner: string;
   readonly rows: readonly Row[];
   readonly microBatches: readonly (readonly number[])[];
   readonly segmentOf: (rows: readonly number[]) => Segment;
@@ -59,9 +62,11 @@ export class Packer {
   #underway = 0;
   #isPumping = false;
 
-  /** `run` sends a packed batch through the stages. */
+  /** `run` sends a packed batch through the stages, in its turn; owners have their shares of its rows. */
   constructor(
     { slots, passRows, stages, device: { rowTile, kind } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
+    private readonly turns: PassTurns,
+    private readonly shares: Shares,
     private readonly run: (batch: MicroBatch) => Promise<readonly SequenceLoss[]>,
   ) {
     this.#rowTile = rowTile;
@@ -83,24 +88,28 @@ export class Packer {
     if (this.#isPumping) return;
     this.#isPumping = true;
     await sleep(0); // calls that are made together share the first pass; and between passes the process does its other work
-    this.#isPumping = false;
-    while (this.#underway < this.#ahead) {
-      const parts = this.#take();
-      if (parts.length === 0) return;
+    while (this.#underway < this.#ahead && this.#open.length > 0) {
+      const turn = await this.turns.take("training");
+      const parts = this.#take(); // with the calls that came meanwhile; none where a pass failed
       this.#underway++;
       void this.#pass(parts).finally(() => {
+        turn[Symbol.dispose]();
         this.#underway--;
         void this.#pump();
       });
     }
+    this.#isPumping = false;
   }
 
-  /** The next micro-batch of each call, while there is room; calls that are left out come first in the next pass. */
+  /**
+   * The next micro-batch of each call, while there is room: by the shares of their owners, and of one owner those first that
+   * were left out before.
+   */
   #take(): Part[] {
     const parts: Part[] = [];
     const slots = new Set<number>();
     let taken = 0;
-    for (const open of [...this.#open]) {
+    for (const open of this.shares.inTurn([...this.#open], ({ call }) => call.owner)) {
       const { slot, microBatches, segmentOf } = open.call;
       const of = microBatches[open.sent]!;
       const rows = segmentRows(
@@ -110,6 +119,7 @@ export class Packer {
       if (slots.has(slot) || (parts.length > 0 && taken + rows > this.#mostRows)) continue;
       slots.add(slot);
       taken += rows;
+      this.shares.charge(open.call.owner, rows);
       parts.push({ open, of, segment: segmentOf(of) });
       open.sent++;
       this.#open.splice(this.#open.indexOf(open), 1);
@@ -119,6 +129,7 @@ export class Packer {
   }
 
   async #pass(parts: readonly Part[]): Promise<void> {
+    if (parts.length === 0) return;
     try {
       const batch = pack(
         parts.map(({ segment }) => segment),

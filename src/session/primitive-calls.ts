@@ -1,6 +1,7 @@
 // What calls of the primitives are given, and what they give.
 
-import type { Sampling } from "../data/sample.ts";
+import { range } from "../base/shape.ts";
+import { logProb, type Sampling } from "../data/sample.ts";
 import type { Objective } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
 import type { NextToken } from "./decoding.ts";
@@ -22,6 +23,8 @@ export type SampleOptions = {
   /** Sample `i` of a prompt is that of `mlora generate --seed` with `seed + i`. */
   readonly seed?: number;
   readonly n?: number;
+  /** By whose share the samples have their turn; left out, the adapter's owner. */
+  readonly owner?: string;
   /** Aborted: the samples end with its reason. */
   readonly signal?: AbortSignal | undefined;
 };
@@ -29,6 +32,27 @@ export type SampleOptions = {
 export type SampledToken = NextToken & { readonly prompt: number; readonly sample: number };
 /** `logProbs` f32 are those of the model, whatever the temperature. */
 export type Sample = { readonly ids: readonly number[]; readonly logProbs: Float32Array; readonly end: "stop" | "length" };
+
+/** Gathers the tokens of `n` samples of each prompt as they come. */
+export function gatherSamples(prompts: number, n: number) {
+  const found = range(prompts).map(() =>
+    range(n).map(() => ({ ids: [] as number[], logProbs: [] as number[], isStopped: false })),
+  );
+  return {
+    got({ prompt, sample, token, end, logits }: SampledToken): void {
+      const of = found[prompt]![sample]!;
+      of.ids.push(token);
+      of.logProbs.push(logProb(logits, token));
+      of.isStopped = end === "stop";
+    },
+    samples: (): Sample[][] =>
+      found.map((all) =>
+        all.map(({ ids, logProbs, isStopped }) => {
+          return { ids, logProbs: Float32Array.from(logProbs), end: isStopped ? "stop" : "length" };
+        }),
+      ),
+  };
+}
 
 /** A row of a prompt and what follows it, whose tokens are the targets, with a weight for all or for each. */
 export function rowOf(prompt: ArrayLike<number>, completion: ArrayLike<number>, weights?: number | ArrayLike<number>): Row {

@@ -13,7 +13,6 @@ import { range, sum } from "../base/shape.ts";
 import { shortPositions } from "../base/spec.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { logProb } from "../data/sample.ts";
 import { isPreference } from "../objectives/registry.ts";
 import { tileOf } from "../plan/generation.ts";
 import { lacking, lateAdapters } from "../plan/late-adapters.ts";
@@ -29,11 +28,13 @@ import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts
 import { exportBlocks } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
+import { PassTurns } from "./pass-turns.ts";
 import { type Losses, Packer } from "./primitive-batches.ts";
-import type { LossOptions, Sample, SampledToken, SampleOptions } from "./primitive-calls.ts";
+import { gatherSamples, type LossOptions, type Sample, type SampledToken, type SampleOptions } from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
+import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
 import { Turns } from "./turns.ts";
@@ -44,6 +45,7 @@ export { type LossOptions, rowOf, type Sample, type SampledToken, type SampleOpt
 type Trained = Resident & {
   readonly plan: AdapterPlan;
   readonly turns: Turns;
+  readonly owner: string;
   /** Optimizer steps made. */
   steps: number;
   /** Tokens whose gradients were added since the last of them. */
@@ -52,7 +54,12 @@ type Trained = Resident & {
   aside: readonly AsideBlocks[] | null;
 };
 
-export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">;
+export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs"> & {
+  /** Aborted, with its reason, when a stage is gone. */
+  readonly lost?: AbortSignal | null;
+  /** Of owners of adapters: the weights of their shares in what is computed. Left out, they are equal. */
+  readonly weightOf?: (owner: string) => number;
+};
 
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
@@ -62,6 +69,8 @@ export class Primitives implements AsyncDisposable {
   readonly #base = new Turns();
   readonly #packers: Readonly<Record<"train" | "evaluate", Packer>>;
   readonly #underway = new Set<Promise<unknown>>();
+  /** Aborted, with its reason, when a stage is gone: every later call fails. Null where that is not known. */
+  readonly lost: AbortSignal | null;
   #passes = 0;
 
   private constructor(
@@ -70,15 +79,18 @@ export class Primitives implements AsyncDisposable {
     private readonly opened: AsyncDisposable,
     options: PrimitivesOptions,
   ) {
+    this.lost = options.lost ?? null;
     const { stages, device, slots } = plan;
     const { sizes } = stages[0]!;
     const { cache } = sizes;
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache } }) : null;
-    this.#sampler = this.#engine && new Sampler(this.#engine);
+    const turns = new PassTurns();
+    const shares = () => new Shares(options.weightOf);
+    this.#sampler = this.#engine && new Sampler(this.#engine, turns, shares());
     this.#packers = {
-      train: new Packer(plan, (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, (batch) => this.#evaluate(batch)),
+      train: new Packer(plan, turns, shares(), (batch) => this.#train(batch)),
+      evaluate: new Packer(plan, turns, shares(), (batch) => this.#evaluate(batch)),
     };
     this.#slots = new Slots<Trained>({
       ...options,
@@ -123,21 +135,23 @@ export class Primitives implements AsyncDisposable {
 
   /**
    * Adds an adapter as it is before its first step; resolves when it has had a slot. `data` sums up the rows that it may be
-   * given; left out, those of its recipe's limits. Throws RequestErrors where the name is taken, or the stages cannot have it.
+   * given; left out, those of its recipe's limits. `owner`: by whose share its rows have their turn. Throws RequestErrors where
+   * the name is taken, or the stages cannot have it.
    */
-  async add(recipe: AdapterRecipe, data: DataSummary = largestData(recipe, this.plan.spec.maxPositions)): Promise<AdapterPlan> {
+  async add(recipe: AdapterRecipe, given?: DataSummary, owner = ""): Promise<AdapterPlan> {
+    const data = given ?? largestData(recipe, this.plan.spec.maxPositions);
     if (this.has(recipe.name))
       throw new RequestError("primitives.adapter", `there is an adapter '${recipe.name}' already`, "give it another name");
     const [adapter] = lateAdapters(this.plan, [recipe], [data]);
     const lack = lacking(this.plan, [adapter!], [data]);
     if (lack !== null) throw new RequestError("primitives.capacity", `adapter '${recipe.name}': the stages have no ${lack}`);
-    await this.#add(adapter!);
+    await this.#add(adapter!, owner);
     return adapter!;
   }
 
-  async #add(plan: AdapterPlan): Promise<void> {
+  async #add(plan: AdapterPlan, owner = ""): Promise<void> {
     const bytes = bytesOnStages(this.plan, plan);
-    const added: Trained = { ...resident(bytes), plan, turns: new Turns(), steps: 0, tokens: 0, aside: null };
+    const added: Trained = { ...resident(bytes), plan, owner, turns: new Turns(), steps: 0, tokens: 0, aside: null };
     this.#adapters.set(plan.name, added);
     try {
       await this.#change(added, () => Promise.resolve());
@@ -153,10 +167,8 @@ export class Primitives implements AsyncDisposable {
     this.#adapters.delete(name);
     await this.#tracked(
       trained.turns.change(async () => {
-        const { slot } = trained;
+        await this.#slots.leave(trained, (slot) => release(this.bus, slot));
         trained.aside = null;
-        if (slot !== null) await release(this.bus, slot);
-        this.#slots.leave(trained);
       }),
     );
   }
@@ -242,18 +254,9 @@ export class Primitives implements AsyncDisposable {
    * Throws a RequestError, `primitives.sample`, and what `signal` is aborted with.
    */
   async sample(name: string | null, prompts: readonly ArrayLike<number>[], options: SampleOptions): Promise<Sample[][]> {
-    const { n = 1 } = options;
-    const found = prompts.map(() => range(n).map(() => ({ ids: [] as number[], logProbs: [] as number[] })));
-    const ends = prompts.map(() => range(n).map((): Sample["end"] => "length"));
-    await this.stream(name, prompts, options, ({ prompt, sample, token, end, logits }) => {
-      const of = found[prompt]![sample]!;
-      of.ids.push(token);
-      of.logProbs.push(logProb(logits, token));
-      if (end !== null) ends[prompt]![sample] = end;
-    });
-    return found.map((of, i) =>
-      of.map(({ ids, logProbs }, at) => ({ ids, logProbs: Float32Array.from(logProbs), end: ends[i]![at]! })),
-    );
+    const { got, samples } = gatherSamples(prompts.length, options.n ?? 1);
+    await this.stream(name, prompts, options, got);
+    return samples();
   }
 
   /** The same with each token as it comes; resolves when all sequences have ended. */
@@ -271,14 +274,14 @@ export class Primitives implements AsyncDisposable {
         "the stages have no cache",
         "open them with a cache: { sequences, capacity }",
       );
-    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {}, signal } = options;
+    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {}, signal, owner = trained?.owner ?? "" } = options;
     checkPrompts(this.plan, engine, prompts, { ...options, stops: [...stops], seed, n });
     const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...sampling }, stops: new Set(stops) };
     const work = (adapter: number) =>
       sampler.run(
         prompts.flatMap((of, prompt) =>
           range(n).map((sample) => ({
-            ...{ adapter, prompt: Array.from(of), limit: maxTokens, seed: seed + sample, ...choosing },
+            ...{ adapter, owner, prompt: Array.from(of), limit: maxTokens, seed: seed + sample, ...choosing },
             got: (next: NextToken) => got({ prompt, sample, ...next }),
           })),
         ),
@@ -373,7 +376,8 @@ export class Primitives implements AsyncDisposable {
       return segment;
     };
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
-    const work = (slot: number) => packer.add({ slot, rows, microBatches, segmentOf: (of) => segmentOf(of, slot) });
+    const work = (slot: number) =>
+      packer.add({ slot, owner: trained.owner, rows, microBatches, segmentOf: (of) => segmentOf(of, slot) });
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }
 

@@ -3,6 +3,8 @@
 import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
 import { Decoding, type GenerationEngine, type Wanted } from "./decoding.ts";
+import type { PassTurns } from "./pass-turns.ts";
+import type { Shares } from "./shares.ts";
 
 type Request = { readonly wanted: Wanted[]; left: number; readonly done: PromiseWithResolvers<void> };
 
@@ -11,8 +13,12 @@ export class Sampler {
   readonly #requests = new Set<Request>();
   #isRunning = false;
 
-  constructor(engine: GenerationEngine) {
-    this.#decoding = new Decoding(engine);
+  constructor(
+    engine: GenerationEngine,
+    private readonly turns: PassTurns,
+    shares: Shares,
+  ) {
+    this.#decoding = new Decoding(engine, shares);
   }
 
   /**
@@ -56,6 +62,7 @@ export class Sampler {
       for (;;) {
         await sleep(0); // requests that are made together are read together; and the process does its other work
         if (this.#decoding.isIdle) break;
+        using _turn = await this.turns.take("generation");
         await this.#decoding.pass();
       }
     } catch (error) {

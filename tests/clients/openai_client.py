@@ -138,7 +138,7 @@ fails(openai.BadRequestError, lambda: client.chat.completions.create(**{**ask, "
 long = client.fine_tuning.jobs.create(model=model, training_file=uploaded.id, hyperparameters={"n_epochs": 50, "batch_size": 1})
 paused = client.fine_tuning.jobs.pause(long.id)
 assert paused.status == "paused", paused
-assert client.fine_tuning.jobs.resume(long.id).status in ("queued", "running")
+assert client.fine_tuning.jobs.resume(long.id).status in ("validating_files", "queued", "running")
 assert client.fine_tuning.jobs.cancel(long.id).status == "cancelled"
 
 # Deleted

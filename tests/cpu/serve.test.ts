@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { openSession } from "../../src/session/session.ts";
+import { needs } from "../helpers/needs.ts";
 import { Workplace } from "../helpers/program.ts";
 import {
   chatRows,
@@ -48,7 +49,7 @@ test("a server that is killed again and again loses nothing, does nothing twice,
   const at = (id: string) => join(state, "jobs", id);
   await jobUntil(server.ask, jobs[0].id, (status) => status !== "validating_files");
   cpSync(at(jobs[0].id), join(place.root, "copy"), { recursive: true });
-  for (const steps of [1, 20, 60, 110]) {
+  for (const steps of [1, 40, 100]) {
     await eventually(
       async () => (await allEvents(server, jobs[0].id)).filter((of: { type: string }) => of.type === "metrics").length >= steps,
     );
@@ -183,6 +184,32 @@ describe("one server", () => {
     cpSync(join((await started).folder, "state", "jobs", job.id, "model"), join(adapters, "good"), { recursive: true });
   });
 
+  test("pauses a job and resumes it to the same bytes, and bounds jobs", async () => {
+    const { ask, folder } = await started;
+    const file = await upload(ask, chatRows(12));
+    const body = { model: "local/tiny", training_file: file.id, seed: 5, hyperparameters: { n_epochs: 20, batch_size: 2 } };
+    const jobs = [
+      await jsonOf(ask("/v1/fine_tuning/jobs", { json: body })),
+      await jsonOf(ask("/v1/fine_tuning/jobs", { json: body })),
+    ];
+    expect(await errorOf(ask("/v1/fine_tuning/jobs", { json: body }))).toMatchObject({ status: 429, type: "rate_limit_error" });
+    const [{ id }, other] = jobs;
+    const call = (what: string) => jsonOf(ask(`/v1/fine_tuning/jobs/${id}/${what}`, { method: "POST" }));
+    expect((await call("pause")).status).toBe("paused"); // while its files are checked, or later
+    expect((await call("resume")).error).toBeNull();
+    await eventually(async () =>
+      (await jsonOf(ask(`/v1/fine_tuning/jobs/${id}/events?limit=1`))).data[0].message.startsWith("Step 1"),
+    );
+    expect((await call("pause")).status).toBe("paused");
+    expect(await errorOf(ask(`/v1/fine_tuning/jobs/${id}/pause`, { method: "POST" }))).toMatchObject({ status: 400 });
+    await jobUntil(ask, other.id, isOver);
+    await call("resume");
+    expect((await jobUntil(ask, id, isOver)).status).toBe("succeeded");
+    const modelOf = (job: string) => weightsIn(join(folder, "state", "jobs", job, "model"));
+    expect(modelOf(id)).toBe(modelOf(other.id));
+    await ask(`/v1/files/${file.id}`, { method: "DELETE" });
+  });
+
   test("loads adapters of its folder and of no other", async () => {
     const { ask, folder } = await started;
     symlinkSync(join(folder, "state"), join(adapters, "away"));
@@ -211,13 +238,28 @@ describe("one server", () => {
     expect(csv.split("\n")[0]).toBe("day,model,requests,prompt_tokens,completion_tokens,trained_tokens");
     const metrics = await (await ask("/metrics")).text();
     expect(metrics).toMatch(/mlora_requests_total\{method="POST",route="\/v1\/completions",status="200"\} 1\n/);
-    expect(metrics).toContain('mlora_jobs{status="succeeded"} 1\n');
+    expect(metrics).toContain('mlora_jobs{status="succeeded"} 3\n');
     expect((await fetch(`${url}/metrics`)).status).toBe(401);
     const document = await jsonOf(fetch(`${url}/openapi.json`));
     expect(document.paths["/v1/fine_tuning/jobs"].post.requestBody.content["application/json"].schema.required).toContain(
       "training_file",
     );
     expect(Object.keys(document.paths)).toContain("/v1/models/{name}");
+  });
+});
+
+needs("openssl")("TLS", () => {
+  test("a certificate is served", async () => {
+    const folder = serverFolder(place, "tls", '[server]\ncertificate = "cert.pem"\ncertificate_key = "key.pem"\n');
+    const made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"];
+    Bun.spawnSync(["openssl", ...made, "-keyout", join(folder, "key.pem"), "-out", join(folder, "cert.pem")], {
+      stderr: "ignore",
+    });
+    const { url, running } = await startServer(place, folder, "https");
+    const trusting = { headers: { authorization: `Bearer ${KEYS.one}` }, tls: { rejectUnauthorized: false } };
+    expect((await jsonOf(fetch(`${url}/v1/models`, trusting))).data[0].id).toBe("local/tiny");
+    running.kill("SIGTERM");
+    expect((await running.ended).code).toBe(0);
   });
 });
 

@@ -93,6 +93,22 @@ test("an adapter that is not used gives its memory to others; one that is remove
   await expect(on.add({ ...again!, name: "wide", rank: 64 })).rejects.toMatchObject({ code: "primitives.capacity" });
 });
 
+test("samples that are given up end, and the others come as they would", async () => {
+  await using on = await place.open(["lora"]);
+  const options = { maxTokens: 40, sampling: { temperature: 1 }, seed: 4 };
+  const alone = await on.sample("lora", [[1, 2, 3]], options);
+  const stop = new AbortController();
+  let heard = 0;
+  const given = on.stream(null, [[5], [6]], { ...options, n: 2, signal: stop.signal }, () => {
+    if (++heard === 6) stop.abort(new Error("given up"));
+  });
+  const kept = on.sample("lora", [[1, 2, 3]], options);
+  await expect(given).rejects.toThrow("given up");
+  expect(await kept).toEqual(alone);
+  expect(heard).toBeLessThan(12);
+  await expect(on.stream(null, [[5]], { ...options, signal: stop.signal }, () => undefined)).rejects.toThrow("given up");
+});
+
 test("jobs, the primitives by hand and `mlora run` come to the same bytes, next to each other", async () => {
   const dpo = `
 [[adapter]]

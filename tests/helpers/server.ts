@@ -38,18 +38,18 @@ export function serverFolder(place: Workplace, name: string, more = ""): string 
 }
 
 /** Starts the server of a folder, and waits until it answers. */
-export async function startServer(place: Workplace, folder: string): Promise<Started> {
+export async function startServer(place: Workplace, folder: string, scheme: "http" | "https" = "http"): Promise<Started> {
   const port = freePort();
   const flags = ["--config", join(folder, "serve.toml"), "--keys", join(folder, "keys.txt"), "--folder", join(folder, "state")];
   const running = place.start(["serve", place.model, ...flags, "--listen", `127.0.0.1:${port}`]);
-  const url = `http://127.0.0.1:${port}`;
+  const url = `${scheme}://127.0.0.1:${port}`;
   let ended: string | null = null;
   void running.ended.then(({ code, err }) => {
     ended = `the server ended with ${code}: ${err}`;
   });
   await eventually(async () => {
     if (ended !== null) throw new Error(ended);
-    return await fetch(`${url}/healthz`).then(
+    return await fetch(`${url}/healthz`, { tls: { rejectUnauthorized: false } }).then(
       ({ ok }) => ok,
       () => false,
     );

@@ -200,13 +200,15 @@ describe("configs and keys", () => {
       return openKeys(db, file);
     };
     const [one, two] = ["k".repeat(20), "l".repeat(20)];
-    const { tenantOf, made } = open(`a ${one}\n# none\nb ${two}`);
+    const { tenantOf, made, weightOf } = open(`a ${one}\n# none\nb ${two} 2.5`);
+    expect([weightOf("a"), weightOf("b")]).toEqual([1, 2.5]);
     expect(made).toBeNull();
     expect(tenantOf(new Headers({ authorization: `bearer ${two}` }))).toBe("b");
     expect(() => tenantOf(new Headers({ authorization: two }))).toThrow(ApiError);
     expect(() => open(`a ${one}`, 0o644)).toThrow("other users of this machine may read it");
     for (const [text, message] of [
-      [`a ${one}\nb`, ":2: expected a name"],
+      [`a ${one}\nb`, ":2: has no key"],
+      [`a ${one} 0`, ":1: expected a name"],
       [`a ${one}\nb ${one}`, ":2: has a name or a key of an earlier line"],
       ["a short", ":1: the key has 5 characters"],
       ["# a", "has no key"],

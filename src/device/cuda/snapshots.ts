@@ -1,6 +1,6 @@
 // Tensors read during training: copied to pinned host memory in the order of the main stream, in milliseconds, and from
-// there at leisure, in pieces between which the host launches what comes next. What is larger than the pinned memory goes through
-// it in several parts, and only the last of them is copied on at leisure.
+// there at leisure, in pieces between which the host launches what comes next. What is larger than the pinned memory goes
+// through it in several parts, and only the last of them is copied on at leisure.
 
 import { EVENT_NO_TIMING } from "../../../ffi/cuda.ts";
 import { native } from "../../../ffi/factors.ts";

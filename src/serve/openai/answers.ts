@@ -129,6 +129,7 @@ export async function prepareAnswers(asked: Asked, { engine, models, texts, usag
       maxTokens: maxTokens ?? room - prompt.length,
       stops: texts.stops,
       seed: (seed + (choice % n)) >>> 0,
+      owner: tenant,
     };
     try {
       await engine.stream(adapter, [prompt], { ...options, signal: AbortSignal.any([signal, stop.signal]) }, next);

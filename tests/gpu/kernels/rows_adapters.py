@@ -151,7 +151,8 @@ def adamw8(kind, small):
                 case.near(f"largest {name}", most, largest, 1e-6)
                 share = exact / torch.where(largest > 0, largest, 1).repeat_interleave(128)
                 distances = [(values[(found.long() + by).clamp(0, 255)].double() - share).abs() for by in (-1, 0, 1)]
-                if bool((distances[1] > torch.minimum(distances[0], distances[2]) + 1e-6 * share.abs() + 2e-7).any()):  # m is a difference: its rounding is a share of what it was
+                # m is a difference: its rounding is a share of what it was
+                if bool((distances[1] > torch.minimum(distances[0], distances[2]) + 1e-6 * share.abs() + 2e-7).any()):
                     case.wrong.append(f"a code of {name} is not the nearest")
             for name, one, all_ in zip(("params", "m", "v", "largest m", "largest v"), few, (params, m, v, m_most, v_most)):
                 case.same(f"{name} of a block alone", one, all_.view(F, -1)[alone].flatten())
