@@ -45,8 +45,8 @@ export function heldWeights(
   exact: ExactWeights | null,
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
-  // What has 4 bits stays as it is, unless it is to be computed with as it is.
-  const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16";
+  // What has 4 bits stays as it is, on CPUs, unless it is to be computed with as it is.
+  const keeps = exact?.isMxfp4 === true && compute === "f32" && precision !== "fp32" && precision !== "bf16";
   return {
     format,
     denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],

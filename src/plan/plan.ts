@@ -25,8 +25,7 @@ import {
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
-import { requireKernels } from "./kernels.ts";
-import { type MemoryParts, stageHostBytes, stageMemory } from "./memory.ts";
+import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
@@ -114,6 +113,7 @@ export function makePlan(
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
+  requireKernels(spec, device, adapters);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -131,7 +131,6 @@ export function makePlan(
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   const held = heldWeights(recipe.model.precision, device.compute, exact);
-  requireKernels(spec, device, { adapters, expertFormat: held.expertFormat });
   checkFormat(held.format, spec);
   checkHostMemory(
     spec,

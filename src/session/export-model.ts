@@ -63,7 +63,7 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
     throw new RequestError(
       "export.base",
       `${baseFolder} has its experts in mxfp4, and a merged model would have them otherwise`,
-      "merge into the model in bf16, or load the adapter beside it as it is",
+      "merge into the model in bf16, or load model and adapter as they are",
     );
   using base = openBaseModel(baseFolder, own);
   const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);

@@ -1,4 +1,4 @@
-// Experts in MXFP4 (OCP Microscaling 1.0), as gpt-oss was released: of each weight [E, out, in] codes of e2m1, `NAME_blocks`
+// Experts in MXFP4 (OCP), as gpt-oss was released: of each weight [E, out, in] codes of e2m1, `NAME_blocks`
 // u8[E, out, in / 32, 16], two to a byte, the first in the low half, and powers of two, `NAME_scales` u8[E, out, in / 32].
 
 import { sizeOf } from "../../base/shape.ts";
