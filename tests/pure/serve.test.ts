@@ -16,6 +16,7 @@ import { openKeys } from "../../src/serve/keys.ts";
 import { boundaryOf, readMultipart } from "../../src/serve/multipart.ts";
 import { TextStream } from "../../src/serve/openai/text-stream.ts";
 import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
+import { Rates } from "../../src/serve/rates.ts";
 import { Database } from "../../src/serve/store.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
@@ -210,6 +211,24 @@ describe("training files", () => {
     expect(csvOf([step])).toBe("step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2,0.5,,\n");
     expect(csvOf([{ ...step, full_valid_loss: 3 }]).split("\n")[0]).toEndWith(",full_valid_mean_token_accuracy");
   });
+});
+
+test("tokens of a minute come back as it passes, and those that were not needed at once", () => {
+  let time = 0;
+  const rates = new Rates(600, () => time);
+  const giveBack = rates.take("a", 500);
+  expect(() => rates.take("a", 200)).toThrow("try again in 10 s");
+  rates.take("b", 600); // another key's
+  giveBack(450);
+  rates.take("a", 550);
+  expect(() => rates.take("a", 1)).toThrow(ApiError);
+  time = 1000;
+  rates.take("a", 10);
+  time = 1e6;
+  expect(() => rates.take("a", 601)).toThrow("this key has 600 a minute");
+  rates.take("a", 600);
+  expect(() => rates.take("a", 1)).toThrow(ApiError);
+  new Rates(null).take("a", 1e9);
 });
 
 describe("configs and keys", () => {
