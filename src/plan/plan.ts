@@ -17,7 +17,8 @@ import {
   blockBytes,
   countThatFit,
   gradientElements,
-  lowSizes,
+  lowElements,
+  lowWidths,
   mostBytes as mostBlockBytes,
   poolBytes,
   productSizes,
@@ -110,10 +111,10 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
+  requireKernels(spec, device, adapters);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -137,7 +138,7 @@ export function makePlan(
     parts.map((_, stage) => ({ device: devices[stage]! })),
   );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
-  const widths = parts.map((part) => lowSizes(onStages(adapters), part, 1));
+  const widths = parts.map((part) => lowWidths(onStages(adapters), part));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
     products: productSizes(onStages(adapters)),
@@ -155,7 +156,7 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = Object.fromEntries(Object.entries(widths[stage]!).map(([group, width]) => [group, rows * width]));
+      const low = lowElements(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
