@@ -39,8 +39,9 @@ function rowOf(family: string, definition: Definition): string {
     .flat()
     .map((path) => path.slice(path.lastIndexOf(".") + 1));
   const isUsual = USUAL.every((name) => linears.includes(name));
-  const fused = isUsual ? "" : [...new Set(linears)].map((name) => `\`${name}\``).join(", ");
-  return `| ${models} | ${names.join(", ")} | ${fused} | ${compared} |`.replaceAll("|  |", "| |");
+  const others = [...new Set(linears)].filter((name) => !isUsual || !USUAL.includes(name)).map((name) => `\`${name}\``);
+  const listed = `${isUsual && others.length > 0 ? "also " : ""}${others.join(", ")}`;
+  return `| ${models} | ${names.join(", ")} | ${listed} | ${compared} |`.replaceAll("|  |", "| |");
 }
 
 /** docs/models.md */
@@ -62,7 +63,8 @@ two stages, generation over what is kept) hold for every family.
 ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
-\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them.
+\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too. Its layers of the gated delta rule are
+computed on CPUs alone so far; a plan for a GPU refuses them.
 
 ## Rotary embeddings
 
@@ -75,7 +77,7 @@ again with the long ones when it passes that length.
 
 ## Not supported
 
-Other mixtures of experts, Mamba, convolution and linear attention layers, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, Mamba, layers that are a convolution alone, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

@@ -115,6 +115,13 @@ export const modelSpec = v.strictObject({
   doubleWide: v.boolean(),
   /** Features of each layer's own input, of an embedding of `vocab` rows; `null` for none. */
   perLayer: v.nullable(v.strictObject({ size: natural, vocab: natural })),
+  /** Layers of linear attention by the gated delta rule, and its heads; `null` for none. */
+  delta: v.nullable(
+    v.strictObject({
+      heads: v.strictObject({ keyHeads: natural, valueHeads: natural, keyDim: natural, valueDim: natural }),
+      layers: v.array(v.boolean()),
+    }),
+  ),
   /** Of a mixture of experts; `null` for none. */
   experts: v.nullable(experts),
   /** Bias of q, k and v; of o; of the three linears of the MLP. */

@@ -8,22 +8,15 @@ import type { Json } from "./pre-tokenise.ts";
 const QWEN2 =
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/** Marks are part of a word. */
+const QWEN3_5 = QWEN2.replace("?\\p{L}+|", "?[\\p{L}\\p{M}]+|").replace("[^\\s\\p{L}\\p{N}]", "[^\\s\\p{L}\\p{M}\\p{N}]");
+
 /** The parts of a class that builds its own; `config` is tokenizer_config.json. */
 const CLASSES: Readonly<Record<string, (config: Json) => Json>> = {
   LlamaTokenizer: (config) => sentencePiece(config, config["legacy"] === true ? "always" : "first"),
   CodeLlamaTokenizer: (config) => sentencePiece(config, "first"),
-  Qwen2Tokenizer: (config) => ({
-    normalizer: { type: "NFC" },
-    pre_tokenizer: {
-      type: "Sequence",
-      pretokenizers: [
-        { type: "Split", pattern: { Regex: QWEN2 }, behavior: "Isolated", invert: false },
-        byteLevel(config["add_prefix_space"] === true, false),
-      ],
-    },
-    decoder: { type: "ByteLevel" },
-    model: { unk_token: null, fuse_unk: false, byte_fallback: false, ignore_merges: false },
-  }),
+  Qwen2Tokenizer: (config) => qwen(config, QWEN2),
+  Qwen3_5Tokenizer: (config) => qwen(config, QWEN3_5),
   GPT2Tokenizer: gpt2,
   CodeGenTokenizer: gpt2,
   GemmaTokenizer: () => ({
@@ -36,6 +29,19 @@ const CLASSES: Readonly<Record<string, (config: Json) => Json>> = {
 
 const spelled = [{ type: "Replace", pattern: { String: "▁" }, content: " " }, { type: "ByteFallback" }, { type: "Fuse" }];
 const byteLevel = (prefix: boolean, regex: boolean) => ({ type: "ByteLevel", add_prefix_space: prefix, use_regex: regex });
+
+const qwen = (config: Json, regex: string): Json => ({
+  normalizer: { type: "NFC" },
+  pre_tokenizer: {
+    type: "Sequence",
+    pretokenizers: [
+      { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false },
+      byteLevel(config["add_prefix_space"] === true, false),
+    ],
+  },
+  decoder: { type: "ByteLevel" },
+  model: { unk_token: null, fuse_unk: false, byte_fallback: false, ignore_merges: false },
+});
 
 function sentencePiece(config: Json, scheme: "always" | "first"): Json {
   const prefix = config["add_prefix_space"] !== false;

@@ -47,6 +47,35 @@ const WIDEST_PIECE = 288;
 const BLOCK_ROWS = 480;
 const UP_COLUMNS = { f32: 64, bf16: 128 };
 
+/** Heads of q and k, heads of v, and the sizes of both. */
+export type DeltaSizes = NonNullable<ModelSpec["delta"]>["heads"];
+/** Tokens between states that the backward pass of the delta rule keeps (ffi/native/deltanet.c). */
+const DELTA_CHUNK = 64;
+
+/** Floats that a thread of the cpu device needs for a head of a sequence of this length; 0: without a backward pass. */
+export function deltaRoom({ keyDim, valueDim }: DeltaSizes, tokens: number): number {
+  const vectors = 2 * keyDim + valueDim;
+  if (tokens === 0) return keyDim * valueDim + vectors;
+  return (DELTA_CHUNK + 2 + Math.ceil(tokens / DELTA_CHUNK)) * keyDim * valueDim + DELTA_CHUNK * valueDim + vectors;
+}
+
+/** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/deltanet.py): where each part begins, and all. */
+export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K, valueDim: V }: DeltaSizes, M: number) {
+  const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
+  const sizes = {
+    ...{ vectors: 3 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, u: M * N * V * c, w: M * N * K * c },
+    ...{ before: states * c, after: states * c, dn: M * N * V * c, dqk: 2 * M * N * K * c },
+  };
+  let end = 0;
+  const begin = (bytes: number): number => {
+    const at = end;
+    end += alignUp(bytes, 256);
+    return at;
+  };
+  const parts = Object.entries(sizes).map(([part, bytes]) => [part, begin(bytes)] as const);
+  return { parts: Object.fromEntries(parts) as Readonly<Record<keyof typeof sizes, number>>, bytes: end };
+}
+
 /** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
 export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): number {
   const { kind, compute } = device;
@@ -54,8 +83,9 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   if (kind === "cpu") {
     const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
     const dropped = rows * maxOf(widths) * 4; // x under its mask
+    const delta = spec.delta ? device.threads * deltaRoom(spec.delta.heads, rows) * 4 : 0;
     const pieces = need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4;
-    return Math.max(dropped, pieces, expertScratch(device.threads, need));
+    return Math.max(dropped, delta, pieces, expertScratch(device.threads, need));
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
     expertProducts(spec).some((product) => product.group === group)
@@ -63,8 +93,9 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
       : linearScratch(compute, group as LowKey, elements, need),
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
+  const delta = spec.delta ? deltaScratch(compute, spec.delta.heads, rows).bytes : 0;
   const frozen = Math.max(frozenScratch(compute, need), frozenExpertScratch(compute, need));
-  return alignUp(Math.max(norms, frozen, routeScratch(need), attentionScratch(need), ...linears), 256);
+  return alignUp(Math.max(norms, delta, frozen, routeScratch(need), attentionScratch(need), ...linears), 256);
 }
 
 /** Where the rows of each tile begin in each expert (ops/route.ts). */

@@ -1,4 +1,5 @@
-// The keys and values that generation keeps of the tokens it has read, so that a generated token costs one row of a pass.
+// The keys and values that generation keeps of the tokens it has read, or the states that linear attention has after them, so
+// that a generated token costs one row of a pass.
 
 import type { DType } from "../base/dtype.ts";
 import { sum } from "../base/shape.ts";
@@ -8,26 +9,50 @@ import type { Program } from "./program.ts";
 /** Sequences that are generated at once, and tokens that each may have. */
 export type CacheSizes = { readonly sequences: number; readonly capacity: number };
 
-/**
- * Of each layer of a stage: c[sequences * capacity, 2 C D], a row for each token that is kept; without columns where a layer
- * reads the keys and values of another.
- */
-export type KvCache = readonly Tensor[];
+/** What linear attention keeps of each sequence in place of its keys: the last rows of its convolution, and its states. */
+export type LinearCache = {
+  readonly window: Tensor; // c[sequences, taps - 1, channels]
+  readonly state: Tensor; // f32[sequences, N, K, V]
+};
+
+export type LayerCache = {
+  /**
+   * c[sequences * capacity, 2 C D], a row for each token that is kept; without columns where a layer has no keys of its own.
+   */
+  readonly kv: Tensor;
+  readonly linear: LinearCache | null;
+};
+
+/** Of each layer of a stage. */
+export type KvCache = readonly LayerCache[];
 
 /**
- * The rows of the cache that a pass writes, i32[M], and what its rows attend to: each other, or the cache
- * (their own keys included).
+ * The rows of the cache that a pass writes, i32[M], `capacity` of them for each sequence, and what its rows attend to: each
+ * other, or the cache (their own keys included).
  */
-export type Cached = { readonly cache: KvCache; readonly places: Tensor; readonly from: "pass" | "cache" };
+export type Cached = {
+  readonly cache: KvCache;
+  readonly places: Tensor;
+  readonly capacity: number;
+  readonly from: "pass" | "cache";
+};
 
-export const takeCache = (
-  take: (dtype: DType, ...shape: number[]) => Tensor,
-  compute: DType,
-  program: Program,
-  { sequences, capacity }: CacheSizes,
-): KvCache =>
+type Take = (dtype: DType, ...shape: number[]) => Tensor;
+
+export const takeCache = (take: Take, compute: DType, program: Program, { sequences, capacity }: CacheSizes): KvCache =>
   program.map(({ operations }) => {
     const isOwn = operations.every((of) => of.op !== "sharedKv");
     const widths = operations.map((of) => (isOwn && of.op === "attention" ? 2 * of.heads.kvHeads * of.heads.headDim : 0));
-    return take(compute, sequences * capacity, sum(widths));
+    return { kv: take(compute, sequences * capacity, sum(widths)), linear: takeLinear(take, compute, operations, sequences) };
   });
+
+function takeLinear(take: Take, compute: DType, operations: Program[0]["operations"], sequences: number): LinearCache | null {
+  const convolution = operations.find((of) => of.op === "convolution");
+  const rule = operations.find((of) => of.op === "deltaRule");
+  if (!convolution || !rule) return null;
+  const { valueHeads, keyDim, valueDim } = rule.heads;
+  return {
+    window: take(compute, sequences, convolution.taps - 1, convolution.channels),
+    state: take("f32", sequences, valueHeads, keyDim, valueDim),
+  };
+}

@@ -10,7 +10,7 @@ import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
 import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import { type ExpertActivations, expertsAgain } from "./experts.ts";
-import type { Cached } from "./kv-cache.ts";
+import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, INPUT, isExperts, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
@@ -39,7 +39,7 @@ export type LayerPassOptions = {
   readonly out: Tensor;
   readonly work: ForwardWork | Workspace;
   /** Null where keys and values are not kept. */
-  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: Tensor; readonly isOwn: boolean }) | null;
+  readonly cached?: (Omit<Cached, "cache"> & { readonly cache: LayerCache; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
   readonly beside: Pick<Activations, "shared">;
   /** The inputs of all layers, c[M, layers * size], once they are needed; null where layers have none. */

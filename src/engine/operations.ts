@@ -11,6 +11,7 @@ import { attentionBackward, attentionForward, attentionSink } from "../ops/atten
 import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
+import { headsGate, headsGateBackward } from "../ops/heads.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
@@ -19,16 +20,21 @@ import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
+import { convolution, deltaRule, gatedNorm, gatedWidth, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
 
 type Kind = Operation["op"];
 
-type Behaviour<K extends Kind> = {
+export type Behaviour<K extends Kind> = {
   /** Features of its output, from those of its input. */
   readonly width: (of: Op<K>, width: number) => number;
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
-  /** Whether its output may be computed again in the backward pass: it is no product of matrices. Only linears read it. */
+  /** Whether the value that it reads next to its input, of width `other`, is of the right size. */
+  readonly fits?: (of: Op<K>, width: number, other: number) => boolean;
+  /** Where the gradient of that value goes: memory of its own, or over it, as where this is left out. */
+  readonly otherGradient?: "own" | "over";
+  /** Whether its output may be computed again in the backward pass: it is no product. Only what restores its input reads it. */
   readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
   readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
@@ -156,16 +162,20 @@ const spans: Behaviour<"spans"> = {
 
 const gate: Behaviour<"gate"> = {
   width: (_, width) => width,
+  fits: ({ heads }, width, other) => (heads ? other === gatedWidth(heads) : other === width),
   isCheap: () => true,
   saved: null,
   inputGradient: "output",
-  forward: ({ from, to, gate }, pass) =>
-    gateForward(pass.device, { x: pass.value(from), gate: pass.value(gate), y: pass.value(to) }),
-  backward: ({ from, to, gate }, pass) =>
-    gateBackward(pass.device, {
-      ...{ dy: pass.gradient(to)!, x: pass.value(from), gate: pass.value(gate) },
-      ...{ dx: pass.gradient(from)!, dgate: pass.gradient(gate)! },
-    }),
+  forward: ({ from, to, gate, heads }, pass) => {
+    const [x, y] = [pass.value(from), pass.value(to)];
+    if (heads) headsGate(pass.device, { x, gated: pass.value(gate), y, ...heads });
+    else gateForward(pass.device, { x, gate: pass.value(gate), y });
+  },
+  backward: ({ from, to, gate, heads }, pass) => {
+    const io = { dy: pass.gradient(to)!, x: pass.value(from), dx: pass.gradient(from)! };
+    if (heads) headsGateBackward(pass.device, { ...io, gated: pass.value(gate), ...heads });
+    else gateBackward(pass.device, { ...io, gate: pass.value(gate), dgate: pass.gradient(gate)! });
+  },
 };
 
 const attention: Behaviour<"attention"> = {
@@ -178,8 +188,8 @@ const attention: Behaviour<"attention"> = {
     const sinks = path ? pass.factor(path) : null;
     const qkv = pass.value(from);
     const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
-    if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache, ...heads });
-    if (cached?.from === "cache") attentionDecode(device, { ...args, sinks, cache: cached.cache });
+    if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache.kv, ...heads });
+    if (cached?.from === "cache") attentionDecode(device, { ...args, sinks, cache: cached.cache.kv });
     else {
       const lse = pass.saved(to);
       attentionForward(device, { ...args, lse });
@@ -334,6 +344,7 @@ const experts: Behaviour<"experts"> = {
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
   ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
+  ...{ ungated, convolution, deltaRule, gatedNorm },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

@@ -58,11 +58,18 @@ export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
 export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
-/** Those with adapters on them, which need their input once more. */
-const restores = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
+const isAdapted = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
+/** Those whose backward pass has their input computed again where it is not kept. */
+const restores = (operation: Operation): boolean => isAdapted(operation) || operation.op === "deltaRule";
 
 /** The value that an operation reads next to its input; null for none. */
-const gateOf = (operation: Operation): string | null => (operation.op === "gate" ? operation.gate : null);
+function otherOf(operation: Operation): string | null {
+  if (operation.op === "deltaRule") return operation.gates;
+  return operation.op === "gate" || operation.op === "gatedNorm" ? operation.gate : null;
+}
+
+/** Operations that write the gradient of some columns of their input, of which another has written the rest. */
+const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]);
 
 /** The value that an operation adds to its output; null for none. */
 const residualOf = (operation: Operation): string | null =>
@@ -76,17 +83,18 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
   const current = new Map<string, string>(); // of each kind that is cheap, the last value
   for (const operation of operations) {
     const { from, to } = operation;
-    const { width, isInPlace, isCheap } = behaviourOf(operation);
+    const { width, isInPlace, isCheap, fits } = behaviourOf(operation);
     const input = values.get(from);
     const at = `layer ${layer}: ${operation.op} from ${from} to ${to}`;
     invariant(input && !values.has(to), `${at}: a value is read before it is computed, or computed twice`);
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
     invariant(last === undefined || (last === from && restores(operation)), `${at}: its input may have to be computed again`);
-    const gate = gateOf(operation);
-    const other = gate === null ? null : values.get(gate);
-    invariant(other === null || (other && !overwritten.has(gate!)), `${at}: ${gate} is read before it is computed`);
-    invariant(!other || (other.width === input.width && !current.has(other.kind)), `${at}: ${gate} is no gate of it`);
+    const name = otherOf(operation);
+    const other = name === null ? null : values.get(name);
+    invariant(other === null || (other && !overwritten.has(name!)), `${at}: ${name} is read before it is computed`);
+    const isOther = !other || (fits!(operation, input.width, other.width) && !current.has(other.kind));
+    invariant(isOther, `${at}: ${name} is no gate of it`);
     if (isInPlace?.(operation)) overwritten.add(from);
     const residual = residualOf(operation);
     invariant(residual === null || values.has(residual), `${at}: ${residual} is added before it is computed`);
@@ -98,7 +106,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
       kind,
-      isTrained: input.isTrained || restores(operation) || (other?.isTrained ?? false),
+      isTrained: input.isTrained || isAdapted(operation) || (other?.isTrained ?? false),
     });
   }
   const output = operations.at(-1)!.to;
@@ -122,24 +130,29 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
       invariant(!gradients.has(residual), `${residual} is read after it is added to ${to}`);
       gradients.set(residual, own);
     }
-    const gate = gateOf(operation);
-    if (gate !== null) {
-      invariant(!gradients.has(gate), `${operation.op} cannot add to the gradient of ${gate}`);
-      gradients.set(gate, { value: gate });
+    const take = (name: string, kind: string) => {
+      invariant(!busy.has(kind), `the gradients of ${busy.get(kind)} and ${name} are needed at once`);
+      busy.set(kind, name);
+    };
+    const { inputGradient, otherGradient } = behaviourOf(operation);
+    const other = otherOf(operation);
+    if (other !== null) {
+      invariant(!gradients.has(other), `${operation.op} cannot add to the gradient of ${other}`);
+      const { kind } = values.get(other)!;
+      if (otherGradient === "own") take(other, kind);
+      gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
     }
     if (gradients.has(from)) {
-      const canAdd = (operation.op === "norm" && "work" in gradients.get(from)!) || restores(operation);
+      const isNorm = operation.op === "norm" && "work" in gradients.get(from)!;
+      const canAdd = isNorm || isAdapted(operation) || FILLING.has(operation.op);
       invariant(canAdd, `${operation.op} cannot add to the gradient of ${from}`);
       adding.add(operation);
     } else {
       const { kind } = values.get(from)!;
       const places = { own: { work: kind }, output: own, input: { value: from } };
-      const place = places[behaviourOf(operation).inputGradient];
+      const place = places[inputGradient];
       gradients.set(from, place);
-      if (place === places.own) {
-        invariant(!busy.has(kind), `the gradients of ${busy.get(kind)} and ${from} are needed at once`);
-        busy.set(kind, from);
-      }
+      if (place === places.own) take(from, kind);
     }
     for (const [kind, name] of busy)
       if (name !== to) continue;

@@ -222,9 +222,11 @@ export class Stage implements Disposable {
    */
   async decode(batch: GenerationBatch): Promise<readonly Float32Array[] | null> {
     const { cache, places } = this.buffers;
-    invariant(cache && places, "a stage without a cache cannot generate");
+    const { cache: of } = this.config.sizes;
+    invariant(cache && places && of, "a stage without a cache cannot generate");
     this.device.write(places, batch.places);
-    const cached = { cache, places: firstRows(places, batch.ids.length), from: batch.from };
+    const { capacity } = of;
+    const cached = { cache, places: firstRows(places, batch.ids.length), capacity, from: batch.from };
     const inFlight = await this.#run("decode", null, batch, cached);
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;

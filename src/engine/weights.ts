@@ -34,7 +34,7 @@ export type ExpertLayerWeights = {
 export type LayerWeights = {
   /** By normKey. */
   readonly norms: ReadonlyMap<string, Tensor>;
-  /** f32[size] each. */
+  /** f32, numbers and vectors by their path; weights of a convolution [channels, taps]. */
   readonly factors: ReadonlyMap<string, Tensor>;
   readonly linears: Readonly<Record<Group, LinearWeights>>;
   /** Null where the layer has none. */
@@ -72,6 +72,11 @@ const normSlot = (name: string | null, size: number, offset: NormOffset): Slot =
   from: name === null ? [] : [{ name, rows: size }],
   offset: name === null ? 1 : offset,
 });
+const factorSlot = (name: string, [rows, ...others]: readonly number[]): Slot => ({
+  shape: [rows!, ...others.filter((size) => size > 1)],
+  from: [{ name, rows: rows! }],
+  offset: 0,
+});
 /** What the norms of a layer are known by: the path of their weights, or their size where they have none. */
 export const normKey = (weight: string | null, size: number): string => weight ?? `${size} ones`;
 const table = (name: string, spec: ModelSpec): Slot => ({
@@ -89,7 +94,7 @@ function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
     return {
       linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
       norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
-      factors: factors.map(({ factor, name, size }) => [factor, normSlot(name, size, 0)] as const),
+      factors: factors.map(({ factor, name, shape }) => [factor, factorSlot(name, shape)] as const),
       experts: experts && expertSlots(experts, from + i),
     };
   });

@@ -7,6 +7,9 @@ import type { ConfigReader } from "./config.ts";
 /** Query heads, heads of keys and values, and the size of each. */
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
+/** Heads of linear attention. */
+export type DeltaHeads = NonNullable<ModelSpec["delta"]>["heads"];
+
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
 /** Weights of norms, by their path within the layer; null for none. */
@@ -86,8 +89,16 @@ export type Operation =
     >
   /** RMSNorms of the first columns of a value and of those after them, of these sizes; the others stay as they are. */
   | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
-  /** A value times the sigmoid of another of its size. */
-  | Step<"gate", { gate: string }>
+  /** A value times the sigmoid of another of its size; with `heads`, of the gates that follow each head of q in another. */
+  | Step<"gate", { gate: string; heads?: Heads }>
+  /** q, k and v, of a value in which a gate follows each head of q. */
+  | Step<"ungated", { heads: Heads }>
+  /** silu of the causal convolution of each of the first `channels` features by its own `taps` weights. */
+  | Step<"convolution", { weight: string; channels: number; taps: number }>
+  /** The gated delta rule of q, k and v; `gates` is a value with b and a of each head, `decay` and `bias` are vectors. */
+  | Step<"deltaRule", { heads: DeltaHeads; gates: string; decay: string; bias: string }>
+  /** RMSNorm of each head of `size` features, times the silu of the last features of another value. */
+  | Step<"gatedNorm", { gate: string; weight: string; size: number; eps: number }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */

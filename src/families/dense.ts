@@ -37,6 +37,7 @@ export const PLAIN = {
   kvSources: [] as (number | null)[],
   doubleWide: false,
   perLayer: null,
+  delta: null,
   experts: null,
   embeddingScale: 1,
   embeddingNorm: null,

@@ -23,6 +23,7 @@ import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen3vlMoe, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen35, qwen35Text } from "./qwen3-5.ts";
 import { qwen3moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
@@ -49,6 +50,8 @@ export const FAMILIES = {
   gemma3_text: gemma3Text,
   gemma4,
   gemma4_text: gemma4Text,
+  qwen3_5: qwen35,
+  qwen3_5_text: qwen35Text,
   mixtral,
   qwen3_moe: qwen3moe,
   gpt_oss: gptOss,

@@ -15,8 +15,8 @@ export type LayerTensors = {
     readonly size: number;
     readonly offset: NormOffset;
   }[];
-  /** Numbers f32[size]. */
-  readonly factors: readonly { readonly factor: string; readonly name: string; readonly size: number }[];
+  /** Numbers and vectors, f32 on every device; `shape` is that in the files. */
+  readonly factors: readonly { readonly factor: string; readonly name: string; readonly shape: readonly number[] }[];
   readonly groups: readonly {
     readonly group: Group;
     readonly in: number;
@@ -60,6 +60,16 @@ const isOp =
   (operation: Operation): operation is Op<K> =>
     operation.op === kind;
 
+/** What an operation reads of the files next to norms and linears: the path within the layer, and the shape. */
+function factorsOf(of: Operation): (readonly [factor: string, ...shape: number[]])[] {
+  if (of.op === "scale") return [[of.factor, 1]];
+  if (of.op === "attention") return of.sinks ? [[of.sinks, of.heads.heads]] : [];
+  if (of.op === "experts") return of.correction === null ? [] : [[of.correction, of.count]];
+  if (of.op === "convolution") return [[of.weight, of.channels, 1, of.taps]];
+  if (of.op === "deltaRule") return [of.decay, of.bias].map((vector) => [vector, of.heads.valueHeads] as const);
+  return [];
+}
+
 /** `weight` and `group` are as the layer's operations name them. */
 export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
   const { layer: operationsOf, tensors } = familyOf(spec);
@@ -74,17 +84,10 @@ export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
       ...operations.filter(isOp("rope")).flatMap(({ norms, heads }) => {
         return norms ? [norms.q, norms.k].map((weight) => norm(weight, heads.headDim, norms.offset)) : [];
       }),
+      ...operations.filter(isOp("gatedNorm")).map(({ weight, size }) => norm(weight, size)),
       ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],
-    factors: [
-      ...operations.filter(isOp("scale")).map(({ factor }) => ({ factor, name: `${at}.${factor}`, size: 1 })),
-      ...operations.filter(isOp("attention")).flatMap(({ sinks, heads }) => {
-        return sinks ? [{ factor: sinks, name: `${at}.${sinks}`, size: heads.heads }] : [];
-      }),
-      ...operations.filter(isOp("experts")).flatMap(({ correction, count }) => {
-        return correction === null ? [] : [{ factor: correction, name: `${at}.${correction}`, size: count }];
-      }),
-    ],
+    factors: operations.flatMap(factorsOf).map(([factor, ...shape]) => ({ factor, name: `${at}.${factor}`, shape })),
     experts: operations.filter(isOp("experts")).map((of) => expertTensors(of, at))[0] ?? null,
     groups: operations.filter(isOp("linears")).map(({ group, in: width, out, bias }) => ({
       group: group as Group,
@@ -148,7 +151,7 @@ export function tensorShapes(spec: ModelSpec): Map<string, readonly number[]> {
   for (let layer = 0; layer < spec.layers; layer++) {
     const { norms, factors, groups, experts } = layerTensors(spec, layer);
     for (const { name, size } of norms) if (name !== null) shapes.set(name, [size]);
-    for (const { name, size } of factors) shapes.set(name, [size]);
+    for (const { name, shape } of factors) shapes.set(name, shape);
     for (const [name, shape] of experts ? expertShapes(experts) : []) shapes.set(name, shape);
     for (const { in: width, linears, bias } of groups)
       for (const { name, out } of linears) {

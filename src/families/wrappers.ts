@@ -25,6 +25,7 @@ export const WRAPPERS = {
     isTiedWithin: true,
   },
   Qwen3VLForConditionalGeneration: { towers: { qwen3_vl_text: "qwen3_vl" }, isTied: false },
+  Qwen3_5ForConditionalGeneration: { towers: { qwen3_5_text: "qwen3_5" }, isTied: false },
   Qwen3VLMoeForConditionalGeneration: { towers: { qwen3_vl_moe_text: "qwen3_vl_moe" }, isTied: false },
   Gemma3ForConditionalGeneration: { towers: { gemma3_text: "gemma3" }, isTied: true },
   Gemma4ForConditionalGeneration: { towers: { gemma4_text: "gemma4" }, isTied: true },

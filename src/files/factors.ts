@@ -1,6 +1,7 @@
 // Factors of adapters by the C of ffi/native/factors.c: out of a block and into it, and random ones. Large ones are shared out
 // among cores.
 
+import { getSystemErrorMessage, getSystemErrorName } from "node:util";
 import { native } from "../../ffi/factors.ts";
 import type { FactorPlace } from "../methods/layout.ts";
 import type { Values } from "../methods/optimizers.ts";
@@ -45,12 +46,13 @@ export function fillNormal(values: Float32Array, key: number, divisor: number): 
   c.factor_normal(threads, values, values.length, key, divisor);
 }
 
-/** Whether a file has these bytes from byte `from` on; throws where it cannot be read. */
+/** Whether a file has these bytes from byte `from` on; throws where it cannot be read, as node:fs does. */
 export function hasBytes(fd: number, from: number, bytes: Uint8Array): boolean {
   const { c, threads } = native();
   const found = c.factor_in_file(threads, fd, from, bytes, bytes.length);
-  if (found < 0) throw Object.assign(new Error(`errno ${-found} while it was read`), { errno: found });
-  return found === 1;
+  if (found >= 0) return found === 1;
+  const code = getSystemErrorName(found);
+  throw Object.assign(new Error(`${code}: ${getSystemErrorMessage(found)}, read`), { code, errno: found });
 }
 
 /** Has a part of a file written to the disk from now on, without waiting; where the system cannot, its sync does all later. */

@@ -67,7 +67,12 @@ export function openSafetensors(path: string): SafetensorsFile {
       },
       holds: (name, expected) => {
         const { offset, bytes } = tensors.get(name)!;
-        return expected.length === bytes && (bytes === 0 || hasBytes(fd, offset, expected));
+        if (expected.length !== bytes) return false;
+        try {
+          return bytes === 0 || hasBytes(fd, offset, expected);
+        } catch (error) {
+          throw readError(path, error);
+        }
       },
       [Symbol.dispose]: () => {
         if (open) closeSync(fd);

@@ -35,7 +35,7 @@ export const sizesOf = ({ heads, kvHeads, headDim }: Heads) => ({
 const shared = { qkv: "c M W", bounds: "i32 M 2", out: "c M O", lse: "f32 Q M" };
 
 /** First row and length of each sequence, from the bounds of the rows. */
-function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly count: number; readonly longest: number } {
+export function sequencesOf(bounds: Tensor): { readonly table: Int32Array; readonly count: number; readonly longest: number } {
   const values = ints(bounds);
   const table = new Int32Array(new ArrayBuffer(values.byteLength));
   let [count, longest] = [0, 0];

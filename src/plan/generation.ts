@@ -14,7 +14,7 @@ import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
 import { checkHostMemory } from "./host-memory.ts";
-import { stageMemory } from "./memory.ts";
+import { requireKernels, stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
 
 /** Tokens of a prompt, how many may follow, and under which adapter: its slot, or -1 for the base model alone. */
@@ -46,6 +46,7 @@ export function planGeneration(
   format: WeightFormat,
   denseGroups: readonly string[] = [],
 ): GenerationPlan {
+  requireKernels(spec, device);
   const { rowTile } = device;
   const tile = tileOf(device);
   const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;

@@ -1,7 +1,9 @@
 // How much memory a stage takes, by part. The model's own sizing functions are asked, so that what is predicted and what is
 // taken cannot drift apart; nothing here touches a device.
 
+import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -24,6 +26,19 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slots: SEND_BUFFERS + 1,
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
+
+/**
+ * Refuses, with a RequestError, what a device does not compute. The delta rule's kernels for GPUs (kernels/triton) have run in
+ * Triton's interpreter alone.
+ */
+export function requireKernels({ family, delta }: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
+  if (kind === "cuda" && delta !== null)
+    throw new RequestError(
+      "device.delta",
+      `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone; the device is ${name}`,
+      'set device to "cpu"',
+    );
+}
 
 export type MemoryParts = {
   readonly weights: number;

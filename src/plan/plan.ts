@@ -25,7 +25,7 @@ import {
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
-import { type MemoryParts, stageHostBytes, stageMemory } from "./memory.ts";
+import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { mostStages, partition } from "./partition.ts";
 import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
@@ -110,6 +110,7 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
+  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);

@@ -53,6 +53,16 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     vocab_size: 151936,
     rope_theta: 1e6,
   }),
+  "qwen3.5-4b": shape("Qwen3_5ForCausalLM", {
+    num_hidden_layers: 32,
+    hidden_size: 2560,
+    intermediate_size: 9216,
+    num_attention_heads: 16,
+    num_key_value_heads: 4,
+    vocab_size: 248320,
+    rope_theta: 1e7,
+    tie_word_embeddings: true,
+  }),
   "qwen3-30b-a3b": shape("Qwen3MoeForCausalLM", {
     num_hidden_layers: 48,
     hidden_size: 2048,

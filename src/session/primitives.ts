@@ -168,10 +168,8 @@ export class Primitives implements AsyncDisposable {
     this.#adapters.delete(name);
     await this.#tracked(
       trained.turns.change(async () => {
-        const { slot } = trained;
+        await this.#slots.leave(trained, (slot) => release(this.bus, slot));
         trained.aside = null;
-        if (slot !== null) await release(this.bus, slot);
-        this.#slots.leave(trained);
       }),
     );
   }

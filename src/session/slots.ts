@@ -13,16 +13,19 @@ export type Resident = {
   slot: number | null;
   /** Bytes that it takes on each stage. */
   readonly bytes: readonly number[];
-  /** Calls that use it now. */
+  /** Calls that use it now, and that wait for its slot. */
   uses: number;
+  queued: number;
   /** When its last use ended, and when it got its slot. */
   usedAt: number;
   placedAt: number;
   placing: Promise<void> | null;
+  /** While it is being set aside. */
+  leaving: Promise<void> | null;
 };
 
 export const resident = (bytes: readonly number[]): Resident => {
-  return { slot: null, bytes, uses: 0, usedAt: 0, placedAt: 0, placing: null };
+  return { slot: null, bytes, uses: 0, queued: 0, usedAt: 0, placedAt: 0, placing: null, leaving: null };
 };
 
 export type SlotsOptions<T extends Resident> = {
@@ -35,9 +38,18 @@ export type SlotsOptions<T extends Resident> = {
   readonly setAside: (of: T, slot: number) => Promise<void>;
   /** After an adapter was used for the last time, until another may have its slot, in ms. */
   readonly idleMs?: number;
-  /** An adapter that is in use keeps its slot this long, in ms. */
+  /**
+   * An adapter that is used again and again keeps its slot this long where others wait, in ms; left out, so long that moving
+   * adapters takes a small share of the time.
+   */
   readonly turnMs?: number;
 };
+
+const IDLE_MS = 100;
+/** A turn as a multiple of what a move takes, and its bounds in ms. */
+const [MOVES, LEAST_MS, MOST_MS] = [20, 100, 5000];
+/** Weight of the earlier moves in the smoothed time of one. */
+const SMOOTHING = 0.8;
 
 type Waiting<T> = { readonly of: T; readonly resolve: () => void; readonly reject: (error: unknown) => void };
 
@@ -45,6 +57,8 @@ export class Slots<T extends Resident> {
   readonly #residents: (T | null)[];
   readonly #waiting: Waiting<T>[] = [];
   #moving = false;
+  /** What giving a slot to another adapter takes, smoothed. */
+  #moveMs = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly options: SlotsOptions<T>) {
@@ -53,13 +67,19 @@ export class Slots<T extends Resident> {
 
   /** Does the work while the adapter has a slot, for which it may wait. */
   async use<R>(of: T, work: (slot: number) => Promise<R>): Promise<R> {
-    of.uses++;
+    if (of.slot !== null && !of.placing && !this.#isOver(of)) of.uses++;
+    else {
+      of.queued++;
+      of.placing ??= this.#place(of);
+      await of.placing; // from then on it counts as used
+    }
+    return await this.#using(of, () => work(of.slot!));
+  }
+
+  /** Work of a call that counts as a use already: meanwhile the adapter keeps its slot. */
+  async #using<R>(of: T, work: () => Promise<R>): Promise<R> {
     try {
-      while (of.slot === null || of.placing) {
-        of.placing ??= this.#place(of);
-        await of.placing;
-      }
-      return await work(of.slot);
+      return await work();
     } finally {
       of.uses--;
       of.usedAt = now();
@@ -67,27 +87,53 @@ export class Slots<T extends Resident> {
     }
   }
 
-  /** Gives up the slot of an adapter that is not in use; what it held is lost. */
-  leave(of: T): void {
-    const slot = this.#residents.indexOf(of);
-    if (slot >= 0) this.#residents[slot] = null;
-    of.slot = null;
-    this.#settle();
+  /** Gives up the slot of an adapter for which no call is open; `empty` releases the memory, and what it held is lost. */
+  async leave(of: T, empty: (slot: number) => Promise<unknown>): Promise<void> {
+    await of.leaving;
+    const { slot } = of;
+    if (slot === null) return;
+    of.uses++;
+    await this.#using(of, async () => {
+      await empty(slot);
+      this.#residents[slot] = null;
+      of.slot = null;
+    });
+  }
+
+  /** Whether others wait, and it has had its turn: calls that come now wait, too, so that it is not in use at last. */
+  #isOver({ placedAt }: T): boolean {
+    return this.#waiting.length > 0 && now() - placedAt > this.#turnMs;
+  }
+
+  get #turnMs(): number {
+    return this.options.turnMs ?? Math.min(MOST_MS, Math.max(LEAST_MS, MOVES * this.#moveMs));
   }
 
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
   }
 
-  async #place(of: T): Promise<void> {
+  #place(of: T): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.#waiting.push({ of, resolve, reject });
-    this.#settle();
-    try {
-      await promise;
-    } finally {
+    const over = (uses: number) => {
       of.placing = null;
-    }
+      of.uses += uses;
+      of.queued = 0;
+    };
+    this.#waiting.push({
+      of,
+      resolve: () => {
+        of.placedAt = now();
+        over(of.queued);
+        resolve();
+      },
+      reject: (error) => {
+        over(0);
+        reject(error);
+      },
+    });
+    queueMicrotask(() => this.#settle());
+    return promise;
   }
 
   get #free(): Room {
@@ -102,6 +148,12 @@ export class Slots<T extends Resident> {
     if (this.#moving) return;
     const [next] = this.#waiting;
     if (!next) return;
+    if (next.of.slot !== null) {
+      this.#waiting.shift(); // it was not set aside meanwhile, and has another turn
+      next.resolve();
+      this.#settle();
+      return;
+    }
     if (hasRoom(this.#free, next.of)) {
       this.#waiting.shift();
       this.#move(() => this.#enter(next));
@@ -111,14 +163,17 @@ export class Slots<T extends Resident> {
     if (typeof gone === "number") this.#timer = setTimeout(() => this.#settle(), gone);
     else if (gone)
       this.#move(async () => {
-        for (const of of gone) if (of.uses === 0) await this.#evict(of, next); // it may be used again meanwhile
+        // One that is used again meanwhile stays, and one may have left.
+        for (const of of gone) if (of.uses === 0 && of.slot !== null) await this.#evict(of, next);
       });
   }
 
   /** One adapter moves at a time. */
   #move(work: () => Promise<void>): void {
     this.#moving = true;
+    const began = now();
     void work().finally(() => {
+      this.#moveMs = SMOOTHING * this.#moveMs + 2 * (1 - SMOOTHING) * (now() - began); // one comes, another has gone
       this.#moving = false;
       this.#settle();
     });
@@ -130,7 +185,6 @@ export class Slots<T extends Resident> {
     try {
       await this.options.fill(of, slot);
       of.slot = slot;
-      of.placedAt = now();
       resolve();
     } catch (error) {
       this.#residents[slot] = null;
@@ -141,21 +195,24 @@ export class Slots<T extends Resident> {
   async #evict(of: T, { reject }: Waiting<T>): Promise<void> {
     const slot = of.slot!;
     of.slot = null; // a call that comes now waits
+    of.leaving = this.options.setAside(of, slot);
     try {
-      await this.options.setAside(of, slot);
+      await of.leaving;
       this.#residents[slot] = null;
     } catch (error) {
       this.#waiting.shift();
       reject(error);
+    } finally {
+      of.leaving = null;
     }
   }
 
   /** The adapters that make room, those first that were used longest ago; or ms until there may be some; null for none. */
   #victims(next: T): T[] | number | null {
-    const { idleMs = 100, turnMs = 5000 } = this.options;
+    const { idleMs = IDLE_MS } = this.options;
     const time = now();
     const unused = this.#residents.filter((of) => of !== null && of.uses === 0 && of.slot !== null) as T[];
-    const due = ({ usedAt, placedAt }: T) => Math.min(usedAt + idleMs, placedAt + turnMs) - time;
+    const due = ({ usedAt, placedAt }: T) => Math.min(usedAt + idleMs, placedAt + this.#turnMs) - time;
     const gone: T[] = [];
     let room = this.#free;
     for (const of of unused.filter((of) => due(of) <= 0).sort((a, b) => a.usedAt - b.usedAt)) {

@@ -45,7 +45,7 @@ describe("adapters in experts learn the same alone, with 31 others, and over two
 });
 
 test("two stages learn what one does", async () => {
-  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral"]) {
+  for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral", "qwen3_5"]) {
     const one = await train([1, 2, 5], ground(family));
     const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);

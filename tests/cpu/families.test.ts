@@ -87,7 +87,7 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
 
   test("greedy generation is transformers', token for token", async () => {
     using generator = await generatorOf(golden);
-    const wanted = { adapter: 0, prompt: golden.probe.slice(0, 6), limit: golden.greedy.length, seed: 1 };
+    const wanted = { adapter: 0, prompt: golden.prompt, limit: golden.greedy.length, seed: 1 };
     expect(await generated(generator, [wanted], GREEDY)).toEqual([[...golden.greedy]]);
   });
 

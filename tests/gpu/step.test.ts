@@ -12,7 +12,7 @@ import type { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
-import { gpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { adapterOn, LINEARS, randomTokens, tinyStage } from "../helpers/tiny.ts";
 
@@ -100,7 +100,7 @@ function expectNear(got: Passed, want: Passed, allowed: { readonly loss: number;
 type Passed = Awaited<ReturnType<typeof pass>>;
 
 needs("gpu")("a step on the GPU", () => {
-  for (const [family, spec] of Object.entries(gpuFamilies))
+  for (const [family, spec] of Object.entries({ ...gpuFamilies, qwen3_5: sparseGpuFamilies["qwen3_5"]! }))
     for (const compute of ["f32", "bf16"] as const)
       for (const recomputation of ["none", "selective", "full"] as const)
         describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
@@ -111,6 +111,13 @@ needs("gpu")("a step on the GPU", () => {
             expectNear(got, want, family === "muse" && compute === "bf16" ? GATED : TOLERANCE[compute]);
           });
         });
+
+  test("of the delta rule with heads of 128, in bf16, is the cpu device's", async () => {
+    const delta = { heads: { keyHeads: 4, valueHeads: 8, keyDim: 128, valueDim: 128 }, layers: [true, false] };
+    const spec = { ...sparseGpuFamilies["qwen3_5"]!, delta };
+    const want = await pass(new CpuDevice(), spec, 0.1, "selective");
+    expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective"), want, TOLERANCE.bf16);
+  });
 
   test("over a base in fp8 is near that of bf16: by what rounding to e4m3 loses", async () => {
     for (const spec of [gpuFamilies["qwen3"]!, { ...gpuFamilies["qwen2"]!, intermediate: 272 }]) {

@@ -11,12 +11,24 @@ import { type FileAdapter, readTensors, recipeOf, rowOf, stepOf, type TrainedGol
 
 export const FAMILY_GOLDENS = [
   ...["qwen2_5_vl", "qwen3_vl", "mistral3", "ministral3", "smollm3", "granite", "granitemoehybrid", "phi3", "muse_glimmer"],
-  ...["olmo2", "olmo3", "mixtral", "qwen3_moe", "gpt_oss", "gpt_oss_experts", "granitemoe", "glm4_moe", "qwen3_vl_moe"],
+  ...[
+    "olmo2",
+    "olmo3",
+    "mixtral",
+    "qwen3_moe",
+    "gpt_oss",
+    "gpt_oss_experts",
+    "granitemoe",
+    "glm4_moe",
+    "qwen3_vl_moe",
+    "qwen3_5",
+  ],
 ];
 
 type Hashed = readonly [shape: readonly number[], middle: number, scale: number];
 type File = {
   readonly probe: readonly number[];
+  readonly prompt?: number;
   readonly model: { readonly config: object; readonly tensors: Readonly<Record<string, Hashed>> };
   readonly adapters: readonly (Omit<FileAdapter, "spread" | "before" | "init"> & {
     readonly adapter_config: object;
@@ -32,7 +44,8 @@ export type FamilyGolden = Disposable & {
   /** A row of token ids; f32[probe.length, vocab] of the base model and of the first adapter as trained. */
   readonly probe: readonly number[];
   readonly logits: { readonly base: Float32Array; readonly all: Float32Array };
-  /** What the first adapter writes after the probe's first tokens. */
+  /** The probe's first tokens, and what the first adapter writes after them. */
+  readonly prompt: readonly number[];
   readonly greedy: readonly number[];
 };
 
@@ -86,7 +99,14 @@ export function loadFamilyGolden(name: string): FamilyGolden {
     };
   });
   return {
-    ...{ name, model, adapters, probe: file.probe, greedy: file.adapters[0]!.greedy! },
+    ...{
+      name,
+      model,
+      adapters,
+      probe: file.probe,
+      prompt: file.probe.slice(0, file.prompt ?? 6),
+      greedy: file.adapters[0]!.greedy!,
+    },
     logits: { base: numbers("logits/base"), all: numbers("logits/all") },
     [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }),
   };

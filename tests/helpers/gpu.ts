@@ -93,6 +93,12 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ fullHeads: { kvHeads: 1, headDim: 512 }, keysAsValues: true, doubleWide: true, perLayer: { size: 64, vocab: 1003 } },
     ...{ attentionScale: 0.03, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true, ropes: ropesOf(512, 256) },
   }),
+  qwen3_5: tinySpec({
+    ...{ family: "qwen3_5", tower: "model.language_model", hidden: 64, intermediate: 136, vocab: 1003, normEps: 1e-3 },
+    ...{ headDim: 256, heads: 2, kvHeads: 1, attentionScale: 0.06 },
+    delta: { heads: { keyHeads: 4, valueHeads: 8, keyDim: 16, valueDim: 24 }, layers: [true, false] },
+    ...{ ropes: [{ headDim: 256, rotated: 64, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
+  }),
   mixtral: tinySpec({
     ...{ family: "mixtral", hidden: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
     experts: tinyExperts(2, { perToken: 2, intermediate: 72 }),

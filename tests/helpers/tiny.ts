@@ -29,6 +29,11 @@ const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
   input_linear: ["gate_proj", "up_proj"],
   output_linear: ["down_proj"],
   "self_attn.gate_proj": ["o_proj"],
+  in_proj_qkv: ["q_proj", "v_proj"],
+  in_proj_z: ["gate_proj"],
+  in_proj_b: ["k_proj"],
+  in_proj_a: ["up_proj"],
+  out_proj: ["o_proj"],
 };
 
 /** The linears of a model that are called one of these, or hold one that is. */
@@ -40,15 +45,17 @@ export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[
 /** An adapter on the same linears of another model, in the same layers. */
 export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
   const { places, targets } = adapter;
-  if (spec.kvSources.length > 0 || spec.experts !== null) return placedOn(spec, adapter);
-  if (!places) return { ...adapter, targets: namedIn(spec, targets) };
+  const isOwn = targets.some((linear) => !LINEARS.includes(linear));
+  if (spec.kvSources.length > 0 || spec.experts !== null || isOwn) return placedOn(spec, adapter);
+  if (!places && !spec.delta) return { ...adapter, targets: namedIn(spec, targets) };
   const at = (layer: number, linear: Linear) => {
+    if (!groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear))) return null;
     const names = linearsOfModel({ family: "llama" }).filter((name) => namedIn(spec, [name]).includes(linear));
     const place = names.map((name) => ({ rank: rankAt(adapter, layer, name), scale: scaleAt(adapter, layer, name) }));
     return place.find(({ rank }) => rank > 0) ?? null;
   };
   const own = new Set<string>(linearsOfModel(spec));
-  const moved = placed(places.ranks.length, (layer, linear) => (own.has(linear) ? at(layer, linear) : null));
+  const moved = placed(places?.ranks.length ?? spec.layers, (layer, linear) => (own.has(linear) ? at(layer, linear) : null));
   return { ...adapter, ...moved, ...(adapter.trainedRank === undefined ? {} : { trainedRank: moved.rank / 2 }) };
 }
 
@@ -166,6 +173,11 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
       { headDim: 8, rotated: 8, theta: 20, scaling: null, queryScale: null },
     ],
     ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
+  }),
+  qwen3_5: tinySpec({
+    ...{ family: "qwen3_5", tower: "model.language_model", kvHeads: 2, headDim: 12, normEps: 1e-3 },
+    delta: { heads: { keyHeads: 2, valueHeads: 4, keyDim: 6, valueDim: 10 }, layers: [true, false] },
+    ...{ ropes: [{ headDim: 12, rotated: 6, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
   }),
   mixtral: tinySpec({ family: "mixtral", experts: tinyExperts(2, { perToken: 2 }) }),
   gptOss: tinySpec({

@@ -1,10 +1,13 @@
 // Values of adapters in native code: the numbers that plain loops give, whatever the size and the number of threads.
 
 import { expect, test } from "bun:test";
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { hash, Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { areFinite, sameBits, toBf16 } from "../../src/files/convert.ts";
-import { fillNormal, fillUniform, putFactor, takeFactor } from "../../src/files/factors.ts";
+import { fillNormal, fillUniform, hasBytes, putFactor, takeFactor } from "../../src/files/factors.ts";
 
 const WORDS = [9, 3, 2, 0x10a];
 const SIZES = [0, 1, 17, 65_536, 200_001];
@@ -62,4 +65,22 @@ test("bf16 is the nearest, to even at half the way; NaN and infinities are found
   }
   const halves = Float32Array.from(range(64), (i) => 1 + i / 256);
   expect([...toBf16(halves)]).toEqual([...halves].map(plain));
+});
+
+test("a file has bytes at a place or has not, and one that cannot be read is an error with its code", () => {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-bytes-"));
+  const bytes = Uint8Array.from({ length: 3_000_001 }, (_, i) => (i * 7919) >> 3);
+  writeFileSync(join(folder, "file"), bytes);
+  const [file, directory] = [openSync(join(folder, "file"), "r"), openSync(folder, "r")];
+  try {
+    expect(hasBytes(file, 0, bytes)).toBe(true);
+    expect(hasBytes(file, 17, bytes.subarray(17, 2_000_000))).toBe(true);
+    expect(hasBytes(file, 1, bytes.slice(1, 100))).toBe(true);
+    expect(hasBytes(file, 1, bytes)).toBe(false); // it ends before
+    for (const at of [0, 1_500_000, 3_000_000]) expect(hasBytes(file, 0, bytes.with(at, bytes[at]! ^ 1))).toBe(false);
+    expect(() => hasBytes(directory, 0, bytes)).toThrow(expect.objectContaining({ code: "EISDIR" }));
+  } finally {
+    for (const fd of [file, directory]) closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
 });

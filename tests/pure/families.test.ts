@@ -1,7 +1,10 @@
 // Base models that are refused, each with one line that says what was found and what is supported; and how wrappers are read.
 
 import { describe, expect, test } from "bun:test";
+import type { Json } from "../../src/data/pre-tokenise.ts";
+import { resolveTokenizer } from "../../src/data/tokenizer-json.ts";
 import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
+import { linearShape, modulesOf } from "../../src/families/linears.ts";
 import { specOf } from "../../src/families/registry.ts";
 import { placeAdapter } from "../../src/plan/places.ts";
 import { refused } from "../helpers/refused.ts";
@@ -13,6 +16,7 @@ const wrapped = (architecture: string, text: object, more: object = {}) =>
 
 const QWEN_VL = "Qwen3VLForConditionalGeneration";
 const MISTRAL3 = "Mistral3ForConditionalGeneration";
+const QWEN35 = "Qwen3_5ForCausalLM";
 
 describe("refused with what was found and what is supported", () => {
   test.each<[string, () => unknown, found: string, supported: string]>([
@@ -100,6 +104,20 @@ describe("refused with what was found and what is supported", () => {
       "a dense MLP",
     ],
     [
+      "a kind of linear attention",
+      () => of(QWEN35, { layer_types: ["mamba", "full_attention"] }),
+      'layer_types has "mamba" for layer 0',
+      "",
+    ],
+    ["layers without a kind", () => of(QWEN35, { layer_types: ["full_attention"] }), "for each of 2 layers", ""],
+    ["a convolution", () => of(QWEN35, { linear_conv_kernel_dim: 3 }), "linear_conv_kernel_dim is 3", "4"],
+    [
+      "heads of linear attention",
+      () => of(QWEN35, { linear_num_key_heads: 3 }),
+      "3 does not divide linear_num_value_heads, 32",
+      "",
+    ],
+    [
       "LongRoPE's factors",
       () => of("Phi3ForCausalLM", { rope_scaling: { type: "su", short_factor: [1] } }),
       "short_factor is 1 values",
@@ -155,6 +173,35 @@ describe("wrappers", () => {
   });
 });
 
+describe("Qwen 3.5", () => {
+  test("every fourth layer has full attention, or every n-th, or those that the config names", () => {
+    const linear = (more: object) =>
+      wrapped("Qwen3_5ForConditionalGeneration", { num_hidden_layers: 5, ...more }).delta!.layers;
+    expect(linear({})).toEqual([true, true, true, false, true]);
+    expect(linear({ full_attention_interval: 2 })).toEqual([true, false, true, false, true]);
+    const types = ["full_attention", "linear_attention", "linear_attention", "full_attention", "full_attention"];
+    expect(linear({ layer_types: types, full_attention_interval: 2 })).toEqual([false, true, true, false, false]);
+  });
+
+  test("a quarter of a head is rotated, or the share that the rope names", () => {
+    const rotated = (more: object) => of(QWEN35, more).ropes[0]!.rotated;
+    expect(rotated({})).toBe(64);
+    expect(rotated({ partial_rotary_factor: 0.5 })).toBe(128);
+    const parameters = { rope_type: "default", rope_theta: 1e7, partial_rotary_factor: 0.125, mrope_section: [11, 11, 10] };
+    expect(rotated({ rope_parameters: parameters, partial_rotary_factor: 0.5 })).toBe(32);
+    expect(of(QWEN35, { rope_parameters: parameters }).ropes[0]!.theta).toBe(1e7);
+  });
+
+  test("an adapter acts on the linears that each layer has", () => {
+    const spec = of(QWEN35, { layer_types: ["linear_attention", "full_attention"] });
+    const has = (layer: number) => modulesOf(spec).flatMap((module) => (module.layer === layer ? [module.linear] : []));
+    const mlp = ["gate_proj", "up_proj", "down_proj"] as const;
+    expect(has(0)).toEqual(["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", ...mlp]);
+    expect(has(1)).toEqual(["q_proj", "k_proj", "v_proj", "o_proj", ...mlp]);
+    expect(linearShape(spec, "q_proj", 1)).toMatchObject({ out: 2 * 2 * 256, in: 16 });
+  });
+});
+
 describe("ropes", () => {
   const plain = { headDim: 16, rotated: 16, theta: 100, scaling: null, queryScale: null };
 
@@ -184,4 +231,17 @@ describe("ropes", () => {
     expect(cos[8]).toBeCloseTo(1.5 * Math.cos(1), 6);
     expect(cos[5 * 8 + 8]).toBeCloseTo(1.5 * Math.cos(0.25), 6);
   });
+});
+
+test("the tokenizer's class of Qwen 3.5 is its own whatever is named, of its text part alone the one that is named", () => {
+  const splitOf = (named: string, modelType: string) => {
+    const json: Json = { model: { type: "BPE", vocab: {}, merges: [] } };
+    resolveTokenizer(json, { tokenizer_class: named }, modelType);
+    return (json["pre_tokenizer"] as { pretokenizers: { pattern: { Regex: string } }[] }).pretokenizers[0]!.pattern.Regex;
+  };
+  // transformers 5.24, models/qwen3_5/tokenization_qwen3_5.py
+  const own = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+  expect(splitOf("Qwen2Tokenizer", "qwen3_5")).toBe(own);
+  expect(splitOf("Qwen3_5Tokenizer", "qwen3_5_text")).toBe(own);
+  expect(splitOf("Qwen2Tokenizer", "qwen3_5_text")).toBe(own.replaceAll("\\p{M}", "").replace("[\\p{L}]+", "\\p{L}+"));
 });

@@ -26,6 +26,7 @@ const SHARED_PY = [
   "attention_variants",
   "codegen",
   "compile",
+  "deltanet_backward",
   "dropout",
   "fp8",
   "linear_variants",

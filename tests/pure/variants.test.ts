@@ -15,11 +15,14 @@ import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
+import { deltaDecode } from "../../src/ops/deltanet.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
+import { requireKernels } from "../../src/plan/memory.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
@@ -106,6 +109,23 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   gegluBackward(gpu, { dh: y, gate: y, up: y, dgate: y, dup: null });
 }
 
+/** What is left of linear attention: generation. */
+function launchLinear(gpu: DryGpu, { heads }: NonNullable<ModelSpec["delta"]>): void {
+  const { keyHeads, valueHeads, keyDim, valueDim } = heads;
+  using arena = new Arena(gpu, 1 << 24, "a test");
+  const [rows, channels] = [4, 2 * keyHeads * keyDim + valueHeads * valueDim];
+  const [mixed, y] = [arena.tensor(gpu.compute, rows, channels), arena.tensor(gpu.compute, rows, channels)];
+  const [bounds, places] = [arena.tensor("i32", rows, 2), arena.tensor("i32", rows)];
+  const kept = { places, window: arena.tensor(gpu.compute, 2, 3, channels), capacity: 8 };
+  convolutionKeep(gpu, { x: mixed, bounds, ...kept });
+  convolutionDecode(gpu, { x: mixed, weight: arena.tensor("f32", channels, 4), y, ...kept });
+  const state = arena.tensor("f32", 2, valueHeads, keyDim, valueDim);
+  const vectors = { decay: arena.tensor("f32", valueHeads), bias: arena.tensor("f32", valueHeads) };
+  const gates = arena.tensor(gpu.compute, rows, 2 * valueHeads);
+  const out = arena.tensor(gpu.compute, rows, valueHeads * valueDim);
+  deltaDecode(gpu, { mixed, gates, ...vectors, places, state, out, capacity: 8, ...heads });
+}
+
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
   const found = new Set<KernelRow>();
   const open = () =>
@@ -161,6 +181,16 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
+  for (const size of compute === "f32" ? [32] : [128, 24]) {
+    const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
+    await train(
+      open(),
+      newSpec({ family: "qwen3_5", layerRopes: [null, 0], delta }),
+      { ...few, targets: ["down_proj"] },
+      "dense",
+    );
+    launchLinear(open(), delta);
+  }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
   for (const family of ["mixtral", "gptOss", "qwen3moe"]) {
     const spec = sparseGpuFamilies[family]!;
@@ -186,6 +216,29 @@ test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not c
   const [one, other] = [new VariantSet(ROWS, kind), new VariantSet(some, kind)];
   for (const name of new Set(ROWS.filter(({ kinds }) => kinds.includes(kind)).map((row) => row.name)))
     expect(other.all(name).map(({ row }) => titleOf(row))).toEqual(one.all(name).map(({ row }) => titleOf(row)));
+});
+
+test("heads of linear attention that no row is compiled for are refused by name", () => {
+  const [kind, compute, capability] = GPUS[0];
+  for (const [keyDim, valueDim, message] of [
+    [128, 64, "heads of 128 and 64"],
+    [64, 64, "compiled for heads of 128, up to 32"],
+  ] as const)
+    expect(() =>
+      launchLinear(new DryGpu(compute, capability, ROWS, () => undefined), {
+        heads: { keyHeads: 2, valueHeads: 4, keyDim, valueDim },
+        layers: [],
+      }),
+    ).toThrow(message);
+  expect(kind).toBe("tma");
+});
+
+test("a plan for a GPU refuses layers of the delta rule by name", () => {
+  const delta = { heads: { keyHeads: 2, valueHeads: 4, keyDim: 128, valueDim: 128 }, layers: [true, false] };
+  const plan = (kind: "cpu" | "cuda") => () =>
+    requireKernels(newSpec({ family: "qwen3_5", delta }), { kind, name: "some device" });
+  expect(plan("cuda")).toThrow("which this version computes on CPUs alone; the device is some device");
+  expect(plan("cpu")).not.toThrow();
 });
 
 test("a row that was not compiled is refused by name, with the way out", () => {

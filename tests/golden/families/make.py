@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 STEPS = 6
-PROBE = 14  # tokens of the row whose logits are kept
 MOST_SPREAD = dict(losses=2e-6, weights=2e-5)
 
 
@@ -81,6 +80,8 @@ def make_rows(family: Family, adapter: Adapter) -> list[dict]:
     rows = []
     for i in range(adapter.rows):
         length = longest if i == 0 else below(3, longest + 1)
+        if family.lengths:
+            length = family.lengths[i % len(family.lengths)]
         prompt = below(1, max(2, length * 2 // 3))
         ids = torch.randint(0, 64, (length,), generator=random).tolist()
         rows.append({"ids": ids, "mask": [int(at >= prompt) for at in range(length)]})
@@ -105,6 +106,9 @@ def file_name(family: Family, name: str) -> str:
 
 def values_of(family: Family, name: str, shape: list[int]) -> list:
     """[shape, middle, scale] of a tensor, by its name in the file."""
+    for end, (middle, scale) in family.values.items():
+        if name.endswith(end):
+            return [shape, middle, scale]
     if "norm" in name:
         return [shape, family.norm_middle if family.norm_middle == 0.0 and not name.endswith("language_model.norm.weight") else 1.0, 0.5]
     if name.endswith("bias"):
@@ -215,8 +219,9 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def greedy(model: torch.nn.Module, ids: list[int], grown: int) -> list[int]:
-    """With a cache, as transformers generates."""
-    out = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=grown, do_sample=False, eos_token_id=None, pad_token_id=0)
+    """With a cache, as transformers generates; without a mask it takes the token 0 for padding."""
+    tokens = torch.tensor([ids])
+    out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=grown, do_sample=False, eos_token_id=None, pad_token_id=0)
     return out[0, len(ids) :].tolist()
 
 
@@ -261,13 +266,13 @@ def make_adapter(family: Family, adapter: Adapter, folder: Path, probe: list[int
     print(f"  {family.name}/{adapter.name}: loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}, apart {spread['losses']:.1e} {spread['weights']:.1e}")
     numbers = {f"{adapter.name}/{name}": value for name, value in final.items()}
     if adapter.name == "all":
-        part |= dict(greedy=greedy(model, probe[:6], family.grown))
+        part |= dict(greedy=greedy(model, probe[: family.prompt], family.grown))
         numbers |= {"logits/all": logits_of(model, probe)}
     return part, numbers
 
 
 def make(family: Family, folder: Path) -> None:
-    probe = torch.randint(0, 64, (PROBE,), generator=generator(family.name, "probe")).tolist()
+    probe = torch.randint(0, 64, (family.probe,), generator=generator(family.name, "probe")).tolist()
     model = write_model(family, folder)
     check_traps(family, folder, make_rows(family, ADAPTERS[0])[0]["ids"])
     adapters, numbers = [], {"logits/base": logits_of(load_model(folder, family), probe)}
@@ -280,7 +285,7 @@ def make(family: Family, folder: Path) -> None:
     out.mkdir()
     save_file({name: value.contiguous() for name, value in numbers.items()}, out / "numbers.safetensors")
     versions = {package.__name__: package.__version__ for package in (torch, transformers, peft)}
-    text = json.dumps(dict(made_with=versions, probe=probe, model=model, adapters=adapters), indent=1)
+    text = json.dumps(dict(made_with=versions, probe=probe, prompt=family.prompt, model=model, adapters=adapters), indent=1)
     flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)  # one list of numbers, one line
     flat = re.sub(r"\[\s+(\[[^\[\]]*\]), ([-\d.]+),\s+([-\d.]+)\s+\]", r"[\1, \2, \3]", flat)
     (out / "golden.json").write_text(flat + "\n")

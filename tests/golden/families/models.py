@@ -47,6 +47,13 @@ class Family:
     longest: int = 30
     #: The longest row of the adapter "few", where it differs.
     few_longest: int | None = None
+    #: Tokens of the rows of each adapter, in turn, where they are not random.
+    lengths: tuple[int, ...] = ()
+    #: Middle and scale of tensors by the end of their names, where they are not the usual ones.
+    values: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: Tokens of the row whose logits are kept, and of these the prompt that is continued.
+    probe: int = 14
+    prompt: int = 6
     #: How transformers computes attention; sinks it has in "eager" alone.
     attention: str = "sdpa"
     #: Tokens of the greedy continuation: where it passes the original positions transformers begins anew with the long factors.
@@ -266,4 +273,25 @@ FAMILIES = [
         lambda: hf.Olmo3Config(**SMALL | dict(num_hidden_layers=3), sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters=OLMO3_ROPE),
         plain=(dict(layer_types=["full_attention"] * 3), dict(rope_parameters=OLMO3_ROPE | dict(full_attention=OLMO3_ROPE["sliding_attention"]))),
     ),
+    Family(
+        "qwen3_5",
+        lambda: hf.Qwen3_5Config(
+            text_config=SMALL
+            | dict(
+                head_dim=16, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+                linear_num_key_heads=4, linear_num_value_heads=8, linear_key_head_dim=8, linear_value_head_dim=12, max_position_embeddings=256,
+                rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True),
+            ),
+            vision_config=dict(hidden_size=16, intermediate_size=16, depth=1, num_heads=2, patch_size=4, out_hidden_size=32, num_position_embeddings=16),
+        ),
+        linears={**WITHIN, **{name: f"linear_attn.{name}" for name in ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]}},
+        tower="model.language_model",
+        plain=(dict(rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=1.0, mrope_section=[2, 1, 1])), dict(rms_norm_eps=1e-6)),
+        norm_middle=0.0,
+        values={"linear_attn.norm.weight": (1.0, 0.5), "language_model.norm.weight": (0.0, 0.5), "A_log": (-3.0, 2.0), "dt_bias": (0.0, 1.0)},
+        # Below the taps of the convolution, a chunk of 64 (the last token is not read), several, a token more than one.
+        lengths=(3, 65, 170, 2, 66),
+        probe=76,
+        prompt=70,
+    ),  # fmt: skip
 ]

@@ -1,0 +1,111 @@
+"""Causal depthwise convolution over the rows of a sequence, then SiLU; a channel by itself, so that no sum depends on what else
+is in the pass.
+
+    convolution_forward    p[m] = sum over t of weight[:, t] x[m - TAPS + 1 + t], rows before bounds[m, 0] being 0;
+                           y = silu(p); 0 in rows that belong to no sequence (bounds equal)
+    convolution_backward   dx[m] = sum over t of weight[:, TAPS - 1 - t] dy[m + t] silu'(p[m + t]) within the sequence
+    convolution_keep       window[places[m] / capacity] = the TAPS - 1 rows up to a sequence's last row m, nothing where
+                           places[m] < 0
+    convolution_decode     y of one row after its window, which moves on by it; 0 where places[m] < 0
+
+Shapes: x, dx c[M, C], rows stride elements apart; y, dy c[M, C]; weight f32[C, TAPS]; bounds i32[M, 2]; places i32[M]; window
+c[S, TAPS - 1, C].
+
+Launch, no scratch: forward and backward grid (ceil(M / BM), ceil(C / BC)); keep and decode grid (M, ceil(C / BC)).
+"""
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def taps_sum(x, weight, first_M, m_M, c_C, inside, C, stride, TAPS: tl.constexpr):
+    """p of rows m_M, f32[M, C]; `inside`: which rows belong to a sequence."""
+    p_MC = tl.zeros((m_M.shape[0], c_C.shape[0]), tl.float32)
+    for t in tl.static_range(TAPS):
+        row_M = m_M - (TAPS - 1) + t
+        seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
+        x_MC = tl.load(x + row_M.to(tl.int64)[:, None] * stride + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
+        p_MC += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :] * x_MC
+    return p_MC
+
+
+@triton.jit
+def convolution_forward(x, weight, bounds, y, M, C, stride, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+    """BM rows of BC channels. See the top of the file."""
+    C, stride = C // 8 * 8, stride // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
+    m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
+    first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
+    inside = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0) > first_M
+    p_MC = taps_sum(x, weight, first_M, m_M, c_C, inside, C, stride, TAPS)
+    to_MC = y + m_M.to(tl.int64)[:, None] * C + c_C[None, :]
+    tl.store(to_MC, (p_MC * tl.sigmoid(p_MC)).to(y.dtype.element_ty), mask=(m_M < M)[:, None] & (c_C < C)[None, :])
+
+
+@triton.jit
+def convolution_backward(dy, x, weight, bounds, dx, M, C, stride, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+    """BM rows of BC channels. See the top of the file."""
+    C, stride = C // 8 * 8, stride // 8 * 8
+    m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
+    first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
+    end_M = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0)
+    dx_MC = tl.zeros((BM, BC), tl.float32)
+    for t in tl.static_range(TAPS):
+        row_M = m_M + t
+        inside = row_M < end_M
+        p_MC = taps_sum(x, weight, first_M, row_M, c_C, inside, C, stride, TAPS)
+        seen = inside[:, None] & (c_C < C)[None, :]
+        dy_MC = tl.load(dy + row_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
+        s_MC = tl.sigmoid(p_MC)
+        weight_C = tl.load(weight + c_C * TAPS + TAPS - 1 - t, mask=c_C < C, other=0.0)
+        dx_MC += weight_C[None, :] * dy_MC * s_MC * (1.0 + p_MC * (1.0 - s_MC))
+    to_MC = dx + m_M.to(tl.int64)[:, None] * stride + c_C[None, :]
+    tl.store(to_MC, dx_MC.to(dx.dtype.element_ty), mask=(m_M < M)[:, None] & (c_C < C)[None, :])
+
+
+@triton.jit
+def convolution_keep(x, bounds, places, window, C, stride, capacity, TAPS: tl.constexpr, BC: tl.constexpr):
+    """BC channels of one row. See the top of the file."""
+    m, c_C = tl.program_id(0), tl.program_id(1) * BC + tl.arange(0, BC)
+    first, place = tl.load(bounds + 2 * m), tl.load(places + m)
+    if (tl.load(bounds + 2 * m + 1) == m + 1) & (first <= m) & (place >= 0):
+        to_C = window + (place // capacity).to(tl.int64) * (TAPS - 1) * C + c_C
+        for t in tl.static_range(TAPS - 1):
+            row = m - (TAPS - 2) + t
+            x_C = tl.load(x + row.to(tl.int64) * stride + c_C, mask=c_C < tl.where(row >= first, C, 0), other=0.0)
+            tl.store(to_C + t * C, x_C, mask=c_C < C)
+
+
+@triton.jit
+def convolution_decode(x, weight, places, window, y, C, stride, capacity, TAPS: tl.constexpr, BC: tl.constexpr):
+    """BC channels of one row. See the top of the file."""
+    m, c_C = tl.program_id(0).to(tl.int64), tl.program_id(1) * BC + tl.arange(0, BC)
+    place = tl.load(places + m)
+    p_C = tl.zeros((BC,), tl.float32)
+    if place >= 0:
+        from_C = window + (place // capacity).to(tl.int64) * (TAPS - 1) * C + c_C
+        x_C = tl.load(x + m * stride + c_C, mask=c_C < C, other=0.0)
+        for t in tl.static_range(TAPS - 1):
+            kept_C = tl.load(from_C + t * C, mask=c_C < C, other=0.0)
+            p_C += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0) * kept_C.to(tl.float32)
+            if t > 0:
+                tl.store(from_C + (t - 1) * C, kept_C, mask=c_C < C)
+        p_C += tl.load(weight + c_C * TAPS + TAPS - 1, mask=c_C < C, other=0.0) * x_C.to(tl.float32)
+        tl.store(from_C + (TAPS - 2) * C, x_C, mask=c_C < C)
+    tl.store(y + m * C + c_C, (p_C * tl.sigmoid(p_C)).to(y.dtype.element_ty), mask=c_C < C)
+
+
+# What is compiled.
+
+from variants import row
+
+TAPS = 4
+
+
+def variants():
+    for kind in ("ptr", "f32"):
+        sizes = "M:i32 C:i32 stride:i32"
+        yield row("convolution", "convolution_forward", kind, f"x:c weight:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        yield row("convolution", "convolution_backward", kind, f"dy:c x:c weight:*fp32 bounds:*i32 dx:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        kept = "C:i32 stride:i32 capacity:i32"
+        yield row("convolution", "convolution_keep", kind, f"x:c bounds:*i32 places:*i32 window:c {kept}", TAPS=TAPS, BC=1024)
+        yield row("convolution", "convolution_decode", kind, f"x:c weight:*fp32 places:*i32 window:c y:c {kept}", TAPS=TAPS, BC=1024)

@@ -1,0 +1,240 @@
+"""The gated delta rule in chunks of C = 64 tokens (Yang et al. 2024), of packed sequences: forward, and a row over kept states.
+
+Of value head h of a sequence, with the state S f32[K, V] before a chunk, c the sums of g = -e^decay softplus(a + bias) from the
+chunk's first token on, beta = sigmoid(b), and q and k of length 1 (q over sqrt(K)):
+
+    A = tril(beta k k^T e^(c_i - c_j), -1)    T = (I + A)^-1    P = tril(q k^T e^(c_i - c_j))
+    U = T (beta v)      W = T (beta e^c k)    N = U - W S
+    out = (e^c q) S + P N                     S' = e^(c_last) S + (e^(c_last - c) k)^T N
+
+    delta_prepare    T, P, U, W and the vectors c, what q and what k is multiplied by, of a chunk and a head
+    delta_scan       from chunk to chunk: out, or N over U with the states before chunks; the state after a sequence, if kept
+    delta_decode     a row of each sequence, token by token: S = e^g S, S += k (beta (v - S^T k))^T, out = S^T q
+
+A program of a grid over tiles of 64 rows takes the chunks, or the sequences, that begin in its tile. A chunk that is not its
+sequence's first follows 64 rows of it, so that the state before it has a place of its own, begin // 64. Sums are f32 and begin
+anew in each chunk; state and what follows from it are f32, and factors of products have the compute type.
+
+Shapes: mixed c[M, 2 H K + heads V], H heads of q and of k, then those of v; gates c[M, 2 heads]; decay, bias f32[heads]; bounds
+i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[3, M, heads]; t, p c[M,
+heads, 64]; u c[M, heads, V]; w c[M, heads, K]; states c[M / 64, heads, K, V]; places i32[M]; state f32[S, heads, K, V]. K is at
+most KD and V at most VD, and equal to them where EXACT = 1.
+
+Launch: prepare grid (ceil(M / 64), heads); scan grid (ceil(M / 64), heads, ceil(V / BV)), with OUT = 1 writing out; decode grid
+(M, heads, ceil(V / BV)).
+"""
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(a, b):
+    """a b, f32; f32 factors as three products of their tf32 parts."""
+    return tl.dot(a, b, input_precision="tf32x3")
+
+
+@triton.jit
+def token_gates(gates, decay, bias, m_C, inside, head, heads):
+    """g, beta and a + bias of rows m_C, f32[C]; 0, 0 outside."""
+    row = gates + m_C.to(tl.int64) * 2 * heads + head
+    before = tl.load(row + heads, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + head)
+    softplus = tl.where(before > 20.0, before, tl.log(1.0 + tl.exp(tl.minimum(before, 20.0))))
+    g_C = tl.where(inside, -tl.exp(tl.load(decay + head)) * softplus, 0.0)
+    beta_C = tl.where(inside, tl.sigmoid(tl.load(row, mask=inside, other=0.0).to(tl.float32)), 0.0)
+    return g_C, beta_C, before
+
+
+@triton.jit
+def by_length(x_CK, scale):
+    """What rows are multiplied by to have this length, f32[C]."""
+    x = x_CK.to(tl.float32)
+    return tl.div_rn(scale, tl.sqrt_rn(tl.sum(x * x, axis=1) + 1e-6))
+
+
+@triton.jit
+def decays(c_C):
+    """e^(c_i - c_j) where j <= i, else 0."""
+    i = tl.arange(0, 64)
+    lower = i[:, None] >= i[None, :]
+    return tl.where(lower, tl.exp(tl.where(lower, c_C[:, None] - c_C[None, :], 0.0)), 0.0)
+
+
+@triton.jit
+def inverse(a_CC, EXACT: tl.constexpr):
+    """(I + a)^-1 of a strictly lower triangular f32[64, 64]: blocks of 16 on the diagonal row by row, then those below them."""
+    i, r = tl.arange(0, 64), tl.arange(0, 16)
+    same = (i[:, None] // 16) == (i[None, :] // 16)
+    blocks = tl.sum(tl.reshape(tl.where(same, a_CC, 0.0), (4, 16, 4, 16)), axis=2)
+    x = tl.broadcast_to(tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :], (4, 16, 16))
+    for s in range(1, 16):
+        row = tl.sum(tl.where((r == s)[None, :, None], blocks, 0.0), axis=1)
+        x -= tl.where((r == s)[None, :, None], tl.sum(row[:, :, None] * x, axis=1)[:, None, :], 0.0)
+    x_CC = tl.where(same, tl.reshape(tl.broadcast_to(x[:, :, None, :], (4, 16, 4, 16)), (64, 64)), 0.0)
+    # n^4 = 0, so that (I + n)^-1 = (I - n)(I + n^2); what is rounded to bf16 in the end needs no more than tf32.
+    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
+    n_CC = tl.dot(x_CC, tl.where(same, 0.0, a_CC), input_precision=PRECISION)
+    y_CC = x_CC + tl.dot(tl.dot(n_CC, n_CC, input_precision=PRECISION), x_CC, input_precision=PRECISION)
+    return y_CC - tl.dot(n_CC, y_CC, input_precision=PRECISION)
+
+
+@triton.jit
+def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, u, w, M, key_heads, heads, K, V,
+                  KD: tl.constexpr, VD: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    k_K, v_V = tl.arange(0, KD), tl.arange(0, VD)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        begin = first + (row - first + C - 1) // C * C
+        if end <= first:
+            row = stop
+        elif (begin >= end) | (begin >= stop):
+            row = tl.minimum(end, stop)
+        else:
+            m_C = begin + i
+            inside = m_C < end
+            m = m_C.to(tl.int64)
+            g_C, beta_C, _ = token_gates(gates, decay, bias, m_C, inside, head, heads)
+            c_C = tl.cumsum(g_C, 0)
+            seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+            q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+            k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+            v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
+            el = k_CK.dtype
+            rq_C, rk_C = by_length(q_CK, tl.div_rn(1.0, tl.sqrt_rn(K * 1.0))), by_length(k_CK, 1.0)
+            d_CC = decays(c_C)
+            p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
+            a_CC = product(k_CK, tl.trans(k_CK)) * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
+            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32).to(el)
+            at = m * heads + head
+            tl.store(t + at[:, None] * 64 + i[None, :], t_CC, mask=inside[:, None])
+            tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(el), mask=inside[:, None])
+            u_CV = product(t_CC, (v_CV.to(tl.float32) * beta_C[:, None]).to(el))
+            tl.store(u + at[:, None] * V + v_V[None, :], u_CV.to(el), mask=seen_V)
+            w_CK = product(t_CC, (k_CK.to(tl.float32) * (beta_C * tl.exp(c_C) * rk_C)[:, None]).to(el))
+            tl.store(w + at[:, None] * K + k_K[None, :], w_CK.to(el), mask=seen_K)
+            tl.store(vectors + at, c_C, mask=inside)
+            tl.store(vectors + M.to(tl.int64) * heads + at, rq_C, mask=inside)
+            tl.store(vectors + 2 * M.to(tl.int64) * heads + at, rk_C, mask=inside)
+            row = tl.minimum(begin + C, end)
+
+
+@triton.jit
+def delta_scan(mixed, bounds, vectors, p, u, w, states, out, places, state, M, key_heads, heads, K, V, capacity,
+               KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr, OUT: tl.constexpr):
+    """BV values of a head of the sequences that begin in a tile; `state` null: none is kept. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    k_K, v_V = tl.arange(0, KD), tl.program_id(2) * BV + tl.arange(0, BV)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    norms = M.to(tl.int64) * heads
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
+    seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        if end <= first:
+            if OUT:
+                m_C = row + i
+                zeros = tl.zeros((64, BV), out.dtype.element_ty)
+                to_CV = out + (m_C.to(tl.int64) * heads + head)[:, None] * V + v_V[None, :]
+                tl.store(to_CV, zeros, mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
+            row = stop
+        else:
+            if first == row:
+                s_KV = tl.zeros((KD, BV), tl.float32)
+                for begin in range(first, end, C):
+                    m_C = begin + i
+                    inside = m_C < end
+                    at = m_C.to(tl.int64) * heads + head
+                    seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+                    c_C = tl.load(vectors + at, mask=inside, other=0.0)
+                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
+                    u_CV = u + at[:, None] * V + v_V[None, :]
+                    el = w_CK.dtype
+                    before_KV = s_KV.to(el)
+                    n_CV = tl.load(u_CV, mask=seen_V, other=0.0).to(tl.float32) - product(w_CK, before_KV)
+                    n_CV = n_CV.to(el)
+                    if OUT:
+                        by_C = tl.load(vectors + norms + at, mask=inside, other=0.0) * tl.exp(c_C)
+                        from_CK = mixed + m_C.to(tl.int64)[:, None] * width + key_head * K + k_K[None, :]
+                        q_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
+                        p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                        out_CV = product(q_CK.to(el), before_KV) + product(p_CC, n_CV)
+                        tl.store(out + at[:, None] * V + v_V[None, :], out_CV.to(el), mask=seen_V)
+                    else:
+                        tl.store(u_CV, n_CV, mask=seen_V)
+                        if begin > first:
+                            to_KV = states + begin // C * each_state + head * K * V + at_KV
+                            tl.store(to_KV, before_KV, mask=seen_KV)
+                    by_C = tl.load(vectors + 2 * norms + at, mask=inside, other=0.0) * tl.exp(last - c_C)
+                    from_CK = mixed + m_C.to(tl.int64)[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
+                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
+                    s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK.to(el)), n_CV)
+                if OUT:
+                    if capacity > 0:
+                        place = tl.load(places + end - 1)
+                        if place >= 0:
+                            to_KV = state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV
+                            tl.store(to_KV, s_KV, mask=seen_KV)
+            row = tl.minimum(end, stop)
+
+
+@triton.jit
+def delta_decode(mixed, gates, decay, bias, places, state, out, key_heads, heads, K, V, capacity,
+                 KD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """BV values of a head of one row. See the top of the file."""
+    if EXACT:
+        K = KD
+    m, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    k_K, v_V = tl.arange(0, KD), tl.program_id(2) * BV + tl.arange(0, BV)
+    key_head = head * key_heads // heads
+    row = mixed + m * (2 * key_heads * K + heads * V)
+    out_V = tl.zeros((BV,), tl.float32)
+    place = tl.load(places + m)
+    if place >= 0:
+        at_KV = state + ((place // capacity).to(tl.int64) * heads + head) * K * V + k_K[:, None] * V + v_V[None, :]
+        seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
+        q_K = tl.load(row + key_head * K + k_K, mask=k_K < K, other=0.0).to(tl.float32)
+        k_K_ = tl.load(row + (key_heads + key_head) * K + k_K, mask=k_K < K, other=0.0).to(tl.float32)
+        q_K = q_K * tl.div_rn(tl.div_rn(1.0, tl.sqrt_rn(K * 1.0)), tl.sqrt_rn(tl.sum(q_K * q_K) + 1e-6))
+        k_K_ = k_K_ * tl.div_rn(1.0, tl.sqrt_rn(tl.sum(k_K_ * k_K_) + 1e-6))
+        v = tl.load(row + 2 * key_heads * K + head * V + v_V, mask=v_V < V, other=0.0).to(tl.float32)
+        before = tl.load(gates + m * 2 * heads + heads + head).to(tl.float32) + tl.load(bias + head)
+        softplus = tl.where(before > 20.0, before, tl.log(1.0 + tl.exp(tl.minimum(before, 20.0))))
+        beta = tl.sigmoid(tl.load(gates + m * 2 * heads + head).to(tl.float32))
+        s_KV = tl.load(at_KV, mask=seen_KV, other=0.0) * tl.exp(-tl.exp(tl.load(decay + head)) * softplus)
+        change_V = beta * (v - tl.sum(s_KV * k_K_[:, None], axis=0))
+        s_KV += k_K_[:, None] * change_V[None, :]
+        out_V = tl.sum(s_KV * q_K[:, None], axis=0)
+        tl.store(at_KV, s_KV, mask=seen_KV)
+    tl.store(out + (m * heads + head) * V + v_V, out_V.to(out.dtype.element_ty), mask=v_V < V)
+
+
+# What is compiled.
+
+from variants import row
+
+INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32"
+SIZES = "key_heads:i32 heads:i32 K:i32 V:i32"
+
+
+def variants():
+    """Heads of 128, as released models have them, and up to 32 for tests, which alone compute in f32."""
+    for kind, dim, values in (("ptr", 128, 64), ("ptr", 32, 32), ("f32", 32, 32)):
+        size, warps = dict(KD=dim, VD=dim, EXACT=int(dim == 128)), 8 if dim == 128 else 4
+        yield row("deltanet", "delta_prepare", kind, f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c u:c w:c M:i32 {SIZES}", warps, **size)
+        for out in (1, 0):
+            scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c u:c w:c states:c out:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
+            yield row("deltanet", "delta_scan", kind, scanned, warps, **size, BV=values, OUT=out)
+        yield row("deltanet", "delta_decode", kind, f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32", 4, KD=dim, BV=32, EXACT=int(dim == 128))

@@ -1,0 +1,226 @@
+"""The gradient of the gated delta rule (deltanet.py, whose names hold here), after delta_prepare and delta_scan with OUT = 0.
+
+With the gradient G of the state after a chunk, from the last chunk of a sequence to the first, and dO that of out:
+
+    dN = P^T dO + (e^(c_last - c) k) G         G' = e^(c_last) G + (e^c q)^T dO - W^T dN
+
+    delta_scan_backward    dN, and G of each chunk but a sequence's last
+    delta_chunk_backward   of a chunk and a head: with X = T^T dN, dA = -tril(X N^T, -1), dY = -X S^T and dP = tril(dO N^T), each of
+                           which has beta, c, q, k and v in it; dv, the gradients of b and a in their place, and dqk
+    delta_unit_backward    dmixed of q and k from the sums of dqk over the heads of a key head
+
+Shapes: dout c[M, heads V]; dn c[M, heads, V]; n is u as delta_scan left it; after c[M / 64, heads, K, V] has G at the place of
+the next chunk's state; dqk c[2, M, heads, K] the gradients of q and k of length 1; dmixed as mixed. Padding rows get zeros.
+
+Launch: scan grid (ceil(M / 64), heads, ceil(V / BV)); chunk grid (ceil(M / 64), heads); unit grid (ceil(M / BM), key heads, 2).
+"""
+import triton
+import triton.language as tl
+from deltanet import by_length, decays, product, token_gates
+
+
+@triton.jit
+def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_heads, heads, K, V,
+                        KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """BV values of a head of the sequences that begin in a tile. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    k_K, v_V = tl.arange(0, KD), tl.program_id(2) * BV + tl.arange(0, BV)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    norms = M.to(tl.int64) * heads
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
+    seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        if end <= first:
+            row = stop
+        else:
+            if first == row:
+                g_KV = tl.zeros((KD, BV), tl.float32)
+                chunks = (end - first + C - 1) // C
+                for back in range(0, chunks):
+                    begin = first + (chunks - 1 - back) * C
+                    m_C = begin + i
+                    inside = m_C < end
+                    m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
+                    seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+                    c_C = tl.load(vectors + at, mask=inside, other=0.0)
+                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+                    p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                    do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                    el = do_CV.dtype
+                    after_KV = g_KV.to(el)
+                    if back > 0:
+                        to_KV = after + (begin + C) // C * each_state + head * K * V + at_KV
+                        tl.store(to_KV, after_KV, mask=seen_KV)
+                    by_C = tl.load(vectors + 2 * norms + at, mask=inside, other=0.0) * tl.exp(last - c_C)
+                    from_CK = mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
+                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
+                    dn_CV = (product(tl.trans(p_CC), do_CV) + product(k_CK.to(el), after_KV)).to(el)
+                    tl.store(dn + at[:, None] * V + v_V[None, :], dn_CV, mask=seen_V)
+                    by_C = tl.load(vectors + norms + at, mask=inside, other=0.0) * tl.exp(c_C)
+                    from_CK = mixed + m[:, None] * width + key_head * K + k_K[None, :]
+                    q_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
+                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
+                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK.to(el)), do_CV) - product(tl.trans(w_CK), dn_CV)
+            row = tl.minimum(end, stop)
+
+
+@triton.jit
+def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, n, dn, dout, before, after, dmixed, dqk, M, key_heads, heads, K, V,
+                         KD: tl.constexpr, VD: tl.constexpr, BLOCK: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile, BLOCK features at a time. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    norms, each_state = M.to(tl.int64) * heads, (heads * K * V).to(tl.int64)
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    el = mixed.dtype.element_ty
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        begin = first + (row - first + C - 1) // C * C
+        if end <= first:
+            m_C, v_V = row + i, tl.arange(0, VD)
+            m = m_C.to(tl.int64)
+            to_CV = dmixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+            tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
+            tl.store(gates + m * 2 * heads + head, tl.zeros((64,), el), mask=m_C < stop)
+            tl.store(gates + m * 2 * heads + heads + head, tl.zeros((64,), el), mask=m_C < stop)
+            row = stop
+        elif (begin >= end) | (begin >= stop):
+            row = tl.minimum(end, stop)
+        else:
+            m_C = begin + i
+            inside = m_C < end
+            m = m_C.to(tl.int64)
+            at = m * heads + head
+            g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
+            t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+            dbeta_C = tl.zeros((64,), tl.float32)
+            dp_CC, da_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
+            for value in range(0, VD, BLOCK):
+                v_V = value + tl.arange(0, BLOCK)
+                seen_V = inside[:, None] & (v_V < V)[None, :]
+                n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0))
+                of_v = m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+                dbeta_C += tl.sum(x_CV * tl.load(mixed + of_v, mask=seen_V, other=0.0).to(tl.float32), axis=1)
+                tl.store(dmixed + of_v, (x_CV * beta_C[:, None]).to(el), mask=seen_V)
+                dp_CC += product(do_CV, tl.trans(n_CV))
+                da_CC -= product(x_CV.to(el), tl.trans(n_CV))
+
+            # Within the chunk: through A and P.
+            c_C = tl.load(vectors + at, mask=inside, other=0.0)
+            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+            last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+            e_C, rest_C = tl.exp(c_C), tl.where(inside, tl.exp(last - c_C), 0.0)
+            of_q, of_k = m[:, None] * width + key_head * K, m[:, None] * width + (key_heads + key_head) * K
+            kk_CC, qk_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
+            for key in range(0, KD, BLOCK):
+                k_K = key + tl.arange(0, BLOCK)
+                seen_K = inside[:, None] & (k_K < K)[None, :]
+                k_CK = tl.load(mixed + of_k + k_K[None, :], mask=seen_K, other=0.0)
+                kk_CC += product(k_CK, tl.trans(k_CK))
+                qk_CC += product(tl.load(mixed + of_q + k_K[None, :], mask=seen_K, other=0.0), tl.trans(k_CK))
+            d_CC = decays(c_C)
+            dp_CC = dp_CC * d_CC
+            da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
+            kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
+            dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
+            da_CC = da_CC * beta_C[:, None]
+            through_CC = da_CC * kk_CC + dp_CC * qk_CC * (rq_C[:, None] * rk_C[None, :])
+            dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
+            both_CC, dp_CC = (da_CC + tl.trans(da_CC)).to(el), dp_CC.to(el)
+
+            # By the state before the chunk, through out and W, and by that after it; a first chunk has none before it, and a last
+            # one none after it that has a gradient.
+            through_last = 0.0
+            for key in range(0, KD, BLOCK):
+                k_K = key + tl.arange(0, BLOCK)
+                dos_CK, dy_CK, ng_CK = tl.zeros((64, BLOCK), tl.float32), tl.zeros((64, BLOCK), tl.float32), tl.zeros((64, BLOCK), tl.float32)
+                for value in range(0, VD, BLOCK):
+                    v_V = value + tl.arange(0, BLOCK)
+                    seen_V, seen_KV = inside[:, None] & (v_V < V)[None, :], (k_K < K)[:, None] & (v_V < V)[None, :]
+                    of_state = head * K * V + k_K[:, None] * V + v_V[None, :]
+                    x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)).to(el)
+                    s_KV = tl.load(before + begin // C * each_state + of_state, mask=seen_KV & (k_K < tl.where(begin > first, K, 0))[:, None], other=0.0)
+                    dos_CK += product(tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0), tl.trans(s_KV))
+                    dy_CK -= product(x_CV, tl.trans(s_KV))
+                    g_KV = tl.load(after + (begin + C) // C * each_state + of_state, mask=seen_KV & (k_K < tl.where(begin + C < end, K, 0))[:, None], other=0.0)
+                    ng_CK += product(tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0), tl.trans(g_KV))
+                    through_last += tl.sum(tl.sum(g_KV.to(tl.float32) * s_KV.to(tl.float32), axis=1), axis=0)
+                seen_K = inside[:, None] & (k_K < K)[None, :]
+                unit_CK = tl.load(mixed + of_q + k_K[None, :], mask=seen_K, other=0.0).to(tl.float32) * rq_C[:, None]
+                dos_CK = dos_CK * e_C[:, None]
+                dc_C += tl.sum(dos_CK * unit_CK, axis=1)
+                ng_CK, dy_CK = ng_CK * rest_C[:, None], dy_CK * e_C[:, None]
+                dk_CK = dy_CK * beta_C[:, None] + ng_CK + product(tl.trans(dp_CC), unit_CK.to(el))
+                unit_CK = tl.load(mixed + of_k + k_K[None, :], mask=seen_K, other=0.0).to(tl.float32) * rk_C[:, None]
+                dq_CK = dos_CK + product(dp_CC, unit_CK.to(el))
+                tl.store(dqk + at[:, None] * K + k_K[None, :], dq_CK.to(el), mask=seen_K)
+                along_C = tl.sum(dy_CK * unit_CK, axis=1)
+                dbeta_C += along_C
+                dc_C += beta_C * along_C
+                along_C = tl.sum(ng_CK * unit_CK, axis=1)
+                dc_C = dc_C - along_C + tl.where(i == C - 1, tl.sum(along_C), 0.0)
+                dk_CK += product(both_CC, unit_CK.to(el))
+                tl.store(dqk + norms * K + at[:, None] * K + k_K[None, :], dk_CK.to(el), mask=seen_K)
+            dc_C += tl.where(i == C - 1, tl.exp(last) * through_last, 0.0)
+
+            # c sums g from the first token on.
+            dg_C = tl.sum(dc_C) - tl.cumsum(dc_C, 0) + dc_C
+            db_C = dbeta_C * beta_C * (1.0 - beta_C)
+            da_C = -dg_C * tl.exp(tl.load(decay + head)) * tl.sigmoid(before_C)
+            tl.store(gates + m * 2 * heads + head, db_C.to(el), mask=inside)
+            tl.store(gates + m * 2 * heads + heads + head, da_C.to(el), mask=inside)
+            row = tl.minimum(begin + C, end)
+
+
+@triton.jit
+def delta_unit_backward(mixed, bounds, dqk, dmixed, M, key_heads, heads, K, V, KD: tl.constexpr, BM: tl.constexpr, EXACT: tl.constexpr):
+    """q or k of a key head of BM rows. See the top of the file."""
+    if EXACT:
+        K = KD
+    m_M, k_K, key_head, which = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, KD), tl.program_id(1), tl.program_id(2)
+    m, each = m_M.to(tl.int64), heads // key_heads
+    first_M, end_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0), tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0)
+    inside = first_M < end_M
+    seen = inside[:, None] & (k_K < K)[None, :]
+    d_MK = tl.zeros((BM, KD), tl.float32)
+    for head in range(key_head * each, (key_head + 1) * each):
+        at = (which * M.to(tl.int64) + m) * heads + head
+        d_MK += tl.load(dqk + at[:, None] * K + k_K[None, :], mask=seen, other=0.0).to(tl.float32)
+    of = m[:, None] * (2 * key_heads * K + heads * V) + (which * key_heads + key_head) * K + k_K[None, :]
+    x_MK = tl.load(mixed + of, mask=seen, other=0.0)
+    scale = tl.where(which == 0, tl.div_rn(1.0, tl.sqrt_rn(K * 1.0)), 1.0)
+    by_M = by_length(x_MK, scale)
+    y_MK = x_MK.to(tl.float32) * by_M[:, None]
+    along_M = tl.div_rn(tl.sum(d_MK * y_MK, axis=1), scale * scale)
+    dx_MK = by_M[:, None] * (d_MK - along_M[:, None] * y_MK)
+    tl.store(dmixed + of, dx_MK.to(dmixed.dtype.element_ty), mask=(m_M < M)[:, None] & (k_K < K)[None, :])
+
+
+# What is compiled.
+
+from variants import row
+
+SIZES = "M:i32 key_heads:i32 heads:i32 K:i32 V:i32"
+
+
+def variants():
+    """As deltanet.py."""
+    for kind, dim, values in (("ptr", 128, 64), ("ptr", 32, 32), ("f32", 32, 32)):
+        size, exact, warps = dict(KD=dim, VD=dim), int(dim == 128), 8 if dim == 128 else 4
+        scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
+        yield row("deltanet_backward", "delta_scan_backward", kind, scanned, warps, **size, BV=values, EXACT=exact)
+        chunk = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c n:c dn:c dout:c before:c after:c dmixed:c dqk:c"
+        yield row("deltanet_backward", "delta_chunk_backward", kind, f"{chunk} {SIZES}", 8, **size, BLOCK=values, EXACT=exact)
+        yield row("deltanet_backward", "delta_unit_backward", kind, f"mixed:c bounds:*i32 dqk:c dmixed:c {SIZES}", 4, KD=dim, BM=16, EXACT=exact)

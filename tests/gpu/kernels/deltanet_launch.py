@@ -1,0 +1,101 @@
+"""How the kernels of layers with the gated delta rule are launched, from Python: what src/ops does, for tests and timings.
+
+`kind` is ptr (bf16) or f32. With TRITON_INTERPRET=1 all run on the CPU."""
+import torch
+
+from rows_launch import cdiv, find, launch
+
+
+def convolution_forward(kind, x, weight, bounds, y):
+    row, (M, C) = find("convolution_forward", kind), x.shape
+    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), x, weight, bounds, y, M, C, x.stride(0))
+
+
+def convolution_backward(kind, dy, x, weight, bounds, dx):
+    row, (M, C) = find("convolution_backward", kind), x.shape
+    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), dy, x, weight, bounds, dx, M, C, x.stride(0))
+
+
+def convolution_keep(kind, x, bounds, places, window, capacity):
+    row, (M, C) = find("convolution_keep", kind), x.shape
+    launch(row, (M, cdiv(C, row["constants"]["BC"])), x, bounds, places, window, C, x.stride(0), capacity)
+
+
+def convolution_decode(kind, x, weight, places, window, y, capacity):
+    row, (M, C) = find("convolution_decode", kind), x.shape
+    launch(row, (M, cdiv(C, row["constants"]["BC"])), x, weight, places, window, y, C, x.stride(0), capacity)
+
+
+def gatednorm_forward(kind, x, gate, weight, y, eps):
+    D = weight.shape[0]
+    launch(find("gatednorm_forward", kind), (x.shape[0], x.shape[1] // D), x, gate, weight, y, x.shape[1] // D, D, gate.stride(0), eps)
+
+
+def gatednorm_backward(kind, dy, x, gate, weight, dx, dgate, eps):
+    D = weight.shape[0]
+    launch(find("gatednorm_backward", kind), (x.shape[0], x.shape[1] // D), dy, x, gate, weight, dx, dgate, x.shape[1] // D, D, gate.stride(0), dgate.stride(0), eps)
+
+
+def _heads(name, kind, columns, *args, heads, kv_heads, D):
+    row = find(name, kind)
+    launch(row, (args[0].shape[0], cdiv(columns, row["constants"]["BLOCK"])), *args, heads, kv_heads, D)
+
+
+def heads_split(kind, gated, y, **of):
+    _heads("heads_split", kind, y.shape[1], gated, y, **of)
+
+
+def heads_join(kind, dy, dgated, **of):
+    _heads("heads_join", kind, dy.shape[1], dy, dgated, **of)
+
+
+def heads_gate(kind, x, gated, y, **of):
+    _heads("heads_gate", kind, y.shape[1], x, gated, y, **of)
+
+
+def heads_gate_backward(kind, dy, x, gated, dx, **of):
+    _heads("heads_gate_backward", kind, dx.shape[1], dy, x, gated, dx, **of)
+
+
+def _find(name, kind, K, V, **constants):
+    """The exact row for heads of this size, else the one that masks what a head has not."""
+    exact = {"EXACT": 1} if kind == "ptr" and (K, V) == (128, 128) else {"EXACT": 0}
+    return find(name, kind, lambda constants: constants["KD"] >= max(K, V), **constants, **exact)
+
+
+def _scratch(mixed, heads, K, V):
+    """What delta_prepare makes, and a place for states."""
+    M, like = mixed.shape[0], dict(device=mixed.device, dtype=mixed.dtype)
+    nan = lambda *shape, **of: torch.full(shape, float("nan"), **(like | of))  # noqa: E731
+    return dict(vectors=nan(3, M, heads, dtype=torch.float32), t=nan(M, heads, 64), p=nan(M, heads, 64), u=nan(M, heads, V), w=nan(M, heads, K)), nan(cdiv(M, 64), heads, K, V)
+
+
+def delta_forward(kind, mixed, gates, decay, bias, bounds, out, H, heads, K, V, kept=None):
+    """`kept`: places, state and capacity."""
+    M = mixed.shape[0]
+    made, states = _scratch(mixed, heads, K, V)
+    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
+    row = _find("delta_scan", kind, K, V, OUT=1)
+    places, state, capacity = kept or (bounds, out, 0)
+    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, made["vectors"], made["p"], made["u"], made["w"], states, out, places, state, M, H, heads, K, V, capacity)
+
+
+def delta_backward(kind, mixed, gates, decay, bias, bounds, dout, dmixed, H, heads, K, V):
+    M = mixed.shape[0]
+    made, before = _scratch(mixed, heads, K, V)
+    after, dn = torch.full_like(before, float("nan")), torch.full_like(made["u"], float("nan"))
+    vectors, t, p, u, w = made.values()
+    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
+    row = _find("delta_scan", kind, K, V, OUT=0)
+    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, u, w, before, u, bounds, vectors, M, H, heads, K, V, 0)
+    row = _find("delta_scan_backward", kind, K, V)
+    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, w, dout, dn, after, M, H, heads, K, V)
+    dqk = torch.full((2, M, heads, K), float("nan"), device=mixed.device, dtype=mixed.dtype)
+    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, vectors, t, u, dn, dout, before, after, dmixed, dqk, M, H, heads, K, V)
+    row = _find("delta_unit_backward", kind, K, V)
+    launch(row, (cdiv(M, row["constants"]["BM"]), H, 2), mixed, bounds, dqk, dmixed, M, H, heads, K, V)
+
+
+def delta_decode(kind, mixed, gates, decay, bias, places, state, out, capacity, H, heads, K, V):
+    row = _find("delta_decode", kind, K, V)
+    launch(row, (mixed.shape[0], heads, cdiv(V, row["constants"]["BV"])), mixed, gates, decay, bias, places, state, out, H, heads, K, V, capacity)
