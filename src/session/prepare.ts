@@ -26,6 +26,7 @@ import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
+import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
@@ -105,7 +106,18 @@ export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Re
   const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
-  return { recipe, spec, data, exact, notices: [...notices, ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)] };
+  return {
+    recipe,
+    spec,
+    data,
+    exact,
+    notices: [
+      ...notices,
+      ...expertNotices(recipe.adapters, spec),
+      ...endNotices(recipe, tokenizer),
+      ...dataNotices(recipe, data),
+    ],
+  };
 }
 
 /** Rows that are cut or dropped are counted in the plan's table. */
