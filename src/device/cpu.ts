@@ -21,7 +21,7 @@ export class CpuDevice implements Device {
   readonly compute = "f32";
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
-  readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
+  readonly formats = ["dense", "bf16", "int8", "nf4", "mxfp4"] as const;
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes

@@ -69,7 +69,7 @@ export const dequantise = op<{ weight: PackedWeight; out: Tensor }>(
 
 // On the CPU: how C sees a packed weight (ffi/native/packed.h).
 
-const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3 };
+const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3, mxfp4: 4 };
 const MOST_LINEARS = 3;
 const FIELDS = 3 + MOST_LINEARS * 7;
 

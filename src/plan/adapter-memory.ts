@@ -8,13 +8,17 @@ import { gradientBytes } from "../engine/gradient-buffers.ts";
 import { adapterBytes, tableBytes } from "../engine/pool-memory.ts";
 import { GROUP_NAMES, GROUPS } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type LayerRange, layoutAdapter, widthIn } from "../methods/layout.ts";
+import { type LayerRange, LOW_KEYS, type LowKey, layoutAdapter, widthIn } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 
-/** Elements of s of a pass of `rows` rows, whichever of these adapters they are of; of each group that any targets. */
-export function lowSizes(adapters: readonly PoolAdapter[], layers: LayerRange, rows: number): StageSizes["low"] {
-  const widths = GROUP_NAMES.map((group) => maxOf(adapters.map((adapter) => widthIn(adapter, layers, group))));
-  return Object.fromEntries(GROUP_NAMES.flatMap((group, i) => (widths[i]! > 0 ? [[group, rows * widths[i]!]] : [])));
+/**
+ * Elements of s of a pass of `rows` rows, whichever of these adapters they are of; of each group and table that any targets. Of
+ * the head they are those of a chunk of targets.
+ */
+export function lowSizes(adapters: readonly PoolAdapter[], layers: LayerRange, rows: number, chunk: number): StageSizes["low"] {
+  const widths = LOW_KEYS.map((key) => maxOf(adapters.map((adapter) => widthIn(adapter, layers, key))));
+  const rowsOf = (key: LowKey) => (key === "head" ? chunk : rows);
+  return Object.fromEntries(LOW_KEYS.flatMap((key, i) => (widths[i]! > 0 ? [[key, rowsOf(key) * widths[i]!]] : [])));
 }
 
 /** Where adapters need the whole product of a group, by their methods. */

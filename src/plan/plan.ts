@@ -110,10 +110,10 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
+  requireKernels(spec, device, adapters);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -154,7 +154,7 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = lowSizes(onStages(adapters), layerRange, rows);
+      const low = lowSizes(onStages(adapters), layerRange, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };

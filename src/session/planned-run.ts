@@ -91,6 +91,7 @@ export class PlannedRun {
         dropout: adapter.recipe.dropout,
         targets: adapter.targets,
         modules: countModules(adapter, spec.layers),
+        ...(adapter.tables ? { tables: adapter.tables } : {}),
         ...(adapter.places ? { places: trainedPlaces(spec, adapter, adapter.places) } : {}),
         learning_rate: adapter.recipe.optimizer.learningRate,
         batch_size: adapter.work.batchSize,

@@ -39,6 +39,7 @@ import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { AdapterScheduler } from "./scheduler.ts";
+import { needsSum } from "./shared-rows.ts";
 import { readState } from "./slot.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
@@ -107,7 +108,9 @@ export class Training {
       return pack(filled, plan.slots, plan.device.rowTile);
     };
     const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
-    this.#executor = new Executor(bus, batchOf, tokensOf, (adapter) => this.#of({ adapter }).slot!);
+    const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
+    const sums = (adapter: number) => needsSum(bus, plan.spec, this.#of({ adapter }).plan);
+    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums);
     this.#background = new BackgroundTasks(
       (error) => this.#executor.fail(error),
       () => this.#settle(),

@@ -5,6 +5,7 @@ import { expect, test } from "bun:test";
 import { DryGpu } from "../../scripts/dry-gpu.ts";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
+import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { Arena } from "../../src/device/arena.ts";
 import type { Argument, Grid } from "../../src/device/cuda/kernel.ts";
@@ -153,6 +154,12 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     }
   await train(open(), aligned, all(4, "vera"), "dense");
   await train(open(), aligned, { ...all(4), optimizer: "adamw-8bit" }, "dense");
+  const tokens = { tokens: range(aligned.vocab) };
+  for (const tables of [
+    { embedding: tokens, head: tokens },
+    { embedding: { rank: 4, scale: 1 }, head: { rank: 300, scale: 1 } },
+  ])
+    await train(open(), { ...aligned, tiedEmbeddings: true }, { ...all(4), tables }, "dense");
   const sizes = [{ hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }, { headDim: 128 }, { headDim: 40 }];
   for (const size of sizes)
     for (const qkNorm of [false, true]) {
