@@ -8,7 +8,7 @@ export type Precision = (typeof PRECISIONS)[number];
 
 /**
  * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `int8` scaled by row,
- * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row), `mxfp4` (e2m1 with a power of two for 32 values, of files that
+ * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row), `mxfp4` (e2m1, a power of two for 32 values, of files that
  * have experts so).
  */
 export const WEIGHT_FORMATS = ["dense", "bf16", "int8", "nf4", "fp8", "mxfp4"] as const;
