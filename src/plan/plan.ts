@@ -17,7 +17,7 @@ import {
   blockBytes,
   countThatFit,
   gradientElements,
-  lowElements,
+  lowSizes,
   lowWidths,
   mostBytes as mostBlockBytes,
   poolBytes,
@@ -156,7 +156,7 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = lowElements(widths[stage]!, rows, ofPass.chunk);
+      const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
