@@ -131,6 +131,14 @@ const MESSAGES = {
   decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(v.array(floats)) },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
+  /**
+   * Of each adapter asked for, since it was last asked for: the rows that the busiest experts of this stage's layers got in
+   * training, and all experts.
+   */
+  loads: {
+    request: v.strictObject({ adapters: v.array(count) }),
+    reply: v.array(v.strictObject({ busiest: count, all: count })),
+  },
   step: { request: v.strictObject({ steps: v.array(optimizerStep) }), reply: v.null() },
   /**
    * From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With

@@ -107,7 +107,8 @@ export class Training {
       return pack(filled, plan.slots, plan.device.rowTile);
     };
     const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
-    this.#executor = new Executor(bus, batchOf, tokensOf, (adapter) => this.#of({ adapter }).slot!);
+    const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
+    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, plan.spec.experts !== null);
     this.#background = new BackgroundTasks(
       (error) => this.#executor.fail(error),
       () => this.#settle(),
